@@ -250,7 +250,7 @@ def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
     page.unlink()
     make(page)
     with pytest.raises(StorageError):
-        journal.look("0" * 64)
+        journal.read("0" * 64)
 
 
 def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):

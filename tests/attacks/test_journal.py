@@ -13,7 +13,7 @@ import pytest
 
 from agentguard import Decision, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.call.journal import Page
+from agentguard.call.journal import JournalEntry
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.storage.journal import FOLDER
@@ -277,8 +277,8 @@ def test_a_page_that_somebody_has_written_without_the_logs_key_refuses(place, ra
     (path,) = pages(place)
     good = path.read_bytes()
     document: Any = loads_object(good)
-    forged = {**document, "page": Page("0" * 32, "done", b"a million").dumps().hex()}
-    other = Page.loads(b64_decode(document["page"]))._replace(result=b"a million").dumps()
+    forged = {**document, "page": JournalEntry("0" * 32, "done", b"a million").dumps().hex()}
+    other = JournalEntry.loads(b64_decode(document["page"]))._replace(result=b"a million").dumps()
     altered = {**document, "page": b64_encode(other)}
     for data in (dumps(forged), dumps(altered), b"", b"{}", good[:-1], b" " + good[:-1]):
         path.write_bytes(data)

@@ -27,7 +27,7 @@ from agentguard.audit import evidence, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import CallSite
-from agentguard.call.journal import Page
+from agentguard.call.journal import JournalEntry
 from agentguard.domain import config
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import AgentguardError, DecodeError
@@ -555,12 +555,12 @@ def test_one_that_people_have_approved_is_handed_out(place, ran):
 
 
 def test_a_page_says_whether_its_call_was_enforced():
-    observed = Page("0" * 32, "done", b"x", enforced=False)
-    assert Page.loads(observed.dumps()) == observed
-    assert Page.loads(observed._replace(enforced=True).dumps()).enforced
+    observed = JournalEntry("0" * 32, "done", b"x", enforced=False)
+    assert JournalEntry.loads(observed.dumps()) == observed
+    assert JournalEntry.loads(observed._replace(enforced=True).dumps()).enforced
     before = b'{"invocation_id":"00000000000000000000000000000000","result":null,"state":"done"}'
-    assert Page.loads(before).enforced
+    assert JournalEntry.loads(before).enforced
     written = json.loads(observed.dumps())
     for other in (True, 0, None, "false"):
         with pytest.raises(DecodeError):
-            Page.loads(json.dumps({**written, "enforced": other}).encode())
+            JournalEntry.loads(json.dumps({**written, "enforced": other}).encode())

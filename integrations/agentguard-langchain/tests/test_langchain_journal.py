@@ -64,7 +64,7 @@ def codes(inbox):
 
 def kept(inbox):
     """How many calls the journal knows."""
-    return len(inbox.guard._runtime._line.journal._pages)
+    return len(inbox.guard._runtime._line.journal._entries)
 
 
 class CrashError(Exception):
@@ -142,10 +142,10 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     calls = [SMALL, ("ask", {"question": "ok?"}), LOOK]
     paused = await ran(graph, said(*calls), sync=sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
-    pages = inbox.guard._runtime._line.journal._pages
+    entries = inbox.guard._runtime._line.journal._entries
     async with asyncio.timeout(120):  # in an event loop, the others are at work still
         # a journal has no events
-        while not sync and [page.state for page in pages.values()] != ["done"] * 2:  # noqa: ASYNC110
+        while not sync and [entry.state for entry in entries.values()] != ["done"] * 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     state = await ran(graph, Command(resume="yes"), sync=sync)
     texts = ["paid 5 to cal", "they say yes", "looked at books"]

@@ -1,9 +1,9 @@
-"""The journal of calls that may be made again when a run goes on: at most once, and replayed.
+"""The journal: the calls that a resumed run may make again, each at most once.
 
-A framework that resumes a run makes calls again that were made before. What the journal says of
-such a call decides whether it runs, whether the result that is kept is handed out in its place, or
-whether it is refused because nobody knows what became of it. Here are the values; the line uses
-them in ``flow/line.py``, and pages are kept, signed with the log's key, by ``storage/journal.py``.
+A framework that resumes a run makes its earlier calls again. A call's journal entry decides what
+happens then: the call runs, the stored result is replayed, or the call is denied because nobody
+knows whether the tool ran. This module has the values and the protocols. ``flow/attempt.py`` uses
+them; ``storage/journal.py`` stores the entries, signed with the log's key.
 """
 
 from __future__ import annotations
@@ -19,48 +19,44 @@ from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 State = Literal["begun", "unknown", "done", "unreplayable"]
 
 MAX_RESULT: Final = 8 << 20
-"""Bytes of a result that is kept; a longer one is not replayed."""
+"""The longest result that the journal stores, in bytes; a longer one is not replayed."""
 
 
 class ResultCodec(Protocol):
-    """Writes a framework's results down, and reads them again; each adapter brings one.
-
-    ``dumps`` raises ``EncodeError`` for a result that can't be read again as it was, and ``loads``
-    ``DecodeError``. Neither pickles.
-    """
+    """Encodes and decodes a framework's results; each adapter has one. No codec uses pickle."""
 
     def dumps(self, result: Any) -> bytes:
-        """Return the bytes of a result."""
+        """Encode a result; raises ``EncodeError`` unless decoding returns an equal result."""
 
     def loads(self, data: bytes) -> Any:
-        """Return the result of these bytes."""
+        """Decode a result; raises ``DecodeError``."""
 
 
 def dumps_checked(
     write: Callable[[Any], bytes], read: Callable[[bytes], Any], result: Any
 ) -> bytes:
-    """Write a result, which has to be written the same once it was read again.
+    """Encode a result with ``write``, and check that ``read`` and ``write`` return the same bytes.
 
-    Raises ``EncodeError`` for one that is not, whatever ``write`` and ``read`` raise.
+    Raises ``EncodeError`` if they do not, or if either raises any exception.
     """
     try:
         data = write(result)
-        same = write(read(data)) == data
+        is_stable = write(read(data)) == data
     except EncodeError:
         raise
     except Exception as error:
-        # values run code of their authors: whatever goes wrong in it, nothing is kept
+        # a value runs code of the application, which may raise anything
         raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
-    if not same:
+    if not is_stable:
         kind = type(result)
         raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} does not come back as it was")
     return data
 
 
-class Page(NamedTuple):
-    """What is known of one call: which invocation has made it, and its ``result`` if it is done.
+class JournalEntry(NamedTuple):
+    """The journal's record of one call: the invocation, its state, and its ``result`` when done.
 
-    One that is not ``enforced`` ran while the policy was only observed, whatever that said of it.
+    ``enforced`` is False for a call that ran in observe mode, whatever the policy decided.
     """
 
     invocation_id: str
@@ -69,10 +65,11 @@ class Page(NamedTuple):
     enforced: bool = True
 
     def refusal(self) -> Decision | None:
-        """Return why the call is refused, None where its result can be handed out.
+        """Return the refusal of the repeated call, or None if its result can be replayed.
 
-        A call ``journal.in_doubt`` has no outcome on record, and may get one (``audit resolve``);
-        that of one which was cut short is on record, and says that nobody knows.
+        The log has no outcome of a call with ``journal.in_doubt``, and an administrator may resolve
+        it. The log has an outcome of a call with ``journal.cut_short``: nobody knows whether the
+        tool ran.
         """
         if self.state == "begun":
             reason = (
@@ -95,7 +92,7 @@ class Page(NamedTuple):
         return None
 
     def unapproved(self) -> Decision | None:
-        """Return why a call that needs an approval is refused, None where it had what it needed."""
+        """Return the refusal of a repeated call that needs an approval, or None if it had one."""
         if self.enforced:
             return None
         reason = (
@@ -106,77 +103,80 @@ class Page(NamedTuple):
         return Decision.refused(reason, code="journal.observed")
 
     def dumps(self) -> bytes:
-        """Write the page, in canonical form; ``enforced`` is in it only where it is false."""
-        page: dict[str, JSON] = {
+        """Encode the entry in canonical JSON; ``enforced`` is a member only where it is False."""
+        entry: dict[str, JSON] = {
             "invocation_id": self.invocation_id,
             "state": self.state,
             "result": b64_encode(self.result) if self.result is not None else None,
         }
         if not self.enforced:
-            page["enforced"] = False
-        return canonical.dumps(page)
+            entry["enforced"] = False
+        return canonical.dumps(entry)
 
     @classmethod
-    def loads(cls, data: bytes) -> Page:
-        """Read a page; raises ``DecodeError`` (``journal.malformed``)."""
+    def loads(cls, data: bytes) -> JournalEntry:
+        """Decode an entry; raises ``DecodeError`` (``journal.malformed``)."""
         try:
-            page: JSON = canonical.loads(data, limit=2 * MAX_RESULT)
-            match page:
+            entry: JSON = canonical.loads(data, limit=2 * MAX_RESULT)
+            match entry:
                 case {
                     "invocation_id": str(invocation_id),
                     "state": "begun" | "unknown" | "done" | "unreplayable" as state,
-                    "result": str() | None as result,
+                    "result": str() | None as encoded,
                     **others,
                 } if not others or (len(others) == 1 and others.get("enforced") is False):
-                    kept = b64_decode(result) if result else None
-                    return cls(invocation_id, state, kept, enforced=not others)
+                    result = b64_decode(encoded) if encoded else None
+                    return cls(invocation_id, state, result, enforced=not others)
         except AgentguardError as error:
             raise _malformed() from error
         raise _malformed()
 
 
 class Journal(Protocol):
-    """What became of calls that may be made again; shared by processes.
+    """The store of journal entries, which all processes share.
 
     Each method raises ``StorageError``.
     """
 
     def name(self, key: str) -> str:
-        """Return a call's name in the log, from which nobody learns what the key is made of."""
+        """Return a call's name for the log, from which nobody can guess the key's members."""
 
-    def look(self, key: str) -> Page | None:
-        """Return what is known of a call; None for nothing."""
+    def read(self, key: str) -> JournalEntry | None:
+        """Return the entry of a call; None where the call is new."""
 
     def begin(self, key: str, invocation_id: str) -> bool:
-        """Say, durably, that a call begins; return whether it is the first."""
+        """Record, durably, that a call begins; return False where the call has an entry already."""
 
-    def finish(self, key: str, page: Page) -> None:
-        """Say what became of a call that has begun."""
+    def finish(self, key: str, entry: JournalEntry) -> None:
+        """Record how a call ended that has begun."""
 
     def forget(self, key: str) -> None:
         """Let a call be made anew."""
 
 
 class Runs(Protocol):
-    """What adapters keep of a run that goes on later. Each method raises ``StorageError``."""
+    """The store of adapters' data about runs that may be resumed.
+
+    Each method raises ``StorageError``.
+    """
 
     def read(self, name: str) -> bytes | None:
-        """Return what was written under ``name``; None for nothing."""
+        """Return the data under ``name``, or None."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Put ``data`` there, durably, in place of what was there."""
+        """Store ``data`` under ``name``, durably, in place of earlier data."""
 
     def add(self, name: str, data: bytes) -> bool:
-        """Put ``data`` there, durably, if nothing is there; return whether it is."""
+        """Store ``data`` under ``name``, durably; return False if ``name`` has data already."""
 
     def remove(self, name: str) -> None:
-        """Remove what is there, if anything is."""
+        """Remove the data under ``name``, if any."""
 
 
 def key(members: Mapping[str, object]) -> str:
-    """Name a call in the journal, by all that makes it this call but the salt (64 hex digits)."""
+    """Return a call's key in the journal: 64 hex digits over ``members``, without the salt."""
     return canonical.sha256_hex(canonical.dumps_record(members))
 
 
 def _malformed() -> DecodeError:
-    return DecodeError("not a page of the journal", code="journal.malformed")
+    return DecodeError("not an entry of the journal", code="journal.malformed")

@@ -21,7 +21,7 @@ from agentguard.call import journal
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import timestamp
-from agentguard.call.journal import MAX_RESULT, Page, ResultCodec
+from agentguard.call.journal import MAX_RESULT, JournalEntry, ResultCodec
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.flow import endings, records
@@ -52,7 +52,7 @@ class Attempt:
     is_reentrant: bool = False
     journal_key: str | None = None
     journal_name: str | None = None
-    journal_entry: Page | None = None
+    journal_entry: JournalEntry | None = None
     stored_result: Any = None
     invocation_sha256: str = ""
     redactions: tuple[Redaction, ...] = ()
@@ -82,7 +82,7 @@ class Attempt:
             return
         key, store = _key(prepared, arguments), prepared.line.journal
         try:
-            self.journal_entry = yield Do(store.look, key)
+            self.journal_entry = yield Do(store.read, key)
             self.journal_name = store.name(key)
         except AgentguardError as error:
             refusal = Decision.refused(str(error), code=error.code)
@@ -206,33 +206,33 @@ class Attempt:
             # the tool has run, and its caller gets the result
             _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
 
-    def _new_entry(self, ending: Ending, result: object) -> Page | None:
+    def _new_entry(self, ending: Ending, result: object) -> JournalEntry | None:
         """Return the journal entry after ``ending``; None where the call may be made anew."""
         if ending.journal == "unknown" and not self.is_reentrant:
-            return Page(self.invocation_id, "unknown")
+            return JournalEntry(self.invocation_id, "unknown")
         return self._result_entry(result) if ending.journal == "result" else None
 
-    def _result_entry(self, result: object) -> Page:
+    def _result_entry(self, result: object) -> JournalEntry:
         """Return the journal entry of a call that has run.
 
         A result of which the log redacts a part is not kept in the journal either. The entry says
         so where the policy was only observed.
         """
         assert self.codec is not None  # noqa: S101  without a codec there is no journal key
-        unreplayable = Page(self.invocation_id, "unreplayable")
+        unreplayable = JournalEntry(self.invocation_id, "unreplayable")
         if any(pointer[0] == "result" for pointer in self.redactions):
             return unreplayable
         try:
             data = self.codec.dumps(result)
             if len(data) <= MAX_RESULT:
-                return Page(self.invocation_id, "done", data, enforced=self.is_enforced)
+                return JournalEntry(self.invocation_id, "done", data, enforced=self.is_enforced)
         except (EncodeError, DecodeError):
             pass
         except Exception:
             _LOGGER.exception("a result could not be written for the journal: it is not replayed")
         return unreplayable
 
-    def _write_journal(self, key: str, entry: Page | None) -> Generator[Effect, Any, None]:
+    def _write_journal(self, key: str, entry: JournalEntry | None) -> Generator[Effect, Any, None]:
         store = self.prepared.line.journal
         try:
             yield Do(store.forget, key) if entry is None else Do(store.finish, key, entry)

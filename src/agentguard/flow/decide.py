@@ -23,7 +23,7 @@ from agentguard.audit import records
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
-from agentguard.call.journal import Page
+from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.flow.effects import Do, Effect, Evaluate, Line
 from agentguard.flow.prepare import PreparedCall, interrupted
@@ -63,7 +63,7 @@ class Ruling(NamedTuple):
 
 
 def rule(
-    prepared: PreparedCall, nested_calls: NestedCalls, journal_entry: Page | None
+    prepared: PreparedCall, nested_calls: NestedCalls, journal_entry: JournalEntry | None
 ) -> Generator[Effect, Any, Ruling]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
@@ -97,7 +97,7 @@ def rule(
     raise pending
 
 
-def _replayed(ruling: Ruling, journal_entry: Page) -> Ruling:
+def _replayed(ruling: Ruling, journal_entry: JournalEntry) -> Ruling:
     """Allow a call that needs an approval, and ran before, if the approval was there then."""
     refusal = journal_entry.unapproved()
     if refusal is not None:

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.store import Limits, StoredRequest
-from agentguard.call.journal import Page
+from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.approvals import warn_if_unused
@@ -100,29 +100,29 @@ class MemoryJournal:
     """The ``Journal`` of a guard in memory."""
 
     def __init__(self) -> None:
-        self._pages: dict[str, Page] = {}
+        self._entries: dict[str, JournalEntry] = {}
         self._secret = os.urandom(32)
 
     def name(self, key: str) -> str:
         """Return a call's name, which no other process can make."""
         return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
 
-    def look(self, key: str) -> Page | None:
-        """Return the page of a call; None where the call is new."""
-        return self._pages.get(key)
+    def read(self, key: str) -> JournalEntry | None:
+        """Return the entry of a call; None where the call is new."""
+        return self._entries.get(key)
 
     def begin(self, key: str, invocation_id: str) -> bool:
-        """Record that a call begins; return False where the call has a page already."""
-        page = Page(invocation_id, "begun")
-        return self._pages.setdefault(key, page) is page
+        """Record that a call begins; return False where the call has an entry already."""
+        entry = JournalEntry(invocation_id, "begun")
+        return self._entries.setdefault(key, entry) is entry
 
-    def finish(self, key: str, page: Page) -> None:
+    def finish(self, key: str, entry: JournalEntry) -> None:
         """Record how a call ended that has begun."""
-        self._pages[key] = page
+        self._entries[key] = entry
 
     def forget(self, key: str) -> None:
         """Let a call be made anew."""
-        self._pages.pop(key, None)
+        self._entries.pop(key, None)
 
 
 class MemoryRuns:
