@@ -1,11 +1,12 @@
-"""What a call of a LangChain tool binds: which names count, their values, the specification.
+"""The arguments that a call of a LangChain tool binds: their names and values.
 
-``Shape`` is what a tool's schema says, ``Entrance`` how one of its callables takes arguments. The
-same ``Entrance.bind`` serves ahead of execution and at execution, and gives the same bytes
-(records.md, "One call's bytes"). Nothing here decides, signs or runs.
+``Shape`` describes a tool's schema, ``Entrance`` how one of the tool's callables takes arguments.
+``Entrance.bind`` gives the same bytes ahead of execution and at execution (records.md, "One call's
+bytes"). Nothing here decides, signs or runs.
 
-Bound is what the model can see or somebody supplied, less the names that the framework injects
-(``injection.py``); with a mark in the place of a value that a default factory made.
+An argument is bound if the model can see the name, or if somebody supplied the value. Names that
+the framework injects are not bound (``injection.py``). A mark stands for a value that a default
+factory made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, Tool
@@ -40,25 +41,24 @@ from agentguard_langchain.injection import (
     CALL_ID,
     OBJECTS,
     RUNTIME,
+    annotated_function,
     is_injected,
-    read_function,
+    removed_names,
     runtime_name,
-    stripped,
 )
-from agentguard_langchain.schemas import require_told
+from agentguard_langchain.schemas import require_observable
 from agentguard_langchain.validators import may_fill_in
 
 _MCP_ADAPTERS: Final = "langchain_mcp_adapters.tools"
-_NOBODY: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the schema of a tool says, as long as name, description and schema stay the same.
+    """The description of a tool, valid while its name, description and schema stay the same.
 
-    ``visible`` are the names that the model is shown; ``injected`` those that ToolNode takes out of
-    what it gives; ``read`` the function of which ToolNode reads that. ``runtime`` is the argument
-    in whose place ToolNode puts the runtime, None for none.
+    ``visible`` are the names that the model is shown. ``injected`` are the names that ToolNode
+    removes from the model's arguments, as it reads them in ``annotated_function``. ``runtime`` is
+    the argument in whose place ToolNode puts the runtime, None for none.
     """
 
     spec: ToolSpec
@@ -67,7 +67,7 @@ class Shape:
     name: str
     description: str
     args_schema: object
-    read: object
+    annotated_function: object
     runtime: str | None
 
     @classmethod
@@ -78,54 +78,54 @@ class Shape:
         origin: str,
         configured: Callable[[ToolSpec], ToolSpec],
     ) -> Shape:
-        """Read the schema of ``tool``; ``function`` describes one that has no JSON schema.
+        """Describe ``tool``; ``function`` describes a tool whose schema has no JSON schema.
 
-        ``configured`` puts in what the configuration says. Raises ``ConfigError`` for a schema
-        without a canonical form, or whose calls could not be bound to the same bytes twice.
+        ``configured`` adds what the configuration says of the tool. Raises ``ConfigError`` for a
+        schema without a canonical form, or whose calls could not be bound to the same bytes twice.
         """
-        require_told(tool.args_schema, tool.name)
-        injected, seen = _schemas(tool)
+        require_observable(tool.args_schema, tool.name)
+        injected, visible = _injected_and_visible(tool)
         schema = tool.args_schema
         return cls(
             spec=configured(ToolSpec(tool.name, tool.description, _json(tool, function), origin)),
-            visible=seen,
+            visible=visible,
             injected=injected,
             name=tool.name,
             description=tool.description,
             # a dictionary could be changed in place, and the digest must then change as well
             args_schema=copy.deepcopy(schema) if isinstance(schema, dict) else schema,
-            read=read_function(tool),
+            annotated_function=annotated_function(tool),
             runtime=runtime_name(tool),
         )
 
     def describes(self, tool: BaseTool, origin: str) -> bool:
-        """Whether ``tool`` still is what it was when this shape was read."""
+        """Whether ``tool`` is still the same as when this shape was made."""
         schema = tool.args_schema
         if schema is not self.args_schema and not (
             isinstance(schema, dict) and schema == self.args_schema
         ):
             return False
-        known = (self.name, self.description, self.spec.origin, self.read)
-        return (tool.name, tool.description, origin, read_function(tool)) == known
+        described = (self.name, self.description, self.spec.origin, self.annotated_function)
+        return (tool.name, tool.description, origin, annotated_function(tool)) == described
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a value
 
 
-def _schemas(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that ToolNode injects or takes away, and those that a model sees.
+def _injected_and_visible(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that ToolNode injects or removes, and the names that a model sees.
 
-    That a model is not shown a field does not make it injected: LangChain leaves fields with a
-    validation alias out of what it shows, and takes them from the model all the same.
+    A field that a model does not see need not be injected: LangChain hides fields with a validation
+    alias, and still accepts them from the model.
     """
     if tool.args_schema is None and isinstance(tool, Tool):
-        return _NOBODY, _NOBODY  # one string, whatever its name
+        return frozenset(), frozenset()  # one string, whatever its name
     visible = tool.tool_call_schema
     if isinstance(visible, dict):
         names = frozenset(visible.get("properties", {}))
     else:
         names = frozenset(get_fields(visible))
-    return stripped(tool) - names, names
+    return removed_names(tool) - names, names
 
 
 def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]:
@@ -136,17 +136,44 @@ def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]
         return schema
     try:
         return schema.schema() if issubclass(schema, BaseModelV1) else schema.model_json_schema()
-    except Exception:  # noqa: BLE001  no JSON schema can be had: no model can be shown one either
+    except Exception:  # noqa: BLE001  a schema without a JSON schema is shown to no model
         return function_schema(function)
+
+
+class ReceivedArguments(NamedTuple):
+    """The arguments that a callable of a tool receives, and how they came about.
+
+    ``factory_made`` are the values that default factories made, by name. ``call_id`` is the id that
+    LangChain fills in, None for none. ``framework_objects`` are the framework's objects in the raw
+    input; a schema could make others out of what a model gave. None says that no schema was
+    applied.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    factory_made: Mapping[str, Any] = {}
+    call_id: str | None = None
+    framework_objects: Sequence[object] | None = None
+
+    def is_marked(self, name: str, value: object) -> bool:
+        """Whether a default factory made this very object; any other object was supplied."""
+        return name in self.factory_made and self.factory_made[name] is value
+
+    def is_framework_object(self, value: object) -> bool:
+        """Whether no model can give this argument: the run's runtime, or its store."""
+        if not isinstance(value, OBJECTS):
+            return False
+        objects = self.framework_objects
+        return objects is None or any(value is one for one in objects)
 
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """How one callable of a tool takes its arguments.
 
-    ``framework`` are the parameters that LangChain itself fills in, whatever a model gives;
-    ``annotated`` those that are marked as injected, which binds nobody but ToolNode where it reads
-    the mark; ``named`` those with a name of their own.
+    ``framework`` are the parameters that LangChain itself fills in, whatever a model gives.
+    ``annotated`` are those that are marked as injected; only ToolNode follows the mark, and only
+    where it reads the annotation. ``named`` are the parameters with a name of their own.
     """
 
     binder: Binder
@@ -163,8 +190,8 @@ class Entrance:
     def of(cls, function: Callable[..., Any], tool: str, *, framework: str) -> Entrance:
         """Read ``function``; ``framework`` names the parameter that LangChain fills by name.
 
-        Raises ``ConfigError`` where an annotation can't be resolved: the config, the state or the
-        runtime would silently not be injected.
+        Raises ``ConfigError`` for an annotation that can't be resolved: LangChain would silently
+        not inject the config, the state or the runtime.
         """
         try:
             signature = inspect.signature(function, eval_str=True)
@@ -177,17 +204,17 @@ class Entrance:
             raise ConfigError(message) from error
         # LangChain takes the first whose type this is, annotated or not
         configs = [n for n, type_ in annotations.items() if _plain(type_) is RunnableConfig][:1]
-        bound_by = binder(function)
-        parameters = bound_by.parameters
+        function_binder = binder(function)
+        parameters = function_binder.parameters
         variadic = [p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL]
         named = frozenset(p.name for p in parameters.values() if p.kind not in _VARIADIC)
-        marked = {n for n, p in signature.parameters.items() if is_injected(p.annotation)}
+        injected = {n for n, p in signature.parameters.items() if is_injected(p.annotation)}
         return cls(
-            binder=bound_by,
+            binder=function_binder,
             signature=signature,
             annotations=annotations,
             framework=frozenset({framework, *configs}) & named,
-            annotated=named & marked,
+            annotated=named & injected,
             named=named,
             positional=tuple(p.name for p in parameters.values() if p.kind in _POSITIONAL),
             defaults=frozenset(p.name for p in parameters.values() if p.default is not p.empty),
@@ -196,68 +223,51 @@ class Entrance:
 
     @property
     def takes_position(self) -> bool:
-        """Whether an argument that is passed by position has a name."""
+        """Whether the callable has a name for an argument that is passed by position."""
         return bool(self.positional or self.variadic)
 
     def injected(self, shape: Shape) -> frozenset[str]:
-        """Return the names that are not the model's to give."""
+        """Return the names that a model can't give."""
         return shape.injected | self.framework
 
-    def bind(
-        self,
-        shape: Shape,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        made: Mapping[str, Any],
-        call_id: str | None,
-        objects: Sequence[object] | None = None,
-    ) -> Arguments:
-        """Bind what the callable receives, with a mark in the place of a value in ``made``.
+    def bind(self, shape: Shape, received: ReceivedArguments) -> Arguments:
+        """Bind what the callable receives, with a mark for each value that a factory made.
 
-        ``call_id`` is the one that LangChain fills in. ``objects`` are the framework's objects in
-        the raw input: a schema could make others out of what a model gave. None where no schema
-        was applied. Raises ``ArgumentsError``.
+        Raises ``ArgumentsError``.
         """
+        args, kwargs = received.args, received.kwargs
         by_position = frozenset(self.positional[: len(args)])
         supplied = by_position | kwargs.keys()
-        # nobody injects by position: what stands there was the tool's only input
+        # the framework injects by name only: an argument by position is the tool's single input
         injected = self.injected(shape) - by_position
         absent = dict.fromkeys((injected & self.named) - kwargs.keys())
         values = self.binder(args, {**absent, **kwargs})
-        # a default that no model can see and nobody gave is the function's own affair
-        left_out = injected | (self.defaults - shape.visible - supplied)
-        # the very object that a factory made: another one in its place was supplied
-        marked = {n for n, value in made.items() if n in values and values[n] is value}
-        if any(value is given for value in made.values() for given in args):
+        # a default that no model sees and nobody supplied concerns the function alone
+        defaults = self.defaults - shape.visible - supplied
+        if any(value is one for value in received.factory_made.values() for one in args):
             message = "the only argument is one that a default factory made: give it a value"
             raise ArgumentsError(message)
         schema = shape.args_schema
-        seen = isinstance(schema, type) and is_model(schema) and may_fill_in(schema)
-        told = {n for n in values if self._tells(n, values[n], call_id)} - shape.visible
-        told |= {n for n, value in values.items() if _is_the_frameworks(value, objects)}
-        bound = {
-            name: FactoryMade.MADE if name in marked else with_marks(value, seen=seen)
+        is_seen = isinstance(schema, type) and is_model(schema) and may_fill_in(schema)
+        hidden = {n for n in values if self._is_call_id(n, values[n], received)} - shape.visible
+        hidden |= {n for n, value in values.items() if received.is_framework_object(value)}
+        left_out = injected | defaults | hidden
+        bound_values = {
+            name: FactoryMade.MADE
+            if received.is_marked(name, value)
+            else with_marks(value, is_seen=is_seen)
             for name, value in values.items()
-            if name not in left_out
-            and name not in told
-            and not (name == self.variadic and value == ())
+            if name not in left_out and not (name == self.variadic and value == ())
         }
-        unbound = (injected | told | (self.named & {RUNTIME} - shape.visible)) - bound.keys()
+        runtime = self.named & {RUNTIME} - shape.visible
+        unbound = (injected | hidden | runtime) - bound_values.keys()
         declared = self.binder.declared | shape.visible
-        return Arguments.of(bound, unbound=sorted(unbound), declared=declared)
+        return Arguments.of(bound_values, unbound=sorted(unbound), declared=declared)
 
-    def _tells(self, name: str, value: object, call_id: str | None) -> bool:
-        """Whether an argument's very value is the call's id, which LangChain fills in."""
-        marked = name == CALL_ID and name in self.annotated
-        return marked and call_id is not None and value is call_id
-
-
-def _is_the_frameworks(value: object, objects: Sequence[object] | None) -> bool:
-    """Whether an argument is an object that no model can give: the run's runtime, or its store."""
-    if not isinstance(value, OBJECTS):
-        return False
-    return objects is None or any(value is one for one in objects)
+    def _is_call_id(self, name: str, value: object, received: ReceivedArguments) -> bool:
+        """Whether the argument is the very id of the call, which LangChain fills in."""
+        is_marked = name == CALL_ID and name in self.annotated
+        return is_marked and received.call_id is not None and value is received.call_id
 
 
 _POSITIONAL: Final = (
@@ -268,7 +278,7 @@ _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYW
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """Resolve the annotations where the function was written, as LangChain would look for them."""
+    """Resolve a function's annotations in the function's own module, as LangChain does."""
     while isinstance(function, functools.partial):
         function = function.func
     if not inspect.isroutine(function):
@@ -287,7 +297,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 @functools.cache
 def _require_mcp() -> None:
-    """Raise ``ConfigError`` where another version of the adapters may keep the name elsewhere."""
+    """Raise ``ConfigError`` for other versions, which may keep the server's name elsewhere."""
     require_supported("agentguard-langchain", "langchain-mcp-adapters", "mcp")
 
 

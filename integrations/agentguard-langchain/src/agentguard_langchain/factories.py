@@ -1,15 +1,15 @@
-"""Values that default factories made: which they are, and arguments with a mark in their place.
+"""Arguments whose values a default factory made, and the mark that stands for such a value.
 
-A default factory may answer differently each time (an id, the time), so a value that it made
-would differ between the step that asks for approval and the step that executes. In its place
-stands ``FactoryMade.MADE``: the bytes are the same, and the policy sees that a factory fills in
-what was left out. What is always the same (an empty list) is bound as it is.
+A default factory may return another value each time (an id, the time). The value would differ
+between the step that asks for approval and the step that executes the call. The mark
+``FactoryMade.MADE`` takes its place: the bytes are the same, and the policy sees that a factory
+fills in what was left out. A value that is always the same (an empty list) is bound as it is.
 
-Pydantic's models tell what somebody supplied (``model_fields_set``); private attributes and
-dataclasses don't. There a factory whose value varies is refused: a mark could hide a value that
-was supplied. Where the author's own code may have put one in unseen (``validators.py``), values
-are bound as they are, so that such calls may have other bytes each time. What a schema says before
-there are values stands in ``schemas.py``.
+Pydantic's models say which fields were supplied (``model_fields_set``); private attributes and
+dataclasses don't. A factory in those, whose value varies, is refused: a mark could hide a supplied
+value. Where the author's code may have put a value in unseen (``validators.py``), values are bound
+as they are, and such calls may have other bytes each time. The checks of a schema, ahead of any
+value, stand in ``schemas.py``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from agentguard_langchain.validators import may_fill_in
 Model = type[BaseModel] | type[BaseModelV1]
 
 _EMPTY: Final = (list, dict, set, frozenset, tuple, str, bytes, int, float, bool)
-"""Called without arguments, each gives the same value every time."""
+"""Types that return the same value each time they are called without arguments."""
 
 
 def is_model(kind: type) -> bool:
-    """Tell a pydantic model's class, v2 or v1."""
+    """Whether this is the class of a pydantic model, v2 or v1."""
     return issubclass(kind, BaseModel | BaseModelV1)
 
 
@@ -52,10 +52,10 @@ def _makes_empty(factory: object) -> bool:
 
 
 def varies(factory: object) -> bool:
-    """Whether what a default factory makes may differ from call to call.
+    """Whether the values of a default factory may differ from call to call.
 
-    An empty value of a built-in type does not, nor does an instance of a dataclass or a model, as
-    far as its own factories don't: those are looked at where it is met.
+    An empty value of a built-in type does not differ. An instance of a dataclass or a model differs
+    only by its own factories, which are checked with that class.
     """
     if factory is None or factory is dataclasses.MISSING or _makes_empty(factory):
         return False
@@ -68,38 +68,39 @@ def varies(factory: object) -> bool:
 def factory_fields(kind: Model) -> Mapping[str, object]:
     """Return the factories that make defaults of a model's fields, by the field's name."""
     fields = get_fields(kind)
-    made = {name: field.default_factory for name, field in fields.items()}
-    return {name: factory for name, factory in made.items() if factory is not None}
+    factories = {name: field.default_factory for name, field in fields.items()}
+    return {name: factory for name, factory in factories.items() if factory is not None}
 
 
 def made_by_factories(model: BaseModel | BaseModelV1) -> dict[str, Any]:
     """Return the values of a model's fields that a factory made, by name.
 
-    The validator says so, not the raw keys: an alias or a validator may supply a field. Those that
-    are always the same are left out, and all of them where it can't be told.
+    Pydantic's own note counts, not the raw keys: an alias or a validator may supply a field. Left
+    out are values that are always the same, and all values of a model that code of the author's
+    may have filled in.
     """
     if may_fill_in(type(model)):
         return {}
     v1 = isinstance(model, BaseModelV1)
     supplied: set[str] = getattr(model, "__fields_set__" if v1 else "model_fields_set")
-    held = model.__dict__
+    values = model.__dict__
     return {
-        name: held[name]
+        name: values[name]
         for name, factory in factory_fields(type(model)).items()
-        if name in held and name not in supplied and varies(factory)
+        if name in values and name not in supplied and varies(factory)
     }
 
 
 @functools.lru_cache(maxsize=1024)
-def untold(kind: type) -> tuple[str, ...]:
-    """Return the members of a class that a factory varies and that can't tell whether it did.
+def hidden_factories(kind: type) -> tuple[str, ...]:
+    """Return the fields of a dataclass, or private attributes of a model, with a varying factory.
 
-    Those are fields of a dataclass, or private attributes of a model.
+    Nothing says whether the value of such a member was supplied.
     """
     factories: dict[str, object] = {}
     if dataclasses.is_dataclass(kind):
         for field in dataclasses.fields(kind):
-            # pydantic has a way of its own to write the factory of a dataclass's field
+            # pydantic also accepts a FieldInfo as the default of a dataclass's field
             holder = field.default if isinstance(field.default, FieldInfo) else field
             factories[field.name] = holder.default_factory
     else:
@@ -108,50 +109,51 @@ def untold(kind: type) -> tuple[str, ...]:
     return tuple(name for name, factory in factories.items() if varies(factory))
 
 
-def with_marks(value: Any, *, seen: bool = False) -> Any:
-    """Return ``value`` with a mark for what factories made in its models; itself without any.
+def with_marks(value: Any, *, is_seen: bool = False) -> Any:
+    """Return ``value`` with a mark for each value that a factory made in its models.
 
-    ``seen`` says that code of the author's saw it whole: then there are no marks in it. Raises
-    ``ArgumentsError`` where it can't be told, and for more parts than could be encoded
-    (``arguments.too_large``). What has no encoding anyway is unchanged.
+    ``is_seen`` says that code of the author's saw the value as a whole: then no mark is set.
+    Without marks, the same object is returned, and so is an object without an encoding. Raises
+    ``ArgumentsError`` for a member that does not say whether its value was supplied, and for more
+    parts than could be encoded (``arguments.too_large``).
     """
-    return bounded(lambda: _marked(value, 1, seen=seen))
+    return bounded(lambda: _marked(value, 1, is_seen=is_seen))
 
 
-def _marked(value: Any, depth: int, *, seen: bool) -> Any:
+def _marked(value: Any, depth: int, *, is_seen: bool) -> Any:
     kind = type(value)
     spend(1)  # its encoding takes a byte or more
     if depth > MAX_DEPTH:
         return value  # too deep to be encoded
     if kind in (list, tuple, deque) or is_namedtuple(kind):
-        held = [*tuple.__iter__(value)] if isinstance(value, tuple) else value
-        items = [_marked(item, depth + 1, seen=seen) for item in held]
-        return value if _same(items, held) else _remade(value, items)
+        parts = [*tuple.__iter__(value)] if isinstance(value, tuple) else value
+        items = [_marked(item, depth + 1, is_seen=is_seen) for item in parts]
+        return value if _are_same(items, parts) else _rebuilt(value, items)
     if kind is dict:
-        _require_unmarked(value, depth, seen=seen)
-        by_key = {key: _marked(item, depth + 1, seen=seen) for key, item in value.items()}
-        return value if _same(by_key.values(), value.values()) else by_key
+        _require_unmarked(value, depth, is_seen=is_seen)
+        items = [_marked(item, depth + 1, is_seen=is_seen) for item in value.values()]
+        return value if _are_same(items, value.values()) else dict(zip(value, items, strict=True))
     if kind is set or kind is frozenset:
-        _require_unmarked(value, depth, seen=seen)
+        _require_unmarked(value, depth, is_seen=is_seen)
     elif dataclasses.is_dataclass(kind) or is_model(kind):
-        return _structure(value, depth, seen=seen)
+        return _structure(value, depth, is_seen=is_seen)
     return value
 
 
-def _remade(value: Any, items: list[Any]) -> Any:
+def _rebuilt(value: Any, items: list[Any]) -> Any:
     if isinstance(value, tuple):
         return tuple.__new__(type(value), items)  # past a named tuple's own code
     return deque(items, value.maxlen) if isinstance(value, deque) else items
 
 
-def _same(some: Iterable[object], others: Iterable[object]) -> bool:
+def _are_same(some: Iterable[object], others: Iterable[object]) -> bool:
     return all(one is other for one, other in zip(some, others, strict=True))
 
 
-def _require_unmarked(hashed: Iterable[object], depth: int, *, seen: bool) -> None:
-    """Refuse members of sets and keys: with marks in them, two may be equal."""
+def _require_unmarked(hashed: Iterable[object], depth: int, *, is_seen: bool) -> None:
+    """Raise ``ArgumentsError`` for a mark in a member of a set, or in a key: two could be equal."""
     for item in hashed:
-        if _marked(item, depth + 1, seen=seen) is not item:
+        if _marked(item, depth + 1, is_seen=is_seen) is not item:
             message = (
                 f"a {type(item).__qualname__} in a set, or as a key, has a value that a default "
                 "factory made; pass a list, or give the value"
@@ -159,37 +161,41 @@ def _require_unmarked(hashed: Iterable[object], depth: int, *, seen: bool) -> No
             raise ArgumentsError(message)
 
 
-def _structure(value: Any, depth: int, *, seen: bool) -> Any:
+def _structure(value: Any, depth: int, *, is_seen: bool) -> Any:
     kind: Any = type(value)
-    if told_by_nothing := untold(kind):
+    if hidden := hidden_factories(kind):
         message = (
-            f"{kind.__qualname__}.{told_by_nothing[0]} has a default factory, and nothing tells "
+            f"{kind.__qualname__}.{hidden[0]} has a default factory, and nothing tells "
             "whether its value was made or supplied; make it a field of a pydantic model, or give "
             "it a default"
         )
         raise ArgumentsError(message)
     slots = _slots(kind)
-    filled = {name: slot.__get__(value) for name, slot in slots.items() if _is_set(slot, value)}
-    state = {**getattr(value, "__dict__", {}), **filled}
-    seen = seen or may_fill_in(kind)
-    made = made_by_factories(value) if is_model(kind) and not seen else {}
-    marked = {
-        name: FactoryMade.MADE if name in made else _marked(item, depth + 1, seen=seen)
+    slot_values = {
+        name: slot.__get__(value) for name, slot in slots.items() if _is_set(slot, value)
+    }
+    state = {**getattr(value, "__dict__", {}), **slot_values}
+    is_seen = is_seen or may_fill_in(kind)
+    factory_made = made_by_factories(value) if is_model(kind) and not is_seen else {}
+    state_with_marks = {
+        name: FactoryMade.MADE
+        if name in factory_made
+        else _marked(item, depth + 1, is_seen=is_seen)
         for name, item in state.items()
     }
-    if _same(marked.values(), state.values()):
+    if _are_same(state_with_marks.values(), state.values()):
         return value
     try:
         # past the class's own code: its __init__ or __copy__ would validate, or have effects
-        changed = object.__new__(kind)
+        copied = object.__new__(kind)
     except TypeError as error:
         raise ArgumentsError(f"a {kind.__qualname__} holds more than can be read") from error
-    for name, item in marked.items():
+    for name, item in state_with_marks.items():
         if name in slots:
-            slots[name].__set__(changed, item)
+            slots[name].__set__(copied, item)
         else:
-            changed.__dict__[name] = item
-    return changed
+            copied.__dict__[name] = item
+    return copied
 
 
 @functools.lru_cache(maxsize=1024)

@@ -28,6 +28,7 @@ from agentguard import Agent, ApprovalPending, ConfigError, Decision, Denied, ad
 from agentguard.adapters import CallOptions, CallSite, Invocation, nested_calls, run_store
 from agentguard_langchain.announced_call import announced_call, announcing
 from agentguard_langchain.answers import Answers
+from agentguard_langchain.binding import ReceivedArguments
 from agentguard_langchain.delegation import acting_agent, runtime_of
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
 from agentguard_langchain.graph_task import GraphTask, cache_refusal, restarting_subgraphs
@@ -128,18 +129,16 @@ class GuardedCall:
     def invocation(self) -> Invocation:
         """Bind the call: its tool, its arguments as the function receives them, and its site."""
         function_call, shape = self.function_call, shape_of(self.tool)
-        bind = functools.partial(
-            function_call.gated.entrance.bind,
-            shape,
+        received = ReceivedArguments(
             function_call.args,
             function_call.kwargs,
-            made=self.factory_made,
-            call_id=self.id,
-            objects=self.framework_objects,
+            self.factory_made,
+            self.id,
+            self.framework_objects,
         )
-        site = self.site(
-            functools.partial(adapters.next_call_id, gate_of(self.tool).agent, self.tool.name)
-        )
+        bind = functools.partial(function_call.gated.entrance.bind, shape, received)
+        agent, name = gate_of(self.tool).agent, self.tool.name
+        site = self.site(functools.partial(adapters.next_call_id, agent, name))
         invocation = Invocation.bind(shape.spec, bind, site)
         return replace(invocation, refusal=self._known_refusal())
 

@@ -1,10 +1,10 @@
-"""Which arguments of a tool are the framework's: what ToolNode takes out of what a model gave.
+"""The arguments of a tool that the framework injects, and that no model can give.
 
 A mark (``InjectedToolArg``, ``InjectedState``, ``ToolRuntime`` and the like) keeps a model from an
-argument only where LangGraph's ToolNode reads it: in the input schema, and in the annotations of
-``func``, or of ``coroutine`` where there is no ``func``. Marked elsewhere (in ``_run``, in the
-second of two functions), an argument goes from the model to the tool like any other, so that it
-is bound like any other. What is done with these names stands in ``binding.py``.
+argument only where LangGraph's ToolNode reads the mark: in the input schema, and in the annotations
+of ``func``, or of ``coroutine`` where there is no ``func``. An argument that is marked elsewhere
+(in ``_run``, in the second of two functions) goes from the model to the tool, and is bound like any
+other. How these names are left out of a call stands in ``binding.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALL_ID: Final = "tool_call_id"
 """LangChain itself fills in a marked parameter of this name, unless the model gave one."""
 
 OBJECTS: Final = (ToolRuntime, BaseStore)
-"""What only the framework supplies, whatever a parameter's annotation: no JSON contains one."""
+"""The classes of objects that only the framework supplies: no JSON contains such an object."""
 
 
 def is_injected(annotation: object) -> bool:
@@ -43,8 +43,8 @@ def is_injected(annotation: object) -> bool:
     )
 
 
-def read_function(tool: BaseTool) -> Callable[..., Any] | None:
-    """Return the one function of ``tool`` whose annotations ToolNode reads."""
+def annotated_function(tool: BaseTool) -> Callable[..., Any] | None:
+    """Return the function of ``tool`` whose annotations ToolNode reads; None for none."""
     function: Callable[..., Any] | None
     function = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
     return function
@@ -56,7 +56,7 @@ def runtime_name(tool: BaseTool) -> str | None:
     ToolNode does so by the name ``runtime``, and by a ``ToolRuntime`` anywhere in the annotation.
     """
     in_schema = get_all_basemodel_annotations(tool.get_input_schema())
-    annotations = {**_annotations(read_function(tool)), **in_schema}
+    annotations = {**_annotations(annotated_function(tool)), **in_schema}
     names = [n for n, type_ in annotations.items() if n == RUNTIME or _holds_runtime(type_)]
     return names[-1] if names else None
 
@@ -68,13 +68,13 @@ def _holds_runtime(annotation: object) -> bool:
     return any(_holds_runtime(part) for part in typing.get_args(annotation))
 
 
-def stripped(tool: BaseTool) -> frozenset[str]:
-    """Return the names that ToolNode takes out of what a model gave for ``tool``.
+def removed_names(tool: BaseTool) -> frozenset[str]:
+    """Return the names that ToolNode removes from a model's arguments for ``tool``.
 
-    Raises ``ConfigError`` where a model could give such an argument past that, by an alias.
+    Raises ``ConfigError`` for a field with an alias, by which a model could give the argument.
     """
     in_schema = get_all_basemodel_annotations(tool.get_input_schema())
-    annotations = {**_annotations(read_function(tool)), **in_schema}
+    annotations = {**_annotations(annotated_function(tool)), **in_schema}
     names = {name for name, annotation in annotations.items() if is_injected(annotation)}
     schema = tool.args_schema
     if not isinstance(schema, type):
@@ -99,6 +99,6 @@ def _annotations(function: Callable[..., Any] | None) -> Mapping[str, Any]:
 
 
 def _has_alias(name: str, field: Any) -> bool:
-    """Tell a field, of pydantic v2 or v1, that is validated from another key than its name."""
+    """Whether a field, of pydantic v2 or v1, is validated from another key than its name."""
     alias = getattr(field, "validation_alias", None) or field.alias
     return alias is not None and alias != name

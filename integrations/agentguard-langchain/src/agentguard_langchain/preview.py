@@ -16,6 +16,7 @@ from langgraph.prebuilt import ToolRuntime
 
 from agentguard import Agent, ConfigError, Decision, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
+from agentguard_langchain.binding import ReceivedArguments
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.guarded_call import GuardedCall, current
@@ -61,14 +62,8 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
         args, kwargs = shadow._to_args_and_kwargs(raw, _CALL_ID)  # noqa: SLF001
-    return entrance.bind(
-        shape,
-        args,
-        kwargs,
-        made=call.factory_made,
-        call_id=_CALL_ID,
-        objects=call.framework_objects,
-    )
+    received = ReceivedArguments(args, kwargs, call.factory_made, _CALL_ID, call.framework_objects)
+    return entrance.bind(shape, received)
 
 
 def evaluate(tool: BaseTool, tool_input: Input, config: RunnableConfig | None = None) -> Decision:
