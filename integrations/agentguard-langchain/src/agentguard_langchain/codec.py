@@ -1,10 +1,10 @@
-"""What a tool has returned, as the bytes that the journal keeps, and back again.
+"""``ToolResults``: writes a tool's result as the bytes that the journal keeps, and reads them.
 
-A result that is handed out in the place of a second run is the one that the tool returned: equal,
-and of the same types all the way down (a tuple is no list). What can't be read again like that is
-not written. Read are the types of the tables here, and those that a tool's return annotation names:
-the bytes choose among these, and can't name code that runs. Objects are put together from their
-fields, past ``__init__`` and validators, as a copy is.
+A result that is read equals the one that the tool returned, and has the same types at each depth (a
+tuple is no list). A result that could not be read so is not written. The types that can be read are
+those of the tables here, and those that the tool's return annotation names. The bytes choose among
+these types, and can't name code to run. Objects are built from their fields, without ``__init__``
+and validators, as a copy is.
 """
 
 from __future__ import annotations
@@ -45,19 +45,17 @@ _Classes = Mapping[str, type]
 
 
 class ToolResults:
-    """The ``ResultCodec`` of a tool; ``annotation`` is what its function is said to return."""
+    """The ``ResultCodec`` of a tool; ``annotation`` is the return annotation of its function."""
 
     __slots__ = ("_classes",)
 
     def __init__(self, annotation: object = None) -> None:
-        classes = {_name(kind): kind for kind in _declared(annotation, set())}
+        classes = {_name(kind): kind for kind in _annotated_classes(annotation, set())}
         self._classes: _Classes = classes | {_name(kind): kind for kind in _KNOWN}
 
     def dumps(self, result: Any) -> bytes:
-        """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
-        return dumps_checked(
-            lambda value: _Writer(self._classes).written(value), self.loads, result
-        )
+        """Write a result; raises ``EncodeError`` for one that would be read as another value."""
+        return dumps_checked(lambda value: _Writer(self._classes).write(value), self.loads, result)
 
     def loads(self, data: bytes) -> Any:
         """Read a result; raises ``DecodeError``."""
@@ -71,10 +69,10 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _declared(annotation: object, seen: set[object]) -> Iterator[type]:
-    """Yield the classes with fields that an annotation names, and those of their fields."""
+def _annotated_classes(annotation: object, seen: set[object]) -> Iterator[type]:
+    """Yield the classes with fields that an annotation names, and those that their fields name."""
     for part in typing.get_args(annotation):
-        yield from _declared(part, seen)
+        yield from _annotated_classes(part, seen)
     kind = typing.get_origin(annotation) or annotation
     if not isinstance(kind, type) or kind in seen or not _has_fields(kind):
         return
@@ -83,9 +81,9 @@ def _declared(annotation: object, seen: set[object]) -> Iterator[type]:
     try:
         hints = {} if issubclass(kind, Enum) else typing.get_type_hints(kind)
     except (NameError, TypeError, AttributeError):
-        return  # a name for type checkers only: an object in such a field is not kept
+        return  # a name for type checkers only: a result with an object in the field is refused
     for hint in hints.values():
-        yield from _declared(hint, seen)
+        yield from _annotated_classes(hint, seen)
 
 
 def _has_fields(kind: type) -> bool:
@@ -97,16 +95,17 @@ def _has_fields(kind: type) -> bool:
 
 
 class _Writer:
-    """Writes one result: what JSON has as it is, and all else as ``[tag, ...]``.
+    """Writes one result: values that JSON has as they are, and all others as ``[tag, ...]``.
 
-    It gives up at the size that is kept no more: values that share parts grow as they are written.
+    Raises ``EncodeError`` at the largest size that the journal keeps: values that share parts grow
+    as they are written.
     """
 
     def __init__(self, classes: _Classes) -> None:
         self._classes = classes
         self._spend = ResultBudget().spend
 
-    def written(self, value: object) -> bytes:
+    def write(self, value: object) -> bytes:
         return orjson.dumps(self.node(value))
 
     def node(self, value: Any) -> Any:
@@ -154,17 +153,19 @@ class _Writer:
             return ["namedtuple", name, *map(self.node, value)]
         if isinstance(value, BaseModel):
             extra, private = value.__pydantic_extra__, value.__pydantic_private__
-            _require(kind, vars(value).keys(), alone=not private)
-            given = sorted(value.__pydantic_fields_set__)
-            return ["model", name, self._dict(vars(value)), self.node(extra), given]
+            _require_fields(kind, vars(value).keys(), alone=not private)
+            fields_set = sorted(value.__pydantic_fields_set__)
+            return ["model", name, self._dict(vars(value)), self.node(extra), fields_set]
         fields = _fields(kind)
-        _require(kind, fields, alone=not hasattr(value, "__dict__") or vars(value).keys() <= fields)
+        _require_fields(
+            kind, fields, alone=not hasattr(value, "__dict__") or vars(value).keys() <= fields
+        )
         members = {field: getattr(value, field) for field in sorted(fields)}
         return ["dataclass", name, self._dict(members)]
 
 
 class _Reader:
-    """Reads what ``_Writer`` has written; raises whatever it may for anything else."""
+    """Reads the result of ``_Writer``; may raise any exception for other input."""
 
     def __init__(self, classes: _Classes) -> None:
         self._classes = classes
@@ -198,15 +199,15 @@ class _Reader:
             (name,) = parts
             return kind.__members__[name]
         if tag == "namedtuple":
-            made: object = tuple.__new__(kind, map(self.value, parts))
-            return made
+            namedtuple: object = tuple.__new__(kind, map(self.value, parts))
+            return namedtuple
         fields = self.value(parts[0])
-        _require(kind, fields.keys())
+        _require_fields(kind, fields.keys())
         if tag == "dataclass":
-            found = object.__new__(kind)
+            instance = object.__new__(kind)
             for name, value in fields.items():
-                object.__setattr__(found, name, value)
-            return found
+                object.__setattr__(instance, name, value)
+            return instance
         model: BaseModel = kind.__new__(kind)
         state = {
             "__dict__": fields,
@@ -224,7 +225,7 @@ def _fields(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-def _require(kind: type, names: Iterable[str], *, alone: bool = True) -> None:
-    """Raise ``EncodeError`` unless fields of these names, and nothing else, make up an object."""
+def _require_fields(kind: type, names: Iterable[str], *, alone: bool = True) -> None:
+    """Raise ``EncodeError`` unless an object has exactly the fields of its class."""
     if not alone or set(names) != _fields(kind):
         raise EncodeError(f"a {_name(kind)} that has more, or less, than its fields can't be kept")

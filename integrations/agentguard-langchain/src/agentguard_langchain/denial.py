@@ -15,7 +15,7 @@ from agentguard import Decision, Denied, adapters
 MAY_CALL_AGAIN: Final = frozenset(
     {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}
 )
-"""After these refusals the same call may be made again."""
+"""The codes of refusals after which the same call may be made again."""
 
 
 def denial_text(tool: str, decision: Decision) -> str:
@@ -25,10 +25,11 @@ def denial_text(tool: str, decision: Decision) -> str:
 
 
 class GuardedToolDenied(ToolException, Denied):
-    """A guarded tool refused to run.
+    """A call of a guarded tool was refused, and the tool did not run.
 
-    It is a ``Denied`` (``decision``, ``code``, ``reason``) and, for LangChain, a
-    ``ToolException``: a tool that calls another one may handle it. ``tool`` is the tool's name.
+    The exception is a ``Denied`` (``decision``, ``code``, ``reason``) and, for LangChain, a
+    ``ToolException``, so that a tool which calls another one may handle it. ``tool`` is the name of
+    the refused tool.
     """
 
     def __init__(self, tool: str, decision: Decision) -> None:

@@ -1,8 +1,8 @@
-"""The tools of a graph, wherever they run: which of them are guarded, and for whom.
+"""Discovery of a graph's tools: where each tool runs, whether it is guarded, and for whom.
 
-Graphs are looked through, never run: nodes, sub-graphs, and what tools run themselves, as
-sub-agents. Only tools that a ``ToolNode`` runs are seen (``create_agent`` makes one): what the code
-of a node calls by itself, or a middleware adds at run time, is not.
+Graphs are inspected, never run: their nodes, their sub-graphs, and the graphs that tools run, such
+as sub-agents. Discovery sees the tools that a ``ToolNode`` runs (``create_agent`` makes one). A
+tool that the code of a node calls by itself, or that a middleware adds at run time, is not seen.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _Path = tuple[str, ...]
 class FoundTool(NamedTuple):
     """A tool of a graph: its name, ``where`` it runs, and the agents for whom it is guarded.
 
-    ``where`` names nodes, tools and sub-agents, from the outside inwards. ``agents`` are names;
-    there are none where nothing guards it. ``cached`` is a node around it whose results LangGraph
-    keeps (``cache_policy``), None for none: a guarded tool is refused there. ``origin`` and
-    ``schema`` (SHA-256, hex) are what ``[tools.NAME]`` can pin of a guarded tool.
+    ``where`` names nodes, tools and sub-agents, from the outside inwards. ``agents`` are the names
+    of agents, none for a tool without a guard. ``cached`` is a node around the tool whose results
+    LangGraph caches (``cache_policy``), None for none: a guarded tool is refused there. ``origin``
+    and ``schema`` (SHA-256, hex) are the values that ``[tools.NAME]`` can pin of a guarded tool.
     """
 
     name: str
@@ -51,56 +51,56 @@ class FoundTool(NamedTuple):
 
     @property
     def guarded(self) -> bool:
-        """Whether each call of it passes a guard."""
+        """Whether each call of the tool passes a guard."""
         return bool(self.agents)
 
 
 def find_tools(graph_or_tools: object) -> list[FoundTool]:
     """Return the tools of a graph (or a ``ToolNode``, a tool, a list of tools), in its order.
 
-    Those of sub-graphs are among them, also where a tool runs a graph. Tools that the model's
-    provider runs are found in the agents of ``create_agent``; nobody can guard them. Raises
-    ``ConfigError`` for what is neither a graph nor tools.
+    The tools of sub-graphs are among them, also of a graph that a tool runs. The agents of
+    ``create_agent`` show the tools that the model's provider runs, which can't be guarded. Raises
+    ``ConfigError`` for an argument that is neither a graph nor tools.
     """
-    given = graph_or_tools
-    if isinstance(given, StateGraph):
-        given = given.compile()
-    if isinstance(given, BaseTool) or (callable(given) and not isinstance(given, Runnable)):
-        given = [given]
+    root = graph_or_tools
+    if isinstance(root, StateGraph):
+        root = root.compile()
+    if isinstance(root, BaseTool) or (callable(root) and not isinstance(root, Runnable)):
+        root = [root]
     discovery = _Discovery()
-    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-        for tool in given:
+    if isinstance(root, Sequence) and not isinstance(root, (str, bytes)):
+        for tool in root:
             discovery.tool(tool, (), {})
-    elif isinstance(given, Runnable):
-        discovery.walk(given, (), 0)
+    elif isinstance(root, Runnable):
+        discovery.walk(root, (), 0)
     else:
-        message = f"expected a graph or a list of tools, got a {type(given).__name__}"
+        message = f"expected a graph or a list of tools, got a {type(root).__name__}"
         raise ConfigError(message)
-    return discovery.found
+    return discovery.tools
 
 
 def unguarded(graph_or_tools: object) -> list[str]:
-    """Return the names of the tools that no guard is in front of, with where they run.
+    """Return the tools without a guard, each with where it runs.
 
-    As in ``tools > task > general-purpose > tools > write_file``. Raises as ``find_tools``.
+    For instance ``tools > task > general-purpose > tools > write_file``. Raises as ``find_tools``.
     """
-    found = find_tools(graph_or_tools)
-    return [" > ".join((*tool.where, tool.name)) for tool in found if not tool.guarded]
+    tools = find_tools(graph_or_tools)
+    return [" > ".join((*tool.where, tool.name)) for tool in tools if not tool.guarded]
 
 
 class _Discovery:
-    """What was found so far, and what was looked at: graphs may hold each other."""
+    """The tools found so far, and the objects inspected: graphs may hold each other."""
 
     def __init__(self) -> None:
-        self.found: list[FoundTool] = []
-        self._seen: dict[int, object] = {}
-        self._cached: set[_Path] = set()
+        self.tools: list[FoundTool] = []
+        self._inspected: dict[int, object] = {}
+        self._cached_nodes: set[_Path] = set()
 
     def walk(self, value: object, path: _Path, depth: int) -> None:
         """Look for graphs and tool nodes in a value."""
-        if depth > _DEEPEST or id(value) in self._seen or not _may_hold(value):
+        if depth > _DEEPEST or id(value) in self._inspected or not _may_hold(value):
             return
-        self._seen[id(value)] = value  # kept: another object can't get its id
+        self._inspected[id(value)] = value  # kept alive: no other object can get the same id
         if isinstance(value, Pregel):
             self._graph(value, path)
         elif isinstance(value, ToolNode):
@@ -115,33 +115,33 @@ class _Discovery:
 
     def _graph(self, graph: Pregel[Any, Any, Any, Any], path: _Path) -> None:
         nodes = [(name, node.bound) for name, node in graph.nodes.items() if name != START]
-        self._cached |= {
+        self._cached_nodes |= {
             (*path, name)
             for name, node in graph.nodes.items()
             if node.cache_policy is not None or graph.cache_policy is not None
         }
-        # the model's node knows the one with the tools: they are found where they run
+        # tool nodes first: the model's node refers to the same tools
         for name, bound in sorted(nodes, key=lambda node: not isinstance(node[1], ToolNode)):
             self.walk(bound, (*path, name), 0)
 
     def tool(self, tool: object, path: _Path, around: Mapping[str, Agent]) -> None:
-        """Note a tool, with the agents whose guard is around it, and look into it for graphs."""
+        """Add a tool, with the agents whose guard is around it, and inspect it for graphs."""
         name = _name_of(tool)
         own = {gate_of(tool).agent.name} if isinstance(tool, GuardedTool) else set()
-        cached = [node for end, node in enumerate(path, 1) if path[:end] in self._cached]
+        cached = [node for end, node in enumerate(path, 1) if path[:end] in self._cached_nodes]
         agents = tuple(sorted(own | around.keys()))
         pins = _pins(tool, next(iter(around.values()), None))
-        self.found.append(FoundTool(name, path, agents, cached[0] if cached else None, *pins))
+        self.tools.append(FoundTool(name, path, agents, cached[0] if cached else None, *pins))
         inner = (*path, name)
-        for part in _of_tool(tool):
+        for part in _tool_parts(tool):
             self.walk(part, inner, 0)
 
     def _provided(self, name: str, tools: object, path: _Path) -> None:
         for tool in tools if name in _PROVIDERS and isinstance(tools, list) else ():
             if isinstance(tool, Mapping):
-                said = FoundTool(_name_of(tool), path, ())
-                if said not in self.found:
-                    self.found.append(said)
+                provided = FoundTool(_name_of(tool), path, ())
+                if provided not in self.tools:
+                    self.tools.append(provided)
 
 
 def _pins(tool: object, agent: Agent | None) -> tuple[str | None, str | None]:
@@ -149,7 +149,7 @@ def _pins(tool: object, agent: Agent | None) -> tuple[str | None, str | None]:
     if isinstance(tool, BaseTool) and not isinstance(tool, GuardedTool) and agent is not None:
         try:
             tool = put_behind(tool, Gate(agent, "return"))
-        except ConfigError:  # it is refused when it is called
+        except ConfigError:  # the calls of such a tool are refused
             return None, None
     if not isinstance(tool, GuardedTool):
         return None, None
@@ -158,14 +158,14 @@ def _pins(tool: object, agent: Agent | None) -> tuple[str | None, str | None]:
 
 
 def _around(node: ToolNode) -> Mapping[str, Agent]:
-    """Return the agents whose guard wraps the calls of a node, whichever way it is run."""
+    """Return the agents whose guard wraps both the sync and the async calls of a node, by name."""
     wrap, awrap = node._wrap_tool_call, node._awrap_tool_call  # noqa: SLF001  no public way
-    found = {agent.name: agent for agent in _guards(wrap)}
+    agents = {agent.name: agent for agent in _guards(wrap)}
     if awrap is None:
-        return found
-    # sync calls go through the one alone, async ones through the other
-    both = {agent.name for agent in _guards(awrap)}
-    return {name: agent for name, agent in found.items() if name in both}
+        return agents
+    # a sync call passes the one wrapper, an async call the other
+    async_names = {agent.name for agent in _guards(awrap)}
+    return {name: agent for name, agent in agents.items() if name in async_names}
 
 
 def _guards(wrapper: object, depth: int = 0) -> Iterator[Agent]:
@@ -188,8 +188,8 @@ def _guards(wrapper: object, depth: int = 0) -> Iterator[Agent]:
         yield from _guards(getattr(wrapper, "__wrapped__", None), depth + 1)
 
 
-def _of_tool(tool: object) -> Iterator[object]:
-    """Yield what a tool may keep a graph in: its fields, its functions, its methods."""
+def _tool_parts(tool: object) -> Iterator[object]:
+    """Yield the parts of a tool that may hold a graph: its fields, functions and methods."""
     if not isinstance(tool, BaseTool):
         yield tool
         return
@@ -199,7 +199,7 @@ def _of_tool(tool: object) -> Iterator[object]:
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """Yield what a value is made of, by name where it has one."""
+    """Yield the parts of a value, with their names; "" for a part without one."""
     if isinstance(value, Mapping):
         yield from ((str(key), one) for key, one in value.items())
     elif isinstance(value, (list, tuple)):
@@ -218,8 +218,8 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _fields(value: object) -> list[object]:
-    kept: Mapping[str, object] = getattr(value, "__dict__", {})
-    return list(kept.values())
+    fields: Mapping[str, object] = getattr(value, "__dict__", {})
+    return list(fields.values())
 
 
 def _nonlocals(function: Callable[..., Any]) -> Iterator[tuple[str, object]]:
@@ -233,11 +233,11 @@ def _nonlocals(function: Callable[..., Any]) -> Iterator[tuple[str, object]]:
 
 
 def _globals(function: Callable[..., Any]) -> Iterator[object]:
-    """Yield the graphs of its module that a function names."""
-    known: Mapping[str, object] = getattr(function, "__globals__", {})
+    """Yield the graphs among the globals that a function names."""
+    module: Mapping[str, object] = getattr(function, "__globals__", {})
     for name in getattr(getattr(function, "__code__", None), "co_names", ()):
-        if _is_graph(known.get(name)):
-            yield known[name]
+        if _is_graph(module.get(name)):
+            yield module[name]
 
 
 def _is_graph(value: object) -> bool:

@@ -1,6 +1,6 @@
-"""Values without parts, as the text that a kept result has of them, and back again.
+"""Values without parts: how a result's codec writes them as text, and reads them.
 
-What has parts, and who may have them, stands in ``codec.py``.
+Values with parts stand in ``codec.py``.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from agentguard.adapters import EncodeError
 
 
 class Scalar(NamedTuple):
-    """How a value without parts is written as text, and read."""
+    """The functions that write a value as text, and read the text."""
 
     write: Callable[[Any], str]
     read: Callable[[str], object]
 
 
-def _zone(value: ZoneInfo) -> str:
+def _write_zone(value: ZoneInfo) -> str:
     if value.key is None:
         raise EncodeError("a time zone that was read from a file can't be kept")
     return value.key
 
 
-def _spanned(value: timedelta) -> str:
+def _write_span(value: timedelta) -> str:
     return f"{value.days} {value.seconds} {value.microseconds}"
 
 
-def _span(text: str) -> timedelta:
+def _read_span(text: str) -> timedelta:
     days, seconds, microseconds = map(int, text.split(" "))
     return timedelta(days, seconds, microseconds)
 
 
-def _offset(value: timezone) -> str:
-    """Write a fixed time zone, with its name where that is one of its own."""
+def _write_offset(value: timezone) -> str:
+    """Write a fixed time zone; a name is written if Python would make another."""
     offset, name = value.utcoffset(None), value.tzname(None)
-    return f"{_spanned(offset)}/{'' if timezone(offset).tzname(None) == name else name}"
+    return f"{_write_span(offset)}/{'' if timezone(offset).tzname(None) == name else name}"
 
 
-def _fixed(text: str) -> timezone:
+def _read_offset(text: str) -> timezone:
     offset, _, name = text.partition("/")
-    return timezone(_span(offset), name) if name else timezone(_span(offset))
+    return timezone(_read_span(offset), name) if name else timezone(_read_span(offset))
 
 
 _ADDRESSES: Final = (
@@ -72,9 +72,9 @@ SCALARS: Final[Mapping[type, Scalar]] = {
     Decimal: Scalar(str, Decimal),
     UUID: Scalar(str, UUID),
     date: Scalar(date.isoformat, date.fromisoformat),
-    timedelta: Scalar(_spanned, _span),
-    timezone: Scalar(_offset, _fixed),
-    ZoneInfo: Scalar(_zone, ZoneInfo),
+    timedelta: Scalar(_write_span, _read_span),
+    timezone: Scalar(_write_offset, _read_offset),
+    ZoneInfo: Scalar(_write_zone, ZoneInfo),
     **{kind: Scalar(str, kind) for kind in (*_ADDRESSES, *_PATHS)},
 }
 TAGGED: Final = {kind.__name__: scalar for kind, scalar in SCALARS.items()}
@@ -83,7 +83,7 @@ _LARGEST: Final = 1 << 63
 
 
 def is_plain(value: object, kind: type) -> bool:
-    """Whether JSON has it as it is."""
+    """Whether JSON has the value as it is."""
     if kind is int:
         return -_LARGEST <= typing.cast("int", value) < _LARGEST
     return (

@@ -1,8 +1,7 @@
 """``guard_subagent``: a child graph, chain or tool that runs with less than its parent has.
 
-What is wrapped, and how it stays what it was, stands here; what is in force while it runs, in
-``subagent_scope.py``. The hop to the child's agent is made by its guarded tools, when they are
-used.
+The wrappers stand here, the delegation in force while the child runs in ``subagent_scope.py``. The
+guarded tools of the child make the hop to the child's agent when they are used.
 """
 
 from __future__ import annotations
@@ -51,20 +50,21 @@ def guard_subagent(
 
 
 def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
-    """Return ``child`` as one that runs with no more than ``scope`` of what is in force there.
+    """Return a ``child`` that runs with no more than ``scope`` of the delegation in force.
 
-    ``child`` is a compiled graph (``create_agent``'s), another Runnable, or a tool that runs one;
-    ``agent`` is for whom its tools are guarded: what else acts in it directly is refused
-    (``agent.mismatch``). A compiled graph stays one, and any other Runnable can be run as before.
-    Where less than ``scope`` is in force, each guarded call in it is refused (``invalid_scope``).
-    Where nothing is, ``agent`` acts as its configuration says: on its own authority, or not at all.
+    ``child`` is a compiled graph (``create_agent``'s), another Runnable, or a tool that runs one.
+    ``agent`` is the agent for whom the child's tools are guarded: the calls of other agents in the
+    child are refused (``agent.mismatch``). A compiled graph stays one, and any other Runnable can
+    be run as before. Where less than ``scope`` is in force, each guarded call in the child is
+    refused (``invalid_scope``). Where no delegation is in force, ``agent`` acts as its
+    configuration says: on its own authority, or not at all.
 
-    Raises ``ConfigError`` for what can't be wrapped, as a tool that is guarded already, and
+    Raises ``ConfigError`` for what can't be wrapped, such as a tool that is guarded already, and
     ``DelegationError`` (``scope.malformed``).
     """
-    given: object = agent
-    if not isinstance(given, Agent):
-        kind = type(given).__name__
+    argument: object = agent
+    if not isinstance(argument, Agent):
+        kind = type(argument).__name__
         message = f"agent: expected the Agent for whom the child's tools are guarded, got a {kind}"
         raise ConfigError(message)
     begin = functools.partial(SubagentScope, agent, parse_scopes(scope))
@@ -83,9 +83,10 @@ def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
 
 
 def _graph(child: Pregel[Any, Any, Any, Any], begin: Callable[[], SubagentScope]) -> object:
-    """Copy a graph, and give it a class of its own: it stays a subgraph to the graph around it.
+    """Copy a graph, with a subclass of its class: the copy still is a subgraph of the graph around.
 
-    All other ways to run a graph go through these two; what copies a graph keeps its class.
+    All other ways to run a graph go through ``stream`` and ``astream``. LangGraph's copies of a
+    graph keep the class.
     """
     kind = type(child)
 
@@ -113,7 +114,7 @@ def _subclass(kind: type[Any], *marks: type, **methods: Callable[..., Any]) -> t
 
 
 class _Subagent(Runnable[Input, Output]):
-    """A Runnable around another one, each run of which is a sub-agent's."""
+    """A Runnable that runs another one as a sub-agent."""
 
     def __init__(self, child: Runnable[Input, Output], begin: Callable[[], SubagentScope]) -> None:
         self.name = child.get_name()
@@ -141,7 +142,7 @@ class _Subagent(Runnable[Input, Output]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Iterator[Output]:
-        """Run the child as its output is asked for."""
+        """Run the child while its output is iterated."""
         return self._begin().stream(lambda: self._child.stream(input, config, **kwargs))
 
     def astream(
@@ -150,34 +151,34 @@ class _Subagent(Runnable[Input, Output]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Output]:
-        """Run the child as its output is asked for; the async twin of ``stream``."""
+        """Run the child while its output is iterated; the async twin of ``stream``."""
         return self._begin().astream(lambda: self._child.astream(input, config, **kwargs))
 
     @property
     def InputType(self) -> Any:  # noqa: N802
-        """The child's."""
+        """The same as the child's."""
         return self._child.InputType
 
     @property
     def OutputType(self) -> Any:  # noqa: N802
-        """The child's."""
+        """The same as the child's."""
         return self._child.OutputType
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The child's."""
+        """The same as the child's."""
         return self._child.config_specs
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[Any]:
-        """Return the child's."""
+        """Return the same as the child."""
         return self._child.get_input_schema(config)
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[Any]:
-        """Return the child's."""
+        """Return the same as the child."""
         return self._child.get_output_schema(config)
 
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
-        """Return the child's."""
+        """Return the same as the child."""
         return self._child.get_graph(config)
 
     def __repr__(self) -> str:
@@ -188,7 +189,7 @@ class _Subagent(Runnable[Input, Output]):
 
 
 def _tool(child: BaseTool, begin: Callable[[], SubagentScope]) -> BaseTool:
-    """Copy a tool, such that the body of each call is a run of the sub-agent."""
+    """Copy a tool; the function of each call of the copy runs as the sub-agent."""
     if isinstance(child, GuardedTool):
         message = (
             f"tool {child.name} is guarded, and its guard would then act as the sub-agent: wrap "
@@ -198,40 +199,40 @@ def _tool(child: BaseTool, begin: Callable[[], SubagentScope]) -> BaseTool:
         raise ConfigError(message, code="tool.guarded")
     refuse_replaced_methods(child)
     slots = {name: child.__dict__[name] for name in SLOTS if callable(child.__dict__.get(name))}
-    wrapped = {name: _within(function, child.name, begin) for name, function in slots.items()}
+    wrapped = {name: _in_scope(function, child.name, begin) for name, function in slots.items()}
     copied = child.model_copy(update=wrapped)
     kind = type(child)
     methods = {name: getattr(kind, name) for name in METHODS}
-    own = {name: _within(m, child.name, begin) for name, m in methods.items() if not _is_stock(m)}
+    own = {name: _in_scope(m, child.name, begin) for name, m in methods.items() if not _is_stock(m)}
     object.__setattr__(copied, "__class__", _subclass(kind, SubagentTool, **own))
     return copied
 
 
 def _is_stock(method: Callable[..., Any]) -> bool:
-    """Whether it is LangChain's, which calls what stands in the slots, or the other method."""
+    """Whether a method is LangChain's, which only calls the slots, or the other method."""
     return method.__module__.startswith("langchain_core.")
 
 
-def _within(
+def _in_scope(
     function: Callable[..., Any], tool: str, begin: Callable[[], SubagentScope]
 ) -> Callable[..., Any]:
-    """Return ``function`` as one that runs as the sub-agent, and looks as it did."""
-    within: Any
+    """Return ``function`` as one that runs as the sub-agent, with the same signature."""
+    wrapper: Any
     if inspect.iscoroutinefunction(function):
 
-        async def within(*args: Any, **kwargs: Any) -> Any:
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
             with begin().entered():
                 return await function(*args, **kwargs)
     else:
 
-        def within(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             with begin().entered():
                 return function(*args, **kwargs)
 
     entrance = Entrance.of(function, tool, framework="callbacks")
-    within.__signature__ = entrance.signature
-    within.__annotations__ = dict(entrance.annotations)
-    within.__module__, _, within.__qualname__ = origin_of(function).partition(":")
-    within.__name__ = getattr(function, "__name__", within.__name__)
-    within.__doc__ = getattr(function, "__doc__", None)
-    return within  # type: ignore[no-any-return]
+    wrapper.__signature__ = entrance.signature
+    wrapper.__annotations__ = dict(entrance.annotations)
+    wrapper.__module__, _, wrapper.__qualname__ = origin_of(function).partition(":")
+    wrapper.__name__ = getattr(function, "__name__", wrapper.__name__)
+    wrapper.__doc__ = getattr(function, "__doc__", None)
+    return wrapper  # type: ignore[no-any-return]

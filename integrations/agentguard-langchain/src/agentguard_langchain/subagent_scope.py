@@ -1,9 +1,8 @@
-"""The scope of a sub-agent: while the sub-agent runs, no more than this scope is in force.
+"""``SubagentScope``: while a sub-agent runs, no more than its scope is in force.
 
-The core's ``delegation/context.py`` says what is in force where, ``subagent.py`` what is wrapped
-so. A stream runs in a context of its own, copied where the stream begins (the core's
-``adapters.stream_within``). Whoever asks for its items neither gets the sub-agent's scope nor
-lends the sub-agent his own.
+What ``guard_subagent`` wraps stands in ``subagent.py``. A stream runs in a context of its own,
+copied where the stream begins: code that asks for the items neither gets the sub-agent's scope nor
+changes the delegation of the sub-agent.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ class SubagentScope(Narrowing):
 
     @property
     def delegation(self) -> object:
-        """What is in force: of what its agent is ``under``, or else of what is around it."""
+        """The narrowed delegation: the agent's own (``under``), or else the one in force around."""
         own = self.agent.delegation
         return super().delegation if own is None else self.lessened(own)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Let it last as long as a block."""
+        """Put the scope in force within the block."""
         self.begin()
         try:
             with subagent(self.agent):
@@ -48,11 +47,11 @@ class SubagentScope(Narrowing):
             self.end()
 
     def stream(self, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
-        """Begin it now, in a context of its own; there ``start`` is called, and its items made."""
+        """Begin the scope now, in a context of its own, in which ``start`` makes the items."""
         return stream_within(self, start)
 
     def astream(self, start: Callable[[], AsyncIterator[Item]]) -> AsyncIterator[Item]:
-        """Begin it now; the async twin of ``stream``."""
+        """Begin the scope now; the async twin of ``stream``."""
         return astream_within(self, start)
 
 

@@ -1,9 +1,9 @@
-"""Code of a schema's author that runs while arguments are validated, and what it can reach.
+"""Detects validators of a schema's author that could change fields which pydantic counts as unset.
 
 Pydantic notes which fields were supplied (``model_fields_set``). A validator that sees a whole
-object can put a value into a field past that, by ``self.__dict__``, ``object.__setattr__`` or the
-``info.data`` of its neighbours: then a value looks as if a default factory had made it. Nothing
-here runs any of that code. What follows for a call's bytes stands in ``factories.py``.
+object can set a field without that note, by ``self.__dict__``, ``object.__setattr__`` or
+``info.data``: the value then looks as if a default factory had made it. Nothing here runs the
+author's code. What such a validator means for a call's bytes stands in ``factories.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 
 
 class _Private(BaseModel):
-    """Shows what pydantic itself runs after the validation of a model with private attributes."""
+    """Shows the function that pydantic runs after a model with private attributes is validated."""
 
     _attribute: int = PrivateAttr(default=0)
 
@@ -33,28 +33,28 @@ _NO_OBJECTS: Final = frozenset(
         *("lax-or-strict", "json-or-python", "chain"),
     }
 )
-"""Core schemas of values that have no fields, as long as what they are made of has none."""
+"""Core schemas of values without fields, if their parts have no fields either."""
 
 _NO_SCHEMA: Final = frozenset(
     {"metadata", "serialization", "default", "expected", "config", "function"}
 )
-"""Members of pydantic's core schemas that hold anything but schemas."""
+"""Members of pydantic's core schemas that hold no schemas."""
 
 
 def parts(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what may hold schemas in a core schema, or in a mapping of fields to such."""
+    """Yield the members that may hold schemas, of a core schema or of a mapping of fields."""
     is_schema = isinstance(node.get("type"), str)  # a field may have any name, "default" as well
     yield from ((k, v) for k, v in node.items() if not (is_schema and k in _NO_SCHEMA))
 
 
 @functools.lru_cache(maxsize=1024)
 def may_fill_in(kind: type) -> bool:
-    """Whether code of the author's sees objects of this class, or the fields of one, as a whole.
+    """Whether code of the author's sees an object of this class, or all of its fields.
 
-    ``kind`` is a model or a dataclass. Code of the classes that it holds is theirs.
+    ``kind`` is a model or a dataclass. The classes of its fields are not looked at.
     """
     if issubclass(kind, BaseModelV1):
-        # those of a field get the values of the others
+        # the validator of a field gets the values of the other fields
         validates = kind.__validators__ or kind.__post_root_validators__
         return bool(validates) or not _is_pydantics(kind, "__init__")
     if issubclass(kind, BaseModel):
@@ -72,33 +72,33 @@ def _is_pydantics(kind: type, name: str) -> bool:
 
 
 def _sees_objects(kind: type, node: object) -> bool:
-    """Find, in a class's core schema, a function that gets an object or its neighbours."""
+    """Whether a core schema has a function of the author's that gets an object or its fields."""
     if isinstance(node, list | tuple):
         return any(_sees_objects(kind, item) for item in node)
     if not isinstance(node, Mapping):
         return False
-    other = node.get("type") in ("model", "dataclass") and node["cls"] is not kind
-    if other and hasattr(node["cls"], "__pydantic_core_schema__"):
-        return False  # it is looked at where one is met
+    is_other_class = node.get("type") in ("model", "dataclass") and node["cls"] is not kind
+    if is_other_class and hasattr(node["cls"], "__pydantic_core_schema__"):
+        return False  # another class is checked with its own objects
     if _is_authors(node) and _gets_objects(node):
         return True
     return any(_sees_objects(kind, item) for _name, item in parts(node))
 
 
 def _is_authors(node: Mapping[str, Any]) -> bool:
-    """Whether this is the schema of a function that is not pydantic's own."""
+    """Whether this is the schema of a function that the author of the model wrote."""
     if not str(node.get("type")).startswith("function-"):
         return False
     module = str(getattr(node["function"]["function"], "__module__", None))
-    # its shims for validators in the style of its first version run the author's
+    # pydantic's shims for validators in the style of version 1 run the author's code
     return module.partition(".")[0] != "pydantic" or module.endswith("._decorators_v1")
 
 
 def _gets_objects(node: Mapping[str, Any]) -> bool:
     if node["function"]["type"] != "no-info":
-        return True  # info.data are the fields of the object that is being made
+        return True  # info.data has the fields of the object that is being made
     if node["type"] == "function-before":
-        return False  # it gets the raw input, and what it puts in there is supplied
+        return False  # it gets the raw input: what it adds counts as supplied
     return node["type"] == "function-plain" or not _has_no_objects(node["schema"])
 
 
@@ -108,5 +108,7 @@ def _has_no_objects(node: object) -> bool:
     if not isinstance(node, Mapping):
         return True
     kind = str(node.get("type"))
-    plain = kind in _NO_OBJECTS or (kind.startswith("function-") and kind != "function-plain")
-    return plain and all(_has_no_objects(item) for _name, item in parts(node))
+    has_no_fields = kind in _NO_OBJECTS or (
+        kind.startswith("function-") and kind != "function-plain"
+    )
+    return has_no_fields and all(_has_no_objects(item) for _name, item in parts(node))
