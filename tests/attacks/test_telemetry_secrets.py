@@ -106,7 +106,7 @@ def _work(guard: Guard, agent, bob):
             push_spec,
             Arguments.of({"branch": "fix", "secret": SECRETS["refused"], "repo": "r"}),
             CallSite("call_1"),
-            refusal=Decision.refused(SECRETS["refused"], code="approval.rejected"),
+            refusal=Decision.refusal(SECRETS["refused"], code="approval.rejected"),
         )
         with suppress(Denied):
             adapters.run(agent, refused, lambda: None)
@@ -144,7 +144,7 @@ def test_the_reason_code_of_what_ends_it_is(spans):
     with Guard.ephemeral(answer) as guard:
         agent = guard.new_agent("coder")
         with pytest.raises(Denied), adapters.agent_span(agent):
-            raise Denied(Decision.refused(SECRETS["reason"], code="policy.denied"))
+            raise Denied(Decision.refusal(SECRETS["reason"], code="policy.denied"))
     assert SECRETS["reason"] not in exported(spans)
     span = spans.one("invoke_agent coder")
     assert span.attributes["error.type"] == span.status.description == "policy.denied"

@@ -37,12 +37,12 @@ REQUEST = ApprovalRequest(
 
 def test_reasons_are_cut_to_what_an_entry_takes_and_a_replay_sees_the_same():
     decision = Decision.deny(*(f"\ud800{number}" + "x" * MAX_REASON for number in range(20)))
-    cut = decision.cut()
+    cut = decision.shortened()
     kept = "x" * (MAX_REASON - 2)
     assert cut.reasons[0] == f"\\ud8000{kept}"
     assert len(cut.reasons) == MAX_REASONS
     assert Answer.of(decision).reasons == cut.reasons
-    assert Decision.deny("no").cut() == Decision.deny("no")
+    assert Decision.deny("no").shortened() == Decision.deny("no")
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ FORGED = [
     Decision("deny", "storage.failed", ("the log can't be written",)),
     Decision("deny", "budget.exceeded", ("too much",)),
     Decision("deny", "", ("too much",)),
-    Decision.refused("not mine to say", code="clock.skew"),
-    Decision.failed("facts.failed", "not mine to say", ValueError()),
+    Decision.refusal("not mine to say", code="clock.skew"),
+    Decision.failure("facts.failed", "not mine to say", ValueError()),
     Decision("approval", "approval.granted", (), (REQUIREMENT,)),
 ]
 CONDITIONAL = [

@@ -136,7 +136,7 @@ def test_only_what_denies_can_refuse_a_call():
     """An adapter that hands over another would have the call run, and no policy asked."""
     bound = Arguments.of({})
     site = CallSite("call-1")
-    refusing = Decision.refused("a person said no", code="approval.rejected")
+    refusing = Decision.refusal("a person said no", code="approval.rejected")
     assert Invocation(TOOL, bound, site, refusal=refusing).refusal is refusing
     for other in (Decision.allow(), Decision.require_approval()):
         with pytest.raises(ValueError, match=f"outcome '{other.outcome}' is none"):

@@ -909,7 +909,7 @@ def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, native, s
     [("approval.altered", True), ("approval.expired", True), ("approval.rejected", False)],
 )
 def test_a_model_is_told_whether_the_same_call_may_be_made_again(code, again):
-    failure = denied("pay", Decision.refused("why", code=code))
+    failure = denied("pay", Decision.refusal("why", code=code))
     assert failure.retryable is again
     assert ("Do not retry" in failure.message) is not again
 

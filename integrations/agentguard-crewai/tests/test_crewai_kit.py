@@ -47,7 +47,7 @@ class _Kit(AdapterTests):
 def _raised(failure: ToolFailure) -> Exception:
     if failure.reason is ToolFailureReason.EXCEPTION:
         return {"FileNotFoundError": FileNotFoundError}[failure.code or ""](failure.message)
-    return Denied(Decision.refused(failure.details["reason"], code=failure.code))
+    return Denied(Decision.refusal(failure.details["reason"], code=failure.code))
 
 
 class TestTool(_Kit):

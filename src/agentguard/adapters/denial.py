@@ -13,7 +13,7 @@ def denial_text(
     ``may_call_again`` leaves out that repeating the call will not help. ``shows_code`` puts the
     reason code behind the reason, for a framework that has no place of its own for the code.
     """
-    reason = f"{decision.told_reason} [{decision.code}]" if shows_code else decision.told_reason
+    reason = f"{decision.model_reason} [{decision.code}]" if shows_code else decision.model_reason
     if may_call_again:
         return f"Not now: {tool} was not run. Reason: {reason}."
     again = " again" if decision.code in MAY_HAVE_RUN else ""

@@ -118,7 +118,7 @@ class Decision:
         return "; ".join(self.reasons)
 
     @property
-    def told_reason(self) -> str:
+    def model_reason(self) -> str:
         """The reason for a model to read, which is never empty; some policies give none."""
         return self.reason or "the policy does not allow it"
 
@@ -133,12 +133,12 @@ class Decision:
         return cls("deny", "policy.denied", reasons)
 
     @classmethod
-    def refused(cls, reason: str, *, code: str) -> Decision:
+    def refusal(cls, reason: str, *, code: str) -> Decision:
         """Return agentguard's own decision that the call must not run; no policy returns this."""
         return cls("deny", code, (reason,))
 
     @classmethod
-    def observed(cls, decision: Decision) -> Decision:
+    def observation(cls, decision: Decision) -> Decision:
         """Return the allow of observe mode, whose reason quotes the policy's ``decision``."""
         code = f" [{decision.code}]" if decision.code else ""
         reason = f"the policy is only observed; it says {decision.outcome}{code}"
@@ -146,15 +146,15 @@ class Decision:
         return cls("allow", reasons=reasons, redactions=decision.redactions)
 
     @classmethod
-    def failed(cls, code: str, what: str, error: Exception) -> Decision:
+    def failure(cls, code: str, what: str, error: Exception) -> Decision:
         """Return a refusal after an error, and log the error, which may hold secrets.
 
         A model reads the reason and the log keeps it, so the reason names the error's type alone.
         """
         _LOGGER.error("%s: the call is denied (%s)", what, code, exc_info=error)
-        return cls.refused(f"{what} ({type(error).__name__})", code=code)
+        return cls.refusal(f"{what} ({type(error).__name__})", code=code)
 
-    def cut(self) -> Decision:
+    def shortened(self) -> Decision:
         """Return the decision with at most ``MAX_REASONS`` reasons of ``MAX_REASON`` characters."""
         if not self.reasons:
             return self

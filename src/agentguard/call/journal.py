@@ -76,19 +76,19 @@ class JournalEntry(NamedTuple):
                 f"an earlier attempt of this call ({self.invocation_id}) has begun, and nobody "
                 "knows whether it ran: find out, and say so with agentguard audit resolve"
             )
-            return Decision.refused(reason, code="journal.in_doubt")
+            return Decision.refusal(reason, code="journal.in_doubt")
         if self.state == "unknown":
             reason = (
                 f"an earlier attempt of this call ({self.invocation_id}) was cut short, and nobody "
                 "knows whether it ran: find out, and make it as a new call if it did not"
             )
-            return Decision.refused(reason, code="journal.cut_short")
+            return Decision.refusal(reason, code="journal.cut_short")
         if self.state == "unreplayable" or self.result is None:
             reason = (
                 f"this call has run already ({self.invocation_id}), and its result can't be given "
                 "again: go on without it"
             )
-            return Decision.refused(reason, code="journal.unreplayable")
+            return Decision.refusal(reason, code="journal.unreplayable")
         return None
 
     def unapproved(self) -> Decision | None:
@@ -100,7 +100,7 @@ class JournalEntry(NamedTuple):
             "observed, and nobody had approved it: go on without its result, or make it as a new "
             "call, which asks for the approval and runs once more"
         )
-        return Decision.refused(reason, code="journal.observed")
+        return Decision.refusal(reason, code="journal.observed")
 
     def dumps(self) -> bytes:
         """Encode the entry in canonical JSON; ``enforced`` is a member only where it is False."""

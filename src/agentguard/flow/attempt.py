@@ -85,9 +85,9 @@ class Attempt:
             self.journal_entry = yield Do(store.read, key)
             self.journal_name = store.name(key)
         except AgentguardError as error:
-            refusal = Decision.refused(str(error), code=error.code)
+            refusal = Decision.refusal(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
-            refusal = Decision.failed("storage.failed", "the journal can't be read", error)
+            refusal = Decision.failure("storage.failed", "the journal can't be read", error)
         else:
             self.journal_key = key
             return
@@ -117,11 +117,11 @@ class Attempt:
             if (yield Do(store.begin, self.journal_key, self.invocation_id)):
                 return None
             reason = "another attempt of this very call has begun: see what became of it"
-            return Decision.refused(reason, code="journal.in_doubt")
+            return Decision.refusal(reason, code="journal.in_doubt")
         except AgentguardError as error:
-            return Decision.refused(str(error), code=error.code)
+            return Decision.refusal(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
-            return Decision.failed("storage.failed", "the journal can't be written", error)
+            return Decision.failure("storage.failed", "the journal can't be written", error)
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
         if limits and not (yield Do(line.revocations.consume, limits)):
             most = min(most for _jti, most in limits)
             reason = f"the delegation allows {most} calls, and all of them are made"
-            return ruling.refused(Decision.refused(reason, code="calls.exceeded"))
+            return ruling.refused(Decision.refusal(reason, code="calls.exceeded"))
         if not answers:
             return ruling
         attempt.spends_approvals = True
@@ -50,7 +50,7 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
             return ruling
         attempt.spends_approvals = False
         reason = "the approval was used already: one approval lets one call run once"
-        refusal = Decision.refused(reason, code="approval.consumed")
+        refusal = Decision.refusal(reason, code="approval.consumed")
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
         refusal = yield from give_up(attempt, _uncounted(error))
     return ruling.refused(refusal)
@@ -68,7 +68,7 @@ def confirm(attempt: Attempt) -> Generator[Effect, Any, Decision | None]:
         return None
     try:
         code: str | None = yield Do(_excess, prepared.line, limits, request)
-        return Decision.refused(_OVERTAKEN[code], code=code) if code is not None else None
+        return Decision.refusal(_OVERTAKEN[code], code=code) if code is not None else None
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
         return _uncounted(error)
 
@@ -87,8 +87,8 @@ def _excess(
 def _uncounted(error: Exception) -> Decision:
     """Refuse a call of which nobody knows whether it may be made."""
     if isinstance(error, AgentguardError):
-        return Decision.refused(str(error), code=error.code)
-    return Decision.failed("storage.failed", "the calls can't be counted", error)
+        return Decision.refusal(str(error), code=error.code)
+    return Decision.failure("storage.failed", "the calls can't be counted", error)
 
 
 def give_up(attempt: Attempt, refusal: Decision) -> Generator[Effect, Any, Decision]:

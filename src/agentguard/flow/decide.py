@@ -88,9 +88,9 @@ def rule(
                 return result
             pending = result
     except AgentguardError as error:
-        return _refused(ruling, Decision.refused(str(error), code=error.code))
+        return _refused(ruling, Decision.refusal(str(error), code=error.code))
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
-        failed = Decision.failed("storage.failed", "approvals can't be read or written", error)
+        failed = Decision.failure("storage.failed", "approvals can't be read or written", error)
         return _refused(ruling, failed)
     prepared.listener.waits(pending.request)
     nested_calls.asks(prepared.predicate["call_site"], pending.request)
@@ -144,15 +144,15 @@ def _policy_ruling(
             approval=approval,
         )
     except AgentguardError as error:
-        return Ruling(Decision.refused(str(error), code=error.code))
+        return Ruling(Decision.refusal(str(error), code=error.code))
     try:
         answer = yield Evaluate(prepared.line.engine, document)
         evaluation = policy.evaluation_of(answer)
         return Ruling(policy.decide(answer), document, evaluation=evaluation)
     except AgentguardError as error:
-        return Ruling(Decision.refused(str(error), code=error.code), document)
+        return Ruling(Decision.refusal(str(error), code=error.code), document)
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
-        failed = Decision.failed("policy.error", "the policy engine failed", error)
+        failed = Decision.failure("policy.error", "the policy engine failed", error)
         return Ruling(failed, document)
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
         return Ruling(interrupted(error), document, interrupt=error)
@@ -248,7 +248,7 @@ def _judge_answers(
         return ruling
     lacking = missing_approvals(ruling.decision.requirements, answers, requesters=requesters)
     if lacking is not None:
-        refusal = Decision.refused(lacking, code="approval.insufficient")
+        refusal = Decision.refusal(lacking, code="approval.insufficient")
         return _refused(ruling, refusal, answers)
     allowed = replace(
         Decision.allow(),
@@ -258,11 +258,11 @@ def _judge_answers(
     return Ruling(allowed, ruling.document, answers, evaluation=ruling.evaluation)
 
 
-_EXPIRED: Final = Decision.refused(
+_EXPIRED: Final = Decision.refusal(
     "the time in which the call could be approved and run is over: make the call again to ask anew",
     code="approval.expired",
 )
-_ALTERED: Final = Decision.refused(
+_ALTERED: Final = Decision.refusal(
     "the request for an approval of this call was changed where it lies, and is not the one in the "
     "log: make the call again to ask anew",
     code="approval.altered",
@@ -275,7 +275,7 @@ def _refusal(
     """Return why no answer to the request can let the call run any more, None where one can."""
     if request.trust_domain != prepared.line.trust_domain:
         reason = f"the approval was asked for in another trust domain, {request.trust_domain}"
-        return Decision.refused(reason, code="approval.mismatch")
+        return Decision.refusal(reason, code="approval.mismatch")
     mismatch = _mismatch(prepared, request)
     if mismatch is not None:
         return mismatch
@@ -284,7 +284,7 @@ def _refusal(
     for answer in _rejections(answers):
         note = f": {answer.approval.note}" if answer.approval.note else ""
         reason = f"{answer.approval.approver} has rejected this call{note}"
-        return Decision.refused(reason, code="approval.rejected")
+        return Decision.refusal(reason, code="approval.rejected")
     return None
 
 
@@ -306,16 +306,16 @@ def _mismatch(prepared: PreparedCall, request: ApprovalRequest) -> Decision | No
         if shown == (tool.name, tool.description, unbound):
             return None
         reason = "the request names or describes the tool otherwise than it is: it was changed"
-        return Decision.refused(reason, code="approval.mismatch")
+        return Decision.refusal(reason, code="approval.mismatch")
     if (authority.principal, tuple(authority.actors)) != (request.principal, request.actors):
         reason = "the approval was asked for another principal, or for other agents in the chain"
-        return Decision.refused(reason, code="delegation.mismatch")
+        return Decision.refusal(reason, code="delegation.mismatch")
     if predicate["tool"]["digest"] != request.tool_digest:
         what = "the tool's name, description or schema has"
     else:
         what = "the arguments, the resource or the task have"
     reason = f"{what} changed since the approval was asked for: make the call as a new one"
-    return Decision.refused(reason, code="approval.mismatch")
+    return Decision.refusal(reason, code="approval.mismatch")
 
 
 def _verified_answers(prepared: PreparedCall, stored: StoredRequest) -> tuple[Answer, ...]:

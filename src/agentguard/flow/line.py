@@ -71,7 +71,7 @@ def evaluate(
     ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)
     if ruling.interrupt is not None:
         raise ruling.interrupt
-    return ruling.decision if ruling.enforced else Decision.observed(ruling.decision)
+    return ruling.decision if ruling.enforced else Decision.observation(ruling.decision)
 
 
 def guarded_call(  # noqa: PLR0913  what an adapter says of a call
@@ -135,7 +135,7 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     envelope, unsigned = _sign(attempt.prepared)  # 4
     attempt.invocation_sha256 = sha256_hex(envelope.payload)
     ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)  # 5, 6
-    ruling = ruling._replace(decision=ruling.decision.cut())
+    ruling = ruling._replace(decision=ruling.decision.shortened())
     if unsigned is not None:
         ruling = ruling.refused(unsigned)
     if ruling.runs and attempt.journal_entry is not None:
@@ -166,7 +166,7 @@ def _sign(prepared: PreparedCall) -> tuple[Envelope, Decision | None]:
     try:
         return dsse.seal(payload, actor.signer), None
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
-        failed = Decision.failed("signature.failed", "the call can't be signed", error)
+        failed = Decision.failure("signature.failed", "the call can't be signed", error)
         return dsse.unsigned(payload), failed
 
 
@@ -184,7 +184,7 @@ def _authorization(
     try:
         return records.authorization(prepared, envelope, ruling, redactions, **names), ruling
     except EncodeError as error:  # the policy asks for more than an entry can hold
-        refusal = Decision.refused(str(error), code="policy.malformed")
+        refusal = Decision.refusal(str(error), code="policy.malformed")
         refusal = yield from give_up(attempt, refusal)
         ruling = ruling._replace(decision=refusal)
         return records.authorization(prepared, envelope, ruling, redactions, **names), ruling
@@ -197,10 +197,10 @@ def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect
     except AgentguardError as error:
         if runs and error.code == "storage.unknown":
             yield from attempt.close(endings.UNRECORDED, error=error)
-        refusal = Decision.refused(str(error), code=error.code)
+        refusal = Decision.refusal(str(error), code=error.code)
         raise Denied((yield from give_up(attempt, refusal))) from error
     except Exception as error:
-        refusal = Decision.failed("storage.failed", "the log can't be written", error)
+        refusal = Decision.failure("storage.failed", "the log can't be written", error)
         raise Denied((yield from give_up(attempt, refusal))) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run

@@ -169,7 +169,7 @@ def _pin_refusal(tool: ToolSpec) -> Decision | None:
         f"the tool {tool.name} {tool.pin_mismatch}: find out what has changed; if it is meant to, "
         "pin the new value in agentguard.toml"
     )
-    return Decision.refused(reason, code="tool.changed")
+    return Decision.refusal(reason, code="tool.changed")
 
 
 def _bind(
@@ -177,12 +177,12 @@ def _bind(
 ) -> tuple[Arguments | Decision, str | None, Decision | None]:
     arguments = invocation.arguments
     if isinstance(arguments, ArgumentsError):
-        unbound = Decision.refused(str(arguments), code=arguments.code)
+        unbound = Decision.refusal(str(arguments), code=arguments.code)
         return unbound, None, refusal or unbound
     try:
         return arguments, invocation.tool.resource_of(arguments.values), refusal
     except ArgumentsError as error:
-        return arguments, None, refusal or Decision.refused(str(error), code=error.code)
+        return arguments, None, refusal or Decision.refusal(str(error), code=error.code)
 
 
 def effective_time(line: Line) -> tuple[datetime, Decision | None]:
@@ -194,10 +194,10 @@ def effective_time(line: Line) -> tuple[datetime, Decision | None]:
             return now, None
         lag = last - now
     except Exception as error:  # noqa: BLE001  the clock is a port: any failure of it denies
-        return last, Decision.failed("clock.failed", "the clock can't be read", error)
+        return last, Decision.failure("clock.failed", "the clock can't be read", error)
     if lag > MAX_CLOCK_LAG:
         reason = f"the clock stands {lag.total_seconds():.0f} s behind the newest entry of the log"
-        return last, Decision.refused(reason, code="clock.skew")
+        return last, Decision.refusal(reason, code="clock.skew")
     return last, None
 
 
@@ -205,10 +205,10 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
     try:
         drawn = bytes(line.entropy(SALT_SIZE + ID_SIZE))
     except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
-        failed = Decision.failed("entropy.failed", "no random bytes can be had", error)
+        failed = Decision.failure("entropy.failed", "no random bytes can be had", error)
         return b"", None, refusal or failed
     if len(drawn) != SALT_SIZE + ID_SIZE:
-        failed = Decision.refused("too few random bytes can be had", code="entropy.failed")
+        failed = Decision.refusal("too few random bytes can be had", code="entropy.failed")
         return b"", None, refusal or failed
     return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
 
@@ -217,9 +217,9 @@ def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | Non
     try:
         yield Do(actor.renew, now)
     except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code)
+        return Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        return Decision.failed("credential.failed", "no credential can be had", error)
+        return Decision.failure("credential.failed", "no credential can be had", error)
     return None
 
 
@@ -235,15 +235,15 @@ def _authority(
             "inside guard.delegate(...), or with agent.under(delegation); for an agent that acts "
             'by itself, say authority = "own" in its configuration'
         )
-        return actor.alone, Decision.refused(reason, code="delegation.missing")
+        return actor.alone, Decision.refusal(reason, code="delegation.missing")
     try:
         authority = delegation_source.authority(now)
         if authority is None:
             authority = yield Do(delegation_source.derive, now)
     except AgentguardError as error:
-        return actor.alone, Decision.refused(str(error), code=error.code)
+        return actor.alone, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        failed = Decision.failed("delegation.failed", "the delegation can't be used", error)
+        failed = Decision.failure("delegation.failed", "the delegation can't be used", error)
         return actor.alone, failed
     return authority, None
 
@@ -255,18 +255,18 @@ def _require(
     try:
         refused = line.revocations.refusal(authority.names)
     except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code)
+        return Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  revocations that can't be read deny
-        return Decision.failed("storage.failed", "the revocations can't be read", error)
+        return Decision.failure("storage.failed", "the revocations can't be read", error)
     if refused is not None:
         code, reason = refused
-        return Decision.refused(reason, code=code)
+        return Decision.refusal(reason, code=code)
     missing = authority.lacks(requires)
     if missing:
         whose = f"agent {actor.name}"
         if authority.chain_sha256 is not None:
             whose += f", acting for {authority.principal},"
-        return Decision.refused(
+        return Decision.refusal(
             f"{whose} lacks the scope {' '.join(missing)}", code="scope.exceeded"
         )
     return None
@@ -280,11 +280,11 @@ def _site(
     try:
         if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
             reason = f"the task's id takes more than {MAX_TASK_ID} bytes"
-            return None, None, refusal or Decision.refused(reason, code="site.unencodable")
+            return None, None, refusal or Decision.refusal(reason, code="site.unencodable")
         return invocation.site.digest(actor.name), task_id, refusal
     except (AgentguardError, UnicodeError):
         reason = "a name of the call's thread, turn or task holds text that can't be written down"
-        return None, None, refusal or Decision.refused(reason, code="site.unencodable")
+        return None, None, refusal or Decision.refusal(reason, code="site.unencodable")
 
 
 def _request_key(
@@ -320,9 +320,9 @@ def _stored_request(
     try:
         return ((yield Do(line.approvals.recall, key)) if line.approvals.has(key) else None), None
     except AgentguardError as error:
-        return None, Decision.refused(str(error), code=error.code)
+        return None, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
-        failed = Decision.failed("storage.failed", "approvals can't be read", error)
+        failed = Decision.failure("storage.failed", "approvals can't be read", error)
         return None, failed
 
 
@@ -348,15 +348,15 @@ def _facts(
         if isinstance(facts, Mapping):
             return dict(facts), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
-        failed = Decision.failed("facts.failed", "the look-up of facts failed", error)
+        failed = Decision.failure("facts.failed", "the look-up of facts failed", error)
         return {}, failed, None
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
         return {}, interrupted(error), error
     reason = f"the look-up of facts returned a {type(facts).__name__}, not a mapping"
-    return {}, Decision.refused(reason, code="facts.invalid"), None
+    return {}, Decision.refusal(reason, code="facts.invalid"), None
 
 
 def interrupted(error: BaseException) -> Decision:
     """Refuse a call that was interrupted (cancelled, Ctrl-C, sys.exit) before the decision."""
     reason = f"the call was interrupted before it was decided ({type(error).__name__})"
-    return Decision.refused(reason, code="call.interrupted")
+    return Decision.refusal(reason, code="call.interrupted")

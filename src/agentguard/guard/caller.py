@@ -181,14 +181,14 @@ def unless_changed(invocation: Invocation, function: Callable[[], R]) -> Callabl
     def run() -> R:
         if not invocation.is_unchanged():
             reason = "the arguments were changed while the call was being decided"
-            raise NotRun(Decision.refused(reason, code="arguments.changed"))
+            raise NotRun(Decision.refusal(reason, code="arguments.changed"))
         return function()
 
     return run
 
 
 def _denied(error: AgentguardError) -> Denied:
-    return Denied(Decision.refused(str(error), code=error.code))
+    return Denied(Decision.refusal(str(error), code=error.code))
 
 
 def _no_tool() -> Never:

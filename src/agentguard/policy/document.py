@@ -111,7 +111,7 @@ def decide(answer: object) -> Decision:
     if isinstance(answer, Evaluated):
         answer = answer.document
     if answer is UNDEFINED:
-        return Decision.refused("the policy's query is undefined", code="policy.undefined")
+        return Decision.refusal("the policy's query is undefined", code="policy.undefined")
     if not isinstance(answer, Mapping):
         return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
     redactions, unmet = _obligations(answer.get("obligations", []))
@@ -170,7 +170,7 @@ def _obligations(value: JSON) -> tuple[tuple[Redaction, ...], Decision | None]:
                     unmet = _malformed(str(error))
             case _:
                 reason = "the policy asks for an obligation that this guard can't meet"
-                unmet = unmet or Decision.refused(reason, code="obligation.unknown")
+                unmet = unmet or Decision.refusal(reason, code="obligation.unknown")
     return (*redactions, *(_ALL_ARGUMENTS if unmet is not None else ())), unmet
 
 
@@ -213,4 +213,4 @@ def _names(value: JSON) -> tuple[str, ...] | None:
 
 
 def _malformed(problem: str) -> Decision:
-    return Decision.refused(problem, code="policy.malformed")
+    return Decision.refusal(problem, code="policy.malformed")

@@ -247,7 +247,7 @@ class Call:
         decision = for_crews(
             error.decision
             if isinstance(error, Denied)
-            else Decision.refused(str(error), code=error.code)
+            else Decision.refusal(str(error), code=error.code)
         )
         if error.code in _MISTAKES:
             told = self.invocation.tool.name, decision.reason, decision.code

@@ -34,7 +34,7 @@ _INSTEAD: Final = {
 def for_crews(decision: Decision) -> Decision:
     """Return the same refusal, with a reason that says what a crew's user does about it."""
     reason = _INSTEAD.get(decision.code)
-    return decision if reason is None else Decision.refused(reason, code=decision.code)
+    return decision if reason is None else Decision.refusal(reason, code=decision.code)
 
 
 def denied(tool: str, decision: Decision) -> ToolFailure:
@@ -45,7 +45,7 @@ def denied(tool: str, decision: Decision) -> ToolFailure:
         message=message,
         code=decision.code,
         retryable=may_call_again,
-        details={"reason": decision.told_reason},
+        details={"reason": decision.model_reason},
     )
 
 

@@ -150,7 +150,7 @@ class Gate:
             if coworker is not None:
                 adapters.require_delegator(coworker.agent, agent)
         except AgentguardError as error:
-            refusal = Decision.refused(str(error), code=error.code)
+            refusal = Decision.refusal(str(error), code=error.code)
             invocation = replace(invocation, refusal=refusal)
         return Call(body, invocation, run, place, self._identity, coworker)
 

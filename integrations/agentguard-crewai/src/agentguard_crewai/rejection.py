@@ -27,10 +27,10 @@ def recalled(agent: Agent, place: Place) -> Decision | None:
     try:
         reason = run_store(agent).read(_name(agent, place))
     except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code)
+        return Decision.refusal(str(error), code=error.code)
     if reason is None:
         return None
-    return Decision.refused(reason.decode(), code="approval.rejected")
+    return Decision.refusal(reason.decode(), code="approval.rejected")
 
 
 def _name(agent: Agent, place: Place) -> str:

@@ -100,13 +100,13 @@ class Enforcement(NamedTuple):
         call_id = call["id"] or ""
         if turn is not None and turn.is_ambiguous(call["id"]):
             reason = f"two calls of one message have the id {call_id}: none of them is made"
-            return Decision.refused(reason, code="call.duplicate")
+            return Decision.refusal(reason, code="call.duplicate")
         rejection = pending_turn.refusal(call_id)
         if rejection is not None:
             return rejection
         if turn is not None and not self.parallel_subagents and _follows_subagent(turn, request):
             reason = "sub-agents work one at a time here; call it again when the other is done"
-            return Decision.refused(reason, code="subagent.parallel")
+            return Decision.refusal(reason, code="subagent.parallel")
         return None
 
 

@@ -134,14 +134,14 @@ def cache_refusal(
             f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "
             "version of LangGraph is not known; install one that agentguard-langchain names"
         )
-        return Decision.refused(reason, code="node.cached")
+        return Decision.refusal(reason, code="node.cached")
     if node is None:
         return None
     reason = (
         f"the node {node} of the graph is cached, and would hand out this call's result to "
         "whoever comes next, undecided and unlogged: take the cache_policy off that node"
     )
-    return Decision.refused(reason, code="node.cached")
+    return Decision.refusal(reason, code="node.cached")
 
 
 def _cached_nodes(configurable: Mapping[str, Any]) -> Iterator[str]:

@@ -302,7 +302,7 @@ class GuardedCall:
             f"it needs an approval ({pending.request.reason}), and can't wait for one here, in one "
             "task with other calls; call it again, by itself"
         )
-        return Denied(Decision.refused(reason, code="approval.pending"))
+        return Denied(Decision.refusal(reason, code="approval.pending"))
 
     def _pause_in_doubt(self, denied: Denied) -> bool:
         """Pause for a nested call that may have run already; return whether to try once more.

@@ -114,7 +114,7 @@ class PendingTurn:
     def refusal(self, call_id: str) -> Decision | None:
         """Return the refusal of a call that a person does not want; None for any other."""
         reason = self.refusals.get(call_id)
-        return None if reason is None else Decision.refused(reason, code="approval.rejected")
+        return None if reason is None else Decision.refusal(reason, code="approval.rejected")
 
     def edit(self, call_id: str, args: Mapping[str, Any]) -> None:
         """Put ``args`` in the place of the call's; raises ``TypeError`` for what is no JSON."""

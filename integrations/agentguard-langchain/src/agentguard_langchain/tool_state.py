@@ -105,7 +105,7 @@ def name_refusal(tool: Guarded) -> Decision | None:
         f"the tool {guarded_name} was named {tool.name} after it was guarded: guard the tool under "
         "the name that it is to have"
     )
-    return Decision.refused(reason, code="tool.changed")
+    return Decision.refusal(reason, code="tool.changed")
 
 
 def shape_of(tool: Guarded) -> Shape:

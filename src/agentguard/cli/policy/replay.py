@@ -71,7 +71,9 @@ class Answer:
     @classmethod
     def of(cls, decision: Decision) -> Answer:
         """Make it of a decision, its reasons cut as a guard writes them."""
-        return cls(decision.outcome, decision.code, decision.cut().reasons, decision.requirements)
+        return cls(
+            decision.outcome, decision.code, decision.shortened().reasons, decision.requirements
+        )
 
     @classmethod
     def recorded(cls, call: Authorization, parsed: Entry) -> Answer | None:
