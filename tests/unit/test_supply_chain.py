@@ -127,7 +127,6 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow("reads the grammar of addresses, and checks each component against the schema")
 def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(clone):
     made = run(clone / "scripts" / "sbom")
     assert (made.returncode, made.stderr) == (0, "")
