@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SOURCES = [
     ROOT / "integrations" / "agentguard-demo" / "src",
     ROOT / "integrations" / "agentguard-langchain" / "src",
 ]
+ADAPTER = Path("integrations", "agentguard-langchain", "src", "agentguard_langchain")
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 NOT_OURS = {".git", ".venv", ".uv", "uv.lock", "dist", "build"}
 PRIVATE_KEY = re.compile(rb"-{5}BEGIN [A-Z ]*PRIVATE KEY-{5}(\\n|\s)+[A-Za-z0-9+/=]{40,}")
@@ -47,7 +49,7 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
 def test_the_import_contracts_hold():
     result = lint_imports(ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Contracts: 3 kept, 0 broken." in result.stdout
+    assert "Contracts: 4 kept, 0 broken." in result.stdout
 
 
 def test_each_broken_contract_is_found(tmp_path):
@@ -64,17 +66,31 @@ def test_each_broken_contract_is_found(tmp_path):
     for module, statements in planted.items():
         with (tmp_path / "src" / "agentguard" / module).open("a", encoding="utf-8") as file:
             file.writelines(f"\n{statement}\n" for statement in statements)
+    with (tmp_path / ADAPTER / "scalars.py").open("a", encoding="utf-8") as file:
+        file.write("\nfrom agentguard.errors import EncodeError as Error\n")
     result = lint_imports(tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert "Contracts: 0 kept, 3 broken." in result.stdout
+    assert "Contracts: 0 kept, 4 broken." in result.stdout
     for found in (
         "- agentguard.errors -> agentguard.signing.keys",
         "- agentguard.stray\n",
         "- agentguard.signing.dsse -> secrets",
         "- agentguard.signing.dsse -> os",
         "- agentguard.storage -> langchain_core",
+        "- agentguard_langchain.scalars -> agentguard.errors",
     ):
         assert re.search(found.replace("- ", r"-\s+"), result.stdout), found
+
+
+def test_the_contract_of_adapters_forbids_all_else_of_the_core():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {one["id"]: one for one in project["tool"]["importlinter"]["contracts"]}
+    inner = {
+        path.stem for path in (ROOT / "src" / "agentguard").glob("[a-z]*") if path.stem != "py"
+    }
+    allowed = {"adapters", "testing"}
+    forbidden = {f"agentguard.{name}" for name in inner - allowed}
+    assert {*contracts["adapters"]["forbidden_modules"]} == forbidden
 
 
 def test_each_module_says_what_it_is_and_has_a_noun_of_its_own():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import agentguard
-from agentguard import telemetry
+from agentguard import adapters, telemetry
 
 COMMAND_LINE = ("typer", "rich", "agentguard.cli")
 EVENT_LOOP = ("asyncio", "agentguard.flow.drive_async")
@@ -96,6 +96,20 @@ def test_the_package_alone_loads_nothing_else_of_agentguard():
     ours = {name for name in modules if name.startswith("agentguard")}
     assert ours == {"agentguard", "agentguard.errors"}
     assert of(["cryptography", "dataclasses", *RARE], modules) == set()
+
+
+def test_the_adapters_package_alone_loads_nothing_else_of_agentguard():
+    modules = loaded("from agentguard import adapters")
+    ours = {name for name in modules if name.startswith("agentguard")}
+    assert ours == {"agentguard", "agentguard.adapters", "agentguard.errors"}
+    assert of(["cryptography", "dataclasses", *RARE], modules) == set()
+
+
+def test_a_framework_s_version_is_checked_before_a_guard_is_loaded():
+    modules = loaded("from agentguard.adapters import require_supported")
+    ours = {name for name in modules if name.startswith("agentguard.adapters.")}
+    assert ours == {"agentguard.adapters.frameworks"}
+    assert of(["cryptography", "agentguard.guard"], modules) == set()
 
 
 def test_an_error_is_caught_without_a_guard():
@@ -261,8 +275,14 @@ def test_a_commands_help_page_loads_no_other_command():
 
 # --- names that are imported at their first use ---------------------------------------------------
 
+LAZY = pytest.mark.parametrize(
+    "package", [agentguard, adapters, telemetry], ids=lambda package: package.__name__
+)
 
-@pytest.mark.parametrize("package", [agentguard, telemetry], ids=lambda package: package.__name__)
+
+@pytest.mark.parametrize(
+    "package", [agentguard, adapters, telemetry], ids=lambda package: package.__name__
+)
 def test_each_public_name_is_there_for_people_and_for_tools(package):
     tree = ast.parse(Path(inspect.getfile(package)).read_text("utf-8"))
     (block,) = (
@@ -282,7 +302,9 @@ def test_each_public_name_is_there_for_people_and_for_tools(package):
         assert getattr(package, name) is vars(package)[name]  # looked up once
 
 
-@pytest.mark.parametrize("package", [agentguard, telemetry], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [agentguard, adapters, telemetry], ids=lambda package: package.__name__
+)
 def test_a_name_that_is_misspelt_is_no_attribute(package):
     with pytest.raises(AttributeError, match="has no attribute 'Gaurd'"):
         package.Gaurd  # noqa: B018
