@@ -1,13 +1,12 @@
-r"""Text from outside as it is shown: what a terminal does not show as itself is written out.
+r"""Shows text from outside: replaces each character that a terminal does not show as itself.
 
-One place decides this for every screen, message and description: ``shown`` for a text,
-``shown_json`` for a value. A character that is written out stands as Python writes it in a string
-(U+202E as ``\u202e``); a backslash of the text itself is doubled, and ``␣`` is a space beside
-another one or at an end. So no two texts are shown as the same characters. ``breaks`` says where a
-shown text is cut into rows.
+Every screen, message and description uses ``shown`` for a text and ``shown_json`` for a JSON value.
+A replaced character is shown as Python's escape (U+202E as ``\u202e``), and a backslash of the text
+is doubled. ``␣`` stands for a space beside another space or at an end. So two different texts are
+never shown as the same characters. ``breaks`` cuts a shown text into rows.
 
-The categories of the characters are those of the Unicode version that this Python has
-(``UNICODE``): what is assigned later is written out.
+The categories of characters are those of this Python's version of Unicode (``UNICODE``): a
+character that a later version assigns is replaced.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from itertools import chain
 from typing import Final
 
 UNICODE: Final = unicodedata.unidata_version
-"""The version of Unicode by which is decided what is shown as itself."""
+"""The version of Unicode that decides which characters are shown as themselves."""
 
 SPACE: Final = "\u2423"
-"""Stands for a space that could not be seen or counted."""
+"""Stands for a space that a reader could not see or count."""
 
 _UNSEEN: Final = frozenset(
     map(
         chr,
         chain(
-            # fillers and blank symbols; what stands for the missing; the sign of this module
+            # fillers and blank symbols; replacement characters; the sign of this module
             (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x303F, 0x3164, 0xFFA0, 0xFFFC),
             (0x16FE4, 0x1D159, 0xFFFD, ord(SPACE)),
             range(0x180B, 0x1810),
             range(0xFE00, 0xFE10),
             range(0xE0100, 0xE01F0),
-            # far wider than a terminal's cells: they cover what stands beside them
+            # far wider than a terminal's cells: they cover the characters beside them
             (0x2E3A, 0x2E3B, 0xFDFA, 0xFDFB, 0xFDFD, 0x12219, 0x1242B),
             # overlays, which strike letters out
             range(0x0334, 0x0339),
@@ -44,7 +43,7 @@ _UNSEEN: Final = frozenset(
         ),
     )
 )
-"""What Unicode has among letters, marks and symbols, and is not seen as itself."""
+"""Letters, marks and symbols of Unicode that a reader can't see."""
 
 _ALIKE: Final = frozenset(
     "\u0251\u0261\u0269\u01c0\u01c3\u1d04\u1d0f\u1d1c\u1d20\u1d21\u1d22\ua731\ua78c"  # Latin's own
@@ -55,13 +54,13 @@ _ALIKE: Final = frozenset(
     "\u2216\u2572\u27cd\u29f5\u29f9\uff3c\U0001d20f\U0001d23b"  # a backslash: it would seem ours
     "\u203c\u2047\u2048\u2049\u0e4d\u0ecd"  # two signs in one, and halves of one
 )
-"""What most fonts draw as they draw other characters, mostly of ASCII."""
+"""Characters that most fonts draw like other characters, mostly of ASCII."""
 
 _WHOLE: Final = frozenset("\u00b5\u2026\u2103\u2109\u2116\u0587\u0e33\u0eb3")
-"""What everyday text has as one sign, though it is made of others: \u2026, \u2116, \u2103."""
+"""Compatibility characters of everyday text, which are shown: \u2026, \u2116, \u2103."""
 
 _FORMS: Final = {"<isolated>", "<initial>", "<medial>", "<final>", "<small>", "<vertical>"}
-"""Characters of other ones' shapes at a place in a word or a row."""
+"""Kinds of compatibility characters: the shapes of others at a place in a word or a row."""
 
 _PASSING: Final = {
     "CYRILLIC": frozenset("асеіјорѕхуһԁԛԝѵӏАВСЕНІЈКМОРЅТХУԚԜӀҮ"),
@@ -76,22 +75,22 @@ _PASSING: Final = {
     "MYANMAR": frozenset("\u101d"),
     "ORIYA": frozenset("\u0b20"),
 }
-"""The letters of other scripts of which whole Latin words can be made."""
+"""Letters of other scripts that can form what looks like a Latin word."""
 
 _APART: Final = re.compile(
     "LATIN|MICRO|CJK|HIRAGANA|KATAKANA|KATAKANA-HIRAGANA|IDEOGRAPHIC|HANGUL|BOPOMOFO|THAI|LAO|KHMER|"
     "MYANMAR|ARABIC|HEBREW|SYRIAC|DEVANAGARI|BENGALI|GURMUKHI|GUJARATI|ORIYA|TAMIL|TELUGU|KANNADA|"
     "MALAYALAM|SINHALA|TIBETAN|ETHIOPIC"
 )
-"""Scripts whose letters may stand within a Latin word, as in Tシャツ: few pass for any of it."""
+"""Scripts whose letters may stand in a Latin word, as in Tシャツ: few look like Latin letters."""
 
 _TODAY: Final = re.compile(
     f"{_APART.pattern}|GREEK|CYRILLIC|ARMENIAN|GEORGIAN|THAANA|HALFWIDTH|FULLWIDTH|MODIFIER|"
     "FEMININE|MASCULINE|SUPERSCRIPT"
 )
-"""The scripts of everyday use (Unicode's UAX #31, table 5), and signs that go with them.
+"""The scripts of everyday use (Unicode's UAX #31, table 5), and signs that belong to them.
 
-Letters of others (as Cherokee, Lisu, Coptic or Deseret) are drawn like Latin ones too often.
+Too many letters of the other scripts (Cherokee, Lisu, Coptic, Deseret) look like Latin letters.
 """
 
 _RARE: Final = re.compile(
@@ -102,7 +101,7 @@ _RARE: Final = re.compile(
     "\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff"  # parts of Korean syllables
     "]"
 )
-"""What most people do not know from the letters that it looks like."""
+"""Characters that most people can't distinguish from the letters that they look like."""
 
 _WRITTEN: Final = r"\\(?:U[0-9a-f]{8}|u[0-9a-f]{4}|x[0-9a-f]{2}|.)"
 _MARKS: Final = "\u0300-\u036f\u0483-\u0487\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
@@ -113,48 +112,48 @@ _SPACES: Final = re.compile(r"^ +| +$| {2,}")
 _PIECE: Final = re.compile(rf"{_WRITTEN}|.", re.DOTALL)
 _MOST_MARKS: Final = 4
 _LEAST: Final = 4
-"""Cells of a row that is no narrower, whatever the terminal."""
+"""The fewest cells of a row, whatever the terminal's width."""
 
 LONG: Final = 4000
-"""Characters of a shown text up to which nothing of it is left out, where it may be."""
+"""The most characters that ``shortened`` leaves as they are, by default."""
 
 _WIDE: Final = frozenset("WFA")
 
 
 def shown(text: str) -> str:
-    """Return a text as it is shown, on one line; different texts are shown differently."""
+    """Return a text for display on one line; different texts are displayed differently."""
     return _spaced(written_out(text.replace("\\", "\\\\")))
 
 
 def shown_json(value: object, indent: int | None = None) -> str:
-    r"""Return a JSON value as it is shown, on one line, or on several that ``"\n"`` ends.
+    r"""Return a JSON value for display, on one line, or with ``indent`` on several.
 
-    It is JSON, but for what is written out in it.
+    Lines end with ``"\n"``. The text is JSON, apart from the replaced characters.
     """
     lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
     return "\n".join(map(_line, lines))
 
 
 def written_out(text: str) -> str:
-    """Return a text in which backslashes mean something already, with the rest written out.
+    """Replace the characters of a text that a terminal does not show, but no backslash or space.
 
-    Spaces stay as they are.
+    Use this for a text whose backslashes are escapes already.
     """
     if not (text.isascii() and text.isprintable()):
         text = "".join(_seen(text))
         if not text.isascii():
             others = _unmistakable(text)
-            text = _WORD.sub(lambda found: _word(found, others), text)
+            text = _WORD.sub(lambda match: _word(match, others), text)
             letters = {_script(character) for character in text if character.isalpha()}
-            text = _TOKEN.sub(lambda found: _digits(found[0], letters), text)
-            text = _FULLWIDTH.sub(lambda found: "".join(map(_escaped, found[0])), text)
+            text = _TOKEN.sub(lambda match: _digits(match[0], letters), text)
+            text = _FULLWIDTH.sub(lambda match: "".join(map(_escaped, match[0])), text)
     return text
 
 
 def shortened(text: str, limit: int = LONG) -> str:
-    r"""Return a shown text with its length before it and its middle left out, if it is long.
+    r"""Return a shown text; of a long one, the length, the beginning and the end.
 
-    What is said of it stands in ``\[ ]``, which no shown text has.
+    The length and the mark of the gap stand in ``\[ ]``, which no shown text contains.
     """
     if len(text) <= limit:
         return text
@@ -166,11 +165,11 @@ def shortened(text: str, limit: int = LONG) -> str:
 
 
 def breaks(text: str, room: int, first: int | None = None) -> list[int]:
-    """Return where the rows of a shown text end, as offsets, each within ``room`` cells.
+    """Return the offsets at which the rows of a shown text end, each row within ``room`` cells.
 
-    ``first`` is the room of the first row, where that is another one. A row ends after a space, or,
-    where no word fits, with one cell left over for the sign that it goes on. Cells are counted as
-    the widest terminal has them. What is written out stays whole.
+    ``first`` is the room of the first row, if it differs. A row ends after a space; where no word
+    fits, one cell is left for a sign that the row continues. Cells are counted as the widest
+    terminal has them. An escape is never cut.
     """
     ends: list[int] = []
     start = 0
@@ -183,7 +182,7 @@ def breaks(text: str, room: int, first: int | None = None) -> list[int]:
 
 
 def cells(text: str) -> int:
-    """Return how many cells of a terminal a shown text takes at the most."""
+    """Return the most cells of a terminal that a shown text takes."""
     return sum(map(_cells, text))
 
 
@@ -193,7 +192,7 @@ def _line(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    return _SPACES.sub(lambda found: SPACE * len(found[0]), text)
+    return _SPACES.sub(lambda match: SPACE * len(match[0]), text)
 
 
 def _row(text: str, start: int, room: int) -> int:
@@ -201,7 +200,7 @@ def _row(text: str, start: int, room: int) -> int:
     for piece in _PIECE.finditer(text, start):
         end = piece.end()
         used += cells(piece[0])
-        if piece[0] == " ":  # at the end of a row it takes no cell that is seen
+        if piece[0] == " ":  # a space at the end of a row takes no visible cell
             word = end
         elif used > room:
             return next(at for at in (word, fitting, start + room - 1) if at > start)
@@ -214,13 +213,13 @@ def _row(text: str, start: int, room: int) -> int:
 def _cells(character: str) -> int:
     if character.isascii():
         return 1
-    # signs, numbers and rare scripts: their width changes with the terminal's version of Unicode
+    # the width of signs, numbers and rare scripts depends on the terminal's version of Unicode
     unsure = character > "\uffff" or unicodedata.category(character)[0] in "SN"
     return 2 if unsure or unicodedata.east_asian_width(character) in _WIDE else 1
 
 
 def _seen(text: str) -> Iterator[str]:
-    """Yield each character, or what is written in its place."""
+    """Yield each character, or its escape."""
     cluster = ""
     for character in text:
         if not _is_seen(character) or not _stands(cluster, character):
@@ -233,11 +232,11 @@ def _seen(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _is_seen(character: str) -> bool:
-    """Whether one character shows as itself, wherever it stands."""
+    """Whether a terminal shows a character as itself, in any place."""
     if character.isascii():
         return character.isprintable()
     return (
-        character.isprintable()  # no control, format, private or unassigned one, and no space
+        character.isprintable()  # no control, format, private or unassigned character, no space
         and character not in _UNSEEN
         and character not in _ALIKE
         and unicodedata.category(character) != "Me"
@@ -248,25 +247,25 @@ def _is_seen(character: str) -> bool:
 
 
 def _is_variant(character: str) -> bool:
-    """Whether a character is another one, or some, in another shape, as in mathematics."""
+    """Whether a character is another shape of one or more characters, as in mathematics."""
     kind = unicodedata.decomposition(character).partition(" ")[0]
     plain = unicodedata.normalize("NFKC", character)
     if kind in ("<font>", "<compat>"):
         own = character in _WHOLE or "\u3131" <= character <= "\u318e"  # Korean's single letters
         return not own and any(map(str.isalnum, plain))
     if kind == "<narrow>":
-        return not "\uff61" <= character <= "\uff9f"  # Katakana, and what belongs to them
+        return not "\uff61" <= character <= "\uff9f"  # Katakana, and signs that belong to them
     return kind in _FORMS or (kind == "<wide>" and plain.isascii() and plain.isalpha())
 
 
 def _is_rare(character: str) -> bool:
-    """Whether a character is one that few people can tell from what it looks like."""
+    """Whether few people can distinguish a character from the one that it looks like."""
     foreign = character.isalpha() and not _TODAY.fullmatch(_script(character))
     return foreign or _RARE.fullmatch(character) is not None
 
 
 def _stands(cluster: str, character: str) -> bool:
-    """Whether a character can be told from another one after what stands before it."""
+    """Whether a character stays distinguishable after the cluster before it."""
     if character.isascii():
         return True
     if not unicodedata.is_normalized("NFC", cluster + character):
@@ -286,26 +285,25 @@ def _is_mark(character: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _script(character: str) -> str:
-    """Return the script of a letter: the first word of its name."""
+    """Return the script of a letter: the first word of the letter's name."""
     return unicodedata.name(character, "").partition(" ")[0]
 
 
 def _unmistakable(text: str) -> frozenset[str]:
-    """Return the scripts of which a text has letters that do not pass for Latin ones."""
+    """Return the scripts of the text's letters that do not look like Latin letters."""
     letters = {character for character in text if not character.isascii() and character.isalpha()}
-    known = {_script(letter) for letter in letters if not _passes(letter)}
-    return frozenset(known)
+    return frozenset(_script(letter) for letter in letters if not _passes(letter))
 
 
 def _passes(letter: str) -> bool:
     return letter in _PASSING.get(_script(letter), ())
 
 
-def _word(found: re.Match[str], others: frozenset[str]) -> str:
-    """Return a word with those of its letters written out that pass for others in it."""
-    word = found["word"]
+def _word(match: re.Match[str], others: frozenset[str]) -> str:
+    """Return a word whose misleading letters are replaced by escapes."""
+    word = match["word"]
     if word is None or word.isascii():
-        return found[0]
+        return match[0]
     scripts = {_script(letter) for letter in word if letter.isalpha()}
     plain = any(c.isascii() and c != "_" for c in word)
     if len(scripts) == 1 and not scripts & others and all(map(_passes, filter(str.isalpha, word))):
@@ -325,19 +323,18 @@ def _goes_with_latin(character: str) -> bool:
 
 
 def _digits(token: str, letters: set[str]) -> str:
-    """Return what stands between two spaces with foreign digits written out that may mislead.
+    """Return the text between two spaces with escapes for foreign digits that may mislead.
 
-    They stay where a letter of their script is in the text, and no other digit or letter of ASCII
-    is in the token: beside these, a zero may look like a full stop.
+    A foreign digit stays if the text has a letter of the digit's script, and the token has neither
+    digits of another script nor ASCII letters or digits: beside those, a zero may look like a full
+    stop.
     """
     if token.isascii():
         return token
-    plain = _PIECE.sub(lambda found: found[0] if len(found[0]) == 1 else "", token)
-    zeros = {ord(one) - unicodedata.decimal(one) for one in plain if one.isdecimal()}
-    mixed = len(zeros) > 1 or any(one.isascii() and one.isalnum() for one in plain)
-    return "".join(
-        _escaped(one) if _is_doubtful(one, letters, mixed=mixed) else one for one in token
-    )
+    plain = _PIECE.sub(lambda match: match[0] if len(match[0]) == 1 else "", token)
+    zeros = {ord(c) - unicodedata.decimal(c) for c in plain if c.isdecimal()}
+    mixed = len(zeros) > 1 or any(c.isascii() and c.isalnum() for c in plain)
+    return "".join(_escaped(c) if _is_doubtful(c, letters, mixed=mixed) else c for c in token)
 
 
 def _is_doubtful(character: str, letters: set[str], *, mixed: bool) -> bool:
