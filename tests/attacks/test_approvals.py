@@ -529,7 +529,7 @@ def test_a_store_that_fails_denies(place):
     def broken(*_args: Any) -> Any:
         raise RuntimeError("secret")
 
-    for method in ("recall", "spend"):
+    for method in ("read", "spend"):
         kept = getattr(store, method)
         setattr(store, method, broken)
         with pytest.raises(Denied) as denied:

@@ -106,7 +106,7 @@ class ApprovalInbox:
         ``call_site`` is the digest of a site in a thread (``CallSite.digest``). Returns None also
         for a request that somebody has changed in the store: the call, made again, is refused.
         """
-        stored = self._store.recall(call_site)
+        stored = self._store.read(call_site)
         return stored.request if stored is not None and not stored.altered else None
 
     def key_of(self, request: ApprovalRequest) -> str | None:
@@ -142,7 +142,7 @@ class ApprovalInbox:
     def _answers(self, request: ApprovalRequest, *, at: int) -> list[Answer]:
         answers: list[Answer] = []
         key = self._key(request)
-        stored = self._store.recall(key) if key is not None else None
+        stored = self._store.read(key) if key is not None else None
         for envelope in stored.answers if stored is not None else ():
             try:
                 answers.append(self._roster.verify(envelope, request, at=at))
@@ -234,7 +234,7 @@ class ApprovalInbox:
         if request_id not in self._keys:
             self._keys.update((one.request_id, key) for key, one in self._store.pending())
         key = self._keys.get(request_id)
-        stored = self._store.recall(key) if key is not None else None
+        stored = self._store.read(key) if key is not None else None
         if stored is None or stored.altered or stored.request != request:
             return None
         return key

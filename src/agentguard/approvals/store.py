@@ -57,7 +57,7 @@ class Approvals(Protocol):
     def has(self, key: str) -> bool:
         """Return whether a request is stored under ``key``; cheap, for it runs in every call."""
 
-    def recall(self, key: str) -> StoredRequest | None:
+    def read(self, key: str) -> StoredRequest | None:
         """Read the request under ``key`` and compare it with the log; None without a request."""
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:

@@ -318,7 +318,7 @@ def _stored_request(
 ) -> Generator[Effect, Any, tuple[StoredRequest | None, Decision | None]]:
     """Return the request for the call's approval; requests that can't be read refuse the call."""
     try:
-        return ((yield Do(line.approvals.recall, key)) if line.approvals.has(key) else None), None
+        return ((yield Do(line.approvals.read, key)) if line.approvals.has(key) else None), None
     except AgentguardError as error:
         return None, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies

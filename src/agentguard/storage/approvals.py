@@ -71,7 +71,7 @@ class FileApprovals:
             raise _unreadable(self._folder, error) from error
         return True
 
-    def recall(self, key: str) -> StoredRequest | None:
+    def read(self, key: str) -> StoredRequest | None:
         """Read the request, compare it with the log, and read the answers that are well formed."""
         path = self._folder / _REQUESTS / key
         data = files.read_if_present(path, limit=MAX_BYTES)
@@ -118,7 +118,7 @@ class FileApprovals:
         with self._locked():
             stored = None
             with suppress(AgentguardError):  # where the log can't be read, the request goes alone
-                stored = self.recall(key)
+                stored = self.read(key)
             self._remove(key, stored.request if stored is not None and not stored.altered else None)
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:

@@ -36,7 +36,7 @@ class MemoryApprovals:
         """Return whether there is a request under the key."""
         return key in self._requests
 
-    def recall(self, key: str) -> StoredRequest | None:
+    def read(self, key: str) -> StoredRequest | None:
         """Return the request, with its answers."""
         return self._requests.get(key)
 
