@@ -21,12 +21,13 @@ from agentguard.call import journal
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import timestamp
-from agentguard.call.journal import MAX_RESULT, JournalEntry, ResultCodec
+from agentguard.call.journal import MAX_RESULT, JournalEntry
+from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.flow import endings, records
 from agentguard.flow.effects import Do, Effect, Enqueue
-from agentguard.flow.endings import Ending, ExceptionClasses
+from agentguard.flow.endings import Ending
 from agentguard.flow.prepare import PreparedCall, effective_time
 from agentguard.signing import canonical
 
@@ -48,8 +49,7 @@ class Attempt:
 
     prepared: PreparedCall
     nested_calls: NestedCalls
-    codec: ResultCodec | None
-    is_reentrant: bool = False
+    options: CallOptions
     journal_key: str | None = None
     journal_name: str | None = None
     journal_entry: JournalEntry | None = None
@@ -74,7 +74,7 @@ class Attempt:
         prepared = self.prepared
         arguments = prepared.arguments
         if (
-            self.codec is None
+            self.options.codec is None
             or prepared.refusal is not None
             or not prepared.invocation.site.is_stable
             or not isinstance(arguments, Arguments)
@@ -96,7 +96,7 @@ class Attempt:
 
     def load_result(self) -> Decision | None:
         """Load the result of the earlier attempt; return the refusal where that is impossible."""
-        stored, codec = self.journal_entry, self.codec
+        stored, codec = self.journal_entry, self.options.codec
         assert stored is not None  # noqa: S101  the caller has seen it
         assert codec is not None  # noqa: S101  without a codec nothing is looked up
         refusal = stored.refusal()
@@ -110,7 +110,7 @@ class Attempt:
 
     def begin(self) -> Generator[Effect, Any, Decision | None]:
         """Enter in the journal that the tool begins; refuse where another attempt was first."""
-        if self.journal_key is None or self.is_reentrant:
+        if self.journal_key is None or self.options.reentrant:
             return None
         store = self.prepared.line.journal
         try:
@@ -130,17 +130,18 @@ class Attempt:
         self.started_at = self._now()
         self.nested_calls.runs(kept=self.journal_key is not None)
 
-    def ending_of(self, error: BaseException, classes: ExceptionClasses) -> Ending:
+    def ending_of(self, error: BaseException) -> Ending:
         """Return how an attempt ends whose tool has raised ``error``."""
-        if isinstance(error, classes.suspends):
+        options = self.options
+        if isinstance(error, options.suspends):
             return endings.SUSPENDED
         if not isinstance(error, Exception):
             return endings.CUT_SHORT
-        if isinstance(error, classes.hands_on):
+        if isinstance(error, options.hands_on):
             return endings.HANDED_ON
-        if isinstance(error, (TimeoutError, *classes.outcome_unknown)):
+        if isinstance(error, (TimeoutError, *options.outcome_unknown)):
             return endings.CUT_SHORT
-        is_resumable = self.is_reentrant or self.nested_calls.hands_over
+        is_resumable = self.options.reentrant or self.nested_calls.hands_over
         return endings.UNFINISHED if is_resumable else endings.FAILED
 
     def ending_of_return(self) -> Ending:
@@ -152,7 +153,7 @@ class Attempt:
         nested_calls = self.nested_calls
         if self.journal_key is None or not nested_calls.waits:
             return endings.DONE
-        if nested_calls.repeatable and (self.is_reentrant or nested_calls.hands_over):
+        if nested_calls.repeatable and (self.options.reentrant or nested_calls.hands_over):
             return endings.AWAITING
         _LOGGER.warning(
             "the call %s has ended while a call waits that its tool has made: it is not made again "
@@ -208,7 +209,7 @@ class Attempt:
 
     def _new_entry(self, ending: Ending, result: object) -> JournalEntry | None:
         """Return the journal entry after ``ending``; None where the call may be made anew."""
-        if ending.journal == "unknown" and not self.is_reentrant:
+        if ending.journal == "unknown" and not self.options.reentrant:
             return JournalEntry(self.invocation_id, "unknown")
         return self._result_entry(result) if ending.journal == "result" else None
 
@@ -218,12 +219,12 @@ class Attempt:
         A result of which the log redacts a part is not kept in the journal either. The entry says
         so where the policy was only observed.
         """
-        assert self.codec is not None  # noqa: S101  without a codec there is no journal key
+        assert self.options.codec is not None  # noqa: S101  without a codec there is no journal key
         unreplayable = JournalEntry(self.invocation_id, "unreplayable")
         if any(pointer[0] == "result" for pointer in self.redactions):
             return unreplayable
         try:
-            data = self.codec.dumps(result)
+            data = self.options.codec.dumps(result)
             if len(data) <= MAX_RESULT:
                 return JournalEntry(self.invocation_id, "done", data, enforced=self.is_enforced)
         except (EncodeError, DecodeError):

@@ -64,11 +64,3 @@ DONE: Final = Ending("ok", "result", is_complete=True)
 
 AWAITING: Final = Ending("ok", "removed", is_complete=True, is_suspended=True)
 """The tool returned while a call inside waits: the framework makes the call again."""
-
-
-class ExceptionClasses(NamedTuple):
-    """What an adapter says of exceptions of its framework's tools."""
-
-    outcome_unknown: tuple[type[BaseException], ...] = ()
-    suspends: tuple[type[BaseException], ...] = ()
-    hands_on: tuple[type[BaseException], ...] = ()

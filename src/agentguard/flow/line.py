@@ -20,7 +20,7 @@ from agentguard.audit.entry import Receipt
 from agentguard.audit.records import Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation, statement
-from agentguard.call.journal import ResultCodec
+from agentguard.call.options import CallOptions
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.flow import endings, records
 from agentguard.flow.attempt import Attempt
@@ -37,7 +37,6 @@ from agentguard.flow.effects import (
     NotRun,
     Run,
 )
-from agentguard.flow.endings import ExceptionClasses
 from agentguard.flow.prepare import PreparedCall, prepare
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
@@ -55,8 +54,7 @@ def evaluate(
     invocation: Invocation,
     listener: CallListener,
     delegation_source: DelegationSource | None,
-    *,
-    codec: ResultCodec | None,
+    options: CallOptions,
     nested_calls: NestedCalls,
 ) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3, 5 and 6: return what the answer would be; nothing is signed or counted.
@@ -66,7 +64,7 @@ def evaluate(
     leaves a request, for which the function raises ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, line, invocation, delegation_source, listener)
-    attempt = Attempt(prepared, nested_calls, codec)
+    attempt = Attempt(prepared, nested_calls, options)
     yield from attempt.look_up()
     ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)
     if ruling.interrupt is not None:
@@ -74,36 +72,24 @@ def evaluate(
     return ruling.decision if ruling.enforced else Decision.observation(ruling.decision)
 
 
-def guarded_call(  # noqa: PLR0913  what an adapter says of a call
+def guarded_call(
     actor: Actor,
     line: Line,
     invocation: Invocation,
     listener: CallListener,
     delegation_source: DelegationSource | None,
-    *,
-    codec: ResultCodec | None,
+    options: CallOptions,
     nested_calls: NestedCalls,
-    classes: ExceptionClasses,
-    is_reentrant: bool,
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
-    ``delegation_source`` is the delegation in force, None for none. With a ``codec`` a call whose
-    site is stable runs at most once: made again, the call returns the stored result. A call that
-    hands work over to an agent (``nested_calls.hands_over``, or ``is_reentrant``) is made again
-    while a call inside waits.
-
-    The line records an exception of the tool, and raises the same exception. ``classes`` says how
-    the exceptions of a framework end the attempt. An exception of ``outcome_unknown`` or
-    ``hands_on``, and any that is no ``Exception``, is recorded as ``unknown``. After one of
-    ``suspends`` the call goes on when the framework makes the call again.
+    ``delegation_source`` is the delegation in force, None for none; ``options`` is what the adapter
+    says of the call. A call that hands work over to an agent (``nested_calls.hands_over``, or
+    ``options.reentrant``) is made again while a call inside waits. The line records an exception of
+    the tool, and raises the same exception.
     """
-    attempt = Attempt(
-        (yield from prepare(actor, line, invocation, delegation_source, listener)),  # 1, 2, 3
-        nested_calls,
-        codec,
-        is_reentrant,
-    )
+    prepared = yield from prepare(actor, line, invocation, delegation_source, listener)  # 1, 2, 3
+    attempt = Attempt(prepared, nested_calls, options)
     yield from _authorize(attempt)  # 4 to 7
     if attempt.journal_entry is not None:
         yield from attempt.close(endings.REPLAYED)
@@ -115,13 +101,13 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         raise Denied(refusal)
     attempt.start()
     try:
-        result = yield Run(attempt.invocation_id, attempt.prepared.authority, nested_calls)  # 8
+        result = yield Run(attempt.invocation_id, prepared.authority, nested_calls)  # 8
     except NotRun as not_run:
         refusal = yield from give_up(attempt, not_run.refusal)
         yield from attempt.close(endings.NOT_RUN)
         raise Denied(refusal) from None
     except BaseException as error:
-        yield from attempt.close(attempt.ending_of(error, classes), error=error)  # 9
+        yield from attempt.close(attempt.ending_of(error), error=error)  # 9
         raise
     yield from attempt.close(attempt.ending_of_return(), result=result)  # 9
     return result
@@ -175,7 +161,7 @@ def _authorization(
 ) -> Generator[Effect, Any, tuple[Record, Ruling]]:
     """Return the authorization entry, and the ruling in it."""
     stored = attempt.journal_entry
-    runs_once = stored is None and not attempt.is_reentrant
+    runs_once = stored is None and not attempt.options.reentrant
     names = {
         "journal_name": attempt.journal_name if runs_once else None,
         "replay_of": stored.invocation_id if stored is not None else None,

@@ -105,14 +105,10 @@ def prepare(
         salt = request.salt
         if not invocation.site.is_stable:
             place = place._replace(call_site=request.call_site)
-    # before anybody else's code runs, and before the statement that names the trace
+    # before anybody else's code runs, and before the statement, which names the trace
     traceparent = listener.begin(authority, task_id, request.traceparent if request else None)
-    facts: Mapping[str, Any] = {}
-    interrupt: BaseException | None = None
-    if refusal is None and isinstance(arguments, Arguments):  # 3
-        facts, refusal, interrupt = yield from _facts(
-            actor, invocation.tool.facts, authority, task_id, arguments
-        )
+    look_up = invocation.tool.facts if refusal is None else None
+    facts, failed, interrupt = yield from _facts(actor, look_up, authority, task_id, arguments)  # 3
     at = timestamp(now if authority.since is None else max(now, authority.since))
     predicate = _predicate(actor, line, invocation, authority, place, arguments, salt)
     predicate |= {"invocation_id": invocation_id, "traceparent": traceparent, "issued_at": at}
@@ -127,7 +123,7 @@ def prepare(
         salt,
         arguments,
         facts,
-        refusal,
+        refusal or failed,
         interrupt,
         key,
         stored,
@@ -331,10 +327,10 @@ def _facts(
     look_up: FactsFunction | None,
     authority: Authority,
     task_id: str | None,
-    arguments: Arguments,
+    arguments: Arguments | Decision,
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
     """Return the application's facts about the call, or the refusal and what interrupted it."""
-    if look_up is None:
+    if look_up is None or not isinstance(arguments, Arguments):
         return {}, None, None
     facts_input = FactsInput(
         orjson.loads(arguments.encoded),  # a copy of the application's own

@@ -18,7 +18,6 @@ from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DelegationError
 from agentguard.flow import drive, line
 from agentguard.flow.effects import CallListener, NotRun
-from agentguard.flow.endings import ExceptionClasses
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.instance import Instance
 
@@ -95,10 +94,8 @@ class Caller(NamedTuple):
             invocation,
             listener,
             instance.delegation_source(self.delegation),
-            codec=options.codec,
-            nested_calls=NestedCalls(context.inside()),
-            classes=ExceptionClasses(options.outcome_unknown, options.suspends, options.hands_on),
-            is_reentrant=options.reentrant,
+            options,
+            NestedCalls(context.inside()),
         )
         return steps, listener
 
@@ -112,8 +109,8 @@ class Caller(NamedTuple):
             invocation,
             listener,
             instance.delegation_source(self.delegation),
-            codec=options.codec,
-            nested_calls=NestedCalls(context.inside()),
+            options,
+            NestedCalls(context.inside()),
         )
         return steps, listener
 
