@@ -95,16 +95,14 @@ def prepare(
     authority, failed = yield from _authority(actor, delegation_source, now)
     refusal = refusal or failed or _require(actor, line, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
-    place = _Place(call_site, resource, task_id)
-    key, stored = None, None
+    place, key, stored = _Place(call_site, resource, task_id), None, None
     if refusal is None and line.roster.can_answer and isinstance(arguments, Arguments):
         key = _request_key(actor, authority, invocation, place, arguments)
         stored, refusal = yield from _stored_request(line, key)
     request = stored.request if stored is not None and not stored.altered else None
     if request is not None:  # the call is the one that was shown, under the same salt and site
         salt = request.salt
-        if not invocation.site.is_stable:
-            place = place._replace(call_site=request.call_site)
+        place = place if invocation.site.is_stable else place._replace(call_site=request.call_site)
     # before anybody else's code runs, and before the statement, which names the trace
     traceparent = listener.begin(authority, task_id, request.traceparent if request else None)
     look_up = invocation.tool.facts if refusal is None else None
