@@ -24,8 +24,7 @@ from agentguard.errors import (
 
 if TYPE_CHECKING:
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
-    from agentguard.audit.evidence import Evidence
-    from agentguard.audit.evidence import verify as verify_evidence
+    from agentguard.audit.evidence import Evidence, verify_evidence
     from agentguard.call.decision import Decision, Denied, Requirement
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
     from agentguard.delegation.context import idempotency_key
@@ -87,9 +86,6 @@ _HOMES = {
 }
 """In which module each name stands that is imported at its first use."""
 
-_INNER_NAMES = {"verify_evidence": "verify"}
-"""What a name is called in its module, where that is something else."""
-
 if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
 
     def __getattr__(name: str) -> Any:
@@ -97,7 +93,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a nam
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         home = import_module(_HOMES[name])
-        value = globals()[name] = getattr(home, _INNER_NAMES.get(name, name))
+        value = globals()[name] = getattr(home, name)
         return value
 
 

@@ -21,12 +21,14 @@ import pytest
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Guard, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard.approvals.request import requirements_digest
-from agentguard.audit import checkpoint, evidence, merkle, records, registry, summary
+from agentguard.audit import checkpoint, merkle, records, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt, StoredEntry, parse_entry, parse_time
+from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.records import Record
+from agentguard.audit.registry import seal_registry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
 from agentguard.domain import verify
@@ -161,7 +163,7 @@ class Insider:
     def reader(self) -> MemoryBackend:
         origin = self.trust.origin(0)
         at = str(loads_object(self.records[0].body)["at"])
-        listed = registry.seal(self.keys["issuer"], self.trust, [0], at=at)
+        listed = seal_registry(self.keys["issuer"], self.trust, [0], at=at)
         return log_of(origin, self.keys["log"], self.records, listed)
 
     def problems(self, reader: Any = None) -> list[tuple[int | None, str]]:
@@ -197,7 +199,7 @@ class Insider:
         """The code with which agentguard refuses the evidence, and whether the other does."""
         data, code, refused = data or self.evidence(), None, False
         try:
-            evidence.verify(data, self.trust)
+            verify_evidence(data, self.trust)
         except (DecodeError, VerificationError) as error:
             code = error.code
         try:
@@ -341,7 +343,7 @@ def test_the_untampered_twins(two, rejected, vouched):
         assert log.signed_anew().holds()
     named = INDEPENDENT(two.evidence(), two.trust.dumps())["approvals"]
     assert named == ["approve by user:bob", "approve by user:carol"]
-    denied = evidence.verify(rejected.evidence(), rejected.trust)
+    denied = verify_evidence(rejected.evidence(), rejected.trust)
     assert [answer.approval.verdict for answer in denied.approved] == ["reject"]
 
 
@@ -796,7 +798,7 @@ def in_two_shards(log: Insider, batch: Sequence[Record]) -> Shards:
         heads=[],
         at=str(at),
     )
-    listed = registry.seal(log.keys["issuer"], log.trust, [0, 1], at=str(at))
+    listed = seal_registry(log.keys["issuer"], log.trust, [0, 1], at=str(at))
     shards = (log.records, (opening, *batch[1:]))
     origins = [log.trust.origin(number) for number in (0, 1)]
     backends = [

@@ -34,8 +34,8 @@ from agentguard import (
     adapters,
 )
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.approvals import request as approval
 from agentguard.approvals.answer import read_answer, seal_answer
+from agentguard.approvals.request import MAX_REQUEST_BYTES
 from agentguard.domain import adoption, config, rotation
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
@@ -334,8 +334,8 @@ def test_an_id_names_no_other_file(desk, name, value):
 
 def test_a_request_that_is_too_long_to_be_shown_is_denied(desk):
     with desk.open() as guard:
-        assert desk.call(guard, "x" * approval.MAX_BYTES) == "arguments.too_large"
-        desk.needed = Requirement("x" * approval.MAX_BYTES)
+        assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
+        desk.needed = Requirement("x" * MAX_REQUEST_BYTES)
         assert desk.call(guard) == "approval.too_large"
         assert guard.approvals.pending() == []
 

@@ -129,7 +129,7 @@ def test_a_resolution_that_came_meanwhile_is_not_hidden(scene, lie, monkeypatch)
         with pytest.raises(CallError, match="its resolution is on record"):
             scene.resolve(scene.doubtful, ran=False)
     found = scene.place.examine()
-    said = [said.ran for shard in found.shards for _index, said in shard.administered]
+    said = [said.ran for shard in found.shards for _index, said in shard.admin_statements]
     assert said == [True]
 
 

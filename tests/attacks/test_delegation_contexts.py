@@ -812,7 +812,7 @@ def test_exactly_so_many_in_several_processes(durable, started):
     assert all(done + refused == 12 for done, refused in counts)
     report = durable.examine()
     assert report.problems == ()
-    assert sum(used for shard in report.shards for _j, _m, used in shard.counted) == 20
+    assert sum(used for shard in report.shards for _j, _m, used in shard.call_counts) == 20
 
 
 # --- forks ----------------------------------------------------------------------------------------

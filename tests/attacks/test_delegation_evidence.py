@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, evidence, merkle, statements, summary
+from agentguard.audit import checkpoint, merkle, statements, summary
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
 from agentguard.audit.findings import ShardReport
 from agentguard.audit.verify import ShardVerifier
@@ -192,7 +193,7 @@ def log_of_a_day() -> Log:
 
 def test_the_untampered_twin(log):
     assert log.problems == []
-    assert log.report().counted == ((log_chain(log, "user:carol", "worker").root.jti, 2, 2),)
+    assert log.report().call_counts == ((log_chain(log, "user:carol", "worker").root.jti, 2, 2),)
 
 
 def log_chain(log: Log, principal: str, agent: str) -> Any:
@@ -495,13 +496,13 @@ def again(log: Log, index: int, number: int) -> StoredEntry:
 def test_calls_are_counted_by_the_verifier(log):
     bare = log.with_outcomes_of()
     index = bare.call("user:carol", "worker")
-    (jti, most, used) = bare.report().counted[0]
+    (jti, most, used) = bare.report().call_counts[0]
     assert (most, used) == (2, 2)
     more = replace(bare, stored=(*bare.stored, *(again(bare, index, n) for n in range(3))))
-    assert more.report().counted == ((jti, 2, 5),)
+    assert more.report().call_counts == ((jti, 2, 5),)
     assert more.problems == []  # of one shard alone: all of them together are counted below
     denied = bare.call("user:carol", "worker", "deny")
-    assert bare.without(denied).report().counted == ((jti, 2, 2),)  # it was none
+    assert bare.without(denied).report().call_counts == ((jti, 2, 2),)  # it was none
 
 
 @pytest.fixture
@@ -553,7 +554,7 @@ class Proofs:
 
     def refused(self, file: EvidenceFile) -> tuple[str, str]:
         with pytest.raises((DecodeError, VerificationError)) as caught:
-            evidence.verify(file.dumps(), self.trust)
+            verify_evidence(file.dumps(), self.trust)
         return caught.value.code, str(caught.value)
 
 
@@ -596,7 +597,7 @@ def others(file: EvidenceFile, *kinds: str) -> Iterator[LoggedEntry]:
 def test_the_evidence_of_a_delegated_call_has_its_chain(proofs):
     for name, file in proofs.files.items():
         agent, principal = name.removesuffix(", again").split(" for ")
-        proved = evidence.verify(file.dumps(), proofs.trust)
+        proved = verify_evidence(file.dumps(), proofs.trust)
         assert proved.call.principal == principal
         if principal == f"agent:{agent}":
             assert proved.chain is None
@@ -651,7 +652,7 @@ def test_another_agents_credential_is_refused(proofs):
 
 def test_every_edit_of_the_delegation_entry_is_refused_and_located(proofs):
     file, held = proofs.of(ALICES), proofs.entry(ALICES, "delegation")
-    evidence.verify(with_entries(file, *file.entries).dumps(), proofs.trust)  # the twin
+    verify_evidence(with_entries(file, *file.entries).dumps(), proofs.trust)  # the twin
     members: Any = loads_object(held.body)
     edits: list[Any] = [{**members, "at": "2026-01-01T00:00:00.000000Z"}, {**members, "chain": {}}]
     for part in ("hops", "credentials"):
@@ -679,7 +680,7 @@ def test_a_delegation_under_another_place_is_refused(proofs):
 
 def test_nobody_elses_trust_document_believes_it(proofs, world):
     with pytest.raises(VerificationError):
-        evidence.verify(proofs.of(ALICES).dumps(), world.trust)
+        verify_evidence(proofs.of(ALICES).dumps(), world.trust)
 
 
 def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable):
@@ -698,7 +699,7 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
                 if one.summary is not None and one.summary.kind == "authorization"
             ]
         data = guard.prove(str(invocation_id))
-        proved = evidence.verify(data, guard.trust)
+        proved = verify_evidence(data, guard.trust)
         assert proved.chain is not None
         assert len(proved.chain.issuer_keys) == 2
         file = EvidenceFile.loads(data)
@@ -706,7 +707,7 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
         for key in keys:
             entries = [held for held in file.entries if held is not key]
             with pytest.raises(VerificationError) as caught:
-                evidence.verify(replace(file, entries=tuple(entries)).dumps(), guard.trust)
+                verify_evidence(replace(file, entries=tuple(entries)).dumps(), guard.trust)
             # or the shard that announces it is there for nothing
             assert caught.value.code in {"evidence.incomplete", "evidence.superfluous"}
         assert guard.verify().problems == ()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import evidence
-from agentguard.audit import prove as proving
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import evidence_report
 from agentguard.domain import keystore, rotation
@@ -37,7 +37,7 @@ def refusal(data: bytes, trust: TrustDocument) -> str | None:
     """The code with which evidence is refused, None if it is accepted; both verifiers agree."""
     code = why = None
     try:
-        evidence.verify(data, trust)
+        verify_evidence(data, trust)
     except (DecodeError, VerificationError) as error:
         code = error.code
     try:
@@ -80,7 +80,7 @@ class History:
     def prove(self, what: str) -> bytes:
         """Make the evidence of a call from the log as it is now, under the document of now."""
         with closing(StateReader(self.place.config.state)) as reader:
-            return proving.prove(reader, self.trust, self.calls[what])
+            return prove_call(reader, self.trust, self.calls[what])
 
     def rotate(self, use: Any, **options: Any) -> None:
         rotation.rotate(self.place.config, PASSPHRASE, use, now=self.clock.now, **options)
@@ -213,8 +213,8 @@ def test_who_reads_a_proof_by_a_compromised_log_key_is_told(history):
     """A thief could have set the times back, before the compromise."""
     proof, since = history.prove("before"), history.later()
     history.rotate("log", compromised_since=since)
-    told = list(evidence_report.unknown(evidence.verify(proof, history.trust)))
+    told = list(evidence_report.unknown(verify_evidence(proof, history.trust)))
     (compromised,) = [said for said in told if "was compromised at" in said]
     assert since.isoformat()[:16] in compromised
-    anew = evidence.verify(history.prove("before"), history.trust)
+    anew = verify_evidence(history.prove("before"), history.trust)
     assert not any("was compromised at" in said for said in evidence_report.unknown(anew))

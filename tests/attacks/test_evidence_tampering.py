@@ -24,12 +24,13 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, evidence, merkle, records
+from agentguard.audit import checkpoint, merkle, records
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, StoredEntry, parse_entry
+from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
-from agentguard.audit.prove import prove
+from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.errors import DecodeError, VerificationError
@@ -49,7 +50,7 @@ def both(data: bytes, trust: TrustDocument) -> tuple[str | None, str | None]:
     """Why agentguard refuses evidence, and why the independent verifier does; None if not."""
     code = why = None
     try:
-        evidence.verify(data, trust)
+        verify_evidence(data, trust)
     except (DecodeError, VerificationError) as error:
         code = error.code
     try:
@@ -174,7 +175,7 @@ class Log:
 
     def proof(self, wanted: str) -> Any:
         reader: Any = self
-        return json.loads(prove(reader, self.trust, wanted))
+        return json.loads(prove_call(reader, self.trust, wanted))
 
     def index(self, kind: str, nth: int = 0) -> int:
         kinds = [parse_entry(body).kind for body in self.shards_[0]]
@@ -404,7 +405,7 @@ def test_what_was_left_out_is_not_told(log, ran):
     for at, role in enumerate(("arguments", "input", "result")):
         left = deepcopy(ran)
         assert left["attachments"].pop(at)["role"] == role
-        said = evidence.verify(written(left), log.trust)
+        said = verify_evidence(written(left), log.trust)
         assert sorted({*said.kept, role}) == ["arguments", "input", "result"]
         assert role not in said.kept
 
@@ -426,7 +427,7 @@ def test_an_outcome_can_be_kept_back_and_nothing_says_so(log, ran):
     assert refusal(written(cut), log.trust) == "statement.mismatch"  # of the result
     cut["attachments"] = [kept for kept in cut["attachments"] if kept["role"] != "result"]
     assert refusal(written(cut), log.trust) is None
-    assert evidence.verify(written(cut), log.trust).outcome is None
+    assert verify_evidence(written(cut), log.trust).outcome is None
 
 
 # --- splices ------------------------------------------------------------------------------------
@@ -851,7 +852,7 @@ def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
     whole = settled(log, place_of(log, 0))
     value = whole.proof(log.ids()[0])
     assert refusal(written(value), whole.trust) is None
-    said = evidence.verify(written(value), whole.trust).administered
+    said = verify_evidence(written(value), whole.trust).administered
     assert [(s.ran, s.note) for s, _place in said] == [(True, "it was seen"), (None, "asked for")]
     assert refusal(written(value), log.trust, form=True) == "key.unknown"
     beside = [f"attachments: without {at}" for at in range(len(value["attachments"]))]
@@ -863,7 +864,7 @@ def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
 def test_another_call_has_none_of_it(log):
     whole = settled(log, place_of(log, 0))
     first, second = (whole.proof(log.ids()[nth]) for nth in (0, 3))
-    assert evidence.verify(written(second), whole.trust).administered == ()
+    assert verify_evidence(written(second), whole.trust).administered == ()
     for what, mutant in spliced(second, first):
         if mutant != second:
             form = is_form(what, mutant, second)
@@ -874,9 +875,9 @@ def test_another_call_has_none_of_it(log):
 def test_only_the_admin_key_settles(log, by):
     """What another key has signed is left out: it settles nothing, and spoils no proof."""
     other = settled(log, place_of(log, 0), by=by)
-    assert evidence.verify(written(other.proof(log.ids()[0])), other.trust).administered == ()
+    assert verify_evidence(written(other.proof(log.ids()[0])), other.trust).administered == ()
     own = settled(log, place_of(log, 0))
-    proved = evidence.verify(written(own.proof(log.ids()[0])), own.trust)
+    proved = verify_evidence(written(own.proof(log.ids()[0])), own.trust)
     assert len(proved.administered) == 2
 
 
@@ -941,7 +942,7 @@ def test_what_the_administrator_said_may_stand_in_another_shard(log):
     two = replace(whole, shards_=[log.shards_[0], [opening, *said]])
     value = two.proof(log.ids()[0])
     assert refusal(written(value), two.trust) is None
-    told = evidence.verify(written(value), two.trust).administered
+    told = verify_evidence(written(value), two.trust).administered
     assert [(one.ran, place.shard) for one, place in told] == [(True, 1), (None, 1)]
 
 

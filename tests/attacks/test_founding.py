@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, StorageError
-from agentguard.audit import evidence
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
@@ -77,7 +77,7 @@ def use(settings: Config) -> None:
     assert kinds[:4] == ["shard", "key", "key", "key"]
     assert called[0].summary is not None
     with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
-        evidence.verify(guard.prove(str(called[0].summary.invocation_id)), trust)
+        verify_evidence(guard.prove(str(called[0].summary.invocation_id)), trust)
     if settings.anchor is not None:
         assert trust_pin.require(settings.anchor, settings.state, trust.log) == trust
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit.standing import NAME_SIZE, Names
+from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.domain import administration, rotation
 from agentguard.errors import KeyMaterialError
 from agentguard.signing.keys import MAX_ROUNDS
@@ -122,7 +122,7 @@ def long_names(place):
     """A file that is long, and takes no room on the disk."""
     home, state = place.take_up(), place.config.state
     kept = standing_file.load(state).verify(home.trust).standing
-    named = kept._replace(names=Names(bytes(NAME_SIZE)))
+    named = kept._replace(names=JournalNames(bytes(NAME_SIZE)))
     standing_file.save(state, home.trust.log, named, home.log_key)
     (names,) = state.glob(f"{standing_file.NAMES}*")
     with names.open("wb") as file:

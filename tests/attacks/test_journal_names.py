@@ -18,7 +18,7 @@ import pytest
 
 from agentguard import Denied, Guard, StorageError, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.audit.standing import NAME_SIZE
+from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import journal, journal_secret, standing_file

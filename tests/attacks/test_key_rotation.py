@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, StorageError, VerificationError
-from agentguard.audit import evidence, statements
-from agentguard.audit import prove as proving
-from agentguard.audit import registry as listed
+from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, handover, keystore, rotation
 from agentguard.domain.config import Config
@@ -113,12 +114,12 @@ class Scene:
 
     def prove(self, invocation_id: str) -> bytes:
         with closing(StateReader(self.settings.state)) as reader:
-            return proving.prove(reader, self.trust, invocation_id)
+            return prove_call(reader, self.trust, invocation_id)
 
     def announced(self) -> list[Any]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                statements.read_sealed(parsed)[1].predicate
+                statements.read_statement(parsed)[1].predicate
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
                 if (parsed := parse_entry(body)).kind == "key"
@@ -184,9 +185,9 @@ def test_before_and_after_verify(scene, use):
     ]
     assert scene.left_over() == []
     for trust in (before, returned):  # what was handed out before needs nothing new
-        evidence.verify(proof, trust)
+        verify_evidence(proof, trust)
     for invocation_id in scene.calls():
-        evidence.verify(scene.prove(invocation_id), returned)
+        verify_evidence(scene.prove(invocation_id), returned)
     assert len(scene.calls()) == 2
 
 
@@ -200,7 +201,7 @@ def test_who_has_only_the_old_trust_document_does_not_believe_the_new_key(scene,
     report = scene.examine(before)
     assert not report.ok
     with pytest.raises(VerificationError):
-        evidence.verify(scene.prove(scene.calls()[1]), before)
+        verify_evidence(scene.prove(scene.calls()[1]), before)
 
 
 def test_both_keys_are_announced_and_signed_for(scene):
@@ -329,7 +330,7 @@ def test_a_tool_that_outlasts_the_overlap(scene, enqueued):
     scene.call("afterwards")
     scene.good()
     for invocation_id in scene.calls():
-        evidence.verify(scene.prove(invocation_id), scene.trust)
+        verify_evidence(scene.prove(invocation_id), scene.trust)
 
 
 def test_an_outcome_waits_while_nobody_knows_whether_the_key_still_counts(scene):
@@ -518,7 +519,7 @@ def test_what_a_compromised_log_key_signed_since_does_not_verify(scene):
     assert min(times.values()) >= since.isoformat()[:19]
     assert max(times.values()) < moment  # and nothing that the new key signed
     # what the key itself vouched for before the compromise, the new key vouches for as well
-    evidence.verify(scene.prove(first), scene.trust)
+    verify_evidence(scene.prove(first), scene.trust)
 
 
 def test_what_a_compromised_issuer_signed_since_does_not_verify(scene):
@@ -535,7 +536,7 @@ def test_what_a_compromised_issuer_signed_since_does_not_verify(scene):
     assert not report.ok
     assert any("compromised by then" in problem.what for problem in report.problems)
     for invocation_id in (first, third):
-        evidence.verify(scene.prove(invocation_id), scene.trust)
+        verify_evidence(scene.prove(invocation_id), scene.trust)
     with pytest.raises(VerificationError):
         scene.prove(second)
 
@@ -587,14 +588,14 @@ def test_a_stolen_admin_key_makes_no_call_unprovable_and_none_settled(scene):
     scene.clock.advance(minutes=1)
     scene.rotate("admin", compromised_since=since)
     for call in (ended, doubted):
-        proved = evidence.verify(scene.prove(call), scene.trust)
+        proved = verify_evidence(scene.prove(call), scene.trust)
         assert proved.administered == ()
     assert scene.examine().in_doubt == (doubted,)
     administration.resolve(
         scene.settings, PASSPHRASE, doubted, ran=True, note="by the owner", now=scene.clock.now
     )
     assert scene.examine().in_doubt == ()
-    ((resolution, _place),) = evidence.verify(scene.prove(doubted), scene.trust).administered
+    ((resolution, _place),) = verify_evidence(scene.prove(doubted), scene.trust).administered
     assert (resolution.ran, resolution.note) == (True, "by the owner")
 
 
@@ -657,8 +658,8 @@ def test_what_a_revoked_key_signed_in_its_overlap_does_not_verify(scene, monkeyp
     assert all("compromised by then" in problem.what for problem in report.problems)
     first, second = scene.calls()
     if scene.settings.anchor is not None:
-        evidence.verify(scene.prove(first), scene.trust)
-        evidence.verify(scene.prove(second), scene.trust)
+        verify_evidence(scene.prove(first), scene.trust)
+        verify_evidence(scene.prove(second), scene.trust)
     else:
         with pytest.raises(VerificationError):
             scene.prove(second)
@@ -671,14 +672,14 @@ def test_a_revoked_issuers_registry_is_signed_anew(scene):
     since = scene.clock.now
     scene.rotate("issuer")
     scene.clock.advance(minutes=1)
-    sealed = listed.seal(old, scene.trust, {0}, at=timestamp(scene.clock.now))
+    sealed = seal_registry(old, scene.trust, {0}, at=timestamp(scene.clock.now))
     registry_file.write(scene.settings.state, sealed)
-    assert listed.verify(sealed, scene.trust).shards == {0}
+    assert verify_registry(sealed, scene.trust).shards == {0}
     scene.revoke(old.public_key, since)
     with pytest.raises(VerificationError, match="compromised by then"):
-        listed.verify(sealed, scene.trust)
+        verify_registry(sealed, scene.trust)
     data = registry_file.read(scene.settings.state) or b""
-    assert listed.verify(data, scene.trust).shards == {0}
+    assert verify_registry(data, scene.trust).shards == {0}
     scene.call()
 
 
@@ -1289,12 +1290,12 @@ def test_the_registry_is_in_the_new_issuers_word(scene):
     scene.rotate("issuer")
     data = registry_file.read(scene.settings.state)
     assert data is not None
-    verified = listed.verify(data, scene.trust)
+    verified = verify_registry(data, scene.trust)
     assert verified.shards == {0, 1}
     only_new = dataclasses.replace(
         scene.trust, keys=tuple(key for key in scene.trust.keys if key.not_after is None)
     )
-    assert listed.verify(data, only_new) == verified
+    assert verify_registry(data, only_new) == verified
 
 
 def test_a_wrong_passphrase_changes_nothing(scene):

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard, StorageError
-from agentguard.audit import registry
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import administration, domain, keystore
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
@@ -284,8 +284,8 @@ def forget_in_registry(place, shard):
     """Set the registry back to an older one, which the issuer has signed, too."""
     home = place.take_up()
     path = place.config.state / "registry.json"
-    listed = registry.verify(path.read_bytes(), home.trust)
-    older = registry.seal(home.issuer, home.trust, listed.shards - {shard}, at=listed.at)
+    listed = verify_registry(path.read_bytes(), home.trust)
+    older = seal_registry(home.issuer, home.trust, listed.shards - {shard}, at=listed.at)
     path.write_bytes(older)
 
 

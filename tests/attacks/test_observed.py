@@ -23,9 +23,10 @@ from agentguard import Decision, Denied, Guard, PolicyError, Requirement, adapte
 from agentguard.adapters import Arguments, CallOptions, Invocation
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.request import ApprovalPending
-from agentguard.audit import evidence, statements
+from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
 from agentguard.call.invocation import CallSite
 from agentguard.call.journal import JournalEntry
 from agentguard.domain import config
@@ -125,7 +126,7 @@ def test_the_call_runs_and_the_answer_is_on_record(place, ran, answer, asynchron
     assert place.seen().statuses == ["ok"]
     report = place.examine()
     assert report.problems == ()
-    assert [shard.observed for shard in report.shards] == [1]
+    assert [shard.observed_calls for shard in report.shards] == [1]
 
 
 @pytest.mark.parametrize("answer", [name for name in ANSWERS if name != "allow"])
@@ -137,7 +138,7 @@ def test_enforced_the_same_answer_denies(place, ran, answer):
     assert ran == []
     (call,) = place.seen().authorizations
     assert (call["mode"], call["enforced"]) == ("enforce", True)
-    assert place.examine().shards[0].observed == 0
+    assert place.examine().shards[0].observed_calls == 0
 
 
 def test_nobody_is_asked_and_what_would_be_asked_is_on_record(place, ran):
@@ -329,7 +330,7 @@ def proved(place, ran):
 )
 def test_the_evidence_says_that_no_policy_has_authorised_it(proved, tmp_path, mode, answer, said):
     data, trust = proved(mode, answer)
-    call = evidence.verify(data, trust).call
+    call = verify_evidence(data, trust).call
     assert (call.decision, call.mode, call.enforced) == said
     assert call.allowed
 
@@ -356,7 +357,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     read = read_authorization(call)
     assert (read.mode, read.enforced) == ("observe", False)
     (written,) = [one for one in bodies if one.kind == "config"]
-    assert statements.mode_of(written) == read.mode
+    assert statements.policy_mode(written) == read.mode
     changes: list[dict[str, Any]] = [
         {"mode": "enforce"},
         {"mode": "enforce", "enforced": 1},

@@ -28,10 +28,10 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Requirement, StorageError, adapters
-from agentguard.audit import evidence
-from agentguard.audit import prove as proving
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
 from agentguard.call.tool import ToolSpec
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
@@ -209,8 +209,8 @@ def test_a_redacted_call_can_be_proved_and_its_evidence_tells_nothing(scene):
     call(guard, login(guard), CLEAR, SECRET)
     trust = keystore.load_trust(redacting.settings.state)
     with closing(StateReader(redacting.settings.state)) as reader:
-        data = proving.prove(reader, trust, redacting.newest())
-    evidence.verify(data, trust)
+        data = prove_call(reader, trust, redacting.newest())
+    verify_evidence(data, trust)
     assert not any(form in data for form in spellings(SECRET.encode()))
     assert not any(form in data for form in spellings(redacting.salts[-1]))
     assert CLEAR.encode() in data or base64.b64encode(CLEAR.encode())[:-4] in data
@@ -707,15 +707,15 @@ def test_the_proof_of_an_erased_call_holds_before_and_after(scene):
 
     def prove() -> bytes:
         with closing(StateReader(scene.settings.state)) as reader:
-            return proving.prove(reader, trust, scene.newest())
+            return prove_call(reader, trust, scene.newest())
 
     before = prove()
     erase(scene)
     after = prove()
     assert any(form in before for form in spellings(SECRET.encode()))
     assert not any(form in after for form in spellings(SECRET.encode()))
-    evidence.verify(before, trust)  # a file that somebody has kept is out of the erasure's reach
-    evidence.verify(after, trust)
+    verify_evidence(before, trust)  # a file that somebody has kept is out of the erasure's reach
+    verify_evidence(after, trust)
 
 
 def test_a_redacted_call_can_be_erased_as_well(scene):

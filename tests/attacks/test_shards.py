@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, Decision, StorageError
-from agentguard.audit import checkpoint, merkle, registry, summary
+from agentguard.audit import checkpoint, merkle, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.audit.statements import read_heads
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config import Config
@@ -164,8 +165,8 @@ class Log:
         return anchor.anchor_path(self.config.anchor, self.trust.origin(shard))
 
     def write_registry(self, shards: Sequence[int], signer: Signer) -> None:
-        at = registry.verify((self.state / "registry.json").read_bytes(), self.trust).at
-        data = registry.seal(signer, self.trust, shards, at=at)
+        at = verify_registry((self.state / "registry.json").read_bytes(), self.trust).at
+        data = seal_registry(signer, self.trust, shards, at=at)
         (self.state / "registry.json").write_bytes(data)
 
     def bring_back(self, name: str, *parts: str) -> None:

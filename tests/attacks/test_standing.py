@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from agentguard import Denied, Guard, StorageError
-from agentguard.audit.standing import Gathering, Standing
+from agentguard.audit.standing import Standing
+from agentguard.audit.standing_builder import StandingBuilder
 from agentguard.domain import administration, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import dumps, loads_object
@@ -236,13 +237,13 @@ def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
             scene.call(guard)
     scene.open().close()
     read: list[bytes] = []
-    add = Gathering.add
+    add = StandingBuilder.add
 
-    def counted(self: Gathering, body: bytes) -> None:
+    def counted(self: StandingBuilder, body: bytes) -> None:
         read.append(body)
         add(self, body)
 
-    monkeypatch.setattr(Gathering, "add", counted)
+    monkeypatch.setattr(StandingBuilder, "add", counted)
     scene.place.take_up().ledger().read_on()
     assert len(read) < 10
     for folder in (scene.state, scene.outside):

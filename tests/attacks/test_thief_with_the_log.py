@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard.audit import find, records
+from agentguard.audit import records
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.find import find_call
 from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, rotation
@@ -61,7 +62,7 @@ def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, 
     at = since + timedelta(seconds=10)  # of an honest entry, long after
     log = place.take_up().lease(at)
     reader = StateReader(place.config.state)
-    said = find.find(reader, doubted)
+    said = find_call(reader, doubted)
     reader.close()
     assert said is not None
     log.append(

@@ -14,8 +14,10 @@ from dataclasses import replace
 import pytest
 
 from agentguard import Denied
-from agentguard.audit import evidence, prove
-from agentguard.audit.find import Found, scan
+from agentguard.audit import evidence
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.find import LocatedEntry, scan_entries
+from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import call_report, evidence_report, show
 from agentguard.cli.terminal.location import Trust
 from agentguard.domain import keystore
@@ -39,10 +41,13 @@ def told(place, capsys):
                     agent.call(tool)
         trust = keystore.load_trust(place.config.state)
         with closing(StateReader(place.config.state)) as reader:
-            (call,) = [Found(f.shard, f.index, f.entry) for f in scan(reader, 0, ["authorization"])]
+            (call,) = [
+                LocatedEntry(f.shard, f.index, f.entry)
+                for f in scan_entries(reader, 0, ["authorization"])
+            ]
             read = call_report.tell(reader, call, trust)
-            data = prove.prove(reader, trust, str(read.call.invocation_id))
-        proved = evidence.verify(data, trust)
+            data = prove_call(reader, trust, str(read.call.invocation_id))
+        proved = verify_evidence(data, trust)
         evidence_report.draw(proved)
         by_evidence = capsys.readouterr().out
         show._draw(read, Trust(trust, "here", outside=True), show._Again("", ""))

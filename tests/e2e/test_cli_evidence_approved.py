@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import evidence
+from agentguard.audit.evidence import verify_evidence
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
@@ -337,7 +337,7 @@ def both(data: bytes, trust: bytes) -> tuple[bool, bool]:
     """Whether agentguard refuses a file, and whether the independent verifier does."""
     refused = [False, False]
     try:
-        evidence.verify(data, TrustDocument.loads(trust))
+        verify_evidence(data, TrustDocument.loads(trust))
     except (DecodeError, VerificationError):
         refused[0] = True
     try:

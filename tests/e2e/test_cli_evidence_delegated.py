@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, evidence, merkle
+from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
@@ -252,7 +253,7 @@ def refusals(forger: Forger, data: bytes) -> tuple[str | None, bool]:
     """The code with which agentguard refuses evidence, and whether the other refuses it."""
     code, refused = None, False
     try:
-        evidence.verify(data, forger.trust)
+        verify_evidence(data, forger.trust)
     except (DecodeError, VerificationError) as error:
         code = error.code
     try:

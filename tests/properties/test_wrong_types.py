@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, Decision, Denied, Guard
-from agentguard.audit import checkpoint, evidence, records, registry, tlog_proof
+from agentguard.audit import checkpoint, records, tlog_proof
 from agentguard.audit.entry import CallPlace, StoredEntry, parse_entry
-from agentguard.audit.prove import prove
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call.invocation import timestamp
 from agentguard.delegation import access_token, grant, verification
@@ -176,7 +178,7 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
     readers += [checkpoint.parse_line, tlog_proof.parse, parse_entry, TrustDocument.loads]
     for parse in readers:
         assert outcome(parse, value) is None
-    for verify in (evidence.verify, registry.verify):
+    for verify in (verify_evidence, verify_registry):
         assert outcome(verify, value, world.trust) is None
     assert outcome(verification.loads, value, world.trust, **at) is None
     assert outcome(verification.from_json, value, world.trust, **at) is None
@@ -264,7 +266,9 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
         kinds.add(parse_entry(good.body).kind)
         for _what, made in mutants(opened(json.loads(good.body))):
             verifier = ShardVerifier(0, trust.origin(0), trust, since=2**40)
-            verifier._entry(StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary))
+            verifier._verify_contents(
+                StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary)
+            )
             tried += 1
     assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "authorization"}
     assert kinds >= {"outcome", "revocation", "freeze", "adoption", "resolution", "erasure"}
@@ -274,15 +278,15 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
 def test_no_evidence_with_another_type_somewhere_is_taken(log):
     _stored, trust, guard, call = log
     statement = opened(call.members["invocation"])["payload"]["opened"]
-    data = prove(guard.reader(), trust, statement["predicate"]["invocation_id"])
-    assert evidence.verify(data, trust).call
+    data = prove_call(guard.reader(), trust, statement["predicate"]["invocation_id"])
+    assert verify_evidence(data, trust).call
     for what, made in mutants(json.loads(data)):
-        assert outcome(evidence.verify, canonical.dumps(made), trust) is None, what
+        assert outcome(verify_evidence, canonical.dumps(made), trust) is None, what
 
 
 def test_no_registry_with_another_type_somewhere_is_taken(world):
     at = timestamp(datetime.fromtimestamp(world.now, UTC))
-    good = registry.seal(world.issuer, world.trust, [0, 1], at=at)
-    assert registry.verify(good, world.trust).shards
+    good = seal_registry(world.issuer, world.trust, [0, 1], at=at)
+    assert verify_registry(good, world.trust).shards
     for what, made in mutants(opened(json.loads(good))):
-        assert outcome(registry.verify, canonical.dumps(sealed(made)), world.trust) is None, what
+        assert outcome(verify_registry, canonical.dumps(sealed(made)), world.trust) is None, what

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import Decision, Denied, Guard, StorageError
-from agentguard.audit import find, records, statements
+from agentguard.audit import records, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, parse_entry
+from agentguard.audit.find import find_call
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
@@ -148,12 +149,12 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
         stored = reader.entry(place.shard, place.index)
         assert stored is not None
         trust = keystore.load_trust(settings.state)
-        said = statements.check_administered(
+        said = statements.check_admin_statement(
             parse_entry(stored.body), trust, int(datetime.now(UTC).timestamp())
         )
         assert (said.ran, said.note) == (ran, "asked the b\u00e4nk\n\x1b[31m")
         assert said.key_id == administration_key(settings).thumbprint
-        call = find.find(reader, before.in_doubt[0])
+        call = find_call(reader, before.in_doubt[0])
         assert call is not None
         assert said.call == call.place
 
@@ -307,7 +308,7 @@ def test_of_two_resolutions_at_once_one_is_refused(settings, monkeypatch, ran):
     assert caught.value.code == "call.settled"
     found = report(settings)
     assert (found.ok, found.in_doubt) == (True, ())
-    said = [said for shard in found.shards for _index, said in shard.administered]
+    said = [said for shard in found.shards for _index, said in shard.admin_statements]
     assert [one.ran for one in said] == [not ran]
 
 

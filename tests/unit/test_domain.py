@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, StorageError
-from agentguard.audit import registry
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.registry import verify_registry
 from agentguard.domain import config, domain, ephemeral, keystore
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
@@ -189,7 +189,7 @@ def test_who_comes_second_adds_a_shard_and_knows_how_far_the_first_is(settings):
     found = report(settings)
     assert (found.ok, found.anchored) == (True, True)
     assert [shard.heads for shard in found.shards] == [(), ((0, first.head),)]
-    listed = registry.verify((settings.state / "registry.json").read_bytes(), home.trust)
+    listed = verify_registry((settings.state / "registry.json").read_bytes(), home.trust)
     assert listed.shards == {0, 1}
     first.close()
     again = home.lease(NOW)  # and who comes third takes what the first has given back

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, evidence, merkle, statements, tlog_proof
+from agentguard.audit import checkpoint, merkle, statements, tlog_proof
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
-from agentguard.audit.prove import prove
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call.invocation import commitment
@@ -101,9 +102,9 @@ def read(guard, halve):
 
 
 def proved(reader, guard, nth=0, **options):
-    data = prove(reader, guard.trust, reader.ids()[nth], **options)
+    data = prove_call(reader, guard.trust, reader.ids()[nth], **options)
     INDEPENDENT(data, guard.trust.dumps())
-    return evidence.verify(data, guard.trust)
+    return verify_evidence(data, guard.trust)
 
 
 # --- what it says -------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_a_refusal_for_want_of_a_signer_is_proved_unsigned(guard, halve):
         agent.call(halve, x=2)
     assert denied.value.code == "signature.failed"
     said = proved(Reader(guard), guard)
-    assert (said.call.code, said.call.sealed.signatures) == ("signature.failed", ())
+    assert (said.call.code, said.call.envelope.signatures) == ("signature.failed", ())
 
 
 def test_attachments_can_be_left_out_or_be_erased(guard, read):
@@ -216,9 +217,9 @@ def test_what_is_redacted_is_a_copy_that_the_log_vouches_for(read):
 def test_it_needs_nothing_but_the_bytes_and_the_trust_document(guard, read):
     """The proof holds against a trust document that was written down and read again."""
     reader = read(2)
-    data = prove(reader, guard.trust, reader.ids()[0])
+    data = prove_call(reader, guard.trust, reader.ids()[0])
     written = type(guard.trust).loads(guard.trust.dumps())
-    assert evidence.verify(data, written) == evidence.verify(data, guard.trust)
+    assert verify_evidence(data, written) == verify_evidence(data, guard.trust)
 
 
 # --- how it is found -----------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def several(read):
 def test_the_log_is_read_once(guard, several):
     reader, wanted = several
     told: list[int] = []
-    prove(reader, guard.trust, wanted, progress=told.append)
+    prove_call(reader, guard.trust, wanted, progress=told.append)
     assert reader.scans == 1
     assert told == list(range(1, len(reader.bodies) + 1))
 
@@ -246,7 +247,7 @@ def test_the_log_is_read_once(guard, several):
 def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
     """They are believed in nothing; it only takes longer."""
     reader, wanted = several
-    whole = prove(reader, guard.trust, wanted)
+    whole = prove_call(reader, guard.trust, wanted)
     reader.scans, kept = 0, list(reader.columns)
     calls = [at for at, about in enumerate(kept) if about.kind == "authorization"]
     if columns == "none":
@@ -257,7 +258,7 @@ def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
         reader.columns[calls[0]], reader.columns[calls[1]] = kept[calls[1]], kept[calls[0]]
     else:
         reader.columns = [about if about.kind != "outcome" else None for about in kept]
-    assert prove(reader, guard.trust, wanted) == whole
+    assert prove_call(reader, guard.trust, wanted) == whole
     assert reader.scans == scans
 
 
@@ -267,7 +268,7 @@ def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
 @pytest.mark.parametrize("wanted", ["", "f" * 32, "0", "reader", "\ud800", '"'])
 def test_an_unknown_call(guard, read, wanted):
     with pytest.raises(CallError) as error:
-        prove(read(2), guard.trust, wanted)
+        prove_call(read(2), guard.trust, wanted)
     assert error.value.code == "call.unknown"
 
 
@@ -281,10 +282,10 @@ def test_what_is_no_base64_mentions_no_call(guard, read, kind, payload):
     reader.bodies.append(forged)
     reader.columns = [None] * len(reader.bodies)
     with pytest.raises(CallError) as unknown:
-        prove(reader, guard.trust, "f" * 32)
+        prove_call(reader, guard.trust, "f" * 32)
     assert unknown.value.code == "call.unknown"
     with pytest.raises(VerificationError):  # the call is found, in a log that is not whole
-        prove(reader, guard.trust, wanted)
+        prove_call(reader, guard.trust, wanted)
 
 
 def test_a_call_under_no_checkpoint_yet_is_unknown(guard, read):
@@ -294,10 +295,10 @@ def test_a_call_under_no_checkpoint_yet_is_unknown(guard, read):
     sizes = [checkpoint.parse(note).checkpoint.size for note in reader.notes]
     reader.notes = [n for n, size in zip(reader.notes, sizes, strict=True) if size <= place]
     with pytest.raises(CallError, match="no checkpoint of the log covers"):
-        prove(reader, guard.trust, wanted)
+        prove_call(reader, guard.trust, wanted)
     reader.notes = []
     with pytest.raises(CallError, match="no checkpoint of the log covers"):
-        prove(reader, guard.trust, wanted)
+        prove_call(reader, guard.trust, wanted)
 
 
 def test_a_changed_log_proves_nothing(guard, read):
@@ -306,7 +307,7 @@ def test_a_changed_log_proves_nothing(guard, read):
     wanted = reader.ids()[0]
     reader.bodies[-1] = reader.bodies[-1].replace(b'"outcome"', b'"outcame"')
     with pytest.raises(VerificationError, match="agentguard audit verify") as error:
-        prove(reader, guard.trust, wanted)
+        prove_call(reader, guard.trust, wanted)
     assert error.value.code == "proof.invalid"
 
 
@@ -315,7 +316,7 @@ def test_a_log_that_loses_an_entry_meanwhile_proves_nothing(guard, read, monkeyp
     wanted, found = reader.ids()[0], reader.entry
     monkeypatch.setattr(reader, "entry", lambda shard, at: found(shard, at) if at else None)
     with pytest.raises(VerificationError, match="is gone"):
-        prove(reader, guard.trust, wanted)
+        prove_call(reader, guard.trust, wanted)
 
 
 def test_true_is_no_number(guard, read):
@@ -338,8 +339,8 @@ def test_changed_arguments_prove_nothing(guard, read, data):
     changed = [k._replace(data=data) if k.role == "arguments" else k for k in reader.beside[index]]
     reader.beside[index] = changed
     with pytest.raises(VerificationError, match="agentguard audit verify"):
-        prove(reader, guard.trust, wanted)
-    assert prove(reader, guard.trust, wanted, attachments=False)
+        prove_call(reader, guard.trust, wanted)
+    assert prove_call(reader, guard.trust, wanted, attachments=False)
 
 
 def test_where_a_salt_ends_is_no_matter_of_taste():
@@ -362,7 +363,7 @@ def test_where_a_salt_ends_is_no_matter_of_taste():
 
 def test_the_file_is_canonical_json_that_any_tool_reads(guard, read):
     reader = read(2)
-    data = prove(reader, guard.trust, reader.ids()[0])
+    data = prove_call(reader, guard.trust, reader.ids()[0])
     value = json.loads(data)
     written = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert data == written.encode() + b"\n"
@@ -382,10 +383,10 @@ def test_the_file_is_canonical_json_that_any_tool_reads(guard, read):
 )
 def test_a_file_that_was_changed_on_its_way_says_so(guard, read, changed):
     reader = read(1)
-    data = prove(reader, guard.trust, reader.ids()[0])
-    assert evidence.verify(data, guard.trust).call.allowed
+    data = prove_call(reader, guard.trust, reader.ids()[0])
+    assert verify_evidence(data, guard.trust).call.allowed
     with pytest.raises(DecodeError, match="changed on its way; ask for the bytes") as caught:
-        evidence.verify(changed(data), guard.trust)
+        verify_evidence(changed(data), guard.trust)
     assert caught.value.code == "evidence.malformed"
 
 
@@ -449,12 +450,12 @@ def test_a_proof_that_is_too_long_is_refused(proof):
 
 def test_a_stranger_signs_nothing(guard, read, stranger):
     reader = read(2)
-    data = prove(reader, guard.trust, reader.ids()[0])
+    data = prove_call(reader, guard.trust, reader.ids()[0])
     assert isinstance(stranger, Ed25519Signer)
     keys = tuple(
         replace(key, key=stranger.public_key) if key.use == "log" else key
         for key in guard.trust.keys
     )
     with pytest.raises(VerificationError) as error:
-        evidence.verify(data, replace(guard.trust, keys=keys))
+        verify_evidence(data, replace(guard.trust, keys=keys))
     assert error.value.code == "signature.missing"

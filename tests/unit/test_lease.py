@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentguard import StorageError, VerificationError
-from agentguard.audit import checkpoint, records, registry, statements
+from agentguard.audit import checkpoint, records, statements
 from agentguard.audit.entry import parse_entry, parse_time
 from agentguard.audit.records import Record
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.domain.verify import examine
@@ -46,7 +47,7 @@ def lessor(tmp_path, signer, stranger):
 
 def listed(lessor):
     data = registry_file.read(lessor.state)
-    return registry.verify(data, lessor.trust).shards if data is not None else None
+    return verify_registry(data, lessor.trust).shards if data is not None else None
 
 
 def openings(lessor, shard):
@@ -195,7 +196,7 @@ def test_a_shard_that_only_an_anchor_knows_stops_every_lease(three):
     """Somebody has put an older registry in its place, which the issuer has signed as well."""
     remove(three, 2)
     registry_file.write(
-        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+        three.state, seal_registry(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
     )
     refused(three, r"2\.sqlite is missing")
 
@@ -210,8 +211,8 @@ def test_a_registry_that_does_not_verify_stops_every_lease(three):
     good = registry_file.read(three.state) or b"none"
     others = dataclasses.replace(three.trust, log="acme.example/log/other")
     forged = (
-        registry.seal(three.log_key, three.trust, {0}, at=timestamp(NOW)),
-        registry.seal(three.issuer, others, {0}, at=timestamp(NOW)),
+        seal_registry(three.log_key, three.trust, {0}, at=timestamp(NOW)),
+        seal_registry(three.issuer, others, {0}, at=timestamp(NOW)),
         good.replace(b'"sig":"', b'"sig":"A', 1),
         b"{}",
         b"",
@@ -227,7 +228,7 @@ def test_a_registry_that_does_not_verify_stops_every_lease(three):
 def test_a_registry_without_shards_is_refused_where_there_are_some(three):
     """The issuer could have signed it; it would hide all of them."""
     registry_file.write(
-        three.state, registry.seal(three.issuer, three.trust, (), at=timestamp(NOW))
+        three.state, seal_registry(three.issuer, three.trust, (), at=timestamp(NOW))
     )
     refused(three, "the registry of the shards in .* is missing")
 
@@ -235,7 +236,7 @@ def test_a_registry_without_shards_is_refused_where_there_are_some(three):
 def test_a_shard_that_nobody_has_registered_yet_is_taken_up(three):
     """Of somebody who died between opening it and registering it."""
     registry_file.write(
-        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+        three.state, seal_registry(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
     )
     logs = [three.lease(NOW) for _ in range(3)]
     assert [(log.shard, log.head.size) for log in logs] == [(0, 2), (1, 2), (2, 2)]
@@ -274,7 +275,7 @@ def test_a_number_is_never_used_twice(three):
     """Of a shard that was added last, and removed with all that knows it but its anchor's file."""
     remove(three, 2)
     registry_file.write(
-        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+        three.state, seal_registry(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
     )
     without = dataclasses.replace(three, anchors=None)
     logs = [without.lease(NOW) for _ in range(3)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agentguard import AgentguardError, StorageError, VerificationError
 from agentguard.audit import registry
+from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing import canonical
@@ -36,14 +37,14 @@ def sealed(predicate, *, kind="registry", signer=ISSUER):
 
 
 def test_what_was_sealed_is_read_again():
-    data = registry.seal(ISSUER, TRUST, {5, 0, 1}, at=AT)
-    assert registry.verify(data, TRUST) == registry.Registry(frozenset({0, 1, 5}), AT)
+    data = seal_registry(ISSUER, TRUST, {5, 0, 1}, at=AT)
+    assert verify_registry(data, TRUST) == registry.Registry(frozenset({0, 1, 5}), AT)
     assert data == sealed(GOOD)
 
 
 @given(st.frozensets(st.integers(0, 2**53 - 1), max_size=20))
 def test_every_set_of_shards_comes_back(shards):
-    assert registry.verify(registry.seal(ISSUER, TRUST, shards, at=AT), TRUST).shards == shards
+    assert verify_registry(seal_registry(ISSUER, TRUST, shards, at=AT), TRUST).shards == shards
 
 
 @pytest.mark.parametrize(
@@ -98,32 +99,32 @@ def test_a_file_that_does_not_verify_is_named_and_what_to_do(tmp_path, data, rai
 def test_what_is_no_registry_is_refused(change):
     predicate = {name: value for name, value in {**GOOD, **change}.items() if value is not ...}
     with pytest.raises(DecodeError) as caught:
-        registry.verify(sealed(predicate), TRUST)
+        verify_registry(sealed(predicate), TRUST)
     assert caught.value.code == "registry.malformed"
 
 
 def test_another_logs_registry_is_refused():
     with pytest.raises(VerificationError) as caught:
-        registry.verify(sealed({**GOOD, "log": "acme.example/log/other"}), TRUST)
+        verify_registry(sealed({**GOOD, "log": "acme.example/log/other"}), TRUST)
     assert caught.value.code == "registry.log"
 
 
 def test_another_kind_of_statement_by_the_issuer_is_no_registry():
     with pytest.raises(AgentguardError) as caught:
-        registry.verify(sealed(GOOD, kind="shard"), TRUST)
+        verify_registry(sealed(GOOD, kind="shard"), TRUST)
     assert caught.value.code == "statement.malformed"
 
 
 def test_a_strangers_registry_is_refused(stranger):
     with pytest.raises(VerificationError) as caught:
-        registry.verify(sealed(GOOD, signer=stranger), TRUST)
+        verify_registry(sealed(GOOD, signer=stranger), TRUST)
     assert caught.value.code == "key.unknown"
 
 
 def test_a_key_for_another_use_is_refused():
     other = dataclasses.replace(TRUST, keys=(TrustedKey("log", ISSUER.public_key, 0),))
     with pytest.raises(VerificationError) as caught:
-        registry.verify(sealed(GOOD), other)
+        verify_registry(sealed(GOOD), other)
     assert caught.value.code == "key.unknown"
 
 
@@ -139,10 +140,10 @@ def test_a_key_for_another_use_is_refused():
 def test_the_issuers_key_must_count_at_its_time(limits, code):
     trust = dataclasses.replace(TRUST, keys=(dataclasses.replace(TRUST.keys[0], **limits),))
     if code is None:
-        assert registry.verify(sealed(GOOD), trust).shards == {0, 1, 5}
+        assert verify_registry(sealed(GOOD), trust).shards == {0, 1, 5}
         return
     with pytest.raises(VerificationError) as caught:
-        registry.verify(sealed(GOOD), trust)
+        verify_registry(sealed(GOOD), trust)
     assert caught.value.code == code
 
 
@@ -155,7 +156,7 @@ def test_an_unsigned_one_and_one_whose_signature_is_anothers_are_refused(strange
     ):
         forged = Envelope(PAYLOAD_TYPE, good.payload, signatures)
         with pytest.raises(VerificationError) as caught:
-            registry.verify(canonical.dumps(forged.as_json()), TRUST)
+            verify_registry(canonical.dumps(forged.as_json()), TRUST)
         assert caught.value.code == code
 
 
@@ -176,7 +177,7 @@ HOSTILE = [
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_bytes_are_a_typed_error(data):
     with pytest.raises(DecodeError):
-        registry.verify(data, TRUST)
+        verify_registry(data, TRUST)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.booleans())
@@ -186,7 +187,7 @@ def test_a_damaged_registry_never_verifies(noise, place, cut):
     if damaged == good:
         return
     with pytest.raises((DecodeError, VerificationError)):
-        registry.verify(damaged, TRUST)
+        verify_registry(damaged, TRUST)
 
 
 # --- the file -------------------------------------------------------------------------------------

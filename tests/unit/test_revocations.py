@@ -20,7 +20,7 @@ import pytest
 from agentguard.audit import records
 from agentguard.audit.entry import Entry, parse_entry
 from agentguard.audit.records import Record
-from agentguard.audit.standing import Standing, Used
+from agentguard.audit.standing import Standing, UseCount
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.domain import StateDomain
@@ -58,11 +58,11 @@ def test_a_name_that_is_revoked_denies_all_that_go_by_it():
 
 
 def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
-    own = Standing(sequence=3, frozen=True, newest="2026", used={"a": Used(1, 9)})
+    own = Standing(sequence=3, frozen=True, newest="2026", used={"a": UseCount(1, 9)})
     thawed = own.with_freeze(4, frozen=False)
-    thief = Standing(sequence=9, newest="9999", used={"a": Used(0, 9), "b": Used(1, 9)})
+    thief = Standing(sequence=9, newest="9999", used={"a": UseCount(0, 9), "b": UseCount(1, 9)})
     # a process may know the thaw, under which nothing is frozen: the freeze has a number above it
-    used = {"a": Used(1, 9), "b": Used(1, 9)}
+    used = {"a": UseCount(1, 9), "b": UseCount(1, 9)}
     assert own.with_refusals(thief) == own._replace(sequence=10, used=used)
     frozen = Standing(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
     joined = thawed.with_refusals(frozen)
@@ -192,13 +192,12 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
     place.rebuilt()
     place.revoke("user:bob")
     read: list[bytes] = []
-    parse = parse_entry
 
     def counted(body: bytes) -> Entry:
         read.append(body)
-        return parse(body)
+        return parse_entry(body)
 
-    monkeypatch.setattr("agentguard.audit.standing.parse_entry", counted)
+    monkeypatch.setattr("agentguard.audit.standing_builder.parse_entry", counted)
     assert place.current().revoked == {"user:alice", "user:bob"}
     assert len(read) == 1  # the new one
 

@@ -32,8 +32,8 @@ from rich.console import Console
 
 import agentguard_demo
 from agentguard import ApprovalPending, ConfigError, Denied, Guard
-from agentguard.audit import evidence
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
 from agentguard.domain import config
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.credential import agent_name
@@ -376,7 +376,7 @@ def test_the_evidence_of_the_merge_names_bob(played):
     place = home / "a place"
     (path,) = place.glob("evidence-*.json")
     (trust,) = (place / "anchor").glob("*/trust.json")
-    proved = evidence.verify(path.read_bytes(), TrustDocument.loads(trust.read_bytes()))
+    proved = verify_evidence(path.read_bytes(), TrustDocument.loads(trust.read_bytes()))
     (answer,) = proved.approved
     assert (answer.approval.verdict, answer.approval.approver) == ("approve", "user:bob")
     assert (proved.call.tool, proved.call.decision) == ("merge_pr", "allow")

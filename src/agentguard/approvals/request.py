@@ -20,7 +20,7 @@ from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode,
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 REQUEST_TYPE: Final = "urn:agentguard:approval-request:v1"
-MAX_BYTES: Final = 1 << 20
+MAX_REQUEST_BYTES: Final = 1 << 20
 """The longest request, with all arguments, in bytes."""
 
 
@@ -133,7 +133,7 @@ class ApprovalRequest:
             "expires_at": self.expires_at,
         }
         encoded = canonical.dumps_record(document)
-        if len(encoded) > MAX_BYTES:
+        if len(encoded) > MAX_REQUEST_BYTES:
             message = f"a request of {len(encoded)} bytes is too long to be shown to a person"
             raise EncodeError(message, code="approval.too_large")
         return encoded
@@ -145,7 +145,7 @@ class ApprovalRequest:
         Raises ``DecodeError`` (``json.*``, ``approval.malformed``), or ``VerificationError``
         (``approval.mismatch``) where ``call_digest`` is not the digest of the call in the request.
         """
-        document: Any = canonical.loads(data, limit=MAX_BYTES)
+        document: Any = canonical.loads(data, limit=MAX_REQUEST_BYTES)
         try:
             request = _read_request(document)
             is_mismatch = document["call_digest"] != request.call_digest

@@ -190,7 +190,7 @@ def missing_approvals(
     return None
 
 
-def requesters(principal: str, owner: str | None) -> frozenset[str]:
+def requesters_of(principal: str, owner: str | None) -> frozenset[str]:
     """Return who may not approve a call: the principal of the call, and the agent's owner."""
     return frozenset({principal} if owner is None else {principal, owner})
 

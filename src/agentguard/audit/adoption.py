@@ -1,7 +1,8 @@
-"""An adoption: the admin key says that the log goes on in a state that is behind its anchor.
+"""Adoptions: the administrator states that the log continues in a state behind its anchor.
 
-It names each shard of which the anchor had seen more, or something else, with the anchor's signed
-checkpoint. Those entries are not in the log any more, and whoever verifies the log is told so.
+An adoption names each shard of which the anchor has more entries, or other entries, with the
+anchor's signed checkpoint. The log lacks these entries from then on, and ``audit verify`` reports
+the loss.
 """
 
 from __future__ import annotations
@@ -16,77 +17,79 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, is_integer
 
 
-class Lost(NamedTuple):
-    """A shard that goes on from ``entries``, None where the shard is gone.
+class LostEntries(NamedTuple):
+    """The loss in one shard, which continues from ``entries``; None where the shard is gone.
 
-    ``anchored`` is the note of the checkpoint that the anchor had.
+    ``anchored`` is the note of the anchor's checkpoint.
     """
 
     shard: int
     entries: int | None
     anchored: str
 
-    def seen(self) -> int:
-        """Return how many entries the anchor had seen; raises ``DecodeError``."""
+    def anchored_size(self) -> int:
+        """Return the number of entries in the anchor's checkpoint; raises ``DecodeError``."""
         return checkpoint.parse(self.anchored.encode()).checkpoint.size
 
     def words(self) -> str:
-        """Tell it to people; raises ``DecodeError``."""
+        """Return the loss in words; raises ``DecodeError``."""
         if self.entries is None:
-            return f"shard {self.shard} with {self.seen()} entries is gone"
+            return f"shard {self.shard} with {self.anchored_size()} entries is gone"
         return (
             f"shard {self.shard} goes on from {self.entries} entries, where its anchor had seen "
-            f"{self.seen()}"
+            f"{self.anchored_size()}"
         )
 
 
 class Adoption(NamedTuple):
-    """What an adoption says, and when."""
+    """The content of an adoption, and the time of its entry (RFC 3339)."""
 
-    lost: tuple[Lost, ...]
+    lost: tuple[LostEntries, ...]
     note: str
     at: str
 
     def words(self) -> str:
-        """Tell it to people; raises ``DecodeError``."""
+        """Return the adoption in words; raises ``DecodeError``."""
         lost = "; ".join(one.words() for one in self.lost) or "nothing is lost"
         return f"the log goes on in this state ({lost}): {self.note}"
 
 
-def check(parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True) -> Adoption:
-    """Return what an adoption says, each checkpoint in it verified.
+def check_adoption(
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> Adoption:
+    """Return the content of an adoption, with each checkpoint in it verified.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    _key, statement = statements.check_by("admin", parsed, trust, at, signatures=signatures)
+    _key, statement = statements.check_signed_by("admin", entry, trust, at, signatures=signatures)
     if statement.subject_sha256 != canonical.sha256_hex(trust.trust_domain.encode()):
         raise _malformed()
-    said = _of(statement.predicate, parsed.at)
-    for one in said.lost:
+    adoption = _read_predicate(statement.predicate, entry.at)
+    for one in adoption.lost:
         statements.check_checkpoint(one.anchored.encode(), trust, trust.origin(one.shard))
-    return said
+    return adoption
 
 
-def read(parsed: Entry) -> Adoption:
-    """Read what an adoption says, unverified; raises as ``check`` does."""
-    _key_id, statement = statements.read_sealed(parsed)
-    return _of(statement.predicate, parsed.at)
+def read_adoption(entry: Entry) -> Adoption:
+    """Read the content of an adoption, unverified; raises as ``check_adoption`` does."""
+    _key_id, statement = statements.read_statement(entry)
+    return _read_predicate(statement.predicate, entry.at)
 
 
-def _of(predicate: object, at: str) -> Adoption:
+def _read_predicate(predicate: object, at: str) -> Adoption:
     match predicate:
         case {"lost": [*lost], "note": str(note), **others} if not others:
-            return Adoption(tuple(_lost(one) for one in lost), note, at)
+            return Adoption(tuple(_read_loss(one) for one in lost), note, at)
     raise _malformed()
 
 
-def _lost(value: JSON) -> Lost:
+def _read_loss(value: JSON) -> LostEntries:
     match value:
         case {"shard": shard, "entries": entries, "anchored": str(anchored), **others}:
-            counted = entries is None or is_integer(entries)
-            if not others and is_integer(shard) and counted:
-                one = Lost(shard, entries if is_integer(entries) else None, anchored)
-                one.seen()
+            has_size = entries is None or is_integer(entries)
+            if not others and is_integer(shard) and has_size:
+                one = LostEntries(shard, entries if is_integer(entries) else None, anchored)
+                one.anchored_size()
                 return one
     raise _malformed()
 

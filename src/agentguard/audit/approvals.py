@@ -1,8 +1,8 @@
-"""What the answers of people in an authorization entry must hold, and the roster's entry.
+"""Checks of the approvals in the log: the answers in an authorization entry, requests, rosters.
 
-The roster is the one that the issuer has signed into the log before the call; the answers are held
-against it, against the call, and against what had to be met. When the line believes an answer
-stands in ``flow/decide.py``.
+The answers are checked against the roster that the issuer signed into the log before the call,
+against the call, and against the requirements. ``flow/decide.py`` decides at run time whether
+answers are enough.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.approvals import roster
 from agentguard.approvals.answer import Approval, read_answer
 from agentguard.approvals.request import read_requirement, requirements_digest
-from agentguard.approvals.roster import Answer, Roster, missing_approvals
+from agentguard.approvals.roster import Answer, Roster, missing_approvals, requesters_of
 from agentguard.audit import statements, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
@@ -27,79 +26,81 @@ from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
 
 
-class StatedRoster(NamedTuple):
-    """A roster of the log, and the issuer's key that has signed it."""
+class SignedRoster(NamedTuple):
+    """A roster in the log, and the issuer's key that has signed the roster."""
 
     issuer: PublicKey
-    people: Roster
+    roster: Roster
 
 
 def check_roster(
-    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
-) -> StatedRoster:
-    """Return the roster of an entry, and who has signed it; raises as ``check_revocation`` does."""
-    key, said = statements.check_issued(parsed, trust, at, signatures=signatures)
-    members = dict(said)
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> SignedRoster:
+    """Return the roster in an entry, with its signer; raises as ``check_revocation`` does."""
+    key, predicate = statements.check_issued(entry, trust, at, signatures=signatures)
+    members = dict(predicate)
     if members.pop("trust_domain", None) != trust.trust_domain:
         raise _mismatch("the roster is another trust domain's")
-    people = Roster.from_json(members)
-    if roster_digest(parsed) != people.sha256:
+    roster = Roster.from_json(members)
+    if roster_digest(entry) != roster.sha256:
         raise _mismatch("the roster does not have its digest")
-    return StatedRoster(key, people)
+    return SignedRoster(key, roster)
 
 
-def roster_digest(parsed: Entry) -> str:
-    """Return the digest that a roster's entry names, unverified; raises ``DecodeError``."""
-    _key_id, said = statements.read_sealed(parsed)
-    return said.subject_sha256
+def roster_digest(entry: Entry) -> str:
+    """Return the digest in a roster's entry, unverified; raises ``DecodeError``."""
+    _key_id, statement = statements.read_statement(entry)
+    return statement.subject_sha256
 
 
 def check_approvals(
-    call: Authorization, parsed: Entry, people: Roster | None, issued: Credential, at: int
+    call: Authorization, entry: Entry, roster: Roster | None, issued: Credential, at: int
 ) -> tuple[Answer, ...]:
-    """Return the answers on which a call rests, each verified, and all together enough.
+    """Return the answers on which a call rests, after a check that they are valid and enough.
 
-    ``people`` is the roster that the call names, None where it names none; ``issued`` the
-    credential of the instance, and ``at`` when the call was logged. Raises ``DecodeError`` or
+    ``roster`` is the roster that the call names, None without one. ``issued`` is the credential of
+    the instance, and ``at`` the time when the call was logged. Raises ``DecodeError`` or
     ``VerificationError``.
     """
-    requirements, envelopes = requirements_of(parsed), _envelopes(parsed)
-    if people is None:
+    requirements, envelopes = read_requirements(entry), _envelopes(entry)
+    if roster is None:
         if envelopes or (requirements and call.enforced):
             raise _mismatch("a call with answers or requirements, and no roster for them")
         return ()
     if not envelopes:
         raise _mismatch("a call that names a roster, and rests on no answer")
     digest = requirements_digest(requirements)
-    answers = tuple(people.identify(sealed) for sealed in envelopes)
+    answers = tuple(roster.identify(envelope) for envelope in envelopes)
     for answer in answers:
         _check_answer(call, answer.approval, digest, at)
-    if len(answered(answers)) > 1:
+    if len(answered_requests(answers)) > 1:
         raise _mismatch("the answers are to more than one request")
     if len({answer.approval.approval_id for answer in answers}) != len(answers):
         raise _mismatch("an answer stands twice")
     if call.allowed:
-        requesters = roster.requesters(call.principal, issued.profile.owner)
+        requesters = requesters_of(call.principal, issued.profile.owner)
         lacking = missing_approvals(requirements, answers, requesters=requesters)
         if lacking is not None or not requirements:
             raise _mismatch(f"the answers are not enough: {lacking or 'nothing was asked for'}")
     return answers
 
 
-def _check_answer(call: Authorization, said: Approval, requirement_sha256: str, at: int) -> None:
-    if said.subject_sha256 != call.call_sha256:
+def _check_answer(
+    call: Authorization, approval: Approval, requirement_sha256: str, at: int
+) -> None:
+    if approval.subject_sha256 != call.call_sha256:
         raise _mismatch("an answer is to another call")
-    said.check_time(at)
-    if call.allowed and said.verdict != "approve":
+    approval.check_time(at)
+    if call.allowed and approval.verdict != "approve":
         raise _mismatch("a call that was allowed, and a rejection")
-    if call.allowed and said.requirement_sha256 != requirement_sha256:
+    if call.allowed and approval.requirement_sha256 != requirement_sha256:
         raise _mismatch("an answer is to other requirements")
-    if call.code == "approval.rejected" and said.verdict != "reject":
+    if call.code == "approval.rejected" and approval.verdict != "reject":
         raise _mismatch("a call that was rejected, and an answer that is no rejection")
 
 
-class Requested(NamedTuple):
-    """What was asked of people, by a request's entry, or what an answer says that it was."""
+class RequestDigests(NamedTuple):
+    """The id and digests of a request, from the request's entry or from an answer."""
 
     request_id: str
     call_sha256: str
@@ -107,32 +108,32 @@ class Requested(NamedTuple):
     displayed_sha256: str
 
 
-def read_request(parsed: Entry) -> Requested:
-    """Read a request's entry, whose requirements have their digest; raises ``DecodeError``."""
-    members = parsed.members
-    asked = Requested(
+def read_request(entry: Entry) -> RequestDigests:
+    """Read a request's entry and check the requirements' digest; raises ``DecodeError``."""
+    members = entry.members
+    request = RequestDigests(
         str(members["request_id"]),
         str(members["call_digest"]),
         str(members["requirement_sha256"]),
         str(members["displayed_sha256"]),
     )
-    if requirements_digest(requirements_of(parsed)) != asked.requirement_sha256:
+    if requirements_digest(read_requirements(entry)) != request.requirement_sha256:
         raise DecodeError("the requirements do not have their digest", code="entry.malformed")
-    return asked
+    return request
 
 
-def answered(answers: Sequence[Answer]) -> frozenset[Requested]:
-    """Return what was asked, by the answers: one request, where they hold."""
-    said = [answer.approval for answer in answers]
+def answered_requests(answers: Sequence[Answer]) -> frozenset[RequestDigests]:
+    """Return the requests that the answers name: one request, where all answers are valid."""
+    stated = [answer.approval for answer in answers]
     return frozenset(
-        Requested(a.request_id, a.subject_sha256, a.requirement_sha256, a.displayed_sha256)
-        for a in said
+        RequestDigests(a.request_id, a.subject_sha256, a.requirement_sha256, a.displayed_sha256)
+        for a in stated
     )
 
 
-def summary_of_request(parsed: Entry) -> Summary:
-    """Summarise a request entry from its members; raises ``DecodeError``."""
-    match {"traceparent": None, **parsed.members}:
+def summary_of_request(entry: Entry) -> Summary:
+    """Return the summary of a request's entry; raises ``DecodeError``."""
+    match {"traceparent": None, **entry.members}:
         case {
             "agent": str(agent),
             "principal": str(principal),
@@ -141,7 +142,7 @@ def summary_of_request(parsed: Entry) -> Summary:
             "traceparent": str() | None as traceparent,
         }:
             return summary.of_request(
-                at=parsed.at,
+                at=entry.at,
                 agent=agent,
                 principal=principal,
                 tool=tool,
@@ -151,29 +152,29 @@ def summary_of_request(parsed: Entry) -> Summary:
     raise DecodeError("a request names agent, principal, tool and task", code="entry.malformed")
 
 
-def roster_named(parsed: Entry) -> str | None:
+def roster_digest_of_call(entry: Entry) -> str | None:
     """Return the digest of the roster that a call names; raises ``DecodeError``."""
-    named = parsed.members["roster_sha256"]
-    if named is None or isinstance(named, str):
-        return named
+    digest = entry.members["roster_sha256"]
+    if digest is None or isinstance(digest, str):
+        return digest
     raise DecodeError("roster_sha256 is a digest or null", code="entry.malformed")
 
 
-def said_of(parsed: Entry) -> list[Approval]:
-    """Return what the answers in a call's entry say, unverified; raises ``DecodeError``."""
-    return [read_answer(sealed) for sealed in _envelopes(parsed)]
+def read_answers(entry: Entry) -> list[Approval]:
+    """Return the answers in a call's entry, unverified; raises ``DecodeError``."""
+    return [read_answer(envelope) for envelope in _envelopes(entry)]
 
 
-def requirements_of(parsed: Entry) -> tuple[Requirement, ...]:
-    """Return what had to be met, by a call's or a request's entry; raises ``DecodeError``."""
-    listed = parsed.members["requirements"]
+def read_requirements(entry: Entry) -> tuple[Requirement, ...]:
+    """Return the requirements in a call's or a request's entry; raises ``DecodeError``."""
+    listed = entry.members["requirements"]
     if not isinstance(listed, list):
         raise DecodeError("requirements is a list", code="entry.malformed")
     return tuple([read_requirement(one) for one in listed])
 
 
-def _envelopes(parsed: Entry) -> tuple[Envelope, ...]:
-    listed: JSON = parsed.members["approvals"]
+def _envelopes(entry: Entry) -> tuple[Envelope, ...]:
+    listed: JSON = entry.members["approvals"]
     if not isinstance(listed, list):
         raise DecodeError("approvals is a list of envelopes", code="entry.malformed")
     return tuple([Envelope.parse(one) for one in listed])

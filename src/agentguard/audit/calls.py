@@ -1,8 +1,7 @@
-"""One call as the log has it: its authorization and its outcome, read into values.
+"""Reads the two entries of a call, its authorization and its outcome, into values.
 
-What stands in the two entries, and whether a guard writes that, is looked at here. Whether what
-they say is signed by whom they name, and agrees with what stands elsewhere, is ``statements.py``'s
-business; of the answers of people ``approvals.py``'s.
+The readers here refuse entries that no guard writes. ``statements.py`` checks the signatures and
+the agreement with other entries, and ``approvals.py`` the answers of people.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _COPIES_OF_CALL: Final = frozenset({"arguments", "input"})
 _COPIES_OF_OUTCOME: Final = frozenset({"result"})
 
 Commitments = Mapping[str, JSON]
-"""What an entry commits to: the SHA-256 (hex) by role, null where there is nothing."""
+"""The commitments of an entry: SHA-256 (hex) by role, null for no data."""
 
 
 class Evaluation(NamedTuple):
-    """What a policy's server says of one evaluation: each text is its own word.
+    """The report of a policy server on one evaluation; nobody else vouches for these texts.
 
-    ``decision_id`` is under which its own log has it, ``version`` is the server's, ``revisions``
-    are those of its bundles by name.
+    ``decision_id`` is the evaluation's id in the server's own log, ``version`` the version of the
+    server, and ``revisions`` the revisions of its bundles by name.
     """
 
     decision_id: str | None
@@ -48,13 +47,13 @@ class Evaluation(NamedTuple):
                 "revisions": {**revisions},
                 **others,
             } if not others:
-                named: dict[str, str | None] = {
+                by_bundle: dict[str, str | None] = {
                     str(bundle): revision
                     for bundle, revision in revisions.items()
                     if revision is None or isinstance(revision, str)
                 }
-                if len(named) == len(revisions):
-                    return cls(decision_id, version, named)
+                if len(by_bundle) == len(revisions):
+                    return cls(decision_id, version, by_bundle)
         raise DecodeError("not what a server says of an evaluation", code="entry.malformed")
 
     def as_json(self) -> dict[str, JSON]:
@@ -63,14 +62,14 @@ class Evaluation(NamedTuple):
 
 
 class Authorization(NamedTuple):
-    """An authorization entry that was read: who called what, and the answer.
+    """The content of an authorization entry: the call, and the decision on the call.
 
-    ``commitments`` are those of what is kept beside it: those that were stated, or of copies.
-    Where the ``decision`` was not ``enforced``, the policy was only observed (``mode``), and the
-    call ran whatever it said.
+    ``commitments`` cover the data beside the entry: the data in the signed statement, or redacted
+    copies. Where the ``decision`` was not ``enforced``, the ``mode`` was observe, and the call ran
+    in spite of the decision.
     """
 
-    sealed: Envelope
+    envelope: Envelope
     invocation_sha256: str
     call_sha256: str
     predicate: Mapping[str, JSON]
@@ -91,33 +90,33 @@ class Authorization(NamedTuple):
 
     @property
     def allowed(self) -> bool:
-        """True when the call may run."""
+        """Whether the call may run."""
         return self.decision == "allow" or not self.enforced
 
     @property
     def effect(self) -> str:
-        """The decision where it was enforced, else ``summary.OBSERVED``."""
+        """The decision if enforced, else ``summary.OBSERVED``."""
         return self.decision if self.enforced else summary.OBSERVED
 
     @property
     def signed(self) -> bool:
-        """False for a refusal whose signer failed: the log alone says that the agent asked."""
-        return bool(self.sealed.signatures)
+        """Whether the agent signed the call; false for a refusal whose signer failed."""
+        return bool(self.envelope.signatures)
 
     @property
     def chain_sha256(self) -> str | None:
         """The digest of the chain of delegation; None on the agent's own authority."""
-        named = self.predicate.get("chain_sha256")
-        return named if named is None or isinstance(named, str) else str(named)
+        digest = self.predicate.get("chain_sha256")
+        return digest if digest is None else str(digest)
 
 
 class Outcome(NamedTuple):
-    """An outcome entry that was read: of which invocation, and the agent's statement.
+    """The content of an outcome entry: the invocation's digest, and the agent's statement.
 
-    ``invocation_id`` is what the statement says of its call where its place was not known yet.
+    ``invocation_id`` is in the statement where the agent did not know the authorization's place.
     """
 
-    sealed: Envelope
+    envelope: Envelope
     invocation_sha256: str
     invocation_id: str | None
     predicate: Mapping[str, JSON]
@@ -126,17 +125,17 @@ class Outcome(NamedTuple):
 
     @property
     def replay_of(self) -> str | None:
-        """The call whose result was handed out in the place of this one's, which did not run."""
-        named = self.predicate.get("replay_of")
-        return named if named is None else str(named)
+        """The id of the earlier call whose result the agent got; this call did not run then."""
+        invocation_id = self.predicate.get("replay_of")
+        return invocation_id if invocation_id is None else str(invocation_id)
 
 
-def read_authorization(parsed: Entry) -> Authorization:
+def read_authorization(entry: Entry) -> Authorization:
     """Read an authorization entry; raises ``DecodeError``."""
-    members = parsed.members
-    copies = _read_copies(parsed, _COPIES_OF_CALL)
-    sealed = Envelope.parse(members["invocation"])
-    statement = dsse.parse_statement(sealed.payload, "invocation")
+    members = entry.members
+    copies = _read_copies(entry, _COPIES_OF_CALL)
+    envelope = Envelope.parse(members["invocation"])
+    statement = dsse.parse_statement(envelope.payload, "invocation")
     predicate = statement.predicate
     tool, decision = predicate.get("tool"), members["decision"]
     reasons, engine = members["reasons"], members["engine"]
@@ -147,11 +146,11 @@ def read_authorization(parsed: Entry) -> Authorization:
         or not (engine is None or isinstance(engine, dict))
     ):
         raise _lacking("tool, decision, reasons or engine")
-    for name in ("invocation_id", "task_id", "traceparent"):  # what it is searched for by
+    for name in ("invocation_id", "task_id", "traceparent"):  # the columns of the search
         _text_or_none(predicate, name)
     return Authorization(
-        sealed,
-        canonical.sha256_hex(sealed.payload),
+        envelope,
+        canonical.sha256_hex(envelope.payload),
         statement.subject_sha256,
         predicate,
         _id_or_none(predicate),
@@ -170,21 +169,21 @@ def read_authorization(parsed: Entry) -> Authorization:
     )
 
 
-def read_outcome(parsed: Entry) -> Outcome:
+def read_outcome(entry: Entry) -> Outcome:
     """Read an outcome entry; raises ``DecodeError``."""
-    sealed = Envelope.parse(parsed.members["statement"])
-    statement = dsse.parse_statement(sealed.payload, "outcome")
+    envelope = Envelope.parse(entry.members["statement"])
+    statement = dsse.parse_statement(envelope.payload, "outcome")
     status = statement.predicate.get("status")
     if not isinstance(status, str) or status not in _STATUSES:
         raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")
     if _id_or_none(statement.predicate, "replay_of") is not None and status != "not_run":
         message = "an outcome of a call that ran, and of one whose result was handed out again"
         raise DecodeError(message, code="entry.malformed")
-    copies = _read_copies(parsed, _COPIES_OF_OUTCOME)
+    copies = _read_copies(entry, _COPIES_OF_OUTCOME)
     commitments: Commitments = {"result": statement.predicate.get("result"), **copies}
     invocation_id = _id_or_none(statement.predicate)
     return Outcome(
-        sealed,
+        envelope,
         statement.subject_sha256,
         invocation_id,
         statement.predicate,
@@ -194,7 +193,7 @@ def read_outcome(parsed: Entry) -> Outcome:
 
 
 def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
-    """Return what a server has said of the evaluation, None where none was asked."""
+    """Return the server's report on the evaluation, None without a server."""
     if "evaluation" not in members:
         return None
     if members["engine"] is None:
@@ -203,20 +202,21 @@ def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
 
 
 def _read_mode(members: Mapping[str, JSON]) -> tuple[str, bool]:
-    """Return in which mode the policy was asked, and whether the decision was enforced.
+    """Return the policy's mode, and whether the decision was enforced.
 
-    What is enforced lets the call run or refuses it; an approval that is needed leaves a request.
-    Without a policy that was asked, or in the mode observe, it can only be a refusal, and what is
-    not enforced is a policy's answer. Neither rests on what people say.
+    An enforced decision allows or denies the call; a required approval is a request's entry and no
+    authorization. Without a policy's answer, or in the mode observe, an enforced decision is a
+    denial. A decision that was not enforced is a policy's answer in the mode observe. Neither of
+    these rests on the answers of people.
     """
-    asked, decision = members["engine"] is not None, members["decision"]
-    alone = members["roster_sha256"] is None and members["approvals"] == []
+    has_engine, decision = members["engine"] is not None, members["decision"]
+    has_no_answers = members["roster_sha256"] is None and members["approvals"] == []
     match members["mode"], members["enforced"]:
-        case ("enforce" | "observe") as mode, True if decision == "deny" and alone:
+        case ("enforce" | "observe") as mode, True if decision == "deny" and has_no_answers:
             return str(mode), True
-        case "enforce", True if decision != "approval" and asked:
+        case "enforce", True if decision != "approval" and has_engine:
             return "enforce", True
-        case "observe", False if asked and alone:
+        case "observe", False if has_engine and has_no_answers:
             return "observe", False
     raise _lacking("mode, or has an answer that nobody gives in it")
 
@@ -236,7 +236,7 @@ def _text_or_none(members: Mapping[str, JSON], name: str) -> str | None:
 
 
 def _id_or_none(predicate: Mapping[str, JSON], name: str = "invocation_id") -> str | None:
-    """Return an invocation's id, which is 16 bytes in hex: it goes into file names and commands."""
+    """Return an invocation's id, 32 lower-case hex digits, which is safe in a file's name."""
     value = predicate.get(name)
     if value is None or (isinstance(value, str) and _INVOCATION_ID.fullmatch(value)):
         return value
@@ -247,9 +247,9 @@ def _lacking(what: str) -> DecodeError:
     return DecodeError(f"the authorization entry lacks its {what}", code="entry.malformed")
 
 
-def _read_copies(parsed: Entry, roles: frozenset[str]) -> Mapping[str, str]:
-    """Return the commitments of the copies of a call with redactions, by role."""
-    members = parsed.members["copies"]
+def _read_copies(entry: Entry, roles: frozenset[str]) -> Mapping[str, str]:
+    """Return by role the commitments of the redacted copies of a call."""
+    members = entry.members["copies"]
     if isinstance(members, dict) and roles.issuperset(members):
         copies = {role: value for role, value in members.items() if isinstance(value, str)}
         if len(copies) == len(members):

@@ -1,9 +1,9 @@
-"""Where in a log a call stands, and what else there is of it: the entries themselves are asked.
+"""Finds a call in a log, and the other entries about the call.
 
-The columns beside them may lead to an entry sooner, and what it is, is then read in it. Where they
-lead to none, all entries are looked through, so that a column that was changed hides nothing. An
-entry that can't be read is none of a call's, whatever its columns say: ``audit verify`` names it.
-Nothing that is found here has been verified.
+The columns beside the entries lead to an entry quickly; the entry itself is then read and decides.
+Where the columns lead to no entry, every entry is read, so that a changed column hides nothing. A
+malformed entry belongs to no call, whatever the columns say; ``audit verify`` reports such an
+entry. Nothing that these functions return has been verified.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.signing import canonical
 
 Progress = Callable[[int], None]
-"""Is told how many entries have been read."""
+"""Called with the number of entries that have been read."""
 
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An entry, and where it stands."""
+class LocatedEntry:
+    """An entry, with the number of its shard and its index in the shard."""
 
     shard: int
     index: int
@@ -41,192 +41,205 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call that was found by its id: its place, its authorization entry, and what that says."""
+class LoggedCall:
+    """A call in the log: its place, its authorization entry, and that entry's content."""
 
     place: CallPlace
     entry: Entry
-    said: Authorization
+    authorization: Authorization
 
 
-def find(
+def find_call(
     reader: LogReader, invocation_id: str, progress: Progress = lambda _entries: None
-) -> Call | None:
-    """Find a call by the columns or, where they do not lead to it, in the entries.
+) -> LoggedCall | None:
+    """Return the call with this id, by the columns or else from the entries; None without one.
 
-    ``progress`` is told of the entries alone. Raises ``StorageError``.
+    ``progress`` is called only while entries are read. Raises ``StorageError``.
     """
-    named = Search(kind="authorization", invocation_id=invocation_id)
+    search = Search(kind="authorization", invocation_id=invocation_id)
     for shard in reader.shards():
-        for index in reader.search(shard, named):
-            call = _as_call(readable(reader, shard, index, "authorization"), invocation_id)
+        for index in reader.search(shard, search):
+            located = read_entry_of_kind(reader, shard, index, "authorization")
+            call = _as_call(located, invocation_id)
             if call is not None:
                 return call
     try:
-        spelled = canonical.dumps(invocation_id)
-    except EncodeError:  # what is no text stands in no entry
+        text = canonical.dumps(invocation_id)
+    except EncodeError:  # no entry holds what is no text
         return None
-    read = count(1)
+    counter = count(1)
     for shard in reader.shards():
-        for index, data in reader.entries(shard):
-            progress(next(read))
-            found = _relevant(shard, index, data, ("authorization",), spelled)
-            call = _as_call(found, invocation_id)
+        for index, body in reader.entries(shard):
+            progress(next(counter))
+            located = _as_located(shard, index, body, ("authorization",), text)
+            call = _as_call(located, invocation_id)
             if call is not None:
                 return call
     return None
 
 
-def belonging(
+def entries_of_call(
     reader: LogReader, kind: str, call: Authorization, shards: Sequence[int], *, after: int = -1
-) -> list[Found]:
-    """Return the entries of a kind (outcome, resolution, erasure) that speak of a call.
+) -> list[LocatedEntry]:
+    """Return the entries of a kind (outcome, resolution, erasure) about a call.
 
-    Those that the columns lead to, if there are any: more of them are seen by ``speaking`` alone.
-    Raises ``StorageError``.
+    Where the columns lead to some of the entries, only these are returned;
+    ``entries_about_call`` returns all. Raises ``StorageError``.
     """
-    wanted = Search(kind, call.invocation_id)
-    led = [
-        found
+    search = Search(kind, call.invocation_id)
+    by_columns = [
+        located
         for shard in shards
-        for index in reader.search(shard, wanted, after=after)
-        if (found := readable(reader, shard, index, kind)) and _speaks_of(found, call)
+        for index in reader.search(shard, search, after=after)
+        if (located := read_entry_of_kind(reader, shard, index, kind))
+        and _is_about(located.entry, call)
     ]
-    return led or [
-        found for shard in shards for found in speaking(reader, shard, [kind], call, after=after)
+    return by_columns or [
+        located
+        for shard in shards
+        for located in entries_about_call(reader, shard, [kind], call, after=after)
     ]
 
 
-def delegation(reader: LogReader, call: Authorization, shard: int, before: int) -> Found | None:
-    """Return the entry, before a call in its shard, that keeps the chain which the call names.
+def find_delegation(
+    reader: LogReader, call: Authorization, shard: int, before: int
+) -> LocatedEntry | None:
+    """Return the entry with the chain that a call names, from the shard's entries before the call.
 
     Raises ``StorageError``.
     """
-    wanted = Search(kind="delegation", agent=call.agent)
-    led = (
-        readable(reader, shard, index, "delegation")
-        for index in reader.search(shard, wanted, newest_first=True)
+    search = Search(kind="delegation", agent=call.agent)
+    by_columns = (
+        read_entry_of_kind(reader, shard, index, "delegation")
+        for index in reader.search(shard, search, newest_first=True)
     )
-    for found in itertools.chain(led, scan(reader, shard, ["delegation"])):
-        if found is None or found.index >= before:
+    for located in itertools.chain(by_columns, scan_entries(reader, shard, ["delegation"])):
+        if located is None or located.index >= before:
             continue
-        if statements.chain_digest(found.entry) == call.chain_sha256:
-            return found
+        if statements.chain_digest(located.entry) == call.chain_sha256:
+            return located
     return None
 
 
-def roster(reader: LogReader, digest: str, shard: int, before: int) -> Found | None:
-    """Return the entry, before a call in its shard, that states the roster of this digest.
+def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> LocatedEntry | None:
+    """Return the entry with the roster of this digest, from the shard's entries before an index.
 
     Raises ``StorageError``.
     """
-    for found in scan(reader, shard, ["roster"]):
-        if found.index < before and approvals.roster_digest(found.entry) == digest:
-            return found
+    for located in scan_entries(reader, shard, ["roster"]):
+        if located.index < before and approvals.roster_digest(located.entry) == digest:
+            return located
     return None
 
 
-def speaking(
+def entries_about_call(
     reader: LogReader, shard: int, kinds: Collection[str], call: Authorization, *, after: int = -1
-) -> Iterator[Found]:
-    """Look through all entries of a shard for those of these kinds that speak of a call.
+) -> Iterator[LocatedEntry]:
+    """Yield the entries of these kinds about a call, from all entries past the index ``after``.
 
-    Past the index ``after``, and whatever the columns say. Raises ``StorageError``.
+    The columns are not used. Raises ``StorageError``.
     """
-    for found in scan(reader, shard, kinds, call.invocation_sha256.encode(), after=after):
-        if _speaks_of(found, call):
-            yield found
+    text = call.invocation_sha256.encode()
+    for located in scan_entries(reader, shard, kinds, text, after=after):
+        if _is_about(located.entry, call):
+            yield located
 
 
-def scan(
+def scan_entries(
     reader: LogReader, shard: int, kinds: Collection[str], text: bytes = b"", *, after: int = -1
-) -> Iterator[Found]:
-    """Look through all entries of a shard for those of these kinds whose statement holds a text.
+) -> Iterator[LocatedEntry]:
+    """Yield the entries of these kinds whose statement contains ``text``, past ``after``.
 
-    Without a text, for all that can be read. Raises ``StorageError``.
+    Malformed entries are left out. Raises ``StorageError``.
     """
-    for index, data in reader.entries(shard, after=after):
-        found = _relevant(shard, index, data, kinds, text)
-        if found is not None:
-            yield found
+    for index, body in reader.entries(shard, after=after):
+        located = _as_located(shard, index, body, kinds, text)
+        if located is not None:
+            yield located
 
 
-def at(reader: LogReader, shard: int, index: int) -> Found | None:
-    """Read the entry at a place, None where there is none.
+def read_entry(reader: LogReader, shard: int, index: int) -> LocatedEntry | None:
+    """Return the entry at a place; None without one.
 
     Raises ``DecodeError`` or ``StorageError``.
     """
-    data = body(reader, shard, index)
-    return Found(shard, index, parse_entry(data)) if data is not None else None
+    body = read_body(reader, shard, index)
+    return LocatedEntry(shard, index, parse_entry(body)) if body is not None else None
 
 
-def readable(reader: LogReader, shard: int, index: int, kind: str) -> Found | None:
-    """Read the entry at a place, None where there is none of this kind; raises ``StorageError``."""
+def read_entry_of_kind(reader: LogReader, shard: int, index: int, kind: str) -> LocatedEntry | None:
+    """Return the entry at a place if the entry is well formed and of ``kind``, else None.
+
+    Raises ``StorageError``.
+    """
     with suppress(DecodeError):
-        found = at(reader, shard, index)
-        return found if found is not None and found.entry.kind == kind else None
+        located = read_entry(reader, shard, index)
+        return located if located is not None and located.entry.kind == kind else None
     return None
 
 
-def body(reader: LogReader, shard: int, index: int) -> bytes | None:
-    """Return the bytes of the entry at a place, None where there is none.
+def read_body(reader: LogReader, shard: int, index: int) -> bytes | None:
+    """Return the bytes of the entry at a place, without attachments; None without an entry.
 
-    What stands beside it is not read. Raises ``StorageError``.
+    Raises ``StorageError``.
     """
-    stands, data = next(reader.entries(shard, after=index - 1), (None, b""))
-    return data if stands == index else None
+    first_index, body = next(reader.entries(shard, after=index - 1), (None, b""))
+    return body if first_index == index else None
 
 
-def is_of(data: bytes, kind: str) -> bool:
-    """Whether an entry's bytes may be one of a kind; to parse all would take minutes."""
-    return f'"kind":"{kind}"'.encode() in data
+def may_be_kind(body: bytes, kind: str) -> bool:
+    """Return whether an entry may be of a kind, without the cost of parsing the entry."""
+    return f'"kind":"{kind}"'.encode() in body
 
 
-def is_call(data: bytes) -> bool:
-    """Whether an entry's bytes are an authorization's; a configuration may hold the same text."""
-    return is_of(data, "authorization") and not is_of(data, "config")
+def may_be_call(body: bytes) -> bool:
+    """Return whether an entry may be an authorization; a configuration may hold the same text."""
+    return may_be_kind(body, "authorization") and not may_be_kind(body, "config")
 
 
-def mentions(data: bytes, text: bytes) -> bool:
-    """Whether a payload in an entry's bytes holds this text."""
-    return any(text in _decoded(payload) for payload in _PAYLOAD.findall(data))
+def payload_contains(body: bytes, text: bytes) -> bool:
+    """Return whether the payload of a statement in an entry contains ``text``."""
+    return any(text in _decode_payload(payload) for payload in _PAYLOAD.findall(body))
 
 
-def _decoded(payload: bytes) -> bytes:
+def _decode_payload(payload: bytes) -> bytes:
     try:
         return a2b_base64(payload)
-    except Error:  # so it is no payload of an entry that can be read
+    except Error:  # the entry is malformed
         return b""
 
 
-def _relevant(
-    shard: int, index: int, data: bytes, kinds: Collection[str], text: bytes
-) -> Found | None:
-    if not any(is_of(data, kind) for kind in kinds) or (text and not mentions(data, text)):
+def _as_located(
+    shard: int, index: int, body: bytes, kinds: Collection[str], text: bytes
+) -> LocatedEntry | None:
+    if not any(may_be_kind(body, kind) for kind in kinds):
+        return None
+    if text and not payload_contains(body, text):
         return None
     with suppress(DecodeError):
-        found = Found(shard, index, parse_entry(data))
-        return found if found.entry.kind in kinds else None
+        located = LocatedEntry(shard, index, parse_entry(body))
+        return located if located.entry.kind in kinds else None
     return None
 
 
-def _as_call(found: Found | None, invocation_id: str) -> Call | None:
-    if found is None:
+def _as_call(located: LocatedEntry | None, invocation_id: str) -> LoggedCall | None:
+    if located is None:
         return None
     with suppress(DecodeError):
-        said = read_authorization(found.entry)
-        if said.invocation_id == invocation_id:  # a column may lie
-            place = CallPlace(found.shard, found.index, invocation_id, said.invocation_sha256)
-            return Call(place, found.entry, said)
+        call = read_authorization(located.entry)
+        if call.invocation_id == invocation_id:  # the column may be wrong
+            sha256 = call.invocation_sha256
+            place = CallPlace(located.shard, located.index, invocation_id, sha256)
+            return LoggedCall(place, located.entry, call)
     return None
 
 
-def _speaks_of(found: Found, call: Authorization) -> bool:
-    """Whether an outcome, a resolution or an erasure is of a call, by the invocation's digest."""
+def _is_about(entry: Entry, call: Authorization) -> bool:
+    """Return whether an outcome, a resolution or an erasure names the call's invocation."""
     with suppress(DecodeError, VerificationError):
-        if found.entry.kind == "outcome":
-            subject = read_outcome(found.entry).invocation_sha256
+        if entry.kind == "outcome":
+            subject = read_outcome(entry).invocation_sha256
         else:
-            subject = statements.read_administered(found.entry).call.invocation_sha256
+            subject = statements.read_admin_statement(entry).call.invocation_sha256
         return subject == call.invocation_sha256
     return False

@@ -1,7 +1,7 @@
-"""What the verification of one shard has found: values, and nothing that finds them.
+"""The findings of the verification of one shard, as values.
 
-``verify.py`` makes them. Those of all shards are held against each other in ``resolutions.py``, and
-become one report in ``domain/verify.py``.
+``verify.py`` produces the findings of a shard. ``resolutions.py`` compares the findings of all
+shards, and ``domain/verify.py`` turns them into one report.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from agentguard.audit.adoption import Adoption
-from agentguard.audit.approvals import Requested
+from agentguard.audit.approvals import RequestDigests
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.statements import Administered
+from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.identity.credential import Credential
 
-LISTED: Final = 100
-"""Problems of one shard that are told one by one; of further ones only the number is."""
+MAX_LISTED: Final = 100
+"""The number of problems of one shard that are listed; further problems are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What does not hold, and where; ``index`` is None for a whole shard."""
+    """A problem in words, and its place; ``index`` is None for a problem of a whole shard."""
 
     shard: int
     index: int | None
@@ -30,7 +30,7 @@ class Problem:
 
 
 class OpenCall(NamedTuple):
-    """An authorised call whose outcome has not been seen yet."""
+    """An authorised call without an outcome so far; ``place`` is the index of the authorization."""
 
     place: int
     invocation_id: str
@@ -39,10 +39,10 @@ class OpenCall(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """What an entry commits to and is not kept beside it: an erasure of its call may say why.
+class MissingData:
+    """Data that an entry commits to and that is not stored; an erasure of the call may explain why.
 
-    ``place`` is where the call's authorization stands.
+    ``roles`` are the roles of the data. ``place`` is the index of the call's authorization.
     """
 
     index: int
@@ -55,11 +55,12 @@ class Gone:
 class ShardReport:
     """The findings of one shard.
 
-    ``kept``: a checkpoint from outside was at hand; ``anchored``: and the log agrees with it.
-    ``heads`` are the other shards' checkpoints that this one embeds, each with the index of its
-    entry, unverified; ``administered`` are the resolutions and erasures, likewise, which may be of
-    another shard's calls. ``gone`` is not judged here. ``unlisted`` is the number of problems
-    beyond those that are listed.
+    ``kept`` is true where a checkpoint from outside was available, ``anchored`` where the shard
+    also agrees with the checkpoint. ``heads`` are the checkpoints of other shards that this shard
+    embeds, unverified, each with the index of its entry. ``admin_statements`` are the resolutions
+    and erasures, likewise with their indices; they may name calls of other shards. Whether an
+    erasure explains ``missing_data`` is for the caller to check. ``unlisted_count`` is the number
+    of problems beyond those in ``problems``.
     """
 
     shard: int
@@ -68,22 +69,22 @@ class ShardReport:
     kept: bool
     anchored: bool
     open_calls: tuple[OpenCall, ...]
-    administered: tuple[tuple[int, Administered], ...]
+    admin_statements: tuple[tuple[int, AdminStatement], ...]
     heads: tuple[tuple[int, Checkpoint], ...]
-    gone: tuple[Gone, ...]
+    missing_data: tuple[MissingData, ...]
     problems: tuple[Problem, ...]
-    unlisted: int
-    counted: tuple[tuple[str, int, int], ...] = ()
-    """Of each hop that allows a number of calls: its ``jti``, that number, and the calls here."""
+    unlisted_count: int
+    call_counts: tuple[tuple[str, int, int], ...] = ()
+    """For each hop with a limit of calls: the ``jti``, the limit, and the calls in this shard."""
 
-    approvals: tuple[tuple[Requested, int], ...] = ()
-    """The requests on whose approval calls rest here, each with the index of its call."""
+    approvals: tuple[tuple[RequestDigests, int], ...] = ()
+    """The requests whose approvals let calls of this shard run, each with the call's index."""
 
-    requests: tuple[tuple[Requested, Summary], ...] = ()
-    """What people were asked here, each with the summary of its entry."""
+    requests: tuple[tuple[RequestDigests, Summary], ...] = ()
+    """The requests for approvals in this shard, each with the summary of the request's entry."""
 
-    observed: int = 0
-    """How many calls ran whatever the policy said: it was only observed."""
+    observed_calls: int = 0
+    """The number of calls that ran in the mode observe, whatever the policy decided."""
 
     adoptions: tuple[tuple[int, Adoption], ...] = ()
-    """The adoptions of the state, each with the index of its entry."""
+    """The adoptions in this shard, each with the index of its entry."""

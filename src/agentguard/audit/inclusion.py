@@ -1,7 +1,7 @@
-"""Entries that a log holds: proved, each under the one checkpoint that a file has of its shard.
+"""Verifies that a log contains the entries of an evidence file.
 
-Here the proofs of inclusion and the checkpoints are verified, and the entries read. What the
-entries say, and whether it holds, is ``evidence.py``'s question.
+Each entry has a proof of inclusion under the file's one checkpoint of the entry's shard. Proofs and
+checkpoints are verified here; ``evidence.py`` verifies what the entries say.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentguard.identity.trust import TrustDocument, TrustedKey
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry stands in the log, and the time that it gives (RFC 3339)."""
+    """The place of an entry in the log, and the entry's time (RFC 3339)."""
 
     origin: str
     shard: int
@@ -30,29 +30,29 @@ class Place:
 
 
 class Head(NamedTuple):
-    """The one checkpoint of a shard in a file, the key that signed it, and the shard's number."""
+    """A file's checkpoint of one shard, the key that signed it, and the shard's number."""
 
     checkpoint: Checkpoint
     key: TrustedKey
     shard: int
 
 
-class Held(NamedTuple):
-    """An entry that the log holds; ``at`` in seconds since the epoch."""
+class ProvenEntry(NamedTuple):
+    """An entry that the log contains; ``at`` is in seconds since the epoch."""
 
     entry: Entry
     place: Place
     at: int
 
 
-def verify(
+def verify_entries(
     items: Sequence[LoggedEntry], trust: TrustDocument
-) -> tuple[dict[str, Head], list[Held]]:
-    """Return the checkpoint of each shard by its origin, and the entries that they prove.
+) -> tuple[dict[str, Head], list[ProvenEntry]]:
+    """Return the checkpoint of each shard by its origin, and the entries, all verified.
 
-    Raises ``DecodeError`` or ``VerificationError``: ``proof.invalid``, ``checkpoint.origin`` for
-    another log's, ``signature.*``, ``key.*``, ``evidence.mismatch`` where one shard has two
-    checkpoints or the entries are not in their order.
+    Raises ``DecodeError`` or ``VerificationError``: ``proof.invalid``, ``checkpoint.origin`` for a
+    checkpoint of another log, ``signature.*``, ``key.*``, ``evidence.mismatch`` where one shard has
+    two checkpoints or the entries are out of order.
     """
     by_note = {
         note: _head(note, trust) for note in dict.fromkeys(item.proof.note for item in items)
@@ -60,15 +60,15 @@ def verify(
     heads = {head.checkpoint.origin: head for head in by_note.values()}
     if len(heads) != len(by_note):
         raise _mismatch("the entries of one shard stand under different checkpoints")
-    held = [_held(item, by_note[item.proof.note]) for item in items]
-    places = [(one.place.origin, one.place.index) for one in held]
+    proven = [_prove(item, by_note[item.proof.note]) for item in items]
+    places = [(one.place.origin, one.place.index) for one in proven]
     if places != sorted(set(places)):
         raise _mismatch("the entries are not in their order, each once")
     for origin, head in heads.items():
-        newest = max(one.at for one in held if one.place.origin == origin)
-        # the checkpoint is not older than that, and may be younger: only a key's end counts
+        newest = max(one.at for one in proven if one.place.origin == origin)
+        # the checkpoint is as old as that or newer, so that only the key's end matters
         head.key.check(max(newest, head.key.not_before))
-    return heads, held
+    return heads, proven
 
 
 def _head(note: bytes, trust: TrustDocument) -> Head:
@@ -77,19 +77,19 @@ def _head(note: bytes, trust: TrustDocument) -> Head:
     return Head(*statements.check_checkpoint(note, trust, origin), number)
 
 
-def _held(item: LoggedEntry, head: Head) -> Held:
+def _prove(item: LoggedEntry, head: Head) -> ProvenEntry:
     index, point = item.proof.index, head.checkpoint
-    with located(f"entry {index} of {point.origin}"):
+    with error_location(f"entry {index} of {point.origin}"):
         leaf = merkle.leaf_hash(item.body)
         merkle.verify_inclusion(index, point.size, leaf, item.proof.hashes, point.root)
         parsed = parse_entry(item.body)
         place = Place(point.origin, head.shard, index, parsed.at)
-        return Held(parsed, place, parse_time(parsed.at))
+        return ProvenEntry(parsed, place, parse_time(parsed.at))
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
-    """Say where something does not hold: what is raised below is raised again, with the place."""
+def error_location(where: str) -> Iterator[None]:
+    """Add a place to the message of each error that is raised in the block."""
     try:
         yield
     except DecodeError as error:

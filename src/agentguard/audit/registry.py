@@ -1,8 +1,8 @@
-"""The registry of a log's shards: which there are, in the issuer's word.
+"""The registry of a log's shards: the issuer's signed list of them.
 
-A shard that the registry names and that is not there was removed. A shard is registered once its
-opening entry, which the issuer signs too, is durable; so one that is there and is not named yet
-is no finding.
+A shard that the registry names and the state lacks was removed. A shard is registered after its
+opening entry, which the issuer signs too, is durable. So a shard with one entry that the registry
+does not name is no finding.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Registry(NamedTuple):
     at: str
 
 
-def seal(issuer: Signer, trust: TrustDocument, shards: Iterable[int], *, at: str) -> bytes:
-    """Write the registry of ``trust.log``: a statement in a DSSE envelope, as canonical JSON."""
-    listed: list[JSON] = [*sorted(shards)]
+def seal_registry(issuer: Signer, trust: TrustDocument, shards: Iterable[int], *, at: str) -> bytes:
+    """Return the signed registry of ``trust.log``: a DSSE envelope, as canonical JSON."""
+    numbers: list[JSON] = [*sorted(shards)]
     predicate: dict[str, JSON] = {
         "trust_domain": trust.trust_domain,
         "log": trust.log,
-        "shards": listed,
+        "shards": numbers,
         "at": at,
     }
     subject = canonical.sha256_hex(trust.log.encode())
@@ -41,14 +41,14 @@ def seal(issuer: Signer, trust: TrustDocument, shards: Iterable[int], *, at: str
     return canonical.dumps(dsse.seal(statement, issuer).as_json())
 
 
-def verify(data: bytes, trust: TrustDocument) -> Registry:
+def verify_registry(data: bytes, trust: TrustDocument) -> Registry:
     """Return the registry that an issuer of ``trust`` has signed for its log.
 
     Raises ``DecodeError`` (``registry.malformed``, ``json.*``, ``dsse.*``) and
     ``VerificationError`` (``signature.*``, ``key.*``, ``registry.log`` for another log's).
     """
-    sealed = Envelope.parse(canonical.loads_canonical(data))
-    predicate = dsse.parse_statement(sealed.payload, "registry").predicate
+    envelope = Envelope.parse(canonical.loads_canonical(data))
+    predicate = dsse.parse_statement(envelope.payload, "registry").predicate
     match predicate:
         case {
             "trust_domain": str(),
@@ -64,14 +64,14 @@ def verify(data: bytes, trust: TrustDocument) -> Registry:
         raise _malformed("its shards are not numbers in their order")
     try:
         moment = datetime.fromisoformat(at)
-        canonical_time = timestamp(moment) == at
+        is_canonical_time = timestamp(moment) == at
     except (ValueError, OverflowError) as error:
         raise _malformed("its time is not RFC 3339") from error
-    if not canonical_time:
+    if not is_canonical_time:
         raise _malformed("its time is not written as agentguard writes it, in UTC")
-    if not sealed.signatures:
+    if not envelope.signatures:
         raise VerificationError("the registry is not signed", code="signature.missing")
-    sealed.verify(trust.key("issuer", sealed.signatures[0][0], at=seconds(moment)))
+    envelope.verify(trust.key("issuer", envelope.signatures[0][0], at=seconds(moment)))
     if log != trust.log:
         message = f"expected the registry of {trust.log}, found another log's"
         raise VerificationError(message, code="registry.log")

@@ -1,7 +1,7 @@
-"""The administrator's words, held against the calls that they are of, across all shards.
+"""Compares the administrator's resolutions and erasures with the calls they name, in all shards.
 
-A resolution settles a call in doubt; an erasure says why its data are not there any more. What one
-shard says by itself is found in ``verify.py``.
+A resolution settles a call in doubt, and an erasure explains why a call's data are missing.
+``verify.py`` verifies each shard by itself.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Final
 from agentguard.audit import statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry, parse_time
-from agentguard.audit.findings import Gone, Problem, ShardReport
+from agentguard.audit.findings import MissingData, Problem, ShardReport
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import Administered
+from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 
-Place = tuple[int, int, str]
-"""Of a call: its shard, the index of its authorization, the digest of its invocation."""
+CallKey = tuple[int, int, str]
+"""A call: the shard and index of its authorization, and the digest of its invocation."""
 
-_SHOWN: Final = 20
-"""Entries of a shard whose data are gone that are named one by one."""
+_MAX_LISTED: Final = 20
+"""The number of entries with missing data that are listed for a shard."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of the calls of a log whose shards have been walked.
+class ResolutionVerifier:
+    """Verifies the resolutions and erasures of a log whose shards have been verified.
 
-    The shards that are ``damaged`` are not read once more.
+    ``reports`` are the findings of the shards. ``damaged`` shards are not read again.
     """
 
     reader: LogReader
@@ -41,126 +41,135 @@ class Settlement:
     damaged: frozenset[int]
 
     def in_doubt(self) -> tuple[str, ...]:
-        """Return the ids of the calls of which nothing says what became of them."""
-        resolved = {_place(said.call) for _, _, said in self._said() if said.ran is not None}
-        return tuple(name for place, name in self._open().items() if place not in resolved)
+        """Return the ids of the calls that have neither an outcome nor a resolution."""
+        resolved = {_key(one.call) for _, _, one in self._statements() if one.ran is not None}
+        return tuple(name for key, name in self._open_calls().items() if key not in resolved)
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the words that do not fit their calls, and the data that no erasure explains."""
-        open_calls = self._open()
-        ran: dict[Place, bool] = {}
-        for where, index, said in self._said():
-            fits = _place(said.call) in open_calls
-            what = None if fits else self._misplaced(where, index, said)
-            what = what or _contradiction(said, ran)
+        """Yield the statements that do not fit their calls, and the unexplained losses of data."""
+        open_calls = self._open_calls()
+        ran: dict[CallKey, bool] = {}
+        for report, index, statement in self._statements():
+            is_open = _key(statement.call) in open_calls
+            what = None if is_open else self._mismatch(report, index, statement)
+            what = what or _contradiction(statement, ran)
             if what is not None:
-                yield Problem(where.shard, index, what)
-        yield from self._unexplained()
+                yield Problem(report.shard, index, what)
+        yield from self._unexplained_losses()
 
-    def _open(self) -> dict[Place, str]:
+    def _open_calls(self) -> dict[CallKey, str]:
         return {
             (report.shard, call.place, call.invocation_sha256): call.invocation_id
             for report in self.reports
             for call in report.open_calls
         }
 
-    def _said(self) -> Iterator[tuple[ShardReport, int, Administered]]:
+    def _statements(self) -> Iterator[tuple[ShardReport, int, AdminStatement]]:
         for report in self.reports:
-            for index, said in report.administered:
-                yield report, index, said
+            for index, statement in report.admin_statements:
+                yield report, index, statement
 
-    # --- words of a call that is not open ---------------------------------------------------------
+    # --- statements about calls that are not open ------------------------------------------------
 
-    def _misplaced(self, where: ShardReport, index: int, said: Administered) -> str | None:
-        place = said.call
+    def _mismatch(self, report: ShardReport, index: int, statement: AdminStatement) -> str | None:
+        place = statement.call
         call = self._call(place)
         if call is None:
             return f"it speaks of a call at {place.index} in shard {place.shard}: none is there"
-        if said.ran is None:
+        if statement.ran is None:
             return None
         if not call.allowed:
             return "it resolves a call that was denied"
-        before = self._seen(where, index, place.shard)
-        if any(outcome < before for outcome in self._ends(place, call)):
+        before = self._entries_before(report, index, place.shard)
+        if any(outcome < before for outcome in self._outcomes(place, call)):
             return "it resolves a call whose outcome stands before it"
         return None
 
     def _call(self, place: CallPlace) -> Authorization | None:
-        with suppress(AgentguardError):  # what can't be read, the walk has named
-            parsed = self._entry(place.shard, place.index, "authorization")
-            call = read_authorization(parsed) if parsed is not None else None
+        with suppress(AgentguardError):  # the shard's report has the malformed entry
+            entry = self._entry(place.shard, place.index, "authorization")
+            call = read_authorization(entry) if entry is not None else None
             if call is not None and call.invocation_sha256 == place.invocation_sha256:
                 return call
         return None
 
-    def _ends(self, place: CallPlace, call: Authorization) -> Iterator[int]:
-        """Yield where the outcomes of a call stand."""
+    def _outcomes(self, place: CallPlace, call: Authorization) -> Iterator[int]:
+        """Yield the indices of the outcomes of a call."""
         if place.shard in self.damaged:
             return
         for index in self.reader.search(place.shard, Search("outcome", call.invocation_id)):
-            with suppress(DecodeError):  # the walk has named it
-                parsed = self._entry(place.shard, index, "outcome")
-                outcome = read_outcome(parsed) if parsed is not None else None
+            with suppress(DecodeError):  # the shard's report has the malformed entry
+                entry = self._entry(place.shard, index, "outcome")
+                outcome = read_outcome(entry) if entry is not None else None
                 if outcome is not None and outcome.invocation_sha256 == place.invocation_sha256:
                     yield index
 
-    def _seen(self, where: ShardReport, index: int, shard: int) -> int:
-        """Return how many entries of a shard stood before an entry of another one, for certain.
+    def _entries_before(self, report: ShardReport, index: int, shard: int) -> int:
+        """Return how many entries of a shard were certainly durable before an entry of another.
 
-        Times don't tell: an outcome may wait to be written while its call is resolved elsewhere.
+        The times of entries do not decide: an outcome may wait to be written while another process
+        resolves the call.
         """
-        if shard == where.shard:
+        if shard == report.shard:
             return index
         origin = self.trust.origin(shard)
-        heads = (head for at, head in where.heads if at < index and head.origin == origin)
+        heads = (head for at, head in report.heads if at < index and head.origin == origin)
         return max((head.size for head in heads), default=0)
 
     def _entry(self, shard: int, index: int, kind: str) -> Entry | None:
         stored = self.reader.entry(shard, index)
-        parsed = parse_entry(stored.body) if stored is not None else None
-        return parsed if parsed is not None and parsed.kind == kind else None
+        entry = parse_entry(stored.body) if stored is not None else None
+        return entry if entry is not None and entry.kind == kind else None
 
-    # --- data that are gone -----------------------------------------------------------------------
+    # --- missing data ----------------------------------------------------------------------------
 
-    def _unexplained(self) -> Iterator[Problem]:
-        erased = {_place(said.call) for _, _, said in self._said() if said.ran is None}
-        if any(_not_in(erased, report) for report in self.reports):
-            erased.update(self._erased_meanwhile())
+    def _unexplained_losses(self) -> Iterator[Problem]:
+        erased = {_key(one.call) for _, _, one in self._statements() if one.ran is None}
+        if any(_losses(report, erased) for report in self.reports):
+            erased.update(self._later_erasures())
         for report in self.reports:
-            gone = _not_in(erased, report)
-            for one in gone[:_SHOWN]:
+            losses = _losses(report, erased)
+            for one in losses[:_MAX_LISTED]:
                 roles = ", ".join(one.roles)
                 what = f"what was kept beside it is gone ({roles}), and no erasure is on record"
                 yield Problem(report.shard, one.index, what)
-            if len(gone) > _SHOWN:
-                others = len(gone) - _SHOWN
-                what = f"the same of {others} more entries: {len(gone)} have lost what was kept"
+            if len(losses) > _MAX_LISTED:
+                others = len(losses) - _MAX_LISTED
+                what = f"the same of {others} more entries: {len(losses)} have lost what was kept"
                 yield Problem(report.shard, None, what)
 
-    def _erased_meanwhile(self) -> Iterator[Place]:
-        """Yield the calls whose erasure was put on record while the shards were walked."""
-        walked = {report.shard: report.entries for report in self.reports}
+    def _later_erasures(self) -> Iterator[CallKey]:
+        """Yield the calls that were erased while the shards were being verified."""
+        sizes = {report.shard: report.entries for report in self.reports}
         for shard in set(self.reader.shards()) - self.damaged:
-            for _index, body in self.reader.entries(shard, after=walked.get(shard, 0) - 1):
-                with suppress(DecodeError, VerificationError):  # it explains nothing then
-                    parsed = parse_entry(body)
-                    if parsed.kind == "erasure":
-                        at = parse_time(parsed.at)
-                        yield _place(statements.check_administered(parsed, self.trust, at).call)
+            for _index, body in self.reader.entries(shard, after=sizes.get(shard, 0) - 1):
+                with suppress(
+                    DecodeError, VerificationError
+                ):  # an invalid erasure explains nothing
+                    entry = parse_entry(body)
+                    if entry.kind == "erasure":
+                        at = parse_time(entry.at)
+                        yield _key(statements.check_admin_statement(entry, self.trust, at).call)
 
 
-def _contradiction(said: Administered, ran: dict[Place, bool]) -> str | None:
-    """Say so where a call was resolved otherwise before; of the others, note what was said."""
-    if said.ran is None or ran.setdefault(_place(said.call), said.ran) is said.ran:
+def _contradiction(statement: AdminStatement, ran: dict[CallKey, bool]) -> str | None:
+    """Return the problem of a resolution that differs from an earlier one of the same call.
+
+    ``ran`` holds the first resolution of each call, and gets this one.
+    """
+    resolved = statement.ran
+    if resolved is None or ran.setdefault(_key(statement.call), resolved) is resolved:
         return None
     return "it contradicts another resolution of the same call"
 
 
-def _place(call: CallPlace) -> Place:
+def _key(call: CallPlace) -> CallKey:
     return call.shard, call.index, call.invocation_sha256
 
 
-def _not_in(erased: set[Place], report: ShardReport) -> list[Gone]:
+def _losses(report: ShardReport, erased: set[CallKey]) -> list[MissingData]:
     return [
-        one for one in report.gone if (report.shard, one.place, one.invocation_sha256) not in erased
+        one
+        for one in report.missing_data
+        if (report.shard, one.place, one.invocation_sha256) not in erased
     ]

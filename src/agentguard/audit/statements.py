@@ -1,8 +1,8 @@
-"""What one signed statement of the log must hold, whoever asks: the log's verifier, or a proof.
+"""Checks of single statements in the log, for the verifier of a log and the verifier of evidence.
 
-Every statement is checked against the credential, the keys and the digests that it is said to have;
-calls, which it takes, are read in ``calls.py``. What must stand before what in a log is
-``verify.py``'s business, what one call's proof must hold ``evidence.py``'s.
+Each function checks one statement against the keys, the credential and the digests that the
+statement names. ``calls.py`` reads authorizations and outcomes, and ``approvals.py`` checks the
+answers of people. ``contents.py`` checks the order of entries, ``evidence.py`` one call's proof.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from agentguard.signing.keys import PublicKey
 
 
 @dataclass(frozen=True, slots=True)
-class Administered:
-    """What a resolution or an erasure says of a call, and the id of the admin key that it names.
+class AdminStatement:
+    """The content of a resolution or an erasure of a call, and the id of the admin key.
 
-    ``ran`` says of a resolution whether the call ran; of an erasure it is None.
+    ``ran`` states whether the call ran, in a resolution; in an erasure ``ran`` is None.
     """
 
     call: CallPlace
@@ -39,44 +39,44 @@ class Administered:
     key_id: str
 
     def is_of(self, shard: int, index: int, call: Authorization) -> bool:
-        """Whether it speaks of this call: by its place and the digest of its invocation."""
+        """Return whether the statement is about the call at this place."""
         place = (shard, index, call.invocation_sha256)
         return place == (self.call.shard, self.call.index, self.call.invocation_sha256)
 
 
 class Credentials:
-    """The verified credentials of agent instances, in the order in which they stand in a log."""
+    """The verified credentials of agent instances, in the order of a log."""
 
     def __init__(self) -> None:
-        self._known: dict[str, list[Credential]] = {}
+        self._by_agent: dict[str, list[Credential]] = {}
 
-    def add(self, verified: Credential) -> None:
-        """Take one more, newer than those before."""
-        self._known.setdefault(verified.uri, []).append(verified)
+    def add(self, issued: Credential) -> None:
+        """Add a credential that is newer than those before."""
+        self._by_agent.setdefault(issued.uri, []).append(issued)
 
     def of_call(self, call: Authorization, at: int) -> Credential:
-        """Return the credential of the instance that made a call which was logged ``at``.
+        """Return the credential of the instance that made a call; the call was logged ``at``.
 
-        It must cover that time; a refusal may be signed after the last one ran out, for want of a
-        new one. Raises ``VerificationError``.
+        The credential must be valid at that time. A refusal may also be signed after the last
+        credential expired. Raises ``VerificationError``.
         """
-        known = self._known.get(call.agent)
-        if not known:
+        credentials = self._by_agent.get(call.agent)
+        if not credentials:
             raise _mismatch(f"no credential of the agent {call.agent} stands before")
-        for issued in reversed(known):
+        for issued in reversed(credentials):
             if not call.allowed or issued.issued_at <= at < issued.expires_at:
                 return issued
         raise _mismatch(f"no credential of {call.agent} was valid then")
 
-    def holder(self, sealed: Envelope) -> Credential:
-        """Return the credential of the key that a statement names, at whatever time.
+    def holder(self, envelope: Envelope) -> Credential:
+        """Return the newest credential of the key that an envelope names, valid or expired.
 
         Raises ``VerificationError``.
         """
-        key_ids = {key_id for key_id, _signature in sealed.signatures}
-        for known in self._known.values():
-            if known[-1].key.thumbprint in key_ids:
-                return known[-1]
+        key_ids = {key_id for key_id, _signature in envelope.signatures}
+        for credentials in self._by_agent.values():
+            if credentials[-1].key.thumbprint in key_ids:
+                return credentials[-1]
         raise _mismatch("no credential of a statement's signer stands before")
 
 
@@ -88,14 +88,14 @@ def check_call(
     *,
     signatures: bool = True,
 ) -> None:
-    """Check that the instance has signed its call, may act for whom it says, and names it rightly.
+    """Check that the instance signed the call, may act for the principal, and gives the digest.
 
-    ``chain`` is the one that the call names, verified; ``at`` when the call was logged. A refusal
-    for want of a signer (``signature.failed``) is unsigned. Raises ``DecodeError`` or
-    ``VerificationError``.
+    ``chain`` is the verified chain that the call names, and ``at`` the time when the call was
+    logged. A refusal whose signer failed (``signature.failed``) is unsigned. Raises ``DecodeError``
+    or ``VerificationError``.
     """
     if call.signed or call.allowed or call.code != "signature.failed":
-        check_signed(call.sealed, issued, signatures=signatures)
+        check_signed(call.envelope, issued, signatures=signatures)
     name = issued.profile.name
     if chain is None:
         if call.principal != f"agent:{name}":
@@ -115,92 +115,91 @@ def check_call(
 
 
 def check_place(outcome: Outcome, shard: int, index: int) -> None:
-    """Check that an outcome names no other place for its authorization than this one."""
+    """Check that an outcome names this place of the authorization, or no place."""
     place = outcome.predicate.get("authorization")
-    named = place if isinstance(place, dict) else {}
-    same = named == {"shard": shard, "index": index}
-    if place is not None and not (same and all(map(is_integer, named.values()))):  # true is 1
+    members = place if isinstance(place, dict) else {}
+    is_same = members == {"shard": shard, "index": index}
+    if place is not None and not (is_same and all(map(is_integer, members.values()))):  # True == 1
         raise _mismatch("an outcome names another place for its authorization")
 
 
-def check_signed(sealed: Envelope, issued: Credential, *, signatures: bool = True) -> None:
+def check_signed(envelope: Envelope, issued: Credential, *, signatures: bool = True) -> None:
     """Check that an instance has signed a statement; raises ``VerificationError``."""
     if signatures:
-        sealed.verify(issued.key)
+        envelope.verify(issued.key)
 
 
-def check_delegation(parsed: Entry, trust: TrustDocument, at: int) -> Chain:
-    """Return the chain that a delegation entry keeps, verified as of ``at``.
+def check_delegation(entry: Entry, trust: TrustDocument, at: int) -> Chain:
+    """Return the chain in a delegation entry, verified as of ``at``.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    members = parsed.members["chain"]
+    members = entry.members["chain"]
     if not isinstance(members, dict):
         raise DecodeError("a delegation entry keeps a chain", code="entry.malformed")
     return verification.from_json(members, trust, at=at)
 
 
-def chain_tokens(parsed: Entry) -> tuple[list[str], list[str]]:
-    """Return the hops and the credentials that a delegation entry keeps, unverified."""
-    match parsed.members["chain"]:
+def chain_tokens(entry: Entry) -> tuple[list[str], list[str]]:
+    """Return the hops and the credentials in a delegation entry, unverified."""
+    match entry.members["chain"]:
         case {"hops": [*hops], "credentials": [*credentials]}:
             return list(map(str, hops)), list(map(str, credentials))
     return [], []
 
 
-def chain_digest(parsed: Entry) -> str:
-    """Return the digest of the chain that a delegation entry keeps, unverified."""
-    return hops_digest(chain_tokens(parsed)[0])
+def chain_digest(entry: Entry) -> str:
+    """Return the digest of the chain in a delegation entry, unverified."""
+    return hops_digest(chain_tokens(entry)[0])
 
 
-def mode_of(parsed: Entry) -> str:
-    """Return the mode in which the policy is asked under a config entry's configuration."""
-    match parsed.members["config"]:
+def policy_mode(entry: Entry) -> str:
+    """Return the policy's mode (enforce, observe) in a config entry's configuration."""
+    match entry.members["config"]:
         case {"policy": {"mode": str(mode)}}:
             return mode
     return "enforce"
 
 
-def check_config(parsed: Entry) -> str:
-    """Return the digest of a config entry, which its configuration has."""
-    digest = str(parsed.members["config_sha256"])
-    if canonical.digest(parsed.members["config"]) != digest:
+def check_config(entry: Entry) -> str:
+    """Return the digest in a config entry, after a check against the configuration."""
+    digest = str(entry.members["config_sha256"])
+    if canonical.digest(entry.members["config"]) != digest:
         raise _mismatch("the configuration does not have its digest")
     return digest
 
 
-def read_sealed(parsed: Entry) -> tuple[str, Statement]:
-    """Return the key id and the statement of an entry that embeds one, unverified.
+def read_statement(entry: Entry) -> tuple[str, Statement]:
+    """Return the key id and the statement that an entry embeds, unverified.
 
-    Raises ``DecodeError``, and ``VerificationError`` (``signature.missing``) where it has no
-    signature.
+    Raises ``DecodeError``, and ``VerificationError`` (``signature.missing``) without a signature.
     """
-    key_id, statement, _sealed = _read_sealed(parsed)
+    key_id, statement, _envelope = _read_envelope(entry)
     return key_id, statement
 
 
-def _read_sealed(parsed: Entry) -> tuple[str, Statement, Envelope]:
-    sealed = Envelope.parse(parsed.members["statement"])
-    if not sealed.signatures:
-        message = f"the {parsed.kind} entry is not signed"
+def _read_envelope(entry: Entry) -> tuple[str, Statement, Envelope]:
+    envelope = Envelope.parse(entry.members["statement"])
+    if not envelope.signatures:
+        message = f"the {entry.kind} entry is not signed"
         raise VerificationError(message, code="signature.missing")
-    statement = dsse.parse_statement(sealed.payload, parsed.kind)
-    return sealed.signatures[0][0], statement, sealed
+    statement = dsse.parse_statement(envelope.payload, entry.kind)
+    return envelope.signatures[0][0], statement, envelope
 
 
 def check_issued(
-    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> tuple[PublicKey, Mapping[str, JSON]]:
-    """Return the issuer's key and what it says in an entry of a kind that the issuer signs."""
-    key, statement = check_by("issuer", parsed, trust, at, signatures=signatures)
+    """Return the issuer's key and the predicate of an entry that the issuer signs."""
+    key, statement = check_signed_by("issuer", entry, trust, at, signatures=signatures)
     return key, statement.predicate
 
 
 def check_revocation(
-    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> str:
-    """Return the name that is revoked; raises ``DecodeError`` or ``VerificationError``."""
-    _key, statement = check_by("admin", parsed, trust, at, signatures=signatures)
+    """Return the name in a revocation; raises ``DecodeError`` or ``VerificationError``."""
+    _key, statement = check_signed_by("admin", entry, trust, at, signatures=signatures)
     match statement.predicate:
         case {"name": str(name), "note": str(), **others} if not others:
             if statement.subject_sha256 == canonical.sha256_hex(name.encode()):
@@ -209,10 +208,13 @@ def check_revocation(
 
 
 def check_freeze(
-    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> tuple[int, bool]:
-    """Return a freeze's number and whether it freezes; raises as ``check_revocation`` does."""
-    _key, statement = check_by("admin", parsed, trust, at, signatures=signatures)
+    """Return the number of a freeze or thaw, and true for a freeze.
+
+    Raises as ``check_revocation`` does.
+    """
+    _key, statement = check_signed_by("admin", entry, trust, at, signatures=signatures)
     match statement.predicate:
         case {
             "frozen": bool(frozen),
@@ -225,29 +227,29 @@ def check_freeze(
     raise DecodeError("not a statement of a freeze", code="entry.malformed")
 
 
-def check_administered(
-    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
-) -> Administered:
-    """Return what the admin key says of a call, in a resolution or an erasure.
+def check_admin_statement(
+    entry: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> AdminStatement:
+    """Return the administrator's statement in a resolution or an erasure.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    check_by("admin", parsed, trust, at, signatures=signatures)
-    return read_administered(parsed)
+    check_signed_by("admin", entry, trust, at, signatures=signatures)
+    return read_admin_statement(entry)
 
 
-def counts(parsed: Entry, trust: TrustDocument) -> bool:
-    """Whether a resolution or an erasure verifies; one that does not says nothing of its call."""
+def is_valid_admin_statement(entry: Entry, trust: TrustDocument) -> bool:
+    """Return whether a resolution or an erasure verifies."""
     try:
-        check_administered(parsed, trust, parse_time(parsed.at))
+        check_admin_statement(entry, trust, parse_time(entry.at))
     except (DecodeError, VerificationError):
         return False
     return True
 
 
-def read_administered(parsed: Entry) -> Administered:
-    """Read a resolution or an erasure, unverified; raises as ``read_sealed`` does."""
-    key_id, statement = read_sealed(parsed)
+def read_admin_statement(entry: Entry) -> AdminStatement:
+    """Read a resolution or an erasure, unverified; raises as ``read_statement`` does."""
+    key_id, statement = read_statement(entry)
     match statement.predicate:
         case {
             "invocation_id": str(invocation_id),
@@ -256,50 +258,50 @@ def read_administered(parsed: Entry) -> Administered:
             **others,
         } if is_integer(shard) and is_integer(index):
             ran = others.pop("ran", None)
-            if not others and isinstance(ran, bool) is (parsed.kind == "resolution"):
+            if not others and isinstance(ran, bool) is (entry.kind == "resolution"):
                 place = CallPlace(shard, index, invocation_id, statement.subject_sha256)
-                return Administered(place, ran if isinstance(ran, bool) else None, note, key_id)
-    raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
+                return AdminStatement(place, ran if isinstance(ran, bool) else None, note, key_id)
+    raise DecodeError(f"not a statement of a call's {entry.kind}", code="entry.malformed")
 
 
-def check_by(
-    use: Use, parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool
+def check_signed_by(
+    use: Use, entry: Entry, trust: TrustDocument, at: int, *, signatures: bool
 ) -> tuple[PublicKey, Statement]:
-    """Return the key that ``trust`` has for ``use``, and what it says in an entry.
+    """Return the key for ``use`` that has signed an entry's statement, and the statement.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    key_id, statement, sealed = _read_sealed(parsed)
+    key_id, statement, envelope = _read_envelope(entry)
     key = trust.key(use, key_id, at=at)
     if signatures:
-        sealed.verify(key)
+        envelope.verify(key)
     return key, statement
 
 
-def check_opening(said: Mapping[str, JSON], origin: str, shard: int) -> None:
-    """Check that an opening entry's statement names this shard of this log."""
-    number = said.get("shard")
-    if said.get("origin") != origin or not is_integer(number) or number != shard:
+def check_opening(predicate: Mapping[str, JSON], origin: str, shard: int) -> None:
+    """Check that the predicate of an opening entry names this shard of this log."""
+    number = predicate.get("shard")
+    if predicate.get("origin") != origin or not is_integer(number) or number != shard:
         raise _mismatch("the opening entry belongs to another shard or log")
 
 
-def read_heads(said: Mapping[str, JSON]) -> list[Checkpoint]:
-    """Return the other shards' checkpoints that an opening entry's statement embeds.
+def read_heads(predicate: Mapping[str, JSON]) -> list[Checkpoint]:
+    """Return the checkpoints of other shards in the predicate of an opening entry, unverified.
 
-    Their signatures are not looked at. Raises ``DecodeError``.
+    Raises ``DecodeError``.
     """
-    notes = said.get("heads")
+    notes = predicate.get("heads")
     if not isinstance(notes, list):
         raise DecodeError("an opening entry without heads", code="entry.malformed")
     return [checkpoint.parse(str(note).encode()).checkpoint for note in notes]
 
 
 def check_attachments(attachments: Sequence[Attachment], commitments: Commitments) -> None:
-    """Check what stands beside an entry against what the entry commits to."""
+    """Check the attachments of an entry against the entry's commitments."""
     for role, stated, salt, data in attachments:
         if commitments.get(role) != stated:
             raise _mismatch(f"the {role} kept beside it are not what it commits to")
-        # a salt of another length would leave open where the data begins
+        # a salt of another length would move the boundary between salt and data
         if len(salt) != SALT_SIZE or commitment(salt, data) != stated:
             raise _mismatch(f"the {role} kept beside it were changed")
 
@@ -307,14 +309,14 @@ def check_attachments(attachments: Sequence[Attachment], commitments: Commitment
 def check_checkpoint(
     note: bytes, trust: TrustDocument, origin: str
 ) -> tuple[Checkpoint, TrustedKey]:
-    """Return a checkpoint of ``origin`` and the trusted log key that has signed it.
+    """Return a checkpoint of ``origin`` and the log key of ``trust`` that has signed the note.
 
-    Whether that key counted then is the caller's question. Raises ``DecodeError`` or
+    The caller checks whether the key was valid at that time. Raises ``DecodeError`` or
     ``VerificationError``.
     """
-    known = list(trust.keys_for("log"))
-    point, key = checkpoint.verify_any(note, (trusted.key for trusted in known), origin=origin)
-    return point, next(trusted for trusted in known if trusted.key == key)
+    log_keys = list(trust.keys_for("log"))
+    point, key = checkpoint.verify_any(note, (trusted.key for trusted in log_keys), origin=origin)
+    return point, next(trusted for trusted in log_keys if trusted.key == key)
 
 
 def _mismatch(problem: str) -> VerificationError:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import find, records, statements
+from agentguard.audit import records, statements
 from agentguard.audit.entry import CallPlace, Receipt
-from agentguard.audit.find import Call
+from agentguard.audit.find import LoggedCall, entries_about_call, find_call
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, keystore
@@ -91,7 +91,7 @@ def erase(
         with _writing(home, now) as log:
             at = timestamp(max(now, log.last_at))
             recorded = log.append(records.erasure(admin, place, note=note, at=at))
-        outcomes = find.speaking(reader, place.shard, ["outcome"], call.said)
+        outcomes = entries_about_call(reader, place.shard, ["outcome"], call.authorization)
         indices = [place.index, *(found.index for found in outcomes)]
     home.revocations()  # reads what was just written, and so every process sees it
     home.journal().settle(invocation_id, ran=True)  # without its result
@@ -99,8 +99,8 @@ def erase(
     return Erased(place, recorded, removed)
 
 
-def _find(reader: LogReader, invocation_id: str) -> Call:
-    call = find.find(reader, invocation_id)
+def _find(reader: LogReader, invocation_id: str) -> LoggedCall:
+    call = find_call(reader, invocation_id)
     if call is None:
         message = (
             f"there is no call {invocation_id} in the log: agentguard audit list --json has the "
@@ -117,7 +117,7 @@ def _ends(reader: LogReader) -> dict[int, int]:
 
 
 def _require_doubt(
-    reader: LogReader, call: Call, trust: TrustDocument, after: Mapping[int, int]
+    reader: LogReader, call: LoggedCall, trust: TrustDocument, after: Mapping[int, int]
 ) -> None:
     """Raise ``CallError`` (``call.settled``) for a call that entries past these places settle."""
     settled = _settled(reader, call, trust, after)
@@ -127,20 +127,22 @@ def _require_doubt(
 
 
 def _settled(
-    reader: LogReader, call: Call, trust: TrustDocument, after: Mapping[int, int]
+    reader: LogReader, call: LoggedCall, trust: TrustDocument, after: Mapping[int, int]
 ) -> str | None:
     """Return what settles a call, None where it is in doubt.
 
     No column counts: the admin key is about to sign that nothing is known of the call. Nor does a
     resolution that does not verify, as one that a compromised admin key has signed.
     """
-    if not call.said.allowed:
+    if not call.authorization.allowed:
         return "it was denied, and did not run"
     kinds = ("outcome", "resolution")
     for shard in reader.shards():
         past = after.get(shard, -1)
-        for found in find.speaking(reader, shard, kinds, call.said, after=past):
-            if found.entry.kind == "outcome" or statements.counts(found.entry, trust):
+        for found in entries_about_call(reader, shard, kinds, call.authorization, after=past):
+            if found.entry.kind == "outcome" or statements.is_valid_admin_statement(
+                found.entry, trust
+            ):
                 return f"its {found.entry.kind} is on record"
     return None
 

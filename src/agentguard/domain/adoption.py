@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agentguard.audit import checkpoint, records
-from agentguard.audit.adoption import Lost
+from agentguard.audit.adoption import LostEntries
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, keystore, trust_pin
@@ -44,7 +44,7 @@ class Difference:
     """
 
     original: str | None
-    lost: tuple[Lost, ...]
+    lost: tuple[LostEntries, ...]
     heads: Mapping[int, bytes | None] = field(repr=False)
 
     def __bool__(self) -> bool:
@@ -137,7 +137,7 @@ def _difference(
             continue
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
-        lost.append(Lost(shard, head.size if head is not None else None, note))
+        lost.append(LostEntries(shard, head.size if head is not None else None, note))
     original = state_location.original(anchor.log_folder(anchors, trust.log), state)
     heads = {shard: reader.checkpoint(shard) for shard in present}
     return Difference(original, tuple(lost), heads)

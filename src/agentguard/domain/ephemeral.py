@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from agentguard.approvals.inbox import Store
 from agentguard.approvals.store import Limits
-from agentguard.audit import records, registry
+from agentguard.audit import records
 from agentguard.audit.log import LogReader
+from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import Journal, Runs
 from agentguard.errors import StorageError
@@ -136,7 +137,7 @@ def domain(trust_domain: str, *, now: datetime) -> MemoryDomain:
     """Make a domain in memory."""
     issuer, log_key = new_key(), new_key()
     trust = trust_of(trust_domain, now, issuer=issuer, log=log_key)
-    listed = registry.seal(issuer, trust, [0], at=timestamp(now))
+    listed = seal_registry(issuer, trust, [0], at=timestamp(now))
     backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
     return MemoryDomain(trust, issuer, log_key, backend)
 

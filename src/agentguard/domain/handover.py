@@ -163,4 +163,4 @@ def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:
                 stored = reader.entry(shard, index)
                 parsed = parse_entry(stored.body) if stored is not None else None
                 if parsed is not None and parsed.kind == "key":
-                    yield {**statements.read_sealed(parsed)[1].predicate}
+                    yield {**statements.read_statement(parsed)[1].predicate}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard.audit import registry
+from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, ephemeral, handover, keystore
 from agentguard.domain.config import Config
@@ -91,7 +91,7 @@ def rotate(
         )
         if use == "log":
             journal_secret.hand_on(state, home.trust, old, new)
-        resealed = registry.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
+        resealed = seal_registry(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         handover.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed
         )
@@ -129,7 +129,7 @@ def revoke(
 
 
 def _relisted(home: StateDomain, now: datetime) -> bytes:
-    return registry.seal(home.issuer, home.trust, home.registered(), at=timestamp(now))
+    return seal_registry(home.issuer, home.trust, home.registered(), at=timestamp(now))
 
 
 def _overlap(asked: timedelta | None) -> timedelta:

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
-from agentguard.audit import checkpoint, find, registry
+from agentguard.audit import checkpoint
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
-from agentguard.audit.findings import LISTED, Problem, ShardReport
+from agentguard.audit.find import entries_of_call, read_entry_of_kind
+from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
 from agentguard.audit.log import LogReader
-from agentguard.audit.resolutions import Settlement
+from agentguard.audit.registry import verify_registry
+from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.domain.report import Report
@@ -89,7 +91,7 @@ class _LogVerification:
         self._count_calls(reports)
         self._count_approvals(reports)
         self._find_unapproved(reports)
-        settlement = Settlement(self.reader, self.trust, reports, frozenset(self.damaged))
+        settlement = ResolutionVerifier(self.reader, self.trust, reports, frozenset(self.damaged))
         try:
             self.problems += settlement.problems()
         except StorageError as error:  # of a shard that could be read before
@@ -107,10 +109,11 @@ class _LogVerification:
         """Report delegations that were used for more calls than they allow, in all shards."""
         calls: Counter[tuple[str, int]] = Counter()
         for report in reports:
-            calls.update({(jti, most): used for jti, most, used in report.counted})
+            calls.update({(jti, most): used for jti, most, used in report.call_counts})
         for (jti, most), used in sorted(calls.items()):
             if used > most:
-                shard = next(r.shard for r in reports if (jti, most) in {c[:2] for c in r.counted})
+                limit = (jti, most)
+                shard = next(r.shard for r in reports if limit in {c[:2] for c in r.call_counts})
                 what = f"{used} calls were made under the delegation {jti}, which allows {most}"
                 self.problems.append(Problem(shard, None, what))
 
@@ -151,14 +154,14 @@ class _LogVerification:
                         self._require_approved(report.shard, index, digests)
 
     def _require_approved(self, shard: int, index: int, digests: AbstractSet[str]) -> None:
-        found = find.readable(self.reader, shard, index, "authorization")
+        found = read_entry_of_kind(self.reader, shard, index, "authorization")
         if found is None or found.entry.members["approvals"] != []:
             return
         with suppress(AgentguardError):  # the walk has reported what can't be read
             call = read_authorization(found.entry)
             if call.call_sha256 not in digests:
                 return
-            for ended in find.belonging(self.reader, "outcome", call, [shard]):
+            for ended in entries_of_call(self.reader, "outcome", call, [shard]):
                 if read_outcome(ended.entry).status != "not_run":
                     what = "a call that people were asked to approve ran, and rests on no answer"
                     self.problems.append(Problem(shard, ended.index, what))
@@ -183,7 +186,7 @@ class _LogVerification:
             self.problems.append(Problem(0, None, "the registry of the shards is missing"))
             return None
         try:
-            return registry.verify(data, self.trust).shards
+            return verify_registry(data, self.trust).shards
         except AgentguardError as error:
             what = f"the registry of the shards does not verify: {error}"
             self.problems.append(Problem(0, None, what))
@@ -216,7 +219,7 @@ class _LogVerification:
             self.since,
             self.contents,
             may_be_empty=not is_known,
-            seen=self.calls,
+            invocations=self.calls,
         )
         try:
             with self.reader.snapshot(number):
@@ -302,12 +305,12 @@ class _LogVerification:
 
 def _listed(problems: Iterable[Problem], reports: Iterable[ShardReport]) -> tuple[Problem, ...]:
     """Keep so many problems of each shard, and say of the others how many there are."""
-    further = Counter({report.shard: report.unlisted for report in reports})
+    further = Counter({report.shard: report.unlisted_count for report in reports})
     listed: list[Problem] = []
     seen = Counter[int]()
     for problem in problems:
         seen[problem.shard] += 1
-        if seen[problem.shard] > LISTED:
+        if seen[problem.shard] > MAX_LISTED:
             further[problem.shard] += 1
         else:
             listed.append(problem)

@@ -14,10 +14,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from agentguard.approvals import roster
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
-from agentguard.approvals.roster import Answer, missing_approvals
+from agentguard.approvals.roster import Answer, missing_approvals, requesters_of
 from agentguard.approvals.store import StoredRequest
 from agentguard.audit import records
 from agentguard.call.arguments import Arguments
@@ -223,7 +222,7 @@ def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
 
 def _requesters(prepared: PreparedCall) -> frozenset[str]:
     """Return who may not approve the call: its principal, and the agent's owner."""
-    return roster.requesters(prepared.authority.principal, prepared.actor.owner)
+    return requesters_of(prepared.authority.principal, prepared.actor.owner)
 
 
 def _judge_answers(

@@ -312,10 +312,10 @@ class Guard:
         arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
         ``StorageError`` or ``VerificationError``.
         """
-        from agentguard.audit import prove as proving  # noqa: PLC0415  few programs prove a call
+        from agentguard.audit.prove import prove_call  # noqa: PLC0415  few programs prove a call
 
         with closing(self.reader()) as reader:
-            return proving.prove(reader, self.trust, invocation_id, attachments=attachments)
+            return prove_call(reader, self.trust, invocation_id, attachments=attachments)
 
     def verify(self) -> Report:
         """Verify the whole log, with the keys of this guard and the anchors that it keeps.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals.answer import read_answer
-from agentguard.approvals.request import MAX_BYTES, ApprovalRequest
+from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.store import Limits, StoredRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
@@ -59,7 +59,7 @@ class FileApprovals:
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
         self._ledger = ledger
-        self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_BYTES)
+        self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_REQUEST_BYTES)
 
     def has(self, key: str) -> bool:
         """Return whether there is a request's file of that name."""
@@ -74,7 +74,7 @@ class FileApprovals:
     def read(self, key: str) -> StoredRequest | None:
         """Read the request, compare it with the log, and read the answers that are well formed."""
         path = self._folder / _REQUESTS / key
-        data = files.read_if_present(path, limit=MAX_BYTES)
+        data = files.read_if_present(path, limit=MAX_REQUEST_BYTES)
         if data is None:
             return None
         request = ApprovalRequest.loads(data)
@@ -178,7 +178,7 @@ class FileApprovals:
         stored: list[tuple[str, ApprovalRequest | None]] = []
         for path in _paths_in(self._folder / _REQUESTS):
             try:
-                request = ApprovalRequest.loads(files.read(path, limit=MAX_BYTES))
+                request = ApprovalRequest.loads(files.read(path, limit=MAX_REQUEST_BYTES))
             except FileNotFoundError:  # another process has withdrawn the request meanwhile
                 continue
             except (AgentguardError, OSError):
@@ -225,7 +225,7 @@ class FileApprovals:
 
     def _answer(self, request_id: str, path: Path) -> Envelope:
         """Read an answer that has a signature, or that a holder of the log's key has written."""
-        data = files.read(path, limit=MAX_BYTES)
+        data = files.read(path, limit=MAX_REQUEST_BYTES)
         with suppress(AgentguardError):
             envelope = Envelope.parse(canonical.loads(data))
             if envelope.signatures:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.standing import Place
+from agentguard.audit.standing import ReadPlace
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite
@@ -31,7 +31,7 @@ class DivergedError(Exception):
 class Progress(NamedTuple):
     """How far a shard was read, and its newest checkpoint's note; None for an empty shard."""
 
-    place: Place
+    place: ReadPlace
     note: bytes | None
 
 
@@ -46,7 +46,7 @@ class IncrementalReader(NamedTuple):
     def read(
         self,
         shard: int,
-        place: Place,
+        place: ReadPlace,
         add: Callable[[bytes], None],
         *,
         may_be_empty: bool = False,
@@ -67,7 +67,7 @@ class IncrementalReader(NamedTuple):
         with self.reader.snapshot(shard):
             note = self.reader.checkpoint(shard)
             if note is None and may_be_empty and seen is None:
-                return Progress(Place(), None)
+                return Progress(ReadPlace(), None)
             head = self._head(shard, note or b"", origin)
             if seen is not None and seen.size < place.size and not is_sure:
                 raise DivergedError  # entries before ``place`` have to agree with the anchor, too
@@ -87,11 +87,11 @@ class IncrementalReader(NamedTuple):
     def _entries(
         self,
         shard: int,
-        place: Place,
+        place: ReadPlace,
         head: Checkpoint,
         seen: Checkpoint | None,
         add: Callable[[bytes], None],
-    ) -> Place:
+    ) -> ReadPlace:
         self._compare(shard, head.size, head.root, head, seen)
         if place.size > head.size:
             raise DivergedError
@@ -114,7 +114,7 @@ class IncrementalReader(NamedTuple):
                 raise DivergedError
             what = "its entries are not those of its newest checkpoint"
             raise sqlite.damaged(self._path(shard), what)
-        return Place(tree.size, tree.encode())
+        return ReadPlace(tree.size, tree.encode())
 
     def _compare(
         self,

@@ -71,17 +71,19 @@ class FileJournal:
             return None
         name, standing = bytes.fromhex(self.name(key)), self._ledger.standing
         beginner = self._ledger.begun(key)
-        if beginner is None and name not in standing.names and standing.begun(name) is None:
+        is_unsettled = standing.unsettled_call(name) is not None
+        if beginner is None and name not in standing.names and not is_unsettled:
             return None
         standing = self._ledger.read_on()  # the call may be settled by now
-        if name in standing.names or (beginner == "parent" and standing.begun(name) is None):
+        is_unsettled = standing.unsettled_call(name) is not None
+        if name in standing.names or (beginner == "parent" and not is_unsettled):
             message = (
                 "the log says that this call has run already, and its journal entry "
                 f"{self._entries.folder / key} is gone: restore the file, or go on without the "
                 "call's result"
             )
             raise StorageError(message, code="journal.missing")
-        open_call = standing.begun(name)
+        open_call = standing.unsettled_call(name)
         return JournalEntry(open_call.invocation_id, "begun") if open_call is not None else None
 
     def begin(self, key: str, invocation_id: str) -> bool:

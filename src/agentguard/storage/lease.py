@@ -15,8 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import records, registry
+from agentguard.audit import records
 from agentguard.audit.records import Record
+from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
@@ -152,5 +153,5 @@ class Lessor:
         with registry_file.locked(self.state):
             shards = {*self._listed(), number}
             registry_file.write(
-                self.state, registry.seal(self.issuer, self.trust, shards, at=timestamp(now))
+                self.state, seal_registry(self.issuer, self.trust, shards, at=timestamp(now))
             )

@@ -18,7 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from agentguard.audit.standing import Gathering, Place, Standing
+from agentguard.audit.standing import ReadPlace, Standing
+from agentguard.audit.standing_builder import StandingBuilder
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
@@ -220,7 +221,7 @@ class Ledger:
     def _read_shards(
         self, start: Standing, trust: TrustDocument, own: int | None, *, is_sure: bool
     ) -> Standing:
-        gathering = Gathering(start, trust)
+        gathering = StandingBuilder(start, trust)
         heads: dict[int, bytes] = {}
         registered, shards = registry_file.present(self._state, self._anchors, trust, own=own)
         with closing(StateReader(self._state, may_be_empty=True)) as reader:
@@ -234,7 +235,7 @@ class Ledger:
                     is_sure=is_sure,
                 )
                 if note is not None:
-                    gathering.reached(shard, place)
+                    gathering.set_place(shard, place)
                     heads[shard] = note
         self.heads = heads
         read = gathering.standing
@@ -252,7 +253,7 @@ class Ledger:
             (shard, sqlite.shard_path(self._state, shard)) for shard in sqlite.numbers(self._state)
         ]
 
-    def _inherited(self, shard: int, place: Place) -> Progress | None:
+    def _inherited(self, shard: int, place: ReadPlace) -> Progress | None:
         """In a fork, return how far others have read a shard of the parent's; None elsewhere.
 
         SQLite's memory of that file is the parent's, and too old by now. The signed file has what

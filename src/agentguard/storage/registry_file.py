@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import registry
+from agentguard.audit.registry import verify_registry
 from agentguard.errors import DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor, files, lock, sqlite
@@ -45,7 +45,7 @@ def shards(state: Path, trust: TrustDocument) -> frozenset[int]:
 
 @lru_cache(maxsize=16)
 def _verified(data: bytes, trust: TrustDocument) -> frozenset[int]:
-    return registry.verify(data, trust).shards
+    return verify_registry(data, trust).shards
 
 
 def present(

@@ -19,16 +19,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.audit.standing import (
-    NAME_SIZE,
-    Counted,
-    Limit,
-    Names,
-    OpenCall,
-    Place,
+    CallCount,
+    CallLimit,
+    PendingRequest,
+    ReadPlace,
     Standing,
-    Used,
-    Waiting,
+    UnsettledCall,
+    UseCount,
 )
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
@@ -113,7 +112,7 @@ class SavedStanding(NamedTuple):
             raise _damaged(path) from error
         if NamesFile.of(data) != self.names or len(data) % NAME_SIZE:
             raise _damaged(path)
-        return self.standing._replace(names=Names(data))
+        return self.standing._replace(names=JournalNames(data))
 
     def names_missing(self) -> StorageError:
         """Return the error for a file whose second file is missing: what happened, what to do."""
@@ -232,20 +231,20 @@ def _parse(members: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
         sequence=_of(int, members["sequence"]),
         frozen=_of(bool, members["frozen"]),
         newest=_of(str, members["newest"]),
-        used=_each(members["used"], lambda row: Used(*_row(row, int, int))),
-        requests=_each(members["requests"], lambda row: Waiting(*_row(row, str, int))),
+        used=_each(members["used"], lambda row: UseCount(*_row(row, int, int))),
+        requests=_each(members["requests"], lambda row: PendingRequest(*_row(row, str, int))),
         chains=_each(
-            members["chains"], lambda rows: tuple([Limit(*_row(row, str, int)) for row in rows])
+            members["chains"], lambda rows: tuple([CallLimit(*_row(row, str, int)) for row in rows])
         ),
-        calls=_each(members["calls"], lambda row: Counted(*_row(row, int, int))),
+        calls=_each(members["calls"], lambda row: CallCount(*_row(row, int, int))),
         unsettled=_each(
             members["unsettled"],
-            lambda row: OpenCall(*_row(row, str, (str, type(None)), (str, type(None)))),
+            lambda row: UnsettledCall(*_row(row, str, (str, type(None)), (str, type(None)))),
         ),
         unran=frozenset(_texts(members["unran"])),
         erased=frozenset(_texts(members["erased"])),
         read={
-            _number(shard): Place(_of(int, size), b64_decode(peaks))
+            _number(shard): ReadPlace(_of(int, size), b64_decode(peaks))
             for shard, (size, peaks) in _of(dict, members["read"]).items()
         },
         unread=_of(int, members["unread"]),

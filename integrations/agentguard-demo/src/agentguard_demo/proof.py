@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentguard import Evidence, TrustDocument
-from agentguard.audit import evidence
-from agentguard.audit import prove as proving
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
 from agentguard.storage.files import write_new
 from agentguard.storage.reader import StateReader
 from agentguard_demo.setting import Setting
@@ -39,8 +39,8 @@ def prove(setting: Setting, steps: Sequence[Step]) -> list[Proof]:
             if not step.answered or step.invocation_id is None:
                 continue
             path = setting.directory / f"evidence-{step.index}.json"
-            write_new(path, proving.prove(reader, trust, step.invocation_id))
-            proofs.append(Proof(path, evidence.verify(path.read_bytes(), trust)))
+            write_new(path, prove_call(reader, trust, step.invocation_id))
+            proofs.append(Proof(path, verify_evidence(path.read_bytes(), trust)))
     finally:
         reader.close()
     return proofs

@@ -106,7 +106,7 @@ def _decided(
 ) -> tuple[str, Step]:
     call = read_authorization(parsed)
     args = _beside(stored, "arguments")
-    answers = approvals.said_of(parsed)
+    answers = approvals.read_answers(parsed)
     step = Step(
         index=stored.index,
         agent=call.agent,

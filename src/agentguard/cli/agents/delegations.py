@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from agentguard.audit import find, statements
+from agentguard.audit import statements
 from agentguard.audit.entry import Entry, parse_time
+from agentguard.audit.find import read_entry_of_kind
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import phrases, row
@@ -97,7 +98,7 @@ def is_known(reader: LogReader, name: str) -> bool:
     for kind, said in (("identity", _of_identity), ("delegation", _of_delegation)):
         for shard in reader.shards():
             for index in reader.search(shard, Search(kind=kind)):
-                kept = find.readable(reader, shard, index, kind)
+                kept = read_entry_of_kind(reader, shard, index, kind)
                 with suppress(AgentguardError):
                     if kept is not None and name in said(kept.entry):
                         return True
@@ -117,7 +118,7 @@ def _of_delegation(parsed: Entry) -> frozenset[str]:
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
     for shard in reader.shards():
         for index in reader.search(shard, Search(kind="delegation", agent=uri)):
-            kept = find.readable(reader, shard, index, "delegation")
+            kept = read_entry_of_kind(reader, shard, index, "delegation")
             if kept is not None:
                 with suppress(AgentguardError):
                     at = parse_time(kept.entry.at)

@@ -13,10 +13,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from agentguard.approvals import request as approval
 from agentguard.approvals.answer import Verdict, seal_answer
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
@@ -212,7 +211,7 @@ def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Q
             "name one request: REQUEST as approvals list shows it, or --request"
         )
     if file is not None:
-        data = files.read_or_stdin(file, approval.MAX_BYTES + 2)
+        data = files.read_or_stdin(file, MAX_REQUEST_BYTES + 2)
         return _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
     inbox = _inbox(config)
     return _Question(inbox.find(str(request_id)), inbox)
@@ -271,5 +270,5 @@ def _say(verdict: str, principal: str, asked: ApprovalRequest, inbox: ApprovalIn
 
 
 def _members(asked: ApprovalRequest) -> dict[str, Any]:
-    members: Any = canonical.loads(asked.dumps(), limit=approval.MAX_BYTES)
+    members: Any = canonical.loads(asked.dumps(), limit=MAX_REQUEST_BYTES)
     return dict(members)

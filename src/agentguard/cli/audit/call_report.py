@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approvals, find, statements
+from agentguard.audit import approvals, statements
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -24,9 +24,9 @@ from agentguard.audit.calls import (
 )
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, parse_time
-from agentguard.audit.find import Found
+from agentguard.audit.find import LocatedEntry, entries_of_call, find_delegation, find_roster
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import Administered, Credentials
+from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.cli.audit import lookup, phrases
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
@@ -43,8 +43,8 @@ _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at"
 class Noted(NamedTuple):
     """What the admin key has signed of a call, and the entry that holds it."""
 
-    said: Administered
-    found: Found
+    said: AdminStatement
+    found: LocatedEntry
 
     def as_json(self) -> dict[str, JSON]:
         """Return the place, the time, the note and, of a resolution, whether the call ran."""
@@ -69,7 +69,7 @@ class Story:
     credential: Credential | None = None
     chain: Chain | None = None
     approved: tuple[Answer, ...] = ()
-    outcome_entry: Found | None = None
+    outcome_entry: LocatedEntry | None = None
     outcome: Outcome | None = None
     resolution: Noted | None = None
     erasure: Noted | None = None
@@ -129,7 +129,7 @@ class Story:
         }
 
 
-def tell(reader: LogReader, found: Found, trust: TrustDocument) -> Story:
+def tell(reader: LogReader, found: LocatedEntry, trust: TrustDocument) -> Story:
     """Tell the story of the call whose authorization was found, and check it.
 
     Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
@@ -195,7 +195,7 @@ class _Teller:
         call = story.call
         if call.chain_sha256 is None:
             return None
-        found = find.delegation(self.reader, call, story.shard, story.index)
+        found = find_delegation(self.reader, call, story.shard, story.index)
         if found is None:
             raise VerificationError("no entry before the call keeps its chain")
         return statements.check_delegation(found.entry, self.trust, parse_time(found.entry.at))
@@ -203,13 +203,13 @@ class _Teller:
     def _approved(self, issued: Credential) -> tuple[Answer, ...]:
         """Return the answers on which the call rests, against the roster of their day."""
         story, people = self.story, None
-        named = approvals.roster_named(story.entry)
+        named = approvals.roster_digest_of_call(story.entry)
         if named is not None:
-            found = find.roster(self.reader, named, story.shard, story.index)
+            found = find_roster(self.reader, named, story.shard, story.index)
             if found is None:
                 raise VerificationError("no entry before the call states its roster")
             at = parse_time(found.entry.at)
-            people = approvals.check_roster(found.entry, self.trust, at).people
+            people = approvals.check_roster(found.entry, self.trust, at).roster
         at = parse_time(story.entry.at)
         return approvals.check_approvals(story.call, story.entry, people, issued, at)
 
@@ -221,7 +221,7 @@ class _Teller:
             with self._problem("the outcome does not hold"):
                 statements.check_place(outcome, story.shard, story.index)
                 if story.credential is not None:  # without one, that is a problem already
-                    statements.check_signed(outcome.sealed, story.credential)
+                    statements.check_signed(outcome.envelope, story.credential)
             self._attach(found.index, outcome.commitments)
 
     def _noted(self, kind: str) -> Noted | None:
@@ -230,7 +230,7 @@ class _Teller:
         for found in self._belonging(kind, self.reader.shards()):
             with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
                 at = parse_time(found.entry.at)
-                said = statements.check_administered(found.entry, self.trust, at)
+                said = statements.check_admin_statement(found.entry, self.trust, at)
                 if said.is_of(self.story.shard, self.story.index, self.story.call):
                     noted.append(Noted(said, found))
         return max(noted, key=lambda one: one.found.entry.at, default=None)
@@ -261,11 +261,13 @@ class _Teller:
             else:
                 self.story.attachments[beside.role] = data
 
-    def _belonging(self, kind: str, shards: Sequence[int], *, after: int = -1) -> list[Found]:
-        return find.belonging(self.reader, kind, self.story.call, shards, after=after)
+    def _belonging(
+        self, kind: str, shards: Sequence[int], *, after: int = -1
+    ) -> list[LocatedEntry]:
+        return entries_of_call(self.reader, kind, self.story.call, shards, after=after)
 
-    def _found(self) -> Found:
-        return Found(self.story.shard, self.story.index, self.story.entry)
+    def _found(self) -> LocatedEntry:
+        return LocatedEntry(self.story.shard, self.story.index, self.story.entry)
 
     @contextmanager
     def _problem(self, what: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from agentguard.audit import evidence, evidence_file
-from agentguard.audit import prove as proving
+from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import evidence_report, history, naming
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
@@ -56,7 +56,7 @@ def prove(
     reader = log.location.reader()
     invocation_id = naming.invocation_id(reader, call)
     with screen.counter("reading entry", history.expected(reader)) as count:
-        data = proving.prove(
+        data = prove_call(
             reader,
             log.trust.document,
             invocation_id,
@@ -93,7 +93,7 @@ def verify_evidence(
     document = location.trust_in(trust)
     data = files.read_or_stdin(file, evidence_file.MAX_BYTES + 1)  # one too many tells
     try:
-        proved = evidence.verify(data, document)
+        proved = evidence.verify_evidence(data, document)
     except (DecodeError, VerificationError) as error:
         if json:
             screen.json_line({"ok": False, "code": error.code, "problem": str(error)})

@@ -13,7 +13,7 @@ from rich.text import Text
 from agentguard.approvals.roster import Answer
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
-from agentguard.audit.statements import Administered
+from agentguard.audit.statements import AdminStatement
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
 from agentguard.identity.credential import agent_alias
@@ -89,7 +89,7 @@ def _outcome_json(proved: Evidence) -> dict[str, JSON] | None:
     return {name: said.get(name) for name in names} | {"result": proved.kept.get("result")}
 
 
-def _said_json(said: Administered, place: Place) -> dict[str, object]:
+def _said_json(said: AdminStatement, place: Place) -> dict[str, object]:
     return {
         **({} if said.ran is None else {"ran": said.ran}),
         "note": said.note,

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import checkpoint, find
+from agentguard.audit import checkpoint, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
+from agentguard.audit.find import read_body, read_entry_of_kind
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import Administered, check_administered, read_administered
+from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import EVERYTHING, Filter
@@ -99,8 +100,8 @@ class History:
     def erased(self, row: Row, call: Authorization, trust: TrustDocument) -> bool:
         """Whether the admin key has signed that a call's data are erased."""
 
-        def read(parsed: Entry) -> Administered:
-            return check_administered(parsed, trust, parse_time(parsed.at))
+        def read(parsed: Entry) -> AdminStatement:
+            return statements.check_admin_statement(parsed, trust, parse_time(parsed.at))
 
         return any(
             said.is_of(row.shard, row.index, call)
@@ -120,7 +121,7 @@ class History:
         else:
             selected = reader.search(shard, wanted.search, after=after, newest_first=newest_first)
         for index in selected:
-            body = find.body(reader, shard, index)
+            body = read_body(reader, shard, index)
             if body is not None:
                 yield index, body
 
@@ -154,7 +155,7 @@ class History:
             if read.invocation_sha256 == call.invocation_sha256:
                 return rows.ended(row, read)
         for shard in self._reader.shards():
-            for said in self._of("resolution", shard, call, read_administered):
+            for said in self._of("resolution", shard, call, statements.read_admin_statement):
                 if said.is_of(row.shard, row.index, call):
                     return rows.settled(row, said)
         return replace(row, outcome="in_doubt")
@@ -166,7 +167,7 @@ class History:
         if call.invocation_id is None:
             return
         for index in self._reader.search(shard, Search(kind, call.invocation_id)):
-            found = find.readable(self._reader, shard, index, kind)
+            found = read_entry_of_kind(self._reader, shard, index, kind)
             if found is not None:
                 with suppress(AgentguardError):  # it becomes a row of the kind damaged
                     yield read(found.entry)
@@ -180,7 +181,7 @@ class History:
         return rows.ended(row, read) if read.status != "not_run" else row
 
     def _administered(self, row: Row, parsed: Entry) -> Row:
-        said = read_administered(parsed)
+        said = statements.read_admin_statement(parsed)
         place = said.call
         there = place.shard in self._reader.shards()
         call = self._call(place.shard, place.index) if there else None
@@ -203,7 +204,7 @@ class History:
         if known is not None:
             return known
         try:
-            found = find.readable(self._reader, shard, index, "authorization")
+            found = read_entry_of_kind(self._reader, shard, index, "authorization")
             if found is None:
                 return None
             call = read_authorization(found.entry)

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from agentguard.audit import find as whereabouts
+from agentguard.audit import statements
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
-from agentguard.audit.find import Found
+from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
 from agentguard.audit.log import LogReader
-from agentguard.audit.statements import read_administered
 from agentguard.audit.summary import Search
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
@@ -30,7 +29,7 @@ _NAMED: Final = 5
 """Calls that an ambiguous name is said to mean, at most."""
 
 
-def find(reader: LogReader, wanted: str) -> Found:
+def find(reader: LogReader, wanted: str) -> LocatedEntry:
     """Find what an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
 
     The entry of an outcome, a resolution or an erasure names its call; another is returned as it
@@ -48,7 +47,7 @@ def find(reader: LogReader, wanted: str) -> Found:
     raise _unknown(f"the log holds no entry {wanted}, and an id takes {_SHORTEST} characters")
 
 
-def of_trace(reader: LogReader, trace_id: str) -> Iterator[Found]:
+def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
     """Find the calls of a trace, and its requests for approvals, in the order of their times.
 
     Raises as ``find`` does.
@@ -57,41 +56,43 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[Found]:
     found = None
     for row in History(reader).rows(wanted, outcomes=False):
         if row.entry is not None:
-            yield (found := Found(row.shard, row.index, row.entry))
+            yield (found := LocatedEntry(row.shard, row.index, row.entry))
     if found is None:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
 
-def credentials(reader: LogReader, call: Authorization, before: Found) -> Iterator[Found]:
+def credentials(
+    reader: LogReader, call: Authorization, before: LocatedEntry
+) -> Iterator[LocatedEntry]:
     """Yield the identity entries of a call's agent that stand before it, the newest first."""
     search = Search(kind="identity", agent=call.agent)
     none = True
     for index in reader.search(before.shard, search, newest_first=True):
-        found = whereabouts.readable(reader, before.shard, index, "identity")
+        found = read_entry_of_kind(reader, before.shard, index, "identity")
         if found is not None and index < before.index and _is_of(found.entry, call.agent):
             none = False
             yield found
     if none:
         scanned = [
             one
-            for one in whereabouts.scan(reader, before.shard, ["identity"])
+            for one in scan_entries(reader, before.shard, ["identity"])
             if one.index < before.index and _is_of(one.entry, call.agent)
         ]
         yield from reversed(scanned)
 
 
-def _at(reader: LogReader, shard: int, index: int) -> Found | None:
-    return whereabouts.at(reader, shard, index) if shard in reader.shards() else None
+def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry | None:
+    return read_entry(reader, shard, index) if shard in reader.shards() else None
 
 
-def _call_of(reader: LogReader, found: Found) -> Found:
+def _call_of(reader: LogReader, found: LocatedEntry) -> LocatedEntry:
     """Return the call that an entry speaks of, or the entry."""
     place: tuple[int, int] | None = None
     if found.entry.kind == "outcome":
         index = History(reader).call_of(found.shard, found.index, found.entry)
         place = (found.shard, index) if index is not None else None
     elif found.entry.kind in ("resolution", "erasure"):
-        said = read_administered(found.entry).call
+        said = statements.read_admin_statement(found.entry).call
         place = (said.shard, said.index)
     call = _at(reader, *place) if place is not None else None
     if call is None or call.entry.kind != "authorization":
@@ -99,11 +100,11 @@ def _call_of(reader: LogReader, found: Found) -> Found:
     return call
 
 
-def _named(reader: LogReader, prefix: str) -> Found:
-    calls: dict[str, Found] = {}
+def _named(reader: LogReader, prefix: str) -> LocatedEntry:
+    calls: dict[str, LocatedEntry] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
-            found = whereabouts.readable(reader, shard, index, "authorization")
+            found = read_entry_of_kind(reader, shard, index, "authorization")
             invocation_id = _id_of(found.entry) if found is not None else ""
             # the column may say anything
             if found is not None and invocation_id.startswith(prefix):

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard.audit import adoption, approvals, statements, summary
+from agentguard.audit import approvals, statements, summary
+from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Administered
+from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.cli.audit import phrases
 from agentguard.delegation import grant
@@ -134,7 +135,7 @@ def of_delegation(row: Row, parsed: Entry) -> Row:
 
 def of_brake(row: Row, parsed: Entry) -> Row:
     """Add what a revocation or a freeze says; raises as ``statements.read_sealed`` does."""
-    _key_id, said = statements.read_sealed(parsed)
+    _key_id, said = statements.read_statement(parsed)
     match said.predicate:
         case {"name": str(name), "note": str(note)}:
             return replace(row, reason=f"{name} is revoked: {note}")
@@ -145,7 +146,7 @@ def of_brake(row: Row, parsed: Entry) -> Row:
 
 def of_adoption(row: Row, parsed: Entry) -> Row:
     """Add what was lost with an adoption; raises as ``adoption.read`` does."""
-    return replace(row, reason=adoption.read(parsed).words())
+    return replace(row, reason=read_adoption(parsed).words())
 
 
 def of_request(row: Row, parsed: Entry) -> Row:
@@ -196,7 +197,7 @@ def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
 
 def _approved(parsed: Entry) -> str | None:
     """Name who has answered, unverified; raises ``DecodeError``."""
-    said = approvals.said_of(parsed)
+    said = approvals.read_answers(parsed)
     done = (f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in said)
     return ", ".join(done) or None
 
@@ -207,7 +208,9 @@ def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, inde
     return ended(replace(_named(row, call), about=about, call=index), read)
 
 
-def of_administered(row: Row, parsed: Entry, said: Administered, call: Authorization | None) -> Row:
+def of_administered(
+    row: Row, parsed: Entry, said: AdminStatement, call: Authorization | None
+) -> Row:
     """Add what a resolution or an erasure says; ``call`` is None where its call is not there."""
     invocation_id = said.call.invocation_id
     return replace(
@@ -227,7 +230,7 @@ def ended(row: Row, read: Outcome) -> Row:
     return replace(row, outcome=read.status)
 
 
-def settled(row: Row, said: Administered) -> Row:
+def settled(row: Row, said: AdminStatement) -> Row:
     """Add what became of a call by a person's word: that it ran, but not with which result."""
     how = f"a person has settled that it {'ran' if said.ran else 'did not run'}: {said.note}"
     outcome = "unknown" if said.ran else None

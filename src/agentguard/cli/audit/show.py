@@ -17,7 +17,7 @@ from rich.text import Text
 from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.find import Found
+from agentguard.audit.find import LocatedEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import call_report, lookup, phrases, row
 from agentguard.cli.audit.call_report import Noted, Story
@@ -89,7 +89,7 @@ class _Again(NamedTuple):
 
 
 def _show_calls(
-    reader: LogReader, calls: Iterable[Found], trust: Trust, again: _Again, *, json: bool
+    reader: LogReader, calls: Iterable[LocatedEntry], trust: Trust, again: _Again, *, json: bool
 ) -> bool:
     """Show the story of each call; return whether all of them hold."""
     hold = True
@@ -112,7 +112,7 @@ def _show_calls(
     return hold
 
 
-def _show_entry(found: Found, *, json: bool) -> None:
+def _show_entry(found: LocatedEntry, *, json: bool) -> None:
     members = {"kind": found.entry.kind, "at": found.entry.at, **found.entry.members}
     if json:
         screen.json_line({"shard": found.shard, "index": found.index, **members})
@@ -149,7 +149,7 @@ def _asked(parsed: Entry) -> dict[str, JSON]:
     with suppress(AgentguardError):
         asked, said = approvals.read_request(parsed), parsed.members
         about, tool, until = approvals.summary_of_request(parsed), said["tool"], said["expires_at"]
-        needed = map(phrases.asked_for, approvals.requirements_of(parsed))
+        needed = map(phrases.asked_for, approvals.read_requirements(parsed))
         told: dict[str, JSON] = {
             "request": asked.request_id,
             "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
@@ -240,7 +240,7 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
     with suppress(AgentguardError):  # what can't be read is a problem of the story
-        for needed in approvals.requirements_of(told.entry):
+        for needed in approvals.read_requirements(told.entry):
             yield "asked for", phrases.asked_for(needed)
     yield from phrases.answers(told.approved)
 

@@ -133,7 +133,7 @@ class VerifyReport:
         return None
 
     def _observed(self) -> int:
-        return sum(shard.observed for shard in self.report.shards)
+        return sum(shard.observed_calls for shard in self.report.shards)
 
     def _witnesses(self) -> str:
         anchor = self.log.location.anchor

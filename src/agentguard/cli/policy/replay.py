@@ -81,7 +81,7 @@ class Answer:
 
         One that people have approved was an approval.
         """
-        terms = approvals.requirements_of(parsed)
+        terms = approvals.read_requirements(parsed)
         if call.decision == "allow" and terms:
             reasons = tuple(needed.reason for needed in terms)
             return cls("approval", "approval.required", reasons, terms)

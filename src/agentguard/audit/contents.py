@@ -1,0 +1,292 @@
+"""The verifier of what the entries of one shard say: statements, signatures, and their order.
+
+``ContentsVerifier`` reads the entries in the order of the log and checks each against the entries
+before it. ``verify.py`` checks the hashes and the checkpoints, and feeds the entries to this
+verifier. ``statements.py`` and ``approvals.py`` check single statements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from agentguard.approvals.roster import Roster
+from agentguard.audit import approvals, statements, summary
+from agentguard.audit.adoption import Adoption, check_adoption
+from agentguard.audit.approvals import RequestDigests
+from agentguard.audit.calls import (
+    Authorization,
+    Commitments,
+    Outcome,
+    read_authorization,
+    read_outcome,
+)
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.findings import MissingData, OpenCall
+from agentguard.audit.statements import AdminStatement, Credentials
+from agentguard.audit.summary import Summary
+from agentguard.delegation.chain import Chain
+from agentguard.errors import VerificationError
+from agentguard.identity import credential
+from agentguard.identity.credential import Credential
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
+
+_REFUSALS: Final = {
+    "revocation": statements.check_revocation,
+    "freeze": statements.check_freeze,
+}
+
+
+class _Content(NamedTuple):
+    """The content of an entry that the data beside the entry must agree with.
+
+    ``call`` is the call of an authorization or outcome: the index of the authorization in the
+    shard, and the digest of the invocation.
+    """
+
+    summary: Summary
+    commitments: Commitments = MappingProxyType({})
+    call: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class ContentsVerifier:
+    """Verifies the entries of one shard in their order, and collects what other shards need.
+
+    ``invocations`` are the digests of all invocations so far, also of the shards before this one:
+    an agent signs each invocation once. Signatures are checked in entries from the time ``since``
+    on (seconds since the epoch).
+    """
+
+    shard: int
+    origin: str
+    trust: TrustDocument
+    since: int
+    invocations: set[bytes]
+    latest_time: int = 0
+    """The latest time of an entry so far, in seconds since the epoch."""
+
+    missing_data: list[MissingData] = field(default_factory=list)
+    heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
+    admin_statements: list[tuple[int, AdminStatement]] = field(default_factory=list)
+    approvals: list[tuple[RequestDigests, int]] = field(default_factory=list)
+    requests: list[tuple[RequestDigests, Summary]] = field(default_factory=list)
+    adoptions: list[tuple[int, Adoption]] = field(default_factory=list)
+    call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    open_calls: dict[str, OpenCall] = field(default_factory=dict)
+    observed_calls: int = 0
+    _embedded_origins: set[str] = field(default_factory=set)
+    _chains: dict[str, Chain] = field(default_factory=dict)
+    _rosters: dict[str, Roster] = field(default_factory=dict)
+    _credentials: Credentials = field(default_factory=Credentials)
+    _digests: set[str] = field(default_factory=lambda: {str(None)})  # of configurations, policies
+    _modes: dict[str, str] = field(default_factory=dict)
+    _unauthorised: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call
+
+    @property
+    def checks_signatures(self) -> bool:
+        """Whether the newest entry is recent enough for its signatures to be checked."""
+        return self.latest_time >= self.since
+
+    def verify(self, stored: StoredEntry) -> None:
+        """Verify the next entry and the data beside the entry.
+
+        Raises ``DecodeError`` or ``VerificationError``.
+        """
+        entry = parse_entry(stored.body)
+        at = parse_time(entry.at)
+        # an entry with an older time does not revive a key that has ended
+        self.latest_time = max(self.latest_time, at)
+        if stored.index == 0 and entry.kind != "shard":
+            raise VerificationError("a shard begins with its opening entry")
+        content = self._content(stored.index, entry, at)
+        statements.check_attachments(stored.attachments, content.commitments)
+        self._note_missing_data(stored, content)
+        if stored.summary != content.summary:
+            raise VerificationError(_column_problem(stored.summary, content.summary))
+
+    def mistaken_outcomes(self) -> Iterator[tuple[int, str]]:
+        """Yield, after the last entry, each outcome that gives an open call's id to another call.
+
+        Each is the index of the outcome, and the problem in words.
+        """
+        for call in self.open_calls.values():
+            if call.invocation_id in self._unauthorised:
+                what = f"an outcome of another call has the id of the call at {call.place}"
+                yield self._unauthorised[call.invocation_id], what
+
+    def _note_missing_data(self, stored: StoredEntry, content: _Content) -> None:
+        present = [attachment.role for attachment in stored.attachments]
+        stated = content.commitments.items()
+        missing = [role for role, value in stated if value is not None and role not in present]
+        if missing and content.call is not None:
+            self.missing_data.append(MissingData(stored.index, tuple(missing), *content.call))
+
+    def _content(self, index: int, entry: Entry, at: int) -> _Content:
+        """Check the statement in an entry, and return the entry's commitments and summary.
+
+        A key of the issuer or the administrator must be valid at the entry's time and at the time
+        of all entries before. Otherwise the holder of a compromised key could give an older time.
+        """
+        match entry.kind:
+            case "authorization":
+                return self._authorization(index, entry, at)
+            case "outcome":
+                return self._outcome(index, entry)
+            case "identity" | "delegation" | "request" | "resolution" | "erasure":
+                return _Content(self._subject(index, entry, at))
+        self._announcement(index, entry)
+        return _Content(Summary(entry.kind, entry.at))
+
+    def _subject(self, index: int, entry: Entry, at: int) -> Summary:
+        """Check an entry about an agent or a call, and return the entry's summary."""
+        match entry.kind:
+            case "identity":
+                token = entry.members["credential"]
+                issued = credential.verify(str(token), self.trust, at=at)
+                self._credentials.add(issued)
+                return summary.of_identity(issued.uri, at=entry.at)
+            case "delegation":
+                chain = statements.check_delegation(entry, self.trust, at)
+                self._chains[chain.sha256] = chain
+                return summary.of_delegation(chain.leaf, at=entry.at)
+            case "request":
+                request_summary = approvals.summary_of_request(entry)
+                self.requests.append((approvals.read_request(entry), request_summary))
+                return request_summary
+        statement = statements.check_admin_statement(
+            entry, self.trust, self.latest_time, signatures=self.checks_signatures
+        )
+        self.admin_statements.append((index, statement))
+        return Summary(entry.kind, entry.at, statement.call.invocation_id)
+
+    def _announcement(self, index: int, entry: Entry) -> None:
+        """Check an entry that states what is in force from now on."""
+        at, signatures = self.latest_time, self.checks_signatures
+        match entry.kind:
+            case "shard":
+                self._opening(index, entry)
+            case "key":
+                self._issued(entry)
+            case "config":
+                digest = statements.check_config(entry)
+                self._digests.add(digest)
+                self._modes[digest] = statements.policy_mode(entry)
+            case "policy":
+                self._digests.add(str(entry.members["policy_sha256"]))
+            case "roster":
+                signed = approvals.check_roster(entry, self.trust, at, signatures=signatures)
+                self._rosters[signed.roster.sha256] = signed.roster
+            case "revocation" | "freeze":
+                _REFUSALS[entry.kind](entry, self.trust, at, signatures=signatures)
+            case "adoption":
+                adopted = check_adoption(entry, self.trust, at, signatures=signatures)
+                self.adoptions.append((index, adopted))
+
+    def _issued(self, entry: Entry) -> Mapping[str, JSON]:
+        _issuer, predicate = statements.check_issued(
+            entry, self.trust, self.latest_time, signatures=self.checks_signatures
+        )
+        return predicate
+
+    def _opening(self, index: int, entry: Entry) -> None:
+        opening = self._issued(entry)
+        statements.check_opening(opening, self.origin, self.shard)
+        heads = statements.read_heads(opening)
+        self.heads += [(index, head) for head in heads]
+        # no shard ends: a shard in an earlier opening is in each later opening
+        absent = sorted(self._embedded_origins.difference(head.origin for head in heads))
+        self._embedded_origins.update(head.origin for head in heads)
+        if absent:
+            message = f"it leaves out the head of {absent[0]}, which an opening before it embeds"
+            raise VerificationError(message, code="statement.mismatch")
+
+    def _authorization(self, index: int, entry: Entry, at: int) -> _Content:
+        call = read_authorization(entry)
+        issued = self._credentials.of_call(call, at)
+        chain = self._chain_of(call)
+        statements.check_call(call, issued, chain, at, signatures=self.checks_signatures)
+        if not {call.config_sha256, str(call.policy_sha256)} <= self._digests:
+            raise VerificationError("a configuration or policy that no entry before it announces")
+        if self._modes.get(call.config_sha256) != call.mode:
+            raise VerificationError("the policy was asked in another mode than is configured")
+        self.observed_calls += not call.enforced
+        self._require_first(call)
+        answers = approvals.check_approvals(call, entry, self._roster_of(entry), issued, at)
+        if call.allowed:
+            self.approvals += [(request, index) for request in approvals.answered_requests(answers)]
+            if chain is not None and "replay_of" not in entry.members:
+                self.call_counts.update(chain.limits)
+            subject = call.invocation_sha256
+            self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
+        call_summary = summary.of_call(call.predicate, at=entry.at, decision=call.effect)
+        return _Content(call_summary, call.commitments, (index, call.invocation_sha256))
+
+    def _require_first(self, call: Authorization) -> None:
+        digest = bytes.fromhex(call.invocation_sha256)  # half the size of the text, for many calls
+        if digest in self.invocations:
+            raise VerificationError("the same invocation stands in the log before")
+        self.invocations.add(digest)
+
+    def _chain_of(self, call: Authorization) -> Chain | None:
+        if call.chain_sha256 is None:
+            return None
+        chain = self._chains.get(call.chain_sha256)
+        if chain is None:
+            raise VerificationError("a chain of delegation that no entry before it keeps")
+        return chain
+
+    def _roster_of(self, entry: Entry) -> Roster | None:
+        digest = approvals.roster_digest_of_call(entry)
+        if digest is None:
+            return None
+        roster = self._rosters.get(digest)
+        if roster is None:
+            raise VerificationError("a roster of approvers that no entry before it states")
+        return roster
+
+    def _outcome(self, index: int, entry: Entry) -> _Content:
+        outcome = read_outcome(entry)
+        call = self.open_calls.pop(outcome.invocation_sha256, None)
+        if call is None:
+            return self._outcome_without_call(index, entry, outcome)
+        statements.check_place(outcome, self.shard, call.place)
+        if outcome.invocation_id not in (None, call.invocation_id):
+            raise VerificationError("an outcome names another call than the one that it is of")
+        # the credential of the call's instance may have expired while the tool ran
+        self._check_signed(outcome.envelope, call.issued)
+        outcome_summary = summary.of_outcome(
+            call.invocation_id, call.issued.uri, at=entry.at, status=outcome.status
+        )
+        return _Content(
+            outcome_summary, outcome.commitments, (call.place, outcome.invocation_sha256)
+        )
+
+    def _outcome_without_call(self, index: int, entry: Entry, outcome: Outcome) -> _Content:
+        """Check the outcome of a call that was interrupted before the authorization was durable."""
+        if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
+            raise VerificationError("an outcome without an authorised call that waits for one")
+        signer = self._credentials.holder(outcome.envelope)
+        self._check_signed(outcome.envelope, signer)
+        self._unauthorised[outcome.invocation_id] = index
+        return _Content(
+            summary.of_outcome(outcome.invocation_id, signer.uri, at=entry.at, status="not_run")
+        )
+
+    def _check_signed(self, envelope: Envelope, issued: Credential) -> None:
+        statements.check_signed(envelope, issued, signatures=self.checks_signatures)
+
+
+def _column_problem(kept: Summary | None, recomputed: Summary) -> str:
+    if kept is None:
+        return "the columns by which it is searched for are missing"
+    changed: Sequence[str] = [
+        name for name in Summary._fields if getattr(kept, name) != getattr(recomputed, name)
+    ]
+    return f"the columns by which it is searched for were changed ({', '.join(changed)})"
