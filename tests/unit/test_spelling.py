@@ -29,7 +29,7 @@ def test_a_name_that_is_close_is_said_once(caplog):
     spelling = Spelling({name: f"a.toml: [tools.{name}]" for name in configured})
     spelling.warn()
     assert caplog.records == []
-    spelling.heard("read_file")
+    spelling.add("read_file")
     spelling.warn()
     spelling.warn()
     (record,) = caplog.records
@@ -42,10 +42,10 @@ def test_a_name_that_is_close_is_said_once(caplog):
 
 def test_what_has_a_tool_or_a_table_of_its_own_is_not_meant(caplog):
     spelling = Spelling({"get_user": "[tools.get_user]", "set_user": "[tools.set_user]"})
-    spelling.heard("get_user")
+    spelling.add("get_user")
     spelling.warn()  # set_user may still come
-    spelling.heard("set_user")
-    spelling.heard("let_user")
+    spelling.add("set_user")
+    spelling.add("let_user")
     spelling.warn()
     assert caplog.records == []
 

@@ -28,7 +28,7 @@ from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.domain import config, ephemeral
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.domain.config.engine import PolicySource, engine_from, logged, opened
+from agentguard.domain.config.engine import PolicySource, engine_from, log_warnings, open_engine
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import ConfigError
 from agentguard.guard import process
@@ -124,7 +124,7 @@ class Guard:
 
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
-        engine = opened(settings)
+        engine = open_engine(settings)
         home = domain.take_up(settings, given or partial(passphrase_of, settings))
         return cls(settings, engine, home, on_request)
 
@@ -158,7 +158,7 @@ class Guard:
         """
         settings = _ephemeral_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
-        engine = logged(engine_from(policy, settings.base))
+        engine = log_warnings(engine_from(policy, settings.base))
         home = ephemeral.domain(settings.trust_domain, now=process.clock())
         return cls(settings, engine, home, on_request)
 

@@ -30,7 +30,7 @@ class Tools:
         Raises ``ConfigError`` for a tool whose own name is another one's alias, and where its
         resource names an argument that ``[redact]`` redacts.
         """
-        self._spelling.heard(spec.name)
+        self._spelling.add(spec.name)
         if spec.name in self._settings.aliases.values():
             message = (
                 f"{self._settings.source}: aliases: a tool comes with the name {spec.name}, which "
@@ -42,7 +42,7 @@ class Tools:
         spec = override.over(spec) if override is not None else spec
         spec = paths.of_tool(self._settings.paths, spec)
         self._settings.require_redactable(spec)
-        self._spelling.heard(spec.name)
+        self._spelling.add(spec.name)
         return spec
 
     def check_names(self) -> None:

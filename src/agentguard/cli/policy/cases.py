@@ -72,8 +72,8 @@ def read(path: Path, settings: Config) -> list[Case]:
     listed = members.get("case")
     if not isinstance(listed, list) or not listed:
         raise ConfigError(f"{path}: case: expected a list of cases, as [[case]] makes in TOML")
-    table.known("case")
-    table.done()
+    table.allow("case")
+    table.reject_unknown()
     cases = [
         _case(path, f"case {number}", one, shared, settings)
         for number, one in enumerate(listed, start=1)
@@ -110,7 +110,7 @@ def _case(
     table = Table(members, str(path), f"{called}: ")
     name = table.text("name")
     table = Table(members, str(path), f"case {name!r}: ")
-    table.known("name")
+    table.allow("name")
     given = _merged(shared, _input(table, members))
     case = Case(
         path,
@@ -120,7 +120,7 @@ def _case(
         table.text("code", "") if "code" in members else None,
         table.texts("reasons", None),
     )
-    table.done()
+    table.reject_unknown()
     return case
 
 
@@ -189,7 +189,7 @@ def _require_possible(whole: Table) -> None:
         if member == "delegation":
             inner.text("via", "")
             inner.count("depth", 1)
-        inner.done()
+        inner.reject_unknown()
     whole.text("resource", "")
     whole.text("task_id", "")
 

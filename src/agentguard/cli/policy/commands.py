@@ -29,7 +29,7 @@ from agentguard.cli.terminal.options import (
     not_url,
 )
 from agentguard.domain.config import Config
-from agentguard.domain.config.engine import observed, warnings_of
+from agentguard.domain.config.engine import observation_warning, warnings_of
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
@@ -88,7 +88,7 @@ def check(
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     for doubt in doubts:
         screen.warn(doubt)
-    not_enforced = observed(settings)
+    not_enforced = observation_warning(settings)
     if not_enforced is not None:
         screen.warn(not_enforced)
     for name in elsewhere:

@@ -30,7 +30,7 @@ from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
-from agentguard.domain.config.engine import observed, warnings_of
+from agentguard.domain.config.engine import observation_warning, warnings_of
 from agentguard.domain.config.spelling import closest
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
@@ -130,7 +130,7 @@ def _policy(settings: Config) -> str:
 
 
 def _inputs(settings: Config) -> Iterator[Finding]:
-    not_enforced = observed(settings)
+    not_enforced = observation_warning(settings)
     if not_enforced is not None:
         yield Finding("warn", "policy", not_enforced)
     for missing in source.astray(settings):

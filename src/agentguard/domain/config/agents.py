@@ -1,7 +1,6 @@
-"""Who may act and lend, as a configuration says: agents, roles, principals, and the hand-overs.
+"""Who may act and delegate: ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]``.
 
-The tables ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]`` end here as values; the
-whole file is ``__init__.py``'s.
+``file.py`` reads the other tables.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ class AgentConfig:
     max_scope: frozenset[str] | None
     roles: tuple[str, ...] = ()
     of_roles: frozenset[str] = frozenset()
-    """What the roles allow."""
+    """The scopes that the roles allow."""
 
     delegators: frozenset[str] | None = None
-    """The agents that may hand work on to it (``[delegation]``); None: nothing is said of that."""
+    """The agents that may delegate to this one (``[delegation]``); None without that table."""
 
     @property
     def scope(self) -> frozenset[str] | None:
-        """All that it may ever do, by itself or under a delegation; None is everything."""
+        """The scopes that the agent can ever have, of its own or delegated; None is everything."""
         return None if self.max_scope is None else self.max_scope | self.of_roles
 
     def require_delegator(self, agent: str | None) -> None:
-        """Raise ``DelegationError`` (``delegation.delegatee``) unless ``agent`` may hand work on.
+        """Raise ``DelegationError`` (``delegation.delegatee``) unless ``agent`` may delegate.
 
-        ``agent`` is the name of who hands it on to this one; to itself it may always.
+        ``agent`` is the name of an agent. An agent may always delegate to itself.
         """
         name = self.profile.name
         if self.delegators is not None and agent not in {name, *self.delegators}:
@@ -47,58 +46,59 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalConfig:
-    """``[principals.NAME]``: the roles of a user, and what they allow to delegate."""
+    """``[principals.NAME]``: the roles of a user, and the scopes that the user may delegate."""
 
     roles: tuple[str, ...]
     scope: frozenset[str]
 
 
 def read_role(table: Table) -> frozenset[str]:
-    """Read what a role of ``[roles]`` allows; raises ``ConfigError``, as all here do."""
+    """Return the scopes that a role of ``[roles]`` allows; raises ``ConfigError``."""
     scope = table.scope("scope")
-    table.done()
+    table.reject_unknown()
     return scope
 
 
 def read_principals(
     root: Table, roles: Mapping[str, frozenset[str]]
 ) -> Mapping[str, PrincipalConfig]:
-    """Read ``[principals]``; ``roles`` are what each role allows."""
-    known: dict[str, PrincipalConfig] = {}
+    """Read ``[principals]``; ``roles`` has the scopes of each role. Raises ``ConfigError``."""
+    principals: dict[str, PrincipalConfig] = {}
     for name, table in root.tables("principals"):
         table.principal("", name)
-        known[name] = PrincipalConfig(*_roles(table, roles))
-        table.done()
-    return known
+        principals[name] = PrincipalConfig(*_roles(table, roles))
+        table.reject_unknown()
+    return principals
 
 
 def _roles(
-    table: Table, known: Mapping[str, frozenset[str]]
+    table: Table, scopes: Mapping[str, frozenset[str]]
 ) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Read which of the ``[roles]`` somebody has, and what they allow together."""
-    named = tuple(sorted(set(table.texts("roles", ()))))
-    for role in named:
-        if role not in known:
-            raise table.mistake("roles", f"names of [roles]: {', '.join(sorted(known)) or 'none'}")
-    return named, frozenset[str]().union(*(known[role] for role in named))
+    """Return the roles of an agent or a principal, and the scopes that they allow together."""
+    roles = tuple(sorted(set(table.texts("roles", ()))))
+    for role in roles:
+        if role not in scopes:
+            names = ", ".join(sorted(scopes)) or "none"
+            raise table.mistake("roles", f"names of [roles]: {names}")
+    return roles, frozenset[str]().union(*(scopes[role] for role in roles))
 
 
 def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
-    """Read ``[delegation]``: each agent, with those to whom it may hand work on."""
+    """Read ``[delegation]``: each agent, with the agents to which it may delegate."""
     table, agents = root.table("delegation"), root.table("agents").names()
     delegatees = {name: table.texts(name, ()) for name in table.names()}
     for name, to in delegatees.items():
         for agent in (name, *to):
             if agents and agent not in agents:
-                known = ", ".join(sorted(agents))
-                raise ConfigError(f"{table.name(name)}: {agent!r} is none of [agents]: {known}")
+                names = ", ".join(sorted(agents))
+                raise ConfigError(f"{table.name(name)}: {agent!r} is none of [agents]: {names}")
     return {name: frozenset(to) for name, to in delegatees.items()}
 
 
 def delegators_of(
     agent: str, delegatees: Mapping[str, frozenset[str]] | None
 ) -> frozenset[str] | None:
-    """Return the agents that may hand work on to ``agent``; None where nothing says so."""
+    """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
     if delegatees is None:
         return None
     return frozenset(name for name, to in delegatees.items() if agent in to)
@@ -107,10 +107,10 @@ def delegators_of(
 def read_agent(
     name: str,
     table: Table,
-    known: Mapping[str, frozenset[str]],
+    scopes: Mapping[str, frozenset[str]],
     delegators: frozenset[str] | None,
 ) -> AgentConfig:
-    """Read ``[agents.NAME]``; ``known`` are the roles, ``delegators`` who may hand on to it."""
+    """Read ``[agents.NAME]``; ``scopes`` are those of each role. Raises ``ConfigError``."""
     kind = table.text("type", "agent")
     owner, version = table.text("owner", "") or None, table.text("version", "") or None
     if owner is not None:
@@ -119,7 +119,7 @@ def read_agent(
         profile = AgentProfile(name, kind, owner, version)
     except ConfigError as error:
         raise ConfigError(f"{table.name('')}: {error}") from error
-    roles, of_roles = _roles(table, known)
+    roles, of_roles = _roles(table, scopes)
     config = AgentConfig(
         profile,
         table.choice("authority", ("own", "delegated"), "delegated"),
@@ -128,5 +128,5 @@ def read_agent(
         of_roles,
         delegators,
     )
-    table.done()
+    table.reject_unknown()
     return config

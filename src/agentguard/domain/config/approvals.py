@@ -16,13 +16,13 @@ def read_roster(root: Table, approvals: Table) -> Roster:
         principal = table.principal("principal", table.text("principal", f"user:{name}"))
         keys = table.texts("keys", ())
         try:
-            found = tuple(PublicKey.from_openssh(key) for key in keys)
+            public_keys = tuple(PublicKey.from_openssh(key) for key in keys)
         except KeyMaterialError as error:
             raise ConfigError(f"{table.name('')}: {error}") from error
-        if not found:
+        if not public_keys:
             raise table.mistake("keys", "a list of lines as in a file id_ed25519.pub, at least one")
-        people[name] = Approver(name, principal, found, tuple(table.texts("roles", ())))
-        table.done()
+        people[name] = Approver(name, principal, public_keys, tuple(table.texts("roles", ())))
+        table.reject_unknown()
     try:
         return Roster(people, approvals.boolean("application", default=False))
     except ConfigError as error:
@@ -31,8 +31,8 @@ def read_roster(root: Table, approvals: Table) -> Roster:
 
 def read_limits(approvals: Table) -> Limits:
     """Read from ``[approvals]`` how many requests of an agent or a principal may wait at once."""
-    usual = Limits()
+    default = Limits()
     return Limits(
-        approvals.count("pending_per_agent", usual.per_agent),
-        approvals.count("pending_per_principal", usual.per_principal),
+        approvals.count("pending_per_agent", default.per_agent),
+        approvals.count("pending_per_principal", default.per_principal),
     )

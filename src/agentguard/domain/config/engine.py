@@ -1,4 +1,4 @@
-"""Loads the policy engine that a configuration, or a program, names; and what it warns of."""
+"""Loads the policy engine that a configuration or a program names, and logs its warnings."""
 
 from __future__ import annotations
 
@@ -64,25 +64,25 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
 
 
 def _unreadable(where: str, error: OSError) -> ConfigError:
-    said = files.unreadable(error.filename, error)
-    return ConfigError(f"{where}: {said}, or take it out of the policy")
+    problem = files.unreadable(error.filename, error)
+    return ConfigError(f"{where}: {problem}, or take it out of the policy")
 
 
 def warnings_of(engine: Engine) -> tuple[str, ...]:
-    """Return what an engine takes for a mistake in its policy, where it looks for any."""
-    found: tuple[str, ...] = getattr(engine, "warnings", ())
-    return found
+    """Return an engine's warnings of likely mistakes in its policy; none from most engines."""
+    warnings: tuple[str, ...] = getattr(engine, "warnings", ())
+    return warnings
 
 
-def logged(engine: Engine) -> Engine:
-    """Return the engine, with its warnings logged."""
+def log_warnings(engine: Engine) -> Engine:
+    """Log the warnings of an engine, and return the engine."""
     for warning in warnings_of(engine):
         _LOGGER.warning("the policy may not mean what it says: %s", warning)
     return engine
 
 
-def observed(settings: Config) -> str | None:
-    """Return what is to be warned of where the configuration has the policy only observed."""
+def observation_warning(settings: Config) -> str | None:
+    """Return the warning for a policy that is only observed; None for one that is enforced."""
     if settings.policy is None or settings.policy.mode == "enforce":
         return None
     return (
@@ -91,13 +91,13 @@ def observed(settings: Config) -> str | None:
     )
 
 
-def opened(settings: Config) -> Engine:
-    """Load the policy that a configuration names, for a guard; log what there is to warn of.
+def open_engine(settings: Config) -> Engine:
+    """Load the policy that a configuration names, for a guard, and log all warnings.
 
     Raises as ``configured_engine`` does.
     """
-    engine = logged(configured_engine(settings))
-    warning = observed(settings)
+    engine = log_warnings(configured_engine(settings))
+    warning = observation_warning(settings)
     if warning is not None:
         _LOGGER.warning("%s: %s", settings.source, warning)
     return engine
@@ -110,10 +110,10 @@ def _refuse_if_exposed(path: Path, engine: str) -> None:
     """Refuse a policy that others can write; raises ``ConfigError`` or ``OSError``."""
     from agentguard.domain.config import rights  # noqa: PLC0415
     from agentguard.policy import cedar_source  # noqa: PLC0415
-    from agentguard.policy.rego import source as rego_source  # noqa: PLC0415
+    from agentguard.policy.rego import source  # noqa: PLC0415
 
-    read = cedar_source if engine == "cedar" else rego_source
-    for place in read.places(path):
+    places = cedar_source.places(path) if engine == "cedar" else source.places(path)
+    for place in places:
         rights.refuse_if_writable_by_others(place)
 
 
@@ -140,12 +140,12 @@ def _opa(server: Server, query: str, where: str) -> Engine:
     from agentguard.policy.opa import OpaEngine  # noqa: PLC0415
 
     try:
-        for file in (server.ca, server.certificate):
-            if file is not None:
-                rights.refuse_if_writable_by_others(file)
-        for file in (server.key, server.token_file):
-            if file is not None:
-                rights.refuse_if_readable_by_all(file)
+        for public in (server.ca, server.certificate):
+            if public is not None:
+                rights.refuse_if_writable_by_others(public)
+        for secret in (server.key, server.token_file):
+            if secret is not None:
+                rights.refuse_if_readable_by_all(secret)
         return OpaEngine(server, query)
     except OSError as error:
         raise _unreadable(where, error) from error

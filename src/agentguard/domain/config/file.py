@@ -77,8 +77,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     anchor = root.text("anchor", DEFAULT_ANCHOR)
     keys = root.table("keys")
     passphrase_file = keys.text("passphrase_file", "")
-    keys.done()
-    resolved = partial(resolve, base)
+    keys.reject_unknown()
+    resolve_path = partial(resolve, base)
     roles = {name: read_role(table) for name, table in root.tables("roles")}
     delegatees = read_delegatees(root) if "delegation" in tables else None
     approvals = root.table("approvals")
@@ -89,7 +89,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         state=resolve(base, root.text("state", ".agentguard")),
         anchor=resolve(base, anchor) if anchor else None,
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
-        policy=read_policy(root.table("policy"), resolved) if "policy" in tables else None,
+        policy=read_policy(root.table("policy"), resolve_path) if "policy" in tables else None,
         agents={
             name: read_agent(name, table, roles, delegators_of(name, delegatees))
             for name, table in root.tables("agents")
@@ -97,7 +97,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         principals=read_principals(root, roles) if "principals" in tables else None,
         delegatees=delegatees,
         tools={name: read_tool(table) for name, table in root.tables("tools")},
-        paths=read_folders(root.table("paths"), resolved),
+        paths=read_folders(root.table("paths"), resolve_path),
         aliases=read_aliases(root.table("aliases")),
         roster=read_roster(root, approvals),
         limits=read_limits(approvals),
@@ -106,8 +106,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
-    approvals.done()
-    root.done()
+    approvals.reject_unknown()
+    root.reject_unknown()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
 
@@ -138,7 +138,7 @@ def _telemetry(table: Table | None) -> Settings:
         raise table.mistake("endpoint", RECEIVER)
     switches = ("metrics", "arguments", "results", "hash_users")
     on = {name: table.boolean(name, default=False) for name in switches}
-    table.done()
+    table.reject_unknown()
     return Settings(True, endpoint, service, **on)  # noqa: FBT003  it is there
 
 

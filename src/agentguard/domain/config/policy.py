@@ -53,7 +53,7 @@ def read_policy(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
         if "url" in table.names() and "path" not in table.names():
             raise table.mistake("engine", "'opa', since there is a url and no path")
         policy = PolicyConfig(engine, table.text("path"), query, mode=mode)
-    table.done()
+    table.reject_unknown()
     return policy
 
 

@@ -1,8 +1,8 @@
-"""Who else may read or write a file that a configuration names: it is refused before it counts.
+"""Refuses a file that a configuration names and that other users may read or write.
 
-Whoever can write a policy decides what it says, and so does who can put another file in its place:
-every folder on the way to it is looked at as well. The rights to a state are the business of
-``domain/keystore.py``.
+A user who can write a policy's file, or put another file in its place, decides what the policy
+says. So every folder on the way to the file is looked at, too. ``domain/keystore.py`` looks at the
+rights to a state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentguard.storage import files, writers
 
 
 def read(path: Path) -> bytes:
-    """Read a file that nobody else may have written.
+    """Read a file that no other user can have written.
 
     Raises ``ConfigError`` (``config.exposed``), and ``OSError`` for what is no regular file, is too
     long or can't be read.
@@ -80,7 +80,7 @@ def _require_own(path: Path, status: os.stat_result) -> None:
 
 
 def _is_shared(path: Path, status: os.stat_result) -> bool:
-    """Whether its mode, or its access list, lets anybody but its owner write it."""
+    """Whether the mode of a file, or its access list, lets other users than the owner write it."""
     mode = status.st_mode
     by_group = mode & stat.S_IWGRP and (
         not _is_own_group(status.st_gid) or writers.has_access_list(path)
@@ -89,12 +89,12 @@ def _is_shared(path: Path, status: os.stat_result) -> bool:
 
 
 def _is_own_group(group: int) -> bool:
-    """Whether it is the group that many systems make for each user, who is alone in it."""
+    """Whether the group is the user's own, in which many systems put nobody else."""
     try:
-        name, there = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+        name, entry = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
     except KeyError:
         return False
-    return there.gr_name == name and set(there.gr_mem) <= {name}
+    return entry.gr_name == name and set(entry.gr_mem) <= {name}
 
 
 def _is_read_only(folder: Path) -> bool:

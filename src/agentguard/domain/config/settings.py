@@ -42,22 +42,22 @@ class Config:
     policy: PolicyConfig | None
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
     principals: Mapping[str, PrincipalConfig] | None = None
-    """None where there is no ``[principals]``: then anybody delegates what the program says."""
+    """None without ``[principals]``: then anybody may delegate what the program names."""
 
     delegatees: Mapping[str, frozenset[str]] | None = None
-    """``[delegation]``: to whom each agent may hand work on; None where it is not there."""
+    """``[delegation]``: the agents to which each agent may delegate; None without that table."""
 
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
     paths: Mapping[str, Folder] = field(default_factory=dict)
-    """``[paths]``: the folder of each argument that names a file, for every tool that has it."""
+    """``[paths]``: the folder of each argument that names a file, for every tool."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """``[aliases]``: the name that a policy knows, by the one with which a tool comes."""
+    """``[aliases]``: the name of a tool in the policy, by the tool's own name."""
 
     roster: Roster = field(default_factory=Roster)
     limits: Limits = field(default_factory=Limits)
     on_request: str | None = None
-    """The function, as ``package.module:callable``, that is told of each request."""
+    """The function, as ``package.module:callable``, that is called with each request."""
 
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     telemetry: Settings = field(default_factory=Settings)
@@ -65,23 +65,24 @@ class Config:
 
     @property
     def tool_names(self) -> Mapping[str, str]:
-        """The tools that it names, each with the place where it does."""
+        """The names of tools in the configuration, each with its place there."""
         tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
-        redacted = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
-        aliased = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
-        named = {**redacted, **tables, **aliased}
-        return {name: where for name, where in named.items() if name != "*"}
+        redactions = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
+        aliases = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
+        names = {**redactions, **tables, **aliases}
+        return {name: where for name, where in names.items() if name != "*"}
 
     def delegators(self, agent: str) -> frozenset[str] | None:
-        """Return the agents that may hand work on to ``agent``; None where nothing says so."""
+        """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
         return delegators_of(agent, self.delegatees)
 
-    def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
-        """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
+    def delegable_scope(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
+        """Return the scope that ``subject`` delegates, if the subject's roles allow that scope.
 
-        Raises ``DelegationError``: ``principal.malformed``, ``principal.unknown`` for one whom
-        ``[principals]`` does not list, ``scope.malformed``, ``scope.exceeded`` for more than the
-        roles allow, or all of it where they allow nothing.
+        ``scope`` None stands for all that the roles allow. Raises ``DelegationError``:
+        ``principal.malformed``, ``principal.unknown`` for a subject that ``[principals]`` does not
+        list, ``scope.malformed``, ``scope.exceeded`` for more than the roles allow, or for all of
+        it where the roles allow nothing.
         """
         require_principal(subject, "principal", DelegationError)
         if self.principals is None:
@@ -92,35 +93,35 @@ class Config:
                 )
                 raise DelegationError(message, code="scope.malformed")
             return grant.scopes(scope)
-        known = self.principals.get(subject)
-        if known is None:
-            near = closest(subject, self.principals)
-            meant = f"is {near} meant? Else add" if near else "add"
+        principal = self.principals.get(subject)
+        if principal is None:
+            candidate = closest(subject, self.principals)
+            advice = f"is {candidate} meant? Else add" if candidate else "add"
             message = (
-                f"{subject} lends nothing, for {self.source} does not list this principal: {meant} "
-                f'[principals."{subject}"] with the roles that say what may be lent'
+                f"{subject} lends nothing, for {self.source} does not list this principal: "
+                f'{advice} [principals."{subject}"] with the roles that say what may be lent'
             )
             raise DelegationError(message, code="principal.unknown")
-        asked = grant.scopes(known.scope if scope is None else scope)
-        more = [one for one in asked if one not in known.scope]
-        if more or (scope is None and not asked):
+        request = grant.scopes(principal.scope if scope is None else scope)
+        excess = [name for name in request if name not in principal.scope]
+        if excess or (scope is None and not request):
             message = (
-                f"the roles of {subject} do not allow {' '.join(more) or 'anything'}: see "
+                f"the roles of {subject} do not allow {' '.join(excess) or 'anything'}: see "
                 f"[principals] and [roles] in {self.source}"
             )
             raise DelegationError(message, code="scope.exceeded")
-        return asked
+        return request
 
     def require_redactable(self, spec: ToolSpec) -> None:
-        """Refuse a tool whose resource, which is signed and logged, would tell what is redacted.
+        """Refuse a tool whose resource, which is signed and logged, would show a redacted argument.
 
-        A pointer into an argument is no reason: a resource takes no argument that has parts.
-        Raises ``ConfigError``.
+        A pointer into a part of an argument is allowed: a resource takes no argument that has
+        parts. Raises ``ConfigError``.
         """
         for pointer in self.redactions.get("*", ()) + self.redactions.get(spec.name, ()):
-            redacted = redaction.with_attributes([pointer], spec.attributes)
+            pointers = redaction.with_attributes([pointer], spec.attributes)
             for name in spec.resource_arguments:
-                if redaction.cover(redacted, name):
+                if redaction.cover(pointers, name):
                     message = (
                         f"{self.source}: redact: {redaction.dumps(pointer)} redacts the argument "
                         f"{name!r}, which the resource {spec.resource!r} of the tool {spec.name} "

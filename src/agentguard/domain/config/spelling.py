@@ -1,7 +1,7 @@
-"""Names of tools in a configuration that look misspelt.
+"""Warns of names of tools in a configuration that look misspelt.
 
-Which tools there are is known only once they are guarded, so a table for one that never comes is no
-mistake by itself: it is worth a warning where another tool's name is close to it.
+The tools are known only once they are guarded. So a table for a tool that never comes is no mistake
+by itself. A warning is due where the name of another tool is close to the table's name.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from typing import Final
 _LOGGER = logging.getLogger("agentguard")
 
 CLOSE: Final = 0.8
-"""The ratio, as ``difflib`` has it, from which two names may be meant to be one."""
+"""The ratio of ``difflib`` from which one name may be a misspelling of the other."""
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that ``name`` may have been meant to be, itself aside."""
-    others = [other for other in known if other != name]
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of the other ``names`` of which ``name`` may be a misspelling, if any."""
+    others = [other for other in names if other != name]
     return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
 
 
 class Spelling:
-    """Compares the configured names with those of the tools that are guarded, as they come.
+    """Compares the names in a configuration with the names of the tools that are guarded.
 
-    ``configured`` are the names, each with the place where it stands.
+    ``configured`` has each name in the configuration, with its place there.
     """
 
     def __init__(self, configured: Mapping[str, str]) -> None:
         self._configured = configured
-        self._heard: set[str] = set()
-        self._told: set[str] = set()
+        self._tools: set[str] = set()
+        self._warned: set[str] = set()
 
-    def heard(self, tool: str) -> None:
-        """Take note of a tool that is guarded."""
-        self._heard.add(tool)
+    def add(self, tool: str) -> None:
+        """Note the name of a tool that is guarded."""
+        self._tools.add(tool)
 
     def warn(self) -> None:
-        """Log each configured name that no tool has and that is close to one's, once.
+        """Warn, once each, of a configured name that no tool has and that is close to a tool's.
 
-        A tool that is configured itself is not the one that was meant.
+        A tool with a table of its own is not the one that was meant.
         """
-        heard = frozenset(self._heard)
-        for name in self._configured.keys() - heard - self._told:
-            tool = closest(name, sorted(heard - self._configured.keys()))
+        tools = frozenset(self._tools)
+        for name in self._configured.keys() - tools - self._warned:
+            tool = closest(name, sorted(tools - self._configured.keys()))
             if tool is not None:
-                self._told.add(name)
+                self._warned.add(name)
                 _LOGGER.warning(
                     "%s matches no tool that is guarded so far, and %s is close to it: "
                     "if that tool is meant, correct the name",

@@ -1,6 +1,6 @@
-"""One table of a configuration, read key by key: a mistake names the place and what was expected.
+"""Reads one table of a configuration, key by key; errors name the place and what was expected.
 
-It knows nothing of what a configuration holds; that is ``__init__.py``'s.
+``file.py`` says which tables and keys there are.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ T = TypeVar("T")
 
 
 class Table:
-    """Reads one table, and knows at the end which of its keys nobody asked for.
+    """Reads one table, and notes which of its keys were read.
 
-    ``source`` is the file, ``path`` what stands before a key in it (``agents.reviewer.``). Each
-    method that reads a key raises ``ConfigError`` for a value of another type.
+    ``source`` is the file, ``path`` the prefix of each key (``agents.reviewer.``). Each method that
+    reads a key raises ``ConfigError`` for a value of another type.
     """
 
     def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
         self._members = members
         self._source = source
         self._path = path
-        self._asked: set[str] = set()
+        self._keys: set[str] = set()
 
     def name(self, key: str) -> str:
-        """Return the place of a key, for people; of the table itself for an empty one."""
+        """Return the place of a key, for people; the place of the table for an empty key."""
         return f"{self._source}: {self._path}{key}".removesuffix(".")
 
     def mistake(self, key: str, expected: str) -> ConfigError:
-        """The error for a value that is not what was expected, or is not there."""
+        """Return the error for a value that is missing, or is not what was expected."""
         got = f"got {self._members[key]!r}" if key in self._members else "found none"
         return ConfigError(f"{self.name(key)}: expected {expected}, {got}")
 
     def _get(self, key: str) -> object:
-        self._asked.add(key)
+        self._keys.add(key)
         return self._members.get(key)
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -56,9 +56,9 @@ class Table:
             raise self.mistake(key, "a string without U+0000")
         return value
 
-    def known(self, key: str) -> None:
-        """Take a key for known: who reads it does not come here for its value."""
-        self._asked.add(key)
+    def allow(self, key: str) -> None:
+        """Allow a key that is read elsewhere."""
+        self._keys.add(key)
 
     def choice(
         self, key: str, choices: tuple[Choice, ...], default: Choice | None = None
@@ -118,7 +118,7 @@ class Table:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 
     def principal(self, key: str, name: str) -> str:
-        """Return the name of a principal, which stands at ``key``."""
+        """Return ``name``, the value of ``key``, if it is a principal's name."""
         try:
             return require_principal(name, "principal", ConfigError)
         except ConfigError as error:
@@ -151,10 +151,10 @@ class Table:
         """Return the keys that are there."""
         return list(self._members)
 
-    def done(self) -> None:
-        """Raise ``ConfigError`` for a key that nobody has asked for."""
-        unknown = sorted(set(self._members) - self._asked)
+    def reject_unknown(self) -> None:
+        """Raise ``ConfigError`` for a key that was neither read nor allowed."""
+        unknown = sorted(set(self._members) - self._keys)
         if unknown:
-            known = ", ".join(sorted(self._asked))
+            known = ", ".join(sorted(self._keys))
             message = f"{self.name(unknown[0])}: unknown key; known here: {known}"
             raise ConfigError(message)

@@ -24,9 +24,9 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing.
+    """``[tools.NAME]``: values that replace those in the code; None leaves the code's value.
 
-    ``origin`` and ``schema`` say nothing in its place: a tool that has others is refused.
+    ``origin`` and ``schema`` replace nothing: a tool that has others is refused.
     """
 
     requires: tuple[str, ...] | None = None
@@ -38,7 +38,7 @@ class ToolConfig:
     schema: str | None = None
 
     def over(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` with what this table says; raises ``ConfigError``.
+        """Return ``spec`` with the values of this table; raises ``ConfigError``.
 
         ``facts`` is imported only now: reading a configuration runs no application code.
         """
@@ -56,16 +56,16 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
     """Import ``package.module:callable``; raises ``ConfigError``."""
     module_name, _, name = reference.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        function = getattr(importlib.import_module(module_name), name)
     except Exception as error:
         message = (
             f"{where}: {reference!r} can't be imported ({type(error).__name__}: {error}); "
             "expected 'package.module:callable', on Python's path"
         )
         raise ConfigError(message) from error
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"{where}: {reference!r} is not callable")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def read_tool(table: Table) -> ToolConfig:
@@ -85,12 +85,12 @@ def read_tool(table: Table) -> ToolConfig:
             "agentguard doctor --graph MODULE:GRAPH names"
         )
         raise table.mistake("schema", message)
-    table.done()
+    table.reject_unknown()
     return config
 
 
 def read_aliases(table: Table) -> Mapping[str, str]:
-    """Read ``[aliases]``; two tools can't be one to a policy."""
+    """Read ``[aliases]``; two tools can't have the same alias."""
     aliases = {name: table.text(name) for name in table.names()}
     for name, alias in aliases.items():
         if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
@@ -98,12 +98,12 @@ def read_aliases(table: Table) -> Mapping[str, str]:
     return aliases
 
 
-def read_folders(table: Table, resolved: Callable[[str], Path]) -> Mapping[str, Folder]:
+def read_folders(table: Table, resolve: Callable[[str], Path]) -> Mapping[str, Folder]:
     """Read ``[paths]``: the folder that the path in an argument must not leave, by its name."""
     folders = {}
     for argument in table.names():
         try:
-            folders[argument] = Folder(resolved(table.text(argument)))
+            folders[argument] = Folder(resolve(table.text(argument)))
         except OSError as error:
             raise table.mistake(argument, "a folder below the root of the file system") from error
     return folders
