@@ -192,7 +192,7 @@ def test_an_adapter_says_while_a_tool_runs_that_it_hands_over_and_sees_who_is_as
     seen: list[list[str]] = []
 
     def within() -> str:
-        inside = context.inside()
+        inside = context.nested_calls()
         assert inside is not None
         inside.hands_over = True
         thread.told("ask", lambda: (thread.told("pay"), thread.told("send")), reentrant=True)
@@ -205,7 +205,7 @@ def test_an_adapter_says_while_a_tool_runs_that_it_hands_over_and_sees_who_is_as
     assert thread.since(work) == ["order", "ask", "pay", "send"]
     assert thread.since(work) == []
     assert seen == [["pay", "send"], []]
-    assert context.inside() is None
+    assert context.nested_calls() is None
 
 
 def test_a_call_of_which_was_only_asked_waits_as_well(thread):

@@ -45,9 +45,8 @@ if TYPE_CHECKING:
     from agentguard.call.journal import Runs as RunStore
     from agentguard.call.options import CallOptions
     from agentguard.call.tool import ToolSpec, function_schema
-    from agentguard.delegation.context import Narrowing
+    from agentguard.delegation.context import Narrowing, nested_calls
     from agentguard.delegation.context import innermost as innermost_block
-    from agentguard.delegation.context import inside as nested_calls
     from agentguard.delegation.context import is_lent_by_a_call as is_inside_delegating_call
     from agentguard.delegation.context import lessened as narrowed_here
     from agentguard.delegation.grant import scopes as parse_scopes
@@ -112,7 +111,6 @@ _INNER_NAMES = {
     "is_inside_delegating_call": "is_lent_by_a_call",
     "is_tracing": "is_set_up",
     "narrowed_here": "lessened",
-    "nested_calls": "inside",
     "parse_scopes": "scopes",
     "shortened_text": "shortened",
     "visible_json": "shown_json",

@@ -33,4 +33,4 @@ def note_waiting(request: ApprovalRequest) -> None:
     Only an adapter that asks people before the call is made needs this: ``run`` and ``evaluate``
     note what they leave waiting.
     """
-    NestedCalls(context.inside()).asks(request.call_site, request)
+    NestedCalls(context.nested_calls()).asks(request.call_site, request)

@@ -14,7 +14,7 @@ class NestedCalls:
     calls. All methods may be called from any thread.
     """
 
-    __slots__ = ("_around", "_site", "hands_over", "repeatable", "request", "waiting")
+    __slots__ = ("_around", "_site", "hands_over", "is_repeatable", "request", "waiting")
 
     def __init__(self, around: NestedCalls | None = None) -> None:
         self._around = around
@@ -25,7 +25,7 @@ class NestedCalls:
         """The calls within this one that wait, by their sites."""
         self.hands_over = False
         """For adapters: whether the tool runs an agent whose work may start again."""
-        self.repeatable = True
+        self.is_repeatable = True
         """Whether the journal has each call that ran within, so that none of them runs twice."""
 
     @property
@@ -52,10 +52,10 @@ class NestedCalls:
         self.request = request
         self.begins(site)
 
-    def runs(self, *, kept: bool) -> None:
-        """Note that the call's tool is about to run; ``kept`` is true for a journalled call."""
-        if self._around is not None and not kept:
-            self._around.repeatable = False
+    def runs(self, *, is_journalled: bool) -> None:
+        """Note that the call's tool is about to run; the journal may have the call."""
+        if self._around is not None and not is_journalled:
+            self._around.is_repeatable = False
 
     def ends(self) -> None:
         """Note that the call has ended; the call still waits while a call within it waits."""

@@ -175,13 +175,13 @@ def idempotency_key() -> str:
     return running.invocation_id
 
 
-def inside() -> NestedCalls | None:
+def nested_calls() -> NestedCalls | None:
     """For adapters: return the nested calls of the guarded call that runs here, or None.
 
     A call that has returned is complete once none of its nested calls ``waits``.
     """
     running = _RUNNING.get()
-    return None if running is None else running.inside
+    return None if running is None else running.nested_calls
 
 
 class Running:
@@ -192,11 +192,11 @@ class Running:
     in force.
     """
 
-    __slots__ = ("_activation", "_token", "inside", "invocation_id")
+    __slots__ = ("_activation", "_token", "invocation_id", "nested_calls")
 
-    def __init__(self, invocation_id: str, inside: NestedCalls, lends: object) -> None:
+    def __init__(self, invocation_id: str, nested_calls: NestedCalls, lends: object) -> None:
         self.invocation_id = invocation_id
-        self.inside = inside
+        self.nested_calls = nested_calls
         self._activation = Activation(lends) if lends is not None else None
 
     def __enter__(self) -> None:

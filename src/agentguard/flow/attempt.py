@@ -128,7 +128,7 @@ class Attempt:
     def start(self) -> None:
         """Note that the tool begins now."""
         self.started_at = self._now()
-        self.nested_calls.runs(kept=self.journal_key is not None)
+        self.nested_calls.runs(is_journalled=self.journal_key is not None)
 
     def ending_of(self, error: BaseException) -> Ending:
         """Return how an attempt ends whose tool has raised ``error``."""
@@ -153,7 +153,7 @@ class Attempt:
         nested_calls = self.nested_calls
         if self.journal_key is None or not nested_calls.waits:
             return endings.DONE
-        if nested_calls.repeatable and (self.options.reentrant or nested_calls.hands_over):
+        if nested_calls.is_repeatable and (self.options.reentrant or nested_calls.hands_over):
             return endings.AWAITING
         _LOGGER.warning(
             "the call %s has ended while a call waits that its tool has made: it is not made again "

@@ -95,7 +95,7 @@ class Caller(NamedTuple):
             listener,
             instance.delegation_source(self.delegation),
             options,
-            NestedCalls(context.inside()),
+            NestedCalls(context.nested_calls()),
         )
         return steps, listener
 
@@ -110,7 +110,7 @@ class Caller(NamedTuple):
             listener,
             instance.delegation_source(self.delegation),
             options,
-            NestedCalls(context.inside()),
+            NestedCalls(context.nested_calls()),
         )
         return steps, listener
 

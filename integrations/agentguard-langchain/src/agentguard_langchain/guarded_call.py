@@ -356,7 +356,7 @@ class GuardedCall:
                 nested.hands_over = False  # made again, the call would ask the graph anew
                 _LOGGER.warning(_PAUSED_ELSEWHERE, self.tool.name)
             self.hands_over = nested is not None and nested.hands_over
-        if nested is None or not nested.hands_over or not (nested.repeatable or work.has_paused):
+        if nested is None or not nested.hands_over or not (nested.is_repeatable or work.has_paused):
             return
         if work.has_run and not work.has_paused:
             return  # made again, a graph within would do its work twice
