@@ -1,7 +1,7 @@
 """The audit log's formats: Merkle tree, checkpoints, entries, verifier, all pure.
 
-Where entries are kept is ``storage``'s business. Nothing is imported here, so that each module
-costs what it needs and no more.
+``storage/`` keeps entries in files. The package imports nothing here, so that a program loads only
+the modules that it uses.
 """
 
 from __future__ import annotations

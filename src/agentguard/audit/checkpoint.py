@@ -1,8 +1,7 @@
 """Checkpoints of the log (C2SP tlog-checkpoint) in signed notes (C2SP signed-note).
 
-A checkpoint says how many entries a log has and what their root is; here it is written, signed,
-parsed and verified. How a root is computed stands in ``merkle.py``, where checkpoints are
-kept in ``storage``.
+A checkpoint states the number of entries in a log and the root over them. Checkpoints are written,
+signed, parsed and verified here. ``merkle.py`` computes roots, and ``storage/`` keeps checkpoints.
 """
 
 from __future__ import annotations
@@ -51,21 +50,21 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{b64_encode(self.root)}\n".encode()
 
     def line(self) -> str:
-        """Return it as one line, ``origin size root``, as a span carries it; see ``parse_line``."""
+        """Return one line, ``origin size root``, for a span; ``parse_line`` reads the line."""
         return f"{self.origin} {self.size} {b64_encode(self.root)}"
 
 
 class WitnessedCheckpoint(NamedTuple):
-    """A checkpoint that was kept outside its log, and ``whose`` it is, in the words of findings."""
+    """A checkpoint from outside the log; ``whose`` names its source in the words of findings."""
 
     point: Checkpoint
     whose: str = "a checkpoint kept outside the log"
 
 
 class End(NamedTuple):
-    """What the writer of a shard goes on from, as it lies there, none of it verified.
+    """The stored state from which the writer of a shard continues, unverified.
 
-    ``peaks`` are those of the tree (``CompactRange.encode``).
+    ``peaks`` are the hashes of the tree (``CompactRange.encode``).
     """
 
     origin: str
@@ -99,8 +98,8 @@ def sign(checkpoint: Checkpoint, signer: Signer) -> bytes:
 def parse(note: object) -> SignedCheckpoint:
     """Read a note with a checkpoint, without verifying it.
 
-    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) for all that ``sign`` would
-    write otherwise, extension lines included; there may be other signatures.
+    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) for a note that differs from
+    what ``sign`` writes, also for one with extension lines; further signatures are accepted.
     """
     text, signatures = _parse_note(note)
     match = _BODY.fullmatch(text)
@@ -115,7 +114,7 @@ def parse(note: object) -> SignedCheckpoint:
 
 
 def parse_line(line: object) -> Checkpoint:
-    """Read what ``Checkpoint.line`` writes, which nobody has signed.
+    """Read what ``Checkpoint.line`` writes, which has no signature.
 
     Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``).
     """
@@ -134,8 +133,8 @@ def verify_any(
 ) -> tuple[Checkpoint, PublicKey]:
     """Return the checkpoint of the log ``origin``, and the key of ``keys`` that has signed it.
 
-    It is the first whose id the note has; a signature of it that does not hold is not made up for
-    by another. Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``:
+    The first key whose id is in the note must have signed the note; a signature by another key does
+    not replace an invalid one. Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``:
     ``checkpoint.origin`` for another log's, ``signature.missing``, ``signature.invalid``.
     """
     signed = parse(note)
@@ -145,9 +144,9 @@ def verify_any(
             code="checkpoint.origin",
         )
     for key in keys:
-        found = _find(signed.signatures, origin, key)
-        if found is not None:
-            key.verify(found.signature, signed.body)
+        line = _signature_by(key, origin, signed.signatures)
+        if line is not None:
+            key.verify(line.signature, signed.body)
             return signed.checkpoint, key
     raise VerificationError(
         f"the checkpoint of {origin} has no signature with a key that is known for it",
@@ -162,13 +161,13 @@ def verify_note(note: bytes, name: str, key: PublicKey) -> str:
     (``signature.missing``, ``signature.invalid``).
     """
     text, signatures = _parse_note(note)
-    found = _find(signatures, name, key)
-    if found is None:
+    line = _signature_by(key, name, signatures)
+    if line is None:
         raise VerificationError(
             f"the note has no signature by {name} with the key {key.thumbprint}",
             code="signature.missing",
         )
-    key.verify(found.signature, text.encode())
+    key.verify(line.signature, text.encode())
     return text
 
 
@@ -189,7 +188,7 @@ def _parse_note(note: object) -> tuple[str, tuple[NoteSignature, ...]]:
         raise _malformed("it is not UTF-8") from None
     if _CONTROL.search(whole):
         raise _malformed("it holds a control character")
-    # Signature lines are never empty: the last empty line is where they begin.
+    # The signature lines begin after the last empty line, because none of them is empty.
     text, separator, lines = whole.rpartition("\n\n")
     if not text or not separator or not lines.endswith("\n"):
         raise _malformed("expected a text, an empty line and signature lines")
@@ -210,7 +209,9 @@ def _parse_signature(line: str) -> NoteSignature:
     return NoteSignature(match[1], data[:_KEY_ID_SIZE], data[_KEY_ID_SIZE:])
 
 
-def _find(signatures: tuple[NoteSignature, ...], name: str, key: PublicKey) -> NoteSignature | None:
+def _signature_by(
+    key: PublicKey, name: str, signatures: tuple[NoteSignature, ...]
+) -> NoteSignature | None:
     expected = key_id(name, key)
     return next((one for one in signatures if (one.name, one.key_id) == (name, expected)), None)
 

@@ -1,7 +1,7 @@
-"""The file with the evidence of one call: what it is made of, written and read.
+"""The format of the file with the evidence of one call: its members, writing and reading.
 
-It is one JSON object in its canonical form, and a line feed (docs/evidence.md). What must hold
-between its parts stands in ``evidence.py``.
+The file is one JSON object in canonical form, and a line feed (docs/evidence.md). ``evidence.py``
+verifies the content.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ TYPE: Final = "urn:agentguard:evidence:v1"
 """The ``type`` of the file."""
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""The longest file that is read, in bytes."""
+"""The size of the longest file that ``loads`` accepts, in bytes."""
 
 _ROLES: Final[Mapping[str, Role]] = {role: role for role in get_args(Role)}
 
 
 class LoggedEntry(NamedTuple):
-    """An entry's canonical bytes, and the proof that the log holds them."""
+    """An entry's canonical bytes, and the proof that the log contains the entry."""
 
     body: bytes
     proof: TlogProof
 
 
 class Extension(NamedTuple):
-    """The checkpoint that a statement carries, and the proof that the log has only grown since."""
+    """The checkpoint that a statement carries, and the proof that the log extends it."""
 
     seen: Checkpoint
     hashes: tuple[bytes, ...]
@@ -43,7 +43,7 @@ class Extension(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFile:
-    """What a file holds, well formed and not verified."""
+    """The content of a file, well formed and not verified."""
 
     invocation_id: str
     entries: tuple[LoggedEntry, ...]
@@ -51,9 +51,9 @@ class EvidenceFile:
     attachments: tuple[Attachment, ...]
 
     def dumps(self) -> bytes:
-        """Write the file; raises ``EncodeError`` for an attachment that is no text."""
+        """Return the file's bytes; raises ``EncodeError`` for an attachment that is no text."""
         entries: list[JSON] = [
-            {"entry": held.body.decode(), "proof": held.proof.dumps()} for held in self.entries
+            {"entry": one.body.decode(), "proof": one.proof.dumps()} for one in self.entries
         ]
         consistency: list[JSON] = [
             {
@@ -66,12 +66,12 @@ class EvidenceFile:
         ]
         attachments: list[JSON] = [
             {
-                "role": kept.role,
-                "commitment": kept.commitment,
-                "salt": b64_encode(kept.salt),
-                "data": _text(kept.data),
+                "role": one.role,
+                "commitment": one.commitment,
+                "salt": b64_encode(one.salt),
+                "data": _text(one.data),
             }
-            for kept in self.attachments
+            for one in self.attachments
         ]
         members = {
             "type": TYPE,
@@ -98,7 +98,7 @@ class EvidenceFile:
                 "attachments": [*attachments],
                 **others,
             } if not others:
-                read = cls(
+                file = cls(
                     invocation_id,
                     tuple(_parse_entry(item) for item in entries),
                     tuple(_parse_extension(item) for item in consistency),
@@ -107,13 +107,13 @@ class EvidenceFile:
             case _:
                 expected = "attachments, consistency, entries, invocation_id, type"
                 raise _malformed(f"expected the members {expected}")
-        if read.dumps() != data:
+        if file.dumps() != data:
             problem = (
                 "it is not in its canonical form, with a line feed at its end: the file was "
                 "changed on its way; ask for the bytes as they were written"
             )
             raise _malformed(problem)
-        return read
+        return file
 
 
 def _parse_entry(value: JSON) -> LoggedEntry:

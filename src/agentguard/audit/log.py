@@ -1,4 +1,4 @@
-"""The audit log: what its one writer may do, and its readers.
+"""The protocols of the audit log: for the one writer of a shard, and for readers.
 
 ``storage/log.py`` and ``storage/reader.py`` implement the protocols on a shard's file.
 """
@@ -28,29 +28,29 @@ class AuditLog(Protocol):
         """The time of the newest durable entry; the log's time never goes back past it."""
 
     def append(self, record: Record) -> Receipt:
-        """Make ``record``, and everything enqueued before it, durable; return its place.
+        """Make ``record``, and all records enqueued before, durable; return the record's place.
 
-        Raises ``StorageError``; then the record is not in the log.
+        Raises ``StorageError``; the record is not in the log then.
         """
 
     def enqueue(self, record: Record) -> None:
-        """Hand over ``record``: it becomes durable with the next append, or within 50 ms."""
+        """Enqueue ``record``, which becomes durable with the next append, or within 50 ms."""
 
     def flush(self) -> None:
-        """Make everything enqueued durable; raises ``StorageError``."""
+        """Make all enqueued records durable; raises ``StorageError``."""
 
     def close(self) -> None:
-        """Flush, and give the log back; raises ``StorageError``."""
+        """Flush, and release the log for another writer; raises ``StorageError``."""
 
 
 class LogReader(Protocol):
-    """Reads a log as it lies there, trusting nothing of it. Each method raises ``StorageError``."""
+    """Reads a stored log without verifying it. Each method raises ``StorageError``."""
 
     def registry(self) -> bytes | None:
-        """The issuer's list of the shards (``audit/registry.py``), None if there is none."""
+        """Return the registry of the shards (``audit/registry.py``), None without one."""
 
     def shards(self) -> Sequence[int]:
-        """The numbers of the shards that are there, in order."""
+        """Return the numbers of the stored shards, in order."""
 
     def entries(
         self, shard: int, *, after: int = -1, newest_first: bool = False
@@ -58,16 +58,16 @@ class LogReader(Protocol):
         """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
 
     def stored(self, shard: int) -> Iterator[StoredEntry]:
-        """Yield the entries with all that stands beside them, in the order of the index."""
+        """Yield the entries with their summaries and attachments, in the order of the index."""
 
     def snapshot(self, shard: int) -> AbstractContextManager[None]:
-        """Read, within it, what one shard holds at one moment."""
+        """Return a context in which all reads of a shard see one moment."""
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
-        """Yield ``(index, table)`` of what is kept beside an entry that is not there."""
+        """Yield ``(index, table)`` of each row that belongs to a missing entry."""
 
     def entry(self, shard: int, index: int) -> StoredEntry | None:
-        """One entry with all that stands beside it, None if it is not there."""
+        """Return an entry with its summary and attachments, None without one."""
 
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
@@ -78,19 +78,19 @@ class LogReader(Protocol):
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
 
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
-        """Yield the indices of the allowed calls to which no outcome belongs, by the summaries."""
+        """Yield the indices of the allowed calls without an outcome, according to the summaries."""
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:
         """Yield the signed notes in the order of their size."""
 
     def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
-        """The signed note of one size, or the newest; None if there is none."""
+        """Return the signed note of one size, or the newest note; None without one."""
 
     def end(self, shard: int) -> End | None:
-        """What the shard's writer would go on from; None if there is nothing."""
+        """Return the stored state from which the shard's writer continues; None without one."""
 
     def damage(self, shard: int) -> Iterator[str]:
-        """Yield what is wrong with the way in which entries are found, in words."""
+        """Yield in words what is damaged in the shard's file, such as an index."""
 
     def close(self) -> None:
-        """Let go of what is open; reading on opens it anew."""
+        """Close all open files; the next read opens them again."""

@@ -1,7 +1,7 @@
 """RFC 6962 Merkle trees: hashes, the compact range of a growing tree, proofs and their checks.
 
-All of it is about bytes (RFC 9162, 2.1, with SHA-256). What a leaf holds stands in
-``entry.py``, who vouches for a root in ``checkpoint.py``.
+All functions work on bytes (RFC 9162, 2.1, with SHA-256). ``entry.py`` defines the content of a
+leaf, and ``checkpoint.py`` the signature over a root.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EMPTY_ROOT: Final = sha256().digest()
 """The root of the tree without leaves."""
 
 _SMALL: Final = 256
-"""Leaves of a subtree whose root is computed anew for every proof."""
+"""The largest number of leaves of a subtree whose root is not cached."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -33,10 +33,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class CompactRange:
-    """All of a tree that is needed to append leaves and to know the root.
+    """The part of a tree that is needed to append leaves and to compute the root.
 
-    It holds one hash for each bit that is set in ``size``: the roots of the complete subtrees
-    of which the tree consists, the largest first.
+    A range holds one hash for each bit that is set in ``size``: the roots of the complete subtrees
+    of the tree, the largest first.
     """
 
     __slots__ = ("_peaks", "_size")
@@ -98,9 +98,10 @@ class CompactRange:
 
 
 class Tree:
-    """All the leaves of a tree, by their hashes, from which it is proved what the tree holds.
+    """The hashes of all leaves of a tree, from which proofs are made.
 
-    It takes 32 bytes a leaf. The first proof hashes the whole tree, a further one little of it.
+    A tree takes 32 bytes a leaf. The first proof hashes the whole tree, and each later proof only a
+    small part.
     """
 
     __slots__ = ("_leaves", "_roots")
@@ -156,12 +157,12 @@ class Tree:
             else:
                 proof.append(self._root(start, middle))
                 start = middle
-        if start:  # the verifier knows the old root itself, but not a part of it
+        if start:  # the verifier knows the old root, but not the root of this part
             proof.append(self._root(start, end))
         return proof[::-1]
 
     def _root(self, start: int, end: int) -> bytes:
-        """Return the root over some leaves; of many it is kept, for the next proof."""
+        """Return the root over a range of leaves; roots of large ranges are cached."""
         if end - start <= _SMALL:
             tree = CompactRange()
             for at in range(start * HASH_SIZE, end * HASH_SIZE, HASH_SIZE):
@@ -185,22 +186,22 @@ def verify_inclusion(
     _check_hashes(leaf, *proof)
     if not 0 <= index < size:
         raise _invalid(f"no leaf {index} in a tree of {size}")
-    node, last, found = index, size - 1, leaf
+    node, last, computed = index, size - 1, leaf
     for sibling in proof:
         if last == 0:
             raise _invalid("the inclusion proof is too long")
         if node & 1 or node == last:
-            found = node_hash(sibling, found)
+            computed = node_hash(sibling, computed)
             while node and not node & 1:
                 node >>= 1
                 last >>= 1
         else:
-            found = node_hash(found, sibling)
+            computed = node_hash(computed, sibling)
         node >>= 1
         last >>= 1
     if last != 0:
         raise _invalid("the inclusion proof is too short")
-    if found != root:
+    if computed != root:
         raise _invalid(f"the inclusion proof of leaf {index} does not lead to the root")
 
 

@@ -1,7 +1,7 @@
-"""The summary of an entry: what is kept beside it so that a log can be searched.
+"""The summary of an entry: the columns beside the entry by which a log is searched.
 
-It is a convenience and no evidence: who reads an entry that a search has found reads the entry, and
-the verifier recomputes every summary from its entry.
+A summary is no evidence. A reader reads the entry to which a search leads, and the verifier
+recomputes every summary from its entry.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_name
 
 OBSERVED: Final = "observe"
-"""The ``decision`` of a call that ran whatever the policy said: it was not enforced."""
+"""The ``decision`` in the summary of a call whose decision was not enforced."""
 
 
 class Summary(NamedTuple):
-    """What an entry is about; None where that kind of entry does not say.
+    """The subject of an entry; a field is None where the kind of entry has no such field.
 
-    ``agent`` is an instance's URI, ``decision`` as in the entry (allow, deny) where it was
-    enforced, and ``OBSERVED`` where it was not, ``status`` that of
-    an outcome, ``at`` the entry's time (RFC 3339, UTC, so that it sorts).
+    ``at`` is the entry's time (RFC 3339, UTC, so that times sort as text). ``agent`` is an
+    instance's URI. ``decision`` is the entry's decision (allow, deny) if enforced, else
+    ``OBSERVED``. ``status`` is the status of an outcome.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Summary(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What to look for; None for everything.
+    """The criteria of a search; None for any value.
 
     ``agent`` is a name, or an instance's URI. ``since`` is included, ``until`` is not; both are
     RFC 3339 times in UTC with microseconds.
@@ -55,7 +55,7 @@ class Search(NamedTuple):
     until: str | None = None
 
     def matches(self, summary: Summary) -> bool:
-        """Whether a summary is one of those that are looked for."""
+        """Return whether a summary meets all criteria."""
         for name in (
             "kind",
             "invocation_id",
@@ -65,19 +65,19 @@ class Search(NamedTuple):
             "task_id",
             "trace_id",
         ):
-            wanted = getattr(self, name)
-            if wanted is not None and getattr(summary, name) != wanted:
+            criterion = getattr(self, name)
+            if criterion is not None and getattr(summary, name) != criterion:
                 return False
         if self.agent is not None:
             uri = summary.agent
             if uri is None or self.agent not in (uri, agent_name(uri)):
                 return False
-        late_enough = self.since is None or summary.at >= self.since
-        return late_enough and (self.until is None or summary.at < self.until)
+        is_late_enough = self.since is None or summary.at >= self.since
+        return is_late_enough and (self.until is None or summary.at < self.until)
 
 
 def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
-    """Summarise an authorization entry from its invocation's predicate."""
+    """Return the summary of an authorization entry, from the invocation's predicate."""
     return Summary(
         "authorization",
         at,
@@ -101,7 +101,7 @@ def of_request(
     task_id: str | None,
     traceparent: str | None,
 ) -> Summary:
-    """Summarise a request entry: a call that waits for a person."""
+    """Return the summary of a request's entry."""
     return Summary(
         "request",
         at,
@@ -115,23 +115,23 @@ def of_request(
 
 
 def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -> Summary:
-    """Summarise an outcome entry; the invocation's id stands in its authorization alone."""
+    """Return the summary of an outcome entry; the caller knows the invocation's id."""
     return Summary("outcome", at, invocation_id, agent, status=status)
 
 
 def of_identity(uri: str, *, at: str) -> Summary:
-    """Summarise an identity entry: the instance whose credential it keeps."""
+    """Return the summary of an identity entry, from the URI of the instance."""
     return Summary("identity", at, agent=uri)
 
 
 def of_delegation(leaf: Grant, *, at: str) -> Summary:
-    """Summarise a delegation entry by its chain's last hop: who acts under it, and for whom."""
+    """Return the summary of a delegation entry, from the last hop of the chain."""
     return Summary(
         "delegation", at, agent=leaf.delegatee, principal=leaf.principal, task_id=leaf.task_id
     )
 
 
 def trace_id(traceparent: str | None) -> str | None:
-    """Return the trace id (hex) of a W3C ``traceparent``, None where there is none."""
+    """Return the trace id (hex) of a W3C ``traceparent``, None without one."""
     parts = traceparent.split("-") if traceparent is not None else []
     return parts[1] if len(parts) > 1 else None

@@ -1,7 +1,7 @@
 """Proofs that an entry is in a log, as text (C2SP tlog-proof).
 
-Here a proof is written and read. What a path of hashes shows stands in ``merkle.py``, what the
-checkpoint at its end is worth in ``checkpoint.py``.
+A proof is written and read here. ``merkle.py`` verifies the path of hashes, and ``checkpoint.py``
+the checkpoint at the proof's end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INDEX: Final = re.compile(r"index (0|[1-9][0-9]{0,18})")
 class TlogProof:
     """An entry's index, its inclusion proof (32 bytes each), and the signed checkpoint.
 
-    There is no extra data: a line for it would be believed by nobody, and is refused.
+    A proof with a line of extra data is refused, because nobody would verify the data.
     """
 
     index: int
@@ -32,13 +32,13 @@ class TlogProof:
     note: bytes
 
     def dumps(self) -> str:
-        """Write the proof (C2SP tlog-proof, "Format")."""
+        """Return the proof as text (C2SP tlog-proof, "Format")."""
         path = "".join(f"{b64_encode(value)}\n" for value in self.hashes)
         return f"{HEADER}\nindex {self.index}\n{path}\n{self.note.decode()}"
 
 
 def parse(text: object) -> TlogProof:
-    """Read a proof that ``dumps`` could have written; the note in it is not looked at.
+    """Read a proof that ``dumps`` could have written; the note in the proof is not parsed.
 
     Raises ``DecodeError`` (``proof.malformed``, ``base64.malformed``).
     """
@@ -46,7 +46,7 @@ def parse(text: object) -> TlogProof:
         raise _malformed("it is no text")
     if len(text) > MAX_BYTES:
         raise _malformed(f"it is longer than {MAX_BYTES} characters")
-    # no line above the checkpoint is empty, so that the first empty line is where it begins
+    # the checkpoint begins after the first empty line, because no line before is empty
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
     index = _INDEX.fullmatch(lines[1]) if len(lines) > 1 else None
