@@ -144,21 +144,21 @@ class _EvidenceVerifier:
         return proven
 
     def _call(self) -> tuple[Authorization, Place, int]:
-        held = self._one("authorization")
-        with _where(held):
-            call = read_authorization(held.entry)
+        proven = self._one("authorization")
+        with _where(proven):
+            call = read_authorization(proven.entry)
             if call.invocation_id != self._file.invocation_id:
                 raise _mismatch("it is of another call than the file says")
-            return call, held.place, held.at
+            return call, proven.place, proven.at
 
     def _chain(self, call: Authorization, place: Place, at: int) -> Chain | None:
         if call.chain_sha256 is None:
             if self._of_kind("delegation"):
                 raise _superfluous("the call was made on the agent's own authority")
             return None
-        held = self._one_before("delegation", place)
-        with _where(held):
-            chain = statements.check_delegation(held.entry, self._trust, held.at)
+        proven = self._one_before("delegation", place)
+        with _where(proven):
+            chain = statements.check_delegation(proven.entry, self._trust, proven.at)
             if chain.sha256 != call.chain_sha256:
                 raise _mismatch("it keeps another chain than the call names")
             self._used_keys |= {("issuer", kid) for kid in chain.issuer_keys}
@@ -168,10 +168,10 @@ class _EvidenceVerifier:
     def _credential(
         self, call: Authorization, place: Place, chain: Chain | None, at: int
     ) -> Credential:
-        held = self._one_before("identity", place)
-        with _where(held):
-            token = str(held.entry.members["credential"])
-            newest = credential.verify(token, self._trust, at=held.at)
+        proven = self._one_before("identity", place)
+        with _where(proven):
+            token = str(proven.entry.members["credential"])
+            newest = credential.verify(token, self._trust, at=proven.at)
             self._used_keys.add(("issuer", str(jws.parse(token).header["kid"])))
         credentials = Credentials()
         credentials.add(newest)
@@ -181,11 +181,11 @@ class _EvidenceVerifier:
         return issued
 
     def _check_configuration(self, call: Authorization, place: Place) -> None:
-        held = self._one_before("config", place)
-        with _where(held):
-            if statements.check_config(held.entry) != call.config_sha256:
+        proven = self._one_before("config", place)
+        with _where(proven):
+            if statements.check_config(proven.entry) != call.config_sha256:
                 raise _mismatch("it is not the configuration that the call was decided under")
-            if statements.policy_mode(held.entry) != call.mode:
+            if statements.policy_mode(proven.entry) != call.mode:
                 raise _mismatch("it has the policy asked in another mode than the call says")
         if call.engine is None:
             if call.policy_sha256 is not None:
@@ -201,8 +201,8 @@ class _EvidenceVerifier:
         self, call: Authorization, place: Place, issued: Credential, at: int
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
-        held = self._one("authorization")
-        digest = approvals.roster_digest_of_call(held.entry)
+        proven = self._one("authorization")
+        digest = approvals.roster_digest_of_call(proven.entry)
         roster = None
         if digest is None:
             if self._of_kind("roster"):
@@ -215,24 +215,24 @@ class _EvidenceVerifier:
                 if roster.sha256 != digest:
                     raise _mismatch("it is another roster than the call names")
                 self._used_keys.add(("issuer", signed.issuer.thumbprint))
-        with _where(held):
-            return approvals.check_approvals(call, held.entry, roster, issued, at)
+        with _where(proven):
+            return approvals.check_approvals(call, proven.entry, roster, issued, at)
 
     def _outcome(
         self, call: Authorization, place: Place, issued: Credential
     ) -> tuple[Outcome | None, Place | None]:
-        held = self._at_most_one("outcome")
-        if held is None:
+        proven = self._at_most_one("outcome")
+        if proven is None:
             return None, None
-        with _where(held):
-            outcome = read_outcome(held.entry)
+        with _where(proven):
+            outcome = read_outcome(proven.entry)
             if outcome.invocation_sha256 != call.invocation_sha256 or not call.allowed:
                 raise _mismatch("it is of another call, or of one that was not allowed")
-            if held.place.origin != place.origin or held.place.index <= place.index:
+            if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
             statements.check_place(outcome, place.shard, place.index)
             statements.check_signed(outcome.envelope, issued)
-            return outcome, held.place
+            return outcome, proven.place
 
     def _administered(
         self, call: Authorization, place: Place
@@ -240,13 +240,13 @@ class _EvidenceVerifier:
         call_place = CallPlace(
             place.shard, place.index, self._file.invocation_id, call.invocation_sha256
         )
-        for held in self._of_kind("resolution", "erasure"):
-            with _where(held):
-                statement = statements.check_admin_statement(held.entry, self._trust, held.at)
+        for proven in self._of_kind("resolution", "erasure"):
+            with _where(proven):
+                statement = statements.check_admin_statement(proven.entry, self._trust, proven.at)
                 if statement.call != call_place:
                     raise _mismatch("it is of another call")
                 self._used_keys.add(("admin", statement.key_id))
-            yield statement, held.place
+            yield statement, proven.place
 
     def _seen(self, call: Authorization) -> Checkpoint:
         """Check that the log extends the checkpoint that the call carries, and return it."""
@@ -267,17 +267,17 @@ class _EvidenceVerifier:
     def _openings(self, seen: Checkpoint) -> None:
         """Check that the issuer has opened each shard, and that the call needs each shard."""
         opened_origins: set[str] = set()
-        for held in self._of_kind("shard"):
-            with _where(held):
-                if held.place.index != 0:
+        for proven in self._of_kind("shard"):
+            with _where(proven):
+                if proven.place.index != 0:
                     raise _superfluous("only the first opening of a shard is asked for")
-                issuer, opening = statements.check_issued(held.entry, self._trust, held.at)
-                statements.check_opening(opening, held.place.origin, held.place.shard)
+                issuer, opening = statements.check_issued(proven.entry, self._trust, proven.at)
+                statements.check_opening(opening, proven.place.origin, proven.place.shard)
                 self._used_keys.add(("issuer", issuer.thumbprint))
-                opened_origins.add(held.place.origin)
+                opened_origins.add(proven.place.origin)
         for origin in self._heads.keys() - opened_origins:
             raise _incomplete(f"the opening entry of {origin} is missing")
-        others = {held.place.origin for held in self._entries if held.entry.kind != "shard"}
+        others = {proven.place.origin for proven in self._entries if proven.entry.kind != "shard"}
         for origin in self._heads.keys() - others - {seen.origin}:
             raise _superfluous(f"nothing needs the shard {origin}")
 
@@ -285,9 +285,9 @@ class _EvidenceVerifier:
         """Check that each used key is announced, the keys of the announcements included."""
         signers: dict[KeyName, KeyName] = {}
         trusted = [(one.use, one.key.thumbprint, one.key.jwk()) for one in self._trust.keys]
-        for held in self._of_kind("key"):
-            with _where(held):
-                issuer, key = statements.check_issued(held.entry, self._trust, held.at)
+        for proven in self._of_kind("key"):
+            with _where(proven):
+                issuer, key = statements.check_issued(proven.entry, self._trust, proven.at)
                 name = (str(key.get("use")), str(key.get("kid")))
                 if name in signers:
                     raise _superfluous("a key is announced twice")
@@ -307,7 +307,7 @@ class _EvidenceVerifier:
 
     def _copied(self) -> frozenset[str]:
         entries = self._of_kind("authorization", "outcome")
-        copies = [held.entry.members["copies"] for held in entries]
+        copies = [proven.entry.members["copies"] for proven in entries]
         return frozenset(
             role for by_role in copies if isinstance(by_role, dict) for role in by_role
         )
@@ -324,8 +324,10 @@ class _EvidenceVerifier:
         }
 
 
-def _where(held: ProvenEntry) -> AbstractContextManager[None]:
-    return error_location(f"the {held.entry.kind} entry {held.place.index} of {held.place.origin}")
+def _where(proven: ProvenEntry) -> AbstractContextManager[None]:
+    return error_location(
+        f"the {proven.entry.kind} entry {proven.place.index} of {proven.place.origin}"
+    )
 
 
 def _mismatch(problem: str) -> VerificationError:
