@@ -236,7 +236,7 @@ def test_what_is_sampled_out_is_on_record_all_the_same(guard, monkeypatch, spans
 
 PROGRAM = """
 import asyncio, importlib.abc, importlib.machinery, os, signal, sys, threading, types
-from agentguard import Decision, Guard, telemetry
+from agentguard import Decision, Guard, adapters, telemetry
 
 def begin():
     guard = Guard.ephemeral(lambda _: Decision.allow())

@@ -20,7 +20,7 @@ from preloaded import Preloaded
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
 import asyncio, os, sys, time
-from agentguard import Denied, Guard, adapters
+from agentguard import Denied, Guard
 
 with Guard.open("agentguard.toml") as guard:
     assistant = guard.new_agent("assistant")
@@ -188,7 +188,7 @@ import os, time
 from contextlib import ExitStack
 from dataclasses import replace
 from opentelemetry import trace
-from agentguard import Denied, Guard
+from agentguard import Denied, Guard, adapters
 
 with ExitStack() as stack:
     guards = [stack.enter_context(Guard.open("agentguard.toml")) for _ in range(3)]
