@@ -47,14 +47,8 @@ class ApprovalStep(NamedTuple):
         batches = review.batches()
         waiting: list[PendingCall] | None = None
         while not _is_exhausted(batches, waiting):
-            waiting = []
-            for call in review.open_calls:
-                pending = review.stored(call)
-                invocation = review.invocation(call)
-                if invocation is not None:
-                    pending = review.evaluate(invocation)
-                if pending is not None:
-                    waiting.append((call, pending))
+            reviewed = [(call, review.pending(call)) for call in review.open_calls]
+            waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
     async def arun(self, state: object, runtime: Any) -> None:
         """Pause until no call of the last message waits for people; the async twin of ``run``."""
@@ -65,14 +59,8 @@ class ApprovalStep(NamedTuple):
         waiting: list[PendingCall] | None = None
         # a pause is written to the disk, in a thread; an exception of the generator comes through
         while not await asyncio.to_thread(_is_exhausted, batches, waiting):
-            waiting = []
-            for call in review.open_calls:
-                pending = review.stored(call)
-                invocation = review.invocation(call)
-                if invocation is not None:
-                    pending = await review.aevaluate(invocation)
-                if pending is not None:
-                    waiting.append((call, pending))
+            reviewed = [(call, await review.apending(call)) for call in review.open_calls]
+            waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
     def _review(self, state: object, runtime: Any) -> _Review | None:
         """Return the review of the model's last message; None if no call of it is open."""
@@ -133,13 +121,23 @@ class _Review(NamedTuple):
     def open_calls(self) -> list[ToolCall]:
         return self.pending_turn.open_calls(self.turn)
 
-    def invocation(self, call: ToolCall) -> Invocation | None:
+    def pending(self, call: ToolCall) -> ApprovalPending | None:
+        """Return what a call waits for; None for nothing."""
+        invocation = self._invocation(call)
+        return self._stored(call) if invocation is None else self.evaluate(invocation)
+
+    async def apending(self, call: ToolCall) -> ApprovalPending | None:
+        """Return what a call waits for; the async twin of ``pending``."""
+        invocation = self._invocation(call)
+        return self._stored(call) if invocation is None else await self.aevaluate(invocation)
+
+    def _invocation(self, call: ToolCall) -> Invocation | None:
         """Bind a call; None for a tool that only another process knows."""
         tool = self.toolset.known_tool(self.task, call["name"])
         return None if tool is None else invocation_in_node(tool, call, self._site(call))
 
     def evaluate(self, invocation: Invocation) -> ApprovalPending | None:
-        """Return what the call waits for; None for nothing."""
+        """Return what the call waits for, as the policy decides now; None for nothing."""
         try:
             with within(self.span):
                 adapters.evaluate(self.agent, invocation, options_at(self.task, invocation))
@@ -156,13 +154,11 @@ class _Review(NamedTuple):
             return pending
         return None
 
-    def stored(self, call: ToolCall) -> ApprovalPending | None:
+    def _stored(self, call: ToolCall) -> ApprovalPending | None:
         """Return the waiting request of a call whose tool only another process knows.
 
         Whether the call is still the same is checked at its tool.
         """
-        if self.toolset.known_tool(self.task, call["name"]) is not None:
-            return None
         inbox = self.toolset.agent.approvals
         request = inbox.request_at(self._site(call).digest(self.toolset.agent.name))
         if request is None or not inbox.is_waiting(request):

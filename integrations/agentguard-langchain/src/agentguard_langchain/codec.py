@@ -27,10 +27,22 @@ from agentguard.adapters import DecodeError, EncodeError, ResultBudget, dumps_ch
 from agentguard_langchain.scalars import SCALARS, TAGGED, is_plain
 
 _KNOWN: Final[tuple[type, ...]] = (
-    *(lc.AIMessage, lc.AIMessageChunk, lc.ChatMessage, lc.ChatMessageChunk, lc.FunctionMessage),
-    *(lc.HumanMessage, lc.HumanMessageChunk, lc.RemoveMessage, lc.SystemMessage),
-    *(lc.SystemMessageChunk, lc.ToolMessage, lc.ToolMessageChunk, Document),
-    *(Command, Overwrite, TimeoutPolicy),
+    lc.AIMessage,
+    lc.AIMessageChunk,
+    lc.ChatMessage,
+    lc.ChatMessageChunk,
+    lc.FunctionMessage,
+    lc.HumanMessage,
+    lc.HumanMessageChunk,
+    lc.RemoveMessage,
+    lc.SystemMessage,
+    lc.SystemMessageChunk,
+    lc.ToolMessage,
+    lc.ToolMessageChunk,
+    Document,
+    Command,
+    Overwrite,
+    TimeoutPolicy,
 )
 """Models and dataclasses of LangChain and LangGraph that a tool may return."""
 

@@ -79,13 +79,6 @@ class GuardedCall:
     the tool's own method runs. ``refusal`` is the exception by which the gate refused the call.
     """
 
-    __slots__ = (
-        *("agent", "announcement", "callbacks", "config", "config_around", "factory_made"),
-        *("framework_objects", "function_call", "has_run", "has_started", "hands_over", "id"),
-        *("is_parsing", "is_running", "pending_turn", "refusal", "restarts", "task", "tool"),
-        *("was_taken", "work_around"),
-    )
-
     def __init__(
         self, tool: Guarded, call_id: str | None = None, config: RunnableConfig | None = None
     ) -> None:

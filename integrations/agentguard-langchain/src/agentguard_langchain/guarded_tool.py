@@ -33,8 +33,19 @@ _STOCK: Final = {
 """LangChain's own methods, which only call ``func``, ``coroutine`` or ``_run``."""
 
 _ENTRIES: Final = (
-    *("invoke", "ainvoke", "run", "arun", "stream", "astream", "batch", "abatch", "__call__"),
-    *("batch_as_completed", "abatch_as_completed", "transform", "atransform"),
+    "invoke",
+    "ainvoke",
+    "run",
+    "arun",
+    "stream",
+    "astream",
+    "batch",
+    "abatch",
+    "__call__",
+    "batch_as_completed",
+    "abatch_as_completed",
+    "transform",
+    "atransform",
 )
 """A tool's public entries, which all end in ``_run`` or ``_arun`` as LangChain wrote them."""
 

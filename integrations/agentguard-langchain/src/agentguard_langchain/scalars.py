@@ -56,8 +56,12 @@ def _read_offset(text: str) -> timezone:
 
 
 _ADDRESSES: Final = (
-    *(ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network),
-    *(ipaddress.IPv6Address, ipaddress.IPv6Interface, ipaddress.IPv6Network),
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
 )
 _PATHS: Final = (PosixPath, PurePosixPath, PureWindowsPath)
 

@@ -27,10 +27,33 @@ _PYDANTICS_OWN: Final = (BaseModel.model_post_init, _Private.model_post_init)
 
 _NO_OBJECTS: Final = frozenset(
     {
-        *("none", "bool", "int", "float", "decimal", "str", "bytes", "date", "time", "datetime"),
-        *("timedelta", "uuid", "url", "multi-host-url", "literal", "enum"),
-        *("nullable", "default", "list", "tuple", "set", "frozenset", "dict", "union"),
-        *("lax-or-strict", "json-or-python", "chain"),
+        "none",
+        "bool",
+        "int",
+        "float",
+        "decimal",
+        "str",
+        "bytes",
+        "date",
+        "time",
+        "datetime",
+        "timedelta",
+        "uuid",
+        "url",
+        "multi-host-url",
+        "literal",
+        "enum",
+        "nullable",
+        "default",
+        "list",
+        "tuple",
+        "set",
+        "frozenset",
+        "dict",
+        "union",
+        "lax-or-strict",
+        "json-or-python",
+        "chain",
     }
 )
 """Core schemas of values without fields, if their parts have no fields either."""
