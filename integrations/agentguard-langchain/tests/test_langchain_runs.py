@@ -165,9 +165,8 @@ async def test_a_lost_record_never_widens(people, sync):
     graph = inbox.graph()
     with lend(inbox):
         await ran(graph, inbox.asking(BIG), sync=sync)
-    adapters.run_store(inbox.agent)._kept = {
-        n: d for n, d in adapters.run_store(inbox.agent)._kept.items() if "run " not in n
-    }
+    runs = adapters.run_store(inbox.agent)
+    runs._values = {name: data for name, data in runs._values.items() if "run " not in name}
     state = await ran(graph, None, sync=sync)
     assert state["__interrupt__"]
     inbox.approve()
