@@ -130,7 +130,7 @@ def _difference(
     """Each checkpoint of an anchor is one of its shard's own, as long as that was not cut."""
     present = reader.shards()
     lost = []
-    for shard in anchor.kept_shards(anchors, trust.log):
+    for shard in anchor.anchored_shards(anchors, trust.log):
         origin = trust.origin(shard)
         seen = Anchor(anchors, origin, [known.key for known in trust.keys_for("log")]).read()
         if seen is None or (shard in present and _holds(reader, shard, seen)):
@@ -186,7 +186,7 @@ def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
 
 def _let_anchor_follow(anchors: Path, home: StateDomain, heads: Mapping[int, bytes | None]) -> None:
     """Put the newest checkpoint of each shard in its anchor, and take away those of no shard."""
-    for shard in {*heads, *anchor.kept_shards(anchors, home.trust.log)}:
+    for shard in {*heads, *anchor.anchored_shards(anchors, home.trust.log)}:
         path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), heads.get(shard)
         if note is None:
             files.remove(path)

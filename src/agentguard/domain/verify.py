@@ -195,7 +195,7 @@ class _LogVerification:
     def _anchored(self) -> frozenset[int]:
         shards = {self.trust.shard_of(seen.point.origin) for seen in self.kept}
         if self.anchors is not None:
-            shards.update(anchor.kept_shards(self.anchors, self.trust.log))
+            shards.update(anchor.anchored_shards(self.anchors, self.trust.log))
         return frozenset(shards)
 
     def _shard(self, number: int, *, is_known: bool) -> ShardReport:

@@ -1,4 +1,4 @@
-"""Where the audit log lies: the group commit, and the places that it writes to.
+"""A state on disk: the audit log in SQLite, and the signed files, locks and anchors beside the log.
 
-What a fork does to all that is open here, and in which order, stands in ``fork.py``.
+``fork.py`` says what a fork does to open files and locks, and in which order.
 """

@@ -1,9 +1,9 @@
 """An anchor: the newest checkpoint of a shard, kept outside the state.
 
-Whoever cuts or replaces the state does not reach it there, and a rolled-back log is found out when
-it is opened or verified. One small file a shard, named after the origin, overwritten after each
-commit; it never goes back to a smaller tree. A log's anchors lie together, in a folder named after
-it, with a copy of its trust document.
+Whoever cuts or replaces the state does not reach the anchor. So a rolled-back log is recognised
+when the log is opened or verified. Each shard has one small file, named after the shard's origin
+and overwritten after each commit; the file never goes back to a smaller tree. The anchors of a log
+lie in one folder, named after the log, with a copy of the log's trust document.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from agentguard.storage import files
 _LOGGER = logging.getLogger("agentguard")
 _SUFFIX: Final = ".checkpoint"
 _PAUSES: Final = (0.01, 0.02, 0.03, 0.04)
-"""Seconds after which an anchor that seems damaged is read again: it is written in place."""
+"""Seconds after which a seemingly damaged anchor is read again: a writer may be in the midst."""
 
 ADOPT: Final = "agentguard adopt --note TEXT"
-"""The command with which a log goes on in a state as it is."""
+"""The command that lets a log go on in a state as the state is."""
 
 ROLLED_BACK: Final = (
     "the state was rolled back or replaced, or a copy of it was opened. Restore the newest state; "
     f"if this one is all there is, {ADOPT} lets the log go on in it, on record. Nothing is written "
     "until then"
 )
-"""What is said of a state that is behind its anchor, and what to do."""
+"""The message for a state that is behind its anchor, with what to do."""
 
 _NO_OTHER: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""No link is followed, and no pipe in a file's place is waited for."""
+"""Flags that follow no link, and wait for no pipe in the file's place."""
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
@@ -53,14 +53,14 @@ class Anchor:
         self._origin = origin
         self._keys = tuple(log_keys)
         self._file: int | None = None
-        self._owed = b""
+        self._unwritten = b""
         self._length = -1
 
     def read(self) -> Checkpoint | None:
-        """Return the checkpoint kept here, verified, or None if there is none.
+        """Return the anchor's checkpoint, verified, or None if there is none.
 
-        It is read again where somebody seems to be writing it. Raises ``StorageError``
-        (``anchor.damaged``, ``anchor.unreadable``).
+        A damaged file is read again some times, for a process may be writing it. Raises
+        ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
         """
         for pause in _PAUSES:
             try:
@@ -88,10 +88,10 @@ class Anchor:
             raise StorageError(message, code="anchor.damaged") from error
 
     def check(self, head: Checkpoint) -> Checkpoint | None:
-        """Return what was seen here last, which is no more than ``head``.
+        """Return the anchor's checkpoint, after a comparison with a shard's ``head``.
 
-        Raises ``StorageError`` (``storage.rolled_back``) if it is more, or of the same size and
-        another.
+        Raises ``StorageError`` (``storage.rolled_back``) where the checkpoint is of a larger tree
+        than ``head``, or of another tree of the same size.
         """
         seen = self.read()
         if seen is None:
@@ -113,23 +113,23 @@ class Anchor:
         return seen
 
     def write(self, note: bytes) -> None:
-        """Keep a newer checkpoint. A failure is kept for ``settle``: the commit has happened."""
-        self._owed = note
+        """Write a newer checkpoint. ``settle`` tries again after a failure: the commit is done."""
+        self._unwritten = note
         with suppress(StorageError):
             self.settle()
 
     def settle(self) -> None:
-        """Make sure that the newest checkpoint is kept, and that more can be.
+        """Write the newest checkpoint if that has failed, and see that the file can be written.
 
         Called before each commit, so that at most one batch is ever without its anchor. Raises
         ``StorageError`` (``anchor.unwritable``).
         """
-        if self._path is None or (self._file is not None and not self._owed):
+        if self._path is None or (self._file is not None and not self._unwritten):
             return
         try:
             if self._file is None:
                 self._open(self._path)
-            if self._owed and self._file is not None:
+            if self._unwritten and self._file is not None:
                 self._overwrite(self._file)
         except (OSError, StorageError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -140,22 +140,22 @@ class Anchor:
             raise StorageError(message, code="anchor.unwritable") from error
 
     def _overwrite(self, file: int) -> None:
-        if os.pwrite(file, self._owed, 0) != len(self._owed):
+        if os.pwrite(file, self._unwritten, 0) != len(self._unwritten):
             raise OSError(errno.EIO, "not all of it was written")
-        if len(self._owed) != self._length:
-            os.ftruncate(file, len(self._owed))
-            self._length = len(self._owed)
-        self._owed = b""
+        if len(self._unwritten) != self._length:
+            os.ftruncate(file, len(self._unwritten))
+            self._length = len(self._unwritten)
+        self._unwritten = b""
 
     def _open(self, path: Path) -> None:
-        """Open the file; it comes into being with its first checkpoint, and never empty."""
+        """Open the file; a new file is made with its first checkpoint, never empty."""
         files.make_folder(path.parent)
         if not path.exists():
             if not os.access(path.parent, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            if not self._owed:
+            if not self._unwritten:
                 return
-            files.replace(path, self._owed)
+            files.replace(path, self._unwritten)
         self._file = os.open(path, os.O_WRONLY | _NO_OTHER)
 
     def close(self) -> None:
@@ -179,14 +179,14 @@ def trust_path(directory: Path, log: str) -> Path:
 def log_folder(directory: Path, log: str) -> Path:
     """Return where the anchors of a log lie; raises ``StorageError`` for no name of a log."""
     name = log.rpartition("/")[2]
-    if _PLAIN_NAME.match(name) is None:  # it may come from a state that somebody has changed
+    if _PLAIN_NAME.match(name) is None:  # the name may come from a state that somebody has changed
         message = f"{log!r} is no name of a log: its last part has letters and digits only"
         raise StorageError(message, code="anchor.unreadable")
     return directory / name
 
 
-def kept_shards(directory: Path, log: str) -> list[int]:
-    """Return the numbers of the shards of which an anchor is kept, in order."""
+def anchored_shards(directory: Path, log: str) -> list[int]:
+    """Return the numbers of the shards that have an anchor, in order."""
     try:
         return files.numbered(log_folder(directory, log), _SUFFIX)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What the writer of a shard asks of the place that it writes to, and the end that it goes on from.
+"""The protocol of the place to which a shard's writer writes, and the head of a shard.
 
-``memory.py`` and ``shard_file.py`` are such places; the writer stands in ``log.py``.
+``memory.py`` and ``shard_file.py`` implement the protocol; the writer is in ``log.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Backend(Protocol):
 
     @property
     def durable(self) -> bool:
-        """False where nothing outlives the process, so that what is enqueued need not hurry."""
+        """False where nothing outlives the process, so that queued records may wait."""
 
     def read_head(self) -> Head:
         """Read the durable end again; raises ``StorageError``."""
@@ -44,7 +44,7 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Give the place back."""
+        """Close the place."""
 
     def abandon(self) -> None:
-        """Let go of what a fork has inherited, without a word to the place itself."""
+        """In a fork, drop what was inherited, and leave the place itself alone."""

@@ -1,8 +1,7 @@
-"""Erases what stands beside an entry, in place, so that its bytes are gone from the file.
+"""Erases the attachments of entries in place, so that their bytes are gone from the file.
 
-It relies on what ``sqlite.py`` says of the table of attachments: each row has stood in one place of
-the file alone. Copies that others have made (backups, snapshots of the file system) are out of its
-reach.
+Each row of the table of attachments has only ever stood in one place of the file (``sqlite.py``
+says why). Copies of the file, such as backups or snapshots of the file system, are not erased.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ _EMPTY: Final = (
 def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
     """Empty all attachments of these entries, with their salts; return how many there were.
 
-    The shard's writer may be at work meanwhile. Raises ``StorageError``; ``storage.locked`` where
-    somebody reads the old bytes still, and then they are gone once this is done again.
+    The shard's writer may write meanwhile. Raises ``StorageError``; ``storage.locked`` where a
+    process still reads the old bytes: call this again then.
     """
     path = sqlite.shard_path(state, shard)
     sqlite.require_file(path)
@@ -43,7 +42,7 @@ def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
         for index in indices:
             removed += connection.execute(_EMPTY, (index,)).rowcount
         connection.execute("COMMIT")
-        # the write-ahead log holds the pages as they were when they were written
+        # the write-ahead log still has the old pages
         (busy, *_pages) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         message = (

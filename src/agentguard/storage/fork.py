@@ -1,15 +1,15 @@
-"""What happens to everything that is open when the process forks, and in which order.
+"""Runs the hooks of a fork in a fixed order: what happens to open files, locks and logs.
 
 ``os.register_at_fork`` runs hooks in the order in which modules happen to be imported. Here each
-has its place instead; what it does stands in the module that it belongs to. In the child they run
-from the first stage to the last, and before the fork from the last to the first:
+hook has a stage instead; the module that owns a hook says what the hook does. The child runs the
+hooks from the first stage to the last, and the parent, before the fork, from the last to the first:
 
 - before: ``lock.py`` first waits until nobody is opening or closing a lock's file, then
-  ``inside.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
+  ``reentry.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
   opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
   Nobody does the reverse: a lock is taken and released outside SQLite.
-- in the child: the connections of ``log.py`` and ``reader.py`` are set aside, never to be closed
-  there, before ``guard/guard.py`` drops its guards' logs, with which they would be closed.
+- in the child: the connections of ``shard_file.py`` and ``reader.py`` are set aside, never to be
+  closed there, before ``guard/guard.py`` drops its guards' logs, with which they would be closed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Hooks(NamedTuple):
 
 
 def _nothing() -> None:
-    """A stage that has no such hook."""
+    """The hook of a stage that has none."""
 
 
 _HOOKS: Final[dict[Stage, _Hooks]] = {}
@@ -51,7 +51,7 @@ def at_fork(
     before: Callable[[], object] = _nothing,
     in_parent: Callable[[], object] = _nothing,
 ) -> None:
-    """Have these run at each fork from now on, in the place of ``stage``, which has one owner."""
+    """Run these hooks at each later fork; a stage has the hooks of one owner."""
     _HOOKS[stage] = _Hooks(before, in_parent, in_child)
 
 

@@ -1,7 +1,7 @@
-"""Which shard a process writes: it leases a free one, or adds one to the log.
+"""Leases to a process the shard that it writes: a free one, or a new one.
 
-So no writer waits for another. A lease is a lock that ends with its process; what a lease adds to
-the log (who opened the shard, how far the others are) stands in ``records.shard``.
+So no writer waits for another. A lease is a lock that ends with its process. The shard's opening
+entry (``records.shard``) says who opened the shard, and how far the other shards are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOGGER = logging.getLogger("agentguard")
 
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.1
-"""Seconds that each attempt to take a new shard waits longer than the one before."""
+"""Seconds by which each attempt to take a new shard waits longer than the last attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,11 @@ class Lessor:
     def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
         """Return a shard to write, its opening entry durable.
 
-        Nothing is leased where another shard is missing, can't be read, or does not hold what its
-        newest checkpoint vouches for: somebody has to look into it first. The opening entry embeds
-        the heads of the other shards, as the ``ledger`` (or one of its own) has just verified them,
-        and is not older than what they hold. Raises ``StorageError`` or ``VerificationError``.
+        No shard is leased where another shard is missing, can't be read, or does not hold the
+        entries of its newest checkpoint: a person has to look into that first. The opening entry
+        embeds the heads of the other shards, as the ``ledger`` (a new one without one) has just
+        verified them, and is not older than their entries. Raises ``StorageError`` or
+        ``VerificationError``.
         """
         registered, number, file = self._take_one()
         try:
@@ -62,17 +63,17 @@ class Lessor:
         except BaseException:
             file.close()
             raise
-        # only the first entry of a shard is ever written before the issuer lists it: where somebody
-        # died in between, it is listed before there is a second one
-        begun = log.head.size > 0
+        # only the first entry of a shard is written before the issuer lists the shard; where a
+        # process died in between, the shard is listed before its second entry
+        has_entries = log.head.size > 0
         try:
-            if begun and number not in registered:
+            if has_entries and number not in registered:
                 self._register(number, now)
             ledger = ledger or Ledger(self.state, self.anchors, lambda: self.trust, self.log_key)
             log.continue_from(ledger.read_on(own=number).newest)
             at = timestamp(max(now, log.last_at))
             log.append(self.opening(number, ledger.heads, at=at))
-            if not begun and number not in registered:
+            if not has_entries and number not in registered:
                 self._register(number, now)
         except BaseException:
             log.close()
@@ -83,17 +84,17 @@ class Lessor:
         for attempt in range(_ATTEMPTS):
             time.sleep(attempt * _PAUSE)
             registered = self.registered()
-            taken = self._free(registered) or self._new(registered)
-            if taken is not None:
-                return registered, *taken
+            lease = self._free(registered) or self._new(registered)
+            if lease is not None:
+                return registered, *lease
         message = f"somebody locks each new shard of {self.state}, and makes none: find out who"
         raise StorageError(message, code="storage.locked")
 
     def opening(self, number: int, heads: Mapping[int, bytes], *, at: str) -> Record:
         """Return the entry with which a shard is opened, or taken up again.
 
-        ``heads`` are the newest checkpoints of all shards that have begun: one that is left out
-        could be cut unseen from then on.
+        ``heads`` are the newest checkpoints of all shards with an entry. A shard that is left out
+        could be cut without a trace from then on.
         """
         return records.shard(
             self.issuer,
@@ -114,14 +115,14 @@ class Lessor:
 
     def _free(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         numbers = sqlite.numbers(self.state)
-        # one that is not registered yet is somebody's who died opening it, or is opening it
+        # a process is opening an unregistered shard, or has died while it did
         for number in sorted(numbers, key=lambda number: (number not in registered, number)):
             try:
                 file = self._take(number)
             except StorageError as error:
                 if error.code != "storage.unvouched":
                     raise
-                _LOGGER.warning("%s", error)  # it stays as it is, and another is written
+                _LOGGER.warning("%s", error)  # the shard stays as it is, and another is written
                 continue
             if file is not None:
                 return number, file
@@ -129,14 +130,14 @@ class Lessor:
 
     def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         with registry_file.locked(self.state):
-            # never one that was used: its anchor vouches for it
+            # never the number of a shard that was there before: its anchor vouches for that one
             used = {
                 *registered,
                 *registry_file.anchored(self.anchors, self.trust),
                 *sqlite.numbers(self.state),
             }
-            # the lowest: a file with a high number, which anybody can lay there, must not lead to
-            # one beyond those that a shard can have
+            # the lowest number: a file with a high number, which anybody can put there, must not
+            # lead to a number that no shard can have
             number = next(number for number in itertools.count() if number not in used)
             file = self._take(number)
         return (number, file) if file is not None else None

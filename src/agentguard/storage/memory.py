@@ -1,4 +1,4 @@
-"""A log in memory: for tests, notebooks and ``Guard.ephemeral``. It is gone with the process."""
+"""A log in memory, gone with its process: for tests, notebooks and ``Guard.ephemeral``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agentguard.storage.backend import BEGINNING, Head
 
 
 class MemoryBackend:
-    """Keeps the records of one shard in a list; what ``copied`` returns is a ``LogReader``."""
+    """A ``Backend`` with the records of one shard in a list; ``copied`` returns a ``LogReader``."""
 
     durable = False
 
@@ -43,7 +43,7 @@ class MemoryBackend:
             self._head = head
 
     def copied(self) -> Self:
-        """Return a log that holds what this one does now, whoever writes on here."""
+        """Return a copy of this log, which later writes do not change."""
         with self._one_moment:
             copy = type(self)(self._head.checkpoint.origin, self._signer, registry=self._registry)
             copy._records.extend(self._records)  # noqa: SLF001  of its own kind
@@ -52,10 +52,10 @@ class MemoryBackend:
         return copy
 
     def close(self) -> None:
-        """Keep everything: a closed guard's log can still be read."""
+        """Do nothing: a closed guard's log can still be read."""
 
     def abandon(self) -> None:
-        """A fork has its own copy of the memory; there is nothing to let go of."""
+        """Do nothing: a fork has its own copy of the memory."""
 
     def registry(self) -> bytes | None:
         """The issuer's list of the one shard."""

@@ -1,7 +1,7 @@
 """The file of the shards' registry: the issuer's signed list, replaced whole.
 
-What the list says and how it is verified stands in ``audit/registry.py``; here an error of that
-kind is given the file's name, and what to do.
+``audit/registry.py`` says what the list holds, and verifies the list. Here its errors get the
+file's name, and what to do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOCK: Final = "registry.lock"
 
 
 def read(state: Path) -> bytes | None:
-    """Return the list as it lies there, None if there is none; raises ``StorageError``."""
+    """Return the unverified list, None if there is none; raises ``StorageError``."""
     return files.read_if_present(state / FILE)
 
 
@@ -51,26 +51,26 @@ def _verified(data: bytes, trust: TrustDocument) -> frozenset[int]:
 def present(
     state: Path, anchors: Path | None, trust: TrustDocument, *, own: int | None = None
 ) -> tuple[frozenset[int], list[int]]:
-    """Return the shards of the list, and those that are there: none that is known is missing.
+    """Return the shards of the list, and the shards whose files are there.
 
-    Known are those of the list, and those of which there is an anchor. With an ``own`` one, which
-    the caller has just taken, there may be no list yet. Raises ``StorageError``
-    (``storage.rolled_back``), and as ``shards`` does.
+    Refuses a state in which a shard is missing that the list names, or of which there is an anchor.
+    With an ``own`` shard, which the caller has just taken, there may be no list yet. Raises
+    ``StorageError`` (``storage.rolled_back``), and as ``shards`` does.
     """
     registered = shards(state, trust)
     known = registered | anchored(anchors, trust)
-    there = sqlite.numbers(state)  # read last: a shard's file comes before its anchor
-    missing = sorted(known.difference(there))
+    present_files = sqlite.numbers(state)  # read last: a shard's file comes before its anchor
+    missing = sorted(known.difference(present_files))
     remedy = ": restore the state; nothing is written until then"
     if missing:
         lost = f"the shard {sqlite.shard_path(state, missing[0])}"
         if missing[0] not in registered:
             remedy = f", of which there is an anchor: {anchor.ROLLED_BACK}"
-    elif there and not registered and own is None:
-        # a new one would leave out the shards that somebody has removed together with it
+    elif present_files and not registered and own is None:
+        # a new list would leave out the shards that were removed together with the list
         lost = f"the registry of the shards in {state}"
     else:
-        return registered, there
+        return registered, present_files
     raise StorageError(f"{lost} is missing{remedy}", code="storage.rolled_back")
 
 
@@ -78,7 +78,7 @@ def anchored(anchors: Path | None, trust: TrustDocument) -> frozenset[int]:
     """Return the shards of which there is an anchor; raises ``StorageError``."""
     if anchors is None:
         return frozenset()
-    return frozenset(anchor.kept_shards(anchors, trust.log))
+    return frozenset(anchor.anchored_shards(anchors, trust.log))
 
 
 def write(state: Path, data: bytes) -> None:
@@ -87,28 +87,28 @@ def write(state: Path, data: bytes) -> None:
 
 
 def write_next(state: Path, data: bytes) -> None:
-    """Keep, beside the list, the one that is to take its place. As ``write``."""
+    """Write, beside the list, the list that is to replace it. As ``write``."""
     files.replace(state / _NEXT, data)
 
 
 def adopt_next(state: Path) -> None:
-    """Put the next list in its place, if there is one. As ``write``."""
+    """Replace the list with the next list, if there is one. As ``write``."""
     if has_next(state):
         files.move(state / _NEXT, state / FILE)
 
 
 def has_next(state: Path) -> bool:
-    """Whether a list lies there that is to take the other's place."""
+    """Return whether there is a next list."""
     return (state / _NEXT).exists()
 
 
 def drop_next(state: Path) -> None:
-    """Forget the next list, if there is one: it will not be put in its place. As ``write``."""
+    """Remove the next list, if there is one. As ``write``."""
     files.remove(state / _NEXT)
 
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Be the only process that changes the list; waits for its turn, as ``lock.acquire`` does."""
+    """Keep other processes from changing the list; waits as ``lock.acquire`` does."""
     with lock.held(state / _LOCK):
         yield

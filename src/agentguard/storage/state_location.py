@@ -1,9 +1,9 @@
-"""Where the one state of a log lies: its path, device and inode, kept with the log's anchors.
+"""The location of a log's state: path, device and inode, recorded with the log's anchors.
 
-A copy of a state shares the anchor with the original. Whichever of the two is written first moves
-the anchor, and the other one is behind it from then on. So a state that lies at another path *and*
-is another folder than the recorded one is refused before anything is written (``storage.copied``).
-One of the two may differ: the path after a ``mv``, the folder after a restore of a backup.
+A copy of a state shares the anchor with the original. The first of the two that is written moves
+the anchor, and the other state is behind the anchor from then on. So a state is refused before
+anything is written (``storage.copied``) where both its path and its folder differ from the record.
+Either may differ alone: the path after a ``mv``, the folder after a restore of a backup.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RECORD: Final = "state.json"
 _LOCK: Final = "state.lock"
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A folder: its absolute path without symbolic links, and the device and inode it has."""
 
     path: str
@@ -31,21 +31,21 @@ class Place(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, folder: Path, *, path: Path | None = None) -> Place:
-        """Read the place of ``folder``, which will be at ``path``; raises ``OSError``."""
+    def of(cls, folder: Path, *, path: Path | None = None) -> Location:
+        """Return the location of ``folder``, to be moved to ``path``; raises ``OSError``."""
         status = folder.stat()
         return cls(os.fspath((path or folder).resolve()), status.st_dev, status.st_ino)
 
-    def is_same(self, other: Place) -> bool:
-        """Whether it is the same path, or the same folder at another path."""
+    def is_same(self, other: Location) -> bool:
+        """Return whether this is the same path, or the same folder at another path."""
         return self.path == other.path or self[1:] == other[1:]
 
 
 class _Record(NamedTuple):
-    """The place of a log's state, and of the folder of the log's anchors."""
+    """The locations of a log's state, and of the folder of the log's anchors."""
 
-    state: Place
-    anchors: Place
+    state: Location
+    anchors: Location
 
 
 def record(folder: Path, state: Path, *, made_in: Path | None = None) -> None:
@@ -53,9 +53,9 @@ def record(folder: Path, state: Path, *, made_in: Path | None = None) -> None:
 
     A state that is being founded still lies in ``made_in``. Raises ``StorageError``.
     """
-    here = _here(folder, state, made_in or state)
+    current = _record_of(folder, state, made_in or state)
     with _locked(folder):
-        _write(folder, here)
+        _write(folder, current)
 
 
 def require(folder: Path, state: Path) -> None:
@@ -65,14 +65,14 @@ def require(folder: Path, state: Path) -> None:
     original. Raises ``StorageError`` (``storage.copied``, ``anchor.damaged``,
     ``anchor.unreadable``, ``anchor.unwritable``).
     """
-    here = _here(folder, state, state)
-    if _read(folder) == here:
+    current = _record_of(folder, state, state)
+    if _read(folder) == current:
         return
     with _locked(folder):
-        kept = _read(folder)
-        if kept is not None and _is_copy(kept, here):
-            raise _copied(state, kept.state.path)
-        _write(folder, here)
+        recorded = _read(folder)
+        if recorded is not None and _is_copy(recorded, current):
+            raise _copied(state, recorded.state.path)
+        _write(folder, current)
 
 
 def refuse_copy(folder: Path, state: Path) -> None:
@@ -87,31 +87,31 @@ def original(folder: Path, state: Path) -> str | None:
 
     Raises ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
     """
-    kept = _read(folder)
-    if kept is not None and _is_copy(kept, _here(folder, state, state)):
-        return kept.state.path
+    recorded = _read(folder)
+    if recorded is not None and _is_copy(recorded, _record_of(folder, state, state)):
+        return recorded.state.path
     return None
 
 
 def knows(folder: Path, state: Path) -> bool:
     """Whether the log's state is recorded at this path, or was this folder; raises likewise."""
-    kept = _read(folder)
-    return kept is not None and kept.state.is_same(_here(folder, state, state).state)
+    recorded = _read(folder)
+    return recorded is not None and recorded.state.is_same(_record_of(folder, state, state).state)
 
 
 def path_in(folder: Path) -> str | None:
     """Return the recorded path of a log's state; raises as ``original`` does."""
-    kept = _read(folder)
-    return kept.state.path if kept is not None else None
+    recorded = _read(folder)
+    return recorded.state.path if recorded is not None else None
 
 
-def _is_copy(kept: _Record, here: _Record) -> bool:
-    return kept.anchors.is_same(here.anchors) and not kept.state.is_same(here.state)
+def _is_copy(recorded: _Record, current: _Record) -> bool:
+    return recorded.anchors.is_same(current.anchors) and not recorded.state.is_same(current.state)
 
 
-def _here(folder: Path, state: Path, made_in: Path) -> _Record:
+def _record_of(folder: Path, state: Path, made_in: Path) -> _Record:
     try:
-        return _Record(Place.of(made_in, path=state), Place.of(folder))
+        return _Record(Location.of(made_in, path=state), Location.of(folder))
     except OSError as error:
         raise _unreadable(folder, error) from error
 
@@ -127,24 +127,24 @@ def _read(folder: Path) -> _Record | None:
     try:
         match json.loads(data):
             case {"state": [str(), int(), int()] as state, "anchors": [str(), int(), int()] as own}:
-                return _Record(Place(*state), Place(*own))
+                return _Record(Location(*state), Location(*own))
     except (ValueError, RecursionError):
         pass
     message = f"{path} is damaged: find out who changed it; agentguard trust pin writes a new one"
     raise StorageError(message, code="anchor.damaged")
 
 
-def _write(folder: Path, here: _Record) -> None:
+def _write(folder: Path, current: _Record) -> None:
     try:
         # a path that is no UTF-8 keeps its bytes: JSON escapes what stands for them
-        files.replace(folder / _RECORD, json.dumps(here._asdict()).encode())
+        files.replace(folder / _RECORD, json.dumps(current._asdict()).encode())
     except StorageError as error:
         raise _unwritable(folder, error) from error
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep others from changing the record meanwhile."""
+    """Keep other processes from changing the record meanwhile."""
     try:
         files.make_folder(folder)
         locked = lock.acquire(folder / _LOCK)
@@ -159,7 +159,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _copied(state: Path, recorded: str) -> StorageError:
-    said = f"the state {state.resolve()} is a copy: its log goes on in {recorded}"
+    problem = f"the state {state.resolve()} is a copy: its log goes on in {recorded}"
     if Path(recorded).is_dir():
         remedy = (
             "Work there; for another log, run agentguard init in a new folder. If the log shall go "
@@ -170,7 +170,7 @@ def _copied(state: Path, recorded: str) -> StorageError:
             "There is no state now: bring it back, or, if this is what you moved away from there, "
             f"run {ADOPT} here"
         )
-    return StorageError(f"{said}. {remedy}. Nothing was written", code="storage.copied")
+    return StorageError(f"{problem}. {remedy}. Nothing was written", code="storage.copied")
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
