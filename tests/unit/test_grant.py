@@ -258,9 +258,9 @@ def test_a_depth_past_its_limits(good, signer, depth, max_depth):
 
 
 def test_scopes_are_put_in_order_each_once():
-    assert grant.scopes(["b", "a", "b"]) == ("a", "b")
-    assert grant.scopes({"x:y"}) == ("x:y",)
-    assert grant.scopes(()) == ()
+    assert grant.parse_scopes(["b", "a", "b"]) == ("a", "b")
+    assert grant.parse_scopes({"x:y"}) == ("x:y",)
+    assert grant.parse_scopes(()) == ()
 
 
 BAD_SCOPES: list[Any] = [
@@ -287,7 +287,7 @@ BAD_SCOPES: list[Any] = [
 @pytest.mark.parametrize("asked", BAD_SCOPES, ids=ascii)
 def test_what_is_no_scope_is_refused(asked):
     with pytest.raises(DelegationError) as caught:
-        grant.scopes(asked)
+        grant.parse_scopes(asked)
     assert caught.value.code == "scope.malformed"
     assert "repo:read" in str(caught.value)  # it says what one looks like
 

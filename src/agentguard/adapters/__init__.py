@@ -41,15 +41,17 @@ if TYPE_CHECKING:
     from agentguard.call.binding import Binder, binder
     from agentguard.call.budget import bounded, spend
     from agentguard.call.invocation import CallSite, Invocation
-    from agentguard.call.journal import ResultCodec, dumps_checked
-    from agentguard.call.journal import Runs as RunStore
+    from agentguard.call.journal import ResultCodec, RunStore, dumps_checked
     from agentguard.call.options import CallOptions
     from agentguard.call.tool import ToolSpec, function_schema
-    from agentguard.delegation.context import Narrowing, nested_calls
-    from agentguard.delegation.context import innermost as innermost_block
-    from agentguard.delegation.context import is_lent_by_a_call as is_inside_delegating_call
-    from agentguard.delegation.context import lessened as narrowed_here
-    from agentguard.delegation.grant import scopes as parse_scopes
+    from agentguard.delegation.context import (
+        Narrowing,
+        innermost_block,
+        is_inside_delegating_call,
+        narrowed_here,
+        nested_calls,
+    )
+    from agentguard.delegation.grant import parse_scopes
     from agentguard.domain.config.spelling import closest as closest_name
     from agentguard.errors import ArgumentsError, DecodeError, EncodeError
     from agentguard.signing.canonical import JSON, sha256_hex
@@ -102,16 +104,11 @@ _NAMES = {
 """Which names stand in which module of the core."""
 
 _INNER_NAMES = {
-    "RunStore": "Runs",
     "SILENT_SPAN": "SILENT",
     "canonical_json": "dumps",
     "closest_name": "closest",
-    "innermost_block": "innermost",
     "inside_span": "inside",
-    "is_inside_delegating_call": "is_lent_by_a_call",
     "is_tracing": "is_set_up",
-    "narrowed_here": "lessened",
-    "parse_scopes": "scopes",
     "shortened_text": "shortened",
     "visible_json": "shown_json",
     "visible_text": "shown",

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, overload
 
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation
-from agentguard.call.journal import Runs
+from agentguard.call.journal import RunStore
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec
 from agentguard.guard.agent import Agent, caller_of
@@ -100,7 +100,7 @@ def check_tool_names(agent: Agent) -> None:
     caller_of(agent).runtime.check_tool_names()
 
 
-def run_store(agent: Agent) -> Runs:
+def run_store(agent: Agent) -> RunStore:
     """Return where an adapter keeps what it needs of runs that go on later, in any process.
 
     Raises ``Denied`` where the guard is closed.

@@ -48,11 +48,11 @@ def stream_within(narrowing: Narrowing, start: Callable[[], Iterable[Item]]) -> 
 
     ``narrowing`` ends with the iterator. Whoever asks for the items gets nothing of it.
     """
-    return generators.items(narrowing, generators.begun(narrowing), start)
+    return generators.items(narrowing, generators.begin_in_copy(narrowing), start)
 
 
 def astream_within(
     narrowing: Narrowing, start: Callable[[], AsyncIterable[Item]]
 ) -> AsyncIterator[Item]:
     """Make the items of an async iterable within ``narrowing``; the twin of ``stream_within``."""
-    return generators.aitems(narrowing, generators.begun(narrowing), start)
+    return generators.aitems(narrowing, generators.begin_in_copy(narrowing), start)

@@ -154,7 +154,7 @@ class Journal(Protocol):
         """Let a call be made anew."""
 
 
-class Runs(Protocol):
+class RunStore(Protocol):
     """The store of adapters' data about runs that may be resumed.
 
     Each method raises ``StorageError``.

@@ -28,7 +28,7 @@ class Activation:
     def __init__(self, delegation: object) -> None:
         self._delegation = delegation
         self._outer: Activation | None = None
-        self._running: Running | None = None
+        self._running: RunningCall | None = None
         self._token: Token[Activation | None] | None = None
         self._reinstated: Token[Activation | None] | None = None
 
@@ -77,9 +77,9 @@ class Activation:
         """Whether neither a block nor a guarded call has begun here since this activation began."""
         return self.is_innermost and self._running is _RUNNING.get()
 
-    def lessened(self, delegation: object) -> object:
+    def narrow(self, delegation: object) -> object:
         """Return a delegation from elsewhere, narrowed by each ``Narrowing`` that is active."""
-        return delegation if self._outer is None else self._outer.lessened(delegation)
+        return delegation if self._outer is None else self._outer.narrow(delegation)
 
 
 class Narrowing(Activation):
@@ -102,14 +102,14 @@ class Narrowing(Activation):
         outer = None if self._outer is None else self._outer.delegation
         return None if outer is None else self._narrow(outer)
 
-    def lessened(self, delegation: object) -> object:
+    def narrow(self, delegation: object) -> object:
         """Return the part of a delegation from elsewhere that may be used in this block."""
         super().delegation  # noqa: B018  raises after the end
-        return self._narrow(super().lessened(delegation))
+        return self._narrow(super().narrow(delegation))
 
 
 _ENDED: Final = object()
-_RUNNING: ContextVar[Running | None] = ContextVar("agentguard_running", default=None)
+_RUNNING: ContextVar[RunningCall | None] = ContextVar("agentguard_running", default=None)
 _IN_FORCE: ContextVar[Activation | None] = ContextVar("agentguard_in_force", default=None)
 
 
@@ -133,12 +133,12 @@ def _reset(token: Token[Activation | None] | None) -> bool:
     return True
 
 
-def innermost() -> Activation | None:
+def innermost_block() -> Activation | None:
     """For adapters: return the activation that decides what is in force here, or None."""
     return _IN_FORCE.get()
 
 
-def is_lent_by_a_call() -> bool:
+def is_inside_delegating_call() -> bool:
     """For adapters: whether a guarded call has put a delegation in force here, or had and ended.
 
     No other delegation takes the place of an ended one.
@@ -151,14 +151,14 @@ def is_lent_by_a_call() -> bool:
         return True
 
 
-def lessened(delegation: object) -> object:
+def narrowed_here(delegation: object) -> object:
     """For adapters: return the part of a delegation from elsewhere that may be used here.
 
     Raises ``DelegationError`` where an activation has ended, or a narrowing asks for more than the
     delegation has.
     """
-    activation = innermost()
-    return delegation if activation is None else activation.lessened(delegation)
+    activation = innermost_block()
+    return delegation if activation is None else activation.narrow(delegation)
 
 
 def idempotency_key() -> str:
@@ -184,20 +184,20 @@ def nested_calls() -> NestedCalls | None:
     return None if running is None else running.nested_calls
 
 
-class Running:
+class RunningCall:
     """The running guarded call: answers ``idempotency_key``, and puts a delegation in force.
 
-    ``lends`` is the delegation of the call's agent. An agent on its own authority has None, which
+    ``delegation`` is that of the call's agent. An agent on its own authority has None, which
     changes nothing of what is in force: an agent uses its own authority only where no delegation is
     in force.
     """
 
     __slots__ = ("_activation", "_token", "invocation_id", "nested_calls")
 
-    def __init__(self, invocation_id: str, nested_calls: NestedCalls, lends: object) -> None:
+    def __init__(self, invocation_id: str, nested_calls: NestedCalls, delegation: object) -> None:
         self.invocation_id = invocation_id
         self.nested_calls = nested_calls
-        self._activation = Activation(lends) if lends is not None else None
+        self._activation = Activation(delegation) if delegation is not None else None
 
     def __enter__(self) -> None:
         self._token = _RUNNING.set(self)

@@ -25,8 +25,8 @@ from agentguard.delegation.context import Activation
 Item = TypeVar("Item")
 
 
-def begun(activation: Activation) -> Context:
-    """Return a copy of the present context in which ``activation`` has begun."""
+def begin_in_copy(activation: Activation) -> Context:
+    """Begin ``activation`` in a copy of the present context, and return the copy."""
     context = copy_context()
     context.run(activation.begin)
     return context
@@ -80,7 +80,7 @@ async def aitems(
             context.run(activation.end)
 
 
-def has_begun(iterable: object) -> bool:
+def has_own_context(iterable: object) -> bool:
     """Whether a value is a generator of this module, which has a context of its own."""
     codes = (getattr(iterable, "gi_code", None), getattr(iterable, "ag_code", None))
     return items.__code__ in codes or aitems.__code__ in codes

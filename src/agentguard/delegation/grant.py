@@ -113,7 +113,7 @@ class Hop:
         return hashlib.sha256(self.signing_input).hexdigest()
 
 
-def scopes(scope: object) -> tuple[str, ...]:
+def parse_scopes(scope: object) -> tuple[str, ...]:
     """Return the scope-tokens of an iterable, sorted and each once, as a grant has them.
 
     Raises ``DelegationError`` (``scope.malformed``) for what is no scope-token (RFC 6749, 3.3).

@@ -118,7 +118,7 @@ class Delegation:
 
         Raises ``DelegationError``: ``invalid_scope`` for more than there is, ``scope.malformed``.
         """
-        narrower = grant.scopes(scope)
+        narrower = grant.parse_scopes(scope)
         excess = [token for token in narrower if token not in self._scope]
         if excess:
             message = f"the delegation does not have the scope {' '.join(excess)}"
@@ -189,14 +189,14 @@ class Delegation:
         a generator that ``iterate`` or a sub-agent returned, which has a context of its own. Pass a
         function that makes that generator instead.
         """
-        if generators.has_begun(items):
+        if generators.has_own_context(items):
             message = (
                 "this iterator has a context of its own already, where this is not in force: give "
                 "a function that makes it, iterate(lambda: child.stream(...))"
             )
             raise ConfigError(message, code="delegation.generator")
         activation = Activation(self)
-        context = generators.begun(activation)
+        context = generators.begin_in_copy(activation)
         try:
             iterable = context.run(_iterable, items)
         except BaseException:

@@ -95,7 +95,7 @@ def begin(issuer: Signer, trust_domain: str, terms: Terms, *, now: int, jti: str
         if terms.via is None
         else require_principal(terms.via, "service", DelegationError),
         key_id=issuer.key_id,
-        scope=grant.scopes(terms.scope),
+        scope=grant.parse_scopes(terms.scope),
         audience=tuple(sorted(set(terms.audience))) or (domain,),
         issued_at=now,
         expires_at=now + terms.expires_in,
@@ -130,7 +130,7 @@ def extend(
     """
     _require_holder(chain.leaf, signer, by)
     parent = chain.hops[-1]
-    hop = _next_grant(parent, delegatee, grant.scopes(scope), now=now, jti=jti)
+    hop = _next_grant(parent, delegatee, grant.parse_scopes(scope), now=now, jti=jti)
     try:
         link.check_link(parent, hop)
         link.check_narrowing(parent.grant, hop)

@@ -16,7 +16,7 @@ from agentguard.audit import records
 from agentguard.audit.log import LogReader
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
-from agentguard.call.journal import Journal, Runs
+from agentguard.call.journal import Journal, RunStore
 from agentguard.errors import StorageError
 from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
@@ -70,7 +70,7 @@ class Domain(Protocol):
     def journal(self, ledger: Ledger | None = None) -> Journal:
         """What became of calls that may be made again."""
 
-    def runs(self) -> Runs:
+    def runs(self) -> RunStore:
         """What adapters keep of runs that go on later."""
 
     def renewed(self) -> Domain | None:

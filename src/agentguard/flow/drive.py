@@ -88,9 +88,9 @@ def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> 
                 return _look_up(effect)
 
 
-def running(effect: Run) -> context.Running:
+def running(effect: Run) -> context.RunningCall:
     """Return the context in which the tool runs, with the delegation in force there."""
-    return context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends)
+    return context.RunningCall(effect.invocation_id, effect.nested_calls, effect.authority.lends)
 
 
 def require_value(result: T) -> T:

@@ -23,7 +23,7 @@ from agentguard.audit.entry import Attachment, Mode, Receipt
 from agentguard.audit.log import AuditLog
 from agentguard.audit.records import Record
 from agentguard.call.decision import Decision
-from agentguard.call.journal import Journal, Runs
+from agentguard.call.journal import Journal, RunStore
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import FactsFunction, FactsInput
 from agentguard.identity.revocation import Revocations
@@ -263,7 +263,7 @@ class Line:
     principal_roles: Mapping[str, Sequence[str]]
     approvals: Approvals
     journal: Journal
-    runs: Runs
+    runs: RunStore
     roster: Roster
     trust_domain: str
     on_request: Callable[[ApprovalRequest], object] | None = None

@@ -126,7 +126,7 @@ class MemoryJournal:
 
 
 class MemoryRuns:
-    """The ``Runs`` of a guard in memory."""
+    """The ``RunStore`` of a guard in memory."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}

@@ -20,7 +20,7 @@ _REMEDY: Final = "remove it, and begin the run anew"
 
 
 class FileRuns:
-    """The ``Runs`` of a state directory; ``keys`` returns the log's key and the trust document.
+    """The ``RunStore`` of a state directory; ``keys`` returns the log's key and the trust document.
 
     Each method raises ``StorageError``.
     """

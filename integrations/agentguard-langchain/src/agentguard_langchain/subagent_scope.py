@@ -34,7 +34,7 @@ class SubagentScope(Narrowing):
     def delegation(self) -> object:
         """The narrowed delegation: the agent's own (``under``), or else the one in force around."""
         own = self.agent.delegation
-        return super().delegation if own is None else self.lessened(own)
+        return super().delegation if own is None else self.narrow(own)
 
     @contextmanager
     def entered(self) -> Iterator[None]:

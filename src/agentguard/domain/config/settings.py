@@ -92,7 +92,7 @@ class Config:
                     "roles would say so"
                 )
                 raise DelegationError(message, code="scope.malformed")
-            return grant.scopes(scope)
+            return grant.parse_scopes(scope)
         principal = self.principals.get(subject)
         if principal is None:
             candidate = closest(subject, self.principals)
@@ -102,7 +102,7 @@ class Config:
                 f'{advice} [principals."{subject}"] with the roles that say what may be lent'
             )
             raise DelegationError(message, code="principal.unknown")
-        request = grant.scopes(principal.scope if scope is None else scope)
+        request = grant.parse_scopes(principal.scope if scope is None else scope)
         excess = [name for name in request if name not in principal.scope]
         if excess or (scope is None and not request):
             message = (

@@ -113,7 +113,7 @@ class Table:
     def scope(self, key: str) -> frozenset[str]:
         """Return a list of scopes as a set, empty where there is none."""
         try:
-            return frozenset(grant.scopes(self.texts(key, ())))
+            return frozenset(grant.parse_scopes(self.texts(key, ())))
         except DelegationError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 
