@@ -141,7 +141,7 @@ class Attempt:
             return endings.HANDED_ON
         if isinstance(error, (TimeoutError, *options.outcome_unknown)):
             return endings.CUT_SHORT
-        is_resumable = self.options.reentrant or self.nested_calls.hands_over
+        is_resumable = options.reentrant or self.nested_calls.hands_over
         return endings.UNFINISHED if is_resumable else endings.FAILED
 
     def ending_of_return(self) -> Ending:
@@ -156,9 +156,9 @@ class Attempt:
         if nested_calls.is_repeatable and (self.options.reentrant or nested_calls.hands_over):
             return endings.AWAITING
         _LOGGER.warning(
-            "the call %s has ended while a call waits that its tool has made: it is not made again "
-            "when its run goes on, since what its tool has done else would be done twice; let the "
-            "tool raise what it is told of the call that waits",
+            "the call %s has ended while a call waits that its tool made. A resumed run does not "
+            "make the ended call again, since the rest of the tool's work would be done twice. Let "
+            "the tool raise the exception that it gets for the waiting call",
             self.invocation_id,
         )
         return endings.DONE
