@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from agentguard.delegation.grant import parse_scopes
     from agentguard.domain.config.spelling import closest as closest_name
     from agentguard.errors import ArgumentsError, DecodeError, EncodeError
-    from agentguard.signing.canonical import JSON, sha256_hex
-    from agentguard.signing.canonical import dumps as canonical_json
+    from agentguard.signing.canonical import JSON, digest
     from agentguard.telemetry import SILENT as SILENT_SPAN
     from agentguard.telemetry import AgentSpan, attached, fails_open
     from agentguard.telemetry import inside as inside_span
@@ -94,7 +93,7 @@ _NAMES = {
     "delegation.grant": ("parse_scopes",),
     "domain.config.spelling": ("closest_name",),
     "errors": ("ArgumentsError", "DecodeError", "EncodeError"),
-    "signing.canonical": ("JSON", "canonical_json", "sha256_hex"),
+    "signing.canonical": ("JSON", "digest"),
     "telemetry": (
         *("SILENT_SPAN", "AgentSpan", "attached", "fails_open", "inside_span", "is_tracing"),
         "workflow_span",
@@ -105,7 +104,6 @@ _NAMES = {
 
 _INNER_NAMES = {
     "SILENT_SPAN": "SILENT",
-    "canonical_json": "dumps",
     "closest_name": "closest",
     "inside_span": "inside",
     "is_tracing": "is_set_up",
@@ -147,11 +145,11 @@ __all__ = [
     "attached",
     "binder",
     "bounded",
-    "canonical_json",
     "check_tool_names",
     "closest_name",
     "configure_tool",
     "denial_text",
+    "digest",
     "dumps_checked",
     "evaluate",
     "fails_open",
@@ -171,7 +169,6 @@ __all__ = [
     "require_supported",
     "run",
     "run_store",
-    "sha256_hex",
     "shortened_text",
     "spend",
     "stream_within",

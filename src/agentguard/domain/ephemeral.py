@@ -6,8 +6,10 @@ The one in a state directory stands in ``domain.py``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agentguard.approvals.inbox import Store
@@ -17,7 +19,9 @@ from agentguard.audit.log import LogReader
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import Journal, RunStore
-from agentguard.errors import StorageError
+from agentguard.domain import config
+from agentguard.domain.config import Config
+from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
@@ -131,6 +135,21 @@ class MemoryDomain:
 
     def renewed(self) -> None:
         """Nobody can rotate its keys."""
+
+
+def settings(tables: object) -> Config:
+    """Read the tables of an agentguard.toml for a guard in memory; raises ``ConfigError``."""
+    if not isinstance(tables, Mapping):
+        message = (
+            f"config: expected the tables of an agentguard.toml as a dict, got {tables!r}: a file "
+            "is opened with Guard.open"
+        )
+        raise ConfigError(message)
+    for durable in ("state", "anchor", "keys", "policy"):
+        if durable in tables:
+            message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"
+            raise ConfigError(message)
+    return config.parse(tables, source="config", base=Path.cwd())
 
 
 def domain(trust_domain: str, *, now: datetime) -> MemoryDomain:

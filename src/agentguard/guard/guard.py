@@ -156,7 +156,7 @@ class Guard:
         table in it any agent name is taken, with its own authority and every scope.
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
-        settings = _ephemeral_settings({} if config is None else config)
+        settings = ephemeral.settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))
         home = ephemeral.domain(settings.trust_domain, now=process.clock())
@@ -373,20 +373,6 @@ def _require_callback(on_request: object) -> None:
     if on_request is None or (callable(on_request) and not inspect.iscoroutinefunction(on_request)):
         return
     raise ConfigError(f"on_request: expected a function, no coroutine function, got {on_request!r}")
-
-
-def _ephemeral_settings(tables: object) -> Config:
-    if not isinstance(tables, Mapping):
-        message = (
-            f"config: expected the tables of an agentguard.toml as a dict, got {tables!r}: a file "
-            "is opened with Guard.open"
-        )
-        raise ConfigError(message)
-    for durable in ("state", "anchor", "keys", "policy"):
-        if durable in tables:
-            message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"
-            raise ConfigError(message)
-    return config.parse(tables, source="config", base=Path.cwd())
 
 
 def _after_fork() -> None:

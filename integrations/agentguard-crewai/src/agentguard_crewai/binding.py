@@ -17,7 +17,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel
 
 from agentguard import ConfigError
-from agentguard.adapters import JSON, Arguments, ToolSpec, binder, canonical_json
+from agentguard.adapters import JSON, Arguments, ToolSpec, binder, digest
 from agentguard_crewai.sealing import below, kind_of
 
 
@@ -73,7 +73,7 @@ def _state(tool: BaseTool) -> dict[str, object]:
     state = {**vars(tool), **(tool.__pydantic_extra__ or {}), **(tool.__pydantic_private__ or {})}
     for counted in ("current_usage_count", "_usage_lock"):
         state.pop(counted, None)
-    state["args_schema"] = canonical_json(_schema(tool.args_schema))
+    state["args_schema"] = digest(_schema(tool.args_schema))
     if isinstance(tool, MCPNativeTool):
         factory = state["_client_factory"]  # another one at each kickoff, of the same server
         state["_client_factory"] = tool.server_reference or _cells(factory).get(

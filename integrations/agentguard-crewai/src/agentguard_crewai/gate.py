@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from crewai.tools import BaseTool
@@ -27,8 +28,7 @@ from agentguard.adapters import (
     CallSite,
     Invocation,
     ToolSpec,
-    canonical_json,
-    sha256_hex,
+    digest,
 )
 from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
@@ -135,7 +135,9 @@ class Gate:
         )
         bound, place = invocation.arguments, None
         if run.name is not None and isinstance(bound, Arguments):
-            place = run.take(Key(agent.name, _whose(), spec.name, sha256_hex(bound.encoded)))
+            place = run.take(
+                Key(agent.name, _whose(), spec.name, sha256(bound.encoded).hexdigest())
+            )
             invocation = replace(
                 invocation, site=place.site, refusal=rejection.recalled(agent, place)
             )
@@ -164,4 +166,4 @@ def _whose() -> str | None:
     if lent is None:
         return None
     said = [lent.principal, lent.chain.actors, lent.task_id]
-    return sha256_hex(canonical_json(said))
+    return digest(said)
