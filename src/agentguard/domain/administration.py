@@ -1,7 +1,7 @@
-"""What the administrator does: settle a call in doubt, erase a call's data, revoke, freeze.
+"""The administrator's statements: settle a call in doubt, erase a call's data, revoke, freeze.
 
-Each is a statement that the admin key signs, appended like any other entry, and durable before
-anything is done.
+The admin key signs each statement. The statement is an entry of the log like any other, durable
+before anything else is done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REVOCABLE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was erased: the call, where that is recorded, and how many attachments there were."""
+    """The call, the erasure's entry, and the number of attachments that were erased."""
 
     call: CallPlace
     recorded: Receipt

@@ -1,7 +1,6 @@
-"""A trust domain at rest: how ``agentguard init`` founds one, and how a guard takes it up.
+"""A trust domain in a state directory: how a domain is founded, and how a guard opens it.
 
-A domain is its keys, its trust document and its log: here in one state directory, in memory in
-``ephemeral.py``.
+A domain is its keys, its trust document and its log. ``ephemeral.py`` has a domain in memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A trust domain as a guard takes any, and the one in memory that is gone with its process.
+"""The protocol of a trust domain, and the domain in memory that is gone with its process.
 
-The one in a state directory stands in ``domain.py``.
+``domain.py`` has the domain in a state directory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The passphrase of the long-lived keys: where it is found, and how it is held and asked for.
+"""The passphrase of the long-lived keys: its sources, and how the passphrase stays hidden.
 
-Whatever goes wrong with it, no error and no traceback shows it. The keys that it unlocks are
-``keystore.py``'s business.
+No error and no traceback shows the passphrase. ``keystore.py`` reads the keys that it unlocks.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _LONGEST: Final = 64 * 1024
 """Bytes of a file that may hold a passphrase."""
 
 Passphrase = Secret | bytes | Callable[[], Secret | bytes]
-"""The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
+"""The passphrase, or a function that returns it: called at once, and after each rotation."""
 
 
 def held(passphrase: Passphrase) -> Passphrase:

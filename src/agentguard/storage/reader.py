@@ -1,4 +1,4 @@
-"""Reading the log in a state directory, shard by shard, without taking any of it over."""
+"""Reads the log in a state directory, shard by shard, without a lease on any shard."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from agentguard.storage.reentry import SQLITE_LOCK
 
 
 class StateReader:
-    """A ``LogReader`` of a state directory; nothing that it returns has been verified.
+    """A ``LogReader`` of a state directory; what the reader returns is unverified.
 
-    A state without any shard is an error (``storage.missing``), but where it ``may_be_empty``: its
-    verification says what is missing.
+    A state without any shard is an error (``storage.missing``), unless the state ``may_be_empty``:
+    then its verification says what is missing.
     """
 
     def __init__(self, state: Path, *, may_be_empty: bool = False) -> None:
@@ -64,20 +64,20 @@ class StateReader:
         return next((row[1] for row in self._rows(shard, _NOTE, statement, size)), None)
 
     def end(self, shard: int) -> End | None:
-        """What the writer would go on from."""
+        """Return the end from which the shard's writer would continue, if there is one."""
         rows = self._rows(shard, _END, "SELECT origin, size, range FROM shard")
         return next((End(*row) for row in rows), None)
 
     def stored(self, shard: int) -> Iterator[StoredEntry]:
-        """Yield the entries with all that stands beside them: what has no entry is not seen."""
+        """Yield the entries with their summaries and attachments, and no row without an entry."""
         return self._stored(shard, None)
 
     def entry(self, shard: int, index: int) -> StoredEntry | None:
-        """One entry with all that stands beside it."""
+        """Return one entry with its summary and attachments; None where there is none."""
         return next(self._stored(shard, index), None)
 
     def _stored(self, shard: int, index: int | None) -> Iterator[StoredEntry]:
-        """Walk the three tables side by side: looking each entry's rows up takes far longer."""
+        """Read the three tables side by side: a look-up for each entry takes far longer."""
         where, and_, asked = (
             ("WHERE idx = ?", "AND idx = ?", (index,)) if index is not None else ("", "", ())
         )
@@ -97,7 +97,7 @@ class StateReader:
 
     @contextmanager
     def snapshot(self, shard: int) -> Iterator[None]:
-        """Read, within it, what one shard holds at one moment, whoever writes meanwhile."""
+        """Let the reads in a ``with`` block see one shard as of one moment."""
         path = sqlite.shard_path(self._state, shard)
         with SQLITE_LOCK, sqlite.errors(path):
             connection = self._connection(shard)
@@ -109,7 +109,7 @@ class StateReader:
                 connection.rollback()
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
-        """Yield what stands beside no entry: ``(index, table)``, the first hundred."""
+        """Yield the first hundred rows of each table without an entry: ``(index, table)``."""
         for table in ("summaries", "attachments"):
             for index in self._indices(shard, _STRAYS.format(table)):
                 yield index, table
@@ -117,8 +117,8 @@ class StateReader:
     def damage(self, shard: int) -> Iterator[str]:
         """Yield what SQLite finds wrong with the file, the first ten.
 
-        It compares the index with its table, too: through that everything is found but by a walk.
-        While it looks (some seconds for a million entries) no guard of this process can write.
+        SQLite compares the index with its table, too. While SQLite looks (some seconds for a
+        million entries) no guard of this process can write.
         """
         rows = self._rows(shard, _TEXT, f"PRAGMA integrity_check({_FINDINGS})")
         lines = (line for (said,) in rows for line in said.split("\n"))
@@ -149,7 +149,7 @@ class StateReader:
         return self._indices(shard, statement, newest_first=newest_first)
 
     def close(self) -> None:
-        """Close the files; reading on opens them anew."""
+        """Close the files; a later read opens them again."""
         _close(self._open)
 
     def _connection(self, shard: int) -> sqlite3.Connection:
@@ -220,14 +220,14 @@ class StateReader:
                     self._walks[shard] -= 1
 
     def _forked(self) -> None:
-        """In a fork: leave the parent's connections alone; what is read here is opened anew."""
+        """In a fork, set the parent's connections aside; a later read opens the files again."""
         while self._open:
             shard, connection = self._open.popitem()
             sqlite.keep_inherited(sqlite.shard_path(self._state, shard), connection)
 
 
 def _fetch(cursor: sqlite3.Cursor, most: int) -> tuple[list[Any], sqlite3.Error | None]:
-    """Return the next rows, ``most`` unless it ends, and what is wrong with the one behind them."""
+    """Return the next rows, ``most`` at most, and the error of the row behind them, if any."""
     rows: list[Any] = []
     with SQLITE_LOCK:
         try:
@@ -274,9 +274,9 @@ def _ordered(statement: str, *, newest_first: bool) -> str:
 
 
 class _Shape(NamedTuple):
-    """The rows of a statement: of which types, and how many columns say where each stands.
+    """The rows of a statement: their types, and how many columns are the key of their order.
 
-    ``ahead`` is how many are fetched at once: more than one only of those that all are walked.
+    ``ahead`` is how many rows are fetched at once.
     """
 
     key: int

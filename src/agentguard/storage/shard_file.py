@@ -1,6 +1,6 @@
-"""The writer's side of one shard's file: batches and checkpoints go in, the anchor follows.
+"""Writes one shard's file: batches with their checkpoints, and then the anchor.
 
-One process at a time has it, by a lock on the file beside it; which one, ``lease.py`` settles.
+A lock on the file beside the shard's lets one process at a time write; ``lease.py`` says which.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ShardFile:
         held = lock.try_acquire(path.with_suffix(".lock"))
         if held is None:
             return None
-        unlock = ExitStack()  # left last: a lock is released outside SQLite (fork.py)
+        unlock = ExitStack()  # released last: a lock is released outside SQLite (fork.py)
         unlock.callback(lock.release, held)
         with unlock, SQLITE_LOCK, ExitStack() as undo:
             with sqlite.errors(path):
@@ -81,7 +81,7 @@ class ShardFile:
     def _check_head(
         self, head: Checkpoint, trust: TrustDocument, seen: Checkpoint | None
     ) -> bytes | None:
-        """Refuse to sign onwards from a tree that no key of the log has vouched for.
+        """Refuse to continue from a tree whose checkpoint no key of the log has signed.
 
         Returns the newest checkpoint's note, None for an empty shard.
         """
@@ -107,9 +107,9 @@ class ShardFile:
         return note
 
     def _check_prefix(self, seen: Checkpoint, head: Checkpoint) -> None:
-        """Refuse a shard that does not go on from what its anchor has seen.
+        """Refuse a shard that does not continue the tree that its anchor has seen.
 
-        It has been committed to and not anchored yet, or somebody has made it longer than it was.
+        The shard is longer than its anchor: a commit is not anchored yet, or somebody added rows.
         """
         tree = CompactRange()
         with SQLITE_LOCK, sqlite.errors(self._path):
@@ -128,7 +128,7 @@ class ShardFile:
             raise sqlite.damaged(self._path, "its entries are not those of its newest checkpoint")
 
     def _check_beside(self, head: Checkpoint) -> None:
-        """Refuse rows beside entries that are yet to come: they would be in the way."""
+        """Refuse rows with the indices of later entries: those entries could not be written."""
         with SQLITE_LOCK, sqlite.errors(self._path):
             for table in ("summaries", "attachments", "checkpoints"):
                 column, past = (
@@ -196,7 +196,7 @@ class ShardFile:
     def close(self) -> None:
         """Close the file and release the lock."""
         with SQLITE_LOCK:
-            # what is in the write-ahead log is as durable, but less handy
+            # the write-ahead log is as durable, and one file is easier to copy
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
@@ -204,7 +204,7 @@ class ShardFile:
         lock.release(self._held)
 
     def abandon(self) -> None:
-        """In a fork: drop the inherited descriptors; the connection is kept, and never closed."""
+        """In a fork, close the inherited descriptors; keep the connection, and never close it."""
         sqlite.keep_inherited(self._path, self._connection)
         _NOTES[self._path.absolute()] = self._note
         self._anchor.close()
@@ -221,8 +221,8 @@ _NOTES: dict[Path, bytes | None] = {}
 def _make(path: Path, origin: str) -> None:
     """Make the file of an empty shard, whole or not at all.
 
-    It is made in memory, since SQLite would look for a journal beside a file. It has its
-    write-ahead log from the first: that is what bytes 18 and 19 say.
+    The file is made in memory, since SQLite would look for a journal beside a file. Bytes 18 and
+    19 say that the file has a write-ahead log from the first.
     """
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(

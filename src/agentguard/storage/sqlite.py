@@ -1,6 +1,6 @@
 """The SQLite file of one shard: its schema, how it is opened, and what its errors mean.
 
-What is written into it stands in ``shard_file.py``, what is read from it in ``reader.py``.
+``shard_file.py`` writes the file, ``reader.py`` reads it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CREATE TABLE attachments (
 # page, and leaves no copy of one in free space, where no erasure would reach it
 
 ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
-"""What is left of an attachment that was erased: to delete its row would be to move others."""
+"""The row of an erased attachment: to delete the row would be to move other rows."""
 
 MAX_LENGTH: Final = 16 * 1024 * 1024
 """Bytes of one value; SQLite refuses a longer one, and a file that claims to hold it."""
@@ -220,7 +220,7 @@ def make_durable(connection: sqlite3.Connection) -> None:
 
 
 def damaged(path: Path, problem: str) -> StorageError:
-    """Say that a file is not as it was written."""
+    """Return the error for a file that is not as this package wrote the file."""
     message = f"{path} is damaged ({problem}): keep a copy, and run agentguard audit verify on it"
     return StorageError(message, code="storage.corrupt")
 
@@ -228,8 +228,8 @@ def damaged(path: Path, problem: str) -> StorageError:
 def require_file(path: Path) -> None:
     """Raise ``StorageError`` (``storage.missing``) unless there is a file.
 
-    Also where what SQLite opens beside it is none (``storage.corrupt``): a pipe would never end. A
-    log has a write-ahead log from its first byte on, and never a rollback journal.
+    Also refuse (``storage.corrupt``) a file beside the log that is no regular file, for a pipe
+    would never end, and a rollback journal, for a log has a write-ahead log from the first.
     """
     if not path.is_file():
         message = f"there is no log at {path}: restore the state, or name the right one"
@@ -250,7 +250,7 @@ def require_file(path: Path) -> None:
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a file that is no log of this version, to the letter of its schema.
 
-    A trigger would drop what is written, and a view never end: there are none in a log.
+    A log has no trigger, which could drop what is written, and no view, which could never end.
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
     (application,) = connection.execute("PRAGMA application_id").fetchone()

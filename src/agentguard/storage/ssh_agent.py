@@ -1,6 +1,6 @@
-"""A signer whose key an ssh-agent holds: the private key stays there (draft-miller-ssh-agent).
+"""A signer whose private key stays in an ssh-agent (draft-miller-ssh-agent).
 
-For people who approve; a guard's own keys rest in its state (``domain/keystore.py``).
+Approvers use this signer; a guard's own keys lie in its state (``domain/keystore.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who can change files: whether somebody who writes a state can change its anchor as well.
+"""Finds out who can change files: whether a user who writes a state can change its anchor, too.
 
-Whoever can change both can roll both back, and then the anchor agrees with the state: it proves
+A user who can change both can roll both back; the anchor then agrees with the state, and proves
 nothing. Who can change a file is read off owners and modes, of the file and of each folder above:
 the owner always (``chmod``), and the group or everybody where they have the right to write. In a
 folder with the sticky bit only owners replace what is there, such as a link of theirs. A file with
