@@ -50,9 +50,9 @@ def passphrase_of(config: Config) -> Secret:
     The variable is taken out of the environment (``keystore.from_environment``). Raises
     ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
     """
-    given = keystore.from_environment()
-    if given is not None:
-        return given
+    passphrase = keystore.from_environment()
+    if passphrase is not None:
+        return passphrase
     path = config.passphrase_file
     if path is None:
         message = (

@@ -68,12 +68,12 @@ def rotate(
     """
     passphrase = Secret.of(passphrase)
     if compromised_since is None:
-        kept = _overlap(overlap)
+        lifetime = _overlap(overlap)
     elif overlap is not None:
         raise ConfigError("a compromised key has no overlap: name one of the two")
     else:
         _require_past(compromised_since, now)
-        kept = timedelta(0)
+        lifetime = timedelta(0)
     state, anchors = settings.state, settings.anchor
     with registry_file.locked(state):
         home = domain.take_up_locked(settings, passphrase)
@@ -86,7 +86,7 @@ def rotate(
             old.public_key,
             new.public_key,
             now=seconds(now),
-            until=seconds(now + kept),
+            until=seconds(now + lifetime),
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
         if use == "log":
@@ -132,8 +132,8 @@ def _relisted(home: StateDomain, now: datetime) -> bytes:
     return seal_registry(home.issuer, home.trust, home.registered(), at=timestamp(now))
 
 
-def _overlap(asked: timedelta | None) -> timedelta:
-    overlap = OVERLAP if asked is None else asked
+def _overlap(duration: timedelta | None) -> timedelta:
+    overlap = OVERLAP if duration is None else duration
     if overlap < MIN_OVERLAP:
         hours = MIN_OVERLAP // timedelta(hours=1)  # the unit of --overlap
         raise ConfigError(f"an overlap of {overlap} is too short: take {hours} hours or more")

@@ -78,22 +78,22 @@ class StateReader:
 
     def _stored(self, shard: int, index: int | None) -> Iterator[StoredEntry]:
         """Read the three tables side by side: a look-up for each entry takes far longer."""
-        where, and_, asked = (
+        where, and_, parameters = (
             ("WHERE idx = ?", "AND idx = ?", (index,)) if index is not None else ("", "", ())
         )
-        about = self._rows(shard, _SUMMARY, _SUMMARIES.format(where), *asked)
-        beside = self._rows(shard, _ATTACHMENT, _ATTACHMENTS.format(and_), *asked)
+        about = self._rows(shard, _SUMMARY, _SUMMARIES.format(where), *parameters)
+        beside = self._rows(shard, _ATTACHMENT, _ATTACHMENTS.format(and_), *parameters)
         row, attachment = next(about, None), next(beside, None)
-        for at, body in self._rows(shard, _ENTRY, _ENTRIES.format(where), *asked):
+        for at, body in self._rows(shard, _ENTRY, _ENTRIES.format(where), *parameters):
             while row is not None and row[0] < at:
                 row = next(about, None)
-            found = Summary(*row[1:]) if row is not None and row[0] == at else None
+            summary = Summary(*row[1:]) if row is not None and row[0] == at else None
             attachments: list[Attachment] = []
             while attachment is not None and attachment[0] <= at:
                 if attachment[0] == at:
                     attachments.append(Attachment(*attachment[1:]))
                 attachment = next(beside, None)
-            yield StoredEntry(at, body, found, attachments)
+            yield StoredEntry(at, body, summary, attachments)
 
     @contextmanager
     def snapshot(self, shard: int) -> Iterator[None]:
@@ -121,9 +121,9 @@ class StateReader:
         million entries) no guard of this process can write.
         """
         rows = self._rows(shard, _TEXT, f"PRAGMA integrity_check({_FINDINGS})")
-        lines = (line for (said,) in rows for line in said.split("\n"))
-        found = (line for line in lines if line != "ok" and not line.startswith("***"))
-        return islice(found, _FINDINGS)
+        lines = (line for (text,) in rows for line in text.split("\n"))
+        findings = (line for line in lines if line != "ok" and not line.startswith("***"))
+        return islice(findings, _FINDINGS)
 
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False

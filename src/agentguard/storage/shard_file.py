@@ -93,10 +93,10 @@ class ShardFile:
             return None
         try:
             note = bytes(row[0]) if row else b""
-            signed, signer = statements.check_checkpoint(note, trust, head.origin)
+            checkpoint, signer = statements.check_checkpoint(note, trust, head.origin)
         except (AgentguardError, TypeError, ValueError) as error:
             raise sqlite.damaged(self._path, str(error)) from error
-        if signed != head:
+        if checkpoint != head:
             raise sqlite.damaged(self._path, "its tree is not the one of its newest checkpoint")
         if signer.compromised_since is not None and seen != head:
             message = (
@@ -231,6 +231,6 @@ def _make(path: Path, origin: str) -> None:
         )
         connection.execute("INSERT INTO shard VALUES (1, ?, 0, x'')", (origin,))
         connection.commit()
-        made = bytearray(connection.serialize())
-    made[18:20] = b"\x02\x02"
-    files.replace(path, bytes(made))
+        content = bytearray(connection.serialize())
+    content[18:20] = b"\x02\x02"
+    files.replace(path, bytes(content))

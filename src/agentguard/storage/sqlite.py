@@ -191,11 +191,13 @@ def _open_file(number: int) -> tuple[int, int] | None:
 
 def _descriptors() -> Iterable[int]:
     """Return all numbers that open files have, and perhaps others."""
-    listed: list[int] = []
+    descriptors: list[int] = []
     with suppress(OSError):  # a jail without /proc has none
-        listed = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208  there may be many
-    if len(listed) > _STANDARD:  # the folder itself is among them, unless they are device nodes
-        return listed
+        descriptors = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208  there may be many
+    if (
+        len(descriptors) > _STANDARD
+    ):  # the folder itself is among them, unless they are device nodes
+        return descriptors
     return _tried()
 
 
@@ -261,10 +263,10 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
     if version != VERSION:
         message = f"{path} has the format {version}, this agentguard knows {VERSION}: upgrade it"
         raise StorageError(message, code="storage.version")
-    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchmany(
-        len(_STATEMENTS) + 1
-    )
-    if sorted(str(sql) for (sql,) in found) != _STATEMENTS:
+    statements = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
+    ).fetchmany(len(_STATEMENTS) + 1)
+    if sorted(str(sql) for (sql,) in statements) != _STATEMENTS:
         message = f"{path} has tables, triggers or views that no log has: find out who made them"
         raise StorageError(message, code="storage.corrupt")
 
@@ -283,5 +285,5 @@ def errors(path: Path) -> Iterator[None]:
         primary = number & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
         # SQLite quotes what stands in the file, which may be made for a terminal
-        said = written_out(str(error))
-        raise StorageError(f"the log {path} failed ({said}): {advice}", code=code) from error
+        text = written_out(str(error))
+        raise StorageError(f"the log {path} failed ({text}): {advice}", code=code) from error
