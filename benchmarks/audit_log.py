@@ -303,7 +303,7 @@ def reading(states: Sequence[State]) -> Iterator[Row]:
             "--help": ["--help"],
             "audit list -n 50": ["audit", "list", "-n", "50"],
             "audit show": ["audit", "show", str(wanted)],
-            "audit prove": ["audit", "prove", str(wanted), "-o", "-"],
+            "evidence make": ["evidence", "make", str(wanted), "-o", "-"],
         }
         for name, arguments in commands.items():
             yield Row(

@@ -110,7 +110,7 @@ def resume(guard: Guard, stored: bytes) -> None:
     coder, read_issue = guard.new_agent("coder"), reader_of(guard)
     with guard.resume(stored) as task:
         print("resumed:", attempt(coder, read_issue))
-        agentguard("token", "revoke", task.id, "--note", "alice has changed her mind")
+        agentguard("revoke", task.id, "--note", "alice has changed her mind")
         print("revoked:", attempt(coder, read_issue).replace(task.id, "her delegation"))
     print("the log verifies:", guard.verify().ok)
 

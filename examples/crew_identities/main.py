@@ -309,7 +309,7 @@ def report(guard: Guard, folder: Path) -> bool:
     return verified
 
 
-VERIFY = ("audit", "verify-evidence", "evidence.json", "--trust", "trust.json")
+VERIFY = ("evidence", "verify", "evidence.json", "--trust", "trust.json")
 SHOWN = ("proved", "agent ", "for ", "tool  ", "arguments", "approved by", "outcome")
 """Of what the command prints, what is shown here."""
 

@@ -100,6 +100,6 @@ def test_a_file_without_end_is_no_evidence_and_no_trust_document(used, run, tmp_
     with endless.open("wb") as file:
         file.truncate(2**33)
     file, by = (endless, trust) if option == "FILE" else (trust, endless)
-    command = ["audit", "verify-evidence", file, "--trust", by]
+    command = ["evidence", "verify", file, "--trust", by]
     said = run(VERIFY, *command, *(["--json"] if option == "FILE" else []))
     assert ('"ok": false' in said or '"ok":false' in said) if option == "FILE" else said == ""

@@ -192,5 +192,5 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
 def test_a_command_to_paste_holds_no_text_of_the_log_but_an_id():
     for hostile in ("x$(touch pwned); rm -rf ~ #", "0" * 32 + "\n", "--help", "", None):
         command = rows.remedy(hostile)
-        assert command == "agentguard audit resolve SHARD/INDEX --ran|--not-ran --note TEXT"
-    assert rows.remedy("0" * 32).startswith(f"agentguard audit resolve {'0' * 32} --ran|")
+        assert command == "agentguard resolve SHARD/INDEX --ran|--not-ran --note TEXT"
+    assert rows.remedy("0" * 32).startswith(f"agentguard resolve {'0' * 32} --ran|")

@@ -26,7 +26,7 @@ from agentguard.storage.reader import StateReader
 
 @pytest.fixture
 def told(place, capsys):
-    """Tell of a call by ``audit verify-evidence`` and by ``audit show``: what each prints."""
+    """Tell of a call by ``evidence verify`` and by ``audit show``: what each prints."""
 
     def tell(*, signs: bool) -> tuple[evidence.Evidence, str, str]:
         with place.open() as guard:

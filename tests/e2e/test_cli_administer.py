@@ -1,4 +1,4 @@
-"""``audit resolve`` and ``audit erase``, as an administrator types them."""
+"""``resolve`` and ``erase``, as an administrator types them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def refused(result, code):
 
 
 def test_a_call_in_doubt_is_resolved(changed, doubtful):
-    result = changed.run("audit", "resolve", doubtful, "--not-ran", "--note", "the mail is not out")
+    result = changed.run("resolve", doubtful, "--not-ran", "--note", "the mail is not out")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"resolved: {doubtful} did not run (entry ")
     after = changed.json("audit", "verify")
     assert (after["ok"], after["in_doubt"], after["problems"]) == (True, [], [])
-    again = changed.run("audit", "resolve", doubtful, "--ran", "--note", "no, it is")
+    again = changed.run("resolve", doubtful, "--ran", "--note", "no, it is")
     refused(again, "call.settled")
     assert "its resolution is on record" in again.stderr
 
 
 def test_resolved_as_json(changed, doubtful):
-    told = changed.json("audit", "resolve", doubtful, "--ran", "--note", "asked the bank")
+    told = changed.json("resolve", doubtful, "--ran", "--note", "asked the bank")
     assert told.keys() == {"invocation_id", "ran", "shard", "index"}
     assert (told["invocation_id"], told["ran"]) == (doubtful, True)
     assert changed.json("audit", "verify")["in_doubt"] == []
@@ -63,49 +63,51 @@ def names_of(project, invocation_id):
 @pytest.mark.parametrize("nth", range(4))
 def test_a_call_has_the_names_that_show_takes(changed, doubtful, nth):
     name = names_of(changed, doubtful)[nth]
-    result = changed.run("audit", "resolve", name, "--ran", "--note", "n")
+    result = changed.run("resolve", name, "--ran", "--note", "n")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"resolved: {doubtful} ran ")
     call = ended(changed)
-    erased = changed.json("audit", "erase", names_of(changed, call)[nth], "--yes", "--note", "n")
+    erased = changed.json("erase", names_of(changed, call)[nth], "--yes", "--note", "n")
     assert erased["invocation_id"] == call
     assert data_of(changed, call) == []
 
 
-@pytest.mark.parametrize("command", [["resolve", "--ran"], ["erase", "--yes"], ["prove", "-o-"]])
+@pytest.mark.parametrize(
+    "command", [["resolve", "--ran"], ["erase", "--yes"], ["evidence", "make", "-o-"]]
+)
 def test_what_names_no_call_is_refused(changed, monkeypatch, command):
-    note = [] if command[0] == "prove" else ["--note", "n"]
+    note = [] if command[0] == "evidence" else ["--note", "n"]
     before = changed.lines("audit", "list")
     for name in ("0/3", "9999", "f" * 8, before[-1]["agent"][:8]):
-        refused(changed.run("audit", *command, *note, name), "call.unknown")
+        refused(changed.run(*command, *note, name), "call.unknown")
     monkeypatch.setattr(lookup, "_SHORTEST", 0)
-    refused(changed.run("audit", *command, *note, ""), "call.ambiguous")
+    refused(changed.run(*command, *note, ""), "call.ambiguous")
     assert changed.lines("audit", "list") == before
 
 
 def test_what_is_missing_is_asked_for(changed, doubtful):
-    without = changed.run("audit", "resolve", doubtful, "--note", "n")
+    without = changed.run("resolve", doubtful, "--note", "n")
     assert without.returncode == 2
     assert "say which: --ran or --not-ran" in without.stderr
-    assert changed.run("audit", "resolve", doubtful, "--ran").returncode == 2
-    assert changed.run("audit", "resolve", "--ran", "--note", "n").returncode == 2
+    assert changed.run("resolve", doubtful, "--ran").returncode == 2
+    assert changed.run("resolve", "--ran", "--note", "n").returncode == 2
     assert changed.json("audit", "verify")["in_doubt"] == [doubtful]
 
 
 @pytest.mark.parametrize("command", [["resolve", "--ran"], ["erase", "--yes"]])
 @pytest.mark.parametrize("unknown", [NEVER, b"\xff\xfe".decode(errors="surrogateescape")])
 def test_an_unknown_call(changed, command, unknown):
-    result = changed.run("audit", *command, "--note", "n", unknown)
+    result = changed.run(*command, "--note", "n", unknown)
     refused(result, "call.unknown")
     assert "agentguard audit list" in result.stderr
 
 
 def test_a_call_that_ended_or_was_denied_is_not_resolved(changed):
-    result = changed.run("audit", "resolve", ended(changed), "--ran", "--note", "n")
+    result = changed.run("resolve", ended(changed), "--ran", "--note", "n")
     refused(result, "call.settled")
     assert "its outcome is on record" in result.stderr
     denied = next(row["invocation_id"] for row in calls(changed) if row["decision"] == "deny")
-    result = changed.run("audit", "resolve", denied, "--ran", "--note", "n")
+    result = changed.run("resolve", denied, "--ran", "--note", "n")
     refused(result, "call.settled")
     assert "it was denied" in result.stderr
 
@@ -113,7 +115,7 @@ def test_a_call_that_ended_or_was_denied_is_not_resolved(changed):
 @pytest.mark.parametrize("lie", [{"ran": "yes"}, {"ran": None}, {"more": 1}, {"note": 7}])
 def test_what_is_no_resolution_settles_nothing(changed, doubtful, lie):
     """What the list reads of one is read as ``audit verify`` reads it."""
-    place = changed.json("audit", "resolve", doubtful, "--ran", "--note", "n")
+    place = changed.json("resolve", doubtful, "--ran", "--note", "n")
     path = changed.state / "shards" / f"{place['shard']}.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         where = "WHERE idx = ?"
@@ -140,14 +142,14 @@ def test_what_is_no_resolution_settles_nothing(changed, doubtful, lie):
 
 @pytest.mark.parametrize("note", ["line\nline \x1b[31mred \u202e", "\u20ac" * 5000])
 def test_any_text_is_a_note(changed, doubtful, note):
-    result = changed.run("audit", "resolve", doubtful, "--ran", "--note", note)
+    result = changed.run("resolve", doubtful, "--ran", "--note", note)
     assert result.returncode == 0, result.stderr
     assert changed.json("audit", "verify")["ok"]
 
 
 def test_a_note_that_is_no_text_is_refused(changed, doubtful):
     note = b"\xff".decode(errors="surrogateescape")
-    result = changed.run("audit", "resolve", doubtful, "--ran", "--note", note)
+    result = changed.run("resolve", doubtful, "--ran", "--note", note)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert changed.json("audit", "verify")["in_doubt"] == [doubtful]
@@ -156,7 +158,7 @@ def test_a_note_that_is_no_text_is_refused(changed, doubtful):
 def test_without_the_passphrase_nothing_is_settled(changed, doubtful):
     wrong = {"AGENTGUARD_PASSPHRASE": "not it"}
     for command in (["resolve", "--ran"], ["erase", "--yes"]):
-        result = changed.run("audit", *command, "--note", "n", doubtful, env=wrong)
+        result = changed.run(*command, "--note", "n", doubtful, env=wrong)
         refused(result, "key.passphrase")
     assert changed.json("audit", "verify")["in_doubt"] == [doubtful]
 
@@ -179,7 +181,7 @@ def test_a_call_is_erased(changed):
     ]
     needle = b"the content of README.md"
     assert needle in (changed.state / "shards" / "0.sqlite").read_bytes()
-    result = changed.run("audit", "erase", invocation_id, "--yes", "--note", "GDPR, art. 17")
+    result = changed.run("erase", invocation_id, "--yes", "--note", "GDPR, art. 17")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"erased: 3 attachments of {invocation_id} (entry ")
     assert data_of(changed, invocation_id) == []
@@ -187,7 +189,7 @@ def test_a_call_is_erased(changed):
     assert not any(needle in path.read_bytes() for path in files)
     after = changed.json("audit", "verify")
     assert (after["ok"], after["problems"]) == (True, [])
-    again = changed.run("audit", "erase", invocation_id, "--yes", "--note", "again")
+    again = changed.run("erase", invocation_id, "--yes", "--note", "again")
     assert again.returncode == 0
     assert "nothing was left to erase" in again.stdout
 
@@ -197,13 +199,13 @@ def test_the_story_of_an_erased_call_says_so(changed):
     before = changed.run("audit", "show", invocation_id).stdout
     assert "README.md" in before
     assert "erased" not in before
-    changed.run("audit", "erase", invocation_id, "--yes", "--note", "GDPR, art. 17")
+    changed.run("erase", invocation_id, "--yes", "--note", "GDPR, art. 17")
     story = changed.run("audit", "show", invocation_id)
     assert story.returncode == 0, story.stderr
     assert "erased" in story.stdout
     assert "the content of README.md" not in story.stdout
     proof = changed.folder / "proof.json"
-    proved = changed.run("audit", "prove", invocation_id, "-o", proof)
+    proved = changed.run("evidence", "make", invocation_id, "-o", proof)
     assert proved.returncode == 0, proved.stderr
     assert b"content of README" not in proof.read_bytes()
 
@@ -211,7 +213,7 @@ def test_the_story_of_an_erased_call_says_so(changed):
 def test_it_asks_first(changed):
     invocation_id = ended(changed)
     for answer, code in (("n\n", 1), ("\n", 1), ("", 2), ("y\n", 0)):
-        result = changed.run("audit", "erase", invocation_id, "--note", "n", input=answer)
+        result = changed.run("erase", invocation_id, "--note", "n", input=answer)
         assert result.returncode == code, result.stderr
         said = " ".join(result.stderr.split())
         assert ("nothing was done; --yes answers the question" in said) is (answer == "")
@@ -220,20 +222,20 @@ def test_it_asks_first(changed):
 
 def test_erased_as_json_prints_nothing_else(changed):
     invocation_id = ended(changed)
-    told = changed.json("audit", "erase", invocation_id, "--yes", "--note", "n")
+    told = changed.json("erase", invocation_id, "--yes", "--note", "n")
     assert told.keys() == {"invocation_id", "attachments", "shard", "index"}
     assert told["attachments"] == 3
-    asked = changed.run("audit", "erase", invocation_id, "--note", "n", "--json", input="y\n")
+    asked = changed.run("erase", invocation_id, "--note", "n", "--json", input="y\n")
     assert asked.returncode == 0
     assert json.loads(asked.stdout)["attachments"] == 0  # the question is no part of it
 
 
 def test_the_help_says_what_is_out_of_reach(changed):
-    text = " ".join(changed.run("audit", "erase", "--help").stdout.split())
+    text = " ".join(changed.run("erase", "--help").stdout.split())
     assert "Copies elsewhere (backups, exports, evidence files) are not reached." in text
 
 
 def test_without_a_configuration_it_says_what_to_do(project):
-    result = project.run("audit", "resolve", NEVER, "--ran", "--note", "n")
+    result = project.run("resolve", NEVER, "--ran", "--note", "n")
     assert result.returncode == 2
     assert "agentguard init" in result.stderr

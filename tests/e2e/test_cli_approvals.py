@@ -281,9 +281,9 @@ def test_an_approved_call_is_proved_to_a_stranger(project, bob, tmp_path):
     listed = project.lines("audit", "list")
     (call,) = [row for row in listed if row["kind"] == "authorization"]
     evidence, trust = tmp_path / "evidence.json", tmp_path / "trust.json"
-    project.run("audit", "prove", call["invocation_id"], "-o", str(evidence))
+    project.run("evidence", "make", call["invocation_id"], "-o", str(evidence))
     project.run("trust", "export", "-o", str(trust))
-    proved = project.run("audit", "verify-evidence", str(evidence), "--trust", str(trust))
+    proved = project.run("evidence", "verify", str(evidence), "--trust", str(trust))
     assert proved.returncode == 0, proved.stderr
     assert "user:bob, bob of the roster (release-manager), signed with" in proved.stdout
     told = project.run("audit", "show", call["invocation_id"])

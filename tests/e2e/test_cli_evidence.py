@@ -1,4 +1,4 @@
-"""``agentguard audit prove`` and ``verify-evidence``: from one machine to a stranger's screen."""
+"""``agentguard evidence make`` and ``evidence verify``: from one machine to a stranger's screen."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def stranger(told, tmp_path):
 def test_a_call_is_named_as_show_takes_it(told, calls):
     rows = told.lines("audit", "list", "--kind", "call")
     (index,) = [row["index"] for row in rows if row["invocation_id"] == calls[0]]
-    whole = told.run("audit", "prove", calls[0], "-o", "-").stdout
+    whole = told.run("evidence", "make", calls[0], "-o", "-").stdout
     for name in (calls[0][:8], str(index), f"0/{index}", f"0/{index + 1}"):
-        proved = told.run("audit", "prove", name, "-o", "-")
+        proved = told.run("evidence", "make", name, "-o", "-")
         assert (proved.returncode, proved.stdout) == (0, whole), proved.stderr
 
 
 def check(told, stranger, *args, home="/nonexistent", **options):
     """Verify in another process, in the stranger's folder, without a home."""
-    command = ["audit", "verify-evidence", *args, "--trust", "trust.json"]
+    command = ["evidence", "verify", *args, "--trust", "trust.json"]
     return told.run(*command, cwd=stranger, env={"HOME": home}, **options)
 
 
 def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
     file = stranger / "call.json"
-    made = told.run("audit", "prove", calls[0], "-o", file)
+    made = told.run("evidence", "make", calls[0], "-o", file)
     assert (made.returncode, made.stderr) == (0, "")
     assert f"proves the call {calls[0]}" in made.stdout
     shown = check(told, stranger, "call.json")
@@ -92,7 +92,7 @@ def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
 
 
 def test_its_json_says_the_same(told, calls, stranger):
-    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    told.run("evidence", "make", calls[0], "-o", stranger / "call.json")
     said = json.loads(check(told, stranger, "call.json", "--json").stdout)
     story = told.json("audit", "show", calls[0])
     assert said["ok"] is True
@@ -120,7 +120,7 @@ def test_its_json_says_the_same(told, calls, stranger):
     ],
 )
 def test_it_says_how_the_call_ended(told, calls, stranger, nth, said):
-    told.run("audit", "prove", calls[nth], "-o", stranger / "call.json")
+    told.run("evidence", "make", calls[nth], "-o", stranger / "call.json")
     shown = check(told, stranger, "call.json")
     assert shown.returncode == 0
     for words in said:
@@ -128,7 +128,7 @@ def test_it_says_how_the_call_ended(told, calls, stranger, nth, said):
 
 
 def test_arguments_are_left_out_if_asked(told, calls, stranger):
-    made = told.run("audit", "prove", calls[0], "-o", stranger / "a.json", "--without-arguments")
+    made = told.run("evidence", "make", calls[0], "-o", stranger / "a.json", "--without-arguments")
     assert made.returncode == 0
     assert b"README.md" not in (stranger / "a.json").read_bytes().replace(b"file:README.md", b"")
     shown = check(told, stranger, "a.json")
@@ -143,9 +143,9 @@ def test_arguments_are_left_out_if_asked(told, calls, stranger):
 
 
 def test_a_pipe_needs_no_file(told, calls, stranger):
-    made = told.run("audit", "prove", calls[0], "-o", "-")
+    made = told.run("evidence", "make", calls[0], "-o", "-")
     assert made.returncode == 0
-    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    told.run("evidence", "make", calls[0], "-o", stranger / "call.json")
     assert made.stdout.encode() == (stranger / "call.json").read_bytes()
     assert check(told, stranger, "-", input=made.stdout).returncode == 0
 
@@ -153,16 +153,16 @@ def test_a_pipe_needs_no_file(told, calls, stranger):
 def test_nothing_is_overwritten_unasked(told, calls, stranger):
     file = stranger / "call.json"
     file.write_text("mine")
-    again = told.run("audit", "prove", calls[0], "-o", file)
+    again = told.run("evidence", "make", calls[0], "-o", file)
     assert (again.returncode, file.read_text()) == (2, "mine")
     assert again.stderr.startswith("error [storage.exists]: ")
-    assert told.run("audit", "prove", calls[0], "-o", file, "--force").returncode == 0
+    assert told.run("evidence", "make", calls[0], "-o", file, "--force").returncode == 0
     assert check(told, stranger, "call.json").returncode == 0
 
 
 @pytest.mark.parametrize("wanted", ["f" * 32, "7", ""])
 def test_an_unknown_call_is_a_clear_error(told, stranger, wanted):
-    result = told.run("audit", "prove", wanted, "-o", stranger / "call.json")
+    result = told.run("evidence", "make", wanted, "-o", stranger / "call.json")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [call.unknown]: ")
     assert not (stranger / "call.json").exists()
@@ -170,7 +170,7 @@ def test_an_unknown_call_is_a_clear_error(told, stranger, wanted):
 
 def test_what_does_not_hold_is_refused(told, calls, stranger):
     file = stranger / "call.json"
-    told.run("audit", "prove", calls[0], "-o", file)
+    told.run("evidence", "make", calls[0], "-o", file)
     file.write_bytes(file.read_bytes().replace(b"README.md", b"SECRET.md"))
     shown = check(told, stranger, "call.json")
     assert (shown.returncode, shown.stderr) == (1, "")
@@ -183,7 +183,7 @@ def test_what_does_not_hold_is_refused(told, calls, stranger):
 
 def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger, project):
     assert project.run("init", "--trust-domain", "project.internal").returncode == 0
-    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    told.run("evidence", "make", calls[0], "-o", stranger / "call.json")
     (stranger / "trust.json").unlink()
     assert project.run("trust", "export", "-o", stranger / "trust.json").returncode == 0
     shown = check(told, stranger, "call.json")
@@ -193,25 +193,25 @@ def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger,
 def test_a_mistake_is_no_verdict(told, calls, stranger):
     missing = check(told, stranger, "call.json")
     assert (missing.returncode, missing.stderr[:24]) == (2, "error [storage.missing]:")
-    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    told.run("evidence", "make", calls[0], "-o", stranger / "call.json")
     (stranger / "trust.json").write_text("{}")
     wrong = check(told, stranger, "call.json")
     assert (wrong.returncode, wrong.stderr[:25]) == (2, "error [trust.malformed]: ")
-    bare = told.run("audit", "verify-evidence", "call.json", cwd=stranger)
+    bare = told.run("evidence", "verify", "call.json", cwd=stranger)
     assert (bare.returncode, "--trust" in bare.stderr) == (2, True)
 
 
 def test_what_the_administrator_said_is_told(changed, stranger):
     doubtful, ran = call_of(changed, "read_file", 6), call_of(changed, "read_file", 0)
     note = "the file\x1b[2J is there"
-    assert changed.run("audit", "resolve", doubtful, "--ran", "--note", note).returncode == 0
-    erased = changed.run("audit", "erase", ran, "--note", "asked for", "--yes")
+    assert changed.run("resolve", doubtful, "--ran", "--note", note).returncode == 0
+    erased = changed.run("erase", ran, "--note", "asked for", "--yes")
     assert erased.returncode == 0
     for wanted, words in (
         (doubtful, ["in doubt", "resolved the tool ran, said the admin key", r"file\x1b[2J is"]),
         (ran, ["outcome ok", "erased its data, said the admin key", "asked for", "left out"]),
     ):
-        made = changed.run("audit", "prove", wanted, "-o", stranger / "call.json", "--force")
+        made = changed.run("evidence", "make", wanted, "-o", stranger / "call.json", "--force")
         assert (made.returncode, made.stderr) == (0, "")
         shown = check(changed, stranger, "call.json")
         assert shown.returncode == 0
@@ -229,7 +229,7 @@ def test_nothing_is_written_that_would_not_be_believed(told, calls, tmp_path):
     """What was made is verified first, under the trust document that is named."""
     assert told.run("trust", "export", "-o", tmp_path / "trust.json").returncode == 0
     trust = json.loads((tmp_path / "trust.json").read_text())
-    arguments = ["audit", "prove", calls[0], "-o", tmp_path / "call.json", "--trust"]
+    arguments = ["evidence", "make", calls[0], "-o", tmp_path / "call.json", "--trust"]
     assert told.run(*arguments, tmp_path / "trust.json", "--force").returncode == 0
     (tmp_path / "call.json").unlink()
     trust["keys"] = [{**key, "not_after": key["not_before"]} for key in trust["keys"]]
@@ -242,7 +242,7 @@ def test_nothing_is_written_that_would_not_be_believed(told, calls, tmp_path):
 
 def test_nothing_from_a_model_steers_the_screen(told, calls, stranger):
     for wanted in (calls[4], call_of(told, HOSTILE_TOOL)):
-        told.run("audit", "prove", wanted, "-o", stranger / "call.json", "--force")
+        told.run("evidence", "make", wanted, "-o", stranger / "call.json", "--force")
         shown = check(told, stranger, "call.json").stdout
         categories = {unicodedata.category(c) for c in shown.replace("\n", "")}
         assert categories.isdisjoint({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -259,7 +259,7 @@ def test_the_independent_verifier_agrees(told, calls, stranger):
     """As its README says: with none of agentguard to import."""
     command = [sys.executable, "-W", "error", "-c", RUN, str(EXAMPLE), "call.json", "trust.json"]
     for nth in (0, 3, 6):
-        told.run("audit", "prove", calls[nth], "-o", stranger / "call.json", "--force")
+        told.run("evidence", "make", calls[nth], "-o", stranger / "call.json", "--force")
         ran = subprocess.run(command, cwd=stranger, capture_output=True, text=True, check=False)
         assert (ran.returncode, ran.stderr) == (0, "")
         said = json.loads(ran.stdout)

@@ -1,6 +1,6 @@
 """Calls that people were asked about, as the command line tells and proves them.
 
-``audit``, ``verify-evidence`` and the independent verifier tell the same of each: one that two have
+``audit``, ``evidence verify`` and the independent verifier tell the same of each: one that two have
 approved, one that was rejected, one for which the application vouches, one whose result was handed
 out again, and one that waits. What is signed, hashed or committed to can be changed nowhere.
 """
@@ -121,7 +121,7 @@ def proofs(people, calls, tmp_path_factory) -> dict[str, Path]:
     assert people.run("trust", "export", "-o", folder / "trust").returncode == 0
     files = {name: folder / name.replace(" ", "-") for name in calls}
     for name, file in files.items():
-        assert people.run("audit", "prove", calls[name], "-o", file).returncode == 0
+        assert people.run("evidence", "make", calls[name], "-o", file).returncode == 0
     return {**files, "trust": folder / "trust"}
 
 
@@ -190,7 +190,7 @@ SHOWN = {
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_call_is_told_in_words(people, calls, proofs, name):
     story = people.run("audit", "show", calls[name])
-    command = ["audit", "verify-evidence", proofs[name], "--trust", proofs["trust"]]
+    command = ["evidence", "verify", proofs[name], "--trust", proofs["trust"]]
     proved = people.run(*command)
     assert (story.returncode, proved.returncode) == (0, 0), proved.stderr
     for shown in (story.stdout, proved.stdout):
@@ -243,7 +243,7 @@ def test_all_who_tell_it_tell_the_same(people, calls, proofs):
     trust = proofs["trust"].read_bytes()
     told = {}
     for name, invocation_id in calls.items():
-        command = ["audit", "verify-evidence", proofs[name], "--trust", proofs["trust"]]
+        command = ["evidence", "verify", proofs[name], "--trust", proofs["trust"]]
         proved = people.json(*command)
         story = people.json("audit", "show", invocation_id)
         independent = INDEPENDENT(proofs[name].read_bytes(), trust)

@@ -1,4 +1,4 @@
-"""The evidence of a call under a delegation, by ``verify-evidence`` and the independent verifier.
+"""The evidence of a call under a delegation, by ``evidence verify`` and the independent verifier.
 
 A stranger is told who lent what. And somebody who has every key of a domain forges chains around a
 call, each with its signatures, its place in the log and the call that names it in order: what does
@@ -92,9 +92,9 @@ def test_a_delegated_call_is_proved_with_who_lent_what(lent, tmp_path):
     rows = [r for r in lent.lines("audit", "list") if r["principal"] == "user:alice"]
     calls = {r["tool"]: r["invocation_id"] for r in rows if r["kind"] == "authorization"}
     file, trust = tmp_path / "call.json", tmp_path / "trust.json"
-    command = ["audit", "verify-evidence", file, "--trust", trust]
+    command = ["evidence", "verify", file, "--trust", trust]
     for tool, decision in (("read_file", "allow"), ("write_file", "deny [scope.exceeded]")):
-        lent.run("audit", "prove", calls[tool], "-o", file, "--force")
+        lent.run("evidence", "make", calls[tool], "-o", file, "--force")
         shown = lent.run(*command)
         assert (shown.returncode, shown.stderr) == (0, "")
         text = " ".join(shown.stdout.replace("| ", "").split())

@@ -22,7 +22,7 @@ def command(request, told):
         return ["audit", "export"]
     listed = told.run("audit", "list", "--json", "--tool", "read_file", "-n", "1")
     call = listed.stdout.partition('"invocation_id": "')[2][:32]
-    return ["audit", "prove", call]
+    return ["evidence", "make", call]
 
 
 def test_it_is_private_and_not_overwritten(told, tmp_path, command):

@@ -1,4 +1,4 @@
-"""``keys list`` and ``keys rotate``, and what those who verify see of it."""
+"""``keys list``, ``keys rotate`` and ``revoke`` of a key, and what those who verify see of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_key_is_rotated(changed, use):
         (said[1], "current"),
     ]
     doubt = changed.json("audit", "verify")["in_doubt"][0]
-    assert changed.run("audit", "resolve", doubt, "--ran", "--note", "n").returncode == 0
+    assert changed.run("resolve", doubt, "--ran", "--note", "n").returncode == 0
     settled(changed)
     new = changed.run("trust", "export")
     assert new.returncode == 0
@@ -77,14 +77,42 @@ def test_a_compromised_key(changed):
 def test_a_thumbprint_may_begin_with_a_dash(changed, key):
     since = ["--compromised-since", "2020-01-01T00:00:00Z"]
     for arguments in ([key, *since], [*since, key], [*since, "--", key]):
-        result = changed.run("keys", "revoke", *arguments)
+        result = changed.run("revoke", *arguments)
         assert result.returncode == 2
         assert key in result.stderr
         assert "option" not in result.stderr
     for misspelt in ("--compromised", "-compromised-since"):
-        result = changed.run("keys", "revoke", key, misspelt, "2020-01-01T00:00:00Z")
+        result = changed.run("revoke", key, misspelt, "2020-01-01T00:00:00Z")
         assert result.returncode == 2
         assert "No such option" in result.stderr
+
+
+def test_a_rotated_key_is_revoked(changed):
+    assert changed.run("keys", "rotate", "admin").returncode == 0
+    admins = [row for row in changed.lines("keys", "list") if row["use"] == "admin"]
+    ids = {row["state"]: row["kid"] for row in admins}
+    old, new = ids["ending"], ids["current"]
+    since = ["--compromised-since", "2020-01-01T00:00:00Z"]
+    told = changed.run("revoke", old, "--note", "it leaked")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "the trust domain's own admin key: revoke it with --compromised-since" in told.stderr
+    told = changed.run("revoke", new, "--note", "it leaked")
+    assert "replace it: agentguard keys rotate admin --compromised-since TIME" in told.stderr
+    for arguments in ([old], [old, *since, "--note", "it leaked"]):
+        told = changed.run("revoke", *arguments)
+        assert (told.returncode, told.stdout) == (2, "")
+        assert "give --note TEXT; or, for a key" in " ".join(told.stderr.split())
+    told = changed.run("revoke", new, *since)
+    assert (told.returncode, "[key.current]" in told.stderr) == (2, True)
+    assert changed.json("revoke", old, *since) == {
+        "revoked": old,
+        "use": "admin",
+        "compromised_since": "2020-01-01T00:00:00.000000Z",
+        "unfinished": None,
+    }
+    assert ("admin", "compromised") in rows(changed)
+    again = changed.run("revoke", old, *since)
+    assert (again.returncode, "[key.compromised]" in again.stderr) == (2, True)
 
 
 def test_what_the_rotated_key_signed_is_proved_after(changed):
@@ -92,14 +120,14 @@ def test_what_the_rotated_key_signed_is_proved_after(changed):
         row["invocation_id"] for row in changed.lines("audit", "list") if row["outcome"] == "ok"
     )
     early, late = changed.folder / "early.json", changed.folder / "late.json"
-    assert changed.run("audit", "prove", call, "-o", early).returncode == 0
+    assert changed.run("evidence", "make", call, "-o", early).returncode == 0
     for use in ("issuer", "log", "admin"):
         assert changed.run("keys", "rotate", use).returncode == 0
     trust = changed.folder / "trust.json"
     assert changed.run("trust", "export", "-o", trust).returncode == 0
-    assert changed.run("audit", "prove", call, "-o", late).returncode == 0
+    assert changed.run("evidence", "make", call, "-o", late).returncode == 0
     for proof in (early, late):
-        result = changed.run("audit", "verify-evidence", proof, "--trust", trust)
+        result = changed.run("evidence", "verify", proof, "--trust", trust)
         assert result.returncode == 0, result.stderr
 
 

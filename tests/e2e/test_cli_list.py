@@ -201,7 +201,7 @@ def test_the_table(sharded, calls):
     assert [line[0] for line in lines] == [f"{c['shard']}/{c['index']}" for c in calls]
     assert [line[3] for line in lines] == [call["decision"] for call in calls]
     doubtful = sharded.run("audit", "list", "--in-doubt").stdout
-    assert f"agentguard audit resolve {calls[5]['invocation_id']} --ran|--not-ran" in doubtful
+    assert f"agentguard resolve {calls[5]['invocation_id']} --ran|--not-ran" in doubtful
     assert calls[0]["invocation_id"] not in doubtful
 
 
@@ -347,10 +347,10 @@ def test_an_entry_that_holds_no_base64_is_none_of_a_call(reshaped, calls, kind, 
     body = f'{{"kind":"{kind}","payload":"A"}}'.encode()
     change(reshaped, 2, "INSERT INTO entries SELECT max(idx) + 1, ? FROM entries", body)
     proof = tmp_path / "proof.json"
-    unknown = reshaped.run("audit", "prove", "f" * 32, "-o", proof)
+    unknown = reshaped.run("evidence", "make", "f" * 32, "-o", proof)
     assert unknown.returncode == 2
     assert "[call.unknown]" in unknown.stderr
-    proved = reshaped.run("audit", "prove", calls[5]["invocation_id"], "-o", proof)
+    proved = reshaped.run("evidence", "make", calls[5]["invocation_id"], "-o", proof)
     assert proved.returncode == 0, proved.stderr
     told = json.loads(reshaped.run("audit", "show", calls[5]["invocation_id"], "--json").stdout)
     assert (told["outcome"], told["resolution"], told["problems"]) == (None, None, [])

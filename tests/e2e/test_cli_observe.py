@@ -57,12 +57,12 @@ def test_nobody_takes_an_observed_call_for_one_that_was_authorised(observed, tmp
 
     proof, trust = tmp_path / "call.evidence", tmp_path / "trust.json"
     assert observed.run("trust", "export", "-o", trust).returncode == 0
-    assert observed.run("audit", "prove", denied["invocation_id"], "-o", proof).returncode == 0
-    report = observed.run("audit", "verify-evidence", proof, "--trust", trust)
+    assert observed.run("evidence", "make", denied["invocation_id"], "-o", proof).returncode == 0
+    report = observed.run("evidence", "verify", proof, "--trust", trust)
     assert report.returncode == 0, report.stderr
     assert "NOT ENFORCED: would deny [policy.denied]" in report.stdout
     assert "no policy has authorised it" in report.stdout
-    read = observed.json("audit", "verify-evidence", proof, "--trust", trust)
+    read = observed.json("evidence", "verify", proof, "--trust", trust)
     assert (read["decision"], read["mode"], read["enforced"]) == ("deny", "observe", False)
 
 
@@ -93,8 +93,6 @@ def test_a_call_that_died_in_its_tool_is_in_doubt_as_any_other(observed):
     (doubtful,) = calls_of(observed, "--in-doubt")
     assert (doubtful["decision"], doubtful["enforced"]) == ("deny", False)
     assert observed.json("audit", "verify")["in_doubt"] == [doubtful["invocation_id"]]
-    resolved = observed.run(
-        "audit", "resolve", doubtful["invocation_id"], "--not-ran", "--note", "looked"
-    )
+    resolved = observed.run("resolve", doubtful["invocation_id"], "--not-ran", "--note", "looked")
     assert resolved.returncode == 0, resolved.stderr
     assert observed.json("audit", "verify")["in_doubt"] == []

@@ -80,9 +80,9 @@ def test_its_evidence_verifies_there_and_elsewhere(served):
     trust = project.folder / "trust.json"
     assert project.run("trust", "export", "--output", trust).returncode == 0
     proof = project.folder / "call.evidence"
-    made = project.run("audit", "prove", told["invocation_id"], "--output", proof)
+    made = project.run("evidence", "make", told["invocation_id"], "--output", proof)
     assert made.returncode == 0, made.stderr
-    report = project.json("audit", "verify-evidence", proof, "--trust", trust)
+    report = project.json("evidence", "verify", proof, "--trust", trust)
     assert report["evaluation"]["decision_id"]
     other = subprocess.run(
         [sys.executable, str(EXAMPLE), str(proof), str(trust)],

@@ -180,9 +180,7 @@ def test_filters_choose_the_calls(recorded):
 def test_what_was_erased_or_changed_is_not_replayed(recorded):
     rows = [row for row in recorded.lines("audit", "list") if row["tool"] == "read_file"]
     calls = [row for row in rows if row["kind"] == "authorization"]
-    erased = recorded.run(
-        "audit", "erase", calls[0]["invocation_id"], "--note", "asked to", "--yes"
-    )
+    erased = recorded.run("erase", calls[0]["invocation_id"], "--note", "asked to", "--yes")
     assert erased.returncode == 0, erased.stderr
     report = recorded.json("policy", "replay")
     assert report["not_replayed"] == NONE_LEFT | {"gone": 1}

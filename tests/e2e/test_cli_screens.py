@@ -84,7 +84,7 @@ def look(calls: list[str], width: int) -> None:
         ["audit", "list", "--last", "0"],
         ["audit", "tail", "--no-follow", "--last", "99"],
         *(["audit", "show", call] for call in (calls[1], calls[5], calls[6], calls[-1])),
-        ["audit", "resolve", calls[0], "--ran", "--note", f"{FOREIGN * 90} {' ' * width}{FOREIGN}"],
+        ["resolve", calls[0], "--ran", "--note", f"{FOREIGN * 90} {' ' * width}{FOREIGN}"],
         ["audit", "list", "--tool", f"{FOREIGN * width}{' ' * width}{FOREIGN}"],
         ["agents", "show", f"{FOREIGN * width}\u2028{FOREIGN}"],
         ["doctor"],

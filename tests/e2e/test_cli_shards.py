@@ -107,7 +107,7 @@ def test_the_story_says_who_what_why_and_where(sharded, calls):
     assert (said["decision"], said["outcome"]) == ("allow", "ok")
     assert said["decided at"] == call["at"]
     assert said["log"].startswith(f"shard 1, entry {call['index']}; its outcome is entry ")
-    assert said["to prove it"].startswith(f"agentguard audit prove {call['invocation_id']} -o ")
+    assert said["to prove it"].startswith(f"agentguard evidence make {call['invocation_id']} -o ")
 
 
 def options_of(project, given):
@@ -191,9 +191,9 @@ def test_agents_are_gathered_from_all_shards(sharded):
 )
 def test_a_call_in_doubt_that_a_person_has_settled(told, reshaped, calls, ran, outcome, said):
     doubtful = calls[5]["invocation_id"]
-    assert "agentguard audit resolve" in reshaped.run("audit", "show", doubtful).stdout
+    assert "agentguard resolve" in reshaped.run("audit", "show", doubtful).stdout
     note = "asked \x1b[2J the file server"
-    settled = reshaped.run("audit", "resolve", doubtful, ran, "--note", note)
+    settled = reshaped.run("resolve", doubtful, ran, "--note", note)
     assert settled.returncode == 0, settled.stderr
     story = told(reshaped, doubtful)
     assert story["resolution"]["ran"] is (ran == "--ran")
@@ -220,7 +220,7 @@ def test_a_call_in_doubt_that_a_person_has_settled(told, reshaped, calls, ran, o
 
 def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(told, reshaped, calls):
     doubtful = calls[5]["invocation_id"]
-    assert reshaped.run("audit", "resolve", doubtful, "--ran", "--note", "x").returncode == 0
+    assert reshaped.run("resolve", doubtful, "--ran", "--note", "x").returncode == 0
     row = json.loads(reshaped.run("audit", "list", "--kind", "resolution", "--json").stdout)
     path = reshaped.state / f"shards/{row['shard']}.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -240,7 +240,7 @@ def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(told, r
 def test_what_was_erased_is_said_to_be(told, reshaped, calls):
     call = calls[1]["invocation_id"]
     assert told(reshaped, call)["arguments"] == {"path": "b.txt"}
-    erased = reshaped.run("audit", "erase", call, "--yes", "--note", "asked for by \u202eher")
+    erased = reshaped.run("erase", call, "--yes", "--note", "asked for by \u202eher")
     assert erased.returncode == 0, erased.stderr
     story = told(reshaped, call)
     assert (story["arguments"], story["input"], story["outcome"]["result"]) == (None, None, None)

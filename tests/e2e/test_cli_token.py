@@ -1,4 +1,4 @@
-"""``token``, ``agents revoke``, ``freeze`` and ``thaw``, as they are typed."""
+"""``token``, ``revoke``, ``freeze`` and ``thaw``, as they are typed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentguard.cli.agents import delegations
 from agentguard.cli.terminal import times
 from agentguard.delegation import access_token, grant
 from agentguard.delegation.chain import CHAIN_TYPE
@@ -466,36 +467,93 @@ REVOKED = "delegation.revoked"
 )
 def test_revoked(other, what, becomes, acts):
     assert codes(other, *GIVEN) == [None] * 3
-    result = other.run("token", "revoke", what, "--note", "it leaked")
-    assert result.returncode == 0
-    assert ("nobody is called" in result.stderr) == (acts == ["ok", "ok"] and what != "token")
+    if acts == ["ok", "ok"] and what != "token":  # nobody has this name so far
+        refused(other.run("revoke", what, "--note", "it leaked"), "revocation.unknown")
+        assert codes(other, *GIVEN) == [None] * 3
+        what_is_given = [what, "--in-advance"]
+    else:
+        what_is_given = [what]
+    result = other.run("revoke", *what_is_given, "--note", "it leaked")
+    assert (result.returncode, result.stderr) == (0, "")
     assert re.fullmatch(r"revoked: \S+ \(entry \d+ in shard \d+\)\n", result.stdout)
     assert codes(other, *GIVEN) == becomes
     assert calls(other, "coder", "tester") == acts
     assert other.run("audit", "verify").returncode == 0
 
 
-def test_a_name_that_nobody_has_is_revoked_with_a_warning(other):
-    """Nothing is denied by it, and it can't be taken back: whoever has mistyped must hear of it."""
+def revocations(project) -> list[str]:
+    return [row["reason"] for row in project.lines("audit", "list") if row["kind"] == "revocation"]
+
+
+def test_a_name_that_nobody_has_is_revoked_in_advance_alone(other):
+    """A revocation can't be undone, and a mistyped name would deny nothing."""
     claims = claims_of(other)
     uri = claims["client_id"]
     known = [uri, uri.rpartition("/")[2], claims["jti"], "agent:assistant"]
-    unknown = ("user:alicia", uri[:-1], "agent:codre")
-    for name in (*known, *unknown):
-        result = other.run("token", "revoke", name, "--note", "n")
-        assert result.returncode == 0
-        warning = f"warn: nobody is called {name} so far" if name not in known else ""
-        assert result.stderr.startswith(warning)
-        assert bool(result.stderr) is bool(warning)
-    for name in ("coder", "task.jsn", "alice", "user:Alice", agent_alias(uri)):  # none can ever be
-        refused(other.run("token", "revoke", name, "--note", "n"), "revocation.name")
+    for name in known:
+        result = other.run("revoke", name, "--note", "n")
+        assert (result.returncode, result.stderr) == (0, "")
+    before = revocations(other)
+    unknown = ("user:alicia", uri[:-1], "agent:codre", "codre-the-second")
+    for name in (*unknown, "alice", "task.jsn"):
+        result = other.run("revoke", name, "--note", "n")
+        refused(result, "revocation.unknown")
+        assert f"is called {name} (the agents are assistant, coder, tester):" in result.stderr
+        assert ("write agent:" in result.stderr) == (
+            name in ("codre-the-second", "alice", "task.jsn")
+        )
+    assert revocations(other) == before
+    for name in unknown:
+        result = other.run("revoke", name, "--in-advance", "--note", "n")
+        assert (result.returncode, result.stderr) == (0, "")
+    assert len(revocations(other)) == len(before) + len(unknown)
+
+
+def test_what_can_be_nobodys_name_is_revoked_neither_way(other):
+    refused(other.run("revoke", "user:Alice", "--note", "n"), "revocation.name")
+    for name in ("task.jsn", "alice", "user:Alice", "tester:AAAA"):
+        refused(other.run("revoke", name, "--in-advance", "--note", "n"), "revocation.name")
+    assert revocations(other) == []
+
+
+def test_a_revocation_in_advance_does_not_read_the_log(other, monkeypatch):
+    """It works where entries can't be read, and waits for no search."""
+    monkeypatch.setattr(delegations, "is_known", None)
+    result = other.run("revoke", "user:alice", "--in-advance", "--note", "n")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert codes(other, *GIVEN) == [REVOKED] * 3
+
+
+def test_a_name_that_means_two_things_is_refused(other):
+    (other.folder / "coder").write_text((other.folder / "token").read_text())
+    result = other.run("revoke", "coder", "--note", "n")
+    refused(result, "revocation.ambiguous")
+    assert "write agent:coder or ./coder" in result.stderr
+    assert revocations(other) == []
+    assert other.run("revoke", "./coder", "--note", "n").returncode == 0
+    assert calls(other, "coder") == ["ok"]
+    assert other.run("revoke", "agent:coder", "--note", "n").returncode == 0
+    assert calls(other, "coder") == [REVOKED]
+
+
+def test_an_agent_may_have_the_name_of_a_delegations_id(other, monkeypatch):
+    monkeypatch.setattr(delegations, "is_known", lambda _reader, name: "in-the-log" in name)
+    result = other.run("revoke", "in-the-log", "--note", "n")
+    refused(result, "revocation.ambiguous")
+    assert "write agent:in-the-log for the agent" in result.stderr
+    for given, name in (
+        (["agent:in-the-log"], "agent:in-the-log"),
+        (["in-the-log", "--in-advance"], "in-the-log"),
+    ):
+        told = told_as_json(other.run("revoke", *given, "--note", "n", "--json"))
+        assert told["revoked"] == name
 
 
 @pytest.mark.parametrize(
     "name", ["tsak.json", "./task", "tokens/alice", "/nowhere/tsak.json", ".json"]
 )
 def test_a_file_that_is_not_there_is_no_name(other, name):
-    result = other.run("token", "revoke", name, "--note", "n")
+    result = other.run("revoke", name, "--note", "n")
     refused(result, "revocation.name")
     assert f"there is no file {name}" in result.stderr
     assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
@@ -504,7 +562,7 @@ def test_a_file_that_is_not_there_is_no_name(other, name):
 def test_a_name_may_look_like_a_files(other):
     with (other.folder / "agentguard.toml").open("a") as file:
         file.write('[principals."user:team/alice.json"]\n')
-    result = other.run("token", "revoke", "user:team/alice.json", "--note", "n")
+    result = other.run("revoke", "user:team/alice.json", "--note", "n")
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -512,20 +570,20 @@ def test_revoked_as_json_and_by_the_token_itself(other):
     given = (other.folder / "token").read_text().strip()
     chain_of: Any = claims_of(other)[access_token.CHAIN_CLAIM]
     last = jws.parse(chain_of["hops"][-1]).claims()["jti"]
-    found = told_as_json(other.run("token", "revoke", given, "--note", "n", "--json"))
+    found = told_as_json(other.run("revoke", given, "--note", "n", "--json"))
     assert found.keys() == {"revoked", "shard", "index"}
     assert found["revoked"] == last
-    assert other.run("token", "revoke", "-", "--note", "n", input=given).returncode == 0
+    assert other.run("revoke", "-", "--note", "n", input=given).returncode == 0
     assert codes(other, *GIVEN) == [REVOKED, REVOKED, None]
 
 
 def test_revoked_by_the_delegation_itself(other):
     """A short one is printable and has no spaces: it is no name for all that."""
     given = (other.folder / "task.json").read_text().strip()
-    found = told_as_json(other.run("token", "revoke", given, "--note", "n", "--json"))
+    found = told_as_json(other.run("revoke", given, "--note", "n", "--json"))
     assert found["revoked"] == jws.parse(json.loads(given)["hops"][-1]).claims()["jti"]
     assert codes(other, *GIVEN) == [REVOKED] * 3
-    refused(other.run("token", "revoke", "{}", "--note", "n"), "chain.malformed")
+    refused(other.run("revoke", "{}", "--note", "n"), "chain.malformed")
 
 
 DASHED = ["-Zq3xabcdefg", "-" + "Z" * 42, "--" + "Z" * 41, "-note-abc", "-" * 12]
@@ -543,7 +601,7 @@ def test_a_name_may_begin_with_a_dash(other, name, place):
         "after": ["--json", "--note=-reason-why", name],
         "behind --": ["--json", "--note", "-reason-why", "--", name],
     }
-    result = other.run("token", "revoke", *words[place])
+    result = other.run("revoke", "--in-advance", *words[place])
     assert result.returncode == 0
     assert json.loads(result.stdout)["revoked"] == name
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
@@ -552,25 +610,28 @@ def test_a_name_may_begin_with_a_dash(other, name, place):
 
 @pytest.mark.parametrize("option", ["--noet", "--not-an-option", "-n", "-note", "-config", "--"])
 def test_an_option_that_is_misspelt_is_no_name(other, option):
-    result = other.run("token", "revoke", "user:alice", option, "it leaked")
+    result = other.run("revoke", "user:alice", option, "it leaked")
     assert result.returncode == 2
-    assert "No such option" in result.stderr or "--note" in result.stderr
+    if option == "--":  # what stands behind it are arguments
+        assert "Got unexpected extra argument(s) (it leaked)" in result.stderr
+    else:
+        assert "No such option" in result.stderr
     assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
 
 
 def test_what_is_revoked_and_why_is_in_the_log(other):
-    assert other.run("token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
+    assert other.run("revoke", "user:alice", "--note", "it leaked").returncode == 0
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
     assert row["reason"] == "user:alice is revoked: it leaked"
 
 
 def test_what_can_not_be_revoked(other):
     before = len(other.lines("audit", "list"))
-    refused(other.run("token", "revoke", "a name", "--note", "n"), "revocation.name")
-    refused(other.run("token", "revoke", "", "--note", "n"), "revocation.name")
+    refused(other.run("revoke", "a name", "--note", "n"), "revocation.name")
+    refused(other.run("revoke", "", "--note", "n"), "revocation.name")
     (other.folder / "given").write_text("no token")
-    refused(other.run("token", "revoke", "given", "--note", "n"), "jws.malformed")
-    without = other.run("token", "revoke", "user:alice")
+    refused(other.run("revoke", "given", "--note", "n"), "jws.malformed")
+    without = other.run("revoke", "user:alice")
     assert without.returncode == 2
     assert "--note" in without.stderr
     assert len(other.lines("audit", "list")) == before
@@ -580,8 +641,8 @@ def test_what_can_not_be_revoked(other):
 def test_without_the_passphrase_nobody_is_revoked(other):
     environment = {"AGENTGUARD_PASSPHRASE": "wrong"}
     for command in (
-        ["token", "revoke", "user:alice"],
-        ["agents", "revoke", "coder"],
+        ["revoke", "user:alice"],
+        ["revoke", "coder"],
         ["freeze"],
         ["thaw"],
     ):
@@ -596,12 +657,12 @@ def test_what_roles_allow_is_shown_as_an_agents_scope(lent):
     assert "max_scope none roles reader scope files:read" in shown
 
 
-# --- agents revoke, freeze, thaw ------------------------------------------------------------------
+# --- an agent is revoked; freeze, thaw ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["coder", "agent:coder"])
 def test_an_agent_is_revoked(other, name):
-    result = other.run("agents", "revoke", name, "--note", "it misbehaves")
+    result = other.run("revoke", name, "--note", "it misbehaves")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("revoked: agent:coder (entry ")
     assert calls(other, "coder", "tester") == [REVOKED, "ok"]
@@ -610,7 +671,7 @@ def test_an_agent_is_revoked(other, name):
 
 def test_one_instance_is_revoked(other):
     uri = claims_of(other)["client_id"]
-    found = told_as_json(other.run("agents", "revoke", uri, "--note", "n", "--json"))
+    found = told_as_json(other.run("revoke", uri, "--note", "n", "--json"))
     assert found.keys() == {"revoked", "shard", "index"}
     assert found["revoked"] == uri
     assert codes(other, "token") == [REVOKED]
@@ -621,7 +682,7 @@ def test_one_instance_is_revoked_by_its_short_name(other):
     """Which stands for its URI: nobody goes by a short name."""
     uri = claims_of(other)["client_id"]
     for short in (agent_alias(uri), agent_alias(uri).removeprefix("agent:")):
-        found = told_as_json(other.run("agents", "revoke", short, "--note", "n", "--json"))
+        found = told_as_json(other.run("revoke", short, "--note", "n", "--json"))
         assert found["revoked"] == uri
     assert codes(other, "token") == [REVOKED]
     assert calls(other, "tester") == ["ok"]  # the next instance
@@ -629,11 +690,12 @@ def test_one_instance_is_revoked_by_its_short_name(other):
 
 def test_an_agent_that_nobody_knows_is_not_revoked(other):
     unknown = "spiffe://acme.example/agent/tester/" + "A" * 43
-    for name in ("codre", "agent:codre", "tester:AAAA", "coder/tester", unknown):
-        result = other.run("agents", "revoke", name, "--note", "n")
-        refused(result, "agent.unknown")
-        assert "coder" in result.stderr  # the ones that there are
-    assert other.run("agents", "revoke", "coder").returncode == 2
+    for name in ("codre", "agent:codre", "tester:AAAA", unknown):
+        result = other.run("revoke", name, "--note", "n")
+        refused(result, "revocation.unknown")
+        assert "coder" in result.stderr  # an agent that there is
+    refused(other.run("revoke", "coder/tester", "--note", "n"), "revocation.name")  # a path
+    assert other.run("revoke", "coder").returncode == 2
     assert calls(other, "coder") == ["ok"]
 
 
@@ -662,7 +724,7 @@ def test_doctor_says_who_was_stopped(other):
     with (other.folder / "agentguard.toml").open("a") as file:
         file.write('[principals."user:alice"]\n')
     assert stopped() == []
-    for command in (["agents", "revoke", "coder"], ["token", "revoke", "user:alice"], ["freeze"]):
+    for command in (["revoke", "coder"], ["revoke", "user:alice"], ["freeze"]):
         assert other.run(*command, "--note", "n").returncode == 0
     assert stopped() == ["freeze", "agent coder", "principal user:alice"]
     assert other.run("thaw", "--note", "n").returncode == 0
@@ -681,7 +743,7 @@ def test_freeze_and_thaw_as_json(other):
 
 
 def test_where_there_is_no_project(project):
-    for command in (["freeze"], ["thaw"], ["token", "revoke", "x"], ["agents", "revoke", "x"]):
+    for command in (["freeze"], ["thaw"], ["revoke", "x"]):
         refused(project.run(*command, "--note", "n"), "config.missing")
 
 

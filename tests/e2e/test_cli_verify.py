@@ -197,7 +197,7 @@ def test_a_shard_of_the_document_that_is_named_makes_the_rest_a_finding(changed,
 def test_a_file_that_is_no_trust_document_is_named(told, tmp_path, content):
     file = tmp_path / "notes.md"
     file.write_text(content)
-    evidence = told.run("audit", "verify-evidence", "-", "--trust", file, input="{}")
+    evidence = told.run("evidence", "verify", "-", "--trust", file, input="{}")
     for result in (told.run("audit", "verify", "--trust", file), evidence):
         assert (result.returncode, result.stdout) == (2, "")
         assert f"{file} can't be read (" in result.stderr

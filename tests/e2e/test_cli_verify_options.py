@@ -180,7 +180,7 @@ def test_the_evidence_of_a_call_is_a_witness(verify, sharded, tmp_path):
     rows = sharded.run("audit", "list", "--json", "--tool", "get_file").stdout.splitlines()
     file = tmp_path / "evidence.json"
     call = json.loads(rows[0])
-    proved = sharded.run("audit", "prove", call["invocation_id"], "-o", file)
+    proved = sharded.run("evidence", "make", call["invocation_id"], "-o", file)
     assert proved.returncode == 0
     report = verify(sharded, "--anchor", "", "--against", file)
     assert report["ok"] is True
@@ -275,7 +275,7 @@ def test_the_verdict_for_people(verify, sharded):
     (doubtful,) = report["in_doubt"]
     said = shown.stdout.partition("1 call in doubt")[2]
     assert "read_file by agent:assistant:" in said
-    assert f"agentguard audit resolve {doubtful} --ran|--not-ran --note TEXT" in said
+    assert f"agentguard resolve {doubtful} --ran|--not-ran --note TEXT" in said
 
 
 def test_problems_stand_with_their_shards(reshaped):

@@ -235,7 +235,7 @@ def test_a_token_may_be_given_as_it_is(followed):
     "name", ["spiffe://eu.acme.example/agent/coder/x", "user:a.b.c", "user:" + "n" * 255]
 )
 def test_a_name_with_dots_or_a_long_one_is_no_token(changed, name):
-    revoked = run(changed, "token", "revoke", name, "--note", "gone", "--json")
+    revoked = run(changed, "revoke", name, "--in-advance", "--note", "gone", "--json")
     assert revoked.returncode == 0, revoked.stderr
     assert json.loads(revoked.stdout)["revoked"] == name
 
@@ -244,7 +244,7 @@ def test_a_token_that_was_revoked_holds_where_nobody_can_know_it(changed, tmp_pa
     exported = tmp_path / "trust.json"
     assert run(changed, "trust", "export", "-o", str(exported)).returncode == 0
     assert run(changed, "token", "verify", "token").returncode == 0
-    assert run(changed, "token", "revoke", "token", "--note", "stolen").returncode == 0
+    assert run(changed, "revoke", "token", "--note", "stolen").returncode == 0
     (changed / ".agentguard" / "standing.json").unlink()  # the log says it still
     refused = run(changed, "token", "verify", "token", "--json")
     assert (refused.returncode, json.loads(refused.stdout)["code"]) == (1, "delegation.revoked")
@@ -259,7 +259,7 @@ def test_an_agent_is_shown_with_what_it_is_lent(changed):
     assert {tuple(one["scope"]) for one in lent} == {("pr:write", "repo:read"), ("repo:read",)}
     assert {one["revoked"] for one in lent} == {None}
     name = lent[0]["id"]
-    assert run(changed, "token", "revoke", name, "--note", "enough").returncode == 0
+    assert run(changed, "revoke", name, "--note", "enough").returncode == 0
     told = run(changed, "agents", "show", "coder").stdout
     assert f"({name}); REVOKED: {name} was revoked" in told
     assert [one["id"] for one in shown_delegations(changed) if one["revoked"]] == [name]

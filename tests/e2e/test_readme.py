@@ -300,9 +300,9 @@ def test_the_table_of_commands_is_complete():
     assert "`agents show`" in README
 
 
-WRITING = {"init", "audit resolve", "audit erase", "keys rotate", "keys revoke", "trust pin"}
+WRITING = {"init", "keys rotate", "trust pin"}
 WRITING |= {"approvals approve", "approvals reject", "approvals import"}
-JSON_ANYWAY = {"approvals export", "audit export", "audit prove", "trust export"}
+JSON_ANYWAY = {"approvals export", "audit export", "evidence make", "trust export"}
 
 
 def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():

@@ -326,11 +326,11 @@ def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of
     program("dies", code=9)
     said, pauses = program("resumes")
     assert (said, [pause["name"] for pause in pauses]) == ([], ["pay"])
-    assert "agentguard audit resolve" in pauses[0]["description"]
+    assert "agentguard resolve" in pauses[0]["description"]
     in_doubt = pauses[0]["description"].partition("(")[2].partition(")")[0]
     became = "--ran" if ran else "--not-ran"
     resolved = commands.run(
-        ["audit", "resolve", in_doubt, became, "--note", "looked at the bank"],
+        ["resolve", in_doubt, became, "--note", "looked at the bank"],
         cwd=tmp_path,
         env={**os.environ, "AGENTGUARD_PASSPHRASE": "of this test"},
     )

@@ -74,7 +74,7 @@ class JournalEntry(NamedTuple):
         if self.state == "begun":
             reason = (
                 f"an earlier attempt of this call ({self.invocation_id}) has begun, and nobody "
-                "knows whether it ran: find out, and say so with agentguard audit resolve"
+                "knows whether it ran: find out, and say so with agentguard resolve"
             )
             return Decision.refusal(reason, code="journal.in_doubt")
         if self.state == "unknown":

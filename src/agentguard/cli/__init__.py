@@ -1,11 +1,10 @@
-"""The command line: ``agentguard``.
+"""The command line ``agentguard``: the tree of commands, its entry point and its exit codes.
 
-Here the commands are put together, those of other distributions included, and errors become one
-line and an exit code: 0 ok, 1 the check failed, 2 usage or configuration. Each command stands in a
-module of its own, which imports no other command's and is imported when the command is called
-(``lazy.py``). Commands share options (``cli/terminal/options.py``), where a domain lies
-(``cli/terminal/location.py``), how a log is read (``cli/audit/history.py``) and shown
-(``cli/terminal/screen.py``).
+The tree includes the commands of other distributions. An error becomes one line on stderr and an
+exit code: 0 ok, 1 the check failed, 2 usage or configuration. The module of a command imports no
+other command's module, and is imported when the command is called (``lazy.py``). Commands share
+options (``cli/terminal/options.py``), the search for a state (``cli/terminal/location.py``), the
+reading of a log (``cli/audit/history.py``) and the printing (``cli/terminal/screen.py``).
 """
 
 from __future__ import annotations
@@ -23,53 +22,64 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP: Final = "agentguard.commands"
-"""The entry point group through which other distributions bring commands (plain functions)."""
+"""The entry point group of the commands of other distributions, which are plain functions."""
 
 _DEMO: Final = "demo"
 _SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2
 
-_COMMANDS: Final = {
-    "init": ("setup.init:init", "Found a trust domain in a folder."),
-    "doctor": ("setup.doctor:doctor", "Check whether this set-up is sound."),
-    "freeze": ("agents.freeze:freeze", "Deny every call of every agent, from its next one on."),
-    "thaw": ("agents.freeze:thaw", "Let calls go on after a freeze."),
-    "adopt": ("setup.adopt:adopt", "Let the log go on in this state, as it is now."),
+_PLACES: Final = {
+    "init": ("setup.init:init", "Create a trust domain in a folder."),
+    "doctor": ("setup.doctor:doctor", "Check the setup of a trust domain."),
+    "policy": ("policy.commands:app", "Check a policy, test it, and replay calls against it."),
+    "agents": ("agents.agents:app", "List the agents and their instances."),
+    "approvals": (
+        "approvals.commands:app",
+        "List the calls that wait for a person, and answer them.",
+    ),
+    "audit": ("audit.commands:app", "Read the log, and verify it."),
+    "evidence": ("audit.evidence:app", "Make the evidence of one call, and verify it."),
+    "token": ("agents.token:app", "Inspect and verify access tokens and delegations."),
+    "revoke": ("agents.revoke:revoke", "Revoke an agent, a delegation, a principal or a key."),
+    "freeze": ("agents.freeze:freeze", "Deny every call of every agent."),
+    "thaw": ("agents.freeze:thaw", "Allow calls again after a freeze."),
+    "resolve": ("audit.resolve:resolve", "Record whether the tool of a call in doubt ran."),
+    "erase": (
+        "audit.resolve:erase",
+        "Erase the arguments, the policy input and the result of a call.",
+    ),
+    "keys": ("setup.keys:app", "List the keys of the trust domain, and rotate them."),
+    "trust": ("setup.trust:app", "Export the public keys of the trust domain, or pin them."),
+    "adopt": ("setup.adopt:adopt", "Continue the log in a copied or restored state."),
 }
-_GROUPS: Final = {
-    "agents": ("agents.agents:app", "The agents, configured and seen in the log."),
-    "approvals": ("approvals.commands:app", "Calls that wait for a person, and their answers."),
-    "audit": ("audit.commands:app", "Look at the log, and verify it."),
-    "keys": ("setup.keys:app", "The keys of the trust domain, and their rotation."),
-    "policy": ("policy.commands:app", "Check and test a policy, and ask it about calls."),
-    "token": ("agents.token:app", "Access tokens and delegations."),
-    "trust": ("setup.trust:app", "The public keys of the trust domain."),
-}
+"""The commands and groups in the order of the help page: first what a newcomer needs first."""
 
 
 class _Root(Group):
-    """All commands: agentguard's own, and behind them those of other distributions."""
+    """The root of all commands: agentguard's own, and those of other distributions."""
 
-    places: ClassVar[Mapping[str, tuple[str, str]]] = _COMMANDS | _GROUPS
+    places: ClassVar[Mapping[str, tuple[str, str]]] = _PLACES
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer passes it
-        """Return the names of all commands, of other distributions as well, the groups last."""
+        """Return the names of all commands, those of other distributions at the end."""
         self._add_others()
-        return [*_COMMANDS, *sorted({*self.commands} - {*_COMMANDS, *_GROUPS}), *_GROUPS]
+        first, *rest = _PLACES
+        others = sorted({*self.commands} - {*_PLACES, _DEMO})
+        return [first, _DEMO, *rest, *others]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Look at other distributions only for what is no command of agentguard's own."""
+        """Find a command; other distributions are searched for a name of theirs alone."""
         if args[0] not in self.commands:
             self._add_others()
         return super().resolve_command(ctx, args)
 
     def _add_others(self) -> None:
-        """Add the commands of other distributions; none takes the place of an own one."""
-        from importlib.metadata import entry_points  # noqa: PLC0415  it is slow
+        """Add the commands of other distributions; none replaces a command of agentguard's own."""
+        from importlib.metadata import entry_points  # noqa: PLC0415  the import is slow
 
-        brought = {found.name: found for found in entry_points(group=GROUP)}
-        for name in sorted({_DEMO, *brought} - {*self.commands}):
-            self.add_command(_other(name, brought.get(name)))
+        installed = {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
+        for name in sorted({_DEMO, *installed} - {*self.commands}):
+            self.add_command(_other(name, installed.get(name)))
 
 
 app = typer.Typer(name="agentguard", no_args_is_help=True, cls=_Root, **PLAIN)
@@ -85,7 +95,7 @@ def main() -> None:
 
 
 def _report(error: AgentguardError | OSError) -> None:
-    from agentguard.cli.audit import phrases  # noqa: PLC0415  help needs neither
+    from agentguard.cli.audit import phrases  # noqa: PLC0415  a help page needs neither
     from agentguard.cli.terminal import screen  # noqa: PLC0415
 
     if isinstance(error, AgentguardError):
@@ -94,9 +104,9 @@ def _report(error: AgentguardError | OSError) -> None:
         screen.error("system.failed", str(error))
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes the option's value
-    if wanted:
-        from importlib.metadata import version  # noqa: PLC0415  it is slow
+def _version(is_requested: bool) -> None:  # noqa: FBT001  typer passes the option's value
+    if is_requested:
+        from importlib.metadata import version  # noqa: PLC0415  the import is slow
 
         typer.echo(f"agentguard {version('agentguard')}")
         raise typer.Exit
@@ -115,16 +125,16 @@ def root(
     """Identity, authority and a record for every tool call of an AI agent."""
 
 
-def _other(name: str, brought: EntryPoint | None) -> Deferred:
-    summary = _SUMMARIES.get(name, f"A command of {brought.module if brought else ''}.")
-    return Deferred(name, summary, lambda: _load(name, brought))
+def _other(name: str, entry_point: EntryPoint | None) -> Deferred:
+    summary = _SUMMARIES.get(name, f"A command of {entry_point.module if entry_point else ''}.")
+    return Deferred(name, summary, lambda: _load(name, entry_point))
 
 
-def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
+def _load(name: str, entry_point: EntryPoint | None) -> Callable[..., object]:
     missing: str | None = "agentguard-demo"
-    if brought is not None:
+    if entry_point is not None:
         try:
-            return brought.load()  # type: ignore[no-any-return]  # what the entry point names
+            return entry_point.load()  # type: ignore[no-any-return]  # a function, by the contract
         except ModuleNotFoundError as error:
             missing = error.name
     message = f"agentguard {name} needs {missing}, which is not installed"

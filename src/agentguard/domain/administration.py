@@ -173,6 +173,17 @@ def revoke(
     state. Raises ``CallError`` (``revocation.name``) for what names nothing, ``EncodeError`` for a
     note that can't be written, and as ``resolve`` does.
     """
+    require_revocable(name)
+    home, admin = _take_up(settings, Secret.of(passphrase))
+    with _writing(home, now) as log:
+        at = timestamp(max(now, log.last_at))
+        recorded = log.append(records.revocation(admin, name, note=note, at=at))
+    home.revocations()  # reads what was just written, and so every process sees it
+    return recorded
+
+
+def require_revocable(name: str) -> None:
+    """Raise ``CallError`` (``revocation.name``) for a text that no revocation can name."""
     if not _REVOCABLE.fullmatch(name) and not is_principal(name):
         message = (
             f"{name!a} names nothing that could be revoked: give a jti, a key's thumbprint, an "
@@ -180,12 +191,6 @@ def revoke(
             "service:chat"
         )
         raise CallError(message, code="revocation.name")
-    home, admin = _take_up(settings, Secret.of(passphrase))
-    with _writing(home, now) as log:
-        at = timestamp(max(now, log.last_at))
-        recorded = log.append(records.revocation(admin, name, note=note, at=at))
-    home.revocations()  # reads what was just written, and so every process sees it
-    return recorded
 
 
 def freeze(

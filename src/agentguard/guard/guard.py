@@ -308,7 +308,7 @@ class Guard:
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
         """Return the evidence of one call, for whoever holds the trust document alone.
 
-        It is what ``agentguard audit prove`` writes (docs/evidence.md); without ``attachments``
+        It is what ``agentguard evidence make`` writes (docs/evidence.md); without ``attachments``
         arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
         ``StorageError`` or ``VerificationError``.
         """

@@ -1,7 +1,7 @@
 """What the demo proves of the calls that people have answered: who it was, from the evidence alone.
 
-The evidence is the file that ``agentguard audit prove`` writes; it is read again, and verified with
-the trust document from outside the state, as a stranger would.
+The evidence is the file that ``agentguard evidence make`` writes; it is read again, and verified
+with the trust document from outside the state, as a stranger would.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ class Timeline:
             of_trace = ("--trace", sent.trace_id, "--state", state, "--anchor", anchor)
             self._command("audit", "show", *of_trace)
         for path, _proved in proofs[-1:]:
-            self._command("audit", "verify-evidence", path, "--trust", setting.kept_trust)
+            self._command("evidence", "verify", path, "--trust", setting.kept_trust)
         self._command("approvals", "list", "--config", setting.config)
         self._command("audit", "verify", "--state", state, "--anchor", anchor)
         self._command("audit", "verify", "--state", copy, "--anchor", anchor)

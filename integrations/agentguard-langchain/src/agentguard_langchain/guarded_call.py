@@ -301,7 +301,7 @@ class GuardedCall:
         """Pause for a nested call that may have run already; return whether to try once more.
 
         The call around is not complete before somebody has found out what became of this one
-        (``audit resolve``). No answer to the pause decides that.
+        (``agentguard resolve``). No answer to the pause decides that.
         """
         pending_turn = self.pending_turn
         if nested_calls() is None or pending_turn is None or self.id is None:

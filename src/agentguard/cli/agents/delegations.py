@@ -1,6 +1,7 @@
-"""The delegations under which an agent instance can still act, as the log keeps them.
+"""Delegations of the log: those under which an instance can still act, and the names in them.
 
-And the names that a revocation may have: who and what the log's delegations and credentials name.
+A name here is a name that a revocation can have: a principal, a service, an agent, an instance, a
+key's thumbprint, or the id (``jti``) of a hop.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from agentguard.storage import ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LiveDelegation:
     """A chain that ends with an instance and has not expired.
 
-    ``refused`` is the code and the reason for which it is denied: revoked, or all is frozen.
+    ``refusal`` is the reason code and the reason if its calls are denied, because a part of it is
+    revoked or because the state is frozen; else None.
     """
 
     chain: Chain
-    refused: tuple[str, str] | None
+    refusal: tuple[str, str] | None
 
     def as_json(self) -> dict[str, object]:
-        """Return what ``--json`` prints of a delegation."""
+        """Return the object that ``--json`` prints of a delegation."""
         leaf = self.chain.leaf
         return {
             "id": leaf.jti,
@@ -46,71 +48,76 @@ class Live:
             "scope": list(leaf.scope),
             "task_id": leaf.task_id,
             "expires_at": leaf.expires_at,
-            "revoked": self.refused[1] if self.refused is not None else None,
+            "revoked": self.refusal[1] if self.refusal is not None else None,
         }
 
-    def said(self) -> str:
-        """Write it down for people."""
+    def describe(self) -> str:
+        """Return one line about the delegation for people."""
         leaf = self.chain.leaf
         scope = " ".join(leaf.scope) or "nothing"
         task = f", task {leaf.task_id}" if leaf.task_id is not None else ""
-        ended = ""
-        if self.refused is not None:
-            code, reason = self.refused
-            ended = f"; {'FROZEN' if code == 'domain.frozen' else 'REVOKED'}: {reason}"
+        denial = ""
+        if self.refusal is not None:
+            code, reason = self.refusal
+            denial = f"; {'FROZEN' if code == 'domain.frozen' else 'REVOKED'}: {reason}"
         until = phrases.time(leaf)
-        return f"{scope} for {self.chain.principal}{task}, until {until} ({leaf.jti}){ended}"
+        return f"{scope} for {self.chain.principal}{task}, until {until} ({leaf.jti}){denial}"
 
 
-def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
+def live(location: Location, trust: TrustDocument, uri: str) -> list[LiveDelegation]:
     """Return the delegations of an instance that have not expired, the newest last.
 
-    One that does not verify is none: ``audit verify`` names it. Raises ``StorageError``.
+    A delegation that does not verify is left out; ``audit verify`` names it. Raises
+    ``StorageError``.
     """
-    with closing(where.reader()) as reader:
-        found = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
-    if not found:  # by keys that are not this log's, nothing of the log verifies
+    with closing(location.reader()) as reader:
+        chains = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
+    if not chains:  # with the keys of another log, the ledger would not verify either
         return []
-    standing = ledger.current(where.state, where.anchor, trust)
+    standing = ledger.current(location.state, location.anchor, trust)
     thawed = standing._replace(frozen=False)
     now = seconds(times.now())
     return [
-        # what was revoked stays so after a thaw
-        Live(chain, thawed.refusal(chain.names) or standing.refusal(chain.names))
-        for chain in found.values()
+        # a revocation is named first: it outlasts a freeze
+        LiveDelegation(chain, thawed.refusal(chain.names) or standing.refusal(chain.names))
+        for chain in chains.values()
         if now < chain.leaf.expires_at
     ]
 
 
 def names(hop: Grant) -> frozenset[str]:
-    """Return all by which what went through a hop can be revoked, as the hop says itself."""
-    found = {hop.principal, hop.delegatee, hop.jti}
-    found |= {hop.key_id} if not hop.is_asserted else set()  # that one is the issuer's
+    """Return the names in an unverified hop by which a call through the hop can be revoked."""
+    result = {hop.principal, hop.delegatee, hop.jti}
+    if not hop.is_asserted:  # the key of an asserted hop is the issuer's
+        result.add(hop.key_id)
     name = credential.agent_name(hop.delegatee)
-    return frozenset(found | ({f"agent:{name}"} if name is not None else set()))
+    if name is not None:
+        result.add(f"agent:{name}")
+    return frozenset(result)
 
 
 def is_known(reader: LogReader, name: str) -> bool:
     """Whether a delegation or a credential of the log has this name; raises ``StorageError``.
 
-    Nothing is verified. The ids of access tokens are not looked for: they stand in calls alone.
+    Nothing is verified. The ids of access tokens are not searched: only the entries of calls have
+    them, and these are too many to read.
     """
-    for kind, said in (("identity", _of_identity), ("delegation", _of_delegation)):
+    for kind, names_in in (("identity", _names_in_identity), ("delegation", _names_in_delegation)):
         for shard in reader.shards():
             for index in reader.search(shard, Search(kind=kind)):
-                kept = read_entry_of_kind(reader, shard, index, kind)
+                place = read_entry_of_kind(reader, shard, index, kind)
                 with suppress(AgentguardError):
-                    if kept is not None and name in said(kept.entry):
+                    if place is not None and name in names_in(place.entry):
                         return True
     return False
 
 
-def _of_identity(parsed: Entry) -> frozenset[str]:
+def _names_in_identity(parsed: Entry) -> frozenset[str]:
     uri = row.subject_of(str(parsed.members["credential"])) or ""
     return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
 
 
-def _of_delegation(parsed: Entry) -> frozenset[str]:
+def _names_in_delegation(parsed: Entry) -> frozenset[str]:
     hops, _credentials = statements.chain_tokens(parsed)
     return frozenset[str]().union(*(names(grant.read(hop)) for hop in hops))
 
@@ -118,10 +125,10 @@ def _of_delegation(parsed: Entry) -> frozenset[str]:
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
     for shard in reader.shards():
         for index in reader.search(shard, Search(kind="delegation", agent=uri)):
-            kept = read_entry_of_kind(reader, shard, index, "delegation")
-            if kept is not None:
+            place = read_entry_of_kind(reader, shard, index, "delegation")
+            if place is not None:
                 with suppress(AgentguardError):
-                    at = parse_time(kept.entry.at)
-                    chain = statements.check_delegation(kept.entry, trust, at)
+                    at = parse_time(place.entry.at)
+                    chain = statements.check_delegation(place.entry, trust, at)
                     if chain.leaf.delegatee == uri:
                         yield chain

@@ -1,6 +1,6 @@
-"""``agentguard freeze`` and ``thaw``: deny every call in every process, and let them go on.
+"""``agentguard freeze`` and ``agentguard thaw``: deny every call of a state, or allow calls again.
 
-Both need the passphrase of the keys, and sign with the admin key.
+Both need the passphrase of the keys, sign with the admin key, and append to the log.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from agentguard.domain.passphrase import passphrase_of
 
 
 def freeze(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Deny every call of every agent, from its next one on.
+    """Deny every call of every agent.
 
-    In all processes on the state; calls that run already are not stopped. It is logged, and so is
-    what is denied by it.
+    The freeze counts from the next call on, in every process on the state, and lasts until
+    agentguard thaw. Tools that run already are not stopped. The freeze and each denial are logged.
     """
-    _brake(note=note, config=config, json=json, frozen=True)
+    _set_frozen(note=note, config=config, json=json, frozen=True)
 
 
 def thaw(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Let calls go on after a freeze."""
-    _brake(note=note, config=config, json=json, frozen=False)
+    """Allow calls again after a freeze."""
+    _set_frozen(note=note, config=config, json=json, frozen=False)
 
 
-def _brake(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None:
+def _set_frozen(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None:
     settings = location.load_own(config)
     recorded = administration.freeze(
         settings,
@@ -34,5 +34,5 @@ def _brake(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None
         note=note,
         now=times.now(),
     )
-    said = "frozen: every call is denied from here on" if frozen else "thawed: calls go on"
-    screen.recorded(said, {"frozen": frozen}, recorded, json=json)
+    message = "frozen: every call is denied from here on" if frozen else "thawed: calls go on"
+    screen.recorded(message, {"frozen": frozen}, recorded, json=json)

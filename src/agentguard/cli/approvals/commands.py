@@ -66,9 +66,10 @@ _DEFAULT_KEY = Path("~/.ssh/id_ed25519")
 
 @app.command("list")
 def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List what waits for an answer, the oldest first. With --json, one object a line.
+    """List the requests that wait for an answer, the oldest first.
 
-    It warns of approvals that nobody took up before they expired.
+    Warns of approvals that expired before their call was made again. With --json, one object a
+    line.
     """
     inbox = _inbox(config)
     waiting = inbox.pending()
@@ -106,8 +107,8 @@ def show(
 ) -> None:
     """Show a request whole, as it is signed.
 
-    Nothing is left out. What does not show as itself is written out, and behind a bar stands what
-    the call says. With --json, all in ASCII.
+    Nothing is left out. Characters that a terminal would not show are written out, and the text of
+    the call stands behind a bar. With --json, all in ASCII.
     """
     asked, inbox = _asked(request_id, request_file, config)
     if json:
@@ -130,8 +131,8 @@ def approve(
 ) -> None:
     """Approve a request: this exact call may run, once.
 
-    It is shown first. On another machine, name the exported request with --request and who you are
-    with --as: the signed answer is written to -o FILE, for approvals import.
+    The request is shown first. On another machine, name the exported request with --request and
+    yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
     options = _Options(key, note, yes, principal, output)
     _answer("approve", _asked(request_id, request_file, config), options)
@@ -149,7 +150,10 @@ def reject(
     output: OutputOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Reject a request: the call is denied, and its agent is told the note."""
+    """Reject a request: the call is denied.
+
+    The agent is told the note.
+    """
     options = _Options(key, note, yes, principal, output)
     _answer("reject", _asked(request_id, request_file, config), options)
 
@@ -162,7 +166,10 @@ def export(
     force: ForceOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write a request to a file, to be answered on another machine. It holds the arguments."""
+    """Write a request to a file, to be answered on another machine.
+
+    The file holds the arguments of the call.
+    """
     asked, _inbox = _asked(request_id, None, config)
     with files.new(output, force=force) as file:
         file.write(asked.dumps() + b"\n")
@@ -176,7 +183,7 @@ def import_answer(
     *,
     config: ConfigOption = None,
 ) -> None:
-    """Take a signed answer that was made elsewhere, if it counts."""
+    """Record a signed answer from another machine, if it counts."""
     inbox = _inbox(config)
     asked, sealed = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
     answer = inbox.accept(asked, sealed)

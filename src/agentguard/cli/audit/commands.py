@@ -1,7 +1,7 @@
-"""``agentguard audit``: the commands around the log; here they are put together.
+"""The group ``agentguard audit``: the commands that read the log.
 
-Each stands in a module of its own. All but ``resolve`` and ``erase``, which add to the log, only
-read it: they take no lock and need no passphrase.
+Each command has a module of its own, takes no lock and needs no passphrase. What adds to the log is
+no command of this group: ``agentguard resolve`` and ``agentguard erase`` (``resolve.py``).
 """
 
 from __future__ import annotations
@@ -17,20 +17,10 @@ from agentguard.cli.lazy import Group
 class _Audit(Group):
     places: ClassVar[Mapping[str, tuple[str, str]]] = {
         "list": ("audit.listing:list_entries", "List the calls, the newest last."),
-        "show": ("audit.show:show", "Tell the story of one call."),
-        "tail": ("audit.tail:tail", "Watch the calls as they come."),
-        "export": ("audit.export:export", "Write the log as JSON lines."),
+        "show": ("audit.show:show", "Show all that the log says of one call."),
+        "tail": ("audit.tail:tail", "Print the newest calls, and wait for more."),
+        "export": ("audit.export:export", "Write the log's entries as JSON lines."),
         "verify": ("audit.verify:verify", "Verify the whole log."),
-        "prove": ("audit.evidence:prove", "Write the evidence of one call."),
-        "verify-evidence": (
-            "audit.evidence:verify_evidence",
-            "Check the evidence of one call, and tell what it proves.",
-        ),
-        "resolve": ("audit.resolve:resolve", "State what became of a call in doubt."),
-        "erase": (
-            "audit.resolve:erase",
-            "Erase a call's arguments, the policy's input and its result.",
-        ),
     }
 
 

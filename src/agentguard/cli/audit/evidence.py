@@ -1,4 +1,4 @@
-"""``agentguard audit prove`` and ``verify-evidence``: one call's evidence, made and checked.
+"""``agentguard evidence make`` and ``evidence verify``: the evidence of one call.
 
 What is told of it stands in ``evidence_report.py``, what it must hold in ``audit/evidence.py``, how
 it is made in ``audit/prove.py``.
@@ -14,6 +14,7 @@ import typer
 from agentguard.audit import evidence, evidence_file
 from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import evidence_report, history, naming
+from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
     AnchorOption,
@@ -26,8 +27,11 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.errors import DecodeError, VerificationError
 
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
-def prove(
+
+@app.command("make")
+def make(
     call: CallArgument,
     *,
     output: Annotated[
@@ -47,7 +51,7 @@ def prove(
     anchor: AnchorOption = None,
     trust: TrustOption = None,
 ) -> None:
-    """Write the evidence of one call.
+    """Write the evidence of one call to a file.
 
     One file, with which anybody who has the trust document can check, offline, who called what,
     what was decided and what became of it (docs/evidence.md). It is verified before it is written.
@@ -69,9 +73,10 @@ def prove(
         screen.line(f"{output} proves the call {invocation_id}, in {len(data)} bytes")
 
 
-def verify_evidence(
+@app.command("verify")
+def verify(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What audit prove has written; - for stdin.")
+        Path, typer.Argument(metavar="FILE", help="What evidence make has written; - for stdin.")
     ],
     *,
     trust: Annotated[
@@ -84,7 +89,7 @@ def verify_evidence(
     ],
     json: JsonOption = False,
 ) -> None:
-    """Check the evidence of one call, and tell what it proves.
+    """Verify an evidence file, and say what it proves.
 
     Offline, and with nothing but the trust document. Exit code 1 if anything does not hold. With
     --json, one object: ok, and code and problem, or what is proved, and unknown: what such a file

@@ -32,7 +32,7 @@ def draw(proved: Evidence) -> None:
 
 
 def as_json(proved: Evidence) -> dict[str, object]:
-    """Return what ``audit verify-evidence --json`` prints."""
+    """Return what ``evidence verify --json`` prints."""
     call, place, held = proved.call, proved.place, proved.credential
     committed = proved.outcome.commitments if proved.outcome is not None else {"result": None}
     profile = held.profile

@@ -1,6 +1,6 @@
 """``agentguard audit export``: the log as JSON lines, for other programs.
 
-What a line holds is documented in docs/cli.md. An export proves nothing: ``audit prove`` makes
+What a line holds is documented in docs/cli.md. An export proves nothing: ``evidence make`` makes
 evidence.
 """
 
@@ -50,7 +50,7 @@ def export(
     config: ConfigOption = None,
     state: StateOption = None,
 ) -> None:
-    """Write the log as JSON lines.
+    """Write the log's entries as JSON lines.
 
     One object a line for each entry, in the order of their times: shard, index, leaf_hash, entry,
     attachments (by role: arguments, input, result). They are written as they stand in the log,

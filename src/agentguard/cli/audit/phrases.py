@@ -1,4 +1,4 @@
-"""How a delegation, and what people answered, is told by ``audit show`` and ``verify-evidence``.
+"""How a delegation, and what people answered, is told by ``audit show`` and ``evidence verify``.
 
 And what the command line adds to an error that a guard has in the same words.
 """

@@ -1,6 +1,6 @@
-"""``agentguard audit resolve`` and ``audit erase``: what the administrator adds to the log.
+"""``agentguard resolve`` and ``agentguard erase``: the administrator's statements about a call.
 
-Both need the passphrase of the keys, and sign with the admin key.
+Both need the passphrase of the keys, sign with the admin key, and append to the log.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def resolve(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """State what became of a call in doubt.
+    """Record whether the tool of a call in doubt ran.
 
     It was authorised, and the log has no outcome: the process died, or its disk did. Find out
     whether its tool ran, and say so; the statement is signed with the admin key and logged.
@@ -62,7 +62,7 @@ def erase(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Erase a call's arguments, the policy's input and its result.
+    """Erase the arguments, the policy input and the result of a call.
 
     What the log says of the call, and every proof of it, holds without them. Copies elsewhere
     (backups, exports, evidence files) are not reached.

@@ -88,7 +88,7 @@ def remedy(invocation_id: str | None) -> str:
     """Name the command with which a person settles a call in doubt."""
     # a person will paste the command, and in a log that was tampered with an id may be any text
     named = invocation_id if is_id(invocation_id) else "SHARD/INDEX"
-    return f"agentguard audit resolve {named} --ran|--not-ran --note TEXT"
+    return f"agentguard resolve {named} --ran|--not-ran --note TEXT"
 
 
 def is_id(text: str | None) -> bool:

@@ -62,7 +62,7 @@ def show(
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell the story of one call.
+    """Show all that the log says of one call.
 
     Who called what, for whom, what was decided and why, what became of it, and how to prove it. Its
     signatures, its credential and its arguments are checked; exit code 1 if one does not hold.
@@ -317,7 +317,7 @@ def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str,
         named, file = invocation_id, invocation_id[:_SHORT]
         if not row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
             named, file = f"{told.shard}/{told.index}", "call"
-        prove = f"agentguard audit prove {named} -o {file}.json{reading}"
+        prove = f"agentguard evidence make {named} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)
 
 

@@ -56,7 +56,7 @@ def tail(
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Watch the calls as they come.
+    """Print the newest calls, and wait for more.
 
     Prints the newest ones, and then what is logged, of every shard, unverified; Ctrl-C ends it. A
     call is printed once it is authorised, and its outcome once there is one. With --json, one

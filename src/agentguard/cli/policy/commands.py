@@ -1,4 +1,4 @@
-"""``agentguard policy``: check a policy, and ask it about one call, as a guard would.
+"""The group ``agentguard policy``, and its commands that check a policy and ask it about one call.
 
 The application's code is not imported, unless the policy itself is a Python function.
 """
@@ -15,11 +15,7 @@ from rich.text import Text
 from agentguard.audit.calls import Evaluation
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
-from agentguard.cli.policy import (
-    replay,
-    source,
-    test,
-)
+from agentguard.cli.policy import replay, source, test
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
     ConfigOption,
@@ -35,12 +31,7 @@ from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
-app = typer.Typer(no_args_is_help=True, cls=Group)
-app.command("test")(test.run_tests)
-app.command("replay")(replay.replay)
 
-
-@app.command("check")
 def check(
     path: Annotated[
         Path | None,
@@ -55,10 +46,10 @@ def check(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Load a policy as a guard would.
+    """Load a policy as a guard does, and report its problems.
 
-    Exit code 1 if it can't be used. Warns of one that allows what it can't know, of what may be a
-    mistake in it, and of each member of its input that nothing declares.
+    Exit code 1 if the policy can't be used. Warns of a policy that allows unknown calls, of likely
+    mistakes in it, and of each member of its input that nothing declares.
     """
     settings = source.chosen(path, query, config)
     try:
@@ -95,7 +86,6 @@ def check(
         screen.warn(source.advice(name))
 
 
-@app.command("eval")
 def evaluate(
     document: Annotated[
         Path,
@@ -109,8 +99,8 @@ def evaluate(
 ) -> None:
     """Ask a policy about one call.
 
-    Takes the policy's input document; exit code 1 unless the call is allowed. It is the rule that
-    every guarded call goes through: an error of the policy is a denial.
+    Takes the policy's input document. The decision is made as for a guarded call: an error of the
+    policy is a denial. Exit code 1 unless the call is allowed.
     """
     asked = _document(document)
     engine = source.load(source.chosen(policy, query, config))
@@ -187,3 +177,10 @@ def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | Non
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
     if evaluation is not None:
         screen.line(f"evaluated {phrases.evaluated(Evaluation.parse(evaluation))}")
+
+
+app = typer.Typer(no_args_is_help=True, cls=Group)
+app.command("check")(check)
+app.command("test")(test.run_tests)
+app.command("eval")(evaluate)
+app.command("replay")(replay.replay)

@@ -187,11 +187,11 @@ def replay(
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put recorded calls to another policy.
+    """Decide the calls of the log again by another policy.
 
-    Says of which the decision would be another. They are read as they stand in the log, unverified,
-    but for their inputs, each of which must have the digest in its entry: exit code 1 if one has
-    not. Calls of which no whole input is kept are counted. Filters are combined.
+    Shows the calls whose decision would change. The log is not verified, except that each policy
+    input must have the digest in its entry: exit code 1 if one does not. Calls without a complete
+    input in the log are counted. Filters are combined.
     """
     where = location.locate(config, state)
     reader = where.reader()

@@ -146,11 +146,11 @@ def run_tests(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Test a policy.
+    """Run the tests of a policy.
 
-    Asks it about each case of the tables, and has OPA run the tests that are written in Rego. Exit
-    code 1 if one fails, or if nothing ran at all; 2 if a test can't be read, or would be passed
-    over for its name.
+    Asks the policy about each case of the tables, and lets OPA run the tests in Rego. Exit code 1
+    if a test fails, or if there is no test; 2 if a test can't be read, or would be skipped because
+    of its name.
     """
     for table in tables or ():
         if table.is_dir() or table.suffix in (".rego", ".cedar"):

@@ -24,11 +24,11 @@ def adopt(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Let the log go on in this state, as it is now.
+    """Continue the log in a copied or restored state.
 
     For a copy whose original is not used any more, and for a state that is behind its anchor
-    (storage.rolled_back), if there is no newer one to restore. What only the anchor has seen is
-    lost: it is logged, and agentguard audit verify tells of it from then on.
+    (storage.rolled_back) where there is no newer state to restore. Entries that only the anchor has
+    seen are lost; the loss is logged, and agentguard audit verify reports it.
     """
     settings = location.load_own(config)
     different = adoption.compare(settings)

@@ -56,7 +56,7 @@ def doctor(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check whether this set-up is sound.
+    """Check the setup of a trust domain.
 
     Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),

@@ -66,7 +66,7 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Found a trust domain in a folder.
+    """Create a trust domain in a folder.
 
     Makes keys, a log, a configuration, and an example policy that allows reads; where there is an
     agentguard.toml already, as in a clone, only the keys and the log that it asks for.

@@ -29,10 +29,10 @@ def export(
     state: StateOption = None,
     anchor: AnchorOption = None,
 ) -> None:
-    """Write the trust document.
+    """Write the public keys with which others verify the log.
 
-    JSON with public keys only, for those who verify the log. It is refused if the copy that is
-    kept with the anchors says something else, or is not there.
+    The output is the trust document, in JSON. Refused if the copy in the anchor is missing or
+    differs.
     """
     where = location.locate(config, state, anchor)
     own = keystore.load_trust(where.state)
@@ -51,11 +51,11 @@ def export(
 
 @app.command("pin")
 def pin(*, config: ConfigOption = None) -> None:
-    """Let the anchor know the state, as it is now.
+    """Pin the log and its keys in the anchor.
 
-    For an anchor that is new, or a state that you have put in the place of another: without it
-    nothing is written. See to it first that the log is whole (agentguard audit verify --anchor ''
-    --trust FILE). A trust document that is kept there already is not replaced.
+    For a new anchor, or a state that replaces another one: nothing can be logged before. Verify the
+    log first (agentguard audit verify --anchor '' --trust FILE). A trust document that the anchor
+    has already is not replaced.
     """
     settings = location.load_own(config)
     if settings.anchor is None:

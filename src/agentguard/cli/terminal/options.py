@@ -185,6 +185,16 @@ OutputOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
+CompromisedSinceOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--compromised-since",
+        metavar="TIME",
+        parser=times.given_exactly,
+        help="The old key counts for nothing from then on (RFC 3339, with an offset).",
+    ),
+]
+
 # --- which policy is asked --------------------------------------------------------------------
 
 _URL: Final = re.compile(r"https?:/", re.IGNORECASE)

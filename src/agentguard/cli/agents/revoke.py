@@ -1,0 +1,204 @@
+"""The command ``agentguard revoke``: revoke whatever a name, a token or a file stands for.
+
+It needs the passphrase of the keys, and signs with the admin key. What a revocation denies is in
+docs/delegation.md; the effects on a key of the trust domain are in docs/keys.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentguard.call.invocation import timestamp
+from agentguard.cli.agents import delegations, inventory, token_parts
+from agentguard.cli.agents.inventory import AgentRecord
+from agentguard.cli.setup import key_status
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.options import (
+    CompromisedSinceOption,
+    ConfigOption,
+    JsonOption,
+    TakesNames,
+)
+from agentguard.domain import administration, keystore, rotation
+from agentguard.domain.config import Config
+from agentguard.domain.passphrase import passphrase_of
+from agentguard.errors import ConfigError
+from agentguard.identity import credential
+from agentguard.identity.principal import is_principal
+from agentguard.storage.reader import StateReader
+
+_AGENT_NAME: Final = re.compile(credential.NAME)
+
+# the form of an id that agentguard makes; that of an access token stands in the entries of calls
+# alone, which are too many to search
+_OWN_JTI: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def revoke(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE|TOKEN|KEY",
+            help="An agent's name, an instance (its URI or short name), a principal or a service "
+            "as in user:alice, a file with a token or a stored delegation (- for stdin), the token "
+            "itself, its id, or a key's thumbprint.",
+        ),
+    ],
+    *,
+    note: Annotated[
+        str | None,
+        typer.Option(
+            "--note",
+            metavar="TEXT",
+            help="The reason, which is logged. Required, but for a key of the trust domain.",
+        ),
+    ] = None,
+    compromised_since: CompromisedSinceOption = None,
+    in_advance: Annotated[
+        bool,
+        typer.Option(
+            "--in-advance",
+            help="Revoke the name as it is written, though nobody in the log or the configuration "
+            "has it.",
+        ),
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Revoke an agent, a delegation, a principal or a key.
+
+    From then on each call that goes through what is revoked is denied, in every process on the
+    state. The revocation is logged, and can't be undone.
+
+    A key of the trust domain (agentguard keys list) that was rotated before is revoked with
+    --compromised-since, and without --note.
+    """
+    if (note is None) == (compromised_since is None):
+        message = "give --note TEXT; or, for a key of the trust domain, --compromised-since TIME"
+        raise typer.BadParameter(message)
+    settings = location.load_own(config)
+    if note is None and compromised_since is not None:
+        _revoke_key(settings, what, compromised_since, json=json)
+        return
+    name = _name(settings, what, in_advance=in_advance)
+    recorded = administration.revoke(
+        settings, passphrase_of(settings), name, note=note or "", now=times.now()
+    )
+    screen.recorded(f"revoked: {name}", {"revoked": name}, recorded, json=json)
+
+
+revoke.command_class = TakesNames  # type: ignore[attr-defined]  # read by cli/lazy.py
+
+
+def _revoke_key(settings: Config, thumbprint: str, since: datetime, *, json: bool) -> None:
+    revocation = rotation.revoke(
+        settings,
+        passphrase_of(settings),
+        thumbprint,
+        compromised_since=since,
+        now=times.now(),
+    )
+    key, unfinished = revocation.key, revocation.unfinished
+    if json:
+        screen.json_line(
+            {
+                "revoked": key.key.thumbprint,
+                "use": key.use,
+                "compromised_since": timestamp(since),
+                "unfinished": str(unfinished) if unfinished is not None else None,
+            }
+        )
+        return
+    screen.line(f"revoked: nothing counts any more that this {key.use} key signs")
+    key_status.print_change(key, unfinished)
+
+
+def _name(settings: Config, what: str, *, in_advance: bool) -> str:
+    """Return the name to be revoked; raises ``ConfigError`` where there is none, or several."""
+    if token_parts.is_inline(what):
+        return token_parts.read(what).last_hop_id
+    is_agent = what in settings.agents
+    if token_parts.is_file(what):
+        if is_agent:
+            raise _ambiguous(f"{what} is an agent and a file: write agent:{what} or ./{what}")
+        return token_parts.read(what).last_hop_id
+    if is_agent:
+        return f"agent:{what}"
+    if in_advance or _OWN_JTI.fullmatch(what):
+        return what
+    if what in {*(settings.principals or ()), *(f"agent:{name}" for name in settings.agents)}:
+        return what
+    _refuse_key_of_domain(settings, what)
+    return _name_in_log(settings, what) or _agent_or_instance(settings, what)
+
+
+def _refuse_key_of_domain(settings: Config, what: str) -> None:
+    for key in keystore.load_trust(settings.state).keys:
+        if key.key.thumbprint == what:
+            remedy = "revoke it with --compromised-since TIME, and without --note"
+            if key.not_after is None and key.compromised_since is None:
+                remedy = f"replace it: agentguard keys rotate {key.use} --compromised-since TIME"
+            message = f"{what} is the trust domain's own {key.use} key: {remedy}"
+            raise ConfigError(message, code="revocation.name")
+
+
+def _name_in_log(settings: Config, what: str) -> str | None:
+    """Return the name that delegations and credentials of the log have, None where none has it."""
+    spellings = [what, f"agent:{what}"] if _AGENT_NAME.fullmatch(what) else [what]
+    with closing(StateReader(settings.state)) as reader:
+        names = [name for name in spellings if delegations.is_known(reader, name)]
+    if len(names) > 1:
+        raise _ambiguous(
+            f"{what} is an agent and the id of a delegation: write agent:{what} for the agent, or "
+            "add --in-advance for the delegation"
+        )
+    return names[0] if names else None
+
+
+def _agent_or_instance(settings: Config, what: str) -> str:
+    """Return the name of an agent or of an instance by the entries of its calls, or its short name.
+
+    Raises ``ConfigError`` where there is none, and where a short name has several instances.
+    """
+    if token_parts.looks_like_file(what):
+        message = (
+            f"there is no file {what}, and nothing in the log or the configuration has that name: "
+            "give the file's path, or the name of what is to be revoked"
+        )
+        raise ConfigError(message, code="revocation.name")
+    agents = inventory.load(location.locate(Path(settings.source)))
+    agent = None if is_principal(what) else inventory.find(agents, what)
+    if agent is None:
+        raise _unknown(settings, what, agents)
+    if agent.name == what:
+        return f"agent:{what}"
+    if len(agent.instances) == 1:
+        return agent.instances[0].uri
+    uris = ", ".join(instance.uri for instance in agent.instances)
+    raise _ambiguous(f"{what} may be {uris}: give the URI")
+
+
+def _unknown(settings: Config, what: str, agents: Sequence[AgentRecord]) -> ConfigError:
+    remedy = "correct the name, which is compared whole; a principal has its kind, as in user:alice"
+    if credential.parse_alias(what) is None:
+        name = f"agent:{what}" if _AGENT_NAME.fullmatch(what) else what
+        administration.require_revocable(name)
+        write = "" if name == what else f"write {name}, and "
+        remedy += f"; to revoke it before anybody has it, {write}add --in-advance"
+    names = ", ".join(agent.name for agent in agents) or "none"
+    message = (
+        f"nobody in the log or in {settings.source} is called {what} (the agents are {names}): "
+        f"{remedy}"
+    )
+    return ConfigError(message, code="revocation.unknown")
+
+
+def _ambiguous(message: str) -> ConfigError:
+    return ConfigError(message, code="revocation.ambiguous")

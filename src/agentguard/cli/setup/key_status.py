@@ -1,0 +1,38 @@
+"""The status of a key of the trust domain, and what people have to do after a change of one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from agentguard.call.invocation import timestamp
+from agentguard.cli.terminal import screen, times
+from agentguard.errors import AgentguardError
+from agentguard.identity.trust import TrustedKey, seconds
+
+
+def state(key: TrustedKey) -> str:
+    """Return ``current``, ``ending``, ``ended`` or ``compromised``."""
+    now = seconds(times.now())
+    if key.compromised_since is not None:
+        return "compromised"
+    if key.not_after is None:
+        return "current"
+    return "ending" if now < key.not_after else "ended"
+
+
+def time(moment: int | None) -> str:
+    """Write seconds since the epoch for people, in UTC; nothing for None."""
+    at = timestamp(datetime.fromtimestamp(moment, UTC)) if moment is not None else None
+    return times.shown(at)
+
+
+def print_change(old: TrustedKey, unfinished: AgentguardError | None) -> None:
+    """Print until when an old key counts, and what remains to be done."""
+    if old.compromised_since is not None:
+        screen.line(f"{old.key.thumbprint} is compromised since {time(old.compromised_since)}")
+    else:
+        screen.line(f"{old.key.thumbprint} counts until {time(old.not_after)}")
+    if unfinished is not None:
+        screen.warn(f"this counts, but is not in the log yet: {unfinished}")
+        screen.warn("the next process that opens the state completes and announces it")
+    screen.line("next: agentguard trust export, for everybody who verifies")
