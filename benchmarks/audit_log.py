@@ -51,7 +51,7 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 from agentguard import Guard
 from agentguard.audit.records import Record
 from agentguard.domain.verify import examine
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.storage import standing_file
 
 CALLERS = (1, 8, 32)

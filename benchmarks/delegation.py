@@ -56,7 +56,7 @@ from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.guard.agent import caller_of
 from agentguard.identity.trust import TrustDocument
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing.keys import Ed25519Signer
 
 AGENTS = ("lead", "coder", "tester")

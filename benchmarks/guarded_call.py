@@ -41,7 +41,7 @@ from agentguard.audit.merkle import CompactRange, leaf_hash
 from agentguard.domain import config, domain
 from agentguard.policy.engine import Engine
 from agentguard.policy.function import FunctionEngine
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing.keys import Ed25519Signer
 
 POLICY = """package agent.authz

@@ -40,7 +40,7 @@ from opentelemetry.trace import Tracer
 from rich.table import Table
 
 from agentguard import Guard
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 _BATCH = 512
 

@@ -19,7 +19,7 @@ from agentguard.audit.entry import parse_entry
 from agentguard.policy.engine import Engine
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 POLICY = Path(__file__).with_name("authz.rego")
 QUERY = "data.example.deploys"

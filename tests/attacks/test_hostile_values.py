@@ -31,7 +31,7 @@ from agentguard.errors import AgentguardError, ArgumentsError, PolicyError
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.document import decide
 from agentguard.policy.function import FunctionEngine
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing.canonical import dumps
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 OTHERS = 12345
 """The number of a user and of a group that are not this user's."""

@@ -38,7 +38,7 @@ from agentguard.domain.verify import examine
 from agentguard.errors import CallError
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing import canonical
 from agentguard.storage import erasure, sqlite
 from agentguard.storage.reader import StateReader

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agentguard import Denied, Guard
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 HEAD = "package agent.authz\ndefault allow := false\n"
 NAIVE = """

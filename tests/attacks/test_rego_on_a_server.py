@@ -18,8 +18,7 @@ from two_engines import FAILED, Ungated, answer, ungated
 from agentguard import PolicyError
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego import builtins as rego_builtins
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine, builtin_functions
 from agentguard.signing import canonical
 
 ITEMS = [{"closed": True, "name": "a"}, {"closed": True}]
@@ -458,7 +457,7 @@ def builtins() -> set[str]:
 
 
 def test_each_builtin_is_refused_or_compared_with_opas():
-    refused, compared = rego_builtins.REFUSED.keys(), rego_builtins.COMPARED
+    refused, compared = builtin_functions.REFUSED.keys(), builtin_functions.COMPARED
     assert builtins() | {"print"} == compared | refused
     assert not refused & compared
     called = set(re.findall(r"\b([a-z][a-z0-9_.]*)\(", OPERATORS.read_text()))

@@ -16,8 +16,7 @@ import pytest
 
 from agentguard.errors import PolicyError
 from agentguard.policy.document import decide
-from agentguard.policy.rego import builtins
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine, builtin_functions
 
 
 def policy(body: str, **options) -> RegoEngine:
@@ -542,8 +541,10 @@ def test_a_panic_of_the_native_code_denies_and_the_next_call_gets_a_fresh_engine
 ):
     text = 'allow if strings.count("abc", input.needle) == 1'
     refused(text, "strings.count panics on an empty text")  # as does all that is known to
-    monkeypatch.delitem(builtins.REFUSED, "strings.count")
-    monkeypatch.setattr(builtins, "COMPARED", builtins.COMPARED | {"strings.count"})
+    monkeypatch.delitem(builtin_functions.REFUSED, "strings.count")
+    monkeypatch.setattr(
+        builtin_functions, "COMPARED", builtin_functions.COMPARED | {"strings.count"}
+    )
     engine = policy(text)
 
     with pytest.raises(PolicyError, match="panicked") as failure:

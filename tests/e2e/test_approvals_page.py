@@ -11,7 +11,7 @@ import pytest
 
 from agentguard import Guard
 from agentguard.domain import config
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "approvals.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from agentguard.call.decision import MAX_REASON, MAX_REASONS
 from agentguard.call.tool import RESERVED
 from agentguard.policy.document import decide, document
 from agentguard.policy.function import FunctionEngine
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.policy.rego.outputs import OUTPUTS
 from agentguard.signing.canonical import Fragment, dumps
 

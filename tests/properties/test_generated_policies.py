@@ -22,7 +22,7 @@ from two_engines import FAILED, Ungated, answer, unordered
 from agentguard import PolicyError
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing import canonical
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"

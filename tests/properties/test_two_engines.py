@@ -28,7 +28,7 @@ from agentguard.policy.document import UNDEFINED, Evaluated, decide
 from agentguard.policy.engine import Engine
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing import canonical
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from agentguard.policy.document import UNDEFINED, Evaluated, decide
 from agentguard.policy.engine import Explains
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 
 POLICIES = Path(__file__).parents[1] / "policies"
 AUTHZ = POLICIES / "authz.rego"

@@ -33,7 +33,7 @@ from pydantic.v1 import root_validator as root_validator_v1
 from pydantic.v1 import validator as validator_v1
 
 from agentguard import ConfigError, Decision, Denied
-from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego import RegoEngine
 from agentguard.signing import canonical
 from agentguard_langchain import bind_ahead, evaluate, guard_tools
 

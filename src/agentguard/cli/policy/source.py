@@ -24,7 +24,7 @@ from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy import cedar_source
 from agentguard.policy import document as policy
 from agentguard.policy.engine import Engine, Explains
-from agentguard.policy.rego.source import RegoSource
+from agentguard.policy.rego import RegoSource
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 

@@ -18,7 +18,7 @@ from agentguard.domain import config
 from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.policy.rego.source import RegoSource
+from agentguard.policy.rego import RegoSource
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.ledger import Ledger
 

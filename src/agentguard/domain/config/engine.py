@@ -109,10 +109,9 @@ def open_engine(settings: Config) -> Engine:
 def _refuse_if_exposed(path: Path, engine: str) -> None:
     """Refuse a policy that others can write; raises ``ConfigError`` or ``OSError``."""
     from agentguard.domain.config import rights  # noqa: PLC0415
-    from agentguard.policy import cedar_source  # noqa: PLC0415
-    from agentguard.policy.rego import source  # noqa: PLC0415
+    from agentguard.policy import cedar_source, rego  # noqa: PLC0415
 
-    places = cedar_source.places(path) if engine == "cedar" else source.places(path)
+    places = cedar_source.places(path) if engine == "cedar" else rego.places(path)
     for place in places:
         rights.refuse_if_writable_by_others(place)
 
@@ -156,6 +155,6 @@ def _opa(server: Server, query: str, where: str) -> Engine:
 
 
 def _rego(path: Path, query: str) -> Engine:
-    from agentguard.policy.rego.engine import RegoEngine  # noqa: PLC0415  regorus is an optional extra
+    from agentguard.policy.rego import RegoEngine  # noqa: PLC0415  regorus is an optional extra
 
     return RegoEngine.load(path, query=query)

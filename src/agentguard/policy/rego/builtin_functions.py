@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from agentguard.policy.rego.tree import Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
 
 FACTS: Final = "let the application do it (facts)"
 """What to do where a policy can't."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentguard.policy.rego.tree import Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
 
 
 def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:

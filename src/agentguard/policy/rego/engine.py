@@ -1,7 +1,7 @@
 """The embedded Rego engine: regorus, evaluated in this process.
 
 In this process this file alone calls the native engine, and turns whatever it does into a value or
-a ``PolicyError``; a new policy is tried in a child process first (``probe.py``). Reading files
+a ``PolicyError``; a new policy is tried in a child process first (``dry_run.py``). Reading files
 stands in ``source.py``; what a policy must not contain, in ``gate.py``. The binding
 (``agentguard[rego]``) is imported when a policy is loaded.
 """

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from agentguard.policy.rego.builtins import COMPARED
-from agentguard.policy.rego.tree import Names, Reader, name_of, objects
+from agentguard.policy.rego.builtin_functions import COMPARED
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
 
 # As the two print it: OPA keeps 1.0 and 1e3 as they are written, and takes them for other keys.
 _PLAIN: Final = re.compile(r"(?!-0\Z)-?(?P<whole>0|[1-9][0-9]*)(?P<fraction>\.[0-9]*[1-9])?")

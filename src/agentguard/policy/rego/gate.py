@@ -2,7 +2,7 @@
 
 The engine reports an unknown builtin only when evaluation reaches it, dies on a recursive
 function, and lets data stand in a rule's place. Whatever would fail late, or open, is refused
-here. What is checked is the engine's own syntax tree, as ``tree.py`` reads it.
+here. What is checked is the engine's own syntax tree, as ``syntax_tree.py`` reads it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,23 @@ from typing import Any, Final
 
 from agentguard.errors import ConfigError
 from agentguard.policy.rego import (
-    builtins as rego_builtins,
-)
-from agentguard.policy.rego import (
-    data as rego_data,
-)
-from agentguard.policy.rego import (
+    builtin_functions,
+    data_lists,
     expressions,
-    heads,
     imports,
-    loops,
+    iteration,
     negation,
-    order,
+    ordering,
+    outputs,
     packages,
     patterns,
-    unbound,
+    rule_heads,
+    syntax_tree,
+    unbound_variables,
 )
-from agentguard.policy.rego import (
-    outputs as rego_outputs,
-)
-from agentguard.policy.rego import (
-    tree as rego_tree,
-)
-from agentguard.policy.rego.presence import Presence
 from agentguard.policy.rego.source import RegoSource, invalid
-from agentguard.policy.rego.tree import Module, Names, Reference, Rule
+from agentguard.policy.rego.syntax_tree import Module, Names, Reference, Rule
+from agentguard.policy.rego.undefined import Presence
 
 _TESTS: Final = ("test_", "todo_test_")
 _ABSENT: Final = ("io.jwt.", "crypto.", "graphql.", "net.cidr_merge")
@@ -104,7 +96,7 @@ def _try(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any]
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  as Python
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter, our own file
-            [sys.executable, "-P", str(Path(__file__).with_name("probe.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("dry_run.py"))],
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=timeout,
@@ -131,10 +123,10 @@ def _report(output: bytes) -> dict[str, Any]:
 def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> tuple[str, ...]:
     """Return what the tree warns of; raises ``PolicyError`` for what is wrong in it."""
     try:
-        readers = [rego_tree.Reader(tree) for tree in json.loads(report["tree"])]
+        readers = [syntax_tree.Reader(tree) for tree in json.loads(report["tree"])]
         known = _Known([reader.module for reader in readers], data)
         reached = _reached(known, query)
-        unread = rego_outputs.unread(known.rules, reached, query)
+        unread = outputs.unread(known.rules, reached, query)
         presence = Presence.of(readers)
         for reader in readers:
             reader.leave_out(_tests(known, reached))
@@ -144,25 +136,25 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_undefined_names(known),
             *_wrong_arities(readers),
             *packages.mistakes(readers, query),
-            *rego_data.mistakes(readers, data),
+            *data_lists.mistakes(readers, data),
             *(mistake for reader in readers for mistake in imports.mistakes(reader)),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
             *negation.mistakes(readers, presence),
-            *heads.mistakes(readers, presence),
+            *rule_heads.mistakes(readers, presence),
             *expressions.mistakes(readers),
-            *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
+            *(mistake for reader in readers for mistake in builtin_functions.mistakes(reader)),
             *(mistake for reader in readers for mistake in patterns.mistakes(reader)),
-            *(mistake for reader in readers for mistake in unbound.mistakes(reader)),
+            *(mistake for reader in readers for mistake in unbound_variables.mistakes(reader)),
         ]
         if problems:
             raise invalid("\n".join(problems))
         return (
             *unread.doubts,
-            *heads.warnings(readers, presence, query),
-            *loops.warnings(readers),
-            *order.warnings(readers, query),
+            *rule_heads.warnings(readers, presence, query),
+            *iteration.warnings(readers),
+            *ordering.warnings(readers, query),
         )
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
@@ -179,7 +171,7 @@ def _reached(known: _Known, query: Names) -> set[Names]:
     reads: dict[Names, set[Names]] = defaultdict(set)
     for rule, reference in _references(known):
         reads[rule.path] |= known.read_by(rule, reference)
-    todo = {rule.path for rule in known.rules if rego_outputs.is_output(rule.path, query)}
+    todo = {rule.path for rule in known.rules if outputs.is_output(rule.path, query)}
     reached: set[Names] = set()
     while todo:
         path = todo.pop()
@@ -240,30 +232,30 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
             continue
         if not call.whole:
             yield f"{call.at}: a function's name can't be computed"
-        elif name in rego_builtins.REFUSED:
-            yield f"{call.at}: {name} {rego_builtins.REFUSED[name]}"
+        elif name in builtin_functions.REFUSED:
+            yield f"{call.at}: {name} {builtin_functions.REFUSED[name]}"
         elif call.absolute or name not in builtins:
             own = (".".join(path) for path in known.functions)
-            names = [*(builtins & rego_builtins.COMPARED), *own]
+            names = [*(builtins & builtin_functions.COMPARED), *own]
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
-        elif name not in rego_builtins.COMPARED:
-            advice = rego_builtins.FACTS
+        elif name not in builtin_functions.COMPARED:
+            advice = builtin_functions.FACTS
             yield f"{call.at}: {name} has not been held against an OPA server; {advice}"
 
 
-def _wrong_arities(readers: list[rego_tree.Reader]) -> Iterator[str]:
+def _wrong_arities(readers: list[syntax_tree.Reader]) -> Iterator[str]:
     """A call with another number of arguments fails once evaluation reaches it, or is undefined."""
     arities: dict[Names, int] = {}
     for reader in readers:
-        for node in rego_tree.objects(reader.rules):
+        for node in syntax_tree.objects(reader.rules):
             match node:
                 case {"Func": {"refr": head, "args": [*parameters]}}:
                     arities[reader.path_of(head)] = len(parameters)
     for reader in readers:
-        for node in rego_tree.objects(reader.rules):
+        for node in syntax_tree.objects(reader.rules):
             match node:
                 case {"Call": {"fcn": function, "params": [*given], "span": span}}:
-                    name = rego_tree.name_of(function)
+                    name = syntax_tree.name_of(function)
                     called = reader.reference(name, call=True)
                     path = called.path if called.absolute else (*reader.package, *called.path)
                     arity = arities.get(path, len(given))
@@ -276,7 +268,7 @@ def _wrong_arities(readers: list[rego_tree.Reader]) -> Iterator[str]:
 
 def _advice(name: str, names: list[str]) -> str:
     if name.startswith(_ABSENT):
-        return f"the embedded engine lacks this builtin of OPA; {rego_builtins.FACTS}"
+        return f"the embedded engine lacks this builtin of OPA; {builtin_functions.FACTS}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
     return f"did you mean {near[0]}?" if near else "define it, or correct its name"
 
@@ -307,8 +299,8 @@ def _recursion(known: _Known) -> Iterator[str]:
 
 def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
     """Where data and a rule have one path, this engine silently takes the data."""
-    outputs = {(*query, name): "the policy" for name in rego_outputs.OUTPUTS}
-    for path, at in {**outputs, **{rule.path: rule.at for rule in known.rules}}.items():
+    answer = {(*query, name): "the policy" for name in outputs.OUTPUTS}
+    for path, at in {**answer, **{rule.path: rule.at for rule in known.rules}}.items():
         value: object = known.data
         for name in path[1:]:
             if not isinstance(value, dict) or name not in value:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard.policy.rego.tree import Names, Reader, name_of, objects, used_variables
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects, used_variables
 
 _ROOTS: Final = frozenset({"data", "input"})
 _OPERATORS: Final = frozenset(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentguard.call.tool import RESERVED
-from agentguard.policy.rego.tree import Names, Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
 
 _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))
 

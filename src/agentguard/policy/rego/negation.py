@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from agentguard.policy.rego.presence import ALWAYS, Presence, below, needed
-from agentguard.policy.rego.tree import Names, Reader
+from agentguard.policy.rego.syntax_tree import Names, Reader
+from agentguard.policy.rego.undefined import ALWAYS, Presence, below, needed
 
 _ADVICE: Final = (
     "give what it negates a rule of its own (`fits if ...`) and write `not fits`, which holds "

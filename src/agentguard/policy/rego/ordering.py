@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentguard.call.tool import RESERVED
-from agentguard.policy.rego.tree import Names, Reader, name_of, objects, variables
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects, variables
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _CHECKS: Final = (("is_number",), ("is_string",))

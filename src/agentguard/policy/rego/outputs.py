@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentguard.policy.rego.tree import Names, Rule
+from agentguard.policy.rego.syntax_tree import Names, Rule
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
 """The rules of the policy's package that are read (policies.md, Output)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from agentguard.policy.rego.tree import Names, Reader
+from agentguard.policy.rego.syntax_tree import Names, Reader
 
 
 def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:

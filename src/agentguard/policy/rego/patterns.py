@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from agentguard.policy.rego.tree import Reader, objects, variables
+from agentguard.policy.rego.syntax_tree import Reader, objects, variables
 
 _SIDED: Final = ("ArithExpr", "AssignExpr", "BinExpr", "BoolExpr")
 

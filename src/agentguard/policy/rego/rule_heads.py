@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from agentguard.policy.rego.presence import ALWAYS, CLOSED, Presence, below, needed
-from agentguard.policy.rego.tree import Names, Reader, name_of, used_variables, variables
+from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, used_variables, variables
+from agentguard.policy.rego.undefined import ALWAYS, CLOSED, Presence, below, needed
 
 _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
 """Outputs that keep a call from running as it stands: without a value they do not."""

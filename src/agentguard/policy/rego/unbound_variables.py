@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentguard.policy.rego.tree import Reader, name_of, objects, used_variables, variables
+from agentguard.policy.rego.syntax_tree import Reader, name_of, objects, used_variables, variables
 
 
 def mistakes(reader: Reader) -> Iterator[str]:

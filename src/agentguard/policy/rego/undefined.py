@@ -1,7 +1,7 @@
 """Which values are there: what every input has, what a body needs, what may be missing.
 
 By Rego an expression with a missing value in it is undefined. The two engines differ in what comes
-of that where it is negated (``negation.py``) and in the head of a rule (``heads.py``).
+of that where it is negated (``negation.py``) and in the head of a rule (``rule_heads.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard.policy.rego.tree import Name, Names, Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Name, Names, Reader, name_of, objects
 
 ALWAYS: Final = frozenset(
     {
