@@ -34,5 +34,6 @@ def test_a_section_names_tests_that_are_there(name, text):
 
 def test_every_file_of_attacks_is_named():
     named = set(re.findall(TESTS, PAGE))
-    attacks = {f"tests/attacks/{path.name}" for path in (ROOT / "tests/attacks").glob("test_*.py")}
+    files = (ROOT / "tests" / "attacks").rglob("test_*.py")
+    attacks = {path.relative_to(ROOT).as_posix() for path in files}
     assert attacks - named == set()
