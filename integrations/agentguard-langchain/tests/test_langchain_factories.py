@@ -1,34 +1,31 @@
 """Default factories: a mark stands for what they make, and what was supplied is always bound.
 
-A call is bound to the same bytes ahead of execution and at execution, however its schema is
-nested. Where that can't be, the tool or the call is refused; code of a schema's author that could
-pass a supplied value off as a made one stands in ``test_langchain_validators.py``.
+Where that can't be, the tool or the call is refused; code of a schema's author that could pass a
+supplied value off as a made one stands in ``test_langchain_validators.py``, random nestings in
+``test_langchain_factories_nesting.py``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import uuid
 from typing import Annotated, Any, ClassVar, NotRequired
 
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from langchain_core.tools import BaseTool, StructuredTool, Tool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from factory_tools import MADE, say, tool_for
+from langchain_core.tools import StructuredTool, Tool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import PrivateAttr as PrivateAttrV1
 from typing_extensions import TypedDict
 
-from agentguard import ConfigError, Decision, Denied, Guard
+from agentguard import ConfigError, Denied
 from agentguard.errors import ArgumentsError
 from agentguard_langchain import bind_ahead, guard_tools
 
 GIVEN = "12345678-1234-5678-1234-567812345678"
-MADE = {"$made": True}
 
 
 class Ticket(BaseModel):
@@ -78,16 +75,6 @@ class Options:
 class Configured:
     ticket: Ticket
     options: Options = dataclasses.field(default_factory=Options)
-
-
-def say(**received: Any) -> str:
-    return repr(received)
-
-
-def tool_for(annotation: Any, **fields: Any) -> StructuredTool:
-    """A tool with one argument of this type; it tells what it received."""
-    schema = create_model("Args", value=(annotation, ...), **fields)
-    return StructuredTool.from_function(say, name="tell", description="T.", args_schema=schema)
 
 
 NESTED = {
@@ -398,258 +385,3 @@ def test_a_single_argument_that_a_factory_made_is_refused(allowing):
         guarded.invoke({})
     assert guarded.invoke({"query": "what"}) == "what"
     assert guarded.invoke("why") == "why"
-
-
-# --- any nesting --------------------------------------------------------------------------------
-
-COUNT = itertools.count()
-SUPPLIED = st.integers(2**40, 2**41)
-OPTIONAL = {"made": SUPPLIED, "tags": st.lists(SUPPLIED, max_size=1)}
-
-
-def model(annotation: Any) -> Any:
-    made = Field(default_factory=COUNT.__next__)
-    tags = Field(default_factory=list)
-    return create_model("M", held=(annotation, ...), made=(int, made), tags=(list[int], tags))
-
-
-def structure(decorate: Any, **options: Any) -> Any:
-    def make(annotation: Any) -> Any:
-        tags = dataclasses.field(default_factory=list)
-        annotations = {"held": annotation, "tags": list[int]}
-        members = {"__module__": __name__, "__annotations__": annotations, "tags": tags}
-        return decorate(**options)(type("D", (), members))
-
-    return make
-
-
-def held(values: Any) -> Any:
-    return st.fixed_dictionaries({"held": values}, optional={"tags": OPTIONAL["tags"]})
-
-
-LAYERS: dict[str, tuple[Any, Any]] = {
-    "list": (lambda inner: list[inner], lambda values: st.lists(values, max_size=2)),
-    "dict": (
-        lambda inner: dict[str, inner],
-        lambda values: st.dictionaries(st.text("a$\xe9", max_size=2), values, max_size=2),
-    ),
-    "tuple": (lambda inner: tuple[inner, int], lambda values: st.tuples(values, SUPPLIED)),
-    "optional": (lambda inner: inner | None, lambda values: st.none() | values),
-    "model": (model, lambda values: st.fixed_dictionaries({"held": values}, optional=OPTIONAL)),
-    "dataclass": (structure(dataclasses.dataclass), held),
-    "slots": (structure(dataclasses.dataclass, frozen=True, slots=True), held),
-    "pydantics": (structure(pydantic.dataclasses.dataclass), held),
-}
-"""What can be put around a type, and around the raw values of that type."""
-
-
-@functools.cache
-def nested(layers: tuple[str, ...]) -> tuple[StructuredTool, Any]:
-    """A tool with an argument that is nested like this, and that argument's raw values."""
-    annotation, values = int, SUPPLIED
-    for layer in layers:
-        around, raw = LAYERS[layer]
-        annotation, values = around(annotation), raw(values)
-    return tool_for(annotation, serial=(int, Field(default_factory=COUNT.__next__))), values
-
-
-def numbers(raw: Any) -> set[int]:
-    """Return the numbers in raw arguments: all of them were supplied."""
-    if isinstance(raw, dict):
-        return numbers(list(raw.values()))
-    if isinstance(raw, list | tuple):
-        return {found for item in raw for found in numbers(item)}
-    return {raw} if isinstance(raw, int) else set()
-
-
-@st.composite
-def calls(draw):
-    around = st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=3)
-    tool, values = nested(("model", *draw(around)))
-    return tool, {"value": draw(values), **draw(st.sampled_from([{}, {"serial": 2**42}]))}
-
-
-def agree(value: Any, bound: Any) -> bool:  # noqa: PLR0911  a case of the table, a return
-    """Tell whether bound is all that the tool received, with marks where factories made it."""
-    if bound == MADE:
-        return type(value) is int and value < 2**40
-    match value:
-        case list():
-            return len(value) == len(bound) and all(map(agree, value, bound))
-        case tuple():
-            return agree(list(value), bound["$tuple"])
-        case dict():
-            escaped = {f"${key}" if key.startswith("$") else key: v for key, v in value.items()}
-            return escaped.keys() == bound.keys() and all(
-                agree(escaped[k], bound[k]) for k in bound
-            )
-        case BaseModel():
-            unset = dict.fromkeys({"held", "made", "tags"} - value.model_fields_set)
-            return agree(value.__dict__, bound["fields"]) and bound.get("unset", {}) == unset
-        case int():
-            return value == bound and value >= 2**40
-        case None:
-            return bound is None
-    return agree({name: getattr(value, name) for name in ("held", "tags")}, bound["fields"])
-
-
-def test_any_nesting_binds_alike_ahead_and_at_execution():
-    seen: list[Any] = []
-    received: list[Any] = []
-
-    def policy(call: Any) -> Decision:
-        seen.append(dict(call["args"]))
-        return Decision.allow()
-
-    with Guard.ephemeral(policy) as guard:
-        agent = guard.new_agent("reviewer")
-
-        @given(calls())
-        def check(call: Any) -> None:
-            tool, args = call
-            tool = tool.model_copy(update={"func": lambda **given: received.append(given)})
-            (guarded,) = guard_tools([tool], agent)
-            ahead = bind_ahead(guarded, args)
-            guarded.invoke(args)
-            assert agree(received[-1], seen[-1])
-            assert ahead.encoded == bind_ahead(guarded, args).encoded
-            assert dict(ahead.values) == seen[-1]
-            assert all(b"%d" % number in ahead.encoded for number in numbers(args))
-
-        check()
-
-
-# --- one validation -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def counting():
-    """Schemas with a validator and a factory that count, as ``(schema, args, counts)``."""
-    counts = {"validated": 0, "nested": 0, "made": 0}
-
-    def count(name: str, value: Any) -> Any:
-        counts[name] += 1
-        return value
-
-    def made() -> str:
-        return count("made", "made")
-
-    class Inner(BaseModel):
-        y: int
-        id: str = Field(default_factory=made)
-
-        @pydantic.field_validator("y")
-        @classmethod
-        def counted(cls, value: int) -> int:
-            return count("nested", value)
-
-    class Outer(BaseModel):
-        model_config = ConfigDict(populate_by_name=True)
-        x: int = Field(alias="theX")
-        inner: Inner
-        serial: str = Field(default_factory=made, alias="theSerial")
-
-        @pydantic.model_validator(mode="after")
-        def counted(self) -> Outer:
-            assert type(self) is Outer
-            return count("validated", self)
-
-    return Outer, {"theX": 1, "inner": {"y": 2}}, counts
-
-
-class OldCounting(BaseModelV1):
-    x: int
-    serial: str = pydantic.v1.Field(default_factory=lambda: str(uuid.uuid4()))
-    counts: Any = None
-
-    @pydantic.v1.validator("x")
-    def counted(cls, value: int) -> int:  # noqa: N805  pydantic v1's form
-        OLD_COUNTS.append(value)
-        return value
-
-
-OLD_COUNTS: list[int] = []
-
-
-async def say_later(**received: Any) -> str:
-    return repr(received)
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("by_alias", [True, False])
-@pytest.mark.parametrize("coroutine", [None, say_later])
-async def test_validators_and_factories_run_once_as_they_do_unguarded(
-    allowing, counting, asynchronous, by_alias, coroutine
-):
-    schema, args, counts = counting
-    if not by_alias:
-        args = {"x": 1, "inner": args["inner"]}
-    tool = StructuredTool.from_function(
-        say, coroutine, name="say", description="Say.", args_schema=schema
-    )
-    (guarded,) = guard_tools([tool], allowing.agent)
-    assert counts == {"validated": 0, "nested": 0, "made": 0}
-    results = []
-    for number, one in enumerate((tool, guarded), 1):
-        results.append(await one.ainvoke(args) if asynchronous else one.invoke(args))
-        assert counts == {"validated": number, "nested": number, "made": 2 * number}
-    assert results[0] == results[1]
-    (call,) = allowing.log.calls()
-    assert call.values["serial"] == "made"  # the model's validator could have put it there
-    assert guarded.args_schema is schema
-
-
-def test_validators_of_pydantic_v1_run_once(allowing):
-    tool = StructuredTool.from_function(
-        say, name="say", description="Say.", args_schema=OldCounting
-    )
-    (guarded,) = guard_tools([tool], allowing.agent)
-    OLD_COUNTS.clear()
-    guarded.invoke({"x": 1})
-    guarded.invoke({"x": 2, "serial": "mine"})
-    assert OLD_COUNTS == [1, 2]
-    first, second = allowing.log.calls()
-    assert uuid.UUID(
-        first.values["serial"]
-    )  # a validator gets the other values, and may change them
-    assert second.values["serial"] == "mine"
-
-
-def test_the_schemas_author_hears_of_no_subclass(allowing):
-    heard = []
-
-    class Listening(BaseModel):
-        serial: str = Field(default_factory=lambda: str(uuid.uuid4()))
-
-        def __init_subclass__(cls, **options: Any) -> None:
-            heard.append(cls)
-            super().__init_subclass__(**options)
-
-        @classmethod
-        def __pydantic_init_subclass__(cls, **_options: Any) -> None:
-            heard.append(cls)
-
-    tool = StructuredTool.from_function(say, name="s", description="S.", args_schema=Listening)
-    (guarded,) = guard_tools([tool], allowing.agent)
-    guarded.invoke({})
-    assert heard == []
-
-
-def test_input_that_the_schema_rejects_is_rejected_as_ever(allowing):
-    class Strict(BaseModel):
-        x: int
-        serial: str = Field(default_factory=str)
-
-    def make() -> BaseTool:
-        return StructuredTool.from_function(
-            say,
-            name="s",
-            description="S.",
-            args_schema=Strict,
-            handle_validation_error=str,
-        )
-
-    (guarded,) = guard_tools([make()], allowing.agent)
-    assert guarded.invoke({"x": "one"}) == make().invoke({"x": "one"})
-    assert "validation error for Strict" in guarded.invoke({"x": "one"})
-    assert allowing.log.calls() == []
