@@ -1,9 +1,10 @@
-"""Builtins that OPA decides otherwise, or that run out of bounds, and what to write instead.
+"""Builtin functions: which a policy may call, which are refused, and with which arguments.
 
-Most are refused wholly. Of ``regex.match``, ``glob.match`` and ``sprintf`` the two engines read
-most patterns alike: these have to be written where they are used, so that they can be looked at.
-So have numbers, separators and replacements of a few others.
-What is listed was found by tests/properties/test_two_engines.py, which holds it against a real OPA.
+A builtin is refused where OPA gives another value, or where a call can exhaust this process. The
+two engines read most patterns of ``regex.match``, ``glob.match`` and ``sprintf`` alike: a policy
+must write these patterns as literals in the call, where the gate checks them. The same holds for
+numbers, separators and replacements of a few other builtins.
+tests/properties/test_two_engines.py compares all of them with a real OPA server.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
 
 FACTS: Final = "let the application do it (facts)"
-"""What to do where a policy can't."""
+"""The advice where no builtin can be used."""
 
 
 def _names(names: str) -> list[str]:
@@ -151,7 +152,7 @@ _GLOB: Final = re.compile(r"(?:[\w ./:@-]|\*(?!\*))+")
 _BELOW: Final = "/**"
 _VERBS: Final = re.compile(r"(?:[^%]|%[%dsv])*", re.DOTALL)
 
-_TAKEN: Final = {
+_PORTABLE_ARGUMENTS: Final = {
     "regex.match": (
         "characters, classes such as [a-z0-9_] in the place of \\d, \\w and \\s, groups, |, *, +, "
         "?, {n}, ^, $, and (?i) before ASCII alone"
@@ -165,23 +166,23 @@ _TAKEN: Final = {
     "substring": "whole numbers below 2^31 in the last two places",
     "array.slice": "whole numbers below 2^31 in the last two places",
 }
-"""Builtins whose arguments are looked at: what both engines read alike."""
+"""Builtins with arguments that are checked, and the arguments that both engines read alike."""
 
 _BOUNDED: Final = {"replace": "a text in the last place", "concat": "a text in the first place"}
-"""Builtins whose result grows with the product of two arguments, unless one is written out."""
+"""Builtins whose result grows with the product of two arguments, unless one is a literal."""
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each call in a module with an argument that has to be written out."""
+    """Yield a sentence for each call in a module with an argument that must be a literal."""
     for node in objects(reader.rules):
         match node:
             case {"Call": {"fcn": function, "params": [first, *more]}}:
-                called = name_of(function)
-                name, at = ".".join(called.path), reader.at(called.span)
-                if name in _TAKEN and not _alike(name, first, more):
+                reference = name_of(function)
+                name, at = ".".join(reference.path), reader.at(reference.span)
+                if name in _PORTABLE_ARGUMENTS and not _is_portable(name, first, more):
                     yield (
                         f"{at}: OPA reads what {name} is given here "
-                        f"otherwise, or may; write it out here: {_TAKEN[name]}"
+                        f"otherwise, or may; write it out here: {_PORTABLE_ARGUMENTS[name]}"
                     )
                 if name in _BOUNDED and not _is_bounded(name, first, more):
                     yield (
@@ -190,17 +191,17 @@ def mistakes(reader: Reader) -> Iterator[str]:
                     )
 
 
-def _alike(name: str, first: Any, more: Sequence[Any]) -> bool:
+def _is_portable(name: str, first: Any, more: Sequence[Any]) -> bool:
     match name:
         case "walk":
             return len(more) == 1
         case "substring" | "array.slice":
             return all(map(_is_small, more))
     text = _literal(first)
-    return text is not None and _is_read_alike(name, text, more)
+    return text is not None and _is_portable_text(name, text, more)
 
 
-def _is_read_alike(name: str, text: str, more: Sequence[Any]) -> bool:
+def _is_portable_text(name: str, text: str, more: Sequence[Any]) -> bool:
     if name == "glob.match":
         separators = _separators(more[0]) if more else None
         if text.endswith(_BELOW) and separators == ["/"]:
@@ -208,7 +209,7 @@ def _is_read_alike(name: str, text: str, more: Sequence[Any]) -> bool:
         return separators in ([], ["/"], ["."]) and _GLOB.fullmatch(text) is not None
     if name == "sprintf":
         return _VERBS.fullmatch(text) is not None
-    # what (?i) makes of other letters depends on the version of Unicode
+    # The meaning of (?i) for other letters depends on the version of Unicode.
     folded = _FOLDS.search(text) is not None and not text.isascii()
     return _REGEX.fullmatch(text) is not None and not folded
 
@@ -221,8 +222,8 @@ def _literal(node: Any) -> str | None:
 
 
 def _is_bounded(name: str, first: Any, more: Sequence[Any]) -> bool:
-    written = first if name == "concat" else more[-1] if more else None
-    return _literal(written) is not None
+    operand = first if name == "concat" else more[-1] if more else None
+    return _literal(operand) is not None
 
 
 def _is_small(node: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Lists of ``data.json`` that are indexed by what may be a text: mistakes.
+"""Mistakes: lists of ``data.json`` with an index that may be a text.
 
-OPA reads ``data.stages[input.args.stage]`` from its store as a path, in which the text "0" names
-the first element of a list. Here a text names none. Of what has a name (``stages := data.stages``)
-an element is taken alike by both.
+OPA reads ``data.stages[input.args.stage]`` from its store as a path, and the text "0" in a path is
+the index of a list's first element. The embedded engine finds no element for a text. Both engines
+agree where the list has a variable's name first (``stages := data.stages``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
 
 
 def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each computed index of such a list; ``data`` is what data.json holds."""
+    """Yield a sentence for each computed index of a list; ``data`` is the content of data.json."""
     for reader in readers:
         for rule in reader.rules:
             loops = {"_"} | {
@@ -26,7 +26,7 @@ def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:
                 match node:
                     case {"RefBrack": {"index": index, "refr": inner, "span": span}}:
                         if not _is_number_or_loop(index, loops) and any(
-                            isinstance(value, list) for value in _held(reader, inner, data)
+                            isinstance(value, list) for value in _data_values(reader, inner, data)
                         ):
                             yield (
                                 f'{reader.at(span)}: to an OPA server the text "0" is an index of '
@@ -44,25 +44,25 @@ def _is_number_or_loop(index: Mapping[str, Any], loops: set[str]) -> bool:
     return False
 
 
-def _held(reader: Reader, node: Mapping[str, Any], data: Mapping[str, Any]) -> list[Any]:
-    """Return the values of data.json that a reference may stand for."""
+def _data_values(reader: Reader, node: Mapping[str, Any], data: Mapping[str, Any]) -> list[Any]:
+    """Return the values of data.json that a reference may name."""
     match node:
         case {"Var": _}:
             path = reader.reference(name_of(node), call=False).path
             if path[0] != "data":
                 return []
-            held: list[Any] = [data]
+            values: list[Any] = [data]
             for name in path[1:]:
-                held = _members(held, name)
-            return held
+                values = _members(values, name)
+            return values
         case {"RefDot": {"refr": inner, "field": [_, name]}}:
-            return _members(_held(reader, inner, data), name)
+            return _members(_data_values(reader, inner, data), name)
         case {"RefBrack": {"refr": inner, "index": {"String": {"value": name}}}}:
-            return _members(_held(reader, inner, data), name)
+            return _members(_data_values(reader, inner, data), name)
         case {"RefBrack": {"refr": inner}}:
             return [
                 child
-                for value in _held(reader, inner, data)
+                for value in _data_values(reader, inner, data)
                 for child in (value.values() if isinstance(value, dict) else value)
                 if isinstance(child, dict | list)
             ]
@@ -70,5 +70,5 @@ def _held(reader: Reader, node: Mapping[str, Any], data: Mapping[str, Any]) -> l
 
 
 def _members(values: list[Any], name: str) -> list[Any]:
-    found = [value[name] for value in values if isinstance(value, dict) and name in value]
-    return [value for value in found if isinstance(value, dict | list)]
+    members = [value[name] for value in values if isinstance(value, dict) and name in value]
+    return [member for member in members if isinstance(member, dict | list)]

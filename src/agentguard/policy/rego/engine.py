@@ -1,8 +1,8 @@
 """The embedded Rego engine: regorus, evaluated in this process.
 
-In this process this file alone calls the native engine, and turns whatever it does into a value or
-a ``PolicyError``; a new policy is tried in a child process first (``dry_run.py``). Reading files
-stands in ``source.py``; what a policy must not contain, in ``gate.py``. The binding
+In this process only this module calls the native engine, and turns each result into a value or a
+``PolicyError``; the gate tries a new policy in a child process first (``dry_run.py``). Reading of
+files stands in ``source.py``, the checks of a policy in ``gate.py``. The binding
 (``agentguard[rego]``) is imported when a policy is loaded.
 """
 
@@ -29,11 +29,11 @@ CHECK_TIMEOUT: Final = 20.0
 """How long the trial of a new policy may take, in seconds; it usually takes a tenth of one."""
 
 MAX_ENGINES_PER_THREAD: Final = 8
-"""How many policies' engines a thread keeps; the one used longest ago makes room."""
+"""How many policies' engines a thread keeps; the least recently used one is dropped."""
 
-# What the engine says may quote an argument or a fact, and an error's message reaches the model
-# and the record. These texts quote the policy only.
-_QUOTES_NO_VALUE: Final = re.compile(
+# The engine's messages may quote an argument or a fact, and an error's message reaches the model
+# and the record. The messages that begin like this quote the policy only.
+_VALUE_FREE_ERRORS: Final = re.compile(
     r"divide by zero"
     r"|could not find function [\w.]+"
     r"|rule conflicts with rule at .+:\d+:\d+"
@@ -45,7 +45,7 @@ _QUOTES_NO_VALUE: Final = re.compile(
 
 
 class _Native(Protocol):
-    """What is used of ``regorus.Engine``; an instance serves only the thread that made it."""
+    """The used methods of ``regorus.Engine``; an instance serves only the thread that made it."""
 
     def add_policy(self, path: str, rego: str) -> str: ...
     def add_data_json(self, data: str) -> None: ...
@@ -56,8 +56,8 @@ class _Native(Protocol):
 class _Engines(threading.local):
     """A thread's native engines by policy digest.
 
-    They stand here and not in a ``RegoEngine``, whose last reference may be dropped by another
-    thread: the binding neither forgives that nor frees the memory.
+    No ``RegoEngine`` holds them: another thread may drop its last reference, and the binding then
+    panics and leaks the memory.
     """
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class _Engines(threading.local):
 
 
 _engines: Final = _Engines()
-# What is fit for use, by policy digest and query, with what the gate warned of.
-_checked: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
+# The gate's warnings about the policies that have passed, by policy digest and query.
+_warnings_by_policy: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
 
 
 class RegoEngine:
@@ -78,15 +78,15 @@ class RegoEngine:
     def __init__(self, source: RegoSource, query: str, *, check_timeout: float) -> None:
         if not QUERY.fullmatch(query):
             raise invalid(f"the query {query!r} is not a package's path, such as {DEFAULT_QUERY}")
-        self._make = _binding()
+        self._native_engine = _binding()
         self._source = source
         self._data = json.dumps(source.data)
         self._query = query
         self.version: Final = metadata.version("gordon-to-regorus")
-        self._warnings = _checked.get((source.sha256, query))
+        self._warnings = _warnings_by_policy.get((source.sha256, query))
         if self._warnings is None:
             self._warnings = gate.check(source, query, timeout=check_timeout)
-            _checked[source.sha256, query] = self._warnings
+            _warnings_by_policy[source.sha256, query] = self._warnings
 
     @classmethod
     def load(
@@ -120,7 +120,7 @@ class RegoEngine:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be a mistake in the policy: a sentence each, with ``file:line:column``."""
+        """The gate's warnings about the policy: sentences with ``file:line:column``."""
         return self._warnings or ()
 
     def evaluate(self, document: bytes) -> object:
@@ -132,12 +132,12 @@ class RegoEngine:
         """
         engine: _Native | None = None
         try:
-            engine = self._taken()
+            engine = self._take_engine()
             engine.set_input_json(document.decode())
             value = _value(engine.eval_query_as_json(self._query))
         except BaseException as error:
-            # An interrupted evaluation may leave anything in the engine: it is not given back. Nor
-            # does it live on in the traceback, which another thread may be the last to hold.
+            # An interrupted evaluation may leave the engine in any state: the engine is dropped.
+            # The traceback must not hold it either: another thread may drop the last reference.
             engine = None
             if isinstance(error, Exception):
                 raise PolicyError(_failure(error)) from error
@@ -145,31 +145,31 @@ class RegoEngine:
                 message = "the policy engine panicked on this call's input; it was not decided"
                 raise PolicyError(message, code="policy.panic") from error
             raise
-        self._give_back(engine)
+        self._return_engine(engine)
         return value
 
     def close(self) -> None:
-        """Nothing is held open: threads keep their native engines."""
+        """Do nothing: threads keep their native engines."""
 
-    def _taken(self) -> _Native:
+    def _take_engine(self) -> _Native:
         """Take this thread's native engine for the policy, or load one.
 
-        Nobody else has it meanwhile: a signal handler that makes a call of its own between the
-        input and the query would put its input in the place of this call's.
+        No other call can use the engine meanwhile: a signal handler that makes a call between the
+        input and the query would replace this call's input.
         """
         engine = _engines.by_policy.pop(self._source.sha256, None)
         if engine is None:
-            engine = self._make()
+            engine = self._native_engine()
             for path, text in self._source.modules:
                 engine.add_policy(path, text)
             engine.add_data_json(self._data)
         return engine
 
-    def _give_back(self, engine: _Native) -> None:
-        kept = _engines.by_policy
-        kept[self._source.sha256] = engine
-        if len(kept) > MAX_ENGINES_PER_THREAD:
-            kept.popitem(last=False)
+    def _return_engine(self, engine: _Native) -> None:
+        engines = _engines.by_policy
+        engines[self._source.sha256] = engine
+        if len(engines) > MAX_ENGINES_PER_THREAD:
+            engines.popitem(last=False)
 
 
 def _binding() -> Any:
@@ -182,7 +182,7 @@ def _binding() -> Any:
 
 
 def _value(answer: str) -> object:
-    """Return the one value in the engine's answer; no rows mean undefined."""
+    """Return the value in the engine's answer; an answer without rows is ``UNDEFINED``."""
     match orjson.loads(answer):
         case {"result": [{"expressions": [{"value": value}]}]}:
             return value
@@ -194,8 +194,8 @@ def _value(answer: str) -> object:
 
 
 def _failure(error: Exception) -> str:
-    """Say where evaluation failed and, unless that could quote a value, why."""
+    """Describe where evaluation failed and, unless the reason could quote a value, why."""
     place, text = gate.locate(str(error))
-    why = _QUOTES_NO_VALUE.match(text)
+    why = _VALUE_FREE_ERRORS.match(text)
     failed = "the policy's evaluation failed" + (f": {why.group()}" if why else "")
     return f"{place}: {failed}" if place else failed

@@ -1,4 +1,4 @@
-"""Expressions that the two engines evaluate otherwise, as far as it can be seen in their text.
+"""Mistakes: single expressions that the embedded engine and an OPA server evaluate differently.
 
 Numbers that are written in another way than they are printed, sets that are ordered or written with
 computed elements, a key with a value before ``in``, an object with a key twice, ``=`` and ``with``.
@@ -14,7 +14,7 @@ from typing import Any, Final
 from agentguard.policy.rego.builtin_functions import COMPARED
 from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
 
-# As the two print it: OPA keeps 1.0 and 1e3 as they are written, and takes them for other keys.
+# The form that both engines print: OPA keeps 1.0 and 1e3 as written, and each is another key.
 _PLAIN: Final = re.compile(r"(?!-0\Z)-?(?P<whole>0|[1-9][0-9]*)(?P<fraction>\.[0-9]*[1-9])?")
 _DIGITS: Final = 15
 _WHOLE: Final = 2**63
@@ -22,7 +22,7 @@ NOT_PLAIN: Final = (
     "may be another number, key or text to an OPA server; write 1 for 1.0 and 1000 for 1e3, whole "
     f"numbers below 2^63, and others with no more than {_DIGITS} digits"
 )
-"""What is wrong with a number that is not plain."""
+"""The message about a number that is not plain."""
 
 _KEYED: Final = (
     "a key with a value before `in` holds here where both are missing, and not on an OPA server; "
@@ -62,25 +62,29 @@ def mistakes(readers: list[Reader]) -> Iterator[str]:
         if "Set" in node.get("Spec", {"head": {}})["head"]
     }
     for reader in readers:
-        whole = {id(part) for node in objects(reader.rules) for part in _taken_whole(node)}
+        compared = {id(part) for node in objects(reader.rules) for part in _compared_as_sets(node)}
         for node in objects(reader.rules):
-            yield from (f"{reader.at(span)}: {said}" for span, said in _said(reader, node, sets))
+            yield from (
+                f"{reader.at(span)}: {problem}" for span, problem in _problems(reader, node, sets)
+            )
             match node:
-                case {"Set": {"span": span, "items": [_, _, *_] as items}} if id(node) not in whole:
+                case {"Set": {"span": span, "items": [_, _, *_] as items}} if (
+                    id(node) not in compared
+                ):
                     if None in (_constant(reader, item) for item in items):
                         yield f"{reader.at(span)}: {_COMPUTED}"
 
 
-def _said(
+def _problems(
     reader: Reader, node: Mapping[str, Any], sets: set[Names]
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
     match node:
-        case {"Number": {"span": span}} if not is_plain(written := reader.text_of(span)):
-            yield span, f"{written} {NOT_PLAIN}"
+        case {"Number": {"span": span}} if not is_plain(number := reader.text_of(span)):
+            yield span, f"{number} {NOT_PLAIN}"
         case {"Membership": {"span": span, "key": dict()}}:
             yield span, _KEYED
         case {"BoolExpr": {"op": op, "lhs": left, "rhs": right, "span": span}} if op in _ORDER:
-            if any(_is_set(reader, one, sets) for one in (left, right)):
+            if any(_is_set(reader, side, sets) for side in (left, right)):
                 yield span, _ORDERED
         case {"AssignExpr": {"op": "Eq", "span": span}}:
             yield span, _UNIFIED
@@ -92,8 +96,8 @@ def _said(
                 yield span, _TWICE
 
 
-def _taken_whole(node: Mapping[str, Any]) -> list[Any]:
-    """Return the parts that are taken as sets are, an element once, however they are written."""
+def _compared_as_sets(node: Mapping[str, Any]) -> list[Any]:
+    """Return the operands that both engines compare as sets, with each element once."""
     match node:
         case {"Call": {"fcn": function, "params": [*parameters]}}:
             return parameters if ".".join(name_of(function).path) in COMPARED else []
@@ -105,7 +109,7 @@ def _taken_whole(node: Mapping[str, Any]) -> list[Any]:
 
 
 def _constant(reader: Reader, value: Mapping[str, Any]) -> str | None:
-    """Return a key or an element that is a constant; texts are alike whichever their quotes."""
+    """Return the text of a constant key or element, the same for both kinds of quotes, or None."""
     if any(kind in node for node in objects(value) for kind in _EVALUATED):
         return None
     match value:
@@ -116,7 +120,7 @@ def _constant(reader: Reader, value: Mapping[str, Any]) -> str | None:
 
 
 def is_plain(number: str) -> bool:
-    """Whether a number is written as both engines print it, and means the same in both."""
+    """Tell whether a number is written as both engines print it, and means the same in both."""
     parts = _PLAIN.fullmatch(number)
     if parts is None:
         return False

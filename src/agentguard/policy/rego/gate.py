@@ -1,8 +1,9 @@
 """The gate that a Rego policy passes before it is used: static checks, and a trial in a child.
 
 The engine reports an unknown builtin only when evaluation reaches it, dies on a recursive
-function, and lets data stand in a rule's place. Whatever would fail late, or open, is refused
-here. What is checked is the engine's own syntax tree, as ``syntax_tree.py`` reads it.
+function, and reads data in the place of a rule. The gate refuses a policy that would fail late or
+open. The checks read the engine's own syntax tree (``syntax_tree.py``); each other module of this
+package has the checks of one subject, and this one those that relate names to definitions.
 """
 
 from __future__ import annotations
@@ -57,15 +58,16 @@ _WARM_UP: Final = json.dumps(
 def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
     """Refuse a policy that is invalid, could fail open, or brings the engine down.
 
-    Returns warnings, of what may be meant and fails open if it isn't: a sentence each, with
-    ``file:line:column``. ``timeout`` (seconds) bounds the trial in the child process. Raises
-    ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child can't be started.
+    Returns warnings: a sentence with ``file:line:column`` for each form that may be meant, and that
+    fails open where the author did not mean it. ``timeout`` (seconds) bounds the trial in the child
+    process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
+    can't be started.
     """
-    report, end = _try(source, query, timeout)
+    report, end = _dry_run(source, query, timeout)
     warnings: tuple[str, ...] = ()
     if "tree" in report:
-        # First what the tree says: of a recursive function, the child only knows that it died.
-        warnings = _examined(report, source.data, tuple(query.split(".")))
+        # The tree first: of a recursive function the child only reports that it died.
+        warnings = _check_tree(report, source.data, tuple(query.split(".")))
     if "error" in report:
         place, text = locate(report["error"])
         raise invalid(f"{place}: {text}" if place else text)
@@ -85,7 +87,7 @@ def locate(error: str) -> tuple[str, str]:
     return place.removeprefix("-->").strip(), message
 
 
-def _try(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any], str]:
+def _dry_run(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any], str]:
     """Load and evaluate the policy in a child; return its report and how it ended."""
     request = {
         "modules": source.modules,
@@ -120,26 +122,28 @@ def _report(output: bytes) -> dict[str, Any]:
     return report
 
 
-def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> tuple[str, ...]:
-    """Return what the tree warns of; raises ``PolicyError`` for what is wrong in it."""
+def _check_tree(
+    report: Mapping[str, Any], data: Mapping[str, Any], query: Names
+) -> tuple[str, ...]:
+    """Return the warnings about the tree; raises ``PolicyError`` for its mistakes."""
     try:
         readers = [syntax_tree.Reader(tree) for tree in json.loads(report["tree"])]
-        known = _Known([reader.module for reader in readers], data)
-        reached = _reached(known, query)
-        unread = outputs.unread(known.rules, reached, query)
+        definitions = _Definitions([reader.module for reader in readers], data)
+        reached = _read_by_outputs(definitions, query)
+        unread = outputs.unread(definitions.rules, reached, query)
         presence = Presence.of(readers)
         for reader in readers:
-            reader.leave_out(_tests(known, reached))
+            reader.leave_out(_test_paths(definitions, reached))
         problems = [
-            *_wrong_query(known, query),
-            *_unknown_calls(known, frozenset(report["builtins"])),
-            *_undefined_names(known),
+            *_wrong_query(definitions, query),
+            *_unknown_calls(definitions, frozenset(report["builtins"])),
+            *_undefined_names(definitions),
             *_wrong_arities(readers),
             *packages.mistakes(readers, query),
             *data_lists.mistakes(readers, data),
             *(mistake for reader in readers for mistake in imports.mistakes(reader)),
-            *_recursion(known),
-            *_data_in_place_of_rules(known, query),
+            *_recursion(definitions),
+            *_data_in_place_of_rules(definitions, query),
             *unread.mistakes,
             *negation.mistakes(readers, presence),
             *rule_heads.mistakes(readers, presence),
@@ -160,18 +164,18 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
         raise invalid("the policy's expressions are nested too deeply; split them") from error
 
 
-def _tests(known: _Known, reached: AbstractSet[Names]) -> set[Names]:
-    """Return the paths of tests that stand beside what they test: OPA alone runs them."""
-    unread = {rule.path for rule in known.rules} - reached
+def _test_paths(definitions: _Definitions, reached: AbstractSet[Names]) -> set[Names]:
+    """Return the paths of the policy's tests, which OPA alone runs."""
+    unread = {rule.path for rule in definitions.rules} - reached
     return {path for path in unread if path[-1].startswith(_TESTS)}
 
 
-def _reached(known: _Known, query: Names) -> set[Names]:
-    """Return the paths of the rules that the answer is made of: the outputs, and what they read."""
+def _read_by_outputs(definitions: _Definitions, query: Names) -> set[Names]:
+    """Return the paths of the outputs, and of the rules that the outputs read."""
     reads: dict[Names, set[Names]] = defaultdict(set)
-    for rule, reference in _references(known):
-        reads[rule.path] |= known.read_by(rule, reference)
-    todo = {rule.path for rule in known.rules if outputs.is_output(rule.path, query)}
+    for rule, reference in _references(definitions):
+        reads[rule.path] |= definitions.read_by(reference)
+    todo = {rule.path for rule in definitions.rules if outputs.is_output(rule.path, query)}
     reached: set[Names] = set()
     while todo:
         path = todo.pop()
@@ -180,8 +184,8 @@ def _reached(known: _Known, query: Names) -> set[Names]:
     return reached
 
 
-class _Known:
-    """What the policy defines: packages, functions, data, and rules by any part of their paths."""
+class _Definitions:
+    """The policy's packages, functions, data, and rules by each part of their paths."""
 
     def __init__(self, modules: list[Module], data: Mapping[str, Any]) -> None:
         self.data = data
@@ -194,16 +198,14 @@ class _Known:
             for length in range(len(path) + 1):
                 self._below[path[:length]].add(path)
 
-    def read_by(self, rule: Rule, reference: Reference) -> set[Names]:
-        """The paths of the rules that a reference may read, or of the function it calls."""
-        path = reference.path
-        if reference.call and not reference.absolute:
-            path = (*rule.package, *path)
+    def read_by(self, reference: Reference) -> set[Names]:
+        """Return the paths of the rules that a reference may read, or of the function called."""
+        path = reference.definition
         above = {path[:length] for length in range(len(path))} & self._paths
         return above | self._below.get(path, set())
 
     def has_data(self, names: Names) -> bool:
-        """Whether the data, which nobody adds to later, has a value under these names."""
+        """Tell whether data.json has a value under these names."""
         value: object = self.data
         for name in names:
             if not isinstance(value, Mapping) or name not in value:
@@ -211,31 +213,26 @@ class _Known:
             value = value[name]
         return True
 
-    def calls(self, rule: Rule, call: Reference) -> bool:
-        """Whether ``call`` is one of the policy's own functions."""
-        path = call.path if call.absolute else (*rule.package, *call.path)
-        return path in self.functions
 
-
-def _wrong_query(known: _Known, query: Names) -> Iterator[str]:
-    """A query that names nothing could never allow."""
-    if query not in known.packages:
-        present = ", ".join(".".join(package) for package in known.packages)
+def _wrong_query(definitions: _Definitions, query: Names) -> Iterator[str]:
+    """Find a query that names no package: it could never allow."""
+    if query not in definitions.packages:
+        present = ", ".join(".".join(package) for package in definitions.packages)
         yield f"the query {'.'.join(query)} names no package of the policy, which has {present}"
 
 
-def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
-    """A call of what does not exist fails only once evaluation reaches it."""
-    for rule, call in _references(known):
+def _unknown_calls(definitions: _Definitions, builtins: frozenset[str]) -> Iterator[str]:
+    """Find calls of functions that do not exist: they fail only once evaluation reaches them."""
+    for _rule, call in _references(definitions):
         name = ".".join(call.path)
-        if not call.call or (call.whole and known.calls(rule, call)):
+        if not call.call or (call.whole and call.definition in definitions.functions):
             continue
         if not call.whole:
             yield f"{call.at}: a function's name can't be computed"
         elif name in builtin_functions.REFUSED:
             yield f"{call.at}: {name} {builtin_functions.REFUSED[name]}"
         elif call.absolute or name not in builtins:
-            own = (".".join(path) for path in known.functions)
+            own = (".".join(path) for path in definitions.functions)
             names = [*(builtins & builtin_functions.COMPARED), *own]
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
         elif name not in builtin_functions.COMPARED:
@@ -244,7 +241,7 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
 
 
 def _wrong_arities(readers: list[syntax_tree.Reader]) -> Iterator[str]:
-    """A call with another number of arguments fails once evaluation reaches it, or is undefined."""
+    """Find calls with a wrong number of arguments: they fail late, or are undefined."""
     arities: dict[Names, int] = {}
     for reader in readers:
         for node in syntax_tree.objects(reader.rules):
@@ -254,15 +251,14 @@ def _wrong_arities(readers: list[syntax_tree.Reader]) -> Iterator[str]:
     for reader in readers:
         for node in syntax_tree.objects(reader.rules):
             match node:
-                case {"Call": {"fcn": function, "params": [*given], "span": span}}:
+                case {"Call": {"fcn": function, "params": [*arguments], "span": span}}:
                     name = syntax_tree.name_of(function)
-                    called = reader.reference(name, call=True)
-                    path = called.path if called.absolute else (*reader.package, *called.path)
-                    arity = arities.get(path, len(given))
-                    if arity != len(given):
+                    path = reader.reference(name, call=True).definition
+                    arity = arities.get(path, len(arguments))
+                    if arity != len(arguments):
                         yield (
                             f"{reader.at(span)}: {'.'.join(name.path)} takes {arity} arguments, "
-                            f"and is given {len(given)}"
+                            f"and is given {len(arguments)}"
                         )
 
 
@@ -273,23 +269,23 @@ def _advice(name: str, names: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else "define it, or correct its name"
 
 
-def _undefined_names(known: _Known) -> Iterator[str]:
-    """What neither a module nor a data file defines is undefined for good: `not` of it holds."""
-    for rule, reference in _references(known):
+def _undefined_names(definitions: _Definitions) -> Iterator[str]:
+    """Find names that no module and no data file defines: `not` of such a name always holds."""
+    for _rule, reference in _references(definitions):
         path = reference.path
         if reference.call or not reference.absolute or path[0] != "data" or len(path) == 1:
             continue
-        if not known.has_data(path[1:]) and not known.read_by(rule, reference):
+        if not definitions.has_data(path[1:]) and not definitions.read_by(reference):
             name = ".".join(path)
             yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
 
 
-def _recursion(known: _Known) -> Iterator[str]:
-    """Rego forbids it; here some of it yields wrong values and some of it kills the process."""
+def _recursion(definitions: _Definitions) -> Iterator[str]:
+    """Find recursion, which Rego forbids: the engine yields wrong values, or its process dies."""
     graph: dict[Names, set[Names]] = defaultdict(set)
-    places = {rule.path: rule.at for rule in known.rules}
-    for rule, reference in _references(known):
-        graph[rule.path] |= known.read_by(rule, reference)
+    places = {rule.path: rule.at for rule in definitions.rules}
+    for rule, reference in _references(definitions):
+        graph[rule.path] |= definitions.read_by(reference)
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -297,11 +293,11 @@ def _recursion(known: _Known) -> Iterator[str]:
         yield f"{places[cycle[0]]}: recursion: {' -> '.join('.'.join(path) for path in cycle)}"
 
 
-def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
-    """Where data and a rule have one path, this engine silently takes the data."""
+def _data_in_place_of_rules(definitions: _Definitions, query: Names) -> Iterator[str]:
+    """Find data at the path of a rule: the engine silently reads the data."""
     answer = {(*query, name): "the policy" for name in outputs.OUTPUTS}
-    for path, at in {**answer, **{rule.path: rule.at for rule in known.rules}}.items():
-        value: object = known.data
+    for path, at in {**answer, **{rule.path: rule.at for rule in definitions.rules}}.items():
+        value: object = definitions.data
         for name in path[1:]:
             if not isinstance(value, dict) or name not in value:
                 break
@@ -313,5 +309,5 @@ def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
             yield f"{at}: a data.json has a value where {'.'.join(path)} needs an object"
 
 
-def _references(known: _Known) -> Iterator[tuple[Rule, Reference]]:
-    return ((rule, reference) for rule in known.rules for reference in rule.references)
+def _references(definitions: _Definitions) -> Iterator[tuple[Rule, Reference]]:
+    return ((rule, reference) for rule in definitions.rules for reference in rule.references)

@@ -1,8 +1,8 @@
-"""Imports, and names, that the engine reads otherwise than Rego has them: mistakes.
+"""Mistakes: imports and names that the embedded engine resolves otherwise than an OPA server.
 
-It misses rules that are read through an import of the own package, and takes an import or a rule in
-the place of what has the same name. Each package has one file (``packages.py``): of a second
-one it would mix up the imports, too.
+The engine misses rules that are read through an import of the file's own package. Where an import
+or a rule has the name of a variable, the engine reads the import or the rule. These checks rely on
+item file for each package (``packages.py``): the engine mixes up the imports of several files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects, used_variables
+from agentguard.policy.rego.syntax_tree import (
+    Names,
+    Reader,
+    head_of,
+    name_of,
+    objects,
+    used_variables,
+)
 
 _ROOTS: Final = frozenset({"data", "input"})
 _OPERATORS: Final = frozenset(
@@ -32,49 +39,49 @@ class _Import(NamedTuple):
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each import or name that means another thing here than on a server."""
-    yield from _own_package(reader)
-    yield from _reserved(reader)
-    yield from _operators(reader)
-    yield from _hidden(reader)
-    yield from _hiding(reader)
+    yield from _imports_of_own_package(reader)
+    yield from _reserved_names(reader)
+    yield from _operator_names(reader)
+    yield from _names_of_imports(reader)
+    yield from _names_of_rules(reader)
 
 
 def _imports(reader: Reader) -> list[_Import]:
     """Return a file's imports, without those that only choose the language's version."""
-    found = []
+    imports = []
     for node in reader.imports:
         path = name_of(node["refr"]).path
         if path and path[0] in _ROOTS:
             alias = node.get("as")
             name = reader.text_of(alias) if alias else path[-1]
-            found.append(_Import(name, path, reader.at(node["span"])))
-    return found
+            imports.append(_Import(name, path, reader.at(node["span"])))
+    return imports
 
 
-def _own_package(reader: Reader) -> Iterator[str]:
-    """By way of such an import a rule further down is undefined: a denial that asks it is none."""
-    for one in _imports(reader):
-        if one.path == reader.package[: len(one.path)]:
+def _imports_of_own_package(reader: Reader) -> Iterator[str]:
+    """Find imports of the own package: a rule further down is undefined through such an import."""
+    for item in _imports(reader):
+        if item.path == reader.package[: len(item.path)]:
             yield (
-                f"{one.at}: {'.'.join(one.path)} is this file's own package, or holds it; the "
+                f"{item.at}: {'.'.join(item.path)} is this file's own package, or holds it; the "
                 "engine misses rules that are read through such an import: write a rule's bare "
                 "name, or its whole path from data on"
             )
 
 
-def _reserved(reader: Reader) -> Iterator[str]:
-    """Here the name still means the input or the data, on a server the file is not loaded."""
-    for one in _imports(reader):
-        if one.name in _ROOTS and one.path != (one.name,):
+def _reserved_names(reader: Reader) -> Iterator[str]:
+    """Find imports named ``input`` or ``data``: an OPA server does not load such a file."""
+    for item in _imports(reader):
+        if item.name in _ROOTS and item.path != (item.name,):
             yield (
-                f"{one.at}: an import can't have the name {one.name}, which Rego has given away; "
+                f"{item.at}: an import can't have the name {item.name}, which Rego has given away; "
                 "give it another name with `as`"
             )
 
 
-def _operators(reader: Reader) -> Iterator[str]:
-    """To an OPA server `==` is then the policy's own `equal`, in all of the file."""
-    named = [(one.name, one.at) for one in _imports(reader)]
+def _operator_names(reader: Reader) -> Iterator[str]:
+    """Find rules such as `equal`: an OPA server calls them for `==` in the whole file."""
+    named = [(item.name, item.at) for item in _imports(reader)]
     named += [(rule.path[len(reader.package)], rule.at) for rule in reader.module.rules]
     for name, at in named:
         if name in _OPERATORS:
@@ -84,19 +91,19 @@ def _operators(reader: Reader) -> Iterator[str]:
             )
 
 
-def _hidden(reader: Reader) -> Iterator[str]:
-    """A rule or `some` with an import's name hides the import on a server, and not here."""
-    imported = {one.name: one for one in _imports(reader)}
+def _names_of_imports(reader: Reader) -> Iterator[str]:
+    """Find rules and `some` variables with an import's name: only a server prefers them."""
+    imports = {item.name: item for item in _imports(reader)}
     for name, span in _declared(reader):
-        if name in imported:
+        if name in imports:
             yield (
-                f"{reader.at(span)}: {name} is also the import at {imported[name].at}, which the "
+                f"{reader.at(span)}: {name} is also the import at {imports[name].at}, which the "
                 "engine takes in its place; give one of the two another name"
             )
 
 
-def _hiding(reader: Reader) -> Iterator[str]:
-    """A variable of `some` is the rule with its name here; what others are, is hard to tell."""
+def _names_of_rules(reader: Reader) -> Iterator[str]:
+    """Find variables with a rule's name: the engine reads the rule for a `some` variable."""
     rules = {rule.path[len(reader.package)]: rule.at for rule in reader.module.rules}
     for node in objects(reader.rules):
         for name, span in _variables(reader, node):
@@ -123,11 +130,8 @@ def _variables(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, M
 def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the first names of a file's rules, and the variables that `some` declares."""
     for node in reader.rules:
-        ((_kind, rule),) = node.items()
-        heads = [rule] if rule.get("head") is None else rule["head"].values()
-        for head in heads:
-            name = name_of(head["refr"])
-            yield name.path[0], name.span
+        name = name_of(head_of(node)["refr"])
+        yield name.path[0], name.span
     for node in objects(reader.rules):
         for span in node.get("SomeVars", {}).get("vars", []):
             yield reader.text_of(span), span

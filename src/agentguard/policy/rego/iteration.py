@@ -1,8 +1,8 @@
-"""Arguments that a policy goes through, and that may be no lists: warnings, not errors.
+"""Warnings: arguments that a rule iterates over without a check of their type.
 
-Where ``some x in input.args.cc`` meets null or a text, the embedded engine fails, and denies. To an
-OPA server there is nothing to go through, so that a rule which denies by it does not fire. An
-argument that was left out is null where that is its default.
+Where ``input.args.cc`` in ``some x in input.args.cc`` is null or a text, the embedded engine fails,
+and the call is denied. On an OPA server the rule does not apply, and a denial by the rule does not
+fire. An argument that the caller leaves out is null where null is the argument's default.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))
 
 
 def warnings(readers: list[Reader]) -> Iterator[str]:
-    """Yield a sentence for each argument that a rule goes through without a look at its type."""
+    """Yield a sentence for each argument that a rule iterates over without a type check."""
     for reader in readers:
         for rule in reader.rules:
-            checked = set(_checked(reader, rule))
+            checked = set(_checked_arguments(reader, rule))
             for node in objects(rule):
                 match node:
                     case {"SomeIn": {"collection": through}} | {"Every": {"domain": through}}:
@@ -35,7 +35,7 @@ def warnings(readers: list[Reader]) -> Iterator[str]:
                             )
 
 
-def _checked(reader: Reader, rule: Any) -> Iterator[Names | None]:
+def _checked_arguments(reader: Reader, rule: Any) -> Iterator[Names | None]:
     for node in objects(rule):
         match node:
             case {"Call": {"fcn": function, "params": [value]}}:
@@ -44,7 +44,7 @@ def _checked(reader: Reader, rule: Any) -> Iterator[Names | None]:
 
 
 def _argument(reader: Reader, value: Any) -> Names | None:
-    """Return the path of an argument, or of what the configuration lifts out of them."""
+    """Return the path of an argument or an attribute; None for another value."""
     match value:
         case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
             name = name_of(value)

@@ -1,13 +1,13 @@
-"""What a missing value decides otherwise on an OPA server: mistakes, found at load.
+"""Mistakes: negations and memberships in which an undefined value changes the decision on OPA.
 
-OPA takes what a negated call or comparison is given out of the negation
-(open-policy-agent/opa#8387): ``not is_number(input.args.cents)`` is undefined there where the
-argument is missing, so that a rule which denies by it does not fire. Here it holds, as its author
-meant. ``not`` of a name alone, or of ``==``, is the same on both; and so is one whose values can't
-be missing: every input has them, or another expression of the same body needs them.
+OPA evaluates the operands of a negated call or comparison outside of the negation
+(open-policy-agent/opa#8387). Where the argument is missing, ``not is_number(input.args.cents)`` is
+undefined on OPA, and a denial by it does not fire; in the embedded engine the negation holds. Both
+engines agree about ``not`` of a name or of ``==``, and about operands that are always defined:
+every input has them, or another expression of the same body needs them.
 
-And ``x in y`` is false here where one of the two is missing, and undefined there. As a condition by
-itself that is the same; as a value, in ``(x in y) == false``, it is not.
+Where ``x`` or ``y`` is undefined, ``x in y`` is false in the embedded engine and undefined on OPA.
+The two agree about a condition ``x in y``, and differ about a value such as ``(x in y) == false``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ _ADVICE: Final = (
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
-    """Yield a sentence for each expression that a missing value decides otherwise on a server."""
+    """Yield a sentence for each expression that an OPA server decides otherwise when undefined."""
     for reader in readers:
         for node in reader.rules:
-            for kind, expression, there in _watched(reader, node, ALWAYS):
-                found = next(presence.missing(reader, _taken_out(expression), there), None)
-                if found is None:
+            for kind, expression, defined in _negations_and_memberships(reader, node, ALWAYS):
+                undefined_name = next(
+                    presence.missing(reader, _operands(expression), defined), None
+                )
+                if undefined_name is None:
                     continue
-                where = f"{reader.at(found.span)}: where {found} is missing, this"
+                where = f"{reader.at(undefined_name.span)}: where {undefined_name} is missing, this"
                 if kind == "NotExpr":
                     yield (
                         f"{where} `not` holds here and not on an OPA server, where a denial would "
@@ -47,49 +49,50 @@ def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
                     )
 
 
-def _watched(
-    reader: Reader, tree: object, known: AbstractSet[Names], *, condition: bool = False
+def _negations_and_memberships(
+    reader: Reader, tree: object, defined: AbstractSet[Names], *, condition: bool = False
 ) -> Iterator[tuple[str, Any, AbstractSet[Names]]]:
-    """Yield what is negated (``NotExpr``), and each ``Membership`` that is a value.
+    """Yield each negated expression (``NotExpr``), and each ``Membership`` used as a value.
 
-    With each stand the names that have a value wherever it is evaluated; ``known`` are those of the
-    bodies around ``tree``. A ``condition`` is a membership that stands by itself.
+    The third item is the set of names that are defined wherever the expression is evaluated.
+    ``defined`` holds the names that are defined in the bodies around ``tree``. ``condition`` means
+    that a membership is a statement by itself.
     """
     match tree:
         case {"stmts": [*statements]}:
-            yield from _in_body(reader, statements, known)
+            yield from _in_body(reader, statements, defined)
         case {"Membership": inside}:
             if not condition:
-                yield "Membership", tree, known
-            yield from _watched(reader, inside, known)
+                yield "Membership", tree, defined
+            yield from _negations_and_memberships(reader, inside, defined)
         case dict():
             for value in tree.values():
-                yield from _watched(reader, value, known)
+                yield from _negations_and_memberships(reader, value, defined)
         case list():
             for value in tree:
-                yield from _watched(reader, value, known)
+                yield from _negations_and_memberships(reader, value, defined)
 
 
 def _in_body(
-    reader: Reader, statements: list[Any], known: AbstractSet[Names]
+    reader: Reader, statements: list[Any], defined: AbstractSet[Names]
 ) -> Iterator[tuple[str, Any, AbstractSet[Names]]]:
-    # a variable may be another one further in; the input is the same everywhere
-    held = needed(reader, statements)
-    inner = known | {name for name in held if name[0] == "input"}
+    # An inner body may declare a variable of the same name; the input is the same everywhere.
+    required = needed(reader, statements)
+    inner = defined | {name for name in required if name[0] == "input"}
     for statement in statements:
         literal = statement["literal"]
         match literal:
             case {"NotExpr": {"expr": expression}}:
-                yield "NotExpr", expression, known | held
-                yield from _watched(reader, expression, inner, condition=True)
+                yield "NotExpr", expression, defined | required
+                yield from _negations_and_memberships(reader, expression, inner, condition=True)
             case {"Expr": {"expr": expression}}:
-                yield from _watched(reader, expression, inner, condition=True)
+                yield from _negations_and_memberships(reader, expression, inner, condition=True)
             case _:
-                yield from _watched(reader, literal, inner)
+                yield from _negations_and_memberships(reader, literal, inner)
 
 
-def _taken_out(expression: Any) -> list[Any]:
-    """Return what OPA takes out of a negation: what is computed, but no names that are compared."""
+def _operands(expression: Any) -> list[Any]:
+    """Return what OPA evaluates outside of a negation: all but the plain names of an ``==``."""
     match expression:
         case {"BoolExpr": {"op": "Eq", "lhs": left, "rhs": right}}:
             return [part for side in (left, right) for part in _computed(side)]

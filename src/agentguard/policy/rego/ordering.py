@@ -1,10 +1,9 @@
-"""Arguments that a policy compares by order, and that may be no numbers: warnings, not errors.
+"""Warnings: arguments that a policy compares by order without a check of their type.
 
 Rego orders values of all types: a text or an object is above every number. A ``Decimal`` and an
-integer beyond 2^53-1 arrive as objects (records.md, "One call's bytes"), so that ``amount >= 0``
-holds for ``{"$decimal": "-5"}``. Where no ``is_number`` guards such a comparison (or ``is_string``,
-for what is compared as a text), its author is told. What a name stands for is followed through
-variables, rules and functions of the policy.
+integer beyond 2^53-1 arrive as objects (records.md, "One call's bytes"), and ``amount >= 0`` holds
+for ``{"$decimal": "-5"}``. A comparison without ``is_number`` (or ``is_string``, for texts) is
+warned about. The origin of a value is followed through the policy's variables, rules and functions.
 """
 
 from __future__ import annotations
@@ -15,32 +14,32 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentguard.call.tool import RESERVED
-from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects, variables
+from agentguard.policy.rego.syntax_tree import Names, Reader, head_of, name_of, objects, variables
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _CHECKS: Final = (("is_number",), ("is_string",))
 _DENIES: Final = ("deny_reason", "deny_reasons")
 _PARAMETER: Final = ""
-"""Where the path of a function's parameter begins; its place follows."""
+"""The first item of a parameter's path; the second item is the parameter's position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a value is: a path from ``input``, a rule of the policy or a parameter.
+    """Where a value comes from: a path below ``input``, a rule of the policy, or a parameter.
 
-    ``whole`` tells that nothing computed follows it, such as the index of an element.
+    ``whole`` means that nothing computed follows the path, such as the index of an element.
     """
 
     path: Names
     whole: bool
 
     def below(self, names: Names, *, whole: bool) -> Origin:
-        """What hangs on it by these names."""
+        """Return the origin of a member, which these names lead to."""
         return Origin((*self.path, *names), whole) if self.whole else self
 
     @property
     def is_argument(self) -> bool:
-        """Whether it is an argument, or an attribute, which is one under another name."""
+        """Tell whether the value is an argument, or an attribute that is taken from one."""
         root, *names = self.path
         return root == "input" and (not names or names[0] == "args" or names[0] not in RESERVED)
 
@@ -50,12 +49,12 @@ class Origin:
 
 @dataclass(slots=True)
 class _Body:
-    """What one definition of a rule or function does with values."""
+    """The values, comparisons, type checks and calls of one definition of a rule or function."""
 
     path: Names
     function: bool
-    gives: list[Origin] = field(default_factory=list)
-    compared: list[tuple[str, Origin]] = field(default_factory=list)
+    values: list[Origin] = field(default_factory=list)
+    comparisons: list[tuple[str, Origin]] = field(default_factory=list)
     numbers: set[Origin] = field(default_factory=set)
     others: set[Origin] = field(default_factory=set)
     calls: list[tuple[str, Names, list[Origin | None]]] = field(default_factory=list)
@@ -67,7 +66,7 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     In a rule that denies, ``is_number`` does not help by itself: what is no number would no longer
     be denied. The policy must be free of recursion.
     """
-    bodies = [_Reading(reader, node).body() for reader in readers for node in reader.rules]
+    bodies = [_DefinitionReader(reader, node).body() for reader in readers for node in reader.rules]
     policy = _Policy(bodies)
     outputs = {(*query, name) for name in _DENIES}
     denying = [body for body in bodies if body.path in outputs]
@@ -80,7 +79,7 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
         numbers = policy.origins_of(body.numbers)
         safe = denied | (numbers & required if denies else numbers)
         first: dict[Origin, str] = {}
-        for at, origin in policy.compared(body):
+        for at, origin in policy.comparisons(body):
             first.setdefault(origin, at)
         for origin, at in first.items():
             if origin.is_argument and origin not in safe:
@@ -99,31 +98,31 @@ def _sentence(origin: Origin, *, denies: bool) -> str:
 
 
 class _Policy:
-    """What the values of a policy are, across its rules and functions."""
+    """Follows the values of a policy across its rules and functions."""
 
     def __init__(self, bodies: Iterable[_Body]) -> None:
-        self._gives: dict[Names, list[Origin]] = defaultdict(list)
+        self._values: dict[Names, list[Origin]] = defaultdict(list)
         self._functions: dict[Names, list[_Body]] = defaultdict(list)
-        self._demands: dict[Names, list[Origin]] = {}
-        self._known: dict[Origin, list[Origin]] = {}
+        self._parameters_by_function: dict[Names, list[Origin]] = {}
+        self._cache: dict[Origin, list[Origin]] = {}
         for body in bodies:
             if body.function:
                 self._functions[body.path].append(body)
             else:
-                self._gives[body.path] += body.gives
+                self._values[body.path] += body.values
 
     def origins_of(self, values: Iterable[Origin]) -> set[Origin]:
-        """Return what the values are in the end: arguments, or parameters."""
+        """Return the arguments and parameters that the values come from."""
         return {origin for value in values for origin in self._origins(value)}
 
-    def compared(self, body: _Body) -> Iterator[tuple[str, Origin]]:
-        """Yield what a body compares by order, and what a function does that it calls."""
-        for at, value in body.compared:
+    def comparisons(self, body: _Body) -> Iterator[tuple[str, Origin]]:
+        """Yield the values that a body, or a function called by the body, compares by order."""
+        for at, value in body.comparisons:
             yield from ((at, origin) for origin in self._origins(value))
-        for at, function, given in body.calls:
-            for parameter in self._demanded_by(function):
+        for at, function, arguments in body.calls:
+            for parameter in self._unchecked_parameters(function):
                 place = int(parameter.path[1])
-                argument = given[place] if place < len(given) else None
+                argument = arguments[place] if place < len(arguments) else None
                 if argument is not None:
                     below = argument.below(parameter.path[2:], whole=parameter.whole)
                     yield from ((at, origin) for origin in self._origins(below))
@@ -131,57 +130,54 @@ class _Policy:
     def _origins(self, value: Origin) -> list[Origin]:
         if value.path[0] != "data":
             return [value]
-        if value not in self._known:  # rules that read each other would be gone through again
-            self._known[value] = list(dict.fromkeys(self._followed(value)))
-        return self._known[value]
+        if value not in self._cache:  # rules that read each other would be followed again
+            self._cache[value] = list(dict.fromkeys(self._origins_of_rule(value)))
+        return self._cache[value]
 
-    def _followed(self, value: Origin) -> Iterator[Origin]:
+    def _origins_of_rule(self, value: Origin) -> Iterator[Origin]:
         for length in range(len(value.path), 0, -1):
-            given = self._gives.get(value.path[:length], ())
-            for origin in given:
+            origins = self._values.get(value.path[:length], ())
+            for origin in origins:
                 below = origin.below(value.path[length:], whole=value.whole)
                 yield from self._origins(below)
-            if given:
+            if origins:
                 return
 
-    def _demanded_by(self, function: Names) -> list[Origin]:
-        """Return the parameters that must be numbers, and that the function does not check."""
-        if function not in self._demands:
-            self._demands[function] = [
+    def _unchecked_parameters(self, function: Names) -> list[Origin]:
+        """Return the parameters that the function compares by order and does not check."""
+        if function not in self._parameters_by_function:
+            self._parameters_by_function[function] = [
                 origin
                 for body in self._functions.get(function, ())
-                for _at, origin in self.compared(body)
+                for _at, origin in self.comparisons(body)
                 if origin.path[0] == _PARAMETER and origin not in self.origins_of(body.numbers)
             ]
-        return self._demands[function]
+        return self._parameters_by_function[function]
 
 
-class _Reading:
-    """Reads one definition of a rule: knows what its variables and parameters stand for."""
+class _DefinitionReader:
+    """Reads one definition of a rule, and resolves its variables and parameters."""
 
     def __init__(self, reader: Reader, node: Mapping[str, Any]) -> None:
         self._reader = reader
-        ((kind, self._rule),) = node.items()
-        if kind == "Default":
-            self._head = self._rule
-        else:
-            ((_form, self._head),) = self._rule["head"].items()
-        arguments = self._head.get("args") or []
+        (self._rule,) = node.values()
+        self._head = head_of(node)
+        parameters = self._head.get("args") or []
         self._parameters = {
             name: str(place)
-            for place, pattern in enumerate(arguments)
+            for place, pattern in enumerate(parameters)
             for name in variables(pattern)
         }
         self._bound = dict(self._bindings())
 
     def body(self) -> _Body:
-        """Return what the definition does."""
+        """Return the definition's values, comparisons, type checks and calls."""
         path = self._reader.path_of(self._head["refr"])
         body = _Body(path, function=bool(self._head.get("args")))
-        given = [self._head, *self._rule.get("bodies", [])]
-        for assigned in (part.get("assign") for part in given):
+        parts = [self._head, *self._rule.get("bodies", [])]
+        for assigned in (part.get("assign") for part in parts):
             value = self._origin(assigned["value"]) if assigned else None
-            body.gives += [value] if value is not None else []
+            body.values += [value] if value is not None else []
         todo: list[tuple[Any, bool]] = [(self._rule, False)]
         while todo:
             node, negated = todo.pop()
@@ -196,20 +192,19 @@ class _Reading:
     def _note(self, body: _Body, node: Mapping[str, Any], *, negated: bool) -> None:
         match node:
             case {"BoolExpr": {"op": str(op), "lhs": left, "rhs": right, "span": span}}:
-                values = (self._origin(side) for side in (left, right) if op in _ORDER)
+                sides = (self._origin(side) for side in (left, right) if op in _ORDER)
                 at = self._reader.at(span)
-                body.compared += [(at, value) for value in values if value is not None]
+                body.comparisons += [(at, value) for value in sides if value is not None]
             case {"Call": {"fcn": function, "params": [*parameters], "span": span}}:
                 called = self._reader.reference(name_of(function), call=True)
-                given = [self._origin(parameter) for parameter in parameters]
+                arguments = [self._origin(parameter) for parameter in parameters]
                 if called.path in _CHECKS:
                     checked = body.others if negated else body.numbers
-                    checked |= {value for value in given if value is not None}
-                path = called.path if called.absolute else (*self._reader.package, *called.path)
-                body.calls.append((self._reader.at(span), path, given))
+                    checked |= {value for value in arguments if value is not None}
+                body.calls.append((self._reader.at(span), called.definition, arguments))
 
     def _bindings(self) -> Iterator[tuple[str, tuple[Any, bool]]]:
-        """Yield the variables with what they are taken from, and whether they are all of it."""
+        """Yield the variables with their source, and whether a variable is the whole source."""
         for node in objects(self._rule):
             match node:
                 case {"AssignExpr": {"lhs": {"Var": {"value": str(name)}}, "rhs": source}}:
@@ -222,7 +217,7 @@ class _Reading:
                     yield self._reader.text_of(span), (source, False)
 
     def _origin(self, node: Any) -> Origin | None:
-        """Return what an expression is if it is a name, or what ``object.get`` takes from one."""
+        """Return the origin of a name, or of what ``object.get`` takes from one; else None."""
         match node:
             case {"Call": {"fcn": function, "params": [of, {"String": {"value": str(key)}}, _]}}:
                 value = self._origin(of) if name_of(function).path == ("object", "get") else None
@@ -245,7 +240,8 @@ class _Reading:
             return Origin((_PARAMETER, self._parameters[name]), whole=True)
         if name not in self._bound:
             return None
-        source, exact = self._bound.pop(name)  # for the time being: it may refer to itself
+        # Removed while it is resolved: the variable may refer to itself.
+        source, exact = self._bound.pop(name)
         value = self._origin(source)
         self._bound[name] = source, exact
         return value if value is None or exact else Origin(value.path, whole=False)

@@ -1,8 +1,8 @@
-"""Rules that look like an output of the policy, and that its answer does not come to read.
+"""Rules that look like an output of the policy, and that no output reads.
 
-Such a rule is evaluated like any other, and never denies. What is certainly a mistake is told from
-what may be meant: a folder can hold the package of another query, or a library with more than it
-needs. What reaches an output is found in ``gate.py``.
+Such a rule never denies. In the queried package the rule is a mistake; elsewhere the rule may be
+meant, since a folder can hold the package of another query, or a library with unused rules. Which
+rules the outputs read is computed in ``gate.py``.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from agentguard.policy.rego.syntax_tree import Names, Rule
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
 """The rules of the policy's package that are read (policies.md, Output)."""
 
-# Who writes one of these means an output, in whatever case.
+# A name that begins like this, in any case, is meant as an output.
 _MEANT: Final = ("deny", "deni", "violation", "approv", "obligation")
 _MAYBE_MEANT: Final = ("block", "disallow", "forbid", "prohibit", "reason", "refus", "reject")
 
 
 @dataclass(slots=True)
 class Unread:
-    """What nothing reads, a sentence each: ``mistakes``, and ``doubts`` of what may be meant."""
+    """A sentence for each unread rule: ``mistakes``, and ``doubts`` where the rule may be meant."""
 
     mistakes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
 
 def is_output(path: Names, query: Names) -> bool:
-    """Whether the guard reads the rule itself."""
+    """Tell whether the rule is one of the outputs that the guard reads."""
     return path[: len(query)] == query and path[len(query) :][:1] in {(name,) for name in OUTPUTS}
 
 
 def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
-    """Return the rules outside of ``reached`` that look like outputs, each where it first stands.
+    """Return the rules outside of ``reached`` that look like outputs, each at its first place.
 
     In the queried package a name like ``deny`` is a mistake, and so is an output below a name
     (``limits.deny_reasons``): neither has another use.
     """
-    found = Unread()
+    unread_rules = Unread()
     first: dict[Names, Rule] = {}
     for rule in rules:
         if rule.path not in reached:
@@ -50,12 +50,12 @@ def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
         names = rule.path[len(rule.package) :]
         own = rule.package == query
         if own and (_denies(names[0]) or any(map(_is_named_output, names[1:]))):
-            found.mistakes.append(_sentence(rule, query))
+            unread_rules.mistakes.append(_sentence(rule, query))
         elif any(_denies(name) or _is_named_output(name) for name in names) or (
             own and _may_be_meant(names[0])
         ):
-            found.doubts.append(_sentence(rule, query))
-    return found
+            unread_rules.doubts.append(_sentence(rule, query))
+    return unread_rules
 
 
 def _sentence(rule: Rule, query: Names) -> str:

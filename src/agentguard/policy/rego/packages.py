@@ -1,9 +1,9 @@
-"""Packages: each in one file, none below the one that is asked, no rule in another one's place.
+"""Mistakes: a package in two files, a package below the queried one, a rule at a package's path.
 
-The engine evaluates the package that is asked, with those below it, file by file: in any but the
-first it misses rules that are defined further on, so that a denial by one of them does not fire. Of
-a function in several files it runs one body under another's parameters. And where a rule and a
-package have one path it merges what to Rego hides the other.
+The engine evaluates the queried package, and the packages below the queried one, file by file. In
+each file but the first the engine misses rules that are defined further on, and a denial by such a
+rule does not fire. The engine runs one body of a function under the parameters of a body in another
+file. Where a rule and a package have the same path the engine merges the two, and Rego does not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from agentguard.policy.rego.syntax_tree import Names, Reader
 
 
 def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
-    """Yield a sentence for each file and rule that the engine would miss, or mix up.
+    """Yield a sentence for each file and rule that the engine would miss or mix up.
 
-    ``query`` is the path of the package that is asked.
+    ``query`` is the path of the queried package.
     """
     files: dict[Names, list[Reader]] = defaultdict(list)
     for reader in readers:

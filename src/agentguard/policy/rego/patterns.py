@@ -1,14 +1,14 @@
-"""Objects as patterns, and unions as conditions: what means otherwise than its author thought.
+"""Mistakes: objects as patterns, repeated names in patterns, and unions at the start of a body.
 
-In Rego ``{"role": role} := x`` holds for an object with this one member. Here it holds for one with
-more members as well, so that a rule allows what its author never saw. Comparisons of whole values
-(``x == {"role": "lead"}``) and arrays as patterns are exact here, too.
+In Rego ``{"role": role} := x`` holds for an object with this one member. The embedded engine also
+accepts an object with more members, and a rule may allow more than its author meant. Both engines
+compare whole values (``x == {"role": "lead"}``) and arrays as patterns exactly.
 
-A name that stands twice among a function's parameters, or as key and value of ``some``, makes the
-two equal in Rego; here the latter value counts, and ``same(x, x)`` holds for any two.
+In Rego a name that two parameters of a function share, or the key and the value of ``some``, makes
+the two values equal. The engine keeps the second value, and ``same(x, x)`` holds for any two.
 
-What begins with a union is a comprehension to OPA, and mostly not here: to it
-``allow if { input.roles | {"a"} == xs }`` asks whether there is a set, and that holds always.
+OPA parses a body that begins with a union as a comprehension, and the engine mostly does not: on
+OPA ``allow if { input.roles | {"a"} == xs }`` is a set, and a set as a condition always holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from agentguard.policy.rego.syntax_tree import Reader, objects, variables
+from agentguard.policy.rego.syntax_tree import Reader, head_of, objects, variables
 
 _SIDED: Final = ("ArithExpr", "AssignExpr", "BinExpr", "BoolExpr")
 
@@ -31,24 +31,25 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 "and as a condition holds always; give the union a name first (`all := x | y`)"
             )
         ((_kind, rule),) = node.items()
-        for span in _spans(rule):
+        for span in _object_patterns(node, rule):
             yield (
                 f"{reader.at(span)}: an object as a pattern holds here also for objects with more "
                 "members; take the members by name, and compare object.keys where there must be "
                 "no others"
             )
-        for name, span in _repeated(reader, rule):
+        for name, span in _repeated_names(reader, node, rule):
             yield (
                 f"{reader.at(span)}: {name} stands here twice, and its two values need not be "
                 "equal to the engine; name them apart, and write x == y where they must be"
             )
 
 
-def _repeated(reader: Reader, rule: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the names that two parameters have, or the key and the value of a loop."""
-    for part in _heads(rule):
-        count = Counter(variables(part))
-        yield from ((name, rule["span"]) for name, n in count.items() if n > 1 and name != "_")
+def _repeated_names(
+    reader: Reader, definition: Mapping[str, Any], rule: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the names that two parameters share, or the key and the value of a loop."""
+    count = Counter(variables(head_of(definition).get("args")))
+    yield from ((name, rule["span"]) for name, n in count.items() if n > 1 and name != "_")
     for node in objects(rule):
         match node:
             case {"SomeIn": {"span": span, "key": key, "value": value}}:
@@ -60,7 +61,7 @@ def _repeated(reader: Reader, rule: Mapping[str, Any]) -> Iterator[tuple[str, Ma
 
 
 def _unions(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield where a body, a set, an array or an object begins with a union, or its left side."""
+    """Yield the spans of the unions that begin a body, a set, an array or an object."""
     for node in objects(rule):
         match node:
             case {"stmts": [{"literal": {"Expr": {"expr": {"SetCompr": whole}}}}, *_]}:
@@ -84,32 +85,27 @@ def _begins_with_union(expression: Any) -> Iterator[Mapping[str, Any]]:
         expression = inner["value"] if kind == "Membership" else inner["lhs"]
 
 
-def _spans(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield where the outermost objects stand that are patterns."""
-    for part in _heads(rule):
-        yield from (found["span"] for found in _literals(part))
+def _object_patterns(
+    definition: Mapping[str, Any], rule: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the spans of the outermost objects that are patterns."""
+    yield from (literal["span"] for literal in _literals(head_of(definition).get("args")))
     for node in objects(rule):
         match node:
             case {"AssignExpr": {"lhs": pattern}}:
-                yield from (found["span"] for found in _literals(pattern))
+                yield from (literal["span"] for literal in _literals(pattern))
             case {"SomeIn": {"key": key, "value": value}}:
-                yield from (found["span"] for found in _literals([key, value]))
+                yield from (literal["span"] for literal in _literals([key, value]))
             case {"RefBrack": {"index": index}} if any(variables(index)):
-                # an index without a variable is compared as a whole
-                yield from (found["span"] for found in _literals(index))
-
-
-def _heads(rule: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the parameters of a function."""
-    head = rule.get("head")
-    yield from (part.get("args") for part in ([rule] if head is None else head.values()))
+                # An index without a variable is compared as a whole.
+                yield from (literal["span"] for literal in _literals(index))
 
 
 def _literals(pattern: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the object literals in a pattern, an array's among them, but none within another."""
     match pattern:
-        case {"Object": found}:
-            yield found
+        case {"Object": literal}:
+            yield literal
         case {"Array": {"items": items}}:
             for item in items:
                 yield from _literals(item)

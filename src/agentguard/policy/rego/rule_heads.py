@@ -1,10 +1,10 @@
-"""Heads of rules: the forms that both engines read alike, and values that must be there.
+"""Mistakes in the heads of rules: keys that the engines read differently, and undefined values.
 
-A body that holds in several ways (``some x in input.args.items``) gives a value for each of them.
-Where the head's value is missing for one, the embedded engine drops what the ways before it gave:
-``deny_reasons contains x.name if { some x in input.args.items; x.closed }`` denies nothing when the
-last one has no name. By Rego only that way is left out. Where the value of a function is missing,
-Rego goes on with its ``else``.
+A body such as ``some x in input.args.items`` holds once for each element, and the head has a value
+for each. Where the head is undefined for one element, the embedded engine drops the values of the
+elements before: ``deny_reasons contains x.name if { some x in input.args.items; x.closed }`` denies
+nothing when the last item has no name. Rego leaves out that element alone. Where the value of a
+function is undefined, Rego evaluates the function's ``else``, and the engine does not.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, used_vari
 from agentguard.policy.rego.undefined import ALWAYS, CLOSED, Presence, below, needed
 
 _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
-"""Outputs that keep a call from running as it stands: without a value they do not."""
+"""Outputs that restrict a call: an undefined one restricts nothing."""
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
-    """Yield a sentence for each head that gives something else here than on a server."""
+    """Yield a sentence for each head that has another value here than on an OPA server."""
     heads = [(reader, *_head(node)) for reader in readers for node in reader.rules]
     keyed = {
         reader.path_of(head["refr"])
-        for reader, _form, head in heads
+        for reader, _kind, head in heads
         if name_of(head["refr"]).computed
     }
     for reader, form, head in heads:
-        yield from _form(reader, form, head)
-        yield from _mixed(reader, head, keyed)
+        yield from _key_problems(reader, form, head)
+        yield from _mixed_keys(reader, head, keyed)
     for reader in readers:
         for node in reader.rules:
             if (rule := node.get("Spec")) is not None:
-                yield from _values(reader, rule, presence)
+                yield from _value_problems(reader, rule, presence)
 
 
 def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterator[str]:
-    """Yield a sentence for each output with a value that may be missing though its body holds.
+    """Yield a sentence for each output whose value may be undefined though its body holds.
 
-    Then nothing is denied, asked for or redacted, on both engines.
+    An undefined output denies, requires and redacts nothing, on both engines.
     """
     for reader in readers:
         for node in reader.rules:
             if (rule := node.get("Spec")) is None:
                 continue
-            ((_form, head),) = rule["head"].items()
+            (head,) = rule["head"].values()
             path = reader.path_of(head["refr"])
             if path[: len(query)] != query or path[len(query)] not in _MUST_HOLD:
                 continue
-            for given, statements in _bodies(head, rule):
-                for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
+            for parts, statements in _parts_by_body(head, rule):
+                for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
                     yield (
                         f"{reader.at(name.span)}: where {name} is missing, {path[-1]} says "
                         "nothing, though the rule's conditions hold; leave it out of what is said, "
@@ -67,7 +67,7 @@ def _head(rule: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return form, head
 
 
-def _form(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterator[str]:
+def _key_problems(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterator[str]:
     parts, node = 0, head["refr"]
     while "Var" not in node:
         ((_kind, inner),) = node.items()
@@ -81,7 +81,9 @@ def _form(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _mixed(reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]) -> Iterator[str]:
+def _mixed_keys(
+    reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]
+) -> Iterator[str]:
     name = name_of(head["refr"])
     if name.whole and (above := reader.path_of(head["refr"])[:-1]) in keyed:
         yield (
@@ -91,38 +93,42 @@ def _mixed(reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]) -
         )
 
 
-def _bodies(head: Mapping[str, Any], rule: Mapping[str, Any]) -> Iterator[tuple[list[Any], Any]]:
-    """Yield, for each body of a rule, what its head is made of, and its statements."""
+def _parts_by_body(
+    head: Mapping[str, Any], rule: Mapping[str, Any]
+) -> Iterator[tuple[list[Any], Any]]:
+    """Yield, for each body of a rule, the expressions of the head, and the body's statements."""
     shared = [*name_of(head["refr"]).computed, head.get("key")]
     for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
         assigned = body["assign"] or head.get("assign")
-        given = [*shared, assigned and assigned["value"]]
-        yield [one for one in given if one], body["query"]["stmts"]
+        parts = [*shared, assigned and assigned["value"]]
+        yield [part for part in parts if part], body["query"]["stmts"]
 
 
-def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
+def _value_problems(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
     ((form, head),) = rule["head"].items()
     parameters = set(variables(head.get("args")))
-    for given, statements in _bodies(head, rule):
+    for parts, statements in _parts_by_body(head, rule):
         single = parameters.union(_assigned(statements))
-        if any(_iterates(reader, one, single.union(variables(statements))) for one in given):
+        if any(_iterates(reader, part, single.union(variables(statements))) for part in parts):
             yield (
                 f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
                 "OPA server; take the elements in the body (`some x in ...`)"
             )
             continue
         if form == "Func" and len(rule["bodies"]) > 1:
-            said = ", an OPA server goes on with `else`, and this engine has no value"
-        elif any(_holds_often(reader, one["literal"], single) for one in statements):
-            said = (
+            effect = ", an OPA server goes on with `else`, and this engine has no value"
+        elif any(
+            _may_hold_repeatedly(reader, statement["literal"], single) for statement in statements
+        ):
+            effect = (
                 " for one of the values that the body goes through, the engine drops what it found "
                 "for others, and a denial does not fire"
             )
         else:
             continue
-        for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
+        for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
             yield (
-                f"{reader.at(name.span)}: where {name} is missing{said}; bind it in the body "
+                f"{reader.at(name.span)}: where {name} is missing{effect}; bind it in the body "
                 "(`value := ...`), and use that here"
             )
 
@@ -134,8 +140,8 @@ def _assigned(statements: list[Any]) -> Iterator[str]:
                 yield from variables(pattern)
 
 
-def _holds_often(reader: Reader, literal: Mapping[str, Any], single: set[str]) -> bool:
-    """Whether a condition may hold in several ways; ``single`` variables have one value."""
+def _may_hold_repeatedly(reader: Reader, literal: Mapping[str, Any], single: set[str]) -> bool:
+    """Tell whether a condition may hold more than once; ``single`` variables have one value."""
     match literal:
         case {"SomeIn": _} | {"SomeVars": _}:
             return True

@@ -1,7 +1,7 @@
-"""What a Rego policy consists of: modules, data, and the digests that are recorded.
+"""The files of a Rego policy: modules, data, and the digests that are recorded.
 
-Files are read here, each once, and laid out as in an OPA bundle. Nothing is parsed as Rego:
-``gate.py`` says whether the modules are fit for use, ``engine.py`` evaluates them.
+Each file is read once; a folder is laid out as an OPA bundle. Nothing is parsed as Rego here:
+``gate.py`` checks the modules, ``engine.py`` evaluates them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAX_MODULE_BYTES: Final = 1024 * 1024
 """The longest Rego file, in bytes; the engine's own limit."""
 
 _DATA: Final = "data.json"
-# OPA would load these into a bundle. Passed over in silence, `not data.blocked[x]` would hold.
+# OPA loads these files of a bundle. Without their data, `not data.blocked[x]` would hold.
 _UNREADABLE_DATA: Final = ("data.yaml", "data.yml")
 
 
 @dataclass(frozen=True, slots=True)
 class RegoSource:
-    """A policy as it was read: ``modules`` is ``(path, text)``, sorted; ``data`` a JSON object."""
+    """The content of a policy: ``modules`` are sorted ``(path, text)``, ``data`` a JSON object."""
 
     modules: tuple[tuple[str, str], ...]
     data: Mapping[str, Any]
@@ -38,7 +38,7 @@ class RegoSource:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, bytes]) -> RegoSource:
-        """Make a policy of ``{relative POSIX path: content}``.
+        """Build a policy from ``{relative POSIX path: content}``.
 
         The object in ``a/b/data.json`` stands at ``data.a.b``. Raises ``PolicyError``
         (``policy.invalid``).
@@ -69,21 +69,21 @@ class RegoSource:
         ``PolicyError`` (``policy.invalid``).
         """
         try:
-            found = {path.name: path} if not path.is_dir() else _files(path)
-            return cls.from_texts({name: files.read(file) for name, file in found.items()})
+            paths = {path.name: path} if not path.is_dir() else _files(path)
+            return cls.from_texts({name: files.read(file) for name, file in paths.items()})
         except OSError as error:
             raise invalid(f"{error.filename}: can't be read: {error.strerror}") from error
 
 
 def invalid(message: str) -> PolicyError:
-    """The error for a policy that must not be used."""
+    """Return the error for a policy that must not be used."""
     return PolicyError(message, code="policy.invalid")
 
 
 def places(path: Path) -> Iterator[Path]:
-    """Yield what ``RegoSource.read`` reads: the file, or each folder and its files of the policy.
+    """Yield the paths that ``RegoSource.read`` reads: the file, or each folder and its files.
 
-    Raises ``OSError``, and ``PolicyError`` for what no policy may hold.
+    Raises ``OSError``, and ``PolicyError`` for a file or link that no policy may hold.
     """
     if not path.is_dir():
         yield path
@@ -138,8 +138,8 @@ def _parse_data(path: str, content: bytes) -> dict[str, Any]:
             content.decode(),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
-            parse_int=lambda number: int(_plain(path, number)),
-            parse_float=lambda number: float(_plain(path, number)),
+            parse_int=lambda number: int(_plain_number(path, number)),
+            parse_float=lambda number: float(_plain_number(path, number)),
         )
     except (ValueError, RecursionError) as error:
         raise invalid(f"{path}: not JSON: {error}") from error
@@ -161,7 +161,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _plain(path: str, number: str) -> str:
+def _plain_number(path: str, number: str) -> str:
     if not expressions.is_plain(number):
         raise invalid(f"{path}: {number} {expressions.NOT_PLAIN}")
     return number

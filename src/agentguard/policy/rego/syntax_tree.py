@@ -1,7 +1,7 @@
-"""The engine's syntax tree, read into rules and the names that each of them refers to.
+"""The engine's syntax tree, read into rules and the names that each rule refers to.
 
-Names are resolved as Rego resolves them: imports and the rule's own package to a path below
-``data``. Which rules and names are acceptable stands in ``gate.py``.
+Names are resolved as Rego resolves them: an import and a name of the rule's own package become a
+path below ``data``. Which rules and names are acceptable stands in ``gate.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ _ROOTS: Final = frozenset({"data", "input"})
 class Reference:
     """A name in a rule's head or body.
 
-    ``path`` is the part known before evaluation, resolved; ``whole`` tells that nothing computed
-    follows it; ``absolute`` that it was written by way of ``data`` or an import; ``at`` is
-    ``file:line:column``.
+    ``path`` is the resolved constant part; of a builtin it is the builtin's name. ``definition`` is
+    the path of the rule or function that the policy defines under this name, if there is one.
+    ``at`` is ``file:line:column``. ``whole`` means that nothing computed follows the path,
+    ``absolute`` that the name begins with ``data``, ``input`` or an import.
     """
 
     path: Names
+    definition: Names
     at: str
     call: bool
     whole: bool
@@ -70,18 +72,18 @@ class Reader:
 
     @cached_property
     def module(self) -> Module:
-        """Its rules, and the names that each of them refers to."""
+        """The rules of the module, and the names that each rule refers to."""
         return Module(self.package, tuple(self._rule(node) for node in self.rules))
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The names that its bodies may read: of its rules, and of its imports."""
+        """The names of the module's rules and imports, which the bodies of its rules may read."""
         return frozenset(rule.path[len(self.package)] for rule in self.module.rules) | {
             *self._imports
         }
 
     def leave_out(self, paths: AbstractSet[Names]) -> None:
-        """Have no ``rules`` with these paths any more; ``module`` and ``names`` keep them."""
+        """Remove the rules with these paths from ``rules``; ``module`` and ``names`` keep them."""
         pairs = zip(self.module.rules, self.rules, strict=True)
         self.rules = [node for rule, node in pairs if rule.path not in paths]
 
@@ -91,7 +93,7 @@ class Reader:
         return (self.text_of(alias) if alias else path[-1]), path
 
     def text_of(self, span: Mapping[str, Any]) -> str:
-        """Return what stands there in the source."""
+        """Return the source text of a span."""
         return self._text[span["start"] : span["end"]].decode()
 
     def at(self, span: Mapping[str, Any]) -> str:
@@ -105,7 +107,7 @@ class Reader:
             function = bool(rule["args"])
         else:
             ((form, head),) = rule["head"].items()
-            # A head is {refr, args | key, assign}: all of it but its own name may refer to others.
+            # A head is {refr, args | key, assign}: all but ``refr`` may refer to other rules.
             body = [head.get("args"), head.get("key"), head.get("assign"), rule["bodies"]]
             function = form == "Func"
         name = name_of(head["refr"])
@@ -115,7 +117,7 @@ class Reader:
         return Rule(self.package, path, self.at(rule["span"]), function, references)
 
     def path_of(self, head: Any) -> Names:
-        """Return the path of the rule with this name at its head, as far as it is known."""
+        """Return the constant part of the path of the rule that has this name in its head."""
         return (*self.package, *name_of(head).path)
 
     def _locals(self, rule: Mapping[str, Any], arguments: object) -> Iterator[str]:
@@ -156,9 +158,9 @@ class Reader:
         root, *rest = name.path or ("",)
         absolute = root in self._imports or root in _ROOTS
         path = (*self._imports.get(root, (root,)), *rest)
-        if not absolute and not call:
-            path = (*self.package, *path)
-        return Reference(path, self.at(name.span), call, name.whole, absolute)
+        definition = path if absolute else (*self.package, *path)
+        at = self.at(name.span)
+        return Reference(path if call else definition, definition, at, call, name.whole, absolute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,15 @@ def name_of(node: Any) -> Name:
         node = inner
 
 
+def head_of(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the head of a rule's definition; a ``default`` is its own head."""
+    ((kind, rule),) = definition.items()
+    if kind == "Default":
+        return rule  # type: ignore[no-any-return]
+    (head,) = rule["head"].values()
+    return head  # type: ignore[no-any-return]
+
+
 def objects(tree: object) -> Iterator[Mapping[str, Any]]:
     """Yield every object in a part of the tree."""
     todo = [tree]
@@ -222,9 +233,9 @@ def variables(pattern: object) -> Iterator[str]:
 
 
 def used_variables(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the names, with their spans, that an expression has no value without.
+    """Yield the variables, with their spans, without which an expression has no value.
 
-    What is called is none, and a comprehension has its own.
+    The names of called functions and the variables of comprehensions are left out.
     """
     todo = [expression]
     while todo:

@@ -1,11 +1,11 @@
-"""Variables that the engine takes for unbound where Rego does not: mistakes.
+"""Mistakes: variables that are unbound in the embedded engine and bound in Rego.
 
-To Rego the order of a body's expressions means nothing. This engine evaluates
-``not data.members[user]; input.users[user]`` as it stands: the negation does not hold for the
-variable without a value, and a rule that denies by it never fires. ``:=`` can't come later.
+In Rego the order of a body's expressions means nothing. The engine evaluates the expressions of
+``not data.members[user]; input.users[user]`` in their order: the negation does not hold for the
+unbound variable, and a denial by the rule never fires. ``:=`` can't come later in Rego either.
 
-The variables of ``every`` and ``walk`` it takes for unbound within a pattern, which then holds for
-any element, and in an index under ``not``, which then never holds.
+The engine treats the variables of ``every`` and ``walk`` as unbound in two places: in a pattern,
+which then matches any element, and in an index under ``not``, which then never holds.
 """
 
 from __future__ import annotations
@@ -13,27 +13,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentguard.policy.rego.syntax_tree import Reader, name_of, objects, used_variables, variables
+from agentguard.policy.rego.syntax_tree import (
+    Reader,
+    head_of,
+    name_of,
+    objects,
+    used_variables,
+    variables,
+)
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each variable that is bound too late, or not at all."""
+    """Yield a sentence for each variable that is bound too late or never."""
     for node in reader.rules:
         ((_kind, rule),) = node.items()
-        heads = [rule] if rule.get("head") is None else rule["head"].values()
-        given = {name for head in heads for name in variables(head.get("args"))}
-        for body in (node for node in objects(rule) if "stmts" in node):
+        parameters = set(variables(head_of(node).get("args")))
+        for body in (part for part in objects(rule) if "stmts" in part):
             yield from (
                 f"{reader.at(span)}: this `not` uses {name} before it has a value, and does not "
                 f"hold here; put the expression that gives {name} its value before it"
-                for name, span in _late(body["stmts"], given)
+                for name, span in _variables_bound_late(body["stmts"], parameters)
                 if name not in reader.names
             )
         bodies = rule.get("bodies", [])
-        bound = given | {name for body in bodies for name in _bound(body["query"]["stmts"])}
+        bound = parameters | {
+            name for body in bodies for name in _bound_variables(body["query"]["stmts"])
+        }
         for name, span in (
-            *_unsafe(reader, bodies, given),
-            *_unsafe(reader, rule.get("head"), bound),
+            *_unbound_in_negations(reader, bodies, parameters),
+            *_unbound_in_negations(reader, rule.get("head"), bound),
         ):
             if name not in reader.names:
                 yield (
@@ -49,7 +57,7 @@ def mistakes(reader: Reader) -> Iterator[str]:
                     names, scope = set(variables(pattern)), rule
                 case _:
                     continue
-            for name, span in _in_an_index(scope, names):
+            for name, span in _uses_in_indices(scope, names):
                 yield (
                     f"{reader.at(span)}: to the engine {name} of `every` or `walk` has no value in "
                     f"this place; ask it in a function of its own (`known(x) if ...`, and here "
@@ -57,30 +65,32 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 )
 
 
-def _unsafe(reader: Reader, tree: Any, visible: set[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the variables in negations that nothing around them binds."""
+def _unbound_in_negations(
+    reader: Reader, tree: Any, visible: set[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the variables in negations that no surrounding expression binds."""
     match tree:
         case {"NotExpr": negated}:
             yield from (
                 (name, span) for name, span in used_variables(negated) if name not in visible
             )
-            yield from _unsafe(reader, negated, visible)
+            yield from _unbound_in_negations(reader, negated, visible)
         case {"Every": {"key": key, "value": value, "domain": domain, "query": query}}:
             names = {reader.text_of(span) for span in (key, value) if span}
-            yield from _unsafe(reader, domain, visible)
-            yield from _unsafe(reader, {"query": query}, visible | names)
+            yield from _unbound_in_negations(reader, domain, visible)
+            yield from _unbound_in_negations(reader, {"query": query}, visible | names)
         case {"query": {"stmts": [*statements]}}:
-            inner = visible | set(_bound(statements))
-            yield from _unsafe(reader, [*tree.values()], inner)
+            inner = visible | set(_bound_variables(statements))
+            yield from _unbound_in_negations(reader, [*tree.values()], inner)
         case dict():
-            yield from _unsafe(reader, [*tree.values()], visible)
+            yield from _unbound_in_negations(reader, [*tree.values()], visible)
         case list():
-            for one in tree:
-                yield from _unsafe(reader, one, visible)
+            for part in tree:
+                yield from _unbound_in_negations(reader, part, visible)
 
 
-def _bound(statements: list[Any]) -> Iterator[str]:
-    """Yield the variables that a body's own conditions may bind: those that no `not` holds."""
+def _bound_variables(statements: list[Any]) -> Iterator[str]:
+    """Yield the variables that a body's conditions may bind; a `not` binds none."""
     for statement in statements:
         literal = statement["literal"]
         match literal:
@@ -95,8 +105,8 @@ def _is_walk(function: Any) -> bool:
     return name_of(function).path == ("walk",)
 
 
-def _in_an_index(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
-    """Yield where ``names`` stand in a pattern that is looked up, or in a negated index."""
+def _uses_in_indices(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the uses of ``names`` in an index that is an array, and in an index under ``not``."""
     for node in objects(query):
         match node:
             case {"RefBrack": {"index": {"Array": _} as index}}:
@@ -112,9 +122,11 @@ def _in_an_index(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
                 yield name, span
 
 
-def _late(statements: list[Any], given: set[str]) -> Iterator[tuple[str, Any]]:
-    last = {name: place for place, one in enumerate(statements) for name in variables(one)}
-    bound = set(given)
+def _variables_bound_late(statements: list[Any], parameters: set[str]) -> Iterator[tuple[str, Any]]:
+    last = {
+        name: place for place, statement in enumerate(statements) for name in variables(statement)
+    }
+    bound = set(parameters)
     for place, statement in enumerate(statements):
         literal = statement["literal"]
         if "NotExpr" in literal:

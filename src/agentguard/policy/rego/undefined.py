@@ -1,7 +1,8 @@
-"""Which values are there: what every input has, what a body needs, what may be missing.
+"""Undefined values: the values of every input, those that a body needs, those that may be missing.
 
-By Rego an expression with a missing value in it is undefined. The two engines differ in what comes
-of that where it is negated (``negation.py``) and in the head of a rule (``rule_heads.py``).
+In Rego an expression with an undefined operand is undefined. The embedded engine and an OPA server
+differ about such expressions in a negation (``negation.py``) and in the head of a rule
+(``rule_heads.py``).
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ ALWAYS: Final = frozenset(
         *(("input", "tool", name) for name in ("name", "schema_sha256")),
     }
 )
-"""What every input has (docs/policies.md, Input)."""
+"""The values of every input (docs/policies.md, Input)."""
 
 CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
-"""What has a value whatever is missing in it."""
+"""Expressions that are defined even where their parts are not."""
 
 _EMPTY: Final = (("max",), ("min",))
-"""Builtins that have no value for what is empty; the others have one, or fail."""
+"""Builtins that are undefined for an empty collection; all others have a value, or fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What may have no value: ``lacking`` of the ``rules``, and results of own ``functions``."""
+    """The ``rules``, those of them that may be undefined (``lacking``), and the ``functions``."""
 
     rules: AbstractSet[Names]
     lacking: AbstractSet[Names]
@@ -42,7 +43,7 @@ class Presence:
 
     @classmethod
     def of(cls, readers: list[Reader]) -> Presence:
-        """Return what is there in the policy of these modules."""
+        """Read the policy that consists of these modules."""
         rules = [rule for reader in readers for rule in reader.module.rules]
         paths = {rule.path for rule in rules}
         return cls(
@@ -52,45 +53,44 @@ class Presence:
         )
 
     def missing(
-        self, reader: Reader, expressions: list[Any], there: AbstractSet[Names]
+        self, reader: Reader, expressions: list[Any], defined: AbstractSet[Names]
     ) -> Iterator[Name]:
-        """Yield the names in expressions that may have no value; ``there`` are those that do."""
+        """Yield the names in expressions that may be undefined; ``defined`` is never undefined."""
         todo = list(expressions)
         while todo:
             node = todo.pop(0)
             match node:
                 case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
                     name = name_of(node)
-                    if name.path and self._may_lack(reader, name, there):
+                    if name.path and self._may_be_undefined(reader, name, defined):
                         yield name
                     todo += name.computed
                 case {"Call": {"fcn": function}}:
                     name = name_of(function)
                     called = reader.reference(name, call=True)
-                    path = called.path if called.absolute else (*reader.package, *called.path)
-                    if path in self.functions or called.path in _EMPTY:
+                    if called.definition in self.functions or called.path in _EMPTY:
                         yield name
                     todo += below(node)
                 case dict():
                     if not any(closed in node for closed in CLOSED):
                         todo += below(node)
 
-    def _may_lack(self, reader: Reader, name: Name, there: AbstractSet[Names]) -> bool:
-        found = reader.reference(name, call=False)
-        path = found.path
-        if name.whole and path in there:
+    def _may_be_undefined(self, reader: Reader, name: Name, defined: AbstractSet[Names]) -> bool:
+        reference = reader.reference(name, call=False)
+        path = reference.path
+        if name.whole and path in defined:
             return False
         if not name.whole or path[0] == "input":
             return True
-        if found.absolute or len(name.path) == 1:
-            # a variable has a value, and so has what data.json holds, but not all that a rule holds
+        if reference.absolute or len(name.path) == 1:
+            # Variables and values of data.json are defined; a member of a rule may be undefined.
             within = (path[:length] for length in range(len(path)))
             return path in self.lacking or not self.rules.isdisjoint(within)
         return True
 
 
 def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
-    """Yield the rules that always have a value: with a default, or sets and objects of parts."""
+    """Yield the rules that are always defined: with a default, or partial sets and objects."""
     for reader in readers:
         for node in reader.rules:
             ((kind, rule),) = node.items()
@@ -104,8 +104,8 @@ def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
 
 
 def _conditions(rule: Mapping[str, Any]) -> bool:
-    """Whether a rule has a body, or a value that is no literal."""
-    ((_form, head),) = rule["head"].items()
+    """Tell whether a rule has a body, or a value that is no literal."""
+    (head,) = rule["head"].values()
     assigned = head.get("assign")
     names = ("Var", "RefDot", "RefBrack", "Call")
     computed = any(name in node for node in objects(assigned) for name in names)
@@ -113,7 +113,7 @@ def _conditions(rule: Mapping[str, Any]) -> bool:
 
 
 def needed(reader: Reader, statements: Iterable[Mapping[str, Any]]) -> set[Names]:
-    """Return the names without which a statement, and so its body, does not hold."""
+    """Return the names that must be defined for all of a body's statements to hold."""
     return {name for statement in statements for name in _needed(reader, statement)}
 
 
@@ -134,13 +134,13 @@ def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
                 path = reader.reference(name := name_of(node), call=False).path
                 if name.path:
                     yield from (path[:length] for length in range(1, len(path) + 1))
-            case {"Membership": _}:  # it has a value without what it is made of
+            case {"Membership": _}:  # false, and not undefined, where an operand is undefined
                 continue
         todo += below(node)
 
 
 def below(node: Any) -> list[Any]:
-    """What a call, an operator or a literal is made of; of a name what is computed in it."""
+    """Return the operands of a call, an operator or a literal; of a name its computed parts."""
     match node:
         case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
             return list(name_of(node).computed)
