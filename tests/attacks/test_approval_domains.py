@@ -41,8 +41,8 @@ def carried(source: Guard, target: Guard) -> None:
     """Put what waits in ``source`` in the place of what waits in ``target``."""
     store: Any = target.approvals._store
     theirs: Any = source.approvals._store
-    (key,), (asked,) = store._asked, theirs._asked.values()
-    store._asked[key] = asked
+    (key,), (asked,) = store._requests, theirs._requests.values()
+    store._requests[key] = asked
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_nor_is_a_call_within_that_the_journal_does_not_have(thread, caplog):
     book: Work = lambda: thread.told("book", kept=False)  # noqa: E731
     work = handing(thread, book, lambda: thread.told("pay"))
     assert thread.since(work) == ["hand", "book"]
-    assert "is not made again when its run goes on" in caplog.text
+    assert "A resumed run does not make the ended call again" in caplog.text
     thread.log.approve()
     assert thread.since(work) == []
 

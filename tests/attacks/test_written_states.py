@@ -62,7 +62,9 @@ BASES: Mapping[str, str | None] = {
 }
 """The moments that are attacked; of the later ones, what has changed since another one."""
 
-WRITERS = [f"agentguard.domain.{name}" for name in ("founding", "handover", "keystore", "pin")]
+WRITERS = [
+    f"agentguard.domain.{name}" for name in ("founding", "handover", "keystore", "trust_pin")
+]
 """The modules outside the storage that write into a state."""
 
 BEHIND = ("deleted", "as of 'ready'")

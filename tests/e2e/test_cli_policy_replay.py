@@ -211,7 +211,7 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
 
 JOURNAL = r"""
 from agentguard import Guard
-from agentguard.adapters import Arguments, CallSite, Invocation
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, run
 class Codec:
     def dumps(self, result): return result.encode()
     def loads(self, data): return data.decode()
@@ -222,10 +222,10 @@ with Guard.open("agentguard.toml") as guard:
     for _ in range(2):
         inv = Invocation.bind(merge.spec, lambda: Arguments.of({"branch": "main"}), site)
         try:
-            assistant.run(inv, lambda: "done", codec=Codec())
+            run(assistant, inv, lambda: "done", CallOptions(codec=Codec()))
         except Exception as pending:
             guard.approvals.vouch(pending.request, "approve", principal="user:bob")
-            assistant.run(inv, lambda: "done", codec=Codec())
+            run(assistant, inv, lambda: "done", CallOptions(codec=Codec()))
 """
 
 

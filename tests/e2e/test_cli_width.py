@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-AUDIT = "agentguard audit "  # a command is copied as it stands, and is never cut
+COMMANDS = (
+    "agentguard audit ",
+    "agentguard evidence ",
+)  # a command is copied as it stands, and is never cut
 REASON = "the argument path must lead into the project, and to no hidden file"
 
 
@@ -45,7 +48,8 @@ def test_rows_fit_a_narrow_terminal_and_words_stay_whole_where_they_fit(told, wi
     ):
         shown = told.run(*command.split(), env=narrow).stdout
         lines = shown.split("\n")
-        assert [line for line in lines if len(line) > int(width) and AUDIT not in line] == []
+        too_wide = [line for line in lines if len(line) > int(width)]
+        assert [line for line in too_wide if not any(map(line.__contains__, COMMANDS))] == []
         joined = re.sub(r"\\\n *\| ", "", shown)  # what is cut within a word ends with a backslash
         for word in words:
             assert word in (shown if len(word) < int(width) - 12 else joined), (command, word)

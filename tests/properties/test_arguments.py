@@ -426,7 +426,7 @@ def test_what_the_policy_reads_is_what_is_committed_to(given):
 
 def test_the_bytes_do_not_depend_on_the_hash_seed():
     program = (
-        "from agentguard import Arguments; import sys;"
+        "from agentguard.adapters import Arguments; import sys;"
         "v = {'s': {'a', 'b', 'c', 1, (2, 'x')}, 'd': {1: 'x', 'y': {'p', 'q'}}};"
         "sys.stdout.buffer.write(Arguments.of(v).encoded)"
     )
