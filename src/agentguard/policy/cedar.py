@@ -1,8 +1,8 @@
 """The Cedar engine: policies in Cedar, evaluated in this process.
 
-How a call is put to Cedar, and what its decision means, stands here; reading and checking policies
-in ``cedar_source.py``. The binding (``agentguard[cedar]``) is imported when a policy is loaded.
-Cedar skips a policy that it can't evaluate, a ``forbid`` as well: here that denies the call.
+This module builds Cedar's request from a call and reads Cedar's decision; ``cedar_source.py`` reads
+and checks the policies. The binding (``agentguard[cedar]``) is imported when a policy is loaded.
+Cedar skips a policy that fails to evaluate, even a ``forbid``: the engine then denies the call.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from agentguard.errors import PolicyError
 from agentguard.policy.cedar_source import CedarPolicy, CedarSource, binding
 
 _ESCAPES: Final = frozenset({"__entity", "__extn", "__expr"})
-"""Members by which Cedar's JSON turns a record into something else; a model may write them."""
+"""Members that turn a record of Cedar's JSON into another value; a model may write them."""
 
-_NAMED: Final = re.compile(r"policy `(policy[0-9]+)`")
+_POLICY_ID: Final = re.compile(r"policy `(policy[0-9]+)`")
 
 
 class CedarEngine:
@@ -34,14 +34,14 @@ class CedarEngine:
         self._cedar = binding()
         self._source = source
         self.version: Final = metadata.version("cedarpy")
-        self._policies, self._schema, self._known = source.checked()
+        self._policies, self._schema, self._policies_by_id = source.parse()
 
     @classmethod
     def load(cls, path: Path) -> CedarEngine:
         """Load a ``.cedar`` file, or a folder's, with its schema (``CedarSource.read``).
 
-        Raises ``PolicyError`` (``policy.invalid``) for what can't be read, does not fit the schema
-        or could fail open, and ``ConfigError`` without ``agentguard[cedar]``.
+        Raises ``PolicyError`` (``policy.invalid``) for policies that can't be read, do not fit the
+        schema or could fail open, and ``ConfigError`` without ``agentguard[cedar]``.
         """
         return cls(CedarSource.read(path))
 
@@ -65,7 +65,7 @@ class CedarEngine:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be a mistake in the policies."""
+        """The possible mistakes in the policies, a sentence each."""
         if self._schema is not None:
             return ()
         warning = (
@@ -77,16 +77,16 @@ class CedarEngine:
     def evaluate(self, document: bytes) -> object:
         """Return Cedar's decision as a policy's document (docs/policies.md, Cedar).
 
-        Raises ``PolicyError``: ``policy.error`` where a policy can't be evaluated or the input has
-        a value that Cedar has not, ``policy.undecided`` where Cedar decides nothing, as for a call
-        that the schema does not know, ``policy.panic`` when native code panicked. What Cedar says,
-        which may quote arguments, is no part of the message.
+        Raises ``PolicyError``: ``policy.error`` where a policy can't be evaluated or Cedar has no
+        type for a value of the input, ``policy.undecided`` where Cedar returns no decision, as for
+        a call that the schema does not define, ``policy.panic`` when native code panicked. The
+        message leaves out Cedar's own texts, which may quote arguments.
         """
-        request, entities = _asked(orjson.loads(document))
+        request, entities = _request(orjson.loads(document))
         try:
             answer = self._cedar.is_authorized(request, self._policies, entities, self._schema)
-            decision, told = answer.decision.value, answer.diagnostics
-            errors, reasons = [*told.errors], [*told.reasons]
+            decision, diagnostics = answer.decision.value, answer.diagnostics
+            errors, reasons = [*diagnostics.errors], [*diagnostics.reasons]
         except BaseException as error:
             if isinstance(error, Exception):
                 raise PolicyError("the call can't be put to Cedar") from error
@@ -99,47 +99,49 @@ class CedarEngine:
             raise PolicyError(message, code="policy.undecided")
         if errors:
             raise PolicyError(self._failure(errors))
-        found = [self._known[reason] for reason in reasons]
-        if decision == "Allow" and found:
-            return _allowed(found)
-        return {"allow": False, "deny_reasons": [policy.reason for policy in found]}
+        policies = [self._policies_by_id[reason] for reason in reasons]
+        if decision == "Allow" and policies:
+            return _permission(policies)
+        return {"allow": False, "deny_reasons": [forbid.reason for forbid in policies]}
 
     def explain(self, document: bytes, code: str) -> str | None:
-        """Return what Cedar finds about a call that it refuses with this code; None for nothing.
+        """Return Cedar's errors about a call that is refused with this code; None without errors.
 
-        It may quote arguments: it is for who tries a policy, and no part of what is put on record.
+        The text may quote arguments: it is for the author of a policy, and is never recorded.
         Raises as ``evaluate`` does.
         """
         if code not in ("policy.undecided", "policy.error"):
             return None
-        request, entities = _asked(orjson.loads(document))
+        request, entities = _request(orjson.loads(document))
         answer = self._cedar.is_authorized(request, self._policies, entities, self._schema)
         return "; ".join(map(self._renamed, answer.diagnostics.errors)) or None
 
     def _renamed(self, error: str) -> str:
-        def name(found: re.Match[str]) -> str:
-            known = self._known.get(found[1])
-            return known.name if known is not None else found[0]
+        def name(match: re.Match[str]) -> str:
+            policy = self._policies_by_id.get(match[1])
+            return policy.name if policy is not None else match[0]
 
-        return _NAMED.sub(name, error)
+        return _POLICY_ID.sub(name, error)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: the engine holds nothing open."""
 
     def _failure(self, errors: list[str]) -> str:
-        ids = {name for error in errors for name in _NAMED.findall(error)}
-        named = sorted(self._known[name].name for name in ids if name in self._known)
+        ids = {name for error in errors for name in _POLICY_ID.findall(error)}
+        named = sorted(
+            self._policies_by_id[name].name for name in ids if name in self._policies_by_id
+        )
         which = ", ".join(named) or "a policy"
         return f"{which} can't be evaluated for this call: does it ask for what the call has not?"
 
 
-def _allowed(permits: list[CedarPolicy]) -> dict[str, object]:
-    asked = [permit.approval for permit in permits if permit.approval is not None]
-    return {"allow": True, "approval": asked} if asked else {"allow": True}
+def _permission(permits: list[CedarPolicy]) -> dict[str, object]:
+    approvals = [permit.approval for permit in permits if permit.approval is not None]
+    return {"allow": True, "approval": approvals} if approvals else {"allow": True}
 
 
-def _asked(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the request and the entities: the agent, and nothing else, has attributes."""
+def _request(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return Cedar's request and entities; of the entities the agent alone has attributes."""
     context = dict(document)
     agent = _record(context.pop("agent", None) or {})
     action, resource = context.pop("action", None), context.pop("resource", None)
@@ -158,7 +160,7 @@ def _asked(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
 
 
 def _record(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record without its nulls, which Cedar has not: ``has`` asks whether one is there."""
+    """Return a record without its nulls: Cedar has no null, and ``has`` tests for a member."""
     if not _ESCAPES.isdisjoint(members):
         raise PolicyError("the input has a member that would be more than data to Cedar")
     return {name: _value(value) for name, value in members.items() if value is not None}
@@ -169,7 +171,7 @@ def _value(value: Any) -> Any:
         case dict():
             return _record(value)
         case list():
-            return [_value(one) for one in value]
+            return [_value(item) for item in value]
         case bool() | str():
             return value
         case int() if -(2**63) <= value < 2**63:

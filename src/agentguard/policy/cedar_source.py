@@ -1,7 +1,7 @@
-"""What Cedar policies consist of, and the checks that they pass before they are used.
+"""The files of Cedar policies, and the checks that the policies pass before use.
 
-Files are read here, each once. What Cedar would accept and never match, or match without the
-condition that its author meant (a template, a misspelt annotation), is refused.
+Each file is read once. A policy that Cedar would accept and never match, or match without its
+author's condition (a template, a misspelt annotation), is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _NUMBERS: Final = frozenset({"quorum", "ttl"})
 
 @dataclass(frozen=True, slots=True)
 class CedarPolicy:
-    """What is known of one policy: how people call it, and what its annotations say.
+    """The name of one policy for messages, and the content of its annotations.
 
-    ``reason`` is what a ``forbid`` gives for its denial; ``approval`` what a ``permit`` asks for,
-    as in a policy's document.
+    ``reason`` is the reason of a denial by a ``forbid``; ``approval`` is the approval that a
+    ``permit`` requires, in the form of a policy's document.
     """
 
     name: str
@@ -42,7 +42,7 @@ class CedarPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CedarSource:
-    """Policies as they were read, and the schema, if there is one."""
+    """The texts of the policies by path, the schema or None, and the digests of the files."""
 
     policies: Mapping[str, str]
     schema: str | None
@@ -51,7 +51,7 @@ class CedarSource:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, bytes]) -> CedarSource:
-        """Make it of ``{relative POSIX path: content}``. Raises ``PolicyError``."""
+        """Build the source from ``{relative POSIX path: content}``. Raises ``PolicyError``."""
         decoded = {path: _text(path, content) for path, content in sorted(texts.items())}
         schema = decoded.pop(SCHEMA, None)
         if not decoded:
@@ -68,56 +68,59 @@ class CedarSource:
         try:
             if not path.is_dir():
                 return cls.from_texts({path.name: files.read(path)})
-            found = {file.name: files.read(file) for file in _files(path)}
+            contents = {file.name: files.read(file) for file in _files(path)}
         except OSError as error:
             raise _invalid(f"{error.filename}: can't be read: {error.strerror}") from error
-        return cls.from_texts(found)
+        return cls.from_texts(contents)
 
-    def checked(self) -> tuple[Any, Any, Mapping[str, CedarPolicy]]:
-        """Parse it once: the binding's policy set and schema, and what is known of each policy.
+    def parse(self) -> tuple[Any, Any, Mapping[str, CedarPolicy]]:
+        """Parse the source: the binding's policy set and schema, and the policies by Cedar's id.
 
         Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` without the binding.
         """
         cedar = binding()
         for path, text in self.policies.items():
-            _parsed(path, cedar.PolicySet.from_str, text)
+            _parse(path, cedar.PolicySet.from_str, text)
         whole = "\n".join(self.policies.values())
-        written = json.loads(cedar.policies_to_json_str(whole))
-        if written["templates"] or written["templateLinks"]:
+        parsed = json.loads(cedar.policies_to_json_str(whole))
+        if parsed["templates"] or parsed["templateLinks"]:
             raise _invalid("a template applies to nothing until it is linked: write a policy")
-        known = {name: _known(name, policy) for name, policy in written["staticPolicies"].items()}
-        if not known:
+        static = parsed["staticPolicies"]
+        policies = {name: _read_policy(name, policy) for name, policy in static.items()}
+        if not policies:
             raise _invalid("the Cedar files hold no policy")
         schema = None
         if self.schema is not None:
-            schema = _parsed(SCHEMA, cedar.Schema.from_str, self.schema)
+            schema = _parse(SCHEMA, cedar.Schema.from_str, self.schema)
             problems = cedar.validate_policies(whole, schema)
             if not problems.validation_passed:
-                places = self._places(known)
-                said = (
+                places = self._places(policies)
+                problem_texts = (
                     f"{places.get(error.policy_id, SCHEMA)}: {error.error}"
                     for error in problems.errors
                 )
-                raise _invalid("\n".join(said))
-        return cedar.PolicySet.from_str(whole), schema, known
+                raise _invalid("\n".join(problem_texts))
+        return cedar.PolicySet.from_str(whole), schema, policies
 
-    def _places(self, known: Mapping[str, CedarPolicy]) -> dict[str, str]:
-        """Return each policy's file and name. Cedar numbers them in their order, over all files."""
+    def _places(self, policies: Mapping[str, CedarPolicy]) -> dict[str, str]:
+        """Return each policy's file and name; Cedar numbers policies in order over all files."""
         files: list[str] = []
         for path, text in self.policies.items():
-            written = json.loads(binding().policies_to_json_str(text))
-            files += [path] * len(written["staticPolicies"])
+            parsed = json.loads(binding().policies_to_json_str(text))
+            files += [path] * len(parsed["staticPolicies"])
         ids = (f"policy{number}" for number in range(len(files)))
-        return {name: f"{file}: {known[name].name}" for name, file in zip(ids, files, strict=True)}
+        return {
+            name: f"{file}: {policies[name].name}" for name, file in zip(ids, files, strict=True)
+        }
 
 
 def is_policy(path: Path) -> bool:
-    """Whether what lies there, a file or a folder, is taken for Cedar, and not for Rego."""
+    """Tell whether a file or folder holds Cedar policies; others are read as Rego."""
     return path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
 
 
 def places(path: Path) -> Iterator[Path]:
-    """Yield what ``CedarSource.read`` reads: the file, or the folder and its files of the policy.
+    """Yield the paths that ``CedarSource.read`` reads: the file, or the folder and its files.
 
     Raises ``OSError``.
     """
@@ -137,10 +140,10 @@ def binding() -> Any:
 def _files(folder: Path) -> list[Path]:
     for below in sorted(folder.glob("*/**/*.cedar")):
         if not any(part.startswith(".") for part in below.relative_to(folder).parts):
-            # passed over in silence, a forbid in it would forbid nothing
+            # A forbid in a file that is silently ignored would forbid nothing.
             raise _invalid(f"{below}: policies of folders below are not read; move it up")
-    shown = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
-    return [file for file in shown if file.suffix == ".cedar" or file.name == SCHEMA]
+    visible = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    return [file for file in visible if file.suffix == ".cedar" or file.name == SCHEMA]
 
 
 def _text(path: str, content: bytes) -> str:
@@ -152,44 +155,50 @@ def _text(path: str, content: bytes) -> str:
         raise _invalid(f"{path}: not UTF-8 at byte {error.start}") from error
 
 
-def _parsed(path: str, parse: Any, text: str) -> Any:
+def _parse(path: str, parse: Any, text: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
         raise _invalid(f"{path}: {error}") from error
 
 
-def _known(name: str, policy: Mapping[str, Any]) -> CedarPolicy:
-    """Read a policy's annotations; one that is not known may be a misspelt condition."""
-    said: dict[str, str] = {
+def _read_policy(name: str, policy: Mapping[str, Any]) -> CedarPolicy:
+    """Read a policy's annotations; an unknown annotation may be a misspelt condition."""
+    annotations: dict[str, str] = {
         key: value or "" for key, value in policy.get("annotations", {}).items()
     }
-    called = f"the policy {said.get('id') or name}"
-    unknown = sorted(said.keys() - _ANNOTATIONS)
+    label = f"the policy {annotations.get('id') or name}"
+    unknown = sorted(annotations.keys() - _ANNOTATIONS)
     if unknown:
-        known = ", ".join(f"@{one}" for one in sorted(_ANNOTATIONS))
-        raise _invalid(f"{called}: there is no annotation @{unknown[0]}; known here: {known}")
+        allowed = ", ".join(f"@{annotation}" for annotation in sorted(_ANNOTATIONS))
+        raise _invalid(f"{label}: there is no annotation @{unknown[0]}; known here: {allowed}")
     permits = policy["effect"] == "permit"
-    if permits and "reason" in said:
-        raise _invalid(f"{called}: a permit gives no @reason; @approval has one of its own")
-    if not _APPROVAL.isdisjoint(said) and not (permits and "approval" in said):
-        raise _invalid(f"{called}: an approval is asked for by @approval(REASON) on a permit")
-    approval = _approval(called, said) if "approval" in said else None
-    return CedarPolicy(called, said.get("reason") or f"{called} forbids it", approval)
+    if permits and "reason" in annotations:
+        raise _invalid(f"{label}: a permit gives no @reason; @approval has one of its own")
+    if not _APPROVAL.isdisjoint(annotations) and not (permits and "approval" in annotations):
+        raise _invalid(f"{label}: an approval is asked for by @approval(REASON) on a permit")
+    approval = _approval(label, annotations) if "approval" in annotations else None
+    return CedarPolicy(label, annotations.get("reason") or f"{label} forbids it", approval)
 
 
-def _approval(called: str, said: Mapping[str, str]) -> Mapping[str, object]:
-    asked: dict[str, object] = {"reason": said["approval"]} if said["approval"] else {}
+def _approval(label: str, annotations: Mapping[str, str]) -> Mapping[str, object]:
+    requirement: dict[str, object] = (
+        {"reason": annotations["approval"]} if annotations["approval"] else {}
+    )
     for name in ("approvers", "roles"):
-        if name in said:
-            asked[name] = [one.strip() for one in said[name].split(",")]
-            if "" in asked[name]:  # type: ignore[operator]
-                raise _invalid(f"{called}: @{name} lists names with commas between them")
-    for name in _NUMBERS & said.keys():
-        if not (said[name].isascii() and said[name].isdecimal() and int(said[name]) > 0):
-            raise _invalid(f"{called}: @{name} is a whole number from 1, in quotes")
-        asked[name] = int(said[name])
-    return asked
+        if name in annotations:
+            requirement[name] = [item.strip() for item in annotations[name].split(",")]
+            if "" in requirement[name]:  # type: ignore[operator]
+                raise _invalid(f"{label}: @{name} lists names with commas between them")
+    for name in _NUMBERS & annotations.keys():
+        if not (
+            annotations[name].isascii()
+            and annotations[name].isdecimal()
+            and int(annotations[name]) > 0
+        ):
+            raise _invalid(f"{label}: @{name} is a whole number from 1, in quotes")
+        requirement[name] = int(annotations[name])
+    return requirement
 
 
 def _invalid(message: str) -> PolicyError:

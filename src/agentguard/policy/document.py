@@ -1,8 +1,8 @@
-"""The policy's input document, and the one fail-closed rule that reads its output.
+"""The policy's input document, and the one fail-closed rule that reads the policy's output.
 
-``document`` builds what a policy sees; ``decide`` turns what an engine answers into a
-``Decision``. Both are pure; calling the engine is an effect of the flow. Shapes and precedence are
-those of docs/policies.md.
+``document`` builds the input of a policy; ``decide`` turns an engine's answer into a ``Decision``.
+Both are pure; calling the engine is an effect of the flow. Shapes and precedence are those of
+docs/policies.md.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment, is_integer
 
 DEFAULT_QUERY: Final = "data.agent.authz"
-"""The package whose document is the policy's answer."""
+"""The package whose document is the policy's answer, unless the configuration names another."""
 
 QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
-"""What names a package, to be matched as a whole."""
+"""The form of a package's path, for ``fullmatch``."""
 
 MAX_AT_ONCE: Final = 256
-"""The most evaluations by a server at a time; each has a connection, and for async calls a thread.
-"""
+"""The most evaluations by a server at a time; each has a connection, an async one a thread."""
 
 UNDEFINED: Final = object()
-"""What an engine answers when the query has no value; never an allow."""
+"""The answer of an engine when the query has no value; never an allow."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ALL_ARGUMENTS: Final[tuple[Redaction, ...]] = (("args",),)
@@ -41,9 +40,9 @@ _REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl"
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What an engine answers that also says how it came about.
+    """An engine's answer with details of the evaluation.
 
-    ``document`` is the policy's document or ``UNDEFINED``; ``evaluation`` is put on record with the
+    ``document`` is the policy's document or ``UNDEFINED``; ``evaluation`` is recorded with the
     decision (records.md).
     """
 
@@ -52,7 +51,7 @@ class Evaluated:
 
 
 def evaluation_of(answer: object) -> Mapping[str, JSON] | None:
-    """Return what an engine's answer says of its evaluation; None for one that says nothing."""
+    """Return the details of the evaluation in an engine's answer; None if there are none."""
     return answer.evaluation if isinstance(answer, Evaluated) else None
 
 
@@ -69,11 +68,10 @@ def document(
 ) -> bytes:
     """Build the policy's input, as canonical JSON.
 
-    ``agent`` is its canonical ``{id, name, type, instance, roles}``, ``delegation`` that of the
-    chain under which it acts, None on its own authority; ``approval`` says who has approved, None
-    where nobody was asked yet. Raises ``FactsError``
-    (``facts.conflict``) where a name at the top level is reserved or given twice, and
-    ``facts.invalid`` where the facts are no JSON.
+    ``agent`` is the agent's canonical ``{id, name, type, instance, roles}``; ``delegation`` the
+    canonical delegation, None on the agent's own authority; ``approval`` names the approvers, None
+    before an approval was requested. Raises ``FactsError``: ``facts.conflict`` where a name at the
+    top level is reserved or used twice, ``facts.invalid`` where a fact is no JSON value.
     """
     members: dict[str, object] = {
         "agent": agent,
@@ -103,7 +101,7 @@ def document(
 
 
 def decide(answer: object) -> Decision:
-    """Turn the policy's package document into a decision: the one place, and it fails closed.
+    """Turn the policy's package document into a decision; no other code does, and it fails closed.
 
     Precedence: a deny reason or anything malformed, then an unknown obligation, then an approval,
     then ``allow``. Only ``allow is True`` allows.
@@ -115,11 +113,11 @@ def decide(answer: object) -> Decision:
     if not isinstance(answer, Mapping):
         return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
     redactions, unmet = _obligations(answer.get("obligations", []))
-    decision = (_refusal(answer) or unmet) if unmet is not None else _ruled(answer)
+    decision = (_refusal(answer) or unmet) if unmet is not None else _decision(answer)
     return replace(decision, redactions=redactions) if redactions else decision
 
 
-def _ruled(answer: Mapping[str, JSON]) -> Decision:
+def _decision(answer: Mapping[str, JSON]) -> Decision:
     refusal = _refusal(answer)
     if refusal is not None:
         return refusal
@@ -137,7 +135,7 @@ def _ruled(answer: Mapping[str, JSON]) -> Decision:
 
 
 def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
-    """A deny reason denies as soon as it is defined, whatever its value."""
+    """Return a denial if any deny reason is defined, whatever its value; else None."""
     reasons: list[str] = []
     if "deny_reason" in answer:
         reason = answer["deny_reason"]
@@ -152,10 +150,10 @@ def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
 
 
 def _obligations(value: JSON) -> tuple[tuple[Redaction, ...], Decision | None]:
-    """Read the obligations: a set of ``{"redact": pointer}``, and nothing else is known.
+    """Read the obligations, a set of ``{"redact": pointer}``: redactions, and a refusal or None.
 
-    Where one can't be met, that refuses the call, and of its arguments nothing is kept: what the
-    policy would have redacted is not known.
+    An obligation that can't be met refuses the call and redacts all of its arguments, since the
+    arguments that the policy would have redacted are unknown.
     """
     if not isinstance(value, list):
         return _ALL_ARGUMENTS, _malformed("obligations is no set")

@@ -1,4 +1,4 @@
-"""The policy engine: what each engine of this folder offers to the line."""
+"""The protocol of a policy engine, as the flow of a guarded call uses an engine."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ class Engine(Protocol):
 
     @property
     def policy_sha256(self) -> str | None:
-        """SHA-256 (hex) over the sorted ``{path: sha256}`` of modules and data; None if unknown."""
+        """SHA-256 (hex) of the canonical ``{path: sha256}`` of the policy; None if unknown."""
 
     @property
     def policy_files(self) -> Mapping[str, str]:
-        """``{path: sha256 hex}`` of what was loaded; empty if unknown."""
+        """``{path: sha256 hex}`` of the loaded files; empty if unknown."""
 
     @property
     def waits(self) -> bool:
-        """Whether ``evaluate`` may wait for somebody else: then it is kept off the event loop."""
+        """Whether ``evaluate`` may wait for a server: it then runs outside of the event loop."""
 
     def evaluate(self, document: bytes) -> object:
         """Evaluate the query on ``document`` (canonical JSON) and return its JSON value.
 
-        Returns ``policy.UNDEFINED`` when the query has no value, and ``policy.Evaluated`` to say
-        more of the evaluation. Raises ``PolicyError``, and
-        nothing else, for every failure, panics of native code included.
+        Returns ``document.UNDEFINED`` when the query has no value, and ``document.Evaluated`` when
+        the engine reports details of the evaluation. Raises ``PolicyError``, and nothing else, for
+        every failure, panics of native code included.
         """
 
     def close(self) -> None:
-        """Let go of what is held open, such as connections."""
+        """Release open resources, such as connections."""
 
 
 @runtime_checkable
 class Explains(Protocol):
-    """An engine that has more to say of a refusal than goes on record, to who sets it up."""
+    """An engine that can explain a refusal, in more detail than is recorded, to its operator."""
 
     def explain(self, document: bytes, code: str, /) -> str | None:
-        """Say where a refusal of ``document`` with this code comes from; None for nothing.
+        """Return the cause of a refusal of ``document`` with this code; None if it is unknown.
 
-        It may quote arguments. Raises ``PolicyError``, as ``evaluate`` does.
+        The text may quote arguments. Raises ``PolicyError``, as ``evaluate`` does.
         """

@@ -1,7 +1,7 @@
 """A Python function as a policy engine, for tests and special cases.
 
 The function takes the policy's input and returns a ``Decision``; the engine turns that into the
-document which ``policy.decide`` reads, so that one rule decides for every engine.
+document that ``document.decide`` reads, so that one rule decides for every engine.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.req
 class FunctionEngine:
     """A policy written as a Python function (``engine.Engine``).
 
-    ``decide`` gets the policy's input (policies.md, Input), a new copy each time, and may be called
-    from many threads at once. Raises ``ConfigError`` for a coroutine function.
+    ``decide`` gets the policy's input (policies.md, Input), a new copy for each call, and may be
+    called from many threads at once. Raises ``ConfigError`` for a coroutine function.
 
-    ``policy_files`` names the file that defines the function, and ``policy_sha256`` covers it; what
-    the function imports, closes over or reads is not covered. Where there is no such file (an
-    interactive session, a builtin) the digest is None.
+    ``policy_files`` names the file that defines the function, and ``policy_sha256`` is its digest.
+    The digest does not cover what the function imports, closes over or reads, and is None for a
+    function without a file (of an interactive session, a builtin).
     """
 
     name: Final = "function"
@@ -45,9 +45,11 @@ class FunctionEngine:
 
     def __init__(self, decide: Callable[[Mapping[str, Any]], Decision]) -> None:
         self._decide = decide
-        self._called = _name(decide)
+        self._function_name = _name(decide)
         if _is_coroutine_function(decide):
-            message = f"{self._called} is a coroutine function; a policy's function must be plain"
+            message = (
+                f"{self._function_name} is a coroutine function; a policy's function must be plain"
+            )
             raise ConfigError(message)
         self._files = MappingProxyType(_files(decide))
         self._sha256 = canonical.digest(dict(self._files)) if self._files else None
@@ -68,48 +70,50 @@ class FunctionEngine:
 
         Raises ``PolicyError``: ``policy.error`` when the function raises an ``Exception`` or
         returns anything but a ``Decision``, ``policy.malformed`` for a ``Decision`` with an outcome
-        or a reason code that no policy gives, or an allow with reasons or requirements. What it
-        raised goes to the logger ``agentguard`` and is the error's cause, and no part of its
-        message, which reaches the model and the record.
+        or a reason code that no policy gives, or an allow with reasons or requirements. The
+        function's exception is logged by the logger ``agentguard`` and is the error's cause; the
+        message, which reaches the model and the record, leaves it out.
         """
         try:
-            given = orjson.loads(document)
+            members = orjson.loads(document)
         except orjson.JSONDecodeError as error:
             raise PolicyError("the policy's input is not JSON") from error
         try:
-            decision: object = self._decide(given)
+            decision: object = self._decide(members)
         except Exception as error:
-            _LOGGER.exception("the policy's function %s failed: the call is denied", self._called)
-            message = f"the policy's function {self._called} raised {type(error).__name__}"
+            _LOGGER.exception(
+                "the policy's function %s failed: the call is denied", self._function_name
+            )
+            message = f"the policy's function {self._function_name} raised {type(error).__name__}"
             raise PolicyError(message) from error
         if not isinstance(decision, Decision):
-            found = type(decision).__name__
+            result = type(decision).__name__
             message = (
-                f"the policy's function {self._called} returned a {found}: return "
+                f"the policy's function {self._function_name} returned a {result}: return "
                 "Decision.allow() or Decision.deny(...)"
             )
             raise PolicyError(message)
-        self._require_of_a_policy(decision)
+        self._refuse_foreign_outcomes(decision)
         if not decision.redactions:
             return _document(decision)
-        obligations = [{"redact": redaction.dumps(asked)} for asked in decision.redactions]
+        obligations = [{"redact": redaction.dumps(path)} for path in decision.redactions]
         return {**_document(decision), "obligations": obligations}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: the engine holds nothing open."""
 
-    def _require_of_a_policy(self, decision: Decision) -> None:
-        """Refuse what ``Decision.allow``, ``deny`` and ``require_approval`` don't return."""
+    def _refuse_foreign_outcomes(self, decision: Decision) -> None:
+        """Refuse a decision that no constructor of ``Decision`` for policies returns."""
         if decision.code != _CODES.get(decision.outcome):
-            found = "an outcome or a reason code of its own"
+            result = "an outcome or a reason code of its own"
             advice = "Decision.allow, deny or require_approval, and say why in the reasons"
         elif decision.allowed and (decision.reasons or decision.requirements):
-            # dropped in silence, a condition that its author meant would be none
-            found = "an allow with reasons or requirements"
+            # Dropped silently, the condition that the author meant would not apply.
+            result = "an allow with reasons or requirements"
             advice = "Decision.allow() for no condition at all, Decision.require_approval for one"
         else:
             return
-        message = f"the policy's function {self._called} returned {found}: use {advice}"
+        message = f"the policy's function {self._function_name} returned {result}: use {advice}"
         raise PolicyError(message, code="policy.malformed")
 
 

@@ -1,9 +1,9 @@
-"""The OPA engine: a policy that an OPA server evaluates, asked over its Data API (v1).
+"""The OPA engine: an OPA server evaluates the policy, through its Data API (v1).
 
-What is asked and what an answer means stands here; connections, time limits and credentials in
-``opa_http.py``, which brings the client (``agentguard[opa]``) and is imported when an engine is
-made. An answer that does not come in time, or is not of OPA's form, is a ``PolicyError`` with a
-code of its own. Nothing is asked twice, and nobody else is asked in its place.
+This module builds the request and reads the answer; ``opa_http.py`` has the connections, time
+limits and credentials, needs ``agentguard[opa]`` and is imported when an engine is made. A late
+answer, and an answer that has not OPA's form, is a ``PolicyError`` with a code of its own. No
+request is repeated, and no other engine is used in the server's place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
 MAX_ANSWER: Final = canonical.MAX_BYTES
-"""The longest answer that is read, in bytes."""
+"""The longest accepted answer, in bytes."""
 
 MAX_REVISIONS: Final = 64
 MAX_TEXT: Final = 256
@@ -32,7 +32,7 @@ _FILE: Final = re.compile(r"[\w./ -]{1,200}")
 
 
 class _Client(Protocol):
-    """What is used of ``opa_http.Client``."""
+    """The used methods of ``opa_http.Client``."""
 
     def post(self, body: bytes) -> tuple[int, bytes]: ...
     def close(self) -> None: ...
@@ -41,17 +41,17 @@ class _Client(Protocol):
 class OpaEngine:
     """A policy on an OPA server (``engine.Engine``, ``Explains``); safe to use from many threads.
 
-    The server is asked for the first time when a call is decided: while it is down calls are
-    denied, and when it is back they pass. Raises ``ConfigError`` for a query that is no package's
-    path, for files that can't be used, and without ``agentguard[opa]``.
+    The first request is sent when a call is decided: calls are denied while the server is down, and
+    are decided again once the server is back. Raises ``ConfigError`` for a query that is no
+    package's path, for files that can't be used, and without ``agentguard[opa]``.
     """
 
     name: Final = "opa"
     version: Final = "v1"
-    """The version of its API; each answer says of which OPA it is (``Evaluated.evaluation``)."""
+    """The version of OPA's API; ``Evaluated.evaluation`` has the version of the server itself."""
 
     policy_sha256: Final = None
-    """It is not known here what a server has loaded, and it may change between two calls."""
+    """None: a server does not report its policy, which may change between two calls."""
 
     waits: Final = True
 
@@ -70,7 +70,7 @@ class OpaEngine:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is weak in the way in which the server is asked."""
+        """The weaknesses of the connection to the server, a sentence each."""
         if self._server.address.scheme == "https" or self._server.is_local:
             return ()
         warning = (
@@ -82,11 +82,11 @@ class OpaEngine:
     def evaluate(self, document: bytes) -> object:
         """Have the server evaluate the query on ``document``; return an ``Evaluated``.
 
-        Raises ``PolicyError``: ``policy.error`` where the evaluation failed, and for what went
-        wrong on the way ``engine.unreachable``, ``engine.disconnected``, ``engine.timeout``,
+        Raises ``PolicyError``: ``policy.error`` where the evaluation failed, and for failures
+        of the exchange ``engine.unreachable``, ``engine.disconnected``, ``engine.timeout``,
         ``engine.tls``, ``engine.credential``, ``engine.unauthorized``, ``engine.failed``,
-        ``engine.malformed`` or ``engine.too_large``. No message holds a text of the server's but
-        the place in the policy where an evaluation failed.
+        ``engine.malformed`` or ``engine.too_large``. Of the server's
+        texts a message has only the place in the policy where an evaluation failed.
         """
         status, body = self._client.post(b'{"input":' + document + b"}")
         if status != 200:  # noqa: PLR2004  the only status with an answer
@@ -98,36 +98,36 @@ class OpaEngine:
         return Evaluated(members.get("result", UNDEFINED), _evaluation(members))
 
     def explain(self, _document: bytes, code: str) -> str:
-        """Say where a refusal with this code comes from, and what to do, to who sets this up.
+        """Return the cause of a refusal with this code, and advice for the operator.
 
-        It is no part of what is put on record of a call.
+        The text is never recorded.
         """
         url, query = self._server.url, self._query
-        asked = f"{url} was asked for {query}"
+        prefix = f"{url} was asked for {query}"
         match code:
             case "policy.undefined":
-                told = f"{url} has no {query}: load the policy there, or correct [policy] query"
+                advice = f"{url} has no {query}: load the policy there, or correct [policy] query"
             case "policy.malformed":
-                told = (
-                    f"{asked}: the query must name a package, not a rule: {DEFAULT_QUERY}; if it "
+                advice = (
+                    f"{prefix}: the query must name a package, not a rule: {DEFAULT_QUERY}; if it "
                     "does, correct in the policy what is named here"
                 )
             case "policy.error":
-                told = f"{asked}: correct the policy there; the server's log may say more"
+                advice = f"{prefix}: correct the policy there; the server's log may say more"
             case "obligation.unknown":
-                told = f'{asked}: its obligations may only be {{"redact": a JSON Pointer}}'
+                advice = f'{prefix}: its obligations may only be {{"redact": a JSON Pointer}}'
             case "engine.unreachable":
-                told = f"start OPA at {url}, or correct [policy] url"
+                advice = f"start OPA at {url}, or correct [policy] url"
             case "engine.unauthorized":
-                told = f"{asked}: its log, or that of what stands before it, may say why"
+                advice = f"{prefix}: its log, or that of what stands before it, may say why"
             case "engine.timeout":
-                told = f"{asked}: look at its load, or raise [policy] timeout"
+                advice = f"{prefix}: look at its load, or raise [policy] timeout"
             case _:
-                told = f"{asked}: see its log"
-        return told
+                advice = f"{prefix}: see its log"
+        return advice
 
     def close(self) -> None:
-        """Close the connections; an evaluation after that opens new ones."""
+        """Close the connections; a later evaluation opens new ones."""
         self._client.close()
 
 
@@ -142,7 +142,7 @@ def _http() -> Any:
 
 
 def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return what the server says of an evaluation (records.md, The log)."""
+    """Return the server's details of an evaluation (records.md, The log)."""
     provenance = members.get("provenance", {})
     if not isinstance(provenance, dict):
         raise _malformed("has a provenance that is no object")
@@ -161,7 +161,7 @@ def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def _text(value: JSON) -> str | None:
-    """Return a name that is put on record as it is; None for one that is not there or empty."""
+    """Return a recordable name; None where it is missing or empty. Raises ``PolicyError``."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not _PLAIN.fullmatch(value):
@@ -185,9 +185,9 @@ def _failure(status: int, body: bytes) -> PolicyError:
 
 
 def _failed_at(body: bytes) -> str | None:
-    """Say where and how an evaluation failed; None if it is something else that did.
+    """Return where and how an evaluation failed; None for another failure.
 
-    OPA's messages are left out: they quote arguments.
+    OPA's messages are left out, because they quote arguments.
     """
     try:
         answer = canonical.loads_object(body)

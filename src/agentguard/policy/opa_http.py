@@ -1,10 +1,10 @@
-"""One POST to an OPA server: kept-alive connections, one time limit for all of it, bounded reads.
+"""One POST to an OPA server: kept-alive connections, one deadline for an exchange, bounded reads.
 
-It knows HTTP and TLS, and nothing of policies. httpcore's limits are for each read by itself, so
-that a server which sends a byte now and then would hold a call for as long as it likes: the streams
-here look at the evaluation's own limit before each read and write. A proxy that the environment
-names is not used: it would decide, too. The current span goes along, so that the server's log of
-its decisions carries the trace.
+This module knows HTTP and TLS, and nothing of policies. httpcore limits each single read: a server
+that sends a byte now and then could hold a call for any time. The streams of this module check the
+deadline of the exchange before each read and write. A proxy that the environment names is not used,
+since a proxy could decide calls. Requests carry the current trace context, and the server's
+decision log then names the trace.
 """
 
 from __future__ import annotations
@@ -37,44 +37,44 @@ _TARGET: Final = b"?strict-builtin-errors=true&provenance=true"
 
 
 class _Exchange:
-    """One request and its answer: when it must be over, and what has come."""
+    """One request and its answer: the deadline, and how far the answer has come."""
 
-    __slots__ = ("begun", "ended", "until")
+    __slots__ = ("deadline", "has_begun", "has_ended")
 
     def __init__(self, timeout: float) -> None:
-        self.until = time.monotonic() + timeout
-        self.begun = self.ended = False
+        self.deadline = time.monotonic() + timeout
+        self.has_begun = self.has_ended = False
 
-    def left(self, most: float | None) -> float:
-        """Return how many seconds the next step may take, at most ``most``."""
-        left = self.until - time.monotonic()
-        if left <= 0:
+    def remaining(self, limit: float | None) -> float:
+        """Return how many seconds the next step may take, at most ``limit``."""
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
             raise httpcore.ReadTimeout("the evaluation's time is over")
-        return left if most is None else min(left, most)
+        return remaining if limit is None else min(remaining, limit)
 
-    def saw(self, data: bytes) -> None:
-        """Look at what was read.
+    def record(self, data: bytes) -> None:
+        """Record the read ``data``, empty at the end of the stream.
 
-        An answer begins with the first byte that comes after the question: what lay there before
-        it, behind the answer to another one, is none.
+        An answer begins with the first byte after the request. Earlier bytes, behind the answer to
+        the request before, are no answer.
         """
-        self.ended = self.ended or not data
-        if data and not self.begun and not _BEGINNING.startswith(data[: len(_BEGINNING)]):
+        self.has_ended = self.has_ended or not data
+        if data and not self.has_begun and not _BEGINNING.startswith(data[: len(_BEGINNING)]):
             raise httpcore.RemoteProtocolError("it does not begin as HTTP/1 does")
-        self.begun = self.begun or bool(data)
+        self.has_begun = self.has_begun or bool(data)
 
 
 class _Current(threading.local):
     exchange: _Exchange | None = None
-    """The one that this thread is in."""
+    """The exchange that this thread is in."""
 
 
 _current: Final = _Current()
 
 
-def _left(most: float | None) -> float | None:
+def _remaining(limit: float | None) -> float | None:
     exchange = _current.exchange
-    return exchange.left(most) if exchange is not None else most
+    return exchange.remaining(limit) if exchange is not None else limit
 
 
 class _Stream(httpcore.NetworkStream):
@@ -82,14 +82,14 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, _left(timeout))
+        data = self._stream.read(max_bytes, _remaining(timeout))
         if _current.exchange is not None:
-            _current.exchange.saw(data)
+            _current.exchange.record(data)
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _SLICE):
-            self._stream.write(buffer[start : start + _SLICE], _left(timeout))
+            self._stream.write(buffer[start : start + _SLICE], _remaining(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -100,7 +100,7 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -118,7 +118,9 @@ class _Network(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._system.connect_tcp(host, port, _left(timeout), local_address, socket_options)
+        stream = self._system.connect_tcp(
+            host, port, _remaining(timeout), local_address, socket_options
+        )
         return _Stream(stream)
 
 
@@ -130,7 +132,7 @@ def _close(pool: httpcore.ConnectionPool, process: int) -> None:
 class Client:
     """Posts to one path of one server; safe to use from many threads, and after a fork.
 
-    ``limit`` is of an answer's body, in bytes. Raises ``ConfigError`` for certificates, keys or a
+    ``limit`` bounds an answer's body, in bytes. Raises ``ConfigError`` for certificates, keys or a
     token that can't be used.
     """
 
@@ -149,7 +151,7 @@ class Client:
             (b"Host", address.netloc.encode()),
             (b"Content-Type", b"application/json"),
             (b"Accept", b"application/json"),
-            # what is compressed can be a thousand times as long as what is read
+            # A compressed answer can become a thousand times as long as its bytes.
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"agentguard"),
         ]
@@ -195,12 +197,12 @@ class Client:
         if "traceparent" in context:
             headers.append((b"traceparent", context["traceparent"].encode()))
         outer, exchange = _current.exchange, _Exchange(self._server.timeout)
-        # A signal's handler, or an object's end, may come here within this thread's own exchange,
-        # which may hold the pool's lock.
-        pool = self._kept() if outer is None else self._new_pool()[1]
+        # A signal handler or a finalizer may run this within the thread's own exchange, which may
+        # hold the pool's lock.
+        pool = self._own_pool() if outer is None else self._new_pool()[1]
         _current.exchange = exchange
         try:
-            return self._exchanged(pool, exchange, headers, body)
+            return self._send(pool, exchange, headers, body)
         except PolicyError:
             raise
         except Exception as error:
@@ -210,13 +212,13 @@ class Client:
             if outer is not None:
                 pool.close()
 
-    def _kept(self) -> httpcore.ConnectionPool:
+    def _own_pool(self) -> httpcore.ConnectionPool:
         process, pool = self._pool
         if process != os.getpid():  # its connections are the parent's
             self._pool = process, pool = self._new_pool()
         return pool
 
-    def _exchanged(
+    def _send(
         self,
         pool: httpcore.ConnectionPool,
         exchange: _Exchange,
@@ -229,7 +231,7 @@ class Client:
         ) as answer:
             _require_json(answer)
             read = bytearray()
-            if not exchange.begun:
+            if not exchange.has_begun:
                 answer.extensions["network_stream"].close()
                 message = "the OPA server answered before it was asked"
                 raise PolicyError(message, code="engine.malformed")
@@ -241,7 +243,7 @@ class Client:
             return answer.status, bytes(read)
 
     def _token(self) -> bytes:
-        """Return the bearer token as it is now: it may be exchanged while the guard is open."""
+        """Return the current bearer token, which may be replaced while the guard is open."""
         file, variable = self._server.token_file, self._server.token_variable
         try:
             if file is not None:
@@ -258,12 +260,12 @@ class Client:
 
 
 def _require_json(answer: httpcore.Response) -> None:
-    """Refuse an answer that OPA would not give, as a gateway's page: whatever it reads like."""
-    said = {name.lower(): value.lower() for name, value in answer.headers}
-    if said.get(b"content-encoding", b"identity") != b"identity":
+    """Refuse an answer that OPA would not send, such as a gateway's page."""
+    headers = {name.lower(): value.lower() for name, value in answer.headers}
+    if headers.get(b"content-encoding", b"identity") != b"identity":
         message = "the OPA server's answer is compressed, which it was not asked to be"
         raise PolicyError(message, code="engine.malformed")
-    media_type = said.get(b"content-type", b"").partition(b";")[0].strip()
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip()
     if answer.status == _ANSWERED and media_type != b"application/json":
         message = "the OPA server's answer is not of the type application/json"
         raise PolicyError(message, code="engine.malformed")
@@ -274,7 +276,7 @@ def _tls(server: Server) -> ssl.SSLContext:
     try:
         for name in ("ca", "certificate", "key"):
             if (file := getattr(server, name)) is not None:
-                files.require_regular(file)  # ssl would wait for whoever writes into a pipe
+                files.require_regular(file)  # ssl would wait for the writer of a pipe
         name = "ca"
         context = ssl.create_default_context(cafile=server.ca)
         if server.certificate is not None:
@@ -288,19 +290,19 @@ def _tls(server: Server) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    """Refuse: one that is asked for at a terminal would hang a server."""
+    """Raise ``ValueError``: a prompt for a passphrase would hang a server."""
     raise ValueError("the key is encrypted")
 
 
 def _fault(error: Exception, exchange: _Exchange) -> PolicyError:
-    """Say what went wrong on the way."""
+    """Return the error, with its code, for a failed exchange."""
     if _is_of_tls(error):
         code, what = "engine.tls", "no trusted connection to the OPA server can be made (TLS)"
     elif isinstance(error, httpcore.TimeoutException):
         code, what = "engine.timeout", "the OPA server did not answer in time"
     elif isinstance(error, httpcore.ConnectError):
         code, what = "engine.unreachable", "the OPA server can't be reached"
-    elif exchange.ended or isinstance(error, httpcore.NetworkError):
+    elif exchange.has_ended or isinstance(error, httpcore.NetworkError):
         code, what = "engine.disconnected", "the OPA server hung up while it was asked"
     elif isinstance(error, httpcore.RemoteProtocolError):
         code, what = "engine.malformed", "the OPA server's answer is not HTTP"

@@ -1,4 +1,4 @@
-"""An OPA server: its address, its time limits, and the credentials that this side shows."""
+"""The settings of an OPA server: address, time limits, and the client's credentials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where an OPA listens, and how this side shows who it is.
+    """The address of an OPA server, and the credentials of its client.
 
     ``timeout`` is for a whole evaluation and ``connect_timeout`` for a connection to one address,
     both in seconds. ``ca`` is a file with the certificates that are trusted, by default the
@@ -68,7 +68,7 @@ class Server:
             or "#" in self.url
             or not _PATH.fullmatch(parts.path)
         ):
-            # a password in it, which must not be shown again, is the mistake with consequences
+            # The message does not repeat the URL, which may hold a password.
             message = (
                 "url: expected one such as 'https://opa.example:8181', without user, password, "
                 "query or fragment"
@@ -89,7 +89,7 @@ class Server:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine: nobody is between."""
+        """Whether the server is on this machine, with no network between."""
         host = self.address.hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback
