@@ -23,7 +23,7 @@ from agentguard.cli.terminal import files
 from agentguard.cli.terminal.options import ForceOption, OutputOption
 from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
-from agentguard.visible import shortened, shown
+from agentguard.visible import shortened_text, visible_text
 
 _LONGEST: Final = 64 * 1024 * 1024  # bytes, as audit verify --against takes them
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -109,7 +109,7 @@ def choose(answer: Any, trace_id: str | None) -> dict[str, Any]:
     if trace_id not in traces:
         listed = ", ".join(f"{name} ({many})" for name, many in spans.items())
         raise DrawingError(
-            f"name one with --trace, of these (spans): {shortened(shown(listed), 2000)}"
+            f"name one with --trace, of these (spans): {shortened_text(visible_text(listed), 2000)}"
         )
     found: dict[str, Any] = traces[trace_id]
     return found
@@ -290,7 +290,7 @@ def _listed(said: Mapping[str, str]) -> str:
 def _text(x: float, y: float, said: str, style: str, room: float) -> str:
     """Write a text where it has so much room; what is longer is cut, and whole in its title."""
     cells = int(room / _CELL)
-    text, title = shown(said[: cells + 1]), ""
+    text, title = visible_text(said[: cells + 1]), ""
     if len(said) > cells or cell_len(text) > cells:
         title = f"<title>{_escaped(said)}</title>"
         while cell_len(text) >= cells:
@@ -300,7 +300,7 @@ def _text(x: float, y: float, said: str, style: str, room: float) -> str:
 
 
 def _escaped(said: str) -> str:
-    return html.escape("\n".join(map(shown, said.split("\n"))))
+    return html.escape("\n".join(map(visible_text, said.split("\n"))))
 
 
 def _time(microseconds: int) -> str:

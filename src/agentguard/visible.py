@@ -1,9 +1,9 @@
 r"""Shows text from outside: replaces each character that a terminal does not show as itself.
 
-Every screen, message and description uses ``shown`` for a text and ``shown_json`` for a JSON value.
-A replaced character is shown as Python's escape (U+202E as ``\u202e``), and a backslash of the text
-is doubled. ``␣`` stands for a space beside another space or at an end. So two different texts are
-never shown as the same characters. ``breaks`` cuts a shown text into rows.
+Every screen, message and description uses ``visible_text`` for a text and ``visible_json`` for a
+JSON value. A replaced character is shown as Python's escape (U+202E as ``\u202e``), and a backslash
+of the text is doubled. ``␣`` stands for a space beside another space or at an end. So two different
+texts are never shown as the same characters. ``breaks`` cuts a shown text into rows.
 
 The categories of characters are those of this Python's version of Unicode (``UNICODE``): a
 character that a later version assigns is replaced.
@@ -115,17 +115,17 @@ _LEAST: Final = 4
 """The fewest cells of a row, whatever the terminal's width."""
 
 LONG: Final = 4000
-"""The most characters that ``shortened`` leaves as they are, by default."""
+"""The most characters that ``shortened_text`` leaves as they are, by default."""
 
 _WIDE: Final = frozenset("WFA")
 
 
-def shown(text: str) -> str:
+def visible_text(text: str) -> str:
     """Return a text for display on one line; different texts are displayed differently."""
     return _spaced(written_out(text.replace("\\", "\\\\")))
 
 
-def shown_json(value: object, indent: int | None = None) -> str:
+def visible_json(value: object, indent: int | None = None) -> str:
     r"""Return a JSON value for display, on one line, or with ``indent`` on several.
 
     Lines end with ``"\n"``. The text is JSON, apart from the replaced characters.
@@ -150,7 +150,7 @@ def written_out(text: str) -> str:
     return text
 
 
-def shortened(text: str, limit: int = LONG) -> str:
+def shortened_text(text: str, limit: int = LONG) -> str:
     r"""Return a shown text; of a long one, the length, the beginning and the end.
 
     The length and the mark of the gap stand in ``\[ ]``, which no shown text contains.

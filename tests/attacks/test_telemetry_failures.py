@@ -152,7 +152,7 @@ async def test_calls_are_answered_as_without_it(guard):
 def test_so_are_those_of_a_run_and_of_an_instrumented_tool(guard):
     push, _ = tools(guard)
     agent = guard.new_agent("coder")
-    with adapters.agent_span(agent, conversation="t"), telemetry.inside(BrokenSpan()):
+    with adapters.agent_span(agent, conversation="t"), telemetry.inside_span(BrokenSpan()):
         assert agent.call(push, "fix") == "pushed fix"
 
 
@@ -249,7 +249,7 @@ assert "opentelemetry" not in sys.modules
 def calls():
     with adapters.agent_span(agent):
         said = [agent.call(ran), asyncio.run(agent.acall(ran)), guard.new_agent("other").call(ran)]
-    with telemetry.workflow("w") as span:
+    with telemetry.workflow_span("w") as span:
         span.end()
     guard.close()
     print(*said, flush=True)

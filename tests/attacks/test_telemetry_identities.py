@@ -98,7 +98,7 @@ def test_a_tool_that_writes_into_the_current_span_forges_no_identity(guard, span
     with guard.delegate("user:mallory", scope=[]):
         if inside:
             tracer = trace.get_tracer("an instrumentor")
-            with tracer.start_as_current_span("pay.tool") as theirs, telemetry.inside(theirs):
+            with tracer.start_as_current_span("pay.tool") as theirs, telemetry.inside_span(theirs):
                 agent.call(pay)
         else:
             agent.call(pay)

@@ -100,7 +100,7 @@ def _work(guard: Guard, agent, bob):
             with suppress(Denied):
                 agent.call(push, "release", SECRETS["argument"])
         tracer = trace.get_tracer("an instrumentor")
-        with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside(theirs):
+        with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside_span(theirs):
             agent.call(push, "fix", SECRETS["argument"])
         refused = Invocation(
             push_spec,
@@ -132,7 +132,7 @@ def test_the_text_of_what_ends_an_agents_work_is_not_exported(spans, kind):
 
         with pytest.raises(kind), adapters.agent_span(agent):
             agent.call(fail)
-        with pytest.raises(kind), telemetry.workflow("crew"):
+        with pytest.raises(kind), telemetry.workflow_span("crew"):
             raise kind(SECRETS["exception"])
     assert SECRETS["exception"] not in exported(spans)
     for name in ("invoke_agent coder", "invoke_workflow crew"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from wcwidth import wcwidth
 
-from agentguard.visible import UNICODE, breaks, cells, shortened, shown, shown_json
+from agentguard.visible import UNICODE, breaks, cells, shortened_text, visible_json, visible_text
 
 UNSEEN = [
     *"\0\a\b\t\n\v\f\r\x1b\x1c\x1d\x1e\x1f\x7f\x80\x85\x90\x9b\x9d",  # control
@@ -29,8 +29,8 @@ UNSEEN = [
 @pytest.mark.parametrize("unseen", UNSEEN, ids=lambda c: f"{ord(c):x}")
 def test_what_nobody_sees_is_written_out(unseen):
     written = unseen.encode("unicode_escape").decode()
-    assert shown(f"12 {unseen}") == f"12 {written}"
-    assert shown(f"1{unseen}2") == f"1{written}2"
+    assert visible_text(f"12 {unseen}") == f"12 {written}"
+    assert visible_text(f"1{unseen}2") == f"1{written}2"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def seen() -> set[str]:
     """Return what is shown of the planes that have letters, and of some of the others."""
     codes = [*range(0x20000), *range(0x20000, sys.maxunicode, 997)]
     text = " ".join(f"n{one}" if is_mark(one) else one for one in map(chr, codes))
-    return set(shown(text)) - {"\u2423", " "}
+    return set(visible_text(text)) - {"\u2423", " "}
 
 
 def is_mark(character: str) -> bool:
@@ -97,7 +97,7 @@ def test_no_terminal_gives_a_character_more_cells_than_are_counted(seen):
     ],
 )
 def test_what_passes_for_something_else_is_written_out(alike, written):
-    assert shown(alike) == written
+    assert visible_text(alike) == written
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_what_passes_for_something_else_is_written_out(alike, written):
     ],
 )
 def test_ordinary_text_stays_as_it_is(text):
-    assert shown(text) == text
-    assert json.loads(shown_json({"text": text})) == {"text": text}
+    assert visible_text(text) == text
+    assert json.loads(visible_json({"text": text})) == {"text": text}
 
 
 def test_a_family_and_a_persian_word_can_still_be_read():
     """What joins their parts is written out: without it the same is seen on many terminals."""
-    assert shown("👩‍👧") == r"👩\u200d👧"
-    assert shown("می‌خواهم") == r"می\u200cخواهم"
+    assert visible_text("👩‍👧") == r"👩\u200d👧"
+    assert visible_text("می‌خواهم") == r"می\u200cخواهم"
 
 
 hostile = st.text(st.one_of(st.sampled_from([*UNSEEN, *" \\|ae\u0430日👍"]), st.characters()))
@@ -140,14 +140,14 @@ hostile = st.text(st.one_of(st.sampled_from([*UNSEEN, *" \\|ae\u0430日👍"]), 
 def test_two_texts_never_look_alike(one, another):
     """Nor does a text look like what it is shown as, or like another form of it."""
     forms = (unicodedata.normalize(form, one) for form in ("NFC", "NFD", "NFKC"))
-    for other in (another, shown(one), *forms):
-        assert (shown(one) == shown(other)) is (one == other)
-        assert (shown_json([one]) == shown_json([other])) is (one == other)
+    for other in (another, visible_text(one), *forms):
+        assert (visible_text(one) == visible_text(other)) is (one == other)
+        assert (visible_json([one]) == visible_json([other])) is (one == other)
 
 
 @given(hostile, st.integers(4, 60), st.integers(4, 60))
 def test_rows_hold_all_of_a_text_and_fit(text, room, first):
-    seen, begun = shown(text), 0
+    seen, begun = visible_text(text), 0
     for number, end in enumerate(ends := breaks(seen, room, first)):
         row = seen[begun:end]
         begun = end
@@ -159,13 +159,13 @@ def test_rows_hold_all_of_a_text_and_fit(text, room, first):
 
 def test_of_a_long_text_both_ends_are_shown_and_the_rest_is_counted():
     text = "begin" + "\u202e" * 5000 + "end"
-    short = shortened(shown(text), 400)
+    short = shortened_text(visible_text(text), 400)
     assert short.startswith(r"\[30,008 characters, of which ")
     assert r" are left out] begin\u202e" in short
     assert short.endswith(r"\u202eend")
     assert r"\[left out] \u202e" in short
     assert len(short) < 500
-    assert shortened("x" * 400, 400) == "x" * 400
+    assert shortened_text("x" * 400, 400) == "x" * 400
 
 
 def test_the_version_of_unicode_is_this_pythons():

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.domain.config.spelling import Spelling, closest
+from agentguard.domain.config.spelling import Spelling, closest_name
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from agentguard.domain.config.spelling import Spelling, closest
     ],
 )
 def test_the_closest_name(name, meant):
-    assert closest(name, ["merge_pr", "read_file", "write_file"]) == meant
+    assert closest_name(name, ["merge_pr", "read_file", "write_file"]) == meant
 
 
 def test_a_name_that_is_close_is_said_once(caplog):

@@ -565,7 +565,7 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
         return branch
 
     place.check = check
-    with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside(theirs):
+    with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside_span(theirs):
         place.call()
     assert spans.tree() == ["push.tool", "  agentguard.authorize", "  execute_tool check"]
     for name in ("push.tool", "agentguard.authorize"):
@@ -584,7 +584,7 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
 
     spans.forget()
     started = tracer.start_as_current_span("push.tool")
-    with pytest.raises(Denied), started as theirs, telemetry.inside(theirs):
+    with pytest.raises(Denied), started as theirs, telemetry.inside_span(theirs):
         place.call("main")
     assert spans.one("push.tool").attributes["error.type"] == "policy.denied"
     assert spans.one("agentguard.authorize").status.status_code is StatusCode.ERROR
@@ -645,7 +645,7 @@ def test_spans_and_metrics_say_which_version_made_them_by_which_conventions(plac
 
 
 def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
-    with telemetry.workflow("newsroom"):
+    with telemetry.workflow_span("newsroom"):
         pass
     span = spans.one("invoke_workflow newsroom")
     assert span.attributes["gen_ai.operation.name"] == "invoke_workflow"

@@ -809,7 +809,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
         for role in ("Hand", " HAND", "Other")
     ]
     made = native.agent("Lead").get_delegation_tools(twins)[number]
-    where = "delegation.py, coworker_of"
+    where = "coworkers.py, coworker_of"
     assert isinstance(made, BaseAgentTool)
     assert made.agents == twins
     told = {"context": "c", "coworker": "[ hand , Other]"}
@@ -817,7 +817,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
     given = [one._given for one in twins]
     assert given == [[("work", "c", None)], [], []], changed("who gets the work", where)
     said = made.run(**{argument: "fail", **told})
-    where = "delegation.py, run_handed_over"
+    where = "coworkers.py, run_handed_over"
     assert "it can't be done" in said, changed("what a coworker raises is not a text", where)
     assert made._get_coworker("a", co_worker="b") == "a"
     assert made._get_coworker(None, co_worker="b") == "b"
@@ -828,9 +828,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
 def test_delegation_tools_are_the_only_ones_that_hand_work_on():
     kinds = {kind.__name__ for kind in BaseAgentTool.__subclasses__()}
     theirs = {k for k in kinds if not k.startswith("_")}
-    assert theirs == {"DelegateWorkTool", "AskQuestionTool"}, changed(
-        "those tools", "delegation.py"
-    )
+    assert theirs == {"DelegateWorkTool", "AskQuestionTool"}, changed("those tools", "coworkers.py")
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff", "replay"])
@@ -1046,7 +1044,7 @@ def test_event_scopes_are_kept_in_a_context(native):
     native.crew(native.agent("Lead", READ, "done", tools=[read_file])).kickoff()
     kinds = [kind for _event, kind in seen[0]][len(_event_id_stack.get()) :]
     assert kinds[:3] == ["crew_kickoff_started", "task_started", "agent_execution_started"], (
-        changed(f"the scopes around a tool: {kinds}", "scopes.py")
+        changed(f"the scopes around a tool: {kinds}", "event_scopes.py")
     )
     before = _event_id_stack.get()
     restore_event_scope((("id", "crew_kickoff_started"),))

@@ -52,17 +52,19 @@ if TYPE_CHECKING:
         nested_calls,
     )
     from agentguard.delegation.grant import parse_scopes
-    from agentguard.domain.config.spelling import closest as closest_name
+    from agentguard.domain.config.spelling import closest_name
     from agentguard.errors import ArgumentsError, DecodeError, EncodeError
     from agentguard.signing.canonical import JSON, digest
-    from agentguard.telemetry import SILENT as SILENT_SPAN
-    from agentguard.telemetry import AgentSpan, attached, fails_open
-    from agentguard.telemetry import inside as inside_span
-    from agentguard.telemetry import is_set_up as is_tracing
-    from agentguard.telemetry import workflow as workflow_span
-    from agentguard.visible import shortened as shortened_text
-    from agentguard.visible import shown as visible_text
-    from agentguard.visible import shown_json as visible_json
+    from agentguard.telemetry import (
+        SILENT_SPAN,
+        AgentSpan,
+        attached,
+        fails_open,
+        inside_span,
+        is_tracing,
+        workflow_span,
+    )
+    from agentguard.visible import shortened_text, visible_json, visible_text
 
 _NAMES = {
     "adapters.approvals": ("note_waiting", "take_answer", "verdict_of"),
@@ -101,18 +103,6 @@ _NAMES = {
     "visible": ("shortened_text", "visible_json", "visible_text"),
 }
 """Which names stand in which module of the core."""
-
-_INNER_NAMES = {
-    "SILENT_SPAN": "SILENT",
-    "closest_name": "closest",
-    "inside_span": "inside",
-    "is_tracing": "is_set_up",
-    "shortened_text": "shortened",
-    "visible_json": "shown_json",
-    "visible_text": "shown",
-    "workflow_span": "workflow",
-}
-"""What a name is called in its module, where the module's own name says less by itself."""
 
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
@@ -187,7 +177,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a nam
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         home = import_module(f"agentguard.{_HOMES[name]}")
-        value = globals()[name] = getattr(home, _INNER_NAMES.get(name, name))
+        value = globals()[name] = getattr(home, name)
         return value
 
 

@@ -27,13 +27,13 @@ from agentguard.telemetry.silence import (
 )
 
 if TYPE_CHECKING:
-    from agentguard.telemetry.agents import SILENT, AgentSpan
+    from agentguard.telemetry.agents import SILENT_SPAN, AgentSpan
     from agentguard.telemetry.setup import configure, is_sent, require_exporter
-    from agentguard.telemetry.tracing import attached, inside, is_set_up, tracer
+    from agentguard.telemetry.tracing import attached, inside_span, is_tracing, tracer
 
 __all__ = [
     "ENDPOINTS",
-    "SILENT",
+    "SILENT_SPAN",
     "AgentRun",
     "AgentSpan",
     "Settings",
@@ -43,23 +43,23 @@ __all__ = [
     "fails_open",
     "flush",
     "follow",
-    "inside",
+    "inside_span",
     "is_sent",
-    "is_set_up",
+    "is_tracing",
     "require_exporter",
     "tracer",
     "watch_pending",
-    "workflow",
+    "workflow_span",
 ]
 
 _HOMES = {
-    "SILENT": "agents",
+    "SILENT_SPAN": "agents",
     "AgentSpan": "agents",
     "attached": "tracing",
     "configure": "setup",
-    "inside": "tracing",
+    "inside_span": "tracing",
     "is_sent": "setup",
-    "is_set_up": "tracing",
+    "is_tracing": "tracing",
     "require_exporter": "setup",
     "tracer": "tracing",
 }
@@ -79,7 +79,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def workflow(name: str, *, conversation: str | None = None, paused: str | None = None) -> AgentSpan:
+def workflow_span(
+    name: str, *, conversation: str | None = None, paused: str | None = None
+) -> AgentSpan:
     """Begin the span ``invoke_workflow`` of the work that several agents share.
 
     ``conversation`` and ``paused`` have the meaning that they have for an agent's span.

@@ -94,7 +94,7 @@ class Enriched(AgentSpan):
             self._span.set_attributes(self._identity)
 
 
-SILENT = AgentSpan(None, {})
+SILENT_SPAN = AgentSpan(None, {})
 """Stands in for a span that could not be made."""
 
 
@@ -103,7 +103,7 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
     """Start the span of an agent's run."""
     tracer = tracing.tracer()
     if tracer is None:
-        return SILENT
+        return SILENT_SPAN
     attributes: dict[str, Any] = {names.OPERATION: names.INVOKE_AGENT}
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
@@ -126,10 +126,10 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
 
 @fails_open
 def begin_workflow(name: str, conversation: str | None, paused: str | None) -> AgentSpan:
-    """Start the span of a workflow (``telemetry.workflow``)."""
+    """Start the span of a workflow (``telemetry.workflow_span``)."""
     tracer = tracing.tracer()
     if tracer is None:
-        return SILENT
+        return SILENT_SPAN
     context, links = tracing.resumed(tracing.parse(paused), None)
     workflow = tracing.text(name)
     attributes = {

@@ -105,7 +105,7 @@ def follow(settings: Settings) -> None:
             service_name=settings.service_name or None,
             metrics=settings.metrics,
         )
-    elif named and not tracing.is_set_up() and is_sent("traces"):
+    elif named and not tracing.is_tracing() and is_sent("traces"):
         _stand_in()
 
 

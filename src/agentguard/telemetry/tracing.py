@@ -46,7 +46,7 @@ def is_applications() -> bool:
     return not isinstance(trace.get_tracer_provider(), _NONE)
 
 
-def is_set_up() -> bool:
+def is_tracing() -> bool:
     """Whether an SDK is in force, the application's or the one that stands in."""
     return _StandIn.provider is not None or is_applications()
 
@@ -64,7 +64,7 @@ def tracer() -> Tracer | None:
     if _StandIn.provider is not None and isinstance(provider, _NONE):
         provider = _StandIn.provider
     if provider is not _Cache.provider:
-        _Cache.tracer = provider.get_tracer(*names.scope()) if is_set_up() else None
+        _Cache.tracer = provider.get_tracer(*names.scope()) if is_tracing() else None
         _Cache.provider = provider
     return _Cache.tracer
 
@@ -114,7 +114,7 @@ def resumed(
     return trace.set_span_in_context(trace.NonRecordingSpan(paused), parent), links
 
 
-def inside(span: Span) -> AbstractContextManager[None]:
+def inside_span(span: Span) -> AbstractContextManager[None]:
     """For adapters: let the next guarded call in the block enrich ``span`` and begin none.
 
     ``span`` is the tool call's span of another instrumentation. The call then has one span, with a
@@ -125,7 +125,7 @@ def inside(span: Span) -> AbstractContextManager[None]:
 
 
 def host() -> Span | None:
-    """Return the span that the next guarded call enriches (``inside``); None for none."""
+    """Return the span that the next guarded call enriches (``inside_span``); None for none."""
     span = context.get_value(_HOST)
     return span if isinstance(span, Span) else None
 

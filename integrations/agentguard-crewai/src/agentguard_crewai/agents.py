@@ -26,13 +26,12 @@ from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
 from agentguard import Agent, ConfigError, Guard, adapters
-from agentguard_crewai import runs, scopes
-from agentguard_crewai.answers import of_this_work
+from agentguard_crewai import event_scopes, runs
 from agentguard_crewai.binding import known_as, names_of
 from agentguard_crewai.cache import OwnResults, is_own
 from agentguard_crewai.call import ACTION, Action
 from agentguard_crewai.classes import guarded_class
-from agentguard_crewai.delegation import hand_over, handed_over
+from agentguard_crewai.coworkers import hand_over, handed_over
 from agentguard_crewai.executor import gate_executor
 from agentguard_crewai.identity import (
     GuardOptions,
@@ -44,6 +43,7 @@ from agentguard_crewai.identity import (
 )
 from agentguard_crewai.runs import Paused
 from agentguard_crewai.sealing import seal
+from agentguard_crewai.task_results import of_this_work
 from agentguard_crewai.tools import gated_tool, original_of
 from agentguard_crewai.tracing import agent_span
 
@@ -328,7 +328,7 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
 
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
     """
-    identity, outer, before = require_identity(agent), _EXECUTING.get(), scopes.opened()
+    identity, outer, before = require_identity(agent), _EXECUTING.get(), event_scopes.opened()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
     around = adapters.nested_calls()
@@ -349,7 +349,7 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
                         _EXECUTING.reset(executing)
                     run.require_going()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
-            scopes.close(before, agent, task, str(paused))
+            event_scopes.close(before, agent, task, str(paused))
             # the thread of a task by itself ends with what CrewAI catches, or never
             if outer is not None and not (task is not None and task.async_execution):
                 raise

@@ -30,7 +30,7 @@ from agentguard import (
 from agentguard.adapters import CallOptions, Invocation, NestedCalls, nested_calls
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
-from agentguard_crewai.delegation import (
+from agentguard_crewai.coworkers import (
     CoworkerFailedError,
     hand_over,
     is_handover,

@@ -33,7 +33,7 @@ from agentguard.adapters import (
 from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
-from agentguard_crewai.delegation import coworker_of, is_handover
+from agentguard_crewai.coworkers import coworker_of, is_handover
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Key
 from agentguard_crewai.sealing import require_name

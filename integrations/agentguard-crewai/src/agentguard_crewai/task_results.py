@@ -13,7 +13,7 @@ from typing import Any, Final
 from crewai.agents.agent_builder.base_agent import BaseAgent
 
 _WITHIN: Final[ContextVar[list[dict[str, Any]] | None]] = ContextVar(
-    "agentguard_crewai_answers", default=None
+    "agentguard_crewai.task_results", default=None
 )
 """What was returned in the work that is done here."""
 

@@ -20,7 +20,7 @@ from agentguard import ApprovalRequest, Delegation, Report, Requirement
 from agentguard.cli.audit import phrases
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
-from agentguard.visible import shown, shown_json, written_out
+from agentguard.visible import visible_json, visible_text, written_out
 from agentguard_demo.forge import Forge
 from agentguard_demo.proof import Proof
 from agentguard_demo.setting import Setting
@@ -54,13 +54,13 @@ class Timeline:
             ("model", model),
             ("task", task),
         ):
-            self._line(Text.assemble((f"{name:>8}  ", "dim"), shown(value)), hang=10)
+            self._line(Text.assemble((f"{name:>8}  ", "dim"), visible_text(value)), hang=10)
         self.console.print()
 
     def said(self, text: str) -> None:
         """Show what the model says between its calls."""
         if text.strip():
-            self._line(Text(f"   model  {shown(text)}", style="italic dim"), hang=10)
+            self._line(Text(f"   model  {visible_text(text)}", style="italic dim"), hang=10)
 
     def step(self, step: Step, parameters: Mapping[str, Mapping[str, object]]) -> None:
         """Show one call: its place in the log, who for whom, what, and the answer.
@@ -70,15 +70,15 @@ class Timeline:
         """
         self._lending(step)
         arguments = ", ".join(
-            f"{shown(name)}={_cut(str(step.args[name]))}"
+            f"{visible_text(name)}={_cut(str(step.args[name]))}"
             for name in dict.fromkeys((*parameters, *step.args))
             if name in step.args and not _is_default(step.args[name], parameters.get(name, {}))
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{shown(agent_alias(step.agent))}", "magenta"),
-            (f" for {shown(step.principal)}  ", "dim"),
-            (shown(step.tool), "bold"),
+            (f"{visible_text(agent_alias(step.agent))}", "magenta"),
+            (f" for {visible_text(step.principal)}  ", "dim"),
+            (visible_text(step.tool), "bold"),
             f"({arguments})",
         )
         self._line(call, hang=10)
@@ -86,7 +86,7 @@ class Timeline:
         self._line(
             Text.assemble(
                 (f"{step.decision.upper():>8}  ", _STYLES.get(step.decision, "")),
-                (shown(answer), style),
+                (visible_text(answer), style),
             ),
             hang=10,
         )
@@ -105,13 +105,15 @@ class Timeline:
         self._signed("tool", f"{request.tool}: {request.description}")
         self._signed("on", request.resource or "nothing that is named")
         for name, value in json.loads(request.arguments).items():
-            self._signed(f"argument {name}", Text(shown_json(value)))
+            self._signed(f"argument {name}", Text(visible_json(value)))
         self._signed("digest", request.call_digest)
 
     def answered(self, arguments: Sequence[str], said: str) -> None:
         """Show the command with which bob has answered, in his process, and what it said."""
         command = f"{self._program} {shlex.join(arguments)}"
-        self._line(Text.assemble(("   bob $  ", "yellow"), (shown(command), "bold")), hang=10)
+        self._line(
+            Text.assemble(("   bob $  ", "yellow"), (visible_text(command), "bold")), hang=10
+        )
         for line in said.rstrip("\n").split("\n"):
             self._line(Text(f"          {written_out(line)}"), hang=10)
 
@@ -122,9 +124,10 @@ class Timeline:
             self._line(Text(written_out(text), style="bold yellow"), hang=10)
 
     def _signed(self, name: str, value: str | Text) -> None:
-        line = Text.assemble(("       |  ", "yellow"), (f"{shown(name):<16}  ", "dim"))
+        line = Text.assemble(("       |  ", "yellow"), (f"{visible_text(name):<16}  ", "dim"))
         self._line(
-            line.append_text(value if isinstance(value, Text) else Text(shown(value))), hang=28
+            line.append_text(value if isinstance(value, Text) else Text(visible_text(value))),
+            hang=28,
         )
 
     def _lending(self, step: Step) -> None:
@@ -133,7 +136,7 @@ class Timeline:
         for hop in step.hops:
             if hop.jti not in self._lent:
                 self._lent.add(hop.jti)
-                said = shown(phrases.said(hop, parent))
+                said = visible_text(phrases.said(hop, parent))
                 self._line(Text.assemble(("   lends  ", "blue"), (said, "blue")), hang=10)
             parent = hop
 
@@ -145,10 +148,10 @@ class Timeline:
         for pull in forge.pull_requests():
             state = f"merged as {pull.merged[:10]}" if pull.merged else "open"
             what = f"pull request {pull.number} ({state}): {pull.title}"
-            self._line(Text(f"          {shown(what)}"))
+            self._line(Text(f"          {visible_text(what)}"))
         runs = [step for step in steps if step.tool == "trigger_ci" and step.status == "ok"]
         if runs:
-            summary = shown(_summary(str(runs[-1].result)))
+            summary = visible_text(_summary(str(runs[-1].result)))
             self._line(Text.assemble(("      ci  ", "dim"), summary), hang=10)
 
     def verified(self, report: Report) -> None:
@@ -241,7 +244,7 @@ class Timeline:
         for problem in report.problems:
             where = "" if problem.index is None else f", entry {problem.index}"
             found = f"shard {problem.shard}{where}: {problem.what}"
-            self._line(Text(f"   FOUND  {shown(found)}", style="bold red"), hang=10)
+            self._line(Text(f"   FOUND  {visible_text(found)}", style="bold red"), hang=10)
         if report.ok:
             # the demo writes state and anchor as one user
             anchored = f"anchored, {report.witness}" if report.anchored else "UNANCHORED"
@@ -275,7 +278,7 @@ class Timeline:
 def _cut(value: str) -> str:
     rest = len(value) - _LONGEST_VALUE
     more = f"… ({rest} more characters)" if rest > 0 else ""
-    return f"{shown(value[:_LONGEST_VALUE])}{more}"
+    return f"{visible_text(value[:_LONGEST_VALUE])}{more}"
 
 
 def _needed(requirement: Requirement) -> str:

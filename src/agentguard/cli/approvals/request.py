@@ -19,7 +19,7 @@ from agentguard.audit import summary
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
 from agentguard.identity.trust import seconds
-from agentguard.visible import shown
+from agentguard.visible import visible_text
 
 _SHORT = 8
 
@@ -70,7 +70,7 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None
     """
     screen.own(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
     # never cut: what is signed is what is seen
-    screen.sheet((name, Text(shown(value))) for name, value in _said(asked))
+    screen.sheet((name, Text(visible_text(value))) for name, value in _said(asked))
     arguments = json.loads(asked.arguments)
     screen.own(
         Text("arguments", style="bold").append(f", {screen.size(arguments)}", style="not bold")
@@ -92,7 +92,7 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None
     if answers:
         screen.line(Text("answers so far", style="bold"))
         # never cut either
-        screen.sheet((done, Text(shown(who))) for done, who in phrases.answers(answers))
+        screen.sheet((done, Text(visible_text(who))) for done, who in phrases.answers(answers))
     screen.own(Text(_LEGEND))
 
 

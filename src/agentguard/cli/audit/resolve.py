@@ -17,7 +17,7 @@ from agentguard.domain import administration
 from agentguard.domain.config import Config
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.storage.reader import StateReader
-from agentguard.visible import shown
+from agentguard.visible import visible_text
 
 
 def resolve(
@@ -69,7 +69,7 @@ def erase(
     """
     settings = location.load_own(config)
     invocation_id = _named(settings, call)
-    question = f"Erase what call {shown(invocation_id[:32])} was given and returned?"
+    question = f"Erase what call {visible_text(invocation_id[:32])} was given and returned?"
     if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(

@@ -31,7 +31,7 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
 from agentguard.domain.config.engine import observation_warning, warnings_of
-from agentguard.domain.config.spelling import closest
+from agentguard.domain.config.spelling import closest_name
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
@@ -336,7 +336,7 @@ def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
 
 
 def _unmatched(where: str, name: str, known: set[str]) -> str:
-    tool = closest(name, sorted(known))
+    tool = closest_name(name, sorted(known))
     meant = f"is {tool} meant?" if tool else "compare the name with the tool's"
     return f"{where} matches nothing so far: {meant}"
 

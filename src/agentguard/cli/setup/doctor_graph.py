@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen
 from agentguard.domain.config import ToolConfig
-from agentguard.domain.config.spelling import closest
+from agentguard.domain.config.spelling import closest_name
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.signing.canonical import JSON
 
@@ -92,7 +92,7 @@ def findings(
     names = {tool.name for tool in tools}
     for name in configured:
         if name not in names:
-            meant = closest(name, sorted(names))
+            meant = closest_name(name, sorted(names))
             what = f"[tools.{name}] names no tool of {reference}"
             if meant is None:
                 yield Finding("ok", f"tool {name}", what)

@@ -123,7 +123,7 @@ def styled(kind: str, text: str) -> Text:
 
 def value(data: object) -> Text:
     """Return a JSON value as it is shown, on one line; a text of it is quoted."""
-    return Text(visible.shortened(visible.shown_json(data)))
+    return Text(visible.shortened_text(visible.visible_json(data)))
 
 
 def barred(text: str) -> Text:
@@ -187,7 +187,7 @@ def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
 
 def size(data: object) -> str:
     """Return how many characters ``document`` shows of a JSON value, without its indentation."""
-    lines = visible.shown_json(data, indent=2).split("\n")
+    lines = visible.visible_json(data, indent=2).split("\n")
     return count(sum(len(text.lstrip(" ")) for text in lines), "character", "characters")
 
 
@@ -197,7 +197,7 @@ def document(data: object, *, whole: bool) -> bool:
     Unless it is to be shown ``whole``, the middle of a long text is left out, and that of many
     lines; how much that is stands there.
     """
-    lines = visible.shown_json(data, indent=2).split("\n")
+    lines = visible.visible_json(data, indent=2).split("\n")
     out = range(0) if whole or len(lines) <= _LINES else range(_FIRST, len(lines) - _LAST)
     for number, text in enumerate(lines):
         if number not in out:
@@ -211,7 +211,7 @@ def _member(text: str) -> str:
     """Return a line of JSON with its value shortened: what is said of it stands after its name."""
     name = _NAME.match(text)
     at = name.end() if name and name.end() < visible.LONG else len(text) - len(text.lstrip(" "))
-    return text[:at] + visible.shortened(text[at:])
+    return text[:at] + visible.shortened_text(text[at:])
 
 
 def _json_line(text: str) -> None:
@@ -261,7 +261,7 @@ def _text(cell: str | Text) -> Text:
 
 
 def _short(text: str) -> str:
-    return visible.shortened(visible.shown(text))
+    return visible.shortened_text(visible.visible_text(text))
 
 
 def _joined(parts: Iterable[str | Text]) -> Text:

@@ -18,7 +18,7 @@ from agentguard.call.tool import ToolSpec
 from agentguard.delegation import grant
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
 from agentguard.domain.config.policy import PolicyConfig
-from agentguard.domain.config.spelling import closest
+from agentguard.domain.config.spelling import closest_name
 from agentguard.domain.config.tools import ToolConfig
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.principal import require_principal
@@ -95,7 +95,7 @@ class Config:
             return grant.parse_scopes(scope)
         principal = self.principals.get(subject)
         if principal is None:
-            candidate = closest(subject, self.principals)
+            candidate = closest_name(subject, self.principals)
             advice = f"is {candidate} meant? Else add" if candidate else "add"
             message = (
                 f"{subject} lends nothing, for {self.source} does not list this principal: "

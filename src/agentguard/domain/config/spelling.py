@@ -17,7 +17,7 @@ CLOSE: Final = 0.8
 """The ratio of ``difflib`` from which one name may be a misspelling of the other."""
 
 
-def closest(name: str, names: Iterable[str]) -> str | None:
+def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return the one of the other ``names`` of which ``name`` may be a misspelling, if any."""
     others = [other for other in names if other != name]
     return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
@@ -45,7 +45,7 @@ class Spelling:
         """
         tools = frozenset(self._tools)
         for name in self._configured.keys() - tools - self._warned:
-            tool = closest(name, sorted(tools - self._configured.keys()))
+            tool = closest_name(name, sorted(tools - self._configured.keys()))
             if tool is not None:
                 self._warned.add(name)
                 _LOGGER.warning(
