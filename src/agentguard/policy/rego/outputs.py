@@ -2,7 +2,7 @@
 
 Such a rule never denies. In the queried package the rule is a mistake; elsewhere the rule may be
 meant, since a folder can hold the package of another query, or a library with unused rules. Which
-rules the outputs read is computed in ``gate.py``.
+rules the outputs read is computed in ``definitions.py``.
 """
 
 from __future__ import annotations
