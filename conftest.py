@@ -13,6 +13,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import cheap_keys  # noqa: F401  for all tests
@@ -29,6 +30,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from agentguard.domain import keystore
 from agentguard.signing.keys import PublicKey
+
+# A failed assert of a support module then shows its values, as one of a test does.
+pytest.register_assert_rewrite(
+    *(path.stem for path in Path(__file__).parent.glob("integrations/*/tests/support/*.py"))
+)
 
 CREWAI_ENDS = (3, 14)
 """The first Python that CrewAI is not for (its own requires-python)."""

@@ -101,52 +101,52 @@ def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, native, sig
 
 WAYS = {
     "a model with function calling; several calls at once": [
-        ("paths", "test_a_call_in_a_crew"),
-        ("paths", "test_several_native_calls_at_once"),
+        ("paths_models", "test_a_call_in_a_crew"),
+        ("paths_models", "test_several_native_calls_at_once"),
     ],
-    "a model that writes its calls as text (ReAct)": [("paths", "test_a_call_in_a_crew")],
-    "a function below `@tool`, sync or async": [("paths", "test_each_kind_of_tool")],
+    "a model that writes its calls as text (ReAct)": [("paths_models", "test_a_call_in_a_crew")],
+    "a function below `@tool`, sync or async": [("paths_tools", "test_each_kind_of_tool")],
     "a planner's steps, one after another or in parallel": [
-        ("paths", "test_the_steps_of_a_planner"),
-        ("paths", "test_the_steps_of_a_planner_that_run_at_once"),
+        ("paths_models", "test_the_steps_of_a_planner"),
+        ("paths_models", "test_the_steps_of_a_planner_that_run_at_once"),
     ],
-    "`Task(tools=[...])`": [("paths", "test_the_tools_of_a_task")],
+    "`Task(tools=[...])`": [("paths_tools", "test_the_tools_of_a_task")],
     "MCP tools, those of memory and skills": [
         ("mcp", "test_a_tool_of_a_server_with_streamable_http"),
-        ("paths", "test_the_tools_of_a_memory"),
-        ("paths", "test_the_loader_of_skills"),
+        ("paths_tools", "test_the_tools_of_a_memory"),
+        ("paths_tools", "test_the_loader_of_skills"),
     ],
     "a long result, which CrewAI puts in a file": [
-        ("paths", "test_reading_a_deferred_result_is_a_call_as_well")
+        ("paths_tools", "test_reading_a_deferred_result_is_a_call_as_well")
     ],
     "a result from the cache": [
-        ("cache", "test_a_denied_agent_is_served_nothing_that_another_has_read")
+        ("cache_isolation", "test_a_denied_agent_is_served_nothing_that_another_has_read")
     ],
     "handing on: *Delegate work*, *Ask question*": [
-        ("delegation", "test_work_goes_from_hand_to_hand")
+        ("delegation_hops", "test_work_goes_from_hand_to_hand")
     ],
     "the manager that a hierarchical crew makes": [
-        ("delegation", "test_a_manager_hands_work_on"),
-        ("paths", "test_a_manager_that_the_crew_makes_is_guarded_each_time"),
+        ("delegation_hops", "test_a_manager_hands_work_on"),
+        ("paths_unguarded", "test_a_manager_that_the_crew_makes_is_guarded_each_time"),
     ],
     "`Agent.kickoff`, `kickoff_async`, `akickoff`": [
-        ("paths", "test_an_agent_without_a_guarded_crew")
+        ("paths_kickoffs", "test_an_agent_without_a_guarded_crew")
     ],
     "`Crew.kickoff`, `kickoff_async`, `akickoff`, `kickoff_for_each` and its async twins": [
-        ("paths", "test_the_ways_to_begin_a_crew")
+        ("paths_kickoffs", "test_the_ways_to_begin_a_crew")
     ],
     "`async_execution=True`, `max_execution_time`": [
-        ("paths", "test_tasks_that_are_executed_at_once"),
-        ("paths", "test_an_agent_with_a_limit_of_its_time"),
+        ("paths_kickoffs", "test_tasks_that_are_executed_at_once"),
+        ("paths_kickoffs", "test_an_agent_with_a_limit_of_its_time"),
     ],
     "`crew.replay`, `crew.train`, `crew.test`": [
-        ("paths", "test_a_run_that_is_replayed"),
-        ("paths", "test_a_crew_that_is_trained"),
-        ("paths", "test_a_crew_that_is_tested"),
+        ("paths_kickoffs", "test_a_run_that_is_replayed"),
+        ("paths_kickoffs", "test_a_crew_that_is_trained"),
+        ("paths_kickoffs", "test_a_crew_that_is_tested"),
     ],
-    "a Flow": [("paths", "test_inside_of_a_flow")],
+    "a Flow": [("paths_kickoffs", "test_inside_of_a_flow")],
     "an agent that is not guarded": [
-        ("paths", "test_an_unguarded_agent_that_slips_in_aborts_the_crew")
+        ("paths_unguarded", "test_an_unguarded_agent_that_slips_in_aborts_the_crew")
     ],
 }
 """The tests of each way that the page's table has."""

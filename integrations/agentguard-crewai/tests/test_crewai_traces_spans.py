@@ -1,7 +1,8 @@
-"""Traces of crews: whose span each call is in, on each path that a call can take.
+"""The spans of crews: in whose span each call is, on each path, and what is in no span.
 
-Trees are whole: the spans that a crew makes, and no others. What stands in the span of a call is
-the core's (``tests/unit/test_telemetry.py``); instrumentors are in ``test_crewai_instrumented.py``.
+A test compares whole trees: the spans that a crew makes, and no others. The attributes of a call's
+span are the core's (``tests/unit/test_telemetry.py``); instrumentors are in
+``test_crewai_instrumented.py``.
 """
 
 from __future__ import annotations
@@ -15,114 +16,23 @@ from typing import Any
 import pytest
 from crewai import Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
-from crewai.flow import Flow, listen, or_, start
-from crewai.flow.persistence import SQLiteFlowPersistence
 from crewai.tools import tool
+from crewai_traces import AGENT_WAYS, AGENTS, ONE, READ, hands, one_trace, task_of, tree
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from agentguard import ApprovalPending, Decision, Requirement
+from agentguard import Decision, Requirement
 from agentguard_crewai import (
     agent_of,
-    akickoff_or_pause,
-    answered,
     guard_agent,
     guard_crew,
-    kickoff_or_pause,
     resumable,
 )
 
-AGENTS = {
-    name: {"max_scope": ["read", "pay"], "authority": "own"}
-    for name in ("lead", "hand", "crew-manager")
-}
-READ: Any = ("read_file", {"path": "plan"})
 SECRET: Any = ("read_file", {"path": "secret"})
-PAY: Any = ("pay", {"to": "ann"})
 BREAK: Any = ("break_it", {})
-
-
-def hands(by: str = "delegate_work_to_coworker") -> Any:
-    what = "question" if by.startswith("ask") else "task"
-    return (by, {what: "do it", "context": "none", "coworker": "Hand"})
-
-
-def task_of(agent: Any, **options: Any) -> Task:
-    return Task(description="a task", expected_output="words", agent=agent, **options)
-
-
-class Desk:
-    """A guard that keeps a secret and asks before anybody pays, and tools."""
-
-    def __init__(self, made):
-        self.made = made
-        self.guard = made.guard
-        made.decide = self.decide
-
-        @tool
-        def read_file(path: str) -> str:
-            """Read a file."""
-            return f"what stands in {path}"
-
-        @tool
-        def pay(to: str) -> str:
-            """Pay somebody."""
-            return f"paid {to}"
-
-        @tool
-        def break_it() -> str:
-            """Break."""
-            raise LookupError("nothing is there")
-
-        self.tools = [read_file, pay, break_it]
-
-    @staticmethod
-    def decide(document):
-        if "secret" in str(document["args"]):
-            return Decision.deny("it is secret")
-        pays = document["action"] == "pay"
-        return Decision.require_approval() if pays else Decision.allow()
-
-    def alice(self):
-        return self.guard.delegate("user:alice", scope=["read", "pay"], via="crew:report")
-
-    def agent(self, way, role, *said, **options):
-        return way.agent(role, *said, **{"tools": self.tools, "max_retry_limit": 0, **options})
-
-    def crew(self, way, *said, **options):
-        crew = way.crew(self.agent(way, "Lead", *said), name="report")
-        return guard_crew(crew, self.guard, **options)
-
-    def pair(self, way, said, hand_said, **options):
-        """A crew whose only task is its lead's, who may hand work on."""
-        lead = self.agent(way, "Lead", *said, allow_delegation=True)
-        hand = self.agent(way, "Hand", *hand_said)
-        crew = Crew(name="report", agents=[lead, hand], tasks=[task_of(lead)])
-        return guard_crew(crew, self.guard, **options)
-
-
-@pytest.fixture
-def inbox(recorded):
-    return Desk(recorded(agents=AGENTS))
-
-
-def tree(text: str) -> list[str]:
-    return text.strip("\n").splitlines()
-
-
-ONE = tree("""
-invoke_workflow report
-  invoke_agent lead
-    execute_tool read_file
-""")
-
-
-def one_trace(spans) -> str:
-    """The only trace that was exported."""
-    (trace_id,) = {span.context.trace_id for span in spans.all()}
-    return f"{trace_id:032x}"
 
 
 def statuses(spans, name):
@@ -131,19 +41,13 @@ def statuses(spans, name):
     ]
 
 
-def linked(span, how="paused"):
-    """The spans that a span is linked to in this way, by their ids."""
-    links = [link for link in span.links if link.attributes["agentguard.link"] == how]
-    return [link.context.span_id for link in links]
-
-
 # --- one trace ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["delegate_work_to_coworker", "ask_question_to_coworker"])
-def test_a_coworker_is_inside_the_call_that_hands_work_on(inbox, native, spans, by):
-    crew = inbox.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
-    with inbox.alice():
+def test_a_coworker_is_inside_the_call_that_hands_work_on(traced_team, native, spans, by):
+    crew = traced_team.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
+    with traced_team.alice():
         crew.kickoff()
     assert spans.tree() == tree(f"""
 invoke_workflow report
@@ -184,22 +88,22 @@ invoke_workflow report
     ]
 
 
-def test_the_calls_that_are_signed_name_the_trace_and_their_spans(inbox, way, spans):
-    crew = inbox.pair(way, [READ, hands(), "done"], [SECRET, "done"])
+def test_the_calls_that_are_signed_name_the_trace_and_their_spans(traced_team, way, spans):
+    crew = traced_team.pair(way, [READ, hands(), "done"], [SECRET, "done"])
     crew.kickoff()
     found = {
         (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
         for span in spans.all()
         if span.name.startswith("execute_tool")
     }
-    named = [str(call.predicate["traceparent"]).split("-") for call in inbox.made.calls()]
+    named = [str(call.predicate["traceparent"]).split("-") for call in traced_team.made.calls()]
     assert {(trace_id, span_id) for _version, trace_id, span_id, _flags in named} == found
     assert len(named) == 3
 
 
-def test_the_agents_of_two_tasks_are_side_by_side(inbox, native, spans):
-    lead, hand = (inbox.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
-    guard_crew(native.crew(lead, hand, name="report"), inbox.guard).kickoff()
+def test_the_agents_of_two_tasks_are_side_by_side(traced_team, native, spans):
+    lead, hand = (traced_team.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    guard_crew(native.crew(lead, hand, name="report"), traced_team.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -209,20 +113,20 @@ invoke_workflow report
 """)
 
 
-def test_the_crew_is_inside_what_asked_for_it(inbox, native, spans):
+def test_the_crew_is_inside_what_asked_for_it(traced_team, native, spans):
     with trace.get_tracer("the application").start_as_current_span("request") as request:
-        inbox.crew(native, READ, "done").kickoff()
+        traced_team.crew(native, READ, "done").kickoff()
     assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
     assert trace.get_current_span() is not request
 
 
-def test_the_manager_that_a_crew_makes(inbox, native, spans):
-    hand = inbox.agent(native, "Hand", READ, "done")
+def test_the_manager_that_a_crew_makes(traced_team, native, spans):
+    hand = traced_team.agent(native, "Hand", READ, "done")
     manager = native.model(hands(), "done")
     task = Task(description="a task", expected_output="words")
     hierarchy = {"process": Process.hierarchical, "manager_llm": manager}
     crew = Crew(name="report", agents=[hand], tasks=[task], **hierarchy)
-    guard_crew(crew, inbox.guard).kickoff()
+    guard_crew(crew, traced_team.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent crew-manager
@@ -232,8 +136,8 @@ invoke_workflow report
 """)
 
 
-def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(inbox, native, spans):
-    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
+def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(traced_team, native, spans):
+    hand = guard_agent(traced_team.agent(native, "Hand", READ, "done"), traced_team.guard)
 
     @tool
     def ask() -> str:
@@ -241,7 +145,7 @@ def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(inbox, native, spans)
         return str(hand.kickoff("go on").raw)
 
     lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
-    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    guard_crew(native.crew(lead, name="report"), traced_team.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -251,8 +155,8 @@ invoke_workflow report
 """)
 
 
-def test_another_agent_at_the_same_task_has_a_span_of_its_own(inbox, native, spans):
-    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
+def test_another_agent_at_the_same_task_has_a_span_of_its_own(traced_team, native, spans):
+    hand = guard_agent(traced_team.agent(native, "Hand", READ, "done"), traced_team.guard)
 
     @tool
     def ask() -> str:
@@ -261,7 +165,7 @@ def test_another_agent_at_the_same_task_has_a_span_of_its_own(inbox, native, spa
 
     lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
     task = task_of(lead)
-    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), inbox.guard).kickoff()
+    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), traced_team.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -288,29 +192,29 @@ BEGINNINGS = {
 
 @pytest.mark.parametrize("begin", BEGINNINGS)
 @pytest.mark.parametrize("limit", [None, 60])
-def test_however_a_crew_is_begun(inbox, native, spans, begin, limit):
-    lead = inbox.agent(native, "Lead", READ, "done", max_execution_time=limit)
-    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), inbox.guard))
+def test_however_a_crew_is_begun(traced_team, native, spans, begin, limit):
+    lead = traced_team.agent(native, "Lead", READ, "done", max_execution_time=limit)
+    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), traced_team.guard))
     assert spans.tree() == ONE
 
 
-def test_copies_of_a_crew_are_crews_of_their_own(inbox, native, spans):
-    crew = inbox.crew(native, READ, "done", READ, "done")
+def test_copies_of_a_crew_are_crews_of_their_own(traced_team, native, spans):
+    crew = traced_team.crew(native, READ, "done", READ, "done")
     with trace.get_tracer("the application").start_as_current_span("request"):
         crew.kickoff_for_each(inputs=[{}, {}])
     assert spans.tree() == ["request", *(f"  {line}" for line in [*ONE, *ONE])]
     assert len({s.attributes["gen_ai.agent.id"] for s in spans.named("invoke_agent lead")}) == 2
 
 
-async def test_crews_at_once_on_a_loop_have_traces_of_their_own(inbox, native, spans):
-    crews = [inbox.crew(native, READ, "done") for _ in range(3)]
+async def test_crews_at_once_on_a_loop_have_traces_of_their_own(traced_team, native, spans):
+    crews = [traced_team.crew(native, READ, "done") for _ in range(3)]
     await asyncio.gather(*(crew.akickoff() for crew in crews))
     assert sorted(spans.tree()) == sorted(ONE * 3)
     assert len({span.context.trace_id for span in spans.all()}) == 3
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_tasks_that_are_executed_at_once(inbox, native, spans, begin):
+def test_tasks_that_are_executed_at_once(traced_team, native, spans, begin):
     together = threading.Barrier(2, timeout=120)
 
     @tool
@@ -323,7 +227,7 @@ def test_tasks_that_are_executed_at_once(inbox, native, spans, begin):
     last = native.agent("Crew manager", "done")
     tasks = [task_of(one, async_execution=True) for one in (lead, hand)]
     crew = Crew(name="report", agents=[lead, hand, last], tasks=[*tasks, task_of(last)])
-    BEGINNINGS[begin](guard_crew(crew, inbox.guard))
+    BEGINNINGS[begin](guard_crew(crew, traced_team.guard))
     assert spans.tree() in [
         tree(f"""
 invoke_workflow report
@@ -337,7 +241,7 @@ invoke_workflow report
     ]
 
 
-def test_calls_that_a_model_makes_at_once(inbox, native, spans):
+def test_calls_that_a_model_makes_at_once(traced_team, native, spans):
     together = threading.Barrier(2, timeout=120)
 
     @tool
@@ -348,7 +252,7 @@ def test_calls_that_a_model_makes_at_once(inbox, native, spans):
 
     both = [("meet", {"name": name}) for name in ("a", "b")]
     lead = native.agent("Lead", both, "done", tools=[meet])
-    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    guard_crew(native.crew(lead, name="report"), traced_team.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -357,7 +261,7 @@ invoke_workflow report
 """)
 
 
-def test_the_steps_of_a_planner(inbox, native, spans):
+def test_the_steps_of_a_planner(traced_team, native, spans):
     steps = [
         {"step_number": at, "description": what, "tool_to_use": None, "depends_on": after}
         for at, what, after in ((1, "first", []), (2, "second", [1]))
@@ -365,8 +269,8 @@ def test_the_steps_of_a_planner(inbox, native, spans):
     plan = native.model(json.dumps({"plan": "a plan", "ready": True, "steps": steps}))
     planning = PlanningConfig(reasoning_effort="low", max_attempts=1, llm=plan)
     said = (READ, "the first is done", SECRET, "the second is done", "done")
-    lead = inbox.agent(native, "Lead", *said, planning_config=planning)
-    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    lead = traced_team.agent(native, "Lead", *said, planning_config=planning)
+    guard_crew(native.crew(lead, name="report"), traced_team.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
 
 
@@ -382,31 +286,24 @@ async def streamed(begin):
 
 
 @pytest.mark.parametrize("begin", STREAMS)
-def test_a_stream_is_inside_what_reads_it(inbox, native, spans, begin):
-    lead = inbox.agent(native, "Lead", READ, "done")
+def test_a_stream_is_inside_what_reads_it(traced_team, native, spans, begin):
+    lead = traced_team.agent(native, "Lead", READ, "done")
     crew = Crew(name="report", agents=[lead], tasks=[task_of(lead)], stream=True)
-    guard_crew(crew, inbox.guard)
+    guard_crew(crew, traced_team.guard)
     with trace.get_tracer("the application").start_as_current_span("request"):
         STREAMS[begin](crew)
     assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
 
 
-AGENT_WAYS = {
-    "kickoff": lambda agent: agent.kickoff("go on"),
-    "kickoff_async": lambda agent: asyncio.run(agent.kickoff_async("go on")),
-    "akickoff": lambda agent: asyncio.run(agent.akickoff("go on")),
-}
-
-
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew(inbox, native, spans, begin):
-    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
+def test_an_agent_without_a_crew(traced_team, native, spans, begin):
+    lead = guard_agent(traced_team.agent(native, "Lead", READ, "done"), traced_team.guard)
     AGENT_WAYS[begin](lead)
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
 
 
-async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(inbox, native, spans):
-    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
+async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(traced_team, native, spans):
+    lead = guard_agent(traced_team.agent(native, "Lead", READ, "done"), traced_team.guard)
     output = await lead.kickoff("go on")
     assert output.raw == "done"
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
@@ -415,8 +312,8 @@ async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(inbox, native,
 # --- failures -------------------------------------------------------------------------------------
 
 
-def test_a_denial_is_an_error_of_the_call_alone(inbox, way, spans):
-    inbox.crew(way, READ, SECRET, "done").kickoff()
+def test_a_denial_is_an_error_of_the_call_alone(traced_team, way, spans):
+    traced_team.crew(way, READ, SECRET, "done").kickoff()
     assert statuses(spans, "execute_tool read_file") == [
         (StatusCode.UNSET, None),
         (StatusCode.ERROR, "policy.denied"),
@@ -425,14 +322,14 @@ def test_a_denial_is_an_error_of_the_call_alone(inbox, way, spans):
     assert statuses(spans, "invoke_workflow report") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_tool_raises_is_an_error_of_the_call_alone(inbox, native, spans):
-    inbox.crew(native, BREAK, "done").kickoff()
+def test_what_a_tool_raises_is_an_error_of_the_call_alone(traced_team, native, spans):
+    traced_team.crew(native, BREAK, "done").kickoff()
     assert statuses(spans, "execute_tool break_it") == [(StatusCode.ERROR, "LookupError")]
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(inbox, native, spans):
-    crew = inbox.crew(native, READ, ZeroDivisionError("the model is down"))
+def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(traced_team, native, spans):
+    crew = traced_team.crew(native, READ, ZeroDivisionError("the model is down"))
     with pytest.raises(ZeroDivisionError):
         crew.kickoff()
     for name in ("invoke_agent lead", "invoke_workflow report"):
@@ -440,15 +337,17 @@ def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(inbox, nat
     assert statuses(spans, "execute_tool read_file") == [(StatusCode.UNSET, None)]
 
 
-def test_a_second_try_is_the_same_work(inbox, native, spans):
-    lead = inbox.agent(native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
-    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+def test_a_second_try_is_the_same_work(traced_team, native, spans):
+    lead = traced_team.agent(
+        native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1
+    )
+    guard_crew(native.crew(lead, name="report"), traced_team.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(inbox, native, spans):
-    crew = inbox.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
+def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(traced_team, native, spans):
+    crew = traced_team.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
     crew.kickoff()
     assert statuses(spans, "invoke_agent hand") == [(StatusCode.ERROR, "ZeroDivisionError")]
     ((code, _kind),) = statuses(spans, "execute_tool delegate_work_to_coworker")
@@ -466,200 +365,27 @@ class Broken(SpanProcessor):
         raise RuntimeError("on_end")
 
 
-def test_telemetry_that_fails_changes_nothing(inbox, native, spans):
+def test_telemetry_that_fails_changes_nothing(traced_team, native, spans):
     spans.provider.add_span_processor(Broken())
     with resumable("order-1"):
-        output = inbox.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
+        output = traced_team.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
     assert output.raw == "done"
-    assert [call.decision for call in inbox.made.calls()] == ["allow", "allow", "allow", "deny"]
+    assert [call.decision for call in traced_team.made.calls()] == [
+        "allow",
+        "allow",
+        "allow",
+        "deny",
+    ]
 
 
-def test_without_an_sdk_there_is_nothing(inbox, native):
-    output = inbox.crew(native, READ, "done").kickoff()
+def test_without_an_sdk_there_is_nothing(traced_team, native):
+    output = traced_team.crew(native, READ, "done").kickoff()
     assert output.raw == "done"
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-# --- approvals ------------------------------------------------------------------------------------
-
-
-def test_a_call_that_waits_is_no_error(inbox, native, spans):
-    inbox.crew(native, PAY, "done", timeout=0).kickoff()
-    assert spans.tree() == [*ONE[:2], "    execute_tool pay"]
-    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
-    assert spans.one("execute_tool pay").attributes["agentguard.approval.status"] == "pending"
-
-
-def test_a_pause_is_no_error(inbox, native, spans):
-    crew = inbox.pair(native, [hands(), "done"], [PAY, "done"], on_approval="pause")
-    with pytest.raises(ApprovalPending) as pending:
-        crew.kickoff()
-    assert spans.tree() == tree("""
-invoke_workflow report
-  invoke_agent lead
-    execute_tool delegate_work_to_coworker
-      invoke_agent hand
-        execute_tool pay
-""")
-    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
-    asked = spans.one("execute_tool pay").context
-    parts = str(pending.value.request.traceparent).split("-")
-    assert parts[1:3] == [f"{asked.trace_id:032x}", f"{asked.span_id:016x}"]
-    handed = spans.one("execute_tool delegate_work_to_coworker").attributes
-    assert handed["agentguard.outcome.status"] == "suspended"
-
-
-def test_a_run_that_goes_on_is_in_the_same_trace(inbox, native, spans):
-    def order():
-        crew = inbox.pair(native, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
-        with inbox.alice(), resumable("order-1"):
-            return crew.kickoff()
-
-    with pytest.raises(ApprovalPending):
-        order()
-    (asked,) = spans.named("execute_tool pay")
-    (paused,) = spans.named("invoke_workflow report")
-    inbox.made.approve()
-    assert order().raw == "done"
-    one_trace(spans)
-    first = tree("""
-invoke_workflow report
-  invoke_agent lead
-    execute_tool read_file
-    execute_tool delegate_work_to_coworker
-      invoke_agent hand
-        execute_tool pay
-""")
-    assert spans.tree() == [*first, *(f"  {line}" for line in first)]
-    again, pays = spans.named("invoke_workflow report")[1], spans.named("execute_tool pay")[1]
-    assert linked(again) == [paused.context.span_id]
-    assert linked(pays) == [asked.context.span_id]
-    assert {linked(span) == [] for span in spans.named("invoke_agent hand")} == {True}
-    assert pays.attributes["agentguard.approval.status"] == "approved"
-    replayed = spans.named("execute_tool read_file")[1]
-    assert "agentguard.outcome.replay_of" in replayed.attributes
-    for name in ("invoke_workflow report", "invoke_agent lead", "invoke_agent hand"):
-        told = [span.attributes["gen_ai.conversation.id"] for span in spans.named(name)]
-        assert told == ["order-1", "order-1"]
-
-
-def test_a_run_of_another_name_is_in_a_trace_of_its_own(inbox, native, spans):
-    for name in ("order-1", "order-2"):
-        with resumable(name), pytest.raises(ApprovalPending):
-            inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
-    assert len({span.context.trace_id for span in spans.all()}) == 2
-    assert [linked(span) for span in spans.all()] == [[]] * 6
-
-
-def test_a_run_that_is_taken_up_by_another_request_links_to_it(inbox, native, spans):
-    def order():
-        with resumable("order-1"):
-            return inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
-
-    with pytest.raises(ApprovalPending):
-        order()
-    trace_id = one_trace(spans)
-    inbox.made.approve()
-    with trace.get_tracer("the application").start_as_current_span("second request") as second:
-        order()
-    again = spans.named("invoke_workflow report")[1]
-    assert f"{again.context.trace_id:032x}" == trace_id
-    assert linked(again, "caller") == [second.get_span_context().span_id]
-
-
-@pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew_goes_on_as_well(inbox, native, spans, begin):
-    def order():
-        lead = inbox.agent(native, "Lead", PAY, "done")
-        with resumable("order-1"):
-            AGENT_WAYS[begin](guard_agent(lead, inbox.guard, on_approval="pause"))
-
-    with pytest.raises(ApprovalPending):
-        order()
-    inbox.made.approve()
-    order()
-    one_trace(spans)
-    first, again = spans.named("invoke_agent lead")
-    assert linked(again) == [first.context.span_id]
-    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
-
-
-def test_a_task_by_itself_that_pauses(inbox, native, spans):
-    lead = inbox.agent(native, "Lead", PAY, "done")
-    hand = inbox.agent(native, "Hand", "done")
-    tasks = [task_of(lead, async_execution=True), task_of(hand)]
-    crew = Crew(name="report", agents=[lead, hand], tasks=tasks)
-    with pytest.raises(ApprovalPending):
-        guard_crew(crew, inbox.guard, on_approval="pause").kickoff()
-    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
-    one_trace(spans)
-
-
-# --- flows ----------------------------------------------------------------------------------------
-
-
-def test_crews_of_a_flow_have_its_id(inbox, native, spans):
-    class Twice(Flow[Any]):
-        @start()
-        def first(self):
-            return inbox.crew(native, READ, "done").kickoff().raw
-
-        @listen(first)
-        async def second(self, _said):
-            lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
-            return (await lead.kickoff("go on")).raw
-
-    flow = Twice(suppress_flow_events=True)
-    with trace.get_tracer("the application").start_as_current_span("request"):
-        assert flow.kickoff() == "done"
-    assert spans.tree() == [
-        "request",
-        *(f"  {line}" for line in [*ONE, "invoke_agent lead", "  execute_tool read_file"]),
-    ]
-    told = [s.attributes["gen_ai.conversation.id"] for s in spans.named("invoke_agent lead")]
-    assert told == [flow.flow_id] * 2
-
-
-@pytest.mark.parametrize("sync", [True, False])
-def test_a_flow_that_pauses_goes_on_in_the_same_trace(inbox, native, spans, tmp_path, sync):
-    def crew():
-        return inbox.crew(native, READ, PAY, "done", on_approval="pause")
-
-    class Sync(Flow[Any]):
-        @start()
-        def begin(self):
-            return "begun"
-
-        @listen(or_(begin, answered("order")))
-        def order(self):
-            return kickoff_or_pause(self, crew(), run="order-8").raw
-
-    class Async(Flow[Any]):
-        @start()
-        async def begin(self):
-            return "begun"
-
-        @listen(or_(begin, answered("order")))
-        async def order(self):
-            return (await akickoff_or_pause(self, crew(), run="order-8")).raw
-
-    kind = Sync if sync else Async
-    store = SQLiteFlowPersistence(str(tmp_path / "flows.db"))
-    flow = kind(persistence=store, suppress_flow_events=True)
-    flow.kickoff()
-    inbox.made.approve()
-    resumed = kind.from_pending(flow.flow_id, store, suppress_flow_events=True)
-    assert resumed.resume() == "done"
-    one_trace(spans)
-    paused = [*ONE, "    execute_tool pay"]
-    assert spans.tree() == [*paused, *(f"  {line}" for line in paused)]
-    first, again = spans.named("invoke_workflow report")
-    assert linked(again) == [first.context.span_id]
-    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
-    assert {s.attributes["gen_ai.conversation.id"] for s in (first, again)} == {"order-8"}
-
-
 # --- what is in no span ---------------------------------------------------------------------------
+
 
 PLANTED = {
     name: f"PLANTED-{name}-{os.urandom(8).hex()}"
