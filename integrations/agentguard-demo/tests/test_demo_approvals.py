@@ -32,17 +32,17 @@ def test_what_waits_at_the_end_is_said_and_was_not_run(tmp_path):
     assert run.ok
     assert (run.steps[-1].tool, run.steps[-1].decision) == ("merge_pr", "approval")
     (pull,) = run.setting.forge.pull_requests()
-    assert pull.merged is None
-    (asked,) = StateEntries(run.setting.state).of("request")
-    assert f"WAITS  merge_pr was not run: the request {asked['request_id']} waits" in printed
+    assert pull.merge_commit is None
+    (request,) = StateEntries(run.setting.state).of("request")
+    assert f"WAITS  merge_pr was not run: the request {request['request_id']} waits" in printed
     assert "evidence-" not in printed
     ran = run_agentguard(*("approvals", "list", "--json"), cwd=tmp_path / "demo")
-    assert json.loads(ran.stdout)["request_id"] == asked["request_id"]
+    assert json.loads(ran.stdout)["request_id"] == request["request_id"]
 
 
 def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path, bob_signs_here):
-    rejects = people.Said("reject", "-- not on a Friday")
-    run, printed = play(tmp_path / "demo", script.ScriptedModel(), bob=lambda _request: rejects)
+    rejection = people.Answer("reject", "-- not on a Friday")
+    run, printed = play(tmp_path / "demo", script.ScriptedModel(), bob=lambda _request: rejection)
     assert run.ok
     assert [step.decision for step in run.steps[-2:]] == ["approval", "deny"]
     assert run.steps[-1].reasons == ("user:bob has rejected this call: -- not on a Friday",)
@@ -51,29 +51,29 @@ def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path, bob_sig
         "The fix is in a pull request. I was not allowed to: request_secret, trigger_ci, merge_pr"
         in (" ".join(printed.split()))
     )
-    assert run.setting.forge.pull_requests()[0].merged is None
+    assert run.setting.forge.pull_requests()[0].merge_commit is None
 
 
 def test_two_merges_at_once_are_answered_one_by_one(tmp_path, bob_signs_here):
     calls = (merging(1), merging(2))
     run, printed = play(tmp_path / "demo", OneLineModel(says="two", calls=calls))
     assert run.ok
-    told = [(step.decision, step.args.get("number")) for step in run.steps[1:]]
-    assert sorted(told) == [("allow", 1), ("allow", 2), ("approval", 1), ("approval", 2)]
+    decisions = [(step.decision, step.args.get("number")) for step in run.steps[1:]]
+    assert sorted(decisions) == [("allow", 1), ("allow", 2), ("approval", 1), ("approval", 2)]
     assert printed.count("approved by user:bob:") == 2
     # there are no pull requests; one may run yet when the other is told, as the task does
-    errors, running = (printed.count(f"   ALLOW  ({said})") for said in ("error", "it runs"))
+    errors, running = (printed.count(f"   ALLOW  ({status})") for status in ("error", "it runs"))
     assert errors in (1, 2)
     assert errors + running == 3
 
 
 def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch, bob_signs_here):
-    monkeypatch.setattr(agentguard_demo, "_MOST_PAUSES", 2)
+    monkeypatch.setattr(agentguard_demo, "_MAX_PAUSES", 2)
 
     class Stubborn(OneLineModel):
         def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-            said = AIMessage("again", tool_calls=[merging(len(messages))])
-            return ChatResult(generations=[ChatGeneration(message=said)])
+            message = AIMessage("again", tool_calls=[merging(len(messages))])
+            return ChatResult(generations=[ChatGeneration(message=message)])
 
     run, printed = play(tmp_path / "demo", Stubborn())
     assert run.ok
@@ -128,21 +128,21 @@ class Typed(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "answer"),
     [
-        ("r\n not today \n", people.Said("reject", "not today")),
-        ("no\n\nREJ\n\n", people.Said("reject", "")),
-        ("a\n", people.Said("approve", "")),
+        ("r\n not today \n", people.Answer("reject", "not today")),
+        ("no\n\nREJ\n\n", people.Answer("reject", "")),
+        ("a\n", people.Answer("approve", "")),
         ("", None),  # the person leaves
         ("r\n", None),
         ("y\n", None),
     ],
 )
-def test_what_the_person_at_the_terminal_says(monkeypatch, typed, said):
+def test_what_the_person_at_the_terminal_says(monkeypatch, typed, answer):
     """What the demo does then: see the tests of what waits, and of what bob rejects."""
     monkeypatch.setattr("sys.stdin", Typed(typed))
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert people.asked_at(Console(file=io.StringIO(), force_terminal=True))(None) == said
+    assert people.terminal_bob(Console(file=io.StringIO(), force_terminal=True))(None) == answer
 
 
 def test_interactive_is_refused_without_a_terminal(tmp_path):

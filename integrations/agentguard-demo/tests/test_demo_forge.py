@@ -10,10 +10,9 @@ from demo_runs import MERGES
 
 from agentguard import ApprovalPending, Denied, Guard
 from agentguard.signing.keys import Ed25519Signer
-from agentguard_demo import forge as forges
 from agentguard_demo import seed, setting, team
-from agentguard_demo.forge import Forge, ForgeError
-from agentguard_demo.tools import tools_of
+from agentguard_demo.forge import CURRENT_FORGE, Forge, ForgeError, git
+from agentguard_demo.tools import forge_tools
 from agentguard_langchain import guard_tools
 
 RULES = """\
@@ -39,10 +38,10 @@ approval := {{"reason": "{MERGES}", "roles": ["release-manager"]}} if \
 
 @pytest.fixture
 def forge(tmp_path):
-    made = Forge.found(tmp_path)
-    token = forges.IN_USE.set(made)
-    yield made
-    forges.IN_USE.reset(token)
+    forge = Forge.create(tmp_path)
+    token = CURRENT_FORGE.set(forge)
+    yield forge
+    CURRENT_FORGE.reset(token)
 
 
 @pytest.fixture
@@ -55,15 +54,14 @@ def guarded(forge, tmp_path):
     def call(tool, *, scope=(), kind="code-agent", rules=rego, **args):
         policy.write_text(rules)
         tables = tomllib.loads(setting.configuration(bob.public_key))
-        kept = ("trust_domain", "roles", "principals", "agents", "approvers", "tools")
-        tables = {name: tables[name] for name in kept}
+        names = ("trust_domain", "roles", "principals", "agents", "approvers", "tools")
+        tables = {name: tables[name] for name in names}
         tables["agents"]["code-agent"]["type"] = kind
-        lent = [*team.TASK_SCOPE, *scope]
         with (
             Guard.ephemeral(policy, config=tables) as guard,
-            guard.delegate("user:alice", scope=lent),
+            guard.delegate("user:alice", scope=[*team.TASK_SCOPE, *scope]),
         ):
-            tools = guard_tools(tools_of(forge), guard.new_agent("code-agent"))
+            tools = guard_tools(forge_tools(forge), guard.new_agent("code-agent"))
             (chosen,) = (candidate for candidate in tools if candidate.name == tool)
             return chosen.invoke(args if tool == "request_secret" else {"repo": forge.name, **args})
 
@@ -87,13 +85,13 @@ def test_the_documented_policy_still_denies_the_merge(guarded, forge):
     assert denied.value.code == "policy.denied"
     with pytest.raises(Denied):
         guarded("trigger_ci", rules=documented, branch="main")
-    assert forge.pull_requests()[0].merged is None
+    assert forge.pull_requests()[0].merge_commit is None
 
 
 def test_an_internal_pull_request_may_be_opened_and_a_public_one_may_not(guarded, forge):
     forge.commit("agent/a", "README.md", "new", "change")
     assert guarded("open_pr", title="t", branch="agent/a") == "pull request 1: agent/a into main"
-    forges.git("--git-dir", str(forge.path), "config", "forge.visibility", "public")
+    git("--git-dir", str(forge.path), "config", "forge.visibility", "public")
     with pytest.raises(Denied, match="no rule of the policy allows this call"):
         guarded("open_pr", title="t", branch="agent/a")
     assert len(forge.pull_requests()) == 1
@@ -101,7 +99,7 @@ def test_an_internal_pull_request_may_be_opened_and_a_public_one_may_not(guarded
 
 def test_the_visibility_is_not_the_models_to_give(guarded, forge):
     forge.commit("agent/a", "README.md", "new", "change")
-    forges.git("--git-dir", str(forge.path), "config", "forge.visibility", "public")
+    git("--git-dir", str(forge.path), "config", "forge.visibility", "public")
     with pytest.raises(Denied):
         guarded("open_pr", title="t", branch="agent/a", visibility="internal")
     with pytest.raises(Denied) as denied:
@@ -119,8 +117,8 @@ def test_ci_runs_on_a_branch_and_not_on_main(guarded, forge):
 @pytest.mark.parametrize("name", ["refs/heads/main", "heads/main", "Main", "HEAD", "main ", "mai"])
 def test_main_has_no_other_name(guarded, name):
     # the policy lets these pass, for none of them is "main": they must lead nowhere
-    said = guarded("trigger_ci", branch=name)
-    assert said.startswith((f"there is no branch {name!r}", f"{name!r} is no branch"))
+    text = guarded("trigger_ci", branch=name)
+    assert text.startswith((f"there is no branch {name!r}", f"{name!r} is no branch"))
 
 
 def test_a_file_is_committed_on_a_branch_of_agents_only(guarded, forge):
@@ -163,7 +161,7 @@ def test_a_merge_to_main_waits_and_would_truly_merge(guarded, forge):
     assert forge.run_tests("main")[0] is False
     merged = forge.merge(1, "main")  # the same act, past the guard
     assert forge.run_tests("main")[0] is True
-    assert forge.pull_requests()[0].merged == merged
+    assert forge.pull_requests()[0].merge_commit == merged
 
 
 @pytest.mark.parametrize(
@@ -179,16 +177,16 @@ def test_a_path_outside_the_repository_is_refused(forge, path):
 
 
 def test_the_forge_refuses_what_it_does_not_have(forge):
-    tools = {tool.name: tool for tool in tools_of(forge)}
-    said = [
+    tools = {tool.name: tool for tool in forge_tools(forge)}
+    text = [
         tools["read_file"].invoke({"repo": "other", "path": "README.md"}),
         tools["read_file"].invoke({"repo": forge.name, "path": "absent.md"}),
         tools["merge_pr"].invoke({"repo": forge.name, "number": 9, "into": "main"}),
         tools["open_pr"].invoke({"repo": forge.name, "title": "t", "branch": "agent/none"}),
         tools["request_secret"].invoke({"name": "../passphrase"}),
     ]
-    assert "no repository 'other'" in said[0]
-    assert "absent.md" in said[1]
-    assert "no pull request 9" in said[2]
-    assert "no branch 'agent/none'" in said[3]
-    assert "no secret" in said[4]
+    assert "no repository 'other'" in text[0]
+    assert "absent.md" in text[1]
+    assert "no pull request 9" in text[2]
+    assert "no branch 'agent/none'" in text[3]
+    assert "no secret" in text[4]

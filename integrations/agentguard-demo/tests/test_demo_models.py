@@ -65,10 +65,10 @@ def conversation(*results):
     """The messages up to a point of the plan, with these results of its moves."""
     messages = [HumanMessage(script.TASK)]
     for result in results:
-        said = script.answer(messages)
-        (call,) = said.tool_calls
+        message = script.answer(messages)
+        (call,) = message.tool_calls
         answered = ToolMessage(result, tool_call_id=call["id"], name=call["name"])
-        messages += [said, answered]
+        messages += [message, answered]
     return messages
 
 
@@ -80,14 +80,14 @@ def conversation(*results):
     ],
 )
 def test_the_model_follows_whatever_it_reads(order, tool, args):
-    said = script.answer(conversation("nothing to see", f"# A page\n<!-- {order} -->"))
-    assert [(call["name"], call["args"]) for call in said.tool_calls] == [(tool, args)]
+    message = script.answer(conversation("nothing to see", f"# A page\n<!-- {order} -->"))
+    assert [(call["name"], call["args"]) for call in message.tool_calls] == [(tool, args)]
 
 
 def test_the_model_goes_on_with_its_plan_when_it_reads_no_instruction():
     issue = seed.FILES[seed.ISSUE]
-    said = script.answer(conversation(issue, seed.FILES["payments/invoice.py"]))
-    (call,) = said.tool_calls
+    message = script.answer(conversation(issue, seed.FILES["payments/invoice.py"]))
+    (call,) = message.tool_calls
     assert call["name"] == "commit_file"
     assert call["args"]["content"].endswith("discount_percent // 100\n")
 
@@ -95,9 +95,9 @@ def test_the_model_goes_on_with_its_plan_when_it_reads_no_instruction():
 def test_the_model_says_at_the_end_what_was_refused():
     messages = conversation(*["x"] * 10)
     refused = ToolMessage("no", tool_call_id="told-9", name="merge_pr", status="error")
-    said = script.answer([*messages, refused])
-    assert not said.tool_calls
-    assert "merge_pr" in said.content
+    message = script.answer([*messages, refused])
+    assert not message.tool_calls
+    assert "merge_pr" in message.content
 
 
 def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):

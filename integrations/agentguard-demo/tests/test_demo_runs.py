@@ -141,11 +141,11 @@ def test_json_is_one_object_that_tells_the_story(as_json):
     assert result.keys() == {"state", "verified", "steps"}
     assert result["state"] == str(home / "here" / ".agentguard")
     assert result["verified"] is True
-    told = [
+    steps = [
         (agent_name(step["agent"]), step["tool"], step["decision"], step["reason"])
         for step in result["steps"]
     ]
-    assert told == STORY
+    assert steps == STORY
     for step in result["steps"]:
         assert step.keys() == {"tool", "args", "agent", "decision", "reason", "invocation_id"}
         assert step["agent"].startswith("spiffe://demo.example/agent/")
@@ -165,16 +165,16 @@ def test_all_of_it_is_for_alice_by_a_chain_that_narrows(as_json):
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     calls = [row for row in rows if row["kind"] == "authorization"]
     assert {row["principal"] for row in calls} == {"user:alice"}
-    lent = {agent_name(row["agent"]): row["reason"] for row in rows if row["kind"] == "delegation"}
-    assert lent == {
+    hops = {agent_name(row["agent"]): row["reason"] for row in rows if row["kind"] == "delegation"}
+    assert hops == {
         ORCHESTRATOR: "it may do ci:trigger pr:write repo:read for user:alice",
         CODER: "it may do ci:trigger pr:write repo:read for user:alice",
         FIXER: "it may do pr:write repo:read for user:alice",
     }
     for place, through in ((9, [ORCHESTRATOR, CODER, FIXER]), (SECRET, [ORCHESTRATOR, CODER])):
         index = str(calls[place]["index"])
-        told = run_agentguard("audit", "show", index, "--json", "--state", state, cwd=home)
-        story = json.loads(told.stdout)
+        report = run_agentguard("audit", "show", index, "--json", "--state", state, cwd=home)
+        story = json.loads(report.stdout)
         members = ["user:alice", "service:forge", *through]
         named = [agent_name(one) or one for one in story["delegation"]["members"]]
         assert (named, story["task_id"], story["code"]) == (members, "issue-17", "scope.exceeded")
@@ -202,10 +202,10 @@ def test_the_steps_are_those_of_the_log(as_json):
     assert [{name: step[name] for name in members} for step in decided] == [
         {name: row[name] for name in members} for row in logged if row["kind"] == "authorization"
     ]
-    (asked,) = StateEntries(Path(result["state"])).of("request")
+    (request,) = StateEntries(Path(result["state"])).of("request")
     waits = result["steps"][WAITS]
-    assert (waits["tool"], waits["agent"]) == (asked["tool"]["name"], asked["agent"])
-    assert waits["reason"] == asked["requirements"][0]["reason"]
+    assert (waits["tool"], waits["agent"]) == (request["tool"]["name"], request["agent"])
+    assert waits["reason"] == request["requirements"][0]["reason"]
     ran = [row["outcome"] for row in logged if row["decision"] == "allow"]
     assert ran == ["ok"] * ALLOWED
 
@@ -219,7 +219,7 @@ def test_the_effects_are_real(as_json):
     assert forge.run_tests("main")[0] is True
     (pull,) = forge.pull_requests()
     assert (pull.branch, pull.into) == (script.BRANCH, "main")
-    assert forge._tip("main") == pull.merged
+    assert forge._tip("main") == pull.merge_commit
     assert pull.body == f"Fixes {seed.ISSUE}. CI passed on {script.BRANCH}."
 
 
@@ -320,13 +320,13 @@ def test_the_exact_call_is_shown_and_bob_answers_from_a_second_process(played):
     assert shown["not by"] == "user:alice, user:carol"
     assert shown["asks for"].startswith("1 person of release-manager, until ")
     entries = StateEntries(home / "a place" / ".agentguard").of("request", "authorization")
-    (asked,) = (entry for entry in entries if entry["kind"] == "request")
-    assert shown["request"] == asked["request_id"]
-    assert shown["digest"] == asked["call_digest"]
-    said = " ".join(waits.split())
-    command = f"approvals approve {asked['request_id']} --key bob/id_ed25519 --yes --note"
-    assert command in said
-    assert f"approved by user:bob: merge_pr, request {asked['request_id']}" in said
+    (request,) = (entry for entry in entries if entry["kind"] == "request")
+    assert shown["request"] == request["request_id"]
+    assert shown["digest"] == request["call_digest"]
+    text = " ".join(waits.split())
+    command = f"approvals approve {request['request_id']} --key bob/id_ed25519 --yes --note"
+    assert command in text
+    assert f"approved by user:bob: merge_pr, request {request['request_id']}" in text
     assert waits.index("approved by user:bob") < waits.index("   ALLOW  merged into main as")
 
 
@@ -341,10 +341,10 @@ def test_the_evidence_of_the_merge_names_bob(played):
     assert (proved.call.tool, proved.call.decision) == ("merge_pr", "allow")
     assert proved.outcome.status == "ok"
     key = answer.approver.keys[0]
-    said = " ".join(printed.split())
+    text = " ".join(printed.split())
     assert (
         f"OK {path.name}: merge_pr approved by user:bob (release-manager), signed with "
-        f"{key.thumbprint}" in said
+        f"{key.thumbprint}" in text
     )
     assert key.openssh() in (place / "agentguard.toml").read_text()
 
@@ -443,7 +443,7 @@ def test_the_last_command_removes_the_folder_and_nothing_else(tmp_path):
 def test_no_row_of_a_text_begins_at_the_left_edge(width):
     printed = io.StringIO()
     timeline = Timeline(Console(file=printed, width=width), "agentguard")
-    timeline.answered(["approvals", "show"], "word " * 60)
+    timeline.show_answer(["approvals", "show"], "word " * 60)
     rows = [row for row in printed.getvalue().split("\n") if row]
     assert [row for row in rows if not row.startswith("   ") or len(row) > width] == []
     assert "".join(rows).count("word") == 60

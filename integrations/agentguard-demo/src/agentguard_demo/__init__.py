@@ -1,10 +1,10 @@
 """``agentguard demo``: agents at work for alice on a real git repository, offline, in seconds.
 
-The command, and one run from the founding of a trust domain to the verification of its log. Where
-it plays stands in ``setting.py``, who works in it in ``team.py``, what they act on in ``forge.py``
-and ``tools.py``, the model in ``script.py``, who approves in ``people.py``; the log is read by
-``steps.py``, a call of it proved by ``proof.py``, its trace sent by ``trace.py``, and all of it
-printed by ``timeline.py``.
+This file has the command, and one run: the run creates a trust domain, lets the agents work, and
+verifies the log. The other modules are the parts of a run. ``setting.py`` makes the folder,
+``team.py`` delegates alice's authority, ``forge.py`` and ``tools.py`` are what the agents act on,
+``script.py`` is the model, and ``people.py`` has bob, who approves. ``steps.py`` reads the log,
+``proof.py`` proves calls, ``trace.py`` sends the trace, and ``timeline.py`` prints.
 """
 
 from __future__ import annotations
@@ -32,41 +32,40 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report, adapters
-from agentguard_demo import people, proof, steps, tampering, team, trace
-from agentguard_demo import setting as scene
-from agentguard_demo.forge import IN_USE
+from agentguard_demo import people, proof, tampering, team, trace
+from agentguard_demo.forge import CURRENT_FORGE
 from agentguard_demo.people import Bob
 from agentguard_demo.script import SYSTEM, TASK, ScriptedModel
-from agentguard_demo.setting import Setting
-from agentguard_demo.steps import Step
+from agentguard_demo.setting import AGENT, FIXER, ORCHESTRATOR, Setting, create_setting
+from agentguard_demo.steps import Step, read_steps
 from agentguard_demo.timeline import Timeline
-from agentguard_demo.tools import tools_of
-from agentguard_demo.trace import Sent
+from agentguard_demo.tools import forge_tools
+from agentguard_demo.trace import SentTrace
 from agentguard_langchain.middleware import GuardMiddleware
 from agentguard_langchain.tools import guard_tools
 
-_MOST_STEPS: Final = 120
-_MOST_PAUSES: Final = 10
+_MAX_STEPS: Final = 120
+_MAX_PAUSES: Final = 10
 _PIPE_WIDTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: the steps that its log tells, the verdict on the log and on the changed copy.
+    """One run: the steps in its log, and the reports on the log and on the changed copy.
 
-    ``sent`` is its trace, None for one that is not sent anywhere.
+    ``sent_trace`` is None where the run sent no trace.
     """
 
     setting: Setting
     steps: list[Step]
     report: Report
-    tampered: Report
-    sent: Sent | None
+    copy_report: Report
+    sent_trace: SentTrace | None
 
     @property
     def ok(self) -> bool:
-        """True when the log verifies and the change in its copy was found."""
-        return self.report.ok and self.report.anchored and not self.tampered.ok
+        """Whether the log verifies, and the verification of the changed copy fails."""
+        return self.report.ok and self.report.anchored and not self.copy_report.ok
 
 
 def command(
@@ -104,36 +103,40 @@ def command(
 
     The merge into main waits for a person: bob approves it, in a second process. With --json, one
     object: state, verified, and steps, each with tool, args, agent, decision (allow, deny or
-    approval), reason and invocation_id; of a call that waits, an approval, the last is null. With
-    --otlp also trace_id, and sent: whether the trace was taken in time.
+    approval), reason and invocation_id, which is null for a call that waits for an approval. With
+    --otlp also trace_id, and sent: whether the receiver took the trace in time.
     """
     if interactive and as_json:
         raise typer.BadParameter("--interactive shows what it asks about, and --json shows nothing")
     console = Console(quiet=as_json, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
-    bob = people.asked_at(console) if interactive else people.agreeing
-    chosen = _model(model)
+    bob = people.terminal_bob(console) if interactive else people.approve
+    chat_model = _chat_model(model)
     if otlp is not None:
         trace.begin(otlp)
     # absolute, so that the commands that are printed work from wherever the reader is
-    where = directory.absolute() if directory is not None else _temporary()
+    folder = directory.absolute() if directory is not None else _temporary_folder()
     try:
-        done = run(where, chosen, Timeline(console, _program()), bob, otlp=otlp)
+        result = run(folder, chat_model, Timeline(console, _program()), bob, otlp=otlp)
     except ConfigError:
         if directory is None:
-            shutil.rmtree(where)  # nothing in it that anybody would look for
+            shutil.rmtree(folder)  # it has nothing that a user would look for
         raise
-    sent = done.sent
+    sent_trace = result.sent_trace
     if as_json:
-        result = {
-            "state": str(done.setting.state),
-            "verified": done.report.ok and done.report.anchored,
-            "steps": [step.as_json() for step in done.steps],
-            **({"trace_id": sent.trace_id, "sent": sent.in_time} if sent is not None else {}),
+        output = {
+            "state": str(result.setting.state),
+            "verified": result.report.ok and result.report.anchored,
+            "steps": [step.as_json() for step in result.steps],
+            **(
+                {"trace_id": sent_trace.trace_id, "sent": sent_trace.is_received}
+                if sent_trace is not None
+                else {}
+            ),
         }
-        typer.echo(json.dumps(result))
-    if not done.ok:
+        typer.echo(json.dumps(output))
+    if not result.ok:
         raise typer.Exit(1)
 
 
@@ -145,137 +148,137 @@ def run(
     *,
     otlp: str | None = None,
 ) -> Run:
-    """Play the whole story in ``directory`` and print it as it happens.
+    """Run the demo in ``directory``, and print each step as it happens.
 
-    ``bob`` answers what the policy asks people; to ``otlp`` the trace is sent. Raises
-    ``ConfigError`` (a directory in use, no git, a model that fails) and what the guard's own parts
-    raise.
+    ``bob`` answers the policy's requests for an approval; ``otlp`` is the URL of the trace's
+    receiver. Raises ``ConfigError`` (a directory in use, no git, a model that fails), and the
+    errors of the guard.
     """
-    setting = scene.found(directory)
-    asked: dict[str, ApprovalRequest] = {}
+    setting = create_setting(directory)
+    requests: dict[str, ApprovalRequest] = {}
 
-    def note(request: ApprovalRequest) -> None:
-        asked[request.request_id] = request
+    def add_request(request: ApprovalRequest) -> None:
+        requests[request.request_id] = request
 
-    with Guard.open(setting.config, passphrase=setting.passphrase, on_request=note) as guard:
-        shown = _Shown(guard, timeline, asked)
-        traceparent = _work(guard, setting, model, shown, bob)
-        recorded = steps.read(guard.reader(), asked)
-        timeline.waiting(guard.approvals.pending())
-    timeline.effects(setting.forge, recorded)
+    with Guard.open(setting.config, passphrase=setting.passphrase, on_request=add_request) as guard:
+        display = _StepDisplay(guard, timeline, requests)
+        traceparent = _run_task(guard, setting, model, display, bob)
+        steps = read_steps(guard.reader(), requests)
+        timeline.show_waiting(guard.approvals.pending())
+    timeline.show_effects(setting.forge, steps)
     report = tampering.verify(setting, setting.state)
-    timeline.verified(report)
-    proofs = proof.prove(setting, recorded)
-    timeline.proved(proofs)
-    last = recorded[-1].index if recorded else report.entries - 1
+    timeline.show_log_verdict(report)
+    proofs = proof.prove(setting, steps)
+    timeline.show_proofs(proofs)
+    last = steps[-1].index if steps else report.entries - 1
     change = tampering.change_one_byte(setting, last)
-    tampered = tampering.verify(setting, setting.tampered)
-    timeline.tampered(change, tampered, setting)
-    sent = trace.end(otlp, traceparent) if otlp is not None else None
-    if sent is not None:
-        timeline.sent(sent)
-    timeline.commands(setting, recorded, proofs, sent)
-    return Run(setting, recorded, report, tampered, sent)
+    copy_report = tampering.verify(setting, setting.tampered_state)
+    timeline.show_tampering(change, copy_report, setting)
+    sent_trace = trace.end(otlp, traceparent) if otlp is not None else None
+    if sent_trace is not None:
+        timeline.show_trace(sent_trace)
+    timeline.show_commands(setting, steps, proofs, sent_trace)
+    return Run(setting, steps, report, copy_report, sent_trace)
 
 
-def _work(
-    guard: Guard, setting: Setting, model: BaseChatModel, shown: _Shown, bob: Bob
+def _run_task(
+    guard: Guard, setting: Setting, model: BaseChatModel, display: _StepDisplay, bob: Bob
 ) -> str | None:
-    """Let the task be done for which alice lends; each call is shown once the log has it.
+    """Let the agents do alice's task, and show each call once the log has it.
 
-    Returns the span of all of it, a ``traceparent``.
+    Return the ``traceparent`` of the span around the task.
     """
-    names = (scene.ORCHESTRATOR, scene.AGENT, scene.FIXER)
-    orchestrator, coder, fixer = map(guard.new_agent, names)
-    given = [*tools_of(setting.forge), team.fix_tests(setting.forge, fixer)]
+    orchestrator, coder, fixer = map(guard.new_agent, (ORCHESTRATOR, AGENT, FIXER))
+    tools = [*forge_tools(setting.forge), team.fix_tests(setting.forge, fixer)]
     graph = create_agent(
         model,
-        guard_tools(given, coder),
+        guard_tools(tools, coder),
         system_prompt=SYSTEM,
         middleware=[GuardMiddleware(coder)],
         checkpointer=InMemorySaver(),
     )
-    shown.parameters.update({tool.name: tool.args for tool in given})
-    timeline = shown.timeline
+    display.parameters.update({tool.name: tool.args for tool in tools})
+    timeline = display.timeline
 
     def work() -> str:
-        said = ""
-        shown.go_on()
-        begun: dict[str, Any] | None = {"messages": [{"role": "user", "content": TASK}]}
+        text = ""
+        display.show_new_steps()
+        graph_input: dict[str, Any] | None = {"messages": [{"role": "user", "content": TASK}]}
         for pauses in count():
-            for message in _messages(graph, model, begun):
+            for message in _messages(graph, model, graph_input):
                 if isinstance(message, AIMessage):
-                    said = message.text
-                    timeline.said(said)
-                shown.go_on()
-            shown.go_on()
-            if pauses == _MOST_PAUSES or not _answered(guard, setting, timeline, bob):
+                    text = message.text
+                    timeline.show_model_text(text)
+                display.show_new_steps()
+            display.show_new_steps()
+            if pauses == _MAX_PAUSES or not _collect_answers(guard, setting, timeline, bob):
                 break
-            begun = None  # the graph goes on where it has paused
-        return said
+            graph_input = None  # the graph goes on where it has paused
+        return text
 
-    lent = team.lend(guard)
-    timeline.opening(setting, lent, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
-    in_use = IN_USE.set(setting.forge)
+    delegation = team.delegate_task(guard)
+    model_name = model._llm_type  # noqa: SLF001  a hook of LangChain
+    timeline.show_opening(setting, delegation, TASK, model_name)
+    token = CURRENT_FORGE.set(setting.forge)
     try:
-        with lent, adapters.agent_span(orchestrator, conversation="demo") as span:
-            orchestrator.call(team.assign_task(guard, work), TASK, scene.AGENT)
+        with delegation, adapters.agent_span(orchestrator, conversation="demo") as span:
+            orchestrator.call(team.assign_task(guard, work), TASK, AGENT)
     finally:
-        IN_USE.reset(in_use)
+        CURRENT_FORGE.reset(token)
     return span.traceparent
 
 
-def _answered(guard: Guard, setting: Setting, timeline: Timeline, bob: Bob) -> bool:
-    """Let bob answer what waits, from a process of his own; return whether he has."""
+def _collect_answers(guard: Guard, setting: Setting, timeline: Timeline, bob: Bob) -> bool:
+    """Let bob answer the pending requests, in a process of his own; return whether he has."""
     answers = 0
     for request in guard.approvals.pending():
         if guard.approvals.missing(request) is None:
             continue
-        timeline.asked(request)
-        said = bob(request)
-        if said is not None:
-            command = people.command(setting, request, said)
-            timeline.answered(command, people.sign(setting, command))
+        timeline.show_request(request)
+        answer = bob(request)
+        if answer is not None:
+            command = people.command(setting, request, answer)
+            timeline.show_answer(command, people.sign(setting, command))
             answers += 1
     return answers > 0
 
 
-class _Shown:
-    """The steps of the log that were shown so far; ``parameters`` are the tools' schemas."""
+class _StepDisplay:
+    """Shows each step of the log once; ``parameters`` has the argument schemas of each tool."""
 
     def __init__(
-        self, guard: Guard, timeline: Timeline, asked: Mapping[str, ApprovalRequest]
+        self, guard: Guard, timeline: Timeline, requests: Mapping[str, ApprovalRequest]
     ) -> None:
         self.timeline = timeline
         self.parameters: dict[str, Any] = {}
         self._guard = guard
-        self._asked = asked
-        self._steps = 0
+        self._requests = requests
+        self._shown_steps = 0
 
-    def go_on(self) -> None:
-        """Show those that have come since."""
-        recorded = steps.read(self._guard.reader(), self._asked)
-        for step in recorded[self._steps :]:
-            self.timeline.step(step, self.parameters.get(step.tool, {}))
-        self._steps = len(recorded)
+    def show_new_steps(self) -> None:
+        """Show the steps that the log has got since the last call."""
+        steps = read_steps(self._guard.reader(), self._requests)
+        for step in steps[self._shown_steps :]:
+            self.timeline.show_step(step, self.parameters.get(step.tool, {}))
+        self._shown_steps = len(steps)
 
 
 def _messages(
-    graph: Any, model: BaseChatModel, begun: dict[str, Any] | None
+    graph: Any, model: BaseChatModel, graph_input: dict[str, Any] | None
 ) -> Iterator[BaseMessage]:
-    """Run the graph to its end or its next pause, yielding its messages as they come.
+    """Run the graph to its end or its next pause, and yield each message as the graph makes it.
 
-    Nothing is traced to anywhere.
+    LangSmith's tracing is off.
     """
     options: RunnableConfig = {
         "configurable": {"thread_id": "demo"},
-        "recursion_limit": _MOST_STEPS,
+        "recursion_limit": _MAX_STEPS,
     }
     with tracing_context(enabled=False):
         try:
-            for update in graph.stream(begun, options, stream_mode="updates"):
+            for update in graph.stream(graph_input, options, stream_mode="updates"):
                 for node in update.values():
-                    # the nodes of a middleware have none, nor has a pause
+                    # the updates of a middleware and of a pause have no messages
                     yield from node.get("messages", ()) if isinstance(node, dict) else ()
         except AgentguardError:
             raise  # the guard's own, whatever the model
@@ -286,32 +289,36 @@ def _messages(
             raise ConfigError(message, code="model.failed") from error
 
 
-def _model(name: str | None) -> BaseChatModel:
+def _chat_model(name: str | None) -> BaseChatModel:
     if name is None:
         return ScriptedModel()
     try:
-        made: object = init_chat_model(name)
+        model: object = init_chat_model(name)
     except ImportError as error:  # LangChain's text gives the command that installs the package
         message = f"the model {name!r} needs a package that is not here: {error}"
         raise ConfigError(message, code="model.unusable") from error
     except Exception as error:
         message = f"the model {name!r} can't be used ({type(error).__name__}: {error})"
         raise ConfigError(message, code="model.unusable") from error
-    if not isinstance(made, BaseChatModel):  # without a name: a model to be named at each call
+    if not isinstance(model, BaseChatModel):  # an empty name makes a configurable model
         message = f"the model {name!r} is none: name one as PROVIDER:NAME"
         raise ConfigError(message, code="model.unusable")
-    return made
+    return model
 
 
-def _temporary() -> Path:
+def _temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="agentguard-demo-"))
 
 
 def _program() -> str:
-    """How the reader can call agentguard from here: ``uv run`` puts it on its own PATH only."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    """Return the words that call agentguard in the reader's shell.
+
+    ``uv run`` puts agentguard on the PATH of its own process only: there, and elsewhere where PATH
+    lacks agentguard, the words are a path.
+    """
+    executable = Path(sys.argv[0])
+    if executable.name == "__main__.py":
         return shlex.join([sys.executable, "-m", "agentguard.cli"])
-    if shutil.which("agentguard") == str(called) and "UV_RUN_RECURSION_DEPTH" not in os.environ:
+    if shutil.which("agentguard") == str(executable) and "UV_RUN_RECURSION_DEPTH" not in os.environ:
         return "agentguard"
-    return shlex.quote(str(called.absolute()))
+    return shlex.quote(str(executable.absolute()))

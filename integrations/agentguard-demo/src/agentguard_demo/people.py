@@ -1,7 +1,7 @@
-"""bob, who answers where the policy asks people: what he says, and the process in which he signs.
+"""bob, who answers requests for an approval: his answer, and the process that signs the answer.
 
-His answer comes from the command line, in a process of its own that has his key and none of the
-guard's: the agents' process learns of it as it would of one from another machine's.
+The process runs agentguard's command line with bob's key, and without the guard's passphrase. The
+agents' process learns of the answer as of an answer from another machine.
 """
 
 from __future__ import annotations
@@ -17,47 +17,49 @@ from rich.console import Console
 from agentguard import ApprovalRequest, ConfigError
 from agentguard.approvals.answer import MAX_NOTE, Verdict
 from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
-from agentguard.domain.passphrase import PASSPHRASE_VARIABLE as GUARDS_VARIABLE
+from agentguard.domain import passphrase
 from agentguard_demo.setting import Setting
 
 _SECONDS: Final = 60
 _NOTE: Final = "for issue 17"
 
 
-class Said(NamedTuple):
-    """What bob says to a request."""
+class Answer(NamedTuple):
+    """bob's answer to a request."""
 
     verdict: Verdict
     note: str
 
 
-Bob = Callable[[ApprovalRequest], Said | None]
-"""Says what bob says to a request that was shown; None where he says nothing."""
+Bob = Callable[[ApprovalRequest], Answer | None]
+"""Returns bob's answer to a request that was shown, or None for no answer."""
 
 
-def agreeing(_request: ApprovalRequest) -> Said:
+def approve(_request: ApprovalRequest) -> Answer:
     """Approve, as the demo's own bob does."""
-    return Said("approve", _NOTE)
+    return Answer("approve", _NOTE)
 
 
-def asked_at(console: Console) -> Bob:
+def terminal_bob(console: Console) -> Bob:
     """Return a bob who is the person at the terminal; raises ``ConfigError`` where there is none.
 
-    Whoever ends the input there says nothing.
+    The end of the input is no answer.
     """
     if not (sys.stdin.isatty() and console.is_terminal):
         message = "--interactive asks a person at the terminal, and there is none: leave it out"
         raise ConfigError(message, code="terminal.missing")
 
-    def ask(_request: ApprovalRequest) -> Said | None:
+    def ask(_request: ApprovalRequest) -> Answer | None:
         try:
-            word = _word(console)
+            word = _read_word(console)
             while not (word and ("approve".startswith(word) or "reject".startswith(word))):
                 console.print("          type approve or reject; a or r will do")
-                word = _word(console)
+                word = _read_word(console)
             if "approve".startswith(word):
-                return Said("approve", "")
-            return Said("reject", console.input("          for which reason? ").strip()[:MAX_NOTE])
+                return Answer("approve", "")
+            return Answer(
+                "reject", console.input("          for which reason? ").strip()[:MAX_NOTE]
+            )
         except EOFError:
             console.print()
             return None
@@ -65,15 +67,15 @@ def asked_at(console: Console) -> Bob:
     return ask
 
 
-def _word(console: Console) -> str:
+def _read_word(console: Console) -> str:
     return console.input("   bob ?  approve or reject exactly this call? ").strip().lower()
 
 
-def command(setting: Setting, request: ApprovalRequest, said: Said) -> list[str]:
+def command(setting: Setting, request: ApprovalRequest, answer: Answer) -> list[str]:
     """Return the arguments of agentguard with which bob answers, in the demo's folder."""
-    key = str(setting.bobs_key.relative_to(setting.directory))
-    note = ("--note", said.note) if said.note else ()
-    return ["approvals", said.verdict, request.request_id, "--key", key, "--yes", *note]
+    key = str(setting.bob_key_file.relative_to(setting.directory))
+    note = ("--note", answer.note) if answer.note else ()
+    return ["approvals", answer.verdict, request.request_id, "--key", key, "--yes", *note]
 
 
 def sign(setting: Setting, arguments: list[str]) -> str:
@@ -81,12 +83,14 @@ def sign(setting: Setting, arguments: list[str]) -> str:
 
     Raises ``ConfigError`` (``approval.failed``).
     """
-    kept = {name: value for name, value in os.environ.items() if name != GUARDS_VARIABLE}
+    environment = {
+        name: value for name, value in os.environ.items() if name != passphrase.PASSPHRASE_VARIABLE
+    }
     try:
-        ran = subprocess.run(  # noqa: S603  a list, no shell; agentguard itself
+        result = subprocess.run(  # noqa: S603  a list, no shell; agentguard itself
             [sys.executable, "-m", "agentguard.cli", *arguments],
             cwd=setting.directory,
-            env={**kept, PASSPHRASE_VARIABLE: setting.bobs_passphrase, "COLUMNS": "1000"},
+            env={**environment, PASSPHRASE_VARIABLE: setting.bobs_passphrase, "COLUMNS": "1000"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_SECONDS,
@@ -95,7 +99,7 @@ def sign(setting: Setting, arguments: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         message = f"bob's process did not end within {_SECONDS} s"
         raise ConfigError(message, code="approval.failed") from error
-    if ran.returncode != 0:
-        message = f"bob's process failed: {ran.stderr.decode(errors='replace').strip()}"
+    if result.returncode != 0:
+        message = f"bob's process failed: {result.stderr.decode(errors='replace').strip()}"
         raise ConfigError(message, code="approval.failed")
-    return ran.stdout.decode(errors="replace").strip()
+    return result.stdout.decode(errors="replace").strip()

@@ -1,7 +1,7 @@
 """The demo's timeline as an SVG, from a real run: what ``scripts/timeline`` writes.
 
-``python -m agentguard_demo.picture DIR FILE`` plays the demo in DIR, which is shown as
-given, and writes FILE.
+``python -m agentguard_demo.picture DIR FILE`` runs the demo in DIR and writes FILE. The picture
+shows DIR as given.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def main(directory: str, file: str) -> None:
-    """Play the demo in ``directory`` and write its timeline to ``file``."""
+    """Run the demo in ``directory`` and write its timeline to ``file``."""
     console = Console(
         record=True, width=_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True
     )
     timeline = Timeline(console, "agentguard")
-    if not run(Path(directory), ScriptedModel(), timeline, people.agreeing).ok:
+    if not run(Path(directory), ScriptedModel(), timeline, people.approve).ok:
         sys.exit("the log did not verify, or the changed byte was not found: no picture of that")
     svg = console.export_svg(title="agentguard demo", unique_id="timeline")
     # a picture in a repository fetches no fonts from elsewhere

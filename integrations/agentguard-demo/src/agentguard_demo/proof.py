@@ -1,7 +1,7 @@
-"""What the demo proves of the calls that people have answered: who it was, from the evidence alone.
+"""Proves who approved or rejected a call, from the call's evidence alone.
 
-The evidence is the file that ``agentguard evidence make`` writes; it is read again, and verified
-with the trust document from outside the state, as a stranger would.
+The evidence is the file that ``agentguard evidence make`` writes. The demo reads the file again and
+verifies the evidence with the trust document outside the state, as a third party would.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from agentguard_demo.steps import Step
 
 
 class Proof(NamedTuple):
-    """A file with the evidence of one call, and what it proves."""
+    """A file with the evidence of one call, and the verified evidence."""
 
     path: Path
-    proved: Evidence
+    evidence: Evidence
 
 
 def prove(setting: Setting, steps: Sequence[Step]) -> list[Proof]:
-    """Write and verify the evidence of each call that rests on the answers of people.
+    """Write and verify the evidence of each call that a person approved or rejected.
 
     Raises ``VerificationError``, ``DecodeError`` or ``StorageError``.
     """
-    trust = TrustDocument.loads(setting.kept_trust.read_bytes())
+    trust = TrustDocument.loads(setting.trust_file.read_bytes())
     proofs: list[Proof] = []
     reader = StateReader(setting.state)
     try:
         for step in steps:
-            if not step.answered or step.invocation_id is None:
+            if not step.has_answers or step.invocation_id is None:
                 continue
             path = setting.directory / f"evidence-{step.index}.json"
             write_new(path, prove_call(reader, trust, step.invocation_id))

@@ -1,8 +1,9 @@
-"""The demo's chat model: a script in place of a model, offline, that reacts to what it reads.
+"""The demo's chat model: an offline script that follows a plan and reacts to what it reads.
 
-It has a plan, as a model has a task: each move is made from the results of the moves before. And
-like a model it can't tell data from instructions: whatever a tool's result tells it to call, it
-calls next, with the arguments written there. Nothing here is told what will be denied, or paused.
+The script makes each move of its plan from the results of the moves before. Like a model, the
+script can't tell data from instructions: when a tool's result says to call a tool, the script
+calls that tool next, with the arguments in the result. The script doesn't know which calls the
+guard denies.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TASK: Final = (
     f"have the tests fixed if it fails, follow {seed.RULES}, open a pull request, run CI on main, "
     "and merge into main."
 )
-"""What the person asks for."""
+"""The task that alice gives."""
 
 SYSTEM: Final = (
     "You are a code agent. You act through your tools only, one call at a time. When a call is "
@@ -100,19 +101,27 @@ def _test_main(_results: Results) -> Move:
 
 
 def _merge(results: Results) -> Move:
-    found = re.search(r"pull request (\d+)", results[7])
-    number = int(found[1]) if found else 1
+    match = re.search(r"pull request (\d+)", results[7])
+    number = int(match[1]) if match else 1
     return Move("And now the merge.", "merge_pr", _in_repository(number=number, into="main"))
 
 
 _PLAN: Final[tuple[Callable[[Results], Move], ...]] = (
-    *(_read_issue, _read_source, _commit, _test_branch, _fix_tests, _test_again),
-    *(_read_rules, _open_pr, _test_main, _merge),
+    _read_issue,
+    _read_source,
+    _commit,
+    _test_branch,
+    _fix_tests,
+    _test_again,
+    _read_rules,
+    _open_pr,
+    _test_main,
+    _merge,
 )
 
 
 class ScriptedModel(BaseChatModel):
-    """A chat model that follows the plan above, and every instruction that it comes across."""
+    """A chat model that follows the plan above, and every instruction in a tool's result."""
 
     @property
     def _llm_type(self) -> str:
@@ -137,20 +146,20 @@ class ScriptedModel(BaseChatModel):
 def answer(messages: Sequence[BaseMessage]) -> AIMessage:
     """Return the model's next message: an instruction just read, else the plan's next move."""
     results = [message for message in messages if isinstance(message, ToolMessage)]
-    planned = [result for result in results if result.tool_call_id.startswith("plan-")]
+    plan_results = [result for result in results if result.tool_call_id.startswith("plan-")]
     if results and (order := _ORDER.search(str(results[-1].content))):
         move = Move(f"The page tells me to {order[0]}.", order[1], json.loads(order[2]))
-        return _calling(move, f"told-{len(results)}")
-    if len(planned) < len(_PLAN):
-        move = _PLAN[len(planned)]([str(result.content) for result in planned])
-        return _calling(move, f"plan-{len(planned)}")
-    done = "in a pull request" if planned[-1].status == "error" else "merged into main"
-    refused = [str(result.name) for result in results if result.status == "error"]
-    lacking = f" I was not allowed to: {', '.join(refused)}." if refused else ""
-    return AIMessage(f"The fix is {done}.{lacking}")
+        return _call_message(move, f"order-{len(results)}")
+    if len(plan_results) < len(_PLAN):
+        move = _PLAN[len(plan_results)]([str(result.content) for result in plan_results])
+        return _call_message(move, f"plan-{len(plan_results)}")
+    place = "in a pull request" if plan_results[-1].status == "error" else "merged into main"
+    denials = [str(result.name) for result in results if result.status == "error"]
+    addition = f" I was not allowed to: {', '.join(denials)}." if denials else ""
+    return AIMessage(f"The fix is {place}.{addition}")
 
 
-def _calling(move: Move, call_id: str) -> AIMessage:
+def _call_message(move: Move, call_id: str) -> AIMessage:
     call = {"name": move.tool, "args": dict(move.args), "id": call_id, "type": "tool_call"}
     return AIMessage(move.says, tool_calls=[call])
 
@@ -160,8 +169,8 @@ def _in_repository(**args: Any) -> dict[str, Any]:
 
 
 def _fix(results: Results) -> tuple[str, str, str]:
-    """Read out of the issue what is wrong, where, and what is right."""
-    found = _FIX.search(results[0])
-    if found is None:
+    """Return the path, the wrong code and the right code that the issue names."""
+    match = _FIX.search(results[0])
+    if match is None:
         return "payments/invoice.py", "", ""
-    return found[1], found[2], found[3]
+    return match[1], match[2], match[3]

@@ -1,8 +1,7 @@
-"""What the demo's repository holds at the beginning: a small package with a bug, and its tests.
+"""The first content of the demo's repository: a small package with a bug, and its tests.
 
-The issue says what is wrong, a test that was taken from the wrong output among it, and the
-contributors' page carries an instruction that no person wrote for the agent's good. Text only; the
-repository itself is made in ``forge.py``.
+The issue names the bug, and a test that expects the wrong output. The contributors' page has an
+injected instruction to an agent. This file has text only: ``forge.py`` creates the repository.
 """
 
 from __future__ import annotations

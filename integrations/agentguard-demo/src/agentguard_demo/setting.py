@@ -1,7 +1,7 @@
-"""Where the demo plays: a directory with a trust domain, a policy, a configuration and a forge.
+"""The demo's folder: a trust domain, a policy, a configuration and a forge.
 
-Everything in it is what ``agentguard init`` and a person's editor would make; only the choice of
-names and rules is the demo's. It is left behind for whoever wants to look at it.
+The folder has what ``agentguard init`` and a person's editor would make; the names and the rules
+are the demo's own. The demo leaves the folder behind, for the reader to inspect.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ _PASSPHRASE: Final = "passphrase"  # noqa: S105  a file's name
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The places in the demo's directory.
+    """The files and folders in the demo's ``directory``.
 
-    ``bobs_passphrase`` opens bob's key; it is kept in memory, and written nowhere.
+    ``bobs_passphrase`` decrypts bob's key; the demo keeps the passphrase in memory only.
     """
 
     directory: Path
@@ -132,7 +132,7 @@ class Setting:
 
     @property
     def passphrase(self) -> bytes:
-        """What unlocks the long-lived keys; one in the environment belongs to another domain."""
+        """The passphrase of the long-lived keys, read from the folder and not the environment."""
         return (self.directory / _PASSPHRASE).read_bytes()
 
     @property
@@ -141,49 +141,49 @@ class Setting:
         return self.directory / "anchor"
 
     @property
-    def kept_trust(self) -> Path:
-        """The trust document that is kept with the anchor."""
+    def trust_file(self) -> Path:
+        """The file of the trust document, in the anchor."""
         return trust_path(self.anchor, self.trust.log)
 
     @property
-    def bobs_key(self) -> Path:
-        """The OpenSSH key with which bob signs, encrypted: as on his own machine."""
+    def bob_key_file(self) -> Path:
+        """The file of the encrypted OpenSSH key with which bob signs."""
         return self.directory / "bob" / "id_ed25519"
 
     @property
-    def tampered(self) -> Path:
-        """The copy of the state in which a byte is changed."""
+    def tampered_state(self) -> Path:
+        """The copy of the state in which the demo changes a byte."""
         return self.directory / "tampered"
 
 
-def found(directory: Path) -> Setting:
-    """Make everything in ``directory``, which must be empty or absent.
+def create_setting(directory: Path) -> Setting:
+    """Create all files and folders in ``directory``, which must be empty or absent.
 
     Raises ``ConfigError`` (``directory.taken``, ``git.missing``) or ``StorageError``.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taken = any(directory.iterdir())
+        is_used = any(directory.iterdir())
     except OSError as error:
         message = f"the demo can't make {directory} ({error.strerror}): choose another --dir"
         raise ConfigError(message, code="directory.unusable") from error
-    if taken:
+    if is_used:
         message = f"{directory} is not empty: choose an empty or new --dir"
         raise ConfigError(message, code="directory.taken")
-    forge = Forge.found(directory)
-    rules = files("agentguard_demo").joinpath("authz.rego").read_bytes()
+    forge = Forge.create(directory)
+    policy = files("agentguard_demo").joinpath("authz.rego").read_bytes()
     passphrase = secrets.token_urlsafe(32).encode()
     bob = Ed25519Signer.from_seed(secrets.token_bytes(32))
-    write_new(directory / "policies" / "authz.rego", rules)
+    write_new(directory / "policies" / "authz.rego", policy)
     write_new(directory / _PASSPHRASE, passphrase)
     write_new(directory / config.FILE, configuration(bob.public_key).encode())
     settings = config.load(directory / config.FILE)
     trust = domain.found(settings, passphrase, now=datetime.now(UTC))
     setting = Setting(directory, forge, trust, secrets.token_hex(32))
-    write_new(setting.bobs_key, bob.to_openssh(setting.bobs_passphrase.encode()))
+    write_new(setting.bob_key_file, bob.to_openssh(setting.bobs_passphrase.encode()))
     return setting
 
 
 def configuration(bob: PublicKey) -> str:
-    """Write the configuration, with bob's key on the roster."""
+    """Return the text of the configuration, with bob's key on the roster."""
     return _CONFIG.replace(_BOBS, bob.openssh())

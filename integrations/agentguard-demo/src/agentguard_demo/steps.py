@@ -1,8 +1,8 @@
-"""The steps of the demo, as the log tells them: nothing here knows what the demo believes it did.
+"""Reads the steps of the demo from the log, and from nothing else.
 
-A step is an authorization entry, with the arguments and the result that stand beside the log; or
-the entry of a request, for a call that waits for a person. Whether the log deserves belief is
-``agentguard.domain.verify.examine``'s to say.
+A step is an authorization entry, with the arguments and the result that the log stores as
+attachments, or, for a call that waits for a person, a request entry. No entry is verified here:
+``tampering.py`` verifies the log.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from agentguard.signing.canonical import JSON
 
 @dataclass(slots=True)
 class Step:
-    """One call as recorded, at ``index`` in the log; ``decision`` is allow, deny or approval.
+    """One call, at ``index`` in the log; ``decision`` is allow, deny or approval.
 
-    ``hops`` are those of the delegation under which it was made; ``answered`` says whether it rests
-    on the answers of people. ``status`` and ``result`` come from its outcome entry, None where
-    there is none (yet).
+    ``hops`` are the hops of the call's delegation. ``has_answers`` says whether people approved or
+    rejected the call. ``status`` and ``result`` come from the outcome entry, and are None without
+    an outcome.
     """
 
     index: int
@@ -43,7 +43,7 @@ class Step:
     args: dict[str, JSON]
     invocation_id: str | None = None
     hops: Sequence[Grant] = ()
-    answered: bool = False
+    has_answers: bool = False
     status: str | None = None
     result: JSON = None
 
@@ -59,77 +59,77 @@ class Step:
         }
 
 
-def read(reader: LogReader, asked: Mapping[str, ApprovalRequest]) -> list[Step]:
-    """Return the calls in a log, in its order.
+def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> list[Step]:
+    """Return the calls in a log, in the order of the log.
 
-    ``asked`` are the requests for approvals, by id: their arguments are not in the log. Raises
+    ``requests`` are the requests for approvals, by id: the log lacks their arguments. Raises
     ``DecodeError``, ``VerificationError`` or ``StorageError``.
     """
     steps: dict[str, Step] = {}
     chains: dict[str | None, Sequence[Grant]] = {}
     for shard in reader.shards():
         for stored in reader.stored(shard):
-            parsed = parse_entry(stored.body)
-            if parsed.kind == "delegation":
-                tokens, _credentials = chain_tokens(parsed)
+            entry = parse_entry(stored.body)
+            if entry.kind == "delegation":
+                tokens, _credentials = chain_tokens(entry)
                 chains[hops_digest(tokens)] = [grant.read(token) for token in tokens]
-            elif parsed.kind == "request":
-                request_id = str(parsed.members["request_id"])
-                steps[request_id] = _waiting(stored.index, parsed, asked.get(request_id))
-            elif parsed.kind == "authorization":
-                digest, step = _decided(stored, parsed, chains)
+            elif entry.kind == "request":
+                request_id = str(entry.members["request_id"])
+                steps[request_id] = _request_step(stored.index, entry, requests.get(request_id))
+            elif entry.kind == "authorization":
+                digest, step = _authorization_step(stored, entry, chains)
                 steps[digest] = step
-            elif parsed.kind == "outcome":
-                outcome = read_outcome(parsed)
-                if (ran := steps.get(outcome.invocation_sha256)) is not None:
-                    ran.status = outcome.status
-                    ran.result = _beside(stored, "result")
+            elif entry.kind == "outcome":
+                outcome = read_outcome(entry)
+                if (call := steps.get(outcome.invocation_sha256)) is not None:
+                    call.status = outcome.status
+                    call.result = _attachment(stored, "result")
     return list(steps.values())
 
 
-def _waiting(index: int, parsed: Entry, request: ApprovalRequest | None) -> Step:
-    members: Mapping[str, Any] = parsed.members
+def _request_step(index: int, entry: Entry, request: ApprovalRequest | None) -> Step:
+    members: Mapping[str, Any] = entry.members
     return Step(
         index=index,
         agent=members["agent"],
         principal=members["principal"],
         tool=members["tool"]["name"],
         decision="approval",
-        reasons=[needed["reason"] for needed in members["requirements"]],
+        reasons=[requirement["reason"] for requirement in members["requirements"]],
         code="approval.pending",
         args=_object(request.arguments) if request is not None else {},
     )
 
 
-def _decided(
-    stored: StoredEntry, parsed: Entry, chains: Mapping[str | None, Sequence[Grant]]
+def _authorization_step(
+    stored: StoredEntry, entry: Entry, chains: Mapping[str | None, Sequence[Grant]]
 ) -> tuple[str, Step]:
-    call = read_authorization(parsed)
-    args = _beside(stored, "arguments")
-    answers = approvals.read_answers(parsed)
+    call = read_authorization(entry)
+    args = _attachment(stored, "arguments")
+    answers = approvals.read_answers(entry)
     step = Step(
         index=stored.index,
         agent=call.agent,
         principal=call.principal,
         tool=call.tool,
         decision=call.decision,
-        reasons=call.reasons or [f"approved by {said.approver}" for said in answers],
+        reasons=call.reasons or [f"approved by {answer.approver}" for answer in answers],
         code=call.code,
         args=args if isinstance(args, dict) else {},
         invocation_id=call.invocation_id,
         hops=chains.get(call.chain_sha256, ()),
-        answered=bool(answers),
+        has_answers=bool(answers),
     )
     return call.invocation_sha256, step
 
 
-def _beside(stored: StoredEntry, role: str) -> JSON:
-    for kept in stored.attachments:
-        if kept.role == role:
-            return canonical.loads(kept.data)
+def _attachment(stored: StoredEntry, role: str) -> JSON:
+    for attachment in stored.attachments:
+        if attachment.role == role:
+            return canonical.loads(attachment.data)
     return None
 
 
 def _object(data: bytes) -> dict[str, JSON]:
-    read = canonical.loads(data)
-    return read if isinstance(read, dict) else {}
+    value = canonical.loads(data)
+    return value if isinstance(value, dict) else {}

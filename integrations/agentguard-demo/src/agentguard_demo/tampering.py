@@ -1,7 +1,7 @@
-"""What the demo does to the log afterwards: verify it, and verify a copy with one byte changed.
+"""Verifies the log, and a copy of the log in which one byte is changed.
 
-The verifier is the product's own, with its trust from outside the state; the change is made in the
-file itself, as somebody with an editor would.
+The verifier is agentguard's own, with the trust document from outside the state. The change is made
+in the database file, without agentguard.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
 from agentguard_demo.setting import Setting
 
-_AT: Final = b'"at":"'
+_TIME_MEMBER: Final = b'"at":"'
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One byte of a file, before and after; it lies in the log's entry ``index``."""
+    """One byte of a file, before and after the change, in the log's entry ``index``."""
 
     path: Path
     offset: int
@@ -37,7 +37,7 @@ def verify(setting: Setting, state: Path) -> Report:
     """Verify the log in ``state`` with the trust document and the checkpoints of the anchor."""
     reader = StateReader(state)
     try:
-        trust = TrustDocument.loads(setting.kept_trust.read_bytes())
+        trust = TrustDocument.loads(setting.trust_file.read_bytes())
         return examine(reader, trust, anchor=setting.anchor)
     finally:
         reader.close()
@@ -46,17 +46,17 @@ def verify(setting: Setting, state: Path) -> Report:
 def change_one_byte(setting: Setting, index: int) -> Change:
     """Copy the state, without its keys, and move the time of entry ``index`` by a microsecond.
 
-    What the entry says stays well-formed: only hashes and signatures can tell.
+    The entry stays well-formed: only hashes and signatures show the change.
     """
     ignored = shutil.ignore_patterns("keys")
-    shutil.copytree(setting.state, setting.tampered, ignore=ignored)
-    path = sqlite.shard_path(setting.tampered, 0)
+    shutil.copytree(setting.state, setting.tampered_state, ignore=ignored)
+    path = sqlite.shard_path(setting.tampered_state, 0)
     with closing(sqlite3.connect(path, isolation_level=None)) as copy:
-        copy.execute("VACUUM")  # leaves no stale copy of a page: each entry stands there once
+        copy.execute("VACUUM")  # removes stale copies of pages: each entry is in the file once
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (body,) = copy.execute("SELECT body FROM entries WHERE idx = ?", (index,)).fetchone()
     data = bytearray(path.read_bytes())
-    begin = body[: body.index(_AT) + len(_AT) + len("2000-01-01T00:00:00.00000")]
+    begin = body[: body.index(_TIME_MEMBER) + len(_TIME_MEMBER) + len("2000-01-01T00:00:00.00000")]
     offset = data.index(begin) + len(begin)
     before, after = data[offset], ord("0") + (data[offset] - ord("0") + 1) % 10
     data[offset] = after

@@ -1,4 +1,4 @@
-"""The demo's trace: where it is sent, and where to look for it (``--otlp``)."""
+"""Sends the demo's trace to an OTLP receiver, and gives the URLs of the trace (``--otlp``)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ SEARCHES: Final = (
     {"user.id": "user:alice"},
     {"error.type": "scope.exceeded"},
 )
-"""What there is to be found by the tags of a span; Jaeger's page takes them as ``name=value``."""
+"""Tags of spans in the trace; Jaeger's page takes tags as ``name=value``."""
 
 _QUERY_VARIABLE: Final = "AGENTGUARD_JAEGER_QUERY_URL"
 _QUERY_PORT: Final = 16686
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A trace that was handed over to ``endpoint``; ``in_time`` says whether it was taken."""
+class SentTrace:
+    """A trace that was sent to ``endpoint``; ``is_received`` says whether the receiver took it."""
 
     endpoint: str
     trace_id: str
-    in_time: bool
+    is_received: bool
 
     @property
     def jaeger(self) -> str:
         """The base URL of Jaeger's page and of its query API."""
-        named = os.environ.get(_QUERY_VARIABLE)
-        if named:
-            return named.rstrip("/")
+        url = os.environ.get(_QUERY_VARIABLE)
+        if url:
+            return url.rstrip("/")
         parts = urlsplit(self.endpoint)
         host = parts.hostname or "localhost"
         return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{_QUERY_PORT}"
@@ -55,17 +55,17 @@ class Sent:
 
     def search(self, tags: dict[str, str]) -> str:
         """Return the query API's URL of a search by tags."""
-        asked = urlencode({"service": SERVICE, "tags": orjson.dumps(tags).decode()})
-        return f"{self.jaeger}/api/traces?{asked}"
+        query = urlencode({"service": SERVICE, "tags": orjson.dumps(tags).decode()})
+        return f"{self.jaeger}/api/traces?{query}"
 
 
 def begin(endpoint: str) -> None:
-    """Have the demo's spans sent there; raises ``ConfigError`` without ``agentguard[otlp]``."""
+    """Send the demo's spans to ``endpoint``; raise ``ConfigError`` without ``agentguard[otlp]``."""
     telemetry.configure(endpoint=endpoint, service_name=SERVICE)
 
 
-def end(endpoint: str, traceparent: str | None) -> Sent | None:
-    """Send what was not sent yet; return None where there is no trace."""
+def end(endpoint: str, traceparent: str | None) -> SentTrace | None:
+    """Send the remaining spans; return None where there is no trace."""
     if traceparent is None:
         return None
-    return Sent(endpoint, traceparent.split("-")[1], telemetry.flush())
+    return SentTrace(endpoint, traceparent.split("-")[1], telemetry.flush())

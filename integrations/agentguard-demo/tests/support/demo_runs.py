@@ -70,7 +70,7 @@ class OneLineModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def play(directory, model, bob=people.agreeing):
+def play(directory, model, bob=people.approve):
     """Run the demo in this process; return the run and what it printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=120, force_terminal=False)
