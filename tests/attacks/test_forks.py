@@ -79,7 +79,8 @@ OPEN = """
 
     def wait(*children):
         for child in children:
-            assert os.waitpid(child, 0)[1] == 0, "a child failed"
+            status = os.waitpid(child, 0)[1]
+            assert status == 0, f"a child ended with the status {status}"
 """
 
 

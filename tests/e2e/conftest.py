@@ -19,8 +19,12 @@ from preloaded import Preloaded
 
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
-import asyncio, os, sys, time
+import asyncio, os, sys
 from agentguard import Denied, Guard
+from agentguard.storage import flusher
+
+# each outcome is committed with the call after it, however fast the machine is
+flusher.start = lambda log, wake: None
 
 with Guard.open("agentguard.toml") as guard:
     assistant = guard.new_agent("assistant")
@@ -45,13 +49,17 @@ with Guard.open("agentguard.toml") as guard:
             pass
 
     async def interrupted():
+        log, loop = guard._runtime._line.log, asyncio.get_running_loop()
+        append = log.append
+
+        def cancelling(record):
+            loop.call_soon_threadsafe(call.cancel)  # before the loop learns of the append's end
+            return append(record)
+
+        log.append = cancelling
         call = asyncio.create_task(assistant.acall(read_file, "interrupted"))
-        await asyncio.sleep(0)
-        time.sleep(0.3)  # meanwhile its path is resolved, in a thread
-        for _ in range(3):
-            await asyncio.sleep(0)
-        call.cancel()
         await asyncio.wait([call])
+        log.append = append
 
     if sys.argv[1:] == ["dying"]:
         attempt(read_file, "power failure")

@@ -20,7 +20,7 @@ from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, Grant
 from agentguard.errors import DelegationError
 
 SCOPES = ("a", "b", "c", "repo:read", "repo:write", "*")
-AUDIENCES = ("https://a.example", "https://b.example", "spiffe://acme.example")
+AUDIENCES = ("spiffe://acme.example", *(f"https://{name}.example" for name in "abcdef"))
 NAMES = ("one", "two", "three")
 
 scopes = st.lists(st.sampled_from(SCOPES), max_size=6)
@@ -67,7 +67,7 @@ def only_narrows(chain: Chain) -> bool:
 def begun(draw: Any, world: Any) -> Chain:
     chain: Chain = world.begin(
         *draw(scopes),
-        audience=tuple(draw(st.lists(st.sampled_from(AUDIENCES), max_size=3))),
+        audience=tuple(draw(st.lists(st.sampled_from(AUDIENCES), max_size=7))),
         expires_in=draw(st.integers(1, 100)),
         max_depth=draw(st.integers(1, MAX_DEPTH)),
         max_calls=draw(calls),
@@ -123,7 +123,7 @@ def test_whatever_is_asked_for_what_is_issued_is_less_or_refused(world, data, as
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "scope": scopes.map(lambda found: tuple(sorted(set(found)))),
-    "audience": st.lists(st.sampled_from(AUDIENCES), max_size=3).map(
+    "audience": st.lists(st.sampled_from(AUDIENCES), max_size=7).map(
         lambda found: tuple(sorted(set(found)))
     ),
     "expires_at": st.integers(-2, 110),
@@ -150,7 +150,7 @@ def test_a_verifier_takes_what_is_less_and_nothing_else(world, data, claims, at)
         "a",
         "b",
         "repo:read",
-        audience=AUDIENCES[:2],
+        audience=AUDIENCES[:5],
         expires_in=100,
         max_depth=5 if data is None else data.draw(st.integers(3, 6), label="max_depth"),
         max_calls=None if data is None else data.draw(calls, label="max_calls"),

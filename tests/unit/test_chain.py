@@ -192,6 +192,17 @@ def test_less_is_no_problem(world, lent, changes):
     assert world.verify(forged(world, lent, **changes)).principal == "user:alice"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16])
+def test_no_hop_has_a_wider_audience_than_the_one_before(world, count):
+    names = tuple(sorted(f"https://{number}.example" for number in range(count)))
+    other = "https://z.example"
+    chain = world.chain("a", "b", audience=names)
+    for narrower in (names, names[:1], names[-1:]):
+        assert world.verify(forged(world, chain, audience=narrower)).leaf.audience == narrower
+    for wider in ((*names, other), (*names[1:], other), (*names[:-1], other), (other,)):
+        assert refused(world, forged(world, chain, audience=wider)) == "hop.audience"
+
+
 def test_no_hop_allows_more_calls_than_the_one_before(world):
     chain = world.chain("a", max_calls=3)
     assert world.verify(forged(world, chain, max_calls=3)).leaf.max_calls == 3

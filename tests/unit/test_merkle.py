@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -18,6 +18,13 @@ def tree(count: int = len(LEAVES)) -> merkle.CompactRange:
     for leaf in LEAVES[:count]:
         grown.append(leaf)
     return grown
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    grown = merkle.CompactRange()
+    for leaf in leaves:
+        grown.append(leaf)
+    return grown.root()
 
 
 def test_leaves_and_nodes_are_hashed_apart() -> None:
@@ -91,6 +98,39 @@ def test_a_spoilt_inclusion_proof_is_refused(how: str) -> None:
         with pytest.raises(VerificationError) as refused:
             merkle.verify_inclusion(index, 13, leaf, SPOILT[how](proof), root)
         assert refused.value.code == "proof.invalid"
+
+
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 34, 64, 65, 200])
+def test_an_inclusion_proof_leads_to_no_other_root(size: int) -> None:
+    leaves = [merkle.leaf_hash(b"%d" % index) for index in range(size)]
+    grown = merkle.Tree(leaves)
+    root = root_of(leaves)
+    wrong = bytes([root[0] ^ 1]) + root[1:]
+    for index in {0, size // 2, size - 1}:
+        proof = grown.inclusion_proof(index)
+        merkle.verify_inclusion(index, size, leaves[index], proof, root)
+        for other in (wrong, root[:-1], b"", bytes(32)):
+            with pytest.raises(VerificationError) as refused:
+                merkle.verify_inclusion(index, size, leaves[index], proof, other)
+            assert refused.value.code == "proof.invalid"
+        with pytest.raises(VerificationError) as refused:
+            merkle.verify_inclusion(index, size, merkle.leaf_hash(b"other"), proof, root)
+        assert refused.value.code == "proof.invalid"
+
+
+@pytest.mark.parametrize("old", [1, 2, 3, 8, 31, 32, 33, 64, 65, 199])
+def test_a_consistency_proof_leads_to_no_other_roots(old: int) -> None:
+    leaves = [merkle.leaf_hash(b"%d" % index) for index in range(200)]
+    proof = merkle.Tree(leaves).consistency_proof(old)
+    root1, root2 = root_of(leaves[:old]), root_of(leaves)
+    merkle.verify_consistency(old, 200, root1, root2, proof)
+    for right in (root1, root2):
+        for wrong in (bytes([right[0] ^ 1]) + right[1:], right[:-1], b"", bytes(32)):
+            old_root = wrong if right == root1 else root1
+            new_root = wrong if right == root2 else root2
+            with pytest.raises(VerificationError) as refused:
+                merkle.verify_consistency(old, 200, old_root, new_root, proof)
+            assert refused.value.code == "proof.invalid"
 
 
 @pytest.mark.parametrize("how", SPOILT)

@@ -32,7 +32,7 @@ from agentguard_crewai.cache import OwnResults, is_own
 from agentguard_crewai.call import ACTION, Action
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.coworkers import hand_over, handed_over
-from agentguard_crewai.executor import gate_executor
+from agentguard_crewai.executor import define_flow, gate_executor
 from agentguard_crewai.identity import (
     GuardOptions,
     Identity,
@@ -225,6 +225,7 @@ class GuardedAgent(CrewAgent):
         self, tools: list[BaseTool] | None = None, task: Task | None = None
     ) -> None:
         """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
+        define_flow(self.executor_class)
         super().create_agent_executor(tools, task)
         gate_executor(cast("AgentExecutor", self.agent_executor))
 
@@ -234,6 +235,7 @@ class GuardedAgent(CrewAgent):
         response_format: type[Any] | None = None,
         input_files: dict[str, Any] | None = None,
     ) -> Any:
+        define_flow(AgentExecutor)
         prepared = super()._prepare_kickoff(messages, response_format, input_files)
         gate_executor(prepared[0])
         return prepared

@@ -5,6 +5,7 @@ CrewAI's executor puts a long result into a file, and gives the model a tool to 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -22,6 +23,18 @@ from agentguard_crewai.identity import Identity, require_identity
 from agentguard_crewai.tools import GuardedTool, gate_of, is_gated
 
 _TOOLS: Final = ("tools", "original_tools")
+_FLOW_LOCK: Final = threading.Lock()
+
+
+def define_flow(executor_class: type[AgentExecutor]) -> None:
+    """Have CrewAI build the flow definition of an executor's class in one thread at a time.
+
+    CrewAI builds the definition with the first executor, and stores it in the class while it reads
+    the class. Of two threads that kick off their first crews at once, one would fail with a
+    ``RuntimeError``.
+    """
+    with _FLOW_LOCK:
+        executor_class.flow_definition()
 
 
 def gate_executor(executor: AgentExecutor) -> None:

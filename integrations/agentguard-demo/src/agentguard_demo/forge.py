@@ -24,8 +24,8 @@ from agentguard import AgentguardError, ConfigError
 from agentguard_demo import seed
 
 MAIN: Final = "main"
-CI_SECONDS: Final = 60
-_GIT_SECONDS: Final = 60
+CI_SECONDS: Final = 600
+_GIT_SECONDS: Final = 600
 # No dot at a component's beginning: neither "..", nor .git, nor .gitattributes. No capitals in a
 # branch: where files have no case, "Main" would be another name of main.
 _PATH: Final = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)

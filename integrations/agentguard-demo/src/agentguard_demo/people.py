@@ -20,7 +20,8 @@ from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
 from agentguard.domain import passphrase
 from agentguard_demo.setting import Setting
 
-_SECONDS: Final = 60
+_SECONDS: Final = 600
+"""Seconds after which bob's process is ended, which takes one on an idle machine."""
 _NOTE: Final = "for issue 17"
 
 
