@@ -1,0 +1,227 @@
+"""Evidence over several shards, and with the administrator's statements, is refused where it was
+forged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from evidence_mutants import Log, accepted, is_form, refusal, spliced, written
+
+from agentguard.audit import records
+from agentguard.audit.entry import CallPlace, parse_entry
+from agentguard.audit.evidence import verify_evidence
+from agentguard.errors import VerificationError
+from agentguard.identity.trust import TrustedKey
+from agentguard.signing import canonical, dsse
+from agentguard.signing.keys import Ed25519Signer
+
+# --- what the administrator says ------------------------------------------------------------------
+
+
+def settled(log: Log, call: CallPlace, *, by: str = "admin", announced: bool = True) -> Log:
+    """The log with an admin key, and with a resolution and an erasure of a call."""
+    admin = Ed25519Signer.from_seed(b"a" * 32)
+    since = log.trust.keys[0].not_before
+    trusted = TrustedKey("admin", admin.public_key, since)
+    at = parse_entry(log.shards_[0][-1]).at
+    signer = admin if by == "admin" else log.signers[by]
+    more = [records.key(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
+    more.append(records.resolution(signer, call, ran=True, note="it was seen", at=at))
+    more.append(records.erasure(signer, call, note="asked for", at=at))
+    trust = replace(log.trust, keys=(*log.trust.keys, trusted))
+    bodies = [*log.shards_[0], *(record.body for record in more)]
+    return replace(log, trust=trust, shards_=[bodies])
+
+
+def place_of(log: Log, nth: int) -> CallPlace:
+    index, read = list(log.calls())[nth]
+    return CallPlace(0, index, str(read.invocation_id), read.invocation_sha256)
+
+
+@pytest.mark.slow("all edits of the largest proof; those of two smaller ones are always tried")
+def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
+    whole = settled(log, place_of(log, 0))
+    value = whole.proof(log.ids()[0])
+    assert refusal(written(value), whole.trust) is None
+    said = verify_evidence(written(value), whole.trust).administered
+    assert [(s.ran, s.note) for s, _place in said] == [(True, "it was seen"), (None, "asked for")]
+    assert refusal(written(value), log.trust, form=True) == "key.unknown"
+    beside = [f"attachments: without {at}" for at in range(len(value["attachments"]))]
+    kinds = [json.loads(item["entry"])["kind"] for item in value["entries"]]
+    kept_back = [f"entries: without {kinds.index(kind)}" for kind in ("resolution", "erasure")]
+    assert sorted(accepted(value, whole.trust)) == sorted(beside + kept_back)
+
+
+def test_another_call_has_none_of_it(log):
+    whole = settled(log, place_of(log, 0))
+    first, second = (whole.proof(log.ids()[nth]) for nth in (0, 3))
+    assert verify_evidence(written(second), whole.trust).administered == ()
+    for what, mutant in spliced(second, first):
+        if mutant != second:
+            form = is_form(what, mutant, second)
+            assert refusal(written(mutant), whole.trust, form=form) is not None, what
+
+
+@pytest.mark.parametrize("by", ["issuer", "log"])
+def test_only_the_admin_key_settles(log, by):
+    """What another key has signed is left out: it settles nothing, and spoils no proof."""
+    other = settled(log, place_of(log, 0), by=by)
+    assert verify_evidence(written(other.proof(log.ids()[0])), other.trust).administered == ()
+    own = settled(log, place_of(log, 0))
+    proved = verify_evidence(written(own.proof(log.ids()[0])), own.trust)
+    assert len(proved.administered) == 2
+
+
+def test_the_admin_key_is_announced_too(log):
+    with pytest.raises(VerificationError) as error:
+        settled(log, place_of(log, 0), announced=False).proof(log.ids()[0])
+    assert error.value.code == "evidence.incomplete"
+
+
+@pytest.mark.parametrize(
+    "change", [{"shard": 1}, {"index": 0}, {"invocation_id": "f" * 32}], ids=str
+)
+def test_a_resolution_names_its_call_in_full(log, change):
+    place = replace(place_of(log, 0), **change)
+    with pytest.raises(VerificationError) as error:
+        settled(log, place).proof(log.ids()[0])
+    assert error.value.code == "evidence.mismatch"
+
+
+# --- several shards -----------------------------------------------------------------------------
+
+
+def second_shard(log: Log, *, keys: bool = False, **changes: Any) -> Log:
+    """The log with another shard, in which the first call stands; the keys stand in the first."""
+    said: dict[str, object] = {
+        "trust_domain": log.trust.trust_domain,
+        "origin": log.origin(1),
+        "shard": 1,
+        "log_key": log.signers["log"].public_key.jwk(),
+        "heads": [],
+    } | changes
+    subject = canonical.sha256_hex(log.origin(1).encode())
+    sealed = dsse.seal(dsse.statement("shard", subject, "origin", said), log.signers["issuer"])
+    first = log.shards_[0]
+    at = parse_entry(first[0]).at
+    opening = canonical.dumps({"kind": "shard", "at": at, "statement": sealed.as_json()})
+    kinds = ("config", "policy", "identity", "authorization")
+    moved = [log.index(kind) for kind in kinds]
+    moved += [log.index("key", nth) for nth in range(2 if keys else 0)]
+    rest = [body for index, body in enumerate(first) if index != log.index("authorization")]
+    return replace(log, shards_=[rest, [opening, *(first[index] for index in moved)]], beside={})
+
+
+def test_a_proof_may_need_two_shards(log):
+    """The call is in one; the keys, and the checkpoint that it had seen, in the other."""
+    two = second_shard(log)
+    value = two.proof(log.ids()[0])
+    origins = {item["proof"].split("\n\n")[1].split("\n")[0] for item in value["entries"]}
+    assert origins == {log.origin(0), log.origin(1)}
+    assert refusal(written(value), log.trust) is None
+    kinds = {"evidence.incomplete", "evidence.mismatch", "evidence.superfluous", "proof.invalid"}
+    for at in range(len(value["entries"])):
+        cut = {**value, "entries": value["entries"][:at] + value["entries"][at + 1 :]}
+        form = is_form(f"entries: without {at}", cut, value)
+        assert refusal(written(cut), log.trust, form=form) in kinds
+
+
+def test_what_the_administrator_said_may_stand_in_another_shard(log):
+    opening = second_shard(log).shards_[1][0]
+    whole = settled(log, place_of(log, 0))
+    said = whole.shards_[0][-3:]
+    two = replace(whole, shards_=[log.shards_[0], [opening, *said]])
+    value = two.proof(log.ids()[0])
+    assert refusal(written(value), two.trust) is None
+    told = verify_evidence(written(value), two.trust).administered
+    assert [(one.ran, place.shard) for one, place in told] == [(True, 1), (None, 1)]
+
+
+def test_without_columns_the_keys_are_found_all_the_same(log, monkeypatch):
+    two = second_shard(log)
+    whole = two.proof(log.ids()[0])
+    monkeypatch.setattr(Log, "search", lambda _self, _shard, _wanted: iter(()))
+    assert two.proof(log.ids()[0]) == whole
+
+
+@pytest.mark.parametrize(("nth", "shards"), [(0, [0, 1]), (1, [0])])
+def test_a_shard_with_nothing_of_the_call_is_not_read(log, monkeypatch, nth, shards):
+    """And each of the others once: the first call's, and the one with the keys."""
+    two, read = second_shard(log), []
+    if nth:  # a call of the first shard, as it was
+        two = replace(two, shards_=[log.shards_[0], two.shards_[1]])
+
+    entries = Log.entries
+
+    def noted(self, shard, *, after=-1):
+        if after < 0:  # not for one entry alone
+            read.append(shard)
+        return entries(self, shard, after=after)
+
+    monkeypatch.setattr(Log, "entries", noted)
+    assert refusal(written(two.proof(log.ids()[nth])), log.trust) is None
+    assert sorted(read) == shards
+
+
+def test_the_shard_whose_checkpoint_the_call_carries_is_needed(log):
+    value = second_shard(log, keys=True).proof(log.ids()[0])
+    assert refusal(written(value), log.trust) is None
+    kinds = [json.loads(item["entry"])["kind"] for item in value["entries"]]
+    assert kinds[:2] == ["shard", "shard"]
+    cut = {**value, "entries": value["entries"][1:]}
+    assert refusal(written(cut), log.trust) == "evidence.incomplete"
+
+
+def test_another_shard_that_nothing_needs_is_refused(log, ran):
+    two = second_shard(log)
+    value = two.proof(log.ids()[0])
+    opening = value["entries"][-5]
+    assert json.loads(opening["entry"])["kind"] == "shard"
+    more = {**ran, "entries": [*ran["entries"], opening]}
+    assert refusal(written(more), log.trust, form=True) == "evidence.superfluous"
+
+
+def announcing(log: Log, signer: Ed25519Signer) -> Log:
+    """The log in which the issuer announces one more key for checkpoints, at its end."""
+    trusted = TrustedKey("log", signer.public_key, log.trust.keys[0].not_before)
+    at = parse_entry(log.shards_[0][-1]).at
+    record = records.key(log.signers["issuer"], trusted.as_json(), at=at)
+    return replace(log, shards_=[[*log.shards_[0], record.body]])
+
+
+def test_a_key_is_announced_that_nobody_trusts(log, places, call, stranger):
+    """The issuer's word in the log puts no key into a trust document."""
+    more = announcing(log, stranger)
+    data = more.forged([*places, len(log.shards_[0])], call)
+    assert refusal(data, log.trust, form=True) == "key.unknown"
+    known = TrustedKey("log", stranger.public_key, log.trust.keys[0].not_before)
+    trust = replace(log.trust, keys=(*log.trust.keys, known))
+    assert refusal(data, trust, form=True) == "evidence.superfluous"
+
+
+def test_a_key_is_announced_as_it_is_trusted(log, places, call, stranger):
+    """Its name alone is not it: the announcement has the key of the trust document."""
+
+    def rename(members):
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
+        payload["predicate"]["jwk"] = stranger.public_key.jwk()
+        sealed = dsse.seal(canonical.dumps(payload), log.signers["issuer"])
+        members["statement"] = sealed.as_json()
+
+    bodies = log.shards_[0]
+    index = log.index("key")
+    moved = [len(bodies) if at == index else at for at in places]
+    again = replace(log, shards_=[[*bodies, bodies[index]]])
+    assert refusal(again.forged(moved, call), log.trust) is None
+    other = again.changed(len(bodies), rename)
+    assert refusal(other.forged(moved, call), log.trust, form=True) == "key.unknown"
+
+
+@pytest.mark.parametrize("change", [{"shard": 0}, {"origin": "elsewhere/log/a/1"}])
+def test_an_opening_entry_of_another_shard_opens_none(log, change):
+    with pytest.raises(VerificationError, match="another shard or log"):
+        second_shard(log, **change).proof(log.ids()[0])
