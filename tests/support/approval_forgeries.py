@@ -1,0 +1,249 @@
+"""An insider with the log's key, who forges what the log says of approved calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentguard import ApprovalRequest, Requirement
+from agentguard.approvals.answer import seal_answer
+from agentguard.audit import checkpoint, merkle, records, summary
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
+from agentguard.audit.registry import seal_registry
+from agentguard.audit.tlog_proof import TlogProof
+from agentguard.call import invocation
+from agentguard.domain import verify
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical, dsse
+from agentguard.signing.canonical import b64_decode, b64_encode, loads_object
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
+from agentguard.storage.backend import BEGINNING, Head
+from agentguard.storage.memory import MemoryBackend
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
+
+INDEPENDENT: Callable[[bytes, bytes], Any] = runpy.run_path(str(EXAMPLE))["verify"]
+
+RELEASE = "release-manager"
+
+PRINCIPALS = {
+    "bob": "user:bob",
+    "bobby": "user:bob",
+    "carol": "user:carol",
+    "dora": "user:dora",
+    "al": "user:alice",
+    "olga": "user:olga",
+}
+TWO = (
+    Requirement("merges need two", roles=(RELEASE,), quorum=2),
+    Requirement("and security", roles=("security",)),
+)
+
+
+@dataclass(frozen=True)
+class Insider:
+    """Somebody with the keys of a log, whose last entry is a call that people were asked about."""
+
+    trust: TrustDocument
+    keys: Mapping[str, Ed25519Signer]  # by use, by an agent's name, by a name of the roster
+    records: tuple[Record, ...]
+    request: ApprovalRequest
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        return len(self.records) - 1
+
+    @property
+    def call(self) -> dict[str, Any]:
+        return dict(loads_object(self.records[-1].body))
+
+    @property
+    def at(self) -> int:
+        """When the call was logged."""
+        return parse_time(self.call["at"])
+
+    @property
+    def answers(self) -> list[Any]:
+        return list(self.call["approvals"])
+
+    def index(self, kind: str) -> int:
+        kinds = [parse_entry(record.body).kind for record in self.records]
+        return len(kinds) - 1 - kinds[::-1].index(kind)
+
+    def roster(self) -> dict[str, Any]:
+        """What the issuer says of the people."""
+        sealed = loads_object(self.records[self.index("roster")].body)["statement"]
+        said = dsse.parse_statement(Envelope.parse(sealed).payload, "roster").predicate
+        return json.loads(json.dumps(dict(said)))
+
+    # --- what he makes of it ---------------------------------------------------------------------
+
+    def with_body(self, index: int, members: Mapping[str, Any], about: Any = None) -> Insider:
+        old = self.records[index]
+        new = old._replace(body=canonical.dumps(dict(members)), summary=about or old.summary)
+        return replace(self, records=(*self.records[:index], new, *self.records[index + 1 :]))
+
+    def saying(self, **members: Any) -> Insider:
+        """Have the call's entry say other things."""
+        changed = {**self.call, **members}
+        about = self.records[-1].summary._replace(decision=changed["decision"])
+        return self.with_body(self.last, changed, about)
+
+    def signed_anew(self, **said: Any) -> Insider:
+        """Have the agent sign its call once more, over the log as it is by now."""
+        members = self.call
+        payload = json.loads(b64_decode(members["invocation"]["payload"]))
+        root = b64_encode(root_of(self.records[:-1]))
+        before = payload["predicate"]
+        seen = {"origin": before["log"]["origin"], "size": self.last, "root": root}
+        predicate = {**before, "log": seen, **said}
+        statement = invocation.statement("coder", predicate, self.request.actors)
+        members["invocation"] = dsse.seal(statement, self.keys["coder"]).as_json()
+        about = summary.of_call(predicate, at=members["at"], decision=members["decision"])
+        return self.with_body(self.last, members, about)
+
+    def with_roster(self, said: Any, *, signer: str | None = "issuer", **how: Any) -> Insider:
+        """Put another roster into the log, under which the call is said to have been approved."""
+        members = {name: said[name] for name in said if name != "trust_domain"}
+        digest = how.pop("subject", canonical.digest(members))
+        payload = dsse.statement("roster", digest, "roster", said)
+        made = dsse.seal(payload, self.keys[signer]) if signer else dsse.unsigned(payload)
+        index = self.index("roster")
+        stated = loads_object(self.records[index].body)
+        changed = self.with_body(index, {**stated, "statement": made.as_json()})
+        return changed.saying(roster_sha256=how.pop("named", digest)).signed_anew()
+
+    def answer(self, name: str | None, **said: Any) -> Any:
+        """An answer to the request by somebody who lends the insider the key."""
+        signer = self.keys[name] if name is not None else None
+        said = {"approver": PRINCIPALS.get(name or "", "user:dora"), **said}
+        verdict, asked = said.pop("verdict", "approve"), said.pop("request", self.request)
+        good = seal_answer(
+            asked,
+            verdict,
+            approver=said.pop("approver"),
+            approval_id=said.pop("approval_id", os.urandom(16).hex()),
+            at=said.pop("at", asked.requested_at),
+            signer=signer,
+        )
+        if not said:
+            return good.as_json()
+        statement = dsse.parse_statement(good.payload, "approval")
+        subject = said.pop("subject", statement.subject_sha256)
+        predicate = {**statement.predicate, **said}
+        payload = dsse.statement("approval", subject, "call", predicate)
+        made = dsse.seal(payload, signer) if signer else dsse.unsigned(payload)
+        return made.as_json()
+
+    # --- who finds it ----------------------------------------------------------------------------
+
+    def reader(self) -> MemoryBackend:
+        origin = self.trust.origin(0)
+        at = str(loads_object(self.records[0].body)["at"])
+        listed = seal_registry(self.keys["issuer"], self.trust, [0], at=at)
+        return log_of(origin, self.keys["log"], self.records, listed)
+
+    def problems(self, reader: Any = None) -> list[tuple[int | None, str]]:
+        report = verify.examine(reader or self.reader(), self.trust)
+        return [(found.index, found.what) for found in report.problems]
+
+    def evidence(self) -> bytes:
+        bodies = [record.body for record in self.records]
+        needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
+        kinds = [parse_entry(body).kind for body in bodies]
+        if self.call["roster_sha256"] is None:
+            needed.remove("roster")
+        places = [i for i, kind in enumerate(kinds) if kind in needed or i == self.last]
+        return self.file(places)
+
+    def file(self, places: Sequence[int], call: int = -1) -> bytes:
+        bodies = [record.body for record in self.records]
+        tree = merkle.Tree(map(merkle.leaf_hash, bodies))
+        head = Checkpoint(self.trust.origin(0), len(bodies), root_of(self.records))
+        note = checkpoint.sign(head, self.keys["log"])
+        logged = tuple(
+            LoggedEntry(bodies[i], TlogProof(i, tuple(tree.inclusion_proof(i)), note))
+            for i in places
+        )
+        members: Any = loads_object(bodies[call])
+        said = json.loads(b64_decode(members["invocation"]["payload"]))["predicate"]
+        size = said["log"]["size"]
+        seen = Checkpoint(head.origin, size, b64_decode(said["log"]["root"]))
+        extension = (Extension(seen, tuple(tree.consistency_proof(size))),)
+        return EvidenceFile(said["invocation_id"], logged, extension, ()).dumps()
+
+    def refusals(self, data: bytes | None = None) -> tuple[str | None, bool]:
+        """The code with which agentguard refuses the evidence, and whether the other does."""
+        data, code, refused = data or self.evidence(), None, False
+        try:
+            verify_evidence(data, self.trust)
+        except (DecodeError, VerificationError) as error:
+            code = error.code
+        try:
+            INDEPENDENT(data, self.trust.dumps())
+        except Exception:  # noqa: BLE001  as its last lines do
+            refused = True
+        return code, refused
+
+    def holds(self) -> bool:
+        """Whether all three accept it; they agree."""
+        found, (code, refused) = self.problems(), self.refusals()
+        agreed = {bool(found), code is not None, refused}
+        assert len(agreed) == 1, (found, code, refused)
+        return not found
+
+
+def root_of(records: Sequence[Record]) -> bytes:
+    tree = CompactRange()
+    for record in records:
+        tree.append(merkle.leaf_hash(record.body))
+    return tree.root()
+
+
+def log_of(
+    origin: str, signer: Ed25519Signer, records: Sequence[Record], listed: bytes
+) -> MemoryBackend:
+    tree = CompactRange()
+    for record in records:
+        tree.append(merkle.leaf_hash(record.body))
+    backend = MemoryBackend(origin, signer, registry=listed)
+    point = Checkpoint(origin, tree.size, tree.root())
+    backend.write(records, Head(tree, point, BEGINNING), lambda: b"")
+    return backend
+
+
+NEEDED = [one.as_json() for one in TWO]
+
+
+def asking(
+    log: Insider, needed: Sequence[Requirement], *answers: tuple[str | None, str]
+) -> Insider:
+    """The call as if this had been asked, and answered by these."""
+    request = replace(log.request, requirements=tuple(needed))
+    index, stated = log.index("request"), records.request(request, at=log.call["at"])
+    changed = log.with_body(index, loads_object(stated.body), stated.summary)
+    given = [changed.answer(name, approver=who, request=request) for name, who in answers]
+    said = [one.as_json() for one in needed]
+    return changed.saying(requirements=said, approvals=given).signed_anew()
+
+
+BOB, CAROL, DORA = ("bob", "user:bob"), ("carol", "user:carol"), ("dora", "user:dora")
+
+
+def again(log: Insider, **said: Any) -> Record:
+    """The same call once more, under another id, signed by the agent."""
+    return log.signed_anew(invocation_id="f" * 32, **said).records[-1]
