@@ -88,7 +88,8 @@ class Insider:
         """What the issuer says of the people."""
         sealed = loads_object(self.records[self.index("roster")].body)["statement"]
         said = dsse.parse_statement(Envelope.parse(sealed).payload, "roster").predicate
-        return json.loads(json.dumps(dict(said)))
+        copy: dict[str, Any] = json.loads(json.dumps(dict(said)))
+        return copy
 
     # --- what he makes of it ---------------------------------------------------------------------
 
