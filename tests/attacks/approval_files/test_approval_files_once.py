@@ -1,55 +1,39 @@
-"""Who can write in the state lays strange things where requests, answers and pages lie.
+"""Old and removed files of approvals: no approval lets a call run twice.
 
-None of it hangs a call, shows a person another tool than the one that would run, or has a call run
-twice; and what people were shown does not lie there for ever.
+Whoever can write in the state hides answers, restores old copies, and takes files away in the midst
+of a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentguard import (
-    Agent,
     ApprovalPending,
-    ApprovalRequest,
     Decision,
     Denied,
-    Guard,
     Requirement,
     StorageError,
     adapters,
 )
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
-from agentguard.approvals.answer import read_answer, seal_answer
-from agentguard.approvals.request import MAX_REQUEST_BYTES
-from agentguard.domain import adoption, config, rotation
-from agentguard.errors import DecodeError
-from agentguard.signing.canonical import b64_encode, dumps, loads_object
-from agentguard.signing.dsse import Envelope
-from agentguard.signing.keys import Ed25519Signer
+from agentguard.domain import adoption, rotation
 from agentguard.storage import lock, sqlite
 from agentguard.storage.approvals import MAX_ANSWERS
-from agentguard.storage.journal import FOLDER as JOURNAL
-from agentguard.storage.journal import FileJournal
-from agentguard.storage.runs import FileRuns
 
 PASSPHRASE = b"correct horse battery staple"
-TOKEN = "s3cret-t0ken-of-a-person"
-PEOPLE = {"bob": "user:bob", "carol": "user:carol"}
 
 
 class Codec:
@@ -62,282 +46,12 @@ class Codec:
         return data.decode()
 
 
-class Desk:
-    """A durable domain with people, a tool that asks for one of them, and what it has done."""
-
-    def __init__(self, place: Any, **tables: Any) -> None:
-        self.keys = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
-        self.ran: list[str] = []
-        self.told = ""
-        approvers = {
-            name: {
-                "principal": PEOPLE[name],
-                "keys": [key.public_key.openssh()],
-                "roles": ["lead"] if name == "carol" else [],
-            }
-            for name, key in self.keys.items()
-        }
-        kept = {**loads_object(place.config.encoded), "approvers": approvers, **tables}
-        place.config = config.parse(kept, source="agentguard.toml", base=place.config.base)
-        self.place = place
-        self.needed = Requirement("a person")
-        self.folder: Path = place.config.state / "approvals"
-
-    def open(self) -> Guard:
-        def policy(_input: Any) -> Decision:
-            return Decision.require_approval(self.needed).redacted("/args/token")
-
-        guard: Guard = self.place.open(policy)
-        return guard
-
-    def call(self, guard: Guard, what: str = "main", agent: Agent | None = None) -> str:
-        """Call the tool; return what it says, or the code with which that is refused.
-
-        A new agent has the guard look for new keys, and one that is there does not.
-        """
-
-        @guard.tool
-        def merge(what: str, token: str) -> str:
-            """Merge a branch."""
-            self.ran.append(what)
-            return f"merged {what}"
-
-        try:
-            return (agent or guard.new_agent("reader")).call(merge, what, token=TOKEN)
-        except (Denied, ApprovalPending) as refused:
-            self.told = str(refused)
-            return refused.code
-
-    def ask(self, guard: Guard, what: str = "main") -> ApprovalRequest:
-        assert self.call(guard, what) == "approval.pending"
-        (request,) = [one for one in guard.approvals.pending() if what in str(one.arguments)]
-        return request
-
-    def path(self, what: str = "main") -> Path:
-        """Where the request lies."""
-        (path,) = [
-            path
-            for path in (self.folder / "requests").iterdir()
-            if path.is_file() and f'"{what}"'.encode() in path.read_bytes()
-        ]
-        return path
-
-    def answer(self, request: ApprovalRequest, name: str) -> None:
-        """Lay an answer there, past the desk, which would look at it."""
-        sealed = seal_answer(
-            request,
-            "approve",
-            approver=PEOPLE[name],
-            approval_id=os.urandom(16).hex(),
-            at=request.requested_at,
-            signer=self.keys[name],
-        )
-        path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dumps(sealed.as_json()))
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock of the state's, as another process does: through a file of its own."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@pytest.fixture
-def desk(place):
-    return Desk(place)
-
-
-@pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
-def test_no_file_outside_the_state_is_removed_through_a_link(desk, tmp_path, part):
-    mine = tmp_path / "mine"
-    with desk.open() as guard:
-        request = desk.ask(guard)
-        desk.answer(request, "bob")
-        link = desk.folder / part.format(id=request.request_id)
-        link.rename(mine)
-        link.symlink_to(mine)
-        before = sorted(mine.rglob("answers/*") if not part else mine.iterdir())
-        assert before
-        with pytest.raises(StorageError):
-            guard.approvals.withdraw(request)
-        assert sorted(mine.rglob("answers/*") if not part else mine.iterdir()) == before
-
-
-def test_what_is_withdrawn_leaves_no_answers(desk):
-    with desk.open() as guard:
-        request = desk.ask(guard)
-        desk.answer(request, "bob")
-        guard.approvals.withdraw(request)
-        assert list((desk.folder / "answers").iterdir()) == []
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to(path.parent / "nowhere")
-
-
-def huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(1 << 30)
-
-
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def deep(path: Path) -> None:
-    path.write_bytes(b"[" * 100_000)
-
-
-STRANGE: list[Callable[[Path], None]] = [fifo, endless, dangling, huge, folder, empty, deep]
-
-
-@pytest.mark.parametrize("make", STRANGE)
-def test_a_strange_file_among_the_requests_is_in_nobodys_way(desk, make):
-    with desk.open() as guard:
-        request = desk.ask(guard)
-        make(desk.folder / "requests" / "0000")
-        assert desk.call(guard) == "approval.pending"
-        guard.approvals.approve(request, desk.keys["bob"])
-        make(desk.folder / "answers" / request.request_id / "0000")
-        assert guard.approvals.missing(request) is None
-        assert desk.call(guard) == "merged main"
-    with desk.open() as guard:
-        assert desk.ask(guard, "release") is not None
-
-
-@pytest.mark.parametrize("make", STRANGE)
-def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
-    with desk.open() as guard:
-        request, path = desk.ask(guard), desk.path()
-        guard.approvals.approve(request, desk.keys["bob"])
-        path.unlink()
-        make(path)
-        assert desk.call(guard) not in {"merged main", "approval.pending"}
-        assert desk.call(guard, "release") == "approval.pending"
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert desk.call(guard) == "approval.pending"  # anew: nobody has answered that
-    assert desk.ran == []
-
-
-@pytest.mark.parametrize("make", [fifo, endless, huge, folder, empty, deep])
-def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
-    home = desk.place.take_up()
-    state, keys = tmp_path / "s", lambda: _keys(home)
-    runs, journal = FileRuns(state, keys), FileJournal(state, keys)
-    runs.write("a", b"1")
-    (path,) = (tmp_path / "s" / "runs").iterdir()
-    path.unlink()
-    make(path)
-    with pytest.raises(StorageError):
-        runs.read("a")
-    assert journal.begin("0" * 64, "1" * 32)
-    page = tmp_path / "s" / JOURNAL / ("0" * 64)
-    page.unlink()
-    make(page)
-    with pytest.raises(StorageError):
-        journal.read("0" * 64)
-
-
-def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):
-    """An edit that no person has made, and what was lent to another run, count for nothing."""
-    home = desk.place.take_up()
-    runs = FileRuns(tmp_path, lambda: _keys(home))
-    runs.write("mine", b"1")
-    (mine,) = (tmp_path / "runs").iterdir()
-    assert runs.add("theirs", b"2")
-    (theirs,) = [path for path in (tmp_path / "runs").iterdir() if path != mine]
-    good = mine.read_bytes()
-    document: Any = loads_object(good)
-    altered = dumps({**document, "kept": b64_encode(b"3")})
-    longer = dumps({**document, "more": 1})
-    for data in (theirs.read_bytes(), altered, longer, b"3", b"{}", b"[]", good[:-1]):
-        mine.write_bytes(data)
-        with pytest.raises(StorageError) as refused:
-            runs.read("mine")
-        assert refused.value.code == "storage.corrupt"
-    mine.write_bytes(good)
-    assert (runs.read("mine"), runs.read("theirs")) == (b"1", b"2")
-
-
-def _keys(home: Any) -> Any:
-    return home.log_key, home.trust
-
-
-# --- what people are shown ------------------------------------------------------------------------
-
-
-def shown_otherwise(desk: Desk, **tool: str) -> ApprovalRequest:
-    """Have the request name the tool otherwise, with the same digest."""
-    path = desk.path()
-    document = json.loads(path.read_bytes())
-    document["tool"] |= tool
-    path.write_bytes(dumps(document))
-    return ApprovalRequest.loads(path.read_bytes())
-
-
-@pytest.mark.parametrize("tool", [{"name": "read_docs"}, {"description": "Reads, and no more."}])
-def test_a_request_that_names_another_tool_lets_none_run(desk, tool):
-    with desk.open() as guard:
-        desk.ask(guard)
-        desk.answer(shown_otherwise(desk, **tool), "bob")
-        assert desk.call(guard) == "approval.altered"
-        desk.answer(desk.ask(guard), "bob")  # the twin: the call asks anew
-        assert desk.call(guard) == "merged main"
-
-
-def test_a_request_that_asks_for_less_satisfies_no_policy(desk):
-    desk.needed = Requirement("a lead", roles=("lead",))
-    with desk.open() as guard:
-        request, path = desk.ask(guard), desk.path()
-        weaker = replace(request, requirements=(Requirement("anybody", allow_self=True),))
-        path.write_bytes(weaker.dumps())
-        desk.answer(weaker, "bob")
-        desk.answer(weaker, "carol")
-        assert desk.call(guard) == "approval.altered"
-        desk.answer(desk.ask(guard), "carol")
-        assert desk.call(guard) == "merged main"
-        assert guard.verify().problems == ()
-
-
-@pytest.mark.parametrize("name", ["request_id", "approval_id"])
-@pytest.mark.parametrize("value", ["../../x", "0" * 31, "0" * 33, "0" * 31 + "G", "", "/" * 32])
-def test_an_id_names_no_other_file(desk, name, value):
-    with desk.open() as guard:
-        request = desk.ask(guard)
-        statement = json.loads(
-            seal_answer(request, "approve", approver="user:bob", approval_id="0" * 32, at=0).payload
-        )
-        statement["predicate"][name] = value
-        sealed = Envelope("application/vnd.in-toto+json", dumps(statement), ())
-        with pytest.raises(DecodeError):
-            read_answer(sealed)
-        document = json.loads(request.dumps())
-        document["request_id"] = value
-        with pytest.raises(DecodeError):
-            ApprovalRequest.loads(dumps(document))
-
-
-def test_a_request_that_is_too_long_to_be_shown_is_denied(desk):
-    with desk.open() as guard:
-        assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
-        desk.needed = Requirement("x" * MAX_REQUEST_BYTES)
-        assert desk.call(guard) == "approval.too_large"
-        assert guard.approvals.pending() == []
 
 
 # --- once -----------------------------------------------------------------------------------------
@@ -684,76 +398,3 @@ def test_a_flood_of_answers_ends(desk):
             guard.approvals.approve(request, desk.keys["carol"])
         assert full.value.code == "storage.full"
         assert desk.call(guard) == "approval.pending"
-
-
-# --- what stays -----------------------------------------------------------------------------------
-
-
-def holding(state: Path) -> list[Path]:
-    return [
-        path for path in state.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
-    ]
-
-
-@pytest.mark.parametrize("verdict", ["approve", "reject"])
-def test_what_is_redacted_is_gone_once_the_call_is_decided(desk, verdict):
-    state = desk.place.config.state
-    with desk.open() as guard:
-        request = desk.ask(guard)
-        assert holding(state) == [desk.path()]
-        getattr(guard.approvals, verdict)(request, desk.keys["bob"])
-        assert desk.call(guard) == ("merged main" if verdict == "approve" else "approval.rejected")
-        assert holding(state) == []
-    assert holding(state) == []
-    assert list((desk.folder / "answers").iterdir()) == []
-
-
-def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
-    desk = Desk(place, approvals={"pending_per_agent": 2})
-    with desk.open() as guard:
-        request = desk.ask(guard, "one")
-        desk.ask(guard, "two")
-        guard.approvals.approve(request, desk.keys["bob"])
-        assert desk.call(guard, "three") == "approval.limit"
-        clock.now = datetime.now(UTC) + timedelta(hours=2)
-        assert desk.call(guard, "three") == "approval.pending"  # those two wait no more
-        assert holding(place.config.state) == [desk.path("three")]
-        assert list((desk.folder / "answers").iterdir()) == []
-        assert desk.call(guard, "one") == "approval.pending"
-    assert desk.ran == []
-
-
-@pytest.mark.parametrize("verdict", ["approve", "reject", None])
-def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
-    """Its call was not made again before it expired; the other two are the twins."""
-    desk = Desk(place)
-    with desk.open() as guard:
-        request = desk.ask(guard, "one")
-        if verdict is not None:
-            getattr(guard.approvals, verdict)(request, desk.keys["bob"])
-        assert guard.approvals.expired_approved() == []
-        clock.now = datetime.now(UTC) + timedelta(hours=2)
-        untaken = [one.request_id for one in guard.approvals.expired_approved()]
-        assert untaken == ([request.request_id] if verdict == "approve" else [])
-        desk.ask(guard, "two")  # what has expired goes, with the arguments in it
-        assert guard.approvals.expired_approved() == []
-    assert ("nobody took the approval up in time" in caplog.text) is (verdict == "approve")
-
-
-def test_a_guard_in_memory_forgets_what_has_expired(clock):
-    def ask(guard: Guard, call_id: str) -> str:
-        tool = guard.tool(name="merge")(lambda: None)
-        site = CallSite(call_id, thread="t", turn="m")
-        bound = Invocation.bind(tool.spec, lambda: Arguments.of({}), site)
-        try:
-            adapters.run(guard.new_agent("coder"), bound, lambda: None)
-        except (Denied, ApprovalPending) as refused:
-            return refused.code
-        raise AssertionError("it ran")
-
-    tables = {"approvals": {"application": True, "pending_per_agent": 1}}
-    with Guard.ephemeral(lambda _: Decision.require_approval(), config=tables) as guard:
-        assert ask(guard, "a") == "approval.pending"
-        assert ask(guard, "b") == "approval.limit"
-        clock.advance(hours=2)
-        assert ask(guard, "b") == "approval.pending"

@@ -1,0 +1,298 @@
+"""Strange files where requests, answers and runs are stored: none hangs a call or misleads a person.
+
+Whoever can write in the state lays links, pipes, folders and endless files there. What people were
+shown does not stay there for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from approval_desk import TOKEN, Desk, folder
+
+from agentguard import (
+    ApprovalPending,
+    ApprovalRequest,
+    Decision,
+    Denied,
+    Guard,
+    Requirement,
+    StorageError,
+    adapters,
+)
+from agentguard.adapters import Arguments, CallSite, Invocation
+from agentguard.approvals.answer import read_answer, seal_answer
+from agentguard.approvals.request import MAX_REQUEST_BYTES
+from agentguard.errors import DecodeError
+from agentguard.signing.canonical import b64_encode, dumps, loads_object
+from agentguard.signing.dsse import Envelope
+from agentguard.storage.journal import FOLDER as JOURNAL
+from agentguard.storage.journal import FileJournal
+from agentguard.storage.runs import FileRuns
+
+
+@pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
+def test_no_file_outside_the_state_is_removed_through_a_link(desk, tmp_path, part):
+    mine = tmp_path / "mine"
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
+        link = desk.folder / part.format(id=request.request_id)
+        link.rename(mine)
+        link.symlink_to(mine)
+        before = sorted(mine.rglob("answers/*") if not part else mine.iterdir())
+        assert before
+        with pytest.raises(StorageError):
+            guard.approvals.withdraw(request)
+        assert sorted(mine.rglob("answers/*") if not part else mine.iterdir()) == before
+
+
+def test_what_is_withdrawn_leaves_no_answers(desk):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
+        guard.approvals.withdraw(request)
+        assert list((desk.folder / "answers").iterdir()) == []
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def deep(path: Path) -> None:
+    path.write_bytes(b"[" * 100_000)
+
+
+STRANGE: list[Callable[[Path], None]] = [fifo, endless, dangling, huge, folder, empty, deep]
+
+
+@pytest.mark.parametrize("make", STRANGE)
+def test_a_strange_file_among_the_requests_is_in_nobodys_way(desk, make):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        make(desk.folder / "requests" / "0000")
+        assert desk.call(guard) == "approval.pending"
+        guard.approvals.approve(request, desk.keys["bob"])
+        make(desk.folder / "answers" / request.request_id / "0000")
+        assert guard.approvals.missing(request) is None
+        assert desk.call(guard) == "merged main"
+    with desk.open() as guard:
+        assert desk.ask(guard, "release") is not None
+
+
+@pytest.mark.parametrize("make", STRANGE)
+def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
+    with desk.open() as guard:
+        request, path = desk.ask(guard), desk.path()
+        guard.approvals.approve(request, desk.keys["bob"])
+        path.unlink()
+        make(path)
+        assert desk.call(guard) not in {"merged main", "approval.pending"}
+        assert desk.call(guard, "release") == "approval.pending"
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert desk.call(guard) == "approval.pending"  # anew: nobody has answered that
+    assert desk.ran == []
+
+
+@pytest.mark.parametrize("make", [fifo, endless, huge, folder, empty, deep])
+def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
+    home = desk.place.take_up()
+    state, keys = tmp_path / "s", lambda: _keys(home)
+    runs, journal = FileRuns(state, keys), FileJournal(state, keys)
+    runs.write("a", b"1")
+    (path,) = (tmp_path / "s" / "runs").iterdir()
+    path.unlink()
+    make(path)
+    with pytest.raises(StorageError):
+        runs.read("a")
+    assert journal.begin("0" * 64, "1" * 32)
+    page = tmp_path / "s" / JOURNAL / ("0" * 64)
+    page.unlink()
+    make(page)
+    with pytest.raises(StorageError):
+        journal.read("0" * 64)
+
+
+def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):
+    """An edit that no person has made, and what was lent to another run, count for nothing."""
+    home = desk.place.take_up()
+    runs = FileRuns(tmp_path, lambda: _keys(home))
+    runs.write("mine", b"1")
+    (mine,) = (tmp_path / "runs").iterdir()
+    assert runs.add("theirs", b"2")
+    (theirs,) = [path for path in (tmp_path / "runs").iterdir() if path != mine]
+    good = mine.read_bytes()
+    document: Any = loads_object(good)
+    altered = dumps({**document, "kept": b64_encode(b"3")})
+    longer = dumps({**document, "more": 1})
+    for data in (theirs.read_bytes(), altered, longer, b"3", b"{}", b"[]", good[:-1]):
+        mine.write_bytes(data)
+        with pytest.raises(StorageError) as refused:
+            runs.read("mine")
+        assert refused.value.code == "storage.corrupt"
+    mine.write_bytes(good)
+    assert (runs.read("mine"), runs.read("theirs")) == (b"1", b"2")
+
+
+def _keys(home: Any) -> Any:
+    return home.log_key, home.trust
+
+
+# --- what people are shown ------------------------------------------------------------------------
+
+
+def shown_otherwise(desk: Desk, **tool: str) -> ApprovalRequest:
+    """Have the request name the tool otherwise, with the same digest."""
+    path = desk.path()
+    document = json.loads(path.read_bytes())
+    document["tool"] |= tool
+    path.write_bytes(dumps(document))
+    return ApprovalRequest.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("tool", [{"name": "read_docs"}, {"description": "Reads, and no more."}])
+def test_a_request_that_names_another_tool_lets_none_run(desk, tool):
+    with desk.open() as guard:
+        desk.ask(guard)
+        desk.answer(shown_otherwise(desk, **tool), "bob")
+        assert desk.call(guard) == "approval.altered"
+        desk.answer(desk.ask(guard), "bob")  # the twin: the call asks anew
+        assert desk.call(guard) == "merged main"
+
+
+def test_a_request_that_asks_for_less_satisfies_no_policy(desk):
+    desk.needed = Requirement("a lead", roles=("lead",))
+    with desk.open() as guard:
+        request, path = desk.ask(guard), desk.path()
+        weaker = replace(request, requirements=(Requirement("anybody", allow_self=True),))
+        path.write_bytes(weaker.dumps())
+        desk.answer(weaker, "bob")
+        desk.answer(weaker, "carol")
+        assert desk.call(guard) == "approval.altered"
+        desk.answer(desk.ask(guard), "carol")
+        assert desk.call(guard) == "merged main"
+        assert guard.verify().problems == ()
+
+
+@pytest.mark.parametrize("name", ["request_id", "approval_id"])
+@pytest.mark.parametrize("value", ["../../x", "0" * 31, "0" * 33, "0" * 31 + "G", "", "/" * 32])
+def test_an_id_names_no_other_file(desk, name, value):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        statement = json.loads(
+            seal_answer(request, "approve", approver="user:bob", approval_id="0" * 32, at=0).payload
+        )
+        statement["predicate"][name] = value
+        sealed = Envelope("application/vnd.in-toto+json", dumps(statement), ())
+        with pytest.raises(DecodeError):
+            read_answer(sealed)
+        document = json.loads(request.dumps())
+        document["request_id"] = value
+        with pytest.raises(DecodeError):
+            ApprovalRequest.loads(dumps(document))
+
+
+def test_a_request_that_is_too_long_to_be_shown_is_denied(desk):
+    with desk.open() as guard:
+        assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
+        desk.needed = Requirement("x" * MAX_REQUEST_BYTES)
+        assert desk.call(guard) == "approval.too_large"
+        assert guard.approvals.pending() == []
+
+
+# --- what stays -----------------------------------------------------------------------------------
+
+
+def holding(state: Path) -> list[Path]:
+    return [
+        path for path in state.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+def test_what_is_redacted_is_gone_once_the_call_is_decided(desk, verdict):
+    state = desk.place.config.state
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        assert holding(state) == [desk.path()]
+        getattr(guard.approvals, verdict)(request, desk.keys["bob"])
+        assert desk.call(guard) == ("merged main" if verdict == "approve" else "approval.rejected")
+        assert holding(state) == []
+    assert holding(state) == []
+    assert list((desk.folder / "answers").iterdir()) == []
+
+
+def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
+    desk = Desk(place, approvals={"pending_per_agent": 2})
+    with desk.open() as guard:
+        request = desk.ask(guard, "one")
+        desk.ask(guard, "two")
+        guard.approvals.approve(request, desk.keys["bob"])
+        assert desk.call(guard, "three") == "approval.limit"
+        clock.now = datetime.now(UTC) + timedelta(hours=2)
+        assert desk.call(guard, "three") == "approval.pending"  # those two wait no more
+        assert holding(place.config.state) == [desk.path("three")]
+        assert list((desk.folder / "answers").iterdir()) == []
+        assert desk.call(guard, "one") == "approval.pending"
+    assert desk.ran == []
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject", None])
+def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
+    """Its call was not made again before it expired; the other two are the twins."""
+    desk = Desk(place)
+    with desk.open() as guard:
+        request = desk.ask(guard, "one")
+        if verdict is not None:
+            getattr(guard.approvals, verdict)(request, desk.keys["bob"])
+        assert guard.approvals.expired_approved() == []
+        clock.now = datetime.now(UTC) + timedelta(hours=2)
+        untaken = [one.request_id for one in guard.approvals.expired_approved()]
+        assert untaken == ([request.request_id] if verdict == "approve" else [])
+        desk.ask(guard, "two")  # what has expired goes, with the arguments in it
+        assert guard.approvals.expired_approved() == []
+    assert ("nobody took the approval up in time" in caplog.text) is (verdict == "approve")
+
+
+def test_a_guard_in_memory_forgets_what_has_expired(clock):
+    def ask(guard: Guard, call_id: str) -> str:
+        tool = guard.tool(name="merge")(lambda: None)
+        site = CallSite(call_id, thread="t", turn="m")
+        bound = Invocation.bind(tool.spec, lambda: Arguments.of({}), site)
+        try:
+            adapters.run(guard.new_agent("coder"), bound, lambda: None)
+        except (Denied, ApprovalPending) as refused:
+            return refused.code
+        raise AssertionError("it ran")
+
+    tables = {"approvals": {"application": True, "pending_per_agent": 1}}
+    with Guard.ephemeral(lambda _: Decision.require_approval(), config=tables) as guard:
+        assert ask(guard, "a") == "approval.pending"
+        assert ask(guard, "b") == "approval.limit"
+        clock.advance(hours=2)
+        assert ask(guard, "b") == "approval.pending"
