@@ -1,117 +1,26 @@
-"""The spans and metrics of guarded calls, as an SDK exports them."""
+"""The spans of guarded calls, as an SDK exports them. Agents' runs are in test_telemetry_runs.py,
+metrics in test_telemetry_metrics.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
+from exported import Place, ids, traceparent
 from opentelemetry import context, trace
-from opentelemetry.sdk.metrics.export import Sum
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import StatusCode
 
-from agentguard import ApprovalPending, Decision, Denied, Guard, adapters, telemetry
+from agentguard import ApprovalPending, Denied, adapters, telemetry
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
-from agentguard.domain import config, ephemeral
-from agentguard.policy.function import FunctionEngine
-from agentguard.signing.keys import Ed25519Signer
-
-TABLES: dict[str, Any] = {
-    "trust_domain": "acme.example",
-    "agents": {
-        "reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]},
-        "tester": {"type": "test-agent"},
-    },
-}
-
-
-def answer(document):
-    """Deny what goes to main; have people asked about a release."""
-    branch = document["args"].get("branch")
-    if branch == "main":
-        return Decision.deny("nobody pushes to main")
-    return Decision.require_approval() if branch == "release" else Decision.allow()
-
-
-def in_memory(answer: Any, tables: dict[str, Any]) -> Guard:
-    """A guard with ``[policy]``, which only a durable one may have, and nothing on disk."""
-    settings = config.parse({"state": "unused", **tables}, source="agentguard.toml", base=Path())
-    home = ephemeral.domain(settings.trust_domain, now=datetime.now(UTC))
-    return Guard(settings, FunctionEngine(answer), home)
-
-
-class Place:
-    """A guard, an agent with a tool, and a person who approves."""
-
-    def __init__(self, answer: Any = answer, **tables: Any) -> None:
-        self.bob = Ed25519Signer.from_seed(os.urandom(32))
-        people = {"bob": {"keys": [self.bob.public_key.openssh()]}}
-        tables = {**TABLES, "approvers": people, **tables}
-        self.guard = (
-            in_memory(answer, tables)
-            if "policy" in tables
-            else Guard.ephemeral(answer, config=tables)
-        )
-        self.agent = self.guard.new_agent("reviewer")
-        self.check: Any = None
-        self.does: Any = lambda branch: f"pushed {branch}"
-
-        @self.guard.tool(requires=["pr:write"])
-        def push(branch: str) -> str:
-            """Push a branch."""
-            return self.does(branch)
-
-        self.push = push
-
-    def call(self, branch="fix"):
-        return self.agent.call(self.push, branch=branch)
-
-    def bound(self, branch):
-        """The same call, as an adapter makes it."""
-        bind = lambda: Arguments.of({"branch": branch})  # noqa: E731
-        return Invocation.bind(self.push.spec, bind, CallSite("call_1", thread="t"))
-
-    def ask(self, branch="release"):
-        with pytest.raises(ApprovalPending) as pending:
-            self.call(branch)
-        return pending.value.request
-
-    def entries(self, kind):
-        with closing(self.guard.reader()) as reader:
-            stored = [(index, parse_entry(body)) for index, body in reader.entries(0)]
-        return [(index, found) for index, found in stored if found.kind == kind]
-
-    def recorded(self):
-        """The place of the last authorization in the log, and its invocation's predicate."""
-        index, found = self.entries("authorization")[-1]
-        call = read_authorization(found)
-        return index, call
-
-
-@pytest.fixture
-def place():
-    return Place()
-
-
-def ids(span):
-    return span.context.trace_id, span.context.span_id
-
-
-def traceparent(span):
-    trace_id, span_id = ids(span)
-    return f"00-{trace_id:032x}-{span_id:016x}-{span.context.trace_flags:02x}"
 
 
 def test_an_allowed_call_is_one_span_that_says_who_what_and_where_the_evidence_is(
@@ -590,51 +499,6 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
     assert spans.one("agentguard.authorize").status.status_code is StatusCode.ERROR
 
 
-def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
-    lent = place.guard.delegate("user:alice", scope=["pr:write"])
-    with lent, adapters.agent_span(place.agent, conversation="thread-1") as run:
-        place.call()
-    assert spans.tree() == ["invoke_agent reviewer", "  execute_tool push"]
-    attributes = spans.one("invoke_agent reviewer").attributes
-    assert attributes["gen_ai.operation.name"] == "invoke_agent"
-    assert attributes["gen_ai.conversation.id"] == "thread-1"
-    assert attributes["gen_ai.agent.id"] == place.agent.id
-    assert attributes["agentguard.delegation.chain"] == (
-        "user:alice>spiffe://acme.example>agent:reviewer"
-    )
-
-    first = spans.one("invoke_agent reviewer")
-    assert run.traceparent == traceparent(first)
-    with pytest.raises(LookupError), adapters.agent_span(place.agent, paused=run.traceparent):
-        raise LookupError("a text")
-    _, again = spans.named("invoke_agent reviewer")
-    assert again.context.trace_id == first.context.trace_id
-    assert [link.context.span_id for link in again.links] == [ids(first)[1]]
-    assert again.attributes["error.type"] == "LookupError"
-    assert "a text" not in again.to_json()
-
-
-@pytest.mark.parametrize(
-    ("traceparent", "goes_on"),
-    [
-        (f"00-{1:032x}-{2:016x}-01", True),
-        (f"42-{1:032x}-{2:016x}-01-of-later", True),
-        (f"00-{1:032x}-{2:016x}-01-of-later", False),
-        (f"ff-{1:032x}-{2:016x}-01", False),
-        (f"0-{1:032x}-{2:016x}-01", False),
-        ("00-0x1-+2-01", False),
-        (f"00-{0xA:032X}-{2:016x}-01", False),
-        (f"00-{0:032x}-{2:016x}-01", False),
-    ],
-)
-def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparent, goes_on):
-    with adapters.agent_span(place.agent, paused=traceparent):
-        pass
-    (span,) = spans.all()
-    assert (span.context.trace_id == 1) is goes_on
-    assert [link.context.span_id for link in span.links] == ([2] if goes_on else [])
-
-
 def test_spans_and_metrics_say_which_version_made_them_by_which_conventions(place, spans, metrics):
     place.call()
     (made,) = metrics.get_metrics_data().resource_metrics
@@ -651,171 +515,3 @@ def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
     assert span.attributes["gen_ai.operation.name"] == "invoke_workflow"
     assert span.attributes["gen_ai.workflow.name"] == "newsroom"
     assert span.attributes["gen_ai.agent.name"] == "newsroom"
-
-
-def points(reader, name):
-    """The data points of a metric, by their attributes."""
-    data = reader.get_metrics_data()
-    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
-    found = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
-    return [
-        (dict(point.attributes), point) for metric in found for point in metric.data.data_points
-    ]
-
-
-@pytest.mark.parametrize("around", ["itself", "its parent", "another trace"])
-def test_a_span_of_theirs_that_goes_on_links_to_the_run_that_has_paused_alone(place, spans, around):
-    """Its parent and its trace are its instrumentor's to say, and it does not lead to itself."""
-    with adapters.agent_span(place.agent) as first:
-        pass
-    tracer = trace.get_tracer("theirs")
-    parent, other = tracer.start_span("parent"), tracer.start_span("other", context.Context())
-    theirs = tracer.start_span("graph", trace.set_span_in_context(parent))
-    here = {"itself": theirs, "its parent": parent, "another trace": other}[around]
-    again = adapters.agent_span(
-        place.agent, paused=first.traceparent, parent=trace.set_span_in_context(here), inside=theirs
-    )
-    again.end()
-    theirs.end()
-    graph = spans.one("graph")
-    paused = ids(spans.one("invoke_agent reviewer"))
-    assert [link.context.span_id for link in graph.links] == [paused[1]]
-    assert [dict(link.attributes) for link in graph.links] == [{"agentguard.link": "paused"}]
-
-
-@pytest.fixture(params=["no spans", "sampled out", "recording"])
-def sampling(request, monkeypatch):
-    """Whether there are spans beside the metrics, and whether they record."""
-    if request.param != "no spans":
-        sampler = ALWAYS_OFF if request.param == "sampled out" else ALWAYS_ON
-        monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=sampler))
-
-
-def counts(metrics):
-    """What has been counted by now: one agent's calls of one tool, by the other attributes."""
-    common = {"gen_ai.agent.name": "reviewer", "gen_ai.tool.name": "push"}
-    found = points(metrics, "agentguard.calls")
-    assert all(about.items() >= common.items() for about, _ in found)
-    left = [(about.items() - common.items(), point.value) for about, point in found]
-    told = [(dict(about), value) for about, value in left]
-    return sorted(told, key=lambda one: one[0]["agentguard.policy.decision"])
-
-
-@pytest.mark.usefixtures("sampling")
-def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
-    place = Place()
-    place.call()
-    place.call()
-    with pytest.raises(Denied):
-        place.call("main")
-    place.ask()
-    assert counts(metrics) == [
-        ({"agentguard.policy.decision": "allow"}, 2),
-        ({"agentguard.policy.decision": "approval"}, 1),
-        (
-            {
-                "agentguard.policy.decision": "deny",
-                "agentguard.policy.code": "policy.denied",
-                "error.type": "policy.denied",
-            },
-            1,
-        ),
-    ]
-    took = points(metrics, "agentguard.decision.duration")
-    assert [(about, point.count) for about, point in sorted(took, key=str)] == [
-        ({"agentguard.policy.decision": "allow"}, 2),
-        ({"agentguard.policy.decision": "approval"}, 1),
-        ({"agentguard.policy.decision": "deny"}, 1),
-    ]
-
-
-@pytest.mark.usefixtures("sampling")
-def test_a_look_up_is_counted_once_where_people_are_asked(metrics):
-    place = Place()
-    adapters.evaluate(place.agent, place.bound("fix"))
-    adapters.evaluate(place.agent, place.bound("main"))
-    assert counts(metrics) == []
-    for _ in range(2):  # the second one asks nobody
-        with pytest.raises(ApprovalPending):
-            adapters.evaluate(place.agent, place.bound("release"))
-    assert counts(metrics) == [({"agentguard.policy.decision": "approval"}, 1)]
-
-
-@pytest.mark.usefixtures("sampling")
-def test_what_is_only_observed_is_counted_as_decided_and_as_no_error(metrics):
-    policy = {"engine": "function", "path": "unused:unused", "mode": "observe"}
-    place = Place(policy=policy)
-    for branch in ("fix", "main", "release"):
-        place.call(branch)
-    observed = {"agentguard.policy.enforced": False}
-    assert counts(metrics) == [
-        ({"agentguard.policy.decision": "allow", **observed}, 1),
-        (
-            {
-                "agentguard.policy.decision": "approval",
-                "agentguard.policy.code": "approval.required",
-                **observed,
-            },
-            1,
-        ),
-        (
-            {
-                "agentguard.policy.decision": "deny",
-                "agentguard.policy.code": "policy.denied",
-                **observed,
-            },
-            1,
-        ),
-    ]
-
-
-def test_what_waits_adds_up_and_an_answer_has_its_time(metrics):
-    place, other = (Place(trust_domain="waiting.example") for _ in range(2))
-
-    def waiting():
-        found = points(metrics, "agentguard.approvals.pending")
-        ours = {"agentguard.trust_domain": "waiting.example"}  # guards of other tests may be there
-        return [point.value for about, point in found if about == ours]
-
-    request = place.ask()
-    assert waiting() == [1]
-    other.ask()
-    assert waiting() == [2]
-    (waits,) = (
-        metric
-        for resource in metrics.get_metrics_data().resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == "agentguard.approvals.pending"
-    )
-    assert isinstance(waits.data, Sum)  # an UpDownCounter, not a Gauge
-    assert not waits.data.is_monotonic
-    place.guard.approvals.approve(request, place.bob)
-    place.call("release")
-    ((about, point),) = points(metrics, "agentguard.approval.duration")
-    assert about == {"agentguard.approval.status": "approved", "gen_ai.tool.name": "push"}
-    assert (point.count, point.sum >= 0) == (1, True)
-    assert waiting() == [1]
-    place.guard.close()
-    other.guard.close()
-    assert waiting() == []
-
-
-def test_the_time_of_an_answer_that_settles_nothing_is_not_recorded(metrics):
-    frozen: list[bool] = []
-
-    def decide(document):
-        return Decision.deny("frozen") if frozen and "approval" in document else answer(document)
-
-    place = Place(decide)
-    request = place.ask()
-    place.guard.approvals.approve(request, place.bob)
-    frozen.append(True)
-    with pytest.raises(Denied) as denied:
-        place.call("release")
-    assert denied.value.code == "policy.denied"
-    assert points(metrics, "agentguard.approval.duration") == []
-    frozen.clear()
-    place.call("release")
-    ((about, point),) = points(metrics, "agentguard.approval.duration")
-    assert (about["agentguard.approval.status"], point.count) == ("approved", 1)
