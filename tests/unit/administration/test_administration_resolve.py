@@ -1,141 +1,41 @@
-"""A call in doubt is settled by the admin key, once; nothing else is, and by nobody else."""
+"""A call in doubt is resolved by the admin key, once. Nothing else is resolved, and nobody else
+resolves.
+"""
 
 from __future__ import annotations
 
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
+from calls_in_doubt import (
+    PASSPHRASE,
+    admin_of,
+    append,
+    calls,
+    in_doubt,
+    now,
+    place_of,
+    report,
+    resolve,
+)
 
-from agentguard import Decision, Denied, Guard, StorageError
+from agentguard import Decision, Denied, Guard
 from agentguard.audit import records, statements
-from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, parse_entry
 from agentguard.audit.find import find_call
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
-from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, config, domain, keystore
+from agentguard.domain import administration, domain, keystore
 from agentguard.domain.domain import StateDomain
-from agentguard.domain.verify import examine
-from agentguard.errors import CallError, EncodeError, KeyMaterialError
+from agentguard.errors import CallError, EncodeError
 from agentguard.policy.function import FunctionEngine
-from agentguard.signing import canonical, dsse
+from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
-
-PASSPHRASE = b"correct horse"
-
-
-def settings_in(folder):
-    tables = {
-        "trust_domain": "acme.example",
-        "state": "state",
-        "anchor": "anchor",
-        "policy": {"engine": "function", "path": "unused:unused"},
-        "agents": {"a": {"authority": "own"}},
-    }
-    return config.parse(tables, source="agentguard.toml", base=folder)
-
-
-# One process that dies in the midst of its call, between the authorization and the outcome.
-DYING = """
-import os, signal, sys
-from pathlib import Path
-from agentguard import Decision, Guard
-from agentguard.domain import config
-from agentguard.domain import domain
-from agentguard.domain.domain import StateDomain
-from agentguard.policy.function import FunctionEngine
-
-folder = Path(sys.argv[1])
-tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor",
-          "policy": {"engine": "function", "path": "unused:unused"},
-          "agents": {"a": {"authority": "own"}}}
-settings = config.parse(tables, source="agentguard.toml", base=folder)
-home = domain.take_up(settings, b"correct horse")
-guard = Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home)
-agent = guard.new_agent("a")
-
-@guard.tool
-def work(what: str) -> str:
-    if what == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return what
-
-agent.call(work, "done")
-agent.call(work, "die")
-"""
-
-
-@pytest.fixture(scope="session")
-def original(tmp_path_factory):
-    """A domain with one call that ended, and one whose process was killed in it."""
-    folder = tmp_path_factory.mktemp("original")
-    domain.found(settings_in(folder), PASSPHRASE, now=datetime.now(UTC))
-    died = subprocess.run(
-        [sys.executable, "-c", DYING, str(folder)], capture_output=True, check=False, timeout=180
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    return folder
-
-
-@pytest.fixture
-def settings(tmp_path, original):
-    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-def opened(settings):
-    """A guard on the domain; it leases the shard that the killed process has left."""
-    home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
-        yield guard
-
-
-def report(settings):
-    with closing(StateReader(settings.state)) as reader:
-        return examine(reader, keystore.load_trust(settings.state), anchor=settings.anchor)
-
-
-def calls(settings):
-    """The authorizations in shard 0, by what they were given."""
-    with closing(StateReader(settings.state)) as reader:
-        return {
-            canonical.loads_object(stored.attachments[0].data)["what"]: (
-                stored.index,
-                read_authorization(parse_entry(stored.body)),
-            )
-            for stored in reader.stored(0)
-            if parse_entry(stored.body).kind == "authorization" and stored.attachments
-        }
-
-
-def resolve(settings, invocation_id, *, ran=True, note="asked the bank", now=None):
-    return administration.resolve(
-        settings, PASSPHRASE, invocation_id, ran=ran, note=note, now=now or datetime.now(UTC)
-    )
-
-
-def in_doubt(settings):
-    (invocation_id,) = report(settings).in_doubt
-    return invocation_id
-
-
-def append(settings, record):
-    log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
-    try:
-        return log.append(record)
-    finally:
-        log.close()
 
 
 @pytest.mark.parametrize("ran", [True, False])
@@ -377,22 +277,6 @@ def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
     assert report(settings).in_doubt == ()
 
 
-# --- who else might resolve -----------------------------------------------------------------------
-
-
-def place_of(settings, what="die"):
-    index, call = calls(settings)[what]
-    return CallPlace(0, index, call.invocation_id, call.invocation_sha256)
-
-
-def now():
-    return timestamp(datetime.now(UTC))
-
-
-def admin_of(settings):
-    return keystore.load_key(settings.state, "admin", PASSPHRASE)
-
-
 def edited(record, change):
     """The record with its statement's payload changed, under the old signature."""
     body = canonical.loads_object(record.body)
@@ -450,193 +334,3 @@ def test_the_administrators_own_is_not(settings):
     append(settings, record)
     found = report(settings)
     assert (found.ok, found.in_doubt) == (True, ())
-
-
-# --- resolutions that do not fit their calls ------------------------------------------------------
-
-
-def say(settings, where, *, ran=True, kind="resolution"):
-    """Append what the admin key says without asking what stands in the log; return its place."""
-    admin = admin_of(settings)
-    if kind == "erasure":
-        return append(settings, records.erasure(admin, where, note="n", at=now()))
-    return append(settings, records.resolution(admin, where, ran=ran, note="n", at=now()))
-
-
-def found(settings):
-    """Each finding: its shard, its index, and what it says."""
-    return [(one.shard, one.index, one.what) for one in report(settings).problems]
-
-
-def test_a_resolution_of_a_denied_call_is_found(settings):
-    home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.deny("no")), home) as guard:
-        tool = guard.tool(name="work")(lambda what: what)
-        with pytest.raises(Denied):
-            guard.new_agent("a").call(tool, "denied")
-    place = say(settings, place_of(settings, "denied"))
-    assert found(settings) == [(0, place.index, "it resolves a call that was denied")]
-
-
-def test_a_resolution_of_a_call_that_has_an_outcome_is_found(settings):
-    place = say(settings, place_of(settings, "done"))
-    what = "it resolves a call whose outcome stands before it"
-    assert found(settings) == [(0, place.index, what)]
-
-
-def test_so_is_one_in_another_shard_that_has_seen_the_outcome(settings, opened):
-    """The guard holds shard 0, so that the administrator's lease embeds its head."""
-    place = say(settings, place_of(settings, "done"))
-    what = "it resolves a call whose outcome stands before it"
-    assert place.shard == 1
-    assert found(settings) == [(1, place.index, what)]
-
-
-def test_the_twin_an_erasure_of_any_call_is_none(settings):
-    """And the call in doubt may be resolved, in whatever shard."""
-    say(settings, place_of(settings, "done"), kind="erasure")
-    say(settings, place_of(settings, "die"), kind="erasure")
-    assert found(settings) == []
-    say(settings, place_of(settings, "die"))
-    assert found(settings) == []
-    assert report(settings).in_doubt == ()
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_resolutions_that_contradict_each_other_are_found(settings, first):
-    where = place_of(settings, "die")
-    say(settings, where, ran=first)
-    say(settings, where, ran=first)  # once more the same: true, if it is true
-    assert found(settings) == []
-    place = say(settings, where, ran=not first)
-    what = "it contradicts another resolution of the same call"
-    assert found(settings) == [(0, place.index, what)]
-
-
-def elsewhere(settings, **changes):
-    where = place_of(settings)
-    fields = {
-        "shard": where.shard,
-        "index": where.index,
-        "invocation_id": where.invocation_id,
-        "invocation_sha256": where.invocation_sha256,
-    }
-    return CallPlace(**{**fields, **changes})
-
-
-NOWHERE = {
-    "no such index": {"index": 9999},
-    "a negative index": {"index": -1},
-    "another kind of entry": {"index": 0},
-    "another shard": {"shard": 7},
-    "a negative shard": {"shard": -1},
-    "an index past SQLite's": {"index": 2**53 - 1},
-    "a shard past any": {"shard": 2**53 - 1},
-}
-
-
-@pytest.mark.parametrize("kind", ["resolution", "erasure"])
-@pytest.mark.parametrize("changes", NOWHERE.values(), ids=NOWHERE)
-def test_a_statement_of_a_call_that_is_not_there_is_found(settings, kind, changes):
-    """Signed by the admin key itself: of a call that was removed, or never was."""
-    doubtful, where = in_doubt(settings), elsewhere(settings, **changes)
-    admin = admin_of(settings)
-    record = (
-        records.resolution(admin, where, ran=True, note="n", at=now())
-        if kind == "resolution"
-        else records.erasure(admin, where, note="n", at=now())
-    )
-    place = append(settings, record)
-    found = report(settings)
-    assert [(problem.shard, problem.index) for problem in found.problems] == [
-        (place.shard, place.index)
-    ]
-    assert found.in_doubt == (doubtful,)
-
-
-def test_a_resolution_from_another_log_is_refused(settings, tmp_path_factory):
-    """Another trust domain's admin key, about a call with the same place."""
-    folder = tmp_path_factory.mktemp("other")
-    theirs = settings_in(folder)
-    domain.found(theirs, PASSPHRASE, now=datetime.now(UTC))
-    admin = keystore.load_key(theirs.state, "admin", PASSPHRASE)
-    doubtful = in_doubt(settings)
-    record = records.resolution(admin, place_of(settings), ran=True, note="n", at=now())
-    place = append(settings, record)
-    found = report(settings)
-    assert [problem.index for problem in found.problems] == [place.index]
-    assert "no admin key" in found.problems[0].what
-    assert found.in_doubt == (doubtful,)
-
-
-@pytest.mark.parametrize(
-    "predicate",
-    [
-        {"ran": None},
-        {"ran": 1},
-        {"ran": "true"},
-        {"ran": ...},
-        {"note": None},
-        {"note": ...},
-        {"authorization": None},
-        {"authorization": {"shard": "0", "index": 1}},
-        {"authorization": {"shard": 0}},
-        {"authorization": {"shard": True, "index": 1}},
-        {"invocation_id": None},
-        {"more": 1},
-    ],
-    ids=str,
-)
-def test_a_resolution_of_another_form_is_malformed(settings, predicate):
-    where = place_of(settings)
-    said = {
-        "invocation_id": where.invocation_id,
-        "authorization": {"shard": where.shard, "index": where.index},
-        "ran": True,
-        "note": "n",
-        **predicate,
-    }
-    said = {name: value for name, value in said.items() if value is not ...}
-    statement = dsse.statement("resolution", where.invocation_sha256, "invocation", said)
-    at = now()
-    sealed = dsse.seal(statement, admin_of(settings)).as_json()
-    body = canonical.dumps({"kind": "resolution", "at": at, "statement": sealed})
-    place = append(settings, Record(body, Summary("resolution", at, where.invocation_id)))
-    found = report(settings)
-    assert [problem.index for problem in found.problems] == [place.index]
-    assert len(found.in_doubt) == 1
-
-
-@pytest.mark.parametrize("use", ["issuer", "log"])
-def test_another_key_in_the_admins_place_is_refused(settings, use):
-    doubtful, entries = in_doubt(settings), report(settings).entries
-    keys = settings.state / "keys"
-    shutil.copy(keys / use, keys / "admin")
-    with pytest.raises(KeyMaterialError) as caught:
-        resolve(settings, doubtful)
-    assert caught.value.code == "key.mismatch"
-    assert report(settings).entries == entries
-
-
-def test_a_wrong_passphrase_and_a_missing_state_are_refused(settings):
-    doubtful = in_doubt(settings)
-    with pytest.raises(KeyMaterialError):
-        administration.resolve(
-            settings, b"wrong", doubtful, ran=True, note="n", now=datetime.now(UTC)
-        )
-    shutil.rmtree(settings.state)
-    with pytest.raises(StorageError) as caught:
-        resolve(settings, doubtful)
-    assert caught.value.code == "storage.missing"
-
-
-def test_the_log_is_free_again_afterwards(settings):
-    """Also after a refusal: a shard that stays leased would make each later one begin another."""
-    doubtful = in_doubt(settings)
-    resolve(settings, doubtful)
-    with pytest.raises(CallError):
-        resolve(settings, doubtful)
-    with pytest.raises(EncodeError):
-        administration.erase(settings, PASSPHRASE, doubtful, note="\ud800", now=datetime.now(UTC))
-    administration.erase(settings, PASSPHRASE, doubtful, note="n", now=datetime.now(UTC))
-    assert len(report(settings).shards) == 1
