@@ -1,4 +1,4 @@
-"""A server that preloads an application with a guard and forks: each worker has a shard of its own."""
+"""A server that loads an application with a guard and forks: each worker has its own shard."""
 
 from __future__ import annotations
 

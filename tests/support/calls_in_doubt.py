@@ -1,4 +1,4 @@
-"""A domain with a call in doubt: its report, its calls, and the entries that an administrator signs."""
+"""A domain with a call in doubt: its report, its calls, and the administrator's entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agents and their largest scope in the tests of delegation contexts."""
+"""The agents, their largest scope, and the user of a call, in the tests of delegation contexts."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ class Place:
         @self.guard.tool(requires=["pr:write"])
         def push(branch: str) -> str:
             """Push a branch."""
-            return self.does(branch)
+            reply: str = self.does(branch)
+            return reply
 
         self.push = push
 

@@ -1,4 +1,4 @@
-"""The users for whom generators act, and the answers expected of each item."""
+"""The users that generators act for, and the answers that a test expects of a call."""
 
 from __future__ import annotations
 

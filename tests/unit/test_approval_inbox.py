@@ -1,6 +1,6 @@
 """The desk: who waits for an answer learns of it, in a thread and on an event loop.
 
-Whose answers count is tried in ``tests/attacks/test_approvals.py``.
+Whose answers count is tried in ``tests/attacks/approvals``.
 """
 
 from __future__ import annotations

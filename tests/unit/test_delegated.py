@@ -1,6 +1,6 @@
 """``Guard.delegate`` and ``Delegation``: put in force, narrowed, bound, stored and resumed.
 
-What happens to it in threads, tasks and generators is in tests/attacks/test_delegation_contexts.py.
+What happens to it in threads, tasks and generators is in tests/attacks/delegation_contexts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What was revoked, how that is kept, and how calls are counted (``storage/revocations.py``).
 
-What a running guard makes of it is in tests/attacks/test_revocation.py.
+What a running guard makes of it is in tests/attacks/revocation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The spans of crews: in whose span each call is, on each path, and what is in no span.
 
 A test compares whole trees: the spans that a crew makes, and no others. The attributes of a call's
-span are the core's (``tests/unit/test_telemetry.py``); instrumentors are in
+span are the core's (``tests/unit/telemetry``); instrumentors are in
 ``test_crewai_instrumented.py``.
 """
 

@@ -1,4 +1,4 @@
-"""Strange files where requests, answers and runs are stored: none hangs a call or misleads a person.
+"""Strange files among requests, answers and runs: none hangs a call or misleads a person.
 
 Whoever can write in the state lays links, pipes, folders and endless files there. What people were
 shown does not stay there for ever.

@@ -1,4 +1,4 @@
-"""Calls that nobody has approved, or that the wrong people have: each is refused, and its twin runs.
+"""Calls that nobody, or the wrong people, have approved: each is refused, and its twin runs.
 
 A policy asks for people; the answers are signed with keys of their own. What a framework's graph
 adds is tested in the adapter's tests.

@@ -1,5 +1,6 @@
-"""Approvals that a framework or the application takes part in, limits on requests, stores that fail,
-and what is displayed.
+"""Approvals through frameworks and applications, limits on requests, and stores that fail.
+
+What is displayed is what is approved, and the log names who has approved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A guard with an agent that needs a delegation and one that does not, and two users' delegations."""
+"""A guard with an agent that needs a delegation, an agent that needs none, and two delegations."""
 
 from __future__ import annotations
 

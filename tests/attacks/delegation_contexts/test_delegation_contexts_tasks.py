@@ -274,7 +274,7 @@ def test_in_a_context_of_its_own_nothing_is_in_force(acts, alice):
         assert copy_context().run(acts) == ALICE
 
 
-# --- generators (more of them in test_delegation_generators.py) -----------------------------------
+# --- generators (more of them in delegation_generators/) -----------------------------------------
 
 
 def test_a_generator_without_a_block_acts_for_whoever_asks(acts, alice, bob):

@@ -1,4 +1,4 @@
-"""Delegation blocks in generators: each is refused, in any form, and whole blocks beside them are not.
+"""Delegation blocks in generators: each is refused, and whole blocks beside them are not.
 
 A generator shares the context of whoever asks for its items. ``robot`` may act by itself: where a
 context is lost, ``robot`` acts for nobody, and where one leaks, for somebody else.

@@ -1,5 +1,6 @@
-"""``token inspect`` as users type it: what it tells of a good token, a wrong one, and a file that is
-none.
+"""``token inspect`` as users type the command.
+
+The command explains good tokens, names the hop that makes a token wrong, and refuses other files.
 """
 
 from __future__ import annotations

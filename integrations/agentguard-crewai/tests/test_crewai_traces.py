@@ -1,0 +1,714 @@
+"""Traces of crews: whose span each call is in, on each path that a call can take.
+
+Trees are whole: the spans that a crew makes, and no others. What stands in the span of a call is
+the core's (``tests/unit/telemetry``); instrumentors are in ``test_crewai_instrumented.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from typing import Any
+
+import pytest
+from crewai import Crew, Process, Task
+from crewai.agent.planning_config import PlanningConfig
+from crewai.flow import Flow, listen, or_, start
+from crewai.flow.persistence import SQLiteFlowPersistence
+from crewai.tools import tool
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from agentguard import ApprovalPending, Decision, Requirement
+from agentguard_crewai import (
+    agent_of,
+    akickoff_or_pause,
+    answered,
+    guard_agent,
+    guard_crew,
+    kickoff_or_pause,
+    resumable,
+)
+
+AGENTS = {
+    name: {"max_scope": ["read", "pay"], "authority": "own"}
+    for name in ("lead", "hand", "crew-manager")
+}
+READ: Any = ("read_file", {"path": "plan"})
+SECRET: Any = ("read_file", {"path": "secret"})
+PAY: Any = ("pay", {"to": "ann"})
+BREAK: Any = ("break_it", {})
+
+
+def hands(by: str = "delegate_work_to_coworker") -> Any:
+    what = "question" if by.startswith("ask") else "task"
+    return (by, {what: "do it", "context": "none", "coworker": "Hand"})
+
+
+def task_of(agent: Any, **options: Any) -> Task:
+    return Task(description="a task", expected_output="words", agent=agent, **options)
+
+
+class Desk:
+    """A guard that keeps a secret and asks before anybody pays, and tools."""
+
+    def __init__(self, made):
+        self.made = made
+        self.guard = made.guard
+        made.decide = self.decide
+
+        @tool
+        def read_file(path: str) -> str:
+            """Read a file."""
+            return f"what stands in {path}"
+
+        @tool
+        def pay(to: str) -> str:
+            """Pay somebody."""
+            return f"paid {to}"
+
+        @tool
+        def break_it() -> str:
+            """Break."""
+            raise LookupError("nothing is there")
+
+        self.tools = [read_file, pay, break_it]
+
+    @staticmethod
+    def decide(document):
+        if "secret" in str(document["args"]):
+            return Decision.deny("it is secret")
+        pays = document["action"] == "pay"
+        return Decision.require_approval() if pays else Decision.allow()
+
+    def alice(self):
+        return self.guard.delegate("user:alice", scope=["read", "pay"], via="crew:report")
+
+    def agent(self, way, role, *said, **options):
+        return way.agent(role, *said, **{"tools": self.tools, "max_retry_limit": 0, **options})
+
+    def crew(self, way, *said, **options):
+        crew = way.crew(self.agent(way, "Lead", *said), name="report")
+        return guard_crew(crew, self.guard, **options)
+
+    def pair(self, way, said, hand_said, **options):
+        """A crew whose only task is its lead's, who may hand work on."""
+        lead = self.agent(way, "Lead", *said, allow_delegation=True)
+        hand = self.agent(way, "Hand", *hand_said)
+        crew = Crew(name="report", agents=[lead, hand], tasks=[task_of(lead)])
+        return guard_crew(crew, self.guard, **options)
+
+
+@pytest.fixture
+def inbox(recorded):
+    return Desk(recorded(agents=AGENTS))
+
+
+def tree(text: str) -> list[str]:
+    return text.strip("\n").splitlines()
+
+
+ONE = tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool read_file
+""")
+
+
+def one_trace(spans) -> str:
+    """The only trace that was exported."""
+    (trace_id,) = {span.context.trace_id for span in spans.all()}
+    return f"{trace_id:032x}"
+
+
+def statuses(spans, name):
+    return [
+        (span.status.status_code, span.attributes.get("error.type")) for span in spans.named(name)
+    ]
+
+
+def linked(span, how="paused"):
+    """The spans that a span is linked to in this way, by their ids."""
+    links = [link for link in span.links if link.attributes["agentguard.link"] == how]
+    return [link.context.span_id for link in links]
+
+
+# --- one trace ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["delegate_work_to_coworker", "ask_question_to_coworker"])
+def test_a_coworker_is_inside_the_call_that_hands_work_on(inbox, native, spans, by):
+    crew = inbox.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
+    with inbox.alice():
+        crew.kickoff()
+    assert spans.tree() == tree(f"""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool read_file
+    execute_tool {by}
+      invoke_agent hand
+        execute_tool read_file
+        execute_tool read_file
+""")
+    one_trace(spans)
+    lead, hand = crew.agents
+    told = spans.one("invoke_agent hand").attributes
+    assert told == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.id": agent_of(hand).id,
+        "gen_ai.agent.name": "hand",
+        "agentguard.agent.id": agent_of(hand).id,
+        "agentguard.agent.type": "agent",
+        "agentguard.principal.id": "user:alice",
+        "user.id": "user:alice",
+        "agentguard.delegation.chain": "user:alice>crew:report>agent:lead>agent:hand",
+        "agentguard.delegation.depth": 3,
+    }
+    assert spans.one("invoke_workflow report").attributes == {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.agent.name": "report",
+        "gen_ai.workflow.name": "report",
+    }
+    calls = [
+        (span.attributes["gen_ai.agent.id"], span.attributes["agentguard.policy.decision"])
+        for span in spans.named("execute_tool read_file")
+    ]
+    assert calls == [
+        (agent_of(lead).id, "allow"),
+        (agent_of(hand).id, "allow"),
+        (agent_of(hand).id, "deny"),
+    ]
+
+
+def test_the_calls_that_are_signed_name_the_trace_and_their_spans(inbox, way, spans):
+    crew = inbox.pair(way, [READ, hands(), "done"], [SECRET, "done"])
+    crew.kickoff()
+    found = {
+        (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
+        for span in spans.all()
+        if span.name.startswith("execute_tool")
+    }
+    named = [str(call.predicate["traceparent"]).split("-") for call in inbox.made.calls()]
+    assert {(trace_id, span_id) for _version, trace_id, span_id, _flags in named} == found
+    assert len(named) == 3
+
+
+def test_the_agents_of_two_tasks_are_side_by_side(inbox, native, spans):
+    lead, hand = (inbox.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    guard_crew(native.crew(lead, hand, name="report"), inbox.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool read_file
+  invoke_agent hand
+    execute_tool read_file
+""")
+
+
+def test_the_crew_is_inside_what_asked_for_it(inbox, native, spans):
+    with trace.get_tracer("the application").start_as_current_span("request") as request:
+        inbox.crew(native, READ, "done").kickoff()
+    assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
+    assert trace.get_current_span() is not request
+
+
+def test_the_manager_that_a_crew_makes(inbox, native, spans):
+    hand = inbox.agent(native, "Hand", READ, "done")
+    manager = native.model(hands(), "done")
+    task = Task(description="a task", expected_output="words")
+    hierarchy = {"process": Process.hierarchical, "manager_llm": manager}
+    crew = Crew(name="report", agents=[hand], tasks=[task], **hierarchy)
+    guard_crew(crew, inbox.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent crew-manager
+    execute_tool delegate_work_to_coworker
+      invoke_agent hand
+        execute_tool read_file
+""")
+
+
+def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(inbox, native, spans):
+    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
+
+    @tool
+    def ask() -> str:
+        """Ask somebody."""
+        return str(hand.kickoff("go on").raw)
+
+    lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool ask
+      invoke_agent hand
+        execute_tool read_file
+""")
+
+
+def test_another_agent_at_the_same_task_has_a_span_of_its_own(inbox, native, spans):
+    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
+
+    @tool
+    def ask() -> str:
+        """Ask somebody."""
+        return str(hand.execute_task(task))
+
+    lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
+    task = task_of(lead)
+    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), inbox.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool ask
+      invoke_agent hand
+        execute_tool read_file
+""")
+
+
+# --- threads, tasks and streams -------------------------------------------------------------------
+
+
+async def read_all(streaming):
+    async for _chunk in streaming:
+        pass
+
+
+BEGINNINGS = {
+    "kickoff": lambda crew: crew.kickoff(),
+    "kickoff_async": lambda crew: asyncio.run(crew.kickoff_async()),
+    "akickoff": lambda crew: asyncio.run(crew.akickoff()),
+}
+
+
+@pytest.mark.parametrize("begin", BEGINNINGS)
+@pytest.mark.parametrize("limit", [None, 60])
+def test_however_a_crew_is_begun(inbox, native, spans, begin, limit):
+    lead = inbox.agent(native, "Lead", READ, "done", max_execution_time=limit)
+    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), inbox.guard))
+    assert spans.tree() == ONE
+
+
+def test_copies_of_a_crew_are_crews_of_their_own(inbox, native, spans):
+    crew = inbox.crew(native, READ, "done", READ, "done")
+    with trace.get_tracer("the application").start_as_current_span("request"):
+        crew.kickoff_for_each(inputs=[{}, {}])
+    assert spans.tree() == ["request", *(f"  {line}" for line in [*ONE, *ONE])]
+    assert len({s.attributes["gen_ai.agent.id"] for s in spans.named("invoke_agent lead")}) == 2
+
+
+async def test_crews_at_once_on_a_loop_have_traces_of_their_own(inbox, native, spans):
+    crews = [inbox.crew(native, READ, "done") for _ in range(3)]
+    await asyncio.gather(*(crew.akickoff() for crew in crews))
+    assert sorted(spans.tree()) == sorted(ONE * 3)
+    assert len({span.context.trace_id for span in spans.all()}) == 3
+
+
+@pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
+def test_tasks_that_are_executed_at_once(inbox, native, spans, begin):
+    together = threading.Barrier(2, timeout=120)
+
+    @tool
+    def meet() -> str:
+        """Wait for the other one."""
+        together.wait()
+        return "met"
+
+    lead, hand = (native.agent(r, ("meet", {}), "done", tools=[meet]) for r in ("Lead", "Hand"))
+    last = native.agent("Crew manager", "done")
+    tasks = [task_of(one, async_execution=True) for one in (lead, hand)]
+    crew = Crew(name="report", agents=[lead, hand, last], tasks=[*tasks, task_of(last)])
+    BEGINNINGS[begin](guard_crew(crew, inbox.guard))
+    assert spans.tree() in [
+        tree(f"""
+invoke_workflow report
+  invoke_agent {first}
+    execute_tool meet
+  invoke_agent {second}
+    execute_tool meet
+  invoke_agent crew-manager
+""")
+        for first, second in (("lead", "hand"), ("hand", "lead"))
+    ]
+
+
+def test_calls_that_a_model_makes_at_once(inbox, native, spans):
+    together = threading.Barrier(2, timeout=120)
+
+    @tool
+    def meet(name: str) -> str:
+        """Wait for the other one."""
+        together.wait()
+        return name
+
+    both = [("meet", {"name": name}) for name in ("a", "b")]
+    lead = native.agent("Lead", both, "done", tools=[meet])
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool meet
+    execute_tool meet
+""")
+
+
+def test_the_steps_of_a_planner(inbox, native, spans):
+    steps = [
+        {"step_number": at, "description": what, "tool_to_use": None, "depends_on": after}
+        for at, what, after in ((1, "first", []), (2, "second", [1]))
+    ]
+    plan = native.model(json.dumps({"plan": "a plan", "ready": True, "steps": steps}))
+    planning = PlanningConfig(reasoning_effort="low", max_attempts=1, llm=plan)
+    said = (READ, "the first is done", SECRET, "the second is done", "done")
+    lead = inbox.agent(native, "Lead", *said, planning_config=planning)
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    assert spans.tree() == [*ONE, "    execute_tool read_file"]
+
+
+STREAMS = {
+    "kickoff": lambda crew: list(crew.kickoff()),
+    "kickoff_async": lambda crew: asyncio.run(streamed(crew.kickoff_async)),
+    "akickoff": lambda crew: asyncio.run(streamed(crew.akickoff)),
+}
+
+
+async def streamed(begin):
+    await read_all(await begin())
+
+
+@pytest.mark.parametrize("begin", STREAMS)
+def test_a_stream_is_inside_what_reads_it(inbox, native, spans, begin):
+    lead = inbox.agent(native, "Lead", READ, "done")
+    crew = Crew(name="report", agents=[lead], tasks=[task_of(lead)], stream=True)
+    guard_crew(crew, inbox.guard)
+    with trace.get_tracer("the application").start_as_current_span("request"):
+        STREAMS[begin](crew)
+    assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
+
+
+AGENT_WAYS = {
+    "kickoff": lambda agent: agent.kickoff("go on"),
+    "kickoff_async": lambda agent: asyncio.run(agent.kickoff_async("go on")),
+    "akickoff": lambda agent: asyncio.run(agent.akickoff("go on")),
+}
+
+
+@pytest.mark.parametrize("begin", AGENT_WAYS)
+def test_an_agent_without_a_crew(inbox, native, spans, begin):
+    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
+    AGENT_WAYS[begin](lead)
+    assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
+
+
+async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(inbox, native, spans):
+    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
+    output = await lead.kickoff("go on")
+    assert output.raw == "done"
+    assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_a_denial_is_an_error_of_the_call_alone(inbox, way, spans):
+    inbox.crew(way, READ, SECRET, "done").kickoff()
+    assert statuses(spans, "execute_tool read_file") == [
+        (StatusCode.UNSET, None),
+        (StatusCode.ERROR, "policy.denied"),
+    ]
+    assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
+    assert statuses(spans, "invoke_workflow report") == [(StatusCode.UNSET, None)]
+
+
+def test_what_a_tool_raises_is_an_error_of_the_call_alone(inbox, native, spans):
+    inbox.crew(native, BREAK, "done").kickoff()
+    assert statuses(spans, "execute_tool break_it") == [(StatusCode.ERROR, "LookupError")]
+    assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
+
+
+def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(inbox, native, spans):
+    crew = inbox.crew(native, READ, ZeroDivisionError("the model is down"))
+    with pytest.raises(ZeroDivisionError):
+        crew.kickoff()
+    for name in ("invoke_agent lead", "invoke_workflow report"):
+        assert statuses(spans, name) == [(StatusCode.ERROR, "ZeroDivisionError")]
+    assert statuses(spans, "execute_tool read_file") == [(StatusCode.UNSET, None)]
+
+
+def test_a_second_try_is_the_same_work(inbox, native, spans):
+    lead = inbox.agent(native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
+    assert spans.tree() == [*ONE, "    execute_tool read_file"]
+    assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
+
+
+def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(inbox, native, spans):
+    crew = inbox.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
+    crew.kickoff()
+    assert statuses(spans, "invoke_agent hand") == [(StatusCode.ERROR, "ZeroDivisionError")]
+    ((code, _kind),) = statuses(spans, "execute_tool delegate_work_to_coworker")
+    assert code == StatusCode.ERROR
+    assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
+
+
+class Broken(SpanProcessor):
+    """A span processor in which all that concerns spans raises."""
+
+    def on_start(self, span, parent_context=None):
+        raise RuntimeError("on_start")
+
+    def on_end(self, span):
+        raise RuntimeError("on_end")
+
+
+def test_telemetry_that_fails_changes_nothing(inbox, native, spans):
+    spans.provider.add_span_processor(Broken())
+    with resumable("order-1"):
+        output = inbox.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
+    assert output.raw == "done"
+    assert [call.decision for call in inbox.made.calls()] == ["allow", "allow", "allow", "deny"]
+
+
+def test_without_an_sdk_there_is_nothing(inbox, native):
+    output = inbox.crew(native, READ, "done").kickoff()
+    assert output.raw == "done"
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+# --- approvals ------------------------------------------------------------------------------------
+
+
+def test_a_call_that_waits_is_no_error(inbox, native, spans):
+    inbox.crew(native, PAY, "done", timeout=0).kickoff()
+    assert spans.tree() == [*ONE[:2], "    execute_tool pay"]
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    assert spans.one("execute_tool pay").attributes["agentguard.approval.status"] == "pending"
+
+
+def test_a_pause_is_no_error(inbox, native, spans):
+    crew = inbox.pair(native, [hands(), "done"], [PAY, "done"], on_approval="pause")
+    with pytest.raises(ApprovalPending) as pending:
+        crew.kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool delegate_work_to_coworker
+      invoke_agent hand
+        execute_tool pay
+""")
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    asked = spans.one("execute_tool pay").context
+    parts = str(pending.value.request.traceparent).split("-")
+    assert parts[1:3] == [f"{asked.trace_id:032x}", f"{asked.span_id:016x}"]
+    handed = spans.one("execute_tool delegate_work_to_coworker").attributes
+    assert handed["agentguard.outcome.status"] == "suspended"
+
+
+def test_a_run_that_goes_on_is_in_the_same_trace(inbox, native, spans):
+    def order():
+        crew = inbox.pair(native, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
+        with inbox.alice(), resumable("order-1"):
+            return crew.kickoff()
+
+    with pytest.raises(ApprovalPending):
+        order()
+    (asked,) = spans.named("execute_tool pay")
+    (paused,) = spans.named("invoke_workflow report")
+    inbox.made.approve()
+    assert order().raw == "done"
+    one_trace(spans)
+    first = tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool read_file
+    execute_tool delegate_work_to_coworker
+      invoke_agent hand
+        execute_tool pay
+""")
+    assert spans.tree() == [*first, *(f"  {line}" for line in first)]
+    again, pays = spans.named("invoke_workflow report")[1], spans.named("execute_tool pay")[1]
+    assert linked(again) == [paused.context.span_id]
+    assert linked(pays) == [asked.context.span_id]
+    assert {linked(span) == [] for span in spans.named("invoke_agent hand")} == {True}
+    assert pays.attributes["agentguard.approval.status"] == "approved"
+    replayed = spans.named("execute_tool read_file")[1]
+    assert "agentguard.outcome.replay_of" in replayed.attributes
+    for name in ("invoke_workflow report", "invoke_agent lead", "invoke_agent hand"):
+        told = [span.attributes["gen_ai.conversation.id"] for span in spans.named(name)]
+        assert told == ["order-1", "order-1"]
+
+
+def test_a_run_of_another_name_is_in_a_trace_of_its_own(inbox, native, spans):
+    for name in ("order-1", "order-2"):
+        with resumable(name), pytest.raises(ApprovalPending):
+            inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
+    assert len({span.context.trace_id for span in spans.all()}) == 2
+    assert [linked(span) for span in spans.all()] == [[]] * 6
+
+
+def test_a_run_that_is_taken_up_by_another_request_links_to_it(inbox, native, spans):
+    def order():
+        with resumable("order-1"):
+            return inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
+
+    with pytest.raises(ApprovalPending):
+        order()
+    trace_id = one_trace(spans)
+    inbox.made.approve()
+    with trace.get_tracer("the application").start_as_current_span("second request") as second:
+        order()
+    again = spans.named("invoke_workflow report")[1]
+    assert f"{again.context.trace_id:032x}" == trace_id
+    assert linked(again, "caller") == [second.get_span_context().span_id]
+
+
+@pytest.mark.parametrize("begin", AGENT_WAYS)
+def test_an_agent_without_a_crew_goes_on_as_well(inbox, native, spans, begin):
+    def order():
+        lead = inbox.agent(native, "Lead", PAY, "done")
+        with resumable("order-1"):
+            AGENT_WAYS[begin](guard_agent(lead, inbox.guard, on_approval="pause"))
+
+    with pytest.raises(ApprovalPending):
+        order()
+    inbox.made.approve()
+    order()
+    one_trace(spans)
+    first, again = spans.named("invoke_agent lead")
+    assert linked(again) == [first.context.span_id]
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+
+
+def test_a_task_by_itself_that_pauses(inbox, native, spans):
+    lead = inbox.agent(native, "Lead", PAY, "done")
+    hand = inbox.agent(native, "Hand", "done")
+    tasks = [task_of(lead, async_execution=True), task_of(hand)]
+    crew = Crew(name="report", agents=[lead, hand], tasks=tasks)
+    with pytest.raises(ApprovalPending):
+        guard_crew(crew, inbox.guard, on_approval="pause").kickoff()
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    one_trace(spans)
+
+
+# --- flows ----------------------------------------------------------------------------------------
+
+
+def test_crews_of_a_flow_have_its_id(inbox, native, spans):
+    class Twice(Flow[Any]):
+        @start()
+        def first(self):
+            return inbox.crew(native, READ, "done").kickoff().raw
+
+        @listen(first)
+        async def second(self, _said):
+            lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
+            return (await lead.kickoff("go on")).raw
+
+    flow = Twice(suppress_flow_events=True)
+    with trace.get_tracer("the application").start_as_current_span("request"):
+        assert flow.kickoff() == "done"
+    assert spans.tree() == [
+        "request",
+        *(f"  {line}" for line in [*ONE, "invoke_agent lead", "  execute_tool read_file"]),
+    ]
+    told = [s.attributes["gen_ai.conversation.id"] for s in spans.named("invoke_agent lead")]
+    assert told == [flow.flow_id] * 2
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_flow_that_pauses_goes_on_in_the_same_trace(inbox, native, spans, tmp_path, sync):
+    def crew():
+        return inbox.crew(native, READ, PAY, "done", on_approval="pause")
+
+    class Sync(Flow[Any]):
+        @start()
+        def begin(self):
+            return "begun"
+
+        @listen(or_(begin, answered("order")))
+        def order(self):
+            return kickoff_or_pause(self, crew(), run="order-8").raw
+
+    class Async(Flow[Any]):
+        @start()
+        async def begin(self):
+            return "begun"
+
+        @listen(or_(begin, answered("order")))
+        async def order(self):
+            return (await akickoff_or_pause(self, crew(), run="order-8")).raw
+
+    kind = Sync if sync else Async
+    store = SQLiteFlowPersistence(str(tmp_path / "flows.db"))
+    flow = kind(persistence=store, suppress_flow_events=True)
+    flow.kickoff()
+    inbox.made.approve()
+    resumed = kind.from_pending(flow.flow_id, store, suppress_flow_events=True)
+    assert resumed.resume() == "done"
+    one_trace(spans)
+    paused = [*ONE, "    execute_tool pay"]
+    assert spans.tree() == [*paused, *(f"  {line}" for line in paused)]
+    first, again = spans.named("invoke_workflow report")
+    assert linked(again) == [first.context.span_id]
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    assert {s.attributes["gen_ai.conversation.id"] for s in (first, again)} == {"order-8"}
+
+
+# --- what is in no span ---------------------------------------------------------------------------
+
+PLANTED = {
+    name: f"PLANTED-{name}-{os.urandom(8).hex()}"
+    for name in (
+        *("argument", "result", "exception", "reason", "requirement", "task", "context", "goal"),
+        *("backstory", "answer", "input", "role", "tool"),
+    )
+}
+
+
+@pytest.mark.parametrize("opted_in", [False, True])
+def test_what_is_planted_is_not_exported(recorded, way, spans, opted_in):
+    made = recorded(agents=AGENTS, telemetry={"arguments": opted_in, "results": opted_in})
+
+    def decide(document):
+        if document["args"].get("path") == "deny":
+            return Decision.deny(PLANTED["reason"])
+        if document["args"].get("path") == "ask":
+            return Decision.require_approval(Requirement(PLANTED["requirement"]))
+        return Decision.allow()
+
+    made.decide = decide
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        if path == "raise":
+            raise LookupError(PLANTED["exception"])
+        return PLANTED["result"]
+
+    read_file.description += PLANTED["tool"]
+    paths = (PLANTED["argument"], "deny", "ask", "raise")
+    hand = way.agent("Hand", *(("read_file", {"path": path}) for path in paths), PLANTED["answer"])
+    hand.tools = [read_file]
+    work = {"task": PLANTED["task"], "context": PLANTED["context"], "coworker": "Hand"}
+    told = {"goal": PLANTED["goal"], "backstory": PLANTED["backstory"]}
+    said = [("delegate_work_to_coworker", work), ValueError(PLANTED["exception"])]
+    lead = way.agent("{who}", *said, allow_delegation=True, max_retry_limit=0, **told)
+    guard_agent(lead, made.guard, name="lead")
+    task = Task(description="{what}", expected_output="words", agent=lead)
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task]), made.guard, timeout=0)
+    with pytest.raises(ValueError, match="PLANTED"):
+        crew.kickoff(inputs={"what": PLANTED["input"], "who": PLANTED["role"]})
+    assert {"invoke_agent lead", "invoke_agent hand", "execute_tool read_file"} <= {
+        span.name for span in spans.all()
+    }
+    assert len(made.calls()) >= 4
+    sent = "\n".join(span.to_json() for span in spans.all())
+    sent += encode_spans(spans.all()).SerializeToString().decode("utf-8", "replace")
+    found = {name for name, secret in PLANTED.items() if secret in sent}
+    shown = {"argument", "result", "task", "context", "answer"}  # of the calls, that of handing on
+    assert found == (shown if opted_in else set())
