@@ -274,7 +274,7 @@ def outcome(proved: Evidence) -> str:
     if not proved.call.allowed:
         return f"denied, {proved.call.code}"
     status = proved.outcome.status if proved.outcome is not None else "nothing is known"
-    people = " and ".join(answer.approval.approver for answer in proved.approved)
+    people = " and ".join(answer.approval.approver for answer in proved.answers)
     return f"{status}, approved by {people}" if people else status
 
 
@@ -295,7 +295,7 @@ def report(guard: Guard, folder: Path) -> bool:
     verified = guard.verify().ok
     say(f"The log verifies: {verified}.\n")
     for proof, proved in proofs:
-        if proved.approved:
+        if proved.answers:
             (folder / "evidence.json").write_bytes(proof)
             (folder / "trust.json").write_bytes(guard.trust.dumps())
             said = agentguard(folder, *VERIFY)

@@ -122,8 +122,8 @@ def test_a_call_that_ran(guard, read):
         "allow",
         {"name": "function", **_version(said)},
     )
-    assert said.kept["arguments"] == {"x": 2}
-    assert said.kept["result"] == 5
+    assert said.data["arguments"] == {"x": 2}
+    assert said.data["result"] == 5
     assert said.outcome is not None
     assert said.outcome.status == "ok"
     assert said.outcome_place is not None
@@ -131,8 +131,8 @@ def test_a_call_that_ran(guard, read):
     (head,) = said.heads.values()
     assert head.checkpoint.size == len(reader.bodies)
     assert head.checkpoint == checkpoint.parse(reader.notes[-1]).checkpoint
-    assert said.seen.size == said.place.index
-    assert said.seen.root == _root(reader.bodies[: said.seen.size])
+    assert said.call_checkpoint.size == said.place.index
+    assert said.call_checkpoint.root == _root(reader.bodies[: said.call_checkpoint.size])
 
 
 def _version(said):
@@ -153,7 +153,7 @@ def test_each_call_of_a_log_is_proved_alone(guard, read):
     statuses = [s.outcome.status if s.outcome is not None else None for s in said]
     assert statuses == ["ok", "error", None, "unknown", "ok"]
     assert [s.call.reasons for s in said][2] == ("not three",)
-    assert [s.kept.get("result") for s in said] == [10, None, None, None, 5]
+    assert [s.data.get("result") for s in said] == [10, None, None, None, 5]
 
 
 def test_a_call_without_an_outcome_is_proved_as_far_as_it_goes(guard, read):
@@ -189,12 +189,12 @@ def test_a_refusal_for_want_of_a_signer_is_proved_unsigned(guard, halve):
 def test_attachments_can_be_left_out_or_be_erased(guard, read):
     reader = read(2)
     whole = proved(reader, guard)
-    assert sorted(whole.kept) == ["arguments", "input", "result"]
-    assert proved(reader, guard, attachments=False).kept == {}
+    assert sorted(whole.data) == ["arguments", "input", "result"]
+    assert proved(reader, guard, attachments=False).data == {}
     index = whole.place.index
     reader.beside[index] = [kept for kept in reader.beside[index] if kept.role != "arguments"]
     erased = proved(reader, guard)
-    assert sorted(erased.kept) == ["input", "result"]
+    assert sorted(erased.data) == ["input", "result"]
     assert erased.call == whole.call
 
 
@@ -208,9 +208,9 @@ def test_what_is_redacted_is_a_copy_that_the_log_vouches_for(read):
 
         guard.new_agent("reader").call(halve, x=2)
         said = proved(Reader(guard), guard)
-    assert said.copied == {"arguments", "input", "result"}
-    assert said.kept["arguments"] != {"x": 2}
-    assert said.kept["result"] == 5
+    assert said.copied_roles == {"arguments", "input", "result"}
+    assert said.data["arguments"] != {"x": 2}
+    assert said.data["result"] == 5
     assert said.call.commitments["arguments"] != said.call.predicate["arguments"]
 
 

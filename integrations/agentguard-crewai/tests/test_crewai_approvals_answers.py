@@ -266,10 +266,10 @@ def test_the_evidence_names_who_approved(office, native, make, mode):
     (call,) = [one for one in office.log.calls() if one.tool == "pay"]
     trust = office.guard.trust
     proved = verify_evidence(office.guard.prove(call.invocation_id), trust)
-    assert {answer.approval.approver for answer in proved.approved} == {"user:bob", "user:carol"}
-    assert {answer.approver.name for answer in proved.approved} == {"bob", "carol"}
-    assert "checked" in {answer.approval.note for answer in proved.approved}
-    assert [needed.reason for needed in proved.required] == ["payments need two people"]
+    assert {answer.approval.approver for answer in proved.answers} == {"user:bob", "user:carol"}
+    assert {answer.approver.name for answer in proved.answers} == {"bob", "carol"}
+    assert "checked" in {answer.approval.note for answer in proved.answers}
+    assert [needed.reason for needed in proved.requirements] == ["payments need two people"]
     assert proved.outcome.status == "ok"
     assert proved.chain.principal == "user:alice"
     assert proved.chain.members[1] == "crew:report"
@@ -285,6 +285,6 @@ def test_the_evidence_of_one_that_was_rejected_names_who(office, native):
         work.tried()
     call = office.log.calls()[0]
     proved = verify_evidence(office.guard.prove(call.invocation_id), office.guard.trust)
-    (answer,) = proved.approved
+    (answer,) = proved.answers
     assert (answer.approval.verdict, answer.approval.approver) == ("reject", "user:carol")
     assert proved.outcome is None

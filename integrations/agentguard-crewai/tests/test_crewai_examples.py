@@ -137,7 +137,7 @@ def test_each_member_of_the_crew_acts_with_a_key_of_its_own_for_alice(newsroom, 
 def test_bob_has_approved_the_one_call_that_published(newsroom, signed):
     folder, _ = newsroom
     _, proved = calls_of(signed, folder)
-    assert [[one.approval.approver for one in call.approved] for call in proved] == [
+    assert [[one.approval.approver for one in call.answers] for call in proved] == [
         *([[]] * 5),
         ["user:bob"],
     ]
@@ -150,7 +150,7 @@ def test_the_evidence_that_it_leaves_proves_that_call_and_no_other(newsroom):
     trust = TrustDocument.loads((folder / "trust.json").read_bytes())
     data = (folder / "evidence.json").read_bytes()
     proved = verify_evidence(data, trust)
-    assert (proved.call.tool, proved.kept["arguments"]) == (
+    assert (proved.call.tool, proved.data["arguments"]) == (
         "publish_report",
         {"name": "heat-pumps"},
     )
@@ -327,7 +327,7 @@ def test_a_flow_that_has_paused_goes_on_in_another_process(tmp_path, signed):
     begun, again, paid = calls
     assert begun.instance != again.instance == paid.instance  # two processes, two keys
     assert begun.site == again.site
-    assert [[one.approval.approver for one in call.approved] for call in proved] == [
+    assert [[one.approval.approver for one in call.answers] for call in proved] == [
         *([[]] * 2),
         ["user:bob"],
     ]
@@ -382,4 +382,4 @@ def test_what_bob_rejects_is_not_paid_by_the_process_that_goes_on(flow, tmp_path
     assert [(one.tool, one.code, one.outcome) for one in calls][2:] == [
         ("pay", "approval.rejected", None)
     ]
-    assert [one.approval.approver for one in proved[-1].approved] == ["user:bob"]
+    assert [one.approval.approver for one in proved[-1].answers] == ["user:bob"]

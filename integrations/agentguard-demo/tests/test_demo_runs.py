@@ -336,7 +336,7 @@ def test_the_evidence_of_the_merge_names_bob(played):
     (path,) = place.glob("evidence-*.json")
     (trust,) = (place / "anchor").glob("*/trust.json")
     proved = verify_evidence(path.read_bytes(), TrustDocument.loads(trust.read_bytes()))
-    (answer,) = proved.approved
+    (answer,) = proved.answers
     assert (answer.approval.verdict, answer.approval.approver) == ("approve", "user:bob")
     assert (proved.call.tool, proved.call.decision) == ("merge_pr", "allow")
     assert proved.outcome.status == "ok"

@@ -39,27 +39,27 @@ class Evidence:
     """The proven facts about one call.
 
     ``chain`` is the delegation of the call, None for a call on the agent's own authority.
-    ``required`` are the requirements for approval, and ``approved`` the answers of people on which
-    the decision rests, rejections included. ``administered`` are the resolutions and erasures, with
-    their places. ``seen`` is the checkpoint that the call carries, and ``heads`` are the
-    checkpoints of the file by origin. ``kept`` is the data beside the entries by role, as far as
-    the file has them. The roles in ``copied`` are redacted copies, for which the log vouches and
-    not the agent.
+    ``requirements`` says which approvals the policy demanded. ``answers`` are the people's answers
+    on which the decision rests, rejections included. ``admin_statements`` are the resolutions and
+    erasures, with their places. ``call_checkpoint`` is the checkpoint that the call carries, and
+    ``heads`` are the checkpoints of the file by origin. ``data`` has the arguments, the policy
+    input and the result by role, as far as the file holds them. The roles in ``copied_roles`` are
+    redacted copies: the log vouches for a copy, the agent does not.
     """
 
     call: Authorization
     place: Place
     credential: Credential
     chain: Chain | None
-    required: tuple[Requirement, ...]
-    approved: tuple[Answer, ...]
+    requirements: tuple[Requirement, ...]
+    answers: tuple[Answer, ...]
     outcome: Outcome | None
     outcome_place: Place | None
-    administered: tuple[tuple[AdminStatement, Place], ...]
-    seen: Checkpoint
+    admin_statements: tuple[tuple[AdminStatement, Place], ...]
+    call_checkpoint: Checkpoint
     heads: Mapping[str, Head]
-    kept: Mapping[str, JSON]
-    copied: frozenset[str]
+    data: Mapping[str, JSON]
+    copied_roles: frozenset[str]
 
 
 def verify_evidence(data: bytes, trust: TrustDocument) -> Evidence:
@@ -98,32 +98,32 @@ class _EvidenceVerifier:
         chain = self._chain(call, place, at)
         issued = self._credential(call, place, chain, at)
         self._check_configuration(call, place)
-        approved = self._approved(call, place, issued, at)
+        answers = self._answers(call, place, issued, at)
         outcome, outcome_place = self._outcome(call, place, issued)
-        administered = tuple(self._administered(call, place))
-        seen = self._seen(call)
-        self._openings(seen)
-        self._keys()
+        admin_statements = tuple(self._admin_statements(call, place))
+        call_checkpoint = self._call_checkpoint(call)
+        self._check_openings(call_checkpoint)
+        self._check_keys()
         commitments = {**call.commitments, **(outcome.commitments if outcome is not None else {})}
-        kept = self._kept(commitments)
+        data = self._data(commitments)
         return Evidence(
             call=call,
             place=place,
             credential=issued,
             chain=chain,
-            required=approvals.read_requirements(self._one("authorization").entry),
-            approved=approved,
+            requirements=approvals.read_requirements(self._one("authorization").entry),
+            answers=answers,
             outcome=outcome,
             outcome_place=outcome_place,
-            administered=administered,
-            seen=seen,
+            admin_statements=admin_statements,
+            call_checkpoint=call_checkpoint,
             heads=self._heads,
-            kept=kept,
-            copied=self._copied(),
+            data=data,
+            copied_roles=self._copied_roles(),
         )
 
     def _of_kind(self, *kinds: str) -> list[ProvenEntry]:
-        return [one for one in self._entries if one.entry.kind in kinds]
+        return [proven for proven in self._entries if proven.entry.kind in kinds]
 
     def _at_most_one(self, kind: str) -> ProvenEntry | None:
         entries = self._of_kind(kind)
@@ -197,7 +197,7 @@ class _EvidenceVerifier:
         if (policy["engine"], policy["policy_sha256"]) != (call.engine, call.policy_sha256):
             raise _mismatch("the policy entry is not of the policy that has decided")
 
-    def _approved(
+    def _answers(
         self, call: Authorization, place: Place, issued: Credential, at: int
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
@@ -234,7 +234,7 @@ class _EvidenceVerifier:
             statements.check_signed(outcome.envelope, issued)
             return outcome, proven.place
 
-    def _administered(
+    def _admin_statements(
         self, call: Authorization, place: Place
     ) -> Iterator[tuple[AdminStatement, Place]]:
         call_place = CallPlace(
@@ -248,7 +248,7 @@ class _EvidenceVerifier:
                 self._used_keys.add(("admin", statement.key_id))
             yield statement, proven.place
 
-    def _seen(self, call: Authorization) -> Checkpoint:
+    def _call_checkpoint(self, call: Authorization) -> Checkpoint:
         """Check that the log extends the checkpoint that the call carries, and return it."""
         if len(self._file.consistency) != 1:
             raise _incomplete("it proves nothing, or too much, of the checkpoint in the call")
@@ -264,7 +264,7 @@ class _EvidenceVerifier:
             merkle.verify_consistency(seen.size, head.size, seen.root, head.root, hashes)
         return seen
 
-    def _openings(self, seen: Checkpoint) -> None:
+    def _check_openings(self, call_checkpoint: Checkpoint) -> None:
         """Check that the issuer has opened each shard, and that the call needs each shard."""
         opened_origins: set[str] = set()
         for proven in self._of_kind("shard"):
@@ -278,20 +278,20 @@ class _EvidenceVerifier:
         for origin in self._heads.keys() - opened_origins:
             raise _incomplete(f"the opening entry of {origin} is missing")
         others = {proven.place.origin for proven in self._entries if proven.entry.kind != "shard"}
-        for origin in self._heads.keys() - others - {seen.origin}:
+        for origin in self._heads.keys() - others - {call_checkpoint.origin}:
             raise _superfluous(f"nothing needs the shard {origin}")
 
-    def _keys(self) -> None:
+    def _check_keys(self) -> None:
         """Check that each used key is announced, the keys of the announcements included."""
         signers: dict[KeyName, KeyName] = {}
-        trusted = [(one.use, one.key.thumbprint, one.key.jwk()) for one in self._trust.keys]
+        trusted_keys = [(key.use, key.key.thumbprint, key.key.jwk()) for key in self._trust.keys]
         for proven in self._of_kind("key"):
             with _where(proven):
                 issuer, key = statements.check_issued(proven.entry, self._trust, proven.at)
                 name = (str(key.get("use")), str(key.get("kid")))
                 if name in signers:
                     raise _superfluous("a key is announced twice")
-                if (*name, key.get("jwk")) not in trusted:
+                if (*name, key.get("jwk")) not in trusted_keys:
                     message = "it announces a key that is not in the trust document"
                     raise VerificationError(message, code="key.unknown")
                 signers[name] = ("issuer", issuer.thumbprint)
@@ -305,22 +305,22 @@ class _EvidenceVerifier:
         for use, kid in signers.keys() - needed:
             raise _superfluous(f"nothing needs the {use} key {kid}")
 
-    def _copied(self) -> frozenset[str]:
+    def _copied_roles(self) -> frozenset[str]:
         entries = self._of_kind("authorization", "outcome")
         copies = [proven.entry.members["copies"] for proven in entries]
         return frozenset(
             role for by_role in copies if isinstance(by_role, dict) for role in by_role
         )
 
-    def _kept(self, commitments: Mapping[str, JSON]) -> dict[str, JSON]:
+    def _data(self, commitments: Mapping[str, JSON]) -> dict[str, JSON]:
         attachments = self._file.attachments
-        roles = [one.role for one in attachments]
+        roles = [attachment.role for attachment in attachments]
         if roles != sorted(set(roles)):
             raise _mismatch("the attachments are not in the order of their roles, each once")
         statements.check_attachments(attachments, commitments)
         return {
-            one.role: canonical.loads(one.data, limit=evidence_file.MAX_BYTES)
-            for one in attachments
+            attachment.role: canonical.loads(attachment.data, limit=evidence_file.MAX_BYTES)
+            for attachment in attachments
         }
 
 

@@ -37,7 +37,7 @@ class LoggedEntry(NamedTuple):
 class Extension(NamedTuple):
     """The checkpoint that a statement carries, and the proof that the log extends it."""
 
-    seen: Checkpoint
+    checkpoint: Checkpoint
     hashes: tuple[bytes, ...]
 
 
@@ -57,9 +57,9 @@ class EvidenceFile:
         ]
         consistency: list[JSON] = [
             {
-                "origin": extended.seen.origin,
-                "size": extended.seen.size,
-                "root": b64_encode(extended.seen.root),
+                "origin": extended.checkpoint.origin,
+                "size": extended.checkpoint.size,
+                "root": b64_encode(extended.checkpoint.root),
                 "proof": [b64_encode(value) for value in extended.hashes],
             }
             for extended in self.consistency
@@ -132,8 +132,8 @@ def _parse_extension(value: JSON) -> Extension:
             "proof": [*hashes],
             **others,
         } if not others and is_integer(size):
-            seen = Checkpoint(origin, size, b64_decode(root))
-            return Extension(seen, tuple(b64_decode(str(value)) for value in hashes))
+            checkpoint = Checkpoint(origin, size, b64_decode(root))
+            return Extension(checkpoint, tuple(b64_decode(str(value)) for value in hashes))
     raise _malformed("an item of consistency has origin, size, root and proof, and no more")
 
 

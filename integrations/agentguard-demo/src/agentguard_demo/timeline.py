@@ -164,7 +164,7 @@ class Timeline:
     def show_proofs(self, proofs: Sequence[Proof]) -> None:
         """Show who has approved or rejected each call, from the call's evidence."""
         for path, evidence in proofs:
-            for answer in evidence.approved:
+            for answer in evidence.answers:
                 approval = answer.approval
                 person = answer.approver
                 who = (

@@ -50,8 +50,8 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "principal": call.principal,
         "delegation": [hop.grant.claims() for hop in proved.chain.hops] if proved.chain else None,
         "tool": call.predicate["tool"],
-        "arguments": proved.kept.get("arguments"),
-        "input": proved.kept.get("input"),
+        "arguments": proved.data.get("arguments"),
+        "input": proved.data.get("input"),
         "commitments": {**call.commitments, **committed},
         "resource": call.predicate.get("resource"),
         "task_id": call.predicate.get("task_id"),
@@ -65,15 +65,15 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "policy_sha256": call.policy_sha256,
         "evaluation": call.evaluation.as_json() if call.evaluation else None,
         "config_sha256": call.config_sha256,
-        "requirements": [needed.as_json() for needed in proved.required],
-        "approvals": [phrases.answer_json(answer) for answer in proved.approved],
+        "requirements": [needed.as_json() for needed in proved.requirements],
+        "approvals": [phrases.answer_json(answer) for answer in proved.answers],
         "issued_at": call.predicate.get("issued_at"),
         "signed": call.signed,
         "at": place.at,
         "outcome": _outcome_json(proved),
-        "resolutions": [_said_json(*s) for s in proved.administered if s[0].ran is not None],
-        "erasures": [_said_json(*s) for s in proved.administered if s[0].ran is None],
-        "copied": sorted(proved.copied),
+        "resolutions": [_said_json(*s) for s in proved.admin_statements if s[0].ran is not None],
+        "erasures": [_said_json(*s) for s in proved.admin_statements if s[0].ran is None],
+        "copied": sorted(proved.copied_roles),
         "origin": place.origin,
         "index": place.index,
         "checkpoints": [_head_json(head) for _origin, head in sorted(proved.heads.items())],
@@ -86,7 +86,7 @@ def _outcome_json(proved: Evidence) -> dict[str, JSON] | None:
         return None
     said = proved.outcome.predicate
     names = ("status", "result_type", "error_type", "started_at", "ended_at", "replay_of")
-    return {name: said.get(name) for name in names} | {"result": proved.kept.get("result")}
+    return {name: said.get(name) for name in names} | {"result": proved.data.get("result")}
 
 
 def _said_json(said: AdminStatement, place: Place) -> dict[str, object]:
@@ -132,15 +132,15 @@ def unknown(proved: Evidence) -> Iterator[str]:
         "what the holder of the log's key has rewritten before anybody kept a checkpoint: compare "
         "the root above with a checkpoint that was kept elsewhere"
     )
-    yield _unknown_of_people(proved.approved)
+    yield _unknown_of_people(proved.answers)
     if proved.chain is not None:
         yield (
             "whether the delegation was revoked by then: what was denied for that is on record as "
             "another call"
         )
-    if any(said.ran is not None for said, _place in proved.administered):
+    if any(said.ran is not None for said, _place in proved.admin_statements):
         yield "whether the tool ran: that it is resolved is a person's word"
-    copies = sorted(proved.copied & proved.kept.keys())
+    copies = sorted(proved.copied_roles & proved.data.keys())
     if copies:
         yield (
             f"what was redacted in {_listed(copies)}: what is kept is a copy, for which the log "
@@ -192,8 +192,8 @@ def _what(proved: Evidence) -> Iterator[Row]:
     yield "tool", call.tool
     if isinstance(tool, dict):
         yield "tool digest", f"sha256 {tool.get('digest')}"
-    if "arguments" in proved.kept:
-        yield "arguments", screen.value(proved.kept["arguments"])
+    if "arguments" in proved.data:
+        yield "arguments", screen.value(proved.data["arguments"])
     elif call.commitments["arguments"] is None:
         yield "arguments", "could not be bound"
     else:
@@ -215,10 +215,10 @@ def _why(proved: Evidence) -> Iterator[Row]:
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"
-    for needed in proved.required:
+    for needed in proved.requirements:
         yield "asked for", phrases.asked_for(needed)
-    if proved.approved:
-        yield from phrases.answers(proved.approved)
+    if proved.answers:
+        yield from phrases.answers(proved.answers)
     else:
         yield "approvals", "none"
 
@@ -240,8 +240,8 @@ def _then(proved: Evidence) -> Iterator[Row]:
     yield "outcome", screen.styled(status, ended)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
-    if "result" in proved.kept:
-        yield "result", screen.value(proved.kept["result"])
+    if "result" in proved.data:
+        yield "result", screen.value(proved.data["result"])
     elif said.get("result") is not None:
         yield "result", f"left out of the file, or erased; its commitment is {said['result']}"
     if said.get("result_type") is not None:
@@ -251,7 +251,7 @@ def _then(proved: Evidence) -> Iterator[Row]:
 
 
 def _since(proved: Evidence) -> Iterator[Row]:
-    for said, place in proved.administered:
+    for said, place in proved.admin_statements:
         by = f"said the admin key {said.key_id} at {place.at}: {said.note}"
         if said.ran is None:
             yield "erased", f"its data, {by}"
@@ -268,7 +268,7 @@ def _where(proved: Evidence) -> Iterator[Row]:
         point, key = head.checkpoint, head.key.key.thumbprint
         said = f"{point.size} entries of {origin}, root {point.root.hex()}, by the log key {key}"
         yield "checkpoint", said
-    seen = proved.seen
+    seen = proved.call_checkpoint
     yield "witnessed", f"the call carries the checkpoint of {seen.size} entries, of the same log"
 
 
@@ -276,7 +276,7 @@ def _commitments(proved: Evidence) -> Iterator[tuple[str, JSON]]:
     """Yield what is committed to and not in the file, by role."""
     outcome = proved.outcome.commitments if proved.outcome is not None else {}
     for role, committed in {**proved.call.commitments, **outcome}.items():
-        if role not in proved.kept:
+        if role not in proved.data:
             yield role, committed
 
 
