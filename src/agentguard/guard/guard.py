@@ -1,8 +1,8 @@
-"""``Guard``: the beginning of the public API.
+"""``Guard``: the first class of the public API.
 
-A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
-each with a key of its own, and each of their calls runs down the line of ``flow/line.py``. What
-that line is made of, and how it begins in a process, stands in ``process.py``.
+A guard holds one trust domain: the policy engine, the issuer's key and the log. A guard makes
+agents, each with a key of its own. ``flow/line.py`` has the steps of an agent's call, and
+``process.py`` puts together the parts that those steps need in one process.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from agentguard.domain.report import Report
 
 OnRequest = Callable[[ApprovalRequest], object]
-"""Is told of a request for an approval; what it raises is logged, and changes nothing.
+"""Receives each new request for an approval. An exception of the function is logged, no more.
 
-It is called by the thread that makes the call, or for ``acall`` by one of the guard's; the call
-goes on when it returns.
+The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
+call goes on when the function returns.
 """
 
 P = ParamSpec("P")
@@ -61,9 +61,10 @@ R = TypeVar("R")
 class Guard:
     """A trust domain in use. Make one with ``open``, ``find`` or ``ephemeral``.
 
-    It is a context manager, sync and async; ``close`` makes everything durable and gives the log
-    back. Its methods may be called from any thread. In a fork it goes on with a shard of its own,
-    and each of its agents as a new instance with a key of its own; one in memory does not.
+    A guard is a context manager, sync and async. ``close`` makes everything durable and releases
+    the log. The methods may be called from any thread. In a forked process the guard writes a new
+    shard, and each agent becomes a new instance with a new key; a guard in memory can't be used in
+    a forked process.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Guard:
         telemetry.watch_pending(self._waiting)
 
     def _waiting(self) -> tuple[str, object, int] | None:
-        """Count what waits for an approval, for the metrics."""
+        """Return the domain, the state and the number of pending requests, for the metrics."""
         requests = self._runtime.requests
         if self.closed or requests is None:
             return None
@@ -94,7 +95,7 @@ class Guard:
         return self._settings.trust_domain, state, len(inbox.pending())
 
     def _forked(self) -> None:
-        """In a fork: drop the agents' keys and the parent's shard."""
+        """Drop the agents' keys and the parent's shard, in a forked process."""
         self._runtime.forked()
         for agent in list(self._agents):
             agent.forked()
@@ -109,36 +110,38 @@ class Guard:
     ) -> Self:
         """Open the durable guard that an ``agentguard.toml`` describes.
 
-        ``passphrase`` unlocks the long-lived keys; without it, ``AGENTGUARD_PASSPHRASE`` or
-        ``[keys] passphrase_file`` does. A function is asked again when keys were rotated, from
-        whatever thread, and its answer is not kept. ``on_request``, no coroutine function, is told
-        of each new request for an approval, once it can be answered. Raises ``ConfigError``,
-        ``PolicyError``, ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or
-        ``VerificationError``.
+        ``passphrase`` unlocks the long-lived keys. Without ``passphrase`` the guard reads
+        ``AGENTGUARD_PASSPHRASE`` or ``[keys] passphrase_file``. A function is called again, from
+        any thread, after a rotation of keys, and the guard does not keep the function's answer.
+        ``on_request``, no coroutine function, receives each new request for an approval, once the
+        request can be answered. Raises ``ConfigError``, ``PolicyError``, ``KeyMaterialError``,
+        ``StorageError``, ``DecodeError`` or ``VerificationError``.
         """
-        given = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
-        del passphrase  # a traceback can show what a frame holds
-        # a guard in memory needs nothing of what lies on a disk
+        source = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
+        del passphrase  # a traceback can show the variables of a frame
+        # imported here, because a guard in memory reads no files of a state
         from agentguard.domain import domain  # noqa: PLC0415
         from agentguard.domain.passphrase import passphrase_of  # noqa: PLC0415
 
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
         engine = open_engine(settings)
-        home = domain.take_up(settings, given or partial(passphrase_of, settings))
+        home = domain.take_up(settings, source or partial(passphrase_of, settings))
         return cls(settings, engine, home, on_request)
 
     @classmethod
     def find(cls) -> Guard:
-        """Return this process's guard for the nearest ``agentguard.toml``, from here upwards.
+        """Return this process's guard for the nearest ``agentguard.toml``.
 
-        It is opened at the first use, shared by all later ones, and closed at exit.
+        The search begins in the working directory and goes upwards. The first call opens the
+        guard, later calls share the guard, and the end of the process closes the guard. Raises as
+        ``open`` does.
         """
         path = config.find(Path.cwd())
-        with _FOUND_LOCK:
-            guard = _FOUND.get(path)
+        with _SHARED_GUARDS_LOCK:
+            guard = _SHARED_GUARDS.get(path)
             if guard is None or guard.closed:
-                guard = _FOUND[path] = Guard.open(path)
+                guard = _SHARED_GUARDS[path] = Guard.open(path)
             return guard
 
     @classmethod
@@ -149,12 +152,13 @@ class Guard:
         config: Mapping[str, Any] | None = None,
         on_request: OnRequest | None = None,
     ) -> Self:
-        """Make a guard in memory: for tests and notebooks.
+        """Make a guard in memory, for tests and notebooks.
 
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
-        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Without an ``agents``
-        table in it any agent name is taken, with its own authority and every scope.
-        ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
+        a ``Decision``. ``config`` holds the tables of an ``agentguard.toml``. If ``config`` has no
+        ``agents`` table, the guard accepts any agent name, and each agent acts on its own
+        authority with every scope. ``open`` describes ``on_request``. Raises ``ConfigError`` or
+        ``PolicyError``.
         """
         settings = ephemeral.settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
@@ -166,15 +170,15 @@ class Guard:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
         agents = self._settings.agents
         if name not in agents and (agents or not self._free):
-            known = ", ".join(sorted(agents)) or "none"
-            message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
+            names = ", ".join(sorted(agents)) or "none"
+            message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {names}"
             raise ConfigError(message, code="agent.unknown")
 
     def new_agent(self, name: str) -> Agent:
-        """Make an agent instance: a new key, and a credential for it that is on record.
+        """Make an agent instance with a new key, and record the instance's credential in the log.
 
         Raises ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table, and
-        ``StorageError`` where the credential can't be recorded.
+        ``StorageError`` if the log can't record the credential.
         """
         self.require_agent(name)
         profile = self._settings.agents.get(name)
@@ -204,18 +208,20 @@ class Guard:
         max_calls: int | None = None,
         audience: Iterable[str] = (),
     ) -> Delegation:
-        """Have ``subject``, whom this program has authenticated, lend ``scope`` to its agents.
+        """Return a delegation of ``scope`` from ``subject`` to this guard's agents.
 
-        In a ``with`` (or ``async with``) block the agents' calls are made for that user or service:
-        with no more than ``scope``, which an agent's own configuration may narrow further.
-        ``scope`` None is all that the roles of ``subject`` allow (``[principals]``). ``via`` names
-        the service through which it was asked for, ``expires_in`` is in seconds unless it is a
-        ``timedelta``, ``max_depth`` is how many hops the chain may have, ``max_calls`` how many
-        calls may be made under it altogether, and ``audience`` who may accept its access tokens.
+        ``subject`` is a user or a service that the program has authenticated. In a ``with`` (or
+        ``async with``) block over the delegation the agents make their calls for ``subject``, with
+        no more than ``scope``; an agent's own configuration may narrow the scope further.
+        ``scope`` None stands for all that the roles of ``subject`` allow (``[principals]``).
+        ``via`` names the service through which the request came. ``expires_in`` is a ``timedelta``
+        or a number of seconds. ``max_depth`` limits the hops of the chain, ``max_calls`` limits
+        the calls of all agents under the delegation, and ``audience`` says who may accept the
+        delegation's access tokens.
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
-        whom ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
+        that ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
         """
         return self._delegations.begin(
             subject,
@@ -229,11 +235,11 @@ class Guard:
         )
 
     def resume(self, stored: bytes) -> Delegation:
-        """Take up what ``Delegation.dumps`` wrote, in whatever process of this trust domain.
+        """Return the delegation that ``Delegation.dumps`` wrote in a process of this trust domain.
 
-        Raises ``DecodeError`` or ``VerificationError`` for what does not verify or has expired,
-        ``StorageError``, and ``DelegationError`` (``delegation.revoked``, ``domain.frozen``,
-        ``delegation.holder``) for what can't be used any more.
+        Raises ``DecodeError`` or ``VerificationError`` for a delegation that does not verify or has
+        expired, ``StorageError``, and ``DelegationError`` (``delegation.revoked``,
+        ``domain.frozen``, ``delegation.holder``) for a delegation that nobody may use any more.
         """
         return self._delegations.resume(stored)
 
@@ -266,12 +272,12 @@ class Guard:
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
     ) -> Any:
-        """Put a plain function behind this guard; it then runs with ``agent.call`` only.
+        """Make a plain function a guarded tool, which only ``agent.call`` runs.
 
-        ``requires`` is the scope that a caller needs, ``resource`` a template of whole arguments
-        (``repo:{repo}``), ``attributes`` names arguments that the policy reads at the top level,
-        ``facts`` looks up what must not come from the model. ``[tools.NAME]`` in the
-        configuration overrides each.
+        ``requires`` is the scope that a caller needs. ``resource`` is a template of whole arguments
+        (``repo:{repo}``). ``attributes`` names arguments that the policy reads at the top level.
+        ``facts`` looks up values that must not come from the model. ``[tools.NAME]`` in the
+        configuration overrides each of these.
         """
 
         def guard(function: Callable[..., Any]) -> Tool[..., Any] | AsyncTool[..., Any]:
@@ -284,7 +290,7 @@ class Guard:
                 facts=facts,
             )
             tool = guarded(self._tools.configure(spec), function)
-            if self._agents:  # the tools that come before the first agent are looked at together
+            if self._agents:  # the first agent checks all earlier tools together
                 self._tools.check_names()
             return tool
 
@@ -292,25 +298,25 @@ class Guard:
 
     @property
     def approvals(self) -> ApprovalInbox:
-        """The inbox where requests for approvals are answered."""
+        """The inbox in which people answer requests for approvals."""
         return self._runtime.inbox()
 
     @property
     def trust(self) -> TrustDocument:
-        """The public keys with which this guard's log can be verified."""
+        """The trust document, whose public keys verify this guard's log."""
         return self._runtime.domain.trust
 
     def reader(self) -> LogReader:
-        """Return a reader of the log, with everything in it that was enqueued until now."""
+        """Return a reader of the log, after a flush of all entries that are still in memory."""
         self._runtime.flush()
         return self._runtime.domain.read()
 
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
-        """Return the evidence of one call, for whoever holds the trust document alone.
+        """Return the evidence file of one call, which a trust document alone can verify.
 
-        It is what ``agentguard evidence make`` writes (docs/evidence.md); without ``attachments``
-        arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
-        ``StorageError`` or ``VerificationError``.
+        ``agentguard evidence make`` writes the same file (docs/evidence.md). With ``attachments``
+        False the file has no arguments, no policy input and no result. Raises ``CallError``
+        (``call.unknown``), ``StorageError`` or ``VerificationError``.
         """
         from agentguard.audit.prove import prove_call  # noqa: PLC0415  few programs prove a call
 
@@ -318,10 +324,11 @@ class Guard:
             return prove_call(reader, self.trust, invocation_id, attachments=attachments)
 
     def verify(self) -> Report:
-        """Verify the whole log, with the keys of this guard and the anchors that it keeps.
+        """Verify the whole log, with this guard's keys and anchors, and return the report.
 
-        Trust it as far as this process: others verify with a trust document of their own
-        (``agentguard audit verify``). Raises ``StorageError`` where the log can't be opened.
+        The report is as trustworthy as this process. Other people verify the log with a trust
+        document of their own (``agentguard audit verify``). Raises ``StorageError`` if the log
+        can't be opened.
         """
         from agentguard.domain.verify import examine  # noqa: PLC0415  few programs verify their log
 
@@ -330,13 +337,14 @@ class Guard:
 
     @property
     def closed(self) -> bool:
-        """True once the guard was closed."""
+        """Whether the guard is closed."""
         return self._runtime.is_closed
 
     def close(self) -> None:
-        """Make everything durable and give the log back; calls are denied from then on.
+        """Make everything durable and release the log; every later call is denied.
 
-        Spans that ``telemetry.configure`` has set up are sent, in some seconds or not now.
+        Also send the pending spans of an exporter that ``telemetry.configure`` has set up; a slow
+        exporter is given up after some seconds.
         """
         self._runtime.close()
 
@@ -360,7 +368,7 @@ class Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        from asyncio import to_thread  # noqa: PLC0415  a program without an event loop does without
+        from asyncio import to_thread  # noqa: PLC0415  many programs have no event loop
 
         await to_thread(self.close)
 
@@ -369,20 +377,20 @@ class Guard:
 
 
 def _require_callback(on_request: object) -> None:
-    """Raise ``ConfigError`` for what could tell nobody, as a coroutine that is not awaited."""
+    """Raise ``ConfigError`` unless ``on_request`` is None or a plain function."""
     if on_request is None or (callable(on_request) and not inspect.iscoroutinefunction(on_request)):
         return
     raise ConfigError(f"on_request: expected a function, no coroutine function, got {on_request!r}")
 
 
 def _after_fork() -> None:
-    global _FOUND_LOCK  # noqa: PLW0603  a thread of the parent may have held it
-    _FOUND_LOCK = threading.RLock()
+    global _SHARED_GUARDS_LOCK  # noqa: PLW0603  a thread of the parent may hold the lock
+    _SHARED_GUARDS_LOCK = threading.RLock()
     for guard in list(_GUARDS):
         guard._forked()  # noqa: SLF001  a guard and this file are one unit
 
 
 _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
 fork.at_fork(fork.Stage.GUARDS, in_child=_after_fork)
-_FOUND: dict[Path, Guard] = {}
-_FOUND_LOCK = threading.RLock()  # the module of a policy may itself guard tools, as it is imported
+_SHARED_GUARDS: dict[Path, Guard] = {}
+_SHARED_GUARDS_LOCK = threading.RLock()  # reentrant: importing a policy's module may call find()

@@ -1,7 +1,7 @@
-"""An agent in one process: its key, its credential, and the delegations that it has accepted.
+"""An agent instance in one process: the key, the credential, and the accepted delegations.
 
-``agent.py`` has the handles with which an application makes calls. ``identity/`` and
-``delegation/`` say what credentials, chains and tokens are.
+``agent.py`` has the handles with which an application makes calls. ``identity/`` defines
+credentials; ``delegation/`` defines chains and access tokens.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from agentguard.signing.keys import Ed25519Signer
 from agentguard.telemetry import AgentRun
 
 RENEW_BEFORE: Final = 300
-"""A credential is renewed so many seconds before its end."""
+"""Seconds before a credential's expiry at which the instance renews the credential."""
 
 TOKEN_RENEW_BEFORE: Final = 30
-"""An access token is renewed so many seconds before its end."""
+"""Seconds before an access token's expiry at which the instance renews the token."""
 
 MAX_ACCEPTANCES: Final = 4096
-"""The most delegations that an instance keeps; the oldest is dropped, and accepted anew if used."""
+"""The most accepted delegations that an instance keeps; the oldest is dropped for a newer one."""
 
 
 class Instance:
-    """An agent in one process: its key, its credential, and the parts that its calls run on.
+    """An agent instance in one process: the key, the credential, and the accepted delegations.
 
-    ``domain`` returns the trust domain as it is now; ``holder`` returns who hands a chain on that
-    ends with this agent. The methods may be called from any thread.
+    ``domain`` returns the current trust domain. ``holder`` returns the key and the credential that
+    sign the next hop of a chain that ends with this agent. ``line`` has the parts that the agent's
+    calls use. The methods may be called from any thread.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Instance:
         self._require_delegator = config.require_delegator
         self._domain = domain
         self._holder = holder
-        self._credential_lock = threading.RLock()  # a signal handler may make a call meanwhile
+        # RLocks: a signal handler may make a call while this thread holds one
+        self._credential_lock = threading.RLock()
         self._renew_at = 0
         self._current: Credential | None = None
-        self._acceptance_lock = threading.RLock()  # for the same reason
+        self._acceptance_lock = threading.RLock()
         self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
         signer = Ed25519Signer.from_seed(line.entropy(32))
         name = self._profile.name
@@ -76,7 +78,7 @@ class Instance:
             signer=signer,
             has_credential=self._has_credential,
             renew=self._renew,
-            description=_description(uri, config, signer.key_id),
+            description=_agent_description(uri, config, signer.key_id),
             uri=uri,
             type=self._profile.type,
             owner=config.profile.owner,
@@ -93,7 +95,7 @@ class Instance:
         return self._current is not None and seconds(now) < self._renew_at
 
     def _renew(self, now: datetime) -> None:
-        """Issue, verify and record a credential, unless another thread just did."""
+        """Issue, verify and record a credential, unless the current one is still valid."""
         at = seconds(now)
         with self._credential_lock:
             if self._has_credential(now):
@@ -108,13 +110,13 @@ class Instance:
                 jti=self.line.entropy(16).hex(),
             )
             verified = credential.verify(issued.token, domain.trust, at=at)
-            # the log has the credential before every call that is made with it
+            # enqueued first, so that the log has the credential before any call that uses it
             self.line.log.enqueue(records.identity(verified, at=timestamp(now)))
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
     def holder(self, now: datetime) -> Holder:
-        """Return this instance as a chain's holder: its key, and a credential valid now."""
+        """Return the key and a currently valid credential, which sign the next hop of a chain."""
         return Holder(self.actor.signer, self._credential(now))
 
     def _credential(self, now: datetime) -> Credential:
@@ -129,8 +131,8 @@ class Instance:
     def delegation_source(self, delegation: Delegation | DelegationError | None) -> _Source | None:
         """Return the source of a call's authority: ``delegation``, or else the one in force here.
 
-        None leaves the agent its own authority, if it has any. An error takes the place of a
-        delegation that can't be used: each call is refused for that error.
+        With None the agent acts on its own authority, if the configuration grants any. An error in
+        place of a delegation refuses each call with that error.
         """
         if delegation is not None:
             return _Source(self, delegation)
@@ -143,18 +145,19 @@ class Instance:
     def describe_run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
         """Describe a run of this agent under ``delegation``, or else the one in force here."""
         current: object = delegation
-        with suppress(DelegationError):  # it has ended: each call of the run is denied for that
+        with suppress(DelegationError):  # an ended delegation, with which each call is denied
             current = delegation or context.in_force()
         own = f"agent:{self.actor.name}"
         if not isinstance(current, Delegation):
             return AgentRun(self.actor.alone.principal, (), None)
         chain = current.chain
-        is_accepted = chain.leaf.delegatee == self.actor.uri  # else at the first call
+        # otherwise the first call adds a hop to this agent
+        is_accepted = chain.leaf.delegatee == self.actor.uri
         actors = chain.actors if is_accepted else [*chain.actors, own]
         return AgentRun(chain.principal, actors, chain.root.task_id)
 
     def acceptance(self, delegation: Delegation, now: datetime) -> _Acceptance | None:
-        """Return the earlier acceptance of a delegation, or None if it must be accepted anew."""
+        """Return the earlier acceptance of a delegation, None if absent or expired."""
         acceptance = self._acceptances.get(delegation.key)
         is_valid = acceptance is not None and seconds(now) < acceptance.renew_at
         return acceptance if is_valid else None
@@ -162,8 +165,8 @@ class Instance:
     def accept(self, delegation: Delegation, now: datetime) -> _Acceptance:
         """Have the holder sign a hop for this instance; verify and record the chain; mint a token.
 
-        Of an earlier acceptance only the token is renewed. Raises ``DelegationError`` and
-        ``VerificationError``.
+        If the instance accepted the delegation earlier, mint a token only. Raises
+        ``DelegationError`` and ``VerificationError``.
         """
         at = seconds(now)
         with self._acceptance_lock:
@@ -176,7 +179,7 @@ class Instance:
                 raise DelegationError(message, code="delegation.expired")
             domain = self._domain()
             earlier = self._acceptances.get(delegation.key)
-            # a key that signed the chain may have become known as stolen since then
+            # verified again, because a key that signed the chain may have been revoked meanwhile
             chain = (
                 verification.from_json(earlier.token.chain.as_json(), domain.trust, at=at)
                 if earlier
@@ -195,7 +198,7 @@ class Instance:
             return acceptance
 
     def _extended_chain(self, delegation: Delegation, domain: Domain, now: datetime) -> Chain:
-        """Return the chain with a hop to this instance, verified as others do, and on record."""
+        """Return the chain with a hop to this instance, after its verification and recording."""
         at = seconds(now)
         chain = delegation.chain
         if chain.leaf.delegatee != self.actor.uri or chain.leaf.scope != delegation.scope:
@@ -213,7 +216,7 @@ class Instance:
                 jti=self.line.entropy(16).hex(),
             )
         verified = verification.from_json(chain.as_json(), domain.trust, at=at)
-        # the log has the chain before every call under it
+        # enqueued first, so that the log has the chain before any call under it
         self.line.log.enqueue(records.delegation(verified, at=timestamp(now)))
         return verified
 
@@ -229,24 +232,26 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
-            description=_delegation(chain, self.line.principal_roles.get(chain.principal, ())),
+            description=_delegation_description(
+                chain, self.line.principal_roles.get(chain.principal, ())
+            ),
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
 
     def access_token(self, source: _Source) -> str:
-        """Return the access token of a delegation; raise where a call under it would be denied."""
+        """Return the access token of a delegation; raise if a revocation would deny a call."""
         acceptance = source.accept(self._now())
-        refused = self.line.revocations.refusal(acceptance.authority.names)
-        if refused is not None:
-            code, reason = refused
+        refusal = self.line.revocations.refusal(acceptance.authority.names)
+        if refusal is not None:
+            code, reason = refusal
             raise DelegationError(reason, code=code)
         return acceptance.token.token
 
 
 class _Acceptance(NamedTuple):
-    """A delegation that an instance has accepted: its authority, and its token, to renew at a time.
+    """The authority and the access token that an instance has from an accepted delegation.
 
-    ``renew_at`` is in seconds since the epoch.
+    ``renew_at`` is the time to mint a new token, in seconds since the epoch.
     """
 
     authority: Authority
@@ -257,43 +262,43 @@ class _Acceptance(NamedTuple):
 class _Source(NamedTuple):
     """The authority that one instance has from a delegation (``effects.DelegationSource``).
 
-    An error in place of the delegation is raised by every method.
+    With an error in place of the delegation, every method raises the error.
     """
 
     instance: Instance
     delegation: Delegation | DelegationError
 
     def authority(self, now: datetime) -> Authority | None:
-        acceptance = self.instance.acceptance(self._usable(), now)
+        acceptance = self.instance.acceptance(self._usable_delegation(), now)
         return acceptance.authority if acceptance is not None else None
 
     def derive(self, now: datetime) -> Authority:
         return self.accept(now).authority
 
     def accept(self, now: datetime) -> _Acceptance:
-        return self.instance.accept(self._usable(), now)
+        return self.instance.accept(self._usable_delegation(), now)
 
-    def _usable(self) -> Delegation:
+    def _usable_delegation(self) -> Delegation:
         if isinstance(self.delegation, DelegationError):
             raise self.delegation
         return self.delegation
 
 
-def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
-    """Return the agent as the policy's input has it (policies.md, Input)."""
-    described = {
+def _agent_description(uri: str, config: AgentConfig, instance: str) -> Fragment:
+    """Return the member ``agent`` of the policy's input (docs/policies.md, Input)."""
+    members = {
         "id": uri,
         "name": config.profile.name,
         "type": config.profile.type,
         "instance": instance,
         "roles": list(config.roles),
     }
-    return Fragment(canonical.dumps(described))
+    return Fragment(canonical.dumps(members))
 
 
-def _delegation(chain: Chain, roles: Sequence[str]) -> Fragment:
-    """Return the chain as the policy's input has it (policies.md, Input)."""
-    described: dict[str, JSON] = {
+def _delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
+    """Return the member ``delegation`` of the policy's input (docs/policies.md, Input)."""
+    members: dict[str, JSON] = {
         "subject": chain.principal,
         "actor": chain.principal,
         "via": chain.via,
@@ -303,4 +308,4 @@ def _delegation(chain: Chain, roles: Sequence[str]) -> Fragment:
         "assurance": chain.root.assurance,
         "roles": list(roles),
     }
-    return Fragment(canonical.dumps(described))
+    return Fragment(canonical.dumps(members))

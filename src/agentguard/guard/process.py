@@ -1,8 +1,10 @@
-"""What a guard runs on in one process: its threads, its shard of the log, and its line.
+"""The parts that a guard needs in one process: the threads, the shard of the log, and the line.
 
-``Runtime`` puts the parts of the line together; no other module does. A process gets a line when a
-call first needs one; a fork gets a line of its own, with a shard of its own. The runtime also
-renews the key that signs the log. What an application sees of all that is ``Guard``.
+The line (``flow.effects.Line``) holds the parts that each call uses: policy engine, log, clock,
+approvals, journal and so on. ``Runtime`` is the only module that puts a line together. A process
+gets a line when a call first needs one; a forked process gets a new line, with a new shard.
+``Runtime`` also switches to a new key after the key that signs the log was rotated. Applications
+use ``Guard`` (``guard.py``).
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ _CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
 class Runtime:
     """One guard's line in this process, and the threads that calls need.
 
-    ``domain`` is the trust domain as it was last opened, ``requests`` the store of the requests for
-    approvals (None before the first line), ``executors`` are this process's threads. The methods
-    may be called from any thread.
+    ``domain`` is the trust domain as this process last opened the domain. ``requests`` is the store
+    of the requests for approvals, None before the first line. ``executors`` are this process's
+    threads. The methods may be called from any thread.
     """
 
     def __init__(
@@ -74,11 +76,11 @@ class Runtime:
         self._start_threads()
 
     def _start_threads(self) -> None:
-        """Make the executors and the locks, which a fork does not inherit in working order."""
+        """Make the executors and the locks; those of a parent do not work in a forked process."""
         self.executors = Executors(
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
-            # the time-out of an evaluation runs from here: none may wait for a thread
+            # the time-out of an evaluation begins at its submission, so each needs a free thread
             ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
         )
         # RLocks: a signal handler may close, or make a call, while this thread holds one
@@ -87,7 +89,7 @@ class Runtime:
         self._saved_size = 0
 
     def current_line(self) -> Line:
-        """Return this process's line; the first call of a fork leases a shard of its own."""
+        """Return this process's line; the first call in a process makes the line."""
         if self._line is not None:
             return self._line
         with self._line_lock:
@@ -98,14 +100,14 @@ class Runtime:
     def _start_line(self) -> Line:
         self._require_open()
         self._keys_checked_at = clock()
-        # renewed, since a fork may begin long after a rotation
+        # renewed, because a process may be forked long after a rotation
         self._signing_domain = domain = self.renewed_domain()
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(self._keys_checked_at, ledger)
         try:
             line = self._line_on(log, domain, ledger)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
-            self._require_open()  # still
+            self._require_open()  # another thread may have closed the guard meanwhile
         except BaseException:
             log.close()
             raise
@@ -147,13 +149,13 @@ class Runtime:
         return line
 
     def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
-        """Return the store of the requests for approvals, the same one for every line."""
+        """Return the store of the requests for approvals, one store for all lines."""
         if self.requests is None:
             self.requests = domain.approvals(self._settings.limits, ledger)
         return self.requests
 
     def inbox(self) -> ApprovalInbox:
-        """Return the inbox where requests for approvals are answered."""
+        """Return the inbox in which people answer requests for approvals."""
         self.current_line()
         return ApprovalInbox(self.approval_store(self.domain), self._settings.roster, clock)
 
@@ -162,18 +164,19 @@ class Runtime:
             raise StorageError("the guard is closed: open it again", code="storage.closed")
 
     def renewed_domain(self) -> Domain:
-        """Return the domain, opened again where somebody has rotated its keys."""
-        with self._domain_lock:  # of two threads at once, the older domain could win
+        """Return the domain; open the domain again first if somebody has rotated the keys."""
+        with self._domain_lock:  # else a thread could replace a newer domain with an older one
             renewed = self.domain.renewed()
             if renewed is not None:
                 self.domain = renewed
             return self.domain
 
     def _check_keys(self, at: str) -> None:
-        """Before the log signs: switch to the newest key that is valid at the time ``at``.
+        """Switch to the newest key that is valid at the time ``at``, before the log signs.
 
-        A guard that makes no call for long renews no credential, and would not notice a rotation.
-        The entries that are signed may be older than the new key. Raises ``StorageError``.
+        A guard usually notices a rotation when an agent renews a credential. A guard without calls
+        renews none, and so looks for new keys here. The entries that the log is about to sign may
+        be older than the new key. Raises ``StorageError``.
         """
         moment = datetime.fromisoformat(at)
         if self._unsaved_entries() >= SAVE_EVERY and not self._closed:
@@ -194,7 +197,7 @@ class Runtime:
         try:
             self.renewed_domain()
         except (AgentguardError, OSError) as error:
-            message = f"whether the log's key still counts can't be found out: {error}"
+            message = f"the keys of the trust domain can't be read, so nothing is signed: {error}"
             raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
         self._keys_checked_at = moment
 
@@ -206,7 +209,7 @@ class Runtime:
         """Save the ledger in a thread, so that a commit does not wait."""
         if self._log is not None:
             self._saved_size = self._log.head.size
-            with suppress(RuntimeError):  # the executor is shut down: close() saves
+            with suppress(RuntimeError):  # the executor is shut down, and close() saves the ledger
                 self.executors.log.submit(self._save_ledger)
 
     def _save_ledger(self) -> None:
@@ -215,19 +218,19 @@ class Runtime:
         try:
             self._ledger.keep()
         except (AgentguardError, OSError):
-            # the log is whole: the next opening reads more of it, or reports what is wrong
+            # the log itself is whole; the next opening reads more of the log, and reports problems
             _LOGGER.warning(
                 "the ledger could not be saved: the next opening reads more of the log",
                 exc_info=True,
             )
 
     def flush(self) -> None:
-        """Make everything durable that was enqueued in this process."""
+        """Make all entries durable that this process has enqueued."""
         if self._log is not None:
             self._log.flush()
 
     def forked(self) -> None:
-        """In a fork: drop the parent's shard, and inherit what the parent knew of the log."""
+        """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
         self._line = self._log = self._ledger = self.requests = None
@@ -239,8 +242,8 @@ class Runtime:
         return self._closed
 
     def close(self) -> None:
-        """Make everything durable and return the shard; no line begins from then on."""
-        with self._line_lock:  # no thread leases a shard any more
+        """Make all entries durable and release the shard; no line begins afterwards."""
+        with self._line_lock:  # afterwards no thread leases a shard
             self._closed = True
             log = self._log
         try:
@@ -256,10 +259,10 @@ class Runtime:
 
 
 def _check_keys(runtime: weakref.ref[Runtime], at: str) -> None:
-    """Check the keys, if the runtime is alive: the log must not keep its runtime alive."""
-    alive = runtime()
-    if alive is not None:
-        alive._check_keys(at)  # noqa: SLF001  the class is this file's own
+    """Check the keys, if the runtime is alive; a strong reference would keep the runtime alive."""
+    target = runtime()
+    if target is not None:
+        target._check_keys(at)  # noqa: SLF001  a method of this file's class
 
 
 def clock() -> datetime:
