@@ -84,7 +84,7 @@ def _signatures_verified_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_passphrase_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process keeps the passphrase that it took out of its environment: a test does not."""
-    monkeypatch.setattr(keystore, "_taken", None)
+    monkeypatch.setattr(keystore, "_environment_passphrase", None)
 
 
 # --- what is left out ----------------------------------------------------------------------------

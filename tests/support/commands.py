@@ -34,7 +34,7 @@ def run(
         mock.patch.dict(os.environ, env, clear=True),
         mock.patch.object(sys, "argv", ["agentguard", *words]),
         mock.patch.object(sys, "stdin", given),
-        mock.patch.object(keystore, "_taken", None),
+        mock.patch.object(keystore, "_environment_passphrase", None),
         redirect_stdout(out),
         redirect_stderr(err),
         _imports(cwd),

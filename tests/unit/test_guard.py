@@ -191,7 +191,9 @@ def test_an_empty_passphrase_is_one_that_was_given(path, monkeypatch):
 def test_the_passphrase_comes_from_the_environment_or_a_file(path, monkeypatch, tmp_path):
     monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
     Guard.open(path).close()
-    monkeypatch.setattr(keystore, "_taken", None)  # as in a process that never had it
+    monkeypatch.setattr(
+        keystore, "_environment_passphrase", None
+    )  # as in a process that never had it
     secret = tmp_path / "passphrase"
     secret.write_bytes(PASSPHRASE + b"\n")
     secret.chmod(0o600)

@@ -1,7 +1,8 @@
-"""How a state comes into being: filled under another name, beside its own, and then renamed.
+"""Creates a state directory, whole or not at all.
 
-So a state is whole or not there, whenever the process that founds it dies, and what such a process
-has left is no state that somebody might hold for one: whoever founds next begins anew in it.
+A new state is filled in a folder beside the state's path, ``<state>.founding``, and then renamed.
+A process that dies in between leaves no state at the path. The next process that creates the state
+empties the folder and begins again. ``domain.found`` decides what a new state contains.
 """
 
 from __future__ import annotations
@@ -21,69 +22,77 @@ _LOCK: Final = "founding.lock"
 
 @contextmanager
 def filling(state: Path) -> Iterator[Path]:
-    """Yield an empty folder of mode 0700 that becomes ``state`` at the end, or else is gone.
+    """Yield an empty folder of mode 0700; rename the folder to ``state`` at the block's end.
 
-    Raises ``StorageError``: ``storage.exists`` unless there is nothing at ``state``, or an empty
-    folder, and nobody else founds there; ``storage.readonly``.
+    An exception in the block removes the folder. Raises ``StorageError``: ``storage.exists`` if
+    ``state`` is a file or a folder with files, or if another process creates ``state`` at the
+    same time; ``storage.readonly``.
     """
     state = state.resolve()
     folder = state.with_name(f"{state.name}.founding")
     _refuse_existing(state)
-    held = _claim(folder)
+    lock_file = _claim(folder)
     try:
-        for left in folder.iterdir():  # of somebody who died here
-            if left.name != _LOCK:
-                _remove(left)
+        for path in folder.iterdir():  # files of a process that died here
+            if path.name != _LOCK:
+                _remove(path)
         yield folder
         try:
             files.move(folder, state)
         except StorageError:
-            _refuse_existing(state)  # somebody else has made it in some other way
+            _refuse_existing(state)  # another program may have made a folder there
             raise
-        with suppress(OSError):  # it is founded, whatever becomes of this
+        with suppress(OSError):  # the state is complete, even if the lock's file stays
             (state / _LOCK).unlink()
     except BaseException:
         _remove(folder)
         raise
     finally:
-        lock.release(held)
+        lock.release(lock_file)
 
 
 def _claim(folder: Path) -> int:
-    """Make the folder and lock it: a lock that is not in its place was somebody's who is done."""
+    """Make the folder and return its lock's open file.
+
+    Another process may rename or remove the folder between the opening of the lock's file and the
+    locking. A lock whose file is no longer at the path protects nothing.
+    """
     try:
         files.make_folder(folder)
-        folder.chmod(0o700)  # nobody else's, and nobody else's to read
-        held = lock.try_acquire(folder / _LOCK)
+        folder.chmod(0o700)
+        lock_file = lock.try_acquire(folder / _LOCK)
     except OSError as error:
         message = f"{folder} can't be made ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
-    if held is not None and _is_at(held, folder / _LOCK):
-        return held
-    if held is not None:
-        lock.release(held)
-    message = f"{folder} is being founded by somebody else: it is not overwritten"
+    if lock_file is not None and _is_at(lock_file, folder / _LOCK):
+        return lock_file
+    if lock_file is not None:
+        lock.release(lock_file)
+    message = (
+        f"another process creates a state in {folder} now: nothing was overwritten; wait until "
+        "that process has ended"
+    )
     raise StorageError(message, code="storage.exists")
 
 
-def _is_at(held: int, path: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(held), path.stat())
+        return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
 
 
 def _refuse_existing(state: Path) -> None:
     try:
-        empty = not any(state.iterdir())
+        is_empty = not any(state.iterdir())
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        empty = False
+        is_empty = False
     except OSError as error:
         message = files.unreadable(state, error)
         raise StorageError(message, code="storage.readonly") from error
-    if not empty:
+    if not is_empty:
         message = f"{state} is no empty directory: it is not overwritten; choose another state"
         raise StorageError(message, code="storage.exists")
 

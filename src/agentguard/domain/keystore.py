@@ -1,9 +1,9 @@
 """The long-lived keys of a trust domain, encrypted at rest in OpenSSH's format.
 
 A state directory holds ``keys/issuer``, ``keys/log`` and ``keys/admin``, and the trust document
-with their public halves; while a key is rotated or revoked (``handover.py``), ``keys/<use>.next``
-or ``trust.next`` too. The passphrase lies elsewhere (``[keys] passphrase_file``, or
-``AGENTGUARD_PASSPHRASE``).
+with the public keys. During a rotation or a revocation (``handover.py``) the state also holds
+``keys/<use>.next``, the new key, or ``trust.next``, the new trust document. The passphrase is not
+in the state: see ``[keys] passphrase_file`` and ``AGENTGUARD_PASSPHRASE``.
 """
 
 from __future__ import annotations
@@ -28,41 +28,42 @@ _UNANNOUNCED: Final = "trust.unannounced"
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
 """The environment variable with the passphrase of the long-lived keys."""
 
-_taken: Secret | None = None
+_environment_passphrase: Secret | None = None
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
-"""The uses of the keys that lie in a state."""
+"""The uses of the keys in a state directory."""
 
 
 def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: Secret | bytes) -> None:
-    """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
+    """Write the encrypted key of a new state; raises ``StorageError`` if the file exists."""
     files.write_new(state / KEYS / use, signer.to_openssh(passphrase))
 
 
 def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: Secret | bytes) -> None:
-    """Keep, beside a key, the one that is to take its place; raises ``StorageError``."""
+    """Write a new key, encrypted, beside the current key; raises ``StorageError``."""
     files.replace(_next(state, use), signer.to_openssh(passphrase))
 
 
 def next_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer | None:
-    """Read the key that is to take a key's place, if there is one. Raises as ``load_key`` does."""
+    """Return the new key beside the current key, None without one; raises as ``load_key``."""
     return _load(_next(state, use), passphrase) if _next(state, use).exists() else None
 
 
 def adopt_next_key(state: Path, use: Use) -> None:
-    """Put the next key in its place; it stays beside it until ``drop_next_key``."""
+    """Replace the current key with the new key; ``drop_next_key`` then removes the copy."""
     files.replace(state / KEYS / use, files.read(_next(state, use)))
 
 
 def drop_next_key(state: Path, use: Use) -> None:
-    """Forget the next key: it is in its place, or will not be."""
+    """Remove the new key's file beside the current key."""
     files.remove(_next(state, use))
 
 
 def next_keys(state: Path, *, adopted: bool) -> list[Use]:
-    """Return the uses with a next key: those where it is in its place already, or the others.
+    """Return the uses with a new key beside the current key.
 
-    Raises ``KeyMaterialError`` (``key.unreadable``).
+    With ``adopted`` True, return the uses whose new key has replaced the current key already;
+    with ``adopted`` False, the other uses. Raises ``KeyMaterialError`` (``key.unreadable``).
     """
     return [
         use
@@ -91,7 +92,11 @@ def _unreadable(path: Path, error: OSError) -> KeyMaterialError:
 
 
 def load_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer:
-    """Read a key. Raises ``KeyMaterialError``: ``key.unreadable``, ``key.passphrase``, ..."""
+    """Return a decrypted key.
+
+    Raises ``KeyMaterialError``: ``key.unreadable``, ``key.exposed``, ``key.passphrase``, and the
+    codes of ``Ed25519Signer.from_openssh``.
+    """
     return _load(state / KEYS / use, passphrase)
 
 
@@ -108,52 +113,53 @@ def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
 
 
 def from_environment() -> Secret | None:
-    """Take the passphrase out of the environment, None where it was never there.
+    """Remove the passphrase from the environment and return the passphrase, None if never set.
 
-    It is kept for whoever asks again in this process, or in a fork of it. Programs that the process
-    starts from then on do not have it, and ``/proc/self/environ`` does not show it: of the string
-    that the process began with the value is overwritten. The environment of the parent process,
-    from which it came, is out of reach.
+    Later calls in this process and in its forks return the same passphrase. Programs that the
+    process starts afterwards do not inherit the variable. ``/proc/self/environ`` does not show the
+    value either, because this function overwrites the bytes of the value in memory. The
+    environment of the parent process still has the variable.
     """
-    global _taken  # noqa: PLW0603  the environment is the process's own, too
+    global _environment_passphrase  # noqa: PLW0603  one for the process, as the environment is
     value = os.environb.get(os.fsencode(PASSPHRASE_VARIABLE))
     if value:
-        _taken = Secret(value)  # first: another thread may ask while it is taken out
+        # set before the removal, for another thread that calls this function meanwhile
+        _environment_passphrase = Secret(value)
         _overwrite(os.fsencode(PASSPHRASE_VARIABLE))
         os.environ.pop(PASSPHRASE_VARIABLE, None)
-    return _taken
+    return _environment_passphrase
 
 
 def _overwrite(variable: bytes) -> None:
-    """Overwrite the value of a variable where it lies: to unset it only forgets the place."""
-    import ctypes  # noqa: PLC0415  only where there is something to overwrite
+    """Overwrite a variable's value in memory; to unset a variable leaves the value's bytes."""
+    import ctypes  # noqa: PLC0415  few processes have a value to overwrite
 
-    with suppress(OSError, AttributeError):  # an interpreter without a C library to ask
+    with suppress(OSError, AttributeError):  # an interpreter without a C library
         getenv = ctypes.CDLL(None).getenv
         getenv.argtypes, getenv.restype = [ctypes.c_char_p], ctypes.c_void_p
-        where = getenv(variable)
-        if where:
-            ctypes.memset(where, 0, len(ctypes.string_at(where)))
+        address = getenv(variable)
+        if address:
+            ctypes.memset(address, 0, len(ctypes.string_at(address)))
 
 
 def _sources() -> str:
-    """Say where a passphrase comes from: which of them it was is not known here."""
-    there = "is not set" if from_environment() is None else "is set"
+    """Return the part of a message that names all sources of a passphrase, in their order."""
+    status = "is not set" if from_environment() is None else "is set"
     return (
         f"a passphrase is what the application passes, else that in {PASSPHRASE_VARIABLE} "
-        f"(which {there}), else that in the file of [keys] passphrase_file"
+        f"(which {status}), else that in the file of [keys] passphrase_file"
     )
 
 
 def load_trust(state: Path) -> TrustDocument:
-    """Read the trust document. Raises ``StorageError`` or ``DecodeError``, which name it."""
+    """Return the state's trust document; raises ``StorageError`` or ``DecodeError``."""
     path = state / TRUST
     remedy = "restore it, from the copy with the anchors or from a backup"
     return parse_trust(_document(path), path, remedy)
 
 
 def parse_trust(data: bytes, path: Path, remedy: str) -> TrustDocument:
-    """Read the trust document in a file; raises ``DecodeError``, which names it and the remedy."""
+    """Parse a trust document; raises ``DecodeError`` that names ``path`` and ``remedy``."""
     try:
         return TrustDocument.loads(data)
     except DecodeError as error:
@@ -162,34 +168,34 @@ def parse_trust(data: bytes, path: Path, remedy: str) -> TrustDocument:
 
 
 def save_next_trust(state: Path, trust: TrustDocument) -> None:
-    """Keep, beside the trust document, the one that is to take its place; ``StorageError``."""
+    """Write a new trust document beside the current document; raises ``StorageError``."""
     files.replace(state / _NEXT_TRUST, trust.dumps())
 
 
 def next_trust(state: Path) -> bytes | None:
-    """Return the trust document that is to take its place, None if there is none."""
+    """Return the bytes of the new trust document beside the current one, None without one."""
     path = state / _NEXT_TRUST
     return _document(path) if path.exists() else None
 
 
 def adopt_next_trust(state: Path) -> None:
-    """Put the next trust document in its place; what it changes is to be announced from then on."""
+    """Replace the trust document with the new one, and note that the log has no entry of that."""
     files.replace(state / TRUST, _document(state / _NEXT_TRUST))
     files.move(state / _NEXT_TRUST, state / _UNANNOUNCED)
 
 
 def drop_next_trust(state: Path) -> None:
-    """Forget the next trust document: it will not be put in its place."""
+    """Remove the new trust document beside the current document."""
     files.remove(state / _NEXT_TRUST)
 
 
 def is_unannounced(state: Path) -> bool:
-    """Whether a trust document was put in its place that the log does not know of yet."""
+    """Return whether the log has no entry yet about the newest trust document."""
     return (state / _UNANNOUNCED).exists()
 
 
 def note_announced(state: Path) -> None:
-    """Note that the log knows the trust document that was put in its place."""
+    """Note that the log has an entry about the newest trust document."""
     files.remove(state / _UNANNOUNCED)
 
 
@@ -202,10 +208,10 @@ def _document(path: Path) -> bytes:
 
 
 def refuse_if_exposed(path: Path) -> None:
-    """Raise if others can read or write ``path``.
+    """Refuse a file that other users can read or write.
 
-    Raises ``KeyMaterialError`` (``key.exposed``) or, where the file can't be looked at,
-    ``key.unreadable``.
+    Raises ``KeyMaterialError``: ``key.exposed`` for such a file, ``key.unreadable`` for a file
+    whose status can't be read.
     """
     try:
         status = path.stat()
@@ -216,7 +222,7 @@ def refuse_if_exposed(path: Path) -> None:
 
 
 def require_private(path: Path, status: os.stat_result) -> None:
-    """Raise ``KeyMaterialError`` (``key.exposed``) if others can use what has this status."""
+    """Raise ``KeyMaterialError`` (``key.exposed``) if ``status`` lets other users read or write."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid not in (os.getuid(), 0):
         mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
         message = (

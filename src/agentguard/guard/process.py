@@ -197,7 +197,7 @@ class Runtime:
         try:
             self.renewed_domain()
         except (AgentguardError, OSError) as error:
-            message = f"the keys of the trust domain can't be read, so nothing is signed: {error}"
+            message = f"the guard can't look for new keys, so nothing is signed: {error}"
             raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
         self._keys_checked_at = moment
 
