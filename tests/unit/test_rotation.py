@@ -57,7 +57,7 @@ def begun(state, anchors, trust, keys, use, signer):
     changed = next_of(trust, keys, use, signer)
     listed = b"new list" if use == "issuer" else None
     handover.begin(
-        state, anchors, changed, use=use, new=signer, passphrase=PASSPHRASE, listed=listed
+        state, anchors, changed, use=use, new=signer, passphrase=PASSPHRASE, registry=listed
     )
     return changed
 

@@ -1,10 +1,14 @@
-"""How a new trust document takes the place of an old one, with its keys, in a state and its anchor.
+"""Replaces the trust document of a state and its anchor, together with the keys, crash-safely.
 
-First what is new (a key and what it signs, or the document alone) is laid beside the old, where
-nobody looks; then the new trust document is put in place, outside the state where there is an
-anchor, and from then on it counts; then the rest follows. Each step is durable before the next. Cut
-short before that point, it has never been; cut short after it, whoever takes the state up next
-finishes it. Which key, and why, is ``rotation.py``'s affair.
+The replacement has three steps, each durable before the next:
+
+1. Write the new files (key, registry, trust document) beside the current files.
+2. Replace the deciding trust document: the anchor's copy, or the state's own without an anchor.
+   From this step on the new trust document is valid.
+3. Replace the other files (``finish``), and record the keys in the log (``announce``).
+
+A crash before step 2 leaves the old trust document valid. After a crash behind step 2 the next
+process that opens the state does step 3. ``rotation.py`` decides which keys change.
 """
 
 from __future__ import annotations
@@ -37,32 +41,33 @@ def begin(
     use: Use,
     new: Ed25519Signer,
     passphrase: Secret | bytes,
-    listed: bytes | None,
+    registry: bytes | None,
 ) -> None:
-    """Let ``trust`` count, in which ``new`` is the key for ``use``; then see ``finish``.
+    """Make ``trust`` valid, in which ``new`` is the key for ``use``; ``finish`` does the rest.
 
-    ``listed`` is the registry in the word of a new issuer. Call it inside ``registry_file.locked``
-    only. Raises ``StorageError``.
+    ``registry`` is the registry as a new issuer signs it, None for another use. The caller holds
+    ``registry_file.locked``. Raises ``StorageError``.
     """
     keystore.save_next_key(state, use, new, passphrase)
-    if listed is not None:
-        registry_file.write_next(state, listed)
-    files.replace(_deciding(state, anchors, trust), trust.dumps())
+    if registry is not None:
+        registry_file.write_next(state, registry)
+    files.replace(_valid_path(state, anchors, trust), trust.dumps())
 
 
-def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, listed: bytes) -> None:
-    """Let ``trust`` count, in which no key is new; then see ``finish``. As ``begin``.
+def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, registry: bytes) -> None:
+    """Make ``trust`` valid, in which no key is new; ``finish`` does the rest.
 
-    ``listed`` is the registry in the word of the issuer in force: the one that is there may be in
-    that of a key which ``trust`` revokes.
+    ``registry`` is the registry as the current issuer signs it, because ``trust`` may revoke the
+    key that signed the present one. The caller holds ``registry_file.locked``. Raises
+    ``StorageError``.
     """
-    registry_file.write_next(state, listed)
+    registry_file.write_next(state, registry)
     keystore.save_next_trust(state, trust)
-    files.replace(_deciding(state, anchors, trust), trust.dumps())
+    files.replace(_valid_path(state, anchors, trust), trust.dumps())
 
 
 def is_due(state: Path) -> bool:
-    """Whether something lies there that is to take another's place: see ``finish``."""
+    """Return whether a state has files of a replacement that is not finished."""
     return (
         keystore.next_trust(state) is not None
         or bool(keystore.next_keys(state, adopted=False))
@@ -72,65 +77,66 @@ def is_due(state: Path) -> bool:
 
 
 def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> None:
-    """Put what is next in its place if the trust document that counts has it; else forget it.
+    """Finish or undo an interrupted replacement, by the valid trust document.
 
-    A list that is next still, or a file that is half written, is of somebody who died before it
-    counted. Call it inside ``registry_file.locked`` only. Raises ``StorageError``, ``DecodeError``,
+    New files that belong to the valid trust document replace the current files. All other new
+    files, and half-written files, are of a process that died before step 2, and are removed. The
+    caller holds ``registry_file.locked``. Raises ``StorageError``, ``DecodeError``,
     ``KeyMaterialError``, or ``VerificationError`` (``trust.changed``).
     """
-    own = keystore.load_trust(state)
-    trust = _decided(state, anchors, own)
-    amended = keystore.next_trust(state)
-    if amended == trust.dumps():
+    own_trust = keystore.load_trust(state)
+    trust = _valid_trust(state, anchors, own_trust)
+    next_trust = keystore.next_trust(state)
+    if next_trust == trust.dumps():
         registry_file.adopt_next(state)
         keystore.adopt_next_trust(state)
-    elif amended is not None:
+    elif next_trust is not None:
         keystore.drop_next_trust(state)
     for use in keystore.next_keys(state, adopted=False):
         new = keystore.next_key(state, use, passphrase)
-        # an old one, which the document knows too, does not come back
+        # current keys alone, because the document also lists the keys before them
         if new is None or new.public_key not in trust.current(use):
             keystore.drop_next_key(state, use)
             continue
-        if trust != own:
+        if trust != own_trust:
             files.replace(state / keystore.TRUST, trust.dumps())
         if use == "issuer":
             registry_file.adopt_next(state)
         keystore.adopt_next_key(state, use)
     registry_file.drop_next(state)
-    for left in _half_written(state):
-        files.remove(left)
+    for path in _half_written(state):
+        files.remove(path)
 
 
 def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> None:
-    """Refuse to build on a trust document that somebody has changed in the state.
+    """Refuse a state whose trust document differs from the anchor's copy.
 
-    Nor on a state that is not the one which its anchor knows. Raises ``VerificationError``
-    (``trust.changed``), ``StorageError`` or ``DecodeError``.
+    Raises ``VerificationError`` (``trust.changed``), ``StorageError`` or ``DecodeError``.
     """
-    if _decided(state, anchors, trust) != trust:
+    if _valid_trust(state, anchors, trust) != trust:
+        path = _valid_path(state, anchors, trust)
         message = (
-            f"the trust document in {state} is not the one in {_deciding(state, anchors, trust)}: "
+            f"the trust document in {state} is not the one in {path}: "
             "find out who changed it, and put the right one back; nothing is written until then"
         )
         raise VerificationError(message, code="trust.changed")
 
 
 def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
-    """Put in the log what a succession has changed: the keys that end, and those that begin.
+    """Record in the log each key of the trust document that a replacement added or changed.
 
     Raises ``StorageError`` or ``KeyMaterialError``.
     """
     if not _is_to_announce(state):
         return
     with registry_file.locked(state), closing(StateReader(state)) as reader:
-        done = keystore.next_keys(state, adopted=True)
-        known = list(_announced(reader))
+        adopted_uses = keystore.next_keys(state, adopted=True)
+        recorded_keys = list(_recorded_keys(reader))
         at = timestamp(max(now, log.last_at))
         for trusted in keystore.load_trust(state).keys:
-            if trusted.as_json() not in known:
+            if trusted.as_json() not in recorded_keys:
                 log.append(records.key(issuer, trusted.as_json(), at=at))
-        for use in done:
+        for use in adopted_uses:
             keystore.drop_next_key(state, use)
         if keystore.is_unannounced(state):
             keystore.note_announced(state)
@@ -145,22 +151,25 @@ def _half_written(state: Path) -> list[Path]:
     return [path for folder in folders for path in files.half_written(folder)]
 
 
-def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
-    """Return the trust document that counts where two say different things."""
+def _valid_path(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
+    """Return the path of the trust document that decides if two copies differ."""
     return anchor.trust_path(anchors, trust.log) if anchors is not None else state / keystore.TRUST
 
 
-def _decided(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
-    """Raise as ``trust_pin.require`` does: the state's own does not do where there is an anchor."""
+def _valid_trust(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
+    """Return the valid trust document: the anchor's copy, or ``own`` without an anchor.
+
+    Raises as ``trust_pin.require`` does.
+    """
     return own if anchors is None else trust_pin.require(anchors, state, own.log)
 
 
-def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:
+def _recorded_keys(reader: LogReader) -> Iterator[dict[str, JSON]]:
     for shard in reader.shards():
         for index in reader.search(shard, Search(kind="key")):
-            # one that can't be read announces nothing; audit verify names it
+            # an entry that can't be read counts as no record; ``audit verify`` reports the entry
             with suppress(AgentguardError):
                 stored = reader.entry(shard, index)
-                parsed = parse_entry(stored.body) if stored is not None else None
-                if parsed is not None and parsed.kind == "key":
-                    yield {**statements.read_statement(parsed)[1].predicate}
+                entry = parse_entry(stored.body) if stored is not None else None
+                if entry is not None and entry.kind == "key":
+                    yield {**statements.read_statement(entry)[1].predicate}

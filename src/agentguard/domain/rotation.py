@@ -1,8 +1,9 @@
-"""Rotates a long-lived key of a trust domain, and revokes one that was rotated before.
+"""Rotates a long-lived key of a trust domain, and revokes a key that was rotated before.
 
-The old key goes on counting for what it signed, and for a while for what running processes still
-sign with it, until they notice; or, if it is compromised, for nothing signed since. Whoever
-verifies needs the new trust document.
+After a rotation the old key stays valid for earlier signatures. During an overlap the old key is
+valid for new signatures too, because running processes use the old key until they notice the
+rotation. A compromised key has no overlap, and no signature after the time of the compromise
+counts. Verifiers need the new trust document. ``handover.py`` replaces the files.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from agentguard.signing.keys import Secret
 from agentguard.storage import journal_secret, registry_file
 
 OVERLAP: Final = timedelta(hours=24)
-"""How long the old key goes on counting for what is signed."""
+"""How long an old key is valid for new signatures after a rotation."""
 
 MIN_OVERLAP: Final = timedelta(hours=2)
-"""Running processes look for new keys when they renew a credential, which is within the hour."""
+"""The shortest overlap: a running process looks for new keys about once an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A key that has taken another's place: it counts, whatever ``unfinished`` says.
+    """A rotation: the new trust document, and the old and the new key.
 
-    ``unfinished`` is why the rest (the files that follow, the announcement in the log) could not be
-    done; whoever opens the state next does it. None where all is done.
+    The new key is valid in every case. ``unfinished`` is the error that prevented the remaining
+    steps (the other files, the entry in the log), None if there was no error; the next process that
+    opens the state does the remaining steps.
     """
 
     trust: TrustDocument
@@ -44,7 +46,10 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A key that counts for nothing since its compromise; ``unfinished`` as of ``Rotation``."""
+    """A revocation: the new trust document, and the compromised key.
+
+    ``unfinished`` has the meaning that ``Rotation.unfinished`` has.
+    """
 
     trust: TrustDocument
     key: TrustedKey
@@ -60,11 +65,11 @@ def rotate(
     overlap: timedelta | None = None,
     compromised_since: datetime | None = None,
 ) -> Rotation:
-    """Put a new key in the place of the one for ``use``.
+    """Replace the key for ``use`` with a new key.
 
-    The old one goes on counting for ``overlap`` (``OVERLAP`` unless it is given). A compromised key
-    has none: whatever it signed since then does not count. Raises ``ConfigError``; and, with
-    nothing changed, as ``domain.take_up`` does.
+    The old key stays valid for new signatures for ``overlap``, ``OVERLAP`` by default. With
+    ``compromised_since`` there is no overlap, and no signature of the old key after that time
+    counts. Raises ``ConfigError``, and the errors of ``domain.take_up``; nothing is changed then.
     """
     passphrase = Secret.of(passphrase)
     if compromised_since is None:
@@ -80,7 +85,7 @@ def rotate(
         now = home.in_force(now)
         old = keystore.load_key(state, use, passphrase)
         domain.require_trusted(state, home.trust, **{use: old})
-        shards = home.registered()  # in the word of the old issuer, who counts until now
+        shards = home.registered()  # read now, while the old issuer's signature is valid
         new = ephemeral.new_key()
         trust = home.trust.rotated(
             old.public_key,
@@ -91,9 +96,9 @@ def rotate(
         )
         if use == "log":
             journal_secret.hand_on(state, home.trust, old, new)
-        resealed = seal_registry(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
+        registry = seal_registry(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         handover.begin(
-            state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed
+            state, anchors, trust, use=use, new=new, passphrase=passphrase, registry=registry
         )
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
@@ -109,10 +114,11 @@ def revoke(
     compromised_since: datetime,
     now: datetime,
 ) -> Revocation:
-    """Let a key that was rotated before, named by its thumbprint, count for nothing since then.
+    """Revoke a key that was rotated before: no signature after ``compromised_since`` counts.
 
-    Raises ``ConfigError``; ``VerificationError`` as ``TrustDocument.revoked`` does, for a key in
-    force: that one is rotated; and, with nothing changed, as ``domain.take_up`` does.
+    ``kid`` is the key's thumbprint. Raises ``ConfigError``; ``VerificationError`` for a current
+    key, which ``rotate`` replaces (see ``TrustDocument.revoked``); and the errors of
+    ``domain.take_up``. Nothing is changed then.
     """
     passphrase = Secret.of(passphrase)
     _require_past(compromised_since, now)
@@ -121,14 +127,14 @@ def revoke(
         home = domain.take_up_locked(settings, passphrase)
         now = home.in_force(now)
         trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
-        handover.amend(state, anchors, trust, listed=_relisted(home, now))
+        handover.amend(state, anchors, trust, registry=_seal_registry(home, now))
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
     key = next(trusted for trusted in trust.keys if trusted.key.thumbprint == kid)
     return Revocation(trust, key, unfinished)
 
 
-def _relisted(home: StateDomain, now: datetime) -> bytes:
+def _seal_registry(home: StateDomain, now: datetime) -> bytes:
     return seal_registry(home.issuer, home.trust, home.registered(), at=timestamp(now))
 
 
@@ -142,12 +148,12 @@ def _overlap(duration: timedelta | None) -> timedelta:
 
 def _require_past(compromised_since: datetime, now: datetime) -> None:
     if compromised_since > now:
-        message = "compromised_since lies in the future: name the time from which not to believe it"
+        message = "compromised_since lies in the future: name the time of the compromise"
         raise ConfigError(message)
 
 
 def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
-    """Do what is left once a new trust document counts; return why it can't be done now."""
+    """Replace the remaining files; return the error that prevents this, None without one."""
     try:
         handover.finish(settings.state, settings.anchor, passphrase)
     except AgentguardError as error:
@@ -156,11 +162,11 @@ def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
 
 
 def _announce(settings: Config, passphrase: Secret, now: datetime) -> AgentguardError | None:
-    """Take a shard, in which what has changed is announced; return why it can't be done now."""
+    """Lease a shard, which records the changed keys; return the error that prevents this."""
     try:
         home = domain.take_up(settings, passphrase)
         home.lease(now).close()
-        home.ledger().keep()  # with the key that counts: guards that run believe no other
+        home.ledger().keep()  # signed with the new key, since running guards accept no other
     except AgentguardError as error:
         return error
     return None
