@@ -134,7 +134,7 @@ def test_who_founds_meanwhile_is_left_alone(tmp_path):
     before = sorted(folder.rglob("*"))
     held = lock.try_acquire(folder / "founding.lock")  # as if it were alive
     assert held is not None
-    with pytest.raises(StorageError, match="by somebody else") as caught:
+    with pytest.raises(StorageError, match="another process creates a state") as caught:
         found(settings)
     assert caught.value.code == "storage.exists"
     assert sorted(folder.rglob("*")) == before
