@@ -1,9 +1,9 @@
-"""For tests: a fixture for programs that use agentguard, and a kit for adapters of frameworks.
+"""For tests: a fixture for programs that use agentguard, and a test kit for adapters.
 
-In a program's ``conftest.py``, ``pytest_plugins = ["agentguard.testing"]`` brings the fixture
-``recorded_guard``. An adapter subclasses ``AdapterTests``, says how a function is called through
-it, and inherits the tests of what the line of a guarded call promises. It needs pytest, and nothing
-of agentguard's own tests.
+In a program's ``conftest.py``, ``pytest_plugins = ["agentguard.testing"]`` adds the fixture
+``recorded_guard``. The tests of an adapter subclass ``AdapterTests``, implement how the adapter
+calls a function, and inherit the tests of the guarantees of a guarded call. The module needs
+pytest, and nothing from agentguard's own tests.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ APPROVER: Final = "user:approver"
 
 @dataclass(slots=True)
 class RecordedGuard:
-    """A guard in memory, whose policy a test sets, and what its log says.
+    """A guard in memory whose policy a test sets, with a short way to read the guard's log.
 
-    ``decide`` is asked about each call, with the policy's input; ``asked`` are those inputs.
+    ``decide`` receives the policy's input of each call and returns the decision. ``asked`` has the
+    inputs of all calls so far. ``approver`` is the key with which ``approve`` signs.
     """
 
     guard: Guard
@@ -45,35 +46,31 @@ class RecordedGuard:
 
     @classmethod
     def make(cls, **tables: Any) -> RecordedGuard:
-        """Make one; ``tables`` are those of an ``agentguard.toml``."""
+        """Make a recorded guard; ``tables`` are the tables of an ``agentguard.toml``."""
         approver = Ed25519Signer.from_seed(os.urandom(32))
         people = {"approver": {"principal": APPROVER, "keys": [approver.public_key.openssh()]}}
-        made: RecordedGuard
+        recorded: RecordedGuard
 
         def policy(document: Mapping[str, Any]) -> Decision:
-            made.asked.append(document)
-            return made.decide(document)
+            recorded.asked.append(document)
+            return recorded.decide(document)
 
         guard = Guard.ephemeral(policy, config={"approvers": people, **tables})
-        made = cls(guard, approver)
-        return made
+        recorded = cls(guard, approver)
+        return recorded
 
     def calls(self) -> list[Authorization]:
-        """Return the answers to all calls so far, in their order."""
+        """Return the log's records of all decided calls so far, in their order."""
         return [
-            read_authorization(parsed)
-            for parsed in self._entries()
-            if parsed.kind == "authorization"
+            read_authorization(entry) for entry in self._entries() if entry.kind == "authorization"
         ]
 
     def outcomes(self) -> list[str]:
-        """Return what became of the calls that were allowed: ``ok``, ``error``, ..."""
-        return [
-            read_outcome(parsed).status for parsed in self._entries() if parsed.kind == "outcome"
-        ]
+        """Return the status of each allowed call, in their order: ``ok``, ``error``, ..."""
+        return [read_outcome(entry).status for entry in self._entries() if entry.kind == "outcome"]
 
     def approve(self) -> None:
-        """Approve all that waits."""
+        """Approve all pending requests."""
         for request in self.guard.approvals.pending():
             self.guard.approvals.approve(request, self.approver)
 
@@ -90,7 +87,10 @@ class RecordedGuard:
 
 @pytest.fixture
 def recorded_guard() -> Iterator[RecordedGuard]:
-    """A guard in memory that allows everything until the test sets ``decide``; its log verifies."""
+    """A guard in memory that allows each call until the test sets ``decide``.
+
+    The fixture verifies the guard's log after the test.
+    """
     recorded = RecordedGuard.make()
     with recorded.guard:
         yield recorded
@@ -98,29 +98,30 @@ def recorded_guard() -> Iterator[RecordedGuard]:
 
 
 class AdapterTests:
-    """What every adapter must keep; a subclass whose name begins with ``Test`` runs it all.
+    """The tests that every adapter must pass; pytest runs subclasses named ``Test...``.
 
-    It overrides ``call``, and ``acall`` where the framework has an async way. A framework that
-    can't express something overrides that test and says why.
+    A subclass overrides ``call``, and ``acall`` if the framework has async calls. If a framework
+    can't express the subject of a test, the subclass overrides the test and says why.
     """
 
     def call(self, agent: Agent, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call ``function``, guarded for ``agent``, through the framework, once, by keywords.
+        """Guard ``function`` for ``agent`` and call ``function`` once, through the framework.
 
-        Return its result, or raise what the call raised: ``Denied``, ``ApprovalPending``, or the
-        function's own exception. A function is guarded anew, under its own name, by each call.
+        ``arguments`` are keyword arguments. Return the function's result, or raise the call's
+        exception: ``Denied``, ``ApprovalPending``, or the function's own exception. Each call
+        guards the function again, under the function's name.
         """
         raise NotImplementedError
 
     async def acall(
         self, agent: Agent, function: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> Any:
-        """Call a coroutine function on the event loop; the async twin of ``call``."""
+        """Guard and call a coroutine function on the running event loop; see ``call``."""
         raise NotImplementedError
 
     @pytest.fixture
     def recorded(self) -> Iterator[RecordedGuard]:
-        """The guard of a test, with one agent that acts by itself and one that is lent to."""
+        """The guard of a test; ``worker`` acts on its own authority, ``lent`` by delegation."""
         agents = {"worker": {"authority": "own"}, "lent": {"max_scope": ["repo:read"]}}
         recorded = RecordedGuard.make(agents=agents)
         with recorded.guard:
@@ -129,13 +130,13 @@ class AdapterTests:
 
     @pytest.fixture
     def agent(self, recorded: RecordedGuard) -> Agent:
-        """The agent of a test."""
+        """An agent that acts on its own authority."""
         return recorded.guard.new_agent("worker")
 
     def test_an_allowed_call_runs_once_and_is_on_record(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """The result comes back, and the log names who called what."""
+        """The caller gets the result, and the log has the agent, the tool and the outcome."""
         probe = Probe()
         result = self.call(agent, probe.read_file, {"path": "a.txt"})
         assert "a.txt" in str(result)
@@ -145,7 +146,7 @@ class AdapterTests:
         assert recorded.outcomes() == ["ok"]
 
     def test_a_denied_call_does_not_run(self, recorded: RecordedGuard, agent: Agent) -> None:
-        """It is on record, signed, and its reason reaches whoever called."""
+        """The log has the signed denial, and the caller gets the reason."""
         recorded.decide = lambda _input: Decision.deny("not today")
         probe = Probe()
         with pytest.raises(Denied, match="not today"):
@@ -155,7 +156,7 @@ class AdapterTests:
         assert (call.decision, call.reasons) == ("deny", ("not today",))
 
     def test_a_policy_that_fails_denies(self, recorded: RecordedGuard, agent: Agent) -> None:
-        """An exception is no permission."""
+        """An exception of the policy denies the call."""
 
         def broken(_input: Mapping[str, Any]) -> Decision:
             raise RuntimeError
@@ -169,7 +170,7 @@ class AdapterTests:
     def test_the_policy_sees_the_arguments_that_the_function_receives(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """Those that the caller gave, and the defaults."""
+        """The policy's input has the caller's arguments and the defaults of the others."""
         probe = Probe()
         self.call(agent, probe.search, {"query": "é\u202e", "limit": 3})
         (document,) = recorded.asked
@@ -179,7 +180,7 @@ class AdapterTests:
     def test_an_argument_that_can_not_be_written_down_refuses_the_call(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """What nobody can bind, nobody has decided on."""
+        """The policy is not asked about a call whose arguments can't be encoded."""
         probe = Probe()
         with pytest.raises(Denied) as denied:
             self.call(agent, probe.keep, {"value": object()})
@@ -188,7 +189,7 @@ class AdapterTests:
         assert recorded.asked == []
 
     def test_an_argument_plays_no_identity(self, recorded: RecordedGuard, agent: Agent) -> None:
-        """Whatever a model calls its arguments, the policy's input says who acts."""
+        """An argument named ``agent`` or ``delegation`` does not replace the real identity."""
         probe = Probe()
         self.call(
             agent, probe.spoof, {"agent": "root", "delegation": "user:root", "approval": "yes"}
@@ -201,14 +202,14 @@ class AdapterTests:
     def test_an_exception_of_the_function_is_its_own(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """It is on record as an error, and reaches whoever called."""
+        """The log has the outcome ``error``, and the caller gets the function's exception."""
         probe = Probe()
         with pytest.raises(FileNotFoundError, match="missing"):
             self.call(agent, probe.read_file, {"path": "missing"})
         assert recorded.outcomes() == ["error"]
 
     def test_each_agent_is_itself(self, recorded: RecordedGuard, agent: Agent) -> None:
-        """Two instances of one agent have two keys, and each signs its own calls."""
+        """Two instances of one agent have two keys, and each instance signs its own calls."""
         other = recorded.guard.new_agent("worker")
         for caller in (agent, other):
             self.call(caller, Probe().read_file, {"path": "a.txt"})
@@ -217,7 +218,7 @@ class AdapterTests:
     def test_without_a_delegation_an_agent_that_needs_one_is_denied(
         self, recorded: RecordedGuard
     ) -> None:
-        """Losing a context never widens authority."""
+        """Outside a delegation's block the agent has no authority."""
         lent, probe = recorded.guard.new_agent("lent"), Probe()
         with pytest.raises(Denied) as denied:
             self.call(lent, probe.read_file, {"path": "a.txt"})
@@ -229,7 +230,7 @@ class AdapterTests:
     def test_a_call_that_needs_an_approval_waits_and_runs_once(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """Nothing runs before somebody has signed, and then it runs once."""
+        """The function runs after the approval only, and once for one approval."""
         recorded.decide = lambda _input: Decision.require_approval()
         probe = Probe()
         with pytest.raises(ApprovalPending):
@@ -242,13 +243,13 @@ class AdapterTests:
         assert probe.ran == [{"path": "a.txt"}]
 
     def test_calls_at_the_same_time_do_not_mix(self, recorded: RecordedGuard, agent: Agent) -> None:
-        """Each is decided by its own arguments, and runs once."""
+        """Each call is decided by its own arguments, and each allowed call runs once."""
         recorded.decide = lambda document: (
             Decision.allow() if document["args"]["limit"] % 2 else Decision.deny("it is even")
         )
         probe = Probe()
 
-        def one(limit: int) -> bool:
+        def is_allowed(limit: int) -> bool:
             try:
                 self.call(agent, probe.search, {"query": "q", "limit": limit})
             except Denied:
@@ -256,7 +257,7 @@ class AdapterTests:
             return True
 
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(one, range(16)))
+            answers = list(threads.map(is_allowed, range(16)))
         assert answers == [bool(limit % 2) for limit in range(16)]
         assert sorted(ran["limit"] for ran in probe.ran) == list(range(1, 16, 2))
         assert len(recorded.calls()) == 16  # noqa: PLR2004
@@ -264,9 +265,9 @@ class AdapterTests:
     def test_a_coroutine_function_runs_once_and_a_denied_one_not_at_all(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """The async way is the same line."""
+        """An async call has the same guarantees."""
         if type(self).acall is AdapterTests.acall:
-            pytest.skip("this adapter has no async way")
+            pytest.skip("this adapter has no async calls")
         probe = Probe()
         assert "a.txt" in str(asyncio.run(self.acall(agent, probe.fetch, {"path": "a.txt"})))
         recorded.decide = lambda _input: Decision.deny("not today")
@@ -279,15 +280,15 @@ class AdapterTests:
     def test_no_attribute_of_a_denial_tells_a_secret(
         self, recorded: RecordedGuard, agent: Agent
     ) -> None:
-        """What a model may read of a refusal is the reason, and no argument."""
+        """The text of a denial, which a model may read, has the reason and no argument."""
         recorded.decide = lambda _input: Decision.deny("no")
-        with pytest.raises(AgentguardError) as refused:
+        with pytest.raises(AgentguardError) as denial:
             self.call(agent, Probe().read_file, {"path": "hunter2"})
-        assert "hunter2" not in str(refused.value)
+        assert "hunter2" not in str(denial.value)
 
 
 class Probe:
-    """Functions to be guarded; ``ran`` are the arguments that they received."""
+    """Functions for adapters to guard; ``ran`` has the arguments of each run of a function."""
 
     def __init__(self) -> None:
         self.ran: list[Mapping[str, Any]] = []
@@ -306,7 +307,7 @@ class Probe:
             return query
 
         def spoof(agent: str, delegation: str, approval: str) -> str:
-            """Take arguments with names that mean something elsewhere."""
+            """Take arguments that have the names of members of the policy's input."""
             ran.append({"agent": agent, "delegation": delegation, "approval": approval})
             return agent
 
@@ -317,7 +318,7 @@ class Probe:
             return f"fetched {path}"
 
         def keep(value: Any) -> str:
-            """Keep anything."""
+            """Accept any value."""
             ran.append({"value": value})
             return "kept"
 
