@@ -331,7 +331,7 @@ def test_what_was_revoked_before_the_backup_stays_revoked(original, tmp_path):
 def test_an_adoption_cut_short_is_made_anew(behind, monkeypatch):
     anchors = files_of(behind.anchor)
     with monkeypatch.context() as patched:
-        patched.setattr(adoption, "_let_anchor_follow", lambda *_: 1 / 0)
+        patched.setattr(adoption, "_write_anchors", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             adopt(behind)
     assert files_of(behind.anchor) == anchors
@@ -376,7 +376,7 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
     with opened(original) as guard:
         agent = guard.new_agent("reader")
         size = report(copied).entries
-        with pytest.raises(StorageError, match="stop it") as caught:
+        with pytest.raises(StorageError, match="stop that process") as caught:
             adopt(copied)
         assert caught.value.code == "storage.locked"
         assert report(copied).entries == size
@@ -389,7 +389,7 @@ def test_a_state_in_which_a_process_writes_is_not_adopted(behind):
     anchors = files_of(behind.anchor)
     held = lock.try_acquire(behind.state / "shards" / "0.lock")  # as a guard has it
     assert held is not None
-    with pytest.raises(StorageError, match="stop it") as caught:
+    with pytest.raises(StorageError, match="stop that process") as caught:
         adopt(behind)
     lock.release(held)
     assert caught.value.code == "storage.locked"
@@ -407,7 +407,7 @@ def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(orig
     shown = adoption.compare(copied)
     call(original)
     anchors = files_of(original.anchor)
-    with pytest.raises(StorageError, match="not what was shown") as caught:
+    with pytest.raises(StorageError, match="has changed since the comparison") as caught:
         adopt_as(copied, shown)
     assert caught.value.code == "storage.locked"
     assert files_of(original.anchor) == anchors
@@ -419,7 +419,7 @@ def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(orig
 def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
     original, copied, monkeypatch
 ):
-    real, late = adoption._require_as, []
+    real, late = adoption._require_unchanged, []
 
     def required(*values):
         real(*values)
@@ -427,7 +427,7 @@ def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
         with suppress(TimeoutError):
             late[0].result(1)
 
-    monkeypatch.setattr(adoption, "_require_as", required)
+    monkeypatch.setattr(adoption, "_require_unchanged", required)
     with ThreadPoolExecutor(1) as pool:
         adopt(copied)
         error = late[0].exception()
@@ -498,7 +498,7 @@ def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
         if moment == "shown":
             put_back(oldest, original)
         else:
-            name = {"compared": "_require_as", "signed": "timestamp"}[moment]
+            name = {"compared": "_require_unchanged", "signed": "timestamp"}[moment]
             real = getattr(adoption, name)
 
             def then(*values):
@@ -522,7 +522,9 @@ def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
 def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
     original, copied, clock, monkeypatch
 ):
-    monkeypatch.setattr(adoption, "_idle", lambda *_, **__: nullcontext())  # as on another machine
+    monkeypatch.setattr(
+        adoption, "_shards_locked", lambda *_, **__: nullcontext()
+    )  # as on another machine
     with opened(original) as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)

@@ -1,12 +1,12 @@
-"""Adopts a state: the log goes on in it, though it is a copy, or behind its anchor.
+"""Adopts a state: continues the log in a state that is a copy, or that is behind its anchor.
 
-A state is behind its anchor after a backup was put back, or after a copy of it was opened that
-shared the anchor. What the anchor has seen and the state does not hold is given up, on record: the
-admin key signs an entry that names the lost checkpoints. The entry is durable before the anchor
-changes; cut short in between, the state is refused as before, and is adopted anew.
+A state is behind its anchor after somebody restored a backup, or opened a copy that shares the
+anchor. The entries that the anchor vouches for and the state does not hold are lost. The admin key
+signs an entry that names the checkpoints of the lost entries. The entry is durable before the
+anchor changes; after a crash in between, the state is refused as before, and can be adopted again.
 
-What was compared and shown is what is signed, and what the anchor follows: both states are locked,
-compared once more, and refused if either has changed, since not everybody asks for a lock.
+``compare`` returns what a person confirms. ``adopt`` locks the state and its original, compares
+once more, and refuses a state that has changed since, because some programs ignore locks.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from agentguard.storage.reader import StateReader
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What keeps a log from going on in a state.
+    """The difference between a state and its anchor, which keeps the log from continuing.
 
-    ``original`` is the path of the state of which this one is a copy, None if it is none; ``lost``
-    is what the anchor has seen and the state does not hold; ``heads`` has the note of the newest
-    checkpoint of each shard that is there, from which the log would go on.
+    ``original`` is the path of the original state if this state is a copy, else None. ``lost``
+    names the entries that the anchor vouches for and the state does not hold. ``heads`` has the
+    note of the newest checkpoint of each shard in the state. A difference is true unless the log
+    can continue in the state without an adoption.
     """
 
     original: str | None
@@ -52,10 +53,10 @@ class Difference:
 
 
 def compare(settings: Config) -> Difference:
-    """Return what keeps the log from going on in the state of ``settings``; writes nothing.
+    """Return the difference between the state of ``settings`` and its anchor; write nothing.
 
-    Raises ``StorageError``, ``DecodeError``; ``ConfigError`` where there is no anchor: then
-    nothing keeps it.
+    Raises ``StorageError``, ``DecodeError``, and ``ConfigError`` for settings without an anchor,
+    with which every state is accepted.
     """
     trust = keystore.load_trust(settings.state)
     with closing(StateReader(settings.state)) as reader:
@@ -70,45 +71,45 @@ def adopt(
     note: str,
     now: datetime,
 ) -> Receipt:
-    """Let the log go on in the state of ``settings``; return the place of the entry that says so.
+    """Continue the log in the state of ``settings``; return the receipt of the adoption's entry.
 
-    ``confirmed`` is what ``compare`` has returned, and somebody has agreed to. Nothing may write
-    the state meanwhile, nor the state of which it is a copy. Raises ``StorageError``
-    (``storage.corrupt`` where the state is not whole, ``storage.locked`` where somebody writes, or
-    has written since it was compared), ``EncodeError`` for a note that can't be written, and as
-    ``domain.take_up`` and ``Domain.lease`` do.
+    ``confirmed`` is the result of ``compare`` that a person has confirmed, and ``note`` is the
+    person's reason. No process may write the state or its original meanwhile. Raises
+    ``StorageError`` (``storage.corrupt`` for a damaged state; ``storage.locked`` while a process
+    writes, or for a state that has changed since ``compare``), ``EncodeError`` for a note that
+    can't be encoded, and the errors of ``domain.take_up`` and ``Domain.lease``.
     """
     anchors, secret = _anchors(settings), Secret.of(passphrase)
     home = domain.take_up(settings, secret, may_be_copy=True)
     admin = keystore.load_key(settings.state, "admin", secret)
     domain.require_trusted(settings.state, home.trust, admin=admin)
-    # without the anchors, by which it would be refused
-    alone = replace(home, settings=replace(settings, anchor=None))
-    with _still(confirmed.original):
-        _require_as(confirmed, anchors, home)
-        log = alone.lease(now)
+    # without the anchors, which would refuse the state
+    without_anchor = replace(home, settings=replace(settings, anchor=None))
+    with _original_locked(confirmed.original):
+        _require_unchanged(confirmed, anchors, home)
+        log = without_anchor.lease(now)
         try:
-            with _idle(settings.state, but=log.shard):
+            with _shards_locked(settings.state, except_shard=log.shard):
                 _require_heads(confirmed.heads, home, log)
                 statement = records.adoption(
                     admin,
                     home.trust.trust_domain,
-                    lost=[one._asdict() for one in confirmed.lost],
+                    lost=[entries._asdict() for entries in confirmed.lost],
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
-                recorded = log.append(statement)
+                receipt = log.append(statement)
                 heads = _require_heads(confirmed.heads, home, log)
-                _let_anchor_follow(anchors, home, heads)
+                _write_anchors(anchors, home, heads)
                 trust_pin.keep(anchors, settings.state, home.trust)
         finally:
             log.close()
-    return recorded
+    return receipt
 
 
 def _anchors(settings: Config) -> Path:
     if settings.anchor is None:
-        message = f"{settings.source}: anchor: there is none, so that each state goes on as it is"
+        message = f"{settings.source}: anchor is not set, so every state is accepted as it is"
         raise ConfigError(message)
     return settings.anchor
 
@@ -118,8 +119,8 @@ def _require_whole(reader: StateReader, trust: TrustDocument) -> None:
     if not report.ok:
         first = report.problems[0]
         message = (
-            f"the state is not whole (shard {first.shard}: {first.what}): restore it, and see "
-            "agentguard audit verify --anchor ''; nothing was written"
+            f"the state is damaged (shard {first.shard}: {first.what}): restore a backup; "
+            "agentguard audit verify --anchor '' names all problems; nothing was written"
         )
         raise StorageError(message, code="storage.corrupt")
 
@@ -127,13 +128,15 @@ def _require_whole(reader: StateReader, trust: TrustDocument) -> None:
 def _difference(
     anchors: Path, state: Path, trust: TrustDocument, reader: StateReader
 ) -> Difference:
-    """Each checkpoint of an anchor is one of its shard's own, as long as that was not cut."""
+    """Compare each anchor's checkpoint with the checkpoint of that size in the shard."""
     present = reader.shards()
     lost = []
     for shard in anchor.anchored_shards(anchors, trust.log):
         origin = trust.origin(shard)
-        seen = Anchor(anchors, origin, [known.key for known in trust.keys_for("log")]).read()
-        if seen is None or (shard in present and _holds(reader, shard, seen)):
+        anchored = Anchor(
+            anchors, origin, [log_key.key for log_key in trust.keys_for("log")]
+        ).read()
+        if anchored is None or (shard in present and _has_checkpoint(reader, shard, anchored)):
             continue
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
@@ -143,7 +146,7 @@ def _difference(
     return Difference(original, tuple(lost), heads)
 
 
-def _require_as(confirmed: Difference, anchors: Path, home: StateDomain) -> None:
+def _require_unchanged(confirmed: Difference, anchors: Path, home: StateDomain) -> None:
     state = home.settings.state
     with closing(home.read()) as reader:
         _require_whole(reader, home.trust)
@@ -154,29 +157,31 @@ def _require_as(confirmed: Difference, anchors: Path, home: StateDomain) -> None
 def _require_heads(
     heads: Mapping[int, bytes | None], home: StateDomain, log: ShardLog
 ) -> dict[int, bytes | None]:
-    """Return the heads, of which no shard but the log's own has gone on, or was replaced."""
+    """Return the current heads; refuse a state in which another shard than the log's changed."""
     own, state = log.shard, home.settings.state
-    before, others = heads.get(own), {**heads, own: None}
+    before = heads.get(own)
     with closing(home.read()) as reader:
-        there = {shard: reader.checkpoint(shard) for shard in reader.shards()}
-        goes_on = before is None or _holds(reader, own, checkpoint.parse(before).checkpoint)
-        newest = _head(reader, own) if own in there else None
-    if not goes_on or newest != log.head or {**there, own: None} != others:
+        current = {shard: reader.checkpoint(shard) for shard in reader.shards()}
+        continues = before is None or _has_checkpoint(
+            reader, own, checkpoint.parse(before).checkpoint
+        )
+        newest = _head(reader, own) if own in current else None
+    if not continues or newest != log.head or {**current, own: None} != {**heads, own: None}:
         raise _changed(state)
-    return there
+    return current
 
 
 def _changed(state: Path) -> StorageError:
     message = (
-        f"{state}, or what its anchor has seen, is not what was shown: stop what writes there, and "
-        f"run {anchor.ADOPT} again; the anchor is as it was"
+        f"{state} or its anchor has changed since the comparison that was confirmed: stop the "
+        f"processes that write there, and run {anchor.ADOPT} again; the anchor was not changed"
     )
     return StorageError(message, code="storage.locked")
 
 
-def _holds(reader: StateReader, shard: int, seen: checkpoint.Checkpoint) -> bool:
-    note = reader.checkpoint(shard, seen.size)
-    return note is not None and checkpoint.parse(note).checkpoint == seen
+def _has_checkpoint(reader: StateReader, shard: int, expected: checkpoint.Checkpoint) -> bool:
+    note = reader.checkpoint(shard, expected.size)
+    return note is not None and checkpoint.parse(note).checkpoint == expected
 
 
 def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
@@ -184,8 +189,8 @@ def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
     return checkpoint.parse(note).checkpoint if note is not None else None
 
 
-def _let_anchor_follow(anchors: Path, home: StateDomain, heads: Mapping[int, bytes | None]) -> None:
-    """Put the newest checkpoint of each shard in its anchor, and take away those of no shard."""
+def _write_anchors(anchors: Path, home: StateDomain, heads: Mapping[int, bytes | None]) -> None:
+    """Write the newest checkpoint of each shard to its anchor; remove anchors without a shard."""
     for shard in {*heads, *anchor.anchored_shards(anchors, home.trust.log)}:
         path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), heads.get(shard)
         if note is None:
@@ -195,27 +200,27 @@ def _let_anchor_follow(anchors: Path, home: StateDomain, heads: Mapping[int, byt
 
 
 @contextmanager
-def _still(original: str | None) -> Iterator[None]:
-    """Keep the original, if it is there, from being written, in a new shard as well."""
+def _original_locked(original: str | None) -> Iterator[None]:
+    """Keep other processes from writing the original state, if it exists, new shards included."""
     state = Path(original) if original is not None else None
     if state is None or not state.is_dir():
         yield
         return
-    with registry_file.locked(state), _idle(state):
+    with registry_file.locked(state), _shards_locked(state):
         yield
 
 
 @contextmanager
-def _idle(state: Path, *, but: int | None = None) -> Iterator[None]:
-    """Keep every shard of a state from being written; raises ``StorageError`` where one is."""
-    with ExitStack() as held:
+def _shards_locked(state: Path, *, except_shard: int | None = None) -> Iterator[None]:
+    """Keep other processes from writing a state; raises ``StorageError`` if a process writes."""
+    with ExitStack() as locks:
         for shard in sqlite.numbers(state):
-            if shard == but:
+            if shard == except_shard:
                 continue
             path = sqlite.shard_path(state, shard).with_suffix(".lock")
-            mine = lock.try_acquire(path)
-            if mine is None:
-                message = f"a process writes {state}: stop it first; nothing was changed"
+            lock_file = lock.try_acquire(path)
+            if lock_file is None:
+                message = f"a process writes {state}: stop that process; nothing was changed"
                 raise StorageError(message, code="storage.locked")
-            held.callback(lock.release, mine)
+            locks.callback(lock.release, lock_file)
         yield
