@@ -50,7 +50,7 @@ def test_the_untampered_twins(two, rejected, vouched):
     named = INDEPENDENT(two.evidence(), two.trust.dumps())["approvals"]
     assert named == ["approve by user:bob", "approve by user:carol"]
     denied = verify_evidence(rejected.evidence(), rejected.trust)
-    assert [answer.approval.verdict for answer in denied.approved] == ["reject"]
+    assert [answer.approval.verdict for answer in denied.answers] == ["reject"]
 
 
 def test_an_answer_may_be_made_by_anybody_who_is_asked(two):

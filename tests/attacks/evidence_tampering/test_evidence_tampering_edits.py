@@ -95,8 +95,8 @@ def test_what_was_left_out_is_not_told(log, ran):
         left = deepcopy(ran)
         assert left["attachments"].pop(at)["role"] == role
         said = verify_evidence(written(left), log.trust)
-        assert sorted({*said.kept, role}) == ["arguments", "input", "result"]
-        assert role not in said.kept
+        assert sorted({*said.data, role}) == ["arguments", "input", "result"]
+        assert role not in said.data
 
 
 def test_every_edit_inside_an_entry_is_refused(log, ran):

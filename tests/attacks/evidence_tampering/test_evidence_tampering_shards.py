@@ -47,7 +47,7 @@ def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
     whole = settled(log, place_of(log, 0))
     value = whole.proof(log.ids()[0])
     assert refusal(written(value), whole.trust) is None
-    said = verify_evidence(written(value), whole.trust).administered
+    said = verify_evidence(written(value), whole.trust).admin_statements
     assert [(s.ran, s.note) for s, _place in said] == [(True, "it was seen"), (None, "asked for")]
     assert refusal(written(value), log.trust, form=True) == "key.unknown"
     beside = [f"attachments: without {at}" for at in range(len(value["attachments"]))]
@@ -59,7 +59,7 @@ def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
 def test_another_call_has_none_of_it(log):
     whole = settled(log, place_of(log, 0))
     first, second = (whole.proof(log.ids()[nth]) for nth in (0, 3))
-    assert verify_evidence(written(second), whole.trust).administered == ()
+    assert verify_evidence(written(second), whole.trust).admin_statements == ()
     for what, mutant in spliced(second, first):
         if mutant != second:
             form = is_form(what, mutant, second)
@@ -70,10 +70,10 @@ def test_another_call_has_none_of_it(log):
 def test_only_the_admin_key_settles(log, by):
     """What another key has signed is left out: it settles nothing, and spoils no proof."""
     other = settled(log, place_of(log, 0), by=by)
-    assert verify_evidence(written(other.proof(log.ids()[0])), other.trust).administered == ()
+    assert verify_evidence(written(other.proof(log.ids()[0])), other.trust).admin_statements == ()
     own = settled(log, place_of(log, 0))
     proved = verify_evidence(written(own.proof(log.ids()[0])), own.trust)
-    assert len(proved.administered) == 2
+    assert len(proved.admin_statements) == 2
 
 
 def test_the_admin_key_is_announced_too(log):
@@ -137,7 +137,7 @@ def test_what_the_administrator_said_may_stand_in_another_shard(log):
     two = replace(whole, shards_=[log.shards_[0], [opening, *said]])
     value = two.proof(log.ids()[0])
     assert refusal(written(value), two.trust) is None
-    told = verify_evidence(written(value), two.trust).administered
+    told = verify_evidence(written(value), two.trust).admin_statements
     assert [(one.ran, place.shard) for one, place in told] == [(True, 1), (None, 1)]
 
 

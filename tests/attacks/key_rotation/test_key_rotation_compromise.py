@@ -124,13 +124,13 @@ def test_a_stolen_admin_key_makes_no_call_unprovable_and_none_settled(scene):
     scene.rotate("admin", compromised_since=since)
     for call in (ended, doubted):
         proved = verify_evidence(scene.prove(call), scene.trust)
-        assert proved.administered == ()
+        assert proved.admin_statements == ()
     assert scene.examine().in_doubt == (doubted,)
     administration.resolve(
         scene.settings, PASSPHRASE, doubted, ran=True, note="by the owner", now=scene.clock.now
     )
     assert scene.examine().in_doubt == ()
-    ((resolution, _place),) = verify_evidence(scene.prove(doubted), scene.trust).administered
+    ((resolution, _place),) = verify_evidence(scene.prove(doubted), scene.trust).admin_statements
     assert (resolution.ran, resolution.note) == (True, "by the owner")
 
 

@@ -198,7 +198,7 @@ def test_an_outcome_waits_while_nobody_knows_whether_the_key_still_counts(scene)
             return what
 
         agent.call(guard.tool(name="slow")(slow), "x")
-        with pytest.raises(StorageError, match="still counts") as caught:
+        with pytest.raises(StorageError, match="look for new keys") as caught:
             guard.reader()
         assert caught.value.code == "key.passphrase"
         answers[0] = PASSPHRASE
