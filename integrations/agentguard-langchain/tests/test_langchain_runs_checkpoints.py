@@ -29,20 +29,20 @@ async def test_a_stream_shows_the_pause_and_goes_on(people, sync, subgraphs):
     inbox = people()
     graph = inbox.graph()
 
-    async def streamed(given):
+    async def stream(value):
         options: Any = {"stream_mode": "updates", "subgraphs": subgraphs}
         if sync:
-            parts = list(graph.stream(given, CONFIG, **options))
+            parts = list(graph.stream(value, CONFIG, **options))
         else:
-            parts = [part async for part in graph.astream(given, CONFIG, **options)]
+            parts = [part async for part in graph.astream(value, CONFIG, **options)]
         return [part[1] if subgraphs else part for part in parts]
 
-    parts = await streamed(inbox.asking(BIG))
+    parts = await stream(inbox.asking(BIG))
     pauses = {p.id: p.value for part in parts for p in part.get("__interrupt__", ())}
     (value,) = pauses.values()
     assert value["action_requests"][0]["args"] == BIG[1]
     inbox.approve()
-    parts = await streamed(None)
+    parts = await stream(None)
     assert [next(iter(part)) for part in parts][:2] == ["GuardMiddleware.after_model", "tools"]
     assert inbox.paid == [("ann", 500)]
 
@@ -71,10 +71,10 @@ def test_a_checkpoint_has_no_key_and_no_delegation(people):
     saver = InMemorySaver()
     with inbox.lend() as delegation:
         inbox.graph(saver=saver).invoke(inbox.asking(BIG), CONFIG)
-    kept = repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs))).encode()
-    assert b"agentguard_run" in kept
+    stored = repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs))).encode()
+    assert b"agentguard_run" in stored
     hidden = [delegation.id, inbox.agent.id, delegation.dumps().decode()[20:60]]
-    assert [word for word in hidden if word.encode() in kept] == []
+    assert [word for word in hidden if word.encode() in stored] == []
 
 
 # --- another process ----------------------------------------------------------------------------
@@ -234,14 +234,14 @@ async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
         where: Any = {"configurable": {"thread_id": f"round{number}"}, "max_concurrency": 20}
         paused = await invoke_thread(graph, inbox.asking(*calls), sync=sync, config=where)
         (pause,) = paused["__interrupt__"]
-        asked = [action["args"]["to"] for action in pause.value["action_requests"]]
-        assert asked == [f"p{n}" for n in sorted(dear)]
+        payees = [action["args"]["to"] for action in pause.value["action_requests"]]
+        assert payees == [f"p{n}" for n in sorted(dear)]
         assert done == {}
-        verdicts = {to: chance.choice(["approve", "reject"]) for to in asked}
+        verdicts = {to: chance.choice(["approve", "reject"]) for to in payees}
         by_id = {one.request_id: one for one in inbox.waiting}
         requests = [by_id[one["request_id"]] for one in pause.value["agentguard"]]
         if way == "store":
-            order = list(zip(asked, requests, strict=True))
+            order = list(zip(payees, requests, strict=True))
             chance.shuffle(order)
             for to, request in order:
                 act = inbox.approve if verdicts[to] == "approve" else inbox.reject
@@ -250,7 +250,7 @@ async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
         else:
             decisions = [
                 {"type": verdicts[to], "approval": inbox.signed(request, verdicts[to])}
-                for to, request in zip(asked, requests, strict=True)
+                for to, request in zip(payees, requests, strict=True)
             ]
             state = await invoke_thread(graph, resume_with(*decisions), sync=sync, config=where)
         expected = {

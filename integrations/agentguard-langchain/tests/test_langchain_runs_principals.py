@@ -109,9 +109,9 @@ async def test_a_call_without_an_id_is_made_for_whom_the_run_was_begun(
     with inbox.lend():
         await invoke_thread(graph, inbox.asking(SMALL, BIG), sync=sync)
     inbox.approve()
-    lent = nullcontext() if user is None else inbox.lend(user)
+    delegation = nullcontext() if user is None else inbox.lend(user)
     # LangGraph takes no answer of a call without an id, though it makes it
-    with lent, pytest.raises((TypeError, GuardedToolDenied)):
+    with delegation, pytest.raises((TypeError, GuardedToolDenied)):
         await invoke_thread(graph, None, sync=sync)
     allowed = [call.predicate["principal"] for call in inbox.log.calls() if call.code == ""]
     assert set(allowed) == ({"user:alice"} if user is None else set())

@@ -95,8 +95,8 @@ def chain(team, child):
 
     async def aeach(items):
         async for given in items:
-            for found in work(given):
-                yield found
+            for text in work(given):
+                yield text
 
     return RunnableGenerator(each, aeach)
 
@@ -216,18 +216,18 @@ TOOLS = {
 @SYNC
 async def test_a_tool_that_runs_a_child(team, child, kind, sync):
     sync = sync and kind != "async"
-    made = TOOLS[kind](child.graph)
-    scoped = guard_subagent(made, child.fixer, scope=READ)
-    assert type(scoped).__name__ == type(made).__name__
-    assert scoped.args == made.args
-    plain, guarded = (guard_tools([one], child.orchestrator)[0] for one in (made, scoped))
+    unscoped = TOOLS[kind](child.graph)
+    scoped = guard_subagent(unscoped, child.fixer, scope=READ)
+    assert type(scoped).__name__ == type(unscoped).__name__
+    assert scoped.args == unscoped.args
+    plain, guarded = (guard_tools([one], child.orchestrator)[0] for one in (unscoped, scoped))
     given = child.both if kind == "string" else {"task": child.both}
     assert bind_ahead(guarded, given) == bind_ahead(plain, given)
     with team.lend():
         assert await invoke(plain, given, CONFIG, sync=sync) == "content of a; wrote b"
         answer = await invoke(guarded, given, CONFIG, sync=sync)
     assert answer.startswith("content of a; Denied")
-    outer = [call for call in team.log.calls() if call.tool == made.name]
+    outer = [call for call in team.log.calls() if call.tool == unscoped.name]
     assert len({call.predicate["tool"]["digest"] for call in outer}) == 1
     inner = sorted(one[1:] for one in decision_rows(team) if one[0] == "write")
     path = "alice>orchestrator>fixer"

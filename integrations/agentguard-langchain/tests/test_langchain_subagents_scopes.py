@@ -302,9 +302,9 @@ async def test_a_tool_node_runs_children_at_once(team, child, sync):
     calls = [(name, {"task": child.both}) for _ in range(4) for name in ("ask", "ask_writer")]
     with team.lend():
         await invoke(parent, team.asking(*calls), sync=sync)
-    found = {one for one in decision_rows(team) if not one[0].startswith("ask")}
+    rows = {one for one in decision_rows(team) if not one[0].startswith("ask")}
     path = "alice>orchestrator>fixer"
-    assert found == {
+    assert rows == {
         ("read", "allow", path, "repo:read"),
         ("write", "scope.exceeded", path, "repo:read"),
         ("read", "scope.exceeded", path, "pr:write"),

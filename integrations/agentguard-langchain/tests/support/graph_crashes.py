@@ -17,11 +17,11 @@ OTHER: Any = {"configurable": {"thread_id": "t2"}}
 
 
 def model_turn(*calls, turn="turn1"):
-    made = [
+    tool_calls = [
         {"name": name, "args": args, "id": f"call{number}", "type": "tool_call"}
         for number, (name, args) in enumerate(calls)
     ]
-    return {"messages": [HumanMessage("go", id="h"), AIMessage("", tool_calls=made, id=turn)]}
+    return {"messages": [HumanMessage("go", id="h"), AIMessage("", tool_calls=tool_calls, id=turn)]}
 
 
 def journal_size(inbox):

@@ -11,16 +11,16 @@ SYNC = pytest.mark.parametrize("sync", [True, False])
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 
 
-async def invoke(runnable, given, *options, sync, **more):
+async def invoke(runnable, value, *options, sync, **more):
     """Run ``runnable`` with ``invoke`` or ``ainvoke``."""
     if sync:
-        return runnable.invoke(given, *options, **more)
-    return await runnable.ainvoke(given, *options, **more)
+        return runnable.invoke(value, *options, **more)
+    return await runnable.ainvoke(value, *options, **more)
 
 
-async def invoke_thread(graph, given, *, sync=True, config=CONFIG, **options):
+async def invoke_thread(graph, value, *, sync=True, config=CONFIG, **options):
     """Run ``graph`` in the thread of ``config``."""
-    return await invoke(graph, given, config, sync=sync, **options)
+    return await invoke(graph, value, config, sync=sync, **options)
 
 
 def resume_with(*decisions):
