@@ -45,12 +45,12 @@ def told(place, capsys):
                 LocatedEntry(f.shard, f.index, f.entry)
                 for f in scan_entries(reader, 0, ["authorization"])
             ]
-            read = call_report.tell(reader, call, trust)
+            read = call_report.read(reader, call, trust)
             data = prove_call(reader, trust, str(read.call.invocation_id))
         proved = verify_evidence(data, trust)
         evidence_report.draw(proved)
         by_evidence = capsys.readouterr().out
-        show._draw(read, Trust(trust, "here", outside=True), show._Again("", ""))
+        show._draw(read, Trust(trust, "here", outside=True), show._Options("", ""))
         return proved, by_evidence, capsys.readouterr().out
 
     return tell

@@ -80,7 +80,7 @@ def test_what_names_no_call_is_refused(changed, monkeypatch, command):
     before = changed.lines("audit", "list")
     for name in ("0/3", "9999", "f" * 8, before[-1]["agent"][:8]):
         refused(changed.run(*command, *note, name), "call.unknown")
-    monkeypatch.setattr(lookup, "_SHORTEST", 0)
+    monkeypatch.setattr(lookup, "_MIN_PREFIX", 0)
     refused(changed.run(*command, *note, ""), "call.ambiguous")
     assert changed.lines("audit", "list") == before
 

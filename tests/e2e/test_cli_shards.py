@@ -66,7 +66,7 @@ def test_a_name_is_of_one_call_or_refused(sharded, calls, monkeypatch):
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [call.unknown]: ")
         assert "agentguard audit list" in result.stderr
-    monkeypatch.setattr(lookup, "_SHORTEST", 0)
+    monkeypatch.setattr(lookup, "_MIN_PREFIX", 0)
     result = sharded.run("audit", "show", "")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [call.ambiguous]: 6 calls begin with ")

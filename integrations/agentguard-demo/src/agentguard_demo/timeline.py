@@ -138,7 +138,7 @@ class Timeline:
         for hop in step.hops:
             if hop.jti not in self._shown_hops:
                 self._shown_hops.add(hop.jti)
-                text = visible_text(phrases.said(hop, parent))
+                text = visible_text(phrases.hop_text(hop, parent))
                 self._line(Text.assemble(("   lends  ", "blue"), (text, "blue")), hang=10)
             parent = hop
 

@@ -65,8 +65,7 @@ def revoke(
         bool,
         typer.Option(
             "--in-advance",
-            help="Revoke the name as it is written, though nobody in the log or the configuration "
-            "has it.",
+            help="Revoke a name that nobody in the log or the configuration has yet.",
         ),
     ] = False,
     config: ConfigOption = None,

@@ -109,7 +109,7 @@ def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, value
     for needed in asked.requirements:
-        yield "asks for", phrases.asked_for(needed)
+        yield "asks for", phrases.requirement_text(needed)
     if not all(needed.allow_self for needed in asked.requirements):
         yield "not by", ", ".join(asked.requesters)
     yield "asked at", _time(asked.requested_at)

@@ -1,9 +1,8 @@
-"""The story of one call, read from the log: who, for whom, what, why, and what became of it.
+"""The report on one call, read from the log: the agent, the principal, the decision, the outcome.
 
-The signatures, the credential and what stands beside the log under a commitment are checked on the
-way; what does not hold is a problem of the story. Whether the log around it is whole is
-``audit verify``'s question. Which call is meant stands in ``lookup.py``, how a story looks in
-``show.py``.
+The builder of a report checks the signatures, the credential and the data whose digests the log
+holds. A check that fails becomes a problem in the report. ``audit verify`` checks the log as a
+whole. ``lookup.py`` finds the call that a name means, and ``show.py`` prints the report.
 """
 
 from __future__ import annotations
@@ -40,26 +39,27 @@ from agentguard.storage import sqlite
 _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at", "replay_of")
 
 
-class Noted(NamedTuple):
-    """What the admin key has signed of a call, and the entry that holds it."""
+class AdminRecord(NamedTuple):
+    """A resolution or an erasure that the admin key has signed, and the entry that holds it."""
 
-    said: AdminStatement
-    found: LocatedEntry
+    statement: AdminStatement
+    log_entry: LocatedEntry
 
     def as_json(self) -> dict[str, JSON]:
         """Return the place, the time, the note and, of a resolution, whether the call ran."""
-        place: dict[str, JSON] = {"shard": self.found.shard, "index": self.found.index}
-        ran: dict[str, JSON] = {} if self.said.ran is None else {"ran": self.said.ran}
-        return {**place, "at": self.found.entry.at, "note": self.said.note, **ran}
+        place: dict[str, JSON] = {"shard": self.log_entry.shard, "index": self.log_entry.index}
+        ran: dict[str, JSON] = {} if self.statement.ran is None else {"ran": self.statement.ran}
+        return {**place, "at": self.log_entry.entry.at, "note": self.statement.note, **ran}
 
 
 @dataclass(slots=True)
-class Story:
-    """One call: its authorization and, once there are any, its outcome and the admin's word.
+class CallReport:
+    """One call: its authorization, its outcome, and the admin's resolution and erasure.
 
-    ``credential`` is None where it does not verify, ``head`` (the newest checkpoint of its shard)
-    likewise, ``chain`` where it does not or the agent acted by itself. ``attachments`` holds what
-    stands beside the log, decoded, by role. ``problems`` says what does not hold.
+    ``credential``, ``chain`` and ``head`` (the newest checkpoint of the shard) are None where they
+    do not verify; ``chain`` is None also where the agent acted on its own authority.
+    ``attachments`` maps a role to the decoded data beside the log. ``problems`` lists the checks
+    that failed.
     """
 
     shard: int
@@ -68,17 +68,17 @@ class Story:
     call: Authorization
     credential: Credential | None = None
     chain: Chain | None = None
-    approved: tuple[Answer, ...] = ()
+    answers: tuple[Answer, ...] = ()
     outcome_entry: LocatedEntry | None = None
     outcome: Outcome | None = None
-    resolution: Noted | None = None
-    erasure: Noted | None = None
+    resolution: AdminRecord | None = None
+    erasure: AdminRecord | None = None
     head: Checkpoint | None = None
     attachments: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def commitments(self) -> Commitments:
-        """What the call and its outcome commit to."""
+        """Return the digests of the data to which the call and its outcome commit, by role."""
         return {**self.call.commitments, **(self.outcome.commitments if self.outcome else {})}
 
     def as_json(self) -> dict[str, JSON]:
@@ -94,7 +94,7 @@ class Story:
             "credential": _credential_json(self.credential),
             "delegation": _chain_json(self.chain),
             "requirements": members["requirements"],
-            "approvals": [phrases.answer_json(answer) for answer in self.approved],
+            "approvals": [phrases.answer_json(answer) for answer in self.answers],
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
             "input": self.attachments.get("input"),
@@ -120,174 +120,182 @@ class Story:
     def _outcome_json(self) -> JSON:
         if self.outcome is None or self.outcome_entry is None:
             return None
-        said = self.outcome.predicate
+        members = self.outcome.predicate
         return {
             "index": self.outcome_entry.index,
             "status": self.outcome.status,
             "result": self.attachments.get("result"),
-            **{name: said.get(name) for name in _OUTCOME_MEMBERS},
+            **{name: members.get(name) for name in _OUTCOME_MEMBERS},
         }
 
 
-def tell(reader: LogReader, found: LocatedEntry, trust: TrustDocument) -> Story:
-    """Tell the story of the call whose authorization was found, and check it.
+def read(reader: LogReader, log_entry: LocatedEntry, trust: TrustDocument) -> CallReport:
+    """Read and check the call of an authorization entry.
 
     Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """
-    call = read_authorization(found.entry)
-    story = Story(found.shard, found.index, found.entry, call)
-    _Teller(reader, trust, story).tell()
-    return story
+    call = read_authorization(log_entry.entry)
+    report = CallReport(log_entry.shard, log_entry.index, log_entry.entry, call)
+    _ReportBuilder(reader, trust, report).build()
+    return report
 
 
 @dataclass(slots=True)
-class _Teller:
-    """Adds to a story what belongs to it, each part checked."""
+class _ReportBuilder:
+    """Checks the parts of a call one by one, and adds them to its report."""
 
     reader: LogReader
     trust: TrustDocument
-    story: Story
+    report: CallReport
 
-    def tell(self) -> None:
-        story = self.story
-        story.credential = issued = self._credential()
+    def build(self) -> None:
+        report = self.report
+        report.credential = issued = self._credential()
         with self._problem("the delegation does not hold"):
-            story.chain = self._chain()
-        if issued is not None and (story.chain is not None) is (
-            story.call.chain_sha256 is not None
+            report.chain = self._chain()
+        if issued is not None and (report.chain is not None) is (
+            report.call.chain_sha256 is not None
         ):
             with self._problem("the invocation does not hold"):
-                at = parse_time(story.entry.at)
-                statements.check_call(story.call, issued, story.chain, at)
+                at = parse_time(report.entry.at)
+                statements.check_call(report.call, issued, report.chain, at)
         if issued is not None:
             with self._problem("the approvals do not hold"):
-                story.approved = self._approved(issued)
-        if story.call.allowed:
+                report.answers = self._answers(issued)
+        if report.call.allowed:
             self._outcome()
-        self._attach(story.index, story.call.commitments)
-        if story.call.allowed and story.outcome is None:
-            story.resolution = self._noted("resolution")
-        committed = [role for role, said in story.commitments().items() if said is not None]
-        if not set(committed) <= story.attachments.keys():
-            story.erasure = self._noted("erasure")
+        self._attach(report.index, report.call.commitments)
+        if report.call.allowed and report.outcome is None:
+            report.resolution = self._admin_record("resolution")
+        committed = [
+            role for role, commitment in report.commitments().items() if commitment is not None
+        ]
+        if not set(committed) <= report.attachments.keys():
+            report.erasure = self._admin_record("erasure")
         with self._problem("the newest checkpoint does not hold"):
-            story.head = self._head()
+            report.head = self._head()
 
     def _credential(self) -> Credential | None:
-        call, at = self.story.call, parse_time(self.story.entry.at)
+        call, at = self.report.call, parse_time(self.report.entry.at)
         newest: AgentguardError | None = None
-        for found in lookup.credentials(self.reader, call, self._found()):
-            known = Credentials()
+        for identity in lookup.credentials(self.reader, call, self._call_entry()):
+            credentials = Credentials()
             try:
-                token = str(found.entry.members["credential"])
-                known.add(credential.verify(token, self.trust, at=parse_time(found.entry.at)))
-                return known.of_call(call, at)
+                token = str(identity.entry.members["credential"])
+                credentials.add(
+                    credential.verify(token, self.trust, at=parse_time(identity.entry.at))
+                )
+                return credentials.of_call(call, at)
             except (DecodeError, VerificationError) as error:
                 newest = newest or error
         if newest is None:
-            self.story.problems.append("no credential of this agent stands before the call")
+            self.report.problems.append("no credential of this agent stands before the call")
         else:
-            self.story.problems.append(f"the credential does not hold: {newest}")
+            self.report.problems.append(f"the credential does not hold: {newest}")
         return None
 
     def _chain(self) -> Chain | None:
-        story = self.story
-        call = story.call
+        report = self.report
+        call = report.call
         if call.chain_sha256 is None:
             return None
-        found = find_delegation(self.reader, call, story.shard, story.index)
-        if found is None:
-            raise VerificationError("no entry before the call keeps its chain")
-        return statements.check_delegation(found.entry, self.trust, parse_time(found.entry.at))
+        delegation = find_delegation(self.reader, call, report.shard, report.index)
+        if delegation is None:
+            raise VerificationError("no entry before the call holds its chain")
+        return statements.check_delegation(
+            delegation.entry, self.trust, parse_time(delegation.entry.at)
+        )
 
-    def _approved(self, issued: Credential) -> tuple[Answer, ...]:
-        """Return the answers on which the call rests, against the roster of their day."""
-        story, people = self.story, None
-        named = approvals.roster_digest_of_call(story.entry)
-        if named is not None:
-            found = find_roster(self.reader, named, story.shard, story.index)
-            if found is None:
+    def _answers(self, issued: Credential) -> tuple[Answer, ...]:
+        """Return the approvals of the call, checked against the roster that the call names."""
+        report, people = self.report, None
+        digest = approvals.roster_digest_of_call(report.entry)
+        if digest is not None:
+            log_entry = find_roster(self.reader, digest, report.shard, report.index)
+            if log_entry is None:
                 raise VerificationError("no entry before the call states its roster")
-            at = parse_time(found.entry.at)
-            people = approvals.check_roster(found.entry, self.trust, at).roster
-        at = parse_time(story.entry.at)
-        return approvals.check_approvals(story.call, story.entry, people, issued, at)
+            at = parse_time(log_entry.entry.at)
+            people = approvals.check_roster(log_entry.entry, self.trust, at).roster
+        at = parse_time(report.entry.at)
+        return approvals.check_approvals(report.call, report.entry, people, issued, at)
 
     def _outcome(self) -> None:
-        story = self.story
-        for found in self._belonging("outcome", [story.shard], after=story.index)[:1]:
-            story.outcome_entry = found
-            story.outcome = outcome = read_outcome(found.entry)
+        report = self.report
+        for log_entry in self._entries_of("outcome", [report.shard], after=report.index)[:1]:
+            report.outcome_entry = log_entry
+            report.outcome = outcome = read_outcome(log_entry.entry)
             with self._problem("the outcome does not hold"):
-                statements.check_place(outcome, story.shard, story.index)
-                if story.credential is not None:  # without one, that is a problem already
-                    statements.check_signed(outcome.envelope, story.credential)
-            self._attach(found.index, outcome.commitments)
+                statements.check_place(outcome, report.shard, report.index)
+                if report.credential is not None:  # without one, that is a problem already
+                    statements.check_signed(outcome.envelope, report.credential)
+            self._attach(log_entry.index, outcome.commitments)
 
-    def _noted(self, kind: str) -> Noted | None:
-        """Return the newest resolution or erasure of the call that the admin key has signed."""
-        noted: list[Noted] = []
-        for found in self._belonging(kind, self.reader.shards()):
-            with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
-                at = parse_time(found.entry.at)
-                said = statements.check_admin_statement(found.entry, self.trust, at)
-                if said.is_of(self.story.shard, self.story.index, self.story.call):
-                    noted.append(Noted(said, found))
-        return max(noted, key=lambda one: one.found.entry.at, default=None)
+    def _admin_record(self, kind: str) -> AdminRecord | None:
+        """Return the newest resolution or erasure of the call with the admin key's signature."""
+        records: list[AdminRecord] = []
+        for log_entry in self._entries_of(kind, self.reader.shards()):
+            with self._problem(f"the {kind} at {log_entry.shard}/{log_entry.index} does not hold"):
+                at = parse_time(log_entry.entry.at)
+                statement = statements.check_admin_statement(log_entry.entry, self.trust, at)
+                if statement.is_of(self.report.shard, self.report.index, self.report.call):
+                    records.append(AdminRecord(statement, log_entry))
+        return max(records, key=lambda record: record.log_entry.entry.at, default=None)
 
     def _head(self) -> Checkpoint:
-        story = self.story
-        note = self.reader.checkpoint(story.shard)
+        report = self.report
+        note = self.reader.checkpoint(report.shard)
         if note is None:
             raise VerificationError("there is none")
-        origin = self.trust.origin(story.shard)
+        origin = self.trust.origin(report.shard)
         head, _key = statements.check_checkpoint(note, self.trust, origin)
-        if head.size <= story.index:
+        if head.size <= report.index:
             raise VerificationError(f"it covers {head.size} entries, and not this one")
         return head
 
     def _attach(self, index: int, commitments: Commitments) -> None:
-        """Take what stands beside an entry into the story, if it is what the entry commits to."""
-        stored = self.reader.entry(self.story.shard, index)
-        for beside in stored.attachments if stored is not None else ():
+        """Add the data beside an entry to the report where the entry's commitments match."""
+        stored = self.reader.entry(self.report.shard, index)
+        for attachment in stored.attachments if stored is not None else ():
             try:
-                statements.check_attachments([beside], commitments)
-                data = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
+                statements.check_attachments([attachment], commitments)
+                data = canonical.loads(attachment.data, limit=sqlite.MAX_LENGTH)
             except VerificationError:
-                self.story.problems.append(f"the {beside.role} kept beside the log were changed")
+                self.report.problems.append(
+                    f"the {attachment.role} kept beside the log were changed"
+                )
             except DecodeError as error:
-                what = f"the {beside.role} kept beside the log are no JSON: {error}"
-                self.story.problems.append(what)
+                what = f"the {attachment.role} kept beside the log are no JSON: {error}"
+                self.report.problems.append(what)
             else:
-                self.story.attachments[beside.role] = data
+                self.report.attachments[attachment.role] = data
 
-    def _belonging(
+    def _entries_of(
         self, kind: str, shards: Sequence[int], *, after: int = -1
     ) -> list[LocatedEntry]:
-        return entries_of_call(self.reader, kind, self.story.call, shards, after=after)
+        return entries_of_call(self.reader, kind, self.report.call, shards, after=after)
 
-    def _found(self) -> LocatedEntry:
-        return LocatedEntry(self.story.shard, self.story.index, self.story.entry)
+    def _call_entry(self) -> LocatedEntry:
+        return LocatedEntry(self.report.shard, self.report.index, self.report.entry)
 
     @contextmanager
     def _problem(self, what: str) -> Iterator[None]:
-        """Make what is raised below a problem of the story."""
+        """Turn an error of the block into a problem of the report."""
         try:
             yield
         except (DecodeError, VerificationError) as error:
-            self.story.problems.append(f"{what}: {error}")
+            self.report.problems.append(f"{what}: {error}")
 
 
-def _credential_json(held: Credential | None) -> JSON:
-    if held is None:
+def _credential_json(credential: Credential | None) -> JSON:
+    if credential is None:
         return None
     return {
-        "type": held.profile.type,
-        "owner": held.profile.owner,
-        "version": held.profile.version,
-        "issued_at": held.issued_at,
-        "expires_at": held.expires_at,
-        "jti": held.jti,
+        "type": credential.profile.type,
+        "owner": credential.profile.owner,
+        "version": credential.profile.version,
+        "issued_at": credential.issued_at,
+        "expires_at": credential.expires_at,
+        "jti": credential.jti,
     }
 
 

@@ -13,7 +13,7 @@ import typer
 
 from agentguard.audit import evidence, evidence_file
 from agentguard.audit.prove import prove_call
-from agentguard.cli.audit import evidence_report, history, naming
+from agentguard.cli.audit import evidence_report, history, lookup
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
@@ -58,7 +58,7 @@ def make(
     """
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    invocation_id = naming.invocation_id(reader, call)
+    invocation_id = lookup.invocation_id(reader, call)
     with screen.counter("reading entry", history.expected(reader)) as count:
         data = prove_call(
             reader,

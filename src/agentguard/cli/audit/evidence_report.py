@@ -216,7 +216,7 @@ def _why(proved: Evidence) -> Iterator[Row]:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"
     for needed in proved.requirements:
-        yield "asked for", phrases.asked_for(needed)
+        yield "asked for", phrases.requirement_text(needed)
     if proved.answers:
         yield from phrases.answers(proved.answers)
     else:

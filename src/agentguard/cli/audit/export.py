@@ -46,7 +46,7 @@ def export(
     attachments: AttachmentsOption = True,
     last: LastOption = 0,
     force: ForceOption = False,
-    wanted: Filter,
+    selection: Filter,
     config: ConfigOption = None,
     state: StateOption = None,
 ) -> None:
@@ -57,10 +57,10 @@ def export(
     unverified; but what is not what its entry commits to is left out, and problems names it.
     """
     reader = location.locate(config, state).reader()
-    rows = History(reader).rows(wanted, newest_first=bool(last), outcomes=wanted.in_doubt)
+    rows = History(reader).rows(selection, newest_first=bool(last), outcomes=selection.in_doubt)
     if last:
         rows = iter(history.newest(rows, last))
-    total = history.expected(reader) if wanted.everything and not last else None
+    total = history.expected(reader) if selection.everything and not last else None
     number = 0
     streamed = files.is_stream(output)
     with (

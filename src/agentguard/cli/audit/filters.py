@@ -71,7 +71,7 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-def _wanted(  # noqa: PLR0913  one for each option
+def _selection(  # noqa: PLR0913  one for each option
     *,
     agent: AgentOption = None,
     principal: PrincipalOption = None,
@@ -116,12 +116,12 @@ def _is_of_calls(search: Search) -> bool:
     return any(getattr(search, name) is not None for name in _OF_CALLS)
 
 
-def calls(wanted: Filter) -> Filter:
+def calls(selection: Filter) -> Filter:
     """Return the calls among what is wanted; raises ``typer.BadParameter`` where there are none."""
-    if wanted.search.kind not in (None, "authorization"):
+    if selection.search.kind not in (None, "authorization"):
         raise typer.BadParameter("only calls are asked for here: leave --kind out")
-    return replace(wanted, search=wanted.search._replace(kind="authorization"))
+    return replace(selection, search=selection.search._replace(kind="authorization"))
 
 
-with_options: Final = gathered("wanted", _wanted)
-"""Gives a command the options that choose entries, where it has its parameter ``wanted``."""
+with_options: Final = gathered("selection", _selection)
+"""Gives a command the options that choose entries, where it has its parameter ``selection``."""

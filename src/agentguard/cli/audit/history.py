@@ -61,7 +61,7 @@ class History:
 
     def rows(
         self,
-        wanted: Filter = EVERYTHING,
+        selection: Filter = EVERYTHING,
         *,
         after: Mapping[int, int] | None = None,
         newest_first: bool = False,
@@ -75,11 +75,11 @@ class History:
         streams: list[Iterator[_Read]] = []
         for shard in self._reader.shards():
             begin = after.get(shard, -1) if after is not None else -1
-            bodies = self._bodies(shard, wanted, after=begin, newest_first=newest_first)
+            bodies = self._bodies(shard, selection, after=begin, newest_first=newest_first)
             streams.append(_in_order(shard, bodies, newest_first=newest_first))
         for read in heapq.merge(*streams, key=_order, reverse=newest_first):
             row = self._row(read, outcomes=outcomes)
-            if row.about is None or wanted.matches(row.about, row.outcome):
+            if row.about is None or selection.matches(row.about, row.outcome):
                 yield row
 
     def call_of(self, shard: int, index: int, outcome: Entry) -> int | None:
@@ -110,16 +110,18 @@ class History:
         )
 
     def _bodies(
-        self, shard: int, wanted: Filter, *, after: int, newest_first: bool
+        self, shard: int, selection: Filter, *, after: int, newest_first: bool
     ) -> Iterator[tuple[int, bytes]]:
         reader = self._reader
-        if wanted.everything:  # so that no column can hide an entry
+        if selection.everything:  # so that no column can hide an entry
             yield from reader.entries(shard, after=after, newest_first=newest_first)
             return
-        if wanted.in_doubt:
+        if selection.in_doubt:
             selected = reader.unsettled(shard, newest_first=newest_first)
         else:
-            selected = reader.search(shard, wanted.search, after=after, newest_first=newest_first)
+            selected = reader.search(
+                shard, selection.search, after=after, newest_first=newest_first
+            )
         for index in selected:
             body = read_body(reader, shard, index)
             if body is not None:

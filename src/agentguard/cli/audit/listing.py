@@ -36,7 +36,7 @@ LastOption = Annotated[
 @filters.with_options
 def list_entries(
     *,
-    wanted: Filter,
+    selection: Filter,
     last: LastOption = None,
     every: EveryOption = False,
     config: ConfigOption = None,
@@ -55,26 +55,28 @@ def list_entries(
     where = location.locate(config, state)
     reader = where.reader()
     if json:
-        _print_json(History(reader), wanted, last or 0)
+        _print_json(History(reader), selection, last or 0)
         return
     several, acting = len(reader.shards()) > 1, location.acting(where)
-    table = Table(wanted, several=several, every=every, acting=acting)
-    _print_table(reader, wanted, table, _SHOWN if last is None else last)
+    table = Table(selection, several=several, every=every, acting=acting)
+    _print_table(reader, selection, table, _SHOWN if last is None else last)
 
 
-def _print_json(history: History, wanted: Filter, last: int) -> None:
-    coming = history.rows(wanted, newest_first=bool(last))
+def _print_json(history: History, selection: Filter, last: int) -> None:
+    coming = history.rows(selection, newest_first=bool(last))
     for row in newest(coming, last) if last else coming:
         screen.json_line(row.as_json())
 
 
-def _print_table(reader: LogReader, wanted: Filter, table: Table, last: int) -> None:
-    coming = filter(table.has, History(reader).rows(wanted, newest_first=bool(last)))
+def _print_table(reader: LogReader, selection: Filter, table: Table, last: int) -> None:
+    coming = filter(table.has, History(reader).rows(selection, newest_first=bool(last)))
     lines = table.lines(newest(coming, last) if last else coming)
     first = next(lines, None)
     if first is None:
-        screen.line(f"nothing in the log matches: {wanted}" if str(wanted) else "no calls yet")
-        _hint(wanted.search.principal)
+        screen.line(
+            f"nothing in the log matches: {selection}" if str(selection) else "no calls yet"
+        )
+        _hint(selection.search.principal)
     else:
         screen.columns(COLUMNS, chain([first], lines))
     hidden, where = table.hidden, ""

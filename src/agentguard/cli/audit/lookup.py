@@ -1,6 +1,6 @@
-"""Finding entries of the log: by a name that a person gives, or as a call's credentials.
+"""Find entries of the log: the entry that a user names, or the credentials of a call's agent.
 
-What else belongs to a call, ``audit/find.py`` finds.
+``agentguard/audit/find.py`` finds the other entries of a call.
 """
 
 from __future__ import annotations
@@ -16,35 +16,56 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
+from agentguard.cli.audit import row
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.cli.audit.row import subject_of
 from agentguard.errors import AgentguardError, CallError
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
-_SHORTEST: Final = 8
-"""Characters of an invocation id that name a call, if no other begins with them."""
+_MIN_PREFIX: Final = 8
+"""How many characters of an invocation id a user has to give at least."""
 
-_NAMED: Final = 5
-"""Calls that an ambiguous name is said to mean, at most."""
+_MAX_LISTED: Final = 5
+"""How many calls the message about an ambiguous name lists at most."""
 
 
-def find(reader: LogReader, wanted: str) -> LocatedEntry:
-    """Find what an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
+def find(reader: LogReader, name: str) -> LocatedEntry:
+    """Find the entry that an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
 
-    The entry of an outcome, a resolution or an erasure names its call; another is returned as it
-    stands. Raises ``CallError`` (``call.unknown``, ``call.ambiguous``), ``DecodeError`` for an
-    entry that can't be read, and ``StorageError``.
+    For an outcome, a resolution or an erasure, return the authorization of its call; for another
+    kind, return the entry itself. Raises ``CallError`` (``call.unknown``, ``call.ambiguous``),
+    ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """
-    shard, slash, index = wanted.rpartition("/")
+    shard, slash, index = name.rpartition("/")
     numbers = (shard if slash else "0", index)
     if all(_NUMBER.fullmatch(number) for number in numbers):
-        found = _at(reader, *map(int, numbers))
-        if found is not None:
-            return _call_of(reader, found)
-    if len(wanted) >= _SHORTEST and not slash:
-        return _named(reader, wanted)
-    raise _unknown(f"the log holds no entry {wanted}, and an id takes {_SHORTEST} characters")
+        log_entry = _at(reader, *map(int, numbers))
+        if log_entry is not None:
+            return _call_of(reader, log_entry)
+    if len(name) >= _MIN_PREFIX and not slash:
+        return _by_prefix(reader, name)
+    raise _unknown(f"the log holds no entry {name}, and an id takes {_MIN_PREFIX} characters")
+
+
+def invocation_id(reader: LogReader, name: str) -> str:
+    """Return the id of the call that a name means.
+
+    A whole id is returned without a look into the log: the command that uses the id finds out
+    whether the call exists. Raises as ``find`` does, and ``CallError`` (``call.unknown``) for an
+    entry of no call.
+    """
+    if row.is_id(name):
+        return name
+    log_entry = find(reader, name)
+    kind = log_entry.entry.kind
+    if kind == "authorization":
+        call_id, problem = read_authorization(log_entry.entry).invocation_id, "has no id"
+    else:
+        call_id, problem = None, f"is of the kind {kind}, and no call's"
+    if call_id is None:
+        place = f"{log_entry.shard}/{log_entry.index}"
+        raise CallError(f"the entry {place} {problem}: name a call's")
+    return call_id
 
 
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
@@ -52,31 +73,32 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
 
     Raises as ``find`` does.
     """
-    wanted = Filter(Search(trace_id=trace_id))
-    found = None
-    for row in History(reader).rows(wanted, outcomes=False):
-        if row.entry is not None:
-            yield (found := LocatedEntry(row.shard, row.index, row.entry))
-    if found is None:
+    selection = Filter(Search(trace_id=trace_id))
+    is_empty = True
+    for log_row in History(reader).rows(selection, outcomes=False):
+        if log_row.entry is not None:
+            is_empty = False
+            yield LocatedEntry(log_row.shard, log_row.index, log_row.entry)
+    if is_empty:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
 
 def credentials(
     reader: LogReader, call: Authorization, before: LocatedEntry
 ) -> Iterator[LocatedEntry]:
-    """Yield the identity entries of a call's agent that stand before it, the newest first."""
+    """Yield the identity entries of a call's agent before the call, the newest first."""
     search = Search(kind="identity", agent=call.agent)
-    none = True
+    is_empty = True
     for index in reader.search(before.shard, search, newest_first=True):
-        found = read_entry_of_kind(reader, before.shard, index, "identity")
-        if found is not None and index < before.index and _is_of(found.entry, call.agent):
-            none = False
-            yield found
-    if none:
+        log_entry = read_entry_of_kind(reader, before.shard, index, "identity")
+        if log_entry is not None and index < before.index and _is_of(log_entry.entry, call.agent):
+            is_empty = False
+            yield log_entry
+    if is_empty:
         scanned = [
-            one
-            for one in scan_entries(reader, before.shard, ["identity"])
-            if one.index < before.index and _is_of(one.entry, call.agent)
+            log_entry
+            for log_entry in scan_entries(reader, before.shard, ["identity"])
+            if log_entry.index < before.index and _is_of(log_entry.entry, call.agent)
         ]
         yield from reversed(scanned)
 
@@ -85,34 +107,34 @@ def _at(reader: LogReader, shard: int, index: int) -> LocatedEntry | None:
     return read_entry(reader, shard, index) if shard in reader.shards() else None
 
 
-def _call_of(reader: LogReader, found: LocatedEntry) -> LocatedEntry:
-    """Return the call that an entry speaks of, or the entry."""
+def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
+    """Return the authorization of the call that an entry names, or the entry itself."""
     place: tuple[int, int] | None = None
-    if found.entry.kind == "outcome":
-        index = History(reader).call_of(found.shard, found.index, found.entry)
-        place = (found.shard, index) if index is not None else None
-    elif found.entry.kind in ("resolution", "erasure"):
-        said = statements.read_admin_statement(found.entry).call
-        place = (said.shard, said.index)
+    if log_entry.entry.kind == "outcome":
+        index = History(reader).call_of(log_entry.shard, log_entry.index, log_entry.entry)
+        place = (log_entry.shard, index) if index is not None else None
+    elif log_entry.entry.kind in ("resolution", "erasure"):
+        call_place = statements.read_admin_statement(log_entry.entry).call
+        place = (call_place.shard, call_place.index)
     call = _at(reader, *place) if place is not None else None
     if call is None or call.entry.kind != "authorization":
-        return found
+        return log_entry
     return call
 
 
-def _named(reader: LogReader, prefix: str) -> LocatedEntry:
+def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry:
     calls: dict[str, LocatedEntry] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
-            found = read_entry_of_kind(reader, shard, index, "authorization")
-            invocation_id = _id_of(found.entry) if found is not None else ""
-            # the column may say anything
-            if found is not None and invocation_id.startswith(prefix):
-                calls.setdefault(invocation_id, found)
+            log_entry = read_entry_of_kind(reader, shard, index, "authorization")
+            invocation_id = _id_of(log_entry.entry) if log_entry is not None else ""
+            # an edited column may hold any text
+            if log_entry is not None and invocation_id.startswith(prefix):
+                calls.setdefault(invocation_id, log_entry)
     if not calls:
         raise _unknown(f"the log holds no call {prefix}")
     if len(calls) > 1 and prefix not in calls:
-        names = ", ".join(sorted(calls)[:_NAMED])
+        names = ", ".join(sorted(calls)[:_MAX_LISTED])
         message = f"{len(calls)} calls begin with {prefix}: give more of it ({names})"
         raise CallError(message, code="call.ambiguous")
     return calls.get(prefix) or next(iter(calls.values()))
@@ -126,7 +148,7 @@ def _id_of(parsed: Entry) -> str:
 
 def _is_of(parsed: Entry, uri: str) -> bool:
     with suppress(AgentguardError):
-        return subject_of(str(parsed.members["credential"])) == uri
+        return row.subject_of(str(parsed.members["credential"])) == uri
     return False
 
 

@@ -1,6 +1,6 @@
-"""How a delegation, and what people answered, is told by ``audit show`` and ``evidence verify``.
+"""Sentences about calls, delegations and approvals for ``audit show`` and ``evidence verify``.
 
-And what the command line adds to an error that a guard has in the same words.
+``with_query`` adds the options of the command line to an error message of a policy.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NO_PACKAGE: Final = re.compile(
 )
 
 WOULD: Final = {"allow": "allow", "deny": "deny", "approval": "ask"}
-"""What a policy that is only observed would do, by its decision."""
+"""The verb for a decision that was not enforced, by decision."""
 
 
 def observed(call: Authorization) -> str:
-    """Say that a call ran whatever the policy said."""
+    """Return the sentence for a call that ran in the mode observe."""
     return (
         "the policy was only observed (mode observe): the call was let run whatever it said, and "
         f"no policy has authorised it; it would {WOULD[call.decision]}"
@@ -42,7 +42,7 @@ def observed(call: Authorization) -> str:
 
 
 def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
-    """Yield the answer to a call and its reasons, and whether they counted."""
+    """Yield the rows of a call's decision: its code, its reasons, and whether it was enforced."""
     code = f" [{call.code}]" if call.code else ""
     if call.enforced:
         yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
@@ -55,12 +55,12 @@ def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
-    """Yield what each hop says, and what the agent could do at the end of them."""
+    """Yield the rows of a delegation chain: each hop, and the scope of the last one."""
     first = chain.root
     yield "vouched for", f"by the {first.assurance}, which has authenticated {first.principal}"
     parent: Grant | None = None
     for hop in chain.hops:
-        yield f"hop {hop.grant.depth}", said(hop.grant, parent)
+        yield f"hop {hop.grant.depth}", hop_text(hop.grant, parent)
         parent = hop.grant
     leaf = chain.leaf
     yield "may", f"{' '.join(leaf.scope) or 'nothing: its scope is empty'}; until {time(leaf)}"
@@ -68,8 +68,8 @@ def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
         yield "calls", f"{most} at the most ({jti})"
 
 
-def said(grant: Grant, parent: Grant | None) -> str:
-    """Write down one hop; ``parent`` is the one before it, None for the first."""
+def hop_text(grant: Grant, parent: Grant | None) -> str:
+    """Describe one hop. ``parent`` is the hop before, None for the first hop."""
     if parent is None:
         signed = ", signed by the issuer"
     else:
@@ -79,7 +79,7 @@ def said(grant: Grant, parent: Grant | None) -> str:
 
 
 def lets(grant: Grant, parent: Grant | None) -> str:
-    """Write down who hands on to whom in a hop."""
+    """Name the delegator and the delegatee of a hop."""
     by = agent_alias(grant.delegator)
     if parent is not None and parent.delegatee == grant.delegator:
         by = delegatee(parent)
@@ -87,33 +87,36 @@ def lets(grant: Grant, parent: Grant | None) -> str:
 
 
 def delegatee(grant: Grant) -> str:
-    """Name whom a hop goes to; without a service that is the domain's own URI again."""
+    """Name the delegatee of a hop.
+
+    A first hop to the delegator itself goes to the application, which has no service identity.
+    """
     if grant.depth == 1 and grant.delegatee == grant.delegator:
         return "the application"
     return agent_alias(grant.delegatee)
 
 
 def not_run(replay_of: str | None) -> str:
-    """Say of an authorised call why its tool did not run."""
+    """Return the reason why the tool of an authorised call did not run."""
     if replay_of is None:
         return "interrupted before it ran"
     return f"it did not run again: the result of the call {replay_of} was handed out"
 
 
-def asked_for(needed: Requirement) -> str:
-    """Write down one requirement."""
-    parts = [f"{needed.quorum} {'person' if needed.quorum == 1 else 'people'}"]
-    if needed.approvers:
-        parts.append(f"of {', '.join(needed.approvers)}")
-    if needed.roles:
-        parts.append(f"in a role of {', '.join(needed.roles)}")
-    if needed.allow_self:
+def requirement_text(requirement: Requirement) -> str:
+    """Describe one requirement: how many people have to approve, and which."""
+    parts = [f"{requirement.quorum} {'person' if requirement.quorum == 1 else 'people'}"]
+    if requirement.approvers:
+        parts.append(f"of {', '.join(requirement.approvers)}")
+    if requirement.roles:
+        parts.append(f"in a role of {', '.join(requirement.roles)}")
+    if requirement.allow_self:
         parts.append("whoever asks among them")
-    return f"{' '.join(parts)} ({needed.reason})"
+    return f"{' '.join(parts)} ({requirement.reason})"
 
 
 def evaluated(evaluation: Evaluation) -> str:
-    """Write down what a policy's server has said of an evaluation."""
+    """Describe an evaluation as the policy's server reports it."""
     parts = [f"by its word {evaluation.version or 'of no version'}"]
     for bundle, revision in sorted(evaluation.revisions.items()):
         parts.append(f"bundle {bundle} at {revision or 'no revision'}")
@@ -121,10 +124,10 @@ def evaluated(evaluation: Evaluation) -> str:
     return ", ".join(parts)
 
 
-def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:
-    """Yield who has answered a request for an approval, and how that is known."""
-    for answer in given:
-        said = answer.approval
+def answers(request_answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+    """Yield a row for each answer to a request: the approver, and the proof of the identity."""
+    for answer in request_answers:
+        approval = answer.approval
         approver = answer.approver
         if approver is None:
             how = "by the application's word, unsigned"
@@ -132,41 +135,41 @@ def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:
             roles = f" ({', '.join(approver.roles)})" if approver.roles else ""
             key_id, _signature = answer.envelope.signatures[0]
             how = f"{approver.name} of the roster{roles}, signed with {key_id}"
-        at = moment(said.not_before)
-        note = f": {said.note}" if said.note else ""
-        done = "approved by" if said.verdict == "approve" else "rejected by"
-        yield done, f"{said.approver}, {how}, at {at}{note}"
+        at = moment(approval.not_before)
+        note = f": {approval.note}" if approval.note else ""
+        verdict = "approved by" if approval.verdict == "approve" else "rejected by"
+        yield verdict, f"{approval.approver}, {how}, at {at}{note}"
 
 
 def answer_json(answer: Answer) -> dict[str, JSON]:
-    """Return what ``--json`` gives of an answer."""
-    said, approver = answer.approval, answer.approver
+    """Return the object that ``--json`` prints for an answer."""
+    approval, approver = answer.approval, answer.approver
     return {
-        "approval_id": said.approval_id,
-        "request_id": said.request_id,
-        "verdict": said.verdict,
-        "approver": said.approver,
+        "approval_id": approval.approval_id,
+        "request_id": approval.request_id,
+        "verdict": approval.verdict,
+        "approver": approval.approver,
         "name": approver.name if approver is not None else None,
         "roles": list(approver.roles) if approver is not None else [],
-        "method": said.method,
+        "method": approval.method,
         "key": answer.envelope.signatures[0][0] if approver is not None else None,
-        "not_before": said.not_before,
-        "note": said.note,
+        "not_before": approval.not_before,
+        "note": approval.note,
     }
 
 
 def with_query(message: str) -> str:
-    """Say how to ask another package, in an error of a query that names none of the policy's."""
+    """Add the remedy to the error of a query that names no package of the policy."""
     return _NO_PACKAGE.sub(r"\g<0>: ask with --query \1, or name it as query in [policy]", message)
 
 
 def time(grant: Grant) -> str:
-    """Write down when a hop ends."""
+    """Return the time at which a hop expires."""
     return moment(grant.expires_at)
 
 
 def moment(seconds: int) -> str:
-    """Write down a time; one that no calendar has, as its number."""
+    """Format a time in seconds since 1970; outside the calendar, the number itself."""
     with suppress(ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"{seconds} s since 1970"

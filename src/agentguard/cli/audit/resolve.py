@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agentguard.cli.audit import naming
+from agentguard.cli.audit import lookup
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import CallArgument, ConfigOption, JsonOption, NoteOption
 from agentguard.domain import administration
@@ -82,4 +82,4 @@ def erase(
 
 def _named(settings: Config, call: str) -> str:
     with closing(StateReader(settings.state)) as reader:
-        return naming.invocation_id(reader, call)
+        return lookup.invocation_id(reader, call)

@@ -1,6 +1,6 @@
-"""``agentguard audit show``: the story of one call, or of all calls of a trace, for a person.
+"""``agentguard audit show``: prints the report on one call, or on each call of a trace.
 
-What belongs to a story, and whether it holds, stands in ``call_report.py``; here it is written out.
+``call_report.py`` reads and checks a call; this file prints the report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import call_report, lookup, phrases, row
-from agentguard.cli.audit.call_report import Noted, Story
+from agentguard.cli.audit.call_report import AdminRecord, CallReport
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
@@ -41,8 +41,9 @@ from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 
 _SHORT: Final = 8
-"""Characters of an invocation id that name a file well enough."""
+"""How many characters of an invocation id the name of an evidence file has."""
 
+_SheetRow = tuple[str, str | Text]
 
 WholeTraceOption = Annotated[
     str | None,
@@ -71,27 +72,27 @@ def show(
         raise typer.BadParameter("name a call, or a trace with --trace")
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    found = lookup.find(reader, call) if call is not None else None
-    if found is not None and found.entry.kind != "authorization":
-        _show_entry(found, json=json)
+    log_entry = lookup.find(reader, call) if call is not None else None
+    if log_entry is not None and log_entry.entry.kind != "authorization":
+        _show_entry(log_entry, json=json)
         return
-    calls = [found] if found is not None else lookup.of_trace(reader, trace or "")
-    again = _Again(location.repeated(config, state, anchor, trust), location.acting(log.location))
-    if not _show_calls(reader, calls, log.trust, again, json=json):
+    calls = [log_entry] if log_entry is not None else lookup.of_trace(reader, trace or "")
+    reading, acting = location.repeated(config, state, anchor, trust), location.acting(log.location)
+    if not _show_calls(reader, calls, log.trust, _Options(reading, acting), json=json):
         raise typer.Exit(1)
 
 
-class _Again(NamedTuple):
-    """The options that the commands need which a story names, to find the same log."""
+class _Options(NamedTuple):
+    """The options with which the commands that a report names read and change the same log."""
 
     reading: str
     acting: str
 
 
 def _show_calls(
-    reader: LogReader, calls: Iterable[LocatedEntry], trust: Trust, again: _Again, *, json: bool
+    reader: LogReader, calls: Iterable[LocatedEntry], trust: Trust, options: _Options, *, json: bool
 ) -> bool:
-    """Show the story of each call; return whether all of them hold."""
+    """Print the report on each call; return whether every check holds."""
     hold = True
     for number, call in enumerate(calls):
         if call.entry.kind != "authorization":
@@ -99,110 +100,121 @@ def _show_calls(
                 screen.line()
             _show_entry(call, json=json)
             continue
-        told = call_report.tell(reader, call, trust.document)
-        hold = hold and not told.problems
+        report = call_report.read(reader, call, trust.document)
+        hold = hold and not report.problems
         if json:
-            screen.json_line(told.as_json())
+            screen.json_line(report.as_json())
             continue
         if number:
             screen.line()
-        _draw(told, trust, again)
+        _draw(report, trust, options)
     if json and not trust.outside:
         screen.warn(trust.warning())
     return hold
 
 
-def _show_entry(found: LocatedEntry, *, json: bool) -> None:
-    members = {"kind": found.entry.kind, "at": found.entry.at, **found.entry.members}
+def _show_entry(log_entry: LocatedEntry, *, json: bool) -> None:
+    members = {"kind": log_entry.entry.kind, "at": log_entry.entry.at, **log_entry.entry.members}
     if json:
-        screen.json_line({"shard": found.shard, "index": found.index, **members})
+        screen.json_line({"shard": log_entry.shard, "index": log_entry.index, **members})
     else:
-        _draw_entry(members, {**_hops(found.entry), **_asked(found.entry)})
+        _draw_entry(members, {**_hop_rows(log_entry.entry), **_request_rows(log_entry.entry)})
 
 
-def _draw(told: Story, believed: Trust, again: _Again) -> None:
-    """Print a call's story."""
-    then, evidence = _then(told, again.acting), _evidence(told, believed, again.reading)
-    screen.sheet([*_who(told), *_what(told), *_why(told), *then, *evidence])
+def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
+    """Print the report on a call."""
+    outcome, evidence = (
+        _outcome_rows(report, options.acting),
+        _evidence_rows(report, trust, options.reading),
+    )
+    screen.sheet(
+        [*_agent_rows(report), *_tool_rows(report), *_decision_rows(report), *outcome, *evidence]
+    )
 
 
-def _hops(parsed: Entry) -> dict[str, JSON]:
-    """Tell the chain of a delegation entry in words; where it can't be read, it is shown raw."""
+def _hop_rows(parsed: Entry) -> dict[str, JSON]:
+    """Return a row for each hop of a delegation entry; none where the chain can't be read."""
     if parsed.kind != "delegation":
         return {}
     with suppress(AgentguardError):
         hops = [grant.read(token) for token in statements.chain_tokens(parsed)[0]]
-        told: dict[str, JSON] = {
-            f"hop {hop.depth}": f"{phrases.said(hop, parent)}; until {phrases.time(hop)}; {hop.jti}"
+        rows: dict[str, JSON] = {
+            f"hop {hop.depth}": "; ".join(
+                (phrases.hop_text(hop, parent), f"until {phrases.time(hop)}", hop.jti)
+            )
             for parent, hop in pairwise([None, *hops])
             if hop is not None
         }
         checked = "no signature: audit show of a call does, and audit verify"
-        return {**told, "checked": checked} if told else {}
+        return {**rows, "checked": checked} if rows else {}
     return {}
 
 
-def _asked(parsed: Entry) -> dict[str, JSON]:
-    """Tell a request for an approval in words; where it can't be read, it is shown raw."""
+def _request_rows(parsed: Entry) -> dict[str, JSON]:
+    """Return the rows of an approval request; none where the request can't be read."""
     if parsed.kind != "request":
         return {}
     with suppress(AgentguardError):
-        asked, said = approvals.read_request(parsed), parsed.members
-        about, tool, until = approvals.summary_of_request(parsed), said["tool"], said["expires_at"]
-        needed = map(phrases.asked_for, approvals.read_requirements(parsed))
-        told: dict[str, JSON] = {
-            "request": asked.request_id,
+        request, members = approvals.read_request(parsed), parsed.members
+        about, tool, until = (
+            approvals.summary_of_request(parsed),
+            members["tool"],
+            members["expires_at"],
+        )
+        requirements = map(phrases.requirement_text, approvals.read_requirements(parsed))
+        rows: dict[str, JSON] = {
+            "request": request.request_id,
             "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
             "for": about.principal,
             "tool": about.tool,
             "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,
-            "resource": said["resource"],
-            "task_id": said["task_id"],
-            "traceparent": said.get("traceparent"),
-            "asked for": "; ".join(needed),
+            "resource": members["resource"],
+            "task_id": members["task_id"],
+            "traceparent": members.get("traceparent"),
+            "asked for": "; ".join(requirements),
             "until": phrases.moment(until) if is_integer(until) else until,
-            "call digest": asked.call_sha256,
-            "call site": said["call_site"],
-            "requirement": asked.requirement_sha256,
-            "as shown": asked.displayed_sha256,
+            "call digest": request.call_sha256,
+            "call site": members["call_site"],
+            "requirement": request.requirement_sha256,
+            "as shown": request.displayed_sha256,
             "arguments": "not in the log: they lie with the request while it waits",
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in rows.items() if value is not None}
     return {}
 
 
-def _draw_entry(members: Mapping[str, JSON], told: Mapping[str, JSON]) -> None:
-    """Print an entry that belongs to no call; of a signed one, what its statement says."""
-    shown = dict(members)
-    if told:  # in words, in the place of what they tell
-        shown = {"kind": members["kind"], "at": members["at"], **told}
-    if "statement" in shown:
-        sealed = Envelope.parse(members["statement"])
-        said = dsse.parse_statement(sealed.payload, str(members["kind"]))
-        shown |= {
-            "statement": dict(said.predicate),
-            "signed by": [key for key, _ in sealed.signatures],
+def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
+    """Print an entry of no call: ``rows``, or all members where there are none."""
+    display = dict(members)
+    if rows:
+        display = {"kind": members["kind"], "at": members["at"], **rows}
+    if "statement" in display:
+        envelope = Envelope.parse(members["statement"])
+        statement = dsse.parse_statement(envelope.payload, str(members["kind"]))
+        display |= {
+            "statement": dict(statement.predicate),
+            "signed by": [key for key, _ in envelope.signatures],
         }
-    screen.sheet((name, _written(value)) for name, value in shown.items())
+    screen.sheet((name, _as_text(value)) for name, value in display.items())
 
 
-def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
-    call = told.call
+def _agent_rows(report: CallReport) -> Iterator[_SheetRow]:
+    call = report.call
     yield "call", call.invocation_id or "without an id"
     yield "agent", f"{agent_alias(call.agent)} ({call.agent})"
-    held = told.credential
-    if held is None:
+    credential = report.credential
+    if credential is None:
         yield "credential", screen.styled("fail", "none that holds")
     else:
-        yield "credential", _credential(held)
-    own = call.principal == f"agent:{held.profile.name}" if held is not None else False
+        yield "credential", _credential(credential)
+    own = call.principal == f"agent:{credential.profile.name}" if credential is not None else False
     yield "for", f"{call.principal}, on its own authority" if own else call.principal
-    if told.chain is not None:
-        yield from phrases.delegation(told.chain)
+    if report.chain is not None:
+        yield from phrases.delegation(report.chain)
 
 
-def _credential(held: Credential) -> str:
-    profile = held.profile
+def _credential(credential: Credential) -> str:
+    profile = credential.profile
     parts = [f"type {profile.type}"]
     if profile.owner is not None:
         parts.append(f"owner {profile.owner}")
@@ -210,25 +222,25 @@ def _credential(held: Credential) -> str:
         parts.append(f"version {profile.version}")
     since, until = (
         datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        for seconds in (held.issued_at, held.expires_at)
+        for seconds in (credential.issued_at, credential.expires_at)
     )
     return ", ".join([*parts, f"valid from {since} to {until} UTC"])
 
 
-def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
-    said = told.call.predicate
-    yield "tool", told.call.tool
-    if said.get("arguments") is None:
+def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
+    members = report.call.predicate
+    yield "tool", report.call.tool
+    if members.get("arguments") is None:
         yield "arguments", "could not be bound"
     else:
-        yield "arguments", _attached(told, "arguments", told.entry)
+        yield "arguments", _attached(report, "arguments", report.entry)
     for name in ("resource", "task_id", "traceparent"):
-        if said.get(name) is not None:
-            yield name, str(said[name])
+        if members.get(name) is not None:
+            yield name, str(members[name])
 
 
-def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
-    call, members = told.call, told.entry.members
+def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:
+    call, members = report.call, report.entry.members
     yield from phrases.decided(call)
     if members["engine"] is None:
         yield "policy", "not asked: authority refused before"
@@ -239,87 +251,87 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
-    with suppress(AgentguardError):  # what can't be read is a problem of the story
-        for needed in approvals.read_requirements(told.entry):
-            yield "asked for", phrases.asked_for(needed)
-    yield from phrases.answers(told.approved)
+    with suppress(AgentguardError):  # the report has the problem already
+        for requirement in approvals.read_requirements(report.entry):
+            yield "asked for", phrases.requirement_text(requirement)
+    yield from phrases.answers(report.answers)
 
 
-def _then(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
-    if not told.call.signed:
+def _outcome_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
+    if not report.call.signed:
         yield "signed", screen.styled("warn", phrases.UNSIGNED)
-    yield "decided at", told.entry.at
-    if not told.call.allowed:
+    yield "decided at", report.entry.at
+    if not report.call.allowed:
         yield "outcome", "the tool did not run"
-    elif told.outcome is None or told.outcome_entry is None:
-        yield from _in_doubt(told, acting)
+    elif report.outcome is None or report.outcome_entry is None:
+        yield from _doubt_rows(report, acting)
     else:
-        yield from _ended(told, told.outcome, told.outcome_entry.entry)
+        yield from _ended_rows(report, report.outcome, report.outcome_entry.entry)
 
 
-def _in_doubt(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
-    noted = told.resolution
-    if noted is None:
+def _doubt_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
+    record = report.resolution
+    if record is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
-        yield "resolve it", screen.command(f"{row.remedy(told.call.invocation_id)}{acting}")
+        yield "resolve it", screen.command(f"{row.remedy(report.call.invocation_id)}{acting}")
         return
-    how = "it ran; with which result is not known" if noted.said.ran else "it did not run"
+    how = "it ran; with which result is not known" if record.statement.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
-    yield "resolution", _by_admin(noted)
+    yield "resolution", _by_admin(record)
 
 
-def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, str | Text]]:
-    status, said = outcome.status, outcome.predicate
+def _ended_rows(report: CallReport, outcome: Outcome, parsed: Entry) -> Iterator[_SheetRow]:
+    status, members = outcome.status, outcome.predicate
     ended = phrases.not_run(outcome.replay_of) if status == "not_run" else status
     yield "outcome", screen.styled(status, ended)
-    if said.get("error_type") is not None:
-        yield "error", str(said["error_type"])
-    if said.get("result") is not None:
-        yield "result", _attached(told, "result", parsed)
-    elif said.get("result_type") is not None:
-        yield "result", f"a {said['result_type']}, which has no canonical form"
-    if said.get("started_at") is not None:
-        yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
+    if members.get("error_type") is not None:
+        yield "error", str(members["error_type"])
+    if members.get("result") is not None:
+        yield "result", _attached(report, "result", parsed)
+    elif members.get("result_type") is not None:
+        yield "result", f"a {members['result_type']}, which has no canonical form"
+    if members.get("started_at") is not None:
+        yield "ran", f"from {members['started_at']} to {members.get('ended_at')}"
 
 
-def _attached(told: Story, role: str, parsed: Entry) -> str | Text:
-    """Write what stands beside an entry, or say why it does not."""
+def _attached(report: CallReport, role: str, parsed: Entry) -> str | Text:
+    """Return the data beside an entry, or the reason why there are none."""
     copies = parsed.members.get("copies")
     redacted = isinstance(copies, dict) and role in copies
-    if role in told.attachments:
-        data = screen.value(told.attachments[role])
+    if role in report.attachments:
+        data = screen.value(report.attachments[role])
         return Text("redacted: ").append_text(data) if redacted else data
-    if told.erasure is not None:
-        return f"erased {_by_admin(told.erasure)}"
-    return f"gone, and no erasure is on record; it commits to {told.commitments()[role]}"
+    if report.erasure is not None:
+        return f"erased {_by_admin(report.erasure)}"
+    return f"gone, and no erasure is on record; it commits to {report.commitments()[role]}"
 
 
-def _by_admin(noted: Noted) -> str:
-    return f"on {noted.found.entry.at} by the admin key: {noted.said.note}"
+def _by_admin(record: AdminRecord) -> str:
+    return f"on {record.log_entry.entry.at} by the admin key: {record.statement.note}"
 
 
-def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str, str | Text]]:
-    place = f"shard {told.shard}, entry {told.index}"
-    if told.outcome_entry is not None:
-        place += f"; its outcome is entry {told.outcome_entry.index}"
+def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_SheetRow]:
+    place = f"shard {report.shard}, entry {report.index}"
+    if report.outcome_entry is not None:
+        place += f"; its outcome is entry {report.outcome_entry.index}"
     yield "log", place
-    if told.head is not None:
-        root = told.head.root.hex()
-        yield "checkpoint", f"{told.head.size} entries of {told.head.origin}, root {root}"
-    for problem in told.problems:
+    if report.head is not None:
+        root = report.head.root.hex()
+        yield "checkpoint", f"{report.head.size} entries of {report.head.origin}, root {root}"
+    for problem in report.problems:
         yield "PROBLEM", screen.styled("fail", problem)
-    if not told.problems:
-        checked = "signatures, credential" if told.call.signed else "credential"
-        yield "checked", screen.styled("ok", f"{checked} and commitments hold")
-    yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
-    invocation_id = told.call.invocation_id
+    if not report.problems:
+        checks = "signatures, credential" if report.call.signed else "credential"
+        yield "checked", screen.styled("ok", f"{checks} and commitments hold")
+    yield "trust", trust.source if trust.outside else f"UNTRUSTED KEY: {trust.source}"
+    invocation_id = report.call.invocation_id
     if invocation_id is not None:
-        named, file = invocation_id, invocation_id[:_SHORT]
+        name, file = invocation_id, invocation_id[:_SHORT]
         if not row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
-            named, file = f"{told.shard}/{told.index}", "call"
-        prove = f"agentguard evidence make {named} -o {file}.json{reading}"
+            name, file = f"{report.shard}/{report.index}", "call"
+        prove = f"agentguard evidence make {name} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)
 
 
-def _written(value: object) -> str | Text:
+def _as_text(value: object) -> str | Text:
     return value if isinstance(value, str) else screen.value(value)

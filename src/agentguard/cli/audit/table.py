@@ -35,11 +35,11 @@ class Table:
     ``acting`` is what a command needs that adds to the log (``location.acting``).
     """
 
-    def __init__(self, wanted: Filter, *, several: bool, every: bool, acting: str) -> None:
+    def __init__(self, selection: Filter, *, several: bool, every: bool, acting: str) -> None:
         self.hidden = 0
-        self._every = every or wanted.search.kind not in (None, "authorization")
+        self._every = every or selection.search.kind not in (None, "authorization")
         self._several = several
-        self._remedies = wanted.in_doubt
+        self._remedies = selection.in_doubt
         self._acting = acting
         self._day = ""
 
@@ -51,9 +51,9 @@ class Table:
             return False
         return True
 
-    def lines(self, wanted: Iterable[Row]) -> Iterator[screen.Row]:
+    def lines(self, entries: Iterable[Row]) -> Iterator[screen.Row]:
         """Yield the rows, and a line with the date wherever it changes."""
-        for row in wanted:
+        for row in entries:
             day = row.at[:10] if row.at is not None and _TIME.match(row.at) else ""
             if day and day != self._day:
                 self._day = day

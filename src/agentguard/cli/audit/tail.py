@@ -44,7 +44,7 @@ _ALIKE: Final = (
 @filters.with_options
 def tail(
     *,
-    wanted: Filter,
+    selection: Filter,
     last: Annotated[
         int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
     ] = 10,
@@ -64,8 +64,8 @@ def tail(
     """
     where = location.locate(config, state)
     reader = where.reader()
-    table = Table(wanted, several=True, every=every or json, acting=location.acting(where))
-    news = _News(reader, wanted, table)
+    table = Table(selection, several=True, every=every or json, acting=location.acting(where))
+    news = _News(reader, selection, table)
     with suppress(KeyboardInterrupt):
         show = _as_json if json else _as_table(table)
         show(news.first(last))
@@ -77,10 +77,10 @@ def tail(
 class _News:
     """What is new in a log, look by look."""
 
-    def __init__(self, reader: LogReader, wanted: Filter, table: Table) -> None:
+    def __init__(self, reader: LogReader, selection: Filter, table: Table) -> None:
         self._reader = reader
         self._history = History(reader)
-        self._wanted = wanted
+        self._selection = selection
         self._table = table
         self._seen: dict[int, int] = {}
         self._running: set[tuple[int, int]] = set()
@@ -89,7 +89,7 @@ class _News:
     def first(self, count: int) -> list[Row]:
         """Return the newest rows that there are, the newest last."""
         self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
-        rows = self._history.rows(self._wanted, newest_first=True)
+        rows = self._history.rows(self._selection, newest_first=True)
         # what has come since is told by the next look
         there = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
         shown = newest(filter(self._table.has, there), count)
@@ -112,7 +112,7 @@ class _News:
         if row.call is not None and (row.shard, row.call) in self._running:
             self._running.discard((row.shard, row.call))
             return True  # the outcome of a call that was printed without it
-        if row.about is not None and not self._wanted.matches(row.about, row.outcome):
+        if row.about is not None and not self._selection.matches(row.about, row.outcome):
             return False
         if not self._table.has(row):
             return False

@@ -1,7 +1,7 @@
-"""``agentguard audit verify``: the whole log, held against keys and checkpoints from outside.
+"""``agentguard audit verify``: verifies the whole log with keys and checkpoints from outside.
 
-What is checked stands in ``domain/verify.py``, how the findings are told in ``verify_report.py``.
-The files that ``--against`` names are read in ``witnesses.py``.
+``domain/verify.py`` does the checks, ``verify_report.py`` prints the findings, and
+``witnesses.py`` reads the files of ``--against``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
@@ -88,13 +88,9 @@ def verify(
     """
     if since is not None and no_signatures:
         raise typer.BadParameter("--since says which signatures to check, --no-signatures none")
-    where = location.locate(config, state, anchor)
-    try:
-        log = TrustedLog(where, location.trust(where, trust))
-    except VerificationError as error:
-        _refuse(where, error, json=json)
+    log = _open(location.locate(config, state, anchor), trust, json=json)
     document = log.trust.document
-    heard = [witnesses.read(file, document) for file in against or ()]
+    outside = [witnesses.read(file, document) for file in against or ()]
     reader = log.location.reader_of_what_is_left()
     if trust is not None:
         _require_same_log(reader, log)
@@ -104,49 +100,55 @@ def verify(
             document,
             anchor=log.location.anchor,
             apart=log.is_apart(),
-            kept=[kept for witness in heard for kept in witness.kept],
+            kept=[kept for witness in outside for kept in witness.kept],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
             progress=count,
         )
     by_columns = no_signatures and not report.damaged
     in_doubt = _in_doubt_by_columns(reader) if by_columns else report.in_doubt
-    if no_signatures:
-        unchecked = [*_WITHOUT, _COLUMNS if by_columns else _DOUBTS]
-    else:
-        unchecked = [f"signatures before {timestamp(since)}"] if since is not None else []
-    unchecked += [said for witness in heard for said in witness.unchecked]
-    told = VerifyReport(log, report, in_doubt, unchecked, against or ())
-    if json:
-        told.print_json()
-    else:
-        told.draw(reader)
+    unchecked = _unchecked(since, no_signatures=no_signatures, is_damaged=bool(report.damaged))
+    unchecked += [part for witness in outside for part in witness.unchecked]
+    VerifyReport(log, report, in_doubt, unchecked, against or ()).print(reader, json=json)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _refuse(where: Location, error: VerificationError, *, json: bool) -> NoReturn:
-    """Report a state that is not the one which its anchor knows: no more of it is looked at."""
-    if json:
-        log = TrustedLog(where, location.own_trust(where))
-        report = Report((), (Problem(0, None, str(error)),))
-        VerifyReport(log, report, (), (), ()).print_json()
-    else:
-        screen.line(screen.styled("fail", "FAILED"), f": {error}")
-    raise typer.Exit(1)
+def _unchecked(since: datetime | None, *, no_signatures: bool, is_damaged: bool) -> list[str]:
+    """Return the parts of the log that the options leave unchecked."""
+    if no_signatures:
+        return [*_WITHOUT, _DOUBTS if is_damaged else _COLUMNS]
+    return [f"signatures before {timestamp(since)}"] if since is not None else []
+
+
+def _open(place: Location, trust: Path | None, *, json: bool) -> TrustedLog:
+    """Return the log with its trust document.
+
+    Where the anchor does not know the state, print the error and exit.
+    """
+    try:
+        return TrustedLog(place, location.trust(place, trust))
+    except VerificationError as error:
+        if json:
+            log = TrustedLog(place, location.own_trust(place))
+            report = Report((), (Problem(0, None, str(error)),))
+            VerifyReport(log, report, (), (), ()).print_json()
+        else:
+            screen.line(screen.styled("fail", "FAILED"), f": {error}")
+        raise typer.Exit(1) from error
 
 
 def _require_same_log(reader: LogReader, log: TrustedLog) -> None:
-    """Refuse a trust document that was named and is of another log: nothing would hold.
+    """Raise ``VerificationError`` (``checkpoint.origin``) for the trust document of another log.
 
-    Raises ``VerificationError`` (``checkpoint.origin``), but not where some shard is of its log:
-    that is for the verification to find.
+    Where the checkpoint of at least one shard names the document's log, the verification itself
+    reports the other shards.
     """
     origins = list(filter(None, (_origin(reader, shard) for shard in reader.shards())))
-    named = log.trust.document.log
-    if origins and all(origin.rpartition("/")[0] != named for origin in origins):
+    trusted_log = log.trust.document.log
+    if origins and all(origin.rpartition("/")[0] != trusted_log for origin in origins):
         message = (
-            f"{log.trust.source} is the trust document of {named}, and "
+            f"{log.trust.source} is the trust document of {trusted_log}, and "
             f"{from_home(log.location.state)} holds {origins[0].rpartition('/')[0]}: one of the "
             "two is not the one you mean; nothing was checked"
         )
@@ -154,7 +156,7 @@ def _require_same_log(reader: LogReader, log: TrustedLog) -> None:
 
 
 def _origin(reader: LogReader, shard: int) -> str | None:
-    """Return what a shard calls itself, None where that can't be read."""
+    """Return the origin in a shard's checkpoint; None where the checkpoint can't be read."""
     with suppress(AgentguardError):
         note = reader.checkpoint(shard)
         return checkpoint.parse(note).checkpoint.origin if note is not None else None
@@ -162,7 +164,7 @@ def _origin(reader: LogReader, shard: int) -> str | None:
 
 
 def _in_doubt_by_columns(reader: LogReader) -> list[str]:
-    with suppress(AgentguardError):  # a log that can't be read is a finding already
+    with suppress(AgentguardError):  # the report has the error already
         rows = History(reader).rows(Filter(in_doubt=True))
         return [row.invocation_id for row in rows if row.invocation_id is not None]
     return []

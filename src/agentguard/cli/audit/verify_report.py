@@ -1,6 +1,6 @@
-"""What the verification of a log has found, in words: for ``audit verify`` and for ``doctor``.
+"""Prints the result of a verification, for ``audit verify`` and ``doctor``.
 
-What is found stands in ``domain/verify.py``; nothing is judged here.
+``domain/verify.py`` verifies a log; this file only prints the findings.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """A report, and what one has to know to judge it.
+    """A verification's report, with its log.
 
-    ``in_doubt`` holds the ids of the calls of which nothing is known since; ``unchecked`` says what
-    was left out, ``against`` which files' checkpoints counted beside the anchors.
+    ``in_doubt`` holds the ids of the calls in doubt. ``unchecked`` lists the parts that were not
+    checked. ``against`` lists the files whose checkpoints counted beside the anchors.
     """
 
     log: TrustedLog
@@ -44,8 +44,15 @@ class VerifyReport:
     unchecked: Sequence[str]
     against: Sequence[Path]
 
+    def print(self, reader: LogReader, *, json: bool) -> None:
+        """Print the report for scripts (``json``) or for people."""
+        if json:
+            self.print_json()
+        else:
+            self.draw(reader)
+
     def print_json(self) -> None:
-        """Print it for scripts; what it does not vouch for goes to stderr as well."""
+        """Print the report for scripts, and its warnings to stderr."""
         report = self.report
         screen.json_line(
             {
@@ -59,11 +66,11 @@ class VerifyReport:
                     {
                         "shard": shard,
                         "index": index,
-                        "at": said.at,
-                        "note": said.note,
-                        "lost": [one._asdict() for one in said.lost],
+                        "at": adoption.at,
+                        "note": adoption.note,
+                        "lost": [shard_loss._asdict() for shard_loss in adoption.lost],
                     }
-                    for shard, index, said in report.adoptions
+                    for shard, index, adoption in report.adoptions
                 ],
                 "problems": [
                     {"shard": problem.shard, "index": problem.index, "what": problem.what}
@@ -76,18 +83,18 @@ class VerifyReport:
             screen.warn(warning)
 
     def draw(self, reader: LogReader) -> None:
-        """Print it for people; the calls in doubt are looked up in the log."""
+        """Print the report for people, with the calls in doubt from the log."""
         report = self.report
-        gone = [(str(number), "missing", "", "", "") for number in report.missing]
-        shown = [*map(self._cells, report.shards), *gone]
-        screen.columns(_COLUMNS, ((cells, "") for cells in shown))
+        missing = [(str(number), "missing", "", "", "") for number in report.missing]
+        shards = [*map(self._cells, report.shards), *missing]
+        screen.columns(_COLUMNS, ((cells, "") for cells in shards))
         _draw_problems(report.problems)
-        kind, said = ("ok", "consistent") if report.ok else ("fail", "FAILED")
+        kind, verdict = ("ok", "consistent") if report.ok else ("fail", "FAILED")
         entries = screen.count(report.entries, "entry", "entries")
-        shards = screen.count(len(report.shards), "shard", "shards")
+        shard_count = screen.count(len(report.shards), "shard", "shards")
         screen.line(
-            screen.styled(kind, said),
-            f": {entries} in {shards} of {from_home(self.log.location.state)}",
+            screen.styled(kind, verdict),
+            f": {entries} in {shard_count} of {from_home(self.log.location.state)}",
         )
         if report.witness == "outside":
             screen.line(
@@ -106,7 +113,7 @@ class VerifyReport:
         self._draw_doubts(History(reader))
 
     def _warnings(self) -> Iterator[str]:
-        """Say what the report does not vouch for."""
+        """Yield a warning for each guarantee that the report does not give."""
         if not self.report.anchored:
             yield unanchored(self.log.location.anchor, self.report)
         original = self._original()
@@ -125,7 +132,7 @@ class VerifyReport:
             yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
 
     def _original(self) -> str | None:
-        """Return the path of the state of which this one is a copy, if it is known as one."""
+        """Return the path of the original where the anchor shows this state to be a copy."""
         anchor, log = self.log.location.anchor, self.log.trust.document.log
         if anchor is not None:
             with suppress(AgentguardError):
@@ -164,9 +171,9 @@ class VerifyReport:
             ": authorised, and nothing is known since. Find out whether the tool ran, and say so:",
         )
         for invocation_id in self.in_doubt[:_LISTED]:
-            wanted = Filter(Search(kind="authorization", invocation_id=invocation_id))
-            found = history.rows(wanted) if not self.report.damaged else ()
-            for row in islice(found, 1):
+            selection = Filter(Search(kind="authorization", invocation_id=invocation_id))
+            matches = history.rows(selection) if not self.report.damaged else ()
+            for row in islice(matches, 1):
                 by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
             remedy = f"{rows.remedy(invocation_id)}{acting(self.log.location)}"
@@ -177,21 +184,21 @@ class VerifyReport:
 
 
 def where(problem: Problem) -> str:
-    """Name the place of a problem, for people."""
+    """Name the shard and the entry of a problem."""
     entry = f", entry {problem.index}" if problem.index is not None else ""
     return f"shard {problem.shard}{entry}"
 
 
 def losses(report: Report) -> Iterator[str]:
-    """Tell of each adoption with which entries were lost."""
-    for shard, index, said in report.adoptions:
-        yield f"ENTRIES WERE LOST, by entry {shard}/{index} of {said.at}: {said.words()}"
+    """Yield a warning for each adoption with lost entries."""
+    for shard, index, adoption in report.adoptions:
+        yield f"ENTRIES WERE LOST, by entry {shard}/{index} of {adoption.at}: {adoption.words()}"
 
 
 def unanchored(anchor: Path | None, report: Report) -> str:
-    """Say why no checkpoint from outside vouches for a log: there is none, or the log is damaged.
+    """Return the warning for a log for which no checkpoint from outside vouches.
 
-    A report has ``anchored`` false wherever the log is not whole; ``kept`` says which it is.
+    Either there is no such checkpoint, or the log is damaged (then ``report.kept`` is true).
     """
     if report.kept:
         why = f"{_kept_by(anchor)}, but the log is not whole or not the one it saw"

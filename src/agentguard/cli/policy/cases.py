@@ -61,7 +61,7 @@ class Case:
         return alike and decided.outcome == self.decision
 
 
-def read(path: Path, settings: Config) -> list[Case]:
+def read_cases(path: Path, settings: Config) -> list[Case]:
     """Read a table, in TOML or JSON by its name.
 
     Raises ``ConfigError``, which names the file and the case.

@@ -1,6 +1,6 @@
-"""The group ``agentguard policy``, and its commands that check a policy and ask it about one call.
+"""The group ``agentguard policy``, with the commands ``check`` and ``eval``.
 
-The application's code is not imported, unless the policy itself is a Python function.
+The commands do not import the application's code, unless the policy is a Python function.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def check(
     settings = source.chosen(path, query, config)
     try:
         engine = source.load(settings)
-        strange, evaluation = source.probe(engine)
+        unknown_call, evaluation = source.probe(engine)
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    doubts = [*warnings_of(engine), *source.astray(settings)]
-    elsewhere = source.undeclared(settings, _attributes(config))
+    warnings = [*warnings_of(engine), *source.astray(settings)]
+    undeclared = source.undeclared(settings, _attributes(config))
     if json:
         screen.json_line(
             {
@@ -68,22 +68,19 @@ def check(
                 "policy_sha256": engine.policy_sha256,
                 "evaluation": evaluation,
                 "files": dict(engine.policy_files),
-                "allows_unknown": strange.allowed,
-                "warnings": doubts,
-                "undeclared": elsewhere,
+                "allows_unknown": unknown_call.allowed,
+                "warnings": warnings,
+                "undeclared": undeclared,
             }
         )
     else:
         _draw(settings, engine, evaluation)
-    if strange.allowed:
+    if unknown_call.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
-    for doubt in doubts:
-        screen.warn(doubt)
-    not_enforced = observation_warning(settings)
-    if not_enforced is not None:
-        screen.warn(not_enforced)
-    for name in elsewhere:
-        screen.warn(source.advice(name))
+    observation = observation_warning(settings)
+    advice = [source.advice(name) for name in undeclared]
+    for warning in (*warnings, *filter(None, [observation]), *advice):
+        screen.warn(warning)
 
 
 def evaluate(
@@ -102,9 +99,9 @@ def evaluate(
     Takes the policy's input document. The decision is made as for a guarded call: an error of the
     policy is a denial. Exit code 1 unless the call is allowed.
     """
-    asked = _document(document)
+    members = _document(document)
     engine = source.load(source.chosen(policy, query, config))
-    decision, evaluation = source.ask(engine, canonical.dumps(asked))
+    decision, evaluation = source.ask(engine, canonical.dumps(members))
     if json:
         screen.json_line(
             {
@@ -118,12 +115,12 @@ def evaluate(
     else:
         code = f" [{decision.code}]" if decision.code else ""
         screen.line(screen.styled(decision.outcome, f"{decision.outcome}{code}"))
-        told = decision.reasons
+        reasons = decision.reasons
         if decision.code not in ("", "policy.denied"):
-            told = (source.explained(engine, decision, canonical.dumps(asked)),)
-        for reason in told:
+            reasons = (source.explained(engine, decision, canonical.dumps(members)),)
+        for reason in reasons:
             screen.item("  ", reason)
-        if decision.code == "policy.denied" and "action" not in asked:
+        if decision.code == "policy.denied" and "action" not in members:
             screen.item("  ", 'the input has no "action", the name of the tool')
     if not decision.allowed:
         raise typer.Exit(1)
@@ -133,7 +130,7 @@ def _attributes(config: Path | None) -> set[str]:
     try:
         return source.declared(location.load(config))
     except ConfigError:
-        return set()  # a policy can be checked where there is no configuration
+        return set()  # a policy can be checked without a configuration
 
 
 def _document(document: Path) -> dict[str, canonical.JSON]:
@@ -152,7 +149,9 @@ def _document(document: Path) -> dict[str, canonical.JSON]:
 
 
 def _read(document: Path) -> bytes:
-    limit = canonical.MAX_BYTES + 1  # one more than is decoded: too long is found out there
+    limit = (
+        canonical.MAX_BYTES + 1
+    )  # one byte over the limit, so that decoding refuses a longer file
     try:
         return files.read_or_stdin(document, limit)
     except StorageError as error:
@@ -168,8 +167,12 @@ def _print_problem(error: PolicyError, *, json: bool) -> None:
 
 
 def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | None) -> None:
-    written = settings.policy
-    query = written.query if written is not None and written.engine in ("rego", "opa") else ""
+    policy_config = settings.policy
+    query = (
+        policy_config.query
+        if policy_config is not None and policy_config.engine in ("rego", "opa")
+        else ""
+    )
     what = " ".join(filter(None, (engine.name, engine.version, query)))
     screen.line(screen.styled("ok", "sound"), f": {what}")
     for file, sha256 in engine.policy_files.items():

@@ -1,16 +1,16 @@
-"""``agentguard policy replay``: recorded calls, put to another policy: what would change.
+"""``agentguard policy replay``: decides the calls of the log again by another policy.
 
-The policy's input lies beside each call's entry, which commits to it by a salted SHA-256; only what
-has that digest is replayed. A call whose input is not there any more, or only a redacted copy of
-it, is counted and named as such. A call that ran while the policy was only observed is held against
-that: it ran. Which calls are meant stands in ``cli/audit/filters.py``.
+Each call's input for the policy is stored beside the entry of the call. The entry holds a salted
+SHA-256 digest of the input, and an input with another digest is not replayed. Calls without a
+complete input are counted by the reason. A call that ran in the mode observe counts as allowed.
+``cli/audit/filters.py`` has the options that select the calls.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -39,7 +39,7 @@ from agentguard.storage import sqlite
 
 _COLUMNS: Final = ("index", "agent", "tool", "recorded", "replayed")
 
-_LEFT: Final = {
+_NOT_REPLAYED: Final = {
     "refused_before": "refused before any policy was asked",
     "not_the_policy": "refused after the policy, so that its answer is not on record",
     "redacted": "of which a redacted copy of the input is kept",
@@ -49,18 +49,18 @@ _LEFT: Final = {
     "changed": "whose input is not what the entry commits to: see audit verify",
     "damaged": "which can't be read: see audit verify",
 }
-"""Why a call can't be replayed, in the words that follow its number."""
+"""Why calls can't be replayed, by reason; the text follows the number of the calls."""
 
-_RAN: Final = "it ran: the policy was only observed"
+_NOT_ENFORCED: Final = "it ran: the policy was only observed"
 
-_OF_POLICIES: Final = ("policy.", "engine.", "obligation.")
+_POLICY_CODES: Final = ("policy.", "engine.", "obligation.")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a policy said of a call, or says: an approval stands with what has to be met.
+    """A policy's answer to a call: the decision, and the requirements of an approval.
 
-    ``terms`` is None where it is not on record what would have had to be met.
+    ``terms`` is None where the log does not hold the requirements.
     """
 
     decision: str
@@ -70,33 +70,33 @@ class Answer:
 
     @classmethod
     def of(cls, decision: Decision) -> Answer:
-        """Make it of a decision, its reasons cut as a guard writes them."""
+        """Return the answer in a decision, with the reasons shortened as a guard logs them."""
         return cls(
             decision.outcome, decision.code, decision.shortened().reasons, decision.requirements
         )
 
     @classmethod
-    def recorded(cls, call: Authorization, parsed: Entry) -> Answer | None:
-        """Read the policy's answer from a call's entry; None where that holds another's.
+    def recorded(cls, call: Authorization, entry: Entry) -> Answer | None:
+        """Return the policy's answer to a logged call; None where the log does not hold the answer.
 
-        One that people have approved was an approval.
+        For a call that people have approved, the policy's answer was ``approval``.
         """
-        terms = approvals.read_requirements(parsed)
+        terms = approvals.read_requirements(entry)
         if call.decision == "allow" and terms:
-            reasons = tuple(needed.reason for needed in terms)
+            reasons = tuple(requirement.reason for requirement in terms)
             return cls("approval", "approval.required", reasons, terms)
         if call.code == "approval.unavailable":
             return cls("approval", "approval.required", (), None)
-        own = call.decision != "deny" or call.code.startswith(_OF_POLICIES)
+        own = call.decision != "deny" or call.code.startswith(_POLICY_CODES)
         return cls(call.decision, call.code, call.reasons, terms) if own else None
 
     def change(self, now: Answer) -> str | None:
-        """Say what differs in another answer: the ``decision``, or the ``reasons`` alone."""
+        """Return what differs in ``now``: ``decision`` or ``reasons``; None if nothing does."""
         if self.decision != now.decision:
             return "decision"
         if self.terms is None:
             return None
-        if _unworded(self.terms) != _unworded(now.terms or ()):
+        if _terms_without_reasons(self.terms) != _terms_without_reasons(now.terms or ()):
             return "decision"
         return None if (self.code, self.reasons) == (now.code, now.reasons) else "reasons"
 
@@ -104,7 +104,7 @@ class Answer:
         """Return the members by name."""
         terms: JSON = None
         if self.terms is not None:
-            terms = [needed.as_json() for needed in self.terms]
+            terms = [requirement.as_json() for requirement in self.terms]
         return {
             "decision": self.decision,
             "code": self.code,
@@ -114,8 +114,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """A call that was replayed: its row, and both answers."""
+class ReplayedCall:
+    """A replayed call: its row, and the answers of both policies."""
 
     row: Row
     call: Authorization
@@ -124,17 +124,17 @@ class Replayed:
 
     @property
     def change(self) -> str | None:
-        """What differs, None if nothing does.
+        """Return what differs: ``decision`` or ``reasons``; None if nothing does.
 
-        A call whose answer was not enforced has run, as one that was allowed; what the policy would
-        have said of it then did nothing, and is compared with nothing.
+        A call ran where its decision was not enforced, and counts as allowed. The recorded answer
+        had no effect then, and is compared only where both policies allow the call.
         """
         if self.call.enforced or self.before.decision == self.now.decision == "allow":
             return self.before.change(self.now)
         return None if self.now.decision == "allow" else "decision"
 
     def as_json(self) -> dict[str, JSON]:
-        """Return what ``--json`` lists of it."""
+        """Return the object that ``--json`` lists for the call."""
         row, call = self.row, self.call
         return {
             "shard": row.shard,
@@ -153,11 +153,35 @@ class Replayed:
 
 
 class _Log(NamedTuple):
-    """The log whose calls are replayed, and how its entries belong together."""
+    """The log whose calls are replayed: its location, its entries, and its rows."""
 
     where: Location
     reader: LogReader
     history: History
+
+    @classmethod
+    def open(cls, where: Location) -> _Log:
+        reader = where.reader()
+        return cls(where, reader, History(reader))
+
+
+@dataclass(slots=True)
+class _Result:
+    """The calls by what would change, the calls that were not replayed, and the changed calls."""
+
+    changes: Counter[str | None] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    changed: list[ReplayedCall] = field(default_factory=list)
+
+    @property
+    def has_bad_input(self) -> bool:
+        """Whether the log lacks an input, or holds one with another digest than the entry's."""
+        return bool(self.skipped["changed"] or self.skipped["missing"])
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether calls were replayed, and no decision would change."""
+        return self.changes.total() > 0 and not self.changes["decision"]
 
 
 @filters.with_options
@@ -172,7 +196,7 @@ def replay(
     ] = None,
     *,
     query: QueryOption = None,
-    wanted: Filter,
+    selection: Filter,
     last: Annotated[
         int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; by default all.")
     ] = 0,
@@ -193,37 +217,26 @@ def replay(
     input must have the digest in its entry: exit code 1 if one does not. Calls without a complete
     input in the log are counted. Filters are combined.
     """
-    where = location.locate(config, state)
-    reader = where.reader()
-    log = _Log(where, reader, History(reader))
-    engine = source.load(_chosen(policy, query, config))
+    log = _Log.open(location.locate(config, state))
+    engine = source.load(_settings(policy, query, config))
     try:
         source.require_policy(engine)  # a server that is down would change every call
     except PolicyError as error:
         if _is_url(policy):
-            raise _of_command_line(error) from error
+            raise _for_command_line(error) from error
         raise
-    rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
-    coming = iter(history.newest(rows, last)) if last else rows
-    left: Counter[str] = Counter()
-    counted: Counter[str | None] = Counter()
-    changed: list[Replayed] = []
-    with screen.counter("replaying call", quiet=json) as count:
-        for number, one in enumerate(_replayed(log, engine, coming, left), start=1):
-            count(number)
-            counted[one.change] += 1
-            if one.change is not None:
-                changed.append(one)
+    rows = log.history.rows(filters.calls(selection), newest_first=bool(last), outcomes=False)
+    selected = iter(history.newest(rows, last)) if last else rows
+    result = _replay_calls(log, engine, selected, quiet=json)
     if json:
-        _print_json(engine, counted, left, changed)
+        _print_json(engine, result)
     else:
-        _draw(reader, counted, left, changed)
-    nothing = counted.total() == 0
-    if left["changed"] or left["missing"] or (fail_on_change and (nothing or counted["decision"])):
+        _draw(log.reader, result)
+    if result.has_bad_input or (fail_on_change and not result.is_unchanged):
         raise typer.Exit(1)
 
 
-def _chosen(policy: str | None, query: str | None, config: Path | None) -> Config:
+def _settings(policy: str | None, query: str | None, config: Path | None) -> Config:
     if policy is not None and _is_url(policy):
         return source.at_server(policy, query)
     return source.chosen(Path(policy) if policy is not None else None, query, config)
@@ -233,57 +246,70 @@ def _is_url(policy: str | None) -> bool:
     return policy is not None and policy.startswith(("http://", "https://"))
 
 
-def _of_command_line(error: PolicyError) -> PolicyError:
-    """Return the error of a server that no configuration names."""
+def _for_command_line(error: PolicyError) -> PolicyError:
+    """Return the error with the remedy for a server that the command line names."""
     message = str(error).replace("correct [policy] url", "name the URL of another")
     message = message.replace("correct [policy] query", "name another package with --query")
     return PolicyError(message, code=error.code)
 
 
-def _replayed(
-    log: _Log, engine: Engine, rows: Iterator[Row], left: Counter[str]
-) -> Iterator[Replayed]:
-    """Yield the calls that can be replayed, and count the others by why not."""
+def _replay_calls(log: _Log, engine: Engine, rows: Iterator[Row], *, quiet: bool) -> _Result:
+    """Replay calls, with a progress counter unless ``quiet``."""
+    result = _Result()
+    with screen.counter("replaying call", quiet=quiet) as count:
+        calls = _replayable(log, engine, rows, result.skipped)
+        for number, replayed in enumerate(calls, start=1):
+            count(number)
+            result.changes[replayed.change] += 1
+            if replayed.change is not None:
+                result.changed.append(replayed)
+    return result
+
+
+def _replayable(
+    log: _Log, engine: Engine, rows: Iterator[Row], skipped: Counter[str]
+) -> Iterator[ReplayedCall]:
+    """Yield the calls that can be replayed, and count the others in ``skipped`` by the reason."""
     for row in rows:
         if row.entry is None:
-            left["damaged"] += 1
+            skipped["damaged"] += 1
             continue
         call = read_authorization(row.entry)
         before = Answer.recorded(call, row.entry)
-        found = _input(log, row, call)
-        if isinstance(found, str):
-            left[found] += 1
+        document = _input(log, row, call)
+        if isinstance(document, str):
+            skipped[document] += 1
         elif before is None:
-            left["not_the_policy"] += 1
+            skipped["not_the_policy"] += 1
         elif call.allowed and log.history.handed_out(row.shard, call):
-            left["handed_out"] += 1
+            skipped["handed_out"] += 1
         else:
-            yield Replayed(row, call, before, Answer.of(_asked(engine, found)))
+            yield ReplayedCall(row, call, before, Answer.of(_decide(engine, document)))
 
 
 def _input(log: _Log, row: Row, call: Authorization) -> bytes | str:
-    """Return the input that the policy was asked about, or why it can't be had."""
+    """Return the input that the policy decided on, or the reason why there is none."""
     if call.engine is None:
         return "refused_before"
     copies = row.entry.members["copies"] if row.entry is not None else None
     if isinstance(copies, dict) and "input" in copies:
         return "redacted"
     stored = log.reader.entry(row.shard, row.index)
-    for beside in stored.attachments if stored is not None else ():
-        if beside.role == "input":
+    for attachment in stored.attachments if stored is not None else ():
+        if attachment.role == "input":
             try:
-                statements.check_attachments([beside], call.commitments)
+                statements.check_attachments([attachment], call.commitments)
             except AgentguardError:
                 return "changed"
-            return beside.data
+            return attachment.data
     trust = location.own_trust(log.where).document
     if call.commitments.get("input") is None or log.history.erased(row, call, trust):
         return "gone"
     return "missing"
 
 
-def _asked(engine: Engine, document: bytes) -> Decision:
-    """Ask as a guard does: before anybody approves, and then with who had approved."""
+def _decide(engine: Engine, document: bytes) -> Decision:
+    """Ask the policy as a guard does: without approvals first, then with those of the call."""
     members = canonical.loads(document, limit=sqlite.MAX_LENGTH)
     if not isinstance(members, dict) or "approval" not in members:
         return source.surely(engine, document)
@@ -295,55 +321,46 @@ def _asked(engine: Engine, document: bytes) -> Decision:
     return second if second.outcome == "deny" else first
 
 
-def _unworded(terms: tuple[Requirement, ...]) -> list[bytes]:
-    """Return what has to be met, in whatever order and words."""
-    return sorted(canonical.dumps({**needed.as_json(), "reason": ""}) for needed in terms)
+def _terms_without_reasons(terms: tuple[Requirement, ...]) -> list[bytes]:
+    """Return the requirements without their reasons, in an order of their own, to compare them."""
+    return sorted(canonical.dumps({**requirement.as_json(), "reason": ""}) for requirement in terms)
 
 
-def _print_json(
-    engine: Engine,
-    counted: Counter[str | None],
-    left: Counter[str],
-    changed: list[Replayed],
-) -> None:
+def _print_json(engine: Engine, result: _Result) -> None:
     screen.json_line(
         {
             "engine": {"name": engine.name, "version": engine.version},
             "policy_sha256": engine.policy_sha256,
-            "replayed": counted.total(),
-            "changed": counted["decision"],
-            "other_reasons": counted["reasons"],
-            "not_replayed": {name: left[name] for name in _LEFT},
-            "calls": [one.as_json() for one in changed],
+            "replayed": result.changes.total(),
+            "changed": result.changes["decision"],
+            "other_reasons": result.changes["reasons"],
+            "not_replayed": {name: result.skipped[name] for name in _NOT_REPLAYED},
+            "calls": [call.as_json() for call in result.changed],
         }
     )
 
 
-def _draw(
-    reader: LogReader,
-    counted: Counter[str | None],
-    left: Counter[str],
-    changed: list[Replayed],
-) -> None:
+def _draw(reader: LogReader, result: _Result) -> None:
+    changes, changed = result.changes, result.changed
     several = len(reader.shards()) > 1
     if changed:
-        screen.columns(_COLUMNS, (_cells(one, several=several) for one in changed))
-    calls = screen.count(counted.total(), "call", "calls")
-    kind = "warn" if counted["decision"] else "ok"
-    said = screen.styled(kind, f"{counted['decision']} would change")
-    more = f", {counted['reasons']} have other reasons" if counted["reasons"] else ""
-    screen.line(said, f" of {calls} replayed{more}")
-    for name, why in _LEFT.items():
-        if left[name]:
-            number = screen.count(left[name], "call", "calls")
+        screen.columns(_COLUMNS, (_cells(call, several=several) for call in changed))
+    calls = screen.count(changes.total(), "call", "calls")
+    kind = "warn" if changes["decision"] else "ok"
+    summary = screen.styled(kind, f"{changes['decision']} would change")
+    more = f", {changes['reasons']} have other reasons" if changes["reasons"] else ""
+    screen.line(summary, f" of {calls} replayed{more}")
+    for name, why in _NOT_REPLAYED.items():
+        if result.skipped[name]:
+            number = screen.count(result.skipped[name], "call", "calls")
             screen.line(screen.styled("warn", "not replayed"), f": {number} {why}")
 
 
-def _cells(one: Replayed, *, several: bool) -> screen.Row:
-    row, before, now, enforced = one.row, one.before, one.now, one.call.enforced
-    place = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
+def _cells(replayed: ReplayedCall, *, several: bool) -> screen.Row:
+    row, before, now, enforced = replayed.row, replayed.before, replayed.now, replayed.call.enforced
+    position = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
     cells = (
-        place,
+        position,
         agent_alias(row.agent or "").removeprefix("agent:"),
         row.tool or "",
         screen.styled(before.decision, before.decision)
@@ -352,13 +369,15 @@ def _cells(one: Replayed, *, several: bool) -> screen.Row:
         screen.styled(now.decision, now.decision),
     )
     if not enforced:
-        return cells, f"{_RAN} -> {_worded(now)}"
-    said = [_worded(before), _worded(now)]
-    if one.change == "decision" and before.decision == now.decision:  # then what has to be met is
-        said = ["; ".join(map(phrases.asked_for, answer.terms or ())) for answer in (before, now)]
-    return cells, " -> ".join(said)
+        return cells, f"{_NOT_ENFORCED} -> {_answer_text(now)}"
+    texts = [_answer_text(before), _answer_text(now)]
+    if replayed.change == "decision" and before.decision == now.decision:  # the requirements differ
+        texts = [
+            "; ".join(map(phrases.requirement_text, answer.terms or ())) for answer in (before, now)
+        ]
+    return cells, " -> ".join(texts)
 
 
-def _worded(answer: Answer) -> str:
+def _answer_text(answer: Answer) -> str:
     code = f"[{answer.code}] " if answer.code else ""
     return f"{code}{'; '.join(answer.reasons)}".strip() or answer.decision

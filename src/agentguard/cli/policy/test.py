@@ -1,8 +1,7 @@
-"""``agentguard policy test``: what a policy says of the cases beside it, and its own Rego tests.
+"""``agentguard policy test``: runs a policy's cases and the Rego tests beside the policy.
 
-Which files there are says ``suite.py``. Cases are asked by the rule that every guarded call
-goes through, whatever the engine; they are read in ``cases.py``. Rego's ``test_`` rules are
-run by OPA (``opa_tests.py``).
+``suite.py`` finds the files, and ``cases.py`` reads the cases. Each case is decided as a guarded
+call is, with any engine. OPA runs the ``test_`` rules in Rego (``opa_tests.py``).
 """
 
 from __future__ import annotations
@@ -17,15 +16,8 @@ import typer
 from rich.text import Text
 
 from agentguard.call.decision import Decision
-from agentguard.cli.policy import (
-    cases as policy_cases,
-)
-from agentguard.cli.policy import (
-    opa_tests,
-    source,
-    suite,
-)
-from agentguard.cli.policy.cases import Case
+from agentguard.cli.policy import opa_tests, source, suite
+from agentguard.cli.policy.cases import Case, read_cases
 from agentguard.cli.policy.opa_tests import RegoTest
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOption, QueryOption
@@ -38,25 +30,25 @@ _COLUMNS = ("", "expected", "got", "case")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """A case, what the policy said of it, and why in the words of its engine."""
+class _CaseResult:
+    """A case, the policy's decision, and the reason in the words of the engine."""
 
     case: Case
-    decided: Decision
+    decision: Decision
     why: str
 
     @classmethod
-    def by(cls, engine: Engine, case: Case) -> _Tried:
+    def ask(cls, engine: Engine, case: Case) -> _CaseResult:
         """Ask the engine about a case; raises ``PolicyError`` where a server does not answer."""
-        decided = source.surely(engine, case.document)
-        return cls(case, decided, source.explained(engine, decided, case.document))
+        decision = source.surely(engine, case.document)
+        return cls(case, decision, source.explained(engine, decision, case.document))
 
     @property
     def ok(self) -> bool:
-        return self.case.holds(self.decided)
+        return self.case.holds(self.decision)
 
     def as_json(self) -> dict[str, JSON]:
-        case, decided = self.case, self.decided
+        case, decision = self.case, self.decision
         reasons: JSON = None if case.reasons is None else [*case.reasons]
         return {
             "file": str(case.file),
@@ -64,21 +56,21 @@ class _Tried:
             "ok": self.ok,
             "expected": {"decision": case.decision, "code": case.code, "reasons": reasons},
             "got": {
-                "decision": decided.outcome,
-                "code": decided.code,
-                "reasons": [*decided.reasons],
+                "decision": decision.outcome,
+                "code": decision.code,
+                "reasons": [*decision.reasons],
             },
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Ran:
-    """What came of the tests: of the cases, and of what is written in Rego.
+class _TestResults:
+    """The results of the cases and of the Rego tests.
 
-    ``files`` are those with tests in Rego, ``skipped`` is why they did not run.
+    ``files`` are the files of the Rego tests; ``skipped`` is the reason why they did not run.
     """
 
-    cases: Sequence[_Tried]
+    cases: Sequence[_CaseResult]
     files: Sequence[Path]
     rego: Sequence[RegoTest]
     skipped: str | None
@@ -89,27 +81,27 @@ class _Ran:
 
     @property
     def rego_count(self) -> int:
-        return sum(one.passed is not None for one in self.rego)
+        return sum(test.passed is not None for test in self.rego)
 
     @property
-    def failed(self) -> int:
-        cases = sum(not one.ok for one in self.cases)
-        return cases + sum(one.passed is False for one in self.rego)
+    def failure_count(self) -> int:
+        cases = sum(not case.ok for case in self.cases)
+        return cases + sum(test.passed is False for test in self.rego)
 
     def warnings(self) -> Iterator[str]:
-        """Name the files that ran and had no test in them, as is well where they help others."""
-        found = {Path(one.file).resolve() for one in self.rego}
+        """Yield a warning for each Rego test file without a test; it may hold rules for others."""
+        with_tests = {Path(test.file).resolve() for test in self.rego}
         for file in self.files if self.skipped is None else ():
-            if file.resolve() not in found:
+            if file.resolve() not in with_tests:
                 yield f"{file}: OPA finds no test in it: the names of tests begin with test_"
 
     def as_json(self, missing: str | None) -> dict[str, JSON]:
         return {
-            "ok": not self.failed and missing is None,
+            "ok": not self.failure_count and missing is None,
             "ran": self.count,
-            "failed": self.failed,
-            "cases": [one.as_json() for one in self.cases],
-            "rego": [one._asdict() for one in self.rego],
+            "failed": self.failure_count,
+            "cases": [case.as_json() for case in self.cases],
+            "rego": [test._asdict() for test in self.rego],
             "skipped": self.skipped,
             "warnings": [*self.warnings()],
             "missing": missing,
@@ -152,67 +144,75 @@ def run_tests(
     if a test fails, or if there is no test; 2 if a test can't be read, or would be skipped because
     of its name.
     """
-    for table in tables or ():
+    _require_tables(tables or ())
+    settings = source.chosen(policy, query, config)
+    case_tables = tables or suite.tables(settings)
+    rego = suite.rego(settings) if not tables or opa is not None or require_opa else []
+    results = _run(settings, _cases(settings, config, case_tables), rego, opa)
+    missing = _missing(settings, results, require_opa=require_opa)
+    if json:
+        screen.json_line(results.as_json(missing))
+    else:
+        _draw(results)
+        if missing is not None:
+            screen.error("test.none", missing)
+    if results.failure_count or missing is not None:
+        raise typer.Exit(1)
+
+
+def _require_tables(tables: Sequence[Path]) -> None:
+    """Raise ``typer.BadParameter`` for a policy in the place of a table of cases."""
+    for table in tables:
         if table.is_dir() or table.suffix in (".rego", ".cedar"):
             raise typer.BadParameter(
                 f"{table} is no table of cases: --policy {shlex.quote(str(table))} tests a policy, "
                 "by what lies beside it"
             )
-    settings = source.chosen(policy, query, config)
-    named = tables or suite.tables(settings)
-    wanted = not tables or opa is not None or require_opa
-    rego = suite.rego(settings) if wanted else []
-    ran = _run(settings, _cases(settings, config, named), rego, opa)
-    missing = _missing(settings, ran, require_opa=require_opa)
-    if json:
-        screen.json_line(ran.as_json(missing))
-    else:
-        _draw(ran)
-        if missing is not None:
-            screen.error("test.none", missing)
-    if ran.failed or missing is not None:
-        raise typer.Exit(1)
 
 
 def _cases(settings: Config, config: Path | None, tables: Sequence[Path]) -> list[Case]:
-    described = _described(settings, config)
-    return [case for table in tables for case in policy_cases.read(table, described)]
+    vocabulary = _vocabulary(settings, config)
+    return [case for table in tables for case in read_cases(table, vocabulary)]
 
 
-def _run(settings: Config, cases: Sequence[Case], files: Sequence[Path], opa: str | None) -> _Ran:
+def _run(
+    settings: Config, cases: Sequence[Case], files: Sequence[Path], opa: str | None
+) -> _TestResults:
     """Run all tests. Raises ``ConfigError`` or ``PolicyError`` where the policy can't be used."""
-    tried = _tried(settings, cases) if cases or files else []
+    case_results = _case_results(settings, cases) if cases or files else []
     rego, skipped = _rego(settings, files, opa)
-    return _Ran(tried, files, rego, skipped)
+    return _TestResults(case_results, files, rego, skipped)
 
 
-def _missing(settings: Config, ran: _Ran, *, require_opa: bool) -> str | None:
-    """Say what had to run and did not: a test at all, and Rego's where somebody relies on them."""
-    written = source.policy_of(settings)
-    where = written.path or settings.source
-    if ran.files and not ran.rego and ran.skipped is None:
+def _missing(settings: Config, results: _TestResults, *, require_opa: bool) -> str | None:
+    """Return the error message where no test ran, or no Rego test where one has to; else None."""
+    policy_config = source.policy_of(settings)
+    where = policy_config.path or settings.source
+    if results.files and not results.rego and results.skipped is None:
         return "no Rego test ran: OPA finds none in the files that are there for them"
-    if require_opa and not ran.rego_count:
-        off = "all are put off (todo_)" if ran.rego else f"there is no *_test.rego beside {where}"
-        return f"no Rego test ran, as --require-opa asks: {ran.skipped or off}"
-    if not ran.count:
+    if require_opa and not results.rego_count:
+        absence = (
+            "all are put off (todo_)" if results.rego else f"there is no *_test.rego beside {where}"
+        )
+        return f"no Rego test ran, as --require-opa asks: {results.skipped or absence}"
+    if not results.count:
         return f"nothing ran: write cases into a *_test.toml beside {where}, or name a table"
     return None
 
 
-def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
-    """Ask about each case, of a policy that a guard would take, cases or not.
+def _case_results(settings: Config, cases: Sequence[Case]) -> list[_CaseResult]:
+    """Load the policy as a guard does, and ask it about each case.
 
-    Raises ``PolicyError`` where nobody answers: no case expects that.
+    Raises ``PolicyError`` where a policy server does not answer.
     """
     engine = source.load(settings)
     if cases:
         source.require_policy(engine)
-    return [_Tried.by(engine, case) for case in cases]
+    return [_CaseResult.ask(engine, case) for case in cases]
 
 
-def _described(settings: Config, config: Path | None) -> Config:
-    """Return the configuration that knows agents and tools: the nearest one, for a policy alone."""
+def _vocabulary(settings: Config, config: Path | None) -> Config:
+    """Return a configuration with agents and tools: the nearest one where ``settings`` has none."""
     if settings.agents or settings.tools:
         return settings
     try:
@@ -224,12 +224,12 @@ def _described(settings: Config, config: Path | None) -> Config:
 def _rego(
     settings: Config, tests: Sequence[Path], opa: str | None
 ) -> tuple[list[RegoTest], str | None]:
-    """Run Rego's tests; return them, or why they are skipped."""
+    """Run the Rego tests; return their results, and the reason where they were skipped."""
     if not tests:
         return [], None
-    written = source.policy_of(settings)
+    policy_config = source.policy_of(settings)
     files = screen.count(len(tests), "file", "files")
-    if written.engine != "rego":
+    if policy_config.engine != "rego":
         return [], f"skipped {files} of Rego tests: the policy's own files are not known here"
     program = opa_tests.find(opa)
     if program is None:
@@ -237,50 +237,50 @@ def _rego(
             f"skipped {files} of Rego tests: there is no {opa_tests.PROGRAM} on PATH; install OPA, "
             "or name it with --opa"
         )
-    return opa_tests.run(program, resolve(settings.base, written.path), tests), None
+    return opa_tests.run(program, resolve(settings.base, policy_config.path), tests), None
 
 
-def _draw(ran: _Ran) -> None:
-    rows = [*_rows(ran.cases), *_rego_rows(ran.rego)]
+def _draw(results: _TestResults) -> None:
+    rows = [*_rows(results.cases), *_rego_rows(results.rego)]
     if rows:
         screen.columns(_COLUMNS, rows)
-    tests = screen.count(ran.count, "test", "tests")
-    off = sum(one.passed is None for one in ran.rego)
-    more = f", {off} todo" if off else ""
-    if ran.failed:
-        screen.line(screen.styled("fail", f"{ran.failed} failed"), f" of {tests}{more}")
-    elif ran.count:
+    tests = screen.count(results.count, "test", "tests")
+    todo_count = sum(test.passed is None for test in results.rego)
+    more = f", {todo_count} todo" if todo_count else ""
+    if results.failure_count:
+        screen.line(screen.styled("fail", f"{results.failure_count} failed"), f" of {tests}{more}")
+    elif results.count:
         screen.line(screen.styled("ok", "passed"), f": {tests}{more}")
-    for warning in (*filter(None, [ran.skipped]), *ran.warnings()):
+    for warning in (*filter(None, [results.skipped]), *results.warnings()):
         screen.warn(warning)
 
 
-def _rows(tried: Sequence[_Tried]) -> Iterator[screen.Row]:
+def _rows(case_results: Sequence[_CaseResult]) -> Iterator[screen.Row]:
     file: Path | None = None
-    for one in tried:
-        if one.case.file != file:
-            file = one.case.file
+    for result in case_results:
+        if result.case.file != file:
+            file = result.case.file
             yield (), screen.styled("", str(file))
-        decided = one.decided
+        decision = result.decision
         cells = (
-            _mark(passed=one.ok),
-            one.case.decision,
-            screen.styled(decided.outcome, decided.outcome),
-            one.case.name,
+            _mark(passed=result.ok),
+            result.case.decision,
+            screen.styled(decision.outcome, decision.outcome),
+            result.case.name,
         )
-        yield cells, "" if one.ok else _difference(one)
+        yield cells, "" if result.ok else _difference(result)
 
 
-def _difference(one: _Tried) -> str:
-    """Say what a failed case expected, and what came instead."""
-    case, decided = one.case, one.decided
-    code = f" [{decided.code}]" if decided.code else ""
-    got = f"got {decided.outcome}{code}: {one.why or 'without a reason'}"
-    if case.reasons is not None and case.expects(decided):
+def _difference(result: _CaseResult) -> str:
+    """Return the decision of a failed case, and the expected decision."""
+    case, decision = result.case, result.decision
+    code = f" [{decision.code}]" if decision.code else ""
+    got = f"got {decision.outcome}{code}: {result.why or 'without a reason'}"
+    if case.reasons is not None and case.expects(decision):
         return f"{got}; expected the reasons {'; '.join(case.reasons) or 'of none'}"
-    if case.code not in (None, decided.code):
+    if case.code not in (None, decision.code):
         return f"{got}; expected [{case.code}]"
-    if case.code is None and decided.outcome == case.decision:
+    if case.code is None and decision.outcome == case.decision:
         return f"{got}; that is no answer of the policy's rules: name the code if it is expected"
     return got
 
@@ -288,9 +288,12 @@ def _difference(one: _Tried) -> str:
 def _rego_rows(rego: Sequence[RegoTest]) -> Iterator[screen.Row]:
     if rego:
         yield (), screen.styled("", "Rego tests, by opa test")
-    for one in rego:
-        mark = Text("todo") if one.passed is None else _mark(passed=one.passed)
-        yield (mark, "", "", one.name), "" if one.passed is not False else f"{one.file}:{one.row}"
+    for test in rego:
+        mark = Text("todo") if test.passed is None else _mark(passed=test.passed)
+        yield (
+            (mark, "", "", test.name),
+            "" if test.passed is not False else f"{test.file}:{test.row}",
+        )
 
 
 def _mark(*, passed: bool) -> Text:
