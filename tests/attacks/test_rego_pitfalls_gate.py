@@ -245,10 +245,10 @@ def test_a_name_that_data_has_not_is_refused_at_any_depth(tmp_path, imported, na
 
 def test_a_name_of_a_module_is_no_less_refused_for_data_beside_it(tmp_path):
     more = 'package agent.lists\nblocked contains "mallory"'
-    for name, refused in (("blocked", False), ("blockd", True), ("given", False)):
+    for name, is_refused in (("blocked", False), ("blockd", True), ("given", False)):
         main = f"package agent.authz\nallow if not input.action in data.agent.lists.{name}"
         data = {"agent": {"lists": {"given": ["mallory"]}}}
-        if refused:
+        if is_refused:
             with pytest.raises(PolicyError, match=r"no module defines data\.agent\.lists\.blockd"):
                 folder(tmp_path, main=main, more=more, data=data)
         else:

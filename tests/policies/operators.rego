@@ -1,4 +1,4 @@
-# What a policy may do with an input, an expression a rule: tests/properties/test_two_engines.py names
+# What a policy may do with an input, an expression a rule: tests/properties/test_two_engines_agreement.py names
 # one in input.rule, and has both engines evaluate it.
 package agent.authz
 

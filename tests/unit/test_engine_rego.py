@@ -1,6 +1,6 @@
 """The Rego engine as its users meet it: files in, documents out, errors that say where.
 
-What an attacker or a careless author could do with it stands in attacks/test_rego_pitfalls.py.
+What an attacker or a careless author could do with it stands in attacks/test_rego_pitfalls_*.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A builtin is refused where OPA gives another value, or where a call can exhaust 
 two engines read most patterns of ``regex.match``, ``glob.match`` and ``sprintf`` alike: a policy
 must write these patterns as literals in the call, where the gate checks them. The same holds for
 numbers, separators and replacements of a few other builtins.
-tests/properties/test_two_engines.py compares all of them with a real OPA server.
+tests/properties/test_two_engines_agreement.py compares all of them with a real OPA server.
 """
 
 from __future__ import annotations
