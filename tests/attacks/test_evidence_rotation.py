@@ -213,8 +213,8 @@ def test_who_reads_a_proof_by_a_compromised_log_key_is_told(history):
     """A thief could have set the times back, before the compromise."""
     proof, since = history.prove("before"), history.later()
     history.rotate("log", compromised_since=since)
-    told = list(evidence_report.unknown(verify_evidence(proof, history.trust)))
+    told = list(evidence_report.limits(verify_evidence(proof, history.trust)))
     (compromised,) = [said for said in told if "was compromised at" in said]
     assert since.isoformat()[:16] in compromised
     anew = verify_evidence(history.prove("before"), history.trust)
-    assert not any("was compromised at" in said for said in evidence_report.unknown(anew))
+    assert not any("was compromised at" in said for said in evidence_report.limits(anew))

@@ -1,7 +1,7 @@
-"""``agentguard approvals``: what waits for a person, whole as it is signed, and the answers to it.
+"""``agentguard approvals``: lists and shows the requests for approval, and signs answers.
 
-An answer is signed with a key of the person's own; none of the guard's keys is needed, nor its
-passphrase. How a request looks stands in ``request.py``, whose key signs in ``approver.py``.
+A person signs an answer with a personal key; no command here needs a key or the passphrase of the
+guard. ``request.py`` prints a request, and ``approver.py`` loads the person's key.
 """
 
 from __future__ import annotations
@@ -78,22 +78,25 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
             f"the request {request_id} was changed where it lies, and is not the one in the log: "
             "it is not shown; the call, made again, is refused once, and asks anew after that"
         )
-    for asked in inbox.expired_approved():
+    for expired in inbox.expired_approved():
         screen.warn(
-            f"the request {asked.request_id} was approved, and nobody took the approval up in "
-            f"time: {asked.agent_name} did not make the call of {asked.tool} again; start its run "
-            "again, and the call asks anew"
+            f"the request {expired.request_id} was approved, and nobody took the approval up in "
+            f"time: {expired.agent_name} did not make the call of {expired.tool} again; start its "
+            "run again, and the call asks anew"
         )
     if json:
-        for asked in waiting:
-            screen.json_line({**_members(asked), "missing": inbox.missing(asked)})
+        for pending in waiting:
+            screen.json_line({**_members(pending), "missing": inbox.missing(pending)})
         return
     if not waiting:
         screen.line("nothing waits for an approval")
         return
     now = times.now()
     names = ("request", "asked at", "time left", "agent", "for", "tool")
-    rows = (request.row(one, inbox.missing(one), inbox.answers(one), now) for one in waiting)
+    rows = (
+        request.row(pending, inbox.missing(pending), inbox.answers(pending), now)
+        for pending in waiting
+    )
     screen.columns(names, rows)
 
 
@@ -110,11 +113,11 @@ def show(
     Nothing is left out. Characters that a terminal would not show are written out, and the text of
     the call stands behind a bar. With --json, all in ASCII.
     """
-    asked, inbox = _asked(request_id, request_file, config)
+    approval_request, inbox = _question(request_id, request_file, config)
     if json:
-        screen.json_line(_members(asked))
+        screen.json_line(_members(approval_request))
         return
-    request.draw(asked, inbox.answers(asked) if inbox is not None else ())
+    request.draw(approval_request, inbox.answers(approval_request) if inbox is not None else ())
 
 
 @app.command("approve")
@@ -134,8 +137,8 @@ def approve(
     The request is shown first. On another machine, name the exported request with --request and
     yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
-    options = _Options(key, note, yes, principal, output)
-    _answer("approve", _asked(request_id, request_file, config), options)
+    options = _AnswerOptions(key, note, yes, principal, output)
+    _answer("approve", _question(request_id, request_file, config), options)
 
 
 @app.command("reject")
@@ -154,8 +157,8 @@ def reject(
 
     The agent is told the note.
     """
-    options = _Options(key, note, yes, principal, output)
-    _answer("reject", _asked(request_id, request_file, config), options)
+    options = _AnswerOptions(key, note, yes, principal, output)
+    _answer("reject", _question(request_id, request_file, config), options)
 
 
 @app.command("export")
@@ -170,9 +173,9 @@ def export(
 
     The file holds the arguments of the call.
     """
-    asked, _inbox = _asked(request_id, None, config)
+    approval_request, _inbox = _question(request_id, None, config)
     with files.new(output, force=force) as file:
-        file.write(asked.dumps() + b"\n")
+        file.write(approval_request.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
 
@@ -185,13 +188,13 @@ def import_answer(
 ) -> None:
     """Record a signed answer from another machine, if it counts."""
     inbox = _inbox(config)
-    asked, sealed = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
-    answer = inbox.accept(asked, sealed)
-    _say(answer.approval.verdict, answer.approval.approver, asked, inbox)
+    approval_request, envelope = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
+    answer = inbox.accept(approval_request, envelope)
+    _print_result(answer.approval.verdict, answer.approval.approver, approval_request, inbox)
 
 
-class _Options(NamedTuple):
-    """How a request is answered."""
+class _AnswerOptions(NamedTuple):
+    """The options of an answer."""
 
     key: Path
     note: str
@@ -201,9 +204,9 @@ class _Options(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """A request, and the inbox where it waits; None for one from a file."""
+    """A request and its inbox; the inbox is None for a request from a file."""
 
-    asked: ApprovalRequest
+    approval_request: ApprovalRequest
     inbox: ApprovalInbox | None
 
 
@@ -212,7 +215,7 @@ def _inbox(config: Path | None) -> ApprovalInbox:
     return ApprovalInbox(location.approvals(config), settings.roster, times.now)
 
 
-def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
+def _question(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
     if (request_id is None) == (file is None):
         raise typer.BadParameter(
             "name one request: REQUEST as approvals list shows it, or --request"
@@ -224,17 +227,17 @@ def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Q
     return _Question(inbox.find(str(request_id)), inbox)
 
 
-def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
-    asked, inbox = question
+def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> None:
+    approval_request, inbox = question
     if options.principal is not None:
         require_principal(options.principal, "person", ConfigError)
     if not options.yes:
         answers: Sequence[Answer] = ()
         whole = "agentguard approvals show --request FILE"
         if inbox is not None:
-            answers = inbox.answers(asked)
-            whole = f"agentguard approvals show {asked.request_id[:8]}"
-        request.draw(asked, answers, whole=whole)
+            answers = inbox.answers(approval_request)
+            whole = f"agentguard approvals show {approval_request.request_id[:8]}"
+        request.draw(approval_request, answers, whole=whole)
         if not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
             raise typer.Exit(1)
     signer = approver.signer(options.key.expanduser())
@@ -247,35 +250,39 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         principal = own
     elif principal is None:
         raise typer.BadParameter("say with --as who you are on the roster, as in --as user:bob")
-    sealed = seal_answer(
-        asked,
+    envelope = seal_answer(
+        approval_request,
         verdict,
         approver=principal or "",
         approval_id=os.urandom(16).hex(),
-        at=max(seconds(times.now()), asked.requested_at),
+        at=max(seconds(times.now()), approval_request.requested_at),
         note=options.note,
         signer=signer,
     )
     if inbox is not None and options.output is None:
-        inbox.accept(asked, sealed)
-        _say(verdict, principal or "", asked, inbox)
+        inbox.accept(approval_request, envelope)
+        _print_result(verdict, principal or "", approval_request, inbox)
         return
     with files.new(options.output, force=False) as file:
-        file.write(canonical.dumps(sealed.as_json()) + b"\n")
+        file.write(canonical.dumps(envelope.as_json()) + b"\n")
     if not files.is_stream(options.output):
         screen.line(f"written: {options.output}; agentguard approvals import FILE takes it")
 
 
-def _say(verdict: str, principal: str, asked: ApprovalRequest, inbox: ApprovalInbox) -> None:
-    missing = inbox.missing(asked)
-    then = f"; it still waits: {missing}" if missing is not None else ""
-    no = request.rejected_by(inbox.answers(asked))
-    if no and verdict == "approve":
-        then = f"; but it was rejected by {no}, and stays so"
-    done = "approved" if verdict == "approve" else "rejected"
-    screen.line(f"{done} by {principal}: {asked.tool}, request {asked.request_id}{then}")
+def _print_result(
+    verdict: str, principal: str, approval_request: ApprovalRequest, inbox: ApprovalInbox
+) -> None:
+    request_id = approval_request.request_id
+    missing = inbox.missing(approval_request)
+    note = f"; it still waits: {missing}" if missing is not None else ""
+    rejecters = request.rejected_by(inbox.answers(approval_request))
+    if rejecters and verdict == "approve":
+        note = f"; but it was rejected by {rejecters}, and stays so"
+    outcome = "approved" if verdict == "approve" else "rejected"
+    tool = approval_request.tool
+    screen.line(f"{outcome} by {principal}: {tool}, request {request_id}{note}")
 
 
-def _members(asked: ApprovalRequest) -> dict[str, Any]:
-    members: Any = canonical.loads(asked.dumps(), limit=MAX_REQUEST_BYTES)
+def _members(approval_request: ApprovalRequest) -> dict[str, Any]:
+    members: Any = canonical.loads(approval_request.dumps(), limit=MAX_REQUEST_BYTES)
     return dict(members)

@@ -1,7 +1,7 @@
-"""How a request for an approval looks: whole, as it is signed, and as a row of a list.
+"""Prints an approval request: in full, as it is signed, or as a row of a list.
 
-What came from a model or a tool can't steer the screen, nor look like a line of agentguard's: each
-value stands behind its name, on lines that begin with a bar.
+Text from a model or a tool can neither control the terminal nor pass for a line of agentguard: each
+value stands after its name, on lines that begin with a bar.
 """
 
 from __future__ import annotations
@@ -32,26 +32,29 @@ _LEGEND = (
 
 
 def row(
-    asked: ApprovalRequest, missing: str | None, answers: Sequence[Answer], now: datetime
+    request: ApprovalRequest, missing: str | None, answers: Sequence[Answer], now: datetime
 ) -> screen.Row:
-    """Return the row of a list, with what is still missing as its note, or what was answered."""
+    """Return the row of a list; its note has the missing approvals, or the answers."""
     cells = (
-        asked.request_id[:_SHORT],
-        _time(asked.requested_at)[:19],
-        _left(asked.expires_at - seconds(now)),
-        asked.agent_name,
-        asked.principal,
-        asked.tool,
+        request.request_id[:_SHORT],
+        _time(request.requested_at)[:19],
+        _remaining(request.expires_at - seconds(now)),
+        request.agent_name,
+        request.principal,
+        request.tool,
     )
-    return cells, missing or f"{_answered(answers)}: it waits for its agent to go on"
+    return cells, missing or f"{_answer_summary(answers)}: it waits for its agent to go on"
 
 
 def rejected_by(answers: Sequence[Answer]) -> str:
-    """Return who has rejected a request, which no approval changes; empty where nobody has."""
+    """Return the people who have rejected a request; an empty text where nobody has.
+
+    One rejection is final, whatever others approve.
+    """
     return _who(answers, "reject")
 
 
-def _answered(answers: Sequence[Answer]) -> str:
+def _answer_summary(answers: Sequence[Answer]) -> str:
     if no := rejected_by(answers):
         return f"answered, rejected by {no}"
     return f"answered, approved by {_who(answers, 'approve')}"
@@ -59,19 +62,21 @@ def _answered(answers: Sequence[Answer]) -> str:
 
 def _who(answers: Sequence[Answer], verdict: Verdict) -> str:
     approvals = [answer.approval for answer in answers]
-    return ", ".join(sorted({one.approver for one in approvals if one.verdict == verdict}))
+    return ", ".join(
+        sorted({approval.approver for approval in approvals if approval.verdict == verdict})
+    )
 
 
-def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None = None) -> None:
-    """Print a request, and the answers that it has by now.
+def draw(request: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None = None) -> None:
+    """Print a request and its answers so far.
 
-    ``whole`` is the command that shows it whole; without one it is shown whole here, and else the
-    middle of very long arguments is left out, which is said.
+    Without ``whole``, print all arguments. With ``whole``, the command that prints all of them,
+    leave out the middle of very long arguments and name the command.
     """
     screen.own(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
     # never cut: what is signed is what is seen
-    screen.sheet((name, Text(visible_text(value))) for name, value in _said(asked))
-    arguments = json.loads(asked.arguments)
+    screen.sheet((name, Text(visible_text(value))) for name, value in _request_rows(request))
+    arguments = json.loads(request.arguments)
     screen.own(
         Text("arguments", style="bold").append(f", {screen.size(arguments)}", style="not bold")
     )
@@ -83,46 +88,52 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None
     screen.line(Text("what is signed", style="bold"))
     screen.sheet(
         (
-            ("request", asked.request_id),
-            ("call digest", asked.call_digest),
-            ("requirement", asked.requirement_sha256),
-            ("as shown", asked.displayed_sha256),
+            ("request", request.request_id),
+            ("call digest", request.call_digest),
+            ("requirement", request.requirement_sha256),
+            ("as shown", request.displayed_sha256),
         )
     )
     if answers:
         screen.line(Text("answers so far", style="bold"))
         # never cut either
-        screen.sheet((done, Text(visible_text(who))) for done, who in phrases.answers(answers))
+        screen.sheet(
+            (verdict, Text(visible_text(who))) for verdict, who in phrases.answers(answers)
+        )
     screen.own(Text(_LEGEND))
 
 
-def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
-    yield "tool", asked.tool
-    yield "description", asked.description or "none"
-    yield "agent", f"{asked.agent_name} ({asked.agent})"
-    yield "domain", asked.trust_domain
-    yield "for", asked.principal
-    if asked.actors:
-        yield "through", ", ".join(asked.actors)
-    trace = summary.trace_id(asked.traceparent)
-    for name, value in (("resource", asked.resource), ("task", asked.task_id), ("trace", trace)):
+def _request_rows(request: ApprovalRequest) -> Iterator[tuple[str, str]]:
+    yield "tool", request.tool
+    yield "description", request.description or "none"
+    yield "agent", f"{request.agent_name} ({request.agent})"
+    yield "domain", request.trust_domain
+    yield "for", request.principal
+    if request.actors:
+        yield "through", ", ".join(request.actors)
+    trace = summary.trace_id(request.traceparent)
+    for name, value in (
+        ("resource", request.resource),
+        ("task", request.task_id),
+        ("trace", trace),
+    ):
         if value is not None:
             yield name, value
-    for needed in asked.requirements:
-        yield "asks for", phrases.requirement_text(needed)
-    if not all(needed.allow_self for needed in asked.requirements):
-        yield "not by", ", ".join(asked.requesters)
-    yield "asked at", _time(asked.requested_at)
-    yield "until", _time(asked.expires_at)
-    if asked.unbound:
-        yield "not in it", f"injected by the framework: {', '.join(asked.unbound)}"
+    for requirement in request.requirements:
+        yield "asks for", phrases.requirement_text(requirement)
+    if not all(requirement.allow_self for requirement in request.requirements):
+        yield "not by", ", ".join(request.requesters)
+    yield "asked at", _time(request.requested_at)
+    yield "until", _time(request.expires_at)
+    if request.unbound:
+        yield "not in it", f"injected by the framework: {', '.join(request.unbound)}"
 
 
 def _time(at: int) -> str:
     return phrases.moment(at)
 
 
-def _left(left: int) -> str:
-    minutes, rest = divmod(max(left, 0), 60)
+def _remaining(seconds_left: int) -> str:
+    minutes, rest = divmod(max(seconds_left, 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,6 +1,6 @@
-"""What the evidence of one call proves, for people and for scripts, and what it can't know.
+"""Prints what the evidence of one call proves, and what the evidence can't prove.
 
-Here it is only written out; that it holds was found out before, in ``audit/evidence.py``.
+``agentguard/audit/evidence.py`` has verified the evidence before.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from agentguard.signing.canonical import JSON
 Row = tuple[str, str | Text]
 
 
-def draw(proved: Evidence) -> None:
-    """Tell it on the screen."""
-    parts = (_who, _what, _why, _then, _since, _where)
-    screen.sheet(row for part in parts for row in part(proved))
+def draw(evidence: Evidence) -> None:
+    """Print the evidence for people."""
+    parts = (_agent_rows, _tool_rows, _decision_rows, _outcome_rows, _admin_rows, _log_rows)
+    screen.sheet(row for part in parts for row in part(evidence))
     screen.line("What this file can't know:")
-    for said in unknown(proved):
-        screen.item("- ", said)
+    for limit in limits(evidence):
+        screen.item("- ", limit)
 
 
-def as_json(proved: Evidence) -> dict[str, object]:
+def as_json(evidence: Evidence) -> dict[str, object]:
     """Return what ``evidence verify --json`` prints."""
-    call, place, held = proved.call, proved.place, proved.credential
-    committed = proved.outcome.commitments if proved.outcome is not None else {"result": None}
-    profile = held.profile
+    call, place, credential = evidence.call, evidence.place, evidence.credential
+    outcome_commitments = (
+        evidence.outcome.commitments if evidence.outcome is not None else {"result": None}
+    )
+    profile = credential.profile
     return {
         "ok": True,
         "invocation_id": call.invocation_id,
@@ -45,14 +47,16 @@ def as_json(proved: Evidence) -> dict[str, object]:
             "type": profile.type,
             "owner": profile.owner,
             "version": profile.version,
-            "expires_at": held.expires_at,
+            "expires_at": credential.expires_at,
         },
         "principal": call.principal,
-        "delegation": [hop.grant.claims() for hop in proved.chain.hops] if proved.chain else None,
+        "delegation": [hop.grant.claims() for hop in evidence.chain.hops]
+        if evidence.chain
+        else None,
         "tool": call.predicate["tool"],
-        "arguments": proved.data.get("arguments"),
-        "input": proved.data.get("input"),
-        "commitments": {**call.commitments, **committed},
+        "arguments": evidence.data.get("arguments"),
+        "input": evidence.data.get("input"),
+        "commitments": {**call.commitments, **outcome_commitments},
         "resource": call.predicate.get("resource"),
         "task_id": call.predicate.get("task_id"),
         "traceparent": call.predicate.get("traceparent"),
@@ -65,36 +69,38 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "policy_sha256": call.policy_sha256,
         "evaluation": call.evaluation.as_json() if call.evaluation else None,
         "config_sha256": call.config_sha256,
-        "requirements": [needed.as_json() for needed in proved.requirements],
-        "approvals": [phrases.answer_json(answer) for answer in proved.answers],
+        "requirements": [requirement.as_json() for requirement in evidence.requirements],
+        "approvals": [phrases.answer_json(answer) for answer in evidence.answers],
         "issued_at": call.predicate.get("issued_at"),
         "signed": call.signed,
         "at": place.at,
-        "outcome": _outcome_json(proved),
-        "resolutions": [_said_json(*s) for s in proved.admin_statements if s[0].ran is not None],
-        "erasures": [_said_json(*s) for s in proved.admin_statements if s[0].ran is None],
-        "copied": sorted(proved.copied_roles),
+        "outcome": _outcome_json(evidence),
+        "resolutions": [
+            _statement_json(*s) for s in evidence.admin_statements if s[0].ran is not None
+        ],
+        "erasures": [_statement_json(*s) for s in evidence.admin_statements if s[0].ran is None],
+        "copied": sorted(evidence.copied_roles),
         "origin": place.origin,
         "index": place.index,
-        "checkpoints": [_head_json(head) for _origin, head in sorted(proved.heads.items())],
-        "unknown": list(unknown(proved)),
+        "checkpoints": [_head_json(head) for _origin, head in sorted(evidence.heads.items())],
+        "unknown": list(limits(evidence)),
     }
 
 
-def _outcome_json(proved: Evidence) -> dict[str, JSON] | None:
-    if proved.outcome is None:
+def _outcome_json(evidence: Evidence) -> dict[str, JSON] | None:
+    if evidence.outcome is None:
         return None
-    said = proved.outcome.predicate
+    members = evidence.outcome.predicate
     names = ("status", "result_type", "error_type", "started_at", "ended_at", "replay_of")
-    return {name: said.get(name) for name in names} | {"result": proved.data.get("result")}
+    return {name: members.get(name) for name in names} | {"result": evidence.data.get("result")}
 
 
-def _said_json(said: AdminStatement, place: Place) -> dict[str, object]:
+def _statement_json(statement: AdminStatement, place: Place) -> dict[str, object]:
     return {
-        **({} if said.ran is None else {"ran": said.ran}),
-        "note": said.note,
+        **({} if statement.ran is None else {"ran": statement.ran}),
+        "note": statement.note,
         "at": place.at,
-        "admin_key": said.key_id,
+        "admin_key": statement.key_id,
         "origin": place.origin,
         "index": place.index,
     }
@@ -110,15 +116,15 @@ def _head_json(head: Head) -> dict[str, object]:
     }
 
 
-def unknown(proved: Evidence) -> Iterator[str]:
-    """Say what such a file can't know; every reader of it is told."""
-    if proved.call.allowed and proved.outcome is None:
+def limits(evidence: Evidence) -> Iterator[str]:
+    """Yield what the evidence does not prove; each output of ``evidence verify`` has the list."""
+    if evidence.call.allowed and evidence.outcome is None:
         yield (
             "whether there was an outcome, or a resolution: that none is here does not prove that "
             "there was none"
         )
     yield "the time: every time here is the log's word, or the agent's"
-    if not proved.call.signed:
+    if not evidence.call.signed:
         yield (
             "whether the agent asked for this at all: the refusal has no signature of its, and "
             "only the log says so"
@@ -132,24 +138,24 @@ def unknown(proved: Evidence) -> Iterator[str]:
         "what the holder of the log's key has rewritten before anybody kept a checkpoint: compare "
         "the root above with a checkpoint that was kept elsewhere"
     )
-    yield _unknown_of_people(proved.answers)
-    if proved.chain is not None:
+    yield _approval_limit(evidence.answers)
+    if evidence.chain is not None:
         yield (
             "whether the delegation was revoked by then: what was denied for that is on record as "
             "another call"
         )
-    if any(said.ran is not None for said, _place in proved.admin_statements):
+    if any(statement.ran is not None for statement, _place in evidence.admin_statements):
         yield "whether the tool ran: that it is resolved is a person's word"
-    copies = sorted(proved.copied_roles & proved.data.keys())
+    copies = sorted(evidence.copied_roles & evidence.data.keys())
     if copies:
         yield (
-            f"what was redacted in {_listed(copies)}: what is kept is a copy, for which the log "
+            f"what was redacted in {_role_list(copies)}: what is kept is a copy, for which the log "
             "vouches and not the agent"
         )
-    missing = [name for name, committed in _commitments(proved) if committed is not None]
+    missing = [name for name, commitment in _commitments(evidence) if commitment is not None]
     if missing:
-        yield f"{_listed(missing)}: not in the file; only the commitment to it is"
-    for _origin, head in sorted(proved.heads.items()):
+        yield f"{_role_list(missing)}: not in the file; only the commitment to it is"
+    for _origin, head in sorted(evidence.heads.items()):
         since = head.key.compromised_since
         if since is not None:
             at = datetime.fromtimestamp(since, UTC).isoformat()
@@ -159,7 +165,7 @@ def unknown(proved: Evidence) -> Iterator[str]:
             )
 
 
-def _unknown_of_people(answers: Sequence[Answer]) -> str:
+def _approval_limit(answers: Sequence[Answer]) -> str:
     if not answers:
         return (
             "whether a person approved: the log holds no approval of this call, and that none was "
@@ -170,42 +176,42 @@ def _unknown_of_people(answers: Sequence[Answer]) -> str:
     return "when a person approved: the time is by the clock where the answer was signed"
 
 
-def _who(proved: Evidence) -> Iterator[Row]:
-    held = proved.credential
-    profile = held.profile
-    yield "call", str(proved.call.invocation_id)
-    yield "agent", f"{agent_alias(held.uri)} ({held.uri})"
-    said = [f"name {profile.name}", f"type {profile.type}"]
-    said += [f"owner {profile.owner}"] if profile.owner is not None else []
-    said += [f"version {profile.version}"] if profile.version is not None else []
-    until = datetime.fromtimestamp(held.expires_at, UTC).isoformat()
-    yield "issuer says", f"{', '.join(said)}; valid until {until}"
-    own = proved.call.principal == f"agent:{profile.name}"
-    yield "for", f"{proved.call.principal}{', on its own authority' if own else ''}"
-    if proved.chain is not None:
-        yield from phrases.delegation(proved.chain)
+def _agent_rows(evidence: Evidence) -> Iterator[Row]:
+    credential = evidence.credential
+    profile = credential.profile
+    yield "call", str(evidence.call.invocation_id)
+    yield "agent", f"{agent_alias(credential.uri)} ({credential.uri})"
+    profile_parts = [f"name {profile.name}", f"type {profile.type}"]
+    profile_parts += [f"owner {profile.owner}"] if profile.owner is not None else []
+    profile_parts += [f"version {profile.version}"] if profile.version is not None else []
+    until = datetime.fromtimestamp(credential.expires_at, UTC).isoformat()
+    yield "issuer says", f"{', '.join(profile_parts)}; valid until {until}"
+    own = evidence.call.principal == f"agent:{profile.name}"
+    yield "for", f"{evidence.call.principal}{', on its own authority' if own else ''}"
+    if evidence.chain is not None:
+        yield from phrases.delegation(evidence.chain)
 
 
-def _what(proved: Evidence) -> Iterator[Row]:
-    call = proved.call
+def _tool_rows(evidence: Evidence) -> Iterator[Row]:
+    call = evidence.call
     tool = call.predicate.get("tool")
     yield "tool", call.tool
     if isinstance(tool, dict):
         yield "tool digest", f"sha256 {tool.get('digest')}"
-    if "arguments" in proved.data:
-        yield "arguments", screen.value(proved.data["arguments"])
+    if "arguments" in evidence.data:
+        yield "arguments", screen.value(evidence.data["arguments"])
     elif call.commitments["arguments"] is None:
         yield "arguments", "could not be bound"
     else:
-        committed = call.commitments["arguments"]
-        yield "arguments", f"left out of the file, or erased; their commitment is {committed}"
+        commitment = call.commitments["arguments"]
+        yield "arguments", f"left out of the file, or erased; their commitment is {commitment}"
     for name in ("resource", "task_id", "traceparent"):
         if call.predicate.get(name) is not None:
             yield name, str(call.predicate[name])
 
 
-def _why(proved: Evidence) -> Iterator[Row]:
-    call = proved.call
+def _decision_rows(evidence: Evidence) -> Iterator[Row]:
+    call = evidence.call
     yield from phrases.decided(call)
     if call.engine is None:
         yield "policy", "not asked: the call was refused before"
@@ -215,70 +221,76 @@ def _why(proved: Evidence) -> Iterator[Row]:
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"
-    for needed in proved.requirements:
-        yield "asked for", phrases.requirement_text(needed)
-    if proved.answers:
-        yield from phrases.answers(proved.answers)
+    for requirement in evidence.requirements:
+        yield "asked for", phrases.requirement_text(requirement)
+    if evidence.answers:
+        yield from phrases.answers(evidence.answers)
     else:
         yield "approvals", "none"
 
 
-def _then(proved: Evidence) -> Iterator[Row]:
-    if proved.call.signed:
-        yield "signed at", str(proved.call.predicate.get("issued_at"))
+def _outcome_rows(evidence: Evidence) -> Iterator[Row]:
+    if evidence.call.signed:
+        yield "signed at", str(evidence.call.predicate.get("issued_at"))
     else:
         yield "signed", screen.styled("warn", phrases.UNSIGNED)
-    yield "logged at", proved.place.at
-    if not proved.call.allowed:
+    yield "logged at", evidence.place.at
+    if not evidence.call.allowed:
         yield "outcome", "the tool did not run"
         return
-    if proved.outcome is None or proved.outcome_place is None:
+    if evidence.outcome is None or evidence.outcome_place is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: the file holds none")
         return
-    status, said = proved.outcome.status, proved.outcome.predicate
-    ended = phrases.not_run(proved.outcome.replay_of) if status == "not_run" else status
+    status, members = evidence.outcome.status, evidence.outcome.predicate
+    ended = phrases.not_run(evidence.outcome.replay_of) if status == "not_run" else status
     yield "outcome", screen.styled(status, ended)
-    if said.get("error_type") is not None:
-        yield "error", str(said["error_type"])
-    if "result" in proved.data:
-        yield "result", screen.value(proved.data["result"])
-    elif said.get("result") is not None:
-        yield "result", f"left out of the file, or erased; its commitment is {said['result']}"
-    if said.get("result_type") is not None:
-        yield "result type", str(said["result_type"])
-    if said.get("started_at") is not None:
-        yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
+    if members.get("error_type") is not None:
+        yield "error", str(members["error_type"])
+    if "result" in evidence.data:
+        yield "result", screen.value(evidence.data["result"])
+    elif members.get("result") is not None:
+        yield "result", f"left out of the file, or erased; its commitment is {members['result']}"
+    if members.get("result_type") is not None:
+        yield "result type", str(members["result_type"])
+    if members.get("started_at") is not None:
+        yield "ran", f"from {members['started_at']} to {members.get('ended_at')}"
 
 
-def _since(proved: Evidence) -> Iterator[Row]:
-    for said, place in proved.admin_statements:
-        by = f"said the admin key {said.key_id} at {place.at}: {said.note}"
-        if said.ran is None:
+def _admin_rows(evidence: Evidence) -> Iterator[Row]:
+    for statement, place in evidence.admin_statements:
+        by = f"said the admin key {statement.key_id} at {place.at}: {statement.note}"
+        if statement.ran is None:
             yield "erased", f"its data, {by}"
         else:
-            yield "resolved", f"the tool {'ran' if said.ran else 'did not run'}, {by}"
+            yield "resolved", f"the tool {'ran' if statement.ran else 'did not run'}, {by}"
 
 
-def _where(proved: Evidence) -> Iterator[Row]:
-    place = proved.place
+def _log_rows(evidence: Evidence) -> Iterator[Row]:
+    place = evidence.place
     yield "log", f"entry {place.index} of {place.origin}"
-    if proved.outcome_place is not None:
-        yield "its outcome", f"entry {proved.outcome_place.index} of {proved.outcome_place.origin}"
-    for origin, head in sorted(proved.heads.items()):
+    if evidence.outcome_place is not None:
+        yield (
+            "its outcome",
+            f"entry {evidence.outcome_place.index} of {evidence.outcome_place.origin}",
+        )
+    for origin, head in sorted(evidence.heads.items()):
         point, key = head.checkpoint, head.key.key.thumbprint
-        said = f"{point.size} entries of {origin}, root {point.root.hex()}, by the log key {key}"
-        yield "checkpoint", said
-    seen = proved.call_checkpoint
-    yield "witnessed", f"the call carries the checkpoint of {seen.size} entries, of the same log"
+        detail = f"{point.size} entries of {origin}, root {point.root.hex()}, by the log key {key}"
+        yield "checkpoint", detail
+    checkpoint = evidence.call_checkpoint
+    yield (
+        "witnessed",
+        f"the call carries the checkpoint of {checkpoint.size} entries, of the same log",
+    )
 
 
-def _commitments(proved: Evidence) -> Iterator[tuple[str, JSON]]:
-    """Yield what is committed to and not in the file, by role."""
-    outcome = proved.outcome.commitments if proved.outcome is not None else {}
-    for role, committed in {**proved.call.commitments, **outcome}.items():
-        if role not in proved.data:
-            yield role, committed
+def _commitments(evidence: Evidence) -> Iterator[tuple[str, JSON]]:
+    """Yield the role and the commitment of each part that is not in the file."""
+    outcome = evidence.outcome.commitments if evidence.outcome is not None else {}
+    for role, commitment in {**evidence.call.commitments, **outcome}.items():
+        if role not in evidence.data:
+            yield role, commitment
 
 
-def _listed(names: list[str]) -> str:
+def _role_list(names: list[str]) -> str:
     return ", ".join("the policy's input" if name == "input" else f"the {name}" for name in names)

@@ -1,7 +1,7 @@
-"""The tests that stand in a Rego policy (``test_`` rules), run by ``opa test``.
+"""Runs the Rego tests of a policy (``test_`` rules) with ``opa test``.
 
-agentguard's own engine has no runner for them; without an ``opa`` they are skipped, and that is
-said.
+agentguard's own engine has no test runner. Without an ``opa`` the command
+skips the tests, and warns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FAILED: Final = 2
 
 
 class RegoTest(NamedTuple):
-    """One ``test_`` rule; ``passed`` is None for one that its author has put off (``todo_``)."""
+    """One ``test_`` rule; ``passed`` is None for a rule that its author has put off (``todo_``)."""
 
     file: str
     row: int
@@ -32,39 +32,39 @@ class RegoTest(NamedTuple):
 
 
 def find(program: str | None) -> str | None:
-    """Return the ``opa`` to run: the one that is named, or that on PATH; None where none is.
+    """Return the path of ``program``, or of ``opa`` on PATH; None without an ``opa`` there.
 
-    Raises ``ConfigError`` for one that is named and not there.
+    Raises ``ConfigError`` where ``program`` does not exist.
     """
-    found = shutil.which(program or PROGRAM)
-    if found is None and program is not None:
+    path = shutil.which(program or PROGRAM)
+    if path is None and program is not None:
         raise ConfigError(f"--opa: there is no program {program}: name an OPA of 1.0 or newer")
-    return found
+    return path
 
 
 def run(program: str, policy: Path, tests: Sequence[Path]) -> list[RegoTest]:
-    """Run the tests beside a policy's file, or in its folder, which is laid out as a bundle.
+    """Run the tests beside a policy's file, or in the folder of a policy, as a bundle.
 
-    Raises ``ConfigError`` where the policy or a test can't be loaded, with what OPA says.
+    Raises ``ConfigError``, with OPA's message, where the policy or a test can't be loaded.
     """
     for file in tests:
         _require_regular(file)  # OPA would wait for whoever writes into a pipe
-    what = ["--bundle", policy] if policy.is_dir() else dict.fromkeys([policy, *tests])
+    paths = ["--bundle", policy] if policy.is_dir() else dict.fromkeys([policy, *tests])
     try:
-        ran = subprocess.run(  # noqa: S603  the program that the user has named, or has on PATH
-            [program, "test", "--format", "json", *map(str, what)],
+        process = subprocess.run(  # noqa: S603  the program that the user has named, or has on PATH
+            [program, "test", "--format", "json", *map(str, paths)],
             capture_output=True,
             timeout=_TIMEOUT,
             check=False,
         )
-        if ran.returncode in (0, _FAILED):
-            return sorted(map(_read, json.loads(ran.stdout)))
+        if process.returncode in (0, _FAILED):
+            return sorted(map(_read, json.loads(process.stdout)))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{program} test can't be run: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{program} test answers in a form that is not known here") from error
-    said = (ran.stderr or ran.stdout).decode(errors="replace").strip()
-    raise ConfigError(f"{program} test can't load the policy and its tests: {said}")
+    output = (process.stderr or process.stdout).decode(errors="replace").strip()
+    raise ConfigError(f"{program} test can't load the policy and its tests: {output}")
 
 
 def _require_regular(file: Path) -> None:
@@ -74,9 +74,9 @@ def _require_regular(file: Path) -> None:
         raise ConfigError(f"{file} can't be read ({error.strerror}): take it away") from error
 
 
-def _read(one: dict[str, object]) -> RegoTest:
-    match one:
+def _read(result: dict[str, object]) -> RegoTest:
+    match result:
         case {"location": {"file": str(file), "row": int(row)}, "name": str(name)}:
-            passed = None if one.get("skip") else not (one.get("fail") or one.get("error"))
+            passed = None if result.get("skip") else not (result.get("fail") or result.get("error"))
             return RegoTest(file, row, name, passed)
     raise ValueError("a test without a name")

@@ -1,6 +1,6 @@
-"""The configured policy: loaded as a guard does it, and what of its input nothing declares.
+"""Loads the configured policy and asks it about calls, for the commands ``policy`` and ``doctor``.
 
-For the commands of ``policy`` and ``doctor``, which say it in their own ways.
+It also finds the members of the policy's input that no tool of the configuration declares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentguard.policy.rego import RegoSource
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
-_STRANGE: Final = {
+_UNKNOWN_CALL: Final = {
     "agent": {
         "id": "spiffe://agentguard.invalid/agent/nobody/none",
         "name": "nobody",
@@ -43,25 +43,25 @@ _STRANGE: Final = {
     "args": {},
     "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
 }
-"""A call of a tool that no policy has heard of, by an agent that no policy knows."""
+"""The input for a call by an agent and of a tool whose names no policy has."""
 
-_MEANT: Final = frozenset({"", "approval.required", "policy.denied"})
-"""Of what a policy means to say: that it allows, asks people, or denies."""
+_INTENDED_CODES: Final = frozenset({"", "approval.required", "policy.denied"})
+"""The codes of a policy's own decisions: allow, approval, deny."""
 
-_READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
+_INPUT_MEMBER: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
 
 def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
-    """Return the configuration whose policy is asked: the nearest one, or one of a path alone.
+    """Return the nearest configuration, or one with the policy at ``path`` alone.
 
     Raises ``ConfigError``.
     """
     if path is None:
         settings = location.load(config)
-        written = policy_of(settings)
+        policy_config = policy_of(settings)
         if query is None:
             return settings
-        return replace(settings, policy=replace(written, query=query))
+        return replace(settings, policy=replace(policy_config, query=query))
     table = {
         "engine": "cedar" if cedar_source.is_policy(path) else "rego",
         "path": str(path.absolute()),
@@ -77,7 +77,7 @@ def at_server(url: str, query: str | None) -> Config:
 
 
 def policy_of(settings: Config) -> PolicyConfig:
-    """Return what a configuration says of its policy; raises ``ConfigError`` if it names none."""
+    """Return the policy table of a configuration; raises ``ConfigError`` if there is none."""
     if settings.policy is None:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path")
     return settings.policy
@@ -92,7 +92,7 @@ def load(settings: Config) -> Engine:
 
 
 def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] | None]:
-    """Ask about one call, by the rule of every guarded call; with what a server says of it."""
+    """Decide one call as a guard does; return the decision, and the server's evaluation if any."""
     try:
         answer = engine.evaluate(document)
     except PolicyError as error:
@@ -101,7 +101,7 @@ def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] |
 
 
 def surely(engine: Engine, document: bytes) -> Decision:
-    """Ask about one call of several; raises ``PolicyError`` where a server does not answer."""
+    """Decide one call of several; raises ``PolicyError`` where a server does not answer."""
     decision, _evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith("engine."):
         why = explained(engine, decision, document)
@@ -111,30 +111,27 @@ def surely(engine: Engine, document: bytes) -> Decision:
 
 
 def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
-    """Ask about a call that no policy has heard of.
+    """Decide a call by an unknown agent of an unknown tool.
 
     Raises ``PolicyError`` where a server does not answer, has no such policy, or gives an answer
-    that no policy means to give: each of its calls might be denied for it.
+    that is no decision: such an answer denies every call.
     """
     decision, evaluation = _require_policy(engine)
-    if engine.waits and decision.code not in _MEANT:
-        why = explained(engine, decision, canonical.dumps(_STRANGE))
+    if engine.waits and decision.code not in _INTENDED_CODES:
+        why = explained(engine, decision, canonical.dumps(_UNKNOWN_CALL))
         message = f"{why} (it was asked about an unknown tool, without resource and arguments)"
         raise PolicyError(message, code=decision.code)
     return decision, evaluation
 
 
 def require_policy(engine: Engine) -> None:
-    """Raise ``PolicyError`` where a server does not answer, or has no such policy.
-
-    What else it may say is said of each call that it is asked about.
-    """
+    """Raise ``PolicyError`` where a server does not answer, or has no such policy."""
     if engine.waits:
         _require_policy(engine)
 
 
 def _require_policy(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
-    document = canonical.dumps(_STRANGE)
+    document = canonical.dumps(_UNKNOWN_CALL)
     decision, evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):
         raise PolicyError(explained(engine, decision, document), code=decision.code)
@@ -142,16 +139,16 @@ def _require_policy(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None
 
 
 def explained(engine: Engine, decision: Decision, document: bytes) -> str:
-    """Return a denial's reason, with what its engine has to say beyond that (``Explains``)."""
+    """Return a denial's reason, with the explanation of an engine that has one (``Explains``)."""
     more = None
     if isinstance(engine, Explains) and decision.code not in ("", "policy.denied"):
-        with suppress(PolicyError):  # the reason says it
+        with suppress(PolicyError):  # the reason alone has to do
             more = engine.explain(document, decision.code)
     return f"{decision.reason}: {more}" if more else decision.reason
 
 
 def on_path(error: ConfigError, settings: Config) -> ConfigError:
-    """Return the error that says how the command line comes to import what it could not."""
+    """Add the remedy (PYTHONPATH) to an error about a module that can't be imported."""
     if not isinstance(error.__cause__, ImportError) or error.code != ConfigError.default_code:
         return error
     folder = shlex.quote(str(settings.base))
@@ -160,30 +157,30 @@ def on_path(error: ConfigError, settings: Config) -> ConfigError:
 
 
 def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
-    """Return the members of its input that a Rego policy reads and no one is known to provide.
+    """Return the members of the input that a Rego policy reads and nothing declares.
 
-    They are looked for in the text, so that one behind a variable is not found. Raises
+    The search is in the text of the policy, and misses a name in a variable. Raises
     ``ConfigError`` or ``PolicyError`` where the policy can't be read.
     """
-    written = settings.policy
-    if written is None or written.engine != "rego":
+    policy_config = settings.policy
+    if policy_config is None or policy_config.engine != "rego":
         return []
-    source = RegoSource.read(resolve(settings.base, written.path))
+    source = RegoSource.read(resolve(settings.base, policy_config.path))
     lines = (line for _, text in source.modules for line in text.split("\n"))
     code = (line for line in lines if not line.lstrip().startswith("#"))
-    read = {name for line in code for name in _READ.findall(line)}
-    return sorted(read - RESERVED - set(attributes))
+    reads = {name for line in code for name in _INPUT_MEMBER.findall(line)}
+    return sorted(reads - RESERVED - set(attributes))
 
 
 def declared(settings: Config) -> set[str]:
     """Return the names that the configuration's tools put into the policy's input."""
     tools = settings.tools.values()
-    named = {name for tool in tools for name in tool.attributes or ()}
-    return named | ({paths.FACT} if settings.paths else set())
+    attributes = {name for tool in tools for name in tool.attributes or ()}
+    return attributes | ({paths.FACT} if settings.paths else set())
 
 
 def astray(settings: Config) -> list[str]:
-    """Say of each folder of ``[paths]`` that is not there that there is none."""
+    """Return a warning for each folder of ``[paths]`` that does not exist."""
     return [
         f"paths.{argument}: there is no folder {folder.root}: make the folder, or correct the path"
         for argument, folder in settings.paths.items()
@@ -192,7 +189,7 @@ def astray(settings: Config) -> list[str]:
 
 
 def advice(name: str) -> str:
-    """Say what to do about a member of the input that nothing declares."""
+    """Return the warning about a member of the input that nothing declares."""
     return (
         f"the policy reads input.{name}, which no `attributes` in agentguard.toml names: it must "
         "come from facts or from the code; where it is missing, a deny rule that reads it does "

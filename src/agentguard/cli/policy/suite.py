@@ -1,7 +1,7 @@
-"""The tests that lie beside a policy: tables of cases, and files with tests in Rego.
+"""Finds the tests beside a policy: tables of cases, and files with Rego tests.
 
-Files are found here, not read: ``cases.py`` reads tables, OPA the rest. What looks like a
-test, and would be passed over for its name or its place, is an error: its author relies on it.
+``cases.py`` reads the tables, and OPA reads the Rego tests. A file that looks like a test, and
+whose name or place keeps it from running, is an error: its author relies on the test.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from agentguard.errors import ConfigError, StorageError
 
 _REGO: Final = ".rego"
 _DATA: Final = "data.json"
-"""A policy's data, which is no table whatever is in it."""
+"""The file of a policy's data, which is never a table of cases."""
 
 _TABULAR: Final = frozenset({".toml", ".json", ".jsonc", ".json5", ".yaml", ".yml"})
 _CASES: Final = re.compile(rb"\[\[\s*cases?\s*\]\]|\bcases?[\"']?\s*[:=]\s*(?:\[|$)", re.MULTILINE)
 _EXPECTED: Final = re.compile(rb"\bexpect(?:ed)?[\"']?\s*[:=]")
 _RULE: Final = re.compile(rb"^(?:todo_)?test_", re.MULTILINE)
-"""How a test begins in Rego: ``opa test`` goes by the names of rules."""
+"""The beginning of a Rego test: ``opa test`` selects rules by their names."""
 
 
 def tables(settings: Config) -> list[Path]:
@@ -32,62 +32,73 @@ def tables(settings: Config) -> list[Path]:
 
     Raises ``ConfigError`` for one whose name keeps it from being read.
     """
-    found = []
+    matches = []
     for file in _files(settings):
         if file.match("*_test.*") and file.suffix in cases.SUFFIXES:
-            found.append(file)
+            matches.append(file)
         elif _is_meant_as_table(file):
             raise ConfigError(
                 f"{file}: nothing reads this table of cases: write it in TOML or JSON and call it "
                 f"*_test.toml or *_test.json, or name the tables that are to be read; if it is no "
                 "table, give it another name"
             )
-    return found
+    return matches
 
 
 def rego(settings: Config) -> list[Path]:
-    """Return the files with tests in Rego: ``*_test.rego``, and the policy's own that have some.
+    """Return the files with Rego tests: ``*_test.rego``, and files of the policy with tests.
 
-    Raises ``ConfigError`` for one whose name or place keeps it from being run.
+    Raises ``ConfigError`` for a test whose name or place keeps it from running.
     """
-    own = _own(settings) if source.policy_of(settings).engine == "rego" else None
-    found = []
+    policy_path = _policy_path(settings) if source.policy_of(settings).engine == "rego" else None
+    matches = []
     for file in _files(settings):
-        part = own is not None and file.suffix == _REGO and own in (file, *file.parents)
-        if file.name.endswith("_test.rego") or (part and _has_tests(file)):
-            found.append(file)
-        elif not part and _is_meant_as_rego(file, beside=own is not None):
+        is_policy = (
+            policy_path is not None
+            and file.suffix == _REGO
+            and policy_path in (file, *file.parents)
+        )
+        if file.name.endswith("_test.rego") or (is_policy and _has_tests(file)):
+            matches.append(file)
+        elif not is_policy and _is_meant_as_rego(file, beside=policy_path is not None):
             raise ConfigError(
                 f"{file}: nothing runs these tests in Rego: call the file *_test.rego, or put it "
                 "into another folder"
             )
-    return found
+    return matches
 
 
 def _files(settings: Config) -> list[Path]:
-    """Return what lies in the policy's folder; of a server or a function, in the configuration's.
+    """Return the files in the policy's folder, without hidden ones.
 
-    Below a folder that is itself the policy it may lie at any depth. What is hidden is left out.
+    For a policy on a server, or a function, return those in the configuration's folder. Where the
+    folder itself is the policy, return the files at any depth.
     """
-    own = _own(settings)
-    if own is None:
-        folder, deep = settings.base, False
+    policy_path = _policy_path(settings)
+    if policy_path is None:
+        folder, recursive = settings.base, False
     else:
-        folder, deep = (own, True) if own.is_dir() else (own.parent, False)
-    return sorted(_shown(folder, deep=deep))
+        folder, recursive = (
+            (policy_path, True) if policy_path.is_dir() else (policy_path.parent, False)
+        )
+    return sorted(_visible_files(folder, recursive=recursive))
 
 
-def _shown(folder: Path, *, deep: bool) -> Iterator[Path]:
-    for file in folder.rglob("*") if deep else folder.glob("*"):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and not file.is_dir():
+def _visible_files(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    for file in folder.rglob("*") if recursive else folder.glob("*"):
+        is_hidden = any(is_policy.startswith(".") for is_policy in file.relative_to(folder).parts)
+        if not is_hidden and not file.is_dir():
             yield file
 
 
-def _own(settings: Config) -> Path | None:
+def _policy_path(settings: Config) -> Path | None:
     """Return the policy's file or folder; None where it is on a server, or a function."""
-    written = source.policy_of(settings)
-    return resolve(settings.base, written.path) if written.engine in ("rego", "cedar") else None
+    policy_config = source.policy_of(settings)
+    return (
+        resolve(settings.base, policy_config.path)
+        if policy_config.engine in ("rego", "cedar")
+        else None
+    )
 
 
 def _is_meant_as_table(file: Path) -> bool:
@@ -113,4 +124,4 @@ def _text(file: Path) -> bytes:
     try:
         return files.read(file)
     except StorageError:
-        return b""  # whoever needs it will say so
+        return b""  # the reader of the file reports the error

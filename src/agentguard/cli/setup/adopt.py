@@ -1,6 +1,6 @@
-"""``agentguard adopt``: let the log go on in a copy, or in a state that is behind its anchor.
+"""``agentguard adopt``: continues the log in a copy, or in a state that is behind its anchor.
 
-It needs the passphrase of the keys, and signs with the admin key.
+The command needs the passphrase of the keys, and signs with the admin key.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ def adopt(
     seen are lost; the loss is logged, and agentguard audit verify reports it.
     """
     settings = location.load_own(config)
-    different = adoption.compare(settings)
+    difference = adoption.compare(settings)
     where = location.from_home(settings.state)
-    said = {
-        "adopted": str(settings.state) if different else None,
-        "original": different.original,
-        "lost": [one._asdict() for one in different.lost],
+    members = {
+        "adopted": str(settings.state) if difference else None,
+        "original": difference.original,
+        "lost": [loss._asdict() for loss in difference.lost],
     }
-    if not different:
+    if not difference:
         if json:
-            screen.json_line({**said, "shard": None, "index": None})
+            screen.json_line({**members, "shard": None, "index": None})
         else:
             screen.line(f"{where} is the state of its log already")
         return
-    for line in _told(different):
+    for line in _warnings(difference):
         (screen.warn if json else screen.line)(line)  # stdout is the JSON's
-    if different.lost and not yes and not screen.confirmed("Let these entries go?"):
+    if difference.lost and not yes and not screen.confirmed("Let these entries go?"):
         raise typer.Exit(1)
-    recorded = adoption.adopt(
-        settings, passphrase_of(settings), different, note=note, now=times.now()
+    receipt = adoption.adopt(
+        settings, passphrase_of(settings), difference, note=note, now=times.now()
     )
-    screen.recorded(f"adopted: the log goes on in {where}", said, recorded, json=json)
+    screen.recorded(f"adopted: the log goes on in {where}", members, receipt, json=json)
 
 
-def _told(different: Difference) -> Iterator[str]:
-    if different.original is not None:
-        yield f"this state is a copy: no call is made in {different.original} from here on"
-    for one in different.lost:
-        yield f"{one.words()}"
-    if different.lost:
+def _warnings(difference: Difference) -> Iterator[str]:
+    if difference.original is not None:
+        yield f"this state is a copy: no call is made in {difference.original} from here on"
+    for loss in difference.lost:
+        yield f"{loss.words()}"
+    if difference.lost:
         yield (
             "Revocations, freezes and used approvals among what is lost count on only where the "
             "anchor's standing.json has them: revoke and freeze again what shall stay so"

@@ -1,8 +1,8 @@
-"""``agentguard doctor``: is this set-up sound, and what is weak in it.
+"""``agentguard doctor``: checks the set-up of a trust domain.
 
-Each check yields findings, ``ok``, ``warn`` or ``fail``, whose text says what to do. Nothing is
-changed and no lock is taken, but by what an application does whose graph is imported; keys are
-decrypted to see that they can be, and dropped.
+Each check yields findings with the status ``ok``, ``warn`` or ``fail``, and a text that says what
+to do. The command changes nothing and takes no lock (an imported graph runs the application's
+code). It decrypts the keys to check the passphrase, and keeps none.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def _policy(settings: Config) -> str:
     engine = source.load(settings)
     if engine.waits:
         _decision, evaluation = source.probe(engine)
-        said = phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
-        return f"{engine.name} {engine.version} answers: {said}"
+        detail = phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
+        return f"{engine.name} {engine.version} answers: {detail}"
     return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
 
 
@@ -136,12 +136,12 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     for missing in source.astray(settings):
         yield Finding("warn", "paths", missing)
     try:
-        doubts = warnings_of(source.load(settings))
+        warnings = warnings_of(source.load(settings))
         names = source.undeclared(settings, source.declared(settings))
     except AgentguardError:
-        return  # why it can't be read is a finding already
-    for doubt in doubts:
-        yield Finding("warn", "policy", doubt)
+        return  # the check of the policy has reported the error
+    for warning in warnings:
+        yield Finding("warn", "policy", warning)
     for name in names:
         yield Finding("warn", "policy", source.advice(name))
 
@@ -191,10 +191,12 @@ def _keys(settings: Config) -> str:
 
 
 def _telemetry(settings: Config) -> Iterator[Finding]:
-    """Say where traces are to go, and what of calls they hold; nobody is asked there."""
-    told = settings.telemetry
-    where = told.endpoint or next(filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None)
-    if where is None and not told.present:
+    """Report where traces go and what they hold of calls, without a connection to the endpoint."""
+    telemetry_settings = settings.telemetry
+    where = telemetry_settings.endpoint or next(
+        filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None
+    )
+    if where is None and not telemetry_settings.present:
         what = "none is set up here, in [telemetry] or OTEL_EXPORTER_OTLP_ENDPOINT"
         yield Finding("ok", "telemetry", what)
         return
@@ -204,23 +206,23 @@ def _telemetry(settings: Config) -> Iterator[Finding]:
     elif not telemetry.is_sent("traces"):
         yield Finding("ok", "telemetry", "OTEL_TRACES_EXPORTER has no traces sent over OTLP")
     else:
-        found = _attempt("telemetry", partial(_sent, told, where))
-        # without a table a guard opens all the same
-        failed = found.status == "fail" and not told.present
-        yield replace(found, status="warn") if failed else found
-    held = [name for name in ("arguments", "results") if getattr(told, name)]
-    if held:
-        what = f"{' and '.join(held)} of calls are in the spans: who reads traces reads them"
+        finding = _attempt("telemetry", partial(_telemetry_detail, telemetry_settings, where))
+        # without a [telemetry] table a guard opens all the same
+        is_optional_failure = finding.status == "fail" and not telemetry_settings.present
+        yield replace(finding, status="warn") if is_optional_failure else finding
+    contents = [name for name in ("arguments", "results") if getattr(telemetry_settings, name)]
+    if contents:
+        what = f"{' and '.join(contents)} of calls are in the spans: who reads traces reads them"
         yield Finding("warn", "telemetry", what)
 
 
-def _sent(told: Settings, where: str) -> str:
-    telemetry.require_exporter(told.endpoint or None)
-    sent = "traces and metrics" if told.metrics else "traces"
+def _telemetry_detail(telemetry_settings: Settings, where: str) -> str:
+    telemetry.require_exporter(telemetry_settings.endpoint or None)
+    signals = "traces and metrics" if telemetry_settings.metrics else "traces"
     if os.environ.get(_DISABLED, "").strip().lower() == "true":  # as the SDK reads it
         return f"{_DISABLED} has OpenTelemetry's SDK disabled: nothing is sent to {where}"
-    whom = "people by digests" if told.hash_users else "people by name"
-    return f"{sent} are configured to go to {where}, with {whom}"
+    whom = "people by digests" if telemetry_settings.hash_users else "people by name"
+    return f"{signals} are configured to go to {where}, with {whom}"
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
@@ -259,10 +261,10 @@ def _log(settings: Config) -> Iterator[Finding]:
     anchor = settings.anchor
     log = Location(settings.state, anchor, settings)
     try:
-        believed = location.trust(log, None)
+        trust = location.trust(log, None)
         reader = log.reader()
         with screen.counter("verifying entry", history.expected(reader)) as count:
-            report = examine(reader, believed.document, anchor=anchor, progress=count)
+            report = examine(reader, trust.document, anchor=anchor, progress=count)
         called = _called(reader)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
@@ -275,22 +277,22 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", unanchored(anchor, report))
     for loss in losses(report):
         yield Finding("warn", "log", loss)
-    if not believed.outside:
-        yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {believed.source} itself")
+    if not trust.outside:
+        yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {trust.source} itself")
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _standing(settings, believed.document, whole=report.ok)
-    yield from doctor_approvals.requests(settings, believed.document)
+    yield from _standing(settings, trust.document, whole=report.ok)
+    yield from doctor_approvals.requests(settings, trust.document)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
 
 
 def _standing(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterator[Finding]:
-    """Name what the configuration lets act and an administrator has stopped."""
+    """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
         standing = ledger.current(settings.state, settings.anchor, trust)
     except AgentguardError as error:
-        if whole:  # of one that is not, the problems were named
+        if whole:  # for a damaged log, the problems are findings already
             yield Finding("fail", "log", str(error))
         return
     if standing.frozen:
@@ -307,7 +309,7 @@ def _standing(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterato
 
 
 def _called(reader: LogReader) -> set[str]:
-    """Return the tools that were called, by the columns, which were verified with the entries."""
+    """Return the tools that were called, from columns that were verified with the entries."""
     summaries = (stored.summary for shard in reader.shards() for stored in reader.stored(shard))
     return {about.tool for about in summaries if about is not None and about.tool is not None}
 
@@ -329,23 +331,23 @@ def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
             yield Finding("ok", f"tool {name}", "called before")
         else:
             yield Finding("warn", f"tool {name}", _unmatched(f"[tools.{name}]", name, called))
-    known = called | settings.tools.keys()
-    for name in sorted(redacted - known):
-        what = _unmatched(f"{name} in [redact]", name, known)
+    names = called | settings.tools.keys()
+    for name in sorted(redacted - names):
+        what = _unmatched(f"{name} in [redact]", name, names)
         yield Finding("warn", f"redact {name}", f"{what}; what it names is not redacted")
 
 
-def _unmatched(where: str, name: str, known: set[str]) -> str:
-    tool = closest_name(name, sorted(known))
-    meant = f"is {tool} meant?" if tool else "compare the name with the tool's"
-    return f"{where} matches nothing so far: {meant}"
+def _unmatched(where: str, name: str, names: set[str]) -> str:
+    tool = closest_name(name, sorted(names))
+    suggestion = f"is {tool} meant?" if tool else "compare the name with the tool's"
+    return f"{where} matches nothing so far: {suggestion}"
 
 
 def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:
-    """Compare what tools require with what agents have; what the code says is not known here."""
-    held = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
+    """Compare the scopes that the configured tools require with the scopes of the agents."""
+    scopes = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
     for name, tool in settings.tools.items():
-        for scope in sorted({*(tool.requires or ())} - held):
+        for scope in sorted({*(tool.requires or ())} - scopes):
             what = (
                 f"requires {scope}, which no agent has, by max_scope or a role: each call is "
                 "denied (scope.exceeded)"

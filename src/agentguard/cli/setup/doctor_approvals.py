@@ -1,7 +1,7 @@
-"""What ``agentguard doctor`` says of approvals: who may give them, what is weak there, what waits.
+"""The checks of ``agentguard doctor`` on approvals: the roster, the policy, and open requests.
 
-Of a Rego policy the text alone is looked at, as a person would: what it asks for in another way
-than by a literal is not seen.
+The checks search the text of a Rego policy. They see a requirement only where the policy writes
+its quorum, roles and approvers as literals.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NAMES: Final = r'"{}"\s*:\s*\[([^\]]*)\]'
 _TEXT: Final = re.compile(r'"([^"]*)"')
 
 
-class _Asked(NamedTuple):
-    """What a policy's rule ``approval`` asks for in so many words."""
+class _Requirements(NamedTuple):
+    """The literals of a policy's rule ``approval``: the largest quorum, roles and approvers."""
 
     quorum: int
     roles: frozenset[str]
@@ -37,30 +37,30 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, settings: Config) -> Self | None:
-        """Look for it in the modules of the policy's package; None where no such rule is seen."""
-        written = settings.policy
-        if written is None or written.engine != "rego":
+        """Search the modules of the policy's package; None without a rule ``approval``."""
+        policy_config = settings.policy
+        if policy_config is None or policy_config.engine != "rego":
             return None
         try:
-            source = RegoSource.read(config.resolve(settings.base, written.path))
+            source = RegoSource.read(config.resolve(settings.base, policy_config.path))
         except AgentguardError:
-            return None  # why it can't be read is a finding already
-        package = re.escape(written.query.removeprefix("data."))
-        begins = re.compile(rf"^package\s+{package}\s*$", re.MULTILINE)
+            return None  # the check of the policy reports the error
+        package = re.escape(policy_config.query.removeprefix("data."))
+        declaration = re.compile(rf"^package\s+{package}\s*$", re.MULTILINE)
         code = (re.sub(r"(?m)^\s*#.*$", "", text) for _path, text in source.modules)
-        text = "\n".join(module for module in code if begins.search(module))
+        text = "\n".join(module for module in code if declaration.search(module))
         if not _RULE.search(text):
             return None
         quorums = map(int, _QUORUM.findall(text))
-        return cls(max(quorums, default=1), _named("roles", text), _named("approvers", text))
+        return cls(max(quorums, default=1), _literals("roles", text), _literals("approvers", text))
 
 
 def approvals(settings: Config) -> Iterator[Finding]:
-    """Check the roster, and what the policy asks of it."""
-    asked = _Asked.of(settings)
+    """Check the roster, and whether it can meet the policy's requirements."""
+    requirements = _Requirements.of(settings)
     yield from _roster(settings)
-    if asked is not None:
-        yield from _lacking(settings, asked)
+    if requirements is not None:
+        yield from _unsatisfiable(settings, requirements)
     yield from _owners(settings)
 
 
@@ -78,8 +78,8 @@ def _roster(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "approvals", what)
 
 
-def _lacking(settings: Config, asked: _Asked) -> Iterator[Finding]:
-    """Say which approvals the policy asks for that nobody on the roster can give."""
+def _unsatisfiable(settings: Config, requirements: _Requirements) -> Iterator[Finding]:
+    """Report the requirements that nobody on the roster can meet."""
     people = settings.roster
     if not people.can_answer:
         what = (
@@ -89,15 +89,15 @@ def _lacking(settings: Config, asked: _Asked) -> Iterator[Finding]:
         yield Finding("warn", "approvals", what)
         return
     persons = {approver.principal for approver in people.approvers.values()}
-    if asked.quorum > max(len(persons), 1):
+    if requirements.quorum > max(len(persons), 1):
         who = screen.count(len(persons), "person", "people")
-        what = f"the policy asks for a quorum of {asked.quorum}, and the roster has {who}"
+        what = f"the policy asks for a quorum of {requirements.quorum}, and the roster has {who}"
         yield Finding("warn", "approvals", what)
-    held = {role for approver in people.approvers.values() for role in approver.roles}
-    for role in sorted(asked.roles - held):
+    roles = {role for approver in people.approvers.values() for role in approver.roles}
+    for role in sorted(requirements.roles - roles):
         what = f"the policy asks for the role {role}, which nobody on the roster has"
         yield Finding("warn", "approvals", what)
-    for name in sorted(asked.approvers - people.approvers.keys()):
+    for name in sorted(requirements.approvers - people.approvers.keys()):
         what = f"the policy asks for the approver {name}, who is not on the roster"
         yield Finding("warn", "approvals", what)
 
@@ -115,14 +115,14 @@ def _owners(settings: Config) -> Iterator[Finding]:
 
 
 def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
-    """Check what waits for people, held against the log."""
+    """Check the open requests against the log."""
     try:
         store = FileApprovals(
             settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
         )
-        asked = [request for _key, request in store.pending()]
+        pending = [request for _key, request in store.pending()]
         inbox = ApprovalInbox(store, settings.roster, times.now)
-        altered, untaken = inbox.altered(), inbox.expired_approved()
+        altered, unused = inbox.altered(), inbox.expired_approved()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
@@ -134,26 +134,26 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         )
         yield Finding("fail", "requests", what)
     now = seconds(times.now())
-    waiting = [request for request in asked if now < request.expires_at]
+    waiting = [request for request in pending if now < request.expires_at]
     if waiting:
         many = screen.count(len(waiting), "request waits", "requests wait")
         since = datetime.fromtimestamp(waiting[0].requested_at, UTC)
         what = f"{many} for people, since {since:%Y-%m-%d %H:%M} UTC: agentguard approvals list"
         yield Finding("ok", "requests", what)
-    for request in untaken:
+    for request in unused:
         what = (
             f"{request.request_id} was approved, and nobody took the approval up in time: "
             f"{request.agent_name} did not make the call of {request.tool} again; start its run "
             "again, and the call asks anew"
         )
         yield Finding("warn", "requests", what)
-    over = [request for request in asked if request not in waiting and request not in untaken]
-    if over:
-        many = screen.count(len(over), "request has", "requests have")
+    expired = [request for request in pending if request not in waiting and request not in unused]
+    if expired:
+        many = screen.count(len(expired), "request has", "requests have")
         what = f"{many} expired: what was asked for was not run, and has to be called again"
         yield Finding("warn", "requests", what)
 
 
-def _named(member: str, text: str) -> frozenset[str]:
+def _literals(member: str, text: str) -> frozenset[str]:
     lists = re.findall(_NAMES.format(member), text)
-    return frozenset(name for listed in lists for name in _TEXT.findall(listed))
+    return frozenset(name for names in lists for name in _TEXT.findall(names))
