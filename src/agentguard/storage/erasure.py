@@ -1,7 +1,7 @@
-"""Erases the attachments of entries in place, so that their bytes are gone from the file.
+"""Erases the attachments of entries in place, so that the file has none of their bytes.
 
-Each row of the table of attachments has only ever stood in one place of the file (``sqlite.py``
-says why). Copies of the file, such as backups or snapshots of the file system, are not erased.
+SQLite never moves a row of the table of attachments (``sqlite.py`` says why), so no old copy of a
+row remains in the file. Backups and snapshots of the file system are not erased.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _EMPTY: Final = (
 
 
 def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
-    """Empty all attachments of these entries, with their salts; return how many there were.
+    """Empty all attachments of these entries, with their salts; return the number of attachments.
 
-    The shard's writer may write meanwhile. Raises ``StorageError``; ``storage.locked`` where a
-    process still reads the old bytes: call this again then.
+    The shard's writer may write meanwhile. Raises ``StorageError``: ``storage.locked`` while a
+    process still reads the old bytes; the caller tries again later.
     """
     path = sqlite.shard_path(state, shard)
     sqlite.require_file(path)

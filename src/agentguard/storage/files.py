@@ -1,7 +1,8 @@
-"""Small files that must be there after a power cut: written whole, private, in the order asked for.
+"""Reads and writes small private files, durably and whole.
 
-A file's bytes are durable once the file is synced, its name once its folder is. Each function here
-does both before it returns, so that what is called later is never on disk without what came before.
+A file's bytes are durable after a sync of the file, and the file's name after a sync of the folder.
+Each writing function does both before it returns. After a power cut the disk therefore never has
+the effect of a later call without the effects of the earlier calls.
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ from agentguard.errors import StorageError
 from agentguard.identity.trust import SHARD_NUMBER
 
 _NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
-"""What file systems answer that have no such thing: their names are as durable as they can be."""
+"""The errors of file systems that can't sync a folder; the sync is left out there."""
 
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""More than any small file of a state or an anchor holds, or one that a configuration names."""
+"""The most bytes that ``read`` accepts by default; no file of a state or an anchor is longer."""
 
 Require = Callable[[os.stat_result], object]
-"""Refuses a file by its status, by raising."""
+"""Raises for a file whose status is not acceptable."""
 
 
 def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _status: None) -> bytes:
-    """Read a file; raises ``OSError``, also for what is none, or is longer than it can be.
+    """Return the bytes of a regular file.
 
-    ``require`` sees the status of the very file that is read, and raises what it does not accept.
+    ``require`` receives the status of the opened file, and raises for a status that is not
+    acceptable. Raises ``OSError``, also for a file that is not regular or is longer than ``limit``.
     """
     with opened(path) as file:
         status = os.fstat(file.fileno())
         require(status)
-        # looked at before it is read: a long file takes no room on a disk, and much in memory
+        # checked before the reading: a sparse file is small on disk, and large in memory
         size = status.st_size
         data = file.read(size + 1) if size <= limit else b""
-        if size < len(data) <= limit:  # it grows, or is of those that do not say how long they are
+        if size < len(data) <= limit:  # a growing file, or one of /proc, whose size is 0
             data += file.read(limit + 1 - len(data))
     if max(len(data), size) > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
@@ -48,9 +50,10 @@ def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _statu
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file to read; raises ``OSError``, also for what is none.
+    """Open a regular file for reading; raises ``OSError``, also for a file that is not regular.
 
-    Whoever may write there may have put a pipe in its place, which never ends, or a device.
+    A user who can write the folder could replace the file with a pipe or a device, whose reading
+    would never end.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -63,16 +66,16 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_regular(path: Path, number: int | None = None) -> None:
-    """Raise ``OSError`` where there is no regular file; ``number`` is the file as it was opened."""
+    """Raise ``OSError`` unless the file is regular; ``number`` is the open file's descriptor."""
     status = path.stat() if number is None else os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_if_present(path: Path, *, limit: int = MAX_BYTES) -> bytes | None:
-    """Read a file as ``read`` does, None where there is none.
+    """Return the bytes of a regular file, None if the file does not exist.
 
-    Raises ``StorageError`` (``storage.readonly``) where a file is there and can't be read.
+    Raises ``StorageError`` (``storage.readonly``) for a file that can't be read.
     """
     try:
         return read(path, limit=limit)
@@ -83,14 +86,14 @@ def read_if_present(path: Path, *, limit: int = MAX_BYTES) -> bytes | None:
 
 
 def unreadable(path: str | Path, error: OSError) -> str:
-    """Return the message for a file that is there and can't be read: why, and what to do."""
-    is_right = error.errno in (errno.EACCES, errno.EPERM)
-    todo = "give this user the right" if is_right else "put what belongs there in its place"
-    return f"{path} can't be read ({error.strerror}): {todo}"
+    """Return the message for an existing file that can't be read, with the remedy."""
+    lacks_right = error.errno in (errno.EACCES, errno.EPERM)
+    remedy = "give this user the right" if lacks_right else "put what belongs there in its place"
+    return f"{path} can't be read ({error.strerror}): {remedy}"
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 that must not exist; its folders are made.
+    """Write a new file of mode 0600, and make missing folders.
 
     Raises ``StorageError``: ``storage.exists``, ``storage.readonly``, ``storage.full``.
     """
@@ -105,10 +108,11 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def add(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 that must not exist, whole or not at all.
+    """Write a new file of mode 0600, whole or not at all.
 
-    Whoever dies in it leaves none of that name, but perhaps one beside its folder (``.half-*``).
-    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``, ``storage.full``.
+    A process that dies during the call leaves no file at ``path``, but perhaps a temporary file
+    (``.half-*``) beside the folder. Raises ``StorageError``: ``storage.exists``,
+    ``storage.readonly``, ``storage.full``.
     """
     half = path.parent.parent / f".half-{os.urandom(8).hex()}"
     try:
@@ -126,7 +130,7 @@ def add(path: Path, data: bytes) -> None:
 
 
 def add_if_absent(path: Path, data: bytes) -> bool:
-    """Write a file as ``add`` does; return False, and write nothing, where one is there."""
+    """Write a file as ``add`` does; return False, and write nothing, if the file exists."""
     try:
         add(path, data)
     except StorageError as error:
@@ -153,10 +157,10 @@ def _in_the_way(path: Path) -> StorageError:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 in place of another, whole or not; raises ``StorageError``."""
+    """Write or overwrite a file of mode 0600, whole or not at all; raises ``StorageError``."""
     new = path.with_name(f"{path.name}.new")
     with _replacing(path):
-        new.unlink(missing_ok=True)  # of somebody who died here
+        new.unlink(missing_ok=True)  # left by a process that died here
         make_folder(path.parent)
         _write(new, data)
         new.replace(path)
@@ -164,26 +168,26 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def half_written(folder: Path) -> list[Path]:
-    """Return what ``replace`` leaves in a folder where somebody dies in it, or is at it now."""
+    """Return the temporary files of unfinished calls of ``replace`` in a folder."""
     return sorted(folder.glob("*.new"))
 
 
 def move(source: Path, target: Path) -> None:
-    """Put a file in the place of another in the same folder; raises ``StorageError``."""
+    """Rename a file within a folder, over an existing file; raises ``StorageError``."""
     with _replacing(target):
         source.replace(target)
         _sync(target.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if there is one; raises ``StorageError``."""
+    """Remove a file if the file exists; raises ``StorageError``."""
     with _replacing(path):
         path.unlink(missing_ok=True)
         _sync(path.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of mode 0700, with those above it, where there is none; raises ``OSError``."""
+    """Make a missing folder, and missing folders above, of mode 0700; raises ``OSError``."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -192,11 +196,11 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_folder(root: Path, *parts: str) -> None:
-    """Remove the files of the folder that these parts lead to below ``root``, and the folder.
+    """Remove the folder at the path ``parts`` below ``root``, with the folder's files.
 
-    Whoever may write there may have put a link to another folder in the place of a part. No link is
-    followed, and no file outside is removed: such a part is refused. Raises ``StorageError``
-    (``storage.readonly``).
+    A user who can write below ``root`` could replace a part of the path with a link to another
+    folder. The function follows no link, so that no file elsewhere is removed. Raises
+    ``StorageError`` (``storage.readonly``), also for such a link.
     """
     with _replacing(root.joinpath(*parts)), ExitStack() as opened:
         folders = [_open_folder(opened, os.fspath(root), None)]
@@ -205,7 +209,7 @@ def remove_folder(root: Path, *parts: str) -> None:
                 folders.append(_open_folder(opened, part, folders[-1]))
         except FileNotFoundError:
             return
-        for name in os.listdir(folders[-1]):  # noqa: PTH208  a descriptor has no path
+        for name in os.listdir(folders[-1]):  # noqa: PTH208  a path could be replaced, a descriptor can't
             os.unlink(name, dir_fd=folders[-1])
         os.fsync(folders[-1])
         with suppress(OSError):
@@ -220,10 +224,10 @@ def _open_folder(opened: ExitStack, name: str, above: int | None) -> int:
 
 
 def refuse_links(*folders: Path) -> None:
-    """Refuse folders in which there is a symbolic link; one that is not there has none.
+    """Refuse folders that contain a symbolic link; ignore folders that do not exist.
 
-    What is written or removed below such a link lies where the link's maker could not reach it.
-    Raises ``StorageError`` (``storage.linked``, ``storage.readonly``).
+    The maker of a link could otherwise have this process write or remove files that the maker has
+    no right to. Raises ``StorageError`` (``storage.linked``, ``storage.readonly``).
     """
     for folder in folders:
         try:
@@ -244,12 +248,13 @@ def refuse_links(*folders: Path) -> None:
 
 
 def numbered(folder: Path, suffix: str) -> list[int]:
-    """Return the numbers of the files ``<number><suffix>`` in a folder, in order.
+    """Return the numbers of the files ``<number><suffix>`` in a folder, sorted.
 
-    A number has one spelling: ``01`` would be a second shard 1. Raises ``OSError``.
+    Numbers with leading zeros are ignored, since ``01`` would be a second shard 1. Raises
+    ``OSError``.
     """
     try:
-        names = os.listdir(folder)  # noqa: PTH208  Path.glob passes over what it may not read
+        names = os.listdir(folder)  # noqa: PTH208  Path.glob ignores a folder that can't be read
     except FileNotFoundError:
         return []
     stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
@@ -262,7 +267,7 @@ def _write(path: Path, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             written = os.write(file, rest)
-            if written == 0:  # a file of Python's would try again for ever
+            if written == 0:  # without progress the loop would never end
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             rest = rest[written:]
         os.fsync(file)
@@ -272,14 +277,14 @@ def _write(path: Path, data: bytes) -> None:
 
 def _sync(folder: Path) -> None:
     """Make the names in a folder durable."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_SYNC_OF_FOLDERS:
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""Writes one shard's file: batches with their checkpoints, and then the anchor.
+"""Writes one shard's file: each batch of entries with a checkpoint, and then the anchor.
 
-A lock on the file beside the shard's lets one process at a time write; ``lease.py`` says which.
+A lock on a file beside the shard's file lets one process write at a time. ``lease.py`` chooses the
+shard that a process writes, ``sqlite.py`` has the file's schema, and ``reader.py`` reads the file.
 """
 
 from __future__ import annotations
@@ -29,61 +30,61 @@ class ShardFile:
     durable = True
 
     def __init__(
-        self, connection: sqlite3.Connection, held: int, path: Path, anchor: Anchor
+        self, connection: sqlite3.Connection, lock_file: int, path: Path, anchor: Anchor
     ) -> None:
         self._connection = connection
-        self._held = held
+        self._lock_file = lock_file
         self._path = path
         self._anchor = anchor
-        self._note: bytes | None = None  # of the newest checkpoint
+        self._note: bytes | None = None  # the newest checkpoint's note
 
     @classmethod
     def take(
         cls, path: Path, origin: str, anchor: Anchor, trust: TrustDocument
     ) -> ShardFile | None:
-        """Become the one writer of the shard at ``path``; None while another process is.
+        """Lock the shard at ``path`` for writing; return None while another process writes it.
 
-        A file that does not exist is made, empty. Raises ``StorageError``: ``storage.readonly``,
-        ``storage.corrupt``, ``storage.version``; ``storage.rolled_back`` where the file does not
-        hold what the anchor has seen; ``storage.unvouched`` where a compromised key signed its
-        head and the anchor has not seen it.
+        Make an empty shard if the file does not exist. Raises ``StorageError``:
+        ``storage.readonly``, ``storage.corrupt``, ``storage.version``; ``storage.rolled_back`` for
+        a file without the entries that the anchor vouches for;
+        ``storage.unvouched`` for a head that a compromised key signed and the anchor does not have.
         """
         with sqlite.errors(path):
             files.make_folder(path.parent)
-        held = lock.try_acquire(path.with_suffix(".lock"))
-        if held is None:
+        lock_file = lock.try_acquire(path.with_suffix(".lock"))
+        if lock_file is None:
             return None
-        unlock = ExitStack()  # released last: a lock is released outside SQLite (fork.py)
-        unlock.callback(lock.release, held)
+        unlock = ExitStack()  # outermost: a lock must be released outside SQLITE_LOCK (fork.py)
+        unlock.callback(lock.release, lock_file)
         with unlock, SQLITE_LOCK, ExitStack() as undo:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
                 connection = sqlite.connect(path)
                 undo.callback(connection.close)
-            taken = cls(connection, held, path, anchor)
+            shard_file = cls(connection, lock_file, path, anchor)
             undo.callback(anchor.close)
-            head = taken.read_head().checkpoint
+            head = shard_file.read_head().checkpoint
             if head.origin != origin:
                 raise sqlite.damaged(path, "it is another shard's, or another log's")
-            taken._note = note = taken._check_head(head, trust, anchor.read())
+            shard_file._note = note = shard_file._check_head(head, trust, anchor.read())
             seen = anchor.check(head)
             if seen is not None and seen.size < head.size:
-                taken._check_prefix(seen, head)
-            taken._check_beside(head)
+                shard_file._check_prefix(seen, head)
+            shard_file._check_beside(head)
             if note is not None:
                 anchor.write(note)
             anchor.settle()
             undo.pop_all()
             unlock.pop_all()
-        return taken
+        return shard_file
 
     def _check_head(
         self, head: Checkpoint, trust: TrustDocument, seen: Checkpoint | None
     ) -> bytes | None:
-        """Refuse to continue from a tree whose checkpoint no key of the log has signed.
+        """Return the newest checkpoint's note, None for an empty shard.
 
-        Returns the newest checkpoint's note, None for an empty shard.
+        Refuse a tree whose checkpoint no key of the log has signed.
         """
         with SQLITE_LOCK, sqlite.errors(self._path):
             row = self._connection.execute(
@@ -128,7 +129,7 @@ class ShardFile:
             raise sqlite.damaged(self._path, "its entries are not those of its newest checkpoint")
 
     def _check_beside(self, head: Checkpoint) -> None:
-        """Refuse rows with the indices of later entries: those entries could not be written."""
+        """Refuse rows with indices past the newest entry, which would block later entries."""
         with SQLITE_LOCK, sqlite.errors(self._path):
             for table in ("summaries", "attachments", "checkpoints"):
                 column, past = (
@@ -139,7 +140,7 @@ class ShardFile:
                     raise sqlite.damaged(self._path, f"{table} go on past its newest entry")
 
     def read_head(self) -> Head:
-        """Read the durable end from the file."""
+        """Return the newest durable checkpoint, with the tree and the newest entry's time."""
         with SQLITE_LOCK, sqlite.errors(self._path):
             if self._connection.in_transaction:
                 self._connection.rollback()
@@ -201,17 +202,17 @@ class ShardFile:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
         self._anchor.close()
-        lock.release(self._held)
+        lock.release(self._lock_file)
 
     def abandon(self) -> None:
-        """In a fork, close the inherited descriptors; keep the connection, and never close it."""
+        """Close the inherited anchor in a forked process; keep the connection open for ever."""
         sqlite.keep_inherited(self._path, self._connection)
         _NOTES[self._path.absolute()] = self._note
         self._anchor.close()
 
 
 def inherited_note(path: Path) -> bytes | None:
-    """Return the newest checkpoint of a shard that this process's parent writes, as of the fork."""
+    """Return the newest checkpoint, at the time of the fork, of a shard that the parent writes."""
     return _NOTES.get(path.absolute())
 
 

@@ -1,4 +1,4 @@
-"""The SQLite file of one shard: its schema, how it is opened, and what its errors mean.
+"""The SQLite file of one shard: the schema, the opening, and the meaning of SQLite's errors.
 
 ``shard_file.py`` writes the file, ``reader.py`` reads it.
 """
@@ -20,7 +20,7 @@ from agentguard.storage import files
 from agentguard.visible import written_out
 
 FOLDER: Final = "shards"
-"""Where the shards lie in a state directory: ``shards/0.sqlite``, ``shards/1.sqlite``, ..."""
+"""The folder of the shards in a state directory: ``shards/0.sqlite``, ``shards/1.sqlite``, ..."""
 
 _SUFFIX: Final = ".sqlite"
 
@@ -46,22 +46,22 @@ CREATE TABLE attachments (
     PRIMARY KEY (idx, role)
 ) STRICT;
 """
-# attachments has row ids, so that it only grows at its end: SQLite then moves no row to another
-# page, and leaves no copy of one in free space, where no erasure would reach it
+# The table of attachments has row ids and grows at its end only. SQLite then moves no row to
+# another page, and leaves no copy of a row in free space, which an erasure would miss.
 
 ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
-"""The row of an erased attachment: to delete the row would be to move other rows."""
+"""The row of an erased attachment; a deletion of the row would move other rows."""
 
 MAX_LENGTH: Final = 16 * 1024 * 1024
-"""Bytes of one value; SQLite refuses a longer one, and a file that claims to hold it."""
+"""The most bytes of one value; SQLite refuses a longer value, in a file's header as well."""
 
 OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 5.0}
 
 _ATTEMPTS: Final = 20
-_STANDARD: Final = 3  # the numbers that some systems always list in /dev/fd, and no others
+_STANDARD: Final = 3  # some systems list the three standard descriptors in /dev/fd, and no others
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_FREE: Final = 512
-"""A file that is opened gets the lowest free number: past so many free ones none is looked for."""
+"""The free descriptors after which a search for open files ends: low numbers are used first."""
 
 _STATEMENTS: Final = sorted(part.strip() for part in SCHEMA.split(";") if part.strip())
 
@@ -82,14 +82,14 @@ _INHERITED: Final[set[Path]] = set()
 
 
 def shard_path(state: Path, number: int) -> Path:
-    """Return where a shard lies in a state directory."""
+    """Return the path of a shard's file in a state directory."""
     return state / FOLDER / f"{number}{_SUFFIX}"
 
 
 def numbers(state: Path) -> list[int]:
-    """Return the numbers of the shards whose files lie in a state directory, in order.
+    """Return the numbers of the shards in a state directory, sorted.
 
-    Raises ``StorageError`` where the directory can't be read.
+    Raises ``StorageError`` (``storage.readonly``) if the directory can't be read.
     """
     try:
         return files.numbered(state / FOLDER, _SUFFIX)
@@ -99,29 +99,31 @@ def numbers(state: Path) -> list[int]:
 
 
 def keep_inherited(path: Path, connection: sqlite3.Connection) -> None:
-    """In a fork: keep a connection that the parent has opened, and never close it.
+    """Keep the parent's connection open in a forked process, to the end of the process.
 
-    SQLite remembers, for the whole process, which locks it has on a file; a fork inherits the
-    memory, and not the locks. So nothing may write the file here (``was_inherited``), and to close
-    the connection could even remove what another process has written since.
+    SQLite remembers for the whole process which locks the process holds on a file. A forked process
+    inherits the memory and not the locks. So a forked process must not write the file
+    (``was_inherited``). Closing the connection could remove data that another process has written.
     """
     _INHERITED.add(path.absolute())
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # the interpreter's end closes it not
+    ctypes.pythonapi.Py_IncRef(
+        ctypes.py_object(connection)
+    )  # so that the interpreter's end does not close the connection
 
 
 def was_inherited(path: Path) -> bool:
-    """Whether a fork has left this process a connection to this file."""
+    """Return whether this process inherited a connection to the file from its parent."""
     return path.absolute() in _INHERITED
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a log to write; raises ``StorageError``. Call it inside ``SQLITE_LOCK`` and ``errors``.
+    """Open a log for writing; raises ``StorageError``. The caller holds ``SQLITE_LOCK``.
 
-    No rollback journal is played back, whenever somebody lays one beside the log: a journal would
-    change the log, and SQLite would remove a file that the journal names, wherever the file is.
-    SQLite plays a journal back only where no other connection has the log locked. Here a second
-    connection, which may only read, keeps the log locked until the first one uses the write-ahead
-    log, and looks for no rollback journal any more.
+    The caller is also inside ``errors``. SQLite must play no rollback journal back that an attacker
+    has put beside the log: a journal would change the log, and SQLite would remove any file that
+    the journal names. SQLite plays a journal back only if no other connection has the log locked.
+    So a second, read-only connection keeps the log locked until the first connection uses the
+    write-ahead log; from then on SQLite looks for no rollback journal.
     """
     require_file(path)
     shield, connection = _both(path)
@@ -144,11 +146,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """Return a connection that may only read, and one that may write, to one file: unused as yet.
+    """Return a read-only and a writable connection to one file, without having used either.
 
-    Somebody may put another file in its place between the two. So what this process has opened
-    meanwhile has to be the file that lies there. Another thread may have opened another one, which
-    is soon closed or is there before the next attempt: one that SQLite has opened stays open.
+    An attacker may replace the file between the two openings. So each file that this process has
+    opened meanwhile must be the file that is at the path now. Other threads may open other files
+    at the same time; their files are soon closed, or are already open at the next attempt. A file
+    that SQLite has opened stays open.
     """
     for _attempt in range(_ATTEMPTS):
         before = _open_files()
@@ -190,7 +193,7 @@ def _open_file(number: int) -> tuple[int, int] | None:
 
 
 def _descriptors() -> Iterable[int]:
-    """Return all numbers that open files have, and perhaps others."""
+    """Return the descriptors of all open files, and perhaps some closed descriptors."""
     descriptors: list[int] = []
     with suppress(OSError):  # a jail without /proc has none
         descriptors = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208  there may be many
@@ -198,10 +201,10 @@ def _descriptors() -> Iterable[int]:
         len(descriptors) > _STANDARD
     ):  # the folder itself is among them, unless they are device nodes
         return descriptors
-    return _tried()
+    return _probed_descriptors()
 
 
-def _tried() -> Iterator[int]:
+def _probed_descriptors() -> Iterator[int]:
     limit = os.sysconf("SC_OPEN_MAX")
     free = 0
     for number in range(min(limit, _MOST_DESCRIPTORS) if limit > 0 else _MOST_DESCRIPTORS):
@@ -216,22 +219,23 @@ def _tried() -> Iterator[int]:
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
-    """Have commits reach the disk before they return, and zeros in the place of what is freed."""
+    """Make commits durable before they return, and have SQLite overwrite freed space with zeros."""
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON")  # by default it is off, but for some builds
+    connection.execute("PRAGMA secure_delete=ON")  # off by default in most builds
 
 
 def damaged(path: Path, problem: str) -> StorageError:
-    """Return the error for a file that is not as this package wrote the file."""
+    """Return the error for a file whose content this package can't have written."""
     message = f"{path} is damaged ({problem}): keep a copy, and run agentguard audit verify on it"
     return StorageError(message, code="storage.corrupt")
 
 
 def require_file(path: Path) -> None:
-    """Raise ``StorageError`` (``storage.missing``) unless there is a file.
+    """Raise ``StorageError`` (``storage.missing``) unless the log's file exists.
 
-    Also refuse (``storage.corrupt``) a file beside the log that is no regular file, for a pipe
-    would never end, and a rollback journal, for a log has a write-ahead log from the first.
+    Also refuse (``storage.corrupt``) a rollback journal beside the log, because a log always has a
+    write-ahead log; and a write-ahead log that is no regular file, because reading a pipe would
+    never end.
     """
     if not path.is_file():
         message = f"there is no log at {path}: restore the state, or name the right one"
@@ -250,9 +254,9 @@ def require_file(path: Path) -> None:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is no log of this version, to the letter of its schema.
+    """Refuse a file that is no log of this version, with exactly the statements of ``SCHEMA``.
 
-    A log has no trigger, which could drop what is written, and no view, which could never end.
+    Any other statement is refused: a trigger could drop rows, and reading a view could never end.
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -273,17 +277,17 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ``StorageError`` with a code and what to do."""
+    """Raise a ``StorageError`` with a code and a remedy in place of SQLite's errors."""
     try:
         yield
-    except UnicodeDecodeError as error:  # SQLite's own text, of a damaged schema
+    except UnicodeDecodeError as error:  # from SQLite's text of a damaged schema
         raise damaged(path, "its schema is no text") from error
     except (sqlite3.Error, OSError) as error:
         number = getattr(error, "sqlite_errorcode", 0)
-        if number == sqlite3.SQLITE_READONLY_ROLLBACK:  # laid there since it was looked for
+        if number == sqlite3.SQLITE_READONLY_ROLLBACK:  # put there after ``require_file``
             raise damaged(path, f"{path.name}-journal is no part of a log") from error
         primary = number & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
-        # SQLite quotes what stands in the file, which may be made for a terminal
+        # SQLite quotes text of the file, which may contain a terminal's control characters
         text = written_out(str(error))
         raise StorageError(f"the log {path} failed ({text}): {advice}", code=code) from error

@@ -1,12 +1,12 @@
-"""Finds out who can change files: whether a user who writes a state can change its anchor, too.
+"""Finds out whether a user who can write a state can also change the state's anchor.
 
 A user who can change both can roll both back; the anchor then agrees with the state, and proves
-nothing. Who can change a file is read off owners and modes, of the file and of each folder above:
-the owner always (``chmod``), and the group or everybody where they have the right to write. In a
-folder with the sticky bit only owners replace what is there, such as a link of theirs. A file with
-an access list (POSIX ACL) that lets somebody write counts as everybody's. Root can
-change everything, and is left out, unless the state is root's own. What can't be looked at counts
-as shared.
+nothing. The owners and modes of a file and of each folder above say who can change the file: the
+owner in every case (``chmod``), the group and all others if the mode lets them write. In a folder
+with the sticky bit only the owner of a file or a link can replace the file or the link. A file
+whose access list (POSIX ACL) lets somebody write counts as writable for everybody. Root can change
+everything and is ignored, unless root owns the state. Files whose status can't be read count as
+shared.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Writers(NamedTuple):
 
     @classmethod
     def of(cls, files: Iterable[Rights], above: Iterable[Rights]) -> Writers:
-        """Read them off ``files`` and the folders ``above`` them."""
+        """Return the writers of ``files`` that are in the folders ``above``."""
         own, folders = list(files), list(above)
-        open_ = [*own, *(one for one in folders if not one.mode & stat.S_ISVTX)]
+        shared = [*own, *(rights for rights in folders if not rights.mode & stat.S_ISVTX)]
         return cls(
-            frozenset(one.owner for one in (*own, *folders)),
-            frozenset(one.group for one in open_ if one.mode & stat.S_IWGRP),
-            any(one.mode & stat.S_IWOTH for one in open_),
+            frozenset(rights.owner for rights in (*own, *folders)),
+            frozenset(rights.group for rights in shared if rights.mode & stat.S_IWGRP),
+            any(rights.mode & stat.S_IWOTH for rights in shared),
         )
 
     def overlap(self, other: Writers, groups_of: Callable[[int], Iterable[int]]) -> bool:
-        """Whether somebody but root is among both; ``groups_of`` tells a user's groups."""
+        """Return whether a user but root is in both; ``groups_of`` returns a user's groups."""
         if self.anyone or other.anyone or self.groups & other.groups:
             return True
         if (self.users & other.users) - {_ROOT}:
@@ -66,11 +66,11 @@ class Writers(NamedTuple):
 
 
 def is_apart(state: Path, anchors: Path) -> bool:
-    """Whether nobody who writes ``state`` can change the folder ``anchors`` of its log."""
+    """Return whether no user who can write ``state`` can change the log's folder ``anchors``."""
     try:
         state_files = [state, *(state / sqlite.FOLDER).glob("*.sqlite"), *state.glob("*.json")]
         own = [_rights(path) for path in state_files]
-        if any(one.owner == _ROOT for one in own):
+        if any(rights.owner == _ROOT for rights in own):
             return False
         theirs = [_rights(path) for path in (anchors, *anchors.iterdir())]
         return not Writers.of(own, _above(state)).overlap(
@@ -81,16 +81,15 @@ def is_apart(state: Path, anchors: Path) -> bool:
 
 
 def way(path: Path) -> list[Path]:
-    """Return each name on the way to a file: its own, the folders above it, and where links lead.
+    """Return each path that leads to a file: the file, the folders above, and links' targets.
 
-    The folder of each is one in which the file can be replaced, or the way to it. Raises
-    ``OSError``.
+    A user who can write the folder of any of these paths can replace the file. Raises ``OSError``.
     """
     names: dict[Path, None] = {}
     paths = [path.absolute()]
     while paths:
-        written = paths.pop()
-        for name in (written, *written.parents):
+        current = paths.pop()
+        for name in (current, *current.parents):
             if name not in names:
                 names[name] = None
                 if name.is_symlink():
@@ -99,7 +98,7 @@ def way(path: Path) -> list[Path]:
 
 
 def _above(path: Path) -> list[Rights]:
-    """Return the rights of the folders above, and whose links on the way can be replaced."""
+    """Return the rights of the folders above a file, and of the links that lead to the file."""
     names = way(path)
     above = {folder: _rights(folder) for folder in dict.fromkeys(name.parent for name in names)}
     links = [
@@ -107,7 +106,7 @@ def _above(path: Path) -> list[Rights]:
         for name in names
         if name.is_symlink() and above[name.parent].mode & stat.S_ISVTX
     ]
-    # a link's own mode gives nobody anything
+    # a link's own mode has no effect
     return [*above.values(), *(Rights(link.st_uid, link.st_gid, 0) for link in links)]
 
 
@@ -120,9 +119,9 @@ def _rights(path: Path) -> Rights:
 
 
 def has_access_list(path: Path) -> bool:
-    """Whether a file lets users or groups in that its mode does not name (POSIX ACL).
+    """Return whether a file has an access list (POSIX ACL), for users that the mode does not name.
 
-    The group's bits of its mode are then the most that any of them has. Raises ``OSError``.
+    The group's bits of the mode then limit the rights of all users on the list. Raises ``OSError``.
     """
     if sys.platform != "linux":
         return False
@@ -137,7 +136,7 @@ def has_access_list(path: Path) -> bool:
 
 def _groups_of(user: int) -> list[int]:
     try:
-        known = pwd.getpwuid(user)
-    except KeyError:  # a number without a name has the groups of nobody
+        account = pwd.getpwuid(user)
+    except KeyError:  # a number without an account has no groups
         return []
-    return os.getgrouplist(known.pw_name, known.pw_gid)
+    return os.getgrouplist(account.pw_name, account.pw_gid)
