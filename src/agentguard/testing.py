@@ -35,14 +35,15 @@ APPROVER: Final = "user:approver"
 class RecordedGuard:
     """A guard in memory whose policy a test sets, with a short way to read the guard's log.
 
-    ``decide`` receives the policy's input of each call and returns the decision. ``asked`` has the
-    inputs of all calls so far. ``approver`` is the key with which ``approve`` signs.
+    ``decide`` receives the policy's input of each call and returns the decision.
+    ``policy_inputs`` has the inputs of all calls so far. ``approver`` is the key with
+    which ``approve`` signs.
     """
 
     guard: Guard
     approver: Ed25519Signer
     decide: Callable[[Mapping[str, Any]], Decision] = lambda _input: Decision.allow()
-    asked: list[Mapping[str, Any]] = field(default_factory=list)
+    policy_inputs: list[Mapping[str, Any]] = field(default_factory=list)
 
     @classmethod
     def make(cls, **tables: Any) -> RecordedGuard:
@@ -52,7 +53,7 @@ class RecordedGuard:
         recorded: RecordedGuard
 
         def policy(document: Mapping[str, Any]) -> Decision:
-            recorded.asked.append(document)
+            recorded.policy_inputs.append(document)
             return recorded.decide(document)
 
         guard = Guard.ephemeral(policy, config={"approvers": people, **tables})
@@ -173,7 +174,7 @@ class AdapterTests:
         """The policy's input has the caller's arguments and the defaults of the others."""
         probe = Probe()
         self.call(agent, probe.search, {"query": "é\u202e", "limit": 3})
-        (document,) = recorded.asked
+        (document,) = recorded.policy_inputs
         assert document["args"] == {"query": "é\u202e", "limit": 3, "exact": False}
         assert probe.ran == [document["args"]]
 
@@ -186,7 +187,7 @@ class AdapterTests:
             self.call(agent, probe.keep, {"value": object()})
         assert (denied.value.code, probe.ran) == ("arguments.unencodable", [])
         assert [call.decision for call in recorded.calls()] == ["deny"]
-        assert recorded.asked == []
+        assert recorded.policy_inputs == []
 
     def test_an_argument_plays_no_identity(self, recorded: RecordedGuard, agent: Agent) -> None:
         """An argument named ``agent`` or ``delegation`` does not replace the real identity."""
@@ -194,7 +195,7 @@ class AdapterTests:
         self.call(
             agent, probe.spoof, {"agent": "root", "delegation": "user:root", "approval": "yes"}
         )
-        (document,) = recorded.asked
+        (document,) = recorded.policy_inputs
         assert document["agent"]["id"] == agent.id
         assert document["delegation"] is None
         assert "approval" not in document

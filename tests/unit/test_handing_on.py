@@ -138,6 +138,6 @@ def test_a_tool_with_an_alias_is_known_by_it():
         return query
 
     assert worker.call(find, query="x") == "x"
-    (asked,) = recorded.asked
+    (asked,) = recorded.policy_inputs
     assert (asked["action"], asked["tool"]["name"]) == ("search", "search")
     assert asked["resource"] == "web:x"

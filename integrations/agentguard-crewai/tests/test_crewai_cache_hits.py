@@ -42,7 +42,9 @@ def test_a_hit_is_recorded_and_the_tool_does_not_run_again(way, recorded_guard, 
         {"name": "y"},
     ]
     # the policy was asked about the hit, too
-    assert [document["action"] for document in recorded_guard.asked].count("read_secret") == 3
+    assert [document["action"] for document in recorded_guard.policy_inputs].count(
+        "read_secret"
+    ) == 3
 
 
 def test_a_hit_in_a_later_task_of_the_same_agent_is_a_call(native, recorded_guard, signed, vault):

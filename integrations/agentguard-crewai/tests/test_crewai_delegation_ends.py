@@ -31,7 +31,7 @@ def test_without_a_delegation_nobody_acts(make_delegating_team, native, caplog):
     assert (
         make_delegating_team.ran,
         hops(make_delegating_team.guard),
-        make_delegating_team.made.asked,
+        make_delegating_team.made.policy_inputs,
     ) == ([], [], [])
     assert {call.chain for call in make_delegating_team.calls()} == {()}
 

@@ -78,7 +78,7 @@ def test_the_policy_sees_who_is_in_the_chain(make_delegating_team, native):
             document["delegation"]["subject"],
             document["delegation"]["scope"],
         )
-        for document in make_delegating_team.made.asked
+        for document in make_delegating_team.made.policy_inputs
     ]
     assert seen == [
         (call.agent, "user:alice", sorted(AGENTS[call.agent]["max_scope"]))

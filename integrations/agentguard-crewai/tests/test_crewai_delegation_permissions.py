@@ -27,7 +27,7 @@ def test_a_tool_is_refused_without_the_scope_that_it_requires(make_delegating_te
     ]
     asked = [
         (document["agent"]["name"], document["action"])
-        for document in make_delegating_team.made.asked
+        for document in make_delegating_team.made.policy_inputs
     ]
     assert ("third", "read_file") not in asked
     assert ("hand", "read_file") in asked
@@ -48,7 +48,9 @@ def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(
         ("hand", "read_file", "scope.exceeded"),
     ]
     assert make_delegating_team.ran == []
-    assert [document["action"] for document in make_delegating_team.made.asked] == [DELEGATE]
+    assert [document["action"] for document in make_delegating_team.made.policy_inputs] == [
+        DELEGATE
+    ]
 
 
 @pytest.mark.parametrize("scope", [ALL, ("read",)], ids=["allowed", "denied"])
@@ -132,7 +134,7 @@ def test_an_agent_hands_on_to_whom_the_configuration_says(
             [],
             [(*CREW, "lead")],
         )
-        assert make_delegating_team.made.asked == []
+        assert make_delegating_team.made.policy_inputs == []
 
 
 def test_a_coworker_hands_on_no_further_than_it_may(make_delegating_team, native):

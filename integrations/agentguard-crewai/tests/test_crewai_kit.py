@@ -100,7 +100,7 @@ class _Crew(_Kit):
             self.call(agent, probe.keep, {"value": "\ud800"})
         assert (denied.value.code, probe.ran) == ("arguments.unencodable", [])
         assert [call.decision for call in recorded.calls()] == ["deny"]
-        assert recorded.asked == []
+        assert recorded.policy_inputs == []
 
 
 class TestNativeCrew(_Crew):

@@ -249,7 +249,7 @@ def test_the_policy_sees_what_the_server_is_sent(inbox, sse, native):
     inbox = inbox(sse)
     said = (sse.tool, {"path": "plan", "text": "é"})
     inbox.kickoff(native.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
-    asked = [document["args"] for document in inbox.made.asked]
+    asked = [document["args"] for document in inbox.made.policy_inputs]
     assert asked == [{"path": "plan", "text": "é"}, {"path": "paper", "text": "x"}]
     assert [call.arguments for call in inbox.calls()] == asked
     assert sse.written() == "plan=é;paper=x;"
@@ -275,7 +275,7 @@ def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, si
         ("lead", sse.tool, "plan", "ok"),
         ("lead", sse.tool, "secret", "policy.denied"),
     ]
-    assert {document["action"] for document in inbox.made.asked} == {sse.tool}
+    assert {document["action"] for document in inbox.made.policy_inputs} == {sse.tool}
     assert sse.written() == "plan=x;"
 
 
@@ -286,7 +286,7 @@ def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(inbox, sse, 
     inbox = inbox(sse, tools=LIMITS)
     output = inbox.kickoff(native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
     assert failures(output) == []
-    (document,) = inbox.made.asked
+    (document,) = inbox.made.policy_inputs
     assert (document["action"], document["resource"]) == ("write_file", "file:plan")
     assert inbox.story() == [("lead", "write_file", "plan", "ok")]
     assert sse.written() == "plan=x;"
@@ -298,7 +298,7 @@ def test_without_the_scope_that_it_requires_a_server_is_not_called(inbox, server
     steps = writes(server, "plan")
     output = inbox.kickoff(native.agent("Lead", *steps, "done", mcps=[server.config]), "read")
     assert failures(output) == [("tool_reported", "scope.exceeded")]
-    assert inbox.made.asked == []
+    assert inbox.made.policy_inputs == []
     assert inbox.story() == [("lead", "write_file", "plan", "scope.exceeded")]
     assert server.written() == ""
 
@@ -308,7 +308,7 @@ def test_without_a_delegation_a_server_is_not_called(inbox, sse, native):
     lead = native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config])
     output = guard_crew(native.crew(lead), inbox.guard).kickoff()
     assert failures(output) == [("tool_reported", "delegation.missing")]
-    assert (inbox.made.asked, sse.written()) == ([], "")
+    assert (inbox.made.policy_inputs, sse.written()) == ([], "")
 
 
 BEGIN = {

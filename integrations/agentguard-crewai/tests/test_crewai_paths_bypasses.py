@@ -132,7 +132,7 @@ def test_the_policy_sees_what_a_hook_made_of_the_arguments(file_team, way, hooks
     output = file_team.kickoff(guard_crew(way.crew(file_team.lead(way)), file_team.guard))
     assert codes(output) == [["policy.denied"]]
     file_team.require_both()
-    asked = [document["args"]["path"] for document in file_team.made.asked]
+    asked = [document["args"]["path"] for document in file_team.made.policy_inputs]
     assert asked == ["secret", "plan"]  # the model has asked for them the other way round
 
 

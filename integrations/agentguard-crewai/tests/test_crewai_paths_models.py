@@ -119,7 +119,7 @@ def test_the_policy_sees_values_as_the_tool_receives_them(file_team, way):
     (call,) = file_team.calls()
     assert received == [(7, "pages")]
     assert call.arguments == {"count": 7, "unit": "pages"}
-    assert [document["args"] for document in file_team.made.asked] == [
+    assert [document["args"] for document in file_team.made.policy_inputs] == [
         {"count": 7, "unit": "pages"}
     ]
 

@@ -160,7 +160,7 @@ def test_what_is_bound_is_what_the_tool_receives(bench, kind, made):
     bound = Arguments.of(got)
     (call,) = bench.calls
     assert call.arguments == dict(bound.values)
-    assert bench.made.asked[0]["args"] == dict(bound.values)
+    assert bench.made.policy_inputs[0]["args"] == dict(bound.values)
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
@@ -240,7 +240,7 @@ def test_an_argument_that_can_not_be_written_down_refuses_the_call(bench, kind):
         ("deny", "arguments.unencodable"),
         ("allow", ""),
     ]
-    assert len(bench.made.asked) == 1
+    assert len(bench.made.policy_inputs) == 1
 
 
 def test_arguments_that_are_too_large_refuse_the_call(bench):
@@ -276,7 +276,7 @@ def test_an_argument_plays_no_identity(bench):
 
     given = {"agent": "root", "delegation": "user:root", "approval": "yes", "context": "c"}
     bench.run([spoof], ("spoof", given))
-    (document,) = bench.made.asked
+    (document,) = bench.made.policy_inputs
     assert document["agent"]["name"] == "lead"
     assert document["delegation"]["subject"] == "user:alice"
     assert "approval" not in document

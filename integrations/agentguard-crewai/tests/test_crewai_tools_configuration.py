@@ -22,7 +22,7 @@ def test_the_configuration_names_resource_and_attributes(make_bench, probe):
     steps = ("read_file", {"path": "b"}), ("read_file", {"path": "a"})
     bench.run([probe.read_file], *steps)
     assert probe.ran == ["a"]
-    assert [document["resource"] for document in bench.made.asked] == ["file:b", "file:a"]
+    assert [document["resource"] for document in bench.made.policy_inputs] == ["file:b", "file:a"]
 
 
 def test_facts_are_looked_up_with_what_is_bound(make_bench, probe, monkeypatch):
@@ -60,7 +60,7 @@ def test_what_is_redacted_is_not_kept(make_bench):
     output = bench.run([login], ("login", {"user": "ada", "password": "hunter2"}))
     assert received == ["hunter2"]
     assert "a token" in str(output.messages)
-    assert bench.made.asked[0]["args"]["password"] == "hunter2"
+    assert bench.made.policy_inputs[0]["args"]["password"] == "hunter2"
     (call,) = bench.calls
     assert call.arguments == {"user": "ada", "password": {"$redacted": True}}
 
@@ -90,7 +90,7 @@ def test_a_tool_is_known_by_the_name_that_models_have_for_it(bench, name):
     assert ran == ["a"]
     (call,) = bench.calls
     assert call.tool == known
-    assert bench.made.asked[0]["tool"]["name"] == known
+    assert bench.made.policy_inputs[0]["tool"]["name"] == known
 
 
 def test_a_tool_that_no_model_can_name_is_an_error_before_anything_runs(bench, probe):
@@ -130,4 +130,6 @@ def test_of_two_tools_with_one_name_the_one_that_runs_is_on_record(bench):
     both = [("read_it", {"path": "a"}), ("read_it_2", {"path": "b", "limit": 3})]
     assert [(call.tool, call.arguments) for call in calls] == both[: len(ran)]
     assert ran == ["one a", "other b"][: 2 if bench.way.native else 1]
-    assert len({document["tool"]["schema_sha256"] for document in bench.made.asked}) == len(ran)
+    assert len({document["tool"]["schema_sha256"] for document in bench.made.policy_inputs}) == len(
+        ran
+    )

@@ -282,7 +282,7 @@ def test_a_missing_scope_is_denied_before_the_policy_is_asked(make_bench, probe)
     bench = make_bench(tools={"read_file": {"requires": ["b"]}})
     output = bench.run([probe.read_file], ("read_file", {"path": "a"}))
     assert output.tool_failures[0].failure.code == "scope.exceeded"
-    assert (probe.ran, bench.made.asked) == ([], [])
+    assert (probe.ran, bench.made.policy_inputs) == ([], [])
     bench = make_bench(tools={"read_file": {"requires": ["a"]}})
     bench.run([probe.read_file], ("read_file", {"path": "a"}))
     assert probe.ran == ["a"]
