@@ -46,7 +46,7 @@ from agentguard import (
     Requirement,
 )
 from agentguard_crewai import resumable
-from agentguard_crewai.denial import denied
+from agentguard_crewai.denial import denial_failure
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, native, s
     [("approval.altered", True), ("approval.expired", True), ("approval.rejected", False)],
 )
 def test_a_model_is_told_whether_the_same_call_may_be_made_again(code, again):
-    failure = denied("pay", Decision.refusal("why", code=code))
+    failure = denial_failure("pay", Decision.refusal("why", code=code))
     assert failure.retryable is again
     assert ("Do not retry" in failure.message) is not again
 

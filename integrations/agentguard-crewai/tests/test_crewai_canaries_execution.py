@@ -147,7 +147,7 @@ def test_parallel_steps_of_a_plan_take_what_is_no_exception_for_a_failure():
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.gather"
     ]
     taken = [{one.arg: ast.unparse(one.value) for one in node.keywords} for node in gathered]
-    where = "agents.py, _executing"
+    where = "agents.py, _work_as"
     assert taken == [{"return_exceptions": "True"}], changed("how steps end", where)
 
 
@@ -181,7 +181,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
     given = [one._given for one in twins]
     assert given == [[("work", "c", None)], [], []], changed("who gets the work", where)
     said = made.run(**{argument: "fail", **told})
-    where = "coworkers.py, run_handed_over"
+    where = "coworkers.py, run_handover"
     assert "it can't be done" in said, changed("what a coworker raises is not a text", where)
     assert made._get_coworker("a", co_worker="b") == "a"
     assert made._get_coworker(None, co_worker="b") == "b"

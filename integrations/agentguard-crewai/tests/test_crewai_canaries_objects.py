@@ -98,7 +98,7 @@ def test_a_role_is_kept_as_it_was_written(native):
     native.crew(lead).kickoff(inputs={"what": "Senior"})
     assert lead.role == "Senior Writer"
     assert lead._original_role == "{what} Writer", changed(
-        "_original_role", "agents.py, _require_of_crewai"
+        "_original_role", "agents.py, _require_crewai_role"
     )
     assert lead.copy().role in ("Senior Writer", "{what} Writer")
 
@@ -282,7 +282,7 @@ def test_a_flow_tells_what_its_methods_listen_to():
 
 
 def test_a_stream_runs_when_it_is_read(native):
-    where = "crews.py, _within_run"
+    where = "crews.py, _bind_stream"
     crew = native.crew(native.agent("Lead", "done"), stream=True)
     streaming: Any = crew.kickoff()
     assert streaming._sync_iterator is not None, changed("what is iterated", where)
@@ -314,7 +314,7 @@ def test_without_a_role_no_fingerprint_is_set(text, read_file, ran):
     lead = watched(text, READ, "done", tools=[read_file], role="")
     text.crew(lead).kickoff()
     assert ran == ["plan"]
-    assert lead.noted("fingerprint") == [], changed("it is set now", "agents.py, _executing")
+    assert lead.noted("fingerprint") == [], changed("it is set now", "agents.py, _work_as")
 
 
 def test_threads_of_crewai_are_those_that_the_adapter_knows(native):

@@ -28,7 +28,7 @@ from crewai.tools.mcp_native_tool import MCPNativeTool
 from crewai_unguarded import READ, changed, watched
 
 from agentguard_crewai.agents import GuardedAgent
-from agentguard_crewai.cache import OwnResults
+from agentguard_crewai.cache import AgentCache
 from agentguard_crewai.crews import GuardedCrew
 from agentguard_crewai.executor import GuardedExecutor, _GuardedReader
 
@@ -108,7 +108,7 @@ def test_what_is_overridden_or_called_takes_what_it_took(kind, name):
         (GuardedCrew, Crew),
         (GuardedExecutor, AgentExecutor),
         (_GuardedReader, DeferredToolResultReader),
-        (OwnResults, CacheHandler),
+        (AgentCache, CacheHandler),
     ],
 )
 def test_whatever_the_adapter_overrides_stands_in_this_file(ours, theirs):

@@ -97,7 +97,7 @@ def test_the_names_of_tools():
     ]
     _schema, functions, mapping = convert_tools_to_openai_schema(made)
     names = ["read_file", "read_file_2", "read_file_3", "read_file_2_2"]
-    assert list(functions) == names, changed("tools of one name", "binding.py, names_of")
+    assert list(functions) == names, changed("tools of one name", "binding.py, model_names")
     assert list(mapping.values()) == made
     assert [one.name for one in parse_tools(made)] == [one.name for one in made]
 
@@ -154,7 +154,7 @@ def test_the_cache_is_asked_before_a_tool_is(way):
     lead = way.agent("Lead", READ, again, READ, "done", tools=[read_file], cache_handler=handler)
     way.crew(lead).kickoff()
     told = '{"path": "plan"}'
-    where = "cache.py, OwnResults"
+    where = "cache.py, AgentCache"
     assert handler._noted[:3] == [
         ("read", "read_file", told),
         ("ran", "plan"),
@@ -201,7 +201,7 @@ def test_a_cache_function_is_asked_once_a_tool_has_run_and_its_error_is_another_
     read_file.cache_function = cached
     lead = way.agent("Lead", READ, "done", tools=[read_file], cache_handler=CacheHandler())
     way.crew(lead).kickoff()
-    where = "tools.py, _Caching"
+    where = "tools.py, _CacheFunction"
     assert asked[:2] == ["ran", ({"path": "plan"}, "plan")], changed("when it is asked", where)
     tries = asked.count("ran")
     assert (tries > 1) == (not way.native), changed(f"{tries} tries", where)
@@ -211,7 +211,7 @@ def test_of_a_models_text_a_tool_gets_what_its_schema_names(text, read_file, ran
     further = ("read_file", {"path": "plan", "owner": "alice"})
     lead = text.agent("Lead", further, "done", tools=[read_file])
     assert text.crew(lead).kickoff().tasks_output[0].tool_failures == []
-    assert ran == ["plan"], changed("further arguments", "cache.py, _received")
+    assert ran == ["plan"], changed("further arguments", "cache.py, _tool_kwargs")
 
 
 def test_a_tool_may_say_what_its_results_are():

@@ -27,27 +27,27 @@ from pydantic import PrivateAttr
 
 from agentguard import Agent, ConfigError, Guard, adapters
 from agentguard_crewai import event_scopes, runs
-from agentguard_crewai.binding import known_as, names_of
-from agentguard_crewai.cache import OwnResults, is_own
+from agentguard_crewai.binding import decision_names, model_names
+from agentguard_crewai.cache import AgentCache, is_cache_of
 from agentguard_crewai.call import ACTION, Action
 from agentguard_crewai.classes import guarded_class
-from agentguard_crewai.coworkers import hand_over, handed_over
+from agentguard_crewai.coworkers import collect_failure, hand_over
 from agentguard_crewai.executor import define_flow, gate_executor
 from agentguard_crewai.identity import (
     GuardOptions,
     Identity,
     OnApproval,
     identity_of,
-    name_of,
+    name_from_role,
     require_identity,
 )
 from agentguard_crewai.runs import Paused
 from agentguard_crewai.sealing import seal
-from agentguard_crewai.task_results import of_this_work
+from agentguard_crewai.task_results import separate_task_results
 from agentguard_crewai.tools import gated_tool, original_of
 from agentguard_crewai.tracing import agent_span
 
-_EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
+_WORKER: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
 )
 """Whose work this code is part of."""
@@ -106,9 +106,9 @@ def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) 
     The agent is not changed yet; a new instance's credential is on record. Raises as
     ``require_guardable`` does, and ``StorageError`` where it can't be recorded.
     """
-    known, present = require_guardable(agent, options, name), identity_of(agent)
+    agent_name, present = require_guardable(agent, options, name), identity_of(agent)
     if present is None:
-        return Identity.new(known, options)
+        return Identity.new(agent_name, options)
     return present if present.options == options else Identity(present.agent, options)
 
 
@@ -133,23 +133,23 @@ def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None)
             )
             raise ConfigError(message, code="agent.guarded")
         return present.agent.name
-    role = _require_of_crewai(agent)
-    known = name if name is not None else name_of(role)
+    role = _require_crewai_role(agent)
+    agent_name = name if name is not None else name_from_role(role)
     try:
-        options.guard.require_agent(known)
+        options.guard.require_agent(agent_name)
     except ConfigError as error:
         message = f"the agent with the role {role!r}: {error}"
         if name is None:
             message += (
-                f". Its name is made of its role: add [agents.{known}], or give it another one, "
+                f". Its name is made of its role: add [agents.{agent_name}], or give it another one, "
                 "with guard_agent(agent, guard, name=...) before the crew is guarded, or with "
                 "identity: in agents.yaml and guard_crewbase (guard_crew does not see that key)"
             )
         raise ConfigError(message, code=error.code) from error
-    return known
+    return agent_name
 
 
-def _require_of_crewai(agent: BaseAgent) -> str:
+def _require_crewai_role(agent: BaseAgent) -> str:
     """Return the role of an agent as it was written: inputs have no say in who an agent is.
 
     Raises ``ConfigError`` for one that runs its tools past what is overridden here.
@@ -207,16 +207,17 @@ class GuardedAgent(CrewAgent):
         """Put all tools behind the gate: CrewAI's last step before an executor gets them."""
         identity = require_identity(self)
         originals = [original_of(tool) for tool in tools]
-        found = super()._add_skill_loader_tool(originals, task)
-        names = names_of(found)
-        known = known_as(found, names)
+        extended = super()._add_skill_loader_tool(originals, task)
+        names = model_names(extended)
+        policy_names = decision_names(extended, names)
         guarded = [
-            gated_tool(tool, identity, name) for tool, name in zip(found, known, strict=True)
+            gated_tool(tool, identity, name)
+            for tool, name in zip(extended, policy_names, strict=True)
         ]
         self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
         cache = handler.cache if handler is not None else None
-        if cache is not None and not is_own(cache, self):
+        if cache is not None and not is_cache_of(cache, self):
             self.set_cache_handler(cache)
         adapters.check_tool_names(identity.agent)
         return guarded
@@ -244,14 +245,14 @@ class GuardedAgent(CrewAgent):
         self, task: Task, context: str | None = None, tools: list[BaseTool] | None = None
     ) -> Any:
         """Execute a task as this identity."""
-        with _executing(self, task):
+        with _work_as(self, task):
             return super().execute_task(task, context, tools)
 
     async def aexecute_task(
         self, task: Task, context: str | None = None, tools: list[BaseTool] | None = None
     ) -> Any:
         """Execute a task as this identity."""
-        with _executing(self, task):
+        with _work_as(self, task):
             return await super().aexecute_task(task, context, tools)
 
     def kickoff(
@@ -265,7 +266,7 @@ class GuardedAgent(CrewAgent):
         _require_ready(self, from_checkpoint)
         if is_inside_event_loop():  # what CrewAI returns there is kickoff_async
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
-        with _executing(self):
+        with _work_as(self):
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
 
     async def kickoff_async(
@@ -277,24 +278,24 @@ class GuardedAgent(CrewAgent):
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
         _require_ready(self, from_checkpoint)
-        with _executing(self):
+        with _work_as(self):
             return await super().kickoff_async(
                 messages, response_format, input_files, from_checkpoint
             )
 
     def copy(self) -> Self:  # type: ignore[override]  # as CrewAI does
         """Return a copy, with an identity of its own."""
-        return _renewed(super().copy(), self)
+        return _with_new_identity(super().copy(), self)
 
     def __copy__(self) -> Self:
-        return _renewed(super().__copy__(), self)
+        return _with_new_identity(super().__copy__(), self)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return _renewed(super().__deepcopy__(memo), self)
+        return _with_new_identity(super().__deepcopy__(memo), self)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with an identity of its own."""
-        return _renewed(super().model_copy(update=update, deep=deep), self)
+        return _with_new_identity(super().model_copy(update=update, deep=deep), self)
 
     def set_fingerprint(self, fingerprint: Any) -> None:
         """Take note that a model which writes its calls as text has made one.
@@ -307,7 +308,7 @@ class GuardedAgent(CrewAgent):
     def set_cache_handler(self, cache_handler: CacheHandler) -> None:  # noqa: ARG002  CrewAI's
         """Keep results for this agent alone, whatever the crew shares."""
         present = self.cache_handler
-        own = present if present is not None and is_own(present, self) else OwnResults(self)
+        own = present if present is not None and is_cache_of(present, self) else AgentCache(self)
         super().set_cache_handler(own)
 
 
@@ -317,41 +318,41 @@ def _require_ready(agent: GuardedAgent, from_checkpoint: CheckpointConfig | None
     require_identity(agent).options.require_open()
 
 
-def _renewed(copied: Renewed, original: GuardedAgent) -> Renewed:
+def _with_new_identity(copied: Renewed, original: GuardedAgent) -> Renewed:
     """Give a copy an identity of its own, of the original's name."""
     copied.agent_executor = None  # it has the original's tools
-    assign_identity(copied, require_identity(original).renewed())
+    assign_identity(copied, require_identity(original).new_instance())
     return copied
 
 
 @contextmanager
-def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
+def _work_as(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     """Do something as an agent, taken over from whoever's work this is part of.
 
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
     """
-    identity, outer, before = require_identity(agent), _EXECUTING.get(), event_scopes.opened()
+    identity, outer, before = require_identity(agent), _WORKER.get(), event_scopes.open_scopes()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
     around = adapters.nested_calls()
     if around is not None:  # this is what a guarded call hands over
         around.hands_over = True
-    with runs.joined() as run, runs.attempt(agent, task), of_this_work(agent):
+    with runs.join_run() as run, runs.attempt(agent, task), separate_task_results(agent):
         try:
-            with handed_over():
-                run.require_going()
+            with collect_failure():
+                run.require_running()
                 if outer is not None:
                     hand_over(identity, outer)
                 with agent_span(identity, run, task):
-                    executing, action = _EXECUTING.set(identity), ACTION.set(None)
+                    token, action = _WORKER.set(identity), ACTION.set(None)
                     try:
                         yield
                     finally:
                         ACTION.reset(action)
-                        _EXECUTING.reset(executing)
-                    run.require_going()  # a planner's parallel steps take a pause for a failure
+                        _WORKER.reset(token)
+                    run.require_running()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
-            event_scopes.close(before, agent, task, str(paused))
+            event_scopes.close_scopes(before, agent, task, str(paused))
             # the thread of a task by itself ends with what CrewAI catches, or never
             if outer is not None and not (task is not None and task.async_execution):
                 raise

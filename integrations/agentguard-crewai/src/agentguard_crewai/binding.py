@@ -18,10 +18,10 @@ from pydantic import BaseModel
 
 from agentguard import ConfigError
 from agentguard.adapters import JSON, Arguments, ToolSpec, binder, digest
-from agentguard_crewai.sealing import below, kind_of
+from agentguard_crewai.sealing import original_class, unsealed_attribute
 
 
-def names_of(tools: Sequence[BaseTool]) -> list[str]:
+def model_names(tools: Sequence[BaseTool]) -> list[str]:
     """Return the names by which a model calls these tools, as CrewAI makes them.
 
     Those of the same name get a number. Raises ``ConfigError`` for one that no model can name.
@@ -40,7 +40,7 @@ def names_of(tools: Sequence[BaseTool]) -> list[str]:
     return names
 
 
-def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
+def decision_names(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
     """Return the names under which tools are decided on: one for those that are one tool.
 
     CrewAI adds the tools of an MCP server anew at each kickoff of an agent by itself.
@@ -48,10 +48,10 @@ def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
     firsts: defaultdict[str, list[tuple[BaseTool, str]]] = defaultdict(list)
     known: list[str] = []
     for tool, name in zip(tools, names, strict=True):
-        alike = firsts[sanitize_tool_name(tool.name)]
-        same = next((first for one, first in alike if is_same(one, tool)), None)
+        candidates = firsts[sanitize_tool_name(tool.name)]
+        same = next((first for one, first in candidates if is_same(one, tool)), None)
         if same is None:
-            alike.append((tool, name))
+            candidates.append((tool, name))
         known.append(same or name)
     return known
 
@@ -60,7 +60,7 @@ def is_same(one: BaseTool, other: BaseTool) -> bool:
     """Whether two tools do the same: what they look like says nothing of whose account they use."""
     if one is other:
         return True
-    if kind_of(one) is not kind_of(other):
+    if original_class(one) is not original_class(other):
         return False
     try:
         return _state(one) == _state(other)
@@ -109,23 +109,23 @@ def _origin(tool: BaseTool) -> str:
     """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>``."""
     if isinstance(tool, MCPNativeTool | MCPToolWrapper):
         return f"mcp:{tool.server_name}"
-    owner: Any = below(tool, "func") if isinstance(tool, Tool) else _written(tool)
+    owner: Any = unsealed_attribute(tool, "func") if isinstance(tool, Tool) else _code_origin(tool)
     while isinstance(owner, functools.partial):
         owner = owner.func
     owner = owner if hasattr(owner, "__qualname__") else type(owner)
     return f"{owner.__module__}:{owner.__qualname__}"
 
 
-def _written(tool: BaseTool) -> object:
+def _code_origin(tool: BaseTool) -> object:
     """Return the class that a tool is of; where its code was put there afterwards, that code."""
-    kind = kind_of(tool)
+    kind = original_class(tool)
     for name in ("_run", "run"):
         if name in vars(tool):
             return vars(tool)[name]
         owner = next(one for one in kind.__mro__ if name in vars(one))
-        found = vars(owner)[name]
-        if getattr(found, "__qualname__", None) != f"{owner.__qualname__}.{name}":
-            return found
+        code = vars(owner)[name]
+        if getattr(code, "__qualname__", None) != f"{owner.__qualname__}.{name}":
+            return code
     return kind
 
 
@@ -150,7 +150,7 @@ def by_name(
     return binder(function)(args, kwargs) if args else kwargs
 
 
-_CONSTANT: Final = (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
+_CONSTANT_FACTORIES: Final = (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
 
 
 def require_repeatable(tool: BaseTool) -> None:
@@ -158,7 +158,7 @@ def require_repeatable(tool: BaseTool) -> None:
 
     What a factory makes that is none of plain values is taken for another one each time.
     """
-    name = _made_anew(tool.args_schema)
+    name = _unrepeatable_field(tool.args_schema)
     if name is not None:
         message = (
             f"the argument {name} of the tool {tool.name} has a default_factory, and may be made "
@@ -169,13 +169,13 @@ def require_repeatable(tool: BaseTool) -> None:
 
 
 @functools.lru_cache(maxsize=512)
-def _made_anew(schema: type[BaseModel]) -> str | None:
+def _unrepeatable_field(schema: type[BaseModel]) -> str | None:
     """Return the name of a field, at whatever depth, that a factory may fill in anew."""
     models = [schema]
     for model in models:  # it grows
         for name, field in model.model_fields.items():
             factory: Any = field.default_factory
-            if factory is not None and factory not in _CONSTANT and factory not in models:
+            if factory is not None and factory not in _CONSTANT_FACTORIES and factory not in models:
                 if not (isinstance(factory, type) and issubclass(factory, BaseModel)):
                     return name
                 models.append(factory)

@@ -26,7 +26,7 @@ class Owner(Protocol):
     _agentguard_tools: dict[str, BaseTool]
 
 
-class OwnResults(CacheHandler):
+class AgentCache(CacheHandler):
     """The results of one agent's tools, handed out as the calls that they answer: guarded.
 
     What lies here is given as the result of a call that the agent may make now, and that is on
@@ -48,40 +48,42 @@ class OwnResults(CacheHandler):
 
     def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
         """Keep a result, for those for whom it was fetched, with what it is the result of."""
-        call = self._call(tool, input)
+        call = self._guarded_call(tool, input)
         if call is not None:
-            super().add(tool, _for_whom(input), _Kept(original_of(call.tool), call.kwargs, output))
+            super().add(
+                tool, _cache_key(input), _CachedResult(original_of(call.tool), call.kwargs, output)
+            )
 
     def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
         """Return what is kept, or the failure in its place; None where nothing is."""
-        found = super().read(tool, _for_whom(input))
-        if not isinstance(found, _Kept) or found.output is None:
+        cached = super().read(tool, _cache_key(input))
+        if not isinstance(cached, _CachedResult) or cached.output is None:
             return None
-        call = self._call(tool, input)
-        if call is None or not _is_result_of(found, call):
+        call = self._guarded_call(tool, input)
+        if call is None or not _is_result_of(cached, call):
             return None
-        return gate_of(call.tool).run(lambda **_kwargs: found.output, (), call.kwargs)
+        return gate_of(call.tool).run(lambda **_kwargs: cached.output, (), call.kwargs)
 
-    def _call(self, tool: str, given: str) -> _Call | None:
+    def _guarded_call(self, tool: str, given: str) -> _CachedCall | None:
         """Return which call this is; None for none, and what is wrong with it is said elsewhere."""
         owner = self._owner()
         guarded = owner._agentguard_tools.get(tool) if owner is not None else None  # noqa: SLF001
         if guarded is None:
             return None
         try:
-            return _Call(guarded, _received(guarded, json.loads(given) if given else {}))
+            return _CachedCall(guarded, _tool_kwargs(guarded, json.loads(given) if given else {}))
         except (ValueError, TypeError):
             return None
 
 
-class _Call(NamedTuple):
+class _CachedCall(NamedTuple):
     """A guarded tool, and what it receives."""
 
     tool: BaseTool
     kwargs: dict[str, Any]
 
 
-class _Kept(NamedTuple):
+class _CachedResult(NamedTuple):
     """A result, with the tool that has returned it and what that had received."""
 
     tool: BaseTool
@@ -89,23 +91,23 @@ class _Kept(NamedTuple):
     output: Any
 
 
-def _is_result_of(kept: _Kept, call: _Call) -> bool:
+def _is_result_of(cached: _CachedResult, call: _CachedCall) -> bool:
     """Whether this very call would have it: one name may be another tool's in another task.
 
     And what a model leaves out, the schema's factories may fill in otherwise by now.
     """
     try:
-        return is_same(kept.tool, original_of(call.tool)) and bool(kept.kwargs == call.kwargs)
+        return is_same(cached.tool, original_of(call.tool)) and bool(cached.kwargs == call.kwargs)
     except Exception:  # noqa: BLE001  a value of a user's class may raise anything
         return False
 
 
-def is_own(cache: CacheHandler, agent: Owner) -> bool:
+def is_cache_of(cache: CacheHandler, agent: Owner) -> bool:
     """Whether these are the results of this agent, and of no other."""
-    return isinstance(cache, OwnResults) and cache.is_of(agent)
+    return isinstance(cache, AgentCache) and cache.is_of(agent)
 
 
-def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
+def _tool_kwargs(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a tool receives of what a model gives; raises ``ValueError``, ``TypeError``."""
     if ACTION.get() is not None:  # of a model's text CrewAI passes on what the schema names
         named: Any = gate_of(tool).spec().schema.get("properties", {})
@@ -113,8 +115,8 @@ def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
     return tool._validate_kwargs(given)  # noqa: SLF001  as its run does
 
 
-def _for_whom(given: str) -> str:
+def _cache_key(given: str) -> str:
     """Return a key that what was fetched for one principal, in one run, has in no other."""
-    lent = current_delegation()
-    whose = None if lent is None else [lent.principal, *lent.scope]
-    return f"{given} {json.dumps([whose, runs.current().name])}"
+    delegation = current_delegation()
+    authority = None if delegation is None else [delegation.principal, *delegation.scope]
+    return f"{given} {json.dumps([authority, runs.current_run().name])}"

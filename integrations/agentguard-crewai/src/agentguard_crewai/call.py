@@ -34,23 +34,23 @@ from agentguard_crewai.coworkers import (
     CoworkerFailedError,
     hand_over,
     is_handover,
-    run_handed_over,
+    run_handover,
 )
-from agentguard_crewai.denial import denied, for_crews, waiting
+from agentguard_crewai.denial import crew_decision, denial_failure, pending_failure
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
-from agentguard_crewai.runs import Paused, Place, Run, collected, inside
-from agentguard_crewai.sealing import unsealed_for
+from agentguard_crewai.runs import Paused, Place, Run, collect_places, nested_places
+from agentguard_crewai.sealing import unseal
 
 _LOGGER = logging.getLogger("agentguard")
 
-_MISTAKES: Final = frozenset(
+_PROGRAM_MISTAKES: Final = frozenset(
     {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
 )
 """Whoever wrote the program should hear of these: a crew goes on without what was refused."""
 
 
-_IN_A_THREAD: Final = (
+_THREAD_WARNING: Final = (
     "%s waits for an approval outside of any guarded call, while a call of %s runs for the same "
     "user: if that one's tool has begun this work in a thread, it is kept as done, and what waits "
     "is not made again with it; run the thread's work with contextvars.copy_context().run"
@@ -70,7 +70,7 @@ class Action:
         self._tool: BaseTool | None = None
         self._raised: Exception | None = None
 
-    def raised(self, tool: BaseTool, error: Exception) -> None:
+    def record_error(self, tool: BaseTool, error: Exception) -> None:
         """Keep what a tool has raised."""
         self._tool, self._raised = tool, error
 
@@ -84,7 +84,7 @@ ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action"
 """The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
 
 
-_AT_WORK: Final[set[Call]] = set()
+_ACTIVE_CALLS: Final[set[Call]] = set()
 """The calls that are in a journal, and whose tools run now, whatever the context."""
 
 
@@ -100,7 +100,7 @@ class Body(NamedTuple):
         """Run it; raises ``ConfigError`` where its work is still to come."""
         function = partial(self.function, *self.args, **self.kwargs)
         if is_handover(self.tool):
-            return run_handed_over(function)
+            return run_handover(function)
         result = function()
         # CrewAI would run it, too, but after the call is over
         return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
@@ -138,136 +138,140 @@ class Call:
         coworker: Identity | None,
     ) -> None:
         self.invocation: Final = invocation
-        self._within: list[Place] = []
-        results = RunResults(ToolResults(body.tool.result_schema), run, self._within)
+        self._nested_places: list[Place] = []
+        results = RunResults(ToolResults(body.tool.result_schema), run, self._nested_places)
         self.options: Final = CallOptions(
             codec=results if run.name is not None else None,
             reentrant=is_handover(body.tool),  # goes on where it was cut short
             suspends=(Paused,),
         )
-        self._outer = inside()
+        self._outer_places = nested_places()
         self._body = body
         self._run = run
         self._place = place
         self._identity = identity
         self._coworker = coworker
         self._pauses = identity.options.on_approval == "pause"
-        self._until = time.monotonic() + identity.options.timeout
-        self._started = False
-        self._inside: NestedCalls | None = None
-        self._asked_anew = False
+        self._deadline = time.monotonic() + identity.options.timeout
+        self._has_started = False
+        self._nested_calls: NestedCalls | None = None
+        self._has_asked_again = False
         self._principal = _principal()
 
     def run(self) -> Any:
         """Run the tool; what has to go well before its own code does so within the call."""
         self._begin()
-        with self._at_work(), collected(self._within), unsealed_for(self._body.tool):
+        with self._active(), collect_places(self._nested_places), unseal(self._body.tool):
             return self._body.run()
 
     async def arun(self) -> Any:
         """Run the tool; the async twin of ``run``."""
         self._begin()
-        with self._at_work(), collected(self._within), unsealed_for(self._body.tool):
+        with self._active(), collect_places(self._nested_places), unseal(self._body.tool):
             return await self._body.arun()
 
     def _begin(self) -> None:
         if self._coworker is not None:
             hand_over(self._coworker, self._identity)
-        self._started, self._inside = True, nested_calls()
+        self._has_started, self._nested_calls = True, nested_calls()
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _active(self) -> Iterator[None]:
         if self.options.codec is not None:
-            _AT_WORK.add(self)
+            _ACTIVE_CALLS.add(self)
         try:
             yield
         finally:
-            _AT_WORK.discard(self)
+            _ACTIVE_CALLS.discard(self)
 
-    def asks_anew(self, denied: Denied) -> bool:
+    def asks_again(self, denied: Denied) -> bool:
         """Whether a call that was to stop the crew asks once more: its request has expired."""
-        if self._started or not self._pauses or denied.code != "approval.expired":
+        if self._has_started or not self._pauses or denied.code != "approval.expired":
             return False
-        first, self._asked_anew = not self._asked_anew, True
+        first, self._has_asked_again = not self._has_asked_again, True
         return first
 
     def seconds_left(self, pending: ApprovalPending) -> float:
         """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
-        if self._started:
+        if self._has_started:
             raise pending  # the tool's own
         if self._pauses:
             require_repeatable(self._body.tool)
             self._run.pause(pending)
         request = pending.request.request_id
-        if request not in self._run.told:
-            self._run.told.add(request)
+        if request not in self._run.logged_requests:
+            self._run.logged_requests.add(request)
             _LOGGER.warning("%s", pending)
-        return self._until - time.monotonic()
+        return self._deadline - time.monotonic()
 
     @property
     def waits(self) -> bool:
         """Whether it has handed work over in which a call waits."""
-        inside = self._inside
-        return inside is not None and inside.hands_over and inside.waits
+        nested = self._nested_calls
+        return nested is not None and nested.hands_over and nested.waits
 
-    def completed(self, result: Any) -> Any:
+    def complete(self, result: Any) -> Any:
         """End the call with its result; its place, and those within it, stay taken.
 
         One within which another waits is not complete: made again, it has its place again.
         """
         if self.waits:
-            self._give_back()
-        elif self._outer is not None and self._place is not None:
-            self._outer += [self._place, *self._within]
+            self._release()
+        elif self._outer_places is not None and self._place is not None:
+            self._outer_places += [self._place, *self._nested_places]
         return result
 
-    def given_up(self, pending: ApprovalPending) -> ToolFailure:
+    def give_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
-        self._give_back()
+        self._release()
         if nested_calls() is None and self._principal is not None:
-            names = {call.invocation.tool.name for call in tuple(_AT_WORK) if self._is_of(call)}
+            names = {
+                call.invocation.tool.name
+                for call in tuple(_ACTIVE_CALLS)
+                if self._has_same_principal(call)
+            }
             if names:
-                told = self.invocation.tool.name, ", ".join(sorted(names))
-                _LOGGER.warning(_IN_A_THREAD, *told)
-        return waiting(self.invocation.tool.name, pending)
+                details = self.invocation.tool.name, ", ".join(sorted(names))
+                _LOGGER.warning(_THREAD_WARNING, *details)
+        return pending_failure(self.invocation.tool.name, pending)
 
-    def ended(self, error: Exception) -> Any:
+    def fail(self, error: Exception) -> Any:
         """End the call: return what takes the place of its result; raises the tool's own error.
 
         Made again, the call has its place again: one that is in doubt is refused there once more.
         """
-        self._give_back()
+        self._release()
         if isinstance(error, CoworkerFailedError):
-            return error.told
-        if self._started or not isinstance(error, AgentguardError):
+            return error.result
+        if self._has_started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
-                action.raised(self._body.tool, error)
+                action.record_error(self._body.tool, error)
             raise error
-        decision = for_crews(
+        decision = crew_decision(
             error.decision
             if isinstance(error, Denied)
             else Decision.refusal(str(error), code=error.code)
         )
-        if error.code in _MISTAKES:
-            told = self.invocation.tool.name, decision.reason, decision.code
-            _LOGGER.warning("%s was not run: %s [%s]", *told)
+        if error.code in _PROGRAM_MISTAKES:
+            details = self.invocation.tool.name, decision.reason, decision.code
+            _LOGGER.warning("%s was not run: %s [%s]", *details)
         if decision.code == "approval.rejected" and self._place is not None:
-            rejection.keep(self._identity.agent, self._place, decision)
-        return denied(self.invocation.tool.name, decision)
+            rejection.store(self._identity.agent, self._place, decision)
+        return denial_failure(self.invocation.tool.name, decision)
 
-    def _is_of(self, call: Call) -> bool:
+    def _has_same_principal(self, call: Call) -> bool:
         return call._principal == self._principal
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self._place is not None:
-            self._run.give_back(self._place, self._within)
+            self._run.release(self._place, self._nested_places)
 
 
 def _principal() -> str | None:
     """Name the user for whom a call is made here; None on the agent's own authority."""
     try:
-        lent = current_delegation()
+        delegation = current_delegation()
     except DelegationError:
         return None  # it has ended: the call is refused
-    return None if lent is None else lent.principal
+    return None if delegation is None else delegation.principal

@@ -19,14 +19,14 @@ from agentguard_crewai.identity import Identity, require_identity
 
 
 class CoworkerFailedError(Exception):
-    """A coworker did not do what was handed over; ``told`` is what CrewAI tells the model of it."""
+    """A coworker's work failed; ``result`` is what CrewAI tells the model about the failure."""
 
-    def __init__(self, told: object) -> None:
+    def __init__(self, result: object) -> None:
         super().__init__("the coworker has failed")
-        self.told = told
+        self.result = result
 
 
-_FAILED: Final[ContextVar[list[Exception] | None]] = ContextVar(
+_FAILURES: Final[ContextVar[list[Exception] | None]] = ContextVar(
     "agentguard_crewai_coworker_failed", default=None
 )
 """What came out of the work that is handed over here; None within that work, and elsewhere."""
@@ -42,12 +42,12 @@ def coworker_of(tool: BaseAgentTool, given: Mapping[str, object]) -> Identity | 
 
     ``given`` are the tool's arguments by name. Raises ``ConfigError`` for one without an identity.
     """
-    told: dict[str, Any] = {name: given.get(name) for name in ("coworker", "co_worker")}
-    name = tool._get_coworker(**told)  # noqa: SLF001  as the tool itself
-    wanted = tool.sanitize_agent_name(name or "")
-    for one in tool.agents:
-        if tool.sanitize_agent_name(one.role) == wanted:
-            return require_identity(one)
+    spellings: dict[str, Any] = {name: given.get(name) for name in ("coworker", "co_worker")}
+    name = tool._get_coworker(**spellings)  # noqa: SLF001  as the tool itself
+    role = tool.sanitize_agent_name(name or "")
+    for agent in tool.agents:
+        if tool.sanitize_agent_name(agent.role) == role:
+            return require_identity(agent)
     return None
 
 
@@ -57,32 +57,32 @@ def hand_over(to: Identity, by: Identity) -> None:
         take_over(to.agent, by.agent)
 
 
-def run_handed_over(function: Callable[[], Any]) -> Any:
+def run_handover(function: Callable[[], Any]) -> Any:
     """Have a coworker work; raises ``CoworkerFailedError``."""
-    failed: list[Exception] = []
-    token = _FAILED.set(failed)
+    failures: list[Exception] = []
+    token = _FAILURES.set(failures)
     try:
-        told = function()
+        result = function()
     finally:
-        _FAILED.reset(token)
-    if failed:
-        raise CoworkerFailedError(told) from failed[0]
-    return told
+        _FAILURES.reset(token)
+    if failures:
+        raise CoworkerFailedError(result) from failures[0]
+    return result
 
 
 @contextmanager
-def handed_over() -> Iterator[None]:
+def collect_failure() -> Iterator[None]:
     """Do an agent's work: what it raises is the failure of whoever handed it over.
 
     What fails within it, and is coped with there, is not.
     """
-    failed = _FAILED.get()
-    token = _FAILED.set(None)
+    failures = _FAILURES.get()
+    token = _FAILURES.set(None)
     try:
         yield
     except Exception as error:
-        if failed is not None:
-            failed.append(error)
+        if failures is not None:
+            failures.append(error)
         raise
     finally:
-        _FAILED.reset(token)
+        _FAILURES.reset(token)

@@ -27,12 +27,12 @@ from agentguard_crewai.agents import (
     resolve_identity,
 )
 from agentguard_crewai.classes import guarded_class
-from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
+from agentguard_crewai.crewbase import crew_methods, mark_crew_method, names_in_yaml
 from agentguard_crewai.identity import (
     GuardOptions,
     OnApproval,
     identity_of,
-    name_of,
+    name_from_role,
     require_identity,
 )
 from agentguard_crewai.sealing import seal
@@ -67,7 +67,7 @@ def guard_crew(
     given: object = crew
     if not isinstance(given, Crew):
         raise ConfigError(f"crew: expected a CrewAI crew, got a {type(given).__name__}")
-    return _named(_guarded(crew, GuardOptions.of(guard, on_approval, timeout), {}))
+    return _record_tool_names(_guard(crew, GuardOptions.of(guard, on_approval, timeout), {}))
 
 
 def guard_crewbase(
@@ -84,30 +84,31 @@ def guard_crewbase(
     """
     options = GuardOptions.of(guard, on_approval, timeout)
 
-    def decorate(made: Class) -> Class:
-        methods = crew_methods(made)
+    def decorate(crew_class: Class) -> Class:
+        methods = crew_methods(crew_class)
         if not methods:
-            name = getattr(made, "__name__", made)
+            name = getattr(crew_class, "__name__", crew_class)
             message = f"guard_crewbase: {name} has no method below @crew; put it above @CrewBase"
             raise ConfigError(message)
         for name, method in methods.items():
-            setattr(made, name, as_crew(_making_guarded(method, options)))
-        return made
+            setattr(crew_class, name, mark_crew_method(_guarding_method(method, options)))
+        return crew_class
 
     return decorate
 
 
-def _making_guarded(method: Callable[..., Crew], options: GuardOptions) -> Callable[..., Crew]:
+def _guarding_method(method: Callable[..., Crew], options: GuardOptions) -> Callable[..., Crew]:
     @functools.wraps(method)
     def crew(self: Any, *args: Any, **kwargs: Any) -> Crew:
-        made = method(self, *args, **kwargs)
-        return _named(_guarded(made, options, names_in_yaml(self, [*_members(made)])))
+        unguarded = method(self, *args, **kwargs)
+        names = names_in_yaml(self, [*_members(unguarded)])
+        return _record_tool_names(_guard(unguarded, options, names))
 
     del crew.__wrapped__  # it leads to the unguarded crew
     return crew
 
 
-def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Guarded:
+def _guard(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Guarded:
     """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
     present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
     if present is not None and present.guard is not options.guard:
@@ -122,7 +123,7 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
         require_guardable(agent, options, names.get(id(agent)))
     if crew.process is Process.hierarchical and crew.manager_agent is None:
         _require_manager(crew, options)
-    _warn_of_one_name(crew, [agent for agent in members if id(agent) not in names])
+    _warn_of_shared_names(crew, [agent for agent in members if id(agent) not in names])
     identities = [resolve_identity(agent, options, names.get(id(agent))) for agent in members]
     for agent, identity in zip(members, identities, strict=True):
         assign_identity(agent, identity)
@@ -134,12 +135,12 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
     return crew
 
 
-def _warn_of_one_name(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
+def _warn_of_shared_names(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
     """Log which agents a policy and the log would know by one name, because of their roles."""
     roles: dict[str, list[str]] = {}
     for agent in unnamed:
         if identity_of(agent) is None:  # one that is guarded already was given its name then
-            roles.setdefault(name_of(agent.role), []).append(agent.role)
+            roles.setdefault(name_from_role(agent.role), []).append(agent.role)
     for name, same in roles.items():
         if len(same) > 1:
             _LOGGER.warning(
@@ -152,7 +153,7 @@ def _warn_of_one_name(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
             )
 
 
-def _named(crew: Guarded) -> Guarded:
+def _record_tool_names(crew: Guarded) -> Guarded:
     """Let the tools of a crew that its application guards go by the names that they have now."""
     owners: list[Any] = [*_members(crew), *crew.tasks]
     for owner in owners:
@@ -163,7 +164,7 @@ def _named(crew: Guarded) -> Guarded:
 def _require_manager(crew: Crew, options: GuardOptions) -> None:
     """Raise ``ConfigError`` where the manager that the crew will make has no name to go by."""
     role = get_i18n(prompt_file=crew.prompt_file).retrieve("hierarchical_manager_agent", "role")
-    name = name_of(role)
+    name = name_from_role(role)
     try:
         options.guard.require_agent(name)
     except ConfigError as error:
@@ -198,8 +199,8 @@ class GuardedCrew(Crew):
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
         _require_ready(self, from_checkpoint)
         if self.stream:
-            return _within_run(super().kickoff(inputs, input_files, from_checkpoint))
-        with _working(self):
+            return _bind_stream(super().kickoff(inputs, input_files, from_checkpoint))
+        with _kickoff_scope(self):
             return super().kickoff(inputs, input_files, from_checkpoint)
 
     async def akickoff(
@@ -211,8 +212,8 @@ class GuardedCrew(Crew):
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
         _require_ready(self, from_checkpoint)
         if self.stream:
-            return _within_run(await super().akickoff(inputs, input_files, from_checkpoint))
-        with _working(self):
+            return _bind_stream(await super().akickoff(inputs, input_files, from_checkpoint))
+        with _kickoff_scope(self):
             return await super().akickoff(inputs, input_files, from_checkpoint)
 
     async def kickoff_async(
@@ -223,19 +224,19 @@ class GuardedCrew(Crew):
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
         _require_ready(self, from_checkpoint)
-        return _within_run(await super().kickoff_async(inputs, input_files, from_checkpoint))
+        return _bind_stream(await super().kickoff_async(inputs, input_files, from_checkpoint))
 
     async def kickoff_for_each_async(
         self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
     ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
         """Run copies of the crew in threads; raises ``ConfigError`` as ``copy`` does."""
-        return _within_run(await super().kickoff_for_each_async(inputs, input_files))
+        return _bind_stream(await super().kickoff_for_each_async(inputs, input_files))
 
     async def akickoff_for_each(
         self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
     ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
         """Run copies of the crew; raises ``ConfigError`` as ``copy`` does."""
-        return _within_run(await super().akickoff_for_each(inputs, input_files))
+        return _bind_stream(await super().akickoff_for_each(inputs, input_files))
 
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
@@ -251,7 +252,7 @@ class GuardedCrew(Crew):
                 if id(original.agent) not in twins:
                     twins[id(original.agent)] = original.agent.copy()
                 task.agent = twins[id(original.agent)]
-        return _guarded(copied, options, {})
+        return _guard(copied, options, {})
 
     def _create_manager_agent(self) -> None:
         super()._create_manager_agent()
@@ -289,17 +290,17 @@ def _require_guarded(crew: GuardedCrew) -> GuardOptions:
     return options
 
 
-_BUSY: Final[dict[int, object]] = {}
+_ACTIVE_CREWS: Final[dict[int, object]] = {}
 
 
 @contextmanager
-def _alone(crew: Crew) -> Iterator[None]:
+def _exclusive(crew: Crew) -> Iterator[None]:
     """Let a crew be kicked off once at a time: its tasks hold the inputs of one kickoff.
 
     Raises ``ConfigError`` (``crew.busy``).
     """
     mine = object()
-    if _BUSY.setdefault(id(crew), mine) is not mine:  # one step, whatever other threads do
+    if _ACTIVE_CREWS.setdefault(id(crew), mine) is not mine:  # one step, whatever other threads do
         message = (
             f"the crew {crew.name!r} is being kicked off already, for whoever that is: give each "
             "kickoff a crew of its own, as crew.copy() does"
@@ -308,26 +309,26 @@ def _alone(crew: Crew) -> Iterator[None]:
     try:
         yield
     finally:
-        del _BUSY[id(crew)]
+        del _ACTIVE_CREWS[id(crew)]
 
 
 @contextmanager
-def _working(crew: Crew) -> Iterator[None]:
+def _kickoff_scope(crew: Crew) -> Iterator[None]:
     """Let a crew work by itself, as part of the run that is there, in a span of its own."""
     member = identity_of(next(_members(crew), None))
-    with _alone(crew), runs.joined() as run, crew_span(crew.name or "crew", run, member):
+    with _exclusive(crew), runs.join_run() as run, crew_span(crew.name or "crew", run, member):
         yield
 
 
-def _within_run(output: Output) -> Output:
+def _bind_stream(output: Output) -> Output:
     """Let a stream, which runs when it is read, do so as where it was kicked off."""
     if isinstance(output, CrewStreamingOutput):
-        kickoff = runs.kickoff_here()
+        kickoff = runs.current_kickoff()
         # CrewAI's iterators are generators, and there is no other way to them
-        sync: Any = output._sync_iterator  # noqa: SLF001
-        later: Any = output._async_iterator  # noqa: SLF001
-        if sync is not None:
-            output._sync_iterator = runs.read_within(sync, kickoff)  # noqa: SLF001
-        if later is not None:
-            output._async_iterator = runs.aread_within(later, kickoff)  # noqa: SLF001
+        sync_items: Any = output._sync_iterator  # noqa: SLF001
+        async_items: Any = output._async_iterator  # noqa: SLF001
+        if sync_items is not None:
+            output._sync_iterator = runs.read_within(sync_items, kickoff)  # noqa: SLF001
+        if async_items is not None:
+            output._async_iterator = runs.aread_within(async_items, kickoff)  # noqa: SLF001
     return output

@@ -12,11 +12,11 @@ from crewai.tools.tool_failure import ToolFailure
 from agentguard import ApprovalPending, Decision
 from agentguard.adapters import denial_text
 
-_ASKS_ANEW: Final = frozenset({"approval.altered", "approval.expired"})
+_REPEATABLE: Final = frozenset({"approval.altered", "approval.expired"})
 """After these the same call may be made again."""
 
 
-_INSTEAD: Final = {
+_CREW_REASONS: Final = {
     "delegation.missing": (
         "the agent acts only for somebody, and nothing is lent to it here: kick off the crew "
         "inside a block of guard.delegate(...), and run a thread's work with "
@@ -31,15 +31,15 @@ _INSTEAD: Final = {
 """What a crew's user does, in the words of a crew; the core speaks of single calls."""
 
 
-def for_crews(decision: Decision) -> Decision:
+def crew_decision(decision: Decision) -> Decision:
     """Return the same refusal, with a reason that says what a crew's user does about it."""
-    reason = _INSTEAD.get(decision.code)
+    reason = _CREW_REASONS.get(decision.code)
     return decision if reason is None else Decision.refusal(reason, code=decision.code)
 
 
-def denied(tool: str, decision: Decision) -> ToolFailure:
+def denial_failure(tool: str, decision: Decision) -> ToolFailure:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    may_call_again = decision.code in _ASKS_ANEW
+    may_call_again = decision.code in _REPEATABLE
     message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
         message=message,
@@ -49,7 +49,7 @@ def denied(tool: str, decision: Decision) -> ToolFailure:
     )
 
 
-def waiting(tool: str, pending: ApprovalPending) -> ToolFailure:
+def pending_failure(tool: str, pending: ApprovalPending) -> ToolFailure:
     """Tell a model that nobody has answered so far; the request stays, for a later call."""
     request = pending.request.request_id
     message = (

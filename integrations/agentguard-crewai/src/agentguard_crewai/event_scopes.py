@@ -16,16 +16,16 @@ Scopes = tuple[tuple[str, str], ...]
 """The open scopes, outermost first: the id of the event that began each, and its type."""
 
 
-def opened() -> Scopes:
+def open_scopes() -> Scopes:
     """Return the scopes that are open here."""
     return _event_id_stack.get()
 
 
-def close(before: Scopes, agent: Any, task: Any, reason: str) -> None:
+def close_scopes(before: Scopes, agent: Any, task: Any, reason: str) -> None:
     """Close what an agent's work on a task has opened since ``before``."""
-    begun = opened()[len(before) : len(before) + 1]
-    restore_event_scope(before + begun)
-    if task is not None and begun and begun[0][1] == "agent_execution_started":
+    scope = open_scopes()[len(before) : len(before) + 1]
+    restore_event_scope(before + scope)
+    if task is not None and scope and scope[0][1] == "agent_execution_started":
         crewai_event_bus.emit(
             agent, event=AgentExecutionErrorEvent(agent=agent, task=task, error=reason)
         )

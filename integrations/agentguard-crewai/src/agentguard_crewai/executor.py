@@ -16,7 +16,7 @@ from crewai.tools.agent_tools.deferred_tool_result_reader import DeferredToolRes
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError
-from agentguard_crewai.binding import names_of
+from agentguard_crewai.binding import model_names
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity, require_identity
@@ -51,7 +51,7 @@ def gate_executor(executor: AgentExecutor) -> None:
         list(getattr(executor, kind))
 
 
-class _Tools(list[Any]):
+class _CheckedTools(list[Any]):
     """An executor's tools, looked at wherever they are used: callbacks and hooks have them, too."""
 
     def __init__(self, tools: Iterable[Any], identity: Identity) -> None:
@@ -83,12 +83,12 @@ class GuardedExecutor(AgentExecutor):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _TOOLS:
-            value = _Tools(value, require_identity(cast("BaseAgent", self.agent)))
+            value = _CheckedTools(value, require_identity(cast("BaseAgent", self.agent)))
         super().__setattr__(name, value)
 
     def _register_deferred_file_reader(self, reader: DeferredToolResultReader) -> None:
         identity = require_identity(cast("BaseAgent", self.agent))
-        name = names_of([*self.original_tools, reader])[-1]
+        name = model_names([*self.original_tools, reader])[-1]
         reader.__class__ = _GuardedReader
         reader._agentguard_gate = Gate(identity, reader, name)  # type: ignore[attr-defined]  # noqa: SLF001
         super()._register_deferred_file_reader(reader)

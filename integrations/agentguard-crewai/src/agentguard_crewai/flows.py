@@ -41,7 +41,7 @@ def kickoff_or_pause(
     Raises CrewAI's ``HumanFeedbackPending``, whose context names the request in its ``metadata``,
     and ``ConfigError``.
     """
-    with _pausing(flow, crew, run):
+    with _pause_flow(flow, crew, run):
         return crew.kickoff(inputs=dict(inputs) if inputs is not None else None)
 
 
@@ -49,12 +49,12 @@ async def akickoff_or_pause(
     flow: Flow[Any], crew: Crew, inputs: Mapping[str, Any] | None = None, *, run: str
 ) -> Any:
     """Kick off a crew in a flow's async method; the async twin of ``kickoff_or_pause``."""
-    with _pausing(flow, crew, run):
+    with _pause_flow(flow, crew, run):
         return await crew.akickoff(inputs=dict(inputs) if inputs is not None else None)
 
 
 @contextmanager
-def _pausing(flow: Flow[Any], crew: Crew, run: str) -> Iterator[None]:
+def _pause_flow(flow: Flow[Any], crew: Crew, run: str) -> Iterator[None]:
     if options_of(crew).on_approval != "pause":
         message = f"the crew {crew.name!r} waits for approvals: guard it with on_approval='pause'"
         raise ConfigError(message)
@@ -65,8 +65,8 @@ def _pausing(flow: Flow[Any], crew: Crew, run: str) -> Iterator[None]:
             "it can't pause the flow: kick it off in the method itself"
         )
         raise ConfigError(message)
-    listens = flow._listen_condition(FlowMethodName(method))  # noqa: SLF001  CrewAI has no other
-    if listens is None or answered(method) not in _iter_condition_events(listens):
+    condition = flow._listen_condition(FlowMethodName(method))  # noqa: SLF001  CrewAI has no other
+    if condition is None or answered(method) not in _iter_condition_events(condition):
         message = (
             f"the flow's method {method} would not run again once people have answered: let it "
             f"listen to that as well, as in @listen(or_(..., answered({method!r})))"

@@ -79,16 +79,16 @@ class Gate:
             while True:
                 try:
                     result = adapters.run(agent, call.invocation, call.run, call.options)
-                    return self._ended(call, result)
+                    return self._complete(call, result)
                 except Denied as refused:
-                    if not call.asks_anew(refused):
+                    if not call.asks_again(refused):
                         raise
                 except ApprovalPending as pending:
                     left = call.seconds_left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
-                        return call.given_up(pending)
+                        return call.give_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
-            return call.ended(error)
+            return call.fail(error)
 
     async def arun(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -99,21 +99,21 @@ class Gate:
             while True:
                 try:
                     result = await adapters.arun(agent, call.invocation, call.arun, call.options)
-                    return self._ended(call, result)
+                    return self._complete(call, result)
                 except Denied as refused:
-                    if not call.asks_anew(refused):
+                    if not call.asks_again(refused):
                         raise
                 except ApprovalPending as pending:
                     left = call.seconds_left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
-                        return call.given_up(pending)
+                        return call.give_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
-            return call.ended(error)
+            return call.fail(error)
 
-    def _ended(self, call: Call, result: Any) -> Any:
+    def _complete(self, call: Call, result: Any) -> Any:
         if call.waits:
             self._incomplete.append(result)
-        return call.completed(result)
+        return call.complete(result)
 
     def is_complete(self, result: object) -> bool:
         """Whether a result is that of a call within which none waits, and may be kept."""
@@ -124,8 +124,8 @@ class Gate:
         action = ACTION.get()
         if action is not None:
             action.raise_again(body.tool)
-        run = runs.current()
-        run.require_going()
+        run = runs.current_run()
+        run.require_running()
         spec, agent = self.spec(), self._identity.agent
         declared = self.tool.args_schema.model_fields
         invocation = Invocation.bind(
@@ -135,20 +135,18 @@ class Gate:
         )
         bound, place = invocation.arguments, None
         if run.name is not None and isinstance(bound, Arguments):
-            place = run.take(
-                Key(agent.name, _whose(), spec.name, sha256(bound.encoded).hexdigest())
+            place = run.claim(
+                Key(agent.name, _authority_digest(), spec.name, sha256(bound.encoded).hexdigest())
             )
-            invocation = replace(
-                invocation, site=place.site, refusal=rejection.recalled(agent, place)
-            )
+            invocation = replace(invocation, site=place.site, refusal=rejection.load(agent, place))
         coworker = None
         try:
             require_name(self.tool)
             if run.name is not None:
                 require_repeatable(self.tool)
             if is_handover(self.tool):
-                given = by_name(body.function, body.args, body.kwargs)
-                coworker = coworker_of(self.tool, given)
+                arguments = by_name(body.function, body.args, body.kwargs)
+                coworker = coworker_of(self.tool, arguments)
             if coworker is not None:
                 adapters.require_delegator(coworker.agent, agent)
         except AgentguardError as error:
@@ -157,13 +155,13 @@ class Gate:
         return Call(body, invocation, run, place, self._identity, coworker)
 
 
-def _whose() -> str | None:
+def _authority_digest() -> str | None:
     """Name for whom a call is made here, and through whom; None on the agent's own authority."""
     try:
-        lent = current_delegation()
+        delegation = current_delegation()
     except DelegationError:
         return None  # it has ended: the call is refused
-    if lent is None:
+    if delegation is None:
         return None
-    said = [lent.principal, lent.chain.actors, lent.task_id]
-    return digest(said)
+    authority = [delegation.principal, delegation.chain.actors, delegation.task_id]
+    return digest(authority)

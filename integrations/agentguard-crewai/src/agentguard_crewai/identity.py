@@ -17,10 +17,10 @@ from agentguard import Agent, ConfigError, Guard, StorageError
 OnApproval = Literal["wait", "pause"]
 """What a call does that needs an approval: hold its thread for a while, or stop the crew."""
 
-WAITS: Final = 30
+DEFAULT_TIMEOUT: Final = 30
 """Seconds for which a call waits, where nobody says otherwise."""
 
-_DROPPED: Final = re.compile(r"[^a-z0-9]+")
+_SEPARATORS: Final = re.compile(r"[^a-z0-9]+")
 
 
 class GuardOptions(NamedTuple):
@@ -39,7 +39,7 @@ class GuardOptions(NamedTuple):
                 "on_approval='wait'"
             )
             raise ConfigError(message)
-        timeout = WAITS if timeout is None else timeout
+        timeout = DEFAULT_TIMEOUT if timeout is None else timeout
         given: tuple[object, object] = guard, timeout
         if not isinstance(given[0], Guard):
             raise ConfigError(f"guard: expected a Guard, as from Guard.open, got {guard!r}")
@@ -77,7 +77,7 @@ class Identity:
         """
         return cls(options.guard.new_agent(name), options)
 
-    def renewed(self) -> Identity:
+    def new_instance(self) -> Identity:
         """Return another instance of the same name, for a copy of the agent."""
         return Identity.new(self.agent.name, self.options)
 
@@ -94,8 +94,8 @@ class Identity:
 
 def identity_of(agent: object) -> Identity | None:
     """Return who an agent of a crew is; None for one that is not guarded."""
-    found = getattr(agent, "_agentguard", None)  # a private attribute that guarded agents have
-    return found if isinstance(found, Identity) else None
+    identity = getattr(agent, "_agentguard", None)  # a private attribute that guarded agents have
+    return identity if isinstance(identity, Identity) else None
 
 
 def require_identity(agent: BaseAgent) -> Identity:
@@ -110,7 +110,7 @@ def require_identity(agent: BaseAgent) -> Identity:
     return identity
 
 
-def name_of(role: str) -> str:
+def name_from_role(role: str) -> str:
     """Return the name in ``[agents]`` of an agent with this role: ``Senior Writer`` is
     ``senior-writer``.
 
@@ -118,7 +118,7 @@ def name_of(role: str) -> str:
     from anybody. Raises ``ConfigError`` where nothing is left of it.
     """  # noqa: D205  the example belongs to the sentence
     text = unicodedata.normalize("NFKD", role).encode("ascii", "ignore").decode().lower()
-    name = _DROPPED.sub("-", text).strip("-")
+    name = _SEPARATORS.sub("-", text).strip("-")
     if not name:
         message = f"the role {role!r} makes no name: give the agent one, with guard_agent(name=...)"
         raise ConfigError(message)

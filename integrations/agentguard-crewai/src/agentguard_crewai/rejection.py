@@ -11,7 +11,7 @@ from agentguard_crewai.runs import Place
 _LOGGER = logging.getLogger("agentguard")
 
 
-def keep(agent: Agent, place: Place, decision: Decision) -> None:
+def store(agent: Agent, place: Place, decision: Decision) -> None:
     """Keep that a call was rejected, and why."""
     try:
         run_store(agent).write(_name(agent, place), decision.reason.encode())
@@ -19,7 +19,7 @@ def keep(agent: Agent, place: Place, decision: Decision) -> None:
         _LOGGER.exception("a rejection could not be kept: the call is asked again in the next try")
 
 
-def recalled(agent: Agent, place: Place) -> Decision | None:
+def load(agent: Agent, place: Place) -> Decision | None:
     """Return why a call is refused that was rejected before in its run; None for one that was not.
 
     What can't be read refuses the call as well.

@@ -59,8 +59,8 @@ class ToolResults:
             return ["failure", self._fields(value, budget, reason=value.reason.value)]
         # pydantic leaves these two away where a model has a model_post_init of its own
         if kind is self._schema and not getattr(value, "__pydantic_private__", None):
-            given = sorted(value.__pydantic_fields_set__)
-            return ["model", _fingerprint(kind), self._fields(value, budget), given]
+            fields_set = sorted(value.__pydantic_fields_set__)
+            return ["model", _fingerprint(kind), self._fields(value, budget), fields_set]
         raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} can't be kept")
 
     def _fields(self, value: BaseModel, budget: ResultBudget, **instead: str) -> dict[str, Any]:
@@ -80,10 +80,10 @@ class ToolResults:
                 return tuple(map(self._value, items))
             case ["failure", fields]:
                 return self._failure(self._value(fields))
-            case ["model", known, fields, given] if (
-                self._schema is not None and known == _fingerprint(self._schema)
+            case ["model", fingerprint, fields, fields_set] if (
+                self._schema is not None and fingerprint == _fingerprint(self._schema)
             ):
-                return self._schema.model_construct(set(given), **self._value(fields))
+                return self._schema.model_construct(set(fields_set), **self._value(fields))
         raise DecodeError("no result of a tool")
 
     def _failure(self, fields: Mapping[str, Any]) -> ToolFailure:
@@ -107,19 +107,19 @@ class RunResults:
     def dumps(self, result: Any) -> bytes:
         """Write a result and its places; raises as ``ToolResults.dumps`` does."""
         places = [[*place.key, place.ordinal] for place in self._places]
-        written = orjson.Fragment(self._results.dumps(result))
-        return orjson.dumps({"places": places, "result": written})
+        encoded = orjson.Fragment(self._results.dumps(result))
+        return orjson.dumps({"places": places, "result": encoded})
 
     def loads(self, data: bytes) -> Any:
         """Read a result, and take its places; raises ``DecodeError``."""
         try:
-            kept = orjson.loads(data)
-            places = [Place(self._run, Key(*key), ordinal) for *key, ordinal in kept["places"]]
-            written = orjson.dumps(kept["result"])
+            entry = orjson.loads(data)
+            places = [Place(self._run, Key(*key), ordinal) for *key, ordinal in entry["places"]]
+            encoded = orjson.dumps(entry["result"])
         except Exception as error:
             raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
-        result = self._results.loads(written)
-        self._run.retake(places)
+        result = self._results.loads(encoded)
+        self._run.reclaim(places)
         self._places.extend(places)
         return result
 
@@ -127,5 +127,5 @@ class RunResults:
 def _fingerprint(schema: type[BaseModel]) -> str:
     """Return what a model is by: its name, and its fields with their types."""
     fields = {name: repr(field.annotation) for name, field in schema.model_fields.items()}
-    said = f"{schema.__module__}:{schema.__qualname__} {sorted(fields.items())}"
-    return sha256(said.encode()).hexdigest()
+    description = f"{schema.__module__}:{schema.__qualname__} {sorted(fields.items())}"
+    return sha256(description.encode()).hexdigest()

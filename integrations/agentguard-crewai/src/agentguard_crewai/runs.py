@@ -42,16 +42,16 @@ class Paused(BaseException):
 class Run:
     """One try of a run; ``name`` None for one that can't be begun again.
 
-    ``pending`` is what it waits for once it has paused: nothing runs in it any more. ``told`` are
-    the ids of requests that the log of the application has named.
+    ``pending`` is the request for which a paused run waits; no call runs in a paused run.
+    ``logged_requests`` are the ids of the requests that the application's log has named.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
-        self.told: set[str] = set()
-        self._taken: defaultdict[Key, set[int]] = defaultdict(set)
-        self._left: dict[tuple[Key, int], list[Place]] = {}
+        self.logged_requests: set[str] = set()
+        self._ordinals: defaultdict[Key, set[int]] = defaultdict(set)
+        self._nested: dict[tuple[Key, int], list[Place]] = {}
         self._lock = threading.Lock()
 
     def pause(self, pending: ApprovalPending) -> NoReturn:
@@ -59,50 +59,50 @@ class Run:
         self.pending = pending
         raise Paused(pending)
 
-    def require_going(self) -> None:
+    def require_running(self) -> None:
         """Raise ``Paused`` where the run has paused."""
         if self.pending is not None:
             raise Paused(self.pending)
 
-    def take(self, key: Key) -> Place:
+    def claim(self, key: Key) -> Place:
         """Return the place of the next call that is this one.
 
         Where that call was left incomplete, those within it have their places again.
         """
         with self._lock:
-            taken = self._taken[key]
-            ordinal = next(n for n in itertools.count(1) if n not in taken)
-            taken.add(ordinal)
-            for within in self._left.pop((key, ordinal), ()):
-                self._taken[within.key].discard(within.ordinal)
+            ordinals = self._ordinals[key]
+            ordinal = next(n for n in itertools.count(1) if n not in ordinals)
+            ordinals.add(ordinal)
+            for within in self._nested.pop((key, ordinal), ()):
+                self._ordinals[within.key].discard(within.ordinal)
         return Place(self, key, ordinal)
 
-    def retake(self, places: Iterable[Place]) -> None:
+    def reclaim(self, places: Iterable[Place]) -> None:
         """Take the places of calls that were made within one that is replayed."""
         with self._lock:
             for place in places:
-                self._taken[place.key].add(place.ordinal)
+                self._ordinals[place.key].add(place.ordinal)
 
-    def give_back(self, place: Place, within: Sequence[Place] = ()) -> None:
+    def release(self, place: Place, within: Sequence[Place] = ()) -> None:
         """Let another call have the place of one that did not run, has failed, or is incomplete.
 
         The calls that were completed ``within`` it keep theirs until it is made again.
         """
         with self._lock:
-            self._taken[place.key].discard(place.ordinal)
+            self._ordinals[place.key].discard(place.ordinal)
             if within:
-                self._left[place.key, place.ordinal] = [*within]
+                self._nested[place.key, place.ordinal] = [*within]
 
 
 class Key(NamedTuple):
     """What a call is: by whom, for whom, of which tool, and with what.
 
-    ``whose`` is the SHA-256 of principal, chain and task, None on the agent's own authority;
+    ``authority`` is the SHA-256 of principal, chain and task, None on the agent's own authority;
     ``arguments`` are their SHA-256.
     """
 
     agent: str
-    whose: str | None
+    authority: str | None
     tool: str
     arguments: str
 
@@ -118,27 +118,27 @@ class Place(NamedTuple):
     def site(self) -> CallSite:
         """The place as it is signed."""
         call_id = f"{self.key.tool}:{self.key.arguments[:32]}#{self.ordinal}"
-        return CallSite(call_id, self.run.name, self.key.whose)
+        return CallSite(call_id, self.run.name, self.key.authority)
 
 
-_INSIDE: Final[ContextVar[list[Place] | None]] = ContextVar(
+_NESTED_PLACES: Final[ContextVar[list[Place] | None]] = ContextVar(
     "agentguard_crewai_inside", default=None
 )
 
 
-def inside() -> list[Place] | None:
+def nested_places() -> list[Place] | None:
     """Return the places of calls that were completed within the call that runs here, so far."""
-    return _INSIDE.get()
+    return _NESTED_PLACES.get()
 
 
 @contextmanager
-def collected(places: list[Place]) -> Iterator[None]:
+def collect_places(places: list[Place]) -> Iterator[None]:
     """Collect the places of calls that are completed in this block."""
-    token = _INSIDE.set(places)
+    token = _NESTED_PLACES.set(places)
     try:
         yield
     finally:
-        _INSIDE.reset(token)
+        _NESTED_PLACES.reset(token)
 
 
 class _Attempt(NamedTuple):
@@ -160,7 +160,7 @@ def attempt(agent: object, task: object | None) -> Iterator[None]:
     agent begins anew then: the calls that it had completed are not made again in a run that has a
     name, as in another try of the run.
     """
-    outer, failed = inside(), _ATTEMPT.get()
+    outer, failed = nested_places(), _ATTEMPT.get()
     if (
         failed is not None
         and task is not None
@@ -169,12 +169,12 @@ def attempt(agent: object, task: object | None) -> Iterator[None]:
         and failed.places is outer  # nothing was called in between
     ):
         for place in failed.places:
-            place.run.give_back(place)
+            place.run.release(place)
         failed.places.clear()
     places: list[Place] = []
     token = _ATTEMPT.set(_Attempt(agent, task, places))
     try:
-        with collected(places):
+        with collect_places(places):
             yield
     finally:
         _ATTEMPT.reset(token)
@@ -185,7 +185,7 @@ def attempt(agent: object, task: object | None) -> Iterator[None]:
 _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", default=None)
 
 
-def current() -> Run:
+def current_run() -> Run:
     """Return the run that this code is part of: what is part of none is one by itself."""
     return _CURRENT.get() or Run(None)
 
@@ -212,7 +212,7 @@ class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None])
                 f"the run {self._name!r} is begun inside of another run: leave one of the two out"
             )
             raise ConfigError(message)
-        self._block.enter_context(_in_force(Run(self._name)))
+        self._block.enter_context(_enter_run(Run(self._name)))
 
     def __exit__(self, *raised: object) -> None:
         self._block.close()
@@ -225,11 +225,11 @@ class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None])
 
 
 @contextmanager
-def joined() -> Iterator[Run]:
+def join_run() -> Iterator[Run]:
     """Be part of the run that is there, or of a new one without a name."""
     present = _CURRENT.get()
     if present is None:
-        with _in_force(Run(None)) as run:
+        with _enter_run(Run(None)) as run:
             yield run
         return
     yield present
@@ -239,40 +239,40 @@ class Kickoff(NamedTuple):
     """Where a crew that streams was kicked off: in which run, and with what it was lent."""
 
     run: Run
-    lent: object
+    delegation_key: object
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
+    def entered(self) -> Iterator[None]:
         """Begin its work, which is part of the run.
 
         Raises ``ConfigError`` where another delegation is in force than at the kick-off, or none.
         """
-        if _lent() not in (_ENDED, self.lent):
+        if _delegation_key() not in (_ENDED, self.delegation_key):
             message = (
                 "a crew that streams works when it is read, and this one was kicked off with "
                 "another delegation in force than now: read it in the block that kicked it off, or "
                 "in a block of the same stored delegation (guard.resume)"
             )
             raise ConfigError(message, code="crew.elsewhere")
-        with _in_force(self.run):
+        with _enter_run(self.run):
             yield
 
 
-def kickoff_here() -> Kickoff:
+def current_kickoff() -> Kickoff:
     """Return where this code is."""
-    return Kickoff(current(), _lent())
+    return Kickoff(current_run(), _delegation_key())
 
 
 _ENDED: Final = object()
 """In the place of what was lent, where that has ended: each call is refused, and says so."""
 
 
-def _lent() -> object:
+def _delegation_key() -> object:
     try:
-        lent = current_delegation()
+        delegation = current_delegation()
     except DelegationError:
         return _ENDED
-    return None if lent is None else lent.key
+    return None if delegation is None else delegation.key
 
 
 def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
@@ -281,7 +281,7 @@ def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
     Whoever closes this closes the stream, which waits for its work to end.
     """
     with closing(items):
-        with kickoff.begun():
+        with kickoff.entered():
             first = next(items, None)
         if first is not None:
             yield first
@@ -291,7 +291,7 @@ def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
 async def aread_within(items: AsyncGenerator[Item], kickoff: Kickoff) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
     async with aclosing(items):
-        with kickoff.begun():
+        with kickoff.entered():
             first = await anext(items, None)
         if first is not None:
             yield first
@@ -308,7 +308,7 @@ def _is_text(name: str) -> bool:
 
 
 @contextmanager
-def _in_force(run: Run) -> Iterator[Run]:
+def _enter_run(run: Run) -> Iterator[Run]:
     token = _CURRENT.set(run)
     try:
         yield run

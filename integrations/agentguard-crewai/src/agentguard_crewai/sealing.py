@@ -22,13 +22,13 @@ from crewai.tools.base_tool import Tool
 
 from agentguard import ConfigError, UnguardedCallError
 
-RUNS: Final = ("run", "arun", "_run", "_arun", "func")
+ENTRY_POINTS: Final = ("run", "arun", "_run", "_arun", "func")
 """The ways in which a tool is run."""
 
 _KIND: Final = "_agentguard_kind"
 
 
-class _Running:
+class _RunningCall:
     """A guarded call of a tool, until it ends: copies of its context may outlive it."""
 
     __slots__ = ("tool",)
@@ -37,7 +37,9 @@ class _Running:
         self.tool: BaseTool | None = tool
 
 
-_WITHIN: Final[ContextVar[_Running | None]] = ContextVar("agentguard_crewai_within", default=None)
+_WITHIN: Final[ContextVar[_RunningCall | None]] = ContextVar(
+    "agentguard_crewai_within", default=None
+)
 """The call that runs here."""
 
 _NAMES: Final[dict[int, tuple[weakref.ref[BaseTool], str]]] = {}
@@ -90,9 +92,9 @@ def require_name(tool: BaseTool) -> None:
 
 
 @contextmanager
-def unsealed_for(tool: BaseTool) -> Iterator[None]:
+def unseal(tool: BaseTool) -> Iterator[None]:
     """Run the code of a tool, within its guarded call."""
-    running = _Running(tool)
+    running = _RunningCall(tool)
     token = _WITHIN.set(running)
     try:
         yield
@@ -102,23 +104,23 @@ def unsealed_for(tool: BaseTool) -> Iterator[None]:
             _WITHIN.reset(token)
 
 
-def _runs(tool: BaseTool) -> bool:
+def _is_running(tool: BaseTool) -> bool:
     running = _WITHIN.get()
     return running is not None and running.tool is tool
 
 
-def kind_of(tool: BaseTool) -> type[BaseTool]:
+def original_class(tool: BaseTool) -> type[BaseTool]:
     """Return the class that a tool had before it was sealed, or else has."""
     kind: type[BaseTool] = getattr(type(tool), _KIND, type(tool))
     return kind
 
 
-def below(tool: BaseTool, name: str) -> Any:
+def unsealed_attribute(tool: BaseTool, name: str) -> Any:
     """Return what runs a tool, below its seal."""
     if name in vars(tool):
         return vars(tool)[name]
-    found = inspect.getattr_static(kind_of(tool), name)
-    return found.__get__(tool, type(tool)) if hasattr(found, "__get__") else found
+    member = inspect.getattr_static(original_class(tool), name)
+    return member.__get__(tool, type(tool)) if hasattr(member, "__get__") else member
 
 
 class _Sealed:
@@ -131,8 +133,8 @@ class _Sealed:
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
             return self._of_class()
-        found = below(tool, self._name)
-        return found if _runs(tool) else _checked(tool, found)
+        member = unsealed_attribute(tool, self._name)
+        return member if _is_running(tool) else _checked(tool, member)
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         vars(tool)[self._name] = value
@@ -141,14 +143,14 @@ class _Sealed:
         del vars(tool)[self._name]
 
     def _of_class(self) -> Any:
-        found = inspect.getattr_static(self._kind, self._name, None)
-        if not inspect.isfunction(found):
+        member = inspect.getattr_static(self._kind, self._name, None)
+        if not inspect.isfunction(member):
             raise AttributeError(self._name)
 
         def run(tool: BaseTool, *args: Any, **kwargs: Any) -> Any:
             return getattr(tool, self._name)(*args, **kwargs)
 
-        return _like(run, found)
+        return copy_signature(run, member)
 
 
 class _Structured:
@@ -162,10 +164,10 @@ class _Structured:
             return self._kind.to_structured_tool
 
         def to_structured_tool() -> Any:
-            made = below(tool, "to_structured_tool")()
-            if callable(getattr(made, "func", None)):
-                made.func = _checked(tool, made.func)
-            return made
+            structured = unsealed_attribute(tool, "to_structured_tool")()
+            if callable(getattr(structured, "func", None)):
+                structured.func = _checked(tool, structured.func)
+            return structured
 
         return to_structured_tool
 
@@ -177,7 +179,7 @@ def _checked(tool: BaseTool, function: Callable[..., Any]) -> Any:
     """Return ``function``, which raises outside of a guarded call of the tool."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if not _runs(tool):
+        if not _is_running(tool):
             message = (
                 f"the tool {tool.name!r} is a guarded agent's, and was called past the agent: it "
                 "did not run, since nobody would have decided on the call; let the agent call it, "
@@ -186,17 +188,17 @@ def _checked(tool: BaseTool, function: Callable[..., Any]) -> Any:
             raise UnguardedCallError(message)
         return function(*args, **kwargs)
 
-    return _like(checked, function)
+    return copy_signature(checked, function)
 
 
-def _like(made: Any, function: Any) -> Any:
-    """Let ``made`` look like ``function``, without a way to it."""
+def copy_signature(replacement: Any, function: Any) -> Any:
+    """Give ``replacement`` the signature and names of ``function``, but no reference to it."""
     with suppress(ValueError, TypeError):  # what is written in C may not say
-        made.__signature__ = inspect.signature(function)
-    made.__name__ = getattr(function, "__name__", made.__name__)
-    made.__doc__ = getattr(function, "__doc__", None)
-    made.__annotations__ = dict(getattr(function, "__annotations__", {}))
-    return made
+        replacement.__signature__ = inspect.signature(function)
+    replacement.__name__ = getattr(function, "__name__", replacement.__name__)
+    replacement.__doc__ = getattr(function, "__doc__", None)
+    replacement.__annotations__ = dict(getattr(function, "__annotations__", {}))
+    return replacement
 
 
 @functools.lru_cache(maxsize=512)
@@ -205,14 +207,14 @@ def _sealed_class(kind: type[BaseTool]) -> type[BaseTool]:
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__}
     # under its own name CrewAI's registry would take it for the class of unguarded tools
     namespace["__qualname__"] = f"sealed {kind.__qualname__}"
-    made: Any = types.new_class(
-        kind.__name__, (SealedTool, kind), {}, lambda given: given.update(namespace)
+    sealed: Any = types.new_class(
+        kind.__name__, (SealedTool, kind), {}, lambda members: members.update(namespace)
     )
-    made.__qualname__ = kind.__qualname__
+    sealed.__qualname__ = kind.__qualname__
     # past pydantic, which takes a field's name in a class for its default
-    for name in RUNS:
+    for name in ENTRY_POINTS:
         if name != "func" or issubclass(kind, Tool):
-            type.__setattr__(made, name, _Sealed(name, kind))
-    type.__setattr__(made, "to_structured_tool", _Structured(kind))
-    type.__setattr__(made, _KIND, kind)
-    return made  # type: ignore[no-any-return]
+            type.__setattr__(sealed, name, _Sealed(name, kind))
+    type.__setattr__(sealed, "to_structured_tool", _Structured(kind))
+    type.__setattr__(sealed, _KIND, kind)
+    return sealed  # type: ignore[no-any-return]

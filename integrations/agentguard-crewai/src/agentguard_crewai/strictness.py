@@ -29,54 +29,54 @@ def refuse_unguarded() -> None:
     (``agent.unguarded``). Agents without tools, as CrewAI makes some for plans and guardrails,
     work as ever. To be called where the program begins; a second time it does nothing.
     """
-    _replace(CrewAgent, "_add_skill_loader_tool", _with_tools)
-    _replace(Task, "_execute_core", _of_task)
-    _replace(Task, "_aexecute_core", _of_task)
-    _replace(LiteAgent, "_execute_core", _lite)
+    _replace(CrewAgent, "_add_skill_loader_tool", _check_agent_tools)
+    _replace(Task, "_execute_core", _check_task_agent)
+    _replace(Task, "_aexecute_core", _check_task_agent)
+    _replace(LiteAgent, "_execute_core", _check_lite_agent)
 
 
 def _replace(kind: type, name: str, check: Callable[..., Callable[..., Any]]) -> None:
-    written = getattr(kind, name)
-    if not hasattr(written, _REFUSES):
-        made = functools.wraps(written)(check(written))
-        setattr(made, _REFUSES, True)
-        setattr(kind, name, made)
+    original = getattr(kind, name)
+    if not hasattr(original, _REFUSES):
+        replacement = functools.wraps(original)(check(original))
+        setattr(replacement, _REFUSES, True)
+        setattr(kind, name, replacement)
 
 
-def _with_tools(written: Callable[..., Any]) -> Callable[..., Any]:
+def _check_agent_tools(original: Callable[..., Any]) -> Callable[..., Any]:
     """The last step before an executor gets an agent's tools."""
 
     def add(self: CrewAgent, *args: Any, **kwargs: Any) -> Any:
-        found = written(self, *args, **kwargs)
-        if found and identity_of(self) is None:
-            raise _refused(f"the agent {self.role!r}")
-        return found
+        extended = original(self, *args, **kwargs)
+        if extended and identity_of(self) is None:
+            raise _unguarded_error(f"the agent {self.role!r}")
+        return extended
 
     return add
 
 
-def _of_task(written: Callable[..., Any]) -> Callable[..., Any]:
+def _check_task_agent(original: Callable[..., Any]) -> Callable[..., Any]:
     """A task, which somebody may do who has no such step."""
 
     def execute(self: Task, agent: BaseAgent | None, *args: Any, **kwargs: Any) -> Any:
-        doing = agent or self.agent
-        if doing is not None and not isinstance(doing, CrewAgent):
-            raise _refused(f"the agent {doing.role!r}, which runs its tools by itself,")
-        return written(self, agent, *args, **kwargs)
+        worker = agent or self.agent
+        if worker is not None and not isinstance(worker, CrewAgent):
+            raise _unguarded_error(f"the agent {worker.role!r}, which runs its tools by itself,")
+        return original(self, agent, *args, **kwargs)
 
     return execute
 
 
-def _lite(written: Callable[..., Any]) -> Callable[..., Any]:
+def _check_lite_agent(original: Callable[..., Any]) -> Callable[..., Any]:
     def execute(self: LiteAgent, *args: Any, **kwargs: Any) -> Any:
         if self.tools:
-            raise _refused(f"the LiteAgent {self.role!r}")
-        return written(self, *args, **kwargs)
+            raise _unguarded_error(f"the LiteAgent {self.role!r}")
+        return original(self, *args, **kwargs)
 
     return execute
 
 
-def _refused(who: str) -> ConfigError:
+def _unguarded_error(who: str) -> ConfigError:
     message = (
         f"{who} is not guarded, and this process refuses such agents (refuse_unguarded): guard its "
         "crew (guard_crew), or the agent (guard_agent), before it begins"

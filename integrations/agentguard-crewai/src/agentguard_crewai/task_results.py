@@ -12,37 +12,37 @@ from typing import Any, Final
 
 from crewai.agents.agent_builder.base_agent import BaseAgent
 
-_WITHIN: Final[ContextVar[list[dict[str, Any]] | None]] = ContextVar(
+_CURRENT_RESULTS: Final[ContextVar[list[dict[str, Any]] | None]] = ContextVar(
     "agentguard_crewai.task_results", default=None
 )
 """What was returned in the work that is done here."""
 
 
-class _Answers(list[dict[str, Any]]):
+class _TaskResults(list[dict[str, Any]]):
     """All that was returned, to look at; whoever goes through it in some work finds that work's."""
 
     def append(self, result: dict[str, Any]) -> None:
         super().append(result)
-        within = _WITHIN.get()
-        if within is not None:
-            within.append(result)
+        current = _CURRENT_RESULTS.get()
+        if current is not None:
+            current.append(result)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        within = _WITHIN.get()
-        return super().__iter__() if within is None else iter(within)
+        current = _CURRENT_RESULTS.get()
+        return super().__iter__() if current is None else iter(current)
 
 
 # whoever writes down what it is, as CrewAI does with agents, finds what it was
-_Answers.__name__ = _Answers.__qualname__ = list.__name__
+_TaskResults.__name__ = _TaskResults.__qualname__ = list.__name__
 
 
 @contextmanager
-def of_this_work(agent: BaseAgent) -> Iterator[None]:
+def separate_task_results(agent: BaseAgent) -> Iterator[None]:
     """Let CrewAI answer a task (``result_as_answer``) with nothing from the agent's other work."""
-    if not isinstance(agent.tools_results, _Answers):
-        agent.tools_results = _Answers(agent.tools_results)
-    token = _WITHIN.set([])
+    if not isinstance(agent.tools_results, _TaskResults):
+        agent.tools_results = _TaskResults(agent.tools_results)
+    token = _CURRENT_RESULTS.set([])
     try:
         yield
     finally:
-        _WITHIN.reset(token)
+        _CURRENT_RESULTS.reset(token)

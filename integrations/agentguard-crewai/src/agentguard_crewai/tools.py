@@ -13,7 +13,6 @@ import inspect
 import logging
 import types
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from crewai.tools import BaseTool
@@ -24,7 +23,7 @@ from crewai.tools.tool_failure import ToolFailure
 from agentguard import ConfigError
 from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity
-from agentguard_crewai.sealing import below, kind_of, seal
+from agentguard_crewai.sealing import copy_signature, original_class, seal, unsealed_attribute
 from agentguard_crewai.tracing import tool_span
 
 _LOGGER = logging.getLogger("agentguard")
@@ -71,31 +70,31 @@ class _Gated:
             base = next((one for one in self._kind.__mro__ if self._name in vars(one)), None)
             if base in _STOCK[self._name]:
                 return vars(base)[self._name].__get__(tool, owner)
-        function = below(gate.tool, self._name)
-        known = gate.entry_points.get(self._name)
-        if known is None or known[0] != function:  # a bound method is another object each time
-            gated = _behind(gate, function, unchecked=self._name in _UNCHECKED)
-            known = gate.entry_points[self._name] = function, gated
-        return known[1]
+        function = unsealed_attribute(gate.tool, self._name)
+        entry = gate.entry_points.get(self._name)
+        if entry is None or entry[0] != function:  # a bound method is another object each time
+            gated = _gate_function(gate, function, unchecked=self._name in _UNCHECKED)
+            entry = gate.entry_points[self._name] = function, gated
+        return entry[1]
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         setattr(gate_of(tool).tool, self._name, value)
 
 
-class _Caching:
+class _CacheFunction:
     """``cache_function``: asked of what a tool has returned once its call is complete."""
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
             raise AttributeError("cache_function")
         gate = gate_of(tool)
-        asked = vars(gate.tool)["cache_function"]
+        may_cache = vars(gate.tool)["cache_function"]
 
         def cacheable(arguments: Any = None, result: Any = None) -> bool:
             if isinstance(result, ToolFailure) or not gate.is_complete(result):
                 return False
             try:
-                return bool(asked(arguments, result))
+                return bool(may_cache(arguments, result))
             except Exception:
                 # the tool has run: CrewAI would take this for its error, and run it again
                 _LOGGER.exception("the cache_function of %s failed: not cached", tool.name)
@@ -111,28 +110,30 @@ class _Structured:
     """``to_structured_tool``: what a model's text runs, behind the gate whoever has made it."""
 
     def __init__(self, written: Callable[[BaseTool], CrewStructuredTool]) -> None:
-        self._written = written
+        self._original = written
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
-        return self._written if tool is None else functools.partial(self._made, tool)
+        return self._original if tool is None else functools.partial(self._convert, tool)
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         object.__setattr__(gate_of(tool).tool, "to_structured_tool", value)
 
-    def _made(self, tool: BaseTool) -> CrewStructuredTool:
+    def _convert(self, tool: BaseTool) -> CrewStructuredTool:
         gate = gate_of(tool)
         replaced = vars(gate.tool).get("to_structured_tool")
-        made: CrewStructuredTool = replaced() if replaced is not None else self._written(tool)
-        if type(made) is not CrewStructuredTool:
+        structured: CrewStructuredTool = (
+            replaced() if replaced is not None else self._original(tool)
+        )
+        if type(structured) is not CrewStructuredTool:
             message = (
                 f"tool {tool.name} can't be guarded: its to_structured_tool returns a "
-                f"{type(made).__name__}, which may run it in ways of its own"
+                f"{type(structured).__name__}, which may run it in ways of its own"
             )
             raise ConfigError(message, code="tool.unguardable")
-        if not is_gated(made.func, tool):
-            made.func = _behind(gate, made.func)
-        made._original_tool = tool  # noqa: SLF001  as CrewAI does
-        return made
+        if not is_gated(structured.func, tool):
+            structured.func = _gate_function(gate, structured.func)
+        structured._original_tool = tool  # noqa: SLF001  as CrewAI does
+        return structured
 
 
 def _checked(tool: BaseTool, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _checked(tool: BaseTool, kwargs: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _behind(gate: Gate, function: Callable[..., Any], *, unchecked: bool = False) -> Any:
+def _gate_function(gate: Gate, function: Callable[..., Any], *, unchecked: bool = False) -> Any:
     """Return ``function`` behind the gate; ``unchecked`` where a model's arguments come as said."""
     gated: Any
     if inspect.iscoroutinefunction(function):
@@ -169,11 +170,7 @@ def _behind(gate: Gate, function: Callable[..., Any], *, unchecked: bool = False
                 return gate.run(function, args, given)
 
     # and no __wrapped__, which would lead past the gate
-    with suppress(ValueError, TypeError):  # what is written in C may not say
-        gated.__signature__ = inspect.signature(function)
-    gated.__name__ = getattr(function, "__name__", gated.__name__)
-    gated.__doc__ = getattr(function, "__doc__", None)
-    gated.__annotations__ = dict(getattr(function, "__annotations__", {}))
+    copy_signature(gated, function)
     setattr(gated, _GATE, gate)
     return gated
 
@@ -184,16 +181,16 @@ class GuardedTool:
     __slots__ = ()
 
     def __copy__(self) -> NoReturn:
-        raise _not_copied()
+        raise _copy_error()
 
     def __deepcopy__(self, memo: object) -> NoReturn:
-        raise _not_copied()
+        raise _copy_error()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise _not_copied()
+        raise _copy_error()
 
 
-def _not_copied() -> TypeError:
+def _copy_error() -> TypeError:
     return TypeError("a guarded tool can't be copied or pickled: take the original")
 
 
@@ -230,7 +227,7 @@ def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
         raise ConfigError(message, code="tool.unguardable")
     original = original_of(tool)
     seal([original])
-    kind = _guarded_class(kind_of(original))
+    kind = _guarded_class(original_class(original))
     guarded: BaseTool = kind.__new__(kind)
     for part in _STATE:
         object.__setattr__(guarded, part, getattr(original, part))
@@ -244,14 +241,14 @@ def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (_GATE,)}
     # under its own name CrewAI's registry would take it for the class of unguarded tools
     namespace["__qualname__"] = f"guarded {kind.__qualname__}"
-    made: Any = types.new_class(
+    guarded: Any = types.new_class(
         kind.__name__, (GuardedTool, kind), {}, lambda given: given.update(namespace)
     )
-    made.__qualname__ = kind.__qualname__
+    guarded.__qualname__ = kind.__qualname__
     # past pydantic, which takes a field's name in a class for its default
     for name in _STOCK:
         if name != "func" or issubclass(kind, Tool):
-            type.__setattr__(made, name, _Gated(name, kind))
-    type.__setattr__(made, "to_structured_tool", _Structured(kind.to_structured_tool))
-    type.__setattr__(made, "cache_function", _Caching())
-    return made  # type: ignore[no-any-return]
+            type.__setattr__(guarded, name, _Gated(name, kind))
+    type.__setattr__(guarded, "to_structured_tool", _Structured(kind.to_structured_tool))
+    type.__setattr__(guarded, "cache_function", _CacheFunction())
+    return guarded  # type: ignore[no-any-return]

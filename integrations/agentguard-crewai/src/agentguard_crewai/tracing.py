@@ -27,7 +27,7 @@ from agentguard_crewai.runs import Paused, Run
 Value = TypeVar("Value")
 
 
-class _Traced(NamedTuple):
+class _SpanScope(NamedTuple):
     """What is in a span here: part of which run and conversation, and whose work on which task."""
 
     run: Run
@@ -36,7 +36,7 @@ class _Traced(NamedTuple):
     task: object
 
 
-_TRACED: Final[ContextVar[_Traced | None]] = ContextVar("agentguard_crewai_traced", default=None)
+_TRACED: Final[ContextVar[_SpanScope | None]] = ContextVar("agentguard_crewai_traced", default=None)
 
 
 @contextmanager
@@ -53,11 +53,11 @@ def agent_span(identity: Identity, run: Run, task: object) -> Iterator[None]:
     A ``task`` that CrewAI tries again, within the try that has failed, is in that one's.
     """
     outer = _TRACED.get()
-    tried = outer is not None and task is not None and outer.task is task
-    if outer is not None and tried and outer.identity is identity:
+    is_retry = outer is not None and task is not None and outer.task is task
+    if outer is not None and is_retry and outer.identity is identity:
         yield
         return
-    with _span(run, identity, task, partial(_of_agent, identity)):
+    with _span(run, identity, task, partial(_begin_agent_span, identity)):
         yield
 
 
@@ -71,15 +71,15 @@ def _span(
     if outer is not None and not outermost:
         conversation, paused = outer.conversation, None
     else:  # within an agent's work it is its executor that is the flow
-        conversation, paused = run.name or current_flow_id.get(), _recalled(identity, run)
+        conversation, paused = run.name or current_flow_id.get(), _read_paused_span(identity, run)
     span = begin(conversation=conversation, paused=paused) or SILENT_SPAN
-    token = _TRACED.set(_Traced(run, conversation, identity, task))
+    token = _TRACED.set(_SpanScope(run, conversation, identity, task))
     try:
         with adapters.attached(span.context):
             yield
     except (Paused, ApprovalPending):
         if outermost:
-            _keep(identity, run, span)
+            _store_paused_span(identity, run, span)
         span.end()
         raise
     except BaseException as error:
@@ -88,37 +88,39 @@ def _span(
     else:
         span.end()
     finally:
-        _put_back(_TRACED, token)
+        _reset(_TRACED, token)
 
 
 @fails_open
-def _put_back(variable: ContextVar[Value], token: Token[Value]) -> None:
+def _reset(variable: ContextVar[Value], token: Token[Value]) -> None:
     """Let a variable be what it was; a coroutine that is closed elsewhere has no say there."""
     variable.reset(token)
 
 
 @fails_open
-def _of_agent(identity: Identity, conversation: str | None, paused: str | None) -> AgentSpan:
+def _begin_agent_span(
+    identity: Identity, conversation: str | None, paused: str | None
+) -> AgentSpan:
     return adapters.agent_span(identity.agent, conversation=conversation, paused=paused)
 
 
 @fails_open
-def _keep(identity: Identity | None, run: Run, span: AgentSpan) -> None:
+def _store_paused_span(identity: Identity | None, run: Run, span: AgentSpan) -> None:
     """Keep the span in which a run has paused, for when it goes on, perhaps in another process."""
     if identity is not None and run.name is not None and span.traceparent is not None:
-        adapters.run_store(identity.agent).write(_stored_as(run.name), span.traceparent.encode())
+        adapters.run_store(identity.agent).write(_record_name(run.name), span.traceparent.encode())
 
 
 @fails_open
-def _recalled(identity: Identity | None, run: Run) -> str | None:
+def _read_paused_span(identity: Identity | None, run: Run) -> str | None:
     """Return in which span a run has paused."""
     if identity is None or run.name is None:
         return None
-    kept = adapters.run_store(identity.agent).read(_stored_as(run.name))
-    return None if kept is None else kept.decode()
+    traceparent = adapters.run_store(identity.agent).read(_record_name(run.name))
+    return None if traceparent is None else traceparent.decode()
 
 
-def _stored_as(run: str) -> str:
+def _record_name(run: str) -> str:
     return f"crewai:paused:{sha256(run.encode()).hexdigest()}"
 
 
@@ -132,7 +134,7 @@ def tool_span(tool: BaseTool) -> Iterator[None]:
 
     OpenLLMetry has none, and neither have calls that a model writes as text.
     """
-    span = _instrumented(tool)
+    span = _instrumentation_span(tool)
     if span is None:
         yield
         return
@@ -141,11 +143,11 @@ def tool_span(tool: BaseTool) -> Iterator[None]:
         with adapters.inside_span(span):
             yield
     finally:
-        _put_back(_ENRICHED, token)
+        _reset(_ENRICHED, token)
 
 
 @fails_open
-def _instrumented(tool: BaseTool) -> Span | None:
+def _instrumentation_span(tool: BaseTool) -> Span | None:
     span = trace.get_current_span()
     attributes = getattr(span, "attributes", None) or {}
     if span is _ENRICHED.get() or attributes.get("tool.name") != tool.name:
