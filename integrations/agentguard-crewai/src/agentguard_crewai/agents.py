@@ -1,8 +1,8 @@
-"""``guard_agent``, and the class that a guarded agent gets.
+"""``guard_agent``, and the class of guarded agents.
 
-An agent stays the object that it is, and becomes one of a subclass made here. Whatever CrewAI gives
-it to run, in whatever way it is kicked off, is put behind its gate just before it is handed to an
-executor.
+``guard_agent`` changes the class of the agent object to a subclass that this module makes. The
+subclass puts each tool that CrewAI gives to the agent behind a gate, just before an executor gets
+the tool. How a crew is guarded stands in ``crews.py``.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from agentguard_crewai.tracing import agent_span
 _WORKER: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
 )
-"""Whose work this code is part of."""
+"""The identity of the agent at work in this context; None outside of any agent's work."""
 
 _ENTRY_POINTS: Final = (
     *("execute_task", "aexecute_task", "kickoff", "kickoff_async", "akickoff", "copy"),
     *("create_agent_executor", "_prepare_kickoff", "_add_skill_loader_tool"),
 )
-"""How an agent is put to work; CrewAI puts some on the object itself where it has remote agents."""
+"""The methods that put an agent to work; CrewAI replaces some where an agent has remote agents."""
 
 
 Guarded = TypeVar("Guarded", bound=BaseAgent)
@@ -71,17 +71,19 @@ def guard_agent(
     on_approval: OnApproval = "wait",
     timeout: timedelta | float | None = None,
 ) -> Guarded:
-    """Give an agent an identity of its own, with which each of its tool calls is made; return it.
+    """Give ``agent`` an identity of its own, guard all its tool calls, and return the same object.
 
-    ``name`` is that of its table in ``[agents]``, without it the role's (``Senior Writer`` is
-    ``senior-writer``). The agent that is passed in is changed, since tasks and crews refer to it.
+    ``name`` is the agent's table in ``[agents]``; by default the role gives the name (``Senior
+    Writer`` is ``senior-writer``). The function changes the object, because tasks and crews refer
+    to the object.
 
-    A call that needs an approval waits for ``timeout`` seconds (30), and the model is then told
-    that it is missing; with ``on_approval="pause"``, which takes no ``timeout``, what was begun
-    with the agent raises ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the
-    configuration does not have, an agent of another guard, one that does not run its tools through
-    CrewAI; and ``StorageError`` where its credential can't be recorded. The agent is then as it
-    was.
+    With ``on_approval="wait"`` a call that needs an approval waits for ``timeout`` seconds (30);
+    after that the model learns that the approval is missing. With ``on_approval="pause"``, which
+    takes no ``timeout``, the kickoff raises ``ApprovalPending`` at once.
+
+    Raises ``ConfigError`` for a name that the configuration lacks, for an agent of another guard,
+    and for an agent that does not run its tools through CrewAI. Raises ``StorageError`` where the
+    credential can't be recorded. After an error the agent is unchanged.
     """
     given: object = agent
     if not isinstance(given, BaseAgent):
@@ -93,18 +95,18 @@ def guard_agent(
 
 
 def agent_of(agent: BaseAgent) -> Agent:
-    """Return the instance that a guarded agent is: its ``id``, ``alias`` and ``name``.
+    """Return the agentguard instance of a guarded agent (``id``, ``alias``, ``name``).
 
-    Raises ``ConfigError`` (``agent.unguarded``) for one that is not guarded.
+    Raises ``ConfigError`` (``agent.unguarded``) for an agent that is not guarded.
     """
     return require_identity(agent).agent
 
 
 def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) -> Identity:
-    """Return who an agent is under these options: who it is already, or else a new instance.
+    """Return the agent's present identity with these options, or else a new instance.
 
-    The agent is not changed yet; a new instance's credential is on record. Raises as
-    ``require_guardable`` does, and ``StorageError`` where it can't be recorded.
+    The agent is not changed yet; the credential of a new instance is recorded. Raises what
+    ``require_guardable`` raises, and ``StorageError`` where the credential can't be recorded.
     """
     agent_name, present = require_guardable(agent, options, name), identity_of(agent)
     if present is None:
@@ -113,7 +115,7 @@ def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) 
 
 
 def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None) -> str:
-    """Return the name of the identity that an agent has, or would get; nothing is changed.
+    """Return the name of the agent's identity, present or future; change nothing.
 
     Raises ``ConfigError`` for an agent that can't be guarded, and for a name that the configuration
     lacks.
@@ -141,8 +143,8 @@ def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None)
         message = f"the agent with the role {role!r}: {error}"
         if name is None:
             message += (
-                f". Its name is made of its role: add [agents.{agent_name}], or give it another one, "
-                "with guard_agent(agent, guard, name=...) before the crew is guarded, or with "
+                f". Its name is made of its role: add [agents.{agent_name}], or give it another "
+                "one, with guard_agent(agent, guard, name=...) before the crew is guarded, or with "
                 "identity: in agents.yaml and guard_crewbase (guard_crew does not see that key)"
             )
         raise ConfigError(message, code=error.code) from error
@@ -150,9 +152,9 @@ def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None)
 
 
 def _require_crewai_role(agent: BaseAgent) -> str:
-    """Return the role of an agent as it was written: inputs have no say in who an agent is.
+    """Return the role from the agent's definition: inputs must not decide an agent's identity.
 
-    Raises ``ConfigError`` for one that runs its tools past what is overridden here.
+    Raises ``ConfigError`` for an agent that runs its tools past ``GuardedAgent``'s methods.
     """
     if not isinstance(agent, CrewAgent):
         raise _unguardable(agent, f"it is a {type(agent).__name__}, which runs its tools by itself")
@@ -164,7 +166,7 @@ def _require_crewai_role(agent: BaseAgent) -> str:
 
 
 def require_whole(agent: BaseAgent) -> None:
-    """Raise ``ConfigError`` (``agent.unguardable``) where a method of the object was replaced."""
+    """Raise ``ConfigError`` (``agent.unguardable``) where an entry point was replaced."""
     for method in _ENTRY_POINTS:
         if method in vars(agent):
             replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
@@ -180,8 +182,8 @@ def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
 
 
 def assign_identity(agent: BaseAgent, identity: Identity) -> None:
-    """Let an agent be ``identity`` from now on, and keep results for nobody else."""
-    kind = type(agent)  # asked once: another thread may guard the same agent meanwhile
+    """Give the agent this identity, a seal on its tools, and a cache of its own."""
+    kind = type(agent)  # read once: another thread may guard the same agent meanwhile
     if not issubclass(kind, GuardedAgent):
         agent.__class__ = guarded_class(GuardedAgent, kind)
     given: Any = agent
@@ -193,9 +195,9 @@ def assign_identity(agent: BaseAgent, identity: Identity) -> None:
 
 
 class GuardedAgent(CrewAgent):
-    """What the class of a guarded agent adds to that of the agent.
+    """The mixin that turns an agent's class into the class of a guarded agent.
 
-    Its identity lies in a private attribute, which is in no representation, dump or checkpoint.
+    A private attribute holds the identity: no representation, dump or checkpoint shows it.
     """
 
     _agentguard: Identity | None = PrivateAttr(default=None)
@@ -204,7 +206,7 @@ class GuardedAgent(CrewAgent):
     def _add_skill_loader_tool(
         self, tools: list[BaseTool], task: Task | None = None
     ) -> list[BaseTool]:
-        """Put all tools behind the gate: CrewAI's last step before an executor gets them."""
+        """Put all tools behind the gate: the last step before an executor gets the tools."""
         identity = require_identity(self)
         originals = [original_of(tool) for tool in tools]
         extended = super()._add_skill_loader_tool(originals, task)
@@ -225,7 +227,7 @@ class GuardedAgent(CrewAgent):
     def create_agent_executor(
         self, tools: list[BaseTool] | None = None, task: Task | None = None
     ) -> None:
-        """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
+        """Make an executor; raises ``ConfigError`` for an executor with unguarded tools."""
         define_flow(self.executor_class)
         super().create_agent_executor(tools, task)
         gate_executor(cast("AgentExecutor", self.agent_executor))
@@ -262,7 +264,7 @@ class GuardedAgent(CrewAgent):
         input_files: dict[str, Any] | None = None,
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
-        """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
+        """Run the agent without a crew, as this identity; raises ``ConfigError`` for a restore."""
         _require_ready(self, from_checkpoint)
         if is_inside_event_loop():  # what CrewAI returns there is kickoff_async
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
@@ -276,7 +278,7 @@ class GuardedAgent(CrewAgent):
         input_files: dict[str, Any] | None = None,
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
-        """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
+        """Run the agent without a crew, as this identity; raises ``ConfigError`` for a restore."""
         _require_ready(self, from_checkpoint)
         with _work_as(self):
             return await super().kickoff_async(
@@ -284,7 +286,7 @@ class GuardedAgent(CrewAgent):
             )
 
     def copy(self) -> Self:  # type: ignore[override]  # as CrewAI does
-        """Return a copy, with an identity of its own."""
+        """Return a copy that has an identity of its own."""
         return _with_new_identity(super().copy(), self)
 
     def __copy__(self) -> Self:
@@ -294,19 +296,19 @@ class GuardedAgent(CrewAgent):
         return _with_new_identity(super().__deepcopy__(memo), self)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with an identity of its own."""
+        """Return a copy that has an identity of its own."""
         return _with_new_identity(super().model_copy(update=update, deep=deep), self)
 
     def set_fingerprint(self, fingerprint: Any) -> None:
-        """Take note that a model which writes its calls as text has made one.
+        """Begin an ``Action`` for the next call of a model that writes its calls as text.
 
-        CrewAI sets the fingerprint once before each, and no further time when it tries it again.
+        CrewAI sets the fingerprint once before each such call, and not before further tries.
         """
         super().set_fingerprint(fingerprint)
         ACTION.set(Action())
 
     def set_cache_handler(self, cache_handler: CacheHandler) -> None:  # noqa: ARG002  CrewAI's
-        """Keep results for this agent alone, whatever the crew shares."""
+        """Give the agent a cache of its own in the place of the crew's."""
         present = self.cache_handler
         own = present if present is not None and is_cache_of(present, self) else AgentCache(self)
         super().set_cache_handler(own)
@@ -319,7 +321,7 @@ def _require_ready(agent: GuardedAgent, from_checkpoint: CheckpointConfig | None
 
 
 def _with_new_identity(copied: Renewed, original: GuardedAgent) -> Renewed:
-    """Give a copy an identity of its own, of the original's name."""
+    """Give a copy a new identity that has the original's name."""
     copied.agent_executor = None  # it has the original's tools
     assign_identity(copied, require_identity(original).new_instance())
     return copied
@@ -327,15 +329,16 @@ def _with_new_identity(copied: Renewed, original: GuardedAgent) -> Renewed:
 
 @contextmanager
 def _work_as(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
-    """Do something as an agent, taken over from whoever's work this is part of.
+    """Run the block as the agent's work; within another agent's work, sign the hop first.
 
-    The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
+    Raises ``Denied``. Where a call waits for an approval, the outermost agent's block raises
+    ``ApprovalPending``; a nested block raises ``Paused``.
     """
     identity, outer, before = require_identity(agent), _WORKER.get(), event_scopes.open_scopes()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
     around = adapters.nested_calls()
-    if around is not None:  # this is what a guarded call hands over
+    if around is not None:  # the guarded call hands over this work
         around.hands_over = True
     with runs.join_run() as run, runs.attempt(agent, task), separate_task_results(agent):
         try:
@@ -360,7 +363,7 @@ def _work_as(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
 
 
 def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:
-    """Raise ``ConfigError`` for a checkpoint to go on from: what is in one has no identities."""
+    """Raise ``ConfigError`` for a restore from a checkpoint: checkpoints hold no identities."""
     if config is not None and getattr(config, "restore_from", config) is not None:
         message = (
             f"a checkpoint holds no identities, and what is restored from one is not guarded: "

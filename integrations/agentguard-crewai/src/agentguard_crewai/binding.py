@@ -1,4 +1,7 @@
-"""What a call of a CrewAI tool binds: the tool's specification, and the values of its arguments."""
+"""The specification and the arguments that a call of a CrewAI tool binds.
+
+The decision on the call stands in ``gate.py``.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from agentguard_crewai.sealing import original_class, unsealed_attribute
 
 
 def model_names(tools: Sequence[BaseTool]) -> list[str]:
-    """Return the names by which a model calls these tools, as CrewAI makes them.
+    """Return the names by which a model calls these tools, as CrewAI makes the names.
 
-    Those of the same name get a number. Raises ``ConfigError`` for one that no model can name.
+    Tools of the same name get a number. Raises ``ConfigError`` (``tool.invalid``) for a tool whose
+    name has no letter or digit.
     """
     names: list[str] = []
     for tool in tools:
@@ -41,9 +45,9 @@ def model_names(tools: Sequence[BaseTool]) -> list[str]:
 
 
 def decision_names(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
-    """Return the names under which tools are decided on: one for those that are one tool.
+    """Return the names that policies see; copies of one tool share a name.
 
-    CrewAI adds the tools of an MCP server anew at each kickoff of an agent by itself.
+    CrewAI adds the tools of an MCP server again at each kickoff of an agent without a crew.
     """
     firsts: defaultdict[str, list[tuple[BaseTool, str]]] = defaultdict(list)
     known: list[str] = []
@@ -57,7 +61,7 @@ def decision_names(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]
 
 
 def is_same(one: BaseTool, other: BaseTool) -> bool:
-    """Whether two tools do the same: what they look like says nothing of whose account they use."""
+    """Return whether two tools have the same class and state, and so use the same accounts."""
     if one is other:
         return True
     if original_class(one) is not original_class(other):
@@ -69,7 +73,7 @@ def is_same(one: BaseTool, other: BaseTool) -> bool:
 
 
 def _state(tool: BaseTool) -> dict[str, object]:
-    """Return all that a tool holds; what CrewAI counts in it, or makes anew, is left out."""
+    """Return a tool's state without the counters and the objects that CrewAI makes anew."""
     state = {**vars(tool), **(tool.__pydantic_extra__ or {}), **(tool.__pydantic_private__ or {})}
     for counted in ("current_usage_count", "_usage_lock"):
         state.pop(counted, None)
@@ -117,7 +121,7 @@ def _origin(tool: BaseTool) -> str:
 
 
 def _code_origin(tool: BaseTool) -> object:
-    """Return the class that a tool is of; where its code was put there afterwards, that code."""
+    """Return the tool's class, or the function that replaced the class's own code."""
     kind = original_class(tool)
     for name in ("_run", "run"):
         if name in vars(tool):
@@ -135,10 +139,10 @@ def arguments_of(
     kwargs: Mapping[str, object],
     declared: Mapping[str, object],
 ) -> Arguments:
-    """Bind what a tool's function receives; raises ``ArgumentsError``.
+    """Bind the arguments of a tool's function; raises ``ArgumentsError``.
 
-    CrewAI passes all by name, validated by the tool's schema, with its defaults filled in;
-    ``declared`` has the names in that.
+    CrewAI passes all arguments by name, validated by the tool's schema, with defaults filled in.
+    ``declared`` has the names of the schema.
     """
     return Arguments.of(by_name(function, args, kwargs), declared=declared.keys())
 
@@ -146,7 +150,7 @@ def arguments_of(
 def by_name(
     function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> Mapping[str, object]:
-    """Return what a tool's function receives, by name; raises ``ArgumentsError``."""
+    """Return the arguments of a tool's function by name; raises ``ArgumentsError``."""
     return binder(function)(args, kwargs) if args else kwargs
 
 
@@ -154,9 +158,9 @@ _CONSTANT_FACTORIES: Final = (bool, bytes, dict, float, frozenset, int, list, se
 
 
 def require_repeatable(tool: BaseTool) -> None:
-    """Raise ``ConfigError`` for a tool whose schema fills in other values with each call.
+    """Raise ``ConfigError`` for a tool whose schema may fill in other values with each call.
 
-    What a factory makes that is none of plain values is taken for another one each time.
+    A factory counts as repeatable if it is a plain type or a model.
     """
     name = _unrepeatable_field(tool.args_schema)
     if name is not None:
@@ -170,7 +174,7 @@ def require_repeatable(tool: BaseTool) -> None:
 
 @functools.lru_cache(maxsize=512)
 def _unrepeatable_field(schema: type[BaseModel]) -> str | None:
-    """Return the name of a field, at whatever depth, that a factory may fill in anew."""
+    """Return the name of a field, at any depth, whose factory may make another value each time."""
     models = [schema]
     for model in models:  # it grows
         for name, field in model.model_fields.items():

@@ -1,6 +1,7 @@
-"""What CrewAI caches of a guarded agent's tools: one agent's alone, and each hit a guarded call.
+"""A guarded agent's cache of tool results; each hit is a guarded call.
 
-CrewAI's cache is asked before a tool is, and is keyed by tool and arguments, not by who asks.
+CrewAI reads a cache before it runs a tool. CrewAI's own cache has tool and arguments as its key,
+but neither agent nor principal; the cache here belongs to one agent, and its key has the principal.
 """
 
 from __future__ import annotations
@@ -21,16 +22,15 @@ from agentguard_crewai.tools import gate_of, original_of
 
 
 class Owner(Protocol):
-    """A guarded agent, with the tools that its executor was given last, by their names."""
+    """A guarded agent, with the latest tools of its executor by name."""
 
     _agentguard_tools: dict[str, BaseTool]
 
 
 class AgentCache(CacheHandler):
-    """The results of one agent's tools, handed out as the calls that they answer: guarded.
+    """The results of one agent's tools.
 
-    What lies here is given as the result of a call that the agent may make now, and that is on
-    record.
+    A hit passes the tool's gate: the policy decides on the call again, and the call is recorded.
     """
 
     _owner: weakref.ref[Owner] = PrivateAttr()
@@ -43,11 +43,11 @@ class AgentCache(CacheHandler):
         return "CacheHandler"
 
     def is_of(self, agent: Owner) -> bool:
-        """Whether these are the results of this agent."""
+        """Return whether the cache belongs to this agent."""
         return self._owner() is agent
 
     def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
-        """Keep a result, for those for whom it was fetched, with what it is the result of."""
+        """Store a result with its tool and arguments, for the principal of the call alone."""
         call = self._guarded_call(tool, input)
         if call is not None:
             super().add(
@@ -55,7 +55,7 @@ class AgentCache(CacheHandler):
             )
 
     def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
-        """Return what is kept, or the failure in its place; None where nothing is."""
+        """Return the stored result, or the failure of a refused call; None for no result."""
         cached = super().read(tool, _cache_key(input))
         if not isinstance(cached, _CachedResult) or cached.output is None:
             return None
@@ -65,7 +65,7 @@ class AgentCache(CacheHandler):
         return gate_of(call.tool).run(lambda **_kwargs: cached.output, (), call.kwargs)
 
     def _guarded_call(self, tool: str, given: str) -> _CachedCall | None:
-        """Return which call this is; None for none, and what is wrong with it is said elsewhere."""
+        """Return the call of this tool; None where CrewAI itself reports the call as invalid."""
         owner = self._owner()
         guarded = owner._agentguard_tools.get(tool) if owner is not None else None  # noqa: SLF001
         if guarded is None:
@@ -77,14 +77,14 @@ class AgentCache(CacheHandler):
 
 
 class _CachedCall(NamedTuple):
-    """A guarded tool, and what it receives."""
+    """A guarded tool and its arguments."""
 
     tool: BaseTool
     kwargs: dict[str, Any]
 
 
 class _CachedResult(NamedTuple):
-    """A result, with the tool that has returned it and what that had received."""
+    """A result, with the tool that returned the result and the arguments of that call."""
 
     tool: BaseTool
     kwargs: dict[str, Any]
@@ -92,9 +92,10 @@ class _CachedResult(NamedTuple):
 
 
 def _is_result_of(cached: _CachedResult, call: _CachedCall) -> bool:
-    """Whether this very call would have it: one name may be another tool's in another task.
+    """Return whether a stored result belongs to the same tool and arguments as ``call``.
 
-    And what a model leaves out, the schema's factories may fill in otherwise by now.
+    One name may be another tool's in another task, and factories of the schema may fill in other
+    values than at the first call.
     """
     try:
         return is_same(cached.tool, original_of(call.tool)) and bool(cached.kwargs == call.kwargs)
@@ -103,12 +104,12 @@ def _is_result_of(cached: _CachedResult, call: _CachedCall) -> bool:
 
 
 def is_cache_of(cache: CacheHandler, agent: Owner) -> bool:
-    """Whether these are the results of this agent, and of no other."""
+    """Return whether ``cache`` is an ``AgentCache`` of this agent."""
     return isinstance(cache, AgentCache) and cache.is_of(agent)
 
 
 def _tool_kwargs(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
-    """Return what a tool receives of what a model gives; raises ``ValueError``, ``TypeError``."""
+    """Return the validated arguments of a model's call; raises ``ValueError`` or ``TypeError``."""
     if ACTION.get() is not None:  # of a model's text CrewAI passes on what the schema names
         named: Any = gate_of(tool).spec().schema.get("properties", {})
         given = {name: value for name, value in given.items() if name in named}
@@ -116,7 +117,7 @@ def _tool_kwargs(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cache_key(given: str) -> str:
-    """Return a key that what was fetched for one principal, in one run, has in no other."""
+    """Return a cache key that holds the arguments, the principal, the scope and the run."""
     delegation = current_delegation()
     authority = None if delegation is None else [delegation.principal, *delegation.scope]
     return f"{given} {json.dumps([authority, runs.current_run().name])}"

@@ -1,6 +1,6 @@
-"""One call of a crew's tool: the tool's own code with its arguments, and how the call may end.
+"""One call of a crew's tool: the tool's own code with its arguments, and each end of the call.
 
-Who decides about it stands in ``gate.py``.
+The decision on the call stands in ``gate.py``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LOGGER = logging.getLogger("agentguard")
 _PROGRAM_MISTAKES: Final = frozenset(
     {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
 )
-"""Whoever wrote the program should hear of these: a crew goes on without what was refused."""
+"""Refusals that a mistake in the program causes. They are logged, since the crew goes on."""
 
 
 _THREAD_WARNING: Final = (
@@ -58,10 +58,10 @@ _THREAD_WARNING: Final = (
 
 
 class Action:
-    """One step of a model that writes its calls as text; CrewAI tries its call up to six times.
+    """One step of a model that writes its calls as text; CrewAI tries the call up to six times.
 
-    What the tool raised at first is raised at each further try, in which it does not run. Such a
-    step is one call: a try may have other arguments, which a schema's factories make anew.
+    The tool runs at the first try alone; each further try raises the error of the first. All tries
+    are one call, also where the schema's factories make other arguments.
     """
 
     __slots__ = ("_raised", "_tool")
@@ -71,21 +71,21 @@ class Action:
         self._raised: Exception | None = None
 
     def record_error(self, tool: BaseTool, error: Exception) -> None:
-        """Keep what a tool has raised."""
+        """Record the error that a tool raised."""
         self._tool, self._raised = tool, error
 
     def raise_again(self, tool: BaseTool) -> None:
-        """Raise what this very tool has raised in this step."""
+        """Raise the error that the same tool raised in this step, if any."""
         if self._raised is not None and self._tool is tool:
             raise self._raised
 
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
-"""The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
+"""The step in this context; None for a model that calls tools natively (CrewAI tries once)."""
 
 
 _ACTIVE_CALLS: Final[set[Call]] = set()
-"""The calls that are in a journal, and whose tools run now, whatever the context."""
+"""The journalled calls of the whole process whose tools run now."""
 
 
 class Body(NamedTuple):
@@ -97,21 +97,21 @@ class Body(NamedTuple):
     kwargs: Mapping[str, Any]
 
     def run(self) -> Any:
-        """Run it; raises ``ConfigError`` where its work is still to come."""
+        """Run the tool's code; raises ``ConfigError`` for a generator or an awaitable result."""
         function = partial(self.function, *self.args, **self.kwargs)
         if is_handover(self.tool):
             return run_handover(function)
         result = function()
-        # CrewAI would run it, too, but after the call is over
+        # CrewAI would run the coroutine as well, but after the guarded call
         return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
 
     async def arun(self) -> Any:
-        """Run it; the async twin of ``run``."""
+        """Run the tool's code; the async twin of ``run``."""
         result = self.function(*self.args, **self.kwargs)
         return self._finished(await result if inspect.isawaitable(result) else result)
 
     def _finished(self, result: Any) -> Any:
-        """Refuse a result whose effects are still to come: nobody would watch them."""
+        """Return a finished result; a later effect of a generator would not be guarded."""
         if inspect.isgenerator(result) or inspect.isasyncgen(result) or inspect.isawaitable(result):
             message = (
                 f"tool {self.tool.name} returned a {type(result).__name__}, which was not run: "
@@ -122,10 +122,10 @@ class Body(NamedTuple):
 
 
 class Call:
-    """A call on its way: ``invocation`` is decided on, and then ``run`` runs within it.
+    """A call of ``identity``: the policy decides on ``invocation``, then ``run`` runs the tool.
 
-    ``identity`` makes it, and hands work over with it to ``coworker``, if that is somebody;
-    ``place`` is where it stands in a run that has a name.
+    ``coworker`` is the identity to which the call hands work over, None for a plain tool. ``place``
+    is the call's place in a run that has a name, None in another run.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Call:
         results = RunResults(ToolResults(body.tool.result_schema), run, self._nested_places)
         self.options: Final = CallOptions(
             codec=results if run.name is not None else None,
-            reentrant=is_handover(body.tool),  # goes on where it was cut short
+            reentrant=is_handover(body.tool),  # after a crash the handover resumes
             suspends=(Paused,),
         )
         self._outer_places = nested_places()
@@ -159,7 +159,7 @@ class Call:
         self._principal = _principal()
 
     def run(self) -> Any:
-        """Run the tool; what has to go well before its own code does so within the call."""
+        """Sign the hop to a coworker, then run the tool, both within the guarded call."""
         self._begin()
         with self._active(), collect_places(self._nested_places), unseal(self._body.tool):
             return self._body.run()
@@ -185,16 +185,16 @@ class Call:
             _ACTIVE_CALLS.discard(self)
 
     def asks_again(self, denied: Denied) -> bool:
-        """Whether a call that was to stop the crew asks once more: its request has expired."""
+        """Return whether the call asks once more, since the request of a paused run expired."""
         if self._has_started or not self._pauses or denied.code != "approval.expired":
             return False
         first, self._has_asked_again = not self._has_asked_again, True
         return first
 
     def seconds_left(self, pending: ApprovalPending) -> float:
-        """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
+        """Return the seconds left to wait; raises ``Paused`` where waiting stops the crew."""
         if self._has_started:
-            raise pending  # the tool's own
+            raise pending  # raised by the tool's own code
         if self._pauses:
             require_repeatable(self._body.tool)
             self._run.pause(pending)
@@ -206,14 +206,14 @@ class Call:
 
     @property
     def waits(self) -> bool:
-        """Whether it has handed work over in which a call waits."""
+        """Whether the call has handed over work in which another call waits."""
         nested = self._nested_calls
         return nested is not None and nested.hands_over and nested.waits
 
     def complete(self, result: Any) -> Any:
-        """End the call with its result; its place, and those within it, stay taken.
+        """End the call with its result; its place and those of its nested calls stay claimed.
 
-        One within which another waits is not complete: made again, it has its place again.
+        A call in which a nested call waits is incomplete, and gets the same place in the next try.
         """
         if self.waits:
             self._release()
@@ -222,7 +222,7 @@ class Call:
         return result
 
     def give_up(self, pending: ApprovalPending) -> ToolFailure:
-        """End the call: nobody has answered in time."""
+        """End the call because nobody answered in time."""
         self._release()
         if nested_calls() is None and self._principal is not None:
             names = {
@@ -236,9 +236,10 @@ class Call:
         return pending_failure(self.invocation.tool.name, pending)
 
     def fail(self, error: Exception) -> Any:
-        """End the call: return what takes the place of its result; raises the tool's own error.
+        """End a failed call: return the failure for the model, or raise the tool's own error.
 
-        Made again, the call has its place again: one that is in doubt is refused there once more.
+        The next try of the call gets the same place. A call with an unknown outcome is therefore
+        refused again.
         """
         self._release()
         if isinstance(error, CoworkerFailedError):
@@ -269,9 +270,9 @@ class Call:
 
 
 def _principal() -> str | None:
-    """Name the user for whom a call is made here; None on the agent's own authority."""
+    """Return the principal of the current delegation; None on the agent's own authority."""
     try:
         delegation = current_delegation()
     except DelegationError:
-        return None  # it has ended: the call is refused
+        return None  # the delegation has ended: the call is refused
     return None if delegation is None else delegation.principal

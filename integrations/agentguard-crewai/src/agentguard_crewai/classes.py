@@ -1,4 +1,4 @@
-"""The classes of guarded agents and crews: subclasses that look like what they are made from."""
+"""Makes the classes of guarded agents, crews and executors, which keep the names of CrewAI's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @functools.lru_cache(maxsize=512)
 def guarded_class(mixin: type, kind: type) -> Any:
-    """Return the subclass of ``kind`` with ``mixin`` before it; it keeps the name of ``kind``.
+    """Return the class of ``mixin`` and ``kind``, under the name of ``kind``.
 
-    CrewAI writes the name down, in events and checkpoints.
+    CrewAI writes the name of the class into events and checkpoints.
     """
     names = {
         "__module__": kind.__module__,

@@ -1,7 +1,7 @@
-"""Work that an agent of a crew hands over to a coworker: to whom, in whose name, and how it fails.
+"""Work that an agent hands over to a coworker: the coworker, the signed hop, and the failure.
 
-CrewAI hands over with a tool (*Delegate work to coworker*, *Ask question to coworker*), which has
-the coworker execute a task, and takes what that raises for a result.
+CrewAI hands work over with a tool (*Delegate work to coworker*, *Ask question to coworker*). The
+tool has the coworker execute a task, and turns an error of the coworker into a result text.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ class CoworkerFailedError(Exception):
 _FAILURES: Final[ContextVar[list[Exception] | None]] = ContextVar(
     "agentguard_crewai_coworker_failed", default=None
 )
-"""What came out of the work that is handed over here; None within that work, and elsewhere."""
+"""Collects the failures of the coworker's work; None within that work and outside of a handover."""
 
 
 def is_handover(tool: BaseTool) -> TypeGuard[BaseAgentTool]:
-    """Whether a call of this tool is another agent's work."""
+    """Return whether a call of this tool hands work over to another agent."""
     return isinstance(tool, BaseAgentTool)
 
 
 def coworker_of(tool: BaseAgentTool, given: Mapping[str, object]) -> Identity | None:
-    """Return to whom a call hands work over, None for nobody: as CrewAI, the first of that role.
+    """Return the coworker of a call, the first agent of the role as in CrewAI; None for no match.
 
-    ``given`` are the tool's arguments by name. Raises ``ConfigError`` for one without an identity.
+    ``given`` are the tool's arguments by name. Raises ``ConfigError`` for a coworker without an
+    identity.
     """
     spellings: dict[str, Any] = {name: given.get(name) for name in ("coworker", "co_worker")}
     name = tool._get_coworker(**spellings)  # noqa: SLF001  as the tool itself
@@ -52,13 +53,13 @@ def coworker_of(tool: BaseAgentTool, given: Mapping[str, object]) -> Identity | 
 
 
 def hand_over(to: Identity, by: Identity) -> None:
-    """Sign the hop to a coworker, before it does anything; raises ``Denied``."""
+    """Sign the hop to a coworker before the coworker begins; raises ``Denied``."""
     if to is not by:
         take_over(to.agent, by.agent)
 
 
 def run_handover(function: Callable[[], Any]) -> Any:
-    """Have a coworker work; raises ``CoworkerFailedError``."""
+    """Run the tool that has a coworker work; raises ``CoworkerFailedError``."""
     failures: list[Exception] = []
     token = _FAILURES.set(failures)
     try:
@@ -72,9 +73,9 @@ def run_handover(function: Callable[[], Any]) -> Any:
 
 @contextmanager
 def collect_failure() -> Iterator[None]:
-    """Do an agent's work: what it raises is the failure of whoever handed it over.
+    """Run an agent's work, and report an error that leaves the work to ``run_handover``.
 
-    What fails within it, and is coped with there, is not.
+    An error that is caught within the work is not reported.
     """
     failures = _FAILURES.get()
     token = _FAILURES.set(None)

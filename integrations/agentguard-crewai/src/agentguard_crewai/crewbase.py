@@ -1,6 +1,7 @@
-"""What stands in the files and the class of a ``@CrewBase``: its crews, and the agents' identities.
+"""Reads a ``@CrewBase`` class: its crew methods, and the identities in its ``agents.yaml``.
 
-CrewAI drops a key of ``agents.yaml`` that it does not know, so the file is read here as it is.
+CrewAI drops the keys of ``agents.yaml`` that CrewAI does not know. This module therefore reads the
+entries of the file before CrewAI does. ``guard_crewbase`` itself stands in ``crews.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PARTS: Final = ("role", "goal", "backstory")
 
 
 def crew_methods(crew_class: Any) -> dict[str, Callable[..., Crew]]:
-    """Return the methods below ``@crew`` of a class and its bases; CrewAI does not mark them."""
+    """Return the ``@crew`` methods of a class and its bases; CrewAI itself does not mark them."""
     members: dict[str, Any] = {}
     for base in reversed(crew_class.__mro__):
         members.update(vars(base))
@@ -34,7 +35,7 @@ def crew_methods(crew_class: Any) -> dict[str, Callable[..., Crew]]:
 
 
 def mark_crew_method(method: Callable[..., Crew]) -> Callable[..., Crew]:
-    """Mark a method that makes a guarded crew, for whoever inherits it."""
+    """Mark a method that makes a guarded crew, so that ``crew_methods`` of a subclass finds it."""
     setattr(method, _MARK, True)
     return method
 
@@ -57,9 +58,8 @@ def _is_crew(function: Any) -> bool:
 def names_in_yaml(instance: Any, crew: Sequence[BaseAgent]) -> dict[int, str]:
     """Return the names that ``agents.yaml`` gives to the agents of a ``@CrewBase``, by ``id()``.
 
-    ``crew`` are its agents, some of which no method may have made.
-
-    Raises ``ConfigError`` for a key that nobody knows, and for an identity that no agent has.
+    ``crew`` are the agents of the crew, also those that no ``@agent`` method has made. Raises
+    ``ConfigError`` for an unknown key, and for an identity that no agent has.
     """
     entries: Mapping[str, Any] = instance.agents_config or {}
     agents_by_method: dict[str, BaseAgent] = {
@@ -105,9 +105,10 @@ def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
 def _agents_of_entry(
     entry: str, entries: Mapping[str, Any], agents_by_method: Mapping[str, BaseAgent]
 ) -> list[BaseAgent]:
-    """Return the agents that methods made from an entry: all that are as it says, or one named so.
+    """Return the agents that ``@agent`` methods made from an entry.
 
-    A method that has an entry of its own which says the same made its agent from that.
+    These are the agents whose texts equal the entry's, or else the agent of the method that has the
+    entry's name. A method with an equal entry of its own made its agent from its own entry.
     """
     agents = [
         agent
@@ -119,9 +120,9 @@ def _agents_of_entry(
 
 
 def _identity(where: str, members: Mapping[str, Any], known_keys: Collection[str]) -> str | None:
-    """Return what an entry says of the identity; raises ``ConfigError``.
+    """Return the identity in an entry, None for none; raises ``ConfigError`` for a wrong key.
 
-    ``known_keys`` are the keys that CrewAI makes something of.
+    ``known_keys`` are the keys that CrewAI uses, and ``identity``.
     """
     for key in members:
         if key not in known_keys:
@@ -138,7 +139,7 @@ def _identity(where: str, members: Mapping[str, Any], known_keys: Collection[str
 
 
 def _matches_entry(agent: BaseAgent, members: Mapping[str, Any] | None) -> bool:
-    """Whether an agent is as an entry says, before inputs were filled in."""
+    """Return whether an agent's texts equal an entry's, before inputs are filled in."""
     return members is not None and all(
         (getattr(agent, f"_original_{part}") or getattr(agent, part)) == members.get(part)
         for part in _PARTS

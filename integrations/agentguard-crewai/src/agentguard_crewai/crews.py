@@ -1,4 +1,7 @@
-"""``guard_crew``, ``guard_crewbase``, and the class that a guarded crew gets."""
+"""``guard_crew``, ``guard_crewbase``, and the class of guarded crews.
+
+How one agent is guarded stands in ``agents.py``.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +55,18 @@ def guard_crew(
     on_approval: OnApproval = "wait",
     timeout: timedelta | float | None = None,
 ) -> Guarded:
-    """Give each agent of a crew an identity of its own, and guard all their tool calls; return it.
+    """Give each agent of ``crew`` an identity, guard their tool calls, and return the same object.
 
-    The name of an agent in ``[agents]`` is its role's (``Senior Writer`` is ``senior-writer``),
-    unless ``guard_agent`` gave it another before. So is that of the manager that a hierarchical
-    crew makes for itself: ``crew-manager``. The crew and its agents that are passed in are changed.
+    An agent's table in ``[agents]`` has the name of the role (``Senior Writer`` is
+    ``senior-writer``), unless ``guard_agent`` gave the agent another name before. The manager that
+    a hierarchical crew makes for itself is ``crew-manager``. The function changes the crew and its
+    agents.
 
     ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``, for all agents of the
     crew: with ``"pause"``, ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError``
-    and ``StorageError`` as ``guard_agent`` does; no agent is changed then. What ``ConfigError``
-    says is found before anything is on record; after a ``StorageError`` the credentials that were
-    made by then stay there.
+    and ``StorageError`` as ``guard_agent`` does; after an error no agent is changed. A
+    ``ConfigError`` leaves no record; after a ``StorageError`` the credentials that were already
+    recorded remain.
     """
     given: object = crew
     if not isinstance(given, Crew):
@@ -76,11 +80,11 @@ def guard_crewbase(
     on_approval: OnApproval = "wait",
     timeout: timedelta | float | None = None,
 ) -> Callable[[Class], Class]:
-    """Guard the crews of a class: to be put above ``@CrewBase``.
+    """Guard the crews of a class; the decorator stands above ``@CrewBase``.
 
-    In its ``agents.yaml``, ``identity: NAME`` says which table in ``[agents]`` an agent has. A key
-    there that CrewAI does not know is an error: it drops them without a word. The options are those
-    of ``guard_crew``; raises ``ConfigError`` for a class without a method below ``@crew``.
+    In ``agents.yaml``, ``identity: NAME`` names the agent's table in ``[agents]``. A key that
+    CrewAI does not know is an error, because CrewAI drops such keys silently. The options are those
+    of ``guard_crew``. Raises ``ConfigError`` for a class without a ``@crew`` method.
     """
     options = GuardOptions.of(guard, on_approval, timeout)
 
@@ -104,12 +108,12 @@ def _guarding_method(method: Callable[..., Crew], options: GuardOptions) -> Call
         names = names_in_yaml(self, [*_members(unguarded)])
         return _record_tool_names(_guard(unguarded, options, names))
 
-    del crew.__wrapped__  # it leads to the unguarded crew
+    del crew.__wrapped__  # __wrapped__ leads to the unguarded crew
     return crew
 
 
 def _guard(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Guarded:
-    """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
+    """Guard a crew and all its agents; ``names`` maps the ``id()`` of an agent to its name."""
     present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
     if present is not None and present.guard is not options.guard:
         message = (
@@ -118,7 +122,7 @@ def _guard(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Gu
         )
         raise ConfigError(message, code="agent.guarded")
     members = [*_members(crew)]
-    # all of them, or none: whoever can't be guarded is found before anything is on record
+    # all agents or none: an agent that can't be guarded raises before anything is recorded
     for agent in members:
         require_guardable(agent, options, names.get(id(agent)))
     if crew.process is Process.hierarchical and crew.manager_agent is None:
@@ -136,10 +140,10 @@ def _guard(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Gu
 
 
 def _warn_of_shared_names(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
-    """Log which agents a policy and the log would know by one name, because of their roles."""
+    """Log a warning for agents whose roles give them the same name."""
     roles: dict[str, list[str]] = {}
     for agent in unnamed:
-        if identity_of(agent) is None:  # one that is guarded already was given its name then
+        if identity_of(agent) is None:  # a guarded agent has its name already
             roles.setdefault(name_from_role(agent.role), []).append(agent.role)
     for name, same in roles.items():
         if len(same) > 1:
@@ -154,7 +158,7 @@ def _warn_of_shared_names(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
 
 
 def _record_tool_names(crew: Guarded) -> Guarded:
-    """Let the tools of a crew that its application guards go by the names that they have now."""
+    """Record the present names of the crew's tools as the names that policies know."""
     owners: list[Any] = [*_members(crew), *crew.tasks]
     for owner in owners:
         seal(owner.tools, anew=True)
@@ -162,7 +166,7 @@ def _record_tool_names(crew: Guarded) -> Guarded:
 
 
 def _require_manager(crew: Crew, options: GuardOptions) -> None:
-    """Raise ``ConfigError`` where the manager that the crew will make has no name to go by."""
+    """Raise ``ConfigError`` where ``[agents]`` lacks the manager that the crew will make."""
     role = get_i18n(prompt_file=crew.prompt_file).retrieve("hierarchical_manager_agent", "role")
     name = name_from_role(role)
     try:
@@ -176,7 +180,7 @@ def _require_manager(crew: Crew, options: GuardOptions) -> None:
 
 
 def _members(crew: Crew) -> Iterator[BaseAgent]:
-    """Yield the agents that a crew may put to work."""
+    """Yield each agent that the crew may put to work, once."""
     seen: set[int] = set()
     tasks: Iterable[Task] = crew.tasks
     for agent in (*crew.agents, *(task.agent for task in tasks), crew.manager_agent):
@@ -186,7 +190,7 @@ def _members(crew: Crew) -> Iterator[BaseAgent]:
 
 
 class GuardedCrew(Crew):
-    """What the class of a guarded crew adds to that of the crew."""
+    """The mixin that turns a crew's class into the class of a guarded crew."""
 
     _agentguard: GuardOptions | None = PrivateAttr(default=None)
 
@@ -196,7 +200,7 @@ class GuardedCrew(Crew):
         input_files: dict[str, Any] | None = None,
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
-        """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
+        """Run the crew; raises ``ConfigError`` where an agent of the crew has no identity."""
         _require_ready(self, from_checkpoint)
         if self.stream:
             return _bind_stream(super().kickoff(inputs, input_files, from_checkpoint))
@@ -209,7 +213,7 @@ class GuardedCrew(Crew):
         input_files: dict[str, Any] | None = None,
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
-        """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
+        """Run the crew; raises ``ConfigError`` where an agent of the crew has no identity."""
         _require_ready(self, from_checkpoint)
         if self.stream:
             return _bind_stream(await super().akickoff(inputs, input_files, from_checkpoint))
@@ -241,7 +245,7 @@ class GuardedCrew(Crew):
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
 
-        Raises ``ConfigError`` where somebody in it has no identity.
+        Raises ``ConfigError`` where an agent of the crew has no identity.
         """
         options = _require_guarded(self)
         copied = super().copy()
@@ -268,7 +272,7 @@ class GuardedCrew(Crew):
 
 
 def options_of(crew: Crew) -> GuardOptions:
-    """Return with which options a crew is guarded; raises ``ConfigError`` for one that is not."""
+    """Return the options of a guarded crew; raises ``ConfigError`` for an unguarded crew."""
     options = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
     if options is None:
         message = f"the crew {crew.name!r} is not guarded: see guard_crew"
@@ -282,7 +286,7 @@ def _require_ready(crew: GuardedCrew, from_checkpoint: CheckpointConfig | None) 
 
 
 def _require_guarded(crew: GuardedCrew) -> GuardOptions:
-    """Return the options of a crew; raises ``ConfigError`` where somebody has no identity."""
+    """Return the crew's options; raises ``ConfigError`` where an agent has no identity."""
     options = options_of(crew)
     for agent in _members(crew):
         require_identity(agent)
@@ -295,12 +299,12 @@ _ACTIVE_CREWS: Final[dict[int, object]] = {}
 
 @contextmanager
 def _exclusive(crew: Crew) -> Iterator[None]:
-    """Let a crew be kicked off once at a time: its tasks hold the inputs of one kickoff.
+    """Allow one kickoff of the crew at a time: the tasks hold the inputs of one kickoff.
 
-    Raises ``ConfigError`` (``crew.busy``).
+    Raises ``ConfigError`` (``crew.busy``) for a second one.
     """
     mine = object()
-    if _ACTIVE_CREWS.setdefault(id(crew), mine) is not mine:  # one step, whatever other threads do
+    if _ACTIVE_CREWS.setdefault(id(crew), mine) is not mine:  # setdefault is atomic between threads
         message = (
             f"the crew {crew.name!r} is being kicked off already, for whoever that is: give each "
             "kickoff a crew of its own, as crew.copy() does"
@@ -314,17 +318,17 @@ def _exclusive(crew: Crew) -> Iterator[None]:
 
 @contextmanager
 def _kickoff_scope(crew: Crew) -> Iterator[None]:
-    """Let a crew work by itself, as part of the run that is there, in a span of its own."""
+    """Run the block as the crew's only kickoff, in the current or a new run, and in a span."""
     member = identity_of(next(_members(crew), None))
     with _exclusive(crew), runs.join_run() as run, crew_span(crew.name or "crew", run, member):
         yield
 
 
 def _bind_stream(output: Output) -> Output:
-    """Let a stream, which runs when it is read, do so as where it was kicked off."""
+    """Bind a stream, which works while it is read, to the run and delegation of its kickoff."""
     if isinstance(output, CrewStreamingOutput):
         kickoff = runs.current_kickoff()
-        # CrewAI's iterators are generators, and there is no other way to them
+        # CrewAI's iterators are generators, and private
         sync_items: Any = output._sync_iterator  # noqa: SLF001
         async_items: Any = output._async_iterator  # noqa: SLF001
         if sync_items is not None:

@@ -1,6 +1,6 @@
-"""How a call that did not run looks to CrewAI: a ``ToolFailure``, which model and task are told of.
+"""Turns a refused or waiting call into CrewAI's ``ToolFailure``, which the model reads.
 
-When a call is refused, and who says so, stands in ``gate.py`` and in the core.
+The decision itself stands in ``gate.py`` and in the core.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agentguard import ApprovalPending, Decision
 from agentguard.adapters import denial_text
 
 _REPEATABLE: Final = frozenset({"approval.altered", "approval.expired"})
-"""After these the same call may be made again."""
+"""Codes after which the same call may be made again."""
 
 
 _CREW_REASONS: Final = {
@@ -28,17 +28,17 @@ _CREW_REASONS: Final = {
         "last until the crew is done, and a stream is read"
     ),
 }
-"""What a crew's user does, in the words of a crew; the core speaks of single calls."""
+"""Reasons that say what a user of crews does next; the core's reasons are about single calls."""
 
 
 def crew_decision(decision: Decision) -> Decision:
-    """Return the same refusal, with a reason that says what a crew's user does about it."""
+    """Return the same refusal, with a reason that says what a user of crews does next."""
     reason = _CREW_REASONS.get(decision.code)
     return decision if reason is None else Decision.refusal(reason, code=decision.code)
 
 
 def denial_failure(tool: str, decision: Decision) -> ToolFailure:
-    """Tell a model what was refused, why, and whether the same call will be refused again."""
+    """Return the failure that names the tool, the reason, and whether a retry can succeed."""
     may_call_again = decision.code in _REPEATABLE
     message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
@@ -50,7 +50,7 @@ def denial_failure(tool: str, decision: Decision) -> ToolFailure:
 
 
 def pending_failure(tool: str, pending: ApprovalPending) -> ToolFailure:
-    """Tell a model that nobody has answered so far; the request stays, for a later call."""
+    """Return the failure of a call that nobody has approved yet; the request stays open."""
     request = pending.request.request_id
     message = (
         f"Not now: {tool} was not run. It waits for an approval, request {request}, which nobody "

@@ -1,7 +1,7 @@
-"""CrewAI's event scopes, which a pause leaves as an exception would: each closed once.
+"""Closes CrewAI's event scopes when a pause leaves them.
 
-CrewAI pairs the events that begin something with those that end it, and warns of what does not fit.
-Nothing of it sees a pause pass, so that what has begun by then is ended here.
+CrewAI pairs the event that begins a scope with the event that ends the scope, and warns of a
+missing end. CrewAI's code does not catch a pause, so that this module ends the open scopes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def open_scopes() -> Scopes:
 
 
 def close_scopes(before: Scopes, agent: Any, task: Any, reason: str) -> None:
-    """Close what an agent's work on a task has opened since ``before``."""
+    """Close the scopes that an agent's work on a task opened after ``before``."""
     scope = open_scopes()[len(before) : len(before) + 1]
     restore_event_scope(before + scope)
     if task is not None and scope and scope[0][1] == "agent_execution_started":

@@ -1,6 +1,6 @@
-"""An executor of a guarded agent: a last look at its tools, and the one that it gives itself.
+"""The executor of a guarded agent: checks its tools, and guards the reader that CrewAI adds.
 
-CrewAI's executor puts a long result into a file, and gives the model a tool to read it.
+CrewAI's executor puts a long result into a file, and gives the model a tool that reads the file.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def define_flow(executor_class: type[AgentExecutor]) -> None:
 
 
 def gate_executor(executor: AgentExecutor) -> None:
-    """Look once more, as no tool goes to an executor that is not behind a gate; guard its own.
+    """Check that all tools of an executor are behind the agent's gate, now and at each later use.
 
-    What runs a planner's steps is made anew: it would keep the tools that it was made with. Raises
-    ``ConfigError`` (``tool.unguarded``).
+    The executor of a planner's steps is dropped, since it keeps its first tools; CrewAI makes a new
+    one. Raises ``ConfigError`` (``tool.unguarded``).
     """
     executor._step_executor = None  # noqa: SLF001
     if not isinstance(executor, GuardedExecutor):
@@ -52,7 +52,7 @@ def gate_executor(executor: AgentExecutor) -> None:
 
 
 class _CheckedTools(list[Any]):
-    """An executor's tools, looked at wherever they are used: callbacks and hooks have them, too."""
+    """An executor's tools, checked at each iteration: callbacks and hooks can add tools."""
 
     def __init__(self, tools: Iterable[Any], identity: Identity) -> None:
         super().__init__(tools)
@@ -70,7 +70,7 @@ class _CheckedTools(list[Any]):
 
 
 def _is_guarded(tool: Any, identity: Identity) -> bool:
-    """Whether a tool, or what a model's text runs of one, is behind the gate of this agent."""
+    """Return whether a tool, or its structured form, is behind the gate of this agent."""
     original: Any = tool if isinstance(tool, BaseTool) else tool._original_tool  # noqa: SLF001
     if not isinstance(original, GuardedTool):
         return False
@@ -79,7 +79,7 @@ def _is_guarded(tool: Any, identity: Identity) -> bool:
 
 
 class GuardedExecutor(AgentExecutor):
-    """What the class of a guarded agent's executor adds to CrewAI's."""
+    """The mixin that turns CrewAI's executor class into the executor of a guarded agent."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _TOOLS:
@@ -94,9 +94,9 @@ class GuardedExecutor(AgentExecutor):
         super()._register_deferred_file_reader(reader)
 
 
-# CrewAI finds the reader by its identity, so that it can be no other object
+# CrewAI compares the reader with `is`: the object stays, and its class changes
 class _GuardedReader(GuardedTool, DeferredToolResultReader):  # type: ignore[misc]  # not copied
-    """The reader, whose every use is a guarded call of the agent that was given the result."""
+    """The reader of long results; each use is a guarded call of the agent."""
 
     _agentguard_gate: Gate | None = PrivateAttr(default=None)
 

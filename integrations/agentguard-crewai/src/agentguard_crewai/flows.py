@@ -1,7 +1,7 @@
-"""Crews in a CrewAI Flow: a flow pauses while a call of a crew waits for people.
+"""Crews in a CrewAI Flow: the flow pauses while a call of the crew waits for people.
 
-A flow that has paused is persisted by CrewAI, and goes on in whatever process takes it up with
-``Flow.from_pending``. Its crew is then kicked off again, and completes the calls that were made.
+CrewAI persists a paused flow; any process can resume the flow with ``Flow.from_pending``. The crew
+is then kicked off again, and the journal returns the results of the calls that were completed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from agentguard_crewai.runs import resumable
 
 
 def answered(method: str) -> str:
-    """Return the outcome of a pause in a flow's method, for that method to listen to."""
+    """Return the event of a pause in ``method``; the method listens to this event to run again."""
     return f"{method}_answered"
 
 
 def kickoff_or_pause(
     flow: Flow[Any], crew: Crew, inputs: Mapping[str, Any] | None = None, *, run: str
 ) -> Any:
-    """Kick off a crew in a flow's method, which pauses the flow where a call waits for people.
+    """Kick off a crew in a flow's method; pause the flow where a call waits for people.
 
-    The crew is one that was guarded with ``on_approval="pause"``. Let the method also listen to
-    ``answered(METHOD)``: after ``Flow.from_pending(...).resume()`` it runs again, and the crew goes
-    on, without making again the calls that were completed. ``run`` names the run, as for
-    ``resumable``: another one each time that a loop comes by, and the same one when it goes on,
-    also where a flow that was killed is kicked off anew.
+    The crew must be guarded with ``on_approval="pause"``, and the method must also listen to
+    ``answered(METHOD)``: after ``Flow.from_pending(...).resume()`` the method runs again, and the
+    crew continues without repeating completed calls. ``run`` names the run, as for ``resumable``:
+    each round of a loop has a name of its own, and a resumed or restarted flow uses the same name.
 
     Raises CrewAI's ``HumanFeedbackPending``, whose context names the request in its ``metadata``,
     and ``ConfigError``.

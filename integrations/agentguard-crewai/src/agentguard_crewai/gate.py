@@ -1,8 +1,8 @@
-"""The gate in front of a crew's tool: a call is bound, decided and recorded, and only then runs.
+"""The gate in front of a crew's tool: binds, decides and records a call, and then runs the tool.
 
-It is the last step before the tool's own code, after hooks and validation. Which functions of a
-tool are gated stands in ``tools.py``, what a call binds in ``binding.py``, how it ends in
-``call.py``, to whom it hands work over in ``delegation.py``.
+The gate is the last step before the tool's own code, after hooks and validation. The gated
+functions of a tool stand in ``tools.py``, the bound arguments in ``binding.py``, the ends of a call
+in ``call.py``, and handovers of work in ``coworkers.py``.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from agentguard_crewai.sealing import require_name
 
 
 class Gate:
-    """An agent's instance in front of one tool.
+    """The gate of one agent in front of one tool.
 
-    ``entry_points`` are the tool's functions, and the gated ones: making one takes 19 us.
+    ``entry_points`` caches, by name, a function of the tool and its gated twin, since making the
+    twin takes 19 microseconds.
     """
 
     __slots__ = ("_configured", "_identity", "_incomplete", "_name", "entry_points", "tool")
@@ -54,14 +55,14 @@ class Gate:
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
         self._incomplete: list[object] = []
         self.entry_points: dict[str, tuple[object, Callable[..., Any]]] = {}
-        self.spec()  # what is wrong with it is found before a call is
+        self.spec()  # raises for a wrong specification before any call
 
     def is_of(self, identity: Identity) -> bool:
-        """Whether it is this one's calls that pass here."""
+        """Return whether this is a gate of ``identity``'s calls."""
         return self._identity.agent is identity.agent
 
     def spec(self) -> ToolSpec:
-        """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
+        """Return the tool's configured specification; raises ``ConfigError``."""
         plain = spec_of(self.tool, self._name)
         if self._configured is None or self._configured[0] is not plain:
             self._configured = plain, adapters.configure_tool(self._identity.agent, plain)
@@ -70,9 +71,9 @@ class Gate:
     def run(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Run ``function`` if the agent may; return its result, or the failure in its place.
+        """Run ``function`` if the policy allows; return the result, or a ``ToolFailure``.
 
-        Raises what it raises, and ``Paused``.
+        Raises what ``function`` raises, and ``Paused`` where the call stops the crew.
         """
         agent, call = self._identity.agent, self._bind(Body(self.tool, function, args, kwargs))
         try:
@@ -87,7 +88,7 @@ class Gate:
                     left = call.seconds_left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
                         return call.give_up(pending)
-        except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
+        except Exception as error:  # noqa: BLE001  fail() raises the tool's own errors again
             return call.fail(error)
 
     async def arun(
@@ -107,7 +108,7 @@ class Gate:
                     left = call.seconds_left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
                         return call.give_up(pending)
-        except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
+        except Exception as error:  # noqa: BLE001  fail() raises the tool's own errors again
             return call.fail(error)
 
     def _complete(self, call: Call, result: Any) -> Any:
@@ -116,11 +117,11 @@ class Gate:
         return call.complete(result)
 
     def is_complete(self, result: object) -> bool:
-        """Whether a result is that of a call within which none waits, and may be kept."""
+        """Return whether no nested call of the result's call waits, so that CrewAI may cache it."""
         return all(one is not result for one in self._incomplete)
 
     def _bind(self, body: Body) -> Call:
-        """Bind a call; raises what it has raised in this step, and ``Paused``."""
+        """Bind a call; raises the error of an earlier try of the same step, and ``Paused``."""
         action = ACTION.get()
         if action is not None:
             action.raise_again(body.tool)
@@ -156,11 +157,11 @@ class Gate:
 
 
 def _authority_digest() -> str | None:
-    """Name for whom a call is made here, and through whom; None on the agent's own authority."""
+    """Return the digest of principal, chain and task; None on the agent's own authority."""
     try:
         delegation = current_delegation()
     except DelegationError:
-        return None  # it has ended: the call is refused
+        return None  # the delegation has ended: the call is refused
     if delegation is None:
         return None
     authority = [delegation.principal, delegation.chain.actors, delegation.task_id]

@@ -1,6 +1,6 @@
-"""Who an agent of a crew is: its instance at the guard, and how it waits for approvals.
+"""The identity of a crew's agent: its instance at the guard, and its options for approvals.
 
-Also the name that it has in the configuration, where nobody gave it one.
+The default name of an agent, made from its role, stands here as well.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 from agentguard import Agent, ConfigError, Guard, StorageError
 
 OnApproval = Literal["wait", "pause"]
-"""What a call does that needs an approval: hold its thread for a while, or stop the crew."""
+"""What a call that needs an approval does: hold its thread for a while, or stop the crew."""
 
 DEFAULT_TIMEOUT: Final = 30
-"""Seconds for which a call waits, where nobody says otherwise."""
+"""The seconds that a call waits for an approval by default."""
 
 _SEPARATORS: Final = re.compile(r"[^a-z0-9]+")
 
 
 class GuardOptions(NamedTuple):
-    """Whose guard it is, and how calls wait; ``timeout`` is in seconds."""
+    """The guard, and how calls wait for approvals; ``timeout`` is in seconds."""
 
     guard: Guard
     on_approval: OnApproval
@@ -32,7 +32,7 @@ class GuardOptions(NamedTuple):
 
     @classmethod
     def of(cls, guard: Guard, on_approval: OnApproval, timeout: timedelta | float | None) -> Self:
-        """Check what an application gives; raises ``ConfigError``."""
+        """Return the checked options of an application; raises ``ConfigError``."""
         if timeout is not None and on_approval == "pause":
             message = (
                 "timeout: a crew that pauses waits for nobody: leave it out, or say "
@@ -53,14 +53,14 @@ class GuardOptions(NamedTuple):
         return cls(guard, on_approval, seconds)
 
     def require_open(self) -> None:
-        """Raise ``StorageError`` (``storage.closed``) where each call would be refused."""
+        """Raise ``StorageError`` (``storage.closed``) where the guard is closed."""
         if self.guard.closed:
             message = "the guard is closed: open it again, and guard the crew with it"
             raise StorageError(message, code="storage.closed")
 
 
 class Identity:
-    """The instance that an agent of a crew is, with a key of its own."""
+    """The instance of one agent of a crew, which has a key of its own."""
 
     __slots__ = ("agent", "options")
 
@@ -70,7 +70,7 @@ class Identity:
 
     @classmethod
     def new(cls, name: str, options: GuardOptions) -> Self:
-        """Make an instance.
+        """Return a new instance.
 
         Raises ``ConfigError`` for a name that the configuration lacks, ``StorageError`` where its
         credential can't be recorded.
@@ -85,7 +85,7 @@ class Identity:
         return f"<Identity {self.agent.alias}>"
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # whoever copies an agent renews it
+        return self  # a copy of an agent gets a new identity in GuardedAgent
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         message = "a guarded agent can't be pickled: guard the agent where it runs"
@@ -93,13 +93,13 @@ class Identity:
 
 
 def identity_of(agent: object) -> Identity | None:
-    """Return who an agent of a crew is; None for one that is not guarded."""
+    """Return the identity of a crew's agent; None for an unguarded agent."""
     identity = getattr(agent, "_agentguard", None)  # a private attribute that guarded agents have
     return identity if isinstance(identity, Identity) else None
 
 
 def require_identity(agent: BaseAgent) -> Identity:
-    """Return who an agent is; raises ``ConfigError`` (``agent.unguarded``) for one without."""
+    """Return an agent's identity; raises ``ConfigError`` (``agent.unguarded``) without one."""
     identity = identity_of(agent)
     if identity is None:
         message = (
@@ -114,8 +114,8 @@ def name_from_role(role: str) -> str:
     """Return the name in ``[agents]`` of an agent with this role: ``Senior Writer`` is
     ``senior-writer``.
 
-    A role with placeholders is taken as it is written, and not as inputs fill it in: these may come
-    from anybody. Raises ``ConfigError`` where nothing is left of it.
+    Placeholders of the role stay unfilled, since inputs may come from anybody. Raises
+    ``ConfigError`` where the role has no letter or digit.
     """  # noqa: D205  the example belongs to the sentence
     text = unicodedata.normalize("NFKD", role).encode("ascii", "ignore").decode().lower()
     name = _SEPARATORS.sub("-", text).strip("-")

@@ -1,4 +1,4 @@
-"""What people have rejected in a run that has a name: nobody is asked again when it goes on."""
+"""Stores the rejected calls of a named run, so that a resumed run does not ask people again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOGGER = logging.getLogger("agentguard")
 
 
 def store(agent: Agent, place: Place, decision: Decision) -> None:
-    """Keep that a call was rejected, and why."""
+    """Store the reason of a rejected call; log an error where the store fails."""
     try:
         run_store(agent).write(_name(agent, place), decision.reason.encode())
     except AgentguardError:
@@ -20,9 +20,9 @@ def store(agent: Agent, place: Place, decision: Decision) -> None:
 
 
 def load(agent: Agent, place: Place) -> Decision | None:
-    """Return why a call is refused that was rejected before in its run; None for one that was not.
+    """Return the refusal of a call that people rejected in this run before; None for no rejection.
 
-    What can't be read refuses the call as well.
+    A store that can't be read refuses the call as well.
     """
     try:
         reason = run_store(agent).read(_name(agent, place))

@@ -1,8 +1,8 @@
-"""What a tool has returned, as the bytes that the journal keeps, and back again.
+"""Codecs that turn a tool's result into the journal's bytes and back.
 
-A result that is handed out in the place of a second run equals the one that the tool returned, and
-is of the same types all the way down. What can't be read again like that is not written: plain
-values, lists, tuples and dictionaries can, and models of the tool's ``result_schema``.
+A decoded result equals the encoded one, and has the same types at each level. The codec accepts
+plain values, lists, tuples, dictionaries, and models of the tool's ``result_schema``; the codec
+refuses all other values.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class ToolResults:
         self._schema = schema
 
     def dumps(self, result: Any) -> bytes:
-        """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
+        """Encode a result; raises ``EncodeError`` where the bytes would not decode to an equal."""
         return dumps_checked(
             lambda value: orjson.dumps(self._node(value, ResultBudget())), self.loads, result
         )
 
     def loads(self, data: bytes) -> Any:
-        """Read a result; raises ``DecodeError``."""
+        """Decode a result; raises ``DecodeError``."""
         try:
             return self._value(orjson.loads(data))
         except Exception as error:
@@ -91,10 +91,10 @@ class ToolResults:
 
 
 class RunResults:
-    """The ``ResultCodec`` of a call in a run: its result, and where the calls within it stand.
+    """The ``ResultCodec`` of a call in a run: encodes the result and the places of nested calls.
 
-    ``places`` is filled as those are completed. Where the call is replayed, their places are taken
-    as they were: another call that is the same comes after them.
+    ``places`` grows as nested calls are completed. Decoding claims the stored places again, so that
+    a later equal call gets a later place.
     """
 
     __slots__ = ("_places", "_results", "_run")
@@ -105,13 +105,13 @@ class RunResults:
         self._places = places
 
     def dumps(self, result: Any) -> bytes:
-        """Write a result and its places; raises as ``ToolResults.dumps`` does."""
+        """Encode a result and its places; raises what ``ToolResults.dumps`` raises."""
         places = [[*place.key, place.ordinal] for place in self._places]
         encoded = orjson.Fragment(self._results.dumps(result))
         return orjson.dumps({"places": places, "result": encoded})
 
     def loads(self, data: bytes) -> Any:
-        """Read a result, and take its places; raises ``DecodeError``."""
+        """Decode a result and claim its places; raises ``DecodeError``."""
         try:
             entry = orjson.loads(data)
             places = [Place(self._run, Key(*key), ordinal) for *key, ordinal in entry["places"]]
@@ -125,7 +125,7 @@ class RunResults:
 
 
 def _fingerprint(schema: type[BaseModel]) -> str:
-    """Return what a model is by: its name, and its fields with their types."""
+    """Return the SHA-256 of a model's name, fields and types of fields."""
     fields = {name: repr(field.annotation) for name, field in schema.model_fields.items()}
     description = f"{schema.__module__}:{schema.__qualname__} {sorted(fields.items())}"
     return sha256(description.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""A run of a crew: what is paused in it, and the places of its calls, so that it can go on.
+"""A run of crews: its pause, and the places of its calls, by which a later try finds results.
 
-A run that has a name (``resumable``) can be begun again, in another process, too. A model does not
-repeat itself, so that a call is known again by what it is (who calls which tool with what), and by
-how many of the same came before it in the run.
+A run that has a name (``resumable``) can be tried again, also in another process. A model does not
+repeat its steps exactly. So a call is identified by agent, authority, tool and arguments (``Key``),
+and by the number of equal calls before it in the run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Item = TypeVar("Item")
 
 
 class Paused(BaseException):
-    """Stops a crew while a call waits for people; nothing on CrewAI's way out catches it.
+    """Stops a crew while a call waits for people; CrewAI catches no ``BaseException``.
 
-    Whoever began the work turns it into the ``ApprovalPending`` that it carries (``agents.py``).
+    ``agents.py`` raises the ``ApprovalPending`` in its place to the caller of the kickoff.
     """
 
     def __init__(self, pending: ApprovalPending) -> None:
@@ -40,7 +40,7 @@ class Paused(BaseException):
 
 
 class Run:
-    """One try of a run; ``name`` None for one that can't be begun again.
+    """One try of a run; ``name`` is None for a run that can't be tried again.
 
     ``pending`` is the request for which a paused run waits; no call runs in a paused run.
     ``logged_requests`` are the ids of the requests that the application's log has named.
@@ -55,7 +55,7 @@ class Run:
         self._lock = threading.Lock()
 
     def pause(self, pending: ApprovalPending) -> NoReturn:
-        """Stop all that is part of this run; raises ``Paused``."""
+        """Pause the run: raise ``Paused`` here, and at each later call of the run."""
         self.pending = pending
         raise Paused(pending)
 
@@ -65,9 +65,9 @@ class Run:
             raise Paused(self.pending)
 
     def claim(self, key: Key) -> Place:
-        """Return the place of the next call that is this one.
+        """Return the next free place of this call.
 
-        Where that call was left incomplete, those within it have their places again.
+        The nested calls of an incomplete call at that place give their places back.
         """
         with self._lock:
             ordinals = self._ordinals[key]
@@ -78,15 +78,15 @@ class Run:
         return Place(self, key, ordinal)
 
     def reclaim(self, places: Iterable[Place]) -> None:
-        """Take the places of calls that were made within one that is replayed."""
+        """Claim the places of the nested calls of a replayed call."""
         with self._lock:
             for place in places:
                 self._ordinals[place.key].add(place.ordinal)
 
     def release(self, place: Place, within: Sequence[Place] = ()) -> None:
-        """Let another call have the place of one that did not run, has failed, or is incomplete.
+        """Free the place of a call that did not run, failed or is incomplete.
 
-        The calls that were completed ``within`` it keep theirs until it is made again.
+        The completed nested calls (``within``) keep their places until the call is made again.
         """
         with self._lock:
             self._ordinals[place.key].discard(place.ordinal)
@@ -95,7 +95,7 @@ class Run:
 
 
 class Key(NamedTuple):
-    """What a call is: by whom, for whom, of which tool, and with what.
+    """What identifies a call: the agent, the authority, the tool and the arguments.
 
     ``authority`` is the SHA-256 of principal, chain and task, None on the agent's own authority;
     ``arguments`` are their SHA-256.
@@ -108,7 +108,7 @@ class Key(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The place of a call in a run: what it is, and how many of the same came before it."""
+    """The place of a call in a run: its key, and its number among equal calls, from 1."""
 
     run: Run
     key: Key
@@ -116,7 +116,7 @@ class Place(NamedTuple):
 
     @property
     def site(self) -> CallSite:
-        """The place as it is signed."""
+        """The signed form of the place."""
         call_id = f"{self.key.tool}:{self.key.arguments[:32]}#{self.ordinal}"
         return CallSite(call_id, self.run.name, self.key.authority)
 
@@ -127,7 +127,7 @@ _NESTED_PLACES: Final[ContextVar[list[Place] | None]] = ContextVar(
 
 
 def nested_places() -> list[Place] | None:
-    """Return the places of calls that were completed within the call that runs here, so far."""
+    """Return the places of the calls completed so far within the current call."""
     return _NESTED_PLACES.get()
 
 
@@ -142,7 +142,7 @@ def collect_places(places: list[Place]) -> Iterator[None]:
 
 
 class _Attempt(NamedTuple):
-    """An agent's work on a task, as far as it went: the places of the calls completed in it."""
+    """An agent's attempt at a task, with the places of the calls completed in the attempt."""
 
     agent: object
     task: object
@@ -154,11 +154,10 @@ _ATTEMPT: Final[ContextVar[_Attempt | None]] = ContextVar("agentguard_crewai_att
 
 @contextmanager
 def attempt(agent: object, task: object | None) -> Iterator[None]:
-    """Do an agent's work on a task, None for what is no task's.
+    """Run an agent's attempt at a task; ``task`` is None for work without a task.
 
-    CrewAI tries again what has failed, within the attempt that did (``max_retry_limit``). The
-    agent begins anew then: the calls that it had completed are not made again in a run that has a
-    name, as in another try of the run.
+    CrewAI retries a failed attempt within that attempt (``max_retry_limit``). The retry frees the
+    places of the failed attempt: in a named run its completed calls are replayed and not repeated.
     """
     outer, failed = nested_places(), _ATTEMPT.get()
     if (
@@ -186,17 +185,17 @@ _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", de
 
 
 def current_run() -> Run:
-    """Return the run that this code is part of: what is part of none is one by itself."""
+    """Return the current run; outside of any run, a new run without a name."""
     return _CURRENT.get() or Run(None)
 
 
 class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None]):  # noqa: N801  used as a function
-    """Name the run whose crews are kicked off in this block, so that it can be begun again.
+    """Name the run of the crews that are kicked off in this block, so that the run can resume.
 
-    After a pause or a crash, run the same block with the same ``name``: calls that were completed
-    are not made again, their results are handed out as they were. ``name`` is one run's and no
-    other's, such as an order's number; use a block, ``with`` or ``async with``, for one try only.
-    Raises ``ConfigError``.
+    After a pause or a crash, run the same block with the same ``name``: completed calls are not
+    repeated, and their stored results are returned. ``name`` belongs to one run alone, such as the
+    number of an order. Use a block (``with`` or ``async with``) for one try only. Raises
+    ``ConfigError``.
     """
 
     def __init__(self, name: str) -> None:
@@ -226,7 +225,7 @@ class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None])
 
 @contextmanager
 def join_run() -> Iterator[Run]:
-    """Be part of the run that is there, or of a new one without a name."""
+    """Run the block as part of the current run, or else of a new run without a name."""
     present = _CURRENT.get()
     if present is None:
         with _enter_run(Run(None)) as run:
@@ -236,16 +235,16 @@ def join_run() -> Iterator[Run]:
 
 
 class Kickoff(NamedTuple):
-    """Where a crew that streams was kicked off: in which run, and with what it was lent."""
+    """The run and the delegation in which a streaming crew was kicked off."""
 
     run: Run
     delegation_key: object
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Begin its work, which is part of the run.
+        """Run the block as part of the kickoff's run.
 
-        Raises ``ConfigError`` where another delegation is in force than at the kick-off, or none.
+        Raises ``ConfigError`` where the delegation in force differs from the kickoff's.
         """
         if _delegation_key() not in (_ENDED, self.delegation_key):
             message = (
@@ -259,12 +258,12 @@ class Kickoff(NamedTuple):
 
 
 def current_kickoff() -> Kickoff:
-    """Return where this code is."""
+    """Return the current run and delegation."""
     return Kickoff(current_run(), _delegation_key())
 
 
 _ENDED: Final = object()
-"""In the place of what was lent, where that has ended: each call is refused, and says so."""
+"""The key of a delegation that has ended; each call is refused with that reason."""
 
 
 def _delegation_key() -> object:
@@ -276,9 +275,9 @@ def _delegation_key() -> object:
 
 
 def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
-    """Go through a stream whose work begins with its first item, as where it was kicked off.
+    """Yield the items of a stream, whose work begins in the run and delegation of the kickoff.
 
-    Whoever closes this closes the stream, which waits for its work to end.
+    Closing this generator closes the stream, which waits for its work to end.
     """
     with closing(items):
         with kickoff.entered():
@@ -289,7 +288,7 @@ def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
 
 
 async def aread_within(items: AsyncGenerator[Item], kickoff: Kickoff) -> AsyncIterator[Item]:
-    """Go through an async stream; the async twin of ``read_within``."""
+    """Yield the items of an async stream; the async twin of ``read_within``."""
     async with aclosing(items):
         with kickoff.entered():
             first = await anext(items, None)

@@ -1,9 +1,9 @@
-"""The tools of guarded agents, as their application holds them: guarded calls alone run them.
+"""Seals the tool objects that an application holds: only guarded calls can run a sealed tool.
 
-A sealed tool is the object that it was, of a subclass made here. What runs it (``run``, ``func``
-and the others) is there to look at, and raises ``UnguardedCallError`` wherever the gate has not let
-through a call of the tool: in a callback, a guardrail, an unguarded crew. Code of the same process
-can still reach for what lies below (docs/crewai.md).
+A sealed tool is the same object under a subclass that this module makes. Its entry points (``run``,
+``func`` and others) can be read, but raise ``UnguardedCallError`` outside of a guarded call: in a
+callback, a guardrail, an unguarded crew. Code of the same process can still reach the functions
+below the seal (docs/crewai.md).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from crewai.tools.base_tool import Tool
 from agentguard import ConfigError, UnguardedCallError
 
 ENTRY_POINTS: Final = ("run", "arun", "_run", "_arun", "func")
-"""The ways in which a tool is run."""
+"""The names of the functions that run a tool."""
 
 _KIND: Final = "_agentguard_kind"
 
 
 class _RunningCall:
-    """A guarded call of a tool, until it ends: copies of its context may outlive it."""
+    """A guarded call of a tool; ``tool`` is None once the call ends, in copied contexts as well."""
 
     __slots__ = ("tool",)
 
@@ -40,10 +40,10 @@ class _RunningCall:
 _WITHIN: Final[ContextVar[_RunningCall | None]] = ContextVar(
     "agentguard_crewai_within", default=None
 )
-"""The call that runs here."""
+"""The guarded call in this context."""
 
 _NAMES: Final[dict[int, tuple[weakref.ref[BaseTool], str]]] = {}
-"""The names that tools had when they were sealed, by their ``id()``."""
+"""The name of each tool when the tool was sealed, by the tool's ``id()``."""
 
 
 class SealedTool:
@@ -57,15 +57,15 @@ class SealedTool:
 
 
 def seal(tools: Iterable[object] | None, *, anew: bool = False) -> None:
-    """Let tools run in guarded calls alone, by the names that they have.
+    """Seal these tools, and record their names.
 
-    Those that are sealed keep the names that they had then, unless they are sealed ``anew``. What
-    is no CrewAI tool is left as it is: it never comes to an executor.
+    A tool that is sealed already keeps its recorded name unless ``anew`` is true. Objects that are
+    no CrewAI tools are left alone: no executor gets them.
     """
     for tool in tools or ():
         if not isinstance(tool, BaseTool):
             continue
-        kind = type(tool)  # asked once: another thread may seal the same tool meanwhile
+        kind = type(tool)  # read once: another thread may seal the same tool meanwhile
         if not issubclass(kind, SealedTool):
             object.__setattr__(tool, "__class__", _sealed_class(kind))
         if anew or id(tool) not in _NAMES:
@@ -78,9 +78,9 @@ def _forget(key: int, _gone: object) -> None:
 
 
 def require_name(tool: BaseTool) -> None:
-    """Raise ``ConfigError`` (``tool.changed``) for a tool that had another name when it was sealed.
+    """Raise ``ConfigError`` (``tool.changed``) for a tool whose name changed since the seal.
 
-    The name is what policies know a tool by.
+    Policies know a tool by its name.
     """
     _tool, name = _NAMES.get(id(tool), (None, tool.name))
     if name != tool.name:
@@ -93,14 +93,14 @@ def require_name(tool: BaseTool) -> None:
 
 @contextmanager
 def unseal(tool: BaseTool) -> Iterator[None]:
-    """Run the code of a tool, within its guarded call."""
+    """Allow the tool's code to run in this block, the tool's guarded call."""
     running = _RunningCall(tool)
     token = _WITHIN.set(running)
     try:
         yield
     finally:
         running.tool = None
-        with suppress(ValueError):  # a coroutine may be closed in another context than its own
+        with suppress(ValueError):  # a coroutine may be closed in another context
             _WITHIN.reset(token)
 
 
@@ -110,13 +110,13 @@ def _is_running(tool: BaseTool) -> bool:
 
 
 def original_class(tool: BaseTool) -> type[BaseTool]:
-    """Return the class that a tool had before it was sealed, or else has."""
+    """Return the class of a tool without its seal."""
     kind: type[BaseTool] = getattr(type(tool), _KIND, type(tool))
     return kind
 
 
 def unsealed_attribute(tool: BaseTool, name: str) -> Any:
-    """Return what runs a tool, below its seal."""
+    """Return the attribute of a tool below its seal."""
     if name in vars(tool):
         return vars(tool)[name]
     member = inspect.getattr_static(original_class(tool), name)
@@ -124,7 +124,7 @@ def unsealed_attribute(tool: BaseTool, name: str) -> Any:
 
 
 class _Sealed:
-    """A way to run a sealed tool; it has a setter, so that nothing in the object replaces it."""
+    """The descriptor of an entry point. Its setter keeps the instance from replacing it."""
 
     def __init__(self, name: str, kind: type[BaseTool]) -> None:
         self._name = name
@@ -154,7 +154,7 @@ class _Sealed:
 
 
 class _Structured:
-    """``to_structured_tool``: what a model's text runs is checked, whoever has made it."""
+    """The descriptor of ``to_structured_tool``: seals the function of the structured tool."""
 
     def __init__(self, kind: type[BaseTool]) -> None:
         self._kind = kind
@@ -176,7 +176,7 @@ class _Structured:
 
 
 def _checked(tool: BaseTool, function: Callable[..., Any]) -> Any:
-    """Return ``function``, which raises outside of a guarded call of the tool."""
+    """Return a twin of ``function`` that raises outside of a guarded call of the tool."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         if not _is_running(tool):
@@ -193,7 +193,7 @@ def _checked(tool: BaseTool, function: Callable[..., Any]) -> Any:
 
 def copy_signature(replacement: Any, function: Any) -> Any:
     """Give ``replacement`` the signature and names of ``function``, but no reference to it."""
-    with suppress(ValueError, TypeError):  # what is written in C may not say
+    with suppress(ValueError, TypeError):  # a C function may have no signature
         replacement.__signature__ = inspect.signature(function)
     replacement.__name__ = getattr(function, "__name__", replacement.__name__)
     replacement.__doc__ = getattr(function, "__doc__", None)
@@ -203,7 +203,7 @@ def copy_signature(replacement: Any, function: Any) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _sealed_class(kind: type[BaseTool]) -> type[BaseTool]:
-    """Make the sealed subclass of a tool's class. It looks like that one."""
+    """Make the sealed subclass of a tool's class, under the same name."""
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__}
     # under its own name CrewAI's registry would take it for the class of unguarded tools
     namespace["__qualname__"] = f"sealed {kind.__qualname__}"

@@ -1,7 +1,7 @@
-"""``refuse_unguarded``: a process in which no agent has tools unless it is guarded.
+"""``refuse_unguarded``: makes a process refuse unguarded agents that have tools.
 
-CrewAI has no hook that could refuse (docs/crewai.md), so what gives an agent its tools is replaced
-in CrewAI's own classes.
+CrewAI has no hook that could refuse (docs/crewai.md). This module therefore replaces the methods of
+CrewAI's classes that give an agent its tools.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _REFUSES: Final = "__agentguard_refuses__"
 
 
 def refuse_unguarded() -> None:
-    """Let no agent with tools work in this process, from now on, that is not guarded.
+    """Refuse, from now on in this process, each unguarded agent that has tools.
 
-    That goes for crews, for agents without a crew, and for those that run tools by themselves, as
-    CrewAI's adapters of other frameworks do: whatever begins their work raises ``ConfigError``
-    (``agent.unguarded``). Agents without tools, as CrewAI makes some for plans and guardrails,
-    work as ever. To be called where the program begins; a second time it does nothing.
+    Call this function where the program begins; a second call does nothing. The refusal covers
+    crews, agents without a crew, and agents that run tools by themselves, as CrewAI's adapters of
+    other frameworks do: their kickoff raises ``ConfigError`` (``agent.unguarded``). Agents without
+    tools still work, such as those that CrewAI makes for plans and guardrails.
     """
     _replace(CrewAgent, "_add_skill_loader_tool", _check_agent_tools)
     _replace(Task, "_execute_core", _check_task_agent)
@@ -44,7 +44,7 @@ def _replace(kind: type, name: str, check: Callable[..., Callable[..., Any]]) ->
 
 
 def _check_agent_tools(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The last step before an executor gets an agent's tools."""
+    """Return a check around the last step before an executor gets an agent's tools."""
 
     def add(self: CrewAgent, *args: Any, **kwargs: Any) -> Any:
         extended = original(self, *args, **kwargs)
@@ -56,7 +56,7 @@ def _check_agent_tools(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_task_agent(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A task, which somebody may do who has no such step."""
+    """Return a check of a task's agent, which may run tools past that step."""
 
     def execute(self: Task, agent: BaseAgent | None, *args: Any, **kwargs: Any) -> Any:
         worker = agent or self.agent

@@ -1,6 +1,7 @@
-"""What an agent's tools have returned, of which CrewAI may answer a task with one.
+"""The results of tools that may answer a task, separated by the work that they belong to.
 
-It keeps that in the agent, which may be at work for two users at once, in two crews.
+CrewAI may answer a task with a tool's result (``result_as_answer``), and keeps the results in the
+agent. An agent may work for two users at once, in two crews: each task must see its own results.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 _CURRENT_RESULTS: Final[ContextVar[list[dict[str, Any]] | None]] = ContextVar(
     "agentguard_crewai.task_results", default=None
 )
-"""What was returned in the work that is done here."""
+"""The results of the work in this context."""
 
 
 class _TaskResults(list[dict[str, Any]]):
-    """All that was returned, to look at; whoever goes through it in some work finds that work's."""
+    """All results of an agent; iteration within some work yields the results of that work."""
 
     def append(self, result: dict[str, Any]) -> None:
         super().append(result)
@@ -32,13 +33,13 @@ class _TaskResults(list[dict[str, Any]]):
         return super().__iter__() if current is None else iter(current)
 
 
-# whoever writes down what it is, as CrewAI does with agents, finds what it was
+# CrewAI writes the type's name down with an agent: the name stays that of a list
 _TaskResults.__name__ = _TaskResults.__qualname__ = list.__name__
 
 
 @contextmanager
 def separate_task_results(agent: BaseAgent) -> Iterator[None]:
-    """Let CrewAI answer a task (``result_as_answer``) with nothing from the agent's other work."""
+    """Give the work in this block a list of results of its own."""
     if not isinstance(agent.tools_results, _TaskResults):
         agent.tools_results = _TaskResults(agent.tools_results)
     token = _CURRENT_RESULTS.set([])

@@ -1,9 +1,9 @@
-"""A crew's tool behind its gate: the same object to look at, and another one to run.
+"""Guarded tools: twins of a crew's tools whose functions pass the gate.
 
-A guarded tool shares all its state with the original (CrewAI counts the uses of a tool in it, and
-resets them), and its class is a subclass made here, so that whatever looks at the tool sees what it
-saw before. Only what does the tool's work is another function: it passes the gate, and runs as the
-original's.
+A guarded tool shares all its state with the original, because CrewAI counts the uses of a tool in
+the state. The class of a guarded tool is a subclass that this module makes under the same name.
+Only the functions that run the tool differ: each passes the gate, and then runs the original's
+function.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _STOCK: Final[dict[str, tuple[type, ...]]] = {
     "_arun": (BaseTool, Tool),
     "func": (),
 }
-"""How a tool is run, and where what is written for that goes on to another of them.
+"""The functions that run a tool, with the classes whose own version calls another of them.
 
-Whatever stands there: who traces CrewAI's tools replaces it, and goes on to it.
+A version of such a class needs no gate, also where a tracer has replaced the version.
 """
 
 _UNCHECKED: Final = ("run", "arun")
-"""These are given what a model said; CrewAI's own check it, and fill in what is missing."""
+"""Functions that get a model's arguments unchecked; CrewAI's own versions validate them."""
 
 
 class _Gated:
-    """A way to run a guarded tool: the original's function, behind the gate.
+    """The descriptor of a function that runs a guarded tool: the original's, behind the gate.
 
-    It has a setter, so that nothing that lies in the object itself takes its place; what lies there
-    already, as where somebody traces a tool, is behind the gate as well.
+    The setter keeps an attribute of the object from replacing the gated function. A function that
+    lies in the object already, as where a tracer put one, is behind the gate as well.
     """
 
     def __init__(self, name: str, kind: type[BaseTool]) -> None:
@@ -82,7 +82,7 @@ class _Gated:
 
 
 class _CacheFunction:
-    """``cache_function``: asked of what a tool has returned once its call is complete."""
+    """The descriptor of ``cache_function``: incomplete calls and failures are not cached."""
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
@@ -96,7 +96,7 @@ class _CacheFunction:
             try:
                 return bool(may_cache(arguments, result))
             except Exception:
-                # the tool has run: CrewAI would take this for its error, and run it again
+                # CrewAI would take the error for the tool's, and run the tool again
                 _LOGGER.exception("the cache_function of %s failed: not cached", tool.name)
                 return False
 
@@ -107,7 +107,7 @@ class _CacheFunction:
 
 
 class _Structured:
-    """``to_structured_tool``: what a model's text runs, behind the gate whoever has made it."""
+    """The descriptor of ``to_structured_tool``: gates the function of the structured tool."""
 
     def __init__(self, written: Callable[[BaseTool], CrewStructuredTool]) -> None:
         self._original = written
@@ -137,10 +137,10 @@ class _Structured:
 
 
 def _checked(tool: BaseTool, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return what CrewAI's own ``run`` makes of a model's arguments, for one that stands before it.
+    """Return a model's arguments, validated as CrewAI's own ``run`` validates them.
 
-    Raises ``ValueError`` for what the schema rejects, and ``ConfigError`` where the tool's code
-    would get something else in the end.
+    Raises ``ValueError`` for arguments that the schema rejects, and ``ConfigError`` where a second
+    validation would change them: the tool would then run with other arguments than the decided.
     """
     checked = tool._validate_kwargs(kwargs)  # noqa: SLF001  as its run does
     if tool._validate_kwargs(checked) != checked:  # noqa: SLF001
@@ -154,7 +154,7 @@ def _checked(tool: BaseTool, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gate_function(gate: Gate, function: Callable[..., Any], *, unchecked: bool = False) -> Any:
-    """Return ``function`` behind the gate; ``unchecked`` where a model's arguments come as said."""
+    """Return ``function`` behind the gate; ``unchecked`` for arguments that nobody validated."""
     gated: Any
     if inspect.iscoroutinefunction(function):
 
@@ -195,7 +195,7 @@ def _copy_error() -> TypeError:
 
 
 def gate_of(tool: BaseTool) -> Gate:
-    """Return what a guarded tool stands behind; raises ``ConfigError`` where it lost that."""
+    """Return the gate of a guarded tool; raises ``ConfigError`` for a copy without a gate."""
     gate = getattr(tool, _GATE, None)
     if not isinstance(gate, Gate):
         message = f"tool {tool.name} is the copy of a guarded tool, and not guarded: did not run"
@@ -204,7 +204,7 @@ def gate_of(tool: BaseTool) -> Gate:
 
 
 def is_gated(function: object, tool: BaseTool) -> bool:
-    """Whether a function passes the gate of this guarded tool."""
+    """Return whether a function passes the gate of this guarded tool."""
     if isinstance(function, types.MethodType) and function.__self__ is tool:
         # CrewAI's goes on to func, also where somebody has replaced the tool's _run meanwhile
         return function == tool._run or function.__func__ is Tool._run  # noqa: SLF001
@@ -212,14 +212,14 @@ def is_gated(function: object, tool: BaseTool) -> bool:
 
 
 def original_of(tool: BaseTool) -> BaseTool:
-    """Return the tool that a guarded one was made from, or else the tool itself."""
+    """Return the original of a guarded tool, or an unguarded tool itself."""
     return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
 
 
 def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
-    """Return ``tool`` as ``identity`` may use it, under the ``name`` by which a model calls it.
+    """Return the guarded twin of ``tool`` for ``identity``, with ``name`` as the policy's name.
 
-    Raises ``ConfigError`` for no CrewAI tool.
+    Raises ``ConfigError`` (``tool.unguardable``) for an object that is no CrewAI tool.
     """
     given: object = tool
     if not isinstance(given, BaseTool):
@@ -237,7 +237,7 @@ def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
 
 @functools.lru_cache(maxsize=512)
 def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
-    """Make the guarded subclass of a tool's class. It looks like that one."""
+    """Make the guarded subclass of a tool's class, under the same name."""
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (_GATE,)}
     # under its own name CrewAI's registry would take it for the class of unguarded tools
     namespace["__qualname__"] = f"guarded {kind.__qualname__}"

@@ -1,8 +1,8 @@
-"""The spans of crews and of their agents' work, in which guarded calls have theirs.
+"""The spans of crews and of their agents' work; the spans of guarded calls lie within.
 
-CrewAI takes context variables into all its threads and tasks, and OpenTelemetry's context with
-them. Its own spans are never current: it begins and ends them elsewhere, with a provider of its
-own. All of this fails open.
+CrewAI copies context variables, and so OpenTelemetry's context, into its threads and tasks.
+CrewAI's own spans are never current, and have a provider of their own. A failure of tracing never
+fails a call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class _SpanScope(NamedTuple):
-    """What is in a span here: part of which run and conversation, and whose work on which task."""
+    """The run, conversation, agent and task of the current span."""
 
     run: Run
     conversation: str | None
@@ -41,16 +41,16 @@ _TRACED: Final[ContextVar[_SpanScope | None]] = ContextVar("agentguard_crewai_tr
 
 @contextmanager
 def crew_span(name: str, run: Run, member: Identity | None) -> Iterator[None]:
-    """Do a crew's work in a span ``invoke_workflow``; ``member`` is somebody who is in it."""
+    """Run the block in a span ``invoke_workflow``; ``member`` is any agent of the crew."""
     with _span(run, member, None, partial(adapters.workflow_span, name)):
         yield
 
 
 @contextmanager
 def agent_span(identity: Identity, run: Run, task: object) -> Iterator[None]:
-    """Do an agent's work in a span ``invoke_agent``.
+    """Run the block in a span ``invoke_agent``.
 
-    A ``task`` that CrewAI tries again, within the try that has failed, is in that one's.
+    CrewAI's retry of a ``task`` runs within the failed try, and in the same span.
     """
     outer = _TRACED.get()
     is_retry = outer is not None and task is not None and outer.task is task
@@ -65,12 +65,12 @@ def agent_span(identity: Identity, run: Run, task: object) -> Iterator[None]:
 def _span(
     run: Run, identity: Identity | None, task: object, begin: Callable[..., AgentSpan | None]
 ) -> Iterator[None]:
-    """Do something in a span; the outermost one of a run that has paused before goes on there."""
+    """Run the block in a span; the outermost span of a resumed run continues the paused trace."""
     outer = _TRACED.get()
     outermost = outer is None or outer.run is not run
     if outer is not None and not outermost:
         conversation, paused = outer.conversation, None
-    else:  # within an agent's work it is its executor that is the flow
+    else:  # within an agent's work the flow is the agent's executor
         conversation, paused = run.name or current_flow_id.get(), _read_paused_span(identity, run)
     span = begin(conversation=conversation, paused=paused) or SILENT_SPAN
     token = _TRACED.set(_SpanScope(run, conversation, identity, task))
@@ -93,7 +93,7 @@ def _span(
 
 @fails_open
 def _reset(variable: ContextVar[Value], token: Token[Value]) -> None:
-    """Let a variable be what it was; a coroutine that is closed elsewhere has no say there."""
+    """Reset a variable; does nothing for a coroutine that is closed in another context."""
     variable.reset(token)
 
 
@@ -106,14 +106,14 @@ def _begin_agent_span(
 
 @fails_open
 def _store_paused_span(identity: Identity | None, run: Run, span: AgentSpan) -> None:
-    """Keep the span in which a run has paused, for when it goes on, perhaps in another process."""
+    """Store the span of a paused run, which may resume in another process."""
     if identity is not None and run.name is not None and span.traceparent is not None:
         adapters.run_store(identity.agent).write(_record_name(run.name), span.traceparent.encode())
 
 
 @fails_open
 def _read_paused_span(identity: Identity | None, run: Run) -> str | None:
-    """Return in which span a run has paused."""
+    """Return the ``traceparent`` of the span in which the run paused; None for no pause."""
     if identity is None or run.name is None:
         return None
     traceparent = adapters.run_store(identity.agent).read(_record_name(run.name))
@@ -125,14 +125,15 @@ def _record_name(run: str) -> str:
 
 
 _ENRICHED: Final[ContextVar[Span | None]] = ContextVar("agentguard_crewai_enriched", default=None)
-"""The span that stands for the call which is made here: it stands for none within that."""
+"""The host span of the current call; nested calls do not enrich the same span again."""
 
 
 @contextmanager
 def tool_span(tool: BaseTool) -> Iterator[None]:
-    """Have a call of this tool, made here, enrich the span that OpenInference has of it, if any.
+    """Run a call of this tool in the span that OpenInference made for the call, if any.
 
-    OpenLLMetry has none, and neither have calls that a model writes as text.
+    The call then enriches that span. OpenLLMetry makes no such span, and calls that a model writes
+    as text have none.
     """
     span = _instrumentation_span(tool)
     if span is None:
