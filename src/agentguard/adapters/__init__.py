@@ -1,10 +1,10 @@
-"""What an adapter of a framework may use of agentguard, beside the names of ``agentguard`` itself.
+"""The names that an adapter of a framework may use, beside the public names of ``agentguard``.
 
-An adapter turns a framework's tool call into an ``Invocation`` and hands it to ``run`` together
-with a function that runs the tool. docs/adapters.md has a complete adapter, and says what each name
-here is for. A contract of the linter holds the adapters of this repository to these names.
+An adapter turns a framework's tool call into an ``Invocation``. The adapter then calls ``run`` with
+the invocation and a function that runs the tool. docs/adapters.md has a complete adapter and the
+purpose of each name. An import contract keeps the adapters of this repository to these names.
 
-Names are imported at their first use (PEP 562).
+Each name is imported at its first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ _NAMES = {
     ),
     "visible": ("shortened_text", "visible_json", "visible_text"),
 }
-"""Which names stand in which module of the core."""
+"""The names by the module of ``agentguard`` that has them."""
 
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
@@ -170,7 +170,7 @@ __all__ = [
     "workflow_span",
 ]
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
+if not TYPE_CHECKING:  # a type checker reads the imports above, and so reports a misspelt name
 
     def __getattr__(name: str) -> Any:
         """Import a name at its first use."""

@@ -1,6 +1,6 @@
-"""Answers of people that come through a framework, and the calls that wait for them.
+"""How an adapter passes on people's signed answers, and reports calls that wait for an approval.
 
-The inbox that keeps the answers is ``Agent.approvals``.
+The inbox that stores the answers is ``Agent.approvals``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agentguard.signing.dsse import Envelope
 
 
 def take_answer(agent: Agent, request: ApprovalRequest, signed: JSON) -> None:
-    """Keep a signed answer, in its JSON form, with its request if it counts.
+    """Verify a signed answer, in its JSON form, and store the answer with its request.
 
     Raises ``ApprovalError``, ``VerificationError``, ``DecodeError`` or ``StorageError``.
     """
@@ -23,14 +23,14 @@ def take_answer(agent: Agent, request: ApprovalRequest, signed: JSON) -> None:
 
 
 def verdict_of(signed: JSON) -> Verdict:
-    """Return what a signed answer says, unverified; raises ``DecodeError``."""
+    """Return the verdict of a signed answer without verification; raises ``DecodeError``."""
     return read_answer(Envelope.parse(signed)).verdict
 
 
 def note_waiting(request: ApprovalRequest) -> None:
-    """Tell the guarded call that runs here, if any, that a call within it waits for ``request``.
+    """Record in the surrounding guarded call, if any, that a nested call waits for ``request``.
 
-    Only an adapter that asks people before the call is made needs this: ``run`` and ``evaluate``
-    note what they leave waiting.
+    Only an adapter that asks people before the call itself needs this function. ``run`` and
+    ``evaluate`` record their waiting calls by themselves.
     """
     NestedCalls(context.nested_calls()).asks(request.call_site, request)

@@ -1,6 +1,6 @@
-"""What an adapter does with an ``Agent``: have it decide on calls and run them.
+"""How an adapter has an ``Agent`` decide on calls, run calls, and configure tools.
 
-How a delegation passes from agent to agent stands in ``delegation.py``, spans in ``spans.py``.
+Delegations between agents stand in ``delegation.py``, spans in ``spans.py``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def run(
     function: Callable[[], R],
     options: CallOptions = _PLAIN,
 ) -> R:
-    """Run ``function`` as ``invocation`` if ``agent`` may, and return its result.
+    """Run ``function`` if the policy allows ``invocation`` to ``agent``, and return the result.
 
-    Where the journal has the call's result already, return that. Raises ``Denied``,
-    ``ApprovalPending``, or what ``function`` raises.
+    If the journal already has the result of the call, return the stored result and do not run
+    ``function``. Raises ``Denied``, ``ApprovalPending``, or what ``function`` raises.
     """
     return caller_of(agent).run(invocation, function, options)
 
@@ -58,15 +58,15 @@ async def arun(
     function: Callable[[], Any],
     options: CallOptions = _PLAIN,
 ) -> Any:
-    """Run ``function`` on the event loop; the async twin of ``run``."""
+    """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
     return await caller_of(agent).arun(invocation, function, options)
 
 
 def evaluate(agent: Agent, invocation: Invocation, options: CallOptions = _PLAIN) -> Decision:
-    """Return what the answer to a call with these options would be; the call is not recorded.
+    """Return the decision on a call with these options, without a record of the call.
 
-    Two things are recorded: a credential that is renewed because it is due, and the request of a
-    call that waits for people. For the latter it raises ``ApprovalPending``.
+    Two entries may be recorded: the renewal of a credential that is due, and the request of a call
+    that needs an approval. A call that needs an approval raises ``ApprovalPending``.
     """
     return caller_of(agent).evaluate(invocation, options)
 
@@ -74,34 +74,34 @@ def evaluate(agent: Agent, invocation: Invocation, options: CallOptions = _PLAIN
 async def aevaluate(
     agent: Agent, invocation: Invocation, options: CallOptions = _PLAIN
 ) -> Decision:
-    """Return what the answer to a call would be; the async twin of ``evaluate``.
+    """Return the decision on a call; the async twin of ``evaluate``.
 
-    The look-up of facts (``facts``) may be a coroutine function.
+    The function that looks up facts (``facts``) may be a coroutine function.
     """
     return await caller_of(agent).aevaluate(invocation, options)
 
 
 def next_call_id(agent: Agent, tool: str) -> str:
-    """Return a name for the agent's next call of ``tool``, where the framework gives no id."""
+    """Return an id for the agent's next call of ``tool``, for a framework that gives no id."""
     return caller_of(agent).runtime.next_call_id(tool)
 
 
 def configure_tool(agent: Agent, spec: ToolSpec) -> ToolSpec:
-    """Return ``spec`` with what ``[tools.NAME]`` and ``[aliases]`` of the configuration say.
+    """Return ``spec`` with ``[tools.NAME]`` and ``[aliases]`` of the configuration applied.
 
-    Raises ``ConfigError`` for a tool whose own name is the alias of another one, and where its
-    resource names an argument that ``[redact]`` redacts.
+    Raises ``ConfigError`` for a tool whose own name is the alias of another tool, and where the
+    tool's resource names an argument that ``[redact]`` redacts.
     """
     return caller_of(agent).runtime.configure_tool(spec)
 
 
 def check_tool_names(agent: Agent) -> None:
-    """Log names in ``[tools]`` that look misspelt, once an adapter has configured its tools."""
+    """Log the names in ``[tools]`` that look misspelt; call this once all tools are configured."""
     caller_of(agent).runtime.check_tool_names()
 
 
 def run_store(agent: Agent) -> RunStore:
-    """Return where an adapter keeps what it needs of runs that go on later, in any process.
+    """Return the store of an adapter's own records of runs, which any process can resume.
 
     Raises ``Denied`` where the guard is closed.
     """

@@ -1,6 +1,6 @@
-"""How an adapter passes delegations between agents, and lessens what is in force for a sub-agent.
+"""How an adapter passes delegations between agents, and narrows a delegation for a sub-agent.
 
-What is in force where stands in ``delegation/context.py`` of the core.
+The delegation in force in a context stands in ``agentguard.delegation.context``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Item = TypeVar("Item")
 
 
 def refusing_agent(agent: Agent, error: DelegationError) -> Agent:
-    """Return the same instance with each call refused, on record, for ``error``.
+    """Return the same instance, which refuses and records each call, with ``error`` as the reason.
 
-    An adapter uses it where the delegation of a call can't be found out: nothing wider takes its
-    place.
+    An adapter uses this agent where the delegation of a call can't be determined, so that the call
+    does not run under a wider authority.
     """
     return Agent(caller_of(agent).under(error))
 
@@ -28,15 +28,15 @@ def refusing_agent(agent: Agent, error: DelegationError) -> Agent:
 def require_delegator(agent: Agent, delegator: Agent) -> None:
     """Raise ``DelegationError`` unless ``delegator`` may hand work on to ``agent``.
 
-    The code is ``delegation.delegatee``; the table ``[delegation]`` says who may.
+    The code is ``delegation.delegatee``; the configuration's table ``[delegation]`` decides.
     """
     caller_of(agent).runtime.require_delegator(delegator.name)
 
 
 def take_over(agent: Agent, delegator: Agent) -> None:
-    """Hand on to ``agent`` what was delegated to ``delegator``, within a call of ``delegator``.
+    """Hand the delegation of ``delegator`` on to ``agent``, within a call of ``delegator``.
 
-    The hop is signed and recorded at once, before ``agent`` does anything. Raises ``Denied`` where
+    The hop is signed and recorded before ``agent`` begins. Raises ``Denied`` where
     ``delegator`` may not hand work on to ``agent`` (``delegation.delegatee``), or as a call of
     ``agent`` would be refused.
     """
@@ -44,9 +44,9 @@ def take_over(agent: Agent, delegator: Agent) -> None:
 
 
 def stream_within(narrowing: Narrowing, start: Callable[[], Iterable[Item]]) -> Iterator[Item]:
-    """Begin ``narrowing`` in a copy of this context, and make the items of ``start()`` there.
+    """Yield the items of ``start()``, which runs under ``narrowing`` in a copy of this context.
 
-    ``narrowing`` ends with the iterator. Whoever asks for the items gets nothing of it.
+    ``narrowing`` ends with the iterator, and does not apply to the code that reads the items.
     """
     return generators.items(narrowing, generators.begin_in_copy(narrowing), start)
 
@@ -54,5 +54,5 @@ def stream_within(narrowing: Narrowing, start: Callable[[], Iterable[Item]]) -> 
 def astream_within(
     narrowing: Narrowing, start: Callable[[], AsyncIterable[Item]]
 ) -> AsyncIterator[Item]:
-    """Make the items of an async iterable within ``narrowing``; the twin of ``stream_within``."""
+    """Yield the items of an async iterable; the async twin of ``stream_within``."""
     return generators.aitems(narrowing, generators.begin_in_copy(narrowing), start)

@@ -1,4 +1,4 @@
-"""The text by which a model learns that a call was refused."""
+"""The text that tells a model about a refused call."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from agentguard.call.decision import MAY_HAVE_RUN, Decision
 def denial_text(
     tool: str, decision: Decision, *, may_call_again: bool = False, shows_code: bool = True
 ) -> str:
-    """Say that ``tool`` was not run, why, and whether the same call will be refused again.
+    """Return a text that says that ``tool`` was not run, why, and whether a retry can help.
 
-    ``may_call_again`` leaves out that repeating the call will not help. ``shows_code`` puts the
-    reason code behind the reason, for a framework that has no place of its own for the code.
+    ``may_call_again`` is true where the same call may succeed later. ``shows_code`` puts the reason
+    code behind the reason, for a framework that has no place of its own for the code.
     """
     reason = f"{decision.model_reason} [{decision.code}]" if shows_code else decision.model_reason
     if may_call_again:

@@ -1,7 +1,7 @@
-"""Which versions of its framework an adapter runs on: those that its own distribution asks for.
+"""Checks, when an adapter is imported, that the framework's version is a supported one.
 
-An installer sees to that when it installs the two together; another version that came later, or
-without the adapter's knowledge, is found when the adapter is imported.
+The supported versions are the requirements of the adapter's own distribution. An installer checks
+them only when it installs the adapter; a framework can be changed later.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from agentguard.errors import ConfigError
 
 
 def require_supported(adapter: str, *frameworks: str) -> None:
-    """For adapters: raise ``ConfigError`` unless these frameworks are of versions that they run on.
+    """Raise ``ConfigError`` unless these frameworks have versions that ``adapter`` supports.
 
-    ``adapter`` and ``frameworks`` are names of distributions. Adapters call this before they import
-    a framework. The code is ``framework.unsupported``.
+    ``adapter`` and ``frameworks`` are names of distributions. An adapter calls this function before
+    the adapter imports a framework. The code is ``framework.unsupported``.
     """
-    for needed in _needed(adapter, frameworks):
+    for requirement in _requirements(adapter, frameworks):
         try:
-            present = version(needed.name)
+            present = version(requirement.name)
         except PackageNotFoundError:
-            raise _unsupported(adapter, needed, f"no {needed.name} is installed") from None
-        if not needed.specifier.contains(present, prereleases=True):
-            raise _unsupported(adapter, needed, f"{needed.name} {present} is installed")
+            raise _unsupported(
+                adapter, requirement, f"no {requirement.name} is installed"
+            ) from None
+        if not requirement.specifier.contains(present, prereleases=True):
+            raise _unsupported(adapter, requirement, f"{requirement.name} {present} is installed")
 
 
-def _needed(adapter: str, frameworks: tuple[str, ...]) -> Iterator[Requirement]:
-    """Yield what the adapter's distribution asks for of these frameworks, each once."""
+def _requirements(adapter: str, frameworks: tuple[str, ...]) -> Iterator[Requirement]:
+    """Yield the requirement of the adapter's distribution for each of these frameworks."""
     try:
-        found = {one.name: one for one in map(Requirement, requires(adapter) or ())}
-        yield from (found[name] for name in frameworks)
+        requirements = map(Requirement, requires(adapter) or ())
+        by_name = {requirement.name: requirement for requirement in requirements}
+        yield from (by_name[name] for name in frameworks)
     except (PackageNotFoundError, KeyError):
         message = (
             f"{adapter} is not installed as a distribution, and so can't tell which versions of "
@@ -42,9 +45,10 @@ def _needed(adapter: str, frameworks: tuple[str, ...]) -> Iterator[Requirement]:
         raise ConfigError(message, code="framework.unsupported") from None
 
 
-def _unsupported(adapter: str, needed: Requirement, present: str) -> ConfigError:
+def _unsupported(adapter: str, requirement: Requirement, present: str) -> ConfigError:
+    supported = f"{requirement.name}{requirement.specifier}"
     message = (
-        f"{adapter} needs {needed.name}{needed.specifier}, and {present}: install a version that "
-        f"it runs on (pip install '{needed.name}{needed.specifier}')"
+        f"{adapter} needs {supported}, and {present}: install a version that it runs on "
+        f"(pip install '{supported}')"
     )
     return ConfigError(message, code="framework.unsupported")

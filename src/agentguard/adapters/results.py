@@ -1,4 +1,4 @@
-"""How large a result may become while a codec writes it down."""
+"""The limit on the size of a result while a ``ResultCodec`` encodes the result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from agentguard.errors import EncodeError
 
 
 class ResultBudget:
-    """Counts what a ``ResultCodec`` writes, up to the size that the journal keeps (8 MiB).
+    """Counts the bytes that a ``ResultCodec`` encodes, up to the journal's limit (8 MiB).
 
-    Values that share parts grow with each level as they are written, so that a codec counts them on
-    the way.
+    A value that holds the same part many times grows at each level when it is encoded. So a codec
+    counts during the encoding, and stops before the memory is used up.
     """
 
     __slots__ = ("_left",)

@@ -1,4 +1,7 @@
-"""The spans of agents and of their teams, in which guarded calls have theirs. All fails open."""
+"""The span of an agent's run, within which the spans of guarded calls lie.
+
+A failure of tracing never fails a call.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ def agent_span(
 ) -> AgentSpan:
     """Begin the span ``invoke_agent`` of a run of ``agent``.
 
-    ``conversation`` is the framework's thread. ``delegation`` is the one of the run, where it is
-    neither that of ``under`` nor in force here. ``paused``, a ``traceparent``, names the run that
-    this run continues. ``parent`` is the context around the run (None: the current one), and
-    ``started`` the time when the run began (nanoseconds since the epoch; None: now). ``inside`` is
-    a span of somebody else that stands for the run already: then that span is enriched, and none is
-    begun. Work is inside the span where the span is entered, as a context manager or with
-    ``attached``.
+    ``conversation`` is the id of the framework's thread. ``delegation`` is the run's delegation,
+    for an agent without one of its own (``Agent.under``) and a context without one. ``paused`` is
+    the ``traceparent`` of the paused run that this run continues. ``parent`` is the context around
+    the run (None: the current context). ``started`` is the time when the run began (nanoseconds
+    since the epoch; None: now). ``inside`` is a span of another library for the same run: the
+    function then adds attributes to that span and begins no span. Work lies within the returned
+    span where the span is entered as a context manager, or its context with ``attached``.
     """
     return caller_of(agent).span(
         conversation=conversation,
