@@ -133,10 +133,12 @@ def _difference(
     lost = []
     for shard in anchor.anchored_shards(anchors, trust.log):
         origin = trust.origin(shard)
-        anchored = Anchor(
+        anchor_head = Anchor(
             anchors, origin, [log_key.key for log_key in trust.keys_for("log")]
         ).read()
-        if anchored is None or (shard in present and _has_checkpoint(reader, shard, anchored)):
+        if anchor_head is None or (
+            shard in present and _has_checkpoint(reader, shard, anchor_head)
+        ):
             continue
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()

@@ -93,8 +93,8 @@ class Anchor:
         Raises ``StorageError`` (``storage.rolled_back``) where the checkpoint is of a larger tree
         than ``head``, or of another tree of the same size.
         """
-        seen = self.read()
-        if seen is None:
+        anchor_head = self.read()
+        if anchor_head is None:
             if self._path is not None and head.size > 0:
                 _LOGGER.warning(
                     "the anchor %s keeps nothing of a log with %d entries: from here on it "
@@ -104,13 +104,15 @@ class Anchor:
                     head.size,
                 )
             return None
-        if seen.size > head.size or (seen.size == head.size and seen.root != head.root):
+        if anchor_head.size > head.size or (
+            anchor_head.size == head.size and anchor_head.root != head.root
+        ):
             message = (
                 f"the log has {head.size} entries, but its anchor {self._path} has seen "
-                f"{seen.size}: {ROLLED_BACK}"
+                f"{anchor_head.size}: {ROLLED_BACK}"
             )
             raise StorageError(message, code="storage.rolled_back")
-        return seen
+        return anchor_head
 
     def write(self, note: bytes) -> None:
         """Write a newer checkpoint. ``settle`` tries again after a failure: the commit is done."""

@@ -68,9 +68,9 @@ class ShardFile:
             if head.origin != origin:
                 raise sqlite.damaged(path, "it is another shard's, or another log's")
             shard_file._note = note = shard_file._check_head(head, trust, anchor.read())
-            seen = anchor.check(head)
-            if seen is not None and seen.size < head.size:
-                shard_file._check_prefix(seen, head)
+            anchor_head = anchor.check(head)
+            if anchor_head is not None and anchor_head.size < head.size:
+                shard_file._check_prefix(anchor_head, head)
             shard_file._check_beside(head)
             if note is not None:
                 anchor.write(note)
@@ -80,7 +80,7 @@ class ShardFile:
         return shard_file
 
     def _check_head(
-        self, head: Checkpoint, trust: TrustDocument, seen: Checkpoint | None
+        self, head: Checkpoint, trust: TrustDocument, anchor_head: Checkpoint | None
     ) -> bytes | None:
         """Return the newest checkpoint's note, None for an empty shard.
 
@@ -99,7 +99,7 @@ class ShardFile:
             raise sqlite.damaged(self._path, str(error)) from error
         if checkpoint != head:
             raise sqlite.damaged(self._path, "its tree is not the one of its newest checkpoint")
-        if signer.compromised_since is not None and seen != head:
+        if signer.compromised_since is not None and anchor_head != head:
             message = (
                 f"the newest entries of {self._path} are vouched for by a compromised key alone: "
                 "nothing is added to them"
@@ -107,7 +107,7 @@ class ShardFile:
             raise StorageError(message, code="storage.unvouched")
         return note
 
-    def _check_prefix(self, seen: Checkpoint, head: Checkpoint) -> None:
+    def _check_prefix(self, anchor_head: Checkpoint, head: Checkpoint) -> None:
         """Refuse a shard that does not continue the tree that its anchor has seen.
 
         The shard is longer than its anchor: a commit is not anchored yet, or somebody added rows.
@@ -119,10 +119,10 @@ class ShardFile:
                 if (type(body), index) != (bytes, tree.size):
                     raise sqlite.damaged(self._path, f"entry {tree.size} is not there")
                 tree.append(merkle.leaf_hash(body))
-                if tree.size == seen.size and tree.root() != seen.root:
+                if tree.size == anchor_head.size and tree.root() != anchor_head.root:
                     message = (
-                        f"the first {seen.size} entries of {self._path} are not those that its "
-                        f"anchor has seen: {ROLLED_BACK}"
+                        f"the first {anchor_head.size} entries of {self._path} are not those that "
+                        f"its anchor has seen: {ROLLED_BACK}"
                     )
                     raise StorageError(message, code="storage.rolled_back")
         if (tree.size, tree.root()) != (head.size, head.root):
