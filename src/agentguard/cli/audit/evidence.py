@@ -1,7 +1,7 @@
 """``agentguard evidence make`` and ``evidence verify``: the evidence of one call.
 
-What is told of it stands in ``evidence_report.py``, what it must hold in ``audit/evidence.py``, how
-it is made in ``audit/prove.py``.
+``agentguard/audit/prove.py`` makes the evidence, ``agentguard/audit/evidence.py`` verifies it, and
+``evidence_report.py`` prints it.
 """
 
 from __future__ import annotations

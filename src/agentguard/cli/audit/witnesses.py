@@ -1,8 +1,8 @@
-"""The files of ``audit verify --against``: checkpoints of the log that somebody else has kept.
+"""Reads the files of ``audit verify --against``: checkpoints of the log that others have kept.
 
-Signed notes and evidence carry the log key's signature. The spans of a trace store carry
-checkpoints without one (``agentguard.audit.checkpoint``, as ``Checkpoint.line`` writes it): that
-the log said so is the store's word. How a log is held against them stands in ``audit/verify.py``.
+Signed notes and evidence carry the log key's signature. The spans of a trace store carry unsigned
+checkpoints (``Checkpoint.line`` in ``agentguard/audit/checkpoint.py``), for which the trace store
+vouches alone. ``domain/verify.py`` compares the log with the checkpoints.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.telemetry import names
 
-_LONGEST: Final = 64 * 1024 * 1024  # bytes; some 25,000 spans
-_NAMED: Final = 3
+_MAX_BYTES: Final = 64 * 1024 * 1024  # bytes; some 25,000 spans
+_MAX_LISTED: Final = 3
 _HEX: Final = re.compile(r"[0-9a-f]{1,32}")
 _NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
 """A text without empty lines, an empty line, and signature lines (C2SP signed-note)."""
 
 
 class Witness(NamedTuple):
-    """The checkpoints of one file that are of the log, and in words what nobody vouches for."""
+    """The log's checkpoints in one file, and sentences about what nobody vouches for."""
 
     kept: tuple[WitnessedCheckpoint, ...]
     unchecked: tuple[str, ...] = ()
 
 
 def read(path: Path, trust: TrustDocument) -> Witness:
-    """Return the checkpoints in a file that are of the log of ``trust``, signed by a key of it.
+    """Return the checkpoints in a file of the log of ``trust``, with verified signatures.
 
-    Those of traces are unsigned, and may be of other logs as well, as long as one is of this log.
+    Checkpoints in traces are unsigned, and some may be of other logs, but at least one of this log.
     Raises ``DecodeError`` or ``VerificationError``, which name the file, and ``StorageError``.
     """
-    data = files.read(path, _LONGEST)
+    data = files.read(path, _MAX_BYTES)
     try:
         if data.lstrip().startswith(b"{"):
-            value = canonical.loads(data, limit=_LONGEST)
+            value = canonical.loads(data, limit=_MAX_BYTES)
             if isinstance(value, dict) and "data" in value:
-                return _reported(value, trust, path)
+                return _from_traces(value, trust, path)
         return Witness(tuple(_verified(note, trust) for note in _notes(data)))
     except DecodeError as error:
         message = f"{path} holds neither signed checkpoints, evidence nor traces: {error}"
@@ -69,55 +69,62 @@ def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
 
 def _notes(data: bytes) -> Iterator[bytes]:
     if data.startswith(b"{"):
-        # one shard's entries stand under one checkpoint, which is there once for each
-        yield from dict.fromkeys(held.proof.note for held in EvidenceFile.loads(data).entries)
+        # each entry of a shard repeats the checkpoint of the shard
+        yield from dict.fromkeys(
+            log_entry.proof.note for log_entry in EvidenceFile.loads(data).entries
+        )
         return
-    place = 0
-    while place < len(data):
-        found = _NOTE.match(data, place)
-        if found is None:
+    position = 0
+    while position < len(data):
+        match = _NOTE.match(data, position)
+        if match is None:
             raise DecodeError("expected a signed note at its end", code="note.malformed")
-        yield found[0]
-        place = found.end()
-    if place == 0:
+        yield match[0]
+        position = match.end()
+    if position == 0:
         raise DecodeError("it is empty", code="note.malformed")
 
 
 # --- reported by a trace store ------------------------------------------------------------------
 
 
-def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witness:
-    """Take the checkpoints out of an answer of Jaeger's query API."""
-    kept: dict[Checkpoint, WitnessedCheckpoint] = {}
+def _from_traces(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witness:
+    """Return the checkpoints in an answer of Jaeger's query API."""
+    witnessed: dict[Checkpoint, WitnessedCheckpoint] = {}
     others: Counter[str] = Counter()
-    for point, where in _carried(answer):
+    for point, where in _span_checkpoints(answer):
         try:
             trust.shard_of(point.origin)
         except VerificationError:
             others[point.origin] += 1
             continue
         whose = f"the trace store's unsigned checkpoint ({where})"
-        kept.setdefault(point, WitnessedCheckpoint(point, whose))
+        witnessed.setdefault(point, WitnessedCheckpoint(point, whose))
     strangers = _strangers(others)
-    if not kept:
+    if not witnessed:
         why = f"{strangers}, none is of {trust.log}"
         raise VerificationError(
             why if others else f"no span has {names.CHECKPOINT}", code="checkpoint.origin"
         )
-    number = screen.count(len(kept), "checkpoint", "checkpoints")
+    number = screen.count(len(witnessed), "checkpoint", "checkpoints")
     unsigned = f"who wrote the {number} in {path}: they are as reported by the trace store"
-    return Witness((*kept.values(),), (unsigned, *([f"{strangers}, in {path}"] if others else [])))
+    return Witness(
+        (*witnessed.values(),), (unsigned, *([f"{strangers}, in {path}"] if others else []))
+    )
 
 
 def _strangers(others: Counter[str]) -> str:
-    """Say which other logs there are checkpoints of."""
-    named = [*sorted(others)[:_NAMED], *(["others"] if len(others) > _NAMED else [])]
+    """Describe the checkpoints of other logs."""
+    listed_logs = [
+        *sorted(others)[:_MAX_LISTED],
+        *(["others"] if len(others) > _MAX_LISTED else []),
+    ]
     spans = screen.count(others.total(), "span has", "spans have")
-    return f"{spans} checkpoints of {', '.join(named)}"
+    return f"{spans} checkpoints of {', '.join(listed_logs)}"
 
 
-def _carried(answer: dict[str, JSON]) -> Iterator[tuple[Checkpoint, str]]:
-    """Yield each checkpoint that a span carries, and which span that is."""
+def _span_checkpoints(answer: dict[str, JSON]) -> Iterator[tuple[Checkpoint, str]]:
+    """Yield each checkpoint in the spans, and the name of its span."""
     match answer:
         case {"data": [*traces]} if not answer.get("errors"):
             pass

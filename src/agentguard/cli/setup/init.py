@@ -26,7 +26,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.cli.setup import undo
-from agentguard.cli.setup.undo import Made
+from agentguard.cli.setup.undo import Undos
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain import config, domain, keystore, trust_pin
@@ -160,7 +160,7 @@ _Founded = tuple[TrustDocument, Path | None]
 """The trust document, and the file with the passphrase, if there is one."""
 
 
-def _make_new(so_far: Made, settings: Config) -> _Founded:
+def _make_new(so_far: Undos, settings: Config) -> _Founded:
     given = keystore.from_environment()
     passphrase = given.reveal() if given else _new_passphrase()
     file = _no_file if given else _passphrase_file
@@ -169,7 +169,7 @@ def _make_new(so_far: Made, settings: Config) -> _Founded:
 
 
 def _make_state(
-    so_far: Made,
+    so_far: Undos,
     settings: Config,
     passphrase: bytes,
     file: Callable[[TrustDocument], Path | None],

@@ -1,6 +1,6 @@
-"""What a command makes, file by file, and how it is taken away again if a later step fails.
+"""Makes the files and folders of a command, and removes them if a later step fails.
 
-Nothing is overwritten, and a file is there whole or not at all, whenever the process dies.
+Nothing is overwritten. A file appears complete or not at all, whenever the process dies.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ from pathlib import Path
 
 from agentguard.errors import AgentguardError, StorageError
 
-Made = list[Callable[[], object]]
-"""How to take away what was made, the oldest first."""
+Undos = list[Callable[[], object]]
+"""The functions that undo the steps so far, the oldest first."""
 
 
 @contextmanager
-def all_or_nothing() -> Iterator[Made]:
-    """Yield a list of how to take away what is made; if the block raises, it is done."""
-    made: Made = []
+def all_or_nothing() -> Iterator[Undos]:
+    """Yield a list of undo functions, which run, the newest first, if the block raises."""
+    undos: Undos = []
     try:
-        yield made
+        yield undos
     except BaseException:
-        for undo in reversed(made):
+        for undo in reversed(undos):
             with suppress(OSError, AgentguardError):  # the first error is the one to report
                 undo()
         raise
 
 
 def refuse_existing(path: Path, advice: str = "choose another folder") -> None:
-    """Raise ``StorageError`` (``storage.exists``) where something is."""
+    """Raise ``StorageError`` (``storage.exists``) where the path exists."""
     if os.path.lexists(path):
         raise _exists(path, advice)
 
 
-def folder(made: Made, path: Path, *, mode: int = 0o755) -> None:
-    """Make a folder, with those above it, where there is none; raises ``StorageError``."""
+def folder(undos: Undos, path: Path, *, mode: int = 0o755) -> None:
+    """Make a folder and its missing parents; raises ``StorageError``."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for one in reversed(missing):
+    for parent in reversed(missing):
         try:
-            one.mkdir(mode=mode)
-        except FileExistsError as error:  # made by somebody else since it was looked for
-            raise _exists(one) from error
+            parent.mkdir(mode=mode)
+        except FileExistsError as error:  # another process has made it since the check
+            raise _exists(parent) from error
         except OSError as error:
-            raise _unwritable(one, error) from error
-        made.append(one.rmdir)
+            raise _unwritable(parent, error) from error
+        undos.append(parent.rmdir)
 
 
-def file(made: Made, path: Path, text: str, *, mode: int = 0o644) -> None:
+def file(undos: Undos, path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write a file that must not exist; raises ``StorageError``."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.unlink(missing_ok=True)  # of somebody who died here
-        opened = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-        made.append(partial(new.unlink, missing_ok=True))
-        with os.fdopen(opened, "w", encoding="utf-8") as stream:
-            os.fchmod(opened, mode)  # exactly: no umask lets others write, or keeps readers out
+        new.unlink(missing_ok=True)  # a process that died here left it behind
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
+        undos.append(partial(new.unlink, missing_ok=True))
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            os.fchmod(descriptor, mode)  # exactly: no umask lets others write, or keeps readers out
             stream.write(text)
             stream.flush()
-            os.fsync(opened)
+            os.fsync(descriptor)
         _put_in_place(new, path)
-        made.append(path.unlink)
+        undos.append(path.unlink)
         new.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -1,6 +1,6 @@
-"""Files that a person names on the command line: read, or written anew.
+"""Reads and writes the files that a user names on the command line.
 
-The files of a state and of the anchors are ``storage/``'s.
+The package ``storage`` reads and writes the files of a state and its anchors.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _STREAM: Final = Path("-")
 
 
 def is_stream(path: Path | None) -> bool:
-    """Whether a name means stdin or stdout, and no file."""
+    """Whether a path means stdin or stdout: ``-``, or None."""
     return path is None or path == _STREAM
 
 
 LONGEST: Final = 16 * 1024 * 1024
-"""Bytes of a file that is read whole; nothing that agentguard writes to be read is longer."""
+"""The size limit in bytes of a file that is read at once."""
 
 
 def read(path: Path, limit: int = LONGEST) -> bytes:
@@ -48,24 +48,24 @@ def read_or_stdin(path: Path, limit: int = -1) -> bytes:
 
 @contextmanager
 def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
-    """Write a file that only this user can read: whole, once the block has ended, or not at all.
+    """Open a new file for this user alone; the file appears when the block ends.
 
-    Without a path, or with ``-``, it is stdout. Raises ``StorageError``: ``storage.exists`` where
+    Without a path, or with ``-``, write to stdout. Raises ``StorageError``: ``storage.exists`` where
     something is there that ``force`` does not allow to be replaced, ``storage.readonly``.
     """
     if path is None or is_stream(path):
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    _refuse_existing(path, force=force)  # before long work, and once more when it is done
+    _refuse_existing(path, force=force)  # before long work; _put_in_place checks again
     try:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
-        with os.fdopen(file, "wb") as written:
-            yield written
-            written.flush()
+        with os.fdopen(file, "wb") as stream:
+            yield stream
+            stream.flush()
             os.fsync(file)
         _put_in_place(Path(name), path, force=force)
     except OSError as error:
@@ -94,18 +94,18 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
         raise _exists(path)
 
 
-def _put_in_place(written: Path, path: Path, *, force: bool) -> None:
+def _put_in_place(stream: Path, path: Path, *, force: bool) -> None:
     if force:
         _refuse_existing(path, force=True)
-        written.replace(path)
+        stream.replace(path)
         return
     try:
-        path.hardlink_to(written)  # unlike a rename it replaces nothing that has come meanwhile
+        path.hardlink_to(stream)  # unlike a rename it replaces nothing that has come meanwhile
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links
         _refuse_existing(path, force=False)
-        written.replace(path)
+        stream.replace(path)
 
 
 def _exists(path: Path) -> StorageError:

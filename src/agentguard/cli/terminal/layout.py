@@ -1,7 +1,7 @@
-"""Rows: how text is cut at the width of a terminal, so that none of it begins where ours begins.
+"""Cuts text into rows at the width of a terminal, so that no row of it passes for agentguard's own.
 
-A row that is cut within a word ends with a backslash. What is said in the rows stands in
-``screen.py``, how a text is shown in ``visible.py``.
+A row that is cut within a word ends with a backslash. ``screen.py`` chooses the text, and
+``visible.py`` escapes its characters.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH: Final = 160
-"""Cells of a row of a sheet where there is no terminal."""
+"""The width in cells of a sheet's rows without a terminal."""
 
 BAR: Final = "  | "
-"""Before each row that goes on below another one."""
+"""Stands before each further row of a text."""
 
 _NARROWEST: Final = 24
-"""Terminal cells beside a head; where there are fewer, the text stands below its head."""
+"""The smallest width beside a head; a narrower text is printed below its head."""
 
 _USUAL: Final = 80
-"""Cells of a terminal that does not say how wide it is."""
+"""The width of a terminal that reports none."""
 
 _STREAMS: Final = (0, 2)
-"""What is a terminal where only the output goes elsewhere, as into ``less``."""
+"""The file descriptors that stay terminals while the output goes to a pager such as ``less``."""
 
 
 def console(stream: IO[str]) -> Console:
-    """Return what prints on a stream: no markup is read in a text, and nothing is highlighted."""
+    """Return a console for a stream that interprets no markup and highlights nothing."""
     from rich.console import Console  # noqa: PLC0415  it is slow, and help and JSON need none
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 def flow(stream: IO[str], text: Text) -> None:
-    """Print a line; where it is wider than the terminal, what goes on stands behind a bar."""
+    """Print a line; where it is wider than the terminal, its further rows begin with a bar."""
     rows(stream, Text(""), text, BAR, by_itself=True)
 
 
 def rows(stream: IO[str], head: Text, body: Text, under: str, *, by_itself: bool = False) -> None:
     """Print text in rows: the first after ``head``, the others after ``under``.
 
-    What stands ``by_itself`` is cut only where there is a terminal, or ``COLUMNS``.
+    A text ``by_itself`` is cut only where there is a terminal, or ``COLUMNS`` is set.
     """
     printer, room = console(stream), width(stream, None if by_itself else PIPE_WIDTH)
     body = _encodable(body, stream)
@@ -63,15 +63,15 @@ def rows(stream: IO[str], head: Text, body: Text, under: str, *, by_itself: bool
     ends = visible.breaks(body.plain, room - len(under), room - head.cell_len)
     pieces = body.divide(ends[:-1])
     for number, piece in enumerate(pieces):
-        goes_on = number < len(pieces) - 1 and not piece.plain.endswith(" ")
+        is_word_cut = number < len(pieces) - 1 and not piece.plain.endswith(" ")
         piece.rstrip()
-        begun = head if number == 0 else Text(under)
-        row = Text("").join((begun, piece, Text("\\" if goes_on else "")))
+        row_head = head if number == 0 else Text(under)
+        row = Text("").join((row_head, piece, Text("\\" if is_word_cut else "")))
         printer.print(row, soft_wrap=True)
 
 
 def _encodable(text: Text, stream: IO[str]) -> Text:
-    """Write out what the stream can't take, where it is not in UTF-8."""
+    """Escape the characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     plain = text.plain.encode(encoding, "backslashreplace").decode(encoding)
     return text if plain == text.plain else Text(plain, style=text.style, no_wrap=text.no_wrap)
@@ -82,16 +82,19 @@ def width(stream: IO[str], otherwise: int) -> int: ...
 @overload
 def width(stream: IO[str], otherwise: int | None) -> int | None: ...
 def width(stream: IO[str], otherwise: int | None) -> int | None:
-    """Return the cells of a row: the terminal's, also where it sees the stream through a pipe.
+    """Return the width of a row in cells: that of the terminal, also behind a pager.
 
-    ``COLUMNS`` can make rows narrower than the terminal. Where there is neither, ``otherwise``.
+    ``COLUMNS`` can make rows narrower than the terminal. Without a terminal and ``COLUMNS``, return
+    ``otherwise``.
     """
-    named = os.environ.get("COLUMNS", "")
-    wanted = int(named) if named.isdecimal() and int(named) else None
+    columns_variable = os.environ.get("COLUMNS", "")
+    requested = (
+        int(columns_variable) if columns_variable.isdecimal() and int(columns_variable) else None
+    )
     if stream.isatty():
-        there = _terminals(stream.fileno()) or _USUAL
-        return min(there, wanted or there)
-    return wanted or _terminals(*_STREAMS) or otherwise
+        terminal_width = _terminals(stream.fileno()) or _USUAL
+        return min(terminal_width, requested or terminal_width)
+    return requested or _terminals(*_STREAMS) or otherwise
 
 
 def _terminals(*descriptors: int) -> int | None:

@@ -1,4 +1,4 @@
-"""A growing number on a terminal, as a bar where it is known how far it goes."""
+"""Shows a growing number on a terminal, as a bar where the total is known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from rich.text import Text
 
 
 @contextmanager
-def shown(what: str, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows a number, until the block ends."""
+def progress_counter(
+    what: str, total: int | None, console: Console
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that updates the number on the terminal, until the block ends."""
     columns: list[ProgressColumn] = [
         SpinnerColumn() if total is None else BarColumn(),
         TextColumn("{task.description} {task.completed:,.0f}"),
@@ -33,8 +35,8 @@ def shown(what: str, total: int | None, console: Console) -> Iterator[Callable[[
 
 
 class _Rate(ProgressColumn):
-    """How many steps a counter makes in a second."""
+    """The column with the steps per second."""
 
     def render(self, task: Task) -> Text:
-        """Return the rate, nothing while it is unknown."""
+        """Return the rate; an empty text while it is unknown."""
         return Text(f"{task.speed:,.0f}/s" if task.speed is not None else "")

@@ -1,8 +1,8 @@
-"""The screen: columns and colours for people, JSON for scripts, the one line of an error.
+"""Prints for people (columns, colours), for scripts (JSON), and errors of one line.
 
-A command says what it shows. Here is seen to it that text from outside steers no screen and can't
-look like agentguard's own words: it is shown as ``visible.py`` says, and in a sheet it stands
-behind a bar. How it is cut into rows stands in ``layout.py``. No command's logic lives here.
+Text from outside can neither control the terminal nor pass for agentguard's own words: this file
+prints each character as ``visible.py`` says, and the text of a sheet after a bar. ``layout.py``
+cuts lines into rows. The commands hold their own logic.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from agentguard.audit.entry import Receipt
 from agentguard.cli.terminal import layout
 
 _NOTE: Final = "    | "
-"""Before the note of a row of a table."""
+"""Stands before the note below a row of a table."""
 
 _LINES: Final = 400
-"""Lines of JSON of which a call that is to be approved shows all."""
+"""How many lines of JSON are printed without a gap."""
 
 _FIRST: Final = 300
 _LAST: Final = 50
-"""Lines of JSON that are shown of more."""
+"""How many lines are printed before and after the gap of a longer JSON value."""
 
 _NAME: Final = re.compile(r' *"(?:[^"\\]|\\.)*": ')
-"""How a line of JSON begins that has a member of an object."""
+"""The name of an object's member at the beginning of a line of JSON."""
 
 _WIDEST: Final = 24
-"""Terminal cells up to which a column is aligned; a longer cell shifts its row."""
+"""The largest width of an aligned column in terminal cells; a longer cell shifts its row."""
 
 _MEASURED: Final = 500
-"""Rows that a table's columns are measured by; more than these are printed as they come."""
+"""How many rows decide the widths of columns; later rows are printed as they come."""
 
 _EVERY: Final = 256
-"""Steps of a counter between two looks at the screen, which cost more than a step does."""
+"""How many steps of a counter pass between two updates of the screen."""
 
 Row = tuple[Sequence[str | Text], str | Text]
-"""The cells of a row, and a note to be printed below it, or nothing."""
+"""The cells of a row, and the note below the row (empty for none)."""
 
 _STYLES: Final = {
     "allow": "green",
@@ -63,31 +63,31 @@ _STYLES: Final = {
 
 
 def line(*parts: str | Text) -> None:
-    """Print one line; a plain string is escaped, a ``Text`` is made by ``styled``."""
+    """Print one line. Plain strings are escaped; pass a ``Text`` from ``styled``."""
     layout.flow(sys.stdout, _joined(parts))
 
 
 def own(text: Text) -> None:
-    """Print a line in which there is nothing from outside: no bar stands before what goes on."""
+    """Print a line of agentguard's own words; its further rows have no bar."""
     layout.rows(sys.stdout, Text(""), text, "", by_itself=True)
 
 
-def recorded(said: str, members: Mapping[str, object], place: Receipt, *, json: bool) -> None:
-    """Print what was done, and where it is on record."""
+def recorded(summary: str, members: Mapping[str, object], place: Receipt, *, json: bool) -> None:
+    """Print the result of a command that writes to the log, and the place of the entry."""
     if json:
         json_line({**members, "shard": place.shard, "index": place.index})
     else:
-        line(f"{said} (entry {place.index} in shard {place.shard})")
+        line(f"{summary} (entry {place.index} in shard {place.shard})")
 
 
 def confirmed(question: str) -> bool:
-    """Ask on the terminal; raises ``typer.BadParameter`` where nobody is there to answer."""
+    """Ask a question on the terminal; raises ``typer.BadParameter`` without a terminal."""
     try:
         return typer.confirm(question, err=True)  # stdout is the answer's
     except typer.Abort:
         if sys.stdin.isatty():
             raise
-        typer.echo(err=True)  # the question's line is not ended yet
+        typer.echo(err=True)  # ends the line of the question
         message = "nobody is there to be asked: nothing was done; --yes answers the question"
         raise typer.BadParameter(message) from None
 
@@ -99,19 +99,19 @@ def warn(message: str) -> None:
 
 def error(code: str, message: str) -> None:
     """Print an error as one line on stderr."""
-    said = "; ".join(filter(None, message.split("\n")))
-    layout.flow(sys.stderr, _joined((styled("fail", f"error [{code}]: "), said)))
+    summary = "; ".join(filter(None, message.split("\n")))
+    layout.flow(sys.stderr, _joined((styled("fail", f"error [{code}]: "), summary)))
 
 
 def count(number: int, one: str, more: str) -> str:
-    """Write a number of things."""
+    """Return a number with its noun, as in ``1 call`` or ``2 calls``."""
     return f"{number:,} {one if number == 1 else more}"
 
 
 def command(text: str) -> Text:
-    """Return an escaped command, which is never cut: a line is copied as it stands.
+    """Return an escaped command that is never cut into rows, so that a user can copy the line.
 
-    Nothing from outside may stand in it but what the user has typed.
+    The command must hold no text from outside, except what the user has typed.
     """
     return Text(visible.written_out(text), no_wrap=True)
 
@@ -122,38 +122,38 @@ def styled(kind: str, text: str) -> Text:
 
 
 def value(data: object) -> Text:
-    """Return a JSON value as it is shown, on one line; a text of it is quoted."""
+    """Return a JSON value on one line, with quoted strings, shortened and escaped."""
     return Text(visible.shortened_text(visible.visible_json(data)))
 
 
 def barred(text: str) -> Text:
-    """Return text from outside that stands first in a row of a table: behind a bar."""
+    """Return text from outside for the first cell of a row: after a bar."""
     return Text(f"| {_short(text)}")
 
 
 def columns(names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Print rows below the names of their columns, as wide as they are.
+    """Print rows in columns below the names of the columns.
 
-    A cell longer than most shifts what follows it in its own row; put such columns last, and
-    nothing from outside first. A row's note stands below it, behind a bar; a row without cells is a
-    line of its own.
+    A very long cell shifts the cells after it, so put columns with such cells last. Put no text
+    from outside into the first column. A row's note is printed below the row, after a bar; the note
+    of a row without cells is printed as a line.
     """
-    coming = iter(rows)
-    first = list(islice(coming, _MEASURED))
+    remaining = iter(rows)
+    first = list(islice(remaining, _MEASURED))
     table = Table(names, first)
-    table.print(chain(first, coming))
+    table.print(chain(first, remaining))
 
 
 class Table:
-    """Columns below their names, which are printed at once; rows may come later, and more.
+    """Prints the names of columns at once, and rows whenever they come.
 
-    They are as wide as the names and the cells of the rows in ``like``.
+    The names and the rows in ``like`` decide the widths of the columns.
     """
 
     def __init__(self, names: Sequence[str], like: Iterable[Row]) -> None:
         heads = tuple(Text(name, style="bold") for name in names)
-        shown = [heads, *([_text(cell) for cell in cells] for cells, _note in like if cells)]
-        self._widths = [max(cells[at].cell_len for cells in shown) for at in range(len(names))]
+        sample = [heads, *([_text(cell) for cell in cells] for cells, _note in like if cells)]
+        self._widths = [max(cells[at].cell_len for cells in sample) for at in range(len(names))]
         own(_aligned(heads, self._widths))
 
     def print(self, rows: Iterable[Row]) -> None:
@@ -169,16 +169,16 @@ class Table:
 
 
 def item(head: str | Text, text: str | Text) -> None:
-    """Print text after its head, which is agentguard's own; the rows below stand behind a bar."""
+    """Print text after a head of agentguard's own words; further rows begin with a bar."""
     first = head if isinstance(head, Text) else Text(head)
     layout.rows(sys.stdout, first, _text(text), f"{'| ':>{max(first.cell_len, 2)}}")
 
 
 def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
-    """Print names and what belongs to them, in two columns: the right one behind a bar."""
-    written = [(Text(_short(name), style="bold"), value) for name, value in rows]
-    width = max((name.cell_len for name, _ in written), default=0)
-    for name, value in written:
+    """Print names and values in two columns, the values after a bar."""
+    cells = [(Text(_short(name), style="bold"), value) for name, value in rows]
+    width = max((name.cell_len for name, _ in cells), default=0)
+    for name, value in cells:
         body = _text(value)
         bar = "   " if body.no_wrap else " | "  # a command is agentguard's own
         head = Text("").join((name, Text(" " * (width - name.cell_len) + bar)))
@@ -186,16 +186,16 @@ def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
 
 
 def size(data: object) -> str:
-    """Return how many characters ``document`` shows of a JSON value, without its indentation."""
+    """Return the number of characters that ``document`` prints, without indentation."""
     lines = visible.visible_json(data, indent=2).split("\n")
     return count(sum(len(text.lstrip(" ")) for text in lines), "character", "characters")
 
 
 def document(data: object, *, whole: bool) -> bool:
-    """Print a JSON value on lines of its own, each behind a bar; return whether all of it is shown.
+    """Print a JSON value in lines after a bar; return whether nothing was left out.
 
-    Unless it is to be shown ``whole``, the middle of a long text is left out, and that of many
-    lines; how much that is stands there.
+    Unless ``whole``, leave out the middle of long strings and of many lines, and print how much is
+    missing there.
     """
     lines = visible.visible_json(data, indent=2).split("\n")
     out = range(0) if whole or len(lines) <= _LINES else range(_FIRST, len(lines) - _LAST)
@@ -208,7 +208,7 @@ def document(data: object, *, whole: bool) -> bool:
 
 
 def _member(text: str) -> str:
-    """Return a line of JSON with its value shortened: what is said of it stands after its name."""
+    """Return a line of JSON with its value shortened, and the member's name in full."""
     name = _NAME.match(text)
     at = name.end() if name and name.end() < visible.LONG else len(text) - len(text.lstrip(" "))
     return text[:at] + visible.shortened_text(text[at:])
@@ -222,7 +222,7 @@ def _json_line(text: str) -> None:
 
 
 def json_line(value: object) -> None:
-    """Print one JSON value on one line, in ASCII: it is harmless on a terminal, too."""
+    """Print a JSON value on one line in ASCII, which is harmless on a terminal too."""
     sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
 
 
@@ -230,9 +230,9 @@ def json_line(value: object) -> None:
 def counter(
     what: str, total: int | None = None, *, quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows a growing number on stderr, where that is a terminal.
+    """Yield a function that updates a counter on stderr, if stderr is a terminal.
 
-    With a ``total`` it is shown as a bar; ``quiet``, not at all.
+    With a ``total``, show a progress bar; with ``quiet``, show nothing.
     """
     console = None if quiet else layout.console(sys.stderr)
     if console is None or not console.is_terminal:
@@ -240,15 +240,15 @@ def counter(
         return
     from agentguard.cli.terminal import progress  # noqa: PLC0415  it is slow, and few commands count
 
-    with progress.shown(what, total, console) as show:
+    with progress.progress_counter(what, total, console) as show:
         yield lambda number: show(number) if number % _EVERY == 0 else None
 
 
 def _aligned(cells: Iterable[Text], widths: Iterable[int]) -> Text:
     pairs = zip(cells, widths, strict=True)
-    made = Text("").join(padded(cell, min(width, _WIDEST)) for cell, width in pairs)
-    made.rstrip()
-    return made
+    line_text = Text("").join(padded(cell, min(width, _WIDEST)) for cell, width in pairs)
+    line_text.rstrip()
+    return line_text
 
 
 def padded(cell: Text, width: int) -> Text:
@@ -271,6 +271,6 @@ def _joined(parts: Iterable[str | Text]) -> Text:
 
 
 def _sentence(text: str) -> str:
-    """Return a part of a line as it is shown; a space at its end joins it to the next part."""
+    """Escape and shorten a part of a line, and keep a space at its beginning and end."""
     before, after = (" " if end == " " else "" for end in (text[:1], text[1:][-1:]))
     return f"{before}{_short(text.strip(' '))}{after}"
