@@ -33,11 +33,9 @@ def draw(evidence: Evidence) -> None:
 
 def as_json(evidence: Evidence) -> dict[str, object]:
     """Return what ``evidence verify --json`` prints."""
-    call, place, credential = evidence.call, evidence.place, evidence.credential
-    outcome_commitments = (
-        evidence.outcome.commitments if evidence.outcome is not None else {"result": None}
-    )
-    profile = credential.profile
+    call, place, outcome = evidence.call, evidence.place, evidence.outcome
+    credential, profile = evidence.credential, evidence.credential.profile
+    outcome_commitments = outcome.commitments if outcome is not None else {"result": None}
     return {
         "ok": True,
         "invocation_id": call.invocation_id,
@@ -75,10 +73,8 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "signed": call.signed,
         "at": place.at,
         "outcome": _outcome_json(evidence),
-        "resolutions": [
-            _statement_json(*s) for s in evidence.admin_statements if s[0].ran is not None
-        ],
-        "erasures": [_statement_json(*s) for s in evidence.admin_statements if s[0].ran is None],
+        "resolutions": _statements_json(evidence, is_resolution=True),
+        "erasures": _statements_json(evidence, is_resolution=False),
         "copied": sorted(evidence.copied_roles),
         "origin": place.origin,
         "index": place.index,
@@ -93,6 +89,14 @@ def _outcome_json(evidence: Evidence) -> dict[str, JSON] | None:
     members = evidence.outcome.predicate
     names = ("status", "result_type", "error_type", "started_at", "ended_at", "replay_of")
     return {name: members.get(name) for name in names} | {"result": evidence.data.get("result")}
+
+
+def _statements_json(evidence: Evidence, *, is_resolution: bool) -> list[dict[str, object]]:
+    return [
+        _statement_json(statement, place)
+        for statement, place in evidence.admin_statements
+        if (statement.ran is not None) is is_resolution
+    ]
 
 
 def _statement_json(statement: AdminStatement, place: Place) -> dict[str, object]:

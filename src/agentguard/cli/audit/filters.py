@@ -1,7 +1,7 @@
-"""Which entries of the log are wanted, and the options with which a command is asked for them.
+"""The filter of log entries, and the command-line options that make a filter.
 
-The columns that are kept beside the entries select, and what was selected is read and must match
-by itself (``history.py``).
+The columns beside the entries select candidates. ``history.py`` reads each candidate, and drops an
+entry that does not match by its own content.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from agentguard.cli.terminal.options import (
 from agentguard.identity.credential import agent_alias, parse_alias
 
 _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
-"""What only a call's own entry says, of all kinds."""
+"""The criteria that only the entries of calls can match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The wanted entries: those that ``search`` matches; of them, calls ``in_doubt`` only.
+    """Matches the entries of ``search``; with ``in_doubt``, only calls in doubt.
 
-    With an ``alias``, only those of the instances whose short name it is.
+    With an ``alias``, a short name, the filter matches only entries of instances with that name.
     """
 
     search: Search = field(default_factory=Search)
@@ -45,27 +45,27 @@ class Filter:
 
     @property
     def everything(self) -> bool:
-        """True when every entry is wanted."""
+        """Whether the filter matches every entry."""
         return self == EVERYTHING
 
     def matches(self, about: Summary, outcome: str | None) -> bool:
-        """Whether an entry is wanted, by what it says itself and what became of its call."""
+        """Whether an entry matches, by its own content and the outcome of its call."""
         if self.alias is not None and agent_alias(about.agent or "") != self.alias:
             return False
         return self.search.matches(about) and (not self.in_doubt or outcome == "in_doubt")
 
     def __str__(self) -> str:
-        """Say in words what is wanted; nothing, if everything is."""
-        asked = self.search._asdict()
-        asked["agent"] = self.alias or self.search.agent
+        """Describe the filter; an empty text for the filter that matches every entry."""
+        criteria = self.search._asdict()
+        criteria["agent"] = self.alias or self.search.agent
         if (self.in_doubt or _is_of_calls(self.search)) and self.search.kind == "authorization":
-            asked["kind"] = None  # it follows
-        said = [
+            criteria["kind"] = None  # it follows
+        texts = [
             f"{name.removesuffix('_id')} {value}"
-            for name, value in asked.items()
+            for name, value in criteria.items()
             if value is not None
         ]
-        return ", ".join([*said, *(["in doubt"] if self.in_doubt else [])])
+        return ", ".join([*texts, *(["in doubt"] if self.in_doubt else [])])
 
 
 EVERYTHING: Final = Filter()
@@ -100,8 +100,9 @@ def _selection(  # noqa: PLR0913  one for each option
     if decision == "approval" and search.kind is None:
         search = search._replace(kind="request")
     # a request says all of it as well, and a trace has both
-    asked = not in_doubt and (search.kind == "request" or (trace is not None and kind is None))
-    if (in_doubt or _is_of_calls(search)) and not asked:
+    is_trace = trace is not None and kind is None
+    selects_requests = not in_doubt and (search.kind == "request" or is_trace)
+    if (in_doubt or _is_of_calls(search)) and not selects_requests:
         if search.kind not in (None, "authorization"):
             message = (
                 "--principal, --tool, --decision, --task, --trace and --in-doubt ask for calls: "

@@ -1,8 +1,8 @@
-"""The log as rows, in the order of their times: each entry, and what became of each call.
+"""Reads the log as rows in the order of time: each entry, with the outcome of each call.
 
-The columns beside the entries only help to find them: what a row says was read from the entry.
-Nothing here is verified, and an entry that can't be read becomes a row of the kind ``damaged``;
-``audit verify`` finds out what is true.
+The columns beside the entries only help to find entries; a row holds what the entry itself says.
+Nothing is verified here (``audit verify`` does that). An entry that can't be read becomes a row of
+the kind ``damaged``.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ class History:
             return statements.check_admin_statement(parsed, trust, parse_time(parsed.at))
 
         return any(
-            said.is_of(row.shard, row.index, call)
+            statement.is_of(row.shard, row.index, call)
             for shard in self._reader.shards()
-            for said in self._of("erasure", shard, call, read)
+            for statement in self._of("erasure", shard, call, read)
         )
 
     def _bodies(
@@ -157,9 +157,9 @@ class History:
             if read.invocation_sha256 == call.invocation_sha256:
                 return rows.ended(row, read)
         for shard in self._reader.shards():
-            for said in self._of("resolution", shard, call, statements.read_admin_statement):
-                if said.is_of(row.shard, row.index, call):
-                    return rows.settled(row, said)
+            for statement in self._of("resolution", shard, call, statements.read_admin_statement):
+                if statement.is_of(row.shard, row.index, call):
+                    return rows.settled(row, statement)
         return replace(row, outcome="in_doubt")
 
     def _of(
@@ -169,10 +169,10 @@ class History:
         if call.invocation_id is None:
             return
         for index in self._reader.search(shard, Search(kind, call.invocation_id)):
-            found = read_entry_of_kind(self._reader, shard, index, kind)
-            if found is not None:
+            log_entry = read_entry_of_kind(self._reader, shard, index, kind)
+            if log_entry is not None:
                 with suppress(AgentguardError):  # it becomes a row of the kind damaged
-                    yield read(found.entry)
+                    yield read(log_entry.entry)
 
     def _outcome(self, row: Row, parsed: Entry) -> Row:
         read = read_outcome(parsed)
@@ -183,13 +183,13 @@ class History:
         return rows.ended(row, read) if read.status != "not_run" else row
 
     def _administered(self, row: Row, parsed: Entry) -> Row:
-        said = statements.read_admin_statement(parsed)
-        place = said.call
+        statement = statements.read_admin_statement(parsed)
+        place = statement.call
         there = place.shard in self._reader.shards()
         call = self._call(place.shard, place.index) if there else None
-        if call is None or not said.is_of(place.shard, place.index, call):
+        if call is None or not statement.is_of(place.shard, place.index, call):
             call = None
-        return rows.of_administered(row, parsed, said, call)
+        return rows.of_administered(row, parsed, statement, call)
 
     def _calls_of(self, row: Row, read: Outcome) -> Iterator[int]:
         """Yield where the call of an outcome may stand: where it says, or its id is found."""
@@ -202,14 +202,14 @@ class History:
 
     def _call(self, shard: int, index: int) -> Authorization | None:
         """Return the call at a place, None where none can be read."""
-        known = self._calls.get((shard, index))
-        if known is not None:
-            return known
+        cached = self._calls.get((shard, index))
+        if cached is not None:
+            return cached
         try:
-            found = read_entry_of_kind(self._reader, shard, index, "authorization")
-            if found is None:
+            log_entry = read_entry_of_kind(self._reader, shard, index, "authorization")
+            if log_entry is None:
                 return None
-            call = read_authorization(found.entry)
+            call = read_authorization(log_entry.entry)
         except AgentguardError:
             return None
         self._remember(shard, index, call)

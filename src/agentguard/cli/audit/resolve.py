@@ -50,8 +50,8 @@ def resolve(
         note=note,
         now=times.now(),
     )
-    said = f"resolved: {invocation_id} {'ran' if ran else 'did not run'}"
-    screen.recorded(said, {"invocation_id": invocation_id, "ran": ran}, recorded, json=json)
+    summary = f"resolved: {invocation_id} {'ran' if ran else 'did not run'}"
+    screen.recorded(summary, {"invocation_id": invocation_id, "ran": ran}, recorded, json=json)
 
 
 def erase(

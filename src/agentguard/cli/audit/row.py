@@ -1,7 +1,7 @@
-"""A row: what one entry of the log says, and what became of its call, as the list gives it.
+"""A row of the list: the content of one log entry, and the outcome of its call.
 
-Here an entry is read into a row, unverified, with what has been found out about it. How that is
-found in a log stands in ``history.py``, how a row is shown in ``table.py``.
+This file turns a parsed entry into a row, unverified. ``history.py`` finds the entries, and
+``table.py`` prints the rows.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def subject_of(token: str) -> str | None:
 def remedy(invocation_id: str | None) -> str:
     """Name the command with which a person settles a call in doubt."""
     # a person will paste the command, and in a log that was tampered with an id may be any text
-    named = invocation_id if is_id(invocation_id) else "SHARD/INDEX"
-    return f"agentguard resolve {named} --ran|--not-ran --note TEXT"
+    name = invocation_id if is_id(invocation_id) else "SHARD/INDEX"
+    return f"agentguard resolve {name} --ran|--not-ran --note TEXT"
 
 
 def is_id(text: str | None) -> bool:
@@ -133,10 +133,10 @@ def of_delegation(row: Row, parsed: Entry) -> Row:
     )
 
 
-def of_brake(row: Row, parsed: Entry) -> Row:
+def of_freeze_or_revocation(row: Row, parsed: Entry) -> Row:
     """Add what a revocation or a freeze says; raises as ``statements.read_sealed`` does."""
-    _key_id, said = statements.read_statement(parsed)
-    match said.predicate:
+    _key_id, statement = statements.read_statement(parsed)
+    match statement.predicate:
         case {"name": str(name), "note": str(note)}:
             return replace(row, reason=f"{name} is revoked: {note}")
         case {"frozen": bool(frozen), "note": str(note)}:
@@ -175,8 +175,8 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
     "request": of_request,
-    "revocation": of_brake,
-    "freeze": of_brake,
+    "revocation": of_freeze_or_revocation,
+    "freeze": of_freeze_or_revocation,
     "adoption": of_adoption,
 }
 """What adds to a row all that its entry says, by kind: those that are of no call."""
@@ -185,7 +185,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
     """Add what an authorization says; what became of it is not known yet."""
     about = summary.of_call(call.predicate, at=parsed.at, decision=call.effect)
-    reason = "; ".join(call.reasons) or _approved(parsed)
+    reason = "; ".join(call.reasons) or _answer_summary(parsed)
     return replace(
         _named(row, call),
         decision=call.decision,
@@ -195,11 +195,13 @@ def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
     )
 
 
-def _approved(parsed: Entry) -> str | None:
+def _answer_summary(parsed: Entry) -> str | None:
     """Name who has answered, unverified; raises ``DecodeError``."""
-    said = approvals.read_answers(parsed)
-    done = (f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in said)
-    return ", ".join(done) or None
+    answers = approvals.read_answers(parsed)
+    verdicts = (
+        f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in answers
+    )
+    return ", ".join(verdicts) or None
 
 
 def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, index: int) -> Row:
@@ -209,15 +211,15 @@ def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, inde
 
 
 def of_administered(
-    row: Row, parsed: Entry, said: AdminStatement, call: Authorization | None
+    row: Row, parsed: Entry, statement: AdminStatement, call: Authorization | None
 ) -> Row:
     """Add what a resolution or an erasure says; ``call`` is None where its call is not there."""
-    invocation_id = said.call.invocation_id
+    invocation_id = statement.call.invocation_id
     return replace(
         _named(row, call) if call is not None else row,
         invocation_id=invocation_id,
-        reason=said.note,
-        resolved=said.ran,
+        reason=statement.note,
+        resolved=statement.ran,
         about=Summary(parsed.kind, parsed.at, invocation_id),
     )
 
@@ -230,12 +232,13 @@ def ended(row: Row, read: Outcome) -> Row:
     return replace(row, outcome=read.status)
 
 
-def settled(row: Row, said: AdminStatement) -> Row:
+def settled(row: Row, statement: AdminStatement) -> Row:
     """Add what became of a call by a person's word: that it ran, but not with which result."""
-    how = f"a person has settled that it {'ran' if said.ran else 'did not run'}: {said.note}"
-    outcome = "unknown" if said.ran else None
+    end = "ran" if statement.ran else "did not run"
+    how = f"a person has settled that it {end}: {statement.note}"
+    outcome = "unknown" if statement.ran else None
     reason = "; ".join(filter(None, (row.reason, how)))
-    return replace(row, outcome=outcome, reason=reason, resolved=said.ran)
+    return replace(row, outcome=outcome, reason=reason, resolved=statement.ran)
 
 
 def _named(row: Row, call: Authorization) -> Row:

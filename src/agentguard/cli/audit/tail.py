@@ -90,11 +90,11 @@ class _News:
         """Return the newest rows that there are, the newest last."""
         self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
         rows = self._history.rows(self._selection, newest_first=True)
-        # what has come since is told by the next look
-        there = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
-        shown = newest(filter(self._table.has, there), count)
-        self._running = {(row.shard, row.index) for row in shown if row.outcome == "in_doubt"}
-        return shown
+        # the next look reports entries that have come since
+        earlier = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
+        rows_shown = newest(filter(self._table.has, earlier), count)
+        self._running = {(row.shard, row.index) for row in rows_shown if row.outcome == "in_doubt"}
+        return rows_shown
 
     def next(self) -> list[Row]:
         """Return what has come since the last look."""
@@ -147,10 +147,10 @@ def _as_json(rows: Iterable[Row]) -> None:
 
 
 def _as_table(table: Table) -> Callable[[Iterable[Row]], None]:
-    shown = screen.Table(COLUMNS, [(_ALIKE, "")])
+    screen_table = screen.Table(COLUMNS, [(_ALIKE, "")])
 
     def show(rows: Iterable[Row]) -> None:
-        shown.print(table.lines(rows))
+        screen_table.print(table.lines(rows))
         sys.stdout.flush()
 
     return show

@@ -161,8 +161,8 @@ def _document(table: Table, given: dict[str, Any], settings: Config) -> bytes:
     try:
         whole["agent"] = _merged(_agent(whole["agent"], settings), whole["agent"])
         if isinstance(whole["delegation"], Mapping):
-            lent = _delegation(table, whole, settings)
-            whole["delegation"] = _merged(lent, whole["delegation"])
+            delegation_input = _delegation(table, whole, settings)
+            whole["delegation"] = _merged(delegation_input, whole["delegation"])
         for name, value in _of_tool(action, whole["args"], settings):
             if name not in given:
                 whole[name] = value
@@ -196,13 +196,13 @@ def _require_possible(whole: Table) -> None:
 
 def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:
     name = given.get("name", "")
-    known = settings.agents.get(name) if isinstance(name, str) else None
+    configured = settings.agents.get(name) if isinstance(name, str) else None
     return {
         "id": f"spiffe://{settings.trust_domain}/agent/{name}/{_INSTANCE}",
         "name": name,
-        "type": known.profile.type if known is not None else "agent",
+        "type": configured.profile.type if configured is not None else "agent",
         "instance": _INSTANCE,
-        "roles": list(known.roles) if known is not None else [],
+        "roles": list(configured.roles) if configured is not None else [],
     }
 
 

@@ -52,8 +52,8 @@ def tools_in(reference: str) -> list[GraphTool]:
     lists = _lists()
     module_name, _, name = reference.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-        graph = found() if inspect.isfunction(found) else found
+        factory = getattr(importlib.import_module(module_name), name)
+        graph = factory() if inspect.isfunction(factory) else factory
         return [GraphTool(*tool) for tool in lists(graph)]
     except AgentguardError:
         raise
@@ -133,8 +133,8 @@ def _place(tool: GraphTool) -> str:
 
 
 def _lists() -> Callable[[object], Sequence[GraphTool]]:
-    for found in entry_points(group=GROUP):
-        return found.load()  # type: ignore[no-any-return]  # what the entry point names
+    for entry_point in entry_points(group=GROUP):
+        return entry_point.load()  # type: ignore[no-any-return]  # what the entry point names
     message = (
         "doctor --graph needs agentguard-langchain, which is not installed: from a clone of the "
         "project, run pip install . ./integrations/agentguard-langchain"

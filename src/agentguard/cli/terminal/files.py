@@ -50,8 +50,8 @@ def read_or_stdin(path: Path, limit: int = -1) -> bytes:
 def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
     """Open a new file for this user alone; the file appears when the block ends.
 
-    Without a path, or with ``-``, write to stdout. Raises ``StorageError``: ``storage.exists`` where
-    something is there that ``force`` does not allow to be replaced, ``storage.readonly``.
+    Without a path, or with ``-``, write to stdout. Raises ``StorageError``: ``storage.exists``
+    for an existing path that ``force`` does not allow to replace, ``storage.readonly``.
     """
     if path is None or is_stream(path):
         yield sys.stdout.buffer

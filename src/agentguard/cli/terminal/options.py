@@ -83,9 +83,9 @@ def gathered(
             parameters += options.values() if own == name else [parameter]
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            asked = {option: given.pop(option) for option in options}
-            command(**{name: gather(**asked)}, **given)
+        def run(**arguments: Any) -> None:
+            selected_options = {option: arguments.pop(option) for option in options}
+            command(**{name: gather(**selected_options)}, **arguments)
 
         # what typer reads
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
