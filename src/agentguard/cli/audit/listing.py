@@ -1,7 +1,7 @@
-"""``agentguard audit list``: the calls, and the other entries, as a table or as JSON.
+"""``agentguard audit list``: prints the calls and other entries, as a table or as JSON.
 
-Which entries are wanted stands in ``filters.py``, how they are found in ``history.py``, the table
-in ``table.py``. This module is not called ``list``, which is another thing in Python.
+``filters.py`` selects the entries, ``history.py`` reads them, and ``table.py`` makes the table. The
+module is not called ``list``, which is a built-in name.
 """
 
 from __future__ import annotations
@@ -91,6 +91,6 @@ def _print_table(reader: LogReader, selection: Filter, table: Table, last: int) 
 
 
 def _hint(principal: str | None) -> None:
-    """An agent that acts by itself is its own principal, under a name that is not the agent's."""
+    """Explain an empty result for an agent's name: the principal of an agent is ``agent:NAME``."""
     if principal is not None and ":" not in principal:
         screen.line(f"a principal's name is whole, as in agent:{principal}; --agent takes agents")

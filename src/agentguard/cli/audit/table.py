@@ -1,6 +1,6 @@
-"""The table of the log, for ``audit list`` and ``audit tail``: which rows it has, and their cells.
+"""The table of ``audit list`` and ``audit tail``: the choice of its rows, and their cells.
 
-What a row says stands in ``row.py``, how cells become columns in ``cli/terminal/screen.py``.
+``row.py`` has the rows, and ``cli/terminal/screen.py`` prints cells in columns.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
 """The names of the table's columns."""
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
-"""How a time begins; in a log that was tampered with, any text may stand in its place."""
+"""The beginning of a time; an edited log may hold any text in its place."""
 
 _BACKGROUND: Final = frozenset({"shard", "key", "config", "policy", "roster"})
 
 
 class Table:
-    """Makes the lines of a table from the rows that it has, and counts those that it leaves out.
+    """Chooses the rows of a table and makes their lines; ``hidden`` counts the other rows.
 
-    It has no row that says nothing that another does not: an outcome stands in its call's row. Who
-    asks for a kind or for ``every`` entry gets those too. ``several``: the log has several shards.
-    ``acting`` is what a command needs that adds to the log (``location.acting``).
+    A row that only repeats another row is hidden, such as an outcome, which is in the row of its
+    call. A filter by kind, or ``every``, shows these rows too. ``several`` says that the log has
+    several shards. ``acting`` holds the options for a command that writes to the log
+    (``location.acting``).
     """
 
     def __init__(self, selection: Filter, *, several: bool, every: bool, acting: str) -> None:
@@ -44,7 +45,7 @@ class Table:
         self._day = ""
 
     def has(self, row: Row) -> bool:
-        """Whether a row is one of the table's."""
+        """Whether the table shows a row; count the row as hidden otherwise."""
         repeats = row.kind in _BACKGROUND or (row.kind == "outcome" and row.call is not None)
         if repeats and not self._every:
             self.hidden += 1
@@ -52,7 +53,7 @@ class Table:
         return True
 
     def lines(self, entries: Iterable[Row]) -> Iterator[screen.Row]:
-        """Yield the rows, and a line with the date wherever it changes."""
+        """Yield the lines of rows, and a line with the date wherever the date changes."""
         for row in entries:
             day = row.at[:10] if row.at is not None and _TIME.match(row.at) else ""
             if day and day != self._day:

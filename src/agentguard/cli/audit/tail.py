@@ -1,7 +1,7 @@
-"""``agentguard audit tail``: the newest calls, and those that come, until it is interrupted.
+"""``agentguard audit tail``: prints the newest calls, and new ones until an interrupt.
 
-It reads as ``audit list`` does, takes no lock, and looks for news several times a second: in the
-shards that are there, and for new ones.
+The command reads as ``audit list`` does and takes no lock. Several times a second it looks for new
+entries and new shards.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
 
 _PAUSE: Final = 0.1
-"""Seconds between two looks; each is one search for what is past the newest index, by shard."""
+"""Seconds between two looks; a look is a search of each shard past its newest index."""
 
 _REOPEN: Final = 20
-"""Looks after which the files are opened anew: another may lie in a file's place by now."""
+"""How many looks pass before the files are opened again, since a file may be replaced."""
 
 _ALIKE: Final = (
     "0/000000",
@@ -38,7 +38,7 @@ _ALIKE: Final = (
     "a-name-of-an-agent:0000",
     "",
 )
-"""The cells of the widest row that is likely to come."""
+"""The cells of the widest row that is likely; it decides the widths of the columns."""
 
 
 @filters.with_options
@@ -75,7 +75,7 @@ def tail(
 
 
 class _News:
-    """What is new in a log, look by look."""
+    """Returns the new rows of a log, look by look."""
 
     def __init__(self, reader: LogReader, selection: Filter, table: Table) -> None:
         self._reader = reader
@@ -87,7 +87,7 @@ class _News:
         self._looks = 0
 
     def first(self, count: int) -> list[Row]:
-        """Return the newest rows that there are, the newest last."""
+        """Return the newest rows of the log, the newest last."""
         self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
         rows = self._history.rows(self._selection, newest_first=True)
         # the next look reports entries that have come since
@@ -97,7 +97,7 @@ class _News:
         return rows_shown
 
     def next(self) -> list[Row]:
-        """Return what has come since the last look."""
+        """Return the rows that have come since the last look."""
         self._looks += 1
         if self._looks % _REOPEN == 0:
             self._reopen()

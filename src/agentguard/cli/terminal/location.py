@@ -1,8 +1,8 @@
-"""Where a trust domain lies, as the command line is told it, and whom to believe about its log.
+"""Finds the state, the anchors and the trust document that the command line names.
 
-Which trust document counts (records.md, The log) is settled here: the one that was named, else
-the copy with the anchors; where nobody has said where these are, and then it is said, the state's
-own. Nothing here takes a lock, needs a passphrase or imports an application's code.
+The trust document is the named one, else the copy with the anchors. Where nobody has named the
+anchors, it is the state's own, with a warning (docs/records.md). Nothing here takes a lock, needs a
+passphrase or imports an application's code.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Trust:
     outside: bool
 
     def warning(self) -> str:
-        """Say of one from the state itself that its keys come from what is checked with them."""
+        """Return the warning for a trust document from the state that it checks."""
         return (
             f"UNTRUSTED KEY: the keys come from {self.source}, a part of what is checked; "
             "name a trust document of your own with --trust"
@@ -64,7 +64,7 @@ class Trust:
 
 
 class TrustedLog(NamedTuple):
-    """Where a log lies, and whom to believe about it."""
+    """The location of a log, and its trust document."""
 
     location: Location
     trust: Trust

@@ -1,4 +1,4 @@
-"""The clock of the command line; times as a person gives them, and as they are shown to one."""
+"""The clock of the command line; parses the times that a user types, and formats times."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _EXACT: Final = "2026-11-25T09:30:00Z"
 
 
 def now() -> datetime:
-    """Return the time of this machine: every command's clock."""
+    """Return the time of this machine in UTC; every command uses this clock."""
     return datetime.now(UTC)
 
 
 def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
-    """Read a time: RFC 3339, a date (its beginning), or how long before ``now``.
+    """Parse a time: RFC 3339, a date (its beginning), or a span before ``now``, such as 30m.
 
-    Without an offset it is in UTC. An ``exact`` one is RFC 3339 with an offset. Raises
+    A time without an offset is in UTC. ``exact`` allows only RFC 3339 with an offset. Raises
     ``typer.BadParameter``.
     """
     try:
@@ -42,15 +42,15 @@ def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
 
 
 def given(text: str) -> datetime:
-    """Read the time that an option is given; raises as ``moment`` does."""
+    """Parse the time of an option; raises as ``moment`` does."""
     return moment(text, now())
 
 
 def given_exactly(text: str) -> datetime:
-    """Read the exact time that an option is given; raises as ``moment`` does."""
+    """Parse the exact time of an option; raises as ``moment`` does."""
     return moment(text, now(), exact=True)
 
 
 def shown(at: str | None) -> str:
-    """Write an RFC 3339 time in UTC for people, to the second; nothing where there is none."""
+    """Format an RFC 3339 time in UTC to the second; an empty text for None."""
     return (at or "")[:19].replace("T", " ")
