@@ -5,6 +5,7 @@ CrewAI's executor puts a long result into a file, and gives the model a tool tha
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
@@ -23,7 +24,12 @@ from agentguard_crewai.identity import Identity, require_identity
 from agentguard_crewai.tools import GuardedTool, gate_of, is_gated
 
 _TOOLS: Final = ("tools", "original_tools")
-_FLOW_LOCK: Final = threading.Lock()
+_FLOW_LOCK: Final = threading.RLock()
+os.register_at_fork(  # a fork waits for the definition: in the child nobody would release the lock
+    before=_FLOW_LOCK.acquire,
+    after_in_parent=_FLOW_LOCK.release,
+    after_in_child=_FLOW_LOCK.release,
+)
 
 
 def define_flow(executor_class: type[AgentExecutor]) -> None:
