@@ -108,7 +108,7 @@ def test_the_adapters_package_alone_loads_nothing_else_of_agentguard():
 def test_a_framework_s_version_is_checked_before_a_guard_is_loaded():
     modules = loaded("from agentguard.adapters import require_supported")
     ours = {name for name in modules if name.startswith("agentguard.adapters.")}
-    assert ours == {"agentguard.adapters.frameworks"}
+    assert ours == {"agentguard.adapters.framework_versions"}
     assert of(["cryptography", "agentguard.guard"], modules) == set()
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         take_over,
     )
     from agentguard.adapters.denial import denial_text
-    from agentguard.adapters.frameworks import require_supported
+    from agentguard.adapters.framework_versions import require_supported
     from agentguard.adapters.results import ResultBudget
     from agentguard.adapters.spans import agent_span
     from agentguard.approvals.answer import MAX_NOTE, Verdict
@@ -76,7 +76,7 @@ _NAMES = {
         *("astream_within", "refusing_agent", "require_delegator", "stream_within", "take_over"),
     ),
     "adapters.denial": ("denial_text",),
-    "adapters.frameworks": ("require_supported",),
+    "adapters.framework_versions": ("require_supported",),
     "adapters.results": ("ResultBudget",),
     "adapters.spans": ("agent_span",),
     "approvals.nested": ("NestedCalls",),
