@@ -113,8 +113,8 @@ def test_a_request_that_was_edited_is_named_as_edited_and_shown_nowhere(project,
     path.write_bytes(canonical.dumps(document))
     request_id = request["request_id"]
     listed = project.run("approvals", "list")
-    assert f"the request {request_id} was changed where it lies" in listed.stderr
-    assert "is refused once, and asks anew after that" in listed.stderr
+    assert f"the request {request_id} was changed in the state directory" in listed.stderr
+    assert "The next attempt of the call is refused" in listed.stderr
     assert "nothing waits" in listed.stdout
     key = ("--key", str(bob.key), "--yes")
     for command in (("show",), ("export",), ("approve", *key), ("reject", *key)):

@@ -215,7 +215,7 @@ def test_a_request_is_told_in_words(people):
         "tool merge",
         "asked for 2 people in a role of release-manager (merges need two release managers)",
         "UTC call digest",
-        "arguments not in the log: they lie with the request while it waits",
+        "arguments not in the log: stored with the request while the request waits",
     ):
         assert words in text, words
     (waiting,) = people.lines("approvals", "list")

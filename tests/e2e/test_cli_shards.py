@@ -260,7 +260,7 @@ def test_what_was_removed_without_a_word_is_not_said_to_be_erased(told, reshaped
         connection.execute("DELETE FROM attachments WHERE idx = ?", (call["index"],))
     assert told(reshaped, call["invocation_id"])["erasure"] is None
     assert (
-        "gone, and no erasure is on record; it commits to"
+        "gone, and no erasure is on record; the entry commits to"
         in reshaped.run("audit", "show", call["invocation_id"]).stdout
     )
 

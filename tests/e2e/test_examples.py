@@ -65,8 +65,8 @@ def test_delegation(output_of, tmp_path):
         ),
         "resumed: coder: read_issue: discounts are wrong",
         (
-            "revoked: coder: read_issue: DENIED: her delegation was revoked: whatever goes back to "
-            "it is denied [delegation.revoked]"
+            "revoked: coder: read_issue: DENIED: her delegation was revoked: every call that "
+            "relies on her delegation is denied [delegation.revoked]"
         ),
         "the log verifies: True",
     ]

@@ -80,7 +80,7 @@ class ApprovalInbox:
         """Return the ids of the requests that somebody has changed in the store.
 
         The log has another request with this id, or none. Nobody can answer such a request. The
-        call, made again, is refused once; made once more, the call asks anew.
+        next attempt of its call is refused; the attempt after that asks for a new approval.
         """
         return self._store.altered(seconds(self._clock()))
 
@@ -89,22 +89,27 @@ class ApprovalInbox:
 
         Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``, ``request.altered``).
         """
+        if not request_id:
+            message = "the id of the request is empty: agentguard approvals list shows the ids"
+            raise ApprovalError(message, code="request.unknown")
         matches = [one for one in self.pending() if one.request_id.startswith(request_id)]
         if not matches:
             self._require_unaltered(request_id)
-        if not matches or not request_id:
             message = f"no request {request_id} waits: see agentguard approvals list"
             raise ApprovalError(message, code="request.unknown")
         if len(matches) > 1:
-            message = f"the ids of {len(matches)} requests begin with {request_id}: name more of it"
+            message = (
+                f"{len(matches)} requests have ids that begin with {request_id}: give a longer id"
+            )
             raise ApprovalError(message, code="request.ambiguous")
         return matches[0]
 
     def request_at(self, call_site: str) -> ApprovalRequest | None:
         """For adapters: return the request of the call at this site, expired or not.
 
-        ``call_site`` is the digest of a site in a thread (``CallSite.digest``). Returns None also
-        for a request that somebody has changed in the store: the call, made again, is refused.
+        ``call_site`` is the digest of the call's place in a run of the framework
+        (``CallSite.digest``). Returns None also for a request that somebody has changed in the
+        store: the next attempt of its call is refused.
         """
         stored = self._store.read(call_site)
         return stored.request if stored is not None and not stored.altered else None
@@ -243,10 +248,10 @@ class ApprovalInbox:
         altered = [one for one in self.altered() if one.startswith(request_id)]
         if altered and request_id:
             message = (
-                f"the request {altered[0]} was changed where it lies, and is not the one in the "
-                "log: it is not shown, and nobody can answer it; the call, made again, is refused "
-                "once, and asks anew after that. Run agentguard audit verify, and see who can "
-                "write in the state"
+                f"the request {altered[0]} was changed in the state directory, and differs from "
+                "the request in the log: it is not shown, and nobody can answer it. The next "
+                "attempt of the call is refused, the attempt after that asks for a new approval. "
+                "Run agentguard audit verify, and find out who can write in the state"
             )
             raise ApprovalError(message, code="request.altered")
 

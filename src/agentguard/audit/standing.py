@@ -1,4 +1,4 @@
-"""The standing: the part of the log's content that decides later calls, of all shards.
+"""The standing: what the entries of all shards together say about later calls.
 
 A ``Standing`` holds the revocations, the freeze, the used approvals, the waiting requests, the
 calls made under a limit, the calls that must not run twice, and the newest time.
@@ -18,7 +18,7 @@ BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
 
 _LAST_SEQUENCE: Final = 2**48
-"""The highest number of a freeze: read as milliseconds since 1970, a time in the year 10889."""
+"""The highest ``sequence`` of a freeze that counts: in milliseconds since 1970, the year 10889."""
 
 
 class ReadPlace(NamedTuple):
@@ -57,7 +57,7 @@ class CallLimit(NamedTuple):
 
 
 class UnsettledCall(NamedTuple):
-    """An allowed call without an outcome that counts against a limit or is journalled.
+    """An allowed call that has no outcome yet, and is journalled or counts against a limit.
 
     ``chain`` is the digest of the call's chain of delegation, ``name`` the first bytes of the
     journalled call's name (hex).
@@ -71,12 +71,18 @@ class UnsettledCall(NamedTuple):
 class Standing(NamedTuple):
     """What the log says so far about later calls.
 
-    The keys of ``used`` and ``requests`` are the ids of approvals and requests; of ``chains`` the
-    digests of chains with a limit of calls; of ``calls`` the ids of the hops with the limit; of
-    ``unsettled`` the digests of invocations; of ``read`` the numbers of shards. ``sequence`` is the
-    number of the newest freeze or thaw. ``unran`` are the invocations that did not run according to
-    the administrator, ``erased`` the ids of the invocations whose data were erased. ``unread`` is
-    the number of malformed entries.
+    - ``revoked``: the names that an administrator has revoked.
+    - ``sequence``: the number of the newest freeze or thaw.
+    - ``used``: calls by the id of the approval or request that they used.
+    - ``requests``: waiting requests by their id.
+    - ``chains``: the limited hops of each chain with a limit of calls, by the chain's digest.
+    - ``calls``: calls by the id of the limited hop under which they were made.
+    - ``unsettled``: calls by the digest of their invocation.
+    - ``unran``: the invocations that did not run according to the administrator.
+    - ``erased``: the ids of the invocations whose data were erased.
+    - ``names``: the names of journalled calls.
+    - ``read``: how far each shard was read, by the shard's number.
+    - ``unread``: the number of malformed entries.
     """
 
     revoked: frozenset[str] = frozenset()
@@ -117,9 +123,9 @@ class Standing(NamedTuple):
         """Return a standing with the other's revocations, erasures, freeze and used approvals.
 
         A thief may have signed the other standing: the other thaws nothing, sets no time and counts
-        no calls. The other's number of the freeze counts, because a running process may have seen
-        the number and the next freeze needs a higher one. A number that no administrator can have
-        reached does not count, because no thaw could have a higher number.
+        no calls. The other's ``sequence`` counts: a running process may have seen this number, so
+        the next freeze needs a higher number. A number above ``_LAST_SEQUENCE`` does not count: no
+        administrator can have reached it, and no thaw could have a higher number.
         """
         union = self._replace(
             revoked=self.revoked | other.revoked,
@@ -140,10 +146,13 @@ class Standing(NamedTuple):
         if self.revoked.isdisjoint(names):
             return None
         revoked = min(self.revoked & names)
-        return "delegation.revoked", f"{revoked} was revoked: whatever goes back to it is denied"
+        return (
+            "delegation.revoked",
+            f"{revoked} was revoked: every call that relies on {revoked} is denied",
+        )
 
     def unsettled_call(self, name: bytes) -> UnsettledCall | None:
-        """Return a journalled call with this name and without an outcome; None without one."""
+        """Return the journalled call of this name that has no outcome; None if there is none."""
         prefix = name[:NAME_SIZE].hex()
         return next((call for call in self.unsettled.values() if call.name == prefix), None)
 

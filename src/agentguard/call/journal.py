@@ -35,9 +35,10 @@ class ResultCodec(Protocol):
 def dumps_checked(
     write: Callable[[Any], bytes], read: Callable[[bytes], Any], result: Any
 ) -> bytes:
-    """Encode a result with ``write``, and check that ``read`` and ``write`` return the same bytes.
+    """Encode a result with ``write``, and check that the bytes survive ``read`` and ``write``.
 
-    Raises ``EncodeError`` if they do not, or if either raises any exception.
+    Raises ``EncodeError`` if ``write(read(data))`` differs from the data, or if either function
+    raises any exception.
     """
     try:
         data = write(result)
@@ -49,7 +50,9 @@ def dumps_checked(
         raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
     if not is_stable:
         kind = type(result)
-        raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} does not come back as it was")
+        raise EncodeError(
+            f"a {kind.__module__}:{kind.__qualname__} changes when encoded and decoded"
+        )
     return data
 
 
@@ -67,9 +70,8 @@ class JournalEntry(NamedTuple):
     def refusal(self) -> Decision | None:
         """Return the refusal of the repeated call, or None if its result can be replayed.
 
-        The log has no outcome of a call with ``journal.in_doubt``, and an administrator may resolve
-        it. The log has an outcome of a call with ``journal.cut_short``: nobody knows whether the
-        tool ran.
+        ``journal.in_doubt``: the log has no outcome of the earlier attempt, and an administrator
+        may resolve the call. ``journal.cut_short``: the outcome in the log is ``unknown``.
         """
         if self.state == "begun":
             reason = (
@@ -92,7 +94,10 @@ class JournalEntry(NamedTuple):
         return None
 
     def unapproved(self) -> Decision | None:
-        """Return the refusal of a repeated call that needs an approval, or None if it had one."""
+        """Return the refusal of a repeated call for which the policy asks for an approval.
+
+        Returns None if the policy was enforced when the call ran.
+        """
         if self.enforced:
             return None
         reason = (
@@ -148,7 +153,7 @@ class Journal(Protocol):
         """Record, durably, that a call begins; return False where the call has an entry already."""
 
     def finish(self, key: str, entry: JournalEntry) -> None:
-        """Record how a call ended that has begun."""
+        """Record how a call that had begun has ended."""
 
     def forget(self, key: str) -> None:
         """Let a call be made anew."""
@@ -174,7 +179,10 @@ class RunStore(Protocol):
 
 
 def key(members: Mapping[str, object]) -> str:
-    """Return a call's key in the journal: 64 hex digits over ``members``, without the salt."""
+    """Return a call's key in the journal: the SHA-256 of ``members``, in 64 hex digits.
+
+    The key contains no secret; ``Journal.name`` adds one for the log.
+    """
     return canonical.sha256_hex(canonical.dumps_record(members))
 
 

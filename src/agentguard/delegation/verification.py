@@ -1,4 +1,4 @@
-"""Verifies chains from outside, offline: every signature, every link, every credential.
+"""Verifies, offline, a chain from another process: each signature, each link, each credential.
 
 The delegatee of one hop signs the next hop, under the rules of ``link.py``. A verifier believes an
 agent's name from the agent's credential alone, so a chain brings the credentials of its agents.
@@ -22,7 +22,11 @@ from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import PublicKey
 
 MAX_CREDENTIALS: Final = 2 * MAX_DEPTH
-"""The most credentials of a chain: each agent receives one hop and signs one."""
+"""The most credentials of a chain.
+
+An agent may need two: the credential of the time at which the agent receives a hop, and a newer
+credential of the time at which the agent signs the next hop.
+"""
 
 
 def loads(data: bytes, trust: TrustDocument, *, at: int) -> Chain:
@@ -53,9 +57,11 @@ def verify(
     ``signature.invalid``. A hop's claims are checked only after the hop's signature.
     """
     if not (_is_list(hops) and _is_list(credentials)):
-        raise _malformed("hops and credentials are lists")
+        raise _malformed("hops and credentials must be lists")
     if not 1 <= len(hops) <= MAX_DEPTH or len(credentials) > MAX_CREDENTIALS:
-        raise _malformed(f"a chain has 1 to {MAX_DEPTH} hops")
+        raise _malformed(
+            f"expected 1 to {MAX_DEPTH} hops, and at most {MAX_CREDENTIALS} credentials"
+        )
     carried = _CarriedCredentials(_texts(credentials), trust)
     verified: list[Hop] = []
     for place, token in enumerate(hops, start=1):
@@ -74,7 +80,7 @@ def verify(
 
 
 def issuer_key(trust: TrustDocument, kid: str, *, issued_at: int, at: int) -> PublicKey:
-    """Return the issuer key ``kid``, valid at ``issued_at`` and not known as stolen by ``at``.
+    """Return the issuer key ``kid``, valid at ``issued_at`` and not compromised at ``at``.
 
     A stolen key's signature counts for nothing, whatever date the signed token bears: the thief
     writes an old date. Raises ``VerificationError`` (``key.*``).
@@ -136,7 +142,7 @@ class _CarriedCredentials:
             if verified.key.thumbprint == hop.key_id:
                 self._needed[token] = verified
                 return verified
-        message = f"no credential of {hop.delegatee} that was valid then came with it"
+        message = f"the chain brings no credential of {hop.delegatee} valid when a hop was signed"
         code = "chain.credential" if reason is None else reason.code
         raise VerificationError(message if reason is None else str(reason), code=code)
 
@@ -147,9 +153,13 @@ class _CarriedCredentials:
         return self._subjects[token]
 
     def all_needed(self) -> tuple[Credential, ...]:
-        """Return the credentials in their order; raises if a hop did not need one of them."""
-        if [*self._needed] != [*self._tokens]:  # a repeated token is needed once
-            message = "a credential came with it that nothing needs, or not in their order"
+        """Return the credentials, in the order in which the hops need them.
+
+        Raises ``VerificationError`` for a credential that no hop needs, that is listed twice, or
+        that is out of order.
+        """
+        if [*self._needed] != [*self._tokens]:  # _needed has a repeated token once
+            message = "the chain brings a credential that no hop needs, or credentials out of order"
             raise VerificationError(message, code="chain.credential")
         return tuple(self._needed.values())
 
@@ -157,7 +167,7 @@ class _CarriedCredentials:
 def _texts(items: Sequence[JSON]) -> list[str]:
     texts = [item for item in items if isinstance(item, str)]
     if len(texts) != len(items):
-        raise _malformed("its hops and credentials are compact JWS")
+        raise _malformed("every hop and credential must be a compact JWS")
     return texts
 
 

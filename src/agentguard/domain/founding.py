@@ -26,7 +26,7 @@ def filling(state: Path) -> Iterator[Path]:
 
     An exception in the block removes the folder. Raises ``StorageError``: ``storage.exists`` if
     ``state`` is a file or a folder with files, or if another process creates ``state`` at the
-    same time; ``storage.readonly``.
+    same time; ``storage.readonly`` if the folder can't be made, or ``state`` can't be read.
     """
     state = state.resolve()
     folder = state.with_name(f"{state.name}.founding")
@@ -62,7 +62,10 @@ def _claim(folder: Path) -> int:
         folder.chmod(0o700)
         lock_file = lock.try_acquire(folder / _LOCK)
     except OSError as error:
-        message = f"{folder} can't be made ({error.strerror}): give this user the right"
+        message = (
+            f"{folder} can't be made ({error.strerror}): give this user the right to write in "
+            f"{folder.parent}"
+        )
         raise StorageError(message, code="storage.readonly") from error
     if lock_file is not None and _is_at(lock_file, folder / _LOCK):
         return lock_file

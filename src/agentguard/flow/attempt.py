@@ -1,9 +1,9 @@
 """One attempt of a call: what is known of the attempt, its journal entry and its end.
 
 ``Attempt.close`` carries out an ``Ending``: the outcome in the log, then the entry in the journal,
-then the account of the call around. The journal makes a call run at most once where a framework
-names the call in the same way when it resumes a run (``CallSite.is_stable``), and where the adapter
-brings a ``ResultCodec``.
+then the record that the enclosing call keeps of its inner calls. The journal makes a call run at
+most once where a framework names the call in the same way when it resumes a run
+(``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``.
 
 The rows of ``endings.py`` say what each way to end means; ``records.py`` builds the log's entries.
 """
@@ -40,7 +40,7 @@ class Attempt:
 
     ``journal_key`` is None where the journal does not keep the call. ``journal_entry`` is what an
     earlier attempt left there, and ``stored_result`` the result in that entry. A reentrant call
-    has an entry once it is done: cut short, the framework may make the call again.
+    gets an entry only when the call is done: the framework may repeat one that was cut short.
     ``invocation_sha256`` is the digest of the signed statement, ``receipt`` the place of the
     authorization in the log (None until that is known), ``started_at`` the time at which the tool
     began. ``spends_approvals`` says that approvals are used up, or may be; ``is_request_removed``
@@ -116,7 +116,10 @@ class Attempt:
         try:
             if (yield Do(store.begin, self.journal_key, self.invocation_id)):
                 return None
-            reason = "another attempt of this very call has begun: see what became of it"
+            reason = (
+                "another attempt of this very call has begun: look for the attempt's outcome with "
+                "agentguard audit list"
+            )
             return Decision.refusal(reason, code="journal.in_doubt")
         except AgentguardError as error:
             return Decision.refusal(str(error), code=error.code)
@@ -147,8 +150,8 @@ class Attempt:
     def ending_of_return(self) -> Ending:
         """Return how an attempt ends whose tool has returned.
 
-        A hand-over is not complete while a call inside waits. The call is made again, where that
-        runs nothing twice.
+        A hand-over is not complete while a call inside waits. The framework may repeat the
+        hand-over if no work is done twice.
         """
         nested_calls = self.nested_calls
         if self.journal_key is None or not nested_calls.waits:
@@ -156,7 +159,7 @@ class Attempt:
         if nested_calls.is_repeatable and (self.options.reentrant or nested_calls.hands_over):
             return endings.AWAITING
         _LOGGER.warning(
-            "the call %s has ended while a call waits that its tool made. A resumed run does not "
+            "the call %s has ended while a call waits, which its tool made. A resumed run does not "
             "make the ended call again, since the rest of the tool's work would be done twice. Let "
             "the tool raise the exception that it gets for the waiting call",
             self.invocation_id,
@@ -166,7 +169,7 @@ class Attempt:
     def close(
         self, ending: Ending, *, result: object = None, error: BaseException | None = None
     ) -> Generator[Effect, Any, None]:
-        """Tell the log, the journal and the call around how the attempt has ended."""
+        """Tell the log, the journal and the enclosing call how the attempt has ended."""
         if ending is endings.SUSPENDED:
             self.prepared.listener.suspended()
         elif ending is endings.HANDED_ON:
@@ -216,8 +219,8 @@ class Attempt:
     def _result_entry(self, result: object) -> JournalEntry:
         """Return the journal entry of a call that has run.
 
-        A result of which the log redacts a part is not kept in the journal either. The entry says
-        so where the policy was only observed.
+        A result of which the log redacts a part is not kept in the journal either. ``enforced``
+        is False in the entry of a call that ran while the policy was only observed.
         """
         assert self.options.codec is not None  # noqa: S101  without a codec there is no journal key
         unreplayable = JournalEntry(self.invocation_id, "unreplayable")

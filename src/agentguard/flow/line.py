@@ -1,10 +1,11 @@
-"""The line of one guarded call, written once, as a generator of effects.
+"""The steps of one guarded call, as one generator that both drivers run.
 
 The numbers in the comments are the steps of docs/architecture.md. The generator does no I/O: what
 may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect.
-The drivers of ``drive.py`` and ``drive_async.py`` carry the effect out, and send the result back or
-throw the exception in. Everything else is functions on values. The steps themselves are in
-``prepare.py``, ``decide.py``, ``consume.py`` and ``attempt.py``.
+The drivers (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and
+send the result back or throw the exception in. The details of each step are in ``prepare.py``,
+``decide.py``, ``consume.py`` and ``attempt.py``. A ``Line`` holds the engine, the log and the other
+ports that the steps use.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -57,11 +58,11 @@ def evaluate(
     options: CallOptions,
     nested_calls: NestedCalls,
 ) -> Generator[Effect, Any, Decision]:
-    """Steps 1, 2, 3, 5 and 6: return what the answer would be; nothing is signed or counted.
+    """Return the decision that the call would get; the call is not signed, logged or counted.
 
-    What the steps put on record by themselves is recorded all the same: a credential that is due
-    is renewed, a chain of delegation is handed on to the agent, and a call that needs an approval
-    leaves a request, for which the function raises ``ApprovalPending``.
+    The function takes the steps 1, 2, 3, 5 and 6. They have three side effects: a credential that
+    is due is renewed, a chain of delegation is handed on to the agent, and a call that needs an
+    approval leaves a request, for which the function raises ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, line, invocation, delegation_source, listener)
     attempt = Attempt(prepared, nested_calls, options)
@@ -84,9 +85,9 @@ def guarded_call(
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
     ``delegation_source`` is the delegation in force, None for none; ``options`` is what the adapter
-    says of the call. A call that hands work over to an agent (``nested_calls.hands_over``, or
-    ``options.reentrant``) is made again while a call inside waits. The line records an exception of
-    the tool, and raises the same exception.
+    says of the call. A framework may repeat a call that hands work over to an agent
+    (``nested_calls.hands_over``, or ``options.reentrant``) for as long as a call made inside waits
+    for an approval. An exception of the tool is recorded, and raised again.
     """
     prepared = yield from prepare(actor, line, invocation, delegation_source, listener)  # 1, 2, 3
     attempt = Attempt(prepared, nested_calls, options)
@@ -177,7 +178,7 @@ def _authorization(
 
 
 def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect, Any, Receipt]:
-    """Make the authorization durable; a call whose authorization is not is refused."""
+    """Make the authorization durable; refuse a call whose authorization can't be made durable."""
     try:
         receipt: Receipt = yield Do(attempt.prepared.line.log.append, record)
     except AgentguardError as error:

@@ -4,13 +4,13 @@ The thread that appends first leads: it takes all pending records, hashes them i
 one checkpoint, and has the backend (``backend.py``: memory or SQLite) write the batch. Threads that
 append meanwhile wait for the leader, or lead the next batch (``commit_turn.py``).
 
-A signal handler, or the end of an object, may interrupt the leader and call the log again. Such a
+A signal handler or an object's finalizer may interrupt the leader and call the log again. Such a
 call would wait for its own thread. So an append is refused there, and a close is done when the
 leader's turn ends.
 
-After a fork the child's copy of the log refuses every call: two writers on one shard would fork the
-log. ``lease.py`` says which shard a process writes, ``flusher.py`` flushes in the background and
-closes the open logs when the process ends.
+After ``os.fork`` the child's copy of the log refuses every call: two writers on one shard would
+split the log into two histories. ``lease.py`` says which shard a process writes, ``flusher.py``
+flushes in the background and closes the open logs when the process ends.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class ShardLog:
         self._check_key: Callable[[str], None] = _nothing
         self._not_before = BEGINNING
         self._shard = shard
-        # Code here enters the lock, never the condition: an interrupt in the condition's Python
-        # code could leave the lock held.
+        # Write `with self._lock`, never `with self._changed`: an interrupt in the Python code of
+        # the condition's `__enter__` or `__exit__` could leave the lock held.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._pending: list[QueuedRecord] = []
@@ -185,8 +185,8 @@ class ShardLog:
         """Refuse every later call: this process is a fork of the log's writer."""
         if self._closed:
             return  # another file may have the log's descriptors by now
-        self._closed = "this log is the one of a process of which this one is a fork"
-        # the parent's threads, which do not exist here, may hold the old ones
+        self._closed = "this log belongs to the parent of this forked process"
+        # threads of the parent, which do not exist here, may hold the old locks
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._turn = None
@@ -198,7 +198,7 @@ class ShardLog:
             if self._closed:
                 raise StorageError(self._closed, code="storage.closed")
             if len(self._pending) >= MAX_PENDING:
-                message = f"{MAX_PENDING} records wait to be written; see why the log can't be"
+                message = f"{MAX_PENDING} records wait: find out why the log can't be written"
                 raise StorageError(message, code="storage.full")
             self._pending.append(queued)
 
@@ -218,9 +218,9 @@ class ShardLog:
             return queued.is_settled
 
     def _would_deadlock(self) -> bool:
-        """Whether the leader could not end its turn while this thread waits for the end.
+        """Whether the leader could never end its turn if this thread waited for the leader.
 
-        Either this thread leads, and a signal handler or the end of an object has interrupted the
+        Either this thread leads, and a signal handler or an object's finalizer has interrupted the
         commit; or this thread was interrupted while it held SQLite's lock, which the leader needs.
         """
         turn = self._turn
@@ -237,7 +237,7 @@ class ShardLog:
                 batch = self._pending[:MAX_BATCH]
                 number = len(batch)
                 turn.batch = batch
-                del self._pending[:number]  # in place: an object's end may enqueue meanwhile
+                del self._pending[:number]  # in place: a finalizer may append meanwhile
             if self._uncertain is not None:
                 self._resolve(self._uncertain)
                 batch = [queued for queued in batch if queued.receipt is None]
@@ -300,8 +300,8 @@ class ShardLog:
     def _resolve(self, commit: UncertainCommit) -> bool:
         """Read the head again, and return whether ``commit`` is durable; raises ``StorageError``.
 
-        Nothing is written before this succeeds: records that are durable already would be written
-        a second time.
+        The log writes nothing until this function succeeds; otherwise records that are durable
+        already could be written a second time.
         """
         head = self._backend.read_head()
         durable = head.checkpoint == commit.after.checkpoint
@@ -322,8 +322,8 @@ class ShardLog:
     def _settle(self, turn: CommitTurn) -> None:
         """Settle the batch, wake the waiting threads, and end the turn.
 
-        Records without a waiter whose commit failed go back to the front of the queue. Where an
-        interrupt cut this short, a second call does the rest.
+        If the commit failed, records for which no thread waits go back to the front of the queue.
+        Where an interrupt cut this function short, a second call does the rest.
         """
         with self._lock:
             if self._turn is not turn:

@@ -1,7 +1,9 @@
 """The standing files of one log: one in the state and, with an anchor, a copy beside the anchor.
 
-Whoever writes the state alone does not reach the copy. So the copy says how far the log was read,
-and the file in the state only adds names. ``standing_file.py`` has the format of both.
+Somebody who can write only the state can't change the copy. So the copy says how far the log was
+read, and the file in the state only adds refusals: revocations, erasures, a newer freeze, a later
+time. Beside each standing file lies a second file with the names of journalled calls.
+``standing_file.py`` has the format of both files.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ Status = tuple[int, int, int]
 class SavedStart(NamedTuple):
     """The standing that was saved, from which the log is read on.
 
-    ``is_sure`` is true where nobody who writes the state alone can have put the standing back.
+    ``is_sure`` is True where somebody who can write only the state can't have replaced the standing
+    by an older standing.
     ``refusals`` come from files that do not verify as a whole: what they refuse stays refused, and
     nothing else in them counts.
     """
@@ -39,7 +42,7 @@ class SavedStart(NamedTuple):
 
 
 class StandingCopies:
-    """The files of the log ``log``; ``anchors`` is the folder of all anchors, None for nowhere.
+    """The files of the log ``log``; ``anchors`` is the folder of all anchors; None without anchors.
 
     Each method raises ``StorageError``.
     """
@@ -49,7 +52,7 @@ class StandingCopies:
         self._log = log
         self._folders: tuple[Path, ...] = (state, *outside)
         self._paths = [os.fspath(folder / standing_file.FILE) for folder in self._folders]
-        self._damaged: set[Path] = set()  # where the file, or that of the names, is written anew
+        self._damaged: set[Path] = set()  # the folders whose files must be written again
 
     @property
     def safest(self) -> Path:
@@ -68,7 +71,9 @@ class StandingCopies:
         try:
             status = os.stat(path)  # noqa: PTH116  this runs in every call
         except OSError as error:
-            if number > 0:  # outside the state nobody but its owner can have removed the file
+            if (
+                number > 0
+            ):  # only somebody who can write beside the anchor can have removed this copy
                 return None
             message = (
                 f"{path} can't be looked at ({error.strerror}): open the guard again, which makes "
@@ -93,9 +98,9 @@ class StandingCopies:
     def load_start(self, trust: TrustDocument) -> SavedStart:
         """Return the saved standing from which the log is read on.
 
-        Where a key that was declared compromised has signed the copy beside the anchor, what the
-        copy refuses stays refused: an adoption may have given up the log's entries. The same holds
-        for a file in the state that lies without its names.
+        What a copy beside the anchor refuses stays refused even if a key that was declared
+        compromised has signed the copy: ``agentguard adopt`` may have dropped the log's entries of
+        those refusals. The same holds for a file in the state whose file of names is missing.
         """
         refusals: list[Standing] = []
         own = self._load(self._folders[0], trust)
@@ -104,7 +109,7 @@ class StandingCopies:
             own = Standing()
         for folder in self._folders[1:]:
             copy = self._load(folder, trust)
-            if isinstance(copy, SavedStanding):  # whoever writes the state cannot remove the names
+            if isinstance(copy, SavedStanding):  # a writer of the state can't remove these names
                 raise copy.names_missing()
             if copy is not None:
                 return SavedStart(
@@ -117,7 +122,8 @@ class StandingCopies:
                 if error.code == "storage.corrupt":
                     _LOGGER.warning(
                         "%s does not verify, and is made anew from the log: find out who changed "
-                        "it, and revoke and freeze again what an adoption has given up",
+                        "the file. If you ran agentguard adopt, repeat the revocations and freezes "
+                        "that it dropped",
                         folder / standing_file.FILE,
                     )
         return SavedStart(own or Standing(), is_sure=False, refusals=tuple(refusals))
@@ -129,7 +135,10 @@ class StandingCopies:
         return saved
 
     def save(self, standing: Standing, signer: Signer, trust: TrustDocument, *, most: int) -> None:
-        """Save a standing where it decides something else, or has ``most`` entries more.
+        """Save a standing where the saved copy is stale.
+
+        A copy is stale if its decisions differ, if the standing has over ``most`` entries more than
+        the copy, or if the standing has fewer entries.
 
         Call this inside ``registry_file.locked`` only.
         """

@@ -1,7 +1,8 @@
 """Detects whether nobody receives telemetry: no SDK is set up, or the API is not imported.
 
-A span can be current only in a process that has imported OpenTelemetry's API. So agentguard does
-not import the API for itself. Nor does a call wait for an import that another thread never ends.
+In a process that has not imported OpenTelemetry's API no span can be current. So agentguard reads
+spans only where the application has imported the API. A call does not wait for an import of the API
+that can never end (``is_held_up``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _PROVIDERS: Final = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"
 """The environment variables that make the API set up an SDK as soon as it is imported."""
 
 Waiting = Callable[[], tuple[str, object, int] | None]
-"""Returns a trust domain, one of its states, and how many requests wait there; or None."""
+"""Returns the trust domain, an id of the state, and the number of waiting requests; or None."""
 
 SOURCES: Final[list[WeakMethod[Waiting]]] = []
 """The methods that count waiting requests for the metrics."""
@@ -30,11 +31,14 @@ _OURS: Final = "agentguard.telemetry.calls"
 """The module that a traced call imports last: where it is loaded, a call imports nothing."""
 
 _STUCK: Final[set[str]] = set()
-"""Modules whose import another thread had begun when this process was forked: it never ends."""
+"""Modules that another thread was importing when this process was forked.
+
+Here the import never ends.
+"""
 
 
 def is_api_loaded() -> bool:
-    """Whether OpenTelemetry is imported in this process, and more of it can be imported."""
+    """Whether OpenTelemetry is imported in this process, and its submodules can be imported too."""
     return "opentelemetry" in sys.modules and not is_held_up()
 
 
@@ -70,7 +74,7 @@ if hasattr(os, "register_at_fork"):
 
 @fails_open
 def watch_pending(waiting: Waiting) -> None:
-    """Let the metrics observe the count of a method for as long as the method's object lives."""
+    """Let the metrics call ``waiting`` for as long as the method's object lives."""
     SOURCES.append(WeakMethod(waiting, SOURCES.remove))
     if any(map(os.environ.get, _PROVIDERS)) and not is_held_up():
         import_module("opentelemetry.trace")
@@ -110,7 +114,7 @@ class Silent:
     """An ``effects.CallListener`` that does nothing, for a process without an SDK."""
 
     def begin(self, *_event: object) -> str | None:
-        """Return the span around the call as a ``traceparent``; it may be another process's."""
+        """Return the current span, which may belong to another process, as a ``traceparent``."""
         return self.asks()
 
     @fails_open

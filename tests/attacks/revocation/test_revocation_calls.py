@@ -94,7 +94,7 @@ def test_what_is_denied_is_on_record(scene):
         attempt(scene.worker, scene.read)
     assert scene.place.seen().codes[before:] == [("deny", "delegation.revoked")]
     (reasons,) = [a["reasons"] for a in scene.place.seen().authorizations[before:]]
-    assert reasons == ["user:alice was revoked: whatever goes back to it is denied"]
+    assert reasons == ["user:alice was revoked: every call that relies on user:alice is denied"]
 
 
 def test_tokens_evaluations_and_stored_delegations_too(scene):

@@ -75,8 +75,9 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
     waiting = inbox.pending()
     for request_id in inbox.altered():
         screen.warn(
-            f"the request {request_id} was changed where it lies, and is not the one in the log: "
-            "it is not shown; the call, made again, is refused once, and asks anew after that"
+            f"the request {request_id} was changed in the state directory, and differs from the "
+            "request in the log: it is not shown. The next attempt of the call is refused, the "
+            "attempt after that asks for a new approval"
         )
     for expired in inbox.expired_approved():
         screen.warn(

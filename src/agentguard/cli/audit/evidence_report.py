@@ -205,7 +205,7 @@ def _tool_rows(evidence: Evidence) -> Iterator[Row]:
     if "arguments" in evidence.data:
         yield "arguments", screen.value(evidence.data["arguments"])
     elif call.commitments["arguments"] is None:
-        yield "arguments", "could not be bound"
+        yield "arguments", "could not be bound to the tool's parameters"
     else:
         commitment = call.commitments["arguments"]
         yield "arguments", f"left out of the file, or erased; their commitment is {commitment}"
@@ -221,7 +221,7 @@ def _decision_rows(evidence: Evidence) -> Iterator[Row]:
         yield "policy", "not asked: the call was refused before"
     else:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
-        yield "policy", f"{name}, sha256 {call.policy_sha256 or 'unknown to it'}"
+        yield "policy", f"{name}, sha256 {call.policy_sha256 or 'not reported by the engine'}"
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"

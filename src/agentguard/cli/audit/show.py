@@ -41,7 +41,7 @@ from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 
 _SHORT: Final = 8
-"""How many characters of an invocation id the name of an evidence file has."""
+"""The number of characters of the invocation id in the suggested name of an evidence file."""
 
 _SheetRow = tuple[str, str | Text]
 
@@ -83,7 +83,10 @@ def show(
 
 
 class _Options(NamedTuple):
-    """The options with which the commands that a report names read and change the same log."""
+    """The options that a report adds to its suggested commands, so that they use the same log.
+
+    ``reading`` is for commands that read the log, ``acting`` for commands that change the log.
+    """
 
     reading: str
     acting: str
@@ -145,7 +148,7 @@ def _hop_rows(parsed: Entry) -> dict[str, JSON]:
             for parent, hop in pairwise([None, *hops])
             if hop is not None
         }
-        checked = "no signature: audit show of a call does, and audit verify"
+        checked = "no signature: use audit show CALL, or audit verify"
         return {**rows, "checked": checked} if rows else {}
     return {}
 
@@ -177,14 +180,14 @@ def _request_rows(parsed: Entry) -> dict[str, JSON]:
             "call site": members["call_site"],
             "requirement": request.requirement_sha256,
             "as shown": request.displayed_sha256,
-            "arguments": "not in the log: they lie with the request while it waits",
+            "arguments": "not in the log: stored with the request while the request waits",
         }
         return {name: value for name, value in rows.items() if value is not None}
     return {}
 
 
 def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
-    """Print an entry of no call: ``rows``, or all members where there are none."""
+    """Print an entry that is not a call: ``rows`` if there are any, all members otherwise."""
     display = dict(members)
     if rows:
         display = {"kind": members["kind"], "at": members["at"], **rows}
@@ -204,7 +207,7 @@ def _agent_rows(report: CallReport) -> Iterator[_SheetRow]:
     yield "agent", f"{agent_alias(call.agent)} ({call.agent})"
     credential = report.credential
     if credential is None:
-        yield "credential", screen.styled("fail", "none that holds")
+        yield "credential", screen.styled("fail", "none valid")
     else:
         yield "credential", _credential(credential)
     own = call.principal == f"agent:{credential.profile.name}" if credential is not None else False
@@ -231,7 +234,7 @@ def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
     members = report.call.predicate
     yield "tool", report.call.tool
     if members.get("arguments") is None:
-        yield "arguments", "could not be bound"
+        yield "arguments", "could not be bound to the tool's parameters"
     else:
         yield "arguments", _attached(report, "arguments", report.entry)
     for name in ("resource", "task_id", "traceparent"):
@@ -243,11 +246,11 @@ def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:
     call, members = report.call, report.entry.members
     yield from phrases.decided(call)
     if members["engine"] is None:
-        yield "policy", "not asked: authority refused before"
+        yield "policy", "not asked: the call was refused before"
     else:
         engine = members["engine"]
         name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
-        yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'unknown to it'}"
+        yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'not reported by the engine'}"
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
@@ -272,7 +275,10 @@ def _outcome_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
 def _doubt_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
     record = report.resolution
     if record is None:
-        yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
+        yield (
+            "outcome",
+            screen.styled("in_doubt", "in doubt: allowed, and no outcome is in the log"),
+        )
         yield "resolve it", screen.command(f"{row.remedy(report.call.invocation_id)}{acting}")
         return
     how = "it ran; with which result is not known" if record.statement.ran else "it did not run"
@@ -303,7 +309,8 @@ def _attached(report: CallReport, role: str, parsed: Entry) -> str | Text:
         return Text("redacted: ").append_text(data) if redacted else data
     if report.erasure is not None:
         return f"erased {_by_admin(report.erasure)}"
-    return f"gone, and no erasure is on record; it commits to {report.commitments()[role]}"
+    digest = report.commitments()[role]
+    return f"gone, and no erasure is on record; the entry commits to {digest}"
 
 
 def _by_admin(record: AdminRecord) -> str:

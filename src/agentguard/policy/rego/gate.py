@@ -1,9 +1,10 @@
 """The gate that a Rego policy passes before it is used: static checks, and a trial in a child.
 
 The engine reports an unknown builtin only when evaluation reaches it, dies on a recursive
-function, and reads data in the place of a rule. The gate refuses a policy that would fail late or
-open. The checks read the engine's own syntax tree (``syntax_tree.py``); each other module of this
-package has the checks of one subject.
+function, and silently reads data at the path of a rule instead of the rule. The gate refuses a
+policy that would fail late or open. The checks read the engine's own syntax tree
+(``syntax_tree.py``). Each module with a function ``mistakes`` or ``warnings`` has the checks of one
+subject.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ _WARM_UP: Final = json.dumps(
 def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
     """Refuse a policy that is invalid, could fail open, or brings the engine down.
 
-    Returns warnings: a sentence with ``file:line:column`` for each form that may be meant, and that
-    fails open where the author did not mean it. ``timeout`` (seconds) bounds the trial in the child
-    process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
+    Returns warnings: a sentence with ``file:line:column`` for each construct that is legal, and
+    fails open if the author wrote it by mistake. ``timeout`` (seconds) bounds the trial in the
+    child process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
     can't be started.
     """
     report, end = _dry_run(source, query, timeout)
     warnings: tuple[str, ...] = ()
     if "tree" in report:
-        # The tree first: of a recursive function the child only reports that it died.
+        # The tree first: the child dies on a recursive function, and only the tree tells why.
         warnings = _check_tree(report, source.data, tuple(query.split(".")))
     if "error" in report:
         place, text = locate(report["error"])
@@ -77,7 +78,8 @@ def locate(error: str) -> tuple[str, str]:
     place, _, rest = text.partition("\n")
     if not place.startswith("-->"):
         return "", " ".join(text.split())
-    # Between the two the engine draws the line of source; a message may have several lines.
+    # Between the place and the message the engine prints the line of source. A message may have
+    # several lines.
     message = rest.partition("\nerror:")[2].strip(" :").partition("\n")[0]
     return place.removeprefix("-->").strip(), message
 
@@ -90,7 +92,8 @@ def _dry_run(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, 
         "query": query,
         "input": _WARM_UP,
     }
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  as Python
+    # an empty entry of sys.path is the working directory
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  a string
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter, our own file
             [sys.executable, "-P", str(Path(__file__).with_name("dry_run.py"))],
