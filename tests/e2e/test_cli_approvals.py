@@ -342,6 +342,7 @@ def test_a_key_that_an_ssh_agent_holds_signs(project, bob, tmp_path):
     ("args", "code"),
     [
         (("show", "0000"), "request.unknown"),
+        (("show", ""), "request.unknown"),
         (("import", "nothing.json"), "storage.missing"),
         (("show", "--request", "agentguard.toml"), "json.malformed"),
     ],
