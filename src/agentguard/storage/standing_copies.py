@@ -1,7 +1,7 @@
 """The standing files of one log: one in the state and, with an anchor, a copy beside the anchor.
 
 Somebody who can write only the state can't change the copy. So the copy says how far the log was
-read, and the file in the state only adds refusals: revocations, erasures, a newer freeze, a later
+read, and the file in the state only adds revocations, erasures, a newer freeze or thaw, and a later
 time. Beside each standing file lies a second file with the names of journalled calls.
 ``standing_file.py`` has the format of both files.
 """
@@ -71,9 +71,8 @@ class StandingCopies:
         try:
             status = os.stat(path)  # noqa: PTH116  this runs in every call
         except OSError as error:
-            if (
-                number > 0
-            ):  # only somebody who can write beside the anchor can have removed this copy
+            # only somebody who can write beside the anchor can have removed the copy there
+            if number > 0:
                 return None
             message = (
                 f"{path} can't be looked at ({error.strerror}): open the guard again, which makes "

@@ -120,7 +120,7 @@ class SavedStanding(NamedTuple):
             f"{self.names.within(self.path.parent)} is missing or damaged, without which {FILE} "
             "beside it does not count: restore both from a backup of the anchor. Without a backup "
             f"remove {self.path}: the next opening makes it anew from the log. Then revoke and "
-            "freeze again what an adoption has given up"
+            "freeze again what agentguard adopt has dropped, if it was run"
         )
         return StorageError(message, code="storage.corrupt")
 

@@ -1,7 +1,7 @@
 """Detects whether nobody receives telemetry: no SDK is set up, or the API is not imported.
 
-In a process that has not imported OpenTelemetry's API no span can be current. So agentguard reads
-spans only where the application has imported the API. A call does not wait for an import of the API
+In a process that has not imported OpenTelemetry's API no span can be current. So a call reads the
+current span only where the API is imported already. A call does not wait for an import of the API
 that can never end (``is_held_up``).
 """
 
