@@ -225,6 +225,6 @@ def _rotate(scene: Scene, stolen: datetime) -> None:
 @contextmanager
 def _dying(step: str) -> Iterator[None]:
     """Die in a rotation: when its files lie there, or once its trust document counts."""
-    where = "_deciding" if step == "begun" else "finish"
+    where = "_valid_path" if step == "begun" else "finish"
     with patch.object(handover, where, side_effect=Crash), suppress(Crash):
         yield
