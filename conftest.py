@@ -1,7 +1,7 @@
 """What all tests share: what is collected and left out, and the spans that a test has made.
 
 The CrewAI adapter's tests are collected only on a Python that CrewAI itself has. ``scripts/test``
-leaves out the tests marked ``slow``, and the last lines of pytest say how many these are.
+without arguments leaves out the tests marked ``slow``, and the last lines of pytest say how many.
 """
 
 from __future__ import annotations

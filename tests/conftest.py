@@ -1,8 +1,8 @@
 """What every test can ask for: the public vectors, keys, a trust domain, hypothesis' rounds.
 
 The vectors are not in this repository. AGENTGUARD_VECTORS names the folder that holds them; a
-clone without it skips those tests, and CI, where CI=true, fails them. So it is with OPA: the one
-that ``scripts/services env`` names, or that it would start without building it.
+clone without it skips those tests, and CI, where CI=true, fails them. So it is with the programs of
+OPA and Jaeger: those that ``scripts/services env`` names, or would start without building them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A place for the command line: a home of its own, a project in it, and commands run for real."""
+"""A place for the command line: a home, a project in it, and commands.
+
+``Project.run`` runs a command in this process, ``Project.process`` in a process of its own.
+"""
 
 from __future__ import annotations
 
