@@ -51,8 +51,14 @@ for _profile, _examples in (("quick", 25), ("full", 300)):
 settings.load_profile("full" if os.environ.get("AGENTGUARD_ROUNDS") == "full" else "quick")
 
 LATE = (
-    *("bcrypt", "cryptography.hazmat.primitives.serialization.ssh", "email.parser", "zoneinfo"),
-    *("pydantic.fields", "pydantic.json_schema", "pydantic.type_adapter", "pydantic.types"),
+    "bcrypt",
+    "cryptography.hazmat.primitives.serialization.ssh",
+    "email.parser",
+    "zoneinfo",
+    "pydantic.fields",
+    "pydantic.json_schema",
+    "pydantic.type_adapter",
+    "pydantic.types",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
@@ -257,9 +263,16 @@ class Opa:
             self.url = f"{scheme}://127.0.0.1:{self.port}"
             self._log = folder / f"opa-{self.port}.log"
             self._command = [
-                *(_program(servers.OPA), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
-                *("--disable-telemetry", "--set", "decision_logs.console=true"),
-                *("--set", f"labels.test={self._label}"),
+                _program(servers.OPA),
+                "run",
+                "--server",
+                "--addr",
+                f"127.0.0.1:{self.port}",
+                "--disable-telemetry",
+                "--set",
+                "decision_logs.console=true",
+                "--set",
+                f"labels.test={self._label}",
                 *map(str, arguments),
             ]
             if self._begins():

@@ -193,9 +193,17 @@ OPA: Final = Server(
     (Port("AGENTGUARD_OPA_PORT", 8181, "AGENTGUARD_OPA_URL"),),
     "/health",
     lambda ports: [
-        *("run", "--server", "--addr", f"{LOOPBACK}:{ports['AGENTGUARD_OPA_PORT']}"),
-        *("--skip-version-check", "--log-format", "json"),
-        *("--log-level", "error", "--set", "decision_logs.console=true"),
+        "run",
+        "--server",
+        "--addr",
+        f"{LOOPBACK}:{ports['AGENTGUARD_OPA_PORT']}",
+        "--skip-version-check",
+        "--log-format",
+        "json",
+        "--log-level",
+        "error",
+        "--set",
+        "decision_logs.console=true",
     ],
 )
 JAEGER: Final = Server(

@@ -98,8 +98,13 @@ def test_the_twin_opens(folder):
 @pytest.mark.parametrize(
     "name",
     [
-        *("agentguard.toml", "passphrase", "policies/authz.rego", "policies/data.json"),
-        *("state/keys/issuer", "state/keys/log", "state/trust.json"),
+        "agentguard.toml",
+        "passphrase",
+        "policies/authz.rego",
+        "policies/data.json",
+        "state/keys/issuer",
+        "state/keys/log",
+        "state/trust.json",
     ],
 )
 def test_a_guard_and_the_doctor_refuse_a_pipe(folder, cli, name):

@@ -67,9 +67,26 @@ def test_what_leads_into_the_folder_is_read(clone, read, path):
 
 
 OUT = [
-    *("notes/key.md", "notes/env.md", "up/secret", "root/etc/passwd", "process/environ", "loop"),
-    *("/etc/passwd", "../secret", ".env", "notes/../.env", "notes/../../secret", ".", "", "\0"),
-    *(None, 7, True, [], ["notes/today.md"], {"$made": True}),
+    "notes/key.md",
+    "notes/env.md",
+    "up/secret",
+    "root/etc/passwd",
+    "process/environ",
+    "loop",
+    "/etc/passwd",
+    "../secret",
+    ".env",
+    "notes/../.env",
+    "notes/../../secret",
+    ".",
+    "",
+    "\0",
+    None,
+    7,
+    True,
+    [],
+    ["notes/today.md"],
+    {"$made": True},
 ]
 
 

@@ -20,8 +20,16 @@ from agentguard.signing.keys import Ed25519Signer
 SECRETS = {
     name: f"PLANTED-{name}-{os.urandom(8).hex()}"
     for name in (
-        *("argument", "result", "exception", "facts", "reason", "requirement", "note", "resource"),
-        *("description", "refused"),
+        "argument",
+        "result",
+        "exception",
+        "facts",
+        "reason",
+        "requirement",
+        "note",
+        "resource",
+        "description",
+        "refused",
     )
 }
 

@@ -47,7 +47,13 @@ def test_show_has_the_instances_with_their_credentials(told):
     agent = told.json("agents", "show", "assistant")
     first, second = agent["instances"]
     assert list(first) == [
-        *("agent", "since", "credential", "last_call", "allow", "deny", "delegations")
+        "agent",
+        "since",
+        "credential",
+        "last_call",
+        "allow",
+        "deny",
+        "delegations",
     ]
     assert first["delegations"] == []
     assert (first["allow"], first["deny"]) == (5, 2)

@@ -10,8 +10,18 @@ from typer.main import get_command
 from agentguard.cli import app
 
 WRITING = {
-    *("init", "adopt", "approvals approve", "approvals reject", "approvals import"),
-    *("revoke", "freeze", "thaw", "resolve", "erase", "keys rotate", "trust pin"),
+    "init",
+    "adopt",
+    "approvals approve",
+    "approvals reject",
+    "approvals import",
+    "revoke",
+    "freeze",
+    "thaw",
+    "resolve",
+    "erase",
+    "keys rotate",
+    "trust pin",
 }
 """The commands that change a state or its anchor."""
 

@@ -319,8 +319,15 @@ def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():
 @pytest.mark.parametrize(
     "command",
     [
-        *("agents list", "agents show assistant", "audit list", "audit tail --no-follow"),
-        *("audit export", "audit verify", "keys list", "policy check", "trust export"),
+        "agents list",
+        "agents show assistant",
+        "audit list",
+        "audit tail --no-follow",
+        "audit export",
+        "audit verify",
+        "keys list",
+        "policy check",
+        "trust export",
     ],
 )
 def test_commands_that_read_need_no_passphrase(project, tmp_path, command):

@@ -187,8 +187,16 @@ def wrong_audience_and_issuer(world: Any) -> Iterator[Case]:
     yield from twin(world)
     token = forgery(world).token()
     for audience in (
-        *("", "*", "spiffe://other.example", DOMAIN + "/", DOMAIN.upper(), "acme.example"),
-        *(DOMAIN + "\0", DOMAIN + " ", DOMAIN[:-1], "spiffe://acme.example.evil"),
+        "",
+        "*",
+        "spiffe://other.example",
+        DOMAIN + "/",
+        DOMAIN.upper(),
+        "acme.example",
+        DOMAIN + "\0",
+        DOMAIN + " ",
+        DOMAIN[:-1],
+        "spiffe://acme.example.evil",
     ):
         yield Case(
             f"at {audience!r}",

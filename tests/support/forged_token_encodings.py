@@ -118,8 +118,14 @@ def refusals(place: str) -> list[str]:
     if place in CREDENTIALS:
         return ["credential.malformed", "key.expired", "credential.lifetime", "credential.expired"]
     return [
-        *("hop.malformed", "hop.depth", "hop.expired", "hop.expiry", "hop.parent", "key.expired"),
-        *("credential.not_yet_valid", "hop.calls"),
+        "hop.malformed",
+        "hop.depth",
+        "hop.expired",
+        "hop.expiry",
+        "hop.parent",
+        "key.expired",
+        "credential.not_yet_valid",
+        "hop.calls",
     ]
 
 

@@ -28,9 +28,32 @@ from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.signing.canonical import b64url_encode
 
 ALGORITHMS: list[Any] = [
-    *("none", "None", "NONE", "nOnE", "HS256", "HS384", "HS512", "RS256", "ES256", "ES256K"),
-    *("PS256", "EdDSA ", " EdDSA", "eddsa", "EDDSA", "ed25519", "Ed448", "EdDSA\0", "Ed25519ph"),
-    *("", 5, 0, None, True, ["EdDSA"], {"alg": "EdDSA"}),
+    "none",
+    "None",
+    "NONE",
+    "nOnE",
+    "HS256",
+    "HS384",
+    "HS512",
+    "RS256",
+    "ES256",
+    "ES256K",
+    "PS256",
+    "EdDSA ",
+    " EdDSA",
+    "eddsa",
+    "EDDSA",
+    "ed25519",
+    "Ed448",
+    "EdDSA\0",
+    "Ed25519ph",
+    "",
+    5,
+    0,
+    None,
+    True,
+    ["EdDSA"],
+    {"alg": "EdDSA"},
 ]
 
 

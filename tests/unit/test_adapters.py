@@ -116,6 +116,14 @@ def test_an_application_has_few_names():
 def test_an_agent_has_what_a_user_types():
     public = [name for name in vars(agentguard.Agent) if not name.startswith("_")]
     assert sorted(public) == [
-        *("acall", "access_token", "alias", "approvals", "call", "delegation", "id", "name"),
-        *("resume", "under"),
+        "acall",
+        "access_token",
+        "alias",
+        "approvals",
+        "call",
+        "delegation",
+        "id",
+        "name",
+        "resume",
+        "under",
     ]

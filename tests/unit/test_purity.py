@@ -27,9 +27,28 @@ PURE = CONTRACTS["pure"]["source_modules"]
 BUILTINS = {"__import__", "breakpoint", "input", "open", "print"}
 CLOCK = {"now", "today", "utcnow"}
 FILES = {
-    *("chmod", "cwd", "exists", "expanduser", "hardlink_to", "is_dir", "is_file", "is_symlink"),
-    *("iterdir", "lstat", "mkdir", "open", "read_bytes", "read_text", "readlink", "rglob"),
-    *("rmdir", "symlink_to", "touch", "unlink", "write_bytes", "write_text"),
+    "chmod",
+    "cwd",
+    "exists",
+    "expanduser",
+    "hardlink_to",
+    "is_dir",
+    "is_file",
+    "is_symlink",
+    "iterdir",
+    "lstat",
+    "mkdir",
+    "open",
+    "read_bytes",
+    "read_text",
+    "readlink",
+    "rglob",
+    "rmdir",
+    "symlink_to",
+    "touch",
+    "unlink",
+    "write_bytes",
+    "write_text",
 }
 
 

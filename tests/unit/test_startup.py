@@ -25,8 +25,13 @@ TRACES = ("opentelemetry", "agentguard.telemetry.tracing", "agentguard.telemetry
 OPENSSH = ("bcrypt", "cryptography.hazmat.primitives.serialization")
 DISK = ("sqlite3", "tomllib", "agentguard.domain.domain", "agentguard.domain.keystore")
 ENGINES = (
-    *("regorus", "cedarpy", "httpcore", "agentguard.policy.cedar", "agentguard.policy.function"),
-    *("agentguard.policy.opa", "agentguard.policy.rego"),
+    "regorus",
+    "cedarpy",
+    "httpcore",
+    "agentguard.policy.cedar",
+    "agentguard.policy.function",
+    "agentguard.policy.opa",
+    "agentguard.policy.rego",
 )
 READERS = ("agentguard.audit.verify", "agentguard.audit.evidence", "agentguard.domain.verify")
 OTHERS = ("email", "importlib.metadata", "ssl", "subprocess", "tempfile", "zipfile", "pydantic")

@@ -234,8 +234,11 @@ def test_where_the_researcher_may_not_hand_work_on_the_writer_does_nothing_for_i
     assert (ran.returncode, told_of(ran)) == (0, [WAITS])
     calls, _ = calls_of(signed, tmp_path / "kept")
     assert told(calls)[2] == (
-        *("researcher", "delegate_work_to_coworker", (*ALICE, "researcher")),
-        *("delegation.delegatee", None),
+        "researcher",
+        "delegate_work_to_coworker",
+        (*ALICE, "researcher"),
+        "delegation.delegatee",
+        None,
     )
     assert {one.chain for one in calls if one.agent == "writer"} == {(*ALICE, "writer")}
 

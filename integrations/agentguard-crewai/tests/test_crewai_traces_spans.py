@@ -390,8 +390,19 @@ def test_without_an_sdk_there_is_nothing(traced_team, native):
 PLANTED = {
     name: f"PLANTED-{name}-{os.urandom(8).hex()}"
     for name in (
-        *("argument", "result", "exception", "reason", "requirement", "task", "context", "goal"),
-        *("backstory", "answer", "input", "role", "tool"),
+        "argument",
+        "result",
+        "exception",
+        "reason",
+        "requirement",
+        "task",
+        "context",
+        "goal",
+        "backstory",
+        "answer",
+        "input",
+        "role",
+        "tool",
     )
 }
 

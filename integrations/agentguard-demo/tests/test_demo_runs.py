@@ -311,8 +311,17 @@ def test_the_exact_call_is_shown_and_bob_answers_from_a_second_process(played):
     waits = printed[printed.index("APPROVAL  ") : printed.index("What it left")]
     signed = re.findall(r"^       \|  (\S.*?)  +(.*)$", waits, re.MULTILINE)
     assert [name for name, _value in signed] == [
-        *("request", "asks for", "agent", "for", "not by", "tool", "on"),
-        *("argument into", "argument number", "argument repo", "digest"),
+        "request",
+        "asks for",
+        "agent",
+        "for",
+        "not by",
+        "tool",
+        "on",
+        "argument into",
+        "argument number",
+        "argument repo",
+        "digest",
     ]
     shown = dict(signed)
     assert shown["argument into"] == '"main"'

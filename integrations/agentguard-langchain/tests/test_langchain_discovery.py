@@ -110,7 +110,8 @@ def test_tools_that_a_middleware_brings_and_that_a_provider_runs(coder):
 
     search = {"type": "web_search_20250305", "name": "web_search"}
     assert unguarded(an_agent(read, search, middleware=[Bringing()])) == [
-        *("tools > write", "tools > read"),
+        "tools > write",
+        "tools > read",
         "model > web_search",
     ]
     guarded = an_agent(*guard_tools([read], coder), search)

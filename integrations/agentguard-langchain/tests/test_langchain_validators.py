@@ -293,8 +293,15 @@ class Annotating:
 
 
 TOP = [
-    *(After, Frozen, Wrapped, PostInit, PostInitAndPrivate, Init, Informed),
-    *(RootV1, FieldOfV1),
+    After,
+    Frozen,
+    Wrapped,
+    PostInit,
+    PostInitAndPrivate,
+    Init,
+    Informed,
+    RootV1,
+    FieldOfV1,
 ]
 HELD = {
     **{schema.__name__: (schema, {"raw": "main"}) for schema in TOP[:-2]},

@@ -64,8 +64,10 @@ def unsupported(name, version):
 def test_the_adapter_looks_before_it_imports_a_framework(tmp_path):
     """In an interpreter of its own, which has imported no framework yet."""
     wrong = [
-        *(("langchain", "1.4.9"), ("langchain", "2.0")),
-        *(("langchain-core", "1.7"), ("langgraph", "1.1")),
+        ("langchain", "1.4.9"),
+        ("langchain", "2.0"),
+        ("langchain-core", "1.7"),
+        ("langgraph", "1.1"),
     ]
     folders = [installed(tmp_path / f"{name}-{version}", name, version) for name, version in wrong]
     command = [sys.executable, "-c", LOOKING, *folders]

@@ -27,7 +27,10 @@ MAX_REASON: Final = 1024
 
 MAY_HAVE_RUN: Final = frozenset(
     {
-        *("journal.cut_short", "journal.in_doubt", "journal.missing", "journal.observed"),
+        "journal.cut_short",
+        "journal.in_doubt",
+        "journal.missing",
+        "journal.observed",
         "journal.unreplayable",
     }
 )
@@ -35,17 +38,25 @@ MAY_HAVE_RUN: Final = frozenset(
 
 _UNDECIDED: Final = frozenset(
     {
-        *(
-            "approval.altered",
-            "approval.expired",
-            "approval.insufficient",
-            "approval.limit",
-            "approval.required",
-        ),
-        *("approval.unavailable", "call.interrupted", "calls.exceeded", "domain.frozen"),
-        *("delegation.ended", "delegation.expired", "delegation.failed", "delegation.holder"),
-        *("delegation.missing", "journal.cut_short", "journal.in_doubt"),
-        *("policy.error", "policy.malformed", "policy.panic"),
+        "approval.altered",
+        "approval.expired",
+        "approval.insufficient",
+        "approval.limit",
+        "approval.required",
+        "approval.unavailable",
+        "call.interrupted",
+        "calls.exceeded",
+        "domain.frozen",
+        "delegation.ended",
+        "delegation.expired",
+        "delegation.failed",
+        "delegation.holder",
+        "delegation.missing",
+        "journal.cut_short",
+        "journal.in_doubt",
+        "policy.error",
+        "policy.malformed",
+        "policy.panic",
     }
 )
 """The reason codes after which the same call may yet run, with an answer or a new delegation."""

@@ -23,7 +23,7 @@ PLAIN: Final[Mapping[str, Any]] = {
 
 
 class Deferred(TyperCommand):
-    """A placeholder for a command: it has the name and the summary, and imports the command.
+    """A command that is not imported yet: ``resolve`` imports the command at its first use.
 
     ``load`` returns a function, or the ``typer.Typer`` of a group. A function may have an attribute
     ``command_class``: the class of its command, a subclass of ``TyperCommand``.

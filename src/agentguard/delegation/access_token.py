@@ -30,7 +30,17 @@ MAX_LIFETIME: Final = 300
 
 _CLAIMS: Final = frozenset(
     {
-        *("iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "cnf", "act", "txn"),
+        "iss",
+        "sub",
+        "aud",
+        "client_id",
+        "iat",
+        "exp",
+        "jti",
+        "scope",
+        "cnf",
+        "act",
+        "txn",
         CHAIN_CLAIM,
     }
 )

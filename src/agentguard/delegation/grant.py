@@ -39,8 +39,22 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _CLAIMS: Final = frozenset(
     {
-        *("iss", "sub", "client_id", "cnf", "scope", "aud", "iat", "exp", "jti", "txn"),
-        *("depth", "max_depth", "max_calls", "par", "assurance", "asserted_by"),
+        "iss",
+        "sub",
+        "client_id",
+        "cnf",
+        "scope",
+        "aud",
+        "iat",
+        "exp",
+        "jti",
+        "txn",
+        "depth",
+        "max_depth",
+        "max_calls",
+        "par",
+        "assurance",
+        "asserted_by",
     }
 )
 

@@ -7,7 +7,7 @@ of a call stand in ``flow/line.py``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Never, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.decision import Decision, Denied
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentguard.telemetry import AgentSpan
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Caller(NamedTuple):
@@ -47,7 +48,8 @@ class Caller(NamedTuple):
     def run(self, invocation: Invocation, function: Callable[[], R], options: CallOptions) -> R:
         """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
         instance = self.instance()
-        steps, listener = self._guarded_call(instance, invocation, options)
+        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        steps = self._begin(line.guarded_call, listener, instance, invocation, options)
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
     async def arun(
@@ -60,7 +62,8 @@ class Caller(NamedTuple):
         from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
         instance = await self._ainstance()
-        steps, listener = self._guarded_call(instance, invocation, options)
+        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        steps = self._begin(line.guarded_call, listener, instance, invocation, options)
         tool = unless_changed(invocation, function)
         return await drive_async.arun(steps, tool, listener, self.runtime.executors)
 
@@ -70,7 +73,8 @@ class Caller(NamedTuple):
             instance = self.instance()
         except Denied as refused:
             return refused.decision
-        steps, listener = self._evaluation(instance, invocation, options)
+        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
+        steps = self._begin(line.evaluate, listener, instance, invocation, options)
         return drive.run(steps, _no_tool, listener)
 
     async def aevaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
@@ -81,38 +85,23 @@ class Caller(NamedTuple):
             instance = await self._ainstance()
         except Denied as refused:
             return refused.decision
-        steps, listener = self._evaluation(instance, invocation, options)
+        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
+        steps = self._begin(line.evaluate, listener, instance, invocation, options)
         return await drive_async.arun(steps, _no_tool, listener, self.runtime.executors)
 
-    def _guarded_call(
-        self, instance: Instance, invocation: Invocation, options: CallOptions
-    ) -> tuple[drive.Flow[Any], CallListener]:
-        listener = self.runtime.telemetry.call(instance.actor, invocation)
-        steps = line.guarded_call(
-            instance.actor,
-            instance.line,
-            invocation,
-            listener,
-            instance.delegation_source(self.delegation),
-            options,
-            NestedCalls(context.nested_calls()),
-        )
-        return steps, listener
-
-    def _evaluation(
-        self, instance: Instance, invocation: Invocation, options: CallOptions
-    ) -> tuple[drive.Flow[Decision], CallListener]:
-        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = line.evaluate(
-            instance.actor,
-            instance.line,
-            invocation,
-            listener,
-            instance.delegation_source(self.delegation),
-            options,
-            NestedCalls(context.nested_calls()),
-        )
-        return steps, listener
+    def _begin(
+        self,
+        steps_of: Callable[..., drive.Flow[T]],
+        listener: CallListener,
+        instance: Instance,
+        invocation: Invocation,
+        options: CallOptions,
+    ) -> drive.Flow[T]:
+        """Begin the steps of a call, or of its evaluation, under the delegation in force."""
+        source = instance.delegation_source(self.delegation)
+        nested_calls = NestedCalls(context.nested_calls())
+        actor, parts = instance.actor, instance.line
+        return steps_of(actor, parts, invocation, listener, source, options, nested_calls)
 
     def span(
         self,

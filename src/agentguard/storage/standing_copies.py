@@ -164,6 +164,10 @@ def _is_stale(saved: Standing, standing: Standing, most: int) -> bool:
 
 def _decisive(standing: Standing) -> tuple[object, ...]:
     return (
-        *(standing.revoked, standing.sequence, standing.frozen),
-        *(standing.used, standing.erased, standing.read.keys()),
+        standing.revoked,
+        standing.sequence,
+        standing.frozen,
+        standing.used,
+        standing.erased,
+        standing.read.keys(),
     )

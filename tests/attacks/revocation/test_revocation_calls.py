@@ -21,11 +21,14 @@ from agentguard.errors import CallError, DelegationError, EncodeError
 from agentguard.storage import files
 
 ALL_OF_WORKER = {
-    *("worker for alice", "helper through worker for alice"),
-    *("worker for bob", "helper through worker for bob"),
+    "worker for alice",
+    "helper through worker for alice",
+    "worker for bob",
+    "helper through worker for bob",
 }
 ALL_OF_HELPER = {
-    *("helper for alice", "helper for bob"),
+    "helper for alice",
+    "helper for bob",
 }
 
 REVOKED: dict[str, tuple[Callable[[Scene], str], set[str]]] = {
@@ -131,8 +134,19 @@ async def test_async_calls_too(scene):
 @pytest.mark.parametrize(
     "name",
     [
-        *("", " ", "user alice", "user:alice\n", "user:\u0430lice", "a\0", "x" * 1025, "\x1b[2J"),
-        *("alice", "user:Alice", "users:alice", "agent:Worker", "service:ci/"),
+        "",
+        " ",
+        "user alice",
+        "user:alice\n",
+        "user:\u0430lice",
+        "a\0",
+        "x" * 1025,
+        "\x1b[2J",
+        "alice",
+        "user:Alice",
+        "users:alice",
+        "agent:Worker",
+        "service:ci/",
     ],
 )
 def test_what_no_chain_can_hold_is_not_revoked(scene, name):

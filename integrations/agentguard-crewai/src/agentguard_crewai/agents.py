@@ -53,8 +53,15 @@ _WORKER: Final[ContextVar[Identity | None]] = ContextVar(
 """The identity of the agent at work in this context; None outside of any agent's work."""
 
 _ENTRY_POINTS: Final = (
-    *("execute_task", "aexecute_task", "kickoff", "kickoff_async", "akickoff", "copy"),
-    *("create_agent_executor", "_prepare_kickoff", "_add_skill_loader_tool"),
+    "execute_task",
+    "aexecute_task",
+    "kickoff",
+    "kickoff_async",
+    "akickoff",
+    "copy",
+    "create_agent_executor",
+    "_prepare_kickoff",
+    "_add_skill_loader_tool",
 )
 """The methods that put an agent to work; CrewAI replaces some where an agent has remote agents."""
 

@@ -22,8 +22,22 @@ from agentguard.policy.rego.syntax_tree import (
 _ROOTS: Final = frozenset({"data", "input"})
 _OPERATORS: Final = frozenset(
     {
-        *("and", "assign", "div", "eq", "equal", "gt", "gte", "internal", "lt", "lte"),
-        *("minus", "mul", "neq", "or", "plus", "rem"),
+        "and",
+        "assign",
+        "div",
+        "eq",
+        "equal",
+        "gt",
+        "gte",
+        "internal",
+        "lt",
+        "lte",
+        "minus",
+        "mul",
+        "neq",
+        "or",
+        "plus",
+        "rem",
     }
 )
 """Builtins by whose names OPA calls its operators (``internal.member_2`` is ``in``)."""
