@@ -3,8 +3,7 @@
 ``scripts/walks`` runs this file. Each walk is made once, on a trust domain in a temporary folder.
 Python's profiler reports each function of agentguard that the walk enters. The picture has a row
 for each room, in the layers of ``pyproject.toml``, and a column for each walk: a number says how
-many files of the room the walk enters. The table in docs/architecture.md names the rooms in the
-order of the walk.
+many files of the room the walk enters. The table in docs/architecture.md names the rooms.
 """
 
 from __future__ import annotations
@@ -67,18 +66,19 @@ approval := {"reason": "a large payment", "approvers": ["bob"]} if not is_small
 
 @dataclass
 class Walk:
-    """The files that a walk enters, in their order, and which room calls which.
+    """The files that a walk enters, and which room calls which.
 
     A file is named as in ``flow/line``, relative to the package and without its suffix.
     """
 
-    files: dict[str, None] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
     calls: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def rooms(self) -> list[str]:
-        """The rooms in the order in which the walk enters them first."""
-        return list(dict.fromkeys(room_of(file) for file in self.files))
+        """The rooms that the walk enters, in the order of the layers from the top."""
+        entered = {room_of(file) for file in self.files}
+        return [room for layer in layers() for room in layer if room in entered]
 
     def files_in(self, room: str) -> int:
         """How many files of a room the walk enters."""
@@ -95,12 +95,10 @@ def followed(walk: Walk) -> Iterator[None]:
     """Note each function of agentguard that is entered by this thread inside the block."""
 
     def enter(frame: FrameType, event: str, _argument: object) -> None:
-        if event != "call":
-            return
         file = named(frame)
-        if file is None or frame.f_code.co_name == "<module>":  # an import is no step of a walk
+        if event != "call" or file is None or is_import(frame):
             return
-        walk.files.setdefault(file)
+        walk.files.add(file)
         caller = frame.f_back
         while caller is not None and named(caller) is None:
             caller = caller.f_back
@@ -113,6 +111,15 @@ def followed(walk: Walk) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(None)
+
+
+def is_import(frame: FrameType | None) -> bool:
+    """Return whether the code runs because a module is imported, which is no step of a walk."""
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and named(frame) is not None:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def named(frame: FrameType) -> str | None:
@@ -170,7 +177,7 @@ def walks() -> dict[str, Walk]:
 
 def table(done: Mapping[str, Walk]) -> str:
     """Return the rows of the page's table."""
-    head = "| walk | rooms, in the order of the walk | files | pairs of rooms |\n"
+    head = "| walk | rooms, from the upper layers to the lower | files | pairs of rooms |\n"
     rows = [
         f"| {TITLES[name]} | {' '.join(f'`{room}`' for room in walk.rooms)} "
         f"| {len(walk.files)} | {len(walk.calls)} |\n"
@@ -215,7 +222,7 @@ def line(
     walk: Walk, name: str, across: float, colour: str, heights: Mapping[str, int]
 ) -> Iterator[str]:
     """Yield the line of one walk, with a circle in the row of each room that the walk enters."""
-    entered = {room: heights[room] for room in walk.rooms if room in heights}
+    entered = {room: heights[room] for room in walk.rooms}
     top, bottom = min(entered.values()), max(entered.values())
     centred = f'x="{across}" text-anchor="middle"'
     yield f'<text {centred} y="24" font-weight="600" style="fill: {colour}">{name}</text>'
