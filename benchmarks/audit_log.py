@@ -52,7 +52,7 @@ from agentguard import Guard
 from agentguard.audit.records import Record
 from agentguard.domain.verify import examine
 from agentguard.policy.rego import RegoEngine
-from agentguard.storage import standing_file
+from agentguard.storage import restrictions_file
 
 CALLERS = (1, 8, 32)
 PROCESSES = THREADS = 8
@@ -279,8 +279,8 @@ def opening(state: State, *, removed: bool) -> float:
     """Return the CPU time of opening a guard, in ms; it closes again untimed."""
     if removed:
         for path in (
-            *state.folder.rglob(standing_file.FILE),
-            *state.folder.rglob(standing_file.NAMES),
+            *state.folder.rglob(restrictions_file.FILE),
+            *state.folder.rglob(restrictions_file.NAMES),
         ):
             path.unlink()
     started = time.process_time()

@@ -23,7 +23,7 @@ from agentguard.domain import administration, adoption, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, standing_file
+from agentguard.storage import anchor, files, restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 BOB = Ed25519Signer.from_seed(b"b" * 32)
@@ -130,7 +130,7 @@ def compromised(scene: Scene) -> None:
 def unreadable(scene: Scene) -> None:
     """Have the copies lost, so that a new one is made from the log."""
     for folder in (scene.state, scene.outside):
-        (folder / standing_file.FILE).unlink()
+        (folder / restrictions_file.FILE).unlink()
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["freeze", "thaw"])
@@ -168,7 +168,7 @@ def keep_in_a_fork(scene: Scene, between: Callable[[], object]) -> int:
 
     def replace(path: Path, data: bytes) -> None:
         real(path, data)
-        if path.parent == outside and path.name.startswith("standing.names"):
+        if path.parent == outside and path.name.startswith("restrictions.names"):
             between()
 
     files.replace = replace
@@ -204,7 +204,7 @@ def test_a_process_that_dies_between_the_two_files_lets_nothing_run(scene, given
     child = keep_in_a_fork(scene, lambda: os._exit(9) if dies else None)
     _pid, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (9 if dies else 0)
-    (scene.state / standing_file.FILE).unlink(missing_ok=True)  # who writes the state may
+    (scene.state / restrictions_file.FILE).unlink(missing_ok=True)  # who writes the state may
     ran = list(scene.ran)
     assert scene.calls() == expected
     assert scene.ran == ran
@@ -219,7 +219,7 @@ def test_who_opens_while_another_process_writes_sees_the_older_two(scene):
     child = keep_in_a_fork(scene, lambda: (os.write(tell, b"."), os.read(goes_on, 1)))
     os.close(tell)
     assert os.read(told, 1)
-    (scene.state / standing_file.FILE).unlink()
+    (scene.state / restrictions_file.FILE).unlink()
     (scene.state / "registry.lock").unlink()
     meanwhile = scene.calls()
     os.write(go_on, b".")
@@ -236,19 +236,19 @@ def test_a_copy_beside_the_anchor_whose_names_are_lost_lets_nobody_open(scene, t
     scene.pay()
     scene.revoke("user:mallory")
     outside = scene.outside
-    (names,) = outside.glob("standing.names*")
+    (names,) = outside.glob("restrictions.names*")
     shutil.copytree(outside, tmp_path / "kept")
     names.unlink()
-    (scene.state / standing_file.FILE).unlink()
+    (scene.state / restrictions_file.FILE).unlink()
     with pytest.raises(AgentguardError) as refused:
         scene.open()
     assert refused.value.code == "storage.corrupt"
     assert str(names) in str(refused.value)
-    assert str(outside / standing_file.FILE) in str(refused.value)
+    assert str(outside / restrictions_file.FILE) in str(refused.value)
     shutil.copy(tmp_path / "kept" / names.name, names)  # the twin: the names are back
     assert scene.calls() == "delegation.revoked"
     names.unlink()
-    (outside / standing_file.FILE).unlink()
+    (outside / restrictions_file.FILE).unlink()
     assert scene.calls() == "delegation.revoked"  # what the file in the state refuses
 
 
@@ -259,4 +259,4 @@ def test_names_that_a_process_has_left_half_way_are_removed_later(scene):
         scene.revoke(name)
         scene.pay()
     for folder in (scene.state, scene.outside):
-        assert len(list(folder.glob("standing.names*"))) == 1
+        assert len(list(folder.glob("restrictions.names*"))) == 1

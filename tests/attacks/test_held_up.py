@@ -20,7 +20,7 @@ from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.domain import administration, rotation
 from agentguard.errors import KeyMaterialError
 from agentguard.signing.keys import MAX_ROUNDS
-from agentguard.storage import files, lock, standing_file
+from agentguard.storage import files, lock, restrictions_file
 from agentguard.storage.runs import FOLDER
 
 PASSPHRASE = b"correct horse battery staple"
@@ -121,10 +121,10 @@ def peak():
 def long_names(place):
     """A file that is long, and takes no room on the disk."""
     home, state = place.take_up(), place.config.state
-    kept = standing_file.load(state).verify(home.trust).standing
+    kept = restrictions_file.load(state).verify(home.trust).restrictions
     named = kept._replace(names=JournalNames(bytes(NAME_SIZE)))
-    standing_file.save(state, home.trust.log, named, home.log_key)
-    (names,) = state.glob(f"{standing_file.NAMES}*")
+    restrictions_file.save(state, home.trust.log, named, home.log_key)
+    (names,) = state.glob(f"{restrictions_file.NAMES}*")
     with names.open("wb") as file:
         file.truncate(1 << 30)
 
@@ -132,9 +132,12 @@ def long_names(place):
 def long_lists(place):
     """A text that takes long to decode, in the words of a key of the log."""
     state = place.config.state
-    signed = (state / standing_file.FILE).read_bytes()
-    head, said, _rest = signed.partition(b'"standing":')
-    (state / standing_file.FILE).write_bytes(head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]}")
+    signed = (state / restrictions_file.FILE).read_bytes()
+    head, said, rest = signed.partition(b'"restrictions":')
+    _restrictions, sig, tail = rest.partition(b',"sig":')
+    (state / restrictions_file.FILE).write_bytes(
+        head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]" + sig + tail
+    )
 
 
 @pytest.mark.parametrize("put", [None, long_names, long_lists])

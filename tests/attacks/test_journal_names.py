@@ -21,7 +21,7 @@ from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import journal, journal_secret, standing_file
+from agentguard.storage import journal, journal_secret, restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -93,7 +93,7 @@ def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
         payer.rotate()
     assert payer.pays() == "paid c"  # the twin: its page is there
     payer.lose_pages()
-    for path in payer.state.glob("standing.*"):
+    for path in payer.state.glob("restrictions.*"):
         path.unlink()
     assert payer.pays() == "journal.missing"
     assert payer.paid == ["c"]
@@ -190,8 +190,8 @@ def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_d
     assert payer.pays() == "paid c"
     revoke = partial(administration.revoke, payer.place.config, PASSPHRASE, note="n")
     revoke("user:alice", now=datetime.now(UTC))
-    kept = payer.state / standing_file.FILE
-    (names,) = payer.state.glob(f"{standing_file.NAMES}*")
+    kept = payer.state / restrictions_file.FILE
+    (names,) = payer.state.glob(f"{restrictions_file.NAMES}*")
     before = names.stat().st_mtime_ns, kept.stat().st_mtime_ns
     revoke("user:mallory", now=datetime.now(UTC))
     assert names.stat().st_mtime_ns == before[0]
@@ -203,7 +203,7 @@ def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_d
     assert names.read_bytes() == whole
     assert payer.pays("d") == "paid d"
     revoke("user:eve", now=datetime.now(UTC))
-    (names,) = payer.state.glob(f"{standing_file.NAMES}*")
+    (names,) = payer.state.glob(f"{restrictions_file.NAMES}*")
     assert len(names.read_bytes()) == 2 * NAME_SIZE
 
 

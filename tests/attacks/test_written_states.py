@@ -43,7 +43,7 @@ from agentguard import storage
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit import entry
 from agentguard.errors import StorageError
-from agentguard.storage import sqlite, standing_file
+from agentguard.storage import restrictions_file, sqlite
 from agentguard.storage.revocations import FileRevocations
 
 SEED = int(os.environ["AGENTGUARD_SEED"])
@@ -363,7 +363,7 @@ SEQUENCE, NEWEST = "sequence huge", "newest its first digit one more"
 
 @pytest.mark.parametrize("member", [SEQUENCE, NEWEST])
 def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
-    (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
+    (mutation,) = campaign.kinds("end")[f"restrictions.json restrictions.{member}"]
     accepted = campaign.accepted_while_open([(Attack("end", mutation), True)])
     assert not accepted, "\n".join(accepted)
 
@@ -372,18 +372,18 @@ def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
     ("member", "where"), [(SEQUENCE, "once all is frozen"), (NEWEST, state_open.NEW)]
 )
 def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where):
-    (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
-    verify = standing_file.SignedStanding.verify
+    (mutation,) = campaign.kinds("end")[f"restrictions.json restrictions.{member}"]
+    verify = restrictions_file.SignedRestrictions.verify
 
     def loaded(folder: Any, trust: Any) -> Any:  # whoever opens a state verifies it still
         with suppress(StorageError):
-            return verify(standing_file.load(folder), trust).with_names()
+            return verify(restrictions_file.load(folder), trust).with_names()
         return None
 
     monkeypatch.setattr(
-        standing_file.SignedStanding, "verify", lambda signed, _trust: signed._parsed()
+        restrictions_file.SignedRestrictions, "verify", lambda signed, _trust: signed._parsed()
     )
-    monkeypatch.setattr(standing_file, "load_whole", loaded)
+    monkeypatch.setattr(restrictions_file, "load_whole", loaded)
     before = campaign.before_open["end"]
     found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
     assert (found.word, where in " ".join(found.why)) == ("accepted", True)

@@ -9,7 +9,7 @@ from agentguard import Denied, Guard
 from agentguard.audit.entry import Receipt
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import administration
-from agentguard.storage import standing_file
+from agentguard.storage import restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 SCOPE = ["read"]
@@ -67,7 +67,7 @@ class Scene:
 
     @property
     def file(self) -> Any:
-        return self.place.config.state / standing_file.FILE
+        return self.place.config.state / restrictions_file.FILE
 
 
 def attempt(agent: Any, tool: Any) -> str:

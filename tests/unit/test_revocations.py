@@ -20,18 +20,18 @@ import pytest
 from agentguard.audit import records
 from agentguard.audit.entry import Entry, parse_entry
 from agentguard.audit.records import Record
-from agentguard.audit.standing import Standing, UseCount
+from agentguard.audit.restrictions import Restrictions, UseCount
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
-from agentguard.storage import files, ledger, standing_file
+from agentguard.storage import files, ledger, restrictions_file
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.memory_state import MemoryRevocations
+from agentguard.storage.restrictions_file import FILE
 from agentguard.storage.revocations import CALLS, FileRevocations
-from agentguard.storage.standing_file import FILE
 
 PASSPHRASE = b"correct horse"
 
@@ -46,25 +46,25 @@ def refused(call, *args) -> str:
 
 
 def test_a_name_that_is_revoked_denies_all_that_go_by_it():
-    standing = Standing().with_revoked("user:alice").with_revoked("agent:x")
-    assert standing.refusal(frozenset({"user:bob", "agent:y"})) is None
-    assert standing.refusal(frozenset()) is None
+    restrictions = Restrictions().with_revoked("user:alice").with_revoked("agent:x")
+    assert restrictions.refusal(frozenset({"user:bob", "agent:y"})) is None
+    assert restrictions.refusal(frozenset()) is None
     for names in ({"user:alice"}, {"user:bob", "agent:x"}):
-        found = standing.refusal(names)
+        found = restrictions.refusal(names)
         assert found is not None
         code, reason = found
         assert code == "delegation.revoked"
-        assert min(names & standing.revoked) in reason
+        assert min(names & restrictions.revoked) in reason
 
 
 def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
-    own = Standing(sequence=3, frozen=True, newest="2026", used={"a": UseCount(1, 9)})
+    own = Restrictions(sequence=3, frozen=True, newest="2026", used={"a": UseCount(1, 9)})
     thawed = own.with_freeze(4, frozen=False)
-    thief = Standing(sequence=9, newest="9999", used={"a": UseCount(0, 9), "b": UseCount(1, 9)})
+    thief = Restrictions(sequence=9, newest="9999", used={"a": UseCount(0, 9), "b": UseCount(1, 9)})
     # a process may know the thaw, under which nothing is frozen: the freeze has a number above it
     used = {"a": UseCount(1, 9), "b": UseCount(1, 9)}
     assert own.with_refusals(thief) == own._replace(sequence=10, used=used)
-    frozen = Standing(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
+    frozen = Restrictions(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
     joined = thawed.with_refusals(frozen)
     assert joined.revoked == {"agent:x"}
     assert (joined.frozen, joined.sequence) == (True, 5)
@@ -73,11 +73,11 @@ def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
 
 @pytest.mark.parametrize("name", ["user:alic", "user:alice2", "USER:ALICE", "alice", ""])
 def test_names_are_compared_whole(name):
-    assert Standing().with_revoked("user:alice").refusal({name}) is None
+    assert Restrictions().with_revoked("user:alice").refusal({name}) is None
 
 
 def test_a_freeze_denies_everybody_until_a_thaw_with_a_higher_number():
-    frozen = Standing().with_freeze(1, frozen=True)
+    frozen = Restrictions().with_freeze(1, frozen=True)
     assert frozen.refusal(frozenset()) == (
         "domain.frozen",
         "all calls are frozen: agentguard thaw lets them go on",
@@ -89,8 +89,8 @@ def test_a_freeze_denies_everybody_until_a_thaw_with_a_higher_number():
 
 
 def test_joined_is_all_that_either_says():
-    one = Standing().with_revoked("a").with_freeze(2, frozen=False)
-    two = Standing().with_revoked("b").with_freeze(1, frozen=True)
+    one = Restrictions().with_revoked("a").with_freeze(2, frozen=False)
+    two = Restrictions().with_revoked("b").with_freeze(1, frozen=True)
     for joined in (one.joined(two), two.joined(one)):
         assert joined.revoked == {"a", "b"}
         assert (joined.sequence, joined.frozen) == (2, False)
@@ -136,10 +136,10 @@ class Place:
         signer = by or self.admin
         self.write(records.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
 
-    def rebuilt(self) -> Standing:
+    def rebuilt(self) -> Restrictions:
         return self.home.ledger().keep()
 
-    def current(self) -> Standing:
+    def current(self) -> Restrictions:
         return self.home.ledger().read_on()
 
     @property
@@ -149,20 +149,24 @@ class Place:
     def edit(self, **changes: Any) -> None:
         """Change what is kept, as somebody who can write the file does."""
         document: Any = canonical.loads(self.file.read_bytes())
-        document["standing"] |= changes
+        document["restrictions"] |= changes
         files.replace(self.file, canonical.dumps(document))
+
+    def saved(self) -> Restrictions:
+        """Return what the file in the state has, verified."""
+        return restrictions_file.load(self.state).verify(self.trust).restrictions
 
     def sign_again(self) -> None:
         """Sign what is kept, whatever it is, with the log's key."""
         document: Any = canonical.loads(self.file.read_bytes())
-        encoded = canonical.dumps(document["standing"])
-        signature = self.home.log_key.sign(standing_file._signed(self.trust.log, encoded))
+        encoded = canonical.dumps(document["restrictions"])
+        signature = self.home.log_key.sign(restrictions_file._signed(self.trust.log, encoded))
         document["sig"] = canonical.b64_encode(signature)
         files.replace(self.file, canonical.dumps(document))
 
-    def sign(self, kept: Standing, signer: Any = None, log: str | None = None) -> None:
+    def sign(self, kept: Restrictions, signer: Any = None, log: str | None = None) -> None:
         for folder in (self.state, log_folder(self.state.parent / "anchor", self.trust.log)):
-            standing_file.save(folder, log or self.trust.log, kept, signer or self.home.log_key)
+            restrictions_file.save(folder, log or self.trust.log, kept, signer or self.home.log_key)
 
 
 def now() -> str:
@@ -183,7 +187,7 @@ def test_it_is_made_from_the_log(place):
     rebuilt = place.rebuilt()
     assert rebuilt.revoked == {"user:alice", "jti-00000001"}
     assert (rebuilt.sequence, rebuilt.frozen) == (1, True)
-    assert standing_file.load(place.state).verify(place.trust).with_names() == rebuilt
+    assert restrictions_file.load(place.state).verify(place.trust).with_names() == rebuilt
     assert place.current() == rebuilt
 
 
@@ -197,7 +201,7 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
         read.append(body)
         return parse_entry(body)
 
-    monkeypatch.setattr("agentguard.audit.standing_builder.parse_entry", counted)
+    monkeypatch.setattr("agentguard.audit.restrictions_builder.parse_entry", counted)
     assert place.current().revoked == {"user:alice", "user:bob"}
     assert len(read) == 1  # the new one
 
@@ -218,7 +222,7 @@ def test_only_the_admin_key_revokes(place, stranger):
         place.revoke("user:alice", by=signer)
         place.freeze(5, frozen=True, by=signer)
     assert place.rebuilt() == place.current()
-    assert place.current()[:3] == Standing()[:3]
+    assert place.current()[:3] == Restrictions()[:3]
     place.revoke("user:bob")
     assert place.rebuilt().revoked == {"user:bob"}
 
@@ -235,7 +239,7 @@ SPOILT: dict[str, Any] = {
     "no JSON": b"{",
     "no object": b"[]",
     "another object": b"{}",
-    "twice": b'{"keyid":"x","keyid":"x","sig":"","standing":{}}',
+    "twice": b'{"keyid":"x","keyid":"x","restrictions":{},"sig":""}',
     "not UTF-8": b"\xff",
     "too deep": b"[" * 100_000,
 }
@@ -246,9 +250,9 @@ def test_a_damaged_file_is_made_anew_from_the_log(place, data):
     place.revoke("user:alice")
     place.rebuilt()
     place.file.write_bytes(data)
-    assert refused(standing_file.load, place.state) == "storage.corrupt"
+    assert refused(restrictions_file.load, place.state) == "storage.corrupt"
     assert place.rebuilt().revoked == {"user:alice"}
-    assert standing_file.load(place.state).verify(place.trust).standing.revoked == {"user:alice"}
+    assert place.saved().revoked == {"user:alice"}
 
 
 EDITS: dict[str, dict[str, Any]] = {
@@ -266,7 +270,7 @@ def test_an_edited_file_is_made_anew_from_the_log(place, change):
     place.freeze(1, frozen=True)
     kept = place.rebuilt()
     place.edit(**change)
-    assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert refused(restrictions_file.load(place.state).verify, place.trust) == "storage.corrupt"
     assert place.current() == kept
     assert place.rebuilt() == kept
 
@@ -297,16 +301,16 @@ MALFORMED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", MALFORMED, ids=str)
 def test_what_has_not_its_form_is_damaged(place, change):
     place.rebuilt()
-    assert standing_file.load(place.state).verify(place.trust).standing.revoked == frozenset()
+    assert place.saved().revoked == frozenset()
     place.edit(**change)
     place.sign_again()
-    assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert refused(restrictions_file.load(place.state).verify, place.trust) == "storage.corrupt"
 
 
 def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
-    mine = Standing(frozenset({"kept"}), 3, frozen=False)
+    mine = Restrictions(frozenset({"kept"}), 3, frozen=False)
     place.sign(mine)
-    assert standing_file.load(place.state).verify(place.trust).standing == mine
+    assert place.saved() == mine
     for forged in (
         lambda: place.sign(mine, stranger),
         lambda: place.sign(mine, place.admin),
@@ -314,17 +318,17 @@ def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
         lambda: place.sign(mine, log="acme.example/log/other"),
     ):
         forged()
-        assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
+        assert refused(restrictions_file.load(place.state).verify, place.trust) == "storage.corrupt"
 
 
 def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(place):
-    mine = Standing(frozenset({"kept"}))
+    mine = Restrictions(frozenset({"kept"}))
     place.sign(mine)
     old = place.trust
     ended = [replace(k, not_after=1) if k.use == "log" else k for k in old.keys]
     stolen = [replace(k, compromised_since=1) if k.use == "log" else k for k in old.keys]
-    kept = standing_file.load(place.state)
-    assert kept.verify(replace(old, keys=tuple(ended))).standing == mine
+    kept = restrictions_file.load(place.state)
+    assert kept.verify(replace(old, keys=tuple(ended))).restrictions == mine
     assert refused(kept.verify, replace(old, keys=tuple(stolen))) == "storage.corrupt"
 
 
@@ -388,7 +392,7 @@ def test_no_edit_of_the_file_thaws_it(place, stranger):
     assert running.refusal(frozenset())[0] == "domain.frozen"
     place.edit(frozen=False, sequence=2)
     assert refused(running.refusal, frozenset()) == "storage.corrupt"
-    place.sign(Standing(sequence=2, frozen=False), stranger)
+    place.sign(Restrictions(sequence=2, frozen=False), stranger)
     assert refused(running.refusal, frozenset()) == "storage.corrupt"
     place.rebuilt()
     assert running.refusal(frozenset())[0] == "domain.frozen"

@@ -204,13 +204,13 @@ def freeze(
     # of two at once each has a number of its own, and the higher one counts. The time makes it
     # higher than one which a running process knows, and which an adoption has given up meanwhile
     with _writing(home, now) as log, registry_file.locked(settings.state):
-        standing = home.ledger().read_on()
+        restrictions = home.ledger().read_on()
         now = max(now, log.last_at)
         statement = records.freeze(
             admin,
             home.trust.trust_domain,
             frozen=frozen,
-            sequence=max(standing.sequence + 1, int(now.timestamp() * 1000)),
+            sequence=max(restrictions.sequence + 1, int(now.timestamp() * 1000)),
             note=note,
             at=timestamp(now),
         )

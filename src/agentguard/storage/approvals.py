@@ -189,7 +189,7 @@ class FileApprovals:
 
     def _is_logged(self, key: str, request: ApprovalRequest) -> bool:
         """Whether the log has this request, as it is shown to people, for the call of this key."""
-        requests = self._ledger.standing.requests
+        requests = self._ledger.restrictions.requests
         if request.request_id not in requests:  # another process may have written the request
             requests = self._ledger.read_on().requests
         logged = requests.get(request.request_id)

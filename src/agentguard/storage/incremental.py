@@ -16,7 +16,7 @@ from typing import NamedTuple
 from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.standing import ReadPlace
+from agentguard.audit.restrictions import ReadPlace
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite

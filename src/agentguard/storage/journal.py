@@ -61,7 +61,7 @@ class FileJournal:
         entry = self._entries.read(key, JournalEntry.loads)
         if entry is None:
             return self._missing(key)
-        if self._ledger is None or entry.invocation_id not in self._ledger.standing.erased:
+        if self._ledger is None or entry.invocation_id not in self._ledger.restrictions.erased:
             return entry
         return JournalEntry(entry.invocation_id, "unreplayable")  # its result was erased
 
@@ -69,21 +69,21 @@ class FileJournal:
         """Return what the log says of a call without an entry; refuse one that has run."""
         if self._ledger is None:
             return None
-        name, standing = bytes.fromhex(self.name(key)), self._ledger.standing
+        name, restrictions = bytes.fromhex(self.name(key)), self._ledger.restrictions
         beginner = self._ledger.begun(key)
-        is_unsettled = standing.unsettled_call(name) is not None
-        if beginner is None and name not in standing.names and not is_unsettled:
+        is_unsettled = restrictions.unsettled_call(name) is not None
+        if beginner is None and name not in restrictions.names and not is_unsettled:
             return None
-        standing = self._ledger.read_on()  # the call may be settled by now
-        is_unsettled = standing.unsettled_call(name) is not None
-        if name in standing.names or (beginner == "parent" and not is_unsettled):
+        restrictions = self._ledger.read_on()  # the call may be settled by now
+        is_unsettled = restrictions.unsettled_call(name) is not None
+        if name in restrictions.names or (beginner == "parent" and not is_unsettled):
             message = (
                 "the log says that this call has run already, and its journal entry "
                 f"{self._entries.folder / key} is gone: restore the file, or go on without the "
                 "call's result"
             )
             raise StorageError(message, code="journal.missing")
-        open_call = standing.unsettled_call(name)
+        open_call = restrictions.unsettled_call(name)
         return JournalEntry(open_call.invocation_id, "begun") if open_call is not None else None
 
     def begin(self, key: str, invocation_id: str) -> bool:

@@ -1,11 +1,11 @@
 """What one process knows of the log that decides its calls: read, verified, and never forgotten.
 
-An opening reads each shard on from where a signed file (``standing_file.py``) says that the shard
-was read before, or from the start; ``incremental.py`` verifies the entries. A shard that does not
-verify opens no guard.
+An opening reads each shard on from where a signed file (``restrictions_file.py``) says that the
+shard was read before, or from the start; ``incremental.py`` verifies the entries. A shard that does
+not verify opens no guard.
 
 A running process looks at the status of the file, and of the copy beside the anchor, in each call
-(``standing_copies.py``), and adds what is new in them to its own knowledge.
+(``restrictions_copies.py``), and adds what is new in them to its own knowledge.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from agentguard.audit.standing import ReadPlace, Standing
-from agentguard.audit.standing_builder import StandingBuilder
+from agentguard.audit.restrictions import ReadPlace, Restrictions
+from agentguard.audit.restrictions_builder import RestrictionsBuilder
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
@@ -27,7 +27,7 @@ from agentguard.storage import anchor, registry_file, shard_file, sqlite, state_
 from agentguard.storage.incremental import DivergedError, IncrementalReader, Progress
 from agentguard.storage.reader import StateReader
 from agentguard.storage.reentry import ReentryGuard
-from agentguard.storage.standing_copies import StandingCopies, Status
+from agentguard.storage.restrictions_copies import RestrictionsCopies, Status
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -36,20 +36,20 @@ MOST_UNSAVED: Final = 1000
 
 
 class _Knowledge(NamedTuple):
-    """The standing that counts, and the status of each file when the file was last read.
+    """The restrictions that count, and the status of each file when the file was last read.
 
     This is one value: two threads that read at once never leave the status of the one beside the
-    standing of the other.
+    restrictions of the other.
     """
 
     statuses: tuple[Status | None, ...]
-    standing: Standing
+    restrictions: Restrictions
 
 
 class Inheritance(NamedTuple):
-    """What a process leaves to its forks: its standing, and the journalled calls it has begun."""
+    """What a process leaves to its forks: the restrictions, and the journalled calls it began."""
 
-    standing: Standing
+    restrictions: Restrictions
     calls: AbstractSet[str]
 
 
@@ -76,9 +76,9 @@ class Ledger:
         self._trust = trust
         self._signer = signer
         self._log = trust().log
-        self._copies = StandingCopies(state, anchors, self._log)
-        standing = parent.standing if parent is not None else Standing()
-        self._knowledge = _Knowledge((), standing)
+        self._copies = RestrictionsCopies(state, anchors, self._log)
+        restrictions = parent.restrictions if parent is not None else Restrictions()
+        self._knowledge = _Knowledge((), restrictions)
         self._learning = threading.RLock()  # a signal handler may make a call meanwhile
         self._reading = threading.Lock()
         self._reentry = ReentryGuard()
@@ -88,7 +88,7 @@ class Ledger:
         self._calls: set[str] = set()
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
-        self._refusals: list[Standing] = []  # of saved files alone, until they are joined
+        self._refusals: list[Restrictions] = []  # of saved files alone, until they are joined
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -101,9 +101,9 @@ class Ledger:
         self._signer = signer
 
     @property
-    def standing(self) -> Standing:
-        """What is known by now, without another look."""
-        return self._knowledge.standing
+    def restrictions(self) -> Restrictions:
+        """The restrictions known by now, without another look at the files or the log."""
+        return self._knowledge.restrictions
 
     # --- a call's look ----------------------------------------------------------------------------
 
@@ -113,25 +113,25 @@ class Ledger:
         knowledge = self._knowledge
         if statuses != knowledge.statuses:
             knowledge = self._learn(statuses)
-        return knowledge.standing.refusal(names)
+        return knowledge.restrictions.refusal(names)
 
     def _learn(self, statuses: tuple[Status | None, ...]) -> _Knowledge:
-        # This process signs its standing with the log's key later (``keep``): nothing joins the
-        # standing that the log's key has not signed already. What was known before stays.
+        # This process signs its restrictions with the log's key later (``keep``): only what the
+        # log's key has signed already joins the restrictions. What was known before stays.
         before = self._knowledge.statuses or (None,) * len(statuses)
         changed = self._copies.load_changed(statuses, before, self._trust())
         with self._learning:
             # by now another thread may know more than this one did, or than a file still says
-            standing = self._knowledge.standing
+            restrictions = self._knowledge.restrictions
             for other in changed:
-                standing = standing.joined(other)
-            self._knowledge = _Knowledge(statuses, standing)
+                restrictions = restrictions.joined(other)
+            self._knowledge = _Knowledge(statuses, restrictions)
             return self._knowledge
 
     def inheritance(self) -> Inheritance | None:
         """Return what a fork takes over; None where nothing was read yet."""
         calls = self._calls | self._calls_before | self._calls_of_parent
-        return Inheritance(self._knowledge.standing, calls) if self._has_read else None
+        return Inheritance(self._knowledge.restrictions, calls) if self._has_read else None
 
     # --- journalled calls that the log may not have yet -------------------------------------------
 
@@ -152,7 +152,7 @@ class Ledger:
 
     # --- the log ----------------------------------------------------------------------------------
 
-    def read_on(self, *, own: int | None = None) -> Standing:
+    def read_on(self, *, own: int | None = None) -> Restrictions:
         """Read every shard on, verified up to its newest checkpoint; return what the log says.
 
         The caller's ``own`` shard may be the first of all. ``heads`` has the shards' notes from
@@ -161,7 +161,7 @@ class Ledger:
         with self._reentry.enter("reading the log"):
             return self._read_on(own)
 
-    def _read_on(self, own: int | None = None) -> Standing:
+    def _read_on(self, own: int | None = None) -> Restrictions:
         with self._reading:
             trust = self._trust()
             start, is_sure = self._start(trust)
@@ -178,33 +178,35 @@ class Ledger:
                 raise
             with self._learning:
                 self._has_read = True
-                if read.entries != self._knowledge.standing.entries:
+                if read.entries != self._knowledge.restrictions.entries:
                     self._calls_before, self._calls = self._calls, set()
-                standing = read.joined(self._knowledge.standing)
+                restrictions = read.joined(self._knowledge.restrictions)
                 while self._refusals:
-                    standing = standing.with_refusals(self._refusals.pop())
-                self._knowledge = self._knowledge._replace(standing=standing)
-                return standing
+                    restrictions = restrictions.with_refusals(self._refusals.pop())
+                self._knowledge = self._knowledge._replace(restrictions=restrictions)
+                return restrictions
 
-    def _start(self, trust: TrustDocument) -> tuple[Standing, bool]:
+    def _start(self, trust: TrustDocument) -> tuple[Restrictions, bool]:
         """Return where to read on, and whether nobody who writes the state can have set that.
 
         A process reads on from what it knows. A fork can't read its parent's shard any more, and
         reads on from the saved file where others have read more of that shard.
         """
-        standing = self._knowledge.standing
+        restrictions = self._knowledge.restrictions
         inherited = [shard for shard, path in self._shards() if sqlite.was_inherited(path)]
         if self._has_read and not inherited:
-            return standing, True
+            return restrictions, True
         saved = self._copies.load_start(trust)
         self._refusals = list(saved.refusals)
         if self._has_read and not any(
-            _size(saved.standing, shard) > _size(standing, shard) for shard in inherited
+            _size(saved.restrictions, shard) > _size(restrictions, shard) for shard in inherited
         ):
-            return standing, True
-        return saved.standing, saved.is_sure
+            return restrictions, True
+        return saved.restrictions, saved.is_sure
 
-    def _read_anew(self, start: Standing, trust: TrustDocument, own: int | None) -> Standing:
+    def _read_anew(
+        self, start: Restrictions, trust: TrustDocument, own: int | None
+    ) -> Restrictions:
         """Read every shard from its start; what was known as revoked or used before stays so."""
         if self._has_read:
             message = (
@@ -213,15 +215,15 @@ class Ledger:
             )
             raise StorageError(message, code="storage.rolled_back")
         try:
-            read = self._read_shards(Standing(names=start.names), trust, own, is_sure=False)
+            read = self._read_shards(Restrictions(names=start.names), trust, own, is_sure=False)
         except DivergedError as error:  # there is no place before the first entry
             raise StorageError("a shard can't be read from its start") from error
         return read.joined(start)._replace(used={**start.used, **read.used})
 
     def _read_shards(
-        self, start: Standing, trust: TrustDocument, own: int | None, *, is_sure: bool
-    ) -> Standing:
-        gathering = StandingBuilder(start, trust)
+        self, start: Restrictions, trust: TrustDocument, own: int | None, *, is_sure: bool
+    ) -> Restrictions:
+        gathering = RestrictionsBuilder(start, trust)
         heads: dict[int, bytes] = {}
         registered, shards = registry_file.present(self._state, self._anchors, trust, own=own)
         with closing(StateReader(self._state, may_be_empty=True)) as reader:
@@ -238,7 +240,7 @@ class Ledger:
                     gathering.set_place(shard, place)
                     heads[shard] = note
         self.heads = heads
-        read = gathering.standing
+        read = gathering.restrictions
         if read.unread > start.unread:
             _LOGGER.warning(
                 "the log in %s holds %d entries that say nothing which counts, though their kind "
@@ -276,7 +278,7 @@ class Ledger:
         """Return whether that many entries are more than the next opening should read once more."""
         return unsaved >= MOST_UNSAVED
 
-    def keep(self, *, at_once: bool = False) -> Standing:
+    def keep(self, *, at_once: bool = False) -> Restrictions:
         """Read on, and save the result in the state and beside the anchor, where they lack news.
 
         A key that was declared compromised saves nothing. Where the result has to be saved
@@ -312,10 +314,10 @@ def _may_keep(trust: TrustDocument, signer: Signer) -> bool:
     )
 
 
-def _size(standing: Standing, shard: int) -> int:
-    return standing.read[shard].size if shard in standing.read else 0
+def _size(restrictions: Restrictions, shard: int) -> int:
+    return restrictions.read[shard].size if shard in restrictions.read else 0
 
 
-def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Standing:
+def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Restrictions:
     """Return what the log says by now, verified, and save nothing; raises as ``read_on``."""
     return Ledger(state, anchors, lambda: trust).read_on()

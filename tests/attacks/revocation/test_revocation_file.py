@@ -18,13 +18,13 @@ from revoked_agents import ALL_OF_ALICE, PASSPHRASE, Scene, attempt
 from agentguard import Decision, Guard
 from agentguard.audit import records
 from agentguard.audit.records import Record
-from agentguard.audit.standing import Standing
+from agentguard.audit.restrictions import Restrictions
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import KeyMaterialError
 from agentguard.signing.canonical import dumps, loads, loads_object
-from agentguard.storage import files, standing_file
+from agentguard.storage import files, restrictions_file
 
 
 class Crash(BaseException):
@@ -36,14 +36,14 @@ class Crash(BaseException):
 
 def edited(scene: Scene, **changes: Any) -> None:
     document: Any = loads(scene.file.read_bytes())
-    document["standing"] |= changes
+    document["restrictions"] |= changes
     files.replace(scene.file, dumps(document))
 
 
 SPOILT: dict[str, tuple[Callable[[Scene, bytes], object], str]] = {
     "removed": (lambda s, _old: s.file.unlink(), "storage.missing"),
     "emptied": (lambda s, _old: files.replace(s.file, b""), "storage.corrupt"),
-    "damaged": (lambda s, _old: files.replace(s.file, b'{"standing":{'), "storage.corrupt"),
+    "damaged": (lambda s, _old: files.replace(s.file, b'{"restrictions":{'), "storage.corrupt"),
     "a folder": (
         lambda s, _old: (s.file.unlink(), s.file.mkdir()),
         "storage.missing",
@@ -96,12 +96,12 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
     known, old, load = (
         scene.guard._runtime._line.revocations,
         scene.file.read_bytes(),
-        standing_file.load,
+        restrictions_file.load,
     )
     alice, refused = {"user:alice"}, []
 
-    def interrupted(state: Any) -> standing_file.SignedStanding:
-        monkeypatch.setattr(standing_file, "load", load)
+    def interrupted(state: Any) -> restrictions_file.SignedRestrictions:
+        monkeypatch.setattr(restrictions_file, "load", load)
         with ThreadPoolExecutor(1) as other:
             refused.append(other.submit(known.refusal, alice).result())
         if edited:
@@ -109,7 +109,7 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
         return load(state)
 
     scene.revoke("user:alice")
-    monkeypatch.setattr(standing_file, "load", interrupted)
+    monkeypatch.setattr(restrictions_file, "load", interrupted)
     refused += [known.refusal(alice), known.refusal(alice)]
     assert [code for code, _reason in refused] == ["delegation.revoked"] * 3
 
@@ -139,7 +139,7 @@ def test_an_old_state_that_is_restored_beside_a_newer_log(scene):
     late = Scene(scene.place)
     with late.guard:
         assert late.denied() == ALL_OF_ALICE
-        assert loads_object(scene.file.read_bytes())["standing"] != loads_object(
+        assert loads_object(scene.file.read_bytes())["restrictions"] != loads_object(
             (old / scene.file.name).read_bytes()
         )
 
@@ -264,10 +264,10 @@ def test_a_crash_while_the_file_is_written(scene, monkeypatch):
         patched.setattr(files, "_sync", die)
         with suppress(Crash):
             home = scene.place.take_up()
-            standing_file.save(
+            restrictions_file.save(
                 scene.place.config.state,
                 home.trust.log,
-                Standing(frozenset({"half"})),
+                Restrictions(frozenset({"half"})),
                 home.log_key,
             )
     late = Scene(scene.place)

@@ -74,12 +74,12 @@ def live(location: Location, trust: TrustDocument, uri: str) -> list[LiveDelegat
         chains = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
     if not chains:  # with the keys of another log, the ledger would not verify either
         return []
-    standing = ledger.current(location.state, location.anchor, trust)
-    thawed = standing._replace(frozen=False)
+    restrictions = ledger.current(location.state, location.anchor, trust)
+    thawed = restrictions._replace(frozen=False)
     now = seconds(times.now())
     return [
         # a revocation is named first: it outlasts a freeze
-        LiveDelegation(chain, thawed.refusal(chain.names) or standing.refusal(chain.names))
+        LiveDelegation(chain, thawed.refusal(chain.names) or restrictions.refusal(chain.names))
         for chain in chains.values()
         if now < chain.leaf.expires_at
     ]

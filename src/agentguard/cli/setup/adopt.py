@@ -62,7 +62,7 @@ def _warnings(difference: Difference) -> Iterator[str]:
     if difference.lost:
         yield (
             "Revocations, freezes and used approvals among what is lost count on only where the "
-            "anchor's standing.json has them: revoke and freeze again what shall stay so"
+            "anchor's restrictions.json has them: revoke and freeze again what shall stay so"
         )
         yield (
             "Calls among what is lost do not count under max_calls any more, and a journalled one "

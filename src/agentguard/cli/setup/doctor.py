@@ -281,29 +281,29 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {trust.source} itself")
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _standing(settings, trust.document, whole=report.ok)
+    yield from _restrictions(settings, trust.document, whole=report.ok)
     yield from doctor_approvals.requests(settings, trust.document)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
 
 
-def _standing(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterator[Finding]:
+def _restrictions(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterator[Finding]:
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
-        standing = ledger.current(settings.state, settings.anchor, trust)
+        restrictions = ledger.current(settings.state, settings.anchor, trust)
     except AgentguardError as error:
         if whole:  # for a damaged log, the problems are findings already
             yield Finding("fail", "log", str(error))
         return
-    if standing.frozen:
+    if restrictions.frozen:
         what = "every call is denied (domain.frozen): agentguard thaw lets them go on"
         yield Finding("warn", "freeze", what)
     for name in settings.agents:
-        if f"agent:{name}" in standing.revoked:
+        if f"agent:{name}" in restrictions.revoked:
             what = "revoked, so that its calls are denied, for good: configure another name"
             yield Finding("warn", f"agent {name}", what)
     for name in settings.principals or ():
-        if name in standing.revoked:
+        if name in restrictions.revoked:
             what = "revoked, so that what is done for it is denied, for good"
             yield Finding("warn", f"principal {name}", what)
 

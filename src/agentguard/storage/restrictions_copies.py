@@ -1,9 +1,9 @@
-"""The standing files of one log: one in the state and, with an anchor, a copy beside the anchor.
+"""The files with one log's restrictions: one in the state and, with an anchor, a copy beside it.
 
 Somebody who can write only the state can't change the copy. So the copy says how far the log was
 read, and the file in the state only adds revocations, erasures, a newer freeze or thaw, and a later
-time. Beside each standing file lies a second file with the names of journalled calls.
-``standing_file.py`` has the format of both files.
+time. Beside each file lies a second file with the names of journalled calls.
+``restrictions_file.py`` has the format of both files.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from agentguard.audit.standing import Standing
+from agentguard.audit.restrictions import Restrictions
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import anchor, standing_file
-from agentguard.storage.standing_file import SavedStanding
+from agentguard.storage import anchor, restrictions_file
+from agentguard.storage.restrictions_file import SavedRestrictions
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -28,20 +28,20 @@ Status = tuple[int, int, int]
 
 
 class SavedStart(NamedTuple):
-    """The standing that was saved, from which the log is read on.
+    """The saved restrictions, from which the log is read on.
 
-    ``is_sure`` is True where somebody who can write only the state can't have replaced the standing
-    by an older standing.
+    ``is_sure`` is True where somebody who can write only the state can't have replaced these
+    restrictions by older ones.
     ``refusals`` come from files that do not verify as a whole: what they refuse stays refused, and
     nothing else in them counts.
     """
 
-    standing: Standing
+    restrictions: Restrictions
     is_sure: bool
-    refusals: tuple[Standing, ...]
+    refusals: tuple[Restrictions, ...]
 
 
-class StandingCopies:
+class RestrictionsCopies:
     """The files of the log ``log``; ``anchors`` is the folder of all anchors; None without anchors.
 
     Each method raises ``StorageError``.
@@ -51,7 +51,7 @@ class StandingCopies:
         outside = () if anchors is None else (anchor.log_folder(anchors, log),)
         self._log = log
         self._folders: tuple[Path, ...] = (state, *outside)
-        self._paths = [os.fspath(folder / standing_file.FILE) for folder in self._folders]
+        self._paths = [os.fspath(folder / restrictions_file.FILE) for folder in self._folders]
         self._damaged: set[Path] = set()  # the folders whose files must be written again
 
     @property
@@ -86,88 +86,91 @@ class StandingCopies:
         statuses: tuple[Status | None, ...],
         before: tuple[Status | None, ...],
         trust: TrustDocument,
-    ) -> list[Standing]:
-        """Return the verified standing of each file whose status has changed."""
+    ) -> list[Restrictions]:
+        """Return the verified restrictions of each file whose status has changed."""
         return [
-            standing_file.load(folder).verify(trust).standing
+            restrictions_file.load(folder).verify(trust).restrictions
             for folder, status, old in zip(self._folders, statuses, before, strict=True)
             if status is not None and status != old
         ]
 
     def load_start(self, trust: TrustDocument) -> SavedStart:
-        """Return the saved standing from which the log is read on.
+        """Return the saved restrictions from which the log is read on.
 
         What a copy beside the anchor refuses stays refused even if a key that was declared
         compromised has signed the copy: ``agentguard adopt`` may have dropped the log's entries of
         those refusals. The same holds for a file in the state whose file of names is missing.
         """
-        refusals: list[Standing] = []
+        refusals: list[Restrictions] = []
         own = self._load(self._folders[0], trust)
-        if isinstance(own, SavedStanding):
-            refusals.append(own.standing)
-            own = Standing()
+        if isinstance(own, SavedRestrictions):
+            refusals.append(own.restrictions)
+            own = Restrictions()
         for folder in self._folders[1:]:
             copy = self._load(folder, trust)
-            if isinstance(copy, SavedStanding):  # a writer of the state can't remove these names
+            if isinstance(copy, SavedRestrictions):
+                # who writes only the state can't have removed the file of names beside the anchor
                 raise copy.names_missing()
             if copy is not None:
                 return SavedStart(
-                    copy.joined(own or Standing()), is_sure=True, refusals=tuple(refusals)
+                    copy.joined(own or Restrictions()), is_sure=True, refusals=tuple(refusals)
                 )
             try:
-                signed = standing_file.load(folder)
-                refusals.append(signed.verify(trust, by_compromised=True).standing)
+                signed = restrictions_file.load(folder)
+                refusals.append(signed.verify(trust, by_compromised=True).restrictions)
             except StorageError as error:
                 if error.code == "storage.corrupt":
                     _LOGGER.warning(
                         "%s does not verify, and is made anew from the log: find out who changed "
                         "the file. If you ran agentguard adopt, repeat the revocations and freezes "
                         "that it dropped",
-                        folder / standing_file.FILE,
+                        folder / restrictions_file.FILE,
                     )
-        return SavedStart(own or Standing(), is_sure=False, refusals=tuple(refusals))
+        return SavedStart(own or Restrictions(), is_sure=False, refusals=tuple(refusals))
 
-    def _load(self, folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
-        saved = standing_file.load_whole(folder, trust)
-        if not isinstance(saved, Standing):
+    def _load(self, folder: Path, trust: TrustDocument) -> Restrictions | SavedRestrictions | None:
+        saved = restrictions_file.load_whole(folder, trust)
+        if not isinstance(saved, Restrictions):
             self._damaged.add(folder)
         return saved
 
-    def save(self, standing: Standing, signer: Signer, trust: TrustDocument, *, most: int) -> None:
-        """Save a standing where the saved copy is stale.
+    def save(
+        self, restrictions: Restrictions, signer: Signer, trust: TrustDocument, *, most: int
+    ) -> None:
+        """Save the restrictions where the saved copy is stale.
 
-        A copy is stale if its decisions differ, if the standing has over ``most`` entries more than
-        the copy, or if the standing has fewer entries.
+        A copy is stale if its decisions differ, if the restrictions come from over ``most`` entries
+        more than the copy, or if they come from fewer entries.
 
         Call this inside ``registry_file.locked`` only.
         """
         for folder in reversed(self._folders):  # out of everybody's reach first
             before = self._before(folder, trust)
-            if before is None or _is_stale(before.standing, standing, most):
-                standing_file.save(folder, self._log, standing, signer, before=before)
+            if before is None or _is_stale(before.restrictions, restrictions, most):
+                restrictions_file.save(folder, self._log, restrictions, signer, before=before)
                 self._damaged.discard(folder)
 
-    def _before(self, folder: Path, trust: TrustDocument) -> SavedStanding | None:
+    def _before(self, folder: Path, trust: TrustDocument) -> SavedRestrictions | None:
         """Return what is saved in a folder, without the names, which decide nothing here."""
         if folder not in self._damaged:
             with suppress(StorageError):
-                return standing_file.load(folder).verify(trust)
+                return restrictions_file.load(folder).verify(trust)
         return None
 
 
-def _is_stale(saved: Standing, standing: Standing, most: int) -> bool:
+def _is_stale(saved: Restrictions, restrictions: Restrictions, most: int) -> bool:
     # how far the log was read is worth a write now and then only
-    return not 0 <= standing.entries - saved.entries <= most or (
-        _decisive(standing) != _decisive(saved)
+    return not 0 <= restrictions.entries - saved.entries <= most or (
+        _decisive(restrictions) != _decisive(saved)
     )
 
 
-def _decisive(standing: Standing) -> tuple[object, ...]:
+def _decisive(restrictions: Restrictions) -> tuple[object, ...]:
     return (
-        standing.revoked,
-        standing.sequence,
-        standing.frozen,
-        standing.used,
-        standing.erased,
-        standing.read.keys(),
+        restrictions.revoked,
+        restrictions.sequence,
+        restrictions.frozen,
+        restrictions.used,
+        restrictions.erased,
+        restrictions.read.keys(),
     )

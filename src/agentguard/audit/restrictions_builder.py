@@ -1,4 +1,4 @@
-"""Builds a ``Standing`` from the entries of the log, entry by entry.
+"""Builds ``Restrictions`` from the entries of the log, entry by entry.
 
 The caller first verifies that the log's key has signed the entries (``storage/ledger.py``); the
 builder looks at no checkpoint.
@@ -16,12 +16,12 @@ from agentguard.audit import approvals, statements
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
-from agentguard.audit.standing import (
+from agentguard.audit.restrictions import (
     CallCount,
     CallLimit,
     PendingRequest,
     ReadPlace,
-    Standing,
+    Restrictions,
     UnsettledCall,
     UseCount,
 )
@@ -31,7 +31,7 @@ from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, TrustedKey
 
 _EXPIRY_SLACK: Final = 24 * 3600
-"""Seconds for which the standing keeps an expired item, because a process may have a slow clock."""
+"""Seconds for which an expired item stays, because a process may have a slow clock."""
 
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _ALWAYS: Final = tuple(
@@ -44,10 +44,10 @@ _UNAPPROVED: Final = b'"approvals":[]'
 _JOURNAL: Final = b'"journal":"'
 
 
-class StandingBuilder:
-    """Adds entries to a ``Standing``; the property ``standing`` is the result so far."""
+class RestrictionsBuilder:
+    """Adds entries to ``Restrictions``; the property ``restrictions`` is the result so far."""
 
-    def __init__(self, start: Standing, trust: TrustDocument) -> None:
+    def __init__(self, start: Restrictions, trust: TrustDocument) -> None:
         self._base = start
         self._trust = trust
         # for a denial every admin key is valid, also a key that was compromised since
@@ -93,7 +93,7 @@ class StandingBuilder:
             self._unread += 1
 
     def _matters(self, body: bytes) -> bool:
-        """Return whether an entry may matter to the standing; most do not, and are not entry."""
+        """Return whether an entry may change the restrictions; most entries are never parsed."""
         if _AUTHORIZATION in body:
             return bool(self._chains) or _UNAPPROVED not in body or _JOURNAL in body
         if _OUTCOME in body:
@@ -197,8 +197,8 @@ class StandingBuilder:
             self._calls[jti] = CallCount(before + 1, expires_at)
 
     @property
-    def standing(self) -> Standing:
-        """The standing so far, without what has expired for more than a day."""
+    def restrictions(self) -> Restrictions:
+        """The restrictions so far, without what has expired for more than a day."""
         newest = self._newest.decode()
         past = parse_time(newest) - _EXPIRY_SLACK
         chains = {

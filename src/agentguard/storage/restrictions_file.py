@@ -1,8 +1,8 @@
-"""The standing file: what a log says that decides calls, signed with the log's key.
+"""The file with a log's restrictions on later calls, signed with the log's key.
 
 The log is what counts. The file spares an opening the reading of the whole log, and tells running
-processes of a revocation in their next call. ``standing_copies.py`` says where copies of the file
-lie.
+processes of a revocation in their next call. ``restrictions_copies.py`` says where copies of the
+file lie.
 
 The names of journalled calls lie in a second file: a look for revocations does not need them. The
 second file's name has the digest of its content. So a process that dies while it writes leaves an
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
-from agentguard.audit.standing import (
+from agentguard.audit.restrictions import (
     CallCount,
     CallLimit,
     PendingRequest,
     ReadPlace,
-    Standing,
+    Restrictions,
     UnsettledCall,
     UseCount,
 )
@@ -36,16 +36,17 @@ from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 from agentguard.signing.keys import Signer
 from agentguard.storage import files
 
-FILE: Final = "standing.json"
-NAMES: Final = "standing.names."
+FILE: Final = "restrictions.json"
+NAMES: Final = "restrictions.names."
 """The beginning of the second file's name; the first digits of the digest follow."""
 
-_TYPE: Final = "application/vnd.agentguard.standing+json"
+_TYPE: Final = "application/vnd.agentguard.restrictions+json"
 _ATTEMPTS: Final = 5
 _MAX_BYTES: Final = 64 * 1024 * 1024
-# the canonical form of an object with three members
-_HEAD: Final = re.compile(rb'\{"keyid":"([\w-]{43})","sig":"([\w+/]{86}==)","standing":')
-_TAIL: Final = b"}"
+# the canonical form of an object with three members; the restrictions lie between head and tail
+_HEAD: Final = re.compile(rb'\{"keyid":"([\w-]{43})","restrictions":')
+_TAIL: Final = re.compile(rb',"sig":"([\w+/]{86}==)"\}')
+_TAIL_SIZE: Final = 98
 
 _T = TypeVar("_T")
 
@@ -66,7 +67,7 @@ class NamesFile(NamedTuple):
         return folder / f"{NAMES}{self.sha256[:32]}"
 
 
-class SignedStanding(NamedTuple):
+class SignedRestrictions(NamedTuple):
     """An unverified file, and the key that it names; ``verify`` verifies, then parses the file."""
 
     path: Path
@@ -74,11 +75,12 @@ class SignedStanding(NamedTuple):
     key_id: str
     signature: bytes
 
-    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> SavedStanding:
-        """Return the standing if a key of the log has signed the file; raises ``StorageError``.
+    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> SavedRestrictions:
+        """Return the restrictions if a key of the log has signed the file; raises ``StorageError``.
 
         Nothing is parsed before: a text of this length can be made so that parsing takes a minute.
-        A standing signed ``by_compromised`` keys may only refuse (``Standing.with_refusals``).
+        Restrictions that compromised keys have signed (``by_compromised``) may only refuse
+        (``Restrictions.with_refusals``).
         """
         for trusted in trust.keys_for("log"):
             is_compromised = trusted.compromised_since is not None
@@ -88,23 +90,23 @@ class SignedStanding(NamedTuple):
                     return self._parsed()
         raise _damaged(self.path)
 
-    def _parsed(self) -> SavedStanding:
+    def _parsed(self) -> SavedRestrictions:
         try:
             members: Any = canonical.loads(self.encoded, limit=_MAX_BYTES)
-            return SavedStanding(self.path, *_parse(_of(dict, members)))
+            return SavedRestrictions(self.path, *_parse(_of(dict, members)))
         except (AgentguardError, TypeError, ValueError, LookupError) as error:
             raise _damaged(self.path) from error
 
 
-class SavedStanding(NamedTuple):
-    """A verified standing without the names of journalled calls, which the second file has."""
+class SavedRestrictions(NamedTuple):
+    """Verified restrictions without the names of journalled calls, which the second file has."""
 
     path: Path
-    standing: Standing
+    restrictions: Restrictions
     names: NamesFile
 
-    def with_names(self) -> Standing:
-        """Return the standing with the names of journalled calls; raises ``StorageError``."""
+    def with_names(self) -> Restrictions:
+        """Return the restrictions with the names of journalled calls; raises ``StorageError``."""
         path = self.names.within(self.path.parent)
         try:
             data = files.read(path, limit=self.names.size) if self.names.size else b""
@@ -112,7 +114,7 @@ class SavedStanding(NamedTuple):
             raise _damaged(path) from error
         if NamesFile.of(data) != self.names or len(data) % NAME_SIZE:
             raise _damaged(path)
-        return self.standing._replace(names=JournalNames(data))
+        return self.restrictions._replace(names=JournalNames(data))
 
     def names_missing(self) -> StorageError:
         """Return the error for a file whose second file is missing: what happened, what to do."""
@@ -125,7 +127,7 @@ class SavedStanding(NamedTuple):
         return StorageError(message, code="storage.corrupt")
 
 
-def load(folder: Path) -> SignedStanding:
+def load(folder: Path) -> SignedRestrictions:
     """Read the file; raises ``StorageError`` (``storage.corrupt``, ``storage.missing``)."""
     path = folder / FILE
     try:
@@ -136,17 +138,21 @@ def load(folder: Path) -> SignedStanding:
         message = f"{path} can't be read ({error.strerror}): open the guard again"
         raise StorageError(message, code="storage.missing") from error
     head = _HEAD.match(data)
-    if head is None or not data.endswith(_TAIL):
+    tail = _TAIL.fullmatch(data, max(len(data) - _TAIL_SIZE, 0))
+    if head is None or tail is None:
         raise _damaged(path)
-    key_id, signature = head[1].decode(), head[2].decode()
+    encoded, key_id = data[head.end() : tail.start()], head[1].decode()
     try:
-        return SignedStanding(path, data[head.end() : -len(_TAIL)], key_id, b64_decode(signature))
+        return SignedRestrictions(path, encoded, key_id, b64_decode(tail[1].decode()))
     except DecodeError as error:
         raise _damaged(path) from error
 
 
-def load_whole(folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
-    """Return the standing with its names; a ``SavedStanding`` without; None if unverified."""
+def load_whole(folder: Path, trust: TrustDocument) -> Restrictions | SavedRestrictions | None:
+    """Return the verified restrictions with the names; None if the file does not verify.
+
+    Returns ``SavedRestrictions``, without the names, if the second file is missing or damaged.
+    """
     saved = None
     for _attempt in range(_ATTEMPTS):  # another process may just have replaced both files
         saved = None
@@ -159,24 +165,24 @@ def load_whole(folder: Path, trust: TrustDocument) -> Standing | SavedStanding |
 def save(
     folder: Path,
     log: str,
-    standing: Standing,
+    restrictions: Restrictions,
     signer: Signer,
     *,
-    before: SavedStanding | None = None,
+    before: SavedRestrictions | None = None,
 ) -> None:
     """Replace both files; raises ``StorageError``. Call this inside ``registry_file.locked`` only.
 
     The second file is not written again where ``before``, the verified file that is there, has the
     same names. Older second files are removed once the new file is whole.
     """
-    names = standing.names.encode()
+    names = restrictions.names.encode()
     file = NamesFile.of(names)
-    members = _encoded(standing, file)
+    members = _encoded(restrictions, file)
     signature = signer.sign(_signed(log, canonical.dumps(members)))
     document: dict[str, JSON] = {
         "keyid": signer.key_id,
+        "restrictions": members,
         "sig": b64_encode(signature),
-        "standing": members,
     }
     beside = file.within(folder)
     is_new = before is None or before.names != file
@@ -190,28 +196,30 @@ def save(
                     files.remove(older)
 
 
-def _encoded(standing: Standing, names: NamesFile) -> dict[str, JSON]:
-    revoked: list[JSON] = [*sorted(standing.revoked)]
-    unran: list[JSON] = [*sorted(standing.unran)]
-    erased: list[JSON] = [*sorted(standing.erased)]
+def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
+    revoked: list[JSON] = [*sorted(restrictions.revoked)]
+    unran: list[JSON] = [*sorted(restrictions.unran)]
+    erased: list[JSON] = [*sorted(restrictions.erased)]
     return {
         "revoked": revoked,
-        "sequence": standing.sequence,
-        "frozen": standing.frozen,
-        "newest": standing.newest,
-        "used": _rows(standing.used),
-        "requests": _rows(standing.requests),
-        "chains": {key: [[*limit] for limit in limits] for key, limits in standing.chains.items()},
-        "calls": _rows(standing.calls),
-        "unsettled": _rows(standing.unsettled),
+        "sequence": restrictions.sequence,
+        "frozen": restrictions.frozen,
+        "newest": restrictions.newest,
+        "used": _rows(restrictions.used),
+        "requests": _rows(restrictions.requests),
+        "chains": {
+            key: [[*limit] for limit in limits] for key, limits in restrictions.chains.items()
+        },
+        "calls": _rows(restrictions.calls),
+        "unsettled": _rows(restrictions.unsettled),
         "unran": unran,
         "erased": erased,
         "names": [*names],
         "read": {
             str(shard): [place.size, b64_encode(place.peaks)]
-            for shard, place in standing.read.items()
+            for shard, place in restrictions.read.items()
         },
-        "unread": standing.unread,
+        "unread": restrictions.unread,
     }
 
 
@@ -219,14 +227,14 @@ def _rows(values: Mapping[str, tuple[Any, ...]]) -> dict[str, JSON]:
     return {key: [*value] for key, value in values.items()}
 
 
-_MEMBERS: Final = frozenset(_encoded(Standing(), NamesFile.of(b"")))
+_MEMBERS: Final = frozenset(_encoded(Restrictions(), NamesFile.of(b"")))
 
 
-def _parse(members: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
+def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
     if members.keys() != _MEMBERS:
         raise ValueError(sorted(members))
-    standing = Standing(
+    restrictions = Restrictions(
         revoked=frozenset(_texts(members["revoked"])),
         sequence=_of(int, members["sequence"]),
         frozen=_of(bool, members["frozen"]),
@@ -249,7 +257,7 @@ def _parse(members: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
         },
         unread=_of(int, members["unread"]),
     )
-    return standing, NamesFile(*_row(members["names"], str, int))
+    return restrictions, NamesFile(*_row(members["names"], str, int))
 
 
 def _each(values: object, read: Callable[[Any], _T]) -> dict[str, _T]:

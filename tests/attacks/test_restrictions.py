@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from agentguard import Denied, Guard, StorageError
-from agentguard.audit.standing import Standing
-from agentguard.audit.standing_builder import StandingBuilder
+from agentguard.audit.restrictions import Restrictions
+from agentguard.audit.restrictions_builder import RestrictionsBuilder
 from agentguard.domain import administration, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import dumps, loads_object
-from agentguard.storage import anchor, sqlite, standing_file
+from agentguard.storage import anchor, restrictions_file, sqlite
 from agentguard.storage.log import ShardLog
 
 PASSPHRASE = b"correct horse battery staple"
@@ -91,7 +91,7 @@ class Scene:
 
     def forget(self) -> None:
         """Remove the file that is made from the log."""
-        for path in self.state.glob("standing.*"):
+        for path in self.state.glob("restrictions.*"):
             path.unlink()
 
     @property
@@ -154,15 +154,15 @@ def brake(scene: Scene, kind: str) -> None:
 @pytest.mark.parametrize("kind", BRAKES)
 def test_no_edit_of_its_entry_lifts_a_brake(scene, kind, how, kept):
     assert scene.opens() == "ok"  # the allowed twin
-    old = (scene.state / standing_file.FILE).read_bytes()
+    old = (scene.state / restrictions_file.FILE).read_bytes()
     brake(scene, kind)
     EDITS[how](scene, kind)
     if kept == "removed":
         scene.forget()
     elif kept == "put back":
-        (scene.state / standing_file.FILE).write_bytes(old)
+        (scene.state / restrictions_file.FILE).write_bytes(old)
     assert scene.opens() in {BRAKES[kind], *REFUSED}  # the copy beside the anchor says so
-    (scene.outside / standing_file.FILE).unlink()
+    (scene.outside / restrictions_file.FILE).unlink()
     scene.forget()
     assert scene.opens() in REFUSED  # and without any copy the log does not verify
     assert scene.ran == ["read"]
@@ -173,12 +173,12 @@ def test_no_edit_of_its_entry_lifts_a_brake(scene, kind, how, kept):
 def test_nor_where_there_is_no_anchor(place, how, kept):
     scene = Scene(place, anchored=False)
     assert scene.opens() == "ok"
-    old = (scene.state / standing_file.FILE).read_bytes()
+    old = (scene.state / restrictions_file.FILE).read_bytes()
     scene.revoke()
     EDITS[how](scene, "revocation")
     scene.forget()
     if kept == "put back":
-        (scene.state / standing_file.FILE).write_bytes(old)
+        (scene.state / restrictions_file.FILE).write_bytes(old)
     assert scene.opens() == "storage.corrupt"
     assert scene.ran == ["read"]
 
@@ -188,7 +188,7 @@ def test_a_column_is_not_believed(scene, kind):
     brake(scene, kind)
     column(scene, kind)
     scene.forget()
-    (scene.outside / standing_file.FILE).unlink()
+    (scene.outside / restrictions_file.FILE).unlink()
     assert scene.opens() == BRAKES[kind]
 
 
@@ -196,9 +196,9 @@ def test_a_column_is_not_believed(scene, kind):
 def test_an_old_file_that_is_put_back_hides_no_brake_from_a_running_guard(scene, kind):
     with scene.open() as guard, scene.open() as late:
         assert scene.call(guard) == "ok"
-        old = (scene.state / standing_file.FILE).read_bytes()
+        old = (scene.state / restrictions_file.FILE).read_bytes()
         brake(scene, kind)
-        (scene.state / standing_file.FILE).write_bytes(old)  # before any call of theirs
+        (scene.state / restrictions_file.FILE).write_bytes(old)  # before any call of theirs
         assert [scene.call(guard), scene.call(late)] == [BRAKES[kind]] * 2
 
 
@@ -206,7 +206,7 @@ def test_every_shard_is_verified_not_only_the_one_that_is_leased(scene):
     with scene.open() as first, scene.open() as second:
         assert [scene.call(first), scene.call(second)] == ["ok", "ok"]
     for folder in (scene.state, scene.outside):
-        (folder / standing_file.FILE).unlink()
+        (folder / restrictions_file.FILE).unlink()
     scene.edit(
         "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
         " WHERE idx = ?",
@@ -237,17 +237,17 @@ def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
             scene.call(guard)
     scene.open().close()
     read: list[bytes] = []
-    add = StandingBuilder.add
+    add = RestrictionsBuilder.add
 
-    def counted(self: StandingBuilder, body: bytes) -> None:
+    def counted(self: RestrictionsBuilder, body: bytes) -> None:
         read.append(body)
         add(self, body)
 
-    monkeypatch.setattr(StandingBuilder, "add", counted)
+    monkeypatch.setattr(RestrictionsBuilder, "add", counted)
     scene.place.take_up().ledger().read_on()
     assert len(read) < 10
     for folder in (scene.state, scene.outside):
-        (folder / standing_file.FILE).unlink()
+        (folder / restrictions_file.FILE).unlink()
     scene.place.take_up().ledger().read_on()  # the twin: all of it
     assert len(read) > 20
 
@@ -328,16 +328,18 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
     """It lies there for one call of a running guard, which keeps what it knows later."""
     monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 0)
     with scene.open() as guard:
-        path = scene.state / standing_file.FILE
+        path = scene.state / restrictions_file.FILE
         signed = path.read_bytes()
         document: Any = loads_object(signed)
-        path.write_bytes(dumps({**document, "standing": {**document["standing"], **members}}))
+        path.write_bytes(
+            dumps({**document, "restrictions": {**document["restrictions"], **members}})
+        )
         assert scene.call(guard) == "storage.corrupt"
         path.write_bytes(signed)
         assert scene.call(guard) == "ok"
         scene.freeze()
         assert scene.call(guard) == "domain.frozen"
-    kept = standing_file.load(scene.outside).verify(scene.place.take_up().trust).standing
+    kept = restrictions_file.load(scene.outside).verify(scene.place.take_up().trust).restrictions
     assert (kept.revoked, kept.frozen) == (frozenset(), True)
     assert kept.sequence < 10**15
     assert kept.newest < "9998"
@@ -353,7 +355,7 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
         assert scene.call(guard) == "ok"
         known = guard._runtime._ledger
         known.keep()
-        before = standing_file.load(scene.outside).key_id
+        before = restrictions_file.load(scene.outside).key_id
         stolen = scene.place.take_up().log_key
         now = datetime.now(UTC)
         rotation.rotate(
@@ -367,24 +369,23 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
         assert scene.opens() == "ok"  # a new guard keeps it with the new key
         known.keep()
         for folder in (scene.state, scene.outside):
-            kept = standing_file.load(folder)
+            kept = restrictions_file.load(folder)
             assert kept.key_id != before
-            assert kept.verify(trust).standing.sequence == 0
+            assert kept.verify(trust).restrictions.sequence == 0
     # who writes the state and has the old key can't even have calls refused by it
-    standing_file.save(scene.state, trust.log, Standing(sequence=9, frozen=True), stolen)
+    restrictions_file.save(scene.state, trust.log, Restrictions(sequence=9, frozen=True), stolen)
     assert scene.opens() == "ok"
 
 
 def test_a_copy_beside_the_anchor_that_does_not_verify_is_told_of(scene, caplog):
     scene.revoke()
-    (scene.state / standing_file.FILE).write_text(
-        "{}"
-    )  # the twin: of the state's nobody needs to know
+    # the twin: nobody needs to know of the state's file
+    (scene.state / restrictions_file.FILE).write_text("{}")
     assert scene.opens() == "delegation.revoked"
     assert caplog.text == ""
-    (scene.outside / standing_file.FILE).write_text("{}")
+    (scene.outside / restrictions_file.FILE).write_text("{}")
     assert scene.opens() == "delegation.revoked"
-    assert f"{scene.outside / standing_file.FILE} does not verify" in caplog.text
+    assert f"{scene.outside / restrictions_file.FILE} does not verify" in caplog.text
     caplog.clear()
     assert scene.opens() == "delegation.revoked"
     assert caplog.text == ""  # it was made anew
@@ -475,7 +476,7 @@ def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, m
         "agentguard.storage.ledger.MOST_UNSAVED", -1
     )  # so that there is work each time
     became: list[str] = []
-    keep = standing_file.save
+    keep = restrictions_file.save
     with scene.open() as guard:
         known = guard._runtime._ledger
 
@@ -488,7 +489,7 @@ def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, m
                     became.append(error.code)
             keep(*arguments, **more)
 
-        monkeypatch.setattr(standing_file, "save", meanwhile)
+        monkeypatch.setattr(restrictions_file, "save", meanwhile)
         known.keep()
         assert became == ["begun", "storage.busy"]
         known.keep()  # the twin
@@ -545,7 +546,7 @@ def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
         for _ in range(20):
             scene.call(guard)
     trust = scene.place.take_up().trust
-    kept = standing_file.load(scene.outside).verify(trust).standing
+    kept = restrictions_file.load(scene.outside).verify(trust).restrictions
     read = scene.place.take_up().ledger().read_on()
     assert read.entries > 40
     assert 0 <= read.entries - kept.entries <= 16

@@ -1,8 +1,9 @@
-"""The standing: what the entries of all shards together say about later calls.
+"""The restrictions: how the entries of all shards together restrict later calls.
 
-A ``Standing`` holds the revocations, the freeze, the used approvals, the waiting requests, the
-calls made under a limit, the calls that must not run twice, and the newest time.
-``standing_builder.py`` builds a standing from entries; ``storage/standing_file.py`` stores one.
+``Restrictions`` holds the revocations, the freeze, the used approvals, the calls made under a
+limit, the calls that must not run twice, and the newest time. The waiting requests are here, too.
+``restrictions_builder.py`` builds the restrictions from entries; ``storage/restrictions_file.py``
+stores them.
 """
 
 from __future__ import annotations
@@ -68,19 +69,25 @@ class UnsettledCall(NamedTuple):
     name: str | None
 
 
-class Standing(NamedTuple):
-    """What the log says so far about later calls.
+class Restrictions(NamedTuple):
+    """How the entries read so far restrict later calls, in all shards of a log.
+
+    Some members restrict no call. ``requests`` is here because people are shown only requests that
+    the log has. ``read`` and ``unread`` say which entries the restrictions come from.
 
     - ``revoked``: the names that an administrator has revoked.
     - ``sequence``: the number of the newest freeze or thaw.
+    - ``frozen``: whether every call is denied until a thaw.
+    - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
+      later writes no older entry.
     - ``used``: calls by the id of the approval or request that they used.
     - ``requests``: waiting requests by their id.
     - ``chains``: the limited hops of each chain with a limit of calls, by the chain's digest.
     - ``calls``: calls by the id of the limited hop under which they were made.
     - ``unsettled``: calls by the digest of their invocation.
-    - ``unran``: the invocations that did not run according to the administrator.
-    - ``erased``: the ids of the invocations whose data were erased.
-    - ``names``: the names of journalled calls.
+    - ``unran``: invocations that may run again: the administrator says that they did not run.
+    - ``erased``: the ids of the invocations whose data were erased; no result is replayed.
+    - ``names``: the names of journalled calls, which must not run twice.
     - ``read``: how far each shard was read, by the shard's number.
     - ``unread``: the number of malformed entries.
     """
@@ -100,18 +107,18 @@ class Standing(NamedTuple):
     read: Mapping[int, ReadPlace] = MappingProxyType({})
     unread: int = 0
 
-    def with_revoked(self, name: str) -> Standing:
-        """Return a standing that also revokes ``name``."""
+    def with_revoked(self, name: str) -> Restrictions:
+        """Return restrictions that also revoke ``name``."""
         return self._replace(revoked=self.revoked | {name})
 
-    def with_freeze(self, sequence: int, *, frozen: bool) -> Standing:
-        """Return a standing with a freeze or thaw; one with a lower number changes nothing."""
+    def with_freeze(self, sequence: int, *, frozen: bool) -> Restrictions:
+        """Return the restrictions after a freeze or thaw; a lower number changes nothing."""
         if sequence <= self.sequence:
             return self
         return self._replace(sequence=sequence, frozen=frozen)
 
-    def joined(self, other: Standing) -> Standing:
-        """Return a standing with the other's revocations, erasures, freeze, and the later time."""
+    def joined(self, other: Restrictions) -> Restrictions:
+        """Add the revocations, erasures and freeze of ``other``; the later time counts."""
         union = self._replace(
             revoked=self.revoked | other.revoked,
             erased=self.erased | other.erased,
@@ -119,11 +126,11 @@ class Standing(NamedTuple):
         )
         return union.with_freeze(other.sequence, frozen=other.frozen)
 
-    def with_refusals(self, other: Standing) -> Standing:
-        """Return a standing with the other's revocations, erasures, freeze and used approvals.
+    def with_refusals(self, other: Restrictions) -> Restrictions:
+        """Add the revocations, erasures, freeze and used approvals of ``other``.
 
-        A thief may have signed the other standing: the other thaws nothing, sets no time and counts
-        no calls. The other's ``sequence`` counts: a running process may have seen this number, so
+        A thief may have signed ``other``: ``other`` thaws nothing, sets no time and counts no
+        calls. The ``sequence`` of ``other`` counts: a running process may have seen this number, so
         the next freeze needs a higher number. A number above ``_LAST_SEQUENCE`` does not count: no
         administrator can have reached it, and no thaw could have a higher number.
         """
