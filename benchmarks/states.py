@@ -25,7 +25,7 @@ from agentguard.audit import checkpoint
 from agentguard.audit.entry import Receipt
 from agentguard.audit.records import Record
 from agentguard.domain import config, domain, keystore
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.domain import StateDomain
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import b64_decode, b64url_decode

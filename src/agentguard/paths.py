@@ -150,7 +150,7 @@ def _places(folders: Mapping[str, Folder], values: Mapping[str, Any]) -> dict[st
 
 def _merged(places: dict[str, dict[str, str]], more: Any) -> Any:
     if not isinstance(more, Mapping):
-        return more  # the line denies the call for it
+        return more  # the call is then denied
     if FACT in more:
         message = (
             f"[paths] names an argument of this tool, which so has the fact {FACT!r} already: "

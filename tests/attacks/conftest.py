@@ -221,8 +221,8 @@ def guard():
 @pytest.fixture
 def faults(guard) -> Faults:
     """The backend of ``guard``'s log, which fails where the test says."""
-    guard._runtime._line.log._backend = Faults(guard._runtime._line.log._backend)
-    return guard._runtime._line.log._backend
+    guard._runtime._ports.log._backend = Faults(guard._runtime._ports.log._backend)
+    return guard._runtime._ports.log._backend
 
 
 @pytest.fixture

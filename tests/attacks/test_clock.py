@@ -115,8 +115,8 @@ def test_a_refusal_after_a_long_pause_does_not_spoil_the_log(clock, timed, tool,
         agent.call(tool, unknown=1)
     assert examine(timed).problems == ()
     clock.advance(hours=2)
-    agent._caller.instance().line = dataclasses.replace(
-        agent._caller.instance().line, entropy=lambda _size: b""
+    agent._caller.instance().ports = dataclasses.replace(
+        agent._caller.instance().ports, entropy=lambda _size: b""
     )
     assert refused(agent, tool) == "entropy.failed"
     assert examine(timed).problems == ()

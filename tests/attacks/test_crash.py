@@ -234,7 +234,7 @@ SEAMS = """
     if holder == 0:  # has shard 0, so that the others have to add one
         os.close(let_go)
         guard = opened()
-        assert guard._runtime._line.log.shard == 0
+        assert guard._runtime._ports.log.shard == 0
         os.write(say_ready, b"1")
         os.read(hold, 1)
         guard.close()

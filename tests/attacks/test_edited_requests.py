@@ -32,7 +32,7 @@ from agentguard.domain import config
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.approval_files import FileApprovals
 
 PEOPLE = ("bob", "carol", "dora")
 TWO = Requirement("a refund needs two people", roles=("lead",), quorum=2)

@@ -30,7 +30,7 @@ except AgentguardError as error:
 
 
 VERIFY = """
-from agentguard.cli import main
+from agentguard.cli.commands import main
 sys.argv[0] = "agentguard"
 main()
 """

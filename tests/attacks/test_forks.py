@@ -43,7 +43,7 @@ OPEN = """
         return text
 
     def shard():
-        return guard._runtime._line.log.shard
+        return guard._runtime._ports.log.shard
 
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -230,7 +230,7 @@ def test_a_child_outlives_its_parent(place, run):
         agent.call(note, text="parent")
         guard.close()
         other = opened()
-        say("other", other._runtime._line.log.shard)
+        say("other", other._runtime._ports.log.shard)
         os.close(go)
         other.new_agent("reader").call(note, text="other")
         wait(child)
@@ -398,7 +398,7 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
         wait(fork(child))
         domain.StateDomain.lease = lease
         third = opened()  # nobody holds the child's shard any more
-        say(third._runtime._line.log.shard)
+        say(third._runtime._ports.log.shard)
         third.close()
         guard.close()
         """
@@ -441,7 +441,7 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         closing.join()
         os.close = close
         second = opened()
-        say(second._runtime._line.log.shard)
+        say(second._runtime._ports.log.shard)
         second.close()
         os.close(tell)
         wait(child)

@@ -37,7 +37,7 @@ def note(text: str) -> str:
 def application(environ, start_response):
     (text,) = parse_qs(environ["QUERY_STRING"])["text"]
     result = agent.call(note, text=text)
-    body = json.dumps({"pid": os.getpid(), "shard": guard._runtime._line.log.shard, "id": agent.id,
+    body = json.dumps({"pid": os.getpid(), "shard": guard._runtime._ports.log.shard, "id": agent.id,
                        "result": result}).encode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [body]

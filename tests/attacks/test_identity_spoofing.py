@@ -173,7 +173,7 @@ def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, exa
         issued = credential.issue(
             issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="credential-1"
         )
-        guard._runtime._line.log.append(records.identity(issued, at=timestamp(clock.now)))
+        guard._runtime._ports.log.append(records.identity(issued, at=timestamp(clock.now)))
         assert len(examine(guard).problems) == problems
 
 

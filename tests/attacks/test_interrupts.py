@@ -88,7 +88,7 @@ def handled():
 
 def interrupt_writes(guard):
     """Send the signal once, in the midst of the next commit."""
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     write, left = log._backend.write, [True]
 
     def interrupted(*batch):
@@ -167,7 +167,7 @@ def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
             if durable:
                 monkeypatch.setattr(os, "fdatasync", interrupted)
             else:
-                counters = guard._runtime._line.revocations
+                counters = guard._runtime._ports.revocations
                 counters._calls = Interrupted(counters._calls)
             agent.call(tool, "interrupted")
             agent.call(tool, "afterwards")
@@ -226,7 +226,7 @@ def test_an_objects_end_may_make_a_call(place, ran):
     with place.open() as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(ran.append, name="note")
-        log = guard._runtime._line.log
+        log = guard._runtime._ports.log
         write = log._backend.write
 
         def collected(*batch):

@@ -21,7 +21,7 @@ from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import journal, journal_secret, restrictions_file
+from agentguard.storage import journal_files, journal_secret, restrictions_file
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -69,7 +69,7 @@ class Payer:
         rotation.rotate(self.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
 
     def lose_pages(self) -> None:
-        shutil.rmtree(self.state / journal.FOLDER)
+        shutil.rmtree(self.state / journal_files.FOLDER)
 
     def invocation_id(self) -> str:
         with self.place.open() as guard:
@@ -210,13 +210,13 @@ def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_d
 @pytest.mark.parametrize("reopened", [True, False])
 def test_an_old_page_brings_no_erased_result_back(payer, tmp_path, reopened):
     assert payer.pays() == "paid c"
-    shutil.copytree(payer.state / journal.FOLDER, tmp_path / "old")
+    shutil.copytree(payer.state / journal_files.FOLDER, tmp_path / "old")
     invocation_id, now = payer.invocation_id(), datetime.now(UTC)
     guard = payer.place.open()
     assert payer.pay(guard) == "paid c"  # the twin
     administration.erase(payer.place.config, PASSPHRASE, invocation_id, note="n", now=now)
     payer.lose_pages()
-    shutil.copytree(tmp_path / "old", payer.state / journal.FOLDER)
+    shutil.copytree(tmp_path / "old", payer.state / journal_files.FOLDER)
     if reopened:
         guard.close()
         guard = payer.place.open()

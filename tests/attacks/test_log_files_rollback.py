@@ -302,7 +302,7 @@ def test_a_shard_has_one_writer_in_all_processes(place, programs):
             print(error.code)
     """
     guard = place.open()
-    origin = guard._runtime._line.log.head.origin
+    origin = guard._runtime._ports.log.head.origin
     words = ("-c", textwrap.dedent(program), file_of(place), origin)
     result = programs.run(*words, cwd=place.config.base)
     assert result.stdout.strip() == "None", result.stderr
@@ -334,7 +334,7 @@ def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
     agent = first.new_agent("reader")
     tool = first.tool(ran.append, name="note")
     agent.call(tool, 1)
-    first._runtime._line.log.flush()  # or it may write while the second opens, which is no subject
+    first._runtime._ports.log.flush()  # or it may write while the second opens, which is no subject
     file_of(place).with_suffix(".lock").unlink()
     second = place.open()
     second.new_agent("reader").call(second.tool(ran.append, name="note"), 2)

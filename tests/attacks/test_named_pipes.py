@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from agentguard import Guard
-from agentguard.cli import main
 from agentguard.cli.approvals import approver
+from agentguard.cli.commands import main
 from agentguard.domain import config
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.opa import OpaEngine

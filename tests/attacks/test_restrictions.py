@@ -289,7 +289,7 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
     """Each reads the log once more, when its own call is in it."""
     with scene.open() as guard, scene.open() as other:
         lent = guard.delegate("user:alice", scope=["read"], max_calls=1)
-        revocations, became = guard._runtime.current_line().revocations, []
+        revocations, became = guard._runtime.current_ports().revocations, []
         consume = revocations.consume
 
         def attempt(one: Guard, delegation: Any) -> str:
@@ -512,7 +512,7 @@ def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clo
         assert caught.value.code == "delegation.expired"
         clock.advance(hours=-1)
         with scene.open() as late:
-            assert late._runtime.current_line().log.shard == 1
+            assert late._runtime.current_ports().log.shard == 1
             again = late.tool(name="read", requires=["read"])(lambda: "ok")
             with pytest.raises(AgentguardError) as refused:
                 late.new_agent("worker").under(late.resume(stored)).call(again)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentguard import ConfigError, Decision
-from agentguard.cli import app
+from agentguard.cli.commands import app
 from agentguard.domain import config, domain
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Guard, Requirement
-from agentguard.cli import app
+from agentguard.cli.commands import app
 from agentguard.signing import canonical
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"

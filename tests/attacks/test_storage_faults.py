@@ -119,8 +119,8 @@ def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
     guard = Guard.ephemeral(never, config={"agents": {"a": {}}})
     tool = guard.tool(ran.append)
     agent = guard.new_agent("a")
-    assert guard._runtime._line is not None
-    guard._runtime._line.log.close()
+    assert guard._runtime._ports is not None
+    guard._runtime._ports.log.close()
     with pytest.raises(Denied) as caught:
         agent.call(tool, 1)
     assert caught.value.code == "storage.closed"
@@ -137,9 +137,9 @@ def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
         with pytest.raises(Denied):
             agent.call(note, text="2")
     with pytest.raises(StorageError):
-        guard._runtime._line.log.flush()
+        guard._runtime._ports.log.flush()
     faults.before = None
-    guard._runtime._line.log.flush()
+    guard._runtime._ports.log.flush()
     assert ran == ["1"]
     assert examine(guard).ok
     assert examine(guard).in_doubt == ()
@@ -151,7 +151,7 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
     agent = guard.new_agent("a")
     agent.call(note, text="1")
     faults.before = StorageError("away")
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     log.enqueue(log._pending[0].record)
     with pytest.raises(Denied) as caught:
         agent.call(note, text="2")
@@ -212,7 +212,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     for thread in followers:
         thread.start()
     deadline = time.monotonic() + 60
-    while len(guard._runtime._line.log._pending) < 4:
+    while len(guard._runtime._ports.log._pending) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate, faults.gate = faults.gate, None
@@ -239,7 +239,7 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran, no_flusher):
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    connection = guard._runtime._line.log._backend._connection
+    connection = guard._runtime._ports.log._backend._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
 
@@ -318,12 +318,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran, no_flusher)
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
-    guard._runtime._line.log._backend._connection.execute("PRAGMA query_only=ON")
+    guard._runtime._ports.log._backend._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "x")
     assert caught.value.code == "storage.readonly"
     assert ran == []
-    guard._runtime._line.log._backend._connection.execute("PRAGMA query_only=OFF")
+    guard._runtime._ports.log._backend._connection.execute("PRAGMA query_only=OFF")
     agent.call(tool, "y")
     guard.close()
     assert ran == ["y"]
@@ -346,7 +346,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    anchor = guard._runtime._line.log._backend._anchor
+    anchor = guard._runtime._ports.log._backend._anchor
     os.close(anchor._file)
     anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
     codes = []
@@ -373,7 +373,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
 def doubted(place, faults, no_flusher):
     """An open guard, its agent, and the backend of its log, which fails where the test says."""
     guard = place.open()
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     log._backend = type(faults)(log._backend, durable=True)
     agent = guard.new_agent("reader")
     yield guard, agent, log._backend
@@ -401,7 +401,7 @@ def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once
         with pytest.raises(Denied):
             agent.call(tool, "meanwhile")
         with pytest.raises(StorageError):
-            guard._runtime._line.log.flush()
+            guard._runtime._ports.log.flush()
     assert not faults.entered.is_set(), "something was written on top of what is unknown"
     faults.at_head = None
     agent.call(tool, "after")

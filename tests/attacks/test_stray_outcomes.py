@@ -18,7 +18,7 @@ from agentguard.audit import records, summary
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import timestamp
-from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.signing import dsse
@@ -39,7 +39,7 @@ def agent(opened):
 
 def interrupt(guard, agent, ran, monkeypatch, *, durable):
     """Make a call that is interrupted before, or after, its authorization is durable."""
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     write = log._backend.write
 
     def interrupted(*batch):
@@ -57,7 +57,7 @@ def interrupt(guard, agent, ran, monkeypatch, *, durable):
 def leave_in_doubt(guard, agent, ran, monkeypatch):
     """Make a call whose outcome can't be handed over; return its id and its invocation's digest."""
     with monkeypatch.context() as patched:
-        patched.setattr(guard._runtime._line.log, "enqueue", lambda _record: 1 / 0)
+        patched.setattr(guard._runtime._ports.log, "enqueue", lambda _record: 1 / 0)
         agent.call(guard.tool(ran.append, name="note"), "in doubt")
     ((index, body),) = [
         (index, body)
@@ -117,7 +117,7 @@ def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatc
 
 def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     at = timestamp(log.last_at)
     statement = records.outcome_statement(
         subject,

@@ -166,7 +166,7 @@ def test_where_variables_have_traces_go(changed, table, variables, status, said)
 def test_traces_without_the_extra(changed, package):
     edit(changed, "[policy]", "[telemetry]\nendpoint = 'http://127.0.0.1:1'\n\n[policy]")
     program = f"import sys; sys.modules[{package!r}] = None\n"
-    program += "from agentguard.cli import main\nmain()"
+    program += "from agentguard.cli.commands import main\nmain()"
     done = changed.interpreter("-c", program, "doctor", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     (found,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "telemetry")
@@ -504,7 +504,7 @@ def test_without_an_adapter_no_graph_can_be_looked_at(changed):
     code = (
         "import sys, importlib.metadata as m; m.entry_points = lambda **_group: ()\n"
         "sys.argv = ['agentguard', 'doctor', '--graph', 'app:graph']\n"
-        "from agentguard.cli import main; main()"
+        "from agentguard.cli.commands import main; main()"
     )
     ran = changed.interpreter("-c", code)
     assert ran.returncode == 1

@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from agentguard.cli import app
+from agentguard.cli.commands import app
 from agentguard.cli.lazy import Deferred
 
 COMMANDS = [
@@ -77,7 +77,7 @@ def help_of(command: str) -> str:
 def test_help_imports_no_framework(project):
     script = (
         "import sys\nsys.argv = ['agentguard', '--help']\n"
-        "from agentguard.cli import main\n"
+        "from agentguard.cli.commands import main\n"
         "try:\n    main()\n"
         f"finally:\n    print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     )
@@ -106,7 +106,7 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
         "import importlib.metadata as metadata, sys\n"
         "metadata.entry_points = lambda **_: ()\n"
         "sys.argv = ['agentguard', 'demo', '--json']\n"
-        "from agentguard.cli import main\nmain()"
+        "from agentguard.cli.commands import main\nmain()"
     )
     result = project.interpreter("-c", script)
     assert (result.returncode, result.stdout) == (2, "")

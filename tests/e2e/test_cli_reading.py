@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from agentguard.cli import app
+from agentguard.cli.commands import app
 
 WRITING = {
     "init",

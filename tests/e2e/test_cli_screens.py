@@ -11,7 +11,7 @@ import pyte
 import pytest
 from typer.testing import CliRunner
 
-from agentguard.cli import app
+from agentguard.cli.commands import app
 from agentguard.cli.terminal import screen
 from agentguard.errors import AgentguardError
 

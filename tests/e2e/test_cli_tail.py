@@ -41,7 +41,7 @@ PATIENCE = 120.0
 # A job in the background inherits that Ctrl-C is ignored; a person's terminal does not.
 START = """
 import signal
-from agentguard.cli import main
+from agentguard.cli.commands import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()

@@ -21,7 +21,7 @@ import pytest
 from typer.main import get_command
 
 from agentguard import Denied, Guard
-from agentguard.cli import app
+from agentguard.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

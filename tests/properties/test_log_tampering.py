@@ -171,7 +171,7 @@ def history(seed: str) -> Copy:
                     continue
         reader = guard.reader()
         stored = list(reader.stored(0))
-        log: Any = guard._runtime.current_line().log
+        log: Any = guard._runtime.current_ports().log
         return Copy(
             guard.trust,
             log._signer,

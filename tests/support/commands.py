@@ -17,7 +17,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from unittest import mock
 
-from agentguard.cli import main
+from agentguard.cli.commands import main
 from agentguard.domain import keystore
 
 Result = subprocess.CompletedProcess[str]

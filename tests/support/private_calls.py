@@ -54,13 +54,13 @@ class Scene:
     def open(self, policy: Any = allow) -> Guard:
         engine = FunctionEngine(policy) if callable(policy) else RegoEngine.from_source(policy)
         guard = Guard(self.settings, engine, domain.take_up(self.settings, PASSPHRASE))
-        assert guard._runtime._line is not None
+        assert guard._runtime._ports is not None
 
         def draw(size: int) -> bytes:
             self.entropy.append(os.urandom(size))
             return self.entropy[-1]
 
-        guard._runtime._line = dataclasses.replace(guard._runtime._line, entropy=draw)
+        guard._runtime._ports = dataclasses.replace(guard._runtime._ports, entropy=draw)
         return guard
 
     @property

@@ -16,7 +16,7 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
-from agentguard.storage.journal import FileJournal
+from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.reader import StateReader
 
 MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE = (
@@ -134,7 +134,7 @@ def _die(call: Call, scene: Scene) -> None:
     def die(*_any: object) -> None:
         raise Crash
 
-    log: Any = dying._runtime.current_line().log
+    log: Any = dying._runtime.current_ports().log
     agent = scene.agent(dying, call.agent)
     with (
         patch.object(FileJournal, "finish", die),

@@ -15,7 +15,7 @@ from agentguard import ConfigError, Decision, Guard, PolicyError
 from agentguard.adapters import ToolSpec
 from agentguard.domain import config
 from agentguard.domain.config.agents import PrincipalConfig
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.config.policy import PolicyConfig
 
 POLICY = '[policy]\npath = "p"\n'

@@ -74,7 +74,7 @@ class Gate:
 
 @pytest.fixture
 def gate(guard, agent):
-    log = guard._runtime._line.log
+    log = guard._runtime._ports.log
     log._backend = Gate(log._backend)
     yield log._backend
     log._backend.error = None

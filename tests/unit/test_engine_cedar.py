@@ -17,7 +17,7 @@ import pytest
 
 from agentguard import ConfigError, Denied, Guard, PolicyError
 from agentguard.domain import config
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.document import decide
 from agentguard.policy.engine import Explains

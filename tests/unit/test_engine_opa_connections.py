@@ -18,7 +18,7 @@ from opa_calls import AUTHZ, ask, code_of, engine_of
 
 from agentguard import ConfigError, PolicyError
 from agentguard.domain import config
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.policy.document import decide
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server

@@ -121,7 +121,7 @@ def test_the_distributions_declare_what_the_documentation_promises():
     }
     assert commands["demo"] == "agentguard_demo:command"
     scripts = {script.name: script.value for script in entry_points(group="console_scripts")}
-    assert scripts["agentguard"] == "agentguard.cli:main"
+    assert scripts["agentguard"] == "agentguard.cli.commands:main"
     rego = [line for line in requires("agentguard") or [] if line.startswith("gordon-to-regorus")]
     # Only behind the extra, and pinned exactly: ADR 0002.
     assert rego

@@ -60,7 +60,7 @@ HELP = """
 import sys
 from contextlib import suppress
 
-from agentguard.cli import main
+from agentguard.cli.commands import main
 
 sys.argv = ["agentguard", *{!r}.split(), "--help"]
 with suppress(SystemExit):
@@ -249,13 +249,17 @@ def test_what_a_tool_loads_is_seen():
 # --- the command line ----------------------------------------------------------------------------
 
 
+TREE = {"agentguard.cli.commands", "agentguard.cli.lazy"}
+"""The tree of commands, which loads a command when the command is called."""
+
+
 def commands_loaded(modules: Iterable[str]) -> set[str]:
     return {name for name in modules if name.startswith("agentguard.cli.")}
 
 
 def test_the_first_help_page_loads_no_command():
     modules = loaded(HELP.format(""))
-    assert commands_loaded(modules) == {"agentguard.cli.lazy"}
+    assert commands_loaded(modules) == TREE
     unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS, "rich", "cryptography")
     assert of([*unwanted, "pydantic", "agentguard.domain.config"], modules) == set()
 
@@ -263,7 +267,7 @@ def test_the_first_help_page_loads_no_command():
 def test_a_groups_help_page_loads_none_of_its_commands():
     modules = loaded(HELP.format("audit"))
     group = {"agentguard.cli.audit", "agentguard.cli.audit.commands"}
-    assert commands_loaded(modules) == {"agentguard.cli.lazy", *group}
+    assert commands_loaded(modules) == {*TREE, *group}
     assert of(["rich", "cryptography", "pydantic", "importlib.metadata"], modules) == set()
 
 

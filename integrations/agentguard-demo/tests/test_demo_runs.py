@@ -82,7 +82,7 @@ sys.addaudithook(refuse)
 """
 
 
-WATCHED = f"{NO_NETWORK}from agentguard.cli import main; main()"
+WATCHED = f"{NO_NETWORK}from agentguard.cli.commands import main; main()"
 
 
 @pytest.fixture(scope="session")

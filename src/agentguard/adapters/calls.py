@@ -105,4 +105,4 @@ def run_store(agent: Agent) -> RunStore:
 
     Raises ``Denied`` where the guard is closed.
     """
-    return caller_of(agent).instance().line.runs
+    return caller_of(agent).instance().ports.runs

@@ -14,14 +14,9 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
+from agentguard.approvals.quorum import missing_approvals, reason_not_counted
 from agentguard.approvals.request import ApprovalRequest
-from agentguard.approvals.roster import (
-    Answer,
-    Approver,
-    Roster,
-    missing_approvals,
-    reason_not_counted,
-)
+from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.store import Approvals
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.identity.trust import seconds

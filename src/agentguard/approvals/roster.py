@@ -1,20 +1,18 @@
-"""The roster: who may approve, with which keys and in which roles; and when answers are enough.
+"""The roster: who may approve, with which keys and in which roles.
 
 The roster comes from ``[approvers]`` of the configuration. The issuer signs each roster into the
 log, so that an approval verifies later against the roster of its time. ``answer.py`` has the format
-of an answer.
+of an answer, and ``quorum.py`` the rules by which answers count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentguard.approvals.answer import Approval, read_answer
 from agentguard.approvals.request import ApprovalRequest
-from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError, DecodeError, KeyMaterialError, VerificationError
 from agentguard.identity.principal import require_principal
 from agentguard.signing import canonical
@@ -163,61 +161,6 @@ class Roster:
                     return approver, key
         message = "the answer is signed with a key that is not on the roster: see [approvers]"
         raise VerificationError(message, code="approval.unknown")
-
-
-def missing_approvals(
-    requirements: Iterable[Requirement],
-    answers: Sequence[Answer],
-    *,
-    requesters: AbstractSet[str],
-) -> str | None:
-    """Return in words what the first unmet requirement lacks; None where all are met.
-
-    ``answers`` are verified; rejections do not count. One principal counts once for a requirement,
-    whatever the number of names and keys.
-    """
-    for requirement in requirements:
-        people = {
-            answer.approval.approver
-            for answer in answers
-            if answer.approval.verdict == "approve"
-            and reason_not_counted(requirement, answer, requesters) is None
-        }
-        if len(people) < requirement.quorum:
-            approvers = "".join(f" {words}" for words in _approvers_in_words(requirement))
-            progress = f"{len(people)} of {requirement.quorum} approvals"
-            return f"{requirement.reason}: {progress}{approvers}"
-    return None
-
-
-def requesters_of(principal: str, owner: str | None) -> frozenset[str]:
-    """Return who may not approve a call: the principal of the call, and the agent's owner."""
-    return frozenset({principal} if owner is None else {principal, owner})
-
-
-def reason_not_counted(
-    requirement: Requirement, answer: Answer, requesters: AbstractSet[str]
-) -> str | None:
-    """Return in words why an answer does not count for a requirement; None where it counts."""
-    principal, approver = answer.approval.approver, answer.approver
-    if principal in requesters and not requirement.allow_self:
-        return f"{principal} asks for this call, or owns the agent: somebody else approves it"
-    if approver is None:
-        if requirement.approvers or requirement.roles or requirement.quorum > 1:
-            return "where approvers, roles or a quorum are asked for, an answer has to be signed"
-        return None
-    if requirement.approvers and approver.name not in requirement.approvers:
-        return f"{approver.name} is none of {', '.join(requirement.approvers)}"
-    if requirement.roles and not set(requirement.roles) & set(approver.roles):
-        return f"{approver.name} has none of the roles {', '.join(requirement.roles)}"
-    return None
-
-
-def _approvers_in_words(requirement: Requirement) -> Iterable[str]:
-    if requirement.approvers:
-        yield f"by {' or '.join(requirement.approvers)}"
-    if requirement.roles:
-        yield f"in the role {' or '.join(requirement.roles)}"
 
 
 def _read_approver(name: str, value: JSON) -> Approver:

@@ -1,6 +1,6 @@
 """The protocol of the store in which requests wait for answers, and the limits of the store.
 
-``storage/approvals.py`` implements the protocol in the state's folder, and
+``storage/approval_files.py`` implements the protocol in the state's folder, and
 ``storage/memory_state.py`` in memory.
 """
 

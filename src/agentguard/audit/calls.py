@@ -1,7 +1,7 @@
 """Reads the two entries of a call, its authorization and its outcome, into values.
 
 The readers here refuse entries that no guard writes. ``statements.py`` checks the signatures and
-the agreement with other entries, and ``approvals.py`` the answers of people.
+the agreement with other entries, and ``approval_checks.py`` the answers of people.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``ContentsVerifier`` reads the entries in the order of the log and checks each against the entries
 before it. ``verify.py`` checks the hashes and the checkpoints, and feeds the entries to this
-verifier. ``statements.py`` and ``approvals.py`` check single statements.
+verifier. ``statements.py`` and ``approval_checks.py`` check single statements.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import approvals, statements, summary
+from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import Adoption, check_adoption
-from agentguard.audit.approvals import RequestDigests
+from agentguard.audit.approval_checks import RequestDigests
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -157,8 +157,8 @@ class ContentsVerifier:
                 self._chains[chain.sha256] = chain
                 return summary.of_delegation(chain.leaf, at=entry.at)
             case "request":
-                request_summary = approvals.summary_of_request(entry)
-                self.requests.append((approvals.read_request(entry), request_summary))
+                request_summary = approval_checks.summary_of_request(entry)
+                self.requests.append((approval_checks.read_request(entry), request_summary))
                 return request_summary
         statement = statements.check_admin_statement(
             entry, self.trust, self.latest_time, signatures=self.checks_signatures
@@ -181,7 +181,7 @@ class ContentsVerifier:
             case "policy":
                 self._digests.add(str(entry.members["policy_sha256"]))
             case "roster":
-                signed = approvals.check_roster(entry, self.trust, at, signatures=signatures)
+                signed = approval_checks.check_roster(entry, self.trust, at, signatures=signatures)
                 self._rosters[signed.roster.sha256] = signed.roster
             case "revocation" | "freeze":
                 _REFUSALS[entry.kind](entry, self.trust, at, signatures=signatures)
@@ -218,9 +218,11 @@ class ContentsVerifier:
             raise VerificationError("the policy was asked in another mode than is configured")
         self.observed_calls += not call.enforced
         self._require_first(call)
-        answers = approvals.check_approvals(call, entry, self._roster_of(entry), issued, at)
+        answers = approval_checks.check_approvals(call, entry, self._roster_of(entry), issued, at)
         if call.allowed:
-            self.approvals += [(request, index) for request in approvals.answered_requests(answers)]
+            self.approvals += [
+                (request, index) for request in approval_checks.answered_requests(answers)
+            ]
             if chain is not None and "replay_of" not in entry.members:
                 self.call_counts.update(chain.limits)
             subject = call.invocation_sha256
@@ -243,7 +245,7 @@ class ContentsVerifier:
         return chain
 
     def _roster_of(self, entry: Entry) -> Roster | None:
-        digest = approvals.roster_digest_of_call(entry)
+        digest = approval_checks.roster_digest_of_call(entry)
         if digest is None:
             return None
         roster = self._rosters.get(digest)

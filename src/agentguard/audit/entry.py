@@ -2,7 +2,7 @@
 
 An entry is canonical JSON ``{kind, at, ...}``. Where somebody other than the log vouches for the
 content, the entry embeds that signed statement (docs/records.md, "The log"). ``records.py`` builds
-new entries; ``calls.py``, ``approvals.py`` and ``statements.py`` read the members of a kind.
+new entries; ``calls.py``, ``approval_checks.py`` and ``statements.py`` read the members of a kind.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approvals, evidence_file, merkle, statements
+from agentguard.audit import approval_checks, evidence_file, merkle, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace
@@ -111,7 +111,7 @@ class _EvidenceVerifier:
             place=place,
             credential=issued,
             chain=chain,
-            requirements=approvals.read_requirements(self._one("authorization").entry),
+            requirements=approval_checks.read_requirements(self._one("authorization").entry),
             answers=answers,
             outcome=outcome,
             outcome_place=outcome_place,
@@ -202,7 +202,7 @@ class _EvidenceVerifier:
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
         proven = self._one("authorization")
-        digest = approvals.roster_digest_of_call(proven.entry)
+        digest = approval_checks.roster_digest_of_call(proven.entry)
         roster = None
         if digest is None:
             if self._of_kind("roster"):
@@ -210,13 +210,13 @@ class _EvidenceVerifier:
         else:
             statement = self._one_before("roster", place)
             with _where(statement):
-                signed = approvals.check_roster(statement.entry, self._trust, statement.at)
+                signed = approval_checks.check_roster(statement.entry, self._trust, statement.at)
                 roster = signed.roster
                 if roster.sha256 != digest:
                     raise _mismatch("it is another roster than the call names")
                 self._used_keys.add(("issuer", signed.issuer.thumbprint))
         with _where(proven):
-            return approvals.check_approvals(call, proven.entry, roster, issued, at)
+            return approval_checks.check_approvals(call, proven.entry, roster, issued, at)
 
     def _outcome(
         self, call: Authorization, place: Place, issued: Credential

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from agentguard.audit import approvals, statements
+from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
 from agentguard.audit.log import LogReader
@@ -127,7 +127,7 @@ def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> Loca
     Raises ``StorageError``.
     """
     for located in scan_entries(reader, shard, ["roster"]):
-        if located.index < before and approvals.roster_digest(located.entry) == digest:
+        if located.index < before and approval_checks.roster_digest(located.entry) == digest:
             return located
     return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from agentguard.audit.adoption import Adoption
-from agentguard.audit.approvals import RequestDigests
+from agentguard.audit.approval_checks import RequestDigests
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary

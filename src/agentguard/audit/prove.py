@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from agentguard.audit import approvals, checkpoint, merkle, statements
+from agentguard.audit import approval_checks, checkpoint, merkle, statements
 from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
@@ -191,7 +191,9 @@ class _EvidenceBuilder:
                 decided = (call.engine, call.policy_sha256)
                 own = (members["engine"], members["policy_sha256"]) == decided
             case "roster":
-                own = self._call.entry.members["roster_sha256"] == approvals.roster_digest(entry)
+                own = self._call.entry.members["roster_sha256"] == approval_checks.roster_digest(
+                    entry
+                )
             case _:
                 own = False
         place = self._call.place

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit import approvals, statements
+from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
@@ -137,7 +137,7 @@ class RestrictionsBuilder:
             self._add_name_of(call)
 
     def _request(self, entry: Entry) -> None:
-        request = approvals.read_request(entry)
+        request = approval_checks.read_request(entry)
         expires_at = entry.members["expires_at"]
         if isinstance(expires_at, int):
             self._requests[request.request_id] = PendingRequest(
@@ -155,7 +155,7 @@ class RestrictionsBuilder:
 
     def _authorization(self, entry: Entry) -> None:
         call = read_authorization(entry)
-        answers = approvals.read_answers(entry)
+        answers = approval_checks.read_answers(entry)
         ids = {(answer.request_id, answer.expires_at) for answer in answers}
         if call.code == "approval.rejected":
             self._use(ids)  # people do not see the request again, even if it is in the store again

@@ -1,8 +1,9 @@
 """Checks of single statements in the log, for the verifier of a log and the verifier of evidence.
 
 Each function checks one statement against the keys, the credential and the digests that the
-statement names. ``calls.py`` reads authorizations and outcomes, and ``approvals.py`` checks the
-answers of people. ``contents.py`` checks the order of entries, ``evidence.py`` one call's proof.
+statement names. ``calls.py`` reads authorizations and outcomes, and ``approval_checks.py`` checks
+the answers of people. ``contents.py`` checks the order of entries, ``evidence.py`` the proof of a
+call.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A framework that resumes a run makes its earlier calls again. A call's journal entry decides what
 happens then: the call runs, the stored result is replayed, or the call is denied because nobody
 knows whether the tool ran. This module has the values and the protocols. ``flow/attempt.py`` uses
-them; ``storage/journal.py`` stores the entries, signed with the log's key.
+them; ``storage/journal_files.py`` stores the entries, signed with the log's key.
 """
 
 from __future__ import annotations

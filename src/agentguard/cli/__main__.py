@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agentguard.cli import main
+from agentguard.cli.commands import main
 
 main()

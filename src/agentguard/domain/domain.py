@@ -23,9 +23,9 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import anchor, approvals, files, registry_file, state_location
-from agentguard.storage.approvals import FileApprovals
-from agentguard.storage.journal import FileJournal
+from agentguard.storage import anchor, approval_files, files, registry_file, state_location
+from agentguard.storage.approval_files import FileApprovals
+from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.lease import Lessor
 from agentguard.storage.ledger import Inheritance, Ledger
 from agentguard.storage.log import ShardLog
@@ -208,7 +208,7 @@ def _require_state(state: Path) -> None:
 
 def refuse_links(state: Path) -> None:
     """Refuse a state in which a link leads elsewhere; raises ``StorageError``."""
-    files.refuse_links(state, state / approvals.FOLDER)
+    files.refuse_links(state, state / approval_files.FOLDER)
 
 
 def _read(settings: Config, passphrase: Passphrase) -> StateDomain:

@@ -1,1 +1,1 @@
-"""The line of one guarded call, as a generator of effects, and what drives it."""
+"""The steps of one guarded call, as a generator of effects, and the drivers of the generator."""

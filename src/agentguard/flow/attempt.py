@@ -5,7 +5,7 @@ then the record that the enclosing call keeps of its inner calls. The journal ma
 most once where a framework names the call in the same way when it resumes a run
 (``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``.
 
-The rows of ``endings.py`` say what each way to end means; ``records.py`` builds the log's entries.
+The rows of ``endings.py`` say what each way to end means; ``log_entries.py`` builds the entries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agentguard.call.journal import MAX_RESULT, JournalEntry
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
-from agentguard.flow import endings, records
+from agentguard.flow import endings, log_entries
 from agentguard.flow.effects import Do, Effect, Enqueue
 from agentguard.flow.endings import Ending
 from agentguard.flow.prepare import PreparedCall, effective_time
@@ -80,7 +80,7 @@ class Attempt:
             or not isinstance(arguments, Arguments)
         ):
             return
-        key, store = _key(prepared, arguments), prepared.line.journal
+        key, store = _key(prepared, arguments), prepared.ports.journal
         try:
             self.journal_entry = yield Do(store.read, key)
             self.journal_name = store.name(key)
@@ -112,7 +112,7 @@ class Attempt:
         """Enter in the journal that the tool begins; refuse where another attempt was first."""
         if self.journal_key is None or self.options.reentrant:
             return None
-        store = self.prepared.line.journal
+        store = self.prepared.ports.journal
         try:
             if (yield Do(store.begin, self.journal_key, self.invocation_id)):
                 return None
@@ -185,11 +185,11 @@ class Attempt:
         self, ending: Ending, status: Status, result: object, error: BaseException | None
     ) -> Generator[Effect, Any, None]:
         """Write the outcome, signed by the agent instance; without it the call stays in doubt."""
-        listener, log = self.prepared.listener, self.prepared.line.log
+        listener, log = self.prepared.listener, self.prepared.ports.log
         stored = self.journal_entry if ending is endings.REPLAYED else None
         replay_of = stored.invocation_id if stored is not None else None
         try:
-            record, error_type = records.outcome(
+            record, error_type = log_entries.outcome(
                 self.prepared,
                 self.invocation_sha256,
                 self.receipt,
@@ -237,7 +237,7 @@ class Attempt:
         return unreplayable
 
     def _write_journal(self, key: str, entry: JournalEntry | None) -> Generator[Effect, Any, None]:
-        store = self.prepared.line.journal
+        store = self.prepared.ports.journal
         try:
             yield Do(store.forget, key) if entry is None else Do(store.finish, key, entry)
         except Exception:
@@ -246,7 +246,7 @@ class Attempt:
             )
 
     def _now(self) -> str:
-        now, _refusal = effective_time(self.prepared.line)
+        now, _refusal = effective_time(self.prepared.ports)
         return timestamp(now)
 
 

@@ -18,7 +18,7 @@ from agentguard.call.decision import Decision
 from agentguard.errors import AgentguardError
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.decide import Ruling
-from agentguard.flow.effects import Do, Effect, Line
+from agentguard.flow.effects import Do, Effect, Ports
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -34,11 +34,11 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
     Returns ``ruling``, refused where nothing is left, or where nothing can be counted.
     """
     prepared, answers = attempt.prepared, ruling.answers
-    line, limits, stored = prepared.line, prepared.authority.limits, prepared.stored_request
+    ports, limits, stored = prepared.ports, prepared.authority.limits, prepared.stored_request
     if not ruling.runs or not (limits or answers):
         return ruling
     try:
-        if limits and not (yield Do(line.revocations.consume, limits)):
+        if limits and not (yield Do(ports.revocations.consume, limits)):
             most = min(most for _jti, most in limits)
             reason = f"the delegation allows {most} calls, and all of them are made"
             return ruling.refused(Decision.refusal(reason, code="calls.exceeded"))
@@ -46,7 +46,7 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
             return ruling
         attempt.spends_approvals = True
         approval_ids = [answer.approval.approval_id for answer in answers]
-        if stored and (yield Do(line.approvals.spend, stored.request, approval_ids)):
+        if stored and (yield Do(ports.approvals.spend, stored.request, approval_ids)):
             return ruling
         attempt.spends_approvals = False
         reason = "the approval was used already: one approval lets one call run once"
@@ -67,19 +67,19 @@ def confirm(attempt: Attempt) -> Generator[Effect, Any, Decision | None]:
     if not limits and request is None:
         return None
     try:
-        code: str | None = yield Do(_excess, prepared.line, limits, request)
+        code: str | None = yield Do(_excess, prepared.ports, limits, request)
         return Decision.refusal(_OVERTAKEN[code], code=code) if code is not None else None
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
         return _uncounted(error)
 
 
 def _excess(
-    line: Line, limits: Sequence[tuple[str, int]], request: ApprovalRequest | None
+    ports: Ports, limits: Sequence[tuple[str, int]], request: ApprovalRequest | None
 ) -> str | None:
     """Return the reason code where the log has a call too many, None where it has not."""
-    if limits and not line.revocations.is_within(limits):
+    if limits and not ports.revocations.is_within(limits):
         return "calls.exceeded"
-    if request is not None and not line.approvals.is_alone(request):
+    if request is not None and not ports.approvals.is_alone(request):
         return "approval.consumed"
     return None
 
@@ -118,7 +118,7 @@ def remove_request(attempt: Attempt) -> Generator[Effect, Any, None]:
         return
     attempt.is_request_removed = False
     try:
-        yield Do(prepared.line.approvals.withdraw, prepared.request_key)
+        yield Do(prepared.ports.approvals.withdraw, prepared.request_key)
         attempt.is_request_removed = True
     except Exception:
         # nobody can use the request once more: its approvals are used up, or it has expired

@@ -1,7 +1,7 @@
-"""Steps 5 and 6 of the line: the policy's decision on a call, and the answers of the approvers.
+"""Steps 5 and 6 of a guarded call: the policy's decision, and the answers of the approvers.
 
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
-are there, the line evaluates the policy again, with the answers in its input: the policy may still
+are there, the policy is evaluated again, with the answers in its input: the policy may still
 deny, or require more. The answers must also meet the requirements that the approvers were shown,
 whatever the policy requires by now (docs/policies.md). What a call uses up is in ``consume.py``.
 """
@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
+from agentguard.approvals.quorum import missing_approvals, requesters_of
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
-from agentguard.approvals.roster import Answer, missing_approvals, requesters_of
+from agentguard.approvals.roster import Answer
 from agentguard.approvals.store import StoredRequest
 from agentguard.audit import records
 from agentguard.call.arguments import Arguments
@@ -24,7 +25,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.effects import Do, Effect, Evaluate, Line
+from agentguard.flow.effects import Do, Effect, Evaluate, Ports
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
@@ -71,7 +72,7 @@ def rule(
     """
     ruling = yield from _evaluate(prepared)
     is_evaluated = ruling.document is not None and ruling.interrupt is None
-    if prepared.line.mode == "observe" and is_evaluated:
+    if prepared.ports.mode == "observe" and is_evaluated:
         return ruling._replace(enforced=False)
     stored = prepared.stored_request
     if ruling.decision.outcome == "deny" or (stored is None and ruling.decision.allowed):
@@ -119,7 +120,7 @@ def _evaluate(
     """Evaluate the policy and tell the listener; ``approval`` is that member of the input."""
     ruling = yield from _policy_ruling(prepared, approval)
     is_evaluated = ruling.document is not None
-    policy_sha256 = prepared.line.engine.policy_sha256 if is_evaluated else None
+    policy_sha256 = prepared.ports.engine.policy_sha256 if is_evaluated else None
     prepared.listener.decided(ruling.decision, policy_sha256)
     return ruling
 
@@ -145,7 +146,7 @@ def _policy_ruling(
     except AgentguardError as error:
         return Ruling(Decision.refusal(str(error), code=error.code))
     try:
-        answer = yield Evaluate(prepared.line.engine, document)
+        answer = yield Evaluate(prepared.ports.engine, document)
         evaluation = policy.evaluation_of(answer)
         return Ruling(policy.decide(answer), document, evaluation=evaluation)
     except AgentguardError as error:
@@ -164,40 +165,40 @@ def _request_approval(
     prepared: PreparedCall, decision: Decision
 ) -> Generator[Effect, Any, ApprovalPending]:
     """Put a request in the log, and then in the store where approvers find the request."""
-    line = prepared.line
-    if not line.roster.can_answer or prepared.request_key is None:
+    ports = prepared.ports
+    if not ports.roster.can_answer or prepared.request_key is None:
         reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
     request = _request(prepared, decision)
-    receipt = yield Do(line.log.append, records.request(request, at=prepared.at))
-    prepared.listener.requested(request, receipt, line.log.head)
-    stored = yield Do(_store, line, prepared.request_key, request)
+    receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))
+    prepared.listener.requested(request, receipt, ports.log.head)
+    stored = yield Do(_store, ports, prepared.request_key, request)
     return ApprovalPending(stored, "nobody has answered yet")
 
 
-def _store(line: Line, key: str, request: ApprovalRequest) -> ApprovalRequest:
+def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
     """Put the request in the store, and call ``on_request``, whose failure refuses nothing.
 
     Returns the request in the store, which another attempt may have put there before.
     """
-    stored = line.approvals.ask(key, request)
-    if line.on_request is not None and stored.request_id == request.request_id:
+    stored = ports.approvals.ask(key, request)
+    if ports.on_request is not None and stored.request_id == request.request_id:
         try:
-            line.on_request(stored)
+            ports.on_request(stored)
         except Exception:
             _LOGGER.exception("on_request failed: request %s waits all the same", stored.request_id)
     return stored
 
 
 def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
-    actor, line = prepared.actor, prepared.line
+    actor, ports = prepared.actor, prepared.ports
     arguments, predicate = prepared.arguments, prepared.predicate
     assert isinstance(arguments, Arguments)  # noqa: S101  the policy has decided on them
     tool = prepared.invocation.tool
     now = _now(prepared)
     return ApprovalRequest(
         request_id=predicate["invocation_id"],
-        trust_domain=line.trust_domain,
+        trust_domain=ports.trust_domain,
         call_site=predicate["call_site"],
         agent=actor.uri,
         agent_name=actor.name,
@@ -213,7 +214,7 @@ def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
         unbound=tuple(arguments.unbound),
         salt=prepared.salt,
         requirements=decision.requirements,
-        policy_sha256=line.engine.policy_sha256,
+        policy_sha256=ports.engine.policy_sha256,
         traceparent=prepared.listener.asks(),
         requested_at=now,
         expires_at=now + min(requirement.ttl for requirement in decision.requirements),
@@ -272,7 +273,7 @@ def _refusal(
     prepared: PreparedCall, request: ApprovalRequest, answers: Sequence[Answer]
 ) -> Decision | None:
     """Return why no answer to the request can let the call run any more, None where one can."""
-    if request.trust_domain != prepared.line.trust_domain:
+    if request.trust_domain != prepared.ports.trust_domain:
         reason = f"the approval was asked for in another trust domain, {request.trust_domain}"
         return Decision.refusal(reason, code="approval.mismatch")
     mismatch = _mismatch(prepared, request)
@@ -323,7 +324,7 @@ def _verified_answers(prepared: PreparedCall, stored: StoredRequest) -> tuple[An
     verified: dict[str, Answer] = {}
     for envelope in stored.answers:
         try:
-            answer = prepared.line.roster.verify(envelope, stored.request, at=now)
+            answer = prepared.ports.roster.verify(envelope, stored.request, at=now)
         except AgentguardError:
             continue
         verified.setdefault(answer.approval.approval_id, answer)

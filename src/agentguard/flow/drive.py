@@ -1,4 +1,4 @@
-"""The sync driver of the line: carries the effects out, and throws exceptions back into the line.
+"""The sync driver of a guarded call: carries out the effects, and throws exceptions back in.
 
 The driver blocks until each effect is carried out. The async driver is in ``drive_async.py``, so
 that a program without an event loop does not import asyncio.

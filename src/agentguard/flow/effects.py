@@ -1,8 +1,8 @@
-"""The effects that the line of a guarded call yields, and the values that the line runs on.
+"""The effects that a guarded call yields, and the values that the steps of the call use.
 
 An effect is what may block or run somebody else's code. ``drive.py`` and ``drive_async.py`` carry
 the effects out. ``Actor`` is the agent instance that makes the call, ``Authority`` and
-``DelegationSource`` are what the agent may do and on whose behalf. ``Line`` holds the parts that
+``DelegationSource`` are what the agent may do and on whose behalf. ``Ports`` holds the parts that
 every call of a guard runs on; a ``CallListener`` is told of one call, for telemetry.
 """
 
@@ -93,7 +93,7 @@ class Enqueue(NamedTuple):
 Effect = Do | LookUp | Evaluate | Run | Enqueue
 
 
-class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
+class NotRun(Exception):  # noqa: N818  it steers the flow, as Denied does
     """Raised in place of a tool's result: the call was authorised, and the tool did not run."""
 
     def __init__(self, refusal: Decision) -> None:
@@ -175,7 +175,7 @@ class Actor:
 class CallListener(Protocol):
     """Is told what happens to one call, for telemetry, and has no say.
 
-    A listener raises nothing. The line starts a span with ``begin``; the drivers enter the span's
+    A listener raises nothing. The call starts a span with ``begin``; the drivers enter the span's
     context (``__enter__``) for what runs somebody else's code: facts, the engine and the tool.
     """
 
@@ -186,7 +186,7 @@ class CallListener(Protocol):
         """
 
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
-        """The policy has answered; or the line refused the call without the policy (no digest)."""
+        """The policy has answered; or the call was refused without the policy (no digest)."""
 
     def asks(self) -> str | None:
         """A request for an approval is about to be made; return its span as a ``traceparent``."""
@@ -225,7 +225,7 @@ class CallListener(Protocol):
         """The outcome is in the log or about to be, with ``attachments`` (the result) beside it."""
 
     def end(self, error: BaseException | None) -> None:
-        """The line ends with ``error``, or with a result (None)."""
+        """The call ends with ``error``, or with a result (None)."""
 
     def __enter__(self) -> object:
         """Enter the context of the call's span."""
@@ -247,7 +247,7 @@ class LoggedInvocation(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Ports:
     """The parts that every call of a guard runs on, in one process."""
 
     engine: Engine

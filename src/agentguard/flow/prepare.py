@@ -1,4 +1,4 @@
-"""Steps 1 to 3 of the line: what is called, by what authority, and the facts about the call.
+"""Steps 1 to 3 of a guarded call: what is called, by what authority, and the facts about the call.
 
 ``prepare`` finds out time, random bytes, arguments, call site, authority and facts. The first
 failure decides the refusal. The others are still found out as far as possible, since a refused
@@ -27,8 +27,8 @@ from agentguard.flow.effects import (
     DelegationSource,
     Do,
     Effect,
-    Line,
     LookUp,
+    Ports,
 )
 from agentguard.signing.canonical import b64_encode
 
@@ -53,7 +53,7 @@ class PreparedCall(NamedTuple):
     """
 
     actor: Actor
-    line: Line
+    ports: Ports
     listener: CallListener
     invocation: Invocation
     authority: Authority
@@ -78,27 +78,27 @@ class _Place(NamedTuple):
 
 def prepare(
     actor: Actor,
-    line: Line,
+    ports: Ports,
     invocation: Invocation,
     delegation_source: DelegationSource | None,
     listener: CallListener,
 ) -> Generator[Effect, Any, PreparedCall]:
     """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal."""
-    now, refusal = effective_time(line)
+    now, refusal = effective_time(ports)
     refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
-    salt, invocation_id, refusal = _entropy(line, refusal)
+    salt, invocation_id, refusal = _entropy(ports, refusal)
     arguments, resource, refusal = _bind(invocation, refusal)  # 1
     call_site, task_id, refusal = _site(actor, invocation, refusal)
     if not actor.has_credential(now):  # 2
         failed = yield from _renew(actor, now)  # for a refused call, too: its refusal is signed
         refusal = refusal or failed
     authority, failed = yield from _authority(actor, delegation_source, now)
-    refusal = refusal or failed or _require(actor, line, authority, invocation.tool.requires)
+    refusal = refusal or failed or _require(actor, ports, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
     place, key, stored = _Place(call_site, resource, task_id), None, None
-    if refusal is None and line.roster.can_answer and isinstance(arguments, Arguments):
+    if refusal is None and ports.roster.can_answer and isinstance(arguments, Arguments):
         key = _request_key(actor, authority, invocation, place, arguments)
-        stored, refusal = yield from _stored_request(line, key)
+        stored, refusal = yield from _stored_request(ports, key)
     request = stored.request if stored is not None and not stored.altered else None
     if request is not None:  # the call is the one that was shown, under the same salt and site
         salt = request.salt
@@ -108,11 +108,11 @@ def prepare(
     look_up = invocation.tool.facts if refusal is None else None
     facts, failed, interrupt = yield from _facts(actor, look_up, authority, task_id, arguments)  # 3
     at = timestamp(now if authority.since is None else max(now, authority.since))
-    predicate = _predicate(actor, line, invocation, authority, place, arguments, salt)
+    predicate = _predicate(actor, ports, invocation, authority, place, arguments, salt)
     predicate |= {"invocation_id": invocation_id, "traceparent": traceparent, "issued_at": at}
     return PreparedCall(
         actor,
-        line,
+        ports,
         listener,
         invocation,
         authority,
@@ -130,7 +130,7 @@ def prepare(
 
 def _predicate(
     actor: Actor,
-    line: Line,
+    ports: Ports,
     invocation: Invocation,
     authority: Authority,
     place: _Place,
@@ -138,7 +138,7 @@ def _predicate(
     salt: bytes,
 ) -> dict[str, Any]:
     """Return the predicate of the invocation's statement, but for its id, trace and time."""
-    head = line.log.head
+    head = ports.log.head
     bound = arguments if isinstance(arguments, Arguments) else None
     return {
         "agent": actor.uri,
@@ -179,11 +179,11 @@ def _bind(
         return arguments, None, refusal or Decision.refusal(str(error), code=error.code)
 
 
-def effective_time(line: Line) -> tuple[datetime, Decision | None]:
+def effective_time(ports: Ports) -> tuple[datetime, Decision | None]:
     """Return the later of the wall clock and the log's newest entry: time never goes back."""
-    last = line.log.last_at
+    last = ports.log.last_at
     try:
-        now = line.clock()
+        now = ports.clock()
         if now >= last:
             return now, None
         lag = last - now
@@ -195,9 +195,9 @@ def effective_time(line: Line) -> tuple[datetime, Decision | None]:
     return last, None
 
 
-def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
+def _entropy(ports: Ports, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
     try:
-        drawn = bytes(line.entropy(SALT_SIZE + ID_SIZE))
+        drawn = bytes(ports.entropy(SALT_SIZE + ID_SIZE))
     except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
         failed = Decision.failure("entropy.failed", "no random bytes can be had", error)
         return b"", None, refusal or failed
@@ -243,11 +243,11 @@ def _authority(
 
 
 def _require(
-    actor: Actor, line: Line, authority: Authority, requires: tuple[str, ...]
+    actor: Actor, ports: Ports, authority: Authority, requires: tuple[str, ...]
 ) -> Decision | None:
     """Refuse a call whose authority is revoked, or whose scope is too small."""
     try:
-        refused = line.revocations.refusal(authority.names)
+        refused = ports.revocations.refusal(authority.names)
     except AgentguardError as error:
         return Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  revocations that can't be read deny
@@ -308,11 +308,11 @@ def _request_key(
 
 
 def _stored_request(
-    line: Line, key: str
+    ports: Ports, key: str
 ) -> Generator[Effect, Any, tuple[StoredRequest | None, Decision | None]]:
     """Return the request for the call's approval; requests that can't be read refuse the call."""
     try:
-        return ((yield Do(line.approvals.read, key)) if line.approvals.has(key) else None), None
+        return ((yield Do(ports.approvals.read, key)) if ports.approvals.has(key) else None), None
     except AgentguardError as error:
         return None, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies

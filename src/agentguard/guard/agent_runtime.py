@@ -67,7 +67,7 @@ class AgentRuntime:
             instance = self._instance or Instance(
                 self._config,
                 self._process.renewed_domain,
-                self._process.current_line(),
+                self._process.current_ports(),
                 self._holder,
             )
             if self._instance is None:  # else a signal handler has made one meanwhile

@@ -1,7 +1,7 @@
 """``Caller``: an agent instance together with the delegation that its calls are made under.
 
 ``Agent`` offers an application what it does with one, ``agentguard.adapters`` an adapter. The steps
-of a call stand in ``flow/line.py``.
+of a call stand in ``flow/guarded_call.py``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from agentguard.call.options import CallOptions
 from agentguard.delegation import context
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DelegationError
-from agentguard.flow import drive, line
+from agentguard.flow import drive
 from agentguard.flow.effects import CallListener, NotRun
+from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.instance import Instance
 
@@ -49,7 +50,7 @@ class Caller(NamedTuple):
         """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
         instance = self.instance()
         listener = self.runtime.telemetry.call(instance.actor, invocation)
-        steps = self._begin(line.guarded_call, listener, instance, invocation, options)
+        steps = self._begin(guarded_call, listener, instance, invocation, options)
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
     async def arun(
@@ -63,7 +64,7 @@ class Caller(NamedTuple):
 
         instance = await self._ainstance()
         listener = self.runtime.telemetry.call(instance.actor, invocation)
-        steps = self._begin(line.guarded_call, listener, instance, invocation, options)
+        steps = self._begin(guarded_call, listener, instance, invocation, options)
         tool = unless_changed(invocation, function)
         return await drive_async.arun(steps, tool, listener, self.runtime.executors)
 
@@ -74,7 +75,7 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = self._begin(line.evaluate, listener, instance, invocation, options)
+        steps = self._begin(evaluate, listener, instance, invocation, options)
         return drive.run(steps, _no_tool, listener)
 
     async def aevaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
@@ -86,7 +87,7 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = self._begin(line.evaluate, listener, instance, invocation, options)
+        steps = self._begin(evaluate, listener, instance, invocation, options)
         return await drive_async.arun(steps, _no_tool, listener, self.runtime.executors)
 
     def _begin(
@@ -100,8 +101,8 @@ class Caller(NamedTuple):
         """Begin the steps of a call, or of its evaluation, under the delegation in force."""
         source = instance.delegation_source(self.delegation)
         nested_calls = NestedCalls(context.nested_calls())
-        actor, parts = instance.actor, instance.line
-        return steps_of(actor, parts, invocation, listener, source, options, nested_calls)
+        actor, ports = instance.actor, instance.ports
+        return steps_of(actor, ports, invocation, listener, source, options, nested_calls)
 
     def span(
         self,

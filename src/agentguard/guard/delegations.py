@@ -68,7 +68,7 @@ class Delegations:
         if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
-        refused = self._runtime.current_line().revocations.refusal(chain.names)
+        refused = self._runtime.current_ports().revocations.refusal(chain.names)
         if refused is not None:
             code, reason = refused
             raise DelegationError(reason, code=code)

@@ -1,7 +1,7 @@
 """``Guard``: the first class of the public API.
 
 A guard holds one trust domain: the policy engine, the issuer's key and the log. A guard makes
-agents, each with a key of its own. ``flow/line.py`` has the steps of an agent's call, and
+agents, each with a key of its own. ``flow/guarded_call.py`` has the steps of an agent's call, and
 ``process.py`` puts together the parts that those steps need in one process.
 """
 
@@ -28,7 +28,12 @@ from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.domain import config, ephemeral
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.domain.config.engine import PolicySource, engine_from, log_warnings, open_engine
+from agentguard.domain.config.engine_loader import (
+    PolicySource,
+    engine_from,
+    log_warnings,
+    open_engine,
+)
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import ConfigError
 from agentguard.guard import process
@@ -82,7 +87,7 @@ class Guard:
         self._tools = Tools(settings)
         self._delegations = Delegations(settings, self._runtime)
         _GUARDS.add(self)
-        self._runtime.current_line()
+        self._runtime.current_ports()
         telemetry.watch_pending(self._waiting)
 
     def _waiting(self) -> tuple[str, object, int] | None:

@@ -21,7 +21,7 @@ from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import DelegationError
-from agentguard.flow.effects import Actor, Authority, Line
+from agentguard.flow.effects import Actor, Authority, Ports
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
@@ -44,7 +44,7 @@ class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
     ``domain`` returns the current trust domain. ``holder`` returns the key and the credential that
-    sign the next hop of a chain that ends with this agent. ``line`` has the parts that the agent's
+    sign the next hop of a chain that ends with this agent. ``ports`` has the parts that the agent's
     calls use. The methods may be called from any thread.
     """
 
@@ -52,10 +52,10 @@ class Instance:
         self,
         config: AgentConfig,
         domain: Callable[[], Domain],
-        line: Line,
+        ports: Ports,
         holder: Callable[[datetime], Holder],
     ) -> None:
-        self.line = line
+        self.ports = ports
         self._profile = config.profile
         self._max_scope = config.scope
         self._require_delegator = config.require_delegator
@@ -67,7 +67,7 @@ class Instance:
         self._current: Credential | None = None
         self._acceptance_lock = threading.RLock()
         self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
-        signer = Ed25519Signer.from_seed(line.entropy(32))
+        signer = Ed25519Signer.from_seed(ports.entropy(32))
         name = self._profile.name
         uri = credential.agent_uri(domain().trust.trust_domain, name, signer.public_key)
         self._names = frozenset({uri, f"agent:{name}", signer.key_id})
@@ -84,10 +84,10 @@ class Instance:
             owner=config.profile.owner,
         )
         self._renew(self._now())
-        line.log.flush()
+        ports.log.flush()
 
     def _now(self) -> datetime:
-        return max(self.line.clock(), self.line.log.last_at)
+        return max(self.ports.clock(), self.ports.log.last_at)
 
     # --- the credential --------------------------------------------------------------------------
 
@@ -107,11 +107,11 @@ class Instance:
                 self._profile,
                 self.actor.signer.public_key,
                 now=at,
-                jti=self.line.entropy(16).hex(),
+                jti=self.ports.entropy(16).hex(),
             )
             verified = credential.verify(issued.token, domain.trust, at=at)
             # enqueued first, so that the log has the credential before any call that uses it
-            self.line.log.enqueue(records.identity(verified, at=timestamp(now)))
+            self.ports.log.enqueue(records.identity(verified, at=timestamp(now)))
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
@@ -185,7 +185,9 @@ class Instance:
                 if earlier
                 else self._extended_chain(delegation, domain, now)
             )
-            token = access_token.mint(chain, domain.issuer, now=at, jti=self.line.entropy(16).hex())
+            token = access_token.mint(
+                chain, domain.issuer, now=at, jti=self.ports.entropy(16).hex()
+            )
             is_renewable = token.expires_at < chain.leaf.expires_at
             acceptance = _Acceptance(
                 self._authority(token),
@@ -213,11 +215,11 @@ class Instance:
                 by=holder.credential,
                 scope=[token for token in delegation.scope if limit is None or token in limit],
                 now=at,
-                jti=self.line.entropy(16).hex(),
+                jti=self.ports.entropy(16).hex(),
             )
         verified = verification.from_json(chain.as_json(), domain.trust, at=at)
         # enqueued first, so that the log has the chain before any call under it
-        self.line.log.enqueue(records.delegation(verified, at=timestamp(now)))
+        self.ports.log.enqueue(records.delegation(verified, at=timestamp(now)))
         return verified
 
     def _authority(self, token: AccessToken) -> Authority:
@@ -233,7 +235,7 @@ class Instance:
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
             description=_delegation_description(
-                chain, self.line.principal_roles.get(chain.principal, ())
+                chain, self.ports.principal_roles.get(chain.principal, ())
             ),
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
@@ -241,7 +243,7 @@ class Instance:
     def access_token(self, source: _Source) -> str:
         """Return the access token of a delegation; raise if a revocation would deny a call."""
         acceptance = source.accept(self._now())
-        refusal = self.line.revocations.refusal(acceptance.authority.names)
+        refusal = self.ports.revocations.refusal(acceptance.authority.names)
         if refusal is not None:
             code, reason = refusal
             raise DelegationError(reason, code=code)

@@ -1,8 +1,8 @@
-"""The parts that a guard needs in one process: the threads, the shard of the log, and the line.
+"""Opens what a guard needs in one process: the threads, the shard of the log, and the ports.
 
-The line (``flow.effects.Line``) holds the parts that each call uses: policy engine, log, clock,
-approvals, journal and so on. ``Runtime`` is the only module that puts a line together. A process
-gets a line when a call first needs one; a forked process gets a new line, with a new shard.
+The ports (``flow.effects.Ports``) are what each call uses: policy engine, log, clock, approvals,
+journal and so on. Only ``Runtime`` makes ports. A process opens its ports when a call first needs
+them; a forked process opens new ports, with a new shard.
 ``Runtime`` also switches to a new key after the key that signs the log was rotated. Applications
 use ``Guard`` (``guard.py``).
 """
@@ -29,7 +29,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
-from agentguard.flow.effects import Line
+from agentguard.flow.effects import Ports
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
@@ -49,10 +49,10 @@ _CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
 
 
 class Runtime:
-    """One guard's line in this process, and the threads that calls need.
+    """One guard's ports in this process, and the threads that calls need.
 
     ``domain`` is the trust domain as this process last opened the domain. ``requests`` is the store
-    of the requests for approvals, None before the first line. ``executors`` are this process's
+    of the requests for approvals, None before the first ports. ``executors`` are this process's
     threads. The methods may be called from any thread.
     """
 
@@ -69,7 +69,7 @@ class Runtime:
         self._engine = engine
         self.domain = domain
         self._closed = False
-        self._line: Line | None = None
+        self._ports: Ports | None = None
         self._log: ShardLog | None = None
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
@@ -84,20 +84,20 @@ class Runtime:
             ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
         )
         # RLocks: a signal handler may close, or make a call, while this thread holds one
-        self._line_lock = threading.RLock()
+        self._ports_lock = threading.RLock()
         self._domain_lock = threading.RLock()
         self._saved_size = 0
 
-    def current_line(self) -> Line:
-        """Return this process's line; the first call in a process makes the line."""
-        if self._line is not None:
-            return self._line
-        with self._line_lock:
-            if self._line is None:
-                self._line = self._start_line()
-            return self._line
+    def current_ports(self) -> Ports:
+        """Return this process's ports; the first call in a process opens the ports."""
+        if self._ports is not None:
+            return self._ports
+        with self._ports_lock:
+            if self._ports is None:
+                self._ports = self._open_ports()
+            return self._ports
 
-    def _start_line(self) -> Line:
+    def _open_ports(self) -> Ports:
         self._require_open()
         self._keys_checked_at = clock()
         # renewed, because a process may be forked long after a rotation
@@ -105,19 +105,19 @@ class Runtime:
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(self._keys_checked_at, ledger)
         try:
-            line = self._line_on(log, domain, ledger)
+            ports = self._ports_on(log, domain, ledger)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
             self._require_open()  # another thread may have closed the guard meanwhile
         except BaseException:
             log.close()
             raise
         log.check_before_signing(partial(_check_keys, weakref.ref(self)))
-        return line
+        return ports
 
-    def _line_on(self, log: ShardLog, domain: Domain, ledger: Ledger | None) -> Line:
-        """Put the parts of the line together; log the configuration, the roster and the policy."""
+    def _ports_on(self, log: ShardLog, domain: Domain, ledger: Ledger | None) -> Ports:
+        """Put the ports together; log the configuration, the roster and the policy."""
         engine, settings = self._engine, self._settings
-        line = Line(
+        ports = Ports(
             engine=engine,
             engine_name={"name": engine.name, "version": engine.version},
             log=log,
@@ -144,9 +144,9 @@ class Runtime:
                 records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at)
             )
         log.append(
-            records.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
+            records.policy(ports.engine_name, engine.policy_sha256, engine.policy_files, at=at)
         )
-        return line
+        return ports
 
     def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
         """Return the store of the requests for approvals, one store for all lines."""
@@ -156,7 +156,7 @@ class Runtime:
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""
-        self.current_line()
+        self.current_ports()
         return ApprovalInbox(self.approval_store(self.domain), self._settings.roster, clock)
 
     def _require_open(self) -> None:
@@ -233,7 +233,7 @@ class Runtime:
         """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
-        self._line = self._log = self._ledger = self.requests = None
+        self._ports = self._log = self._ledger = self.requests = None
         self._start_threads()
 
     @property
@@ -242,8 +242,8 @@ class Runtime:
         return self._closed
 
     def close(self) -> None:
-        """Make all entries durable and release the shard; no line begins afterwards."""
-        with self._line_lock:  # afterwards no thread leases a shard
+        """Make all entries durable and release the shard; no call begins afterwards."""
+        with self._ports_lock:  # afterwards no thread leases a shard
             self._closed = True
             log = self._log
         try:

@@ -18,7 +18,7 @@ from agentguard.approvals.store import Limits, StoredRequest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.approvals import warn_if_unused
+from agentguard.storage.approval_files import warn_if_unused
 from agentguard.storage.reentry import ReentryGuard
 from agentguard.storage.revocations import COUNTING
 

@@ -1,6 +1,6 @@
 """The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in a host's span.
 
-The line reports what happens to a call (``effects.CallListener``). Here each report becomes
+The flow reports what happens to a call (``effects.CallListener``). Here each report becomes
 attributes, events and a status. Arguments and results are among them only where ``[telemetry]``
 says so, and the texts of errors never. Nothing here raises (see ``failing.fails_open``).
 """
@@ -76,7 +76,7 @@ class Call:
     _suspended: bool = field(default=False, init=False)
     _handed_on: bool = field(default=False, init=False)
 
-    # --- reports of the line --------------------------------------------------------------------
+    # --- reports of the flow --------------------------------------------------------------------
 
     @fails_open
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:

@@ -31,7 +31,7 @@ from agentguard import (
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import adoption, rotation
 from agentguard.storage import lock, sqlite
-from agentguard.storage.approvals import MAX_ANSWERS
+from agentguard.storage.approval_files import MAX_ANSWERS
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -328,7 +328,7 @@ def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(de
     """Each reads the log once more, when its own call is in it."""
     with desk.open() as guard, desk.open() as other:
         desk.answer(desk.ask(guard), "bob")
-        approvals, became = guard._runtime.current_line().approvals, []
+        approvals, became = guard._runtime.current_ports().approvals, []
         spend = approvals.spend
 
         def meanwhile(*request: Any) -> bool:

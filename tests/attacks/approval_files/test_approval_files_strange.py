@@ -34,8 +34,8 @@ from agentguard.approvals.request import MAX_REQUEST_BYTES
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import Envelope
-from agentguard.storage.journal import FOLDER as JOURNAL
-from agentguard.storage.journal import FileJournal
+from agentguard.storage.journal_files import FOLDER as JOURNAL
+from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.runs import FileRuns
 
 

@@ -150,7 +150,7 @@ def test_without_anybody_to_ask_the_call_is_denied():
 def test_a_store_that_fails_denies(place):
     request = place.ask()
     place.approve(request)
-    store = place.guard._runtime._line.approvals
+    store = place.guard._runtime._ports.approvals
 
     def broken(*_args: Any) -> Any:
         raise RuntimeError("secret")
@@ -206,7 +206,7 @@ def test_an_answer_to_a_request_that_is_gone_is_told_so(place):
     assert refused.value.code == "request.unknown"
     sealed = answer(request, place.people.keys["bob"], "user:bob")
     with pytest.raises(ApprovalError) as refused:
-        place.guard._runtime._line.approvals.answer(request, sealed)
+        place.guard._runtime._ports.approvals.answer(request, sealed)
     assert refused.value.code == "request.unknown"
 
 

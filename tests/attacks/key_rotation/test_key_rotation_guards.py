@@ -323,8 +323,8 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     sys.stdin.readline()
     agent.call(say, "in the overlap")
     agentguard.guard.process.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
-    guard._runtime._line = __import__("dataclasses").replace(guard._runtime._line, clock=clock)
-    agent._caller.instance().line = guard._runtime._line
+    guard._runtime._ports = __import__("dataclasses").replace(guard._runtime._ports, clock=clock)
+    agent._caller.instance().ports = guard._runtime._ports
     agent.call(say, "renewed")
     print(guard._runtime._log._signer.key_id, guard._runtime.domain.issuer.key_id, flush=True)
 """

@@ -304,7 +304,7 @@ def test_a_fork_does_not_erase_past_its_parents_connection(scene):
     guard = scene.open()
     tool = login(guard)
     guard.new_agent("reader").call(tool, CLEAR, SECRET)
-    guard._runtime._line.log.flush()
+    guard._runtime._ports.log.flush()
     child = os.fork()
     if child == 0:
         code = 1

@@ -41,7 +41,7 @@ class Answers:
 
 def with_line(guard, **parts):
     """The guard on a line with other parts; agents that are made later run on it."""
-    guard._runtime._line = dataclasses.replace(guard._runtime._line, **parts)
+    guard._runtime._ports = dataclasses.replace(guard._runtime._ports, **parts)
     return guard
 
 
@@ -150,10 +150,10 @@ def test_a_policy_function_answers_with_a_decision_or_denies(ran, answer, code):
 @pytest.mark.parametrize("drawn", [b"", b"short", b"x" * 31, None, "text" * 99, 5], ids=repr)
 def test_without_random_bytes_nothing_runs(guard, note, ran, drawn):
     agent = guard.new_agent("a")
-    good = agent._caller.instance().line
-    agent._caller.instance().line = dataclasses.replace(good, entropy=lambda _size: drawn)
+    good = agent._caller.instance().ports
+    agent._caller.instance().ports = dataclasses.replace(good, entropy=lambda _size: drawn)
     assert refused(guard, agent, note) == "entropy.failed"
-    agent._caller.instance().line = good
+    agent._caller.instance().ports = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
@@ -164,7 +164,7 @@ def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
 
     agent = guard.new_agent("a")
     instance = agent._caller.instance()
-    instance.line = dataclasses.replace(instance.line, entropy=broken)
+    instance.ports = dataclasses.replace(instance.ports, entropy=broken)
     assert refused(guard, agent, note) == "entropy.failed"
     assert "secret path" not in str(records(guard, "authorization"))
     assert ran == []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentguard import ApprovalRequest
-from agentguard.audit import approvals
+from agentguard.audit import approval_checks
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry
 from agentguard.audit.log import LogReader
@@ -106,7 +106,7 @@ def _authorization_step(
 ) -> tuple[str, Step]:
     call = read_authorization(entry)
     args = _attachment(stored, "arguments")
-    answers = approvals.read_answers(entry)
+    answers = approval_checks.read_answers(entry)
     step = Step(
         index=stored.index,
         agent=call.agent,

@@ -15,7 +15,7 @@ from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.find import read_entry_of_kind
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import phrases, row
+from agentguard.cli.audit import log_row, phrases
 from agentguard.cli.terminal import times
 from agentguard.cli.terminal.location import Location
 from agentguard.delegation import grant
@@ -113,7 +113,7 @@ def is_known(reader: LogReader, name: str) -> bool:
 
 
 def _names_in_identity(parsed: Entry) -> frozenset[str]:
-    uri = row.subject_of(str(parsed.members["credential"])) or ""
+    uri = log_row.subject_of(str(parsed.members["credential"])) or ""
     return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
 
 

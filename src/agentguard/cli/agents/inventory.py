@@ -15,7 +15,7 @@ from agentguard.audit.entry import parse_time
 from agentguard.call.invocation import timestamp
 from agentguard.cli.agents.delegations import LiveDelegation
 from agentguard.cli.audit.history import History
-from agentguard.cli.audit.row import Row
+from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal.location import Location
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError

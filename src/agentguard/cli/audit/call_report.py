@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approvals, statements
+from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -209,15 +209,15 @@ class _ReportBuilder:
     def _answers(self, issued: Credential) -> tuple[Answer, ...]:
         """Return the approvals of the call, checked against the roster that the call names."""
         report, people = self.report, None
-        digest = approvals.roster_digest_of_call(report.entry)
+        digest = approval_checks.roster_digest_of_call(report.entry)
         if digest is not None:
             log_entry = find_roster(self.reader, digest, report.shard, report.index)
             if log_entry is None:
                 raise VerificationError("no entry before the call states its roster")
             at = parse_time(log_entry.entry.at)
-            people = approvals.check_roster(log_entry.entry, self.trust, at).roster
+            people = approval_checks.check_roster(log_entry.entry, self.trust, at).roster
         at = parse_time(report.entry.at)
-        return approvals.check_approvals(report.call, report.entry, people, issued, at)
+        return approval_checks.check_approvals(report.call, report.entry, people, issued, at)
 
     def _outcome(self) -> None:
         report = self.report

@@ -19,7 +19,7 @@ from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, history
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.cli.audit.row import Row
+from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import ConfigOption, ForceOption, OutputOption, StateOption
 from agentguard.errors import AgentguardError

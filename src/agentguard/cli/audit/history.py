@@ -21,9 +21,9 @@ from agentguard.audit.find import read_body, read_entry_of_kind
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import EVERYTHING, Filter
-from agentguard.cli.audit.row import Row
+from agentguard.cli.audit.log_row import Row
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import is_integer

@@ -1,7 +1,7 @@
 """``agentguard audit list``: prints the calls and other entries, as a table or as JSON.
 
-``filters.py`` selects the entries, ``history.py`` reads them, and ``table.py`` makes the table. The
-module is not called ``list``, which is a built-in name.
+``filters.py`` selects the entries, ``history.py`` reads them, and ``list_table.py`` makes the
+table. The module is not called ``list``, which is a built-in name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
-from agentguard.cli.audit.table import COLUMNS, Table
+from agentguard.cli.audit.list_table import COLUMNS, Table
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
 

@@ -16,7 +16,7 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import row
+from agentguard.cli.audit import log_row
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.errors import AgentguardError, CallError
@@ -54,7 +54,7 @@ def invocation_id(reader: LogReader, name: str) -> str:
     whether the call exists. Raises as ``find`` does, and ``CallError`` (``call.unknown``) for an
     entry of no call.
     """
-    if row.is_id(name):
+    if log_row.is_id(name):
         return name
     log_entry = find(reader, name)
     kind = log_entry.entry.kind
@@ -75,10 +75,10 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
     """
     selection = Filter(Search(trace_id=trace_id))
     is_empty = True
-    for log_row in History(reader).rows(selection, outcomes=False):
-        if log_row.entry is not None:
+    for row in History(reader).rows(selection, outcomes=False):
+        if row.entry is not None:
             is_empty = False
-            yield LocatedEntry(log_row.shard, log_row.index, log_row.entry)
+            yield LocatedEntry(row.shard, row.index, row.entry)
     if is_empty:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
@@ -148,7 +148,7 @@ def _id_of(parsed: Entry) -> str:
 
 def _is_of(parsed: Entry, uri: str) -> bool:
     with suppress(AgentguardError):
-        return row.subject_of(str(parsed.members["credential"])) == uri
+        return log_row.subject_of(str(parsed.members["credential"])) == uri
     return False
 
 

@@ -14,12 +14,12 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
-from agentguard.audit import approvals, statements
+from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import call_report, lookup, phrases, row
+from agentguard.cli.audit import call_report, log_row, lookup, phrases
 from agentguard.cli.audit.call_report import AdminRecord, CallReport
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
@@ -158,13 +158,13 @@ def _request_rows(parsed: Entry) -> dict[str, JSON]:
     if parsed.kind != "request":
         return {}
     with suppress(AgentguardError):
-        request, members = approvals.read_request(parsed), parsed.members
+        request, members = approval_checks.read_request(parsed), parsed.members
         about, tool, until = (
-            approvals.summary_of_request(parsed),
+            approval_checks.summary_of_request(parsed),
             members["tool"],
             members["expires_at"],
         )
-        requirements = map(phrases.requirement_text, approvals.read_requirements(parsed))
+        requirements = map(phrases.requirement_text, approval_checks.read_requirements(parsed))
         rows: dict[str, JSON] = {
             "request": request.request_id,
             "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
@@ -255,7 +255,7 @@ def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:
         yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
     with suppress(AgentguardError):  # the report has the problem already
-        for requirement in approvals.read_requirements(report.entry):
+        for requirement in approval_checks.read_requirements(report.entry):
             yield "asked for", phrases.requirement_text(requirement)
     yield from phrases.answers(report.answers)
 
@@ -279,7 +279,7 @@ def _doubt_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
             "outcome",
             screen.styled("in_doubt", "in doubt: allowed, and no outcome is in the log"),
         )
-        yield "resolve it", screen.command(f"{row.remedy(report.call.invocation_id)}{acting}")
+        yield "resolve it", screen.command(f"{log_row.remedy(report.call.invocation_id)}{acting}")
         return
     how = "it ran; with which result is not known" if record.statement.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
@@ -334,7 +334,7 @@ def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_
     invocation_id = report.call.invocation_id
     if invocation_id is not None:
         name, file = invocation_id, invocation_id[:_SHORT]
-        if not row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
+        if not log_row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
             name, file = f"{report.shard}/{report.index}", "call"
         prove = f"agentguard evidence make {name} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)

@@ -18,8 +18,8 @@ from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
-from agentguard.cli.audit.row import Row
-from agentguard.cli.audit.table import COLUMNS, Table
+from agentguard.cli.audit.list_table import COLUMNS, Table
+from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
 

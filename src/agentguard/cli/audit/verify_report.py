@@ -15,7 +15,7 @@ from typing import Final
 from agentguard.audit.findings import Problem, ShardReport
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.terminal import screen

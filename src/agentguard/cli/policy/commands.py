@@ -25,7 +25,7 @@ from agentguard.cli.terminal.options import (
     not_url,
 )
 from agentguard.domain.config import Config
-from agentguard.domain.config.engine import observation_warning, warnings_of
+from agentguard.domain.config.engine_loader import observation_warning, warnings_of
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.policy.engine import Engine
 from agentguard.signing import canonical

@@ -16,7 +16,7 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from agentguard.audit import approvals, statements
+from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.log import LogReader
@@ -24,7 +24,7 @@ from agentguard.call.decision import Decision, Requirement
 from agentguard.cli.audit import filters, history, phrases
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.cli.audit.row import Row
+from agentguard.cli.audit.log_row import Row
 from agentguard.cli.policy import source
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location
@@ -81,7 +81,7 @@ class Answer:
 
         For a call that people have approved, the policy's answer was ``approval``.
         """
-        terms = approvals.read_requirements(entry)
+        terms = approval_checks.read_requirements(entry)
         if call.decision == "allow" and terms:
             reasons = tuple(requirement.reason for requirement in terms)
             return cls("approval", "approval.required", reasons, terms)

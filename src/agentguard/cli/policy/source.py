@@ -18,7 +18,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import location
 from agentguard.domain.config import Config, parse, resolve
-from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy import cedar_source

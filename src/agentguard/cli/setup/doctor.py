@@ -30,7 +30,7 @@ from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
-from agentguard.domain.config.engine import observation_warning, warnings_of
+from agentguard.domain.config.engine_loader import observation_warning, warnings_of
 from agentguard.domain.config.spelling import closest_name
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine

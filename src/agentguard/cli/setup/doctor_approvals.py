@@ -19,7 +19,7 @@ from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.rego import RegoSource
-from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
 
 _RULE: Final = re.compile(r"^approval(?:\s|\[|:=|=|\{)", re.MULTILINE)

@@ -20,7 +20,7 @@ from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite, writers
 from agentguard.storage.anchor import log_folder, trust_path
-from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.reader import StateReader
 

@@ -1,6 +1,6 @@
 """``[policy]`` of a configuration: which engine decides, where its policy is, how it is asked.
 
-Nothing is opened here: ``engine.py`` makes the engine.
+Nothing is opened here: ``engine_loader.py`` makes the engine.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The store of approvals in a state directory: small files that all processes share.
 
-A request is a file under the key by which the line looks for it. The answers to the request lie in
-a folder of their own, and each used request or approval leaves an empty file for ever. No file here
-is believed by itself: the log has the digest of a request, readers verify each answer, and the log
-has the calls that an answer has allowed. An unsigned answer, given through the application, is
-signed with the log's key.
+A request is a file under the key by which a guarded call finds the request. The answers to the
+request lie in a folder of their own, and each used request or approval leaves an empty file for
+ever. No file here is believed by itself: the log has the digest of a request, readers verify each
+answer, and the log has the calls that an answer has allowed. An unsigned answer, given through the
+application, is signed with the log's key.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The numbers in the comments are the steps of docs/architecture.md. The generator
 may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect.
 The drivers (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and
 send the result back or throw the exception in. The details of each step are in ``prepare.py``,
-``decide.py``, ``consume.py`` and ``attempt.py``. A ``Line`` holds the engine, the log and the other
-ports that the steps use.
+``decide.py``, ``consume.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever
+else the steps use.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -23,7 +23,7 @@ from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation, statement
 from agentguard.call.options import CallOptions
 from agentguard.errors import AgentguardError, EncodeError
-from agentguard.flow import endings, records
+from agentguard.flow import endings, log_entries
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.consume import confirm, consume, give_up, remove_request
 from agentguard.flow.decide import Ruling, rule
@@ -33,9 +33,9 @@ from agentguard.flow.effects import (
     DelegationSource,
     Do,
     Effect,
-    Line,
     LoggedInvocation,
     NotRun,
+    Ports,
     Run,
 )
 from agentguard.flow.prepare import PreparedCall, prepare
@@ -51,7 +51,7 @@ _FINAL_FOR_THE_REQUEST: Final = frozenset(
 
 def evaluate(
     actor: Actor,
-    line: Line,
+    ports: Ports,
     invocation: Invocation,
     listener: CallListener,
     delegation_source: DelegationSource | None,
@@ -64,7 +64,7 @@ def evaluate(
     is due is renewed, a chain of delegation is handed on to the agent, and a call that needs an
     approval leaves a request, for which the function raises ``ApprovalPending``.
     """
-    prepared = yield from prepare(actor, line, invocation, delegation_source, listener)
+    prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)
     attempt = Attempt(prepared, nested_calls, options)
     yield from attempt.look_up()
     ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)
@@ -75,7 +75,7 @@ def evaluate(
 
 def guarded_call(
     actor: Actor,
-    line: Line,
+    ports: Ports,
     invocation: Invocation,
     listener: CallListener,
     delegation_source: DelegationSource | None,
@@ -89,7 +89,7 @@ def guarded_call(
     (``nested_calls.hands_over``, or ``options.reentrant``) for as long as a call made inside waits
     for an approval. An exception of the tool is recorded, and raised again.
     """
-    prepared = yield from prepare(actor, line, invocation, delegation_source, listener)  # 1, 2, 3
+    prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)  # 1, 2, 3
     attempt = Attempt(prepared, nested_calls, options)
     yield from _authorize(attempt)  # 4 to 7
     if attempt.journal_entry is not None:
@@ -130,14 +130,14 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
         ruling = ruling if refusal is None else ruling.refused(refusal)
     else:
         ruling = yield from consume(attempt, ruling)
-    attempt.redactions = records.redactions_of(attempt.prepared, ruling.decision)
+    attempt.redactions = log_entries.redactions_of(attempt.prepared, ruling.decision)
     attempt.is_enforced = ruling.enforced
     record, ruling = yield from _authorization(attempt, envelope, ruling)
     attempt.receipt = receipt = yield from _append(record, attempt, runs=ruling.runs)  # 7
     invocation = LoggedInvocation(
         attempt.invocation_id, attempt.invocation_sha256, record.attachments, ruling.enforced
     )
-    listener.recorded(ruling.decision, invocation, receipt, attempt.prepared.line.log.head)
+    listener.recorded(ruling.decision, invocation, receipt, attempt.prepared.ports.log.head)
     if ruling.runs or ruling.decision.code in _FINAL_FOR_THE_REQUEST:
         yield from remove_request(attempt)
     if not ruling.runs:
@@ -169,18 +169,18 @@ def _authorization(
     }
     prepared, redactions = attempt.prepared, attempt.redactions
     try:
-        return records.authorization(prepared, envelope, ruling, redactions, **names), ruling
+        return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
     except EncodeError as error:  # the policy asks for more than an entry can hold
         refusal = Decision.refusal(str(error), code="policy.malformed")
         refusal = yield from give_up(attempt, refusal)
         ruling = ruling._replace(decision=refusal)
-        return records.authorization(prepared, envelope, ruling, redactions, **names), ruling
+        return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
 
 
 def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect, Any, Receipt]:
     """Make the authorization durable; refuse a call whose authorization can't be made durable."""
     try:
-        receipt: Receipt = yield Do(attempt.prepared.line.log.append, record)
+        receipt: Receipt = yield Do(attempt.prepared.ports.log.append, record)
     except AgentguardError as error:
         if runs and error.code == "storage.unknown":
             yield from attempt.close(endings.UNRECORDED, error=error)

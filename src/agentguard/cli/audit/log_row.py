@@ -1,7 +1,7 @@
 """A row of the list: the content of one log entry, and the outcome of its call.
 
 This file turns a parsed entry into a row, unverified. ``history.py`` finds the entries, and
-``table.py`` prints the rows.
+``list_table.py`` prints the rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard.audit import approvals, statements, summary
+from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
@@ -166,7 +166,7 @@ def of_request(row: Row, parsed: Entry) -> Row:
                 tool=tool,
                 decision="approval",
                 reason="; ".join(reasons) or None,
-                about=approvals.summary_of_request(parsed),
+                about=approval_checks.summary_of_request(parsed),
             )
     return row
 
@@ -197,7 +197,7 @@ def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
 
 def _answer_summary(parsed: Entry) -> str | None:
     """Name who has answered, unverified; raises ``DecodeError``."""
-    answers = approvals.read_answers(parsed)
+    answers = approval_checks.read_answers(parsed)
     verdicts = (
         f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in answers
     )

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agentguard.approvals.answer import Approval, read_answer
+from agentguard.approvals.quorum import missing_approvals, requesters_of
 from agentguard.approvals.request import read_requirement, requirements_digest
-from agentguard.approvals.roster import Answer, Roster, missing_approvals, requesters_of
+from agentguard.approvals.roster import Answer, Roster
 from agentguard.audit import statements, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry

@@ -1,6 +1,6 @@
 """The table of ``audit list`` and ``audit tail``: the choice of its rows, and their cells.
 
-``row.py`` has the rows, and ``cli/terminal/screen.py`` prints cells in columns.
+``log_row.py`` has the rows, and ``cli/terminal/screen.py`` prints cells in columns.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Final
 
 from rich.text import Text
 
+from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit import phrases
-from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import Filter
-from agentguard.cli.audit.row import DAMAGED, Row
+from agentguard.cli.audit.log_row import DAMAGED, Row
 from agentguard.cli.terminal import screen
 from agentguard.identity.credential import agent_alias
 

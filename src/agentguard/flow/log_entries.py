@@ -25,7 +25,7 @@ from agentguard.signing.dsse import Envelope
 def redactions_of(prepared: PreparedCall, decision: Decision) -> tuple[Redaction, ...]:
     """Return what the configuration and the policy redact of a call."""
     tool = prepared.invocation.tool
-    redactions = prepared.line.redactions_of(tool.name) + decision.redactions
+    redactions = prepared.ports.redactions_of(tool.name) + decision.redactions
     return redaction.with_attributes(redactions, tool.attributes) if redactions else ()
 
 
@@ -42,7 +42,7 @@ def authorization(
 
     Raises ``EncodeError`` for a policy's answer that is larger than an entry may be.
     """
-    line, document = prepared.line, ruling.document
+    ports, document = prepared.ports, ruling.document
     is_evaluated = document is not None
     committed = commitment(prepared.salt, document) if document is not None else None
     return records.authorization(
@@ -51,13 +51,13 @@ def authorization(
         LoggedRuling(
             ruling.decision,
             committed,
-            line.engine_name if is_evaluated else None,
-            line.engine.policy_sha256 if is_evaluated else None,
-            line.config_sha256,
-            line.roster.sha256 if ruling.answers else None,
+            ports.engine_name if is_evaluated else None,
+            ports.engine.policy_sha256 if is_evaluated else None,
+            ports.config_sha256,
+            ports.roster.sha256 if ruling.answers else None,
             tuple(answer.envelope for answer in ruling.answers),
             ruling.evaluation,
-            line.mode,
+            ports.mode,
             ruling.enforced,
         ),
         at=prepared.at,
