@@ -39,7 +39,7 @@ CASES = {
     # a value in a rule's head that one of several ways of its body lacks
     "a reason that the last item lacks": Case(
         "deny_reasons contains x.name if { some x in input.items; x.closed }",
-        "where x.name is missing for one of the values",
+        "where x.name is missing for one of the elements",
         {"items": ITEMS},
         "deny_reasons contains name if { some x in input.items; x.closed; name := x.name }",
     ),
@@ -101,7 +101,7 @@ CASES = {
     # forms of heads
     "a set with a key": Case(
         "over[input.team] contains 1 if input.none",
-        "a set with one that is",
+        "a set with a computed key",
         {"team": "a"},
         "over.all contains 1 if input.none",
     ),
@@ -114,7 +114,7 @@ CASES = {
     "a key beside computed ones": Case(
         'deny_reason := "closed" if blocked["a"]\n'
         'blocked[k] := v if some k, v in input.table\nblocked["a"] := true if input.none',
-        "blocked has this key and computed ones",
+        "blocked has this key and computed keys",
         {"table": {"a": True}},
         'deny_reason := "closed" if blocked["a"]\nblocked[k] := v if some k, v in input.table\n'
         'blocked[k] := true if { k := "a"; input.none }',
@@ -122,34 +122,34 @@ CASES = {
     # `every`, whose variables the engine takes for unbound
     "= within every": Case(
         'allow if { every x in input.tags { x = "ok" } }',
-        "`=` does not compare everywhere",
+        "`=` does not always compare",
         {"tags": ["bad"]},
         'allow if { every x in input.tags { x == "ok" } }',
     ),
     "= with the constant first": Case(
         'allow if { every x in input.tags { "ok" = x } }',
-        "`=` does not compare everywhere",
+        "`=` does not always compare",
         {"tags": ["ok", "bad"]},
         'allow if { every x in input.tags { "ok" == x } }',
     ),
     "a pattern within every": Case(
         "allow if { every x in input.tags { seen[[x, y]]; y } }\n"
         "seen contains [k, true] if some k in input.ok",
-        "to the engine x of `every` or `walk` has no value",
+        "x of `every` or `walk` has no value in this place",
         {"tags": ["bad"], "ok": ["ok"]},
         "allow if { every x in input.tags { known(x) } }\nknown(x) if { seen[[x, y]]; y }\n"
         "seen contains [k, true] if some k in input.ok",
     ),
     "a negated index within every": Case(
         'deny_reason := "unknown" if { every x in input.tags { not input.known[x] } }',
-        "to the engine x of `every` or `walk` has no value",
+        "x of `every` or `walk` has no value in this place",
         {"tags": ["bad"], "known": {}},
         'deny_reason := "unknown" if { every x in input.tags { not known(x) } }\n'
         "known(x) if input.known[x]",
     ),
     "a negated index of what walk finds": Case(
         'deny_reason := "unknown" if { walk(input.tag, [_, x]); not input.known[x] }',
-        "to the engine x of `every` or `walk` has no value",
+        "x of `every` or `walk` has no value in this place",
         {"tag": "bad", "known": {}},
         'deny_reason := "unknown" if { walk(input.tag, [_, x]); not known(x) }\n'
         "known(x) if input.known[x]",
@@ -157,20 +157,20 @@ CASES = {
     # expressions
     "a key with a value": Case(
         'allow if { input.role, input.name in ["alice"] }',
-        "a key with a value before `in`",
+        "`key, value in collection` holds",
         {},
         'allow if { ["alice"][input.role] == input.name }',
     ),
     "with, of the policy's own": Case(
         "allow if { wanted with input.other as wanted }\nwanted := input.name",
-        "`with` is not always heard",
+        "sometimes ignores `with`",
         {"name": "a"},
         "allow if wanted\nwanted := input.name",
     ),
     "with, in a test that a rule reads": Case(
         "allow if test_named\ntest_named if { wanted with input.other as wanted }\n"
         "wanted := input.name",
-        "`with` is not always heard",
+        "sometimes ignores `with`",
         {"name": "a"},
         "allow if wanted\n"
         "test_named if { not is_number(input.x) with input.name as 1; input.none }\n"
@@ -178,19 +178,19 @@ CASES = {
     ),
     "an object with a key twice": Case(
         'limits := {"a": input.none, "a": 1}',
-        "an object with a key twice",
+        "an object with one key twice",
         {},
         'limits := {"a": 1}',
     ),
     "a key twice, in other quotes": Case(
         'limits := {"a": input.none, `a`: 1}',
-        "an object with a key twice",
+        "an object with one key twice",
         {},
         'limits := {"a": 1}',
     ),
     "a computed key that is another's": Case(
         'limits := {input.team: 1, "a": 2}',
-        "an object with a key twice",
+        "an object with one key twice",
         {"team": "a"},
         'limits := object.union({input.team: 1}, {"a": 2})',
     ),
@@ -203,13 +203,13 @@ CASES = {
     ),
     "a set in the order of values": Case(
         "allow if input.table < {1}",
-        "sets stand elsewhere in the order",
+        "an OPA server orders sets differently",
         {"table": {}},
         "allow if count(input.table) < count({1})",
     ),
     "a set by its name in the order": Case(
         "allow if input.table < given\ngiven contains 1",
-        "sets stand elsewhere in the order",
+        "an OPA server orders sets differently",
         {"table": {}},
         "allow if count(input.table) < count(given)\ngiven contains 1",
     ),
@@ -278,7 +278,7 @@ CASES = {
     ),
     "the value of a function with else": Case(
         'deny_reasons contains "x" if f(input.args)\nf(i) := i.n if i.a else := true',
-        "where i.n is missing, an OPA server goes on with `else`",
+        "where i.n is missing, an OPA server evaluates `else`",
         {"args": {"a": 1}},
         'deny_reasons contains "x" if f(input.args)\nf(i) := n if { i.a; n := i.n } else := true',
     ),
@@ -294,7 +294,7 @@ CASES = {
     # unions
     "a set that begins with a union": Case(
         "limits := [1 | ({input.none} | {2})]",
-        "what begins with a union",
+        "an expression that begins with a union",
         {},
         "limits := [1 | all := {input.none} | {2}; all]",
     ),
@@ -364,7 +364,9 @@ def test_a_list_of_data_is_not_indexed_by_a_text(opa, tmp_path, rules, instead):
     document = canonical.dumps({"stage": "0", "tenant": "acme"})
     file = tmp_path / "p.rego"
     file.write_text(f"package agent.authz\n{rules}\n")
-    with pytest.raises(PolicyError, match=r"p\.rego:\d:\d+: to an OPA server the text") as refused:
+    with pytest.raises(
+        PolicyError, match=r"p\.rego:\d:\d+: an OPA server also takes the text"
+    ) as refused:
         RegoEngine.load(tmp_path)
     assert refused.value.code == "policy.invalid"
     server = OpaEngine(Server(opa("--bundle", tmp_path).url, timeout=20.0))
@@ -428,7 +430,9 @@ def test_numbers_of_data_are_as_plain(tmp_path):
     (tmp_path / "p.rego").write_text("package agent.authz\nallow if input.n == data.limit\n")
     for written in ("1.0", "1e3", "1.50", "-0", "0.1234567890123456", "9223372036854775808"):
         (tmp_path / "data.json").write_text(f'{{"limit": {written}}}')
-        message = rf"^data\.json: {re.escape(written)} may be another number, .* write 1 for 1\.0"
+        message = (
+            rf"^data\.json: {re.escape(written)} may be another number, .* write 1 instead of 1\.0"
+        )
         with pytest.raises(PolicyError, match=message) as refused:
             RegoEngine.load(tmp_path)
         assert refused.value.code == "policy.invalid"
@@ -466,7 +470,7 @@ def test_each_builtin_is_refused_or_compared_with_opas():
 
 @pytest.mark.parametrize("name", ["__builtin_sets.union", "__builtin_sets.intersection"])
 def test_a_builtin_that_nobody_compared_is_refused(name):
-    with pytest.raises(PolicyError, match=rf":2:10: {name} has not been held against") as refused:
+    with pytest.raises(PolicyError, match=rf":2:10: {name} has not been compared with") as refused:
         RegoEngine.from_source(f"package agent.authz\nvalue := {name}({{{{1}}, {{2}}}})\n")
     assert refused.value.code == "policy.invalid"
     same = name.rpartition(".")[2]

@@ -176,7 +176,7 @@ def test_the_builtin_that_it_warns_of_is_there_and_those_of_chance_are_refused()
     RegoEngine.from_source("package agent.authz\nx := time.now_ns()\n")
     assert "`rand.intn` and `uuid.rfc4122` are refused" in PAGE
     for call in ('rand.intn("a", 9)', 'uuid.rfc4122("a")'):
-        with pytest.raises(PolicyError, match="has another value each time"):
+        with pytest.raises(PolicyError, match="has another value in each evaluation"):
             RegoEngine.from_source(f"package agent.authz\nx := {call}\n")
 
 

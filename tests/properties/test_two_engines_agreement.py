@@ -418,7 +418,9 @@ def test_a_pattern_matches_alike_or_is_refused(on_opa, tmp_path, kind):
     file = tmp_path / "p.rego"
     rules = pattern_rules(kind)
     file.write_text("package agent.authz\n" + "".join(rules))
-    with pytest.raises(PolicyError, match=f"OPA reads what {kind}.match is given") as refused:
+    with pytest.raises(
+        PolicyError, match=f"OPA may read these arguments of {kind}.match"
+    ) as refused:
         RegoEngine.load(file)
     lines = {int(said.split(":")[1]) for said in str(refused.value).splitlines()}
     kept = [rule for line, rule in enumerate(rules, start=2) if line not in lines]

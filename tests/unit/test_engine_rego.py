@@ -137,11 +137,11 @@ def test_data_of_folders_is_merged_below_their_paths(tmp_path):
     [
         ({"data_json": '{"a": {"b": 1}}', "a__data_json": '{"b": 2}'}, "'b' is also defined"),
         ({"data_json": '{"a": 1}', "a__data_json": "{}"}, "'a' is also defined"),
-        ({"data_json": '{"a": 1, "a": 2}'}, "'a' stands twice"),
-        ({"data_json": '{"a": NaN}'}, "NaN is no JSON number"),
-        ({"data_json": "[1]"}, "expected a JSON object"),
-        ({"data_json": '{"a":'}, "not JSON"),
-        ({"data_json": "[" * 100_000}, "not JSON"),
+        ({"data_json": '{"a": 1, "a": 2}'}, "'a' occurs twice"),
+        ({"data_json": '{"a": NaN}'}, "NaN is not a JSON number"),
+        ({"data_json": "[1]"}, "put the value into an object"),
+        ({"data_json": '{"a":'}, "not valid JSON"),
+        ({"data_json": "[" * 100_000}, "not valid JSON"),
         ({"a__data.yaml": "b: 1"}, "data is read from data.json only"),
         ({"p_rego": "# " + "x" * 1024 * 1024}, "more than 1048576 bytes"),
         ({"p_test_rego": "package p"}, None),
@@ -196,7 +196,7 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path, content, message):
 
 
 def test_a_folder_without_modules_is_refused(tmp_path):
-    with pytest.raises(PolicyError, match="no Rego module found"):
+    with pytest.raises(PolicyError, match="has no Rego module"):
         RegoEngine.load(write(tmp_path, data_json="{}"))
 
 

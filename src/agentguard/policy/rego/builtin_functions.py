@@ -1,10 +1,10 @@
-"""Builtin functions: which a policy may call, which are refused, and with which arguments.
+"""Which builtin functions a policy may call, and with which arguments.
 
-A builtin is refused where OPA gives another value, or where a call can exhaust this process. The
-two engines read most patterns of ``regex.match``, ``glob.match`` and ``sprintf`` alike: a policy
-must write these patterns as literals in the call, where the gate checks them. The same holds for
-numbers, separators and replacements of a few other builtins.
-tests/properties/test_two_engines_agreement.py compares all of them with a real OPA server.
+The gate refuses a builtin that has another value in OPA, or by which a call can exhaust this
+process. The two engines read most patterns of ``regex.match``, ``glob.match`` and ``sprintf``
+alike. A policy must write these patterns as literals in the call, so that the gate can check them.
+The same holds for numbers, separators and replacements of a few other builtins.
+tests/properties/test_two_engines_agreement.py compares every builtin with a real OPA server.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
 
-FACTS: Final = "let the application do it (facts)"
-"""The advice where no builtin can be used."""
+FACTS: Final = "let the application compute the value and pass it as a fact"
+"""The advice where a policy can use no builtin."""
 
 
 def _names(names: str) -> list[str]:
@@ -30,91 +30,106 @@ def _each(names: str, why: str) -> dict[str, str]:
 REFUSED: Final = {
     **_each(
         "bits.and bits.or bits.xor bits.negate bits.lsh bits.rsh",
-        "is undefined here for large numbers, where OPA has a value",
+        "is undefined in the embedded engine for large numbers, and has a value in OPA; " + FACTS,
     ),
-    **_each("ceil floor", "has another value in OPA between -1 and 0; compare numbers as they are"),
-    "format_int": "writes large numbers otherwise than OPA does; compare numbers as they are",
+    **_each(
+        "ceil floor",
+        "has another value in OPA for numbers between -1 and 0; compare the numbers themselves",
+    ),
+    "format_int": "writes large numbers differently than OPA does; compare the numbers themselves",
     **_each(
         "json.filter json.remove",
-        "leaves other members than OPA does; make the object by a comprehension",
+        "keeps other members than OPA does; build the object with a comprehension",
     ),
     **_each(
         "json.marshal json.marshal_with_options yaml.marshal",
-        "writes some characters otherwise than OPA does; compare values as they are",
+        "writes some characters differently than OPA does; compare the values themselves",
     ),
     **_each(
         "json.is_valid json.match_schema json.unmarshal json.verify_schema yaml.unmarshal "
         "net.cidr_is_valid to_number time.parse_rfc3339_ns time.parse_ns uuid.parse",
-        f"takes some texts otherwise than OPA does; {FACTS}",
+        f"reads some texts differently than OPA does; {FACTS}",
     ),
     **_each(
         "urlquery.encode urlquery.encode_object",
-        "writes ~ otherwise than OPA does; compare texts as they are",
+        "writes ~ differently than OPA does; compare the texts themselves",
     ),
     **_each(
         "urlquery.decode urlquery.decode_object",
-        f"drops characters, & among them, that OPA keeps; {FACTS}",
+        f"drops characters that OPA keeps, such as &; {FACTS}",
     ),
     **_each(
         "base64.decode base64.is_valid base64url.decode hex.decode",
-        f"takes other texts than OPA does, and bytes that are no UTF-8 otherwise; {FACTS}",
+        f"accepts other texts than OPA does, and reads invalid UTF-8 differently; {FACTS}",
     ),
-    "glob.quote_meta": "leaves characters as they are that OPA quotes; write the pattern out",
+    "glob.quote_meta": (
+        "does not quote some characters that OPA quotes; write the quoted pattern as a literal"
+    ),
     **_each(
         "lower upper",
-        "knows other letters than OPA does (İ, Σ, ß); compare by regex.match with (?i), or "
+        "converts some letters (İ, Σ, ß) differently than OPA does; use regex.match with (?i), or "
         f"{FACTS}",
     ),
     "net.cidr_contains": (
-        f"takes IPv4-mapped IPv6 addresses for no part of an IPv4 network, where OPA does; {FACTS}"
+        "does not find an IPv4-mapped IPv6 address in an IPv4 network, and OPA does; " + FACTS
     ),
-    "object.subset": ("has a value for what is no object, where OPA has none; compare the members"),
-    "indexof_n": "has a value for an empty text, where OPA has none; use contains",
+    "object.subset": (
+        "has a value for an argument that is not an object, and OPA has none; compare the members"
+    ),
+    "indexof_n": "has a value for an empty text, and OPA has none; use contains",
     **_each(
         "rand.intn uuid.rfc4122",
-        "has another value each time, so that no decision can be made again; let the application "
-        "draw it (facts)",
+        "has another value in each evaluation, so that nobody can repeat a decision; let the "
+        "application draw the value and pass it as a fact",
     ),
-    "opa.runtime": "tells of the engine, which is another one on an OPA server; remove it",
+    "opa.runtime": "describes the engine, and an OPA server is another engine; remove the call",
     **_each(
         "regex.find_all_string_submatch_n regex.find_n regex.is_valid regex.replace regex.split "
         "regex.template_match",
-        f"takes some patterns otherwise than OPA does; ask regex.match, or {FACTS}",
+        f"reads some patterns differently than OPA does; use regex.match, or {FACTS}",
     ),
-    "semver.is_valid": "takes no v1.2.3, which OPA takes; compare by semver.compare",
+    "semver.is_valid": "rejects v1.2.3, which OPA accepts; use semver.compare",
     "strings.replace_n": (
-        "replaces again in what it has put in, which OPA does not; use replace, one after another"
+        "replaces also in the texts that it inserted, and OPA does not; call replace several times"
     ),
-    # They deny, by a panic, of which native code tells on the standard error.
+    # A panic denies the call. The native code also writes about the panic to standard error.
     "strings.count": "panics on an empty text; write count(split(x, y)) - 1",
     "time.parse_duration_ns": f"panics on texts such as `1.`; {FACTS}",
-    "time.format": f"reads some layouts otherwise than OPA does; {FACTS}",
-    "time.add_date": "counts months otherwise than OPA does; add nanoseconds, or take a date apart",
-    "graph.reachable_paths": "ends cycles otherwise than OPA does; use graph.reachable",
-    # One argument of a call takes all memory, or all time, and nothing can stop it.
+    "time.format": f"reads some layouts differently than OPA does; {FACTS}",
+    "time.add_date": (
+        "counts months differently than OPA does; add nanoseconds, or calculate with the year, "
+        "month and day of time.date"
+    ),
+    "graph.reachable_paths": "ends cycles differently than OPA does; use graph.reachable",
+    # With one argument such a call uses all memory or runs forever, and nothing can stop the call.
     **_each(
         "numbers.range numbers.range_step",
-        "makes as many numbers as an argument says, which can end this process; compare the bounds",
+        "can exhaust this process, because an argument decides how many numbers there are; compare "
+        "the bounds",
     ),
     "net.cidr_expand": (
-        f"lists as many addresses as an argument says, which can end this process; {FACTS}"
+        "can exhaust this process, because an argument decides how many addresses there are; "
+        + FACTS
     ),
     "json.patch": (
-        "doubles a document as often as an argument says, which can end this process; make the "
-        "object by a comprehension"
+        "can exhaust this process, because an argument decides how often a document is doubled; "
+        "build the object with a comprehension"
     ),
     "yaml.is_valid": (
-        f"takes very long for some texts, and has another answer in OPA for several; {FACTS}"
+        f"takes very long for some texts, and answers differently than OPA for several; {FACTS}"
     ),
     **_each(
         "units.parse units.parse_bytes",
-        "can hold this process for good, and rounds otherwise than OPA does; take a number",
+        "can block this process forever, and rounds differently than OPA does; pass a number",
     ),
-    "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
-    "trace": "has another value in OPA, and nobody reads the note; remove it",
-    "print": "would write arguments of calls to the standard error; remove it",
+    "http.send": (
+        "is only a stub in the embedded engine, and undefined; let the application send the "
+        "request and pass the answer as a fact"
+    ),
+    "trace": "has another value in OPA, and nobody reads the note; remove the call",
+    "print": "would write arguments of calls to standard error; remove the call",
 }
-"""By name, what is wrong with a builtin, and what to write instead."""
+"""By a builtin's name, why the gate refuses the builtin, and what to write instead."""
 
 COMPARED: Final = frozenset(
     _names(
@@ -129,10 +144,10 @@ COMPARED: Final = frozenset(
         "trim_prefix trim_right trim_space trim_suffix type_name union walk"
     )
 )
-"""The builtins that were held against OPA's, and are taken."""
+"""The builtins that a policy may call: tests have compared them with OPA's."""
 
 _ESCAPED: Final = r"\\[-!\"#$%&'()*+,./:;=?@\[\\\]^_`{|}~]"
-_COUNT: Final = "(?:0|[1-9][0-9]{0,2}|1000)"  # OPA takes 01 for a text, and no more than 1000
+_COUNT: Final = "(?:0|[1-9][0-9]{0,2}|1000)"  # OPA reads 01 as a text, and refuses more than 1000
 _OFTEN: Final = rf"(?: (?: [*+?] | \{{ {_COUNT} (?:,{_COUNT}?)? \}} ) \?? )?"
 _REGEX: Final = re.compile(
     rf"""(?:
@@ -154,12 +169,12 @@ _VERBS: Final = re.compile(r"(?:[^%]|%[%dsv])*", re.DOTALL)
 
 _PORTABLE_ARGUMENTS: Final = {
     "regex.match": (
-        "characters, classes such as [a-z0-9_] in the place of \\d, \\w and \\s, groups, |, *, +, "
-        "?, {n}, ^, $, and (?i) before ASCII alone"
+        "characters, classes such as [a-z0-9_] instead of \\d, \\w and \\s, groups, |, *, +, "
+        "?, {n}, ^, $, and (?i) in a pattern of ASCII"
     ),
     "glob.match": (
-        "letters, digits and marks, *, and /** at the end for what lies below, with the separators "
-        '[], ["/"] or ["."]'
+        "letters, digits, punctuation, *, and /** at the end for everything below a path, with the "
+        'separators [], ["/"] or ["."]'
     ),
     "sprintf": "%s, %v, %d and %%, without width or precision",
     "walk": "two arguments, as in walk(x, [path, value])",
@@ -168,7 +183,10 @@ _PORTABLE_ARGUMENTS: Final = {
 }
 """Builtins with arguments that are checked, and the arguments that both engines read alike."""
 
-_BOUNDED: Final = {"replace": "a text in the last place", "concat": "a text in the first place"}
+_BOUNDED: Final = {
+    "replace": "the last argument as a literal text",
+    "concat": "the first argument as a literal text",
+}
 """Builtins whose result grows with the product of two arguments, unless one is a literal."""
 
 
@@ -181,13 +199,13 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 name, at = ".".join(reference.path), reader.at(reference.span)
                 if name in _PORTABLE_ARGUMENTS and not _is_portable(name, first, more):
                     yield (
-                        f"{at}: OPA reads what {name} is given here "
-                        f"otherwise, or may; write it out here: {_PORTABLE_ARGUMENTS[name]}"
+                        f"{at}: OPA may read these arguments of {name} differently; "
+                        f"write in the call only {_PORTABLE_ARGUMENTS[name]}"
                     )
                 if name in _BOUNDED and not _is_bounded(name, first, more):
                     yield (
-                        f"{at}: what {name} makes of two arguments of a call can end this process; "
-                        f"write one out here: {_BOUNDED[name]}"
+                        f"{at}: {name} with two computed arguments can exhaust this process; "
+                        f"write {_BOUNDED[name]}"
                     )
 
 

@@ -2,7 +2,7 @@
 
 OPA reads ``data.stages[input.args.stage]`` from its store as a path, and the text "0" in a path is
 the index of a list's first element. The embedded engine finds no element for a text. Both engines
-agree where the list has a variable's name first (``stages := data.stages``).
+agree about a list that is assigned to a variable before (``stages := data.stages``).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:
                             isinstance(value, list) for value in _data_values(reader, inner, data)
                         ):
                             yield (
-                                f'{reader.at(span)}: to an OPA server the text "0" is an index of '
-                                "this list of data.json, too; give the list a name first "
-                                "(`xs := data.xs`), and take the element of that"
+                                f'{reader.at(span)}: an OPA server also takes the text "0" as an '
+                                "index of this list of data.json; assign the list to a variable "
+                                "first (`xs := data.xs`), and write the index after the variable "
+                                "(`xs[i]`)"
                             )
 
 

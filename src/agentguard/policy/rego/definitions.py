@@ -67,7 +67,7 @@ class Definitions:
         return {path for path in unread if path[-1].startswith(_TESTS)}
 
     def references(self) -> Iterator[tuple[Rule, Reference]]:
-        """Yield each reference with the rule that it stands in."""
+        """Yield each reference with the rule that contains the reference."""
         return ((rule, reference) for rule in self.rules for reference in rule.references)
 
     def has_data(self, names: Names) -> bool:
@@ -83,7 +83,7 @@ class Definitions:
 def mistakes(
     policy: Definitions, readers: list[Reader], builtins: frozenset[str], query: Names
 ) -> Iterator[str]:
-    """Yield a sentence for each name without a definition, and each definition that can't stand.
+    """Yield a sentence for each name without a definition, and for each invalid definition.
 
     ``builtins`` are the names of the engine's builtins, ``query`` the path of the queried package.
     """
@@ -96,20 +96,20 @@ def mistakes(
 
 
 def _wrong_query(policy: Definitions, query: Names) -> Iterator[str]:
-    """Find a query that names no package: it could never allow."""
+    """Find a query that names no package: the answer to such a query is never an allow."""
     if query not in policy.packages:
         present = ", ".join(".".join(package) for package in policy.packages)
         yield f"the query {'.'.join(query)} names no package of the policy, which has {present}"
 
 
 def _unknown_calls(policy: Definitions, builtins: frozenset[str]) -> Iterator[str]:
-    """Find calls of functions that do not exist: they fail only once evaluation reaches them."""
+    """Find calls of functions that do not exist: such a call fails only in its evaluation."""
     for _rule, call in policy.references():
         name = ".".join(call.path)
         if not call.call or (call.whole and call.definition in policy.functions):
             continue
         if not call.whole:
-            yield f"{call.at}: a function's name can't be computed"
+            yield f"{call.at}: a function's name can't be computed; write the name as a constant"
         elif name in builtin_functions.REFUSED:
             yield f"{call.at}: {name} {builtin_functions.REFUSED[name]}"
         elif call.absolute or name not in builtins:
@@ -118,11 +118,11 @@ def _unknown_calls(policy: Definitions, builtins: frozenset[str]) -> Iterator[st
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
         elif name not in builtin_functions.COMPARED:
             advice = builtin_functions.FACTS
-            yield f"{call.at}: {name} has not been held against an OPA server; {advice}"
+            yield f"{call.at}: {name} has not been compared with an OPA server; {advice}"
 
 
 def _wrong_arities(readers: list[Reader]) -> Iterator[str]:
-    """Find calls with a wrong number of arguments: they fail late, or are undefined."""
+    """Find calls with a wrong number of arguments: such a call fails late, or is undefined."""
     arities: dict[Names, int] = {}
     for reader in readers:
         for node in objects(reader.rules):
@@ -139,7 +139,7 @@ def _wrong_arities(readers: list[Reader]) -> Iterator[str]:
                     if arity != len(arguments):
                         yield (
                             f"{reader.at(span)}: {'.'.join(name.path)} takes {arity} arguments, "
-                            f"and is given {len(arguments)}"
+                            f"and this call has {len(arguments)}"
                         )
 
 
@@ -158,7 +158,10 @@ def _undefined_names(policy: Definitions) -> Iterator[str]:
             continue
         if not policy.has_data(path[1:]) and not policy.read_by(reference):
             name = ".".join(path)
-            yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
+            yield (
+                f"{reference.at}: no module defines {name}, and no data.json of the folder does; "
+                "define it, or correct its name"
+            )
 
 
 def _recursion(policy: Definitions) -> Iterator[str]:
@@ -171,7 +174,8 @@ def _recursion(policy: Definitions) -> Iterator[str]:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         cycle = error.args[1][::-1]
-        yield f"{places[cycle[0]]}: recursion: {' -> '.join('.'.join(path) for path in cycle)}"
+        steps = " -> ".join(".".join(path) for path in cycle)
+        yield f"{places[cycle[0]]}: Rego allows no recursion; break this cycle of rules: {steps}"
 
 
 def _data_in_place_of_rules(policy: Definitions, query: Names) -> Iterator[str]:
@@ -187,4 +191,8 @@ def _data_in_place_of_rules(policy: Definitions, query: Names) -> Iterator[str]:
             yield f"{at}: a data.json also defines {'.'.join(path)}; rename one of them"
             continue
         if not isinstance(value, dict):
-            yield f"{at}: a data.json has a value where {'.'.join(path)} needs an object"
+            name = ".".join(path)
+            yield (
+                f"{at}: a data.json has a value that is not an object on the path {name}; "
+                "rename one of them"
+            )

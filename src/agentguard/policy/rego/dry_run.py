@@ -1,8 +1,9 @@
-"""The child process in which a new policy is tried first; it imports nothing of agentguard.
+"""The child process that evaluates a new policy once before this process loads the policy.
 
-The native engine can die on a policy: it overflows the stack on a recursive function and takes
-time that doubles with each nested bracket. ``gate.py`` starts this file and reads its
-report: a line with the syntax tree, then a line when the warm-up evaluation has come back.
+The native engine can die on a policy: the engine overflows the stack on a recursive function, and
+takes time that doubles with each nested bracket. ``gate.py`` starts this file and reads its report:
+a line with the syntax tree, then a line when the first evaluation has ended. The file imports
+nothing of agentguard.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX_MEMORY = 4 * 1024**3
 
 
 def main() -> None:
-    """Try the policy on standard input; report on standard output, one JSON object a line."""
+    """Read a policy from standard input, evaluate it, and print a JSON object in each line."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
@@ -34,7 +35,7 @@ def main() -> None:
         engine.set_input_json(request["input"])
         engine.eval_query_as_json(request["query"])
         _report(evaluated=True)
-    except BaseException as error:  # noqa: BLE001  a panic is no Exception; the parent raises it
+    except BaseException as error:  # noqa: BLE001  a panic is no Exception; the parent refuses
         _report(error=str(error))
 
 

@@ -1,8 +1,8 @@
 """The embedded Rego engine: regorus, evaluated in this process.
 
 In this process only this module calls the native engine, and turns each result into a value or a
-``PolicyError``; the gate tries a new policy in a child process first (``dry_run.py``). Reading of
-files stands in ``source.py``, the checks of a policy in ``gate.py``. The binding
+``PolicyError``. The gate evaluates a new policy in a child process first (``dry_run.py``).
+``source.py`` reads the files of a policy, and ``gate.py`` checks them. The binding
 (``agentguard[rego]``) is imported when a policy is loaded.
 """
 
@@ -26,13 +26,13 @@ from agentguard.policy.rego import gate
 from agentguard.policy.rego.source import RegoSource, invalid
 
 CHECK_TIMEOUT: Final = 20.0
-"""How long the trial of a new policy may take, in seconds; it usually takes a tenth of one."""
+"""How long the check of a new policy may take, in seconds; a check usually takes 0.1 s."""
 
 MAX_ENGINES_PER_THREAD: Final = 8
-"""How many policies' engines a thread keeps; the least recently used one is dropped."""
+"""How many native engines a thread keeps, one per policy; the least recently used is dropped."""
 
-# The engine's messages may quote an argument or a fact, and an error's message reaches the model
-# and the record. The messages that begin like this quote the policy only.
+# A message of the engine may quote an argument or a fact, and an error's message reaches the model
+# and the log. A message that begins with one of these texts quotes only the policy.
 _VALUE_FREE_ERRORS: Final = re.compile(
     r"divide by zero"
     r"|could not find function [\w.]+"
@@ -45,7 +45,7 @@ _VALUE_FREE_ERRORS: Final = re.compile(
 
 
 class _Native(Protocol):
-    """The used methods of ``regorus.Engine``; an instance serves only the thread that made it."""
+    """The methods of ``regorus.Engine`` in use; an instance works only in its own thread."""
 
     def add_policy(self, path: str, rego: str) -> str: ...
     def add_data_json(self, data: str) -> None: ...
@@ -56,8 +56,8 @@ class _Native(Protocol):
 class _Engines(threading.local):
     """A thread's native engines by policy digest.
 
-    No ``RegoEngine`` holds them: another thread may drop its last reference, and the binding then
-    panics and leaks the memory.
+    No ``RegoEngine`` holds a native engine: another thread may drop the last reference to the
+    ``RegoEngine``, and the binding then panics and leaks the memory.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,10 @@ class RegoEngine:
 
     def __init__(self, source: RegoSource, query: str, *, check_timeout: float) -> None:
         if not QUERY.fullmatch(query):
-            raise invalid(f"the query {query!r} is not a package's path, such as {DEFAULT_QUERY}")
+            raise invalid(
+                f"the query {query!r} is not the path of a package; write one such as "
+                f"{DEFAULT_QUERY}"
+            )
         self._native_engine = _binding()
         self._source = source
         self._data = json.dumps(source.data)
@@ -95,7 +98,7 @@ class RegoEngine:
         """Load a Rego file, or a folder laid out as an OPA bundle (``RegoSource.read``).
 
         ``check_timeout`` is in seconds. Raises ``PolicyError`` (``policy.invalid``) for a policy
-        that can't be read, does not compile, could fail open, or brings the engine down; its
+        that can't be read, does not compile, could fail open, or crashes the engine; the error's
         message has ``file:line:column``. Raises ``ConfigError`` without ``agentguard[rego]``.
         """
         return cls(RegoSource.read(path), query, check_timeout=check_timeout)
@@ -126,9 +129,9 @@ class RegoEngine:
     def evaluate(self, document: bytes) -> object:
         """Return the package's document for this input, or ``UNDEFINED``.
 
-        Raises ``PolicyError``: ``policy.error`` with ``file:line:column`` where the engine gives
-        it, ``policy.panic`` when native code panicked. The engine's whole text, which may quote
-        arguments, is the exception's cause.
+        Raises ``PolicyError``: ``policy.error``, with ``file:line:column`` where the engine names a
+        place, and ``policy.panic`` when the native code panicked. The engine's full message, which
+        may quote arguments, is the exception's cause.
         """
         engine: _Native | None = None
         try:
@@ -136,26 +139,30 @@ class RegoEngine:
             engine.set_input_json(document.decode())
             value = _value(engine.eval_query_as_json(self._query))
         except BaseException as error:
-            # An interrupted evaluation may leave the engine in any state: the engine is dropped.
-            # The traceback must not hold it either: another thread may drop the last reference.
+            # An interrupted evaluation may leave the engine in any state: this thread drops the
+            # engine. The traceback must not hold the engine either, because another thread may
+            # drop the last reference to the traceback.
             engine = None
             if isinstance(error, Exception):
                 raise PolicyError(_failure(error)) from error
             if type(error).__name__ == "PanicException":  # the binding does not export the class
-                message = "the policy engine panicked on this call's input; it was not decided"
+                message = (
+                    "the policy engine panicked on the input of this call, and there is no "
+                    "decision; report the policy and the input as a bug"
+                )
                 raise PolicyError(message, code="policy.panic") from error
             raise
         self._return_engine(engine)
         return value
 
     def close(self) -> None:
-        """Do nothing: threads keep their native engines."""
+        """Do nothing: each thread keeps its native engines."""
 
     def _take_engine(self) -> _Native:
-        """Take this thread's native engine for the policy, or load one.
+        """Take this thread's native engine for the policy out of the cache, or load one.
 
-        No other call can use the engine meanwhile: a signal handler that makes a call between the
-        input and the query would replace this call's input.
+        While this call runs, no other call can use the engine. Otherwise a signal handler that
+        makes a call between the input and the query would replace this call's input.
         """
         engine = _engines.by_policy.pop(self._source.sha256, None)
         if engine is None:
@@ -190,11 +197,14 @@ def _value(answer: str) -> object:
             return UNDEFINED
         case dict() as members if not members:
             return UNDEFINED
-    raise ValueError("the engine's answer has a form that this version does not know")
+    raise ValueError(
+        "the engine's answer has a form that this version of agentguard does not know; install the "
+        "version of the engine that agentguard[rego] requires"
+    )
 
 
 def _failure(error: Exception) -> str:
-    """Describe where evaluation failed and, unless the reason could quote a value, why."""
+    """Describe where the evaluation failed, and why, if the reason can't quote a value."""
     place, text = gate.locate(str(error))
     why = _VALUE_FREE_ERRORS.match(text)
     failed = "the policy's evaluation failed" + (f": {why.group()}" if why else "")

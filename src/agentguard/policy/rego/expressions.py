@@ -1,7 +1,7 @@
 """Mistakes: single expressions that the embedded engine and an OPA server evaluate differently.
 
-Numbers that are written in another way than they are printed, sets that are ordered or written with
-computed elements, a key with a value before ``in``, an object with a key twice, ``=`` and ``with``.
+These are numbers that Rego prints in another form, sets that are compared by order or written with
+computed elements, a key and a value before ``in``, objects with one key twice, ``=`` and ``with``.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from typing import Any, Final
 from agentguard.policy.rego.builtin_functions import COMPARED
 from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
 
-# The form that both engines print: OPA keeps 1.0 and 1e3 as written, and each is another key.
+# The form that both engines print. OPA keeps 1.0 and 1e3 as written: as keys they differ from 1 and
+# 1000.
 _PLAIN: Final = re.compile(r"(?!-0\Z)-?(?P<whole>0|[1-9][0-9]*)(?P<fraction>\.[0-9]*[1-9])?")
 _DIGITS: Final = 15
 _WHOLE: Final = 2**63
 NOT_PLAIN: Final = (
-    "may be another number, key or text to an OPA server; write 1 for 1.0 and 1000 for 1e3, whole "
-    f"numbers below 2^63, and others with no more than {_DIGITS} digits"
+    "may be another number, key or text on an OPA server; write 1 instead of 1.0, 1000 instead of "
+    f"1e3, whole numbers below 2^63, and fractions with at most {_DIGITS} digits"
 )
 """The message about a number that is not plain."""
 
 _KEYED: Final = (
-    "a key with a value before `in` holds here where both are missing, and not on an OPA server; "
-    "write collection[key] == value"
+    "`key, value in collection` holds in the embedded engine where key and value are missing, and "
+    "not on an OPA server; write collection[key] == value"
 )
 _ORDERED: Final = (
-    "sets stand elsewhere in the order of values on an OPA server; compare their count, or their "
-    "elements"
+    "an OPA server orders sets differently among other values; compare the count of the sets, or "
+    "their elements"
 )
 _UNIFIED: Final = (
-    "`=` does not compare everywhere here, and holds for any element within `every`; write == to "
-    "compare, and := to give names (a pattern's constants are compared by themselves)"
+    "`=` does not always compare in the embedded engine, and holds for any element inside `every`; "
+    "write == to compare, := to assign, and compare the constants of a pattern by =="
 )
 _TWICE: Final = (
-    "an object with a key twice, or with a computed key beside others, has another value on an OPA "
-    "server where two are equal; give each key once, and a computed one in an object of its own "
-    "(object.union)"
+    "an object with one key twice, or with a computed key beside other keys, has another value on "
+    "an OPA server where two keys are equal; write each key once, and put a computed key into an "
+    "object of its own (object.union)"
 )
 _COMPUTED: Final = (
-    "a set that is written with a computed element has elements twice on an OPA server where two "
-    "are equal; write an array, or {x | some x in [...]}"
+    "a set that is written with a computed element has that element twice on an OPA server where "
+    "two elements are equal; write an array, or {x | some x in [...]}"
 )
 _WITH: Final = (
-    "`with` is not always heard here, and is for tests; give a function what it is to look at"
+    "the embedded engine sometimes ignores `with`, which is meant for tests; pass the value to a "
+    "function as an argument"
 )
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _EVALUATED: Final = ("Var", "Call", "ArrayCompr", "SetCompr", "ObjectCompr", "Membership")
@@ -109,7 +111,10 @@ def _compared_as_sets(node: Mapping[str, Any]) -> list[Any]:
 
 
 def _constant(reader: Reader, value: Mapping[str, Any]) -> str | None:
-    """Return the text of a constant key or element, the same for both kinds of quotes, or None."""
+    """Return the text of a constant key or element, or None for a computed one.
+
+    Both kinds of quotes give the same text.
+    """
     if any(kind in node for node in objects(value) for kind in _EVALUATED):
         return None
     match value:
@@ -120,7 +125,7 @@ def _constant(reader: Reader, value: Mapping[str, Any]) -> str | None:
 
 
 def is_plain(number: str) -> bool:
-    """Tell whether a number is written as both engines print it, and means the same in both."""
+    """Tell whether both engines print a number in this form, and read the same value from it."""
     parts = _PLAIN.fullmatch(number)
     if parts is None:
         return False

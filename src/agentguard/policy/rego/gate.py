@@ -1,8 +1,8 @@
-"""The gate that a Rego policy passes before it is used: static checks, and a trial in a child.
+"""The gate that a Rego policy passes before its use: static checks, and a trial in a child process.
 
-The engine reports an unknown builtin only when evaluation reaches it, dies on a recursive
+The engine reports an unknown builtin only when evaluation reaches the call, dies on a recursive
 function, and silently reads data at the path of a rule instead of the rule. The gate refuses a
-policy that would fail late or open. The checks read the engine's own syntax tree
+policy that would fail late or fail open. The checks read the engine's own syntax tree
 (``syntax_tree.py``). Each module with a function ``mistakes`` or ``warnings`` has the checks of one
 subject.
 """
@@ -52,47 +52,48 @@ _WARM_UP: Final = json.dumps(
 
 
 def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
-    """Refuse a policy that is invalid, could fail open, or brings the engine down.
+    """Refuse a policy that is invalid, could fail open, or crashes the engine.
 
     Returns warnings: a sentence with ``file:line:column`` for each construct that is legal, and
-    fails open if the author wrote it by mistake. ``timeout`` (seconds) bounds the trial in the
+    that fails open if the author did not mean it. ``timeout`` (seconds) bounds the trial in the
     child process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
     can't be started.
     """
     report, end = _dry_run(source, query, timeout)
     warnings: tuple[str, ...] = ()
     if "tree" in report:
-        # The tree first: the child dies on a recursive function, and only the tree tells why.
+        # The tree is checked first: the child dies on a recursive function, and only the tree shows
+        # the recursion.
         warnings = _check_tree(report, source.data, tuple(query.split(".")))
     if "error" in report:
         place, text = locate(report["error"])
         raise invalid(f"{place}: {text}" if place else text)
     if "evaluated" not in report:
-        raise invalid(f"the policy brings the engine down: {end}; simplify or split its rules")
+        raise invalid(f"the policy crashes the engine: {end}; simplify or split its rules")
     return warnings
 
 
 def locate(error: str) -> tuple[str, str]:
-    """Split an error of the native engine into ``file:line:column`` (or nothing) and its text."""
+    """Split an error of the native engine into ``file:line:column`` (or "") and its message."""
     text = error.partition("Stack backtrace")[0].strip()
     place, _, rest = text.partition("\n")
     if not place.startswith("-->"):
         return "", " ".join(text.split())
-    # Between the place and the message the engine prints the line of source. A message may have
-    # several lines.
+    # The engine prints the line of source between the place and the message. Only the first line of
+    # a message is kept.
     message = rest.partition("\nerror:")[2].strip(" :").partition("\n")[0]
     return place.removeprefix("-->").strip(), message
 
 
 def _dry_run(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any], str]:
-    """Load and evaluate the policy in a child; return its report and how it ended."""
+    """Load and evaluate the policy in a child; return the child's report, and how it ended."""
     request = {
         "modules": source.modules,
         "data": json.dumps(source.data),
         "query": query,
         "input": _WARM_UP,
     }
-    # an empty entry of sys.path is the working directory
+    # An empty entry of sys.path means the working directory.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  a string
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter, our own file
@@ -123,7 +124,7 @@ def _report(output: bytes) -> dict[str, Any]:
 def _check_tree(
     report: Mapping[str, Any], data: Mapping[str, Any], query: Names
 ) -> tuple[str, ...]:
-    """Return the warnings about the tree; raises ``PolicyError`` for its mistakes."""
+    """Return the warnings about the syntax tree; raises ``PolicyError`` for its mistakes."""
     try:
         readers = [Reader(tree) for tree in json.loads(report["tree"])]
         policy = Definitions([reader.module for reader in readers], data)
@@ -154,4 +155,6 @@ def _check_tree(
             *ordering.warnings(readers, query),
         )
     except RecursionError as error:
-        raise invalid("the policy's expressions are nested too deeply; split them") from error
+        raise invalid(
+            "the expressions of the policy are nested too deeply; split them into several rules"
+        ) from error

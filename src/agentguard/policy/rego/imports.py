@@ -1,8 +1,9 @@
-"""Mistakes: imports and names that the embedded engine resolves otherwise than an OPA server.
+"""Mistakes: imports and names that the embedded engine and an OPA server resolve differently.
 
-The engine misses rules that are read through an import of the file's own package. Where an import
-or a rule has the name of a variable, the engine reads the import or the rule. These checks rely on
-item file for each package (``packages.py``): the engine mixes up the imports of several files.
+The embedded engine misses rules that are read through an import of the file's own package. Where an
+import or a rule has the name of a variable, the engine reads the import or the rule. These checks
+rely on one file for each package (``packages.py``), because the engine mixes up the imports of
+several files.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _OPERATORS: Final = frozenset(
 
 
 class _Import(NamedTuple):
-    """One import of a value: the name that it gives, the path that this means, and its place."""
+    """One import of a value: the local name, the path of the value, and ``file:line:column``."""
 
     name: str
     path: Names
@@ -52,7 +53,7 @@ class _Import(NamedTuple):
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each import or name that means another thing here than on a server."""
+    """Yield a sentence for each import or name that has another meaning on an OPA server."""
     yield from _imports_of_own_package(reader)
     yield from _reserved_names(reader)
     yield from _operator_names(reader)
@@ -61,7 +62,7 @@ def mistakes(reader: Reader) -> Iterator[str]:
 
 
 def _imports(reader: Reader) -> list[_Import]:
-    """Return a file's imports, without those that only choose the language's version."""
+    """Return a file's imports, without those that only choose the version of Rego."""
     imports = []
     for node in reader.imports:
         path = name_of(node["refr"]).path
@@ -73,13 +74,13 @@ def _imports(reader: Reader) -> list[_Import]:
 
 
 def _imports_of_own_package(reader: Reader) -> Iterator[str]:
-    """Find imports of the own package: a rule further down is undefined through such an import."""
+    """Find imports of the file's own package: a rule further down is undefined through them."""
     for item in _imports(reader):
         if item.path == reader.package[: len(item.path)]:
             yield (
-                f"{item.at}: {'.'.join(item.path)} is this file's own package, or holds it; the "
-                "engine misses rules that are read through such an import: write a rule's bare "
-                "name, or its whole path from data on"
+                f"{item.at}: {'.'.join(item.path)} is this file's own package, or contains it, and "
+                "the engine misses rules that are read through such an import; write a rule's bare "
+                "name, or its full path, which begins with data"
             )
 
 
@@ -88,31 +89,31 @@ def _reserved_names(reader: Reader) -> Iterator[str]:
     for item in _imports(reader):
         if item.name in _ROOTS and item.path != (item.name,):
             yield (
-                f"{item.at}: an import can't have the name {item.name}, which Rego has given away; "
+                f"{item.at}: an import can't have the name {item.name}, which Rego reserves; "
                 "give it another name with `as`"
             )
 
 
 def _operator_names(reader: Reader) -> Iterator[str]:
-    """Find rules such as `equal`: an OPA server calls them for `==` in the whole file."""
-    named = [(item.name, item.at) for item in _imports(reader)]
-    named += [(rule.path[len(reader.package)], rule.at) for rule in reader.module.rules]
-    for name, at in named:
+    """Find rules such as `equal`: an OPA server calls the rule for each `==` of the file."""
+    definitions = [(item.name, item.at) for item in _imports(reader)]
+    definitions += [(rule.path[len(reader.package)], rule.at) for rule in reader.module.rules]
+    for name, at in definitions:
         if name in _OPERATORS:
             yield (
-                f"{at}: {name} is the name of an operator to an OPA server, which takes this for "
-                "it; give it another name"
+                f"{at}: {name} is the name of an operator on an OPA server, which would call this "
+                "definition for the operator; choose another name"
             )
 
 
 def _names_of_imports(reader: Reader) -> Iterator[str]:
-    """Find rules and `some` variables with an import's name: only a server prefers them."""
+    """Find rules and `some` variables with an import's name: only a server reads them first."""
     imports = {item.name: item for item in _imports(reader)}
     for name, span in _declared(reader):
         if name in imports:
             yield (
-                f"{reader.at(span)}: {name} is also the import at {imports[name].at}, which the "
-                "engine takes in its place; give one of the two another name"
+                f"{reader.at(span)}: {name} is also the import at {imports[name].at}, and the "
+                "engine reads the import instead; rename one of the two"
             )
 
 
@@ -123,8 +124,8 @@ def _names_of_rules(reader: Reader) -> Iterator[str]:
         for name, span in _variables(reader, node):
             if name in rules:
                 yield (
-                    f"{reader.at(span)}: {name} is also the rule at {rules[name]}, and one can be "
-                    "taken for the other; give one of the two another name"
+                    f"{reader.at(span)}: {name} is also the rule at {rules[name]}, and an engine "
+                    "can read one instead of the other; rename one of the two"
                 )
 
 

@@ -2,7 +2,7 @@
 
 Where ``input.args.cc`` in ``some x in input.args.cc`` is null or a text, the embedded engine fails,
 and the call is denied. On an OPA server the rule does not apply, and a denial by the rule does not
-fire. An argument that the caller leaves out is null where null is the argument's default.
+fire. An argument that the caller omits is null where null is the argument's default.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ def warnings(readers: list[Reader]) -> Iterator[str]:
             checked = set(_checked_arguments(reader, rule))
             for node in objects(rule):
                 match node:
-                    case {"SomeIn": {"collection": through}} | {"Every": {"domain": through}}:
-                        path = _argument(reader, through)
+                    case {"SomeIn": {"collection": collection}} | {"Every": {"domain": collection}}:
+                        path = _argument(reader, collection)
                         if path and path not in checked:
                             name = ".".join(path)
                             yield (
-                                f"{reader.at(name_of(through).span)}: where {name} is no list this "
-                                "fails, and denies, but on an OPA server the rule does not apply; "
-                                f"write is_array({name}) before it, and where the rule denies, one "
-                                "more that denies what is no list"
+                                f"{reader.at(name_of(collection).span)}: where {name} is not a "
+                                "list, the embedded engine fails and the call is denied, but on an "
+                                "OPA server the rule does not apply; write is_array("
+                                f"{name}) before this expression, and beside a rule that denies "
+                                f"write a second one that denies if not is_array({name})"
                             )
 
 

@@ -2,9 +2,10 @@
 
 OPA evaluates the operands of a negated call or comparison outside of the negation
 (open-policy-agent/opa#8387). Where the argument is missing, ``not is_number(input.args.cents)`` is
-undefined on OPA, and a denial by it does not fire; in the embedded engine the negation holds. Both
-engines agree about ``not`` of a name or of ``==``, and about operands that are always defined:
-every input has them, or another expression of the same body needs them.
+undefined on OPA, and a rule that denies by this expression does not fire. In the embedded engine
+the negation holds. Both engines agree about ``not`` of a name or of ``==``. They also agree where
+every operand is defined, because every input has the value or because another expression of the
+same body needs the value.
 
 Where ``x`` or ``y`` is undefined, ``x in y`` is false in the embedded engine and undefined on OPA.
 The two agree about a condition ``x in y``, and differ about a value such as ``(x in y) == false``.
@@ -20,14 +21,14 @@ from agentguard.policy.rego.syntax_tree import Names, Reader
 from agentguard.policy.rego.undefined import ALWAYS, Presence, below, needed
 
 _ADVICE: Final = (
-    "give what it negates a rule of its own (`fits if ...`) and write `not fits`, which holds "
-    "without the value on both; or bind the value before it (`x := ...`), and the rule does not "
-    "apply without it"
+    "move the negated expression into a rule of its own (`fits if ...`) and write `not fits`, "
+    "which holds on both without the value; or bind the value before (`x := ...`), so that the "
+    "rule does not apply without the value"
 )
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
-    """Yield a sentence for each expression that an OPA server decides otherwise when undefined."""
+    """Yield a sentence for each expression whose undefined operand has another effect on OPA."""
     for reader in readers:
         for node in reader.rules:
             for kind, expression, defined in _negations_and_memberships(reader, node, ALWAYS):
@@ -39,13 +40,14 @@ def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
                 where = f"{reader.at(undefined_name.span)}: where {undefined_name} is missing, this"
                 if kind == "NotExpr":
                     yield (
-                        f"{where} `not` holds here and not on an OPA server, where a denial would "
-                        f"not fire; {_ADVICE}"
+                        f"{where} `not` holds in the embedded engine and not on an OPA server, "
+                        f"where a denial would not fire; {_ADVICE}"
                     )
                 else:
                     yield (
-                        f"{where} `in` is false here and without a value on an OPA server; make it "
-                        "a condition by itself, in a rule of its own if need be"
+                        f"{where} `in` is false in the embedded engine and undefined on an OPA "
+                        "server; write the expression as a condition by itself, if need be in a "
+                        "rule of its own"
                     )
 
 
@@ -55,8 +57,8 @@ def _negations_and_memberships(
     """Yield each negated expression (``NotExpr``), and each ``Membership`` used as a value.
 
     The third item is the set of names that are defined wherever the expression is evaluated.
-    ``defined`` holds the names that are defined in the bodies around ``tree``. ``condition`` means
-    that a membership is a statement by itself.
+    ``defined`` is the set of names that are defined in the bodies around ``tree``. ``condition``
+    means that a membership is a statement by itself.
     """
     match tree:
         case {"stmts": [*statements]}:

@@ -2,8 +2,9 @@
 
 Rego orders values of all types: a text or an object is above every number. A ``Decimal`` and an
 integer beyond 2^53-1 arrive as objects (records.md, "One call's bytes"), and ``amount >= 0`` holds
-for ``{"$decimal": "-5"}``. A comparison without ``is_number`` (or ``is_string``, for texts) is
-warned about. The origin of a value is followed through the policy's variables, rules and functions.
+for ``{"$decimal": "-5"}``. The gate warns about a comparison without ``is_number`` (or
+``is_string``, for texts). This module follows a value back to its origin through the policy's
+variables, rules and functions.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _PARAMETER: Final = ""
 class Origin:
     """Where a value comes from: a path below ``input``, a rule of the policy, or a parameter.
 
-    ``whole`` means that nothing computed follows the path, such as the index of an element.
+    ``whole`` means that the path has no computed part after it, such as the index of an element.
     """
 
     path: Names
     whole: bool
 
     def below(self, names: Names, *, whole: bool) -> Origin:
-        """Return the origin of a member, which these names lead to."""
+        """Return the origin of the member at these names below this value."""
         return Origin((*self.path, *names), whole) if self.whole else self
 
     @property
@@ -63,8 +64,8 @@ class _Body:
 def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     """Yield a sentence for each argument that a rule compares by order without ``is_number``.
 
-    In a rule that denies, ``is_number`` does not help by itself: what is no number would no longer
-    be denied. The policy must be free of recursion.
+    In a rule that denies, ``is_number`` does not help by itself: the rule would no longer deny a
+    value that is not a number. The policy must be free of recursion.
     """
     bodies = [_DefinitionReader(reader, node).body() for reader in readers for node in reader.rules]
     policy = _Policy(bodies)
@@ -90,10 +91,11 @@ def _sentence(origin: Origin, *, denies: bool) -> str:
     check = f"is_number({origin})"
     advice = f"write {check} in this rule"
     if denies:
-        advice = f"{advice} and in one of its own, and deny if not that one"
+        advice = f"{advice}, and also in a rule of its own, and deny if that rule does not hold"
     return (
         f"{origin} is compared by order, but a text or an object is above every number, and a "
-        f"Decimal or an integer beyond 2^53-1 is an object here; {advice} (is_string for a text)"
+        "Decimal or an integer beyond 2^53-1 is an object in the input; "
+        f"{advice} (is_string for a text)"
     )
 
 
@@ -130,7 +132,7 @@ class _Policy:
     def _origins(self, value: Origin) -> list[Origin]:
         if value.path[0] != "data":
             return [value]
-        if value not in self._cache:  # rules that read each other would be followed again
+        if value not in self._cache:  # without the cache, shared rules are followed many times
             self._cache[value] = list(dict.fromkeys(self._origins_of_rule(value)))
         return self._cache[value]
 
@@ -196,12 +198,12 @@ class _DefinitionReader:
                 at = self._reader.at(span)
                 body.comparisons += [(at, value) for value in sides if value is not None]
             case {"Call": {"fcn": function, "params": [*parameters], "span": span}}:
-                called = self._reader.reference(name_of(function), call=True)
+                callee = self._reader.reference(name_of(function), call=True)
                 arguments = [self._origin(parameter) for parameter in parameters]
-                if called.path in _CHECKS:
+                if callee.path in _CHECKS:
                     checked = body.others if negated else body.numbers
                     checked |= {value for value in arguments if value is not None}
-                body.calls.append((self._reader.at(span), called.definition, arguments))
+                body.calls.append((self._reader.at(span), callee.definition, arguments))
 
     def _bindings(self) -> Iterator[tuple[str, tuple[Any, bool]]]:
         """Yield the variables with their source, and whether a variable is the whole source."""
@@ -240,7 +242,7 @@ class _DefinitionReader:
             return Origin((_PARAMETER, self._parameters[name]), whole=True)
         if name not in self._bound:
             return None
-        # Removed while it is resolved: the variable may refer to itself.
+        # The variable is removed while its source is resolved, because the source may refer to it.
         source, exact = self._bound.pop(name)
         value = self._origin(source)
         self._bound[name] = source, exact

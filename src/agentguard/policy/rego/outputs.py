@@ -1,8 +1,8 @@
 """Rules that look like an output of the policy, and that no output reads.
 
-Such a rule never denies. In the queried package the rule is a mistake; elsewhere the rule may be
-meant, since a folder can hold the package of another query, or a library with unused rules. Which
-rules the outputs read is computed in ``definitions.py``.
+Such a rule never denies. In the queried package the rule is a mistake. In another package the rule
+may be intended: a folder can hold the package of another query, or a library with unused rules.
+``definitions.py`` computes which rules the outputs read.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Final
 from agentguard.policy.rego.syntax_tree import Names, Rule
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
-"""The rules of the policy's package that are read (policies.md, Output)."""
+"""The rules of the policy's package that the guard reads (policies.md, Output)."""
 
-# A name that begins like this, in any case, is meant as an output.
+# The author of a name that begins like this, in any case, meant an output.
 _MEANT: Final = ("deny", "deni", "violation", "approv", "obligation")
 _MAYBE_MEANT: Final = ("block", "disallow", "forbid", "prohibit", "reason", "refus", "reject")
 
 
 @dataclass(slots=True)
 class Unread:
-    """A sentence for each unread rule: ``mistakes``, and ``doubts`` where the rule may be meant."""
+    """A sentence for each unread rule; ``doubts`` are about rules that may be intended."""
 
     mistakes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -36,9 +36,9 @@ def is_output(path: Names, query: Names) -> bool:
 
 
 def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
-    """Return the rules outside of ``reached`` that look like outputs, each at its first place.
+    """Return the rules outside of ``reached`` that look like outputs, each at its first definition.
 
-    In the queried package a name like ``deny`` is a mistake, and so is an output below a name
+    In the queried package a name like ``deny`` is a mistake, and so is an output below another name
     (``limits.deny_reasons``): neither has another use.
     """
     unread_rules = Unread()
@@ -62,9 +62,12 @@ def _sentence(rule: Rule, query: Names) -> str:
     own = rule.package == query
     name = ".".join(rule.path[len(query) :] if own else rule.path)
     near = _near(rule.path[-1])
-    advice = f"did you mean {near}?" if own and near else "read it there, or rename it"
+    advice = f"did you mean {near}?" if own and near else "read it in an output, or rename it"
     where = "" if own else f" of {'.'.join(query)}"
-    return f"{rule.at}: nothing reads {name} on the way to {', '.join(OUTPUTS)}{where}; {advice}"
+    return (
+        f"{rule.at}: no output{where} ({', '.join(OUTPUTS)}) reads {name}, directly or through "
+        f"another rule; {advice}"
+    )
 
 
 def _is_named_output(name: str) -> bool:

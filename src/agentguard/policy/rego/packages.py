@@ -1,9 +1,10 @@
 """Mistakes: a package in two files, a package below the queried one, a rule at a package's path.
 
 The engine evaluates the queried package, and the packages below the queried one, file by file. In
-each file but the first the engine misses rules that are defined further on, and a denial by such a
-rule does not fire. The engine runs one body of a function under the parameters of a body in another
-file. Where a rule and a package have the same path the engine merges the two, and Rego does not.
+each file but the first the engine misses rules that are defined further down, and a denial by such
+a rule does not fire. The engine evaluates one body of a function with the parameters of a body in
+another file. Where a rule and a package have the same path the engine merges the two, and Rego does
+not.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
         name = ".".join(package)
         for reader in others:
             yield (
-                f"{reader.package_at}: {name} also stands at {first.package_at}, and the engine "
-                "misses rules of one file that another reads; put them into one file, or what "
-                "belongs together into a package of its own, and read that by its path "
+                f"{reader.package_at}: the package {name} is also declared at {first.package_at}, "
+                "and the engine misses rules of one file that the other reads; merge the files, or "
+                "give one of them a package of its own, and read its rules by their path "
                 "(data.lib.closed)"
             )
         if package != query and package[: len(query)] == query:
             yield (
-                f"{first.package_at}: {name} is below the package that is asked, and the engine "
-                f"misses rules of it; give it a path of its own, such as data.{package[-1]}"
+                f"{first.package_at}: {name} is below the queried package, and the engine "
+                f"misses rules of {name}; give the package another path, such as "
+                f"data.{package[-1]}"
             )
     for reader in readers:
         yield from _in_place_of_packages(reader, files.keys())
@@ -46,6 +48,6 @@ def _in_place_of_packages(reader: Reader, packages: Iterable[Names]) -> Iterator
             shorter = min(len(package), len(rule.path))
             if package[:shorter] == rule.path[:shorter] and len(package) > len(rule.package):
                 yield (
-                    f"{rule.at}: {'.'.join(rule.path)} is also the place of the package "
-                    f"{'.'.join(package)}, which the engine takes for a part of it; rename one"
+                    f"{rule.at}: the rule {'.'.join(rule.path)} is on the path of the package "
+                    f"{'.'.join(package)}, and the engine merges the two; rename one of them"
                 )

@@ -4,8 +4,9 @@ In Rego ``{"role": role} := x`` holds for an object with this one member. The em
 accepts an object with more members, and a rule may allow more than its author meant. Both engines
 compare whole values (``x == {"role": "lead"}``) and arrays as patterns exactly.
 
-In Rego a name that two parameters of a function share, or the key and the value of ``some``, makes
-the two values equal. The engine keeps the second value, and ``same(x, x)`` holds for any two.
+In Rego, a rule with one name for two parameters of a function, or for the key and the value of
+``some``, holds only where the two values are equal. The embedded engine keeps the second value, and
+a function ``same(x, x)`` holds for any two values.
 
 OPA parses a body that begins with a union as a comprehension, and the engine mostly does not: on
 OPA ``allow if { input.roles | {"a"} == xs }`` is a set, and a set as a condition always holds.
@@ -27,20 +28,22 @@ def mistakes(reader: Reader) -> Iterator[str]:
     for node in reader.rules:
         for span in _unions(node):
             yield (
-                f"{reader.at(span)}: what begins with a union is a comprehension to an OPA server, "
-                "and as a condition holds always; give the union a name first (`all := x | y`)"
+                f"{reader.at(span)}: an OPA server reads an expression that begins with a union as "
+                "a comprehension, and such a condition always holds; assign the union to a "
+                "variable first (`all := x | y`)"
             )
         ((_kind, rule),) = node.items()
         for span in _object_patterns(node, rule):
             yield (
-                f"{reader.at(span)}: an object as a pattern holds here also for objects with more "
-                "members; take the members by name, and compare object.keys where there must be "
-                "no others"
+                f"{reader.at(span)}: an object as a pattern also matches objects with more members "
+                "in the embedded engine; read the members by name, and compare object.keys where "
+                "other members are forbidden"
             )
         for name, span in _repeated_names(reader, node, rule):
             yield (
-                f"{reader.at(span)}: {name} stands here twice, and its two values need not be "
-                "equal to the engine; name them apart, and write x == y where they must be"
+                f"{reader.at(span)}: {name} is written twice, and the engine does not require the "
+                "two values to be equal; use two names, and write x == y where the values must be "
+                "equal"
             )
 
 
@@ -102,7 +105,7 @@ def _object_patterns(
 
 
 def _literals(pattern: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the object literals in a pattern, an array's among them, but none within another."""
+    """Yield the object literals in a pattern and its arrays, but none inside another object."""
     match pattern:
         case {"Object": literal}:
             yield literal

@@ -1,9 +1,9 @@
 """Mistakes in the heads of rules: keys that the engines read differently, and undefined values.
 
 A body such as ``some x in input.args.items`` holds once for each element, and the head has a value
-for each. Where the head is undefined for one element, the embedded engine drops the values of the
-elements before: ``deny_reasons contains x.name if { some x in input.args.items; x.closed }`` denies
-nothing when the last item has no name. Rego leaves out that element alone. Where the value of a
+for each element. Where the head is undefined for one element, the embedded engine drops the values
+of the elements before: ``deny_reasons contains x.name if { some x in input.args.items; x.closed }``
+denies nothing when the last item has no name. Rego omits only that element. Where the value of a
 function is undefined, Rego evaluates the function's ``else``, and the engine does not.
 """
 
@@ -21,7 +21,7 @@ _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
-    """Yield a sentence for each head that has another value here than on an OPA server."""
+    """Yield a sentence for each head that has another value on an OPA server."""
     heads = [(reader, *_head(node)) for reader in readers for node in reader.rules]
     keyed = {
         reader.path_of(head["refr"])
@@ -53,9 +53,9 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
             for parts, statements in _parts_by_body(head, rule):
                 for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
                     yield (
-                        f"{reader.at(name.span)}: where {name} is missing, {path[-1]} says "
-                        "nothing, though the rule's conditions hold; leave it out of what is said, "
-                        "or bind it in the body and have another rule for calls without it"
+                        f"{reader.at(name.span)}: where {name} is missing, {path[-1]} has no "
+                        "value, though the conditions of the rule hold; write the value without "
+                        f"{name}, or bind it in the body and add a rule for calls without it"
                     )
 
 
@@ -75,8 +75,8 @@ def _key_problems(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterato
     computed = not name_of(head["refr"]).whole
     if form != "Func" and (parts > 1 or (computed and form == "Set")):
         yield (
-            f"{reader.at(head['span'])}: a rule with several keys, and a set with one that is "
-            "computed, have other values on an OPA server; give it one key at most "
+            f"{reader.at(head['span'])}: a rule with several keys, and a set with a computed key, "
+            "have other values on an OPA server; write one key at most "
             "(`limits[team] := {...}`)"
         )
 
@@ -87,9 +87,9 @@ def _mixed_keys(
     name = name_of(head["refr"])
     if name.whole and (above := reader.path_of(head["refr"])[:-1]) in keyed:
         yield (
-            f"{reader.at(head['span'])}: {above[-1]} has this key and computed ones, which the "
-            f"engine misses where {'.'.join(name.path)} is read before; compute all of them, "
-            "or none"
+            f"{reader.at(head['span'])}: {above[-1]} has this key and computed keys, and the "
+            f"engine misses the computed ones after it has read {'.'.join(name.path)}; "
+            "compute all keys, or none"
         )
 
 
@@ -111,25 +111,25 @@ def _value_problems(reader: Reader, rule: Mapping[str, Any], presence: Presence)
         single = parameters.union(_assigned(statements))
         if any(_iterates(reader, part, single.union(variables(statements))) for part in parts):
             yield (
-                f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
-                "OPA server; take the elements in the body (`some x in ...`)"
+                f"{reader.at(rule['span'])}: `[_]` in the head of a rule has other values on an "
+                "OPA server; iterate over the elements in the body (`some x in ...`)"
             )
             continue
         if form == "Func" and len(rule["bodies"]) > 1:
-            effect = ", an OPA server goes on with `else`, and this engine has no value"
+            effect = ", an OPA server evaluates `else`, and the embedded engine has no value"
         elif any(
             _may_hold_repeatedly(reader, statement["literal"], single) for statement in statements
         ):
             effect = (
-                " for one of the values that the body goes through, the engine drops what it found "
-                "for others, and a denial does not fire"
+                " for one of the elements that the body iterates over, the engine drops the values "
+                "of the other elements, and a denial does not fire"
             )
         else:
             continue
         for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
             yield (
                 f"{reader.at(name.span)}: where {name} is missing{effect}; bind it in the body "
-                "(`value := ...`), and use that here"
+                "(`value := ...`), and write `value` in the head"
             )
 
 

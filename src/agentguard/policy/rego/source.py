@@ -1,7 +1,7 @@
-"""The files of a Rego policy: modules, data, and the digests that are recorded.
+"""The files of a Rego policy: modules, data, and the digests for the log.
 
-Each file is read once; a folder is laid out as an OPA bundle. Nothing is parsed as Rego here:
-``gate.py`` checks the modules, ``engine.py`` evaluates them.
+Each file is read once; a folder has the layout of an OPA bundle. This module parses no Rego:
+``gate.py`` checks the modules, and ``engine.py`` evaluates them.
 """
 
 from __future__ import annotations
@@ -52,21 +52,26 @@ class RegoSource:
             else:
                 modules.append((path, _module(path, content)))
         if not modules:
-            raise invalid("no Rego module found: expected a *.rego file that is no *_test.rego")
+            raise invalid(
+                "the policy has no Rego module; add a *.rego file whose name does not end in "
+                "_test.rego"
+            )
         files = {path: canonical.sha256_hex(content) for path, content in texts.items()}
         try:
             sha256 = canonical.digest(files)
         except EncodeError as error:
-            raise invalid(f"a policy's file must have a UTF-8 name: {error}") from error
+            raise invalid(
+                f"the name of a file in the policy is not UTF-8: {error}; rename the file"
+            ) from error
         return cls(tuple(modules), data, files, sha256)
 
     @classmethod
     def read(cls, path: Path) -> RegoSource:
         """Read one file, or a folder's ``*.rego`` and ``data.json`` at any depth.
 
-        Passed over, as in an OPA bundle: ``*_test.rego``, other names, and what is hidden (begins
-        with a dot). A file stands alone: ``data.json`` counts only in a folder. Raises
-        ``PolicyError`` (``policy.invalid``).
+        As in an OPA bundle, ``*_test.rego``, other names, and hidden names (with a dot in front)
+        are ignored. With a single file, no ``data.json`` is read. Raises ``PolicyError``
+        (``policy.invalid``).
         """
         try:
             paths = {path.name: path} if not path.is_dir() else _files(path)
@@ -83,7 +88,7 @@ def invalid(message: str) -> PolicyError:
 def places(path: Path) -> Iterator[Path]:
     """Yield the paths that ``RegoSource.read`` reads: the file, or each folder and its files.
 
-    Raises ``OSError``, and ``PolicyError`` for a file or link that no policy may hold.
+    Raises ``OSError``, and ``PolicyError`` for a file or link that no policy may contain.
     """
     if not path.is_dir():
         yield path
@@ -104,8 +109,9 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for folder in (here / name for name in folders):
             if folder.is_symlink():
-                message = f"{folder}: a link to a folder is not followed; copy the folder"
-                raise invalid(message)
+                raise invalid(
+                    f"{folder}: a policy can't have a link to a folder; copy the folder instead"
+                )
         for name in names:
             if name in _UNREADABLE_DATA:
                 raise invalid(f"{here / name}: data is read from {_DATA} only; convert the file")
@@ -123,13 +129,19 @@ def _raise(error: OSError) -> NoReturn:
 
 def _module(path: str, content: bytes) -> str:
     if len(content) > MAX_MODULE_BYTES:
-        raise invalid(f"{path}: more than {MAX_MODULE_BYTES} bytes; move its tables to {_DATA}")
+        raise invalid(
+            f"{path}: the file has more than {MAX_MODULE_BYTES} bytes; move its tables to {_DATA}"
+        )
     if content.startswith(codecs.BOM_UTF8):
-        raise invalid(f"{path}: begins with a byte order mark; save it without one")
+        raise invalid(
+            f"{path}: the file begins with a byte order mark; save the file without the mark"
+        )
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise invalid(f"{path}: not UTF-8 at byte {error.start}") from error
+        raise invalid(
+            f"{path}: the file is not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from error
 
 
 def _parse_data(path: str, content: bytes) -> dict[str, Any]:
@@ -142,9 +154,11 @@ def _parse_data(path: str, content: bytes) -> dict[str, Any]:
             parse_float=lambda number: float(_plain_number(path, number)),
         )
     except (ValueError, RecursionError) as error:
-        raise invalid(f"{path}: not JSON: {error}") from error
+        raise invalid(f"{path}: the file is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise invalid(f"{path}: expected a JSON object, found another value")
+        raise invalid(
+            f"{path}: the file has another JSON value than an object; put the value into an object"
+        )
     return value
 
 
@@ -153,12 +167,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return members
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _plain_number(path: str, number: str) -> str:
@@ -179,5 +193,8 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
         if present is value:
             continue
         if not isinstance(present, dict) or not isinstance(value, dict):
-            raise invalid(f"{path}: {name!r} is also defined by a {_DATA} in a folder above")
+            raise invalid(
+                f"{path}: {name!r} is also defined by a {_DATA} in a folder above; rename one of "
+                "them"
+            )
         _merge(present, value, path)

@@ -1,7 +1,7 @@
-"""The engine's syntax tree, read into rules and the names that each rule refers to.
+"""Reads the engine's syntax tree into rules, and into the names that each rule refers to.
 
 Names are resolved as Rego resolves them: an import and a name of the rule's own package become a
-path below ``data``. Which rules and names are acceptable stands in ``gate.py``.
+path below ``data``. This module judges no rule and no name: the checks of ``gate.py`` do.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ROOTS: Final = frozenset({"data", "input"})
 class Reference:
     """A name in a rule's head or body.
 
-    ``path`` is the resolved constant part; of a builtin it is the builtin's name. ``definition`` is
-    the path of the rule or function that the policy defines under this name, if there is one.
-    ``at`` is ``file:line:column``. ``whole`` means that nothing computed follows the path,
-    ``absolute`` that the name begins with ``data``, ``input`` or an import.
+    ``path`` is the resolved constant part; for a builtin, ``path`` is the name of the builtin.
+    ``definition`` is the path of the rule or function that the policy defines under this name, if
+    there is one. ``at`` is ``file:line:column``. ``whole`` means that no computed part follows the
+    path. ``absolute`` means that the name begins with ``data``, ``input`` or an import.
     """
 
     path: Names
@@ -58,7 +58,8 @@ class Module:
 class Reader:
     """Reads one module of the engine's ``get_ast_as_json``: its package, imports and rules.
 
-    Raises ``KeyError`` or ``TypeError`` when the tree has another shape than this version's.
+    Raises ``KeyError`` or ``TypeError`` when the tree has another shape than in this version of
+    the engine.
     """
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
@@ -107,7 +108,7 @@ class Reader:
             function = bool(rule["args"])
         else:
             ((form, head),) = rule["head"].items()
-            # A head is {refr, args | key, assign}: all but ``refr`` may refer to other rules.
+            # A head is {refr, args | key, assign}: each member but ``refr`` may refer to rules.
             body = [head.get("args"), head.get("key"), head.get("assign"), rule["bodies"]]
             function = form == "Func"
         name = name_of(head["refr"])
@@ -117,11 +118,11 @@ class Reader:
         return Rule(self.package, path, self.at(rule["span"]), function, references)
 
     def path_of(self, head: Any) -> Names:
-        """Return the constant part of the path of the rule that has this name in its head."""
+        """Return the constant part of a rule's path; ``head`` is the name in the rule's head."""
         return (*self.package, *name_of(head).path)
 
     def _locals(self, rule: Mapping[str, Any], arguments: object) -> Iterator[str]:
-        """Yield the variables that a rule declares; they hide rules and imports."""
+        """Yield the variables that a rule declares: each hides a rule or import of its name."""
         yield from variables(arguments)
         for node in objects(rule):
             match node:
@@ -165,7 +166,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name as written: its constant path, the computed nodes in it, and where it begins."""
+    """A name as written: the constant path, the computed nodes, and the span of the first part."""
 
     path: Names
     computed: tuple[Any, ...]
@@ -173,7 +174,7 @@ class Name:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing in it is computed."""
+        """Whether no part of the name is computed."""
         return not self.computed
 
     def __str__(self) -> str:
@@ -181,7 +182,7 @@ class Name:
 
 
 def name_of(node: Any) -> Name:
-    """Read a variable, or what hangs on one by dots and brackets."""
+    """Read a variable, or a reference that continues a variable by dots and brackets."""
     names: list[str] = []
     computed: list[Any] = []
     while True:
@@ -195,16 +196,16 @@ def name_of(node: Any) -> Name:
             case {"RefBrack": {"refr": inner, "index": {"RawString": {"value": str(name)}}}}:
                 names.append(name)
             case {"RefBrack": {"refr": inner, "index": index}}:
-                names.clear()  # what follows a computed index is not known before evaluation
+                names.clear()  # the path behind a computed index is unknown before evaluation
                 computed.append(index)
-            case _:  # a call's result, a literal: it has no name
+            case _:  # the result of a call, or a literal, has no name
                 (literal,) = node.values()
                 return Name((), (*computed, node), literal["span"])
         node = inner
 
 
 def head_of(definition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the head of a rule's definition; a ``default`` is its own head."""
+    """Return the head of a rule's definition; the head of a ``default`` is the rule itself."""
     ((kind, rule),) = definition.items()
     if kind == "Default":
         return rule  # type: ignore[no-any-return]
@@ -235,7 +236,7 @@ def variables(pattern: object) -> Iterator[str]:
 def used_variables(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the variables, with their spans, without which an expression has no value.
 
-    The names of called functions and the variables of comprehensions are left out.
+    The names of called functions and the variables of comprehensions are not among them.
     """
     todo = [expression]
     while todo:

@@ -1,11 +1,12 @@
 """Mistakes: variables that are unbound in the embedded engine and bound in Rego.
 
-In Rego the order of a body's expressions means nothing. The engine evaluates the expressions of
-``not data.members[user]; input.users[user]`` in their order: the negation does not hold for the
-unbound variable, and a denial by the rule never fires. ``:=`` can't come later in Rego either.
+In Rego the order of a body's expressions has no meaning. The embedded engine evaluates the
+expressions of ``not data.members[user]; input.users[user]`` in their order: the negation does not
+hold for the unbound variable, and a denial by the rule never fires. ``:=`` must come before a use
+of its variable in Rego, too.
 
 The engine treats the variables of ``every`` and ``walk`` as unbound in two places: in a pattern,
-which then matches any element, and in an index under ``not``, which then never holds.
+which then matches any element, and in an index under ``not``, where the ``not`` then never holds.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def mistakes(reader: Reader) -> Iterator[str]:
         parameters = set(variables(head_of(node).get("args")))
         for body in (part for part in objects(rule) if "stmts" in part):
             yield from (
-                f"{reader.at(span)}: this `not` uses {name} before it has a value, and does not "
-                f"hold here; put the expression that gives {name} its value before it"
+                f"{reader.at(span)}: this `not` uses {name} before {name} has a value, and never "
+                f"holds in the embedded engine; move the expression that binds {name} before the "
+                "`not`"
                 for name, span in _variables_bound_late(body["stmts"], parameters)
                 if name not in reader.names
             )
@@ -46,8 +48,9 @@ def mistakes(reader: Reader) -> Iterator[str]:
             if name not in reader.names:
                 yield (
                     f"{reader.at(span)}: {name} has no value in this `not`, which an OPA server "
-                    "refuses as unsafe, and which does not hold here; bind it before "
-                    "(`some x in ...`), or ask in a rule of its own"
+                    "refuses as unsafe, and which never holds in the embedded engine; bind "
+                    f"{name} before the `not` (`some x in ...`), or move the condition into a rule "
+                    "of its own"
                 )
         for loop in objects(rule):
             match loop:
@@ -59,16 +62,16 @@ def mistakes(reader: Reader) -> Iterator[str]:
                     continue
             for name, span in _uses_in_indices(scope, names):
                 yield (
-                    f"{reader.at(span)}: to the engine {name} of `every` or `walk` has no value in "
-                    f"this place; ask it in a function of its own (`known(x) if ...`, and here "
-                    f"`known({name})`)"
+                    f"{reader.at(span)}: {name} of `every` or `walk` has no value in this place in "
+                    "the embedded engine; move the condition into a function (`is_member(x) if "
+                    f"...`), and write `is_member({name})`"
                 )
 
 
 def _unbound_in_negations(
     reader: Reader, tree: Any, visible: set[str]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the variables in negations that no surrounding expression binds."""
+    """Yield the variables in negations that no expression around the negation binds."""
     match tree:
         case {"NotExpr": negated}:
             yield from (

@@ -1,4 +1,4 @@
-"""Undefined values: the values of every input, those that a body needs, those that may be missing.
+"""Undefined values: which values every input has, which a body needs, and which may be missing.
 
 In Rego an expression with an undefined operand is undefined. The embedded engine and an OPA server
 differ about such expressions in a negation (``negation.py``) and in the head of a rule
@@ -27,18 +27,18 @@ ALWAYS: Final = frozenset(
 """The values of every input (docs/policies.md, Input)."""
 
 CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
-"""Expressions that are defined even where their parts are not."""
+"""Expressions that are defined even where their parts are undefined."""
 
 _EMPTY: Final = (("max",), ("min",))
-"""Builtins that are undefined for an empty collection; all others have a value, or fail."""
+"""Builtins that are undefined for an empty collection; every other one has a value, or fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """The ``rules``, those of them that may be undefined (``lacking``), and the ``functions``."""
+    """The paths of a policy's rules, of the rules that may be undefined, and of its functions."""
 
     rules: AbstractSet[Names]
-    lacking: AbstractSet[Names]
+    optional: AbstractSet[Names]
     functions: AbstractSet[Names]
 
     @classmethod
@@ -55,7 +55,7 @@ class Presence:
     def missing(
         self, reader: Reader, expressions: list[Any], defined: AbstractSet[Names]
     ) -> Iterator[Name]:
-        """Yield the names in expressions that may be undefined; ``defined`` is never undefined."""
+        """Yield the names in expressions that may be undefined; no name of ``defined`` may be."""
         todo = list(expressions)
         while todo:
             node = todo.pop(0)
@@ -67,8 +67,8 @@ class Presence:
                     todo += name.computed
                 case {"Call": {"fcn": function}}:
                     name = name_of(function)
-                    called = reader.reference(name, call=True)
-                    if called.definition in self.functions or called.path in _EMPTY:
+                    callee = reader.reference(name, call=True)
+                    if callee.definition in self.functions or callee.path in _EMPTY:
                         yield name
                     todo += below(node)
                 case dict():
@@ -84,13 +84,16 @@ class Presence:
             return True
         if reference.absolute or len(name.path) == 1:
             # Variables and values of data.json are defined; a member of a rule may be undefined.
-            within = (path[:length] for length in range(len(path)))
-            return path in self.lacking or not self.rules.isdisjoint(within)
+            parents = (path[:length] for length in range(len(path)))
+            return path in self.optional or not self.rules.isdisjoint(parents)
         return True
 
 
 def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
-    """Yield the rules that are always defined: with a default, or partial sets and objects."""
+    """Yield the paths of the rules that are always defined.
+
+    These are rules with a default, constants, and partial sets and objects.
+    """
     for reader in readers:
         for node in reader.rules:
             ((kind, rule),) = node.items()
@@ -104,7 +107,7 @@ def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
 
 
 def _conditions(rule: Mapping[str, Any]) -> bool:
-    """Tell whether a rule has a body, or a value that is no literal."""
+    """Tell whether a rule has a body, or a value that is not a literal."""
     (head,) = rule["head"].values()
     assigned = head.get("assign")
     names = ("Var", "RefDot", "RefBrack", "Call")
@@ -140,7 +143,7 @@ def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
 
 
 def below(node: Any) -> list[Any]:
-    """Return the operands of a call, an operator or a literal; of a name its computed parts."""
+    """Return the operands of a call, an operator or a literal, or the computed parts of a name."""
     match node:
         case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
             return list(name_of(node).computed)
