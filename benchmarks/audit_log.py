@@ -280,7 +280,7 @@ def opening(state: State, *, removed: bool) -> float:
     if removed:
         for path in (
             *state.folder.rglob(restrictions_file.FILE),
-            *state.folder.rglob(restrictions_file.NAMES),
+            *state.folder.rglob(f"{restrictions_file.NAMES}*"),
         ):
             path.unlink()
     started = time.process_time()
