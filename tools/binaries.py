@@ -1,4 +1,4 @@
-"""The servers' programs: found on PATH, else in the cache, else built with Go, once.
+"""The servers' programs: named by a variable, on PATH, in the cache, or else built with Go, once.
 
 Each has a module of its own here, whose ``go.mod`` and ``go.sum`` pin it: in one module they would
 share their dependencies, and with OPA's Jaeger does not compile. What is built is kept under the
@@ -15,16 +15,21 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 TOOLS: Final = Path(__file__).resolve().parent
 VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
+PACKAGE: Final = re.compile(r"[\w.~/-]+")
+"""A line that has the name of a package alone."""
 LEFT_BY_CRASH: Final = ".part"
+TELL_EVERY: Final = 20.0
+"""Seconds between two lines about the progress of a build."""
 
 
 class UnavailableError(Exception):
@@ -33,13 +38,22 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """What to look for, what to build with which flags of the linker, how else to come by it."""
+    """What to look for, what to build with which flags of the linker, how else to come by it.
+
+    ``takes`` says how long the first build takes.
+    """
 
     name: str
     module: str
     package: str
     flags: str
+    takes: str
     elsewhere: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that names the program's file."""
+        return f"{self.name.upper()}_BIN"
 
     @property
     def pins(self) -> Path:
@@ -84,7 +98,7 @@ def say(text: str) -> None:
 
 
 def find(program: Program) -> Binary:
-    """Return the program of PATH, or the cached one, which is built if need be.
+    """Return the program of the variable, of PATH or the cache, or build the program.
 
     Raises UnavailableError.
     """
@@ -97,10 +111,21 @@ def find(program: Program) -> Binary:
 
 
 def present(program: Program) -> Binary | None:
-    """Return the program of PATH, or the cached one, if there is one.
+    """Return the program that the variable names, or that of PATH, or the cached one, if any.
 
-    In CI, where CI=true, one of PATH counts only if it is of the pinned version.
+    In CI, where CI=true, one of PATH counts only if it is of the pinned version. Raises
+    UnavailableError where the variable names something else than a program that runs.
     """
+    named = os.environ.get(program.variable)
+    if named:
+        binary = tried(shutil.which(named))
+        if binary is None:
+            raise UnavailableError(
+                f"{program.variable} names {named}, which does not run as a program: expected the "
+                f"file of {program.name}, to which `{program.name} version` is an answer"
+            )
+        say(f"takes {binary.path}, which {program.variable} names; its version is {binary.version}")
+        return binary
     on_path = tried(shutil.which(program.name))
     if on_path is None or on_path.version == program.version:
         return on_path or tried(program.cache() / program.name)
@@ -142,22 +167,23 @@ def unavailable(program: Program, why: str) -> UnavailableError:
     return UnavailableError(
         f"found no {program.name} {program.version} on PATH or in {program.cache()}: {why}.\n"
         "Either\n"
-        f"  - install Go {program.pinned('go (.*)')} or newer: it is then built here, once;\n"
+        f"  - install Go {program.pinned('go (.*)')} or newer: it is then built here, once "
+        f"({program.takes});\n"
         f"  - or {program.elsewhere}"
     )
 
 
 def call_go(program: Program, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command of Go for this machine, in the module that pins the program."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH"}}
     return subprocess.run(
-        command,
-        cwd=program.pins,
-        env={**kept, "CGO_ENABLED": "0", "GOWORK": "off"},  # so that no C compiler is needed
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=program.pins, env=environment(), capture_output=True, text=True, check=False
     )
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which Go builds for this machine, without a C compiler."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH"}}
+    return {**kept, "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
 def build(program: Program, go: str) -> Binary:
@@ -166,15 +192,15 @@ def build(program: Program, go: str) -> Binary:
     for left in folder.glob(f"*{LEFT_BY_CRASH}"):
         left.unlink()
     part = folder / f"{program.name}.{os.getpid()}{LEFT_BY_CRASH}"  # not what an orphan writes
-    say(f"building {program.name} with {go}, which takes minutes, once, into {folder}")
+    say(f"building {program.name} with {go}, once, into {folder}: {program.takes}")
+    say(f"a release's program takes no build: stop this, and set {program.variable} to its file")
     began = time.monotonic()
-    command = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    command = [go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
     command += [f"-ldflags={program.linker()}", "-o", str(part), program.package]
-    ran = call_go(program, *command)
-    built = tried(part) if ran.returncode == 0 else None
+    code, said = call_and_tell(program, packages(program, go), *command)
+    built = tried(part) if code == 0 else None
     if built is None:
         part.unlink(missing_ok=True)
-        said = [line for line in ran.stderr.splitlines() if "go: downloading" not in line]
         raise unavailable(program, "\n    ".join(["building it failed:", *said[-20:]]))
     descriptor = os.open(part, os.O_RDONLY)
     os.fsync(descriptor)  # the name must not outlive the content where the power fails
@@ -182,6 +208,47 @@ def build(program: Program, go: str) -> Binary:
     whole = part.rename(folder / program.name)
     say(f"built {program.name} {built.version} in {time.monotonic() - began:.0f} s")
     return Binary(str(whole), built.version)
+
+
+def packages(program: Program, go: str) -> int:
+    """Return how many packages Go has to compile at the most; it downloads their modules first."""
+    say(f"Go downloads the modules of {program.name} that are not here yet")
+    ran = call_go(program, go, "list", "-mod=readonly", "-deps", program.package)
+    return len(ran.stdout.splitlines())
+
+
+def call_and_tell(program: Program, most: int, *command: str) -> tuple[int, list[str]]:
+    """Run a build of Go, tell how far it is, and return its exit code and its errors.
+
+    ``most`` is the number of packages at the most; Go names on stderr each one that it compiles.
+    """
+    lines: list[str] = []
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, cwd=program.pins, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+
+        def collect() -> None:
+            lines.extend(line.rstrip() for line in process.stderr or ())
+
+        reader = threading.Thread(target=collect)
+        reader.start()
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TELL_EVERY)
+                break
+            compiled = sum(map(is_package, lines))
+            minutes, seconds = divmod(round(time.monotonic() - began), 60)
+            far = f"{compiled} of {most} packages at the most"
+            say(f"{program.name}: {far}, {minutes} min {seconds} s")
+        reader.join()
+    said = [line for line in lines if not is_package(line) and "go: downloading" not in line]
+    return process.returncode, said
+
+
+def is_package(line: str) -> bool:
+    """Whether a line of Go's is the name of a package, and no message."""
+    return PACKAGE.fullmatch(line) is not None
 
 
 @contextmanager

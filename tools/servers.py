@@ -188,7 +188,9 @@ OPA: Final = Server(
         "github.com/open-policy-agent/opa",
         "github.com/open-policy-agent/opa",
         "-s -w",
-        "put OPA's program on PATH, as opa: https://github.com/open-policy-agent/opa/releases",
+        "a few minutes on 2 cores",
+        "put OPA's program on PATH, as opa, or its file in OPA_BIN: "
+        "https://github.com/open-policy-agent/opa/releases",
     ),
     (Port("AGENTGUARD_OPA_PORT", 8181, "AGENTGUARD_OPA_URL"),),
     "/health",
@@ -212,7 +214,9 @@ JAEGER: Final = Server(
         "github.com/jaegertracing/jaeger",
         "github.com/jaegertracing/jaeger/cmd/jaeger",
         "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
-        "put Jaeger's program on PATH, as jaeger: https://www.jaegertracing.io/download/\n"
+        "half an hour and more on 2 cores",
+        "put Jaeger's program on PATH, as jaeger, or its file in JAEGER_BIN: "
+        "https://www.jaegertracing.io/download/\n"
         "To look at traces by hand this is enough: "
         "docker compose -f deploy/compose.yaml up -d --wait",
     ),

@@ -1,9 +1,12 @@
 """Start, stop and find an OPA and a Jaeger for the tests: what ``scripts/services`` runs.
 
-    scripts/services up        start what does not run yet; both answer when this returns
-    scripts/services down      stop what was started, and nothing else
-    scripts/services status    a table; exits with 0 only where both answer
-    scripts/services env       the same as variables of a shell, for eval
+    scripts/services up [NAME]        start what does not run yet; all answer when this returns
+    scripts/services down [NAME]      stop what was started, and nothing else
+    scripts/services status [NAME]    a table; exits with 0 only where all of it answers
+    scripts/services env [NAME]       what was started, as variables of a shell, for eval
+
+NAME is ``opa`` or ``jaeger``: that server alone. A program is the file that OPA_BIN or JAEGER_BIN
+names, or the one on PATH, or is built with Go, once.
 
 Both listen on loopback only, on the ports that the products have by default, or those that
 AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT and
@@ -18,23 +21,27 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Final
 
 from binaries import UnavailableError, alone, find, say
 from servers import SERVERS, STATE, FailedError, Server, Start, choose
 
+USAGE: Final = "usage: scripts/services up | down | status | env  [opa | jaeger]"
 
-def up() -> None:
+
+def up(chosen: Sequence[Server]) -> None:
     """Start what does not run, all of it or nothing, and wait until everything answers."""
     with alone(STATE):
-        missing = [server for server in SERVERS if not as_asked(server)]
+        missing = [server for server in chosen if not as_asked(server)]
         binaries = [find(server.program) for server in missing]
         with ExitStack() as held:
             ports = [choose(server, held) for server in missing]
         try:
             for server, binary, theirs in zip(missing, binaries, ports, strict=True):
                 server.start(Start(binary, theirs))
-            for server in SERVERS:
+            for server in chosen:
                 server.wait()
         except BaseException:
             for server in missing:
@@ -57,17 +64,17 @@ def as_asked(server: Server) -> bool:
     return True
 
 
-def down() -> None:
+def down(chosen: Sequence[Server]) -> None:
     """Stop what was started."""
     with alone(STATE):
-        for server in SERVERS:
+        for server in chosen:
             print(f"{server.name}: {'stopped' if server.stop() else 'did not run'}")
 
 
-def status() -> bool:
+def status(chosen: Sequence[Server]) -> bool:
     """Print a table; return whether everything answers."""
     rows, good = [("server", "state", "pid", "version", "where")], True
-    for server in SERVERS:
+    for server in chosen:
         started, alive = server.started(), server.alive()
         answers = alive and server.answers()
         good = good and answers
@@ -86,9 +93,9 @@ def status() -> bool:
     return good
 
 
-def env() -> None:
+def env(chosen: Sequence[Server]) -> None:
     """Print where everything is, as commands of a shell."""
-    for server in SERVERS:
+    for server in chosen:
         started = server.started()
         if started is None or not server.alive():
             raise FailedError(f"{server.name} does not run: scripts/services up starts it")
@@ -100,29 +107,40 @@ def env() -> None:
             print(f"export {variable}={shlex.quote(value)}")
 
 
+def run(command: str, chosen: Sequence[Server], *, named: bool) -> int:
+    """Do what the command says with the chosen servers; return the exit code."""
+    match command:
+        case "up":
+            up(chosen)
+            return 0 if status(chosen) else 1
+        case "down":
+            down(chosen)
+        case "status":
+            return 0 if status(chosen) else 1
+        case "env":  # without a name: what was started, and both where nothing was
+            begun = [server for server in chosen if server.started() is not None]
+            env(chosen if named else begun or chosen)
+        case _:
+            print(USAGE, file=sys.stderr)
+            return 2
+    return 0
+
+
 def main(arguments: list[str]) -> int:
-    """Do what the command says; return the exit code."""
+    """Do what was typed; return the exit code."""
+    command, *names = arguments or [""]
+    chosen = [server for server in SERVERS if server.name in names] if names else SERVERS
+    if len(chosen) < len(names):
+        print(USAGE, file=sys.stderr)
+        return 2
     try:
-        match arguments:
-            case ["up"]:
-                up()
-                return 0 if status() else 1
-            case ["down"]:
-                down()
-            case ["status"]:
-                return 0 if status() else 1
-            case ["env"]:
-                env()
-            case _:
-                print("usage: scripts/services up | down | status | env", file=sys.stderr)
-                return 2
+        return run(command, chosen, named=bool(names))
     except (FailedError, OSError) as error:
         say(str(error))
         return 1
     except UnavailableError as error:
         say(str(error))
         return 3
-    return 0
 
 
 if __name__ == "__main__":

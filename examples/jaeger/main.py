@@ -1,7 +1,7 @@
 """A lead agent has a sub-agent publish a report, bob approves that, and Jaeger shows all of it.
 
     docker compose -f deploy/compose.yaml up jaeger collector    # in another terminal
-    # or, without Docker: scripts/services up
+    # or, without Docker: scripts/services up jaeger
     uv run python examples/jaeger/main.py
 
 Runs without a model: ``ScriptedModel`` stands in for one. Put ``init_chat_model("...")`` in its

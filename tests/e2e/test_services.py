@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
+import binaries
 import pytest
 import servers
 
@@ -172,6 +173,40 @@ def test_up_starts_only_what_does_not_run(services):
     assert services.pids()[1] != jaeger
 
 
+def test_jaeger_alone_is_started_shown_named_and_stopped(tmp_path, jaeger_program):
+    # without a go on PATH that could build an OPA
+    alone = Services(tmp_path / "services", JAEGER_BIN=jaeger_program, PATH=os.defpath)
+    alone.command = (sys.executable, ROOT / "tools" / "services.py")
+    try:
+        started = alone("up", "jaeger")
+        assert started.returncode == 0, started.stderr
+        assert f"takes {jaeger_program}, which JAEGER_BIN names" in started.stderr
+        assert re.findall(r"^(opa|jaeger) ", started.stdout, re.MULTILINE) == ["jaeger"]
+        assert alone("status", "jaeger").returncode == 0
+        assert alone("status").returncode == 1  # OPA does not run
+        urls = alone.urls()
+        assert urls["AGENTGUARD_JAEGER_PROGRAM"] == jaeger_program
+        assert not [name for name in urls if "OPA" in name]
+        assert ask(urls["AGENTGUARD_JAEGER_QUERY_URL"] + "/api/services")["data"] is None
+        assert "opa does not run" in alone("env", "opa").stderr
+    finally:
+        assert alone("down", "jaeger").stdout == "jaeger: stopped\n"
+    assert "does not run" in alone("env").stderr
+
+
+def test_opa_alone_is_started(tmp_path, opa_program):
+    alone = Services(tmp_path / "services", OPA_BIN=opa_program)
+    try:
+        assert alone("up", "opa").returncode == 0
+        assert set(alone.urls()) == {
+            "AGENTGUARD_OPA_URL",
+            "AGENTGUARD_OPA_LOG",
+            "AGENTGUARD_OPA_PROGRAM",
+        }
+    finally:
+        assert alone("down").stdout == "opa: stopped\njaeger: did not run\n"
+
+
 def test_what_runs_on_another_port_is_not_what_was_asked_for(services):
     has = services.urls()["AGENTGUARD_OPA_URL"].rpartition(":")[2]
     assert services("up", AGENTGUARD_OPA_PORT=has).returncode == 0
@@ -232,6 +267,16 @@ def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
     (said,) = (line for line in refused.stderr.splitlines() if "found no" in line)
     assert said.endswith("to build it with.")  # what a skipped test says is a whole sentence
     assert "docker compose -f deploy/compose.yaml up" in refused.stderr
+
+
+def test_a_variable_that_names_no_program_is_an_error_and_one_that_does_is_taken(bare, tmp_path):
+    refused = bare("up", "jaeger", JAEGER_BIN=str(tmp_path / "jaeger"))
+    assert refused.returncode == 3
+    assert f"JAEGER_BIN names {tmp_path / 'jaeger'}, which does not run" in refused.stderr
+    bare.put("my-jaeger", saying("2.99.0"), "echo 'this is a stand-in'", "exit 1")
+    taken = bare("up", "jaeger", JAEGER_BIN=str(bare.bin / "my-jaeger"))
+    assert "which JAEGER_BIN names; its version is 2.99.0" in taken.stderr
+    assert "jaeger has ended:\n    this is a stand-in\n" in taken.stderr
 
 
 def test_in_ci_only_the_pinned_version_counts(bare):
@@ -337,8 +382,35 @@ def test_a_build_counts_only_when_it_is_whole(bare, tmp_path):
     assert (tmp_path / "builds").read_text() == "built\nbuilt\n"
 
 
+def test_a_build_says_how_long_it_takes_and_how_far_it_is(bare, tmp_path, monkeypatch):
+    bare.environment["HOME"] = str(tmp_path)
+    bare.put("chmod", f'exec {shutil.which("chmod")} "$@"')
+    bare.put("go", GO.format(middle=":"))
+    said = bare("up", "jaeger").stderr
+    assert "half an hour and more on 2 cores" in said
+    assert "set JAEGER_BIN to its file" in said
+
+    told, seen = [], tmp_path / "seen"
+
+    def say(text):
+        told.append(text)
+        if "2 of 7 packages" in text:
+            seen.touch()
+
+    monkeypatch.setattr(binaries, "say", say)
+    monkeypatch.setattr(binaries, "TELL_EVERY", 0.05)
+    build = f"""echo 'go: downloading example.org/x v1' >&2; echo crypto/aes >&2; echo fmt >&2
+    until [ -e {seen} ]; do sleep 0.05; done; echo 'x.go:1:2: undefined: y' >&2; exit 1"""
+    program = servers.JAEGER.program
+    code, errors = binaries.call_and_tell(program, 7, "sh", "-c", build)
+    assert (code, errors) == (1, ["x.go:1:2: undefined: y"])
+    assert any(re.fullmatch(r"jaeger: 2 of 7 packages .*, 0 min \d+ s", text) for text in told)
+
+
 def test_usage(bare):
-    for arguments in ([], ["restart"], ["up", "now"]):
+    for arguments in ([], ["restart"], ["up", "now"], ["up", "opa", "now"], ["restart", "opa"]):
         refused = bare(*arguments)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr == "usage: scripts/services up | down | status | env\n"
+        assert refused.stderr == (
+            "usage: scripts/services up | down | status | env  [opa | jaeger]\n"
+        )
