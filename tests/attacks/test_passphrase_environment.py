@@ -79,7 +79,7 @@ def test_the_doctor_knows_it_still(folder):
     ran = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert "each opens with the passphrase" in ran.stdout
-    assert "in the environment of the process that started this one" in " ".join(
+    assert "the passphrase opens each of" in ran.stdout
+    assert "in the environment of the parent process" in " ".join(
         ran.stdout.replace("|", " ").split()
     )

@@ -31,7 +31,7 @@ def test_the_message_for_a_copy_leads_to_a_command_that_works(changed, copied):
     assert changed.python("-c", OPEN).returncode == 0  # the original goes on, before the copy
     adopted = copied.run(*NOTE, "--yes")
     assert (adopted.returncode, adopted.stderr) == (0, "")
-    assert "adopted: the log goes on in" in adopted.stdout
+    assert "adopted: the log continues in" in adopted.stdout
     assert copied.python("-c", OPEN).returncode == 0
     assert f"its log goes on in {copied.state}" in changed.python("-c", OPEN).stderr
     assert "error [storage.copied]" in changed.run("approvals", "list").stderr
@@ -52,7 +52,7 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     refused = changed.run(*NOTE, "--json", input="n\n")
     assert (refused.returncode, refused.stdout.strip()) == (1, "")
     assert "shard 0 goes on from" in refused.stderr  # before it asks
-    assert "a journalled one may run again" in refused.stderr
+    assert "a lost call of a journal runs again" in refused.stderr
     assert "agentguard adopt" in changed.python("-c", OPEN).stderr  # nothing has changed
     done = changed.run(*NOTE, "--yes", "--json")
     said = json.loads(done.stdout)
@@ -69,7 +69,7 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     assert "ENTRIES WERE LOST, by entry" in changed.run("audit", "verify").stdout
     (listed,) = changed.lines("audit", "list", "--kind", "adoption")
     assert "goes on from" in listed["reason"]
-    assert "the state of its log already" in changed.run(*NOTE).stdout
+    assert "is already the state of its log" in changed.run(*NOTE).stdout
     nothing = json.loads(changed.run(*NOTE, "--json").stdout)
     assert nothing == {
         "adopted": None,

@@ -42,11 +42,11 @@ def test_a_sound_set_up(told):
     }
     # one call of this log is in doubt, and the tools' scopes stand in the code alone
     anchor, doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
-    assert "whoever writes the state can change as well" in anchor
+    assert "can be changed by whoever can write the state" in anchor
     (doubtful,) = told.json("audit", "verify")["in_doubt"]
     assert doubt.startswith("1 call in doubt: ")
     assert doubt.endswith(f"agentguard audit show {doubtful}")
-    assert [what[:19] for what in tools] == ["called, no requires"] * 2
+    assert ["has no requires for it" in what for what in tools] == [True, True]
     shown = told.run("doctor")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "assistant" in shown.stdout
@@ -86,12 +86,12 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
 @pytest.mark.parametrize(
     ("table", "name", "said"),
     [
-        ("[tools.read_fiel]", "tool read_fiel", "is read_file meant?"),
+        ("[tools.read_fiel]", "tool read_fiel", "did you mean read_file?"),
         ("[tools.merge]", "tool merge", "compare the name with the tool's"),
         (
             '[redact]\nread_fiel = ["/args/path"]',
             "redact read_fiel",
-            "is read_file meant?; what it names is not redacted",
+            "did you mean read_file?; until then nothing of it is redacted",
         ),
         ('[redact]\nread_file = ["/args/path"]', "redact read_file", None),
         ('[redact]\n"*" = ["/args/path"]', "redact *", None),
@@ -103,21 +103,21 @@ def test_a_name_that_no_call_has(changed, table, name, said):
     checks = changed.json("doctor")["checks"]
     found = [check for check in checks if check["check"] == name]
     assert [check["status"] for check in found] == ([] if said is None else ["warn"])
-    assert all(check["what"].endswith(f"matches nothing so far: {said}") for check in found)
+    assert all(check["what"].endswith(f"matches no tool so far: {said}") for check in found)
 
 
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("", ["no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT"]),
+        ("", ["[telemetry] and OTEL_EXPORTER_OTLP_ENDPOINT name no endpoint"]),
         (
             'endpoint = "http://localhost:4318"',
-            ["traces are configured to go to http://localhost:4318"],
+            ["traces are sent to http://localhost:4318"],
         ),
         (
             'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
             [
-                "traces and metrics are configured to go to http://t:4318, with people by digests",
+                "traces and metrics are sent to http://t:4318, with the digests of people",
                 "results of calls",
             ],
         ),
@@ -134,21 +134,21 @@ def test_where_traces_go_and_what_they_hold(changed, table, said):
 @pytest.mark.parametrize(
     ("table", "variables", "status", "said"),
     [
-        (False, {}, "ok", "traces are configured to go to http://t:4318, with people by name"),
+        (False, {}, "ok", "traces are sent to http://t:4318, with the names of people"),
         (False, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "warn", "ask for OTLP over grpc"),
         (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "fail", "ask for OTLP over grpc"),
-        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "ok", "to go to http://t:4318"),
-        (True, {"OTEL_SDK_DISABLED": " True"}, "ok", "OTEL_SDK_DISABLED has OpenTelemetry's SDK"),
-        (False, {"OTEL_SDK_DISABLED": "true"}, "ok", "disabled: nothing is sent to http://t"),
+        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "ok", "sent to http://t:4318"),
+        (True, {"OTEL_SDK_DISABLED": " True"}, "ok", "OTEL_SDK_DISABLED disables the SDK"),
+        (False, {"OTEL_SDK_DISABLED": "true"}, "ok", "OpenTelemetry: nothing is sent to http://t"),
         (
             True,
             {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "fail",
             "ask for OTLP over grpc",
         ),
-        (False, {"OTEL_SDK_DISABLED": "1"}, "ok", "to go to http://t:4318"),
-        (False, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, "ok", "none is set up here, in [telemetry]"),
-        (True, {"OTEL_TRACES_EXPORTER": "none"}, "ok", "OTEL_TRACES_EXPORTER has no traces sent"),
+        (False, {"OTEL_SDK_DISABLED": "1"}, "ok", "sent to http://t:4318"),
+        (False, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, "ok", "not configured, in [telemetry]"),
+        (True, {"OTEL_TRACES_EXPORTER": "none"}, "ok", "no traces are sent over OTLP"),
     ],
 )
 def test_where_variables_have_traces_go(changed, table, variables, status, said):
@@ -187,7 +187,7 @@ def test_a_role_gives_scope(changed):
     edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
     edit(changed, 'authority = "own"', 'authority = "delegated"')
     said = {check["what"]: check["status"] for check in changed.json("doctor")["checks"]}
-    assert said["acts under a delegation only, and then with no more than files:read x:y"] == "ok"
+    assert said["it acts only under a delegation, with a scope of at most files:read x:y"] == "ok"
     assert not any("which no agent has" in what for what in said)
 
 
@@ -233,7 +233,7 @@ def test_what_can_not_be_written_is_found(changed, without_root_rights, place, c
     report = json.loads(result.stdout)
     assert (result.returncode, status_of(report, check)) == (1, {"fail"})
     (what,) = [entry["what"] for entry in report["checks"] if entry["status"] == "fail"]
-    assert what.startswith(f"{path} can't be written: every call is denied")
+    assert what.startswith(f"{path} is not writable, and every call is denied")
     assert changed.json("doctor")["ok"] is True
 
 
@@ -332,7 +332,7 @@ def test_one_person_under_two_names_is_one_person(changed):
 def test_the_only_approver_owns_the_agent(changed):
     edit(changed, "[agents.assistant]", '[agents.assistant]\nowner = "user:bob"')
     said = approvals_of(changed, "", on_the_roster("bob", KEYS[0]))
-    assert any(what.startswith("user:bob owns it, and is the only approver") for what in said)
+    assert any(what.startswith("its owner user:bob is the only approver") for what in said)
 
 
 def test_the_applications_word_is_a_warning(changed):
@@ -377,8 +377,8 @@ def test_an_approval_that_nobody_took_up(changed):
     assert (asked.returncode, asked.stderr) == (0, "")
     time.sleep(3.1)
     found = approvals_of(changed, "")
-    assert not any("expired" in what for what in found)  # said once
-    said = [what for what in found if "nobody took the approval up" in what]
+    assert not any("has expired" in what for what in found)  # said once
+    said = [what for what in found if "the approval expired unused" in what]
     assert [what.partition(" did not make the call of ")[2][:5] for what in said] == ["merge"]
     listed = changed.run("approvals", "list")
     assert "nobody took the approval up in time" in " ".join(listed.stderr.split())
@@ -388,7 +388,7 @@ def test_a_request_that_waits(changed):
     approvals_of(changed, ASKS % '"quorum": 1', on_the_roster("bob", KEYS[0]))
     assert changed.python("-c", ASK).returncode == 0
     said = approvals_of(changed, "")
-    assert [status for what, status in said.items() if "1 request waits for people" in what] == [
+    assert [status for what, status in said.items() if "1 request waits for approvers" in what] == [
         "ok"
     ]
 
@@ -443,13 +443,13 @@ def test_what_of_a_tool_can_be_pinned_is_printed_and_a_change_of_it_fails(change
     origin = "app:read_file"
     (schema,) = (tool["schema"] for tool in report["tools"] if tool["origin"] == origin)
     said = {c["what"] for c in report["checks"] if c["check"] == "tool read_file"}
-    assert f'not pinned: origin = "{origin}" under [tools.read_file] would pin it' in said
-    assert f'not pinned: schema = "{schema}" under [tools.read_file] would pin it' in said
+    assert f'not pinned: to pin it, write origin = "{origin}" under [tools.read_file]' in said
+    assert f'not pinned: to pin it, write schema = "{schema}" under [tools.read_file]' in said
     pins = f'[tools.read_file]\norigin = "{origin}"\nschema = "{"0" * 64}"\n'
     edit(changed, "# [tools.read_file]", pins)
     report = with_graph(changed, "make", code=1)
     (failed,) = (c["what"] for c in report["checks"] if c["status"] == "fail")
-    assert failed.endswith(f'it has schema = "{schema}" under [tools.read_file]')
+    assert failed.endswith(f'write schema = "{schema}" under [tools.read_file]')
 
 
 def test_a_guarded_tool_in_a_node_whose_results_are_cached(changed):
@@ -466,8 +466,14 @@ def test_the_tools_of_a_graph_that_nothing_guards(changed):
     assert (read_file["tool"], read_file["where"]) == ("read_file", ["tools"])
     assert (read_file["agents"], read_file["cached"], read_file["origin"]) == ([], None, None)
     said = {c["what"]: c["status"] for c in report["checks"]}
-    assert said["read_file in tools is not guarded: nothing checks or records its calls"] == "warn"
-    assert said["[tools.read_fiel] names no tool of app:bare: is read_file meant?"] == "warn"
+    assert (
+        said[
+            "read_file in tools is not guarded: nothing checks or records its calls; guard it with "
+            "guard_tools"
+        ]
+        == "warn"
+    )
+    assert said["[tools.read_fiel] names no tool of app:bare: did you mean read_file?"] == "warn"
     assert said["[tools.pay] names no tool of app:bare"] == "ok"
     shown = changed.run("doctor", "--graph", "app:bare").stdout.splitlines()
     assert shown[-2].split() == ["tool", "in", "guarded", "for"]

@@ -298,7 +298,7 @@ def test_a_clone_gets_its_keys_and_its_log(cloned):
     assert mode(cloned.state) == 0o700
     (passphrase,) = (cloned.home / ".config" / "agentguard").iterdir()
     assert mode(passphrase) == 0o600
-    made, left = result.stdout.split("Left as it was:")
+    made, left = result.stdout.split("Unchanged:")
     assert f"\n  ~/{passphrase.relative_to(cloned.home)}\n" in made
     assert "agentguard.toml" in left
     assert "agentguard.toml" not in made
@@ -330,7 +330,7 @@ def test_a_passphrase_that_is_there_is_taken_and_kept(cloned):
     result = cloned.run("init")
     assert (result.returncode, result.stderr) == (0, "")
     assert file.read_text() == "mine\n"
-    assert file.name in result.stdout.split("Left as it was:")[1]
+    assert file.name in result.stdout.split("Unchanged:")[1]
     assert cloned.json("doctor")["ok"] is True
 
 
@@ -356,7 +356,7 @@ def test_a_clone_is_completed_or_left_alone(cloned):
     (cloned.home / ".config").unlink()
     options = cloned.run("init", "--trust-domain", "other.example")
     assert (options.returncode, options.stdout) == (2, "")
-    assert "leave --trust-domain and --anchor to it" in options.stderr
+    assert "leave out --trust-domain and --anchor" in options.stderr
     assert files_below(cloned.folder) == before
     assert cloned.run("init").returncode == 0
 
@@ -402,6 +402,6 @@ def test_a_file_is_no_folder(project, below):
     result = project.run("init", Path("file", *below))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"error [storage.exists]: {project.folder / 'file'} is no folder: name one\n"
+        f"error [storage.exists]: {project.folder / 'file'} is not a folder: name a folder\n"
     )
     assert files_below(project.folder) == {"file"}

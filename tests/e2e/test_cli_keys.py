@@ -36,8 +36,9 @@ def test_a_key_is_rotated(changed, use):
     result = changed.run("keys", "rotate", use)
     assert result.returncode == 0, result.stderr
     said = re.fullmatch(
-        rf"rotated: the {use} key is (\S+)\n(\S+) counts until \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\n"
-        r"next: agentguard trust export, for everybody who verifies\n",
+        rf"rotated: the new {use} key is (\S+)\n"
+        r"(\S+) is valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n"
+        r"next: run agentguard trust export, and give the file to everybody who verifies\n",
         result.stdout,
     )
     assert said is not None, result.stdout
@@ -64,7 +65,7 @@ def test_a_compromised_key(changed):
     result = changed.run("keys", "rotate", "admin", "--compromised-since", since)
     assert result.returncode == 0, result.stderr
     assert "is compromised since 2020-01-01 00:00:00" in result.stdout
-    assert "counts until" not in result.stdout
+    assert "is valid until" not in result.stdout
     assert [state for use, state in rows(changed) if use == "admin"] == ["compromised", "current"]
     settled(changed)  # it had signed nothing
     result = changed.run("keys", "rotate", "log", "--compromised-since", since)

@@ -1,1 +1,1 @@
-"""Commands that set a domain up and look whether it is sound."""
+"""Commands that set a trust domain up, check it, and manage its keys."""

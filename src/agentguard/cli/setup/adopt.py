@@ -1,4 +1,4 @@
-"""``agentguard adopt``: continues the log in a copy, or in a state that is behind its anchor.
+"""``agentguard adopt``: continues the log in a copied state, or in one that is behind its anchor.
 
 The command needs the passphrase of the keys, and signs with the admin key.
 """
@@ -26,8 +26,8 @@ def adopt(
 ) -> None:
     """Continue the log in a copied or restored state.
 
-    For a copy whose original is not used any more, and for a state that is behind its anchor
-    (storage.rolled_back) where there is no newer state to restore. Entries that only the anchor has
+    For a copy whose original is no longer in use, and for a state that is behind its anchor
+    (storage.rolled_back) when there is no newer state to restore. Entries that only the anchor has
     seen are lost; the loss is logged, and agentguard audit verify reports it.
     """
     settings = location.load_own(config)
@@ -42,29 +42,29 @@ def adopt(
         if json:
             screen.json_line({**members, "shard": None, "index": None})
         else:
-            screen.line(f"{where} is the state of its log already")
+            screen.line(f"nothing to adopt: {where} is already the state of its log")
         return
     for line in _warnings(difference):
-        (screen.warn if json else screen.line)(line)  # stdout is the JSON's
-    if difference.lost and not yes and not screen.confirmed("Let these entries go?"):
+        (screen.warn if json else screen.line)(line)  # with --json, stdout holds only JSON
+    if difference.lost and not yes and not screen.confirmed("Give up these entries?"):
         raise typer.Exit(1)
     receipt = adoption.adopt(
         settings, passphrase_of(settings), difference, note=note, now=times.now()
     )
-    screen.recorded(f"adopted: the log goes on in {where}", members, receipt, json=json)
+    screen.recorded(f"adopted: the log continues in {where}", members, receipt, json=json)
 
 
 def _warnings(difference: Difference) -> Iterator[str]:
     if difference.original is not None:
-        yield f"this state is a copy: no call is made in {difference.original} from here on"
+        yield f"this state is a copy: from now on every call in {difference.original} is denied"
     for loss in difference.lost:
         yield f"{loss.words()}"
     if difference.lost:
         yield (
-            "Revocations, freezes and used approvals among what is lost count on only where the "
-            "anchor's restrictions.json has them: revoke and freeze again what shall stay so"
+            "Revocations, freezes and used approvals among the lost entries stay in force only if "
+            "restrictions.json in the anchor lists them: revoke and freeze again where needed"
         )
         yield (
-            "Calls among what is lost do not count under max_calls any more, and a journalled one "
-            "may run again if it is made again"
+            "Lost calls no longer count towards max_calls, and a lost call of a journal runs again "
+            "if a resumed run makes the call again"
         )

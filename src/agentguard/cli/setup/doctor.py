@@ -1,8 +1,8 @@
 """``agentguard doctor``: checks the set-up of a trust domain.
 
 Each check yields findings with the status ``ok``, ``warn`` or ``fail``, and a text that says what
-to do. The command changes nothing and takes no lock (an imported graph runs the application's
-code). It decrypts the keys to check the passphrase, and keeps none.
+to do. The command changes nothing and takes no lock; only the import of a graph runs the
+application's code. The command decrypts the keys to check the passphrase, and keeps no key.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ def doctor(
         typer.Option(
             "--graph",
             metavar="MODULE:GRAPH",
-            help="Also import a graph of the application, or a function that makes one, and list "
-            "which of its tools are guarded.",
+            help="Also import a graph of the application, or a function that makes a graph, and "
+            "list which of its tools are guarded.",
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Check the setup of a trust domain.
 
-    Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
+    Checks configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached, origin, schema). Look-ups of facts
-    are imported, as a guard does it: set PYTHONPATH as the application has it.
+    and for --graph tools (each with tool, where, agents, cached, origin, schema). The functions
+    that look up facts are imported, as in a guard: set PYTHONPATH as the application does.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
@@ -74,8 +74,8 @@ def doctor(
     ok = all(finding.status != "fail" for finding in findings)
     if json:
         checks = [{"status": f.status, "check": f.check, "what": f.what} for f in findings]
-        listed = {} if graph is None else {"tools": [tool.as_json() for tool in tools]}
-        screen.json_line({"ok": ok, "checks": checks, **listed})
+        graph_member = {} if graph is None else {"tools": [tool.as_json() for tool in tools]}
+        screen.json_line({"ok": ok, "checks": checks, **graph_member})
     else:
         for f in findings:
             head = screen.padded(screen.styled(f.status, f.status), len("fail"))
@@ -124,9 +124,12 @@ def _policy(settings: Config) -> str:
     engine = source.load(settings)
     if engine.waits:
         _decision, evaluation = source.probe(engine)
-        detail = phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
+        detail = (
+            phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "without any details"
+        )
         return f"{engine.name} {engine.version} answers: {detail}"
-    return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
+    sha256 = engine.policy_sha256 or "unknown"
+    return f"{engine.name} {engine.version} loads the policy; sha256 {sha256}"
 
 
 def _inputs(settings: Config) -> Iterator[Finding]:
@@ -153,31 +156,37 @@ def _state(settings: Config) -> str:
     below = shards.iterdir() if shards.is_dir() else ()
     doctor_anchor.require_writable([state, *state.glob("*.lock"), shards, *below])
     domain.require_same_domain(settings, keystore.load_trust(state))
-    return f"{from_home(state)} is this user's alone, and can be written"
+    return f"{from_home(state)} is writable, and only by this user"
 
 
 def _passphrase(settings: Config) -> Finding:
     file = settings.passphrase_file
     if keystore.from_environment() is not None:
         what = (
-            f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the process "
-            "that started this one; a file of [keys] passphrase_file is in none"
+            f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the parent "
+            "process; a passphrase in a file ([keys] passphrase_file) is in no environment"
         )
         return Finding("ok", "passphrase", what)
     if file is None:
-        what = f"there is none at hand: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"
+        what = f"there is no passphrase: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"
         return Finding("fail", "passphrase", what)
     if not os.path.lexists(file):
         what = (
-            f"there is no {from_home(file)}: restore it, correct [keys] passphrase_file, or set "
-            f"{PASSPHRASE_VARIABLE}"
+            f"there is no file {from_home(file)}: restore it, correct [keys] passphrase_file, or "
+            f"set {PASSPHRASE_VARIABLE}"
         )
         return Finding("fail", "passphrase", what)
     if is_inside(file, settings.state):
-        what = f"{file} lies with the keys that it protects: move it out of {settings.state}"
+        what = (
+            f"{file} is in the same folder as the keys that it protects: move the file out of "
+            f"{settings.state}, and correct [keys] passphrase_file"
+        )
         return Finding("fail", "passphrase", what)
     if is_inside(file, settings.base):
-        what = f"{file} lies beside the configuration: see that it is never committed or copied"
+        what = (
+            f"{file} is beside the configuration: never commit or copy it, or move it to another "
+            "folder"
+        )
         return Finding("warn", "passphrase", what)
     return Finding("ok", "passphrase", f"{from_home(file)}, outside the state")
 
@@ -187,61 +196,68 @@ def _keys(settings: Config) -> str:
     state = settings.state
     keys = {use: keystore.load_key(state, use, passphrase) for use in keystore.LONG_LIVED}
     journal_secret.secret(state, keystore.load_trust(state), keys["log"])
-    return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"
+    return f"the passphrase opens each of {', '.join(keystore.LONG_LIVED)}"
 
 
 def _telemetry(settings: Config) -> Iterator[Finding]:
-    """Report where traces go and what they hold of calls, without a connection to the endpoint."""
+    """Report where traces go, and which data of calls is in them; no connection is opened."""
     telemetry_settings = settings.telemetry
     where = telemetry_settings.endpoint or next(
         filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None
     )
     if where is None and not telemetry_settings.present:
-        what = "none is set up here, in [telemetry] or OTEL_EXPORTER_OTLP_ENDPOINT"
+        what = "not configured, in [telemetry] or OTEL_EXPORTER_OTLP_ENDPOINT"
         yield Finding("ok", "telemetry", what)
         return
     if where is None:
-        what = "no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT: the application sends, or none"
+        what = (
+            "[telemetry] and OTEL_EXPORTER_OTLP_ENDPOINT name no endpoint: traces are sent only if "
+            "the application sets up an exporter"
+        )
         yield Finding("ok", "telemetry", what)
     elif not telemetry.is_sent("traces"):
-        yield Finding("ok", "telemetry", "OTEL_TRACES_EXPORTER has no traces sent over OTLP")
+        what = "no traces are sent over OTLP, because OTEL_TRACES_EXPORTER excludes otlp"
+        yield Finding("ok", "telemetry", what)
     else:
         finding = _attempt("telemetry", partial(_telemetry_detail, telemetry_settings, where))
-        # without a [telemetry] table a guard opens all the same
+        # Without a [telemetry] table a guard opens even if this check fails.
         is_optional_failure = finding.status == "fail" and not telemetry_settings.present
         yield replace(finding, status="warn") if is_optional_failure else finding
     contents = [name for name in ("arguments", "results") if getattr(telemetry_settings, name)]
     if contents:
-        what = f"{' and '.join(contents)} of calls are in the spans: who reads traces reads them"
+        what = (
+            f"{' and '.join(contents)} of calls are in the spans, and whoever reads the traces can "
+            "read them: set them to false in [telemetry] if that is not intended"
+        )
         yield Finding("warn", "telemetry", what)
 
 
 def _telemetry_detail(telemetry_settings: Settings, where: str) -> str:
     telemetry.require_exporter(telemetry_settings.endpoint or None)
     signals = "traces and metrics" if telemetry_settings.metrics else "traces"
-    if os.environ.get(_DISABLED, "").strip().lower() == "true":  # as the SDK reads it
-        return f"{_DISABLED} has OpenTelemetry's SDK disabled: nothing is sent to {where}"
-    whom = "people by digests" if telemetry_settings.hash_users else "people by name"
-    return f"{signals} are configured to go to {where}, with {whom}"
+    if os.environ.get(_DISABLED, "").strip().lower() == "true":  # as the SDK reads the variable
+        return f"{_DISABLED} disables the SDK of OpenTelemetry: nothing is sent to {where}"
+    people = "digests" if telemetry_settings.hash_users else "names"
+    return f"{signals} are sent to {where}, with the {people} of people"
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
     if not settings.agents:
-        yield Finding("warn", "agents", "none is configured: add an [agents.NAME] table")
+        yield Finding("warn", "agents", "no agent is configured: add a table [agents.NAME]")
     for name, agent in settings.agents.items():
         check = f"agent {name}"
         scope = " ".join(sorted(agent.scope or ()))
         if not scope:
             what = (
-                "neither max_scope nor a role gives it any scope: every tool with `requires` is "
-                "denied to it (scope.exceeded)"
+                "it has no scope, from max_scope or a role: every call of a tool with `requires` "
+                "is denied (scope.exceeded); add max_scope or roles to its table"
             )
             yield Finding("warn", check, what)
         elif agent.authority == "delegated":
-            what = f"acts under a delegation only, and then with no more than {scope}"
+            what = f"it acts only under a delegation, with a scope of at most {scope}"
             yield Finding("ok", check, what)
         else:
-            yield Finding("ok", check, f"own authority over {scope}")
+            yield Finding("ok", check, f"it acts on its own authority, with the scope {scope}")
 
 
 def _facts(settings: Config) -> Iterator[Finding]:
@@ -265,7 +281,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         reader = log.reader()
         with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, trust.document, anchor=anchor, progress=count)
-        called = _called(reader)
+        called_tools = _called_tools(reader)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
         return
@@ -278,37 +294,43 @@ def _log(settings: Config) -> Iterator[Finding]:
     for loss in losses(report):
         yield Finding("warn", "log", loss)
     if not trust.outside:
-        yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {trust.source} itself")
+        what = (
+            f"UNTRUSTED KEY: the log was verified with {trust.source}, which is part of the state: "
+            "pin the keys in an anchor with agentguard trust pin"
+        )
+        yield Finding("warn", "log", what)
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _restrictions(settings, trust.document, whole=report.ok)
+    yield from _restrictions(settings, trust.document, is_log_sound=report.ok)
     yield from doctor_approvals.requests(settings, trust.document)
-    yield from _tools(settings, called)
-    yield from _scopes(settings, called)
+    yield from _tools(settings, called_tools)
+    yield from _scopes(settings, called_tools)
 
 
-def _restrictions(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterator[Finding]:
+def _restrictions(
+    settings: Config, trust: TrustDocument, *, is_log_sound: bool
+) -> Iterator[Finding]:
     """Report the freeze, and the revoked agents and principals of the configuration."""
     try:
         restrictions = ledger.current(settings.state, settings.anchor, trust)
     except AgentguardError as error:
-        if whole:  # for a damaged log, the problems are findings already
+        if is_log_sound:  # the problems of a damaged log are findings already
             yield Finding("fail", "log", str(error))
         return
     if restrictions.frozen:
-        what = "every call is denied (domain.frozen): agentguard thaw lets them go on"
+        what = "every call is denied (domain.frozen): agentguard thaw ends the freeze"
         yield Finding("warn", "freeze", what)
     for name in settings.agents:
         if f"agent:{name}" in restrictions.revoked:
-            what = "revoked, so that its calls are denied, for good: configure another name"
+            what = "it is revoked: its calls are denied for good; give the agent another name"
             yield Finding("warn", f"agent {name}", what)
     for name in settings.principals or ():
         if name in restrictions.revoked:
-            what = "revoked, so that what is done for it is denied, for good"
+            what = "it is revoked: every call on its behalf is denied for good"
             yield Finding("warn", f"principal {name}", what)
 
 
-def _called(reader: LogReader) -> set[str]:
+def _called_tools(reader: LogReader) -> set[str]:
     """Return the tools that were called, from columns that were verified with the entries."""
     summaries = (stored.summary for shard in reader.shards() for stored in reader.stored(shard))
     return {about.tool for about in summaries if about is not None and about.tool is not None}
@@ -317,48 +339,52 @@ def _called(reader: LogReader) -> set[str]:
 def _doubt(calls: Sequence[str]) -> str:
     count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
     more = " (audit verify names the others)" if len(calls) > 1 else ""
-    return f"{count} in doubt: find out what happened: agentguard audit show {calls[0]}{more}"
+    return (
+        f"{count} in doubt: find out whether the tool ran: agentguard audit show {calls[0]}{more}"
+    )
 
 
-def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
-    redacted = settings.redactions.keys() - {"*"}
-    if not called:
-        if settings.tools or redacted:
-            yield Finding("ok", "tools", "no call is recorded yet: nothing to compare with")
+def _tools(settings: Config, called_tools: set[str]) -> Iterator[Finding]:
+    redacted_tools = settings.redactions.keys() - {"*"}
+    if not called_tools:
+        if settings.tools or redacted_tools:
+            what = "the log has no call yet, with which to compare the names of tools"
+            yield Finding("ok", "tools", what)
         return
     for name in settings.tools:
-        if name in called:
-            yield Finding("ok", f"tool {name}", "called before")
+        if name in called_tools:
+            yield Finding("ok", f"tool {name}", "the log has calls of it")
         else:
-            yield Finding("warn", f"tool {name}", _unmatched(f"[tools.{name}]", name, called))
-    names = called | settings.tools.keys()
-    for name in sorted(redacted - names):
+            yield Finding("warn", f"tool {name}", _unmatched(f"[tools.{name}]", name, called_tools))
+    names = called_tools | settings.tools.keys()
+    for name in sorted(redacted_tools - names):
         what = _unmatched(f"{name} in [redact]", name, names)
-        yield Finding("warn", f"redact {name}", f"{what}; what it names is not redacted")
+        yield Finding("warn", f"redact {name}", f"{what}; until then nothing of it is redacted")
 
 
 def _unmatched(where: str, name: str, names: set[str]) -> str:
     tool = closest_name(name, sorted(names))
-    suggestion = f"is {tool} meant?" if tool else "compare the name with the tool's"
-    return f"{where} matches nothing so far: {suggestion}"
+    suggestion = f"did you mean {tool}?" if tool else "compare the name with the tool's"
+    return f"{where} matches no tool so far: {suggestion}"
 
 
-def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:
+def _scopes(settings: Config, called_tools: set[str]) -> Iterator[Finding]:
     """Compare the scopes that the configured tools require with the scopes of the agents."""
     scopes = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
     for name, tool in settings.tools.items():
         for scope in sorted({*(tool.requires or ())} - scopes):
             what = (
-                f"requires {scope}, which no agent has, by max_scope or a role: each call is "
-                "denied (scope.exceeded)"
+                f"it requires {scope}, which no agent has: each call is denied (scope.exceeded); "
+                "add the scope to max_scope or a role of an agent"
             )
             yield Finding("warn", f"tool {name}", what)
-    beside = " or [delegation] says who may" if settings.delegatees is not None else ""
-    for name in sorted(called):
-        configured = settings.tools.get(name)
-        if configured is None or not configured.requires:
+    delegation = ", and unless [delegation] limits it" if settings.delegatees is not None else ""
+    for name in sorted(called_tools):
+        table = settings.tools.get(name)
+        if table is None or not table.requires:
             what = (
-                f"called, no requires in agentguard.toml: unless the code names a scope{beside}, "
-                f"every agent may ask for it and the policy alone decides; add it to [tools.{name}]"
+                "the log has calls of it, and agentguard.toml has no requires for it: unless the "
+                f"code names a scope{delegation}, every agent may ask for it and only the policy "
+                f"decides; add requires to [tools.{name}]"
             )
             yield Finding("warn", f"tool {name}", what)

@@ -1,6 +1,6 @@
-"""What ``agentguard doctor`` says of the anchor: whether it can be written, and whose state it has.
+"""The checks of ``agentguard doctor`` on the anchor: its rights, and the state that it names.
 
-Nothing is changed.
+The checks change nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ def findings(settings: Config) -> Iterator[Finding]:
     """Check the anchor of a configuration."""
     anchor = settings.anchor
     if anchor is None:
-        what = 'there is none: a state that is rolled back is not found out; set anchor, not ""'
+        what = (
+            "there is no anchor, and a rollback of the state goes unnoticed: set anchor in "
+            "agentguard.toml to a folder outside the state"
+        )
         yield Finding("warn", "anchor", what)
     elif not anchor.is_dir():
-        what = f"there is no {anchor}: bring it back; for a new one, agentguard trust pin"
+        what = (
+            f"there is no folder {anchor}: restore it, or run agentguard trust pin for a new anchor"
+        )
         yield Finding("fail", "anchor", what)
     else:
         folder = _folder_of_log(anchor, settings.state)
@@ -38,17 +43,17 @@ def findings(settings: Config) -> Iterator[Finding]:
             return
         if original is not None:
             what = (
-                f"it knows {original} as the state of this log: {settings.state} is a copy, in "
-                f"which every call is denied (storage.copied); {ADOPT} lets the log go on here, "
-                "and not there"
+                f"it names {original} as the state of this log: {settings.state} is a copy, and "
+                f"every call here is denied (storage.copied); {ADOPT} continues the log here, and "
+                "ends it there"
             )
             yield Finding("fail", "anchor", what)
         elif not writers.is_apart(settings.state, folder):
             what = (
-                f"{from_home(anchor)}, which whoever writes the state can change as well: a "
-                "rollback of both is not found out. Let another user or machine copy the "
-                "checkpoints into a file of its own, and verify with it: agentguard audit verify "
-                "--against FILE (docs/records.md, An anchor elsewhere). This warning stays"
+                f"{from_home(anchor)} can be changed by whoever can write the state, and a "
+                "rollback of both goes unnoticed: let another user or machine copy the checkpoints "
+                "into a file of its own, and verify the log with that file: agentguard audit "
+                "verify --against FILE (docs/records.md, An anchor elsewhere). This warning stays"
             )
             yield Finding("warn", "anchor", what)
         else:
@@ -56,16 +61,19 @@ def findings(settings: Config) -> Iterator[Finding]:
 
 
 def require_writable(paths: Iterable[Path]) -> None:
-    """Raise ``StorageError`` (``storage.readonly``) for one that is there and can't be written."""
+    """Raise ``StorageError`` (``storage.readonly``) for a path that exists and is not writable."""
     for path in sorted(paths):
-        needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
-        if path.exists() and not os.access(path, needed):
-            message = f"{path} can't be written: every call is denied; give this user the right"
+        access = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+        if path.exists() and not os.access(path, access):
+            message = (
+                f"{path} is not writable, and every call is denied: give this user the right to "
+                "write it"
+            )
             raise StorageError(message, code="storage.readonly")
 
 
 def _folder_of_log(anchor: Path, state: Path) -> Path:
-    with suppress(AgentguardError):  # what is wrong with the trust document is told by the log's
-        own = log_folder(anchor, keystore.load_trust(state).log)
-        return own if own.is_dir() else anchor
+    with suppress(AgentguardError):  # the check of the log reports a broken trust document
+        folder = log_folder(anchor, keystore.load_trust(state).log)
+        return folder if folder.is_dir() else anchor
     return anchor

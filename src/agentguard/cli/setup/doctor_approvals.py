@@ -1,7 +1,7 @@
 """The checks of ``agentguard doctor`` on approvals: the roster, the policy, and open requests.
 
-The checks search the text of a Rego policy. They see a requirement only where the policy writes
-its quorum, roles and approvers as literals.
+The checks search the text of a Rego policy, and see a requirement only if the policy writes the
+quorum, the roles and the approvers as literals.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _roster(settings: Config) -> Iterator[Finding]:
         yield Finding("ok", f"approver {name}", f"{approver.principal}, with {keys}{roles}")
     if people.application:
         what = (
-            "application = true: where the policy names nobody, the application's word counts for "
-            "an approval, without a signature; leave it out if people can sign"
+            "application = true: where the policy names nobody, the application approves without a "
+            "signature; remove application if people can sign"
         )
         yield Finding("warn", "approvals", what)
 
@@ -83,22 +83,31 @@ def _unsatisfiable(settings: Config, requirements: _Requirements) -> Iterator[Fi
     people = settings.roster
     if not people.can_answer:
         what = (
-            "the policy has a rule `approval`, and there are no approvers: what it asks people "
-            "about is denied (approval.unavailable); add [approvers.NAME]"
+            "the policy has a rule `approval`, and there are no approvers: every call that needs "
+            "an approval is denied (approval.unavailable); add [approvers.NAME]"
         )
         yield Finding("warn", "approvals", what)
         return
     persons = {approver.principal for approver in people.approvers.values()}
     if requirements.quorum > max(len(persons), 1):
         who = screen.count(len(persons), "person", "people")
-        what = f"the policy asks for a quorum of {requirements.quorum}, and the roster has {who}"
+        what = (
+            f"the policy requires a quorum of {requirements.quorum}, and the roster has {who}: "
+            "add [approvers.NAME]"
+        )
         yield Finding("warn", "approvals", what)
     roles = {role for approver in people.approvers.values() for role in approver.roles}
     for role in sorted(requirements.roles - roles):
-        what = f"the policy asks for the role {role}, which nobody on the roster has"
+        what = (
+            f"the policy requires the role {role}, which nobody on the roster has: add it to the "
+            "roles of an approver"
+        )
         yield Finding("warn", "approvals", what)
     for name in sorted(requirements.approvers - people.approvers.keys()):
-        what = f"the policy asks for the approver {name}, who is not on the roster"
+        what = (
+            f"the policy requires the approver {name}, who is not on the roster: add "
+            f"[approvers.{name}], or correct the name"
+        )
         yield Finding("warn", "approvals", what)
 
 
@@ -108,8 +117,8 @@ def _owners(settings: Config) -> Iterator[Finding]:
         owner = agent.profile.owner
         if persons == {owner}:
             what = (
-                f"{owner} owns it, and is the only approver: unless a requirement has allow_self, "
-                "nobody may approve its calls"
+                f"its owner {owner} is the only approver, and nobody may approve its calls unless "
+                "a requirement has allow_self: add another approver"
             )
             yield Finding("warn", f"agent {name}", what)
 
@@ -128,9 +137,9 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         return
     for request_id in altered:
         what = (
-            f"{request_id} was changed where it lies, and is not the one in the log: nobody can "
-            "answer it; the call, made again, is refused once, and asks anew after that. See who "
-            "can write in the state"
+            f"{request_id} was changed in the state, and differs from the log: nobody can answer "
+            "it; the call is refused the next time, and makes a new request after that. Find out "
+            "who can write the state"
         )
         yield Finding("fail", "requests", what)
     now = seconds(times.now())
@@ -138,19 +147,22 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     if waiting:
         many = screen.count(len(waiting), "request waits", "requests wait")
         since = datetime.fromtimestamp(waiting[0].requested_at, UTC)
-        what = f"{many} for people, since {since:%Y-%m-%d %H:%M} UTC: agentguard approvals list"
+        what = (
+            f"{many} for approvers, since {since:%Y-%m-%d %H:%M} UTC: list them with agentguard "
+            "approvals list"
+        )
         yield Finding("ok", "requests", what)
     for request in unused:
         what = (
-            f"{request.request_id} was approved, and nobody took the approval up in time: "
+            f"{request.request_id} was approved, and the approval expired unused: "
             f"{request.agent_name} did not make the call of {request.tool} again; start its run "
-            "again, and the call asks anew"
+            "again, and the call makes a new request"
         )
         yield Finding("warn", "requests", what)
     expired = [request for request in pending if request not in waiting and request not in unused]
     if expired:
         many = screen.count(len(expired), "request has", "requests have")
-        what = f"{many} expired: what was asked for was not run, and has to be called again"
+        what = f"{many} expired: the call did not run; make the call again for a new request"
         yield Finding("warn", "requests", what)
 
 

@@ -1,7 +1,7 @@
-"""What ``agentguard doctor --graph`` says of a graph: which of its tools are guarded.
+"""The checks of ``agentguard doctor --graph``: which tools of a graph are guarded.
 
-Here the application's code is imported. How its graph is looked through is known to the adapter of
-its framework, which is found through an entry point.
+This module imports the application's code. The framework's adapter lists the tools of a graph; the
+adapter is found through an entry point.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.signing.canonical import JSON
 
 GROUP: Final = "agentguard.graphs"
-"""The entry point group of functions that list a graph's tools: see ``GraphTool``."""
+"""The entry point group of the functions that list a graph's tools as ``GraphTool``."""
 
 
 class GraphTool(NamedTuple):
-    """A tool of a graph, ``where`` it runs, and the ``agents`` for whom it is guarded.
+    """A tool of a graph, the nodes that contain it, and the ``agents`` for whom it is guarded.
 
-    ``cached`` is a node around it whose results the framework keeps, None for none. ``origin`` and
-    ``schema`` (SHA-256, hex) are what ``[tools.NAME]`` can pin; None where nothing guards it.
+    ``where`` has the names of the nodes, the outermost first. ``cached`` is the name of a node
+    around the tool whose results the framework caches, or None. ``[tools.NAME]`` can pin ``origin``
+    and ``schema`` (SHA-256, hex); both are None for a tool without a guard.
     """
 
     name: str
@@ -38,7 +39,7 @@ class GraphTool(NamedTuple):
     schema: str | None = None
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members that ``doctor --json`` gives."""
+        """Return the members of the tool in the output of ``doctor --json``."""
         members: dict[str, JSON] = {"tool": self.name, "where": list(self.where)}
         members |= {"agents": list(self.agents), "cached": self.cached}
         return {**members, "origin": self.origin, "schema": self.schema}
@@ -47,20 +48,21 @@ class GraphTool(NamedTuple):
 def tools_in(reference: str) -> list[GraphTool]:
     """Import ``package.module:graph`` and list its tools; raises ``ConfigError``.
 
-    A function in its place is called, without arguments, to make the graph.
+    If the reference names a function, the function is called without arguments to make the graph.
     """
-    lists = _lists()
+    list_tools = _adapter_function()
     module_name, _, name = reference.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-        graph = factory() if inspect.isfunction(factory) else factory
-        return [GraphTool(*tool) for tool in lists(graph)]
+        graph_or_factory = getattr(importlib.import_module(module_name), name)
+        is_factory = inspect.isfunction(graph_or_factory)
+        graph = graph_or_factory() if is_factory else graph_or_factory
+        return [GraphTool(*tool) for tool in list_tools(graph)]
     except AgentguardError:
         raise
     except Exception as error:
         message = (
-            f"--graph {reference!r} can't be looked at ({type(error).__name__}: {error}); expected "
-            "package.module:graph, on Python's path: set PYTHONPATH as the application has it"
+            f"--graph {reference!r} can't be imported ({type(error).__name__}: {error}); expected "
+            "package.module:graph on Python's path: set PYTHONPATH as the application does"
         )
         raise ConfigError(message) from error
 
@@ -68,40 +70,43 @@ def tools_in(reference: str) -> list[GraphTool]:
 def findings(
     reference: str, tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]
 ) -> Iterator[Finding]:
-    """Say which tools of a graph nothing guards, and which ``[tools]`` are not in it."""
+    """Report the tools of a graph without a guard, and the ``[tools]`` that the graph lacks."""
     check = f"graph {reference}"
-    bare = [tool for tool in tools if not tool.agents]
+    unguarded = [tool for tool in tools if not tool.agents]
     if not tools:
-        what = "no tools are found in it: what the code of a node calls by itself is not seen"
+        what = "the graph has no tools: a call that a node's own code makes is not visible here"
         yield Finding("warn", check, what)
-    elif not bare:
+    elif not unguarded:
         many = screen.count(len(tools), "tool, which is guarded", "tools, all of them guarded")
         yield Finding("ok", check, many)
-    for tool in bare:
+    for tool in unguarded:
         place = f" in {_place(tool)}" if tool.where else ""
-        what = f"{tool.name}{place} is not guarded: nothing checks or records its calls"
+        what = (
+            f"{tool.name}{place} is not guarded: nothing checks or records its calls; guard it "
+            "with guard_tools"
+        )
         yield Finding("warn", check, what)
     for tool in tools:
         if tool.cached is not None and tool.agents:
             what = (
                 f"{tool.name} runs in the node {tool.cached}, whose results are cached: each call "
-                "is refused there; take the cache_policy off that node"
+                "there is refused; remove cache_policy from that node"
             )
             yield Finding("fail", check, what)
     yield from _pins(tools, configured)
     names = {tool.name for tool in tools}
     for name in configured:
         if name not in names:
-            meant = closest_name(name, sorted(names))
+            suggestion = closest_name(name, sorted(names))
             what = f"[tools.{name}] names no tool of {reference}"
-            if meant is None:
+            if suggestion is None:
                 yield Finding("ok", f"tool {name}", what)
             else:
-                yield Finding("warn", f"tool {name}", f"{what}: is {meant} meant?")
+                yield Finding("warn", f"tool {name}", f"{what}: did you mean {suggestion}?")
 
 
 def _pins(tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]) -> Iterator[Finding]:
-    """Say of each guarded tool what can be pinned, or in what it is not what is pinned."""
+    """Report for each guarded tool which values can be pinned, and which differ from the pin."""
     for tool in dict.fromkeys(tools):
         table = configured.get(tool.name, ToolConfig())
         for key, pinned, value in (
@@ -112,9 +117,12 @@ def _pins(tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]) -> I
                 continue
             line = f'{key} = "{value}" under [tools.{tool.name}]'
             if pinned is None:
-                yield Finding("ok", f"tool {tool.name}", f"not pinned: {line} would pin it")
+                yield Finding("ok", f"tool {tool.name}", f"not pinned: to pin it, write {line}")
             else:
-                what = f"not the one that is pinned, so each call is refused; it has {line}"
+                what = (
+                    f"its {key} differs from the pin, so each call is refused: if the change is "
+                    f"intended, write {line}"
+                )
                 yield Finding("fail", f"tool {tool.name}", what)
 
 
@@ -132,9 +140,10 @@ def _place(tool: GraphTool) -> str:
     return " > ".join(tool.where)
 
 
-def _lists() -> Callable[[object], Sequence[GraphTool]]:
+def _adapter_function() -> Callable[[object], Sequence[GraphTool]]:
+    """Return the function of the installed adapter that lists a graph's tools."""
     for entry_point in entry_points(group=GROUP):
-        return entry_point.load()  # type: ignore[no-any-return]  # what the entry point names
+        return entry_point.load()  # type: ignore[no-any-return]  # ``load`` has no static type
     message = (
         "doctor --graph needs agentguard-langchain, which is not installed: from a clone of the "
         "project, run pip install . ./integrations/agentguard-langchain"

@@ -1,4 +1,4 @@
-"""What a check of ``agentguard doctor`` finds; the checks themselves stand where they are made."""
+"""The result of one check of ``agentguard doctor``; the modules ``doctor*.py`` have the checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, and what to do about it."""
+    """The result of one check: ``what`` says what was found, and what to do about it."""
 
     status: Literal["ok", "warn", "fail"]
     check: str

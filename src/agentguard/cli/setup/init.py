@@ -1,11 +1,14 @@
-"""``agentguard init``: a trust domain in a folder, all of it or nothing.
+"""``agentguard init``: creates a trust domain in a folder, completely or not at all.
 
-What it writes from stands in ``template/``. For a configuration that is there already, as in a
-clone, it makes what is never committed: the keys and the log. Nothing is ever overwritten:
-everything is looked at first, and if a later step fails, what this run has made is taken away
-again (``undo.py``). The state is there whole or not at all, after its passphrase; a new
-configuration comes last. So a state without one is that of an init that was killed, and the next
-one goes on; an init that was killed in a clone has left a passphrase at most, which the next takes.
+The folder ``template/`` has the templates of the new files. If the folder has a configuration
+already, as a clone has, the command makes only the files that are never committed: the keys and the
+log. The command never overwrites a file. It checks every path first, and removes its own files if a
+later step fails (``undo.py``).
+
+The passphrase is written first, then the state, which appears as a whole, and a new configuration
+last. So a state without a configuration comes from an ``init`` that was killed, and the next
+``init`` completes it. In a clone, an ``init`` that was killed leaves at most a passphrase, which
+the next ``init`` uses.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ _ENTROPY: Final = 32
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder; it is made if need be.")
+        Path, typer.Argument(metavar="DIR", help="The folder; it is created if missing.")
     ] = Path(),
     *,
     trust_domain: Annotated[
@@ -68,67 +71,70 @@ def init(
 ) -> None:
     """Create a trust domain in a folder.
 
-    Makes keys, a log, a configuration, and an example policy that allows reads; where there is an
-    agentguard.toml already, as in a clone, only the keys and the log that it asks for.
+    Makes keys, a log, a configuration, and an example policy that allows reads. In a folder that
+    has an agentguard.toml already, such as a clone, makes only the keys and the log.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
-    outside the state. Nothing is overwritten. If it is killed, run it again: it goes on.
+    outside the state. Nothing is overwritten. If init is killed, run it again to complete the work.
     """
     _require_folder(folder)
     if os.path.lexists(folder / config.FILE):
         if trust_domain is not None or anchor is not None:
-            message = f"{folder / config.FILE} is there: leave --trust-domain and --anchor to it"
+            message = (
+                f"{folder / config.FILE} exists already and sets the trust domain and the anchor: "
+                "leave out --trust-domain and --anchor"
+            )
             raise typer.BadParameter(message)
         _complete(folder)
     else:
         anchor = config.DEFAULT_ANCHOR if anchor is None else anchor
-        _found(folder, _settings(folder, trust_domain, anchor))
+        _create(folder, _settings(folder, trust_domain, anchor))
 
 
-def _found(folder: Path, settings: Config) -> None:
-    """Make everything, or what an init that was killed has left to be made."""
-    begun = (settings.state / keystore.TRUST).is_file()
-    for path in () if begun else (folder / _POLICY, folder / _CASES, settings.state):
+def _create(folder: Path, settings: Config) -> None:
+    """Create the trust domain, or complete one whose ``init`` was killed."""
+    is_half_made = (settings.state / keystore.TRUST).is_file()
+    for path in () if is_half_made else (folder / _POLICY, folder / _CASES, settings.state):
         undo.refuse_existing(path)
-    with undo.all_or_nothing() as so_far:
-        undo.folder(so_far, folder)
-        trust, passphrase_file = _take_up(settings) if begun else _make_new(so_far, settings)
+    with undo.all_or_nothing() as undos:
+        undo.folder(undos, folder)
+        trust, passphrase_file = _take_up(settings) if is_half_made else _make_new(undos, settings)
         for path in (_POLICY, _CASES):
             if not (folder / path).exists():
-                undo.folder(so_far, folder / path.parent)
-                undo.file(so_far, folder / path, _template(path.name))
-        undo.file(so_far, folder / config.FILE, _toml(settings, passphrase_file))
-        config.load(folder / config.FILE)  # what was written is what a guard will read
-    screen.line(f"The trust domain {trust.trust_domain}, founded in:")
+                undo.folder(undos, folder / path.parent)
+                undo.file(undos, folder / path, _template(path.name))
+        undo.file(undos, folder / config.FILE, _toml(settings, passphrase_file))
+        config.load(folder / config.FILE)  # a guard must be able to read the new file
+    screen.line(f"Created the trust domain {trust.trust_domain}:")
     _list(
         (folder / config.FILE, "the configuration"),
-        (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
-        (folder / _CASES, "what it must say of some calls: agentguard policy test"),
-        *_kept(settings, trust, passphrase_file),
+        (folder / _POLICY, "the policy, which allows reads and denies every other call"),
+        (folder / _CASES, "test cases of the policy, for agentguard policy test"),
+        *_private_paths(settings, trust, passphrase_file),
     )
     _next(folder, f"name your tools in {_POLICY}", *_IN_CODE, _DOCTOR)
 
 
 def _complete(folder: Path) -> None:
-    """Make what an existing configuration lacks."""
+    """Make the keys, the log and the passphrase of an existing configuration."""
     settings = config.load(folder / config.FILE)
-    undo.refuse_existing(settings.state, "agentguard doctor says whether it is sound")
-    if settings.trust_domain == config.NO_DOMAIN:  # else that is signed into all that follows
+    undo.refuse_existing(settings.state, "run agentguard doctor to check it")
+    if settings.trust_domain == config.NO_DOMAIN:  # the name would be in every signature
         message = (
             f"{settings.source}: trust_domain: expected a domain name, as in 'acme.example', "
             "found none"
         )
         raise ConfigError(message)
-    passphrase, missing = _passphrase(settings)
-    with undo.all_or_nothing() as so_far:
-        trust = _make_state(so_far, settings, passphrase, lambda _trust: missing)
-    screen.line(f"The trust domain {trust.trust_domain}, by its configuration; made:")
-    _list(*_kept(settings, trust, missing))
-    left = [(folder / config.FILE, "the configuration")]
-    if settings.passphrase_file is not None and settings.passphrase_file != missing:
-        left.append((settings.passphrase_file, "named there as the file of the passphrase"))
+    passphrase, new_file = _passphrase(settings)
+    with undo.all_or_nothing() as undos:
+        trust = _make_state(undos, settings, passphrase, lambda _trust: new_file)
+    screen.line(f"Created the keys and the log of the trust domain {trust.trust_domain}:")
+    _list(*_private_paths(settings, trust, new_file))
+    unchanged = [(folder / config.FILE, "the configuration")]
+    if settings.passphrase_file is not None and settings.passphrase_file != new_file:
+        unchanged.append((settings.passphrase_file, "the passphrase, named by the configuration"))
     screen.line()
-    screen.line("Left as it was:")
-    _list(*left)
+    screen.line("Unchanged:")
+    _list(*unchanged)
     _next(folder, _DOCTOR)
 
 
@@ -149,64 +155,63 @@ def _domain_of(folder: Path) -> str:
 
 def _require_folder(folder: Path) -> None:
     path = folder.absolute()
-    there = next(path for path in (path, *path.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise StorageError(f"{there} is no folder: name one", code="storage.exists")
+    nearest = next(path for path in (path, *path.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise StorageError(f"{nearest} is not a folder: name a folder", code="storage.exists")
 
 
 # --- the state ----------------------------------------------------------------------------------
 
-_Founded = tuple[TrustDocument, Path | None]
+_TrustAndFile = tuple[TrustDocument, Path | None]
 """The trust document, and the file with the passphrase, if there is one."""
 
 
-def _make_new(so_far: Undos, settings: Config) -> _Founded:
-    given = keystore.from_environment()
-    passphrase = given.reveal() if given else _new_passphrase()
-    file = _no_file if given else _passphrase_file
-    trust = _make_state(so_far, settings, passphrase, file)
+def _make_new(undos: Undos, settings: Config) -> _TrustAndFile:
+    variable = keystore.from_environment()
+    passphrase = variable.reveal() if variable else _new_passphrase()
+    file = _no_file if variable else _passphrase_file
+    trust = _make_state(undos, settings, passphrase, file)
     return trust, file(trust)
 
 
 def _make_state(
-    so_far: Undos,
+    undos: Undos,
     settings: Config,
     passphrase: bytes,
     file: Callable[[TrustDocument], Path | None],
 ) -> TrustDocument:
-    """Make the state, and the ``file`` of its passphrase, if that is to be made."""
+    """Make the state; ``file`` returns the path for the passphrase, or None to write no file."""
 
     def keep_passphrase(trust: TrustDocument) -> None:
-        """Keep it before the state is there, which can't be opened without it."""
-        so_far.append(lambda: _forget(settings, trust))
+        """Write the passphrase before the state appears, which nobody can open without it."""
+        undos.append(lambda: _forget(settings, trust))
         path = file(trust)
         if path is not None:
-            undo.folder(so_far, path.parent, mode=0o700)
-            undo.file(so_far, path, passphrase.decode() + "\n", mode=0o600)
+            undo.folder(undos, path.parent, mode=0o700)
+            undo.file(undos, path, passphrase.decode() + "\n", mode=0o600)
 
-    undo.folder(so_far, settings.state.parent)
+    undo.folder(undos, settings.state.parent)
     if settings.anchor is not None:
-        undo.folder(so_far, settings.anchor, mode=0o700)
+        undo.folder(undos, settings.anchor, mode=0o700)
     return domain.found(settings, passphrase, now=times.now(), ready=keep_passphrase)
 
 
 def _forget(settings: Config, trust: TrustDocument) -> None:
-    """Remove this run's state, if it is there, with its anchors: others keep theirs beside them."""
+    """Remove this run's state and its part of the anchor; other logs share the anchor."""
     if keystore.load_trust(settings.state) == trust:
         shutil.rmtree(settings.state)
         if settings.anchor is not None:
             trust_pin.forget(settings.anchor, trust.log)
 
 
-def _take_up(settings: Config) -> _Founded:
-    """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
+def _take_up(settings: Config) -> _TrustAndFile:
+    """Open the state of an ``init`` that was killed; raises as ``domain.take_up`` does."""
     trust = keystore.load_trust(settings.state)
-    given = keystore.from_environment()
-    file = None if given else _passphrase_file(trust)
+    file = None if keystore.from_environment() else _passphrase_file(trust)
     if file is not None and not file.is_file():
         message = (
-            f"{settings.state} exists already, and there is no {file} with its passphrase: nothing "
-            f"is overwritten; set {PASSPHRASE_VARIABLE}, or choose another folder"
+            f"{settings.state} exists already, and the file {file} with its passphrase does not: "
+            f"nothing is overwritten; set {PASSPHRASE_VARIABLE}, or choose another folder"
         )
         raise StorageError(message, code="storage.exists")
     settings = replace(settings, passphrase_file=file)
@@ -221,37 +226,36 @@ def _new_passphrase() -> bytes:
 
 
 def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
-    """Return the passphrase for an existing configuration, and its file if that is to be made.
+    """Return the passphrase for an existing configuration, and the path if a new file is needed.
 
-    Raises ``KeyMaterialError`` where the configuration names no file and the environment has none,
-    ``ConfigError`` for a file in the state, which is not there yet.
+    Raises ``KeyMaterialError`` if neither the configuration nor the environment has a passphrase,
+    and ``ConfigError`` for a new file inside the state.
     """
     file = settings.passphrase_file
-    given = keystore.from_environment()
-    if given or file is None or os.path.lexists(file):
+    if keystore.from_environment() or file is None or os.path.lexists(file):
         return passphrase_of(settings).reveal(), None
     if config.is_inside(file, settings.state):
         message = (
-            f"{settings.source}: keys.passphrase_file: {file} would lie with the keys that it "
-            f"protects: name a file outside {settings.state}"
+            f"{settings.source}: keys.passphrase_file: {file} would be in the same folder as the "
+            f"keys that it protects: name a file outside {settings.state}"
         )
         raise ConfigError(message)
     return _new_passphrase(), file
 
 
 def _no_file(_trust: TrustDocument) -> None:
-    """The passphrase comes from the environment, and is written nowhere."""
+    """Write no file: the passphrase comes from the environment."""
 
 
 def _passphrase_file(trust: TrustDocument) -> Path:
-    """Name the file after the log, so that no two domains share it (XDG Base Directory)."""
+    """Name the file after the log, so that no two domains share a file (XDG Base Directory)."""
     home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not home.is_absolute():
         home = Path("~/.config").expanduser()
     return home / "agentguard" / f"{trust.log.rpartition('/')[2]}.passphrase"
 
 
-# --- what is written ----------------------------------------------------------------------------
+# --- the files ----------------------------------------------------------------------------------
 
 
 def _template(name: str) -> str:
@@ -261,12 +265,12 @@ def _template(name: str) -> str:
 def _toml(settings: Config, passphrase_file: Path | None) -> str:
     if passphrase_file is None:
         keys = (
-            f"# The passphrase of the keys is in {PASSPHRASE_VARIABLE}; or, in a file:\n"
+            f"# The passphrase of the keys is in {PASSPHRASE_VARIABLE}. To use a file instead:\n"
             '# [keys]\n# passphrase_file = "~/.config/agentguard/passphrase"'
         )
     else:
         keys = (
-            f"# The passphrase of the keys; {PASSPHRASE_VARIABLE}, if set, goes before it.\n"
+            f"# The passphrase of the keys. {PASSPHRASE_VARIABLE}, if set, takes precedence.\n"
             f"[keys]\npassphrase_file = {_quoted(from_home(passphrase_file))}"
         )
     return Template(_template(config.FILE)).substitute(
@@ -277,32 +281,32 @@ def _toml(settings: Config, passphrase_file: Path | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write a TOML basic string: JSON's, but for U+007F."""
+    """Write a TOML basic string, which is a JSON string with U+007F escaped."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        message = f"{text!r} is no UTF-8 text, which agentguard.toml needs: choose another path"
+        message = f"{text!r} is not UTF-8, as agentguard.toml must be: choose another path"
         raise ConfigError(message) from error
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-# --- what is told -------------------------------------------------------------------------------
+# --- the report ---------------------------------------------------------------------------------
 
 _IN_CODE: Final = (
     'guard_tools(tools, "assistant")    in your code (agentguard-langchain), or',
     "guard_crew(crew, Guard.find())     for agents that [agents] names (agentguard-crewai)",
 )
-_DOCTOR: Final = "agentguard doctor                  is all of it sound?"
+_DOCTOR: Final = "agentguard doctor                  to check the set-up"
 
 
-def _kept(
+def _private_paths(
     settings: Config, trust: TrustDocument, passphrase_file: Path | None
 ) -> Iterator[tuple[Path, str]]:
-    """Yield what is never committed, and why it is there."""
-    what = f"keys, trust document and log, for you alone; {len(trust.keys)} keys"
+    """Yield the paths that are never committed, each with its purpose."""
+    what = f"{len(trust.keys)} keys, the trust document and the log, readable only by you"
     yield settings.state, what
     if passphrase_file is not None:
-        yield passphrase_file, "the passphrase of the keys: back it up, it is nowhere else"
+        yield passphrase_file, "the passphrase of the keys: back it up, there is no other copy"
     if settings.anchor is not None:
         yield settings.anchor, "checkpoints of the log, outside the state"
 

@@ -1,4 +1,4 @@
-"""The status of a key of the trust domain, and what people have to do after a change of one."""
+"""The status of a key of the trust domain, and the next steps after a change of a key."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def state(key: TrustedKey) -> str:
 
 
 def time(moment: int | None) -> str:
-    """Write seconds since the epoch for people, in UTC; nothing for None."""
+    """Format seconds since the epoch as a time in UTC; an empty text for None."""
     at = timestamp(datetime.fromtimestamp(moment, UTC)) if moment is not None else None
     return times.shown(at)
 
 
 def print_change(old: TrustedKey, unfinished: AgentguardError | None) -> None:
-    """Print until when an old key counts, and what remains to be done."""
+    """Print until when an old key is valid, and the next steps."""
     if old.compromised_since is not None:
         screen.line(f"{old.key.thumbprint} is compromised since {time(old.compromised_since)}")
     else:
-        screen.line(f"{old.key.thumbprint} counts until {time(old.not_after)}")
+        screen.line(f"{old.key.thumbprint} is valid until {time(old.not_after)}")
     if unfinished is not None:
-        screen.warn(f"this counts, but is not in the log yet: {unfinished}")
-        screen.warn("the next process that opens the state completes and announces it")
-    screen.line("next: agentguard trust export, for everybody who verifies")
+        screen.warn(f"the change is in force, but not in the log yet: {unfinished}")
+        screen.warn("the next process that opens the state completes the change and logs it")
+    screen.line("next: run agentguard trust export, and give the file to everybody who verifies")

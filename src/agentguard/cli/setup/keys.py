@@ -47,20 +47,20 @@ def list_keys(
 
     Each is shown with the times between which its signatures count. With --json, one object a line.
     """
-    believed = location.trusted_log(config, state, anchor, trust).trust
-    keys = believed.document.keys
+    source = location.trusted_log(config, state, anchor, trust).trust
+    keys = source.document.keys
     if json:
         for trusted in keys:
             screen.json_line({**trusted.as_json(), "state": key_status.state(trusted)})
         return
     names = ("use", "key", "state", "from", "until", "compromised since")
     screen.columns(names, ((_cells(trusted), "") for trusted in keys))
-    if not believed.outside:
-        screen.warn(f"UNTRUSTED KEY: these are the ones of {believed.source}")
+    if not source.outside:
+        screen.warn(f"UNTRUSTED KEY: these keys come from {source.source}, a part of the state")
 
 
 def _within_a_year(hours: float | None) -> float | None:
-    if hours is not None and not 0 <= hours <= _MAX_HOURS:  # nor NaN, which min and max let through
+    if hours is not None and not 0 <= hours <= _MAX_HOURS:  # this refuses NaN, too
         message = f"expected a number of hours up to {_MAX_HOURS}, got {hours:g}"
         raise typer.BadParameter(message)
     return hours
@@ -90,12 +90,13 @@ def rotate(
 ) -> None:
     """Replace a key of the trust domain with a new key.
 
-    Earlier signatures of the old key still verify. Afterwards give everybody who verifies the new
-    trust document (agentguard trust export). After a compromise, restart every process that has the
-    domain open: each uses the old key until it renews a credential, which takes up to an hour.
+    Earlier signatures of the old key still verify. Afterwards give the new trust document
+    (agentguard trust export) to everybody who verifies. After a compromise, restart every process
+    that has the domain open: each uses the old key until it renews a credential, which takes up to
+    an hour.
     """
     settings = location.load_own(config)
-    done = rotation.rotate(
+    rotated = rotation.rotate(
         settings,
         passphrase_of(settings),
         use,
@@ -103,8 +104,8 @@ def rotate(
         overlap=timedelta(hours=overlap) if overlap is not None else None,
         compromised_since=compromised_since,
     )
-    screen.line(f"rotated: the {use} key is {done.new.key.thumbprint}")
-    key_status.print_change(done.old, done.unfinished)
+    screen.line(f"rotated: the new {use} key is {rotated.new.key.thumbprint}")
+    key_status.print_change(rotated.old, rotated.unfinished)
 
 
 def _cells(trusted: TrustedKey) -> tuple[str, ...]:

@@ -31,16 +31,16 @@ def export(
 ) -> None:
     """Write the public keys with which others verify the log.
 
-    The output is the trust document, in JSON. Refused if the copy in the anchor is missing or
-    differs.
+    The output is the trust document, in JSON. The export fails if the copy in the anchor is missing
+    or differs.
     """
     where = location.locate(config, state, anchor)
     own = keystore.load_trust(where.state)
     anchored = location.anchored_trust(where, own)
     if anchored is not None and anchored.document != own:
         message = (
-            f"the trust document in {where.state} is not the one in {anchored.source}: "
-            "find out who changed it; nothing was exported"
+            f"the trust document in {where.state} differs from the one in {anchored.source}: "
+            "nothing was exported; find out who changed it"
         )
         raise VerificationError(message, code="trust.changed")
     with files.new(output, force=force) as file:
@@ -53,13 +53,16 @@ def export(
 def pin(*, config: ConfigOption = None) -> None:
     """Pin the log and its keys in the anchor.
 
-    For a new anchor, or a state that replaces another one: nothing can be logged before. Verify the
-    log first (agentguard audit verify --anchor '' --trust FILE). A trust document that the anchor
-    has already is not replaced.
+    For a new anchor, or a state that replaces another one: until then every call is denied. Verify
+    the log first (agentguard audit verify --anchor '' --trust FILE). A trust document that is in
+    the anchor already is not replaced.
     """
     settings = location.load_own(config)
     if settings.anchor is None:
-        raise ConfigError(f"{settings.source}: anchor: expected a folder: there is none to pin in")
+        raise ConfigError(
+            f"{settings.source}: anchor: there is no anchor to pin the keys in; set anchor to a "
+            "folder outside the state"
+        )
     with registry_file.locked(settings.state):
         own = keystore.load_trust(settings.state)
         trust_pin.keep(settings.anchor, settings.state, own)
@@ -67,4 +70,4 @@ def pin(*, config: ConfigOption = None) -> None:
     screen.line(f"{where} knows {location.from_home(settings.state)} as the log {own.log}")
     for trusted in own.keys:
         screen.item("  ", f"{trusted.use} key {trusted.key.thumbprint}")
-    screen.line("These keys are believed from now on: compare them with those that you handed out")
+    screen.line("These keys are trusted from now on: compare them with the keys that you gave out")

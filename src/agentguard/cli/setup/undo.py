@@ -1,6 +1,6 @@
 """Makes the files and folders of a command, and removes them if a later step fails.
 
-Nothing is overwritten. A file appears complete or not at all, whenever the process dies.
+Nothing is overwritten. A file appears complete or not at all, even if the process dies.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def folder(undos: Undos, path: Path, *, mode: int = 0o755) -> None:
     for parent in reversed(missing):
         try:
             parent.mkdir(mode=mode)
-        except FileExistsError as error:  # another process has made it since the check
+        except FileExistsError as error:  # another process made the folder after the check
             raise _exists(parent) from error
         except OSError as error:
             raise _unwritable(parent, error) from error
@@ -53,11 +53,11 @@ def file(undos: Undos, path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write a file that must not exist; raises ``StorageError``."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.unlink(missing_ok=True)  # a process that died here left it behind
+        new.unlink(missing_ok=True)  # a process that died here left the file behind
         descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         undos.append(partial(new.unlink, missing_ok=True))
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            os.fchmod(descriptor, mode)  # exactly: no umask lets others write, or keeps readers out
+            os.fchmod(descriptor, mode)  # the exact mode, whatever the umask is
             stream.write(text)
             stream.flush()
             os.fsync(descriptor)
@@ -70,7 +70,7 @@ def file(undos: Undos, path: Path, text: str, *, mode: int = 0o644) -> None:
 
 def _put_in_place(new: Path, path: Path) -> None:
     try:
-        path.hardlink_to(new)  # unlike a rename it replaces nothing that has come meanwhile
+        path.hardlink_to(new)  # unlike a rename, a link never replaces a file that is new there
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links
@@ -79,10 +79,10 @@ def _put_in_place(new: Path, path: Path) -> None:
 
 
 def _exists(path: Path, advice: str = "choose another folder") -> StorageError:
-    message = f"{path} exists already: nothing is overwritten; {advice}"
+    message = f"{path} exists already, and nothing is overwritten: {advice}"
     return StorageError(message, code="storage.exists")
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be made ({error.strerror}): give this user the right"
+    message = f"{path} can't be made ({error.strerror}): give this user the right to write there"
     return StorageError(message, code="storage.readonly")

@@ -1,17 +1,18 @@
-# Which tool calls run. A call runs only if `allow` is true and there is no `deny_reasons`; whatever
-# this file does not speak of is denied.
+# Which tool calls run. A call runs only if `allow` is true and `deny_reasons` is empty. A call that
+# no rule allows is denied.
 #
-#   agentguard policy check               is it sound?
-#   agentguard policy test                does it say what authz_test.toml expects?
-#   agentguard policy eval call.json      what does it say of one call?
+#   agentguard policy check               check this policy for mistakes
+#   agentguard policy test                run the test cases in authz_test.toml
+#   agentguard policy eval call.json      decide one call
 #
 # The input: input.agent {name, type, instance, id}, input.action (the tool), input.args,
-# input.resource, input.task_id, and what `paths`, `attributes` and `facts` in agentguard.toml add.
+# input.resource, input.task_id, and the values of `paths`, `attributes` and `facts` in
+# agentguard.toml.
 package agent.authz
 
 default allow := false
 
-# The tools that only read, each with the file or folder in its argument `path`. Name yours.
+# The tools that only read. Each has an argument `path`. Replace these names by those of your tools.
 reads := {"get_file", "list_files", "read_file"}
 
 allow if {
@@ -20,9 +21,10 @@ allow if {
 	inside
 }
 
-# Where the argument `path` leads, with every link followed, as a path below the project's folder
-# ([paths] in agentguard.toml): no part of it may be hidden. What leads out of the folder has no
-# such path, nor has a call without an argument of this very name: undefined, so not inside.
+# input.paths.path is the argument `path` with every link followed, relative to the project's folder
+# ([paths] in agentguard.toml). No part of the path may be hidden. For a path that leaves the
+# folder, and for a call without this argument, input.paths.path is undefined, and `inside` does not
+# hold.
 inside if {
 	is_string(input.paths.path)
 	every part in split(input.paths.path, "/") {
@@ -30,8 +32,8 @@ inside if {
 	}
 }
 
-# A number is compared with is_number beside it: a text, a Decimal or an integer beyond 2^53-1 would
-# be above every number.
+# Check a number with is_number before you compare it: in Rego a text is above every number, and so
+# are a Decimal and an integer beyond 2^53-1.
 #
 #   small if {
 #       is_number(input.args.cents)
@@ -39,7 +41,7 @@ inside if {
 #       input.args.cents <= 5000
 #   }
 
-# A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
+# A reason denies the call even if `allow` is true. The agent reads the reason: write no secrets.
 deny_reasons contains "the argument path must lead into the project, and to no hidden file" if {
 	input.action in reads
 	not inside
