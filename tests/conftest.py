@@ -32,9 +32,9 @@ from preloaded import Preloaded
 from trials import Trials
 
 import agentguard
-from agentguard.delegation import issuance, verification
+from agentguard.delegation import chain_issuance, verification
 from agentguard.delegation.chain import Chain
-from agentguard.delegation.issuance import Terms
+from agentguard.delegation.chain_issuance import Terms
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -179,7 +179,7 @@ class World:
     def begin(self, *scope: str, now: int | None = None, **terms: Any) -> Chain:
         """The first hop: user:alice lends ``scope`` through service:ci."""
         asked = {"principal": "user:alice", "via": "service:ci", **terms}
-        return issuance.begin(
+        return chain_issuance.begin(
             self.issuer,
             self.domain,
             Terms(scope=scope, **asked),
@@ -197,7 +197,7 @@ class World:
         now: int | None = None,
     ) -> Chain:
         """One hop more, signed by an agent (``by``) or, in a service's place, by the issuer."""
-        return issuance.extend(
+        return chain_issuance.extend(
             chain,
             self.issuer if by is None else by.signer,
             to.credential,

@@ -179,7 +179,7 @@ def test_a_query_that_names_a_rule_denies_each_call_and_is_said(project, opa):
     ("policy", "code", "says"),
     [
         (CONFLICT, "policy.error", "eval_conflict_error"),
-        (SAID, "policy.malformed", "correct in the policy what is named here"),
+        (SAID, "policy.malformed", "correct the policy as the reason says"),
         (UNMET, "obligation.unknown", 'its obligations may only be {"redact": '),
         (BLIND, "", ""),
         (ASKS, "", ""),

@@ -18,7 +18,7 @@ import pytest
 
 from agentguard import Guard
 from agentguard.cli.terminal import times
-from agentguard.delegation import access_token, grant, issuance
+from agentguard.delegation import access_token, chain_issuance, grant
 from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity.credential import agent_alias
 from agentguard.signing import jws
@@ -131,7 +131,11 @@ def test_the_code_says_what_its_text_says():
     described = table("argument | default | what it says")
     assert [name for row in described for name in names(row[:1])] == list(parameters)[1:]
     defaults = {names(row[:1])[0]: row[1] for row in described}
-    assert int(defaults["max_depth"]) == parameters["max_depth"].default == issuance.DEFAULT_DEPTH
+    assert (
+        int(defaults["max_depth"])
+        == parameters["max_depth"].default
+        == chain_issuance.DEFAULT_DEPTH
+    )
     assert f"at the most {grant.MAX_DEPTH}" in PAGE
     assert f"at the most {access_token.MAX_LIFETIME} seconds" in PAGE
 

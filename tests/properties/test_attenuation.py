@@ -37,7 +37,7 @@ moments = st.integers(0, 120)
 
 
 def is_within(child: Grant, parent: Grant) -> bool:
-    """Whether one hop's authority is a subset of another's, said anew and not as link.py does."""
+    """Whether one hop's authority is a subset of another's, computed anew."""
     return (
         all(one in parent.scope for one in child.scope)
         and child.expires_at <= parent.expires_at

@@ -119,7 +119,7 @@ def test_no_claim_of_another_type_is_taken(tokens, kind):
         if outcome(read, made) is not None:
             taken.append(what)
     assert tried > 200
-    free = {  # what is chosen freely, or held against other hops (link.py)
+    free = {  # what is chosen freely, or held against other hops (attenuation.py)
         "credential": ["'type'", "'version'", "'owner'", "('iat',) is", "('exp',) is"],
         "hop": [
             "'txn'",

@@ -15,7 +15,7 @@ import pytest
 from refused_chains import code_of, refused
 
 from agentguard import AgentguardError, VerificationError
-from agentguard.delegation import grant, issuance, verification
+from agentguard.delegation import chain_issuance, grant, verification
 from agentguard.delegation.chain import Chain, hops_digest
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.errors import DecodeError
@@ -306,7 +306,7 @@ def test_a_credential_counts_at_the_time_of_the_hop(world):
     """An agent's own must hold when it is given something, and when it hands it on."""
     old = world.instance("old", now=world.now - 3600)  # ends just now
     begun = world.begin("a")
-    made = issuance.extend(
+    made = chain_issuance.extend(
         begun,
         world.issuer,
         old.credential,
@@ -384,12 +384,12 @@ def test_a_delegation_outlives_a_rotation_of_the_issuers_key(world):
         compromised_since=None,
     )
     a = world.member("a")
-    made = issuance.extend(
+    made = chain_issuance.extend(
         begun, new, a.credential, by=None, scope=["a"], now=later, jti=world.jti()
     )
     assert verification.loads(made.dumps(), trust, at=later) == made
     assert made.issuer_keys == {world.issuer.key_id, new.key_id}
-    late = issuance.extend(
+    late = chain_issuance.extend(
         begun, world.issuer, a.credential, by=None, scope=["a"], now=later, jti=world.jti()
     )
     assert (

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from refused_chains import code_of, refused
 
-from agentguard.delegation import issuance
+from agentguard.delegation import chain_issuance
+from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.grant import MAX_DEPTH
-from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.errors import DelegationError
 
 # --- issuing: attenuation -------------------------------------------------------------------------
@@ -129,14 +129,14 @@ REFUSED_TERMS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("terms", "code"), REFUSED_TERMS, ids=map(str, REFUSED_TERMS))
 def test_what_can_not_be_lent(world, terms, code):
     good: Any = {"principal": "user:alice", "scope": ("a",)}
-    issuance.begin(
-        world.issuer, world.domain, issuance.Terms(**good), now=world.now, jti=world.jti()
+    chain_issuance.begin(
+        world.issuer, world.domain, chain_issuance.Terms(**good), now=world.now, jti=world.jti()
     )
-    asked = issuance.Terms(**(good | terms))
+    asked = chain_issuance.Terms(**(good | terms))
     assert (
         code_of(
             DelegationError,
-            issuance.begin,
+            chain_issuance.begin,
             world.issuer,
             world.domain,
             asked,
@@ -162,7 +162,7 @@ def test_nobody_else_hands_on_what_the_issuer_asserts(world, stranger):
     begun = world.begin("a")
     refusal = code_of(DelegationError, world.extend, begun, world.member("b"), by=world.member("a"))
     assert refusal == "delegation.holder"
-    made = issuance.extend(
+    made = chain_issuance.extend(
         world.begin("a"),
         stranger,
         world.member("a").credential,

@@ -10,7 +10,7 @@ from agentguard.audit import entry, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
-from agentguard.delegation import issuance
+from agentguard.delegation import chain_issuance
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
@@ -18,7 +18,7 @@ from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import seal, statement
 
 AT = "2026-11-25T12:00:00.000000Z"
-TERMS = issuance.Terms(principal="user:alice", scope=("a",))
+TERMS = chain_issuance.Terms(principal="user:alice", scope=("a",))
 AGENT = "spiffe://acme.example/agent/reader/x"
 PREDICATE = {
     "invocation_id": "the-id",
@@ -85,7 +85,7 @@ def built(signer):
         "resolution": records.resolution(signer, place, ran=True, note="é", at=AT),
         "erasure": records.erasure(signer, place, note="", at=AT),
         "delegation": records.delegation(
-            issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
+            chain_issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
         ),
         "revocation": records.revocation(signer, "agent:a", note="", at=AT),
         "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),

@@ -410,7 +410,7 @@ def test_a_new_shard_that_stays_locked_is_not(lessor, monkeypatch):
     (lessor.state / "shards").mkdir(mode=0o700)
     held = lock.try_acquire(lessor.state / "shards" / "0.lock")
     assert held is not None
-    with pytest.raises(StorageError, match="somebody locks each new shard") as caught:
+    with pytest.raises(StorageError, match="another process locks each new shard") as caught:
         lessor.lease(NOW)
     assert caught.value.code == "storage.locked"
     lock.release(held)

@@ -61,7 +61,7 @@ class ApprovalInbox:
     def expired_approved(self) -> list[ApprovalRequest]:
         """Return the expired requests that people had approved, and whose calls nobody made again.
 
-        The store keeps these requests until another call asks for an approval.
+        The store removes these requests when another call asks for an approval.
         """
         now = seconds(self._clock())
         expired = [one for _key, one in self._store.pending() if now >= one.expires_at]
@@ -110,7 +110,7 @@ class ApprovalInbox:
         return stored.request if stored is not None and not stored.altered else None
 
     def key_of(self, request: ApprovalRequest) -> str | None:
-        """For adapters: return the key with which ``request_at`` finds the request.
+        """For adapters: return the store's key of a request, with which ``request_at`` finds it.
 
         Returns None for a request that is not in the store.
         """
@@ -151,7 +151,10 @@ class ApprovalInbox:
         return answers
 
     def missing(self, request: ApprovalRequest) -> str | None:
-        """Return in words which approvals a request lacks; None once the request is answered."""
+        """Return in words which approvals a request lacks.
+
+        Returns None for a request that was rejected, or that has enough approvals.
+        """
         answers = self.answers(request)
         return None if _is_rejected(answers) else _missing(request, answers)
 

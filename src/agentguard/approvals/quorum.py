@@ -22,7 +22,7 @@ def missing_approvals(
     """Return in words what the first unmet requirement lacks; None where all are met.
 
     ``answers`` are verified; rejections do not count. One principal counts once for a requirement,
-    whatever the number of names and keys.
+    however many names and keys the principal has on the roster.
     """
     for requirement in requirements:
         people = {
@@ -49,7 +49,7 @@ def reason_not_counted(
     """Return in words why an answer does not count for a requirement; None where it counts."""
     principal, approver = answer.approval.approver, answer.approver
     if principal in requesters and not requirement.allow_self:
-        return f"{principal} asks for this call, or owns the agent: somebody else approves it"
+        return f"{principal} asks for this call, or owns the agent: somebody else must approve"
     if approver is None:
         if requirement.approvers or requirement.roles or requirement.quorum > 1:
             return "where approvers, roles or a quorum are asked for, an answer has to be signed"

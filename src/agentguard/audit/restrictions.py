@@ -19,7 +19,10 @@ BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
 
 _LAST_SEQUENCE: Final = 2**48
-"""The highest ``sequence`` of a freeze that counts: in milliseconds since 1970, the year 10889."""
+"""The highest ``sequence`` of a freeze that counts.
+
+A sequence is at least the time in milliseconds since 1970; this one is of the year 10889.
+"""
 
 
 class ReadPlace(NamedTuple):
@@ -73,23 +76,23 @@ class Restrictions(NamedTuple):
     """How the entries read so far restrict later calls, in all shards of a log.
 
     Some members restrict no call. ``requests`` is here because people are shown only requests that
-    the log has. ``read`` and ``unread`` say which entries the restrictions come from.
+    the log has. ``read`` and ``malformed`` say which entries the restrictions come from.
 
     - ``revoked``: the names that an administrator has revoked.
     - ``sequence``: the number of the newest freeze or thaw.
     - ``frozen``: whether every call is denied until a thaw.
     - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
       later writes no older entry.
-    - ``used``: calls by the id of the approval or request that they used.
+    - ``used``: how many calls used each approval or request, by its id.
     - ``requests``: waiting requests by their id.
-    - ``chains``: the limited hops of each chain with a limit of calls, by the chain's digest.
-    - ``calls``: calls by the id of the limited hop under which they were made.
+    - ``chains``: for each chain, by its digest, the hops that limit the number of calls.
+    - ``calls``: how many calls were made under each limited hop, by its id.
     - ``unsettled``: calls by the digest of their invocation.
     - ``unran``: invocations that may run again: the administrator says that they did not run.
     - ``erased``: the ids of the invocations whose data were erased; no result is replayed.
     - ``names``: the names of journalled calls, which must not run twice.
     - ``read``: how far each shard was read, by the shard's number.
-    - ``unread``: the number of malformed entries.
+    - ``malformed``: the number of malformed entries.
     """
 
     revoked: frozenset[str] = frozenset()
@@ -105,7 +108,7 @@ class Restrictions(NamedTuple):
     erased: frozenset[str] = frozenset()
     names: JournalNames = JournalNames()
     read: Mapping[int, ReadPlace] = MappingProxyType({})
-    unread: int = 0
+    malformed: int = 0
 
     def with_revoked(self, name: str) -> Restrictions:
         """Return restrictions that also revoke ``name``."""
@@ -129,10 +132,11 @@ class Restrictions(NamedTuple):
     def with_refusals(self, other: Restrictions) -> Restrictions:
         """Add the revocations, erasures, freeze and used approvals of ``other``.
 
-        A thief may have signed ``other``: ``other`` thaws nothing, sets no time and counts no
-        calls. The ``sequence`` of ``other`` counts: a running process may have seen this number, so
-        the next freeze needs a higher number. A number above ``_LAST_SEQUENCE`` does not count: no
-        administrator can have reached it, and no thaw could have a higher number.
+        Somebody with a stolen key of the log may have signed ``other``: it thaws nothing, sets no
+        time and counts no calls. The ``sequence`` of ``other`` counts: a running process may have
+        seen this number, so the next freeze needs a higher number. A number above
+        ``_LAST_SEQUENCE`` does not count: no administrator can have reached it, and no thaw could
+        have a higher number.
         """
         union = self._replace(
             revoked=self.revoked | other.revoked,

@@ -65,7 +65,7 @@ class RestrictionsBuilder:
         self._erased = set(start.erased)
         self._new_names: set[bytes] = set()
         self._read = dict(start.read)
-        self._unread = start.unread
+        self._malformed = start.malformed
 
     def place(self, shard: int) -> ReadPlace:
         """Return how far a shard has been read."""
@@ -90,7 +90,7 @@ class RestrictionsBuilder:
         try:
             self._add(parse_entry(body))
         except AgentguardError:
-            self._unread += 1
+            self._malformed += 1
 
     def _matters(self, body: bytes) -> bool:
         """Return whether an entry may change the restrictions; most entries are never parsed."""
@@ -218,7 +218,7 @@ class RestrictionsBuilder:
             erased=frozenset(self._erased),
             names=names._replace(added=names.added | self._new_names) if self._new_names else names,
             read=dict(self._read),
-            unread=self._unread,
+            malformed=self._malformed,
         )
 
     def _still_open(self, chains: Mapping[str, object]) -> Iterator[tuple[str, UnsettledCall]]:

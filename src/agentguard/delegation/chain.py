@@ -1,6 +1,6 @@
 """The value ``Chain``: the signed hops that lead from a principal to the agent that acts.
 
-``issuance.py`` begins and extends chains; ``verification.py`` verifies chains from outside.
+``chain_issuance.py`` begins and extends chains; ``verification.py`` verifies chains from outside.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard.delegation import grant, link
+from agentguard.delegation import attenuation, grant
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.identity.credential import Credential, agent_name
 from agentguard.signing import canonical
@@ -102,7 +102,7 @@ class Chain:
         Raises ``VerificationError`` (``hop.expired``, ``hop.not_yet_valid``).
         """
         for hop in self.hops:
-            link.check_time(hop.grant, at)
+            attenuation.check_time(hop.grant, at)
 
     def as_json(self) -> dict[str, JSON]:
         """Return the chain's tokens in the form that ``verification.from_json`` takes."""

@@ -1,7 +1,8 @@
 """A hop grant (``typ: ag-hop+jwt``): one delegator's signature under what one delegatee may do.
 
 A hop is encoded, signed, decoded and verified here, by itself. The rules between a hop and the hop
-before stand in ``link.py``; ``issuance.py`` makes hops, ``verification.py`` verifies whole chains.
+before stand in ``attenuation.py``; ``chain_issuance.py`` makes hops, ``verification.py`` verifies
+whole chains.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
 
 
 def _check(grant: Grant) -> None:
-    """Raise for a value that ``issuance.py`` never signs, whoever has signed it."""
+    """Raise for a value that ``chain_issuance.py`` never signs, whoever has signed it."""
     if not is_principal(grant.principal):
         raise _malformed("its sub is no name of a principal, as in user:alice")
     if not _is_party(grant.delegator) or not _is_party(grant.delegatee):

@@ -1,8 +1,9 @@
 """Verifies, offline, a chain from another process: each signature, each link, each credential.
 
-The delegatee of one hop signs the next hop, under the rules of ``link.py``. A verifier believes an
-agent's name from the agent's credential alone, so a chain brings the credentials of its agents.
-``issuance.py`` makes chains; ``access_token.py`` verifies the token that carries a chain.
+The delegatee of one hop signs the next hop, under the rules of ``attenuation.py``. A verifier
+believes an agent's name from the agent's credential alone, so a chain brings the credentials of its
+agents. ``chain_issuance.py`` makes chains; ``access_token.py`` verifies the token that carries a
+chain.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from agentguard.delegation import grant, link
+from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import CHAIN_TYPE, Chain
 from agentguard.delegation.grant import MAX_DEPTH, Grant, Hop
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
@@ -68,7 +69,7 @@ def verify(
         parent = verified[-1] if verified else None
         try:
             hop = _verify_hop(token, parent, trust, carried, at)
-            link.check_time(hop.grant, at)
+            attenuation.check_time(hop.grant, at)
         except DecodeError as error:
             raise DecodeError(f"hop {place}: {error}", code=error.code) from error
         except VerificationError as error:
@@ -108,10 +109,10 @@ def _verify_hop(
         key = carried.find(parent.grant, at=issued_at).key
     hop = grant.verify(token, key)
     if parent is None:
-        link.check_root(hop.grant, trust)
+        attenuation.check_root(hop.grant, trust)
     else:
-        link.check_link(parent, hop.grant)
-        link.check_narrowing(parent.grant, hop.grant)
+        attenuation.check_link(parent, hop.grant)
+        attenuation.check_narrowing(parent.grant, hop.grant)
         carried.find(hop.grant, at=hop.grant.issued_at)
     return hop
 

@@ -39,12 +39,13 @@ class Attempt:
     """One attempt of a call, from the prepared call to the end.
 
     ``journal_key`` is None where the journal does not keep the call. ``journal_entry`` is what an
-    earlier attempt left there, and ``stored_result`` the result in that entry. A reentrant call
-    gets an entry only when the call is done: the framework may repeat one that was cut short.
-    ``invocation_sha256`` is the digest of the signed statement, ``receipt`` the place of the
-    authorization in the log (None until that is known), ``started_at`` the time at which the tool
-    began. ``spends_approvals`` says that approvals are used up, or may be; ``is_request_removed``
-    whether their request was removed (None: not tried yet).
+    earlier attempt left there, and ``stored_result`` the result in that entry. A reentrant call (a
+    sub-agent's, which the framework may begin again) gets its entry when the call is done, so that
+    a call that was cut short can be made again. ``invocation_sha256`` is the digest of the signed
+    statement, ``receipt`` the place of the authorization in the log (None until that is known),
+    ``started_at`` the time at which the tool began. ``spends_approvals`` says that approvals were
+    used up, or may have been; ``is_request_removed`` whether their request was removed (None: not
+    tried yet).
     """
 
     prepared: PreparedCall
@@ -150,8 +151,8 @@ class Attempt:
     def ending_of_return(self) -> Ending:
         """Return how an attempt ends whose tool has returned.
 
-        A hand-over is not complete while a call inside waits. The framework may repeat the
-        hand-over if no work is done twice.
+        A call that hands work over to an agent is not complete while a call inside waits. The outer
+        call may be made again only if the journal has every call inside.
         """
         nested_calls = self.nested_calls
         if self.journal_key is None or not nested_calls.waits:
@@ -159,9 +160,9 @@ class Attempt:
         if nested_calls.is_repeatable and (self.options.reentrant or nested_calls.hands_over):
             return endings.AWAITING
         _LOGGER.warning(
-            "the call %s has ended while a call waits, which its tool made. A resumed run does not "
-            "make the ended call again, since the rest of the tool's work would be done twice. Let "
-            "the tool raise the exception that it gets for the waiting call",
+            "the call %s has ended, although a call that its tool made still waits. A resumed run "
+            "does not make the ended call again, since the rest of the tool's work would be done "
+            "twice. Let the tool raise the exception that it gets for the waiting call",
             self.invocation_id,
         )
         return endings.DONE
@@ -202,7 +203,7 @@ class Attempt:
                 replay_of=replay_of,
                 is_suspended=ending.is_suspended,
             )
-            # another process may go on with a call that the journal keeps: it reads the outcome
+            # another process may continue a journalled call, and then needs a durable outcome
             yield Enqueue(log, record) if self.journal_key is None else Do(log.append, record)
             listener.outcome(status, error_type, record.attachments, replay_of)
         except Exception:

@@ -60,9 +60,10 @@ def evaluate(
 ) -> Generator[Effect, Any, Decision]:
     """Return the decision that the call would get; the call is not signed, logged or counted.
 
-    The function takes the steps 1, 2, 3, 5 and 6. They have three side effects: a credential that
-    is due is renewed, a chain of delegation is handed on to the agent, and a call that needs an
-    approval leaves a request, for which the function raises ``ApprovalPending``.
+    The function takes the steps 1, 2, 3, 5 and, of step 6, the approval, which is not used up. They
+    have three side effects: a credential that is due is renewed, a hop to the agent is signed and
+    recorded, and a call that needs an approval leaves a request, for which the function raises
+    ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)
     attempt = Attempt(prepared, nested_calls, options)
@@ -85,9 +86,9 @@ def guarded_call(
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
     ``delegation_source`` is the delegation in force, None for none; ``options`` is what the adapter
-    says of the call. A framework may repeat a call that hands work over to an agent
-    (``nested_calls.hands_over``, or ``options.reentrant``) for as long as a call made inside waits
-    for an approval. An exception of the tool is recorded, and raised again.
+    says of the call. A call that hands work over to an agent (``nested_calls.hands_over``, or
+    ``options.reentrant``) is not final while a call inside waits for an approval: the framework may
+    make the outer call again. An exception of the tool is recorded, and raised again.
     """
     prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)  # 1, 2, 3
     attempt = Attempt(prepared, nested_calls, options)
@@ -160,7 +161,7 @@ def _sign(prepared: PreparedCall) -> tuple[Envelope, Decision | None]:
 def _authorization(
     attempt: Attempt, envelope: Envelope, ruling: Ruling
 ) -> Generator[Effect, Any, tuple[Record, Ruling]]:
-    """Return the authorization entry, and the ruling in it."""
+    """Return the authorization entry, and the ruling: a refusal if no entry can hold the first."""
     stored = attempt.journal_entry
     runs_once = stored is None and not attempt.options.reentrant
     names = {

@@ -1,5 +1,6 @@
 """Steps 1 to 3 of a guarded call: what is called, by what authority, and the facts about the call.
 
+Here the calls of revoked agents and delegations are refused, and calls outside the scope.
 ``prepare`` finds out time, random bytes, arguments, call site, authority and facts. The first
 failure decides the refusal. The others are still found out as far as possible, since a refused
 call is signed and recorded with all that is known of it.

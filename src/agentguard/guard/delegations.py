@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from agentguard.delegation import issuance, verification
+from agentguard.delegation import chain_issuance, verification
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.chain_issuance import Terms
 from agentguard.delegation.handle import Delegation, Holder
-from agentguard.delegation.issuance import Terms
 from agentguard.domain.config import Config
 from agentguard.errors import DecodeError, DelegationError
 from agentguard.guard import process
@@ -55,7 +55,9 @@ class Delegations:
         domain = self._runtime.renewed_domain()
         now, jti = seconds(process.clock()), os.urandom(16).hex()
         trust_domain = domain.trust.trust_domain
-        return self._handle(issuance.begin(domain.issuer, trust_domain, terms, now=now, jti=jti))
+        return self._handle(
+            chain_issuance.begin(domain.issuer, trust_domain, terms, now=now, jti=jti)
+        )
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""

@@ -23,8 +23,8 @@ from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.log import LogReader
 from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, guarded
+from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
-from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.domain import config, ephemeral
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
-from agentguard.delegation import access_token, context, issuance, verification
+from agentguard.delegation import access_token, chain_issuance, context, verification
 from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
@@ -43,9 +43,9 @@ MAX_ACCEPTANCES: Final = 4096
 class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
-    ``domain`` returns the current trust domain. ``holder`` returns the key and the credential that
-    sign the next hop of a chain that ends with this agent. ``ports`` has the parts that the agent's
-    calls use. The methods may be called from any thread.
+    ``domain`` returns the current trust domain. ``holder`` returns the key that signs the next hop
+    of a chain that ends with this agent, and the key's credential. ``ports`` has the parts that the
+    agent's calls use. The methods may be called from any thread.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Instance:
         return self._current is not None and seconds(now) < self._renew_at
 
     def _renew(self, now: datetime) -> None:
-        """Issue, verify and record a credential, unless the current one is still valid."""
+        """Issue, verify and record a credential, unless the current one is not due for renewal."""
         at = seconds(now)
         with self._credential_lock:
             if self._has_credential(now):
@@ -116,7 +116,7 @@ class Instance:
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
     def holder(self, now: datetime) -> Holder:
-        """Return the key and a currently valid credential, which sign the next hop of a chain."""
+        """Return the key that signs the next hop of a chain, and a valid credential of the key."""
         return Holder(self.actor.signer, self._credential(now))
 
     def _credential(self, now: datetime) -> Credential:
@@ -131,8 +131,9 @@ class Instance:
     def delegation_source(self, delegation: Delegation | DelegationError | None) -> _Source | None:
         """Return the source of a call's authority: ``delegation``, or else the one in force here.
 
-        With None the agent acts on its own authority, if the configuration grants any. An error in
-        place of a delegation refuses each call with that error.
+        Returns None where no delegation is given or in force: the agent then acts on its own
+        authority, if the configuration grants any. An error in place of a delegation refuses each
+        call with that error.
         """
         if delegation is not None:
             return _Source(self, delegation)
@@ -165,8 +166,8 @@ class Instance:
     def accept(self, delegation: Delegation, now: datetime) -> _Acceptance:
         """Have the holder sign a hop for this instance; verify and record the chain; mint a token.
 
-        If the instance accepted the delegation earlier, mint a token only. Raises
-        ``DelegationError`` and ``VerificationError``.
+        If the instance accepted the delegation earlier, verify the chain again, and mint a token.
+        Raises ``DelegationError`` and ``VerificationError``.
         """
         at = seconds(now)
         with self._acceptance_lock:
@@ -208,7 +209,7 @@ class Instance:
             if holder.credential is not None:
                 self._require_delegator(credential.agent_name(holder.credential.uri))
             limit = self._max_scope
-            chain = issuance.extend(
+            chain = chain_issuance.extend(
                 chain,
                 holder.signer,
                 self._credential(now),

@@ -74,19 +74,19 @@ class OpaEngine:
         if self._server.address.scheme == "https" or self._server.is_local:
             return ()
         warning = (
-            "the policy's answers come over http: whoever is on the way can allow every call; let "
-            "OPA listen with TLS, and begin policy.url with https"
+            "the policy's answers come over http: anybody on the network path can change them; "
+            "let OPA listen with TLS, and begin policy.url with https"
         )
         return (warning,)
 
     def evaluate(self, document: bytes) -> object:
         """Have the server evaluate the query on ``document``; return an ``Evaluated``.
 
-        Raises ``PolicyError``: ``policy.error`` where the evaluation failed, and for failures
-        of the exchange ``engine.unreachable``, ``engine.disconnected``, ``engine.timeout``,
+        Raises ``PolicyError``: ``policy.error`` where the evaluation failed, and for failures of
+        the exchange ``engine.unreachable``, ``engine.disconnected``, ``engine.timeout``,
         ``engine.tls``, ``engine.credential``, ``engine.unauthorized``, ``engine.failed``,
-        ``engine.malformed`` or ``engine.too_large``. Of the server's
-        texts a message has only the place in the policy where an evaluation failed.
+        ``engine.malformed`` or ``engine.too_large``. A message quotes nothing that the server says
+        but OPA's error code and the place in the policy.
         """
         status, body = self._client.post(b'{"input":' + document + b"}")
         if status != 200:  # noqa: PLR2004  the only status with an answer
@@ -110,7 +110,7 @@ class OpaEngine:
             case "policy.malformed":
                 advice = (
                     f"{prefix}: the query must name a package, not a rule: {DEFAULT_QUERY}; if it "
-                    "does, correct in the policy what is named here"
+                    "does, correct the policy as the reason says"
                 )
             case "policy.error":
                 advice = f"{prefix}: correct the policy there; the server's log may say more"
@@ -119,7 +119,7 @@ class OpaEngine:
             case "engine.unreachable":
                 advice = f"start OPA at {url}, or correct [policy] url"
             case "engine.unauthorized":
-                advice = f"{prefix}: its log, or that of what stands before it, may say why"
+                advice = f"{prefix}: its log, or the log of a proxy in front of it, may say why"
             case "engine.timeout":
                 advice = f"{prefix}: look at its load, or raise [policy] timeout"
             case _:
@@ -148,7 +148,7 @@ def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
         raise _malformed("has a provenance that is no object")
     bundles = provenance.get("bundles") or {}
     if not isinstance(bundles, dict) or len(bundles) > MAX_REVISIONS:
-        raise _malformed(f"names no bundles, or more than {MAX_REVISIONS}")
+        raise _malformed(f"has malformed bundles, or more than {MAX_REVISIONS}")
     revisions: dict[str, JSON] = {}
     for name, bundle in bundles.items():
         revision = bundle.get("revision") if isinstance(bundle, dict) else None

@@ -1,4 +1,4 @@
-"""Leases to a process the shard that it writes: a free one, or a new one.
+"""Lends each process one shard to write: a free shard, or a new one.
 
 So no writer waits for another. A lease is a lock that ends with its process. The shard's opening
 entry (``records.shard``) says who opened the shard, and how far the other shards are.
@@ -32,14 +32,14 @@ _LOGGER = logging.getLogger("agentguard")
 
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.1
-"""Seconds by which each attempt to take a new shard waits longer than the last attempt."""
+"""Each attempt to take a new shard waits this many seconds longer than the attempt before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lessor:
     """Gives out the shards of the log in a state directory.
 
-    ``anchors`` is the directory of the anchors, None for nowhere.
+    ``anchors`` is the directory of the anchors, None where no anchors are kept.
     """
 
     state: Path
@@ -53,8 +53,8 @@ class Lessor:
 
         No shard is leased where another shard is missing, can't be read, or does not hold the
         entries of its newest checkpoint: a person has to look into that first. The opening entry
-        embeds the heads of the other shards, as the ``ledger`` (a new one without one) has just
-        verified them, and is not older than their entries. Raises ``StorageError`` or
+        embeds the heads of the other shards, which ``ledger`` has just verified; None makes a new
+        ledger. The time of the opening entry is not before theirs. Raises ``StorageError`` or
         ``VerificationError``.
         """
         registered, number, file = self._take_one()
@@ -63,8 +63,8 @@ class Lessor:
         except BaseException:
             file.close()
             raise
-        # only the first entry of a shard is written before the issuer lists the shard; where a
-        # process died in between, the shard is listed before its second entry
+        # A shard gets its first entry, and is then registered. If a process died in between,
+        # register the shard now, before its second entry.
         has_entries = log.head.size > 0
         try:
             if has_entries and number not in registered:
@@ -87,7 +87,9 @@ class Lessor:
             lease = self._free(registered) or self._new(registered)
             if lease is not None:
                 return registered, *lease
-        message = f"somebody locks each new shard of {self.state}, and makes none: find out who"
+        message = (
+            f"another process locks each new shard of {self.state}: find that process, and end it"
+        )
         raise StorageError(message, code="storage.locked")
 
     def opening(self, number: int, heads: Mapping[int, bytes], *, at: str) -> Record:
@@ -115,7 +117,7 @@ class Lessor:
 
     def _free(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         numbers = sqlite.numbers(self.state)
-        # a process is opening an unregistered shard, or has died while it did
+        # unregistered shards last: a process may be opening one
         for number in sorted(numbers, key=lambda number: (number not in registered, number)):
             try:
                 file = self._take(number)
@@ -130,14 +132,14 @@ class Lessor:
 
     def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         with registry_file.locked(self.state):
-            # never the number of a shard that was there before: its anchor vouches for that one
+            # never the number of an earlier shard: its anchor vouches for the earlier shard
             used = {
                 *registered,
                 *registry_file.anchored(self.anchors, self.trust),
                 *sqlite.numbers(self.state),
             }
-            # the lowest number: a file with a high number, which anybody can put there, must not
-            # lead to a number that no shard can have
+            # the lowest free number, not the highest plus one: whoever writes the state can put a
+            # file with the highest possible number there
             number = next(number for number in itertools.count() if number not in used)
             file = self._take(number)
         return (number, file) if file is not None else None

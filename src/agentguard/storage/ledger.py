@@ -1,11 +1,11 @@
-"""What one process knows of the log that decides its calls: read, verified, and never forgotten.
+"""What one process knows of the log: the restrictions on its calls, verified, never forgotten.
 
-An opening reads each shard on from where a signed file (``restrictions_file.py``) says that the
-shard was read before, or from the start; ``incremental.py`` verifies the entries. A shard that does
-not verify opens no guard.
+When a guard opens, the ledger reads each shard from the place that a signed file names
+(``restrictions_file.py``), or from the start; ``incremental.py`` verifies the entries. If a shard
+does not verify, no guard opens.
 
-A running process looks at the status of the file, and of the copy beside the anchor, in each call
-(``restrictions_copies.py``), and adds what is new in them to its own knowledge.
+In each call, a running process looks at the status of the file, and of the copy beside the anchor
+(``restrictions_copies.py``). It adds what is new there to its own knowledge.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from agentguard.storage.restrictions_copies import RestrictionsCopies, Status
 _LOGGER = logging.getLogger("agentguard")
 
 MOST_UNSAVED: Final = 1000
-"""The most entries that each opening may read once more, before how far they were read is saved."""
+"""Once so many entries are unsaved, their place is saved: the next opening skips these entries."""
 
 
 class _Knowledge(NamedTuple):
     """The restrictions that count, and the status of each file when the file was last read.
 
-    This is one value: two threads that read at once never leave the status of the one beside the
-    restrictions of the other.
+    Both are replaced together, so that two threads never mix the status of one reading with the
+    restrictions of another.
     """
 
     statuses: tuple[Status | None, ...]
@@ -57,10 +57,10 @@ class Ledger:
     """The log of a state as one process knows it; safe from many threads, made anew after a fork.
 
     ``trust`` returns the trust document in force. ``anchors`` is the folder of all anchors, None
-    for nowhere. ``signer`` is the log's key, which a mere reader does not need. A fork takes over
-    what its ``parent`` knew, which nobody who writes the state can change. Each method raises
-    ``StorageError``; the methods that read the log raise ``VerificationError`` and ``DecodeError``,
-    too.
+    where no anchors are kept. ``signer`` is the log's key; a reader needs none. A fork takes over
+    what its ``parent`` knew. This knowledge is in memory, out of reach of whoever writes the state.
+    Each method raises ``StorageError``; the methods that read the log raise ``VerificationError``
+    and ``DecodeError``, too.
     """
 
     def __init__(
@@ -83,12 +83,13 @@ class Ledger:
         self._reading = threading.Lock()
         self._reentry = ReentryGuard()
         self._has_read = parent is not None
-        # journalled calls: those of this process since the last reading, those of the time between
-        # the two last readings, and those of a fork's parent, whose shard the fork can't read
+        # Journalled calls. ``_calls``: of this process since the last reading. ``_calls_before``:
+        # between the last two readings. ``_calls_of_parent``: of the process that was forked, whose
+        # shard this process can't read.
         self._calls: set[str] = set()
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
-        self._refusals: list[Restrictions] = []  # of saved files alone, until they are joined
+        self._refusals: list[Restrictions] = []  # only in saved files so far
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -116,8 +117,8 @@ class Ledger:
         return knowledge.restrictions.refusal(names)
 
     def _learn(self, statuses: tuple[Status | None, ...]) -> _Knowledge:
-        # This process signs its restrictions with the log's key later (``keep``): only what the
-        # log's key has signed already joins the restrictions. What was known before stays.
+        # This process later signs its restrictions with the log's key (``keep``). So only files
+        # that the log's key has signed may add to them. What was known before stays.
         before = self._knowledge.statuses or (None,) * len(statuses)
         changed = self._copies.load_changed(statuses, before, self._trust())
         with self._learning:
@@ -155,8 +156,8 @@ class Ledger:
     def read_on(self, *, own: int | None = None) -> Restrictions:
         """Read every shard on, verified up to its newest checkpoint; return what the log says.
 
-        The caller's ``own`` shard may be the first of all. ``heads`` has the shards' notes from
-        then on.
+        ``own`` is the caller's shard, which may be there unregistered. Sets ``heads`` to the note
+        of each shard's newest checkpoint.
         """
         with self._reentry.enter("reading the log"):
             return self._read_on(own)
@@ -172,7 +173,8 @@ class Ledger:
                     read = self._read_anew(start, trust, own)
             except StorageError as error:
                 if error.code == "storage.rolled_back" and self._anchors is not None:
-                    # the original of an adopted copy is behind the anchor, and nobody's mistake
+                    # the state may be the original of a copy that was adopted elsewhere: such a
+                    # state is behind its anchor, too, and the error says so
                     folder = anchor.log_folder(self._anchors, self._log)
                     state_location.refuse_copy(folder, self._state)
                 raise
@@ -187,10 +189,10 @@ class Ledger:
                 return restrictions
 
     def _start(self, trust: TrustDocument) -> tuple[Restrictions, bool]:
-        """Return where to read on, and whether nobody who writes the state can have set that.
+        """Return where to read on, and whether the place is safe from whoever writes the state.
 
-        A process reads on from what it knows. A fork can't read its parent's shard any more, and
-        reads on from the saved file where others have read more of that shard.
+        A process reads on from what it knows. A fork can't read its parent's shard any more. If the
+        saved file is further in that shard, the fork reads on from the place in the saved file.
         """
         restrictions = self._knowledge.restrictions
         inherited = [shard for shard, path in self._shards() if sqlite.was_inherited(path)]
@@ -216,7 +218,7 @@ class Ledger:
             raise StorageError(message, code="storage.rolled_back")
         try:
             read = self._read_shards(Restrictions(names=start.names), trust, own, is_sure=False)
-        except DivergedError as error:  # there is no place before the first entry
+        except DivergedError as error:  # never: a reading from the start diverges from nothing
             raise StorageError("a shard can't be read from its start") from error
         return read.joined(start)._replace(used={**start.used, **read.used})
 
@@ -241,12 +243,12 @@ class Ledger:
                     heads[shard] = note
         self.heads = heads
         read = gathering.restrictions
-        if read.unread > start.unread:
+        if read.malformed > start.malformed:
             _LOGGER.warning(
-                "the log in %s holds %d entries that say nothing which counts, though their kind "
-                "does: run agentguard audit verify",
+                "the log in %s holds %d malformed entries of kinds that restrict calls: run "
+                "agentguard audit verify",
                 self._state,
-                read.unread - start.unread,
+                read.malformed - start.malformed,
             )
         return read
 
@@ -258,8 +260,8 @@ class Ledger:
     def _inherited(self, shard: int, place: ReadPlace) -> Progress | None:
         """In a fork, return how far others have read a shard of the parent's; None elsewhere.
 
-        SQLite's memory of that file is the parent's, and too old by now. The signed file has what
-        others have read.
+        The fork has inherited the parent's connection, which shows an old state of the file. The
+        signed file has what others have read.
         """
         path = sqlite.shard_path(self._state, shard)
         if not sqlite.was_inherited(path):
@@ -279,7 +281,7 @@ class Ledger:
         return unsaved >= MOST_UNSAVED
 
     def keep(self, *, at_once: bool = False) -> Restrictions:
-        """Read on, and save the result in the state and beside the anchor, where they lack news.
+        """Read on, and save the result in the state and beside the anchor if they are out of date.
 
         A key that was declared compromised saves nothing. Where the result has to be saved
         ``at_once``, that is an error (``storage.unvouched``).
@@ -304,9 +306,9 @@ class Ledger:
 
 
 def _may_keep(trust: TrustDocument, signer: Signer) -> bool:
-    """Whether a file that this key signs counts; a rotated key's does, until the guard renews it.
+    """Return whether a file that this key signs counts: every key of the log but a compromised one.
 
-    Until then, no other process saves at once what this process alone knows.
+    A rotated key still counts, because this process may hold it until the guard opens the new key.
     """
     return any(
         trusted.key == signer.public_key and trusted.compromised_since is None

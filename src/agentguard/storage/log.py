@@ -9,7 +9,8 @@ call would wait for its own thread. So an append is refused there, and a close i
 leader's turn ends.
 
 After ``os.fork`` the child's copy of the log refuses every call: two writers on one shard would
-split the log into two histories. ``lease.py`` says which shard a process writes, ``flusher.py``
+split the log into two histories. A commit that a crash cuts short is settled in ``shard_file.py``,
+when a process takes the shard again. ``lease.py`` says which shard a process writes, ``flusher.py``
 flushes in the background and closes the open logs when the process ends.
 """
 

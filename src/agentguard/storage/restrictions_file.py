@@ -219,7 +219,7 @@ def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
             str(shard): [place.size, b64_encode(place.peaks)]
             for shard, place in restrictions.read.items()
         },
-        "unread": restrictions.unread,
+        "malformed": restrictions.malformed,
     }
 
 
@@ -255,7 +255,7 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
             _number(shard): ReadPlace(_of(int, size), b64_decode(peaks))
             for shard, (size, peaks) in _of(dict, members["read"]).items()
         },
-        unread=_of(int, members["unread"]),
+        malformed=_of(int, members["malformed"]),
     )
     return restrictions, NamesFile(*_row(members["names"], str, int))
 

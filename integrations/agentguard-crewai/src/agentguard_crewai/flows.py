@@ -23,7 +23,7 @@ from agentguard_crewai.runs import resumable
 
 
 def answered(method: str) -> str:
-    """Return the event of a pause in ``method``; the method listens to this event to run again."""
+    """Return the event that ends a pause in ``method``, and to which the method must listen."""
     return f"{method}_answered"
 
 
@@ -35,7 +35,7 @@ def kickoff_or_pause(
     The crew must be guarded with ``on_approval="pause"``, and the method must also listen to
     ``answered(METHOD)``: after ``Flow.from_pending(...).resume()`` the method runs again, and the
     crew continues without repeating completed calls. ``run`` names the run, as for ``resumable``:
-    each round of a loop has a name of its own, and a resumed or restarted flow uses the same name.
+    each round of a loop has a name of its own, and a resumed or restarted flow uses the name again.
 
     Raises CrewAI's ``HumanFeedbackPending``, whose context names the request in its ``metadata``,
     and ``ConfigError``.

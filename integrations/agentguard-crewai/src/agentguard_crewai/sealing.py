@@ -93,7 +93,7 @@ def require_name(tool: BaseTool) -> None:
 
 @contextmanager
 def unseal(tool: BaseTool) -> Iterator[None]:
-    """Allow the tool's code to run in this block, the tool's guarded call."""
+    """Allow the tool's code to run in this block, which is the tool's guarded call."""
     running = _RunningCall(tool)
     token = _WITHIN.set(running)
     try:
@@ -124,7 +124,7 @@ def unsealed_attribute(tool: BaseTool, name: str) -> Any:
 
 
 class _Sealed:
-    """The descriptor of an entry point. Its setter keeps the instance from replacing it."""
+    """The descriptor of an entry point; its setter keeps an attribute from hiding the seal."""
 
     def __init__(self, name: str, kind: type[BaseTool]) -> None:
         self._name = name
@@ -183,7 +183,7 @@ def _checked(tool: BaseTool, function: Callable[..., Any]) -> Any:
             message = (
                 f"the tool {tool.name!r} is a guarded agent's, and was called past the agent: it "
                 "did not run, since nobody would have decided on the call; let the agent call it, "
-                "or make a tool of its own for what calls it here"
+                "or give the code that calls it here a separate tool"
             )
             raise UnguardedCallError(message)
         return function(*args, **kwargs)
@@ -203,15 +203,16 @@ def copy_signature(replacement: Any, function: Any) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _sealed_class(kind: type[BaseTool]) -> type[BaseTool]:
-    """Make the sealed subclass of a tool's class, under the same name."""
+    """Make the sealed subclass of a tool's class; in the end it has the name of the class."""
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-    # under its own name CrewAI's registry would take it for the class of unguarded tools
+    # while the class is made, another name keeps the class out of CrewAI's registry of tools,
+    # where it would replace the class of unguarded tools
     namespace["__qualname__"] = f"sealed {kind.__qualname__}"
     sealed: Any = types.new_class(
         kind.__name__, (SealedTool, kind), {}, lambda members: members.update(namespace)
     )
     sealed.__qualname__ = kind.__qualname__
-    # past pydantic, which takes a field's name in a class for its default
+    # set past pydantic, which would read the attribute as the default of the field of this name
     for name in ENTRY_POINTS:
         if name != "func" or issubclass(kind, Tool):
             type.__setattr__(sealed, name, _Sealed(name, kind))

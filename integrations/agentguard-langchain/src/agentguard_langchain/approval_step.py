@@ -31,7 +31,8 @@ from agentguard_langchain.turn import Turn, last_turn, messages_of, previous_tur
 class ApprovalStep(NamedTuple):
     """The approval step of a toolset.
 
-    ``handle_key`` is the key of the run record's handle in the graph's state, None for no records.
+    ``handle_key`` is the key in the graph's state under which the handle of the run's record lies
+    (``run_record.py``), None for no records.
     ``messages_key`` is the key of the messages.
     """
 
@@ -57,13 +58,13 @@ class ApprovalStep(NamedTuple):
             return
         batches = review.batches()
         waiting: list[PendingCall] | None = None
-        # a pause is written to the disk, in a thread; an exception of the generator comes through
+        # a pause writes to the disk, so it runs in a thread; LangGraph's interrupt passes through
         while not await asyncio.to_thread(_is_exhausted, batches, waiting):
             reviewed = [(call, await review.apending(call)) for call in review.open_calls]
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
     def _review(self, state: object, runtime: Any) -> _Review | None:
-        """Return the review of the model's last message; None if no call of it is open."""
+        """Return the review of the model's last message; None if all of its calls are answered."""
         messages = messages_of(state, self.messages_key)
         turn = last_turn(messages)
         if turn is None or not turn.open:
@@ -100,7 +101,7 @@ def _is_exhausted(
 
 
 class _Review(NamedTuple):
-    """The calls of one message, and the agent as it would make them."""
+    """The calls of one message, and what is needed to evaluate each as its tool would make it."""
 
     toolset: Toolset
     task: GraphTask

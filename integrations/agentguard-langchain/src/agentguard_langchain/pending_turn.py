@@ -2,7 +2,7 @@
 
 The state directory keeps it durably, beside the requests for approvals. A task that pauses runs
 again from its beginning, perhaps in another process, and must know which answers belong to what was
-shown. Answers that let a call run stand elsewhere: with their request, where they are verified.
+shown. Approvals are kept elsewhere, with their request, and are verified there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ShownCall(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """The arguments that a person has put in the place of the model's; ``number`` counts them."""
+    """The arguments that a person has put in the place of the model's; ``number`` counts edits."""
 
     args: dict[str, Any]
     number: int
@@ -38,14 +38,14 @@ class Edit(NamedTuple):
 
 @dataclass
 class PendingTurn:
-    """The people's part in a turn, or in the task of one call.
+    """What people have done in a turn, or in a task that was made for one call.
 
-    ``task`` is the id of the task that pauses. ``owner`` is the id of the call that a task of its
-    own pauses for, None for a whole turn. ``answered`` counts the answers that were taken,
-    ``applied`` has the digests of those that came without an interrupt's id, and ``shown`` is the
-    batch that waits for an answer. ``edits``, ``refusals`` (why a person does not want a call) and
-    ``problems`` (why an answer did not count) are by the id of the call. ``restarts`` says that
-    graphs within the call run from their beginning when the call is made again.
+    ``task`` is the id of the task that pauses. ``owner`` is the id of the call that the task was
+    made for, None where the task serves a whole turn. ``answered`` counts the answers that were
+    taken, ``applied`` has the digests of those that came without an interrupt's id, and ``shown``
+    is the batch that waits for an answer. ``edits``, ``refusals`` (why a person does not want a
+    call) and ``problems`` (why an answer did not count) are by the id of the call. ``restarts``
+    says that graphs within the call run from their beginning when the call is made again.
     """
 
     name: str
@@ -81,7 +81,7 @@ class PendingTurn:
         return cls(name, shown=batch, edits=edits, **fields)
 
     def begin(self, task: str | None) -> None:
-        """Let the task of this id pause: no answer in it belongs to what another task has shown."""
+        """Begin a pause of this task; forget what another task has shown, and its answers."""
         if self.task != task:
             self.task, self.answered, self.shown, self.applied = task, 0, None, []
 
@@ -134,7 +134,7 @@ def claim(agent: Agent, task: GraphTask, call_id: str) -> bool:
 
 
 def forget_turn(agent: Agent, task: GraphTask, turn: str | None) -> None:
-    """Remove the pending turn of a message that is answered."""
+    """Remove the pending turn of a message whose calls all have results."""
     run_store(agent).remove(_name("turn", agent, task.thread, task.namespace, turn))
 
 

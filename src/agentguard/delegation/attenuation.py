@@ -1,8 +1,9 @@
-"""The rules of a link: a hop continues the hop before it, and never gives more (attenuation).
+"""Attenuation: a hop continues the hop before it, never gives more, and has limits of lifetime.
 
-``issuance.py`` and ``verification.py`` apply the same rules (records.md, Delegation). Two more
-checks of a hop live here: what a first hop must be, and whether a hop is valid at a time. Which key
-must have signed a hop, and which credentials that needs, is decided in ``verification.py``.
+``chain_issuance.py`` and ``verification.py`` apply the same rules (records.md, Delegation). Two
+more checks of a hop live here: what a first hop must be, and whether a hop is valid at a time.
+Which key must have signed a hop, and which credentials that needs, is decided in
+``verification.py``.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 ``begin`` has the issuer sign the first hop, under the ``Terms`` that the application states.
 ``extend`` has the chain's holder sign a hop for one more agent. ``verification.py`` verifies
-chains; ``link.py`` has the rules that both apply.
+chains; ``attenuation.py`` has the rules that both apply.
 
-The issuer signs for a delegatee without a key (a service). Such a hop is signed with the issuer
-key of that moment, so that a delegation outlives a rotation of the key.
+A service has no key, so the issuer signs the hop that a service gives. The issuer uses its current
+key, so that a delegation outlives a rotation of the key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard.delegation import grant, link
+from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.errors import AgentguardError, DelegationError, VerificationError
@@ -53,7 +53,7 @@ class Terms:
     max_calls: int | None = None
 
     def check(self, now: int) -> None:
-        """Raise ``DelegationError`` for a value that no hop can have, by the parameter's name.
+        """Raise ``DelegationError``, which names the parameter, for a value that no hop can have.
 
         ``now`` is in seconds since the epoch. The codes are ``hop.malformed`` and
         ``delegation.depth``.
@@ -62,8 +62,8 @@ class Terms:
         task_id: object = self.task_id  # of any type, in an application without a type checker
         if not is_integer(expires_in) or not 1 <= expires_in <= grant.LATEST - now:
             raise _malformed(
-                f"expires_in is {expires_in!r}: give a timedelta or whole seconds, from one "
-                "second on, that end before the year 10000"
+                f"expires_in is {expires_in!r}: give a timedelta or whole seconds, at least one "
+                "second, which end before the year 10000"
             )
         if task_id is not None and not isinstance(task_id, str):
             raise _malformed(f"task_id is {task_id!r}: give a text, or None for no task")
@@ -124,7 +124,7 @@ def extend(
     """Return the chain with one more hop, which gives ``scope`` to the agent ``delegatee``.
 
     ``signer`` is the key of the chain's holder. The holder is the last hop's agent, with its
-    credential ``by``; or, for a delegatee without a key, the issuer, with ``by`` None. Raises
+    credential ``by``; or, if the last hop is a service's, the issuer, with ``by`` None. Raises
     ``DelegationError``: ``invalid_scope``, ``delegation.depth``, ``delegation.expired``,
     ``delegation.holder``, and so on.
     """
@@ -132,8 +132,8 @@ def extend(
     parent = chain.hops[-1]
     hop = _next_grant(parent, delegatee, grant.parse_scopes(scope), now=now, jti=jti)
     try:
-        link.check_link(parent, hop)
-        link.check_narrowing(parent.grant, hop)
+        attenuation.check_link(parent, hop)
+        attenuation.check_narrowing(parent.grant, hop)
     except VerificationError as error:
         raise _refusal(error) from error
     credentials = chain.credentials
