@@ -79,7 +79,7 @@ def handled():
         raise TimeoutError
 
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 120)
+    signal.setitimer(signal.ITIMER_REAL, 600)
     yield lambda handler: signal.signal(signal.SIGUSR1, lambda *_args: handler())
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in zip(numbers, before, strict=True):

@@ -22,7 +22,7 @@ from agentguard.guard.agent import Agent
 
 Agents = Mapping[str, Agent]
 
-LONGEST = 60
+LONGEST = 300
 """Seconds after which an opening, with all its probes, hangs."""
 
 
