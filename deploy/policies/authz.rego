@@ -1,5 +1,5 @@
 # An example: assistants read below docs/, and a code agent's merge into main waits for a person. It is
-# written so that it decides alike here and embedded (docs/policies.md, OPA).
+# written so that it decides alike here and embedded (docs/how-to/policies.md, OPA).
 package agent.authz
 
 default allow := false

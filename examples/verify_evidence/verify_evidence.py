@@ -14,7 +14,7 @@ keys and attachments that stand twice, base64 and JSON in another than their one
 answer and of a requirement, and credentials in a chain that nothing needs); where entries stand in
 the log and which statements name their places; and entries that it has no need of, among them what
 the issuer says there of shards and keys, and what an administrator said of the call
-(docs/evidence.md).
+(docs/how-to/evidence.md).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def uri_of(credential: dict[str, Any], trust: Any) -> str:
 
 
 def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[str], str]:
-    """docs/delegation.md: return the last hop of a chain, its actors by name, and its digest."""
+    """delegation.md: return the last hop of a chain, its actors by name, and its digest."""
     domain, known = f"spiffe://{trust['trust_domain']}", given["credentials"]
     agents = [(uri_of(said, trust), said) for said in (claims(token, trust) for token in known)]
     held, parent, signed, ids, actors = None, None, b"", list[str](), list[str]()
@@ -205,7 +205,7 @@ def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> 
 
 
 def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any) -> list[str]:
-    """docs/approvals.md: return who has answered, if the issuer's roster lets that be enough."""
+    """approvals.md: return who has answered, if the issuer's roster lets that be enough."""
     if call["roster_sha256"] is None:
         asked = call["requirements"] if call["enforced"] is True else []
         need(not call["approvals"] and not asked and not stated, "no roster")

@@ -1,6 +1,6 @@
 """Evidence across a key's rotation: what was proved stays proved, and what a thief made is not.
 
-What docs/keys.md says, of files with evidence; both verifiers are asked.
+What docs/how-to/keys.md says, of files with evidence; both verifiers are asked.
 """
 
 from __future__ import annotations

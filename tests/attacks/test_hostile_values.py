@@ -40,7 +40,7 @@ OTHERS = [
     for part in ("examples", "integrations", "deploy")
     for path in ROOT.glob(f"{part}/**/README.md")
 ]
-PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *OTHERS]
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/[!a]*/*.md"), *OTHERS]
 FOLDERS = [
     ROOT / "examples",
     ROOT / "deploy",

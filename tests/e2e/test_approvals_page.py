@@ -1,4 +1,4 @@
-"""docs/approvals.md as a reader follows it: its code, its policy, its tables and its commands."""
+"""approvals.md as a reader follows it: its code, its policy, its tables and its commands."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from agentguard.domain import config
 from agentguard.policy.rego import RegoEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "approvals.md").read_text(encoding="utf-8")
-CODES = (DOCS / "reason-codes.md").read_text(encoding="utf-8")
-COMMANDS = (DOCS / "cli.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "how-to" / "approvals.md").read_text(encoding="utf-8")
+CODES = (DOCS / "reference" / "reason-codes.md").read_text(encoding="utf-8")
+COMMANDS = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

@@ -324,7 +324,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_the_page_and_the_readme_name_what_is_there():
-    pages = (ROOT / "docs" / "evidence.md", EXAMPLE.with_name("README.md"))
+    pages = (ROOT / "docs" / "how-to" / "evidence.md", EXAMPLE.with_name("README.md"))
     for page in pages:
         text = page.read_text("utf-8")
         commands = re.findall(r"^\$ (?:agentguard|python) (.*?)(?:  +#.*)?$", text, re.MULTILINE)

@@ -50,7 +50,7 @@ COMMANDS = [
     "adopt",
 ]
 GROUPS = ["policy", "agents", "approvals", "audit", "evidence", "token", "keys", "trust"]
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 HEAVY = [
     "jwt",
     "httpcore",
@@ -169,7 +169,7 @@ def test_a_command_is_listed_by_the_first_sentence_of_its_help():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_page_in_the_docs_shows_the_help_as_it_is(command):
     assert f"```text\n{help_of(command)}\n```" in PAGE.read_text(), (
-        f"docs/cli.md is not current: put the output of agentguard {command} --help there"
+        f"docs/reference/cli.md is not current: put the output of agentguard {command} --help there"
     )
 
 

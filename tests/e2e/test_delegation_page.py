@@ -1,4 +1,4 @@
-"""docs/delegation.md as a reader follows it: its project, its code, its commands, its tables."""
+"""delegation.md as a reader follows it: its project, its code, its commands, its tables."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from agentguard.identity.credential import agent_alias
 from agentguard.signing import jws
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "delegation.md").read_text(encoding="utf-8")
-CODES = (DOCS / "reason-codes.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "how-to" / "delegation.md").read_text(encoding="utf-8")
+CODES = (DOCS / "reference" / "reason-codes.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

@@ -226,7 +226,7 @@ def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_progr
     process, (port,) = running.on_free_ports(1, command, HEALTH)
     decided = asking(running, port)
 
-    inside = decided("assistant", "read_file", path="docs/policies.md")
+    inside = decided("assistant", "read_file", path="docs/how-to/policies.md")
     assert inside["result"]["allow"] is True
     for path in ("docs/../keys", "docs//x", "keys", None):
         assert decided("assistant", "read_file", path=path)["result"]["allow"] is False

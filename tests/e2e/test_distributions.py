@@ -138,7 +138,7 @@ def test_the_source_has_what_its_readme_links_to_and_no_tests(built):
     if built.package == "agentguard":
         assert {
             "CHANGELOG.md",
-            "docs/architecture.md",
+            "docs/explanation/architecture.md",
             "docs/img/trace.svg",
             "docs/timeline.svg",
         } <= files

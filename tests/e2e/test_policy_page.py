@@ -1,4 +1,4 @@
-"""docs/policies.md as a reader follows it: its policies, its tables, its commands."""
+"""docs/how-to/policies.md as a reader follows it: its policies, its tables, its commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agentguard.policy.rego import RegoEngine
 from agentguard.policy.rego.outputs import OUTPUTS
 from agentguard.signing.canonical import Fragment, dumps
 
-PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "policies.md").read_text(encoding="utf-8")
 
 
 def block(language: str, about: str = "") -> str:

@@ -2,7 +2,7 @@
 
 Inputs are generated: for a policy, from a call that it allows, what it reads and compares with; for
 each operator and builtin, from values of every kind. Three differences are left, of which
-docs/policies.md tells. Where evaluation fails in one engine, that engine denies with
+docs/how-to/policies.md tells. Where evaluation fails in one engine, that engine denies with
 ``policy.error``; the other may take the condition for undefined, and allow what it would have
 denied. Differences of single builtins are in ``KNOWN``. What is refused at load is in
 test_two_engines_load.py.
@@ -59,7 +59,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "order": {"paid": True},
     },
     DEMO: {**PLAIN, "branch": "agent/fix"},
-    "docs/policies.md": {
+    "docs/how-to/policies.md": {
         "agent": {"type": "treasury"},
         "action": "transfer",
         "amount": 42_000,
@@ -77,7 +77,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 APPROVED: dict[str, dict[str, Any]] = {
     "examples/crew_identities/authz.rego": {"action": "publish_report"},
     DEMO: {"action": "merge_pr", "branch": "main"},
-    "docs/policies.md": {"amount": 60_000},
+    "docs/how-to/policies.md": {"amount": 60_000},
     "a table in data.json": {"action": "write"},
 }
 """What to change so that an approval is asked for."""
@@ -143,7 +143,7 @@ def documents(
 
 
 def page_policy(folder: Path) -> Path:
-    page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "policies.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```rego\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (folder / "page.rego").write_text(text)
     return folder / "page.rego"
@@ -197,7 +197,7 @@ obligations contains {"redact": "/args/note"} if input.args.note
     return made
 
 
-MADE = {"docs/policies.md": page_policy, "a table in data.json": big_table}
+MADE = {"docs/how-to/policies.md": page_policy, "a table in data.json": big_table}
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -309,7 +309,7 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(on_o
     ],
 )
 def test_the_known_differences_are_still_there(on_opa, rule, call):
-    """One that is gone is to be taken out of KNOWN and of docs/policies.md."""
+    """One that is gone is to be taken out of KNOWN and of docs/how-to/policies.md."""
     call = {"b": None, "n": 0, **call, "rule": rule}
     assert KNOWN[rule](call)
     document = canonical.dumps(call)

@@ -122,7 +122,7 @@ def _shown(guard: Guard, scene: Scene) -> Outcome:
 
 
 def _run(agent: Agent, scene: Scene) -> Outcome:
-    """Read what is kept: nothing, or what was kept once, may be put back (docs/records.md)."""
+    """Read what is kept: nothing, or what was kept once, may be put back (records.md)."""
     try:
         kept = adapters.run_store(agent).read("thread")
     except AgentguardError as refused:

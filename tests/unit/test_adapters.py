@@ -13,7 +13,7 @@ import agentguard
 from agentguard import Decision, adapters
 from agentguard.testing import AdapterTests, RecordedGuard
 
-PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "adapters.md"
 
 
 def page_namespace() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The pages under docs/ against the tree: layers, names of pages, links.
 
-What a page's examples do is tested where their subject is; ``docs/cli.md`` and
-``docs/reason-codes.md`` have tests of their own.
+What a page's examples do is tested where their subject is; ``docs/reference/cli.md`` and
+``docs/reference/reason-codes.md`` have tests of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/*/*.md")])
 MODULES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("integrations/*/src/**/*.py")])
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 
 
 def name(path: Path) -> str:
@@ -53,16 +53,17 @@ def docstrings(source: str) -> str:
 
 
 def missing(source: str) -> list[str]:
-    """The pages that docstrings name, ``docs/keys.md`` or ``keys.md`` for short, and that are not.
+    """The pages that docstrings name, by path or ``keys.md`` for short, and that are not.
 
     Of ``(keys.md, Rotation)`` the page must have that section, or a paragraph that begins so.
     """
     found: list[str] = []
     for page, section in re.findall(r"([\w./-]+\.md\b)(?:, \"?([^).\"]+))?", docstrings(source)):
-        files = [folder / page for folder in (ROOT, ROOT / "docs") if (folder / page).is_file()]
+        files = [ROOT / page] if "/" in page else [*ROOT.glob(page), *ROOT.glob(f"docs/**/{page}")]
+        files = [file for file in files if file.is_file()]
         if not files:
             found.append(page)
-        elif section and page.removeprefix("docs/") in ("policies.md", "records.md"):
+        elif section and files[0].name in ("policies.md", "records.md"):
             begins = rf"^(#+ |- |)(\*\*)?{re.escape(section)}(\*\*.*|)$"
             if not re.search(begins, files[0].read_text(encoding="utf-8"), re.MULTILINE):
                 found.append(f"{page}, {section}")
@@ -101,10 +102,10 @@ def leads_somewhere(page: Path, link: str) -> bool:
     return target.exists() and (not heading or heading in headings(target))
 
 
-@pytest.mark.parametrize("link", ["docs/none.md", "docs/keys.md#no-such-heading", "#nor-this"])
+@pytest.mark.parametrize("link", ["docs/none.md", "docs/glossary.md#no-such-heading", "#nor-this"])
 def test_a_link_that_leads_nowhere_is_found(link):
     assert not leads_somewhere(ROOT / "README.md", link)
-    assert leads_somewhere(ROOT / "README.md", "docs/keys.md")
+    assert leads_somewhere(ROOT / "README.md", "docs/glossary.md")
 
 
 @cache

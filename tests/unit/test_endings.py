@@ -1,4 +1,4 @@
-"""The endings of an attempt are the rows of the table in docs/architecture.md."""
+"""The endings of an attempt are the rows of the table in docs/explanation/architecture.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from agentguard.flow import endings
 from agentguard.flow.endings import Ending
 
-PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md"
 
 
 def documented() -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""docs/reason-codes.md has every code of the source, and no other."""
+"""docs/reference/reason-codes.md has every code of the source, and no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_new_code_and_a_stale_page_are_found(tmp_path):
     for part in ("scripts", "docs", "src/agentguard", *adapters):
         shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "src/agentguard/extra.py").write_text('raise E("x", code="brand.new")\n')
-    (tmp_path / "docs/reason-codes.md").write_text("stale")
+    (tmp_path / "docs/reference/reason-codes.md").write_text("stale")
     result = check(tmp_path)
     assert result.returncode == 1
     assert "brand.new has no meaning" in result.stdout

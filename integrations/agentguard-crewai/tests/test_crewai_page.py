@@ -1,4 +1,4 @@
-"""docs/crewai.md as a reader follows it: its code runs, and what it says beside it is so.
+"""docs/how-to/crewai.md as a reader follows it: its code runs, and what it says beside it is so.
 
 What other files of these tests prove is not proved again: of the table of ways this one only asks
 that each has its test. Here is what the page says of CrewAI itself, and of what is left out.
@@ -34,7 +34,7 @@ from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_paus
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-PAGE = ROOT / "docs" / "crewai.md"
+PAGE = ROOT / "docs" / "how-to" / "crewai.md"
 TEXT = PAGE.read_text("utf-8")
 
 
@@ -159,7 +159,7 @@ def test_each_way_of_the_table_has_its_test():
 
 
 def test_the_reason_codes_are_in_the_list():
-    listed = (ROOT / "docs" / "reason-codes.md").read_text("utf-8")
+    listed = (ROOT / "docs" / "reference" / "reason-codes.md").read_text("utf-8")
     groups = "agent|approval|arguments|delegation|journal|policy|tool"
     found = set(re.findall(rf"`((?:{groups})\.[a-z_]+)`", TEXT))
     no_codes = (".toml", ".yaml", ".copy", ".kickoff", ".kickoff_async")

@@ -49,5 +49,5 @@ def test_what_is_installed_of_the_adapter_asks_for_what_its_project_and_its_page
     written = {str(Requirement(one)) for one in project["project"]["dependencies"]}
     assert written == {str(Requirement(one)) for one in requires("agentguard-crewai") or ()}
     assert "crewai<1.16,>=1.15.30" in written
-    page = (ROOT / "docs" / "crewai.md").read_text("utf-8")
+    page = (ROOT / "docs" / "how-to" / "crewai.md").read_text("utf-8")
     assert "CrewAI 1.15.30 or newer, below 1.16" in page

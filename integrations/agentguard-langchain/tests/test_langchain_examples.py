@@ -165,7 +165,9 @@ def test_the_project_of_the_page_runs(tmp_path, preloaded):
 
 
 def test_the_guide_runs():
-    blocks = list(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "langchain.md").examples())
+    blocks = list(
+        Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "how-to" / "langchain.md").examples()
+    )
     assert len(blocks) == 16
     for block in blocks:
         block.evaluate()

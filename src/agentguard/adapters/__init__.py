@@ -1,7 +1,7 @@
 """The names that an adapter of a framework may use, beside the public names of ``agentguard``.
 
 An adapter turns a framework's tool call into an ``Invocation``. The adapter then calls ``run`` with
-the invocation and a function that runs the tool. docs/adapters.md has a complete adapter and the
+the invocation and a function that runs the tool. adapters.md has a complete adapter and the
 purpose of each name. An import contract keeps the adapters of this repository to these names.
 
 Each name is imported at its first use (PEP 562).

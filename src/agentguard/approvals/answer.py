@@ -1,7 +1,7 @@
 """One answer of a person to a request for an approval: written as a signed statement, and read.
 
 ``roster.py`` says who may answer and when the answers are enough. The format of the statement
-stands in docs/records.md, "Approval".
+stands in docs/explanation/records.md, "Approval".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _METHODS: Final[Mapping[str, Method]] = {method: method for method in get_args(M
 
 
 class Approval(NamedTuple):
-    """The content of one answer to a request (docs/records.md, "Approval").
+    """The content of one answer to a request (docs/explanation/records.md, "Approval").
 
     ``approver`` is a principal, such as ``user:bob``. With the ``method`` ``ed25519`` the approver
     has signed the answer; with ``application`` the embedding program vouches for the answer. Times

@@ -104,7 +104,7 @@ class Decision:
     data that are not stored beside the log.
 
     A policy returns ``allow``, ``deny`` or ``require_approval``. Reason codes are agentguard's, so
-    that a code means the same under every policy (docs/reason-codes.md).
+    that a code means the same under every policy (docs/reference/reason-codes.md).
     """
 
     outcome: Outcome

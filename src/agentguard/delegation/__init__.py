@@ -1,4 +1,4 @@
-"""Delegation: a principal's authority, handed from hop to hop to an agent (docs/delegation.md).
+"""Delegation: a principal's authority, handed from hop to hop to an agent (delegation.md).
 
 Pure: ``grant.py`` has one hop, ``attenuation.py`` the rules between two hops, ``chain.py`` the hops
 from a principal to an agent, ``chain_issuance.py`` how hops are made, ``verification.py`` how

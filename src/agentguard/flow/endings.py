@@ -1,6 +1,6 @@
 """How an attempt of a call can end, and what the log, the journal and the call around are told.
 
-The constants are the rows of the table "How an attempt ends" in docs/architecture.md, which a test
+The constants are the rows of the table "How an attempt ends" in architecture.md, which a test
 compares with them. ``Attempt.close`` in ``attempt.py`` carries a row out.
 """
 

@@ -1,6 +1,6 @@
 """The steps of one guarded call, as one generator that both drivers run.
 
-The numbers in the comments are the steps of docs/architecture.md. The generator does no I/O: what
+The numbers in the comments are the steps of architecture.md. The generator does no I/O: what
 may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect.
 The drivers (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and
 send the result back or throw the exception in. The details of each step are in ``prepare.py``,

@@ -111,7 +111,7 @@ class Agent:
         """Return an access token (``at+jwt``, RFC 8693 and 9068) for the delegation in force.
 
         It lives five minutes at most, is bound to this instance's key and carries the chain
-        (docs/delegation.md). Raises ``Denied``: ``delegation.missing``, and as a call would.
+        (docs/how-to/delegation.md). Raises ``Denied``: ``delegation.missing``, and as a call would.
         """
         return self._caller.access_token()
 

@@ -319,7 +319,7 @@ class Guard:
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
         """Return the evidence file of one call, which a trust document alone can verify.
 
-        ``agentguard evidence make`` writes the same file (docs/evidence.md). With ``attachments``
+        ``agentguard evidence make`` writes the same file (evidence.md). With ``attachments``
         False the file has no arguments, no policy input and no result. Raises ``CallError``
         (``call.unknown``), ``StorageError`` or ``VerificationError``.
         """

@@ -1,7 +1,7 @@
 """OpenTelemetry: spans and metrics of guarded calls. The one part of agentguard that may fail open.
 
 The core needs the API of OpenTelemetry alone. The API is silent until an SDK is set up: by the
-application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md). A module
+application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (traces.md). A module
 here that imports the API is imported at its first use (PEP 562). A call imports such a module only
 where the application has imported the API already (``silence.py``).
 """

@@ -77,7 +77,7 @@ def test_what_a_compromised_issuer_signed_since_does_not_verify(scene):
 
 
 def test_a_guard_that_runs_on_with_a_compromised_key_is_found_out(scene):
-    """Why every process must be restarted then: docs/keys.md."""
+    """Why every process must be restarted then: docs/how-to/keys.md."""
     with scene.open() as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)

@@ -216,7 +216,7 @@ def test_an_obligation_that_can_not_be_met_denies_and_keeps_no_arguments(scene, 
 
 
 def test_where_the_policy_fails_only_the_configuration_redacts(scene):
-    """Nobody knows what a policy would have asked for that did not answer: docs/privacy.md."""
+    """Nobody knows what a policy would have asked for that did not answer: privacy.md."""
 
     def broken(_document: Any) -> Decision:
         raise LookupError(SECRET)
@@ -359,7 +359,7 @@ def test_a_resource_of_the_configuration_and_an_adapters_tool_are_held_to_it_too
 
 
 def test_a_resource_tells_what_only_the_policy_redacts(scene):
-    """It is signed before the policy is asked: docs/privacy.md says so."""
+    """It is signed before the policy is asked: docs/how-to/privacy.md says so."""
     guard = scene.open(by_function)
     call(guard, login(guard, resource="vault:{password}"), CLEAR, "plain")
     assert scene.copies()["arguments"]["password"] == {"$redacted": True}
@@ -462,7 +462,7 @@ def test_a_copy_can_not_be_passed_off_as_the_whole(scene):
     assert "not what it commits to" in scene.verify().problems[0].what
 
 
-PAGE = Path(__file__).parents[3] / "docs" / "privacy.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "privacy.md"
 
 
 def test_the_examples_in_the_documentation_run(tmp_path):

@@ -1,6 +1,6 @@
 """``refuse_unguarded``: makes a process refuse unguarded agents that have tools.
 
-CrewAI has no hook that could refuse (docs/crewai.md). This module therefore replaces the methods of
+CrewAI has no hook that could refuse (crewai.md). This module therefore replaces the methods of
 CrewAI's classes that give an agent its tools.
 """
 

@@ -63,7 +63,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     ``answered_by`` returns who has given an answer that came unsigned, through the application's
     own interface. Without the function, and where ``[approvals] application`` is not on, an
-    unsigned approval does not count (docs/langchain.md). With ``parallel_subagents=False``, the
+    unsigned approval does not count (langchain.md). With ``parallel_subagents=False``, the
     sub-agents that one message calls (``guard_subagent``) work one at a time, so that no more than
     one of them can pause.
 

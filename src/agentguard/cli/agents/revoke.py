@@ -1,7 +1,7 @@
 """The command ``agentguard revoke``: revoke whatever a name, a token or a file stands for.
 
 It needs the passphrase of the keys, and signs with the admin key. What a revocation denies is in
-docs/delegation.md; the effects on a key of the trust domain are in docs/keys.md.
+docs/how-to/delegation.md; the effects on a key of the trust domain are in docs/how-to/keys.md.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def make(
     """Write the evidence of one call to a file.
 
     One file, with which anybody who has the trust document can check, offline, who called what,
-    what was decided and what became of it (docs/evidence.md). It is verified before it is written.
+    what was decided and what became of it (evidence.md). It is verified before it is written.
     """
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()

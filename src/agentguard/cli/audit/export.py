@@ -1,6 +1,6 @@
 """``agentguard audit export``: the log as JSON lines, for other programs.
 
-What a line holds is documented in docs/cli.md. An export proves nothing: ``evidence make`` makes
+What a line holds is documented in cli.md. An export proves nothing: ``evidence make`` makes
 evidence.
 """
 

@@ -1,7 +1,7 @@
 """Finds the state, the anchors and the trust document that the command line names.
 
 The trust document is the named one, else the copy with the anchors. Where nobody has named the
-anchors, it is the state's own, with a warning (docs/records.md). Nothing here takes a lock, needs a
+anchors, it is the state's own, with a warning (records.md). Nothing here takes a lock, needs a
 passphrase or imports an application's code.
 """
 

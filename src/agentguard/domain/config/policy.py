@@ -30,7 +30,7 @@ class PolicyConfig:
 
     ``path`` is a file or folder, or ``module:callable`` of a function, and empty for a server's;
     ``server`` is None but for an OPA. In the ``mode`` observe the policy is asked, its answer is on
-    record, and calls run whatever it says (docs/policies.md, Observing one).
+    record, and calls run whatever it says (docs/how-to/policies.md, Observing one).
     """
 
     engine: EngineName
