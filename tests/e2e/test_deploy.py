@@ -46,7 +46,9 @@ def test_the_images_are_the_versions_that_the_tests_build():
 
 
 def test_the_one_line_of_the_page_on_traces_starts_the_same_jaeger_for_this_machine_alone():
-    (line,) = re.findall(r"^docker run .*$", (ROOT / "docs/traces.md").read_text(), re.MULTILINE)
+    (line,) = re.findall(
+        r"^docker run .*$", (ROOT / "docs/how-to/traces.md").read_text("utf-8"), re.MULTILINE
+    )
     assert line.endswith(f" {SERVICES['jaeger']['image']}")
     ports = re.findall(r"-p (\S+)", line)
     assert ports == [f"127.0.0.1:{port}:{port}" for port in (16686, 4317, 4318)]
