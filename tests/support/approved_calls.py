@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from agentguard import (
 )
 from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.approvals.answer import seal_answer
+from agentguard.audit.approval_checks import read_answers
+from agentguard.audit.entry import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
 
@@ -79,6 +82,13 @@ class Place:
         with pytest.raises(Denied) as denied:
             self.agent.call(self.merge, branch)
         return denied.value.code
+
+    def logged_answers(self) -> list[tuple[str, str]]:
+        """Who has answered, and what, by the newest authorization in the log."""
+        with closing(self.guard.reader()) as reader:
+            entries = map(parse_entry, (data for _, data in reader.entries(0, newest_first=True)))
+            newest = next(entry for entry in entries if entry.kind == "authorization")
+        return [(answer.approver, answer.verdict) for answer in read_answers(newest)]
 
     def at(self, branch: str, call_id: str = "call_1", thread: str = "t") -> Invocation:
         """The call as a framework names it: its site is the same when it is made again."""

@@ -157,6 +157,22 @@ class Decision:
         return cls("allow", reasons=reasons, redactions=decision.redactions)
 
     @classmethod
+    def of_error(cls, error: AgentguardError) -> Decision:
+        """Return the refusal with the reason code and the message of ``error``."""
+        return cls.refusal(str(error), code=error.code)
+
+    @classmethod
+    def of_exception(cls, error: Exception, code: str, what: str) -> Decision:
+        """Return the refusal of a call that ``error`` stops, whoever has raised the error.
+
+        An ``AgentguardError`` has a code and a message of its own. Any other exception refuses the
+        call as ``failure`` does.
+        """
+        if isinstance(error, AgentguardError):
+            return cls.of_error(error)
+        return cls.failure(code, what, error)
+
+    @classmethod
     def failure(cls, code: str, what: str, error: Exception) -> Decision:
         """Return a refusal after an error, and log the error, which may hold secrets.
 

@@ -24,7 +24,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.call.journal import MAX_RESULT, JournalEntry
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
-from agentguard.errors import AgentguardError, DecodeError, EncodeError
+from agentguard.errors import DecodeError, EncodeError
 from agentguard.flow import endings, log_entries
 from agentguard.flow.effects import Do, Effect, Enqueue
 from agentguard.flow.endings import Ending
@@ -85,10 +85,8 @@ class Attempt:
         try:
             self.journal_entry = yield Do(store.read, key)
             self.journal_name = store.name(key)
-        except AgentguardError as error:
-            refusal = Decision.refusal(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
-            refusal = Decision.failure("storage.failed", "the journal can't be read", error)
+            refusal = Decision.of_exception(error, "storage.failed", "the journal can't be read")
         else:
             self.journal_key = key
             return
@@ -122,10 +120,8 @@ class Attempt:
                 "agentguard audit list"
             )
             return Decision.refusal(reason, code="journal.in_doubt")
-        except AgentguardError as error:
-            return Decision.refusal(str(error), code=error.code)
         except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
-            return Decision.failure("storage.failed", "the journal can't be written", error)
+            return Decision.of_exception(error, "storage.failed", "the journal can't be written")
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.decision import Decision
-from agentguard.errors import AgentguardError
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.decide import Ruling
 from agentguard.flow.effects import Do, Effect, Ports
@@ -26,6 +25,9 @@ _OVERTAKEN: Final = {
     "calls.exceeded": "another call has used the last call of the delegation",
     "approval.consumed": "another call has used the same approval",
 }
+
+_UNCOUNTED: Final = "the calls can't be counted"
+"""The reason where nobody knows whether another call has used the same."""
 
 
 def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
@@ -52,7 +54,8 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
         reason = "the approval was used already: one approval lets one call run once"
         refusal = Decision.refusal(reason, code="approval.consumed")
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
-        refusal = yield from give_up(attempt, _uncounted(error))
+        failed = Decision.of_exception(error, "storage.failed", _UNCOUNTED)
+        refusal = yield from give_up(attempt, failed)
     return ruling.refused(refusal)
 
 
@@ -70,7 +73,7 @@ def confirm(attempt: Attempt) -> Generator[Effect, Any, Decision | None]:
         code: str | None = yield Do(_excess, prepared.ports, limits, request)
         return Decision.refusal(_OVERTAKEN[code], code=code) if code is not None else None
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
-        return _uncounted(error)
+        return Decision.of_exception(error, "storage.failed", _UNCOUNTED)
 
 
 def _excess(
@@ -82,13 +85,6 @@ def _excess(
     if request is not None and not ports.approvals.is_alone(request):
         return "approval.consumed"
     return None
-
-
-def _uncounted(error: Exception) -> Decision:
-    """Refuse a call of which nobody knows whether it may be made."""
-    if isinstance(error, AgentguardError):
-        return Decision.refusal(str(error), code=error.code)
-    return Decision.failure("storage.failed", "the calls can't be counted", error)
 
 
 def give_up(attempt: Attempt, refusal: Decision) -> Generator[Effect, Any, Decision]:

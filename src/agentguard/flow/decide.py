@@ -57,7 +57,10 @@ class Ruling(NamedTuple):
         return self.decision.allowed or not self.enforced
 
     def refused(self, decision: Decision) -> Ruling:
-        """Return the ruling with the refusal ``decision``; the policy's redactions stay."""
+        """Return the ruling with the refusal ``decision``.
+
+        The policy's redactions stay, and so do the answers on which the ruling rests.
+        """
         refusal = replace(decision, redactions=self.decision.redactions)
         return self._replace(decision=refusal, enforced=True)
 
@@ -87,11 +90,9 @@ def rule(
             if isinstance(result, Ruling):
                 return result
             pending = result
-    except AgentguardError as error:
-        return _refused(ruling, Decision.refusal(str(error), code=error.code))
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
-        failed = Decision.failure("storage.failed", "approvals can't be read or written", error)
-        return _refused(ruling, failed)
+        what = "approvals can't be read or written"
+        return ruling.refused(Decision.of_exception(error, "storage.failed", what))
     prepared.listener.waits(pending.request)
     nested_calls.asks(prepared.predicate["call_site"], pending.request)
     raise pending
@@ -101,14 +102,9 @@ def _replayed(ruling: Ruling, journal_entry: JournalEntry) -> Ruling:
     """Allow a call that needs an approval, and ran before, if the approval was there then."""
     refusal = journal_entry.unapproved()
     if refusal is not None:
-        return _refused(ruling, refusal)
+        return ruling.refused(refusal)
     allowed = replace(Decision.allow(), redactions=ruling.decision.redactions)
     return ruling._replace(decision=allowed)
-
-
-def _refused(ruling: Ruling, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruling:
-    refusal = replace(decision, redactions=ruling.decision.redactions)
-    return Ruling(refusal, ruling.document, answers, evaluation=ruling.evaluation)
 
 
 # --- 5: the policy ------------------------------------------------------------------------------
@@ -132,6 +128,7 @@ def _policy_ruling(
     arguments = prepared.refusal or prepared.arguments
     if isinstance(arguments, Decision):
         return Ruling(arguments, interrupt=prepared.interrupt)
+    document: bytes | None = None
     try:
         document = policy.document(
             prepared.actor.description,
@@ -143,16 +140,11 @@ def _policy_ruling(
             delegation=prepared.authority.description,
             approval=approval,
         )
-    except AgentguardError as error:
-        return Ruling(Decision.refusal(str(error), code=error.code))
-    try:
         answer = yield Evaluate(prepared.ports.engine, document)
         evaluation = policy.evaluation_of(answer)
         return Ruling(policy.decide(answer), document, evaluation=evaluation)
-    except AgentguardError as error:
-        return Ruling(Decision.refusal(str(error), code=error.code), document)
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
-        failed = Decision.failure("policy.error", "the policy engine failed", error)
+        failed = Decision.of_exception(error, "policy.error", "the policy engine failed")
         return Ruling(failed, document)
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
         return Ruling(interrupted(error), document, interrupt=error)
@@ -233,29 +225,32 @@ def _judge_answers(
     request = stored.request
     if stored.altered:
         is_over = _now(prepared) >= request.expires_at
-        return _refused(ruling, _EXPIRED if is_over else _ALTERED)
+        return ruling.refused(_EXPIRED if is_over else _ALTERED)
     answers = _verified_answers(prepared, stored)
     prepared.listener.answered(request, [answer.approval for answer in answers])
-    refusal = _refusal(prepared, request, answers)
+    refusal = _refusal(prepared, request)  # rests on no answer: the call may differ from theirs
+    rejections = tuple(answer for answer in answers if answer.approval.verdict == "reject")
+    if refusal is None and rejections:
+        ruling, refusal = ruling._replace(answers=rejections), _rejected(rejections[0])
     if refusal is not None:
-        return _refused(ruling, refusal, _rejections(answers))
+        return ruling.refused(refusal)
     requesters = _requesters(prepared)
     lacking = missing_approvals(request.requirements, answers, requesters=requesters)
     if lacking is not None or not answers:  # no input.approval without an answer that was verified
         return ApprovalPending(request, lacking or "nobody has answered yet")
     ruling = yield from _evaluate(prepared, _approval(answers))
+    ruling = ruling._replace(answers=answers)  # the policy's input has them, so the log has, too
     if ruling.decision.outcome == "deny":
         return ruling
     lacking = missing_approvals(ruling.decision.requirements, answers, requesters=requesters)
     if lacking is not None:
-        refusal = Decision.refusal(lacking, code="approval.insufficient")
-        return _refused(ruling, refusal, answers)
+        return ruling.refused(Decision.refusal(lacking, code="approval.insufficient"))
     allowed = replace(
         Decision.allow(),
         requirements=request.requirements,
         redactions=ruling.decision.redactions,
     )
-    return Ruling(allowed, ruling.document, answers, evaluation=ruling.evaluation)
+    return ruling._replace(decision=allowed)
 
 
 _EXPIRED: Final = Decision.refusal(
@@ -269,9 +264,7 @@ _ALTERED: Final = Decision.refusal(
 )
 
 
-def _refusal(
-    prepared: PreparedCall, request: ApprovalRequest, answers: Sequence[Answer]
-) -> Decision | None:
+def _refusal(prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:
     """Return why no answer to the request can let the call run any more, None where one can."""
     if request.trust_domain != prepared.ports.trust_domain:
         reason = f"the approval was asked for in another trust domain, {request.trust_domain}"
@@ -281,19 +274,18 @@ def _refusal(
         return mismatch
     if _now(prepared) >= request.expires_at:
         return _EXPIRED
-    for answer in _rejections(answers):
-        note = f": {answer.approval.note}" if answer.approval.note else ""
-        reason = f"{answer.approval.approver} has rejected this call{note}"
-        return Decision.refusal(reason, code="approval.rejected")
     return None
+
+
+def _rejected(answer: Answer) -> Decision:
+    """Refuse a call that a person has rejected, with the person's note."""
+    note = f": {answer.approval.note}" if answer.approval.note else ""
+    reason = f"{answer.approval.approver} has rejected this call{note}"
+    return Decision.refusal(reason, code="approval.rejected")
 
 
 def _now(prepared: PreparedCall) -> int:
     return seconds(datetime.fromisoformat(prepared.at))
-
-
-def _rejections(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    return tuple(answer for answer in answers if answer.approval.verdict == "reject")
 
 
 def _mismatch(prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:

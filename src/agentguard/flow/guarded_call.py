@@ -182,13 +182,10 @@ def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect
     """Make the authorization durable; refuse a call whose authorization can't be made durable."""
     try:
         receipt: Receipt = yield Do(attempt.prepared.ports.log.append, record)
-    except AgentguardError as error:
-        if runs and error.code == "storage.unknown":
-            yield from attempt.close(endings.UNRECORDED, error=error)
-        refusal = Decision.refusal(str(error), code=error.code)
-        raise Denied((yield from give_up(attempt, refusal))) from error
     except Exception as error:
-        refusal = Decision.failure("storage.failed", "the log can't be written", error)
+        if runs and isinstance(error, AgentguardError) and error.code == "storage.unknown":
+            yield from attempt.close(endings.UNRECORDED, error=error)
+        refusal = Decision.of_exception(error, "storage.failed", "the log can't be written")
         raise Denied((yield from give_up(attempt, refusal))) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run

@@ -172,12 +172,12 @@ def _bind(
 ) -> tuple[Arguments | Decision, str | None, Decision | None]:
     arguments = invocation.arguments
     if isinstance(arguments, ArgumentsError):
-        unbound = Decision.refusal(str(arguments), code=arguments.code)
+        unbound = Decision.of_error(arguments)
         return unbound, None, refusal or unbound
     try:
         return arguments, invocation.tool.resource_of(arguments.values), refusal
     except ArgumentsError as error:
-        return arguments, None, refusal or Decision.refusal(str(error), code=error.code)
+        return arguments, None, refusal or Decision.of_error(error)
 
 
 def effective_time(ports: Ports) -> tuple[datetime, Decision | None]:
@@ -211,10 +211,8 @@ def _entropy(ports: Ports, refusal: Decision | None) -> tuple[bytes, str | None,
 def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | None]:
     try:
         yield Do(actor.renew, now)
-    except AgentguardError as error:
-        return Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        return Decision.failure("credential.failed", "no credential can be had", error)
+        return Decision.of_exception(error, "credential.failed", "no credential can be had")
     return None
 
 
@@ -235,11 +233,9 @@ def _authority(
         authority = delegation_source.authority(now)
         if authority is None:
             authority = yield Do(delegation_source.derive, now)
-    except AgentguardError as error:
-        return actor.alone, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        failed = Decision.failure("delegation.failed", "the delegation can't be used", error)
-        return actor.alone, failed
+        what = "the delegation can't be used"
+        return actor.alone, Decision.of_exception(error, "delegation.failed", what)
     return authority, None
 
 
@@ -249,10 +245,8 @@ def _require(
     """Refuse a call whose authority is revoked, or whose scope is too small."""
     try:
         refused = ports.revocations.refusal(authority.names)
-    except AgentguardError as error:
-        return Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  revocations that can't be read deny
-        return Decision.failure("storage.failed", "the revocations can't be read", error)
+        return Decision.of_exception(error, "storage.failed", "the revocations can't be read")
     if refused is not None:
         code, reason = refused
         return Decision.refusal(reason, code=code)
@@ -314,11 +308,8 @@ def _stored_request(
     """Return the request for the call's approval; requests that can't be read refuse the call."""
     try:
         return ((yield Do(ports.approvals.read, key)) if ports.approvals.has(key) else None), None
-    except AgentguardError as error:
-        return None, Decision.refusal(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
-        failed = Decision.failure("storage.failed", "approvals can't be read", error)
-        return None, failed
+        return None, Decision.of_exception(error, "storage.failed", "approvals can't be read")
 
 
 def _facts(

@@ -175,7 +175,7 @@ def unless_changed(invocation: Invocation, function: Callable[[], R]) -> Callabl
 
 
 def _denied(error: AgentguardError) -> Denied:
-    return Denied(Decision.refusal(str(error), code=error.code))
+    return Denied(Decision.of_error(error))
 
 
 def _no_tool() -> Never:

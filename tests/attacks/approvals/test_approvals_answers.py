@@ -216,6 +216,8 @@ def test_a_rejection_stands_beside_an_approval(place):
     place.approve(request, "carol")
     place.guard.approvals.reject(request, place.people.keys["bob"])
     assert place.denied() == "approval.rejected"
+    assert place.logged_answers() == [("user:bob", "reject")]  # the decision rests on bob alone
+    assert place.guard.verify().ok
 
 
 def test_what_was_shown_counts_though_the_policy_changes_its_mind():
@@ -235,6 +237,8 @@ def test_a_policy_that_has_come_to_ask_for_more_is_not_satisfied():
     needed[:] = [Requirement("carol", approvers=("carol",))]
     assert place.denied() == "approval.insufficient"
     assert place.ran == []
+    assert place.logged_answers() == [("user:bob", "approve")]
+    assert place.guard.verify().ok
 
 
 def test_a_policy_that_denies_by_now_denies():
@@ -243,8 +247,28 @@ def test_a_policy_that_denies_by_now_denies():
     place.approve(place.ask())
     closed.append(True)
     assert place.denied() == "policy.denied"
+    assert place.logged_answers() == []  # the policy was not told of any
     closed.clear()
     assert place.call() == "merged main"  # what was not used is good still
+    assert place.guard.verify().ok
+
+
+def test_the_log_names_the_approvers_of_whom_the_policy_was_told_and_denied_the_call():
+    def policy(call: Mapping[str, Any]) -> Decision:
+        if "approval" not in call:
+            return Decision.require_approval(Requirement("a person"))
+        is_bob = call["approval"]["approvers"] == ["bob"]
+        return Decision.deny("not by bob") if is_bob else Decision.require_approval()
+
+    place = Place(policy)
+    place.approve(place.ask(), "bob")
+    assert place.denied() == "policy.denied"
+    assert place.logged_answers() == [("user:bob", "approve")]
+    place = Place(policy)
+    place.approve(place.ask(), "carol")
+    assert place.call() == "merged main"
+    assert place.logged_answers() == [("user:carol", "approve")]
+    assert place.guard.verify().ok
 
 
 def test_the_policy_is_told_who_has_approved():

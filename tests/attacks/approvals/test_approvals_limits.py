@@ -43,6 +43,24 @@ def test_arguments_that_change_while_it_waits_are_refused(place):
     assert place.ran == [("release",)]
 
 
+@pytest.mark.parametrize(
+    ("branch", "code", "logged"),
+    [
+        ("main", "approval.mismatch", []),  # another call than bob has rejected
+        ("release", "approval.rejected", [("user:bob", "reject")]),
+    ],
+)
+def test_a_rejection_is_on_record_with_the_call_that_it_rejects_alone(place, branch, code, logged):
+    with pytest.raises(ApprovalPending) as pending:
+        adapters.evaluate(place.agent, place.at("release"))
+    place.guard.approvals.reject(pending.value.request, place.people.keys["bob"])
+    with pytest.raises(Denied) as denied:
+        adapters.run(place.agent, place.at(branch), place.ran.clear)
+    assert denied.value.code == code
+    assert place.logged_answers() == logged
+    assert place.guard.verify().ok
+
+
 def test_another_principal_does_not_use_the_approval(place):
     lend = place.guard.delegate
     with lend("user:alice", scope=["x"]), pytest.raises(ApprovalPending) as pending:

@@ -250,9 +250,7 @@ class Call:
                 action.record_error(self._body.tool, error)
             raise error
         decision = crew_decision(
-            error.decision
-            if isinstance(error, Denied)
-            else Decision.refusal(str(error), code=error.code)
+            error.decision if isinstance(error, Denied) else Decision.of_error(error)
         )
         if error.code in _PROGRAM_MISTAKES:
             details = self.invocation.tool.name, decision.reason, decision.code

@@ -151,8 +151,7 @@ class Gate:
             if coworker is not None:
                 adapters.require_delegator(coworker.agent, agent)
         except AgentguardError as error:
-            refusal = Decision.refusal(str(error), code=error.code)
-            invocation = replace(invocation, refusal=refusal)
+            invocation = replace(invocation, refusal=Decision.of_error(error))
         return Call(body, invocation, run, place, self._identity, coworker)
 
 

@@ -27,7 +27,7 @@ def load(agent: Agent, place: Place) -> Decision | None:
     try:
         reason = run_store(agent).read(_name(agent, place))
     except AgentguardError as error:
-        return Decision.refusal(str(error), code=error.code)
+        return Decision.of_error(error)
     if reason is None:
         return None
     return Decision.refusal(reason.decode(), code="approval.rejected")

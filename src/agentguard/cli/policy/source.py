@@ -96,7 +96,7 @@ def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] |
     try:
         answer = engine.evaluate(document)
     except PolicyError as error:
-        return Decision.refusal(str(error), code=error.code), None
+        return Decision.of_error(error), None
     return policy.decide(answer), policy.evaluation_of(answer)
 
 
