@@ -260,7 +260,9 @@ class Ports:
     redactions: Mapping[str, tuple[Redaction, ...]]
     """The parts of a call's data that are not kept, by the tool's name; ``*`` for every tool."""
 
-    principal_roles: Mapping[str, Sequence[str]]
+    roles_of: Callable[[str], Sequence[str]]
+    """Returns the roles of a principal, for the policy's input; may raise ``AgentguardError``."""
+
     approvals: Approvals
     journal: Journal
     runs: RunStore

@@ -44,7 +44,7 @@ class Delegations:
         """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``."""
         terms = Terms(
             principal=require_principal(subject, "principal", DelegationError),
-            scope=self._settings.delegable_scope(subject, scope),
+            scope=self._settings.delegable_scope(subject, scope, self._runtime.directory.principal),
             via=via,
             task_id=task_id,
             audience=_names(audience),

@@ -182,8 +182,9 @@ class Guard:
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance with a new key, and record the instance's credential in the log.
 
-        Raises ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table, and
-        ``StorageError`` if the log can't record the credential.
+        Raises ``ConfigError`` for a name without an ``[agents]`` table (``agent.unknown``), and
+        where the application's look-up of the owner fails (``owner.failed``); ``StorageError`` if
+        the log can't record the credential.
         """
         self.require_agent(name)
         profile = self._settings.agents.get(name)
@@ -191,7 +192,7 @@ class Guard:
             delegators = self._settings.delegators(name)
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         runtime = AgentRuntime(
-            profile,
+            self._runtime.directory.with_owner(profile),
             self._runtime,
             tools=self._tools,
             delegations=self._delegations,
@@ -226,7 +227,8 @@ class Guard:
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
-        that ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
+        that ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
+        ``hop.malformed``, ``delegation.depth``.
         """
         return self._delegations.begin(
             subject,

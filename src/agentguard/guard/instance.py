@@ -235,9 +235,7 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
-            description=_delegation_description(
-                chain, self.ports.principal_roles.get(chain.principal, ())
-            ),
+            description=_delegation_description(chain, self.ports.roles_of(chain.principal)),
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
 

@@ -26,6 +26,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.domain.config import Config
+from agentguard.domain.directory import Directory
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
@@ -64,6 +65,7 @@ class Runtime:
         on_request: Callable[[ApprovalRequest], object] | None,
     ) -> None:
         self._settings = settings
+        self.directory = Directory(settings)
         self._on_request = on_request
         self.requests: Store | None = None
         self._engine = engine
@@ -133,9 +135,7 @@ class Runtime:
             trust_domain=settings.trust_domain,
             on_request=self._on_request,
             mode=settings.policy.mode if settings.policy is not None else "enforce",
-            principal_roles={
-                name: principal.roles for name, principal in (settings.principals or {}).items()
-            },
+            roles_of=self.directory.roles,
         )
         at = timestamp(max(clock(), log.last_at))
         log.enqueue(records.config(settings.encoded, at=at))

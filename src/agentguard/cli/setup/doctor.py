@@ -60,8 +60,8 @@ def doctor(
 
     Checks configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached, origin, schema). The functions
-    that look up facts are imported, as in a guard: set PYTHONPATH as the application does.
+    and for --graph tools (each with tool, where, agents, cached, origin, schema). The command
+    imports the functions that the configuration names, as a guard does: set PYTHONPATH as there.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
@@ -95,7 +95,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         return
     yield Finding("ok", "configuration", f"{from_home(Path(settings.source))} loads")
     yield from _agents(settings)
-    yield from _facts(settings)
+    yield from _functions(settings)
     yield _attempt("policy", lambda: _policy(settings))
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
@@ -260,17 +260,25 @@ def _agents(settings: Config) -> Iterator[Finding]:
             yield Finding("ok", check, f"it acts on its own authority, with the scope {scope}")
 
 
-def _facts(settings: Config) -> Iterator[Finding]:
-    for name, tool in settings.tools.items():
-        if tool.facts is None:
+def _functions(settings: Config) -> Iterator[Finding]:
+    """Import the functions of the application that the configuration names."""
+    named = [
+        *(
+            (f"tool {name}", "facts", tool.facts, tool.where)
+            for name, tool in settings.tools.items()
+        ),
+        ("principals", "roles", settings.principals_function, f"{settings.source}: principals"),
+        ("agents", "owners", settings.owners_function, f"{settings.source}: owners"),
+    ]
+    for check, what, reference, place in named:
+        if reference is None:
             continue
-        check = f"tool {name}"
         try:
-            load_callable(tool.facts, tool.where)
+            load_callable(reference, place)
         except ConfigError as error:
             yield Finding("warn", check, str(source.on_path(error, settings)))
         else:
-            yield Finding("ok", check, f"its facts come from {tool.facts}")
+            yield Finding("ok", check, f"the {what} come from {reference}")
 
 
 def _log(settings: Config) -> Iterator[Finding]:

@@ -109,11 +109,18 @@ def read_agent(
     table: Table,
     scopes: Mapping[str, frozenset[str]],
     delegators: frozenset[str] | None,
+    *,
+    has_owner: bool,
 ) -> AgentConfig:
-    """Read ``[agents.NAME]``; ``scopes`` are those of each role. Raises ``ConfigError``."""
+    """Read ``[agents.NAME]``; ``scopes`` are those of each role. Raises ``ConfigError``.
+
+    ``has_owner`` says whether the table may name an owner: it may not beside ``owners``.
+    """
     kind = table.text("type", "agent")
     owner, version = table.text("owner", "") or None, table.text("version", "") or None
     if owner is not None:
+        if not has_owner:
+            raise table.mistake("owner", "no owner here, for the function of owners names them")
         table.principal("owner", owner)
     try:
         profile = AgentProfile(name, kind, owner, version)

@@ -24,7 +24,7 @@ from agentguard.domain.config.agents import (
 from agentguard.domain.config.approvals import read_limits, read_roster
 from agentguard.domain.config.paths import require_outside, resolve
 from agentguard.domain.config.policy import read_policy
-from agentguard.domain.config.settings import NO_DOMAIN, Config
+from agentguard.domain.config.settings import DIRECTORY_SECONDS, NO_DOMAIN, Config
 from agentguard.domain.config.table import Table
 from agentguard.domain.config.tools import (
     read_aliases,
@@ -81,6 +81,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     resolve_path = partial(resolve, base)
     roles = {name: read_role(table) for name, table in root.tables("roles")}
     delegatees = read_delegatees(root) if "delegation" in tables else None
+    has_table = "principals" in tables and not root.is_text("principals")
+    owners = root.text("owners", "") or None
     approvals = root.table("approvals")
     config = Config(
         source=source,
@@ -91,10 +93,16 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
         policy=read_policy(root.table("policy"), resolve_path) if "policy" in tables else None,
         agents={
-            name: read_agent(name, table, roles, delegators_of(name, delegatees))
+            name: read_agent(
+                name, table, roles, delegators_of(name, delegatees), has_owner=owners is None
+            )
             for name, table in root.tables("agents")
         },
-        principals=read_principals(root, roles) if "principals" in tables else None,
+        role_scopes=roles,
+        principals=read_principals(root, roles) if has_table else None,
+        principals_function=root.text("principals") if root.is_text("principals") else None,
+        owners_function=owners,
+        directory_seconds=root.seconds("directory_seconds", DIRECTORY_SECONDS),
         delegatees=delegatees,
         tools={name: read_tool(table) for name, table in root.tables("tools")},
         paths=read_folders(root.table("paths"), resolve_path),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,9 @@ from agentguard.telemetry.settings import Settings
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain where none is named, as for a guard in memory."""
 
+DIRECTORY_SECONDS: Final = 60.0
+"""The default of ``directory_seconds``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -41,8 +44,23 @@ class Config:
     passphrase_file: Path | None
     policy: PolicyConfig | None
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    role_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """``[roles]``: the scopes that each role allows."""
+
     principals: Mapping[str, PrincipalConfig] | None = None
-    """None without ``[principals]``: then anybody may delegate what the program names."""
+    """None without ``[principals]``."""
+
+    principals_function: str | None = None
+    """``principals`` as ``package.module:callable``, from a principal to roles or None.
+
+    Without both, anybody may delegate what the program names.
+    """
+
+    owners_function: str | None = None
+    """``owners`` as ``package.module:callable``, from an agent's name to a principal or None."""
+
+    directory_seconds: float = DIRECTORY_SECONDS
+    """How long an answer of these functions is kept."""
 
     delegatees: Mapping[str, frozenset[str]] | None = None
     """``[delegation]``: the agents to which each agent may delegate; None without that table."""
@@ -76,16 +94,21 @@ class Config:
         """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
         return delegators_of(agent, self.delegatees)
 
-    def delegable_scope(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
+    def delegable_scope(
+        self,
+        subject: str,
+        scope: Iterable[str] | None,
+        principal_of: Callable[[str], PrincipalConfig | None],
+    ) -> tuple[str, ...]:
         """Return the scope that ``subject`` delegates, if the subject's roles allow that scope.
 
-        ``scope`` None stands for all that the roles allow. Raises ``DelegationError``:
-        ``principal.malformed``, ``principal.unknown`` for a subject that ``[principals]`` does not
-        list, ``scope.malformed``, ``scope.exceeded`` for more than the roles allow, or for all of
-        it where the roles allow nothing.
+        ``scope`` None stands for all that the roles allow; ``principal_of`` returns the roles of a
+        principal, None for an unknown one. Raises ``DelegationError``: ``principal.malformed``,
+        ``principal.unknown``, ``scope.malformed``, ``scope.exceeded`` for more than the roles
+        allow, or for all of it where the roles allow nothing.
         """
         require_principal(subject, "principal", DelegationError)
-        if self.principals is None:
+        if self.principals is None and self.principals_function is None:
             if scope is None:
                 message = (
                     f"say which scope {subject} lends: {self.source} has no [principals] whose "
@@ -93,15 +116,9 @@ class Config:
                 )
                 raise DelegationError(message, code="scope.malformed")
             return grant.parse_scopes(scope)
-        principal = self.principals.get(subject)
+        principal = principal_of(subject)
         if principal is None:
-            candidate = closest_name(subject, self.principals)
-            advice = f"is {candidate} meant? Else add" if candidate else "add"
-            message = (
-                f"{subject} lends nothing, for {self.source} does not list this principal: "
-                f'{advice} [principals."{subject}"] with the roles that say what may be lent'
-            )
-            raise DelegationError(message, code="principal.unknown")
+            raise self._unknown(subject)
         request = grant.parse_scopes(principal.scope if scope is None else scope)
         excess = [name for name in request if name not in principal.scope]
         if excess or (scope is None and not request):
@@ -111,6 +128,18 @@ class Config:
             )
             raise DelegationError(message, code="scope.exceeded")
         return request
+
+    def _unknown(self, subject: str) -> DelegationError:
+        if self.principals is None:
+            message = f"{subject} lends nothing: {self.principals_function} knows no such principal"
+            return DelegationError(message, code="principal.unknown")
+        candidate = closest_name(subject, self.principals)
+        advice = f"is {candidate} meant? Else add" if candidate else "add"
+        message = (
+            f"{subject} lends nothing, for {self.source} does not list this principal: "
+            f'{advice} [principals."{subject}"] with the roles that say what may be lent'
+        )
+        return DelegationError(message, code="principal.unknown")
 
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would show a redacted argument.

@@ -56,6 +56,10 @@ class Table:
             raise self.mistake(key, "a string without U+0000")
         return value
 
+    def is_text(self, key: str) -> bool:
+        """Return whether the value of a key that may be of several types is a string."""
+        return isinstance(self._members.get(key), str)
+
     def allow(self, key: str) -> None:
         """Allow a key that is read elsewhere."""
         self._keys.add(key)
