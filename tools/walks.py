@@ -68,7 +68,7 @@ approval := {"reason": "a large payment", "approvers": ["bob"]} if not is_small
 class Walk:
     """The files that a walk enters, and which room calls which.
 
-    A file is named as in ``flow/line``, relative to the package and without its suffix.
+    A file is named as in ``flow/prepare``, relative to the package and without its suffix.
     """
 
     files: set[str] = field(default_factory=set)

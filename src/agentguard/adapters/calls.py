@@ -92,12 +92,12 @@ def configure_tool(agent: Agent, spec: ToolSpec) -> ToolSpec:
     Raises ``ConfigError`` for a tool whose own name is the alias of another tool, and where the
     tool's resource names an argument that ``[redact]`` redacts.
     """
-    return caller_of(agent).runtime.configure_tool(spec)
+    return caller_of(agent).runtime.tools.configure(spec)
 
 
 def check_tool_names(agent: Agent) -> None:
     """Log the names in ``[tools]`` that look misspelt; call this once all tools are configured."""
-    caller_of(agent).runtime.check_tool_names()
+    caller_of(agent).runtime.tools.check_names()
 
 
 def run_store(agent: Agent) -> RunStore:
@@ -105,4 +105,6 @@ def run_store(agent: Agent) -> RunStore:
 
     Raises ``Denied`` where the guard is closed.
     """
-    return caller_of(agent).instance().ports.runs
+    caller = caller_of(agent)
+    caller.instance()  # a forked process opens its store with its first instance
+    return caller.runtime.process.runs

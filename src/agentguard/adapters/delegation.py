@@ -30,7 +30,7 @@ def require_delegator(agent: Agent, delegator: Agent) -> None:
 
     The code is ``delegation.delegatee``; the configuration's table ``[delegation]`` decides.
     """
-    caller_of(agent).runtime.require_delegator(delegator.name)
+    caller_of(agent).runtime.config.require_delegator(delegator.name)
 
 
 def take_over(agent: Agent, delegator: Agent) -> None:

@@ -17,7 +17,8 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.decision import Decision
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.decide import Ruling
-from agentguard.flow.effects import Do, Effect, Ports
+from agentguard.flow.effects import Do, Effect
+from agentguard.flow.ports import Ports
 
 _LOGGER = logging.getLogger("agentguard")
 

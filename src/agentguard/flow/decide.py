@@ -25,7 +25,8 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.effects import Do, Effect, Evaluate, Ports
+from agentguard.flow.effects import Do, Effect, Evaluate
+from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
-from agentguard.flow.effects import CallListener, Do, Effect, Enqueue, Evaluate, LookUp, Run
+from agentguard.flow.effects import Do, Effect, Enqueue, Evaluate, LookUp, Run
+from agentguard.flow.listener import CallListener
 
 T = TypeVar("T")
 

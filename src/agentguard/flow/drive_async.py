@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentguard.flow.drive import Executors, Flow, perform, require_value, running
-from agentguard.flow.effects import CallListener, Do, Effect, Evaluate, LookUp, Run
+from agentguard.flow.effects import Do, Effect, Evaluate, LookUp, Run
+from agentguard.flow.listener import CallListener
 
 T = TypeVar("T")
 

@@ -1,11 +1,18 @@
 """The steps of one guarded call, as one generator that both drivers run.
 
-The numbers in the comments are the steps of architecture.md. The generator does no I/O: what
-may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect.
-The drivers (``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and
-send the result back or throw the exception in. The details of each step are in ``prepare.py``,
+The numbers in the comments are the steps of architecture.md. The generator yields what may wait for
+long or run somebody else's code (facts, the engine, the log, the tool) as an effect. The drivers
+(``drive.py``: synchronous, ``drive_async.py``: asynchronous) carry the effect out, and send the
+result back or throw the exception in. The details of each step are in ``prepare.py``,
 ``decide.py``, ``consume.py`` and ``attempt.py``. ``Ports`` holds the engine, the log and whatever
 else the steps use.
+
+The modules of the flow import nothing that does I/O. Five calls on the values that they are given
+are no effects, because each takes microseconds and happens in every call: the clock, the random
+bytes, the signature, the check of revocations (``Revocations.refusal``) and the check for a request
+(``Approvals.has``). On a state directory these two checks ask for the status of a file. After a
+change of that file, ``Revocations.refusal`` also reads the file and verifies the signature (ADR
+0008).
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.
@@ -16,29 +23,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final
 
-from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.entry import Receipt
 from agentguard.audit.records import Record
 from agentguard.call.decision import Decision, Denied
-from agentguard.call.invocation import Invocation, statement
-from agentguard.call.options import CallOptions
+from agentguard.call.invocation import statement
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.flow import endings, log_entries
 from agentguard.flow.attempt import Attempt
 from agentguard.flow.consume import confirm, consume, give_up, remove_request
 from agentguard.flow.decide import Ruling, rule
-from agentguard.flow.effects import (
-    Actor,
-    CallListener,
-    DelegationSource,
-    Do,
-    Effect,
-    LoggedInvocation,
-    NotRun,
-    Ports,
-    Run,
-)
-from agentguard.flow.prepare import PreparedCall, prepare
+from agentguard.flow.effects import Do, Effect, NotRun, Run
+from agentguard.flow.listener import LoggedInvocation
+from agentguard.flow.prepare import CallInput, PreparedCall, prepare
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -49,15 +45,7 @@ _FINAL_FOR_THE_REQUEST: Final = frozenset(
 """Reason codes of the refusals after which nobody needs the request for an approval any more."""
 
 
-def evaluate(
-    actor: Actor,
-    ports: Ports,
-    invocation: Invocation,
-    listener: CallListener,
-    delegation_source: DelegationSource | None,
-    options: CallOptions,
-    nested_calls: NestedCalls,
-) -> Generator[Effect, Any, Decision]:
+def evaluate(call: CallInput) -> Generator[Effect, Any, Decision]:
     """Return the decision that the call would get; the call is not signed, logged or counted.
 
     The function takes the steps 1, 2, 3, 5 and, of step 6, the approval, which is not used up. They
@@ -65,33 +53,24 @@ def evaluate(
     recorded, and a call that needs an approval leaves a request, for which the function raises
     ``ApprovalPending``.
     """
-    prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)
-    attempt = Attempt(prepared, nested_calls, options)
+    prepared = yield from prepare(call)
+    attempt = Attempt(prepared, call.nested_calls, call.options)
     yield from attempt.look_up()
-    ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)
+    ruling = yield from rule(attempt.prepared, call.nested_calls, attempt.journal_entry)
     if ruling.interrupt is not None:
         raise ruling.interrupt
     return ruling.decision if ruling.enforced else Decision.observation(ruling.decision)
 
 
-def guarded_call(
-    actor: Actor,
-    ports: Ports,
-    invocation: Invocation,
-    listener: CallListener,
-    delegation_source: DelegationSource | None,
-    options: CallOptions,
-    nested_calls: NestedCalls,
-) -> Generator[Effect, Any, Any]:
+def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
-    ``delegation_source`` is the delegation in force, None for none; ``options`` is what the adapter
-    says of the call. A call that hands work over to an agent (``nested_calls.hands_over``, or
-    ``options.reentrant``) is not final while a call inside waits for an approval: the framework may
-    make the outer call again. An exception of the tool is recorded, and raised again.
+    A call that hands work over to an agent (``nested_calls.hands_over``, or ``options.reentrant``)
+    is not final while a call inside waits for an approval: the framework may make the outer call
+    again. An exception of the tool is recorded, and raised again.
     """
-    prepared = yield from prepare(actor, ports, invocation, delegation_source, listener)  # 1, 2, 3
-    attempt = Attempt(prepared, nested_calls, options)
+    prepared = yield from prepare(call)  # 1, 2, 3
+    attempt = Attempt(prepared, call.nested_calls, call.options)
     yield from _authorize(attempt)  # 4 to 7
     if attempt.journal_entry is not None:
         yield from attempt.close(endings.REPLAYED)
@@ -103,7 +82,7 @@ def guarded_call(
         raise Denied(refusal)
     attempt.start()
     try:
-        result = yield Run(attempt.invocation_id, prepared.authority, nested_calls)  # 8
+        result = yield Run(attempt.invocation_id, prepared.authority, call.nested_calls)  # 8
     except NotRun as not_run:
         refusal = yield from give_up(attempt, not_run.refusal)
         yield from attempt.close(endings.NOT_RUN)

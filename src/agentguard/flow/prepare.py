@@ -14,23 +14,19 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import request_key
 from agentguard.approvals.store import StoredRequest
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
+from agentguard.call.options import CallOptions
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
 from agentguard.errors import AgentguardError, ArgumentsError
-from agentguard.flow.effects import (
-    Actor,
-    Authority,
-    CallListener,
-    DelegationSource,
-    Do,
-    Effect,
-    LookUp,
-    Ports,
-)
+from agentguard.flow.authority import Actor, Authority, DelegationSource
+from agentguard.flow.effects import Do, Effect, LookUp
+from agentguard.flow.listener import CallListener
+from agentguard.flow.ports import Ports
 from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16
@@ -41,6 +37,22 @@ MAX_TASK_ID: Final = 1024
 
 MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
+
+
+class CallInput(NamedTuple):
+    """What the steps of a call begin with.
+
+    ``delegation_source`` is the delegation in force, None for none. ``options`` is what the adapter
+    says of the call. ``nested_calls`` keeps account of the guarded calls that the tool makes.
+    """
+
+    actor: Actor
+    ports: Ports
+    invocation: Invocation
+    listener: CallListener
+    delegation_source: DelegationSource | None
+    options: CallOptions
+    nested_calls: NestedCalls
 
 
 class PreparedCall(NamedTuple):
@@ -77,14 +89,9 @@ class _Place(NamedTuple):
     task_id: str | None
 
 
-def prepare(
-    actor: Actor,
-    ports: Ports,
-    invocation: Invocation,
-    delegation_source: DelegationSource | None,
-    listener: CallListener,
-) -> Generator[Effect, Any, PreparedCall]:
+def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
     """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal."""
+    actor, ports, invocation, listener = call.actor, call.ports, call.invocation, call.listener
     now, refusal = effective_time(ports)
     refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
     salt, invocation_id, refusal = _entropy(ports, refusal)
@@ -93,7 +100,7 @@ def prepare(
     if not actor.has_credential(now):  # 2
         failed = yield from _renew(actor, now)  # for a refused call, too: its refusal is signed
         refusal = refusal or failed
-    authority, failed = yield from _authority(actor, delegation_source, now)
+    authority, failed = yield from _authority(actor, call.delegation_source, now)
     refusal = refusal or failed or _require(actor, ports, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
     place, key, stored = _Place(call_site, resource, task_id), None, None

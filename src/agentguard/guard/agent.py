@@ -118,11 +118,11 @@ class Agent:
     @property
     def approvals(self) -> ApprovalInbox:
         """The inbox where requests for approvals are answered, as ``Guard.approvals``."""
-        return self._caller.runtime.approvals
+        return self._caller.runtime.process.inbox()
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up a stored delegation; raises as ``Guard.resume`` does."""
-        return self._caller.runtime.resume(stored)
+        return self._caller.runtime.delegations.resume(stored)
 
     def __repr__(self) -> str:
         runtime = self._caller.runtime

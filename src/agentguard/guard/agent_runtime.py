@@ -9,11 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 
-from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.call.tool import ToolSpec
-from agentguard.delegation.handle import Delegation, Holder
+from agentguard.delegation.handle import Holder
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.flow.drive import Executors
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.instance import Instance
 from agentguard.guard.process import Runtime
@@ -37,10 +34,10 @@ class AgentRuntime:
         delegations: Delegations,
         telemetry: Telemetry,
     ) -> None:
-        self._config = config
-        self._process = process
-        self._tools = tools
-        self._delegations = delegations
+        self.config = config
+        self.process = process
+        self.tools = tools
+        self.delegations = delegations
         self.telemetry = telemetry
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._instance: Instance | None = None
@@ -50,7 +47,7 @@ class AgentRuntime:
     @property
     def name(self) -> str:
         """The agent's name in the configuration."""
-        return self._config.profile.name
+        return self.config.profile.name
 
     @property
     def has_instance(self) -> bool:
@@ -65,10 +62,11 @@ class AgentRuntime:
     def _begun(self) -> Instance:
         with self._beginning:
             instance = self._instance or Instance(
-                self._config,
-                self._process.renewed_domain,
-                self._process.current_ports(),
+                self.config,
+                self.process.renewed_domain,
+                self.process.current_ports(),
                 self._holder,
+                self.process.directory.roles,
             )
             if self._instance is None:  # else a signal handler has made one meanwhile
                 self._instance = instance
@@ -82,32 +80,6 @@ class AgentRuntime:
         self._instance = None
         self._beginning = threading.RLock()
 
-    @property
-    def executors(self) -> Executors:
-        """The threads of the guard in this process."""
-        return self._process.executors
-
-    @property
-    def approvals(self) -> ApprovalInbox:
-        """The inbox where requests for approvals are answered."""
-        return self._process.inbox()
-
-    def require_delegator(self, name: str) -> None:
-        """Raise ``DelegationError`` unless the agent ``name`` may hand work on to this one."""
-        self._config.require_delegator(name)
-
     def next_call_id(self, tool: str) -> str:
         """Name the next call of ``tool`` by this agent in this process."""
         return f"{tool}#{next(self._ordinals[tool])}"
-
-    def resume(self, stored: bytes) -> Delegation:
-        """Take up a stored delegation; raises as ``Guard.resume`` does."""
-        return self._delegations.resume(stored)
-
-    def configure_tool(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` as the configuration has it; raises ``ConfigError``."""
-        return self._tools.configure(spec)
-
-    def check_tool_names(self) -> None:
-        """Log configured tools that look misspelt."""
-        self._tools.check_names()

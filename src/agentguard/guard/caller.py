@@ -17,8 +17,10 @@ from agentguard.delegation import context
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DelegationError
 from agentguard.flow import drive
-from agentguard.flow.effects import CallListener, NotRun
+from agentguard.flow.effects import NotRun
 from agentguard.flow.guarded_call import evaluate, guarded_call
+from agentguard.flow.listener import CallListener
+from agentguard.flow.prepare import CallInput
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.instance import Instance
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from agentguard.telemetry import AgentSpan
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 class Caller(NamedTuple):
@@ -50,7 +51,7 @@ class Caller(NamedTuple):
         """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
         instance = self.instance()
         listener = self.runtime.telemetry.call(instance.actor, invocation)
-        steps = self._begin(guarded_call, listener, instance, invocation, options)
+        steps = guarded_call(self._input(instance, invocation, listener, options))
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
     async def arun(
@@ -64,9 +65,9 @@ class Caller(NamedTuple):
 
         instance = await self._ainstance()
         listener = self.runtime.telemetry.call(instance.actor, invocation)
-        steps = self._begin(guarded_call, listener, instance, invocation, options)
+        steps = guarded_call(self._input(instance, invocation, listener, options))
         tool = unless_changed(invocation, function)
-        return await drive_async.arun(steps, tool, listener, self.runtime.executors)
+        return await drive_async.arun(steps, tool, listener, self.runtime.process.executors)
 
     def evaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
         """Return what the answer to a call would be (``agentguard.adapters.evaluate``)."""
@@ -75,7 +76,7 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = self._begin(evaluate, listener, instance, invocation, options)
+        steps = evaluate(self._input(instance, invocation, listener, options))
         return drive.run(steps, _no_tool, listener)
 
     async def aevaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
@@ -87,22 +88,26 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = self._begin(evaluate, listener, instance, invocation, options)
-        return await drive_async.arun(steps, _no_tool, listener, self.runtime.executors)
+        steps = evaluate(self._input(instance, invocation, listener, options))
+        return await drive_async.arun(steps, _no_tool, listener, self.runtime.process.executors)
 
-    def _begin(
+    def _input(
         self,
-        steps_of: Callable[..., drive.Flow[T]],
-        listener: CallListener,
         instance: Instance,
         invocation: Invocation,
+        listener: CallListener,
         options: CallOptions,
-    ) -> drive.Flow[T]:
-        """Begin the steps of a call, or of its evaluation, under the delegation in force."""
-        source = instance.delegation_source(self.delegation)
-        nested_calls = NestedCalls(context.nested_calls())
-        actor, ports = instance.actor, instance.ports
-        return steps_of(actor, ports, invocation, listener, source, options, nested_calls)
+    ) -> CallInput:
+        """Return what the steps of a call begin with, under the delegation in force."""
+        return CallInput(
+            actor=instance.actor,
+            ports=instance.ports,
+            invocation=invocation,
+            listener=listener,
+            delegation_source=instance.delegation_source(self.delegation),
+            options=options,
+            nested_calls=NestedCalls(context.nested_calls()),
+        )
 
     def span(
         self,
@@ -141,7 +146,7 @@ class Caller(NamedTuple):
         instance = self.instance()
         source = instance.delegation_source(self.delegation)
         try:
-            self.runtime.require_delegator(delegator)
+            self.runtime.config.require_delegator(delegator)
             if source is not None:
                 instance.access_token(source)
         except AgentguardError as error:

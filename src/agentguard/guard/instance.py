@@ -21,7 +21,8 @@ from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import DelegationError
-from agentguard.flow.effects import Actor, Authority, Ports
+from agentguard.flow.authority import Actor, Authority
+from agentguard.flow.ports import Ports
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
@@ -45,7 +46,8 @@ class Instance:
 
     ``domain`` returns the current trust domain. ``holder`` returns the key that signs the next hop
     of a chain that ends with this agent, and the key's credential. ``ports`` has the parts that the
-    agent's calls use. The methods may be called from any thread.
+    agent's calls use. ``roles_of`` returns a principal's roles for the policy's input, and may
+    raise ``AgentguardError``. The methods may be called from any thread.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Instance:
         domain: Callable[[], Domain],
         ports: Ports,
         holder: Callable[[datetime], Holder],
+        roles_of: Callable[[str], Sequence[str]],
     ) -> None:
         self.ports = ports
         self._profile = config.profile
@@ -61,6 +64,7 @@ class Instance:
         self._require_delegator = config.require_delegator
         self._domain = domain
         self._holder = holder
+        self._roles_of = roles_of
         # RLocks: a signal handler may make a call while this thread holds one
         self._credential_lock = threading.RLock()
         self._renew_at = 0
@@ -235,7 +239,7 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
-            description=_delegation_description(chain, self.ports.roles_of(chain.principal)),
+            description=_delegation_description(chain, self._roles_of(chain.principal)),
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
 
@@ -261,7 +265,7 @@ class _Acceptance(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The authority that one instance has from a delegation (``effects.DelegationSource``).
+    """The authority that one instance has from a delegation (``flow.authority.DelegationSource``).
 
     With an error in place of the delegation, every method raises the error.
     """

@@ -1,6 +1,6 @@
 """Opens what a guard needs in one process: the threads, the shard of the log, and the ports.
 
-The ports (``flow.effects.Ports``) are what each call uses: policy engine, log, clock, approvals,
+The ports (``flow.ports.Ports``) are what each call uses: policy engine, log, clock, approvals,
 journal and so on. Only ``Runtime`` makes ports. A process opens its ports when a call first needs
 them; a forked process opens new ports, with a new shard.
 ``Runtime`` also switches to a new key after the key that signs the log was rotated. Applications
@@ -25,12 +25,13 @@ from agentguard.approvals.inbox import ApprovalInbox, Store
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
+from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
-from agentguard.flow.effects import Ports
+from agentguard.flow.ports import Ports
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
@@ -53,8 +54,9 @@ class Runtime:
     """One guard's ports in this process, and the threads that calls need.
 
     ``domain`` is the trust domain as this process last opened the domain. ``requests`` is the store
-    of the requests for approvals, None before the first ports. ``executors`` are this process's
-    threads. The methods may be called from any thread.
+    of the requests for approvals, None before the first ports. ``runs`` is the store of the
+    adapters' records of runs. ``executors`` are this process's threads. The methods may be called
+    from any thread.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Runtime:
         self.requests: Store | None = None
         self._engine = engine
         self.domain = domain
+        self.runs: RunStore  # the process's first ports bring it
         self._closed = False
         self._ports: Ports | None = None
         self._log: ShardLog | None = None
@@ -130,13 +133,12 @@ class Runtime:
             revocations=domain.revocations(ledger),
             approvals=self.approval_store(domain, ledger),
             journal=domain.journal(ledger),
-            runs=domain.runs(),
             roster=settings.roster,
             trust_domain=settings.trust_domain,
             on_request=self._on_request,
             mode=settings.policy.mode if settings.policy is not None else "enforce",
-            roles_of=self.directory.roles,
         )
+        self.runs = domain.runs()
         at = timestamp(max(clock(), log.last_at))
         log.enqueue(records.config(settings.encoded, at=at))
         if settings.roster.can_answer:

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentguard.call.invocation import Invocation
-from agentguard.flow.effects import Actor, CallListener
+from agentguard.flow.authority import Actor
+from agentguard.flow.listener import CallListener
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
 from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings

@@ -1,6 +1,6 @@
 """The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in a host's span.
 
-The flow reports what happens to a call (``effects.CallListener``). Here each report becomes
+The flow reports what happens to a call (``flow.listener.CallListener``). Here each report becomes
 attributes, events and a status. Arguments and results are among them only where ``[telemetry]``
 says so, and the texts of errors never. Nothing here raises (see ``failing.fails_open``).
 """
@@ -24,7 +24,8 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation
-from agentguard.flow.effects import Actor, Authority, LoggedInvocation
+from agentguard.flow.authority import Actor, Authority
+from agentguard.flow.listener import LoggedInvocation
 from agentguard.signing.canonical import b64_encode
 from agentguard.telemetry import metrics, names, tracing
 from agentguard.telemetry.failing import fails_open
@@ -47,7 +48,7 @@ _STATUS: Final = {
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Listens to one call (``effects.CallListener``)."""
+    """Listens to one call (``flow.listener.CallListener``)."""
 
     _settings: Settings
     _trust_domain: str

@@ -6,7 +6,7 @@ import functools
 from types import MappingProxyType
 from typing import Any, Final
 
-from agentguard.flow.effects import Actor
+from agentguard.flow.authority import Actor
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.settings import Settings
 

@@ -111,7 +111,7 @@ class SilentSpan:
 
 
 class Silent:
-    """An ``effects.CallListener`` that does nothing, for a process without an SDK."""
+    """A ``CallListener`` that does nothing, for a process without an SDK."""
 
     def begin(self, *_event: object) -> str | None:
         """Return the current span, which may belong to another process, as a ``traceparent``."""

@@ -1,0 +1,55 @@
+"""The parts that the calls of a guard run on: the engine, the log, the clock and so on.
+
+``guard/process.py`` puts the parts together, once for each process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.roster import Roster
+from agentguard.approvals.store import Approvals
+from agentguard.audit.entry import Mode
+from agentguard.audit.log import AuditLog
+from agentguard.call.journal import Journal
+from agentguard.call.redaction import Redaction
+from agentguard.identity.revocation import Revocations
+from agentguard.policy.engine import Engine
+
+Clock = Callable[[], datetime]
+"""Returns the wall-clock time, aware and in UTC."""
+
+Entropy = Callable[[int], bytes]
+"""Returns that many random bytes, fit for keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The parts that every call of a guard runs on, in one process."""
+
+    engine: Engine
+    engine_name: Mapping[str, str]
+    log: AuditLog
+    revocations: Revocations
+    clock: Clock
+    entropy: Entropy
+    config_sha256: str
+    redactions: Mapping[str, tuple[Redaction, ...]]
+    """The parts of a call's data that are not kept, by the tool's name; ``*`` for every tool."""
+
+    approvals: Approvals
+    journal: Journal
+    roster: Roster
+    trust_domain: str
+    on_request: Callable[[ApprovalRequest], object] | None = None
+    """Called with each new request, once the request can be answered."""
+
+    mode: Mode = "enforce"
+    """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""
+
+    def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
+        """Return what the configuration redacts of a tool's calls."""
+        return self.redactions.get("*", ()) + self.redactions.get(tool, ())
