@@ -24,6 +24,8 @@ MAX_NOTE: Final = 1024
 """The longest note beside a verdict, in characters."""
 
 Verdict = Literal["approve", "reject"]
+"""How an approver answers a request."""
+
 Method = Literal["ed25519", "application"]
 
 _VERDICTS: Final[Mapping[str, Verdict]] = {verdict: verdict for verdict in get_args(Verdict)}
