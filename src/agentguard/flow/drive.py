@@ -36,6 +36,20 @@ class Executors(NamedTuple):
 Flow = Generator[Effect, Any, T]
 
 
+class Closed(BaseException):
+    """Stands in a flow for a ``GeneratorExit`` of foreign code.
+
+    A ``GeneratorExit`` that is thrown into a generator ends the generators inside, which then can't
+    record what the exception has interrupted. The driver raises the ``GeneratorExit`` itself once
+    the flow is over.
+    """
+
+
+# the log names the exception that was raised by its type
+Closed.__name__ = Closed.__qualname__ = GeneratorExit.__name__
+Closed.__module__ = GeneratorExit.__module__
+
+
 def run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
     """Drive ``flow`` to its end, return its result, and tell ``listener`` of the end.
 
@@ -52,11 +66,15 @@ def run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
 
 def _run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
     thrown: BaseException | None = None
+    closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
                 result = perform(effect, tool, listener)
+            except GeneratorExit as error:
+                closed = error
+                effect = flow.throw(Closed())
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 thrown = error
                 effect = flow.throw(error)
@@ -64,6 +82,8 @@ def _run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except Closed:
+        raise closed or GeneratorExit from None
     except RuntimeError as error:
         # the tool's own StopIteration, which a generator turns into a RuntimeError (PEP 479)
         if isinstance(thrown, StopIteration) and error.__cause__ is thrown:

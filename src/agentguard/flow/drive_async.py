@@ -16,7 +16,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from agentguard.flow.drive import Executors, Flow, perform, require_value, running
+from agentguard.flow.drive import Closed, Executors, Flow, perform, require_value, running
 from agentguard.flow.effects import Do, Effect, Evaluate, LookUp, Run
 from agentguard.flow.listener import CallListener
 
@@ -44,23 +44,21 @@ async def _run(
         effect = next(flow)
         while True:
             try:
-                result = await _perform(effect, tool, listener, executors)
-            except GeneratorExit as error:
-                # the coroutine is closed. The flow is told of a cancellation, since its generators
-                # would take a GeneratorExit for their own end; what the flow still does then does
-                # not wait
+                if closed is not None:  # a closed coroutine may not await anything
+                    result = perform(effect, tool, listener)
+                else:
+                    result = await _perform(effect, tool, listener, executors)
+            except GeneratorExit as error:  # foreign code has raised it, or the coroutine is closed
                 closed = error
-                effect = flow.throw(asyncio.CancelledError())
+                effect = flow.throw(Closed())
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-    except asyncio.CancelledError:
-        if closed is not None:
-            raise closed from None
-        raise
+    except Closed:
+        raise closed or GeneratorExit from None
 
 
 async def _perform(
