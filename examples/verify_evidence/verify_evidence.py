@@ -214,7 +214,7 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
     kid = entry["statement"]["signatures"][0]["keyid"]
     issuer = trusted(trust, "issuer", kid, entry["seconds"])
     _, digest, roster = statement(entry["statement"], "roster", issuer)
-    members = {name: roster[name] for name in ("approvers", "application")}
+    members = {name: roster[name] for name in ("approvers", "application", "application_roles")}
     named = (call["roster_sha256"], sha256(canonical(members)).hexdigest(), roster["trust_domain"])
     need(named == (digest, digest, trust["trust_domain"]), "another roster")
     need(entry["origin"] == call["origin"] and entry["index"] < call["index"], "a later roster")
@@ -228,7 +228,9 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
         name, jwk = keys[kids[0]] if kids else (None, None)
         vouched = roster["application"] is True
         _, of, said = statement(sealed, "approval", jwk, unsigned=vouched)
-        who = roster["approvers"][name] if name else {"principal": said["approver"], "roles": []}
+        roles = {*said["roles"]} & {*roster["application_roles"]}  # by the application's word
+        by_word = {"principal": said["approver"], "roles": roles}
+        who = roster["approvers"][name] if name else by_word
         method = (1, "ed25519") if name else (0, "application")
         need(method == (len(kids), said["method"]), "another method")
         need((of, said["approver"]) == (subject, who["principal"]), "an answer to another call")
@@ -243,12 +245,11 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
     need(len(to) == 1, "no answer, or answers to several requests")
     need(not allowed or call["requirements"], "nothing was asked for")
     for asked in call["requirements"] if allowed else ():
-        named_only = asked["approvers"] or asked["roles"] or asked["quorum"] > 1
         enough = {
             who["principal"]
             for name, who, _ in given
             if (asked["allow_self"] or who["principal"] not in requesters)
-            and (name or not named_only)
+            and (name or asked["roles"] or asked["quorum"] == 1)
             and (not asked["approvers"] or name in asked["approvers"])
             and (not asked["roles"] or {*asked["roles"]} & {*who["roles"]})
         }

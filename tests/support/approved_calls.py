@@ -55,10 +55,14 @@ class Place:
 
     def __init__(self, policy: Policy, **tables: Any) -> None:
         self.people = People()
-        tables = {"approvers": self.people.table(), **tables}
-        self.guard = Guard.ephemeral(policy, config=tables)
-        self.agent = self.guard.new_agent("coder")
+        self.policy, self.told = policy, ""
         self.ran: list[tuple[Any, ...]] = []
+        self.under({"approvers": self.people.table(), **tables})
+
+    def under(self, tables: Mapping[str, Any], **options: Any) -> Place:
+        """Have another guard, with these tables and these options of ``Guard.ephemeral``."""
+        self.guard = Guard.ephemeral(self.policy, config=tables, **options)
+        self.agent = self.guard.new_agent("coder")
 
         @self.guard.tool
         def merge(branch: str) -> str:
@@ -66,6 +70,7 @@ class Place:
             return f"merged {branch}"
 
         self.merge = merge
+        return self
 
     def ask(self, branch: str = "main") -> ApprovalRequest:
         with pytest.raises(ApprovalPending) as pending:

@@ -6,14 +6,14 @@ stands in docs/explanation/records.md, "Approval".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
 from agentguard.approvals.request import ApprovalRequest, canonical_id
 from agentguard.errors import ApprovalError, DecodeError, EncodeError, VerificationError
 from agentguard.identity.principal import is_principal, require_principal
 from agentguard.signing import dsse
-from agentguard.signing.canonical import is_integer
+from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
 
@@ -36,8 +36,10 @@ class Approval(NamedTuple):
     """The content of one answer to a request (docs/explanation/records.md, "Approval").
 
     ``approver`` is a principal, such as ``user:bob``. With the ``method`` ``ed25519`` the approver
-    has signed the answer; with ``application`` the embedding program vouches for the answer. Times
-    are seconds since the epoch. ``subject_sha256`` is the digest of the call (hex).
+    has signed the answer; with ``application`` the embedding program vouches for the answer.
+    ``roles`` are the approver's roles by the application's word, sorted; a signed answer has none,
+    because the roster has the roles of a signer. Times are seconds since the epoch.
+    ``subject_sha256`` is the digest of the call (hex).
     """
 
     approval_id: str
@@ -48,6 +50,7 @@ class Approval(NamedTuple):
     verdict: Verdict
     approver: str
     method: Method
+    roles: tuple[str, ...]
     not_before: int
     expires_at: int
     note: str
@@ -87,15 +90,16 @@ def seal_answer(
     approval_id: str,
     at: int,
     note: str = "",
+    roles: Iterable[str] = (),
     signer: Signer | None = None,
 ) -> Envelope:
     """Return the answer of the principal ``approver`` to a request, in an envelope.
 
     ``approval_id`` is 32 random hex digits. Without a ``signer`` the envelope is unsigned, and the
-    application vouches for the approver (``method: application``). The answer counts from ``at``
-    (seconds since the epoch) until the request expires. Raises ``ApprovalError``
-    (``principal.malformed``) for an approver that is no principal, and ``EncodeError``
-    (``approval.malformed``) for a note that is too long.
+    application vouches for the approver (``method: application``) and for the approver's ``roles``.
+    The answer counts from ``at`` (seconds since the epoch) until the request expires. Raises
+    ``ApprovalError`` (``principal.malformed``) for an approver that is no principal, and
+    ``EncodeError`` (``approval.malformed``) for a note that is too long.
     """
     require_principal(approver, "person", ApprovalError)
     if len(note) > MAX_NOTE:
@@ -109,6 +113,7 @@ def seal_answer(
         "verdict": verdict,
         "approver": approver,
         "method": "ed25519" if signer is not None else "application",
+        "roles": sorted(set(roles)),
         "not_before": at,
         "expires_at": request.expires_at,
         "note": note,
@@ -129,6 +134,7 @@ def read_answer(envelope: Envelope) -> Approval:
             "verdict": str(verdict),
             "approver": str(approver),
             "method": str(method),
+            "roles": [*roles],
             "not_before": not_before,
             "expires_at": expires_at,
             "note": str(note),
@@ -137,6 +143,7 @@ def read_answer(envelope: Envelope) -> Approval:
             not others
             and verdict in _VERDICTS
             and method in _METHODS
+            and _is_canonical(roles, method)
             and is_principal(approver)
             and is_integer(not_before)
             and is_integer(expires_at)
@@ -153,11 +160,18 @@ def read_answer(envelope: Envelope) -> Approval:
                 _VERDICTS[verdict],
                 approver,
                 _METHODS[method],
+                tuple(map(str, roles)),
                 not_before,
                 expires_at,
                 note,
             )
     raise _malformed()
+
+
+def _is_canonical(roles: Sequence[JSON], method: str) -> bool:
+    """Return whether these are sorted texts, each one once, and none of them in a signed answer."""
+    texts = [role for role in roles if isinstance(role, str)]
+    return sorted(set(texts)) == roles and (not roles or method == "application")
 
 
 def _malformed() -> DecodeError:

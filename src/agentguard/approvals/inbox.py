@@ -14,11 +14,13 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
+from agentguard.approvals.application import RolesFunction, application_roles
 from agentguard.approvals.quorum import missing_approvals, reason_not_counted
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.store import Approvals
-from agentguard.errors import AgentguardError, ApprovalError
+from agentguard.errors import AgentguardError, ApprovalError, VerificationError
+from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -47,10 +49,17 @@ class Store(Approvals, Protocol):
 class ApprovalInbox:
     """The requests that wait, and the answers to them."""
 
-    def __init__(self, store: Store, roster: Roster, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        roster: Roster,
+        clock: Callable[[], datetime],
+        roles: RolesFunction | None = None,
+    ) -> None:
         self._store = store
         self._roster = roster
         self._clock = clock
+        self._roles = roles
         self._keys: dict[str, str] = {}
 
     def pending(self) -> list[ApprovalRequest]:
@@ -172,25 +181,39 @@ class ApprovalInbox:
         """Answer for a principal whom this program has authenticated, without a signature.
 
         The answer counts only with ``[approvals] application = true``, and only for requirements
-        that name no approvers. ``principal`` is a name such as ``user:bob``. Raises as ``accept``,
-        and ``ApprovalError`` (``principal.malformed``).
+        that name no approvers. Where a requirement names roles, the principal needs one that the
+        configuration lists as ``application_roles``: ``[approvals] roles`` says which roles the
+        principal has, or else ``[approvers]``. ``principal`` is a name such as ``user:bob``.
+        Raises as ``accept``, and ``ApprovalError``: ``principal.malformed``, ``roles.failed``,
+        ``roles.malformed``, ``approval.unknown``. The request waits on after an error.
         """
-        return self.accept(request, self._answer(request, verdict, principal, note, None))
+        roles: tuple[str, ...] = ()
+        if self._roster.application and is_principal(principal):
+            roles = application_roles(self._roster, principal, self._roles)
+        return self._accept(request, self._answer(request, verdict, principal, note, None, roles))
 
     def accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
-        """Store an answer to a request, if the answer counts.
+        """Store a signed answer to a request, if the answer counts.
 
         Raises ``ApprovalError`` for an approver who may not approve this request
         (``approval.refused``), and for a request that does not wait, or differs from the one that
         waits (``request.unknown``, ``request.altered``); ``VerificationError`` or ``DecodeError``
-        (see ``Roster.verify``), or ``StorageError``.
+        (see ``Roster.verify``), or ``StorageError``. An unsigned answer is refused
+        (``approval.unsigned``): whoever writes the answer could name any principal, and the
+        application gives its word with ``vouch`` alone.
         """
+        if not envelope.signatures:
+            message = "the answer is not signed: an application answers with guard.approvals.vouch"
+            raise VerificationError(message, code="approval.unsigned")
+        return self._accept(request, envelope)
+
+    def _accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
         if self._key(request) is None:
             self._require_unaltered(request.request_id)
             message = f"the request {request.request_id} does not wait here any more"
             raise ApprovalError(message, code="request.unknown")
         answer = self._roster.verify(envelope, request, at=seconds(self._clock()))
-        _require_counts(request, answer)
+        self._require_counts(request, answer)
         self._store.answer(request, envelope)
         return answer
 
@@ -266,6 +289,7 @@ class ApprovalInbox:
         principal: str,
         note: str,
         signer: Signer | None,
+        roles: tuple[str, ...] = (),
     ) -> Envelope:
         return seal_answer(
             request,
@@ -274,7 +298,39 @@ class ApprovalInbox:
             approval_id=os.urandom(16).hex(),
             at=max(seconds(self._clock()), request.requested_at),
             note=note,
+            roles=roles,
             signer=signer,
+        )
+
+    def _require_counts(self, request: ApprovalRequest, answer: Answer) -> None:
+        """Raise ``ApprovalError`` for an answer that counts for no requirement.
+
+        Everybody on the roster may reject. Whoever asks for the call may do so as well, because a
+        rejection lets nothing run.
+        """
+        requesters = frozenset(request.requesters)
+        principal, verdict = answer.approval.approver, answer.approval.verdict
+        if verdict == "reject" and (
+            answer.approver is not None
+            or principal in requesters
+            or any(one.principal == principal for one in self._roster.approvers.values())
+        ):
+            return
+        reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
+        if all(reason is not None for reason in reasons):
+            what = "approval" if verdict == "approve" else "rejection"
+            advice = "" if answer.approver is not None else self._advice(request)
+            message = f"this {what} would not count: {reasons[0]}{advice}"
+            raise ApprovalError(message, code="approval.refused")
+
+    def _advice(self, request: ApprovalRequest) -> str:
+        """Return how the application's word could count for a role that a request asks for."""
+        asked = [role for one in request.requirements for role in one.roles]
+        if not asked or not set(asked).isdisjoint(self._roster.application_roles):
+            return ""
+        return (
+            "; the application's word counts for none of them: list the role in [approvals] "
+            "application_roles, or have the answer signed"
         )
 
 
@@ -285,20 +341,6 @@ def _is_rejected(answers: Sequence[Answer]) -> bool:
 def _missing(request: ApprovalRequest, answers: Sequence[Answer]) -> str | None:
     requesters = frozenset(request.requesters)
     return missing_approvals(request.requirements, answers, requesters=requesters)
-
-
-def _require_counts(request: ApprovalRequest, answer: Answer) -> None:
-    """Raise ``ApprovalError`` for an approval that counts for no requirement.
-
-    Every approver on the roster may reject.
-    """
-    if answer.approval.verdict == "reject":
-        return
-    requesters = frozenset(request.requesters)
-    reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
-    if all(reason is not None for reason in reasons):
-        message = f"this approval would not count: {reasons[0]}"
-        raise ApprovalError(message, code="approval.refused")
 
 
 def _in_seconds(timeout: timedelta | float) -> float:

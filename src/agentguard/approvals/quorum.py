@@ -50,14 +50,19 @@ def reason_not_counted(
     principal, approver = answer.approval.approver, answer.approver
     if principal in requesters and not requirement.allow_self:
         return f"{principal} asks for this call, or owns the agent: somebody else must approve"
-    if approver is None:
-        if requirement.approvers or requirement.roles or requirement.quorum > 1:
-            return "where approvers, roles or a quorum are asked for, an answer has to be signed"
-        return None
-    if requirement.approvers and approver.name not in requirement.approvers:
+    if approver is None and requirement.approvers:
+        return "where a policy names approvers, an answer has to be signed"
+    if approver is None and requirement.quorum > 1 and not requirement.roles:
+        return "where a policy asks for several people and no role, an answer has to be signed"
+    if (
+        approver is not None
+        and requirement.approvers
+        and approver.name not in requirement.approvers
+    ):
         return f"{approver.name} is none of {', '.join(requirement.approvers)}"
-    if requirement.roles and not set(requirement.roles) & set(approver.roles):
-        return f"{approver.name} has none of the roles {', '.join(requirement.roles)}"
+    if requirement.roles and not set(requirement.roles) & set(answer.roles):
+        name = principal if approver is None else approver.name
+        return f"{name} has none of the roles {', '.join(requirement.roles)}"
     return None
 
 

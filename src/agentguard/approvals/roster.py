@@ -25,7 +25,8 @@ from agentguard.signing.keys import PublicKey
 class Approver:
     """Somebody who may approve: a ``name`` on the roster, a principal, and the principal's keys.
 
-    Raises ``ConfigError`` (``principal.malformed``).
+    An approver without keys answers through the application alone. Raises ``ConfigError``
+    (``principal.malformed``).
     """
 
     name: str
@@ -48,12 +49,15 @@ class Approver:
 class Answer(NamedTuple):
     """A verified answer, with its envelope.
 
-    ``approver`` is None where the application alone vouches for the answer.
+    ``approver`` is None where the application alone vouches for the answer. ``roles`` are the roles
+    that count for the answer: the approver's on the roster, or by the application's word those that
+    the roster lists as ``application_roles``.
     """
 
     approval: Approval
     approver: Approver | None
     envelope: Envelope
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,14 @@ class Roster:
     """All approvers, by name.
 
     ``application`` is true where an unsigned answer counts: the embedding program vouches for the
-    answer, and the requirement names no approvers. Raises ``ConfigError`` where two approvers have
-    the same key, because a signature must identify one approver.
+    answer, and the requirement names no approvers. ``application_roles`` are the roles for which
+    the application's word counts. Raises ``ConfigError`` where two approvers have the same key,
+    because a signature must identify one approver.
     """
 
     approvers: Mapping[str, Approver] = field(default_factory=dict)
     application: bool = False
+    application_roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
@@ -92,18 +98,25 @@ class Roster:
         approvers: dict[str, JSON] = {
             name: approver.as_json() for name, approver in self.approvers.items()
         }
-        return {"approvers": approvers, "application": self.application}
+        return {
+            "approvers": approvers,
+            "application": self.application,
+            "application_roles": [*sorted(set(self.application_roles))],
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, JSON]) -> Roster:
         """Read what ``as_json`` has written; raises ``DecodeError`` (``roster.malformed``)."""
         match value:
-            case {"approvers": dict(approvers), "application": bool(application), **others} if (
-                not others
-            ):
+            case {
+                "approvers": dict(approvers),
+                "application": bool(application),
+                "application_roles": [*roles],
+                **others,
+            } if not others and all(isinstance(role, str) for role in roles):
                 try:
                     by_name = {name: _read_approver(name, one) for name, one in approvers.items()}
-                    return cls(by_name, application)
+                    return cls(by_name, application, tuple(map(str, roles)))
                 except (ConfigError, KeyMaterialError) as error:
                     raise _malformed() from error
         raise _malformed()
@@ -134,13 +147,19 @@ class Roster:
             if envelope.signatures:
                 message = "an answer that is the application's word is not signed"
                 raise VerificationError(message, code="approval.mismatch")
-            return Answer(approval, None, envelope)
+            roles = tuple(role for role in approval.roles if role in self.application_roles)
+            return Answer(approval, None, envelope, roles)
         approver, key = self._signer(envelope)
         envelope.verify(key)
         if approval.approver != approver.principal:
             message = f"{approver.name} of the roster answers as {approval.approver}"
             raise VerificationError(message, code="approval.mismatch")
-        return Answer(approval, approver, envelope)
+        return Answer(approval, approver, envelope, approver.roles)
+
+    def roles_of(self, principal: str) -> frozenset[str]:
+        """Return the roles that a principal has on the roster, under all names."""
+        people = [one for one in self.approvers.values() if one.principal == principal]
+        return frozenset(role for approver in people for role in approver.roles)
 
     def approver_of(self, key: PublicKey) -> Approver:
         """Return the approver who has ``key``.

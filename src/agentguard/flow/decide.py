@@ -334,7 +334,7 @@ def _approval(answers: Sequence[Answer]) -> Fragment:
             {
                 "approvers": sorted({approver.name for approver in approvers}),
                 "principals": sorted({answer.approval.approver for answer in answers}),
-                "roles": sorted({role for approver in approvers for role in approver.roles}),
+                "roles": sorted({role for answer in answers for role in answer.roles}),
             }
         )
     )

@@ -7,7 +7,6 @@ agents, each with a key of its own. ``flow/guarded_call.py`` has the steps of an
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -19,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from agentguard import telemetry
+from agentguard.approvals.application import RolesFunction
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.log import LogReader
 from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, guarded
 from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
@@ -39,6 +38,7 @@ from agentguard.errors import ConfigError
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
 from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.callbacks import Callbacks, OnRequest
 from agentguard.guard.caller import Caller
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.process import Runtime
@@ -51,13 +51,6 @@ from agentguard.storage import fork
 
 if TYPE_CHECKING:
     from agentguard.domain.report import Report
-
-OnRequest = Callable[[ApprovalRequest], object]
-"""Receives each new request for an approval. An exception of the function is logged, no more.
-
-The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
-call goes on when the function returns.
-"""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,14 +66,16 @@ class Guard:
     """
 
     def __init__(
-        self, settings: Config, engine: Engine, home: Domain, on_request: OnRequest | None = None
+        self,
+        settings: Config,
+        engine: Engine,
+        home: Domain,
+        on_request: OnRequest | None = None,
+        approver_roles: RolesFunction | None = None,
     ) -> None:
-        if on_request is None and settings.on_request is not None:
-            where = f"{settings.source}: approvals.on_request"
-            on_request = config.load_callable(settings.on_request, where)
-        _require_callback(on_request)
         self._settings = settings
-        self._runtime = Runtime(settings, engine, home, on_request)
+        callbacks = Callbacks.of(settings, on_request, approver_roles)
+        self._runtime = Runtime(settings, engine, home, callbacks)
         self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
@@ -112,6 +107,7 @@ class Guard:
         *,
         passphrase: bytes | Callable[[], bytes] | None = None,
         on_request: OnRequest | None = None,
+        approver_roles: RolesFunction | None = None,
     ) -> Self:
         """Open the durable guard that an ``agentguard.toml`` describes.
 
@@ -119,8 +115,10 @@ class Guard:
         ``AGENTGUARD_PASSPHRASE`` or ``[keys] passphrase_file``. A function is called again, from
         any thread, after a rotation of keys, and the guard does not keep the function's answer.
         ``on_request``, no coroutine function, receives each new request for an approval, once the
-        request can be answered. Raises ``ConfigError``, ``PolicyError``, ``KeyMaterialError``,
-        ``StorageError``, ``DecodeError`` or ``VerificationError``.
+        request can be answered. ``approver_roles``, no coroutine function, returns the roles of a
+        principal who answers through the application (``guard.approvals.vouch``); both functions
+        take the place of the configuration's. Raises ``ConfigError``, ``PolicyError``,
+        ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or ``VerificationError``.
         """
         source = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show the variables of a frame
@@ -132,7 +130,7 @@ class Guard:
         telemetry.follow(settings.telemetry)
         engine = open_engine(settings)
         home = domain.take_up(settings, source or partial(passphrase_of, settings))
-        return cls(settings, engine, home, on_request)
+        return cls(settings, engine, home, on_request, approver_roles)
 
     @classmethod
     def find(cls) -> Guard:
@@ -156,20 +154,21 @@ class Guard:
         *,
         config: Mapping[str, Any] | None = None,
         on_request: OnRequest | None = None,
+        approver_roles: RolesFunction | None = None,
     ) -> Self:
         """Make a guard in memory, for tests and notebooks.
 
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
         a ``Decision``. ``config`` holds the tables of an ``agentguard.toml``. If ``config`` has no
         ``agents`` table, the guard accepts any agent name, and each agent acts on its own
-        authority with every scope. ``open`` describes ``on_request``. Raises ``ConfigError`` or
-        ``PolicyError``.
+        authority with every scope. ``open`` describes ``on_request`` and ``approver_roles``.
+        Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = ephemeral.settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))
         home = ephemeral.domain(settings.trust_domain, now=process.clock())
-        return cls(settings, engine, home, on_request)
+        return cls(settings, engine, home, on_request, approver_roles)
 
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
@@ -381,13 +380,6 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"<Guard of {self.trust.trust_domain}>"
-
-
-def _require_callback(on_request: object) -> None:
-    """Raise ``ConfigError`` unless ``on_request`` is None or a plain function."""
-    if on_request is None or (callable(on_request) and not inspect.iscoroutinefunction(on_request)):
-        return
-    raise ConfigError(f"on_request: expected a function, no coroutine function, got {on_request!r}")
 
 
 def _after_fork() -> None:

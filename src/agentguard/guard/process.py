@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox, Store
-from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import RunStore
@@ -32,6 +30,7 @@ from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
+from agentguard.guard.callbacks import Callbacks
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
@@ -64,11 +63,11 @@ class Runtime:
         settings: Config,
         engine: Engine,
         domain: Domain,
-        on_request: Callable[[ApprovalRequest], object] | None,
+        callbacks: Callbacks,
     ) -> None:
         self._settings = settings
         self.directory = Directory(settings)
-        self._on_request = on_request
+        self._callbacks = callbacks
         self.requests: Store | None = None
         self._engine = engine
         self.domain = domain
@@ -135,7 +134,7 @@ class Runtime:
             journal=domain.journal(ledger),
             roster=settings.roster,
             trust_domain=settings.trust_domain,
-            on_request=self._on_request,
+            on_request=self._callbacks.on_request,
             mode=settings.policy.mode if settings.policy is not None else "enforce",
         )
         self.runs = domain.runs()
@@ -159,7 +158,8 @@ class Runtime:
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""
         self.current_ports()
-        return ApprovalInbox(self.approval_store(self.domain), self._settings.roster, clock)
+        store, roster = self.approval_store(self.domain), self._settings.roster
+        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles)
 
     def _require_open(self) -> None:
         if self._closed:

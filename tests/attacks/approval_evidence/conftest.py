@@ -43,6 +43,7 @@ def asked(made):
         vouched: str | None = None,
         asks_for: str | None = "user:alice",
         owner: str = "user:olga",
+        by_word: Sequence[str] = (),
     ) -> Insider:
         people = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PRINCIPALS}
         people["mallory"] = Ed25519Signer.from_seed(os.urandom(32))
@@ -56,7 +57,7 @@ def asked(made):
                 for name, principal in PRINCIPALS.items()
             },
             "agents": {"coder": {"owner": owner, "authority": "own"}},
-            "approvals": {"application": vouched is not None},
+            "approvals": {"application": vouched is not None, "application_roles": [*by_word]},
         }
         decision = Decision.require_approval(*(needed or (Requirement("a person"),)))
         with Guard.ephemeral(lambda _: decision, config=tables) as guard:

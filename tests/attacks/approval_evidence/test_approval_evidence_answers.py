@@ -353,7 +353,7 @@ def test_each_member_of_a_signed_answer_is_signed(two, number):
     answers = two.answers
     statement = json.loads(b64_decode(answers[number]["payload"]))
     paths = list(leaves(statement))
-    assert len(paths) == 14
+    assert len(paths) == 15
     for path in paths:
         spoilt_one = under_its_signature(answers[number], path)
         mixed = [spoilt_one if i == number else one for i, one in enumerate(answers)]

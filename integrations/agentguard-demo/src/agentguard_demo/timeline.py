@@ -171,7 +171,7 @@ class Timeline:
                     f"{approval.approver}"
                     if person is None
                     else (
-                        f"{approval.approver} ({', '.join(person.roles)}), signed with "
+                        f"{approval.approver} ({', '.join(answer.roles)}), signed with "
                         f"{answer.envelope.signatures[0][0]}"
                     )
                 )

@@ -130,7 +130,8 @@ def answers(request_answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
         approval = answer.approval
         approver = answer.approver
         if approver is None:
-            how = "by the application's word, unsigned"
+            roles = f" ({', '.join(answer.roles)})" if answer.roles else ""
+            how = f"by the application's word{roles}, unsigned"
         else:
             roles = f" ({', '.join(approver.roles)})" if approver.roles else ""
             key_id, _signature = answer.envelope.signatures[0]
@@ -150,7 +151,7 @@ def answer_json(answer: Answer) -> dict[str, JSON]:
         "verdict": approval.verdict,
         "approver": approval.approver,
         "name": approver.name if approver is not None else None,
-        "roles": list(approver.roles) if approver is not None else [],
+        "roles": list(answer.roles),
         "method": approval.method,
         "key": answer.envelope.signatures[0][0] if approver is not None else None,
         "not_before": approval.not_before,

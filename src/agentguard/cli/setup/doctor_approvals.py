@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
 from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.approvals.roster import Roster
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
 from agentguard.domain import config
@@ -71,9 +72,11 @@ def _roster(settings: Config) -> Iterator[Finding]:
         roles = f", in the roles {' '.join(approver.roles)}" if approver.roles else ", in no role"
         yield Finding("ok", f"approver {name}", f"{approver.principal}, with {keys}{roles}")
     if people.application:
+        roles = " ".join(sorted(people.application_roles))
+        for_roles = f", and in the roles {roles}" if roles else ""
         what = (
             "application = true: where the policy names nobody, the application approves without a "
-            "signature; remove application if people can sign"
+            f"signature{for_roles}; remove application if people can sign"
         )
         yield Finding("warn", "approvals", what)
 
@@ -88,27 +91,43 @@ def _unsatisfiable(settings: Config, requirements: _Requirements) -> Iterator[Fi
         )
         yield Finding("warn", "approvals", what)
         return
+    asks_application = settings.approver_roles is not None
     persons = {approver.principal for approver in people.approvers.values()}
-    if requirements.quorum > max(len(persons), 1):
+    if not asks_application and requirements.quorum > max(len(persons), 1):
         who = screen.count(len(persons), "person", "people")
         what = (
             f"the policy requires a quorum of {requirements.quorum}, and the roster has {who}: "
             "add [approvers.NAME]"
         )
         yield Finding("warn", "approvals", what)
-    roles = {role for approver in people.approvers.values() for role in approver.roles}
-    for role in sorted(requirements.roles - roles):
-        what = (
-            f"the policy requires the role {role}, which nobody on the roster has: add it to the "
-            "roles of an approver"
-        )
-        yield Finding("warn", "approvals", what)
+    for role in sorted(requirements.roles):
+        problem = _unmet_role(people, role, asks_application=asks_application)
+        if problem is not None:
+            yield Finding("warn", "approvals", problem)
     for name in sorted(requirements.approvers - people.approvers.keys()):
         what = (
             f"the policy requires the approver {name}, who is not on the roster: add "
             f"[approvers.{name}], or correct the name"
         )
         yield Finding("warn", "approvals", what)
+
+
+def _unmet_role(people: Roster, role: str, *, asks_application: bool) -> str | None:
+    """Return why no answer can meet a requirement of ``role``; None where one can."""
+    holders = [one for one in people.approvers.values() if role in one.roles]
+    by_word = role in people.application_roles
+    if any(one.keys for one in holders) or (by_word and (holders or asks_application)):
+        return None
+    if people.application and not by_word and (holders or asks_application):
+        return (
+            f"the policy requires the role {role}, which no click can meet: the application's word "
+            f'does not count for the role; add application_roles = ["{role}"] to [approvals], or '
+            "give somebody in this role a key"
+        )
+    return (
+        f"the policy requires the role {role}, which nobody on the roster has: add it to the "
+        "roles of an approver"
+    )
 
 
 def _owners(settings: Config) -> Iterator[Finding]:

@@ -10,7 +10,14 @@ from agentguard.signing.keys import PublicKey
 
 
 def read_roster(root: Table, approvals: Table) -> Roster:
-    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles."""
+    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles.
+
+    ``[approvals]`` says whether, and for which roles, the application's word counts.
+    """
+    application = approvals.boolean("application", default=False)
+    application_roles = approvals.texts("application_roles", ())
+    if application_roles and not application:
+        raise approvals.mistake("application_roles", "application = true beside it")
     people: dict[str, Approver] = {}
     for name, table in root.tables("approvers"):
         principal = table.principal("principal", table.text("principal", f"user:{name}"))
@@ -19,12 +26,16 @@ def read_roster(root: Table, approvals: Table) -> Roster:
             public_keys = tuple(PublicKey.from_openssh(key) for key in keys)
         except KeyMaterialError as error:
             raise ConfigError(f"{table.name('')}: {error}") from error
-        if not public_keys:
-            raise table.mistake("keys", "a list of lines as in a file id_ed25519.pub, at least one")
+        if not public_keys and not application:
+            expected = (
+                "a list of lines as in a file id_ed25519.pub, at least one (an approver without "
+                "keys answers through the application: [approvals] application = true)"
+            )
+            raise table.mistake("keys", expected)
         people[name] = Approver(name, principal, public_keys, tuple(table.texts("roles", ())))
         table.reject_unknown()
     try:
-        return Roster(people, approvals.boolean("application", default=False))
+        return Roster(people, application, application_roles)
     except ConfigError as error:
         raise ConfigError(f"{root.name('approvers')}: {error}") from error
 

@@ -110,6 +110,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         roster=read_roster(root, approvals),
         limits=read_limits(approvals),
         on_request=approvals.text("on_request", "") or None,
+        approver_roles=approvals.text("roles", "") or None,
         redactions=read_redactions(root.table("redact")),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),

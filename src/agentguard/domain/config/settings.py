@@ -77,6 +77,9 @@ class Config:
     on_request: str | None = None
     """The function, as ``package.module:callable``, that is called with each request."""
 
+    approver_roles: str | None = None
+    """The function, as ``package.module:callable``, that returns a principal's roles."""
+
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     telemetry: Settings = field(default_factory=Settings)
     encoded: bytes = b"{}"

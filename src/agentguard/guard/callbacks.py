@@ -1,0 +1,55 @@
+"""The functions of the application that a guard calls about approvals.
+
+``[approvals]`` names each function, or the program passes the function to ``Guard.open``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+from agentguard.approvals.application import RolesFunction
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.domain.config import Config, load_callable
+from agentguard.errors import ConfigError
+
+OnRequest = Callable[[ApprovalRequest], object]
+"""Receives each new request for an approval. An exception of the function is logged, no more.
+
+The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
+call goes on when the function returns.
+"""
+
+
+class Callbacks(NamedTuple):
+    """The functions of one guard, None for a function that the application does not have."""
+
+    on_request: OnRequest | None = None
+    approver_roles: RolesFunction | None = None
+
+    @classmethod
+    def of(
+        cls, settings: Config, on_request: OnRequest | None, approver_roles: RolesFunction | None
+    ) -> Self:
+        """Return the functions that the program passes, or else those of the configuration.
+
+        Raises ``ConfigError`` for a function that can't be imported, and for anything that is no
+        function or is a coroutine function.
+        """
+        source = f"{settings.source}: approvals"
+        roles = _function(approver_roles, settings.approver_roles, f"{source}.roles")
+        told = _function(on_request, settings.on_request, f"{source}.on_request")
+        _require_function("on_request", told)
+        _require_function("approver_roles", roles)
+        return cls(told, roles)
+
+
+def _function(given: Any, reference: str | None, where: str) -> Any:
+    return load_callable(reference, where) if given is None and reference is not None else given
+
+
+def _require_function(name: str, function: object) -> None:
+    if function is None or (callable(function) and not inspect.iscoroutinefunction(function)):
+        return
+    raise ConfigError(f"{name}: expected a function, no coroutine function, got {function!r}")
