@@ -342,6 +342,29 @@ def test_the_applications_word_is_a_warning(changed):
     )
 
 
+CLICKS = "[approvals]\napplication = true\n"
+ANN = '[approvers.ann]\nroles = ["manager"]\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "warned"),
+    [
+        ((CLICKS, ANN), "the role manager, which no click can meet"),
+        ((f'{CLICKS}roles = "os.path:split"',), "the role manager, which no click can meet"),
+        ((f'{CLICKS}application_roles = ["manager"]',), "the role manager, which nobody"),
+        ((f'{CLICKS}application_roles = ["manager"]', ANN), None),
+        ((f'{CLICKS}application_roles = ["manager"]\nroles = "os.path:split"',), None),
+        ((CLICKS, on_the_roster("ann", KEYS[0], 'roles = ["manager"]')), None),
+    ],
+)
+def test_a_role_that_no_click_can_meet(changed, tables, warned):
+    said = approvals_of(changed, ASKS % '"roles": ["manager"]', *tables)
+    found = [what for what, status in said.items() if status == "warn"]
+    assert any(what.startswith("application = true") for what in found)
+    assert len(found) == (1 if warned is None else 2)
+    assert warned is None or any(warned in what for what in found), said
+
+
 ASK = """
 from agentguard import ApprovalPending, Guard
 from agentguard.adapters import CallSite
