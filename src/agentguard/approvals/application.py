@@ -7,7 +7,6 @@ function the roster has the roles. Of these roles only those count that the conf
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 
@@ -17,44 +16,23 @@ from agentguard.errors import ApprovalError
 RolesFunction = Callable[[str], Iterable[str] | None]
 """Returns the roles of a principal as an approver; None for a principal who may not approve.
 
-The function is called once for each answer, and nothing keeps its result.
+The guard calls the function once for each answer, and keeps no result.
 """
 
-_LOGGER = logging.getLogger("agentguard")
+RoleLookUp = Callable[[str], AbstractSet[str] | None]
+"""A ``RolesFunction`` whose result is checked; raises ``ApprovalError`` (``roles.failed``)."""
 
 
 def application_roles(
-    roster: Roster, principal: str, function: RolesFunction | None
+    roster: Roster, principal: str, look_up: RoleLookUp | None
 ) -> tuple[str, ...]:
     """Return the roles of a principal for which the application's word counts, sorted.
 
-    Raises ``ApprovalError``: ``approval.unknown`` for a principal whom the ``function`` does not
-    know, ``roles.failed`` where the function raises, ``roles.malformed`` where the function returns
-    anything but a list, tuple or set of texts.
+    Raises as ``look_up``, and ``ApprovalError`` (``approval.unknown``) for a principal whom
+    ``look_up`` does not know.
     """
-    roles = roster.roles_of(principal) if function is None else _asked(function, principal)
-    return tuple(sorted(roles & set(roster.application_roles)))
-
-
-def _asked(function: RolesFunction, principal: str) -> AbstractSet[str]:
-    try:
-        roles = function(principal)
-    except Exception as error:
-        _LOGGER.exception("[approvals] roles failed: the answer of %s does not count", principal)
-        message = (
-            f"the roles of {principal} can't be found out ({type(error).__name__}): the function "
-            "of [approvals] roles failed, and the log of the program has the error"
-        )
-        raise ApprovalError(message, code="roles.failed") from error
+    roles = roster.roles_of(principal) if look_up is None else look_up(principal)
     if roles is None:
         message = f"{principal} is no approver, by the function of [approvals] roles"
         raise ApprovalError(message, code="approval.unknown")
-    if isinstance(roles, list | tuple | set | frozenset):
-        texts = [role for role in roles if isinstance(role, str)]
-        if len(texts) == len(roles):
-            return frozenset(texts)
-    message = (
-        f"the function of [approvals] roles returned {type(roles).__name__} for {principal}: "
-        "expected a list of texts, or None for somebody who may not approve"
-    )
-    raise ApprovalError(message, code="roles.malformed")
+    return tuple(sorted(roles & set(roster.application_roles)))

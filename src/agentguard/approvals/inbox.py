@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
-from agentguard.approvals.application import RolesFunction, application_roles
+from agentguard.approvals.application import RoleLookUp, application_roles
 from agentguard.approvals.quorum import missing_approvals, reason_not_counted
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
@@ -54,7 +54,7 @@ class ApprovalInbox:
         store: Store,
         roster: Roster,
         clock: Callable[[], datetime],
-        roles: RolesFunction | None = None,
+        roles: RoleLookUp | None = None,
     ) -> None:
         self._store = store
         self._roster = roster
@@ -185,7 +185,7 @@ class ApprovalInbox:
         configuration lists as ``application_roles``: ``[approvals] roles`` says which roles the
         principal has, or else ``[approvers]``. ``principal`` is a name such as ``user:bob``.
         Raises as ``accept``, and ``ApprovalError``: ``principal.malformed``, ``roles.failed``,
-        ``roles.malformed``, ``approval.unknown``. The request waits on after an error.
+        ``approval.unknown``. The request waits on after an error.
         """
         roles: tuple[str, ...] = ()
         if self._roster.application and is_principal(principal):

@@ -9,10 +9,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-from agentguard.approvals.application import RolesFunction
+from agentguard.approvals.application import RoleLookUp, RolesFunction
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.domain.config import Config, load_callable
-from agentguard.errors import ConfigError
+from agentguard.domain.directory import LookUp, read_roles
+from agentguard.errors import ApprovalError, ConfigError
 
 OnRequest = Callable[[ApprovalRequest], object]
 """Receives each new request for an approval. An exception of the function is logged, no more.
@@ -26,7 +27,7 @@ class Callbacks(NamedTuple):
     """The functions of one guard, None for a function that the application does not have."""
 
     on_request: OnRequest | None = None
-    approver_roles: RolesFunction | None = None
+    approver_roles: RoleLookUp | None = None
 
     @classmethod
     def of(
@@ -42,7 +43,16 @@ class Callbacks(NamedTuple):
         told = _function(on_request, settings.on_request, f"{source}.on_request")
         _require_function("on_request", told)
         _require_function("approver_roles", roles)
-        return cls(told, roles)
+        return cls(told, None if roles is None else _look_up(roles, f"{source}.roles"))
+
+
+def _look_up(function: RolesFunction, where: str) -> RoleLookUp:
+    """Return the look-up of roles that nothing keeps: a click is rare, and a role may end."""
+    return LookUp(function, _read, seconds=0, where=where, error=ApprovalError, code="roles.failed")
+
+
+def _read(roles: object) -> frozenset[str] | None:
+    return None if roles is None else frozenset(read_roles(roles))
 
 
 def _function(given: Any, reference: str | None, where: str) -> Any:
