@@ -300,7 +300,7 @@ def test_a_link_of_somebody_else_is_refused_where_all_make_links(folder):
     (shared / "link").symlink_to(folder / "real")
     Guard.open().close()
     os.chown(shared / "link", OTHERS, OTHERS, follow_symlinks=False)
-    assert f"see that you own it and {shared / 'link'}" in exposed(folder)
+    assert f"chown on the folder and {shared / 'link'}" in exposed(folder)
 
 
 SOURCES = [

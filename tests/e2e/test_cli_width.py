@@ -43,7 +43,7 @@ def test_rows_fit_a_narrow_terminal_and_words_stay_whole_where_they_fit(told, wi
         ("agents list", ["assistant", "authority", "instances", "files:read"]),
         ("agents show assistant", ["credential", uri]),
         ("audit show 8", [uri, digest, "read_file"]),
-        ("doctor", [digest, "assistant:", "~/.local/state/agentguard,"]),
+        ("doctor", [digest, "assistant:", "~/.local/state/agentguard"]),
         ("policy check", [f"{digest}"]),
     ):
         shown = told.run(*command.split(), env=narrow).stdout
