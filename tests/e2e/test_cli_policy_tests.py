@@ -196,7 +196,7 @@ allow if {
     [
         ("", "case: expected a list of cases"),
         ("case = 1", "case: expected a list of cases"),
-        ("x = ", "is not valid TOML"),
+        ("x = ", "is no TOML"),
         ("[[case]]\n", "case 1: name: expected a string"),
         ('[[case]]\nname = "x"\n', "case 'x': input.action: expected the name of a tool"),
         ('[[case]]\nname = "x"\ninput.action = "a"\n', "case 'x': expect: expected 'allow' or"),

@@ -161,7 +161,7 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ("", "policy", "a table with a path"),
+        ("", "policy", "a table [policy] with a path"),
         ("[policy]\n", "policy.path", "a string, found none"),
         (
             '[policy]\nurl = "http://o"\n',
@@ -250,9 +250,9 @@ def test_a_mistake_names_the_file_the_key_and_what_was_expected(written, text, k
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("= 5", "no TOML"),
-        ("a = 1\na = 2\n" + POLICY, "no TOML"),
-        (b"\xff\xfe", "no UTF-8"),
+        ("= 5", "not valid TOML"),
+        ("a = 1\na = 2\n" + POLICY, "not valid TOML"),
+        (b"\xff\xfe", "not UTF-8"),
         ("x = 2026-01-01\n" + POLICY, "can't be part of a configuration"),
         ("x = nan\n" + POLICY, "can't be part of a configuration"),
         ("x = 99999999999999999999\n" + POLICY, "can't be part of a configuration"),
