@@ -115,10 +115,13 @@ def test_a_name_that_no_call_has(changed, table, name, said):
             ["traces are sent to http://localhost:4318"],
         ),
         (
-            'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
+            (
+                'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\n'
+                "results = true\nreasons = true"
+            ),
             [
                 "traces and metrics are sent to http://t:4318, with the digests of people",
-                "results of calls",
+                "results, reasons of calls",
             ],
         ),
     ],

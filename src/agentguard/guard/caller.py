@@ -7,6 +7,7 @@ of a call stand in ``flow/guarded_call.py``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
 from agentguard.approvals.nested import NestedCalls
@@ -23,6 +24,7 @@ from agentguard.flow.listener import CallListener
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.instance import Instance
+from agentguard.telemetry import AgentRun
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -124,6 +126,22 @@ class Caller(NamedTuple):
         run = instance.describe_run(delegation or self.delegation)
         run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
         return self.runtime.telemetry.agent(instance.actor, run._replace(inside=inside))
+
+    def workflow_span(
+        self,
+        name: str,
+        *,
+        conversation: str | None,
+        delegation: Delegation | None,
+        paused: str | None,
+    ) -> AgentSpan:
+        """Begin the span ``invoke_workflow`` (``agentguard.adapters.workflow_span``)."""
+        current: object = delegation or self.delegation
+        with suppress(DelegationError):  # an ended delegation, with which each call is denied
+            current = current or context.in_force()
+        lent = current.chain if isinstance(current, Delegation) else None
+        run = None if lent is None else AgentRun(lent.principal, (), lent.root.task_id)
+        return self.runtime.telemetry.workflow(name, run, conversation, paused)
 
     def access_token(self) -> str:
         """Return the access token of the delegation in force; raises ``Denied``."""

@@ -146,7 +146,7 @@ def _telemetry(table: Table | None) -> Settings:
     endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
     if endpoint and not ENDPOINT.match(endpoint):
         raise table.mistake("endpoint", RECEIVER)
-    switches = ("metrics", "arguments", "results", "hash_users")
+    switches = ("metrics", "arguments", "results", "reasons", "hash_users")
     on = {name: table.boolean(name, default=False) for name in switches}
     table.reject_unknown()
     return Settings(True, endpoint, service, **on)  # noqa: FBT003  the table is present
