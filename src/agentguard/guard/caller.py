@@ -23,6 +23,7 @@ from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.listener import CallListener
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.denial_log import DenialListener
 from agentguard.guard.instance import Instance
 from agentguard.telemetry import AgentRun
 
@@ -51,8 +52,12 @@ class Caller(NamedTuple):
 
     def run(self, invocation: Invocation, function: Callable[[], R], options: CallOptions) -> R:
         """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
-        instance = self.instance()
-        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        try:
+            instance = self.instance()
+        except Denied as refused:
+            self.log_denial(invocation, refused.decision, options)
+            raise
+        listener = self._listener(instance, invocation, options)
         steps = guarded_call(self._input(instance, invocation, listener, options))
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
@@ -65,8 +70,12 @@ class Caller(NamedTuple):
         """Run ``function`` on the event loop; the async twin of ``run``."""
         from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
-        instance = await self._ainstance()
-        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        try:
+            instance = await self._ainstance()
+        except Denied as refused:
+            self.log_denial(invocation, refused.decision, options)
+            raise
+        listener = self._listener(instance, invocation, options)
         steps = guarded_call(self._input(instance, invocation, listener, options))
         tool = unless_changed(invocation, function)
         return await drive_async.arun(steps, tool, listener, self.runtime.process.executors)
@@ -92,6 +101,17 @@ class Caller(NamedTuple):
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
         steps = evaluate(self._input(instance, invocation, listener, options))
         return await drive_async.arun(steps, _no_tool, listener, self.runtime.process.executors)
+
+    def log_denial(self, invocation: Invocation, decision: Decision, options: CallOptions) -> None:
+        """Log a refusal that no step of the call made; such a refusal is not in the audit log."""
+        self.runtime.denials.log(invocation.tool.name, decision, options.remedies)
+
+    def _listener(
+        self, instance: Instance, invocation: Invocation, options: CallOptions
+    ) -> CallListener:
+        inner = self.runtime.telemetry.call(instance.actor, invocation)
+        tool, denials = invocation.tool.name, self.runtime.denials
+        return DenialListener(inner, denials, tool, options.remedies)
 
     def _input(
         self,
