@@ -23,6 +23,7 @@ MEMBERS = [
     "agent",
     "principal",
     "tool",
+    "resource",
     "decision",
     "enforced",
     "reason",
@@ -168,11 +169,14 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "principal",
         "credential",
         "delegation",
+        "inside",
+        "inside_call",
         "requirements",
         "approvals",
         "tool",
         "arguments",
         "input",
+        "facts",
         "resource",
         "task_id",
         "traceparent",
@@ -194,6 +198,8 @@ def test_show_tells_a_call_from_beginning_to_end(told):
     assert story["arguments"] == {"path": "README.md"}
     assert story["input"]["args"] == story["arguments"]
     assert story["resource"] == "file:README.md"
+    assert story["tool"]["origin"] == "__main__:read_file"
+    assert (story["inside"], story["facts"]) == (None, {"paths": {"path": "README.md"}})
     assert story["credential"]["type"] == "assistant"
     assert (story["decision"], story["code"], story["problems"]) == ("allow", "", [])
     assert story["engine"]["name"] == "rego"

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from agentguard.signing.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 
 def status_of(report: dict, check: str) -> set[str]:
@@ -87,7 +87,6 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
     ("table", "name", "said"),
     [
         ("[tools.read_fiel]", "tool read_fiel", "did you mean read_file?"),
-        ("[tools.merge]", "tool merge", "compare the name with the tool's"),
         (
             '[redact]\nread_fiel = ["/args/path"]',
             "redact read_fiel",
@@ -106,6 +105,13 @@ def test_a_name_that_no_call_has(changed, table, name, said):
     assert all(check["what"].endswith(f"matches no tool so far: {said}") for check in found)
 
 
+def test_a_tool_that_was_not_called_so_far_is_no_mistake(changed):
+    edit(changed, "# [tools.read_file]", "[tools.merge]")
+    (found,) = [c for c in changed.json("doctor")["checks"] if c["check"] == "tool merge"]
+    said = "the log has no call of it so far"
+    assert found == {"status": "ok", "check": "tool merge", "what": said}
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
@@ -115,13 +121,10 @@ def test_a_name_that_no_call_has(changed, table, name, said):
             ["traces are sent to http://localhost:4318"],
         ),
         (
-            (
-                'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\n'
-                "results = true\nreasons = true"
-            ),
+            'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
             [
                 "traces and metrics are sent to http://t:4318, with the digests of people",
-                "results, reasons of calls",
+                "results of calls",
             ],
         ),
     ],
@@ -295,7 +298,8 @@ ASKS = 'approval := {"reason": "r", %s} if input.action == "merge"'
 def test_the_roster_is_listed(changed):
     bob = on_the_roster("bob", KEYS[0], 'roles = ["release-manager"]')
     said = approvals_of(changed, ASKS % '"roles": ["release-manager"]', bob)
-    assert said["user:bob, with 1 key, in the roles release-manager"] == "ok"
+    fingerprint = PublicKey.from_openssh(KEYS[0]).fingerprint
+    assert said[f"user:bob, with 1 key, in the roles release-manager: {fingerprint}"] == "ok"
     assert "warn" not in said.values()
 
 

@@ -103,7 +103,10 @@ def test_check_doctor_and_a_guard_warn_of_what_may_be_a_mistake(project):
     assert said in shown.stderr
     warned = [c["what"] for c in project.json("doctor")["checks"] if c["status"] == "warn"]
     assert warned[0] == warning
-    assert ["can change as well" in one for one in warned] == [False, True]  # the anchor, in both
+    assert ["can be changed by whoever" in one for one in warned] == [
+        False,
+        True,
+    ]  # the anchor, in both
     logged = project.python(*opened)
     assert logged.returncode == 0
     assert logged.stderr.count(said) == 1
@@ -304,6 +307,6 @@ def test_a_url_is_sent_where_one_is_taken(project, command):
     refused = project.run("policy", *command)
     said = " ".join(refused.stderr.replace("| ", "").split())
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "only agentguard policy replay takes a URL" in said
+    assert "a URL is taken by agentguard policy replay" in said
     assert 'engine = "opa"' in said
     assert "--config FILE" in said

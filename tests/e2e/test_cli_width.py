@@ -38,7 +38,8 @@ def test_rows_fit_a_narrow_terminal_and_words_stay_whole_where_they_fit(told, wi
     uri = told.json("agents", "show", "assistant")["instances"][0]["agent"]
     digest = told.json("policy", "check")["policy_sha256"]
     for command, words in (
-        ("audit list", ["index", "kind", "decision", "outcome", "agent", "tool", "read_file"]),
+        ("audit list", ["index", "kind", "outcome", "agent", "principal", "itself"]),
+        ("audit list", ["decision", "tool", "resource", "read_file", "file:README.md"]),
         ("audit list", [r"evil[red]\x1b[31m\u202etool", "in_doubt", "interrupted"]),
         ("agents list", ["assistant", "authority", "instances", "files:read"]),
         ("agents show assistant", ["credential", uri]),

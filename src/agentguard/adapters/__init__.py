@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         check_tool_names,
         configure_tool,
         evaluate,
-        log_denial,
         next_call_id,
         run,
         run_store,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from agentguard.adapters.denial import denial_text
     from agentguard.adapters.framework_versions import require_supported
     from agentguard.adapters.results import ResultBudget
-    from agentguard.adapters.spans import agent_span, workflow_span
+    from agentguard.adapters.spans import agent_span
     from agentguard.approvals.answer import MAX_NOTE, Verdict
     from agentguard.approvals.nested import NestedCalls
     from agentguard.call.arguments import MAX_DEPTH, Arguments, FactoryMade, is_namedtuple
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
         fails_open,
         inside_span,
         is_tracing,
+        workflow_span,
     )
     from agentguard.visible import shortened_text, visible_json, visible_text
 
@@ -74,7 +74,6 @@ _NAMES = {
         "check_tool_names",
         "configure_tool",
         "evaluate",
-        "log_denial",
         "next_call_id",
         "run",
         "run_store",
@@ -89,7 +88,7 @@ _NAMES = {
     "adapters.denial": ("denial_text",),
     "adapters.framework_versions": ("require_supported",),
     "adapters.results": ("ResultBudget",),
-    "adapters.spans": ("agent_span", "workflow_span"),
+    "adapters.spans": ("agent_span",),
     "approvals.nested": ("NestedCalls",),
     "approvals.answer": ("MAX_NOTE", "Verdict"),
     "call.arguments": ("MAX_DEPTH", "Arguments", "FactoryMade", "is_namedtuple"),
@@ -117,6 +116,7 @@ _NAMES = {
         "fails_open",
         "inside_span",
         "is_tracing",
+        "workflow_span",
     ),
     "visible": ("shortened_text", "visible_json", "visible_text"),
 }
@@ -167,7 +167,6 @@ __all__ = [
     "is_inside_delegating_call",
     "is_namedtuple",
     "is_tracing",
-    "log_denial",
     "narrowed_here",
     "nested_calls",
     "next_call_id",

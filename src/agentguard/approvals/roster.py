@@ -169,7 +169,10 @@ class Roster:
         for approver in self.approvers.values():
             if key in approver.keys:
                 return approver
-        message = f"the key {key.thumbprint} is nobody's on the roster: see [approvers]"
+        message = (
+            f"the key {key.thumbprint} (ssh-keygen: {key.fingerprint}) is nobody's on the roster: "
+            "see [approvers]"
+        )
         raise VerificationError(message, code="approval.unknown")
 
     def _signer(self, envelope: Envelope) -> tuple[Approver, PublicKey]:

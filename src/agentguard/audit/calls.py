@@ -104,6 +104,18 @@ class Authorization(NamedTuple):
         return bool(self.envelope.signatures)
 
     @property
+    def inside(self) -> str | None:
+        """The id of the call whose tool made this call, by the agent's word; None without one."""
+        return _id_or_none(self.predicate, "inside")
+
+    @property
+    def origin(self) -> str | None:
+        """Where the tool comes from (``module:qualname``, ``mcp:<server>``); None if not said."""
+        tool = self.predicate.get("tool")
+        origin = tool.get("origin") if isinstance(tool, dict) else None
+        return origin if isinstance(origin, str) else None
+
+    @property
     def chain_sha256(self) -> str | None:
         """The digest of the chain of delegation; None on the agent's own authority."""
         digest = self.predicate.get("chain_sha256")
@@ -148,6 +160,7 @@ def read_authorization(entry: Entry) -> Authorization:
         raise _lacking("tool, decision, reasons or engine")
     for name in ("invocation_id", "task_id", "traceparent"):  # the columns of the search
         _text_or_none(predicate, name)
+    _id_or_none(predicate, "inside")
     return Authorization(
         envelope,
         canonical.sha256_hex(envelope.payload),

@@ -65,6 +65,8 @@ class Invocation:
     error in place of the arguments, as ``bind`` does. ``binding`` binds the arguments once more,
     just before the tool runs, to detect a change since the decision; None skips that.
 
+    ``inside`` is the id of the guarded call whose tool makes this call, None for no such call.
+
     ``refusal`` is a denial by the adapter itself, which is signed and recorded too: a person may
     have rejected the call in the framework's own dialogue. Raises ``ValueError`` for a refusal that
     does not deny, because the call would run without a decision of the policy.
@@ -76,6 +78,7 @@ class Invocation:
     task_id: str | None = None
     binding: Callable[[], Arguments] | None = None
     refusal: Decision | None = None
+    inside: str | None = None
 
     def __post_init__(self) -> None:
         if self.refusal is not None and self.refusal.outcome != "deny":

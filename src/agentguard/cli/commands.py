@@ -9,6 +9,7 @@ reading of a log (``cli/audit/history.py``) and the printing (``cli/terminal/scr
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
@@ -92,6 +93,16 @@ def main() -> None:
     except (AgentguardError, OSError) as error:
         _report(error)
         sys.exit(_FAILED)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write the rest of the output; a reader that went away, such as ``head``, is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what Python still has in its buffer then goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: AgentguardError | OSError) -> None:

@@ -18,7 +18,6 @@ from typing import Final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.errors import DelegationError, UnguardedCallError
-from agentguard.responsibility import CODES
 
 
 class Activation:
@@ -67,8 +66,8 @@ class Activation:
         """The delegation in force; raises ``DelegationError`` (``delegation.ended``)."""
         if self._delegation is _ENDED:
             message = (
-                "the delegation that was in force here has ended: "
-                f"{CODES['delegation.ended'].remedy}"
+                "the delegation that was in force here has ended: whatever outlives its block or "
+                "its call (a task, a generator) is given one with agent.under(delegation)"
             )
             raise DelegationError(message, code="delegation.ended")
         return self._delegation
@@ -174,6 +173,12 @@ def idempotency_key() -> str:
         message = "no guarded call is running here: call the tool with agent.call"
         raise UnguardedCallError(message)
     return running.invocation_id
+
+
+def running_call_id() -> str | None:
+    """Return the invocation's id of the guarded call in which this code runs, or None."""
+    running = _RUNNING.get()
+    return None if running is None else running.invocation_id
 
 
 def nested_calls() -> NestedCalls | None:

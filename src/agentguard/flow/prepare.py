@@ -27,7 +27,6 @@ from agentguard.flow.authority import Actor, Authority, DelegationSource
 from agentguard.flow.effects import Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
-from agentguard.responsibility import CODES
 from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16
@@ -147,19 +146,20 @@ def _predicate(
     salt: bytes,
 ) -> dict[str, Any]:
     """Return the predicate of the invocation's statement, but for its id, trace and time."""
-    head = ports.log.head
+    head, tool = ports.log.head, invocation.tool
     bound = arguments if isinstance(arguments, Arguments) else None
     return {
         "agent": actor.uri,
         "principal": authority.principal,
         "chain_sha256": authority.chain_sha256,
         "token_jti": authority.token_jti,
-        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
+        "tool": {"name": tool.name, "digest": tool.digest, "origin": tool.origin},
         "resource": place.resource,
         "arguments": commitment(salt, bound.encoded) if salt and bound is not None else None,
         "unbound": bound.unbound if bound is not None else (),
         "task_id": place.task_id,
         "call_site": place.call_site,
+        "inside": invocation.inside,
         "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
     }
 
@@ -232,8 +232,9 @@ def _authority(
         if actor.own is not None:
             return actor.own, None
         reason = (
-            f"agent {actor.name} acts only under a delegation, and none is in force: "
-            f"{CODES['delegation.missing'].remedy}"
+            f"agent {actor.name} acts only under a delegation, and none is in force: make the call "
+            "inside guard.delegate(...), or with agent.under(delegation); for an agent that acts "
+            'by itself, say authority = "own" in its configuration'
         )
         return actor.alone, Decision.refusal(reason, code="delegation.missing")
     try:

@@ -33,6 +33,7 @@ _OPENSSH: Final = re.compile(_BEGIN.rstrip() + b"(.*?)" + _END.strip(), re.DOTAL
 _MAGIC: Final = b"openssh-key-v1\0"
 
 _KEY_SIZE: Final = 32
+_SSH_NAME: Final = b"ssh-ed25519"
 _P: Final = 2**255 - 19
 _SIGN_BIT: Final = 1 << 255
 # The y coordinates of the eight points of small order (RFC 8032, 5.1). Under such a key one
@@ -142,6 +143,13 @@ class PublicKey:
         """The SHA-256 thumbprint (RFC 7638; RFC 8037, Appendix A.3), in base64url."""
         thumbprint: str = self._thumbprint  # type: ignore[attr-defined]  # a slot, not a field
         return thumbprint
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the key's OpenSSH form (RFC 4253, 6.6), as ``ssh-keygen -lf`` shows it."""
+        blob = b"".join(len(part).to_bytes(4, "big") + part for part in (_SSH_NAME, self.raw))
+        digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+        return f"SHA256:{digest}"
 
     def verify(self, signature: bytes, data: bytes) -> None:
         """Return if ``signature`` (64 bytes) is valid for ``data`` (RFC 8032, 5.1.7).

@@ -11,7 +11,7 @@ import orjson
 
 from agentguard import telemetry
 
-SERVICE: Final = "forge"
+SERVICE: Final = "agentguard-demo"
 SEARCHES: Final = (
     {"agentguard.policy.decision": "deny"},
     {"agentguard.approval.status": "approved"},

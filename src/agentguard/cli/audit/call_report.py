@@ -23,7 +23,14 @@ from agentguard.audit.calls import (
 )
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, parse_time
-from agentguard.audit.find import LocatedEntry, entries_of_call, find_delegation, find_roster
+from agentguard.audit.find import (
+    LocatedEntry,
+    LoggedCall,
+    entries_of_call,
+    find_call,
+    find_delegation,
+    find_roster,
+)
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.cli.audit import lookup, phrases
@@ -58,8 +65,9 @@ class CallReport:
 
     ``credential``, ``chain`` and ``head`` (the newest checkpoint of the shard) are None where they
     do not verify; ``chain`` is None also where the agent acted on its own authority.
-    ``attachments`` maps a role to the decoded data beside the log. ``problems`` lists the checks
-    that failed.
+    ``around`` is the call whose tool made this one, unverified; None where there is no such call,
+    or the log does not have it. ``attachments`` maps a role to the decoded data beside the log.
+    ``problems`` lists the checks that failed.
     """
 
     shard: int
@@ -74,6 +82,7 @@ class CallReport:
     resolution: AdminRecord | None = None
     erasure: AdminRecord | None = None
     head: Checkpoint | None = None
+    around: LoggedCall | None = None
     attachments: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -93,11 +102,14 @@ class CallReport:
             "principal": call.principal,
             "credential": _credential_json(self.credential),
             "delegation": _chain_json(self.chain),
+            "inside": call.inside,
+            "inside_call": _around_json(self.around),
             "requirements": members["requirements"],
             "approvals": [phrases.answer_json(answer) for answer in self.answers],
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
             "input": self.attachments.get("input"),
+            "facts": phrases.facts(self.attachments.get("input")),
             "resource": call.predicate.get("resource"),
             "task_id": call.predicate.get("task_id"),
             "traceparent": call.predicate.get("traceparent"),
@@ -162,6 +174,8 @@ class _ReportBuilder:
         if issued is not None:
             with self._problem("the approvals do not hold"):
                 report.answers = self._answers(issued)
+        if report.call.inside is not None:
+            report.around = find_call(self.reader, report.call.inside)
         if report.call.allowed:
             self._outcome()
         self._attach(report.index, report.call.commitments)
@@ -304,6 +318,13 @@ def _chain_json(chain: Chain | None) -> JSON:
         return None
     hops: list[JSON] = [hop.grant.claims() for hop in chain.hops]
     return {"sha256": chain.sha256, "members": list(chain.members), "hops": hops}
+
+
+def _around_json(around: LoggedCall | None) -> JSON:
+    if around is None:
+        return None
+    call, place = around.authorization, around.place
+    return {"agent": call.agent, "tool": call.tool, "shard": place.shard, "index": place.index}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

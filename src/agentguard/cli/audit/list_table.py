@@ -16,9 +16,19 @@ from agentguard.cli.audit import phrases
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.log_row import DAMAGED, Row
 from agentguard.cli.terminal import screen
-from agentguard.identity.credential import agent_alias
+from agentguard.identity.credential import agent_alias, agent_name
 
-COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
+COLUMNS: Final = (
+    "index",
+    "at",
+    "kind",
+    "decision",
+    "outcome",
+    "agent",
+    "principal",
+    "tool",
+    "resource",
+)
 """The names of the table's columns."""
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
@@ -33,7 +43,7 @@ class Table:
     A row that only repeats another row is hidden, such as an outcome, which is in the row of its
     call. A filter by kind, or ``every``, shows these rows too. ``several`` says that the log has
     several shards. ``acting`` holds the options for a command that writes to the log
-    (``location.config_option``).
+    (``location.acting``).
     """
 
     def __init__(self, selection: Filter, *, several: bool, every: bool, acting: str) -> None:
@@ -70,7 +80,9 @@ class Table:
             _decision(row),
             outcome,
             agent_alias(row.agent or "").removeprefix("agent:"),
+            _principal(row),
             row.tool or "",
+            row.resource or "",
         )
 
     def _note(self, row: Row) -> str | Text:
@@ -91,6 +103,12 @@ def _outcome(row: Row) -> str | Text:
     if row.kind == "resolution":
         return "ran" if row.resolved else "not ran"
     return screen.styled("resolved", "resolved")
+
+
+def _principal(row: Row) -> str:
+    """Name for whom an agent acts; ``itself`` for its own authority."""
+    own = row.agent is not None and row.principal == f"agent:{agent_name(row.agent)}"
+    return "itself" if own else row.principal or ""
 
 
 def _kind(row: Row) -> str | Text:

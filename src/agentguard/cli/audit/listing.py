@@ -47,8 +47,8 @@ def list_entries(
 
     They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
 
-    With --json, one object a line: index, shard, kind, at, agent, principal, tool, decision
-    (allow, deny, approval), enforced (false for a call that ran while the policy was only
+    With --json, one object a line: index, shard, kind, at, agent, principal, tool, resource,
+    decision (allow, deny, approval), enforced (false for a call that ran while the policy was only
     observed), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and
     nothing is known since). What a kind does not have is null.
     """
@@ -57,7 +57,7 @@ def list_entries(
     if json:
         _print_json(History(reader), selection, last or 0)
         return
-    several, acting = len(reader.shards()) > 1, location.config_option(where)
+    several, acting = len(reader.shards()) > 1, location.acting(where)
     table = Table(selection, several=several, every=every, acting=acting)
     _print_table(reader, selection, table, _SHOWN if last is None else last)
 

@@ -35,6 +35,7 @@ _MEMBERS: Final = (
     "agent",
     "principal",
     "tool",
+    "resource",
     "decision",
     "enforced",
     "reason",
@@ -62,6 +63,7 @@ class Row:
     agent: str | None = None
     principal: str | None = None
     tool: str | None = None
+    resource: str | None = None
     decision: str | None = None
     enforced: bool | None = None
     reason: str | None = None
@@ -164,6 +166,7 @@ def of_request(row: Row, parsed: Entry) -> Row:
                 agent=agent,
                 principal=principal,
                 tool=tool,
+                resource=_text(parsed.members["resource"]),
                 decision="approval",
                 reason="; ".join(reasons) or None,
                 about=approval_checks.summary_of_request(parsed),
@@ -247,5 +250,10 @@ def _named(row: Row, call: Authorization) -> Row:
         agent=call.agent,
         principal=call.principal,
         tool=call.tool,
+        resource=_text(call.predicate.get("resource")),
         invocation_id=call.invocation_id,
     )
+
+
+def _text(value: JSON) -> str | None:
+    return value if isinstance(value, str) else None

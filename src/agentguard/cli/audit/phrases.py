@@ -16,11 +16,13 @@ from rich.text import Text
 from agentguard.approvals.roster import Answer
 from agentguard.audit.calls import Authorization, Evaluation
 from agentguard.call.decision import Requirement
+from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import screen
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
 from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import PublicKey
 
 UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
 
@@ -52,6 +54,19 @@ def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
         yield "mode", screen.styled("warn", observed(call))
     for reason in call.reasons:
         yield "reason", reason
+
+
+def origin(call: Authorization) -> Iterator[tuple[str, str]]:
+    """Yield the row that says where the tool of a call comes from, if the call says so."""
+    if call.origin is not None:
+        yield "origin", call.origin
+
+
+def facts(document: JSON) -> dict[str, JSON]:
+    """Return what the policy saw beside the call itself: facts, attributes and paths, by name."""
+    if not isinstance(document, dict):
+        return {}
+    return {name: value for name, value in document.items() if name not in RESERVED}
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
@@ -134,17 +149,32 @@ def answers(request_answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
             how = f"by the application's word{roles}, unsigned"
         else:
             roles = f" ({', '.join(approver.roles)})" if approver.roles else ""
-            key_id, _signature = answer.envelope.signatures[0]
-            how = f"{approver.name} of the roster{roles}, signed with {key_id}"
+            how = f"{approver.name} of the roster{roles}, signed with {_signing_key(answer)}"
         at = moment(approval.not_before)
         note = f": {approval.note}" if approval.note else ""
         verdict = "approved by" if approval.verdict == "approve" else "rejected by"
         yield verdict, f"{approval.approver}, {how}, at {at}{note}"
 
 
+def key_text(key: PublicKey) -> str:
+    """Name a person's key in both spellings: ours, and that of ``ssh-keygen -lf``."""
+    return f"{key.thumbprint} (ssh-keygen: {key.fingerprint})"
+
+
+def _key_of(answer: Answer) -> PublicKey | None:
+    keys = answer.approver.keys if answer.approver is not None else ()
+    key_ids = {key_id for key_id, _signature in answer.envelope.signatures}
+    return next((key for key in keys if key.thumbprint in key_ids), None)
+
+
+def _signing_key(answer: Answer) -> str:
+    key = _key_of(answer)
+    return key_text(key) if key is not None else answer.envelope.signatures[0][0]
+
+
 def answer_json(answer: Answer) -> dict[str, JSON]:
     """Return the object that ``--json`` prints for an answer."""
-    approval, approver = answer.approval, answer.approver
+    approval, approver, key = answer.approval, answer.approver, _key_of(answer)
     return {
         "approval_id": approval.approval_id,
         "request_id": approval.request_id,
@@ -154,6 +184,7 @@ def answer_json(answer: Answer) -> dict[str, JSON]:
         "roles": list(answer.roles),
         "method": approval.method,
         "key": answer.envelope.signatures[0][0] if approver is not None else None,
+        "ssh_fingerprint": key.fingerprint if key is not None else None,
         "not_before": approval.not_before,
         "note": approval.note,
     }

@@ -14,6 +14,7 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
+from agentguard.approvals.roster import Roster
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
@@ -77,10 +78,7 @@ def show(
         _show_entry(log_entry, json=json)
         return
     calls = [log_entry] if log_entry is not None else lookup.of_trace(reader, trace or "")
-    reading, acting = (
-        location.log_options(config, state, anchor, trust),
-        location.config_option(log.location),
-    )
+    reading, acting = location.repeated(config, state, anchor, trust), location.acting(log.location)
     if not _show_calls(reader, calls, log.trust, _Options(reading, acting), json=json):
         raise typer.Exit(1)
 
@@ -124,7 +122,11 @@ def _show_entry(log_entry: LocatedEntry, *, json: bool) -> None:
     if json:
         screen.json_line({"shard": log_entry.shard, "index": log_entry.index, **members})
     else:
-        _draw_entry(members, {**_hop_rows(log_entry.entry), **_request_rows(log_entry.entry)})
+        _draw_entry(members, _rows_of(log_entry.entry))
+
+
+def _rows_of(parsed: Entry) -> dict[str, JSON]:
+    return {**_hop_rows(parsed), **_request_rows(parsed), **_roster_rows(parsed)}
 
 
 def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
@@ -189,6 +191,25 @@ def _request_rows(parsed: Entry) -> dict[str, JSON]:
     return {}
 
 
+def _roster_rows(parsed: Entry) -> dict[str, JSON]:
+    """Return a row for each approver of a roster; none where the roster can't be read."""
+    if parsed.kind != "roster":
+        return {}
+    with suppress(AgentguardError):
+        _key_id, statement = statements.read_statement(parsed)
+        members = {**statement.predicate}
+        domain = members.pop("trust_domain", None)
+        people = Roster.from_json(members)
+        rows: dict[str, JSON] = {"domain": domain}
+        for name, person in people.approvers.items():
+            roles = f", in the roles {' '.join(person.roles)}" if person.roles else ""
+            keys = ", ".join(map(phrases.key_text, person.keys))
+            rows[f"approver {name}"] = f"{person.principal}{roles}, with {keys}"
+        counts = "counts" if people.application else "does not count"
+        return {**rows, "application": f"its word without a signature {counts}"}
+    return {}
+
+
 def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
     """Print an entry that is not a call: ``rows`` if there are any, all members otherwise."""
     display = dict(members)
@@ -217,6 +238,18 @@ def _agent_rows(report: CallReport) -> Iterator[_SheetRow]:
     yield "for", f"{call.principal}, on its own authority" if own else call.principal
     if report.chain is not None:
         yield from phrases.delegation(report.chain)
+    if call.inside is not None:
+        yield "inside", _around(report, call.inside)
+
+
+def _around(report: CallReport, invocation_id: str) -> str:
+    """Name the call whose tool made this one, and whether work was handed on by it."""
+    if report.around is None:
+        return f"the call {invocation_id}, which is not in this log"
+    around, place = report.around.authorization, report.around.place
+    name = f"the call {invocation_id} of {around.tool} by {agent_alias(around.agent)}"
+    handed_on = ", which handed the work on" if around.agent != report.call.agent else ""
+    return f"{name} (entry {place.shard}/{place.index}){handed_on}"
 
 
 def _credential(credential: Credential) -> str:
@@ -236,6 +269,7 @@ def _credential(credential: Credential) -> str:
 def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
     members = report.call.predicate
     yield "tool", report.call.tool
+    yield from phrases.origin(report.call)
     if members.get("arguments") is None:
         yield "arguments", "could not be bound to the tool's parameters"
     else:
@@ -243,6 +277,9 @@ def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
     for name in ("resource", "task_id", "traceparent"):
         if members.get(name) is not None:
             yield name, str(members[name])
+    facts = phrases.facts(report.attachments.get("input"))
+    if facts:
+        yield "policy saw", screen.value(facts)
 
 
 def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:

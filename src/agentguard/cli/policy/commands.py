@@ -49,7 +49,8 @@ def check(
     """Load a policy as a guard does, and report its problems.
 
     Exit code 1 if the policy can't be used. Warns of a policy that allows unknown calls, of likely
-    mistakes in it, and of each member of its input that nothing declares.
+    mistakes in it, and of each member of its input that nothing declares, unless agentguard.toml
+    names a look-up of facts.
     """
     settings = source.chosen(path, query, config)
     try:
@@ -59,7 +60,8 @@ def check(
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
     warnings = [*warnings_of(engine), *source.astray(settings)]
-    undeclared = source.undeclared(settings, _attributes(config))
+    nearest = _nearest(config)
+    undeclared = source.undeclared(settings, source.declared(nearest) if nearest else ())
     if json:
         screen.json_line(
             {
@@ -78,7 +80,8 @@ def check(
     if unknown_call.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     observation = observation_warning(settings)
-    advice = [source.advice(name) for name in undeclared]
+    has_facts = nearest is not None and source.look_ups(nearest)
+    advice = [] if has_facts else [source.advice(name) for name in undeclared]
     for warning in (*warnings, *filter(None, [observation]), *advice):
         screen.warn(warning)
 
@@ -126,11 +129,12 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _attributes(config: Path | None) -> set[str]:
+def _nearest(config: Path | None) -> Config | None:
+    """Return the configuration; None without one, because a policy can be checked alone."""
     try:
-        return source.declared(location.load(config))
+        return location.load(config)
     except ConfigError:
-        return set()  # a policy can be checked without a configuration
+        return None
 
 
 def _document(document: Path) -> dict[str, canonical.JSON]:

@@ -188,6 +188,22 @@ def astray(settings: Config) -> list[str]:
     ]
 
 
+def look_ups(settings: Config) -> list[str]:
+    """Return the configured tools that have a look-up of facts, as ``TOOL (module:function)``."""
+    return [
+        f"{name} ({tool.facts})" for name, tool in settings.tools.items() if tool.facts is not None
+    ]
+
+
+def looked_up(names: Iterable[str], tools: Iterable[str]) -> str:
+    """Return the note on members of the input that look-ups of facts are expected to give."""
+    reads = ", ".join(f"input.{name}" for name in names)
+    return (
+        f"the policy reads {reads}, which must come from the look-up of facts of "
+        f"{' or '.join(tools)}: where it is missing, a deny rule that reads it does not fire"
+    )
+
+
 def advice(name: str) -> str:
     """Return the warning about a member of the input that nothing declares."""
     return (

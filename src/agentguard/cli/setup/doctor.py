@@ -18,11 +18,10 @@ import typer
 
 from agentguard import telemetry
 from agentguard.audit.calls import Evaluation
-from agentguard.audit.log import LogReader
 from agentguard.cli.audit import history, phrases
 from agentguard.cli.audit.verify_report import losses, unanchored, where
 from agentguard.cli.policy import source
-from agentguard.cli.setup import doctor_anchor, doctor_approvals, doctor_graph
+from agentguard.cli.setup import doctor_anchor, doctor_approvals, doctor_graph, doctor_tools
 from agentguard.cli.setup.doctor_graph import GraphTool
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import location, screen
@@ -31,7 +30,6 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
 from agentguard.domain.config.engine_loader import observation_warning, warnings_of
-from agentguard.domain.config.spelling import closest_name
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
@@ -145,7 +143,10 @@ def _inputs(settings: Config) -> Iterator[Finding]:
         return  # the check of the policy has reported the error
     for warning in warnings:
         yield Finding("warn", "policy", warning)
-    for name in names:
+    look_ups = source.look_ups(settings)
+    if names and look_ups:
+        yield Finding("ok", "policy", source.looked_up(names, look_ups))
+    for name in () if look_ups else names:
         yield Finding("warn", "policy", source.advice(name))
 
 
@@ -223,11 +224,10 @@ def _telemetry(settings: Config) -> Iterator[Finding]:
         # Without a [telemetry] table a guard opens even if this check fails.
         is_optional_failure = finding.status == "fail" and not telemetry_settings.present
         yield replace(finding, status="warn") if is_optional_failure else finding
-    kinds = ("arguments", "results", "reasons")
-    contents = [name for name in kinds if getattr(telemetry_settings, name)]
+    contents = [name for name in ("arguments", "results") if getattr(telemetry_settings, name)]
     if contents:
         what = (
-            f"{', '.join(contents)} of calls are in the spans, and whoever reads the traces can "
+            f"{' and '.join(contents)} of calls are in the spans, and whoever reads the traces can "
             "read them: set them to false in [telemetry] if that is not intended"
         )
         yield Finding("warn", "telemetry", what)
@@ -290,7 +290,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         reader = log.reader()
         with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, trust.document, anchor=anchor, progress=count)
-        called_tools = _called_tools(reader)
+        log_of_tools = doctor_tools.read(reader)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
         return
@@ -312,8 +312,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _restrictions(settings, trust.document, is_log_sound=report.ok)
     yield from doctor_approvals.requests(settings, trust.document)
-    yield from _tools(settings, called_tools)
-    yield from _scopes(settings, called_tools)
+    yield from doctor_tools.findings(settings, log_of_tools)
 
 
 def _restrictions(
@@ -339,61 +338,9 @@ def _restrictions(
             yield Finding("warn", f"principal {name}", what)
 
 
-def _called_tools(reader: LogReader) -> set[str]:
-    """Return the tools that were called, from columns that were verified with the entries."""
-    summaries = (stored.summary for shard in reader.shards() for stored in reader.stored(shard))
-    return {about.tool for about in summaries if about is not None and about.tool is not None}
-
-
 def _doubt(calls: Sequence[str]) -> str:
     count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
     more = " (audit verify names the others)" if len(calls) > 1 else ""
     return (
         f"{count} in doubt: find out whether the tool ran: agentguard audit show {calls[0]}{more}"
     )
-
-
-def _tools(settings: Config, called_tools: set[str]) -> Iterator[Finding]:
-    redacted_tools = settings.redactions.keys() - {"*"}
-    if not called_tools:
-        if settings.tools or redacted_tools:
-            what = "the log has no call yet, with which to compare the names of tools"
-            yield Finding("ok", "tools", what)
-        return
-    for name in settings.tools:
-        if name in called_tools:
-            yield Finding("ok", f"tool {name}", "the log has calls of it")
-        else:
-            yield Finding("warn", f"tool {name}", _unmatched(f"[tools.{name}]", name, called_tools))
-    names = called_tools | settings.tools.keys()
-    for name in sorted(redacted_tools - names):
-        what = _unmatched(f"{name} in [redact]", name, names)
-        yield Finding("warn", f"redact {name}", f"{what}; until then nothing of it is redacted")
-
-
-def _unmatched(where: str, name: str, names: set[str]) -> str:
-    tool = closest_name(name, sorted(names))
-    suggestion = f"did you mean {tool}?" if tool else "compare the name with the tool's"
-    return f"{where} matches no tool so far: {suggestion}"
-
-
-def _scopes(settings: Config, called_tools: set[str]) -> Iterator[Finding]:
-    """Compare the scopes that the configured tools require with the scopes of the agents."""
-    scopes = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
-    for name, tool in settings.tools.items():
-        for scope in sorted({*(tool.requires or ())} - scopes):
-            what = (
-                f"it requires {scope}, which no agent has: each call is denied (scope.exceeded); "
-                "add the scope to max_scope or a role of an agent"
-            )
-            yield Finding("warn", f"tool {name}", what)
-    delegation = ", and unless [delegation] limits it" if settings.delegatees is not None else ""
-    for name in sorted(called_tools):
-        table = settings.tools.get(name)
-        if table is None or not table.requires:
-            what = (
-                "the log has calls of it, and agentguard.toml has no requires for it: unless the "
-                f"code names a scope{delegation}, every agent may ask for it and only the policy "
-                f"decides; add requires to [tools.{name}]"
-            )
-            yield Finding("warn", f"tool {name}", what)

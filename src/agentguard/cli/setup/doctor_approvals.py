@@ -70,7 +70,9 @@ def _roster(settings: Config) -> Iterator[Finding]:
     for name, approver in people.approvers.items():
         keys = screen.count(len(approver.keys), "key", "keys")
         roles = f", in the roles {' '.join(approver.roles)}" if approver.roles else ", in no role"
-        yield Finding("ok", f"approver {name}", f"{approver.principal}, with {keys}{roles}")
+        shown = ", ".join(key.fingerprint for key in approver.keys)
+        what = f"{approver.principal}, with {keys}{roles}: {shown}"
+        yield Finding("ok", f"approver {name}", what)
     if people.application:
         roles = " ".join(sorted(people.application_roles))
         for_roles = f", and in the roles {roles}" if roles else ""

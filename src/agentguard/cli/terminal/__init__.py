@@ -1,1 +1,1 @@
-"""The input and output of the commands: options, files, times, and text on a terminal."""
+"""What a command reads from a terminal, and shows there."""

@@ -1,4 +1,4 @@
-"""Reads ``[approvers]``, the people who approve calls, and the limits in ``[approvals]``."""
+"""Who approves calls, and how many requests may wait: ``[approvers]`` and ``[approvals]``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from agentguard.signing.keys import PublicKey
 
 
 def read_roster(root: Table, approvals: Table) -> Roster:
-    """Read ``[approvers]``: the principal, OpenSSH public keys and roles of each approver.
+    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles.
 
-    ``[approvals]`` says whether the application may approve without a signature, and for which
-    roles.
+    ``[approvals]`` says whether, and for which roles, the application's word counts.
     """
     application = approvals.boolean("application", default=False)
     application_roles = approvals.texts("application_roles", ())
@@ -29,8 +28,8 @@ def read_roster(root: Table, approvals: Table) -> Roster:
             raise ConfigError(f"{table.name('')}: {error}") from error
         if not public_keys and not application:
             expected = (
-                "a list of at least one line of a file id_ed25519.pub (an approver without keys "
-                "answers through the application: [approvals] application = true)"
+                "a list of lines as in a file id_ed25519.pub, at least one (an approver without "
+                "keys answers through the application: [approvals] application = true)"
             )
             raise table.mistake("keys", expected)
         people[name] = Approver(name, principal, public_keys, tuple(table.texts("roles", ())))

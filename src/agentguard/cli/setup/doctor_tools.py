@@ -1,0 +1,106 @@
+"""The checks of ``agentguard doctor`` on tools: those of the configuration beside those of the log.
+
+The configuration does not list every tool, and a scope may stand in the code alone. So a check
+warns only of a name that looks misspelt, and of a tool that nothing but the policy limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.find import read_entry_of_kind
+from agentguard.audit.log import LogReader
+from agentguard.audit.summary import Search
+from agentguard.cli.setup.finding import Finding
+from agentguard.domain.config import Config
+from agentguard.domain.config.spelling import closest_name
+from agentguard.errors import AgentguardError
+
+
+class ToolsOfLog(NamedTuple):
+    """The tools that were called, and among these the tools that handed work on to an agent."""
+
+    called: frozenset[str]
+    handed_on: frozenset[str]
+
+
+def read(reader: LogReader) -> ToolsOfLog:
+    """Read the calls of a log whose entries were verified before; raises ``StorageError``."""
+    by_id: dict[str | None, tuple[str, str]] = {}
+    inside: list[tuple[str, str]] = []
+    for shard in reader.shards():
+        for index in reader.search(shard, Search(kind="authorization")):
+            log_entry = read_entry_of_kind(reader, shard, index, "authorization")
+            if log_entry is None:
+                continue
+            with suppress(AgentguardError):
+                call = read_authorization(log_entry.entry)
+                by_id[call.invocation_id] = call.tool, call.agent
+                if call.inside is not None:
+                    inside.append((call.inside, call.agent))
+    around = ((by_id.get(invocation_id), agent) for invocation_id, agent in inside)
+    handed_on = {outer[0] for outer, agent in around if outer is not None and outer[1] != agent}
+    return ToolsOfLog(frozenset(tool for tool, _agent in by_id.values()), frozenset(handed_on))
+
+
+def findings(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
+    """Compare the configured tools and scopes with the calls of the log."""
+    yield from _names(settings, tools.called)
+    yield from _scopes(settings, tools)
+
+
+def _names(settings: Config, called: frozenset[str]) -> Iterator[Finding]:
+    redacted = settings.redactions.keys() - {"*"}
+    if not called:
+        if settings.tools or redacted:
+            what = "the log has no call yet, with which to compare the names of tools"
+            yield Finding("ok", "tools", what)
+        return
+    for name in settings.tools:
+        if name in called:
+            yield Finding("ok", f"tool {name}", "the log has calls of it")
+        else:
+            yield _uncalled(f"[tools.{name}]", f"tool {name}", name, called)
+    names = called | settings.tools.keys()
+    for name in sorted(redacted - names):
+        what = f"{name} in [redact] matches no tool so far"
+        meant = closest_name(name, sorted(names))
+        advice = f"did you mean {meant}?" if meant else "compare the name with the tool's"
+        what = f"{what}: {advice}; until then nothing of it is redacted"
+        yield Finding("warn", f"redact {name}", what)
+
+
+def _uncalled(where: str, check: str, name: str, called: frozenset[str]) -> Finding:
+    meant = closest_name(name, sorted(called))
+    if meant is None:
+        return Finding("ok", check, "the log has no call of it so far")
+    return Finding("warn", check, f"{where} matches no tool so far: did you mean {meant}?")
+
+
+def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
+    """Compare the scopes that the configured tools require with the scopes of the agents."""
+    scopes = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
+    for name, tool in settings.tools.items():
+        for scope in sorted({*(tool.requires or ())} - scopes):
+            what = (
+                f"it requires {scope}, which no agent has: each call is denied (scope.exceeded); "
+                "add the scope to max_scope or a role of an agent"
+            )
+            yield Finding("warn", f"tool {name}", what)
+    for name in sorted(tools.called):
+        table = settings.tools.get(name)
+        if table is not None and table.requires:
+            continue
+        if name in tools.handed_on and settings.delegatees is not None:
+            what = "it hands work on to agents: [delegation] decides which agent may do so"
+            yield Finding("ok", f"tool {name}", what)
+            continue
+        what = (
+            "the log has calls of it, and agentguard.toml has no requires for it: unless the code "
+            "names a scope, every agent may ask for it and only the policy decides; add requires "
+            f"to [tools.{name}]"
+        )
+        yield Finding("warn", f"tool {name}", what)
