@@ -237,7 +237,7 @@ def test_a_folder_in_which_others_can_replace_what_decides_is_refused(folder, cl
 @pytest.mark.parametrize("named", ["agentguard.toml", "policies/authz.rego", "."])
 def test_what_belongs_to_another_user_or_a_shared_group_is_refused(folder, named):
     os.chown(folder / named, OTHERS, 0)
-    assert "own it" in exposed(folder)
+    assert "chown" in exposed(folder)
     os.chown(folder / named, 0, OTHERS)
     Guard.open().close()
     (folder / named).chmod(0o775)
@@ -300,7 +300,7 @@ def test_a_link_of_somebody_else_is_refused_where_all_make_links(folder):
     (shared / "link").symlink_to(folder / "real")
     Guard.open().close()
     os.chown(shared / "link", OTHERS, OTHERS, follow_symlinks=False)
-    assert f"see that you own it and {shared / 'link'}" in exposed(folder)
+    assert f"chown on the folder and {shared / 'link'}" in exposed(folder)
 
 
 SOURCES = [

@@ -249,7 +249,7 @@ assert "opentelemetry" not in sys.modules
 def calls():
     with adapters.agent_span(agent):
         said = [agent.call(ran), asyncio.run(agent.acall(ran)), guard.new_agent("other").call(ran)]
-    with telemetry.workflow_span("w") as span:
+    with adapters.workflow_span("w", agent) as span:
         span.end()
     guard.close()
     print(*said, flush=True)

@@ -43,6 +43,22 @@ def answer(document):
     return Decision.allow()
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_only_the_opt_in_for_reasons_lets_a_reason_out(asked, spans):
+    """A reason may quote an argument, as the policy's author wrote it."""
+    with Guard.ephemeral(answer, config={"telemetry": {"reasons": asked}}) as guard:
+        agent = guard.new_agent("coder")
+
+        @guard.tool
+        def push(branch: str, secret: str) -> str:
+            return SECRETS["result"]
+
+        with suppress(Denied):
+            agent.call(push, "main", SECRETS["argument"])
+    found = {name for name, secret in SECRETS.items() if secret in exported(spans)}
+    assert found == ({"argument", "reason"} if asked else set())
+
+
 @pytest.fixture(params=["as it is", "by opt-in"])
 def opted_in(request):
     return request.param == "by opt-in"
@@ -140,12 +156,14 @@ def test_the_text_of_what_ends_an_agents_work_is_not_exported(spans, kind):
 
         with pytest.raises(kind), adapters.agent_span(agent):
             agent.call(fail)
-        with pytest.raises(kind), telemetry.workflow_span("crew"):
+        with pytest.raises(kind), adapters.workflow_span("crew", agent):
             raise kind(SECRETS["exception"])
     assert SECRETS["exception"] not in exported(spans)
     for name in ("invoke_agent coder", "invoke_workflow crew"):
         span = spans.one(name)
         assert span.attributes["error.type"] == span.status.description == kind.__qualname__
+    failed = spans.one("execute_tool fail")
+    assert failed.status.description == f"tool error: {failed.attributes['error.type']}"
 
 
 def test_the_reason_code_of_what_ends_it_is(spans):

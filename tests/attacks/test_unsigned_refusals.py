@@ -62,7 +62,7 @@ def test_nobody_is_said_to_have_signed_it(told):
         assert re.search(r"^signed +\| by nobody: the agent.s signer failed", shown, re.MULTILINE)
     assert "signed at" not in by_evidence
     assert "attributes the call to the agent instance" not in by_evidence
-    assert "whether the agent asked for this at all" in by_evidence
+    assert "whether the agent asked for this call" in by_evidence
     assert "signatures" not in by_show
     assert json.loads(json.dumps(evidence_report.as_json(proved)))["signed"] is False
 

@@ -88,7 +88,7 @@ def test_what_names_no_call_is_refused(changed, monkeypatch, command):
 def test_what_is_missing_is_asked_for(changed, doubtful):
     without = changed.run("resolve", doubtful, "--note", "n")
     assert without.returncode == 2
-    assert "say which: --ran or --not-ran" in without.stderr
+    assert "add --ran or --not-ran" in without.stderr
     assert changed.run("resolve", doubtful, "--ran").returncode == 2
     assert changed.run("resolve", "--ran", "--note", "n").returncode == 2
     assert changed.json("audit", "verify")["in_doubt"] == [doubtful]
@@ -191,7 +191,7 @@ def test_a_call_is_erased(changed):
     assert (after["ok"], after["problems"]) == (True, [])
     again = changed.run("erase", invocation_id, "--yes", "--note", "again")
     assert again.returncode == 0
-    assert "nothing was left to erase" in again.stdout
+    assert "no attachments, because none were left" in again.stdout
 
 
 def test_the_story_of_an_erased_call_says_so(changed):
@@ -216,7 +216,9 @@ def test_it_asks_first(changed):
         result = changed.run("erase", invocation_id, "--note", "n", input=answer)
         assert result.returncode == code, result.stderr
         said = " ".join(result.stderr.split())
-        assert ("nothing was done; --yes answers the question" in said) is (answer == "")
+        assert ("nothing was done: run the command in a terminal, or with --yes" in said) is (
+            answer == ""
+        )
         assert (data_of(changed, invocation_id) == []) is (code == 0)
 
 
@@ -232,7 +234,7 @@ def test_erased_as_json_prints_nothing_else(changed):
 
 def test_the_help_says_what_is_out_of_reach(changed):
     text = " ".join(changed.run("erase", "--help").stdout.split())
-    assert "Copies elsewhere (backups, exports, evidence files) are not reached." in text
+    assert "Copies elsewhere (backups, exports, evidence files) are not erased." in text
 
 
 def test_without_a_configuration_it_says_what_to_do(project):

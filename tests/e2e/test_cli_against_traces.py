@@ -116,7 +116,7 @@ def test_checkpoints_on_spans_anchor_the_log_as_reported_by_the_trace_store(agai
     assert (report["ok"], report["anchored"], report["problems"]) == (True, "outside", [])
     (said,) = report["unchecked"]
     assert f"{len(points)} checkpoints in " in said
-    assert "as reported by the trace store" in said
+    assert "only the trace store vouches for them" in said
     older = against(changed, reporting(points[:1]))
     assert (older["ok"], older["anchored"]) == (True, "outside")
     indented = against(changed, json.dumps(reporting(points), indent=2))
@@ -194,7 +194,7 @@ def test_traces_of_other_logs_as_well_are_said_and_left_out(against, changed):
     assert "1 span has checkpoints of elsewhere.example/log/9/0" in report["unchecked"][1]
     refused = against(changed, reporting([other]))
     assert refused.startswith("error [checkpoint.origin]: ")
-    assert "elsewhere.example/log/9/0, none is of project.internal/" in refused
+    assert "elsewhere.example/log/9/0, and none of project.internal/" in refused
 
 
 def test_a_file_that_was_cut_off_is_an_error(against, changed):

@@ -369,7 +369,7 @@ def test_nobody_answers_unasked(project, bob):
     (request,) = requests(project)
     refused = bob.run("approvals", "approve", request["request_id"], "--key", str(bob.key))
     assert refused.returncode == 2
-    assert "nobody is there to be asked: nothing was done; --yes" in refused.stderr
+    assert "nothing was done: run the command in a terminal, or with --yes" in refused.stderr
     assert requests(project)[0]["missing"] is not None
 
 

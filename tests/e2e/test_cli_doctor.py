@@ -121,10 +121,13 @@ def test_a_tool_that_was_not_called_so_far_is_no_mistake(changed):
             ["traces are sent to http://localhost:4318"],
         ),
         (
-            'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
+            (
+                'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\n'
+                "results = true\nreasons = true"
+            ),
             [
                 "traces and metrics are sent to http://t:4318, with the digests of people",
-                "results of calls",
+                "results, reasons of calls",
             ],
         ),
     ],

@@ -79,15 +79,15 @@ def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
         "outcome ok",
         'result "the content of README.md"',
         "by the log key ",
-        "What this file can't know:",
-        "the time: every time here is the log's word",
-        "does not isolate",
+        "What this file can't prove:",
+        "the time: every time here is a claim of the log",
+        "other code in the same process can use the key",
         "whether a person approved",
     ):
         assert words in text, words
     index = next(r["index"] for r in told.lines("audit", "list") if r["invocation_id"] == calls[0])
     assert f"log entry {index} of project.internal/log/" in text
-    assert f"the call carries the checkpoint of {index} entries" in text
+    assert f"the signed call names a checkpoint of the same log, with {index} entries" in text
     assert "whether there was an outcome" not in text
 
 
@@ -116,7 +116,7 @@ def test_its_json_says_the_same(told, calls, stranger):
         (2, ["outcome unknown"]),
         (3, ["decision deny [policy.denied]", "hidden file", "the tool did not run"]),
         (5, ["interrupted before it ran"]),
-        (6, ["in doubt: the file holds none", "whether there was an outcome"]),
+        (6, ["in doubt: the file has no outcome", "whether there was an outcome"]),
     ],
 )
 def test_it_says_how_the_call_ended(told, calls, stranger, nth, said):
@@ -134,9 +134,9 @@ def test_arguments_are_left_out_if_asked(told, calls, stranger):
     shown = check(told, stranger, "a.json")
     text = " ".join(shown.stdout.replace("| ", "").split())
     assert shown.returncode == 0
-    assert "arguments left out of the file, or erased; their commitment is " in text
-    assert "result left out of the file, or erased; its commitment is " in text
-    assert "the arguments, the policy's input, the result: not in the file" in text
+    assert "arguments not in the file, or erased; their commitment is " in text
+    assert "result not in the file, or erased; its commitment is " in text
+    assert "the arguments, the policy's input, the result: the file has only the commitment" in text
     said = json.loads(check(told, stranger, "a.json", "--json").stdout)
     assert (said["arguments"], said["outcome"]["result"]) == (None, None)
     assert re.fullmatch(r"[0-9a-f]{64}", said["commitments"]["arguments"])
@@ -208,8 +208,8 @@ def test_what_the_administrator_said_is_told(changed, stranger):
     erased = changed.run("erase", ran, "--note", "asked for", "--yes")
     assert erased.returncode == 0
     for wanted, words in (
-        (doubtful, ["in doubt", "resolved the tool ran, said the admin key", r"file\x1b[2J is"]),
-        (ran, ["outcome ok", "erased its data, said the admin key", "asked for", "left out"]),
+        (doubtful, ["in doubt", "resolved the tool ran, by the admin key", r"file\x1b[2J is"]),
+        (ran, ["outcome ok", "erased its data, by the admin key", "asked for", "not in the file"]),
     ):
         made = changed.run("evidence", "make", wanted, "-o", stranger / "call.json", "--force")
         assert (made.returncode, made.stderr) == (0, "")

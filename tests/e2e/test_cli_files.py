@@ -58,7 +58,7 @@ def test_what_is_no_file_is_never_replaced(told, tmp_path, command):
         for force in ([], ["--force"]):
             refused = told.run(*command, "-o", tmp_path / name, *force)
             assert (refused.returncode, refused.stdout) == (2, "")
-            assert "and is no file: name another" in refused.stderr
+            assert "and is not a file: name another path" in refused.stderr
             assert "--force" not in refused.stderr
             assert refused.stderr.startswith("error [storage.exists]: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]

@@ -172,7 +172,7 @@ def test_an_exact_time(said, meant):
     "said", ["", "7", "h", "-2h", "2 h", "yesterday", "999999999w", "2026-13-01", "9999999999d"]
 )
 def test_no_time(said):
-    with pytest.raises(typer.BadParameter, match="is no time"):
+    with pytest.raises(typer.BadParameter, match="is not a time"):
         moment(said, NOW)
 
 

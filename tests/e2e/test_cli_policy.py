@@ -307,6 +307,6 @@ def test_a_url_is_sent_where_one_is_taken(project, command):
     refused = project.run("policy", *command)
     said = " ".join(refused.stderr.replace("| ", "").split())
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "a URL is taken by agentguard policy replay" in said
+    assert "only agentguard policy replay takes a URL" in said
     assert 'engine = "opa"' in said
     assert "--config FILE" in said

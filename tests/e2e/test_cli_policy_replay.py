@@ -174,7 +174,7 @@ def test_filters_choose_the_calls(recorded):
         "policy", "replay", "--fail-on-change", "--tool", "x", code=1
     ) == nobody | {"policy_sha256": recorded.json("policy", "check")["policy_sha256"]}
     wrong = recorded.run("policy", "replay", "--kind", "outcome")
-    assert (wrong.returncode, "leave --kind out" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "leave out --kind" in wrong.stderr) == (2, True)
 
 
 def test_what_was_erased_or_changed_is_not_replayed(recorded):

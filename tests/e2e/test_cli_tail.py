@@ -243,8 +243,8 @@ def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded, tmp_path):
         warned = tail.process.stderr.readline()
         assert tail.end() == (0, "")
     assert warned == (
-        "warn: shard 0 has fewer entries than it had: it was rolled back or replaced; "
-        "agentguard audit verify says more\n"
+        "warn: shard 0 has fewer entries than before, and was rolled back or replaced: "
+        "run agentguard audit verify\n"
     )
 
 

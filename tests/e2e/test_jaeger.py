@@ -212,8 +212,8 @@ def test_the_demo(jaeger, tmp_path):
         {"error.type": "scope.exceeded"},
         {"agentguard.invocation.id": calls[-1]["invocation_id"]},
     ):
-        assert told["trace_id"] in jaeger.search("agentguard-demo", **tags)
-    assert jaeger.search("agentguard-demo", **{"user.id": "user:mallory"}) == set()
+        assert told["trace_id"] in jaeger.search("forge", **tags)
+    assert jaeger.search("forge", **{"user.id": "user:mallory"}) == set()
 
 
 @pytest.mark.slow("runs the whole demo in a process of its own")
@@ -261,12 +261,13 @@ def test_a_crew(jaeger):
     assert published.links == [asked.id]
     assert published.events == ["policy.decision", "approval.decided", "policy.decision"]
     assert spans[0].tags["gen_ai.workflow.name"] == "Newsroom"
-    for span in spans[1:]:
+    for span in spans:  # the workflow's too
         assert span.tags["user.id"] == "user:alice"
         assert span.tags["agentguard.task.id"] == "report-7"
-        assert f"/{span.tags['gen_ai.agent.name']}/" in span.tags["gen_ai.agent.id"]
+    for span in spans[1:]:
+        assert f"/{span.tags['gen_ai.agent.name']}/" in span.tags["agentguard.agent.id"]
     for name, value in {
-        "gen_ai.agent.id": published.tags["gen_ai.agent.id"],
+        "agentguard.actor": published.tags["agentguard.actor"],
         "agentguard.policy.decision": "deny",
         "agentguard.delegation.chain": f"{through}researcher>agent:writer",
         "agentguard.invocation.id": published.tags["agentguard.invocation.id"],

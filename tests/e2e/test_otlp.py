@@ -357,7 +357,7 @@ def demo(folder, url):
 def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_path):
     told = demo(tmp_path / "taken", receiver.url)
     assert (told["verified"], told["sent"]) == (True, True)
-    assert ("agentguard-demo", "invoke_agent orchestrator") in receiver.spans()
+    assert ("forge", "invoke_agent orchestrator") in receiver.spans()
 
     page = Receiver(page=True)
     told = demo(tmp_path / "page", page.url)

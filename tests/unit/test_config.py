@@ -161,12 +161,12 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ("", "policy", "a table with a path"),
+        ("", "policy", "a table [policy] with a path"),
         ("[policy]\n", "policy.path", "a string, found none"),
         (
             '[policy]\nurl = "http://o"\n',
             "policy.engine",
-            "'opa', since there is a url and no path",
+            "'opa', because the table has a url and no path",
         ),
         (POLICY + "[telemetry]\nendpoint = 4318\n", "telemetry.endpoint", "a string, got 4318"),
         ('[policy]\npath = "a\\u0000"\n', "policy.path", "a string without U+0000"),
@@ -250,12 +250,12 @@ def test_a_mistake_names_the_file_the_key_and_what_was_expected(written, text, k
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("= 5", "no TOML"),
-        ("a = 1\na = 2\n" + POLICY, "no TOML"),
-        (b"\xff\xfe", "no UTF-8"),
-        ("x = 2026-01-01\n" + POLICY, "no place in it"),
-        ("x = nan\n" + POLICY, "no place in it"),
-        ("x = 99999999999999999999\n" + POLICY, "no place in it"),
+        ("= 5", "not valid TOML"),
+        ("a = 1\na = 2\n" + POLICY, "not valid TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+        ("x = 2026-01-01\n" + POLICY, "can't be part of a configuration"),
+        ("x = nan\n" + POLICY, "can't be part of a configuration"),
+        ("x = 99999999999999999999\n" + POLICY, "can't be part of a configuration"),
     ],
     ids=repr,
 )
@@ -431,7 +431,7 @@ def test_an_anchor_inside_the_state_is_refused(written, tmp_path, state, anchor,
     if not inside:
         assert config.load(path).state == tmp_path / state
         return
-    with pytest.raises(ConfigError, match="lies inside the state") as caught:
+    with pytest.raises(ConfigError, match="is inside the state") as caught:
         config.load(path)
     assert caught.value.code == "anchor.inside"
     assert str(caught.value).startswith(f"{path}: anchor: ")

@@ -364,7 +364,7 @@ def test_the_roles_of_a_principal_say_what_it_may_lend():
         assert guard.delegate("user:eve", scope=[]).scope == ()  # who is listed, without a role
         for scope in (None, ["repo:read"]):
             assert refused(guard.delegate, "user:eve", scope=scope) == "scope.exceeded"
-        with pytest.raises(DelegationError, match=r"is user:alice meant\?"):
+        with pytest.raises(DelegationError, match=r"did you mean user:alice\?"):
             guard.delegate("user:alicia")
         for malformed in ("agent:orchestrator", "user:alice smith", "user:Alice", None):
             code = refused(guard.delegate, malformed, scope=["repo:read"])

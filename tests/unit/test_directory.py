@@ -109,7 +109,7 @@ def test_a_principal_lends_no_more_than_the_applications_roles_allow(guard):
 
 
 def test_a_principal_whom_the_application_does_not_know_lends_nothing(guard, people):
-    with pytest.raises(DelegationError, match="acme_users:roles_of knows no such") as caught:
+    with pytest.raises(DelegationError, match="acme_users:roles_of does not know this") as caught:
         guard.delegate("user:mallory", scope=[])
     assert caught.value.code == "principal.unknown"
     people.roles["user:mallory"] = ["reader"]

@@ -81,7 +81,7 @@ def test_an_adapter_hands_work_on_before_any_of_it_is_done():
     guard: Guard = recorded.guard
     lead, hand, other = map(guard.new_agent, ("lead", "hand", "other"))
     adapters.require_delegator(hand, lead)
-    with pytest.raises(DelegationError, match="lead may not hand work on to other") as refused:
+    with pytest.raises(DelegationError, match="lead may not delegate to other") as refused:
         adapters.require_delegator(other, lead)
     assert refused.value.code == "delegation.delegatee"
 
@@ -102,12 +102,12 @@ def test_an_adapter_hands_work_on_before_any_of_it_is_done():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"delegation": {"lead": ["nobody"]}}, "delegation.lead: 'nobody' is none of"),
-        ({"delegation": {"nobody": ["lead"]}}, "delegation.nobody: 'nobody' is none of"),
+        ({"delegation": {"lead": ["nobody"]}}, "delegation.lead: 'nobody' is not one of"),
+        ({"delegation": {"nobody": ["lead"]}}, "delegation.nobody: 'nobody' is not one of"),
         ({"delegation": {"lead": "hand"}}, "expected a list of strings"),
-        ({"aliases": {"a_tool": "x", "b_tool": "x"}}, "a name that no other tool has"),
-        ({"aliases": {"a_tool": "b_tool", "b_tool": "c"}}, "a name that no other tool has"),
-        ({"aliases": {"a_tool": ""}}, "a name that no other tool has"),
+        ({"aliases": {"a_tool": "x", "b_tool": "x"}}, "a name of no other tool"),
+        ({"aliases": {"a_tool": "b_tool", "b_tool": "c"}}, "a name of no other tool"),
+        ({"aliases": {"a_tool": ""}}, "a name of no other tool"),
         ({"aliases": {"a_tool": 1}}, "expected a string"),
     ],
 )

@@ -35,8 +35,8 @@ def test_a_name_that_is_close_is_said_once(caplog):
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("agentguard", logging.WARNING)
     assert record.getMessage() == (
-        "a.toml: [tools.read_fille] matches no tool that is guarded so far, and read_file is close "
-        "to it: if that tool is meant, correct the name"
+        "a.toml: [tools.read_fille] matches no guarded tool so far: did you mean read_file? If so, "
+        "correct the name"
     )
 
 
@@ -62,7 +62,7 @@ CONFIG = {"tools": {"read_fille": {"requires": ["x"]}}, "redact": {"*": ["/args/
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (CONFIG, "config: [tools.read_fille] matches no tool"),
+        (CONFIG, "config: [tools.read_fille] matches no guarded tool"),
         ({"redact": {"read_fille": ["/args/path"]}}, "config: read_fille in [redact] matches no"),
         ({"tools": {"read_file": {}}, "redact": {"read_file": ["/args/path"]}}, None),
         ({"tools": {"open_pr": {}}}, None),

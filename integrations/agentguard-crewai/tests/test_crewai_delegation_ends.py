@@ -20,10 +20,16 @@ def test_without_a_delegation_nobody_acts(make_delegating_team, native, caplog):
     output = make_delegating_team.two(native, READ, hands("Hand"), "led").kickoff()
     assert codes(output) == ["delegation.missing"] * 2
     told = output.tasks_output[0].tool_failures[0].failure.message
-    assert "kick off the crew inside a block of guard.delegate(...)" in told
+    assert told == (
+        "Denied: read_file was not run. Reason: the application is not able to make this call. "
+        "Do not retry: repeating the same call will not help."
+    )
+    reason = output.tasks_output[0].tool_failures[0].failure.details["reason"]
+    assert reason.startswith("agent lead acts only under a delegation")
     logged = [one.getMessage() for one in caplog.records if one.name == "agentguard"]
     assert len(logged) == 2
     assert [line.count("[delegation.missing]") for line in logged] == [1, 1]
+    assert "For the developer: kick off the crew inside a block of guard.delegate(...)" in logged[0]
     assert make_delegating_team.story() == [
         ("lead", "read_file", "delegation.missing"),
         ("lead", DELEGATE, "delegation.missing"),

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from agentguard import Decision, Requirement
+from agentguard.identity.credential import agent_alias
 from agentguard_crewai import (
     agent_of,
     guard_agent,
@@ -63,7 +64,7 @@ invoke_workflow report
     told = spans.one("invoke_agent hand").attributes
     assert told == {
         "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.agent.id": agent_of(hand).id,
+        "agentguard.actor": agent_alias(agent_of(hand).id),
         "gen_ai.agent.name": "hand",
         "agentguard.agent.id": agent_of(hand).id,
         "agentguard.agent.type": "agent",
@@ -76,9 +77,11 @@ invoke_workflow report
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.agent.name": "report",
         "gen_ai.workflow.name": "report",
+        "agentguard.principal.id": "user:alice",
+        "user.id": "user:alice",
     }
     calls = [
-        (span.attributes["gen_ai.agent.id"], span.attributes["agentguard.policy.decision"])
+        (span.attributes["agentguard.agent.id"], span.attributes["agentguard.policy.decision"])
         for span in spans.named("execute_tool read_file")
     ]
     assert calls == [
@@ -203,7 +206,7 @@ def test_copies_of_a_crew_are_crews_of_their_own(traced_team, native, spans):
     with trace.get_tracer("the application").start_as_current_span("request"):
         crew.kickoff_for_each(inputs=[{}, {}])
     assert spans.tree() == ["request", *(f"  {line}" for line in [*ONE, *ONE])]
-    assert len({s.attributes["gen_ai.agent.id"] for s in spans.named("invoke_agent lead")}) == 2
+    assert len({s.attributes["agentguard.agent.id"] for s in spans.named("invoke_agent lead")}) == 2
 
 
 async def test_crews_at_once_on_a_loop_have_traces_of_their_own(traced_team, native, spans):

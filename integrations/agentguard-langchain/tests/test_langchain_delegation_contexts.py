@@ -45,11 +45,17 @@ async def test_a_call_is_made_for_whom_the_block_says(team, sync):
 
 
 @SYNC
-async def test_without_one_a_delegated_agent_is_refused(team, sync):
+async def test_without_one_a_delegated_agent_is_refused(team, sync, caplog):
     orchestrator, loner = team.agents("orchestrator", "loner")
     graph = team.graph(guard_tools([team.read], orchestrator))
     answer = last_text(await invoke(graph, team.asking(("read", {"path": "a"})), sync=sync))
-    assert "[delegation.missing]" in answer
+    assert answer == (
+        "Denied: read was not run. Reason: the application is not able to make this call "
+        "[delegation.missing]. Do not retry: repeating the same call will not help."
+    )
+    line, remedy = (one.getMessage() for one in caplog.records if "agentguard" in one.name)
+    assert line.startswith("denied code=delegation.missing agent=orchestrator ")
+    assert "For the developer: make the call inside a block of guard.delegate(...)" in remedy
     graph = team.graph(guard_tools([team.read], loner))
     assert (
         last_text(await invoke(graph, team.asking(("read", {"path": "a"})), sync=sync))
@@ -69,6 +75,8 @@ async def test_a_bare_tool_is_under_what_is_in_force(team):
     with pytest.raises(GuardedToolDenied) as denied:
         reading.invoke({"path": "d"})
     assert denied.value.code == "delegation.missing"
+    assert "guard.delegate(...)" in denied.value.reason  # the application is told the whole
+    assert "guard.delegate(...)" not in str(denied.value)  # which LangChain may show a model
     assert {one.path for one in team.rows()[:3]} == {"alice>orchestrator"}
 
 

@@ -223,8 +223,8 @@ def test_the_configuration_says_what_a_tool_requires(make):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"tools": {"doubel": {"requires": ["x"]}}}, "[tools.doubel] matches no tool"),
-        ({"redact": {"doubel": ["/args/x"]}}, "doubel in [redact] matches no tool"),
+        ({"tools": {"doubel": {"requires": ["x"]}}}, "[tools.doubel] matches no guarded tool"),
+        ({"redact": {"doubel": ["/args/x"]}}, "doubel in [redact] matches no guarded tool"),
         ({"tools": {"double": {}, "trouble": {}}}, None),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_misspelt_tool_of_the_configuration_is_said_once(make, caplog, config,
         guard_tools([double, trouble], agent)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (said is not None)
-    assert all(str(said) in text and "double is close to it" in text for text in told)
+    assert all(str(said) in text and "did you mean double?" in text for text in told)
 
 
 def origin_digests(setup, *tools):

@@ -104,7 +104,7 @@ async def test_a_run_and_its_calls_are_one_trace(team, spans, sync):
     assert sorted(tree[1:]) == ["  execute_tool look", "  execute_tool pay"]
     run = spans.one("invoke_agent payer")
     assert run.attributes["gen_ai.conversation.id"] == "t1"
-    assert run.attributes["gen_ai.agent.id"] == team.people.agent.id
+    assert run.attributes["agentguard.agent.id"] == team.people.agent.id
     assert run.attributes["agentguard.principal.id"] == "user:alice"
     assert run.attributes["agentguard.task.id"] == "task_1"
     assert run.attributes["agentguard.delegation.chain"].endswith(">agent:payer")
@@ -322,7 +322,7 @@ async def test_a_sub_agent_that_is_no_graph_has_a_run_as_well(team, spans, sync)
         "      execute_tool look",
     ]
     inner, _ = spans.named("invoke_agent payer")
-    assert inner.attributes["gen_ai.agent.id"] == agent.id
+    assert inner.attributes["agentguard.agent.id"] == agent.id
 
 
 def test_outside_a_graph_a_tool_call_is_a_span_by_itself(team, spans):
@@ -409,7 +409,7 @@ def of_tool(spans, name):
     (authorize,) = (s for s in spans if s["scope"] == OURS and s["parent"] == theirs["span"])
     assert authorize["name"] == "agentguard.authorize"
     names = [key for key in authorize["attributes"] if key.startswith("gen_ai.")]
-    assert sorted(names) == ["gen_ai.agent.id", "gen_ai.agent.name"]
+    assert sorted(names) == ["gen_ai.agent.name"]
     return theirs, authorize
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         check_tool_names,
         configure_tool,
         evaluate,
+        log_denial,
         next_call_id,
         run,
         run_store,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from agentguard.adapters.denial import denial_text
     from agentguard.adapters.framework_versions import require_supported
     from agentguard.adapters.results import ResultBudget
-    from agentguard.adapters.spans import agent_span
+    from agentguard.adapters.spans import agent_span, workflow_span
     from agentguard.approvals.answer import MAX_NOTE, Verdict
     from agentguard.approvals.nested import NestedCalls
     from agentguard.call.arguments import MAX_DEPTH, Arguments, FactoryMade, is_namedtuple
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
         fails_open,
         inside_span,
         is_tracing,
-        workflow_span,
     )
     from agentguard.visible import shortened_text, visible_json, visible_text
 
@@ -74,6 +74,7 @@ _NAMES = {
         "check_tool_names",
         "configure_tool",
         "evaluate",
+        "log_denial",
         "next_call_id",
         "run",
         "run_store",
@@ -88,7 +89,7 @@ _NAMES = {
     "adapters.denial": ("denial_text",),
     "adapters.framework_versions": ("require_supported",),
     "adapters.results": ("ResultBudget",),
-    "adapters.spans": ("agent_span",),
+    "adapters.spans": ("agent_span", "workflow_span"),
     "approvals.nested": ("NestedCalls",),
     "approvals.answer": ("MAX_NOTE", "Verdict"),
     "call.arguments": ("MAX_DEPTH", "Arguments", "FactoryMade", "is_namedtuple"),
@@ -116,7 +117,6 @@ _NAMES = {
         "fails_open",
         "inside_span",
         "is_tracing",
-        "workflow_span",
     ),
     "visible": ("shortened_text", "visible_json", "visible_text"),
 }
@@ -167,6 +167,7 @@ __all__ = [
     "is_inside_delegating_call",
     "is_namedtuple",
     "is_tracing",
+    "log_denial",
     "narrowed_here",
     "nested_calls",
     "next_call_id",

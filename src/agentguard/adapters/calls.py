@@ -81,6 +81,16 @@ async def aevaluate(
     return await caller_of(agent).aevaluate(invocation, options)
 
 
+def log_denial(
+    agent: Agent, invocation: Invocation, decision: Decision, options: CallOptions = _PLAIN
+) -> None:
+    """Log a refusal that an adapter makes by itself; ``run`` and ``arun`` log their own refusals.
+
+    The line has no invocation id, because the refusal is not in the audit log.
+    """
+    caller_of(agent).log_denial(invocation, decision, options)
+
+
 def next_call_id(agent: Agent, tool: str) -> str:
     """Return an id for the agent's next call of ``tool``, for a framework that gives no id."""
     return caller_of(agent).runtime.next_call_id(tool)

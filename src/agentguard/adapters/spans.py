@@ -1,4 +1,4 @@
-"""The span of an agent's run, within which the spans of guarded calls lie.
+"""The spans of an agent's run and of a workflow; the spans of guarded calls lie within.
 
 A failure of tracing never fails a call.
 """
@@ -44,4 +44,23 @@ def agent_span(
         parent=parent,
         started=started,
         inside=inside,
+    )
+
+
+def workflow_span(
+    name: str,
+    agent: Agent,
+    *,
+    conversation: str | None = None,
+    delegation: Delegation | None = None,
+    paused: str | None = None,
+) -> AgentSpan:
+    """Begin the span ``invoke_workflow`` of the work that several agents share.
+
+    ``agent`` is any of them. The span says for whom and for which task they work, as the
+    delegation says: ``delegation``, the agent's own (``Agent.under``), or the one in force in this
+    context. ``conversation`` and ``paused`` have the meaning that they have for ``agent_span``.
+    """
+    return caller_of(agent).workflow_span(
+        name, conversation=conversation, delegation=delegation, paused=paused
     )

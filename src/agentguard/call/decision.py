@@ -7,12 +7,14 @@ approval. ``policy/document.py`` turns an engine's answer into a decision.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError
+from agentguard.responsibility import responsibility_for
 from agentguard.signing.canonical import JSON
 
 _LOGGER = logging.getLogger("agentguard")
@@ -65,6 +67,10 @@ _BROKEN: Final = frozenset(
     {"anchor", "clock", "credential", "engine", "entropy", "facts", "key", "signature", "storage"}
 )
 """The nouns of the reason codes that report a failure."""
+
+
+_NOT_FOR_MODELS: Final = "the application is not able to make this call"
+_MAY_HAVE_RUN: Final = "an earlier attempt of this call began, and nobody knows whether it ran"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,12 @@ class Decision:
 
     @property
     def model_reason(self) -> str:
-        """The reason for a model to read, which is never empty; some policies give none."""
+        """The reason for a model to read, which is never empty; some policies give none.
+
+        A reason that a developer or an operator acts on is not for models.
+        """
+        if responsibility_for(self.code).party != "agent":
+            return _MAY_HAVE_RUN if self.code in MAY_HAVE_RUN else _NOT_FOR_MODELS
         return self.reason or "the policy does not allow it"
 
     @classmethod
@@ -178,7 +189,8 @@ class Decision:
 
         A model reads the reason and the log keeps it, so the reason names the error's type alone.
         """
-        _LOGGER.error("%s: the call is denied (%s)", what, code, exc_info=error)
+        with suppress(Exception):  # a handler of the application's log may fail as well
+            _LOGGER.error("%s: the call is denied (%s)", what, code, exc_info=error)
         return cls.refusal(f"{what} ({type(error).__name__})", code=code)
 
     def shortened(self) -> Decision:

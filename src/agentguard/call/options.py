@@ -5,11 +5,15 @@ The call itself is an ``Invocation`` (``invocation.py``).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from agentguard.call.journal import ResultCodec
 
 Exceptions = tuple[type[BaseException], ...]
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class CallOptions(NamedTuple):
@@ -23,6 +27,9 @@ class CallOptions(NamedTuple):
     resumes a run and makes the call again gets that result; the function does not run again, unless
     the call was suspended. A ``reentrant`` call, the work of a sub-agent, also runs again where it
     was cut short, and while a call within it waits for people.
+
+    ``remedies`` say, by reason code, what a developer who uses the framework does about a refusal.
+    The log has them in the place of the general remedies (docs/reference/reason-codes.md).
     """
 
     codec: ResultCodec | None = None
@@ -30,3 +37,4 @@ class CallOptions(NamedTuple):
     outcome_unknown: Exceptions = ()
     suspends: Exceptions = ()
     hands_on: Exceptions = ()
+    remedies: Mapping[str, str] = _NONE

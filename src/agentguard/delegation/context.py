@@ -18,6 +18,7 @@ from typing import Final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.errors import DelegationError, UnguardedCallError
+from agentguard.responsibility import CODES
 
 
 class Activation:
@@ -66,8 +67,8 @@ class Activation:
         """The delegation in force; raises ``DelegationError`` (``delegation.ended``)."""
         if self._delegation is _ENDED:
             message = (
-                "the delegation that was in force here has ended: whatever outlives its block or "
-                "its call (a task, a generator) is given one with agent.under(delegation)"
+                "the delegation that was in force here has ended: "
+                f"{CODES['delegation.ended'].remedy}"
             )
             raise DelegationError(message, code="delegation.ended")
         return self._delegation

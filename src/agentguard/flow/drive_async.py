@@ -76,7 +76,9 @@ async def _perform(
     if isinstance(effect, Evaluate) and effect.engine.waits:
         loop = asyncio.get_running_loop()
         with listener:
-            evaluate = partial(copy_context().run, effect.engine.evaluate, effect.document)
+            evaluate = partial(
+                copy_context().run, _without_stop, effect.engine.evaluate, effect.document
+            )
         return await loop.run_in_executor(executors.engine, evaluate)
     return perform(effect, tool, listener)
 
@@ -85,7 +87,7 @@ async def _look_up(effect: LookUp, executor: Executor) -> Any:
     if inspect.iscoroutinefunction(effect.function):
         return await effect.function(effect.facts_input)
     loop = asyncio.get_running_loop()
-    look_up = partial(copy_context().run, effect.function, effect.facts_input)
+    look_up = partial(copy_context().run, _without_stop, effect.function, effect.facts_input)
     facts = await loop.run_in_executor(executor, look_up)
     return await facts if inspect.isawaitable(facts) else facts
 
@@ -93,7 +95,7 @@ async def _look_up(effect: LookUp, executor: Executor) -> Any:
 async def _finish(executor: Executor, function: Callable[[], T]) -> T:
     """Call ``function`` in a thread and wait for its end; only then raise a cancellation."""
     try:
-        future = executor.submit(function)
+        future = executor.submit(_without_stop, function)
     except RuntimeError:  # the guard is closed, or the interpreter ends: the log raises for that
         return function()
     waiter = asyncio.wrap_future(future)
@@ -116,5 +118,16 @@ async def _finish(executor: Executor, function: Callable[[], T]) -> T:
 
 async def in_thread(function: Callable[[], T]) -> T:
     """Run a sync tool in a worker thread of the event loop, with this context's variables."""
-    result = await asyncio.to_thread(function)
+    result = await asyncio.to_thread(_without_stop, function)
     return await result if inspect.isawaitable(result) else result
+
+
+def _without_stop(function: Callable[..., T], *arguments: Any) -> T:
+    """Call ``function``; raises ``RuntimeError`` in the place of a ``StopIteration`` (PEP 479).
+
+    No future of an event loop can hold a ``StopIteration``: its call would never end.
+    """
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("a function raised StopIteration") from error

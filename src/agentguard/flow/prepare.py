@@ -27,6 +27,7 @@ from agentguard.flow.authority import Actor, Authority, DelegationSource
 from agentguard.flow.effects import Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
+from agentguard.responsibility import CODES
 from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16
@@ -232,9 +233,8 @@ def _authority(
         if actor.own is not None:
             return actor.own, None
         reason = (
-            f"agent {actor.name} acts only under a delegation, and none is in force: make the call "
-            "inside guard.delegate(...), or with agent.under(delegation); for an agent that acts "
-            'by itself, say authority = "own" in its configuration'
+            f"agent {actor.name} acts only under a delegation, and none is in force: "
+            f"{CODES['delegation.missing'].remedy}"
         )
         return actor.alone, Decision.refusal(reason, code="delegation.missing")
     try:

@@ -84,6 +84,7 @@ class Agent:
         """Run a guarded function, async or sync (in a worker thread), if this agent may.
 
         Raises ``Denied`` or ``ApprovalPending`` as ``call`` does, and then it did not run.
+        A ``StopIteration`` of the function is raised as a ``RuntimeError`` (PEP 479).
         """
         from agentguard.flow.drive_async import in_thread  # noqa: PLC0415  it imports asyncio
 

@@ -12,6 +12,7 @@ from functools import partial
 from agentguard.delegation.handle import Holder
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.guard.delegations import Delegations
+from agentguard.guard.denial_log import DenialLogger
 from agentguard.guard.instance import Instance
 from agentguard.guard.process import Runtime
 from agentguard.guard.tools import Tools
@@ -39,6 +40,7 @@ class AgentRuntime:
         self.tools = tools
         self.delegations = delegations
         self.telemetry = telemetry
+        self.denials = DenialLogger(self.name, process.policy_place, is_durable=process.is_durable)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._instance: Instance | None = None
         self._beginning = threading.RLock()  # a signal handler may make a call meanwhile

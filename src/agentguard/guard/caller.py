@@ -7,6 +7,7 @@ of a call stand in ``flow/guarded_call.py``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
@@ -23,7 +24,9 @@ from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.listener import CallListener
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.denial_log import DenialListener
 from agentguard.guard.instance import Instance
+from agentguard.telemetry import AgentRun
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -50,8 +53,12 @@ class Caller(NamedTuple):
 
     def run(self, invocation: Invocation, function: Callable[[], R], options: CallOptions) -> R:
         """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
-        instance = self.instance()
-        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        try:
+            instance = self.instance()
+        except Denied as refused:
+            self.log_denial(invocation, refused.decision, options)
+            raise
+        listener = self._listener(instance, invocation, options)
         steps = guarded_call(self._input(instance, invocation, listener, options))
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
@@ -64,8 +71,12 @@ class Caller(NamedTuple):
         """Run ``function`` on the event loop; the async twin of ``run``."""
         from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
-        instance = await self._ainstance()
-        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        try:
+            instance = await self._ainstance()
+        except Denied as refused:
+            self.log_denial(invocation, refused.decision, options)
+            raise
+        listener = self._listener(instance, invocation, options)
         steps = guarded_call(self._input(instance, invocation, listener, options))
         tool = unless_changed(invocation, function)
         return await drive_async.arun(steps, tool, listener, self.runtime.process.executors)
@@ -91,6 +102,17 @@ class Caller(NamedTuple):
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
         steps = evaluate(self._input(instance, invocation, listener, options))
         return await drive_async.arun(steps, _no_tool, listener, self.runtime.process.executors)
+
+    def log_denial(self, invocation: Invocation, decision: Decision, options: CallOptions) -> None:
+        """Log a refusal that no step of the call made; such a refusal is not in the audit log."""
+        self.runtime.denials.log(invocation.tool.name, decision, options.remedies)
+
+    def _listener(
+        self, instance: Instance, invocation: Invocation, options: CallOptions
+    ) -> CallListener:
+        inner = self.runtime.telemetry.call(instance.actor, invocation)
+        tool, denials = invocation.tool.name, self.runtime.denials
+        return DenialListener(inner, denials, tool, options.remedies)
 
     def _input(
         self,
@@ -126,6 +148,22 @@ class Caller(NamedTuple):
         run = instance.describe_run(delegation or self.delegation)
         run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
         return self.runtime.telemetry.agent(instance.actor, run._replace(inside=inside))
+
+    def workflow_span(
+        self,
+        name: str,
+        *,
+        conversation: str | None,
+        delegation: Delegation | None,
+        paused: str | None,
+    ) -> AgentSpan:
+        """Begin the span ``invoke_workflow`` (``agentguard.adapters.workflow_span``)."""
+        current: object = delegation or self.delegation
+        with suppress(DelegationError):  # an ended delegation, with which each call is denied
+            current = current or context.in_force()
+        lent = current.chain if isinstance(current, Delegation) else None
+        run = None if lent is None else AgentRun(lent.principal, (), lent.root.task_id)
+        return self.runtime.telemetry.workflow(name, run, conversation, paused)
 
     def access_token(self) -> str:
         """Return the access token of the delegation in force; raises ``Denied``."""

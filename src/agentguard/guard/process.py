@@ -155,6 +155,19 @@ class Runtime:
             self.requests = domain.approvals(self._settings.limits, ledger)
         return self.requests
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether the log and the policy are those that a configuration names."""
+        return self._settings.policy is not None
+
+    @property
+    def policy_place(self) -> str:
+        """Where the policy is, for people: the path in the configuration, or the files."""
+        policy = self._settings.policy
+        if policy is None:
+            return ", ".join(sorted(self._engine.policy_files)) or self._engine.name
+        return policy.path or "the policy server"
+
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""
         self.current_ports()

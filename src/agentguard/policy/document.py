@@ -30,6 +30,9 @@ QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
 MAX_AT_ONCE: Final = 256
 """The most evaluations by a server at a time; each has a connection, an async one a thread."""
 
+NO_RULE: Final = "no rule of the policy allows this call"
+"""The reason of a denial for which the policy gives none."""
+
 UNDEFINED: Final = object()
 """The answer of an engine when the query has no value; never an allow."""
 
@@ -131,7 +134,7 @@ def _decision(answer: Mapping[str, JSON]) -> Decision:
         return Decision.require_approval(*requirements)
     if allow:
         return Decision.allow()
-    return Decision.deny("no rule of the policy allows this call")
+    return Decision.deny(NO_RULE)
 
 
 def _refusal(answer: Mapping[str, JSON]) -> Decision | None:

@@ -50,7 +50,6 @@ __all__ = [
     "require_exporter",
     "tracer",
     "watch_pending",
-    "workflow_span",
 ]
 
 _HOMES = {
@@ -78,25 +77,6 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a nam
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def workflow_span(
-    name: str, *, conversation: str | None = None, paused: str | None = None
-) -> AgentSpan:
-    """Begin the span ``invoke_workflow`` of the work that several agents share.
-
-    ``conversation`` and ``paused`` have the meaning that they have for an agent's span.
-    """
-    return _workflow(name, conversation, paused) or cast("AgentSpan", SilentSpan())
-
-
-@fails_open
-def _workflow(name: str, conversation: str | None, paused: str | None) -> AgentSpan | None:
-    if is_held_up():
-        return None
-    from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
-
-    return agents.begin_workflow(name, conversation, paused)
 
 
 def follow(settings: Settings) -> None:
@@ -142,6 +122,12 @@ class Telemetry:
         """Begin the span of an agent's run."""
         return self._agent(actor, run) or cast("AgentSpan", SilentSpan())
 
+    def workflow(
+        self, name: str, run: AgentRun | None, conversation: str | None, paused: str | None
+    ) -> AgentSpan:
+        """Begin the span of a workflow; ``run`` has its principal and task, None for unknown."""
+        return self._workflow(name, run, conversation, paused) or cast("AgentSpan", SilentSpan())
+
     @fails_open
     def _agent(self, actor: Actor, run: AgentRun) -> AgentSpan | None:
         if is_held_up():
@@ -149,6 +135,18 @@ class Telemetry:
         from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
 
         return agents.begin(actor.name, self._identity(actor, run) or {}, run)
+
+    @fails_open
+    def _workflow(
+        self, name: str, run: AgentRun | None, conversation: str | None, paused: str | None
+    ) -> AgentSpan | None:
+        if is_held_up():
+            return None
+        from agentguard.telemetry import agents, identity  # noqa: PLC0415  they import the API
+
+        who = (self._settings, self._trust_domain)
+        work = {} if run is None else identity.work(*who, run.principal, run.task_id)
+        return agents.begin_workflow(name, work, conversation, paused)
 
     @fails_open
     def _call(self, actor: Actor, invocation: Invocation) -> CallListener:

@@ -125,17 +125,20 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
 
 
 @fails_open
-def begin_workflow(name: str, conversation: str | None, paused: str | None) -> AgentSpan:
-    """Start the span of a workflow (``telemetry.workflow_span``)."""
+def begin_workflow(
+    name: str, work: Mapping[str, Any], conversation: str | None, paused: str | None
+) -> AgentSpan:
+    """Start the span of a workflow; ``work`` says for whom and for which task, where known."""
     tracer = tracing.tracer()
     if tracer is None:
         return SILENT_SPAN
     context, links = tracing.resumed(tracing.parse(paused), None)
     workflow = tracing.text(name)
-    attributes = {
+    attributes: dict[str, Any] = {
         names.OPERATION: names.INVOKE_WORKFLOW,
         names.WORKFLOW_NAME: workflow,
         names.GEN_AI_AGENT_NAME: workflow,
+        **work,
     }
     if conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(conversation)

@@ -22,28 +22,17 @@ from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
-from agentguard.call.decision import Decision, Denied
+from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation
 from agentguard.flow.authority import Actor, Authority
 from agentguard.flow.listener import LoggedInvocation
-from agentguard.signing.canonical import b64_encode
+from agentguard.telemetry import attributes as told
 from agentguard.telemetry import metrics, names, tracing
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.identity import NOBODY, identity
 from agentguard.telemetry.settings import Settings
 
-_RAN: Final = frozenset({"ok", "error", "unknown", "in_doubt"})
-"""Outcomes of a tool that has begun: its exceptions are its own, and no refusal of the call."""
-
 _OF_TOOL: Final = frozenset({names.TOOL_ARGUMENTS, names.TOOL_RESULT})
-
-_STATUS: Final = {
-    "": "approved",
-    "approval.rejected": "rejected",
-    "approval.expired": "expired",
-    "approval.consumed": "consumed",
-}
-"""What became of an approval, by the reason code of its call's decision."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +124,9 @@ class Call:
             attributes[names.DECISION_CODE] = decision.code
         if policy_sha256 is not None:
             attributes[names.POLICY] = self._attributes[names.POLICY] = policy_sha256
+            reason = told.reason(decision) if self._settings.reasons else ""
+            if reason:
+                attributes[names.REASON] = self._attributes[names.REASON] = reason
         self._event(names.POLICY_DECISION, attributes)
 
     def asks(self) -> str | None:
@@ -144,10 +136,10 @@ class Call:
     @fails_open
     def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
         """Add an event, and the place of the request in the log."""
-        self._attributes.update(_place(receipt, head))
+        self._attributes.update(told.place(receipt, head))
         attributes = {
             names.APPROVAL: request.request_id,
-            names.APPROVAL_EXPIRES: request.expires_at,
+            names.APPROVAL_EXPIRES: told.time_text(request.expires_at),
         }
         self._event(names.APPROVAL_REQUESTED, attributes)
 
@@ -164,14 +156,7 @@ class Call:
         """Add an event for each answer."""
         self._request, self._answers = request, answers
         for answer in answers:
-            attributes: dict[str, Any] = {
-                names.APPROVAL: request.request_id,
-                names.APPROVAL_STATUS: "approved" if answer.verdict == "approve" else "rejected",
-                names.APPROVER: self._named(answer.approver),
-                names.APPROVAL_METHOD: answer.method,
-                names.APPROVAL_ANSWER: answer.approval_id,
-            }
-            self._event(names.APPROVAL_DECIDED, attributes)
+            self._event(names.APPROVAL_DECIDED, told.answer(answer, self._named))
 
     @fails_open
     def recorded(
@@ -187,17 +172,19 @@ class Call:
         attributes[names.INVOCATION_SHA256] = invocation.sha256
         if invocation.id is not None:
             attributes[names.INVOCATION] = invocation.id
-        attributes.update(_place(receipt, head))
+        attributes.update(told.place(receipt, head))
         if self._request is not None:
             attributes[names.APPROVAL] = self._request.request_id
-            if decision.code in _STATUS:
-                attributes[names.APPROVAL_STATUS] = _STATUS[decision.code]
+            status = told.STATUS.get(decision.code)
+            if status is not None:
+                attributes[names.APPROVAL_STATUS] = status
+                attributes |= told.settled(status, self._answers, self._named)
         if self._settings.arguments:
             self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
         if not invocation.enforced:
             attributes[names.ENFORCED] = False
-        refused = invocation.enforced and not decision.allowed
-        self._end_authorize(decision.code if refused else None)
+        is_refused = invocation.enforced and not decision.allowed
+        self._end_authorize(told.refused(decision.code) if is_refused else None)
 
     def suspended(self) -> None:
         """Note that the tool pauses: its exception is no error."""
@@ -226,60 +213,56 @@ class Call:
     @fails_open
     def end(self, error: BaseException | None) -> None:
         """End the span, and count the call."""
-        code = self._error_type(error)
-        self._finish(code)
-        self._count(code)
+        failure = self._failure(error)
+        self._finish(failure)
+        self._count(failure)
 
     # --- the span -------------------------------------------------------------------------------
 
-    def _error_type(self, error: BaseException | None) -> str | None:
-        """Return the failure as a short word, None for no failure; never the error's own text."""
+    def _failure(self, error: BaseException | None) -> told.Failure | None:
+        """Return why the call failed; None for a call that did not, or that waits or pauses."""
         steers = self._suspended or self._handed_on or isinstance(error, ApprovalPending)
         if error is None or steers:
             return None
-        if isinstance(error, Denied) and self._outcome not in _RAN:
-            return error.code
-        kind = type(error)
-        builtin = kind.__module__ == "builtins"
-        return self._outcome_error if self._outcome_error and not builtin else kind.__qualname__
+        return told.failure(error, self._outcome, self._outcome_error)
 
     @fails_open
-    def _finish(self, code: str | None) -> None:
-        self._end_authorize(code)
+    def _finish(self, failure: told.Failure | None) -> None:
+        self._end_authorize(failure)
         span = self._span
         if span is None:
             return
         if self._records:
-            self._set_closing(span, code)
-        if self._host and code is None and self._outcome != "ok":
+            self._set_closing(span, failure)
+        if self._host and failure is None and self._outcome != "ok":
             # a wait or a pause is no error; the host's owner would set one, and OK is final
             span.set_status(StatusCode.OK)
         if not self._host:
             span.end()
 
-    def _end_authorize(self, code: str | None) -> None:
+    def _end_authorize(self, failure: told.Failure | None) -> None:
         """End ``agentguard.authorize``; the attributes of a tool call are its host's."""
         span, self._authorize = self._authorize, None
         if span is not None:
             if self._records:
-                attributes = self._closing(span, code)
+                attributes = self._closing(span, failure)
                 span.set_attributes({k: v for k, v in attributes.items() if k not in _OF_TOOL})
             span.end()
 
-    def _closing(self, span: Span, code: str | None) -> dict[str, Any]:
+    def _closing(self, span: Span, failure: told.Failure | None) -> dict[str, Any]:
         """Return the attributes that became known since the span began; set an error's status."""
-        if code is None:
+        if failure is None:
             return self._attributes
-        span.set_status(StatusCode.ERROR, code)
-        return {**self._attributes, names.ERROR_TYPE: code}
+        span.set_status(StatusCode.ERROR, failure.description)
+        return self._attributes | failure.attributes
 
-    def _set_closing(self, span: Span, code: str | None) -> None:
+    def _set_closing(self, span: Span, failure: told.Failure | None) -> None:
         """Set the attributes that became known, and restore those that the tool has overwritten.
 
         A tool can write into the current span. Above its limit the SDK drops the oldest attributes,
         so the identity is set last.
         """
-        closing = self._closing(span, code)
+        closing = self._closing(span, failure)
         if not self._host:
             span.set_attributes(closing)
             if _has_just(span, self._about | self._identity | closing):
@@ -308,9 +291,10 @@ class Call:
 
     # --- the metrics ----------------------------------------------------------------------------
 
-    def _count(self, code: str | None) -> None:
+    def _count(self, failure: told.Failure | None) -> None:
         if not metrics.is_set_up():
             return
+        code = None if failure is None else failure.code
         decision = self._decision
         waits = self._attributes.get(names.APPROVAL_STATUS) == "pending"
         took = self._took if decision is not None else time.perf_counter() - self._begun
@@ -328,7 +312,7 @@ class Call:
             about[names.ERROR_TYPE] = code
         metrics.count_call(about, decided, seconds=took)
         if self._request is not None and self._answers and decision is not None:
-            verdict = _STATUS.get(decision.code)
+            verdict = told.STATUS.get(decision.code)
             if verdict is not None:
                 answered = max(answer.not_before for answer in self._answers)
                 waited = max(0, answered - self._request.requested_at)
@@ -387,12 +371,3 @@ def _has_just(span: Span, attributes: Mapping[str, Any]) -> bool:
     copy = view.copy()  # a comparison by the view's keys would cost more than to set them again
     same_names = [*copy] == [*attributes]
     return same_names and all(map(is_, copy.values(), attributes.values()))
-
-
-def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:
-    """Return an entry's place and the log's head: whoever keeps the span is a witness."""
-    return {
-        names.SHARD: receipt.shard,
-        names.INDEX: receipt.index,
-        names.CHECKPOINT: f"{head.origin} {head.size} {b64_encode(head.root)}",
-    }

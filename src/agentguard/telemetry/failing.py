@@ -36,10 +36,21 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
             kind = type(error).__name__  # the exception's text may hold secrets
             if kind not in _FAILED:
                 _FAILED.add(kind)
-                _LOGGER.warning("telemetry failed (%s): calls go on without it", kind)
+                _warn(kind)
             return None
 
     return harmless
+
+
+def _warn(kind: str) -> None:
+    """Log the failure; a handler of the application's log may fail as well."""
+    try:
+        _LOGGER.warning("telemetry failed (%s): calls go on without it", kind)
+    except _FROM_OUTSIDE:
+        raise
+    except BaseException as error:
+        if _is_cancellation(error):
+            raise
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The attributes that each span has: who acts, for whom, and through whom."""
+"""The attributes that each span has: who acts, for whom, through whom, and for which task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agentguard.flow.authority import Actor
+from agentguard.identity.credential import agent_alias
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.settings import Settings
 
@@ -39,21 +40,31 @@ def _identity(
     task_id: str | None,
 ) -> MappingProxyType[str, Any]:
     members = [tracing.person(name, trust_domain, hashed=hashed) for name in (principal, *actors)]
-    uri = tracing.text(uri)
     attributes: dict[str, Any] = {
-        names.GEN_AI_AGENT_ID: uri,
+        names.ACTOR: tracing.text(agent_alias(uri)),
         names.GEN_AI_AGENT_NAME: tracing.text(name),
-        names.AGENT_ID: uri,
+        names.AGENT_ID: tracing.text(uri),
         names.AGENT_TYPE: tracing.text(kind),
         names.PRINCIPAL: members[0],
         names.CHAIN: ">".join(map(_member, members)),
         names.DEPTH: len(members) - 1,
+        **_user_and_task(principal, members[0], task_id),
     }
-    if principal.startswith("user:"):
-        attributes[names.USER] = members[0]
-    if task_id is not None:
-        attributes[names.TASK] = tracing.text(task_id)
     return MappingProxyType(attributes)
+
+
+def work(
+    settings: Settings, trust_domain: str, principal: str, task_id: str | None
+) -> dict[str, Any]:
+    """Return for whom and for which task several agents work; a workflow itself is no agent."""
+    name = tracing.person(principal, trust_domain, hashed=settings.hash_users)
+    return {names.PRINCIPAL: name, **_user_and_task(principal, name, task_id)}
+
+
+def _user_and_task(principal: str, named: str, task_id: str | None) -> dict[str, Any]:
+    """Return the attributes that not each principal and not each delegation has."""
+    user = {names.USER: named} if principal.startswith("user:") else {}
+    return user if task_id is None else {**user, names.TASK: tracing.text(task_id)}
 
 
 def _member(name: str) -> str:

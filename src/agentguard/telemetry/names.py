@@ -4,7 +4,9 @@ The names of the GenAI semantic conventions are constants here: the conventions 
 and OpenTelemetry's package no longer has them. The names are those of version 1.41.0 of
 OpenTelemetry's conventions, the last version with GenAI: release 0.1.0 of
 open-telemetry/semantic-conventions-genai goes on from there. One name is of that release: a
-workflow has ``gen_ai.agent.name``, which took the place of ``gen_ai.workflow.name``.
+workflow has ``gen_ai.agent.name``, which took the place of ``gen_ai.workflow.name``. No span has
+``gen_ai.agent.id``: the conventions took the id of an instance in memory off spans of the kind
+INTERNAL, and all spans here are of that kind.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ TOOL_TYPE: Final = "gen_ai.tool.type"
 TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
 TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 TOOL_RESULT: Final = "gen_ai.tool.call.result"
-GEN_AI_AGENT_ID: Final = "gen_ai.agent.id"
 GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
 WORKFLOW_NAME: Final = "gen_ai.workflow.name"
 CONVERSATION: Final = "gen_ai.conversation.id"
 ERROR_TYPE: Final = "error.type"
 USER: Final = "user.id"
 
+ACTOR: Final = "agentguard.actor"
+"""The agent instance's short name. The attribute sorts first, and so leads Jaeger's one line."""
 AGENT_ID: Final = "agentguard.agent.id"
 AGENT_TYPE: Final = "agentguard.agent.type"
 PRINCIPAL: Final = "agentguard.principal.id"
@@ -54,18 +57,22 @@ INVOCATION: Final = "agentguard.invocation.id"
 INVOCATION_SHA256: Final = "agentguard.invocation.sha256"
 DECISION: Final = "agentguard.policy.decision"
 DECISION_CODE: Final = "agentguard.policy.code"
+REASON: Final = "agentguard.policy.reason"
 ENFORCED: Final = "agentguard.policy.enforced"
 """False in observe mode: the call ran whatever the decision was."""
 POLICY: Final = "agentguard.policy.digest"
 APPROVAL: Final = "agentguard.approval.id"
 APPROVAL_STATUS: Final = "agentguard.approval.status"
 APPROVER: Final = "agentguard.approval.approver"
+DECIDED_AT: Final = "agentguard.approval.decided_at"
 APPROVAL_METHOD: Final = "agentguard.approval.method"
 APPROVAL_ANSWER: Final = "agentguard.approval.answer.id"
 APPROVAL_EXPIRES: Final = "agentguard.approval.expires_at"
 SHARD: Final = "agentguard.audit.shard"
 INDEX: Final = "agentguard.audit.index"
 CHECKPOINT: Final = "agentguard.audit.checkpoint"
+FAILURE: Final = "agentguard.failure"
+"""What made a call an error: ``denied``, ``rejected`` (by a person) or ``tool_error``."""
 OUTCOME: Final = "agentguard.outcome.status"
 REPLAY_OF: Final = "agentguard.outcome.replay_of"
 TRUST_DOMAIN: Final = "agentguard.trust_domain"

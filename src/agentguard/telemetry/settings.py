@@ -24,7 +24,8 @@ class Settings(NamedTuple):
     OTLP receiver (http/protobuf); empty means the receiver of the ``OTEL_*`` variables, or the
     application's own set-up. ``metrics`` sends metrics to the same receiver. ``arguments`` and
     ``results`` put a call's arguments and result into its span, without what ``[redact]`` and the
-    policy redact. ``hash_users`` replaces the names of people by digests.
+    policy redact. ``reasons`` puts the policy's reasons into the span as they are: a reason may
+    quote an argument. ``hash_users`` replaces the names of people by digests.
     """
 
     present: bool = False
@@ -33,4 +34,5 @@ class Settings(NamedTuple):
     metrics: bool = False
     arguments: bool = False
     results: bool = False
+    reasons: bool = False
     hash_users: bool = False

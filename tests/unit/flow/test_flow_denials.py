@@ -336,7 +336,10 @@ def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(
         assert refused(guard, agent, merge, into="dev") == code
         assert "a secret" not in str(records(guard, "authorization"))
         if code == "facts.failed":  # whoever wrote the look-up finds the traceback there
-            assert [record.name for record in caplog.records] == ["agentguard"]
+            traceback, line, remedy = caplog.records
+            assert traceback.exc_info is not None
+            assert line.name == "agentguard.decisions"
+            assert remedy.getMessage().endswith("the log has the exception's traceback")
             assert "Traceback" in caplog.text
         assert ran == []
 

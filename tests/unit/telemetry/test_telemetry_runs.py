@@ -17,7 +17,7 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     attributes = spans.one("invoke_agent reviewer").attributes
     assert attributes["gen_ai.operation.name"] == "invoke_agent"
     assert attributes["gen_ai.conversation.id"] == "thread-1"
-    assert attributes["gen_ai.agent.id"] == place.agent.id
+    assert attributes["agentguard.agent.id"] == place.agent.id
     assert attributes["agentguard.delegation.chain"] == (
         "user:alice>spiffe://acme.example>agent:reviewer"
     )

@@ -9,6 +9,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -21,6 +22,11 @@ from opentelemetry.trace import StatusCode
 from agentguard import ApprovalPending, Denied, adapters, telemetry
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.calls import read_authorization
+from agentguard.identity.credential import agent_alias
+
+
+def rfc3339(seconds):
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def test_an_allowed_call_is_one_span_that_says_who_what_and_where_the_evidence_is(
@@ -38,7 +44,7 @@ def test_an_allowed_call_is_one_span_that_says_who_what_and_where_the_evidence_i
         "gen_ai.tool.name": "push",
         "gen_ai.tool.type": "function",
         "gen_ai.tool.call.id": "push#1",
-        "gen_ai.agent.id": place.agent.id,
+        "agentguard.actor": agent_alias(place.agent.id),
         "gen_ai.agent.name": "reviewer",
         "agentguard.agent.id": place.agent.id,
         "agentguard.agent.type": "code-agent",
@@ -67,8 +73,9 @@ def test_a_denial_is_an_error_with_its_reason_code(place, spans):
         place.call("main")
     span = spans.one("execute_tool push")
     assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description == "policy.denied"
+    assert span.status.description == "denied: policy.denied"
     assert span.attributes["error.type"] == "policy.denied"
+    assert span.attributes["agentguard.failure"] == "denied"
     assert span.attributes["agentguard.policy.decision"] == "deny"
     assert span.attributes["agentguard.audit.index"] == place.recorded()[0]
     assert "agentguard.outcome.status" not in span.attributes
@@ -96,8 +103,10 @@ def test_what_a_tool_raises_is_an_error_of_its_type_alone(place, spans):
     with pytest.raises(LookupError):
         place.call()
     span = spans.one("execute_tool push")
-    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "LookupError")
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "tool error: LookupError"
     assert span.attributes["error.type"] == "LookupError"
+    assert span.attributes["agentguard.failure"] == "tool_error"
     assert span.attributes["agentguard.policy.decision"] == "allow"
     assert span.attributes["agentguard.outcome.status"] == "error"
     assert [event.name for event in span.events] == ["policy.decision"]
@@ -111,6 +120,8 @@ def test_what_a_tool_was_denied_inside_is_the_tools_error(place, spans):
     inner, outer = spans.named("execute_tool push")
     assert inner.attributes["error.type"] == "delegation.missing"
     assert outer.attributes["error.type"] == "agentguard.call.decision.Denied"
+    failures = [span.attributes["agentguard.failure"] for span in (inner, outer)]
+    assert failures == ["denied", "tool_error"]
     assert inner.parent.span_id == outer.context.span_id
 
 
@@ -141,6 +152,12 @@ def test_a_call_that_waits_is_no_error_and_goes_on_in_its_trace(place, spans):
     }
     assert resumed.attributes["agentguard.approval.status"] == "approved"
     assert resumed.attributes["agentguard.approval.id"] == request.request_id
+    decided_at = rfc3339(answered.approval.not_before)
+    assert resumed.attributes["agentguard.approval.approver"] == "user:bob"
+    assert resumed.attributes["agentguard.approval.decided_at"] == decided_at
+    assert "agentguard.approval.approver" not in waiting.attributes
+    (asked,) = (event for event in waiting.events if event.name == "approval.requested")
+    assert asked.attributes["agentguard.approval.expires_at"] == rfc3339(request.expires_at)
     decided = [event for event in resumed.events if event.name == "approval.decided"]
     assert [dict(event.attributes) for event in decided] == [
         {
@@ -149,6 +166,7 @@ def test_a_call_that_waits_is_no_error_and_goes_on_in_its_trace(place, spans):
             "agentguard.approval.approver": "user:bob",
             "agentguard.approval.method": "ed25519",
             "agentguard.approval.answer.id": answered.approval.approval_id,
+            "agentguard.approval.decided_at": decided_at,
         }
     ]
     assert place.recorded()[1].predicate["traceparent"].split("-")[1] == (
@@ -176,6 +194,11 @@ def test_a_rejection_is_an_error(place, spans):
     _, refused = spans.named("execute_tool push")
     assert refused.attributes["error.type"] == "approval.rejected"
     assert refused.attributes["agentguard.approval.status"] == "rejected"
+    assert refused.attributes["agentguard.approval.approver"] == "user:bob"
+    assert refused.attributes["agentguard.approval.decided_at"].endswith("Z")
+    assert refused.attributes["agentguard.failure"] == "rejected"
+    assert refused.status.description == "rejected: approval.rejected"
+    assert refused.status.status_code is StatusCode.ERROR
 
 
 def test_an_evaluation_has_a_span_only_where_people_are_asked(place, spans):
@@ -508,8 +531,8 @@ def test_spans_and_metrics_say_which_version_made_them_by_which_conventions(plac
         assert scope.schema_url == "https://opentelemetry.io/schemas/1.41.0"
 
 
-def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
-    with telemetry.workflow_span("newsroom"):
+def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(place, spans):
+    with adapters.workflow_span("newsroom", place.agent):
         pass
     span = spans.one("invoke_workflow newsroom")
     assert span.attributes["gen_ai.operation.name"] == "invoke_workflow"

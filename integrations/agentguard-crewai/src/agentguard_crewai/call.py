@@ -27,7 +27,13 @@ from agentguard import (
     Denied,
     current_delegation,
 )
-from agentguard.adapters import CallOptions, Invocation, NestedCalls, nested_calls
+from agentguard.adapters import (
+    CallOptions,
+    Invocation,
+    NestedCalls,
+    log_denial,
+    nested_calls,
+)
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.coworkers import (
@@ -36,19 +42,13 @@ from agentguard_crewai.coworkers import (
     is_handover,
     run_handover,
 )
-from agentguard_crewai.denial import crew_decision, denial_failure, pending_failure
+from agentguard_crewai.denial import REMEDIES, denial_failure, pending_failure
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
 from agentguard_crewai.runs import Paused, Place, Run, collect_places, nested_places
 from agentguard_crewai.sealing import unseal
 
 _LOGGER = logging.getLogger("agentguard")
-
-_PROGRAM_MISTAKES: Final = frozenset(
-    {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
-)
-"""Refusals that a mistake in the program causes. They are logged, since the crew goes on."""
-
 
 _THREAD_WARNING: Final = (
     "%s waits for an approval outside of any guarded call, while a call of %s runs for the same "
@@ -144,6 +144,7 @@ class Call:
             codec=results if run.name is not None else None,
             reentrant=is_handover(body.tool),  # after a crash the handover resumes
             suspends=(Paused,),
+            remedies=REMEDIES,
         )
         self._outer_places = nested_places()
         self._body = body
@@ -249,12 +250,11 @@ class Call:
             if action is not None:
                 action.record_error(self._body.tool, error)
             raise error
-        decision = crew_decision(
-            error.decision if isinstance(error, Denied) else Decision.of_error(error)
-        )
-        if error.code in _PROGRAM_MISTAKES:
-            details = self.invocation.tool.name, decision.reason, decision.code
-            _LOGGER.warning("%s was not run: %s [%s]", *details)
+        if isinstance(error, Denied):  # logged by the core
+            decision = error.decision
+        else:
+            decision = Decision.of_error(error)
+            log_denial(self._identity.agent, self.invocation, decision, self.options)
         if decision.code == "approval.rejected" and self._place is not None:
             rejection.store(self._identity.agent, self._place, decision)
         return denial_failure(self.invocation.tool.name, decision)

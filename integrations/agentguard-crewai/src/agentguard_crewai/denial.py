@@ -5,6 +5,7 @@ The decision itself stands in ``gate.py`` and in the core.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from crewai.tools.tool_failure import ToolFailure
@@ -16,36 +17,32 @@ _REPEATABLE: Final = frozenset({"approval.altered", "approval.expired"})
 """Codes after which the same call may be made again."""
 
 
-_CREW_REASONS: Final = {
+REMEDIES: Final[Mapping[str, str]] = {
     "delegation.missing": (
-        "the agent acts only for somebody, and nothing is lent to it here: kick off the crew "
-        "inside a block of guard.delegate(...), and run a thread's work with "
+        "kick off the crew inside a block of guard.delegate(...), and run a thread's work with "
         "contextvars.copy_context().run, which takes the block along; an agent that acts by itself "
         'has authority = "own" in its table of [agents]'
     ),
     "delegation.ended": (
-        "what was lent for this kickoff has ended: let the block of guard.delegate(...) around it "
-        "last until the crew is done, and a stream is read"
+        "let the block of guard.delegate(...) around the kickoff last until the crew is done and a "
+        "stream is read"
     ),
 }
-"""Reasons that say what a user of crews does next; the core's reasons are about single calls."""
-
-
-def crew_decision(decision: Decision) -> Decision:
-    """Return the same refusal, with a reason that says what a user of crews does next."""
-    reason = _CREW_REASONS.get(decision.code)
-    return decision if reason is None else Decision.refusal(reason, code=decision.code)
+"""What a developer of crews does about a refusal; the general remedies are about single calls."""
 
 
 def denial_failure(tool: str, decision: Decision) -> ToolFailure:
-    """Return the failure that names the tool, the reason, and whether a retry can succeed."""
+    """Return the failure that names the tool, and says whether a retry can succeed.
+
+    The model reads the message. ``details`` have the whole reason, for the application.
+    """
     may_call_again = decision.code in _REPEATABLE
     message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
         message=message,
         code=decision.code,
         retryable=may_call_again,
-        details={"reason": decision.model_reason},
+        details={"reason": decision.reason or decision.model_reason},
     )
 
 

@@ -42,7 +42,7 @@ _TRACED: Final[ContextVar[_SpanScope | None]] = ContextVar("agentguard_crewai_tr
 @contextmanager
 def crew_span(name: str, run: Run, member: Identity | None) -> Iterator[None]:
     """Run the block in a span ``invoke_workflow``; ``member`` is any agent of the crew."""
-    with _span(run, member, None, partial(adapters.workflow_span, name)):
+    with _span(run, member, None, partial(_begin_crew_span, name, member)):
         yield
 
 
@@ -95,6 +95,15 @@ def _span(
 def _reset(variable: ContextVar[Value], token: Token[Value]) -> None:
     """Reset a variable; does nothing for a coroutine that is closed in another context."""
     variable.reset(token)
+
+
+@fails_open
+def _begin_crew_span(
+    name: str, member: Identity | None, conversation: str | None, paused: str | None
+) -> AgentSpan | None:
+    if member is None:  # the crew has no agent
+        return None
+    return adapters.workflow_span(name, member.agent, conversation=conversation, paused=paused)
 
 
 @fails_open

@@ -11,7 +11,7 @@ import orjson
 
 from agentguard import telemetry
 
-SERVICE: Final = "agentguard-demo"
+SERVICE: Final = "forge"
 SEARCHES: Final = (
     {"agentguard.policy.decision": "deny"},
     {"agentguard.approval.status": "approved"},

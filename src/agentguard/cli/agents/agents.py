@@ -98,7 +98,7 @@ def _cells(agent: AgentRecord) -> tuple[str | Text, ...]:
         str(len(agent.instances)),
         str(agent.count("allow")),
         str(agent.count("deny")),
-        times.shown(agent.last_call),
+        times.to_the_second(agent.last_call),
     )
 
 
@@ -142,7 +142,7 @@ def _draw_instance(instance: Instance) -> None:
             ("URI", instance.uri),
             ("credential", instance.credential),
             ("calls", f"{allowed} allowed, {denied} denied"),
-            ("last call", times.shown(instance.last_call) or "none"),
+            ("last call", times.to_the_second(instance.last_call) or "none"),
             *(("delegation", delegation.describe()) for delegation in instance.delegations),
         )
     )

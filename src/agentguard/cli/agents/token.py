@@ -25,7 +25,7 @@ from agentguard.cli.terminal.options import (
     JsonOption,
     StateOption,
     TrustOption,
-    gathered,
+    options_from,
 )
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.grant import Grant
@@ -91,7 +91,7 @@ def _input(
     return VerificationInput(config, state, anchor, trust, audience, at or times.now())
 
 
-_with_options: Final = gathered("given", _input)
+_with_options: Final = options_from("given", _input)
 
 
 @app.command("inspect")

@@ -73,18 +73,18 @@ def draw(request: ApprovalRequest, answers: Sequence[Answer], *, whole: str | No
     Without ``whole``, print all arguments. With ``whole``, the command that prints all of them,
     leave out the middle of very long arguments and name the command.
     """
-    screen.own(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
+    screen.own_words(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
     # never cut: what is signed is what is seen
     screen.sheet((name, Text(visible_text(value))) for name, value in _request_rows(request))
     arguments = json.loads(request.arguments)
-    screen.own(
+    screen.own_words(
         Text("arguments", style="bold").append(f", {screen.size(arguments)}", style="not bold")
     )
     if not screen.document(arguments, whole=whole is None) and whole is not None:
-        screen.own(
+        screen.own_words(
             screen.styled("warn", "NOT ALL OF THE ARGUMENTS ARE SHOWN. This shows them all:")
         )
-        screen.own(screen.command(whole))
+        screen.own_words(screen.command(whole))
     screen.line(Text("what is signed", style="bold"))
     screen.sheet(
         (
@@ -100,7 +100,7 @@ def draw(request: ApprovalRequest, answers: Sequence[Answer], *, whole: str | No
         screen.sheet(
             (verdict, Text(visible_text(who))) for verdict, who in phrases.answers(answers)
         )
-    screen.own(Text(_LEGEND))
+    screen.own_words(Text(_LEGEND))
 
 
 def _request_rows(request: ApprovalRequest) -> Iterator[tuple[str, str]]:

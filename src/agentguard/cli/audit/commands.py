@@ -18,7 +18,7 @@ class _Audit(Group):
     places: ClassVar[Mapping[str, tuple[str, str]]] = {
         "list": ("audit.listing:list_entries", "List the calls, the newest last."),
         "show": ("audit.show:show", "Show all that the log says of one call."),
-        "tail": ("audit.tail:tail", "Print the newest calls, and wait for more."),
+        "tail": ("audit.tail:tail", "Print the newest calls, and wait for new ones."),
         "export": ("audit.export:export", "Write the log's entries as JSON lines."),
         "verify": ("audit.verify:verify", "Verify the whole log."),
     }

@@ -53,8 +53,8 @@ def make(
 ) -> None:
     """Write the evidence of one call to a file.
 
-    One file, with which anybody who has the trust document can check, offline, who called what,
-    what was decided and what became of it (evidence.md). It is verified before it is written.
+    Anybody who has the trust document can verify the file offline: who called which tool, the
+    decision, and the outcome (evidence.md). The evidence is verified before it is written.
     """
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
@@ -76,7 +76,7 @@ def make(
 @app.command("verify")
 def verify(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What evidence make has written; - for stdin.")
+        Path, typer.Argument(metavar="FILE", help="A file of evidence make; - for stdin.")
     ],
     *,
     trust: Annotated[
@@ -84,19 +84,20 @@ def verify(
         typer.Option(
             "--trust",
             metavar="TRUST.json",
-            help="The trust document; not one that came with the evidence.",
+            help="The trust document, from another source than the evidence.",
         ),
     ],
     json: JsonOption = False,
 ) -> None:
     """Verify an evidence file, and say what it proves.
 
-    Offline, and with nothing but the trust document. Exit code 1 if anything does not hold. With
-    --json, one object: ok, and code and problem, or what is proved, and unknown: what such a file
-    can't know.
+    Works offline, and needs only the trust document. Exit code 1 if the evidence is invalid. With
+    --json, one object: ok; then code and problem, or the proved facts, and unknown: what an
+    evidence file can't prove.
     """
     document = location.trust_in(trust)
-    data = files.read_or_stdin(file, evidence_file.MAX_BYTES + 1)  # one too many tells
+    # One byte more than the limit, so that a file which is too long is refused.
+    data = files.read_or_stdin(file, evidence_file.MAX_BYTES + 1)
     try:
         proved = evidence.verify_evidence(data, document)
     except (DecodeError, VerificationError) as error:

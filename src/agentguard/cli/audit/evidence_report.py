@@ -1,6 +1,6 @@
 """Prints what the evidence of one call proves, and what the evidence can't prove.
 
-``agentguard/audit/evidence.py`` has verified the evidence before.
+``agentguard/audit/evidence.py`` verifies the evidence first.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def draw(evidence: Evidence) -> None:
     """Print the evidence for people."""
     parts = (_agent_rows, _tool_rows, _decision_rows, _outcome_rows, _admin_rows, _log_rows)
     screen.sheet(row for part in parts for row in part(evidence))
-    screen.line("What this file can't know:")
+    screen.line("What this file can't prove:")
     for limit in limits(evidence):
         screen.item("- ", limit)
 
 
 def as_json(evidence: Evidence) -> dict[str, object]:
-    """Return what ``evidence verify --json`` prints."""
+    """Return the object that ``evidence verify --json`` prints."""
     call, place, outcome = evidence.call, evidence.place, evidence.outcome
     credential, profile = evidence.credential, evidence.credential.profile
     outcome_commitments = outcome.commitments if outcome is not None else {"result": None}
@@ -126,60 +126,60 @@ def limits(evidence: Evidence) -> Iterator[str]:
     """Yield what the evidence does not prove; each output of ``evidence verify`` has the list."""
     if evidence.call.allowed and evidence.outcome is None:
         yield (
-            "whether there was an outcome, or a resolution: that none is here does not prove that "
-            "there was none"
+            "whether there was an outcome, or a resolution: the file has none, which does not "
+            "prove that there was none"
         )
-    yield "the time: every time here is the log's word, or the agent's"
+    yield "the time: every time here is a claim of the log or of the agent"
     if not evidence.call.signed:
         yield (
-            "whether the agent asked for this at all: the refusal has no signature of its, and "
-            "only the log says so"
+            "whether the agent asked for this call: the agent did not sign the refused call, and "
+            "only the log names the agent"
         )
     else:
         yield (
-            "who used the key: it attributes the call to the agent instance, and does not isolate "
-            "the instance from other code in its process"
+            "who used the key: the signature attributes the call to the agent instance, and other "
+            "code in the same process can use the key"
         )
     yield (
-        "what the holder of the log's key has rewritten before anybody kept a checkpoint: compare "
-        "the root above with a checkpoint that was kept elsewhere"
+        "what the holder of the log's key rewrote before anybody kept a checkpoint: compare the "
+        "root above with a checkpoint that was kept elsewhere"
     )
     yield _approval_limit(evidence.answers)
     if evidence.chain is not None:
         yield (
-            "whether the delegation was revoked by then: what was denied for that is on record as "
-            "another call"
+            "whether the delegation was revoked by then: a denial for this reason is another call "
+            "in the log"
         )
     if any(statement.ran is not None for statement, _place in evidence.admin_statements):
-        yield "whether the tool ran: that it is resolved is a person's word"
+        yield "whether the tool ran: the resolution is a person's statement"
     copies = sorted(evidence.copied_roles & evidence.data.keys())
     if copies:
         yield (
-            f"what was redacted in {_role_list(copies)}: what is kept is a copy, for which the log "
-            "vouches and not the agent"
+            f"what was redacted in {_role_list(copies)}: the file has the redacted copy, for which "
+            "the log vouches and not the agent"
         )
     missing = [name for name, commitment in _commitments(evidence) if commitment is not None]
     if missing:
-        yield f"{_role_list(missing)}: not in the file; only the commitment to it is"
+        yield f"{_role_list(missing)}: the file has only the commitment"
     for _origin, head in sorted(evidence.heads.items()):
         since = head.key.compromised_since
         if since is not None:
             at = datetime.fromtimestamp(since, UTC).isoformat()
             yield (
                 f"when this was logged: the log key {head.key.key.thumbprint} was compromised at "
-                f"{at}, and who has it could have written an earlier time"
+                f"{at}, and whoever has the key could have written an earlier time"
             )
 
 
 def _approval_limit(answers: Sequence[Answer]) -> str:
     if not answers:
         return (
-            "whether a person approved: the log holds no approval of this call, and that none was "
-            "asked for is its word, which audit verify holds against the requests in it"
+            "whether a person approved: the log has no approval of this call, and claims that none "
+            "was required; audit verify compares this claim with the requests in the log"
         )
     if any(answer.approver is None for answer in answers):
-        return "who approved: it is not signed, and the application alone says so"
-    return "when a person approved: the time is by the clock where the answer was signed"
+        return "who approved: the answer is not signed, and only the application vouches for it"
+    return "when a person approved: the time comes from the clock of the machine that signed"
 
 
 def _agent_rows(evidence: Evidence) -> Iterator[Row]:
@@ -192,8 +192,8 @@ def _agent_rows(evidence: Evidence) -> Iterator[Row]:
     profile_parts += [f"version {profile.version}"] if profile.version is not None else []
     until = datetime.fromtimestamp(credential.expires_at, UTC).isoformat()
     yield "issuer says", f"{', '.join(profile_parts)}; valid until {until}"
-    own = evidence.call.principal == f"agent:{profile.name}"
-    yield "for", f"{evidence.call.principal}{', on its own authority' if own else ''}"
+    is_own_authority = evidence.call.principal == f"agent:{profile.name}"
+    yield "for", f"{evidence.call.principal}{', on its own authority' if is_own_authority else ''}"
     if evidence.chain is not None:
         yield from phrases.delegation(evidence.chain)
     if evidence.call.inside is not None:
@@ -211,10 +211,10 @@ def _tool_rows(evidence: Evidence) -> Iterator[Row]:
     if "arguments" in evidence.data:
         yield "arguments", screen.value(evidence.data["arguments"])
     elif call.commitments["arguments"] is None:
-        yield "arguments", "could not be bound to the tool's parameters"
+        yield "arguments", "they do not fit the tool's parameters"
     else:
         commitment = call.commitments["arguments"]
-        yield "arguments", f"left out of the file, or erased; their commitment is {commitment}"
+        yield "arguments", f"not in the file, or erased; their commitment is {commitment}"
     for name in ("resource", "task_id", "traceparent"):
         if call.predicate.get(name) is not None:
             yield name, str(call.predicate[name])
@@ -227,7 +227,7 @@ def _decision_rows(evidence: Evidence) -> Iterator[Row]:
     call = evidence.call
     yield from phrases.decided(call)
     if call.engine is None:
-        yield "policy", "not asked: the call was refused before"
+        yield "policy", "not evaluated: the call was refused before"
     else:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'not reported by the engine'}"
@@ -252,17 +252,17 @@ def _outcome_rows(evidence: Evidence) -> Iterator[Row]:
         yield "outcome", "the tool did not run"
         return
     if evidence.outcome is None or evidence.outcome_place is None:
-        yield "outcome", screen.styled("in_doubt", "in doubt: the file holds none")
+        yield "outcome", screen.styled("in_doubt", "in doubt: the file has no outcome")
         return
     status, members = evidence.outcome.status, evidence.outcome.predicate
-    ended = phrases.not_run(evidence.outcome.replay_of) if status == "not_run" else status
-    yield "outcome", screen.styled(status, ended)
+    status_text = phrases.not_run(evidence.outcome.replay_of) if status == "not_run" else status
+    yield "outcome", screen.styled(status, status_text)
     if members.get("error_type") is not None:
         yield "error", str(members["error_type"])
     if "result" in evidence.data:
         yield "result", screen.value(evidence.data["result"])
     elif members.get("result") is not None:
-        yield "result", f"left out of the file, or erased; its commitment is {members['result']}"
+        yield "result", f"not in the file, or erased; its commitment is {members['result']}"
     if members.get("result_type") is not None:
         yield "result type", str(members["result_type"])
     if members.get("started_at") is not None:
@@ -271,7 +271,7 @@ def _outcome_rows(evidence: Evidence) -> Iterator[Row]:
 
 def _admin_rows(evidence: Evidence) -> Iterator[Row]:
     for statement, place in evidence.admin_statements:
-        by = f"said the admin key {statement.key_id} at {place.at}: {statement.note}"
+        by = f"by the admin key {statement.key_id} at {place.at}: {statement.note}"
         if statement.ran is None:
             yield "erased", f"its data, {by}"
         else:
@@ -293,7 +293,7 @@ def _log_rows(evidence: Evidence) -> Iterator[Row]:
     checkpoint = evidence.call_checkpoint
     yield (
         "witnessed",
-        f"the call carries the checkpoint of {checkpoint.size} entries, of the same log",
+        f"the signed call names a checkpoint of the same log, with {checkpoint.size} entries",
     )
 
 

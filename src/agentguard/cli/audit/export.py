@@ -1,6 +1,6 @@
-"""``agentguard audit export``: the log as JSON lines, for other programs.
+"""``agentguard audit export``: writes the log as JSON lines, for other programs.
 
-What a line holds is documented in cli.md. An export proves nothing: ``evidence make`` makes
+cli.md describes the members of a line. An export proves nothing: ``evidence make`` writes
 evidence.
 """
 
@@ -52,9 +52,9 @@ def export(
 ) -> None:
     """Write the log's entries as JSON lines.
 
-    One object a line for each entry, in the order of their times: shard, index, leaf_hash, entry,
-    attachments (by role: arguments, input, result). They are written as they stand in the log,
-    unverified; but what is not what its entry commits to is left out, and problems names it.
+    Each entry is one object on one line, in the order of time: shard, index, leaf_hash, entry,
+    attachments (by role: arguments, input, result). The entries are written as they are in the log,
+    unverified. An attachment that differs from its commitment is left out, and problems names it.
     """
     reader = location.locate(config, state).reader()
     rows = History(reader).rows(selection, newest_first=bool(last), outcomes=selection.in_doubt)
@@ -84,9 +84,9 @@ def _line(reader: LogReader, row: Row, *, attachments: bool) -> bytes:
     }
     problems = [str(row.reason)] if row.entry is None else []
     if attachments:
-        beside, changed = _beside(row.entry, stored.attachments if stored is not None else ())
-        members["attachments"] = beside
-        problems += changed
+        decoded, changes = _decode(row.entry, stored.attachments if stored is not None else ())
+        members["attachments"] = decoded
+        problems += changes
     if problems:
         members["problems"] = problems
     return json.dumps(members).encode() + b"\n"
@@ -96,25 +96,25 @@ def _entry(parsed: Entry) -> dict[str, JSON]:
     return dict(sorted({"kind": parsed.kind, "at": parsed.at, **parsed.members}.items()))
 
 
-def _beside(
+def _decode(
     parsed: Entry | None, attachments: Sequence[Attachment]
 ) -> tuple[dict[str, JSON], list[str]]:
-    """Decode what stands beside an entry, and say what of it was changed."""
+    """Return the decoded attachments of an entry, and a sentence for each changed one."""
     decoded: dict[str, JSON] = {}
-    changed: list[str] = []
+    changes: list[str] = []
     if not attachments or parsed is None:
-        return decoded, changed
+        return decoded, changes
     try:
         commitments = _commitments(parsed)
     except AgentguardError as error:
         return decoded, [str(error)]
-    for beside in attachments:
+    for attachment in attachments:
         try:
-            statements.check_attachments([beside], commitments)
-            decoded[beside.role] = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
+            statements.check_attachments([attachment], commitments)
+            decoded[attachment.role] = canonical.loads(attachment.data, limit=sqlite.MAX_LENGTH)
         except AgentguardError as error:
-            changed.append(str(error))
-    return decoded, changed
+            changes.append(str(error))
+    return decoded, changes
 
 
 def _commitments(parsed: Entry) -> Commitments:

@@ -24,7 +24,7 @@ from agentguard.cli.terminal.options import (
     ToolOption,
     TraceOption,
     UntilOption,
-    gathered,
+    options_from,
 )
 from agentguard.identity.credential import agent_alias, parse_alias
 
@@ -49,7 +49,7 @@ class Filter:
         return self == EVERYTHING
 
     def matches(self, about: Summary, outcome: str | None) -> bool:
-        """Whether an entry matches, by its own content and the outcome of its call."""
+        """Whether an entry matches by its own content and the outcome of its call."""
         if self.alias is not None and agent_alias(about.agent or "") != self.alias:
             return False
         return self.search.matches(about) and (not self.in_doubt or outcome == "in_doubt")
@@ -59,7 +59,7 @@ class Filter:
         criteria = self.search._asdict()
         criteria["agent"] = self.alias or self.search.agent
         if (self.in_doubt or _is_of_calls(self.search)) and self.search.kind == "authorization":
-            criteria["kind"] = None  # it follows
+            criteria["kind"] = None  # the other criteria imply the kind
         texts = [
             f"{name.removesuffix('_id')} {value}"
             for name, value in criteria.items()
@@ -84,7 +84,7 @@ def _selection(  # noqa: PLR0913  one for each option
     kind: KindOption = None,
     in_doubt: InDoubtOption = False,
 ) -> Filter:
-    """Make the filter that the options ask for; raises ``typer.BadParameter``."""
+    """Make a filter from the options; raises ``typer.BadParameter``."""
     name, alias = parse_alias(agent or "") or (agent, None)
     search = Search(
         kind="authorization" if kind == "call" else kind,
@@ -99,14 +99,14 @@ def _selection(  # noqa: PLR0913  one for each option
     )
     if decision == "approval" and search.kind is None:
         search = search._replace(kind="request")
-    # a request says all of it as well, and a trace has both
+    # A request has all these members as well, and a trace has both calls and requests.
     is_trace = trace is not None and kind is None
     selects_requests = not in_doubt and (search.kind == "request" or is_trace)
     if (in_doubt or _is_of_calls(search)) and not selects_requests:
         if search.kind not in (None, "authorization"):
             message = (
-                "--principal, --tool, --decision, --task, --trace and --in-doubt ask for calls: "
-                f"no {kind} entry has them; leave --kind out"
+                "--principal, --tool, --decision, --task, --trace and --in-doubt select calls, and "
+                f"an entry of the kind {kind} is not a call: leave out --kind"
             )
             raise typer.BadParameter(message)
         search = search._replace(kind="authorization")
@@ -118,11 +118,11 @@ def _is_of_calls(search: Search) -> bool:
 
 
 def calls(selection: Filter) -> Filter:
-    """Return the calls among what is wanted; raises ``typer.BadParameter`` where there are none."""
+    """Narrow a filter to calls; raises ``typer.BadParameter`` for a filter of another kind."""
     if selection.search.kind not in (None, "authorization"):
-        raise typer.BadParameter("only calls are asked for here: leave --kind out")
+        raise typer.BadParameter("this command reads only calls: leave out --kind")
     return replace(selection, search=selection.search._replace(kind="authorization"))
 
 
-with_options: Final = gathered("selection", _selection)
-"""Gives a command the options that choose entries, where it has its parameter ``selection``."""
+with_options: Final = options_from("selection", _selection)
+"""A decorator that gives a command the options of a filter for its parameter ``selection``."""

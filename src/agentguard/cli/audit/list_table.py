@@ -43,7 +43,7 @@ class Table:
     A row that only repeats another row is hidden, such as an outcome, which is in the row of its
     call. A filter by kind, or ``every``, shows these rows too. ``several`` says that the log has
     several shards. ``acting`` holds the options for a command that writes to the log
-    (``location.acting``).
+    (``location.config_option``).
     """
 
     def __init__(self, selection: Filter, *, several: bool, every: bool, acting: str) -> None:

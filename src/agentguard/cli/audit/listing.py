@@ -57,7 +57,7 @@ def list_entries(
     if json:
         _print_json(History(reader), selection, last or 0)
         return
-    several, acting = len(reader.shards()) > 1, location.acting(where)
+    several, acting = len(reader.shards()) > 1, location.config_option(where)
     table = Table(selection, several=several, every=every, acting=acting)
     _print_table(reader, selection, table, _SHOWN if last is None else last)
 

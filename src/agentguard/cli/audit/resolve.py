@@ -26,7 +26,7 @@ def resolve(
     ran: Annotated[
         bool | None,
         typer.Option(
-            "--ran/--not-ran", help="Whether the tool ran, as you have found out: one of the two."
+            "--ran/--not-ran", help="Whether the tool ran, as you found out; one is required."
         ),
     ] = None,
     note: NoteOption,
@@ -35,14 +35,14 @@ def resolve(
 ) -> None:
     """Record whether the tool of a call in doubt ran.
 
-    It was authorised, and the log has no outcome: the process died, or its disk did. Find out
-    whether its tool ran, and say so; the statement is signed with the admin key and logged.
+    The log authorises such a call and has no outcome of it, because the process or its disk failed.
+    Find out whether the tool ran; your statement is signed with the admin key and logged.
     """
-    if ran is None:  # a required option would be asked for as --ran alone, which leads the witness
-        raise typer.BadParameter("say which: --ran or --not-ran")
+    if ran is None:  # Typer would name only --ran as the missing option, which suggests an answer
+        raise typer.BadParameter("add --ran or --not-ran")
     settings = location.load_own(config)
-    invocation_id = _named(settings, call)
-    recorded = administration.resolve(
+    invocation_id = _invocation_id(settings, call)
+    receipt = administration.resolve(
         settings,
         passphrase_of(settings),
         invocation_id,
@@ -51,35 +51,39 @@ def resolve(
         now=times.now(),
     )
     summary = f"resolved: {invocation_id} {'ran' if ran else 'did not run'}"
-    screen.recorded(summary, {"invocation_id": invocation_id, "ran": ran}, recorded, json=json)
+    screen.recorded(summary, {"invocation_id": invocation_id, "ran": ran}, receipt, json=json)
 
 
 def erase(
     call: CallArgument,
     *,
     note: NoteOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it can't be undone.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask, although an erasure can't be undone.")
+    ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Erase the arguments, the policy input and the result of a call.
 
-    What the log says of the call, and every proof of it, holds without them. Copies elsewhere
-    (backups, exports, evidence files) are not reached.
+    The entries of the call and every proof of them stay valid without these data. Copies elsewhere
+    (backups, exports, evidence files) are not erased.
     """
     settings = location.load_own(config)
-    invocation_id = _named(settings, call)
-    question = f"Erase what call {visible_text(invocation_id[:32])} was given and returned?"
+    invocation_id = _invocation_id(settings, call)
+    name = visible_text(invocation_id[:32])
+    question = f"Erase the arguments, the policy input and the result of the call {name}?"
     if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
-    done = administration.erase(
+    erasure = administration.erase(
         settings, passphrase_of(settings), invocation_id, note=note, now=times.now()
     )
-    erased = {"invocation_id": invocation_id, "attachments": done.attachments}
-    what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
-    screen.recorded(f"erased: {what} of {invocation_id}", erased, done.recorded, json=json)
+    count = erasure.attachments
+    members = {"invocation_id": invocation_id, "attachments": count}
+    what = f"{count} attachments" if count else "no attachments, because none were left,"
+    screen.recorded(f"erased: {what} of {invocation_id}", members, erasure.recorded, json=json)
 
 
-def _named(settings: Config, call: str) -> str:
+def _invocation_id(settings: Config, call: str) -> str:
     with closing(StateReader(settings.state)) as reader:
         return lookup.invocation_id(reader, call)

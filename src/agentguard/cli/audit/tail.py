@@ -1,7 +1,7 @@
 """``agentguard audit tail``: prints the newest calls, and new ones until an interrupt.
 
-The command reads as ``audit list`` does and takes no lock. Several times a second it looks for new
-entries and new shards.
+The command reads the log as ``audit list`` does, and takes no lock. It looks for new entries and
+new shards several times a second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ALIKE: Final = (
     "a_name_of_a_tool",
     "",
 )
-"""The cells of the widest row that is likely; it decides the widths of the columns."""
+"""The cells of a wide row, which decide the widths of the columns."""
 
 
 @filters.with_options
@@ -51,22 +51,23 @@ def tail(
         int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
     ] = 10,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Whether to wait for more.")
+        bool, typer.Option("--follow/--no-follow", help="Whether to wait for new calls.")
     ] = True,
     every: EveryOption = False,
     config: ConfigOption = None,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the newest calls, and wait for more.
+    """Print the newest calls, and wait for new ones.
 
-    Prints the newest ones, and then what is logged, of every shard, unverified; Ctrl-C ends it. A
-    call is printed once it is authorised, and its outcome once there is one. With --json, one
-    object a line, as audit list prints them.
+    Reads all shards, unverified, until Ctrl-C. A call is printed when it is authorised, and its
+    outcome when the tool has ended. With --json, one object a line, as in audit list.
     """
     where = location.locate(config, state)
     reader = where.reader()
-    table = Table(selection, several=True, every=every or json, acting=location.acting(where))
+    table = Table(
+        selection, several=True, every=every or json, acting=location.config_option(where)
+    )
     news = _News(reader, selection, table)
     with suppress(KeyboardInterrupt):
         show = _as_json if json else _as_table(table)
@@ -92,25 +93,25 @@ class _News:
         """Return the newest rows of the log, the newest last."""
         self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
         rows = self._history.rows(self._selection, newest_first=True)
-        # the next look reports entries that have come since
+        # The next look reports the entries that are newer.
         earlier = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
         rows_shown = newest(filter(self._table.has, earlier), count)
         self._running = {(row.shard, row.index) for row in rows_shown if row.outcome == "in_doubt"}
         return rows_shown
 
     def next(self) -> list[Row]:
-        """Return the rows that have come since the last look."""
+        """Return the rows of the entries since the last look."""
         self._looks += 1
         if self._looks % _REOPEN == 0:
             self._reopen()
         news: list[Row] = []
         for row in self._history.rows(after=self._seen):
             self._seen[row.shard] = row.index
-            if self._is_wanted(row):
+            if self._matches(row):
                 news.append(row)
         return news
 
-    def _is_wanted(self, row: Row) -> bool:
+    def _matches(self, row: Row) -> bool:
         if row.call is not None and (row.shard, row.call) in self._running:
             self._running.discard((row.shard, row.call))
             return True  # the outcome of a call that was printed without it
@@ -128,17 +129,17 @@ class _News:
 
     def _reopen(self) -> None:
         self._reader.close()
-        there = self._reader.shards()
-        for shard in self._seen.keys() - there:
+        shards = self._reader.shards()
+        for shard in self._seen.keys() - shards:
             del self._seen[shard]
-            screen.warn(f"shard {shard} is gone: agentguard audit verify says more")
-        for shard in there:
+            screen.warn(f"shard {shard} is missing: run agentguard audit verify")
+        for shard in shards:
             end = self._end(shard)
             if end < self._seen.get(shard, -1):
                 self._seen[shard] = end
                 screen.warn(
-                    f"shard {shard} has fewer entries than it had: it was rolled back or replaced; "
-                    "agentguard audit verify says more"
+                    f"shard {shard} has fewer entries than before, and was rolled back or "
+                    "replaced: run agentguard audit verify"
                 )
 
 

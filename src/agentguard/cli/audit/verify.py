@@ -48,7 +48,7 @@ CheckedSinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        parser=times.given,
+        parser=times.parse,
         help="Check signatures only from a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, "
         "2h, 7d ago.",
     ),
@@ -100,7 +100,7 @@ def verify(
             document,
             anchor=log.location.anchor,
             apart=log.is_apart(),
-            kept=[kept for witness in outside for kept in witness.kept],
+            kept=[point for witness in outside for point in witness.checkpoints],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
             progress=count,

@@ -19,7 +19,7 @@ from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.terminal import screen
-from agentguard.cli.terminal.location import TrustedLog, acting, from_home
+from agentguard.cli.terminal.location import TrustedLog, config_option, from_home
 from agentguard.domain.report import Report
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
@@ -176,7 +176,7 @@ class VerifyReport:
             for row in islice(matches, 1):
                 by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
-            remedy = f"{rows.remedy(invocation_id)}{acting(self.log.location)}"
+            remedy = f"{rows.remedy(invocation_id)}{config_option(self.log.location)}"
             screen.item("    ", screen.command(remedy))
         if len(self.in_doubt) > _LISTED:
             others = len(self.in_doubt) - _LISTED

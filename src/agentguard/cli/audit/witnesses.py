@@ -1,8 +1,8 @@
 """Reads the files of ``audit verify --against``: checkpoints of the log that others have kept.
 
-Signed notes and evidence carry the log key's signature. The spans of a trace store carry unsigned
-checkpoints (``Checkpoint.line`` in ``agentguard/audit/checkpoint.py``), for which the trace store
-vouches alone. ``domain/verify.py`` compares the log with the checkpoints.
+Signed notes and evidence have the signature of the log key. The spans of a trace store have
+unsigned checkpoints (``Checkpoint.line`` in ``agentguard/audit/checkpoint.py``), for which only the
+trace store vouches. ``domain/verify.py`` compares the log with the checkpoints.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ _NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
 
 
 class Witness(NamedTuple):
-    """The log's checkpoints in one file, and sentences about what nobody vouches for."""
+    """The log's checkpoints in one file, and sentences about claims that nobody has signed."""
 
-    kept: tuple[WitnessedCheckpoint, ...]
+    checkpoints: tuple[WitnessedCheckpoint, ...]
     unchecked: tuple[str, ...] = ()
 
 
 def read(path: Path, trust: TrustDocument) -> Witness:
-    """Return the checkpoints in a file of the log of ``trust``, with verified signatures.
+    """Return the checkpoints in a file, after their signatures are verified with ``trust``.
 
-    Checkpoints in traces are unsigned, and some may be of other logs, but at least one of this log.
-    Raises ``DecodeError`` or ``VerificationError``, which name the file, and ``StorageError``.
+    Checkpoints in traces are unsigned. Some of them may be of other logs, but at least one must be
+    of this log. Raises ``DecodeError`` or ``VerificationError``, which name the file, and
+    ``StorageError``.
     """
     data = files.read(path, _MAX_BYTES)
     try:
@@ -51,7 +52,7 @@ def read(path: Path, trust: TrustDocument) -> Witness:
                 return _from_traces(value, trust, path)
         return Witness(tuple(_verified(note, trust) for note in _notes(data)))
     except DecodeError as error:
-        message = f"{path} holds neither signed checkpoints, evidence nor traces: {error}"
+        message = f"{path} has neither signed checkpoints nor evidence nor traces: {error}"
         raise DecodeError(message, code=error.code) from error
     except AgentguardError as error:
         message = f"{path} can't vouch for this log: {error}"
@@ -69,7 +70,7 @@ def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
 
 def _notes(data: bytes) -> Iterator[bytes]:
     if data.startswith(b"{"):
-        # each entry of a shard repeats the checkpoint of the shard
+        # Each entry of a shard repeats the checkpoint of the shard.
         yield from dict.fromkeys(
             log_entry.proof.note for log_entry in EvidenceFile.loads(data).entries
         )
@@ -82,7 +83,7 @@ def _notes(data: bytes) -> Iterator[bytes]:
         yield match[0]
         position = match.end()
     if position == 0:
-        raise DecodeError("it is empty", code="note.malformed")
+        raise DecodeError("the file is empty", code="note.malformed")
 
 
 # --- reported by a trace store ------------------------------------------------------------------
@@ -102,12 +103,12 @@ def _from_traces(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> W
         witnessed.setdefault(point, WitnessedCheckpoint(point, whose))
     strangers = _strangers(others)
     if not witnessed:
-        why = f"{strangers}, none is of {trust.log}"
+        why = f"{strangers}, and none of {trust.log}"
         raise VerificationError(
             why if others else f"no span has {names.CHECKPOINT}", code="checkpoint.origin"
         )
     number = screen.count(len(witnessed), "checkpoint", "checkpoints")
-    unsigned = f"who wrote the {number} in {path}: they are as reported by the trace store"
+    unsigned = f"who wrote the {number} in {path}: only the trace store vouches for them"
     return Witness(
         (*witnessed.values(),), (unsigned, *([f"{strangers}, in {path}"] if others else []))
     )
@@ -131,7 +132,7 @@ def _span_checkpoints(answer: dict[str, JSON]) -> Iterator[tuple[Checkpoint, str
         case {"data": _, "errors": [*errors]}:
             raise _malformed(f"the trace store answered with errors: {canonical.dumps(errors)!r}")
         case _:
-            raise _malformed("data is no list of traces")
+            raise _malformed("data is not a list of traces")
     for trace in traces:
         match trace:
             case {"spans": [*spans]}:
@@ -156,7 +157,7 @@ def _of_span(span: JSON) -> Iterator[tuple[Checkpoint, str]]:
             case {"key": str(key)} if key != names.CHECKPOINT:
                 pass
             case _:
-                raise _malformed(f"a tag of {where} has no key, or no text as its value")
+                raise _malformed(f"a tag of {where} has no key, or a value that is not a text")
 
 
 def _point(line: str, where: str) -> Checkpoint:
@@ -166,7 +167,7 @@ def _point(line: str, where: str) -> Checkpoint:
         message = f"the {names.CHECKPOINT} of {where} is {error}"
         raise DecodeError(message, code=error.code) from error
     if point.size == 0:
-        raise _malformed(f"the {names.CHECKPOINT} of {where} is of a log without entries")
+        raise _malformed(f"the {names.CHECKPOINT} of {where} is that of an empty log")
     return point
 
 

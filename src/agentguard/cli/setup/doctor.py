@@ -224,10 +224,11 @@ def _telemetry(settings: Config) -> Iterator[Finding]:
         # Without a [telemetry] table a guard opens even if this check fails.
         is_optional_failure = finding.status == "fail" and not telemetry_settings.present
         yield replace(finding, status="warn") if is_optional_failure else finding
-    contents = [name for name in ("arguments", "results") if getattr(telemetry_settings, name)]
+    kinds = ("arguments", "results", "reasons")
+    contents = [name for name in kinds if getattr(telemetry_settings, name)]
     if contents:
         what = (
-            f"{' and '.join(contents)} of calls are in the spans, and whoever reads the traces can "
+            f"{', '.join(contents)} of calls are in the spans, and whoever reads the traces can "
             "read them: set them to false in [telemetry] if that is not intended"
         )
         yield Finding("warn", "telemetry", what)

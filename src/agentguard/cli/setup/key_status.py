@@ -23,7 +23,7 @@ def state(key: TrustedKey) -> str:
 def time(moment: int | None) -> str:
     """Format seconds since the epoch as a time in UTC; an empty text for None."""
     at = timestamp(datetime.fromtimestamp(moment, UTC)) if moment is not None else None
-    return times.shown(at)
+    return times.to_the_second(at)
 
 
 def print_change(old: TrustedKey, unfinished: AgentguardError | None) -> None:

@@ -35,18 +35,18 @@ def export(
     or differs.
     """
     where = location.locate(config, state, anchor)
-    own = keystore.load_trust(where.state)
-    anchored = location.anchored_trust(where, own)
-    if anchored is not None and anchored.document != own:
+    document = keystore.load_trust(where.state)
+    anchored = location.anchored_trust(where, document)
+    if anchored is not None and anchored.document != document:
         message = (
             f"the trust document in {where.state} differs from the one in {anchored.source}: "
             "nothing was exported; find out who changed it"
         )
         raise VerificationError(message, code="trust.changed")
     with files.new(output, force=force) as file:
-        file.write(own.dumps() + b"\n")
+        file.write(document.dumps() + b"\n")
     if not files.is_stream(output):
-        screen.line(f"{output} holds {len(own.keys)} public keys of {own.trust_domain}")
+        screen.line(f"{output} has {len(document.keys)} public keys of {document.trust_domain}")
 
 
 @app.command("pin")
@@ -64,10 +64,11 @@ def pin(*, config: ConfigOption = None) -> None:
             "folder outside the state"
         )
     with registry_file.locked(settings.state):
-        own = keystore.load_trust(settings.state)
-        trust_pin.keep(settings.anchor, settings.state, own)
+        document = keystore.load_trust(settings.state)
+        trust_pin.keep(settings.anchor, settings.state, document)
     where = location.from_home(settings.anchor)
-    screen.line(f"{where} knows {location.from_home(settings.state)} as the log {own.log}")
-    for trusted in own.keys:
+    state = location.from_home(settings.state)
+    screen.line(f"{where} names {state} as the state of the log {document.log}")
+    for trusted in document.keys:
         screen.item("  ", f"{trusted.use} key {trusted.key.thumbprint}")
     screen.line("These keys are trusted from now on: compare them with the keys that you gave out")

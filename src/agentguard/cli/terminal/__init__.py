@@ -1,1 +1,1 @@
-"""What a command reads from a terminal, and shows there."""
+"""The input and output of the commands: options, files, times, and text on a terminal."""

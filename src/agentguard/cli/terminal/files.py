@@ -25,7 +25,7 @@ def is_stream(path: Path | None) -> bool:
 
 
 LONGEST: Final = 16 * 1024 * 1024
-"""The size limit in bytes of a file that is read at once."""
+"""The size limit in bytes of a file that is read as a whole."""
 
 
 def read(path: Path, limit: int = LONGEST) -> bytes:
@@ -33,7 +33,7 @@ def read(path: Path, limit: int = LONGEST) -> bytes:
     with _opened(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        message = f"{path} is longer than {limit} bytes, and so nothing that is read here"
+        message = f"{path} is longer than the limit of {limit} bytes: name a shorter file"
         raise StorageError(message, code="storage.failed")
     return data
 
@@ -57,7 +57,7 @@ def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    _refuse_existing(path, force=force)  # before long work; _put_in_place checks again
+    _refuse_existing(path, force=force)  # an early error; _put_in_place checks again
     try:
         file, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -87,8 +87,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _refuse_existing(path: Path, *, force: bool) -> None:
     if not os.path.lexists(path):
         return
-    if not path.is_file():  # a device or a folder is not there to be replaced, with --force or not
-        message = f"{path} exists already, and is no file: name another"
+    if not path.is_file():  # a device or a folder is never replaced, not even with --force
+        message = f"{path} exists already, and is not a file: name another path"
         raise StorageError(message, code="storage.exists")
     if not force:
         raise _exists(path)
@@ -100,7 +100,7 @@ def _put_in_place(stream: Path, path: Path, *, force: bool) -> None:
         stream.replace(path)
         return
     try:
-        path.hardlink_to(stream)  # unlike a rename it replaces nothing that has come meanwhile
+        path.hardlink_to(stream)  # unlike a rename, a link never replaces a file that is new there
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links

@@ -1,7 +1,7 @@
-"""Cuts text into rows at the width of a terminal, so that no row of it passes for agentguard's own.
+"""Cuts text into rows at the width of a terminal, and marks the rows that text from outside makes.
 
-A row that is cut within a word ends with a backslash. ``screen.py`` chooses the text, and
-``visible.py`` escapes its characters.
+So no such row looks like a line of agentguard's own. A row that is cut within a word ends with a
+backslash. ``screen.py`` chooses the text, and ``visible.py`` escapes its characters.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PIPE_WIDTH: Final = 160
 """The width in cells of a sheet's rows without a terminal."""
 
 BAR: Final = "  | "
-"""Stands before each further row of a text."""
+"""The beginning of each row of a text after the first row."""
 
 _NARROWEST: Final = 24
-"""The smallest width beside a head; a narrower text is printed below its head."""
+"""The smallest width of a text beside its head; a narrower text is printed below the head."""
 
 _USUAL: Final = 80
 """The width of a terminal that reports none."""
@@ -35,20 +35,20 @@ _STREAMS: Final = (0, 2)
 
 def console(stream: IO[str]) -> Console:
     """Return a console for a stream that interprets no markup and highlights nothing."""
-    from rich.console import Console  # noqa: PLC0415  it is slow, and help and JSON need none
+    from rich.console import Console  # noqa: PLC0415  a slow import, which help and JSON don't need
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 def flow(stream: IO[str], text: Text) -> None:
-    """Print a line; where it is wider than the terminal, its further rows begin with a bar."""
+    """Print a line; on a narrower terminal, each row after the first begins with a bar."""
     rows(stream, Text(""), text, BAR, by_itself=True)
 
 
 def rows(stream: IO[str], head: Text, body: Text, under: str, *, by_itself: bool = False) -> None:
     """Print text in rows: the first after ``head``, the others after ``under``.
 
-    A text ``by_itself`` is cut only where there is a terminal, or ``COLUMNS`` is set.
+    A text ``by_itself`` is cut only on a terminal, or if ``COLUMNS`` is set.
     """
     printer, room = console(stream), width(stream, None if by_itself else PIPE_WIDTH)
     body = _encodable(body, stream)

@@ -1,8 +1,9 @@
-"""Finds the state, the anchors and the trust document that the command line names.
+"""Finds the state, the anchor and the trust document that the command line names.
 
-The trust document is the named one, else the copy with the anchors. Where nobody has named the
-anchors, it is the state's own, with a warning (records.md). Nothing here takes a lock, needs a
-passphrase or imports an application's code.
+The trust document is the one that --trust names, or else the copy in the anchor. If nobody has
+named the anchor, and the default anchor does not know the log, the trust document is the state's
+own, with a warning (records.md). This module takes no lock, needs no passphrase and imports no
+code of an application.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from agentguard.storage.reader import StateReader
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A state directory, and the directory with its anchors, None for nowhere.
+    """A state directory, and its anchor directory, or None without an anchor.
 
-    ``config`` is None where a state was named for which no configuration was found; ``assumed``
-    says that nobody has named this anchor: it is the default.
+    ``config`` is None if the command line names a state that has no configuration. ``assumed``
+    means that nobody has named the anchor, and that ``anchor`` is the default.
     """
 
     state: Path
@@ -39,27 +40,27 @@ class Location:
     assumed: bool = False
 
     def reader(self) -> LogReader:
-        """Open the log for reading; raises ``StorageError``, also where no shard is there."""
+        """Open the log for reading; raises ``StorageError``, also if the log has no shard."""
         return StateReader(self.state)
 
     def reader_of_what_is_left(self) -> LogReader:
-        """Open the log for reading, though no shard be there; raises ``StorageError``."""
+        """Open the log for reading, even if it has no shard; raises ``StorageError``."""
         return StateReader(self.state, may_be_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """A trust document, and where it came from; ``outside`` unless from the state itself."""
+    """A trust document and its file; ``outside`` means that the file is not part of the state."""
 
     document: TrustDocument
     source: str
     outside: bool
 
     def warning(self) -> str:
-        """Return the warning for a trust document from the state that it checks."""
+        """Return the warning about a trust document that is part of the verified state."""
         return (
-            f"UNTRUSTED KEY: the keys come from {self.source}, a part of what is checked; "
-            "name a trust document of your own with --trust"
+            f"UNTRUSTED KEY: the keys come from {self.source}, which is part of the state that "
+            "they verify; name a trust document from another source with --trust"
         )
 
 
@@ -70,22 +71,23 @@ class TrustedLog(NamedTuple):
     trust: Trust
 
     def is_apart(self) -> bool:
-        """Whether nobody who writes the state can change its anchor."""
+        """Whether nobody who can write the state can change its anchor."""
         state, anchor = self.location.state, self.location.anchor
         log = self.trust.document.log
         return anchor is not None and writers.is_apart(state, log_folder(anchor, log))
 
 
 def load(config_file: Path | None) -> Config:
-    """Load the configuration: the named one, or the nearest, from here upwards.
+    """Load a configuration; raises ``ConfigError``.
 
-    Raises ``ConfigError``.
+    Without ``config_file``, load the nearest ``agentguard.toml``, from the working directory
+    upwards.
     """
     return config.load(config_file or config.find(Path.cwd()))
 
 
 def load_own(config_file: Path | None) -> Config:
-    """Load the configuration of a state in which something is to be done; raises as ``locate``."""
+    """Load the configuration of the state that a command will change; raises as ``locate``."""
     settings = load(config_file)
     _check(settings.state, settings.anchor, settings)
     return settings
@@ -96,9 +98,9 @@ def locate(
 ) -> Location:
     """Find the state and its anchor.
 
-    A named state takes its anchor from ``config_file`` or, if they name this very state, from the
-    nearest configuration above the working directory; else it is the default.
-    Raises ``ConfigError``, or ``StorageError`` (``storage.missing``) where no state is.
+    If ``state`` is named and ``anchor`` is not, the anchor comes from ``config_file``, or from the
+    nearest configuration if it names this state; otherwise it is the default.
+    Raises ``ConfigError``, or ``StorageError`` (``storage.missing``) if there is no state.
     """
     settings: Config | None
     if state is None:
@@ -107,36 +109,36 @@ def locate(
     else:
         settings = load(config_file) if config_file is not None else _config_of(state)
     if anchor is not None:
-        anchors = config.resolve(Path(), anchor) if anchor else None
+        anchor_folder = config.resolve(Path(), anchor) if anchor else None
     elif settings is not None:
-        anchors = settings.anchor
+        anchor_folder = settings.anchor
     else:
-        anchors = config.resolve(Path(), config.DEFAULT_ANCHOR)
-    _check(state, anchors, settings)
-    return Location(state, anchors, settings, assumed=anchor is None and settings is None)
+        anchor_folder = config.resolve(Path(), config.DEFAULT_ANCHOR)
+    _check(state, anchor_folder, settings)
+    return Location(state, anchor_folder, settings, assumed=anchor is None and settings is None)
 
 
 def trusted_log(
     config_file: Path | None, state: Path | None, anchor: str | None, trust_file: Path | None
 ) -> TrustedLog:
-    """Find a log and the trust document that counts; raises as ``locate`` and ``trust`` do."""
+    """Find a log and its trust document; raises as ``locate`` and ``trust`` do."""
     location = locate(config_file, state, anchor)
     return TrustedLog(location, trust(location, trust_file))
 
 
 def trust(location: Location, file: Path | None) -> Trust:
-    """Find the trust document that counts; raises as ``anchored_trust`` does."""
+    """Return the trust document to verify with; raises as ``anchored_trust`` does."""
     if file is not None:
         return Trust(trust_in(file), from_home(file), outside=True)
-    own = own_trust(location)
-    return anchored_trust(location, own.document) or own
+    trust_of_state = own_trust(location)
+    return anchored_trust(location, trust_of_state.document) or trust_of_state
 
 
 def approvals(config_file: Path | None) -> FileApprovals:
-    """Return where requests wait, each held against the log; raises as ``trusted_log`` does."""
-    where, believed = trusted_log(config_file, None, None, None)
+    """Return the store of requests, which compares each with the log; raises as ``trusted_log``."""
+    where, trust_source = trusted_log(config_file, None, None, None)
     domain.refuse_links(where.state)
-    ledger = Ledger(where.state, where.anchor, lambda: believed.document)
+    ledger = Ledger(where.state, where.anchor, lambda: trust_source.document)
     return FileApprovals(where.state, ledger)
 
 
@@ -148,45 +150,47 @@ def own_trust(location: Location) -> Trust:
 
 def trust_in(file: Path) -> TrustDocument:
     """Read the trust document that --trust names; raises ``DecodeError`` or ``StorageError``."""
-    remedy = "name with --trust what agentguard trust export has written"
+    remedy = "name a file of agentguard trust export with --trust"
     return keystore.parse_trust(files.read(file), file, remedy)
 
 
-def anchored_trust(location: Location, own: TrustDocument) -> Trust | None:
-    """Return the copy kept with the anchors; of the state's ``own`` it takes only the name.
+def anchored_trust(location: Location, trust_of_state: TrustDocument) -> Trust | None:
+    """Return the copy of the trust document in the anchor.
 
-    None without an anchor, or where the default one does not know the log. Raises ``StorageError``,
-    ``DecodeError``, or ``VerificationError`` (``trust.changed``) as ``trust_pin.require`` does.
+    Of ``trust_of_state`` only the name of the log is used. None without an anchor, and if the
+    default anchor does not know the log. Raises ``StorageError``, ``DecodeError``, or
+    ``VerificationError`` (``trust.changed``) as ``trust_pin.require`` does.
     """
-    anchors, state = location.anchor, location.state
-    if anchors is None:
+    anchor, state = location.anchor, location.state
+    if anchor is None:
         return None
     pin = trust_pin.find if location.assumed else trust_pin.require
-    document = pin(anchors, state, own.log)
+    document = pin(anchor, state, trust_of_state.log)
     if document is None:
         return None
-    return Trust(document, from_home(trust_path(anchors, own.log)), outside=True)
+    return Trust(document, from_home(trust_path(anchor, trust_of_state.log)), outside=True)
 
 
-def repeated(
+def log_options(
     config_file: Path | None, state: Path | None, anchor: str | None, trust_file: Path | None
 ) -> str:
-    """Write the options that a command was given, for the line of another that reads the same."""
-    given = (
+    """Write the options of this command for the line of another command that reads the same log."""
+    options = (
         ("--config", config_file),
         ("--state", state),
         ("--anchor", anchor),
         ("--trust", trust_file),
     )
     return "".join(
-        f" {name} {shlex.quote(str(value))}" for name, value in given if value is not None
+        f" {name} {shlex.quote(str(value))}" for name, value in options if value is not None
     )
 
 
-def acting(where: Location) -> str:
-    """Write the option with which a command acts in a state that was read.
+def config_option(where: Location) -> str:
+    """Write the option --config with which a command changes the state that was read.
 
-    Nothing, if it is that of the nearest configuration; ``FILE``, if its own is not known.
+    An empty text if the nearest configuration names this state; ``--config FILE``, to be filled in
+    by the user, if the configuration of the state is unknown.
     """
     settings = where.config
     if settings is None or settings.state.resolve() != where.state.resolve():
@@ -198,37 +202,40 @@ def acting(where: Location) -> str:
 
 
 def from_home(path: Path) -> str:
-    """Write a path for people: below the home directory it begins with ``~``."""
+    """Write a path for people: a path below the home directory begins with ``~``."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is something; what this user may not look at is an error, and no absence."""
+def _exists(path: Path) -> bool:
+    """Whether a path exists; raises ``StorageError`` if this user may not look at it."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        message = f"{path} can't be read ({error.strerror}): give this user the right to read it"
         raise StorageError(message, code="storage.readonly") from error
     return True
 
 
-def _check(state: Path, anchors: Path | None, settings: Config | None) -> None:
-    """Say that there is no state before anything is said of its anchor."""
-    if not any(_is_there(state / name) for name in (keystore.TRUST, sqlite.FOLDER)):
+def _check(state: Path, anchor: Path | None, settings: Config | None) -> None:
+    """Refuse a missing state first, and then an anchor inside the state."""
+    if not any(_exists(state / name) for name in (keystore.TRUST, sqlite.FOLDER)):
         where = ""
         if settings is not None and settings.state == state:
-            # in another folder than the configuration's it would found another domain
+            # init in another folder than the configuration's would create another domain
             where = f" {shlex.quote(str(settings.base))}"
         message = f"there is no state at {state}: run agentguard init{where}, or correct --state"
         raise StorageError(message, code="storage.missing")
-    config.require_outside(anchors, state, "the anchor ")
+    config.require_outside(anchor, state, "the anchor ")
 
 
 def _config_of(state: Path) -> Config | None:
-    """Only what stands where the person stands: beside a state lies what came with it."""
+    """Return the nearest configuration if it names this state.
+
+    A configuration beside a state is not used, because it may come from whoever sent the state.
+    """
     nearest = _nearest()
     if nearest is None:
         return None

@@ -1,7 +1,7 @@
 """Options and arguments that several commands share, each declared once, as a type.
 
-What they say is understood elsewhere: where a log lies in ``location.py``, which entries are wanted
-in ``cli/audit/filters.py``, a time in ``times.py``.
+Other modules interpret the values: ``location.py`` finds the log, ``cli/audit/filters.py`` makes
+the filter of entries, and ``times.py`` parses times.
 """
 
 from __future__ import annotations
@@ -45,49 +45,49 @@ _TRACE: Final = re.compile(r"(?:[0-9a-fA-F]{16}){1,2}")
 def one_of(kind: Any) -> Callable[[str], str]:
     """Return a parser of a ``Literal``'s values, which raises ``typer.BadParameter``.
 
-    Typer's own would say "Value error" to people.
+    Typer's own parser would print "Value error", which helps nobody.
     """
     choices: tuple[str, ...] = get_args(kind)
 
     def choose(text: str) -> str:
         if text not in choices:
-            raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}")
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     return choose
 
 
 def trace_id(text: str) -> str:
-    """Read the id of a W3C trace; raises ``typer.BadParameter``.
+    """Parse the id of a W3C trace; raises ``typer.BadParameter``.
 
-    One whose first half is zeros may be without these, as Jaeger writes it.
+    If the first half of the id is zeros, 16 digits are enough, as Jaeger writes such an id.
     """
     if _TRACE.fullmatch(text) is None:
-        raise typer.BadParameter(f"{text!r} is no trace id, which has 32 hex digits")
+        raise typer.BadParameter(f"{text!r} is not a trace id, which has 32 hex digits")
     return text.lower().rjust(32, "0")
 
 
-def gathered(
+def options_from(
     name: str, gather: Callable[..., object]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command the options of ``gather`` for its parameter ``name``.
+    """Return a decorator that replaces a command's parameter ``name`` by the options of ``gather``.
 
-    What ``gather`` makes of them is what the command gets. Help lists them in that place, in their
-    order there.
+    The command gets the value that ``gather`` returns for the options. Help lists the options in
+    the place of the parameter, in the order of ``gather``.
     """
     options = inspect.signature(gather, eval_str=True).parameters
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         parameters: list[inspect.Parameter] = []
-        for own, parameter in inspect.signature(command, eval_str=True).parameters.items():
-            parameters += options.values() if own == name else [parameter]
+        for own_name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+            parameters += options.values() if own_name == name else [parameter]
 
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             selected_options = {option: arguments.pop(option) for option in options}
             command(**{name: gather(**selected_options)}, **arguments)
 
-        # what typer reads
+        # Typer reads the signature and the annotations.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -95,23 +95,28 @@ def gathered(
     return decorate
 
 
-# --- which call is meant ------------------------------------------------------------------------
+# --- the call -----------------------------------------------------------------------------------
 
 _DASHED: Final = re.compile(r"-[A-Za-z0-9_-]{7,127}")
 _THUMBPRINT_LENGTH: Final = 43
 
 
 class TakesNames(TyperCommand):
-    """A command of which an argument may be an id that begins with ``-``, as one in 64 does.
+    """A command with an argument that may be an id that begins with ``-``, as one id in 64 does.
 
-    It has no option of one letter, so what begins with one ``-`` and is as long as an id is one;
-    with two, what has a thumbprint's length. Anything else is an option, or a misspelt one.
+    The command has no option of one letter. So a word that begins with one ``-`` and is as long as
+    an id is an id, and a word that begins with two and is as long as a thumbprint is a thumbprint.
+    Any other such word is an option, or a misspelt option.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what was typed, with such ids put behind a ``--``."""
+        """Parse the command line, after such ids have been moved behind a ``--``."""
         end = args.index("--") if "--" in args else len(args)
-        options = {name: one for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        options = {
+            name: option
+            for option in self.params
+            for name in (*option.opts, *option.secondary_opts)
+        }
         names: list[str] = []
         others: list[str] = []
         takes_value = False
@@ -140,7 +145,7 @@ NAMES: Final = (
 
 CallArgument = Annotated[str, typer.Argument(metavar=CALL, help=NAMES)]
 
-# --- where a log lies, and whom to believe about it ---------------------------------------------
+# --- the log and its trust document -------------------------------------------------------------
 
 ConfigOption = Annotated[
     Path | None,
@@ -166,17 +171,17 @@ TrustOption = Annotated[
     typer.Option(
         "--trust",
         metavar="FILE",
-        help="The trust document to believe; by default the copy that is kept with the anchors.",
+        help="The trust document to verify with; by default the copy in the anchor.",
     ),
 ]
 
-# --- what is printed or written -----------------------------------------------------------------
+# --- the output ---------------------------------------------------------------------------------
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 EveryOption = Annotated[
     bool,
     typer.Option(
-        "--all", help="Also outcomes, keys, configuration and policy; --json always has them."
+        "--all", help="Also print outcomes, keys, configuration and policy, as --json always does."
     ),
 ]
 OutputOption = Annotated[
@@ -190,23 +195,23 @@ CompromisedSinceOption = Annotated[
     typer.Option(
         "--compromised-since",
         metavar="TIME",
-        parser=times.given_exactly,
-        help="The old key counts for nothing from then on (RFC 3339, with an offset).",
+        parser=times.parse_exact,
+        help="Signatures of the old key are invalid from this time on (RFC 3339, with an offset).",
     ),
 ]
 
-# --- which policy is asked --------------------------------------------------------------------
+# --- the policy ---------------------------------------------------------------------------------
 
 _URL: Final = re.compile(r"https?:/", re.IGNORECASE)
-"""How a URL begins, as a path has it: with one slash."""
+"""The beginning of a URL as a ``Path`` writes it: with one slash."""
 
 
 def not_url(path: Path | None) -> Path | None:
-    """Refuse the URL of a server where a file is meant."""
+    """Refuse the URL of a server in the place of a file."""
     if path is not None and _URL.match(str(path)):
         raise typer.BadParameter(
-            "a URL is taken by agentguard policy replay alone; for a policy on a server name a "
-            'configuration with engine = "opa" and its url in [policy]: --config FILE'
+            "only agentguard policy replay takes a URL; for a policy on a server, name a "
+            'configuration that has engine = "opa" and the url in [policy] with --config FILE'
         )
     return path
 
@@ -217,7 +222,7 @@ PolicyOption = Annotated[
         "--policy",
         metavar="PATH",
         callback=not_url,
-        help="A file or folder in Rego or Cedar, not the configuration's.",
+        help="A file or folder in Rego or Cedar, instead of the configuration's policy.",
     ),
 ]
 QueryOption = Annotated[
@@ -225,27 +230,27 @@ QueryOption = Annotated[
     typer.Option(
         "--query",
         metavar="DATA.PATH",
-        help="The package to ask; by default the configuration's, or data.agent.authz.",
+        help="The package to query; by default the configuration's, or data.agent.authz.",
     ),
 ]
 
 NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
+    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; the text is logged.")
 ]
 
-# --- which entries are wanted -------------------------------------------------------------------
+# --- the filter of entries ----------------------------------------------------------------------
 
 AgentOption = Annotated[
     str | None,
     typer.Option(
         "--agent",
         metavar="NAME|URI",
-        help="An agent, or one instance of it: its URI, or its short name as in assistant:Zq3x.",
+        help="An agent, or one instance by its URI or its short name, as in assistant:Zq3x.",
     ),
 ]
 PrincipalOption = Annotated[
     str | None,
-    typer.Option("--principal", metavar="NAME", help="Calls for somebody, as in agent:assistant."),
+    typer.Option("--principal", metavar="NAME", help="Calls for a principal, as in user:alice."),
 ]
 ToolOption = Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Calls of a tool.")]
 DecisionOption = Annotated[
@@ -254,8 +259,8 @@ DecisionOption = Annotated[
         "--decision",
         metavar="DECISION",
         parser=one_of(Decided),
-        help="Calls that were decided so: allow, deny or approval; observe for those that ran "
-        "while the policy was only observed.",
+        help="Calls with a decision: allow, deny or approval; observe for calls that ran while the "
+        "policy was only observed.",
     ),
 ]
 SinceOption = Annotated[
@@ -263,13 +268,13 @@ SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        parser=times.given,
+        parser=times.parse,
         help="From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
     ),
 ]
 UntilOption = Annotated[
     datetime | None,
-    typer.Option("--until", metavar="TIME", parser=times.given, help="Before a time."),
+    typer.Option("--until", metavar="TIME", parser=times.parse, help="Before a time."),
 ]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Calls of a task.")]
 TraceOption = Annotated[
@@ -290,5 +295,5 @@ KindOption = Annotated[
 ]
 InDoubtOption = Annotated[
     bool,
-    typer.Option("--in-doubt", help="Calls that were authorised, of which nothing is known since."),
+    typer.Option("--in-doubt", help="Calls that are authorised in the log and have no outcome."),
 ]

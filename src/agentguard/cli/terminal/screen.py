@@ -1,8 +1,8 @@
 """Prints for people (columns, colours), for scripts (JSON), and errors of one line.
 
-Text from outside can neither control the terminal nor pass for agentguard's own words: this file
-prints each character as ``visible.py`` says, and the text of a sheet after a bar. ``layout.py``
-cuts lines into rows. The commands hold their own logic.
+Text from outside can neither control the terminal nor look like agentguard's own words: this module
+escapes each character by the rules of ``visible.py``, and prints the text of a sheet after a bar.
+``layout.py`` cuts lines into rows. The logic of a command is in the module of the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentguard.audit.entry import Receipt
 from agentguard.cli.terminal import layout
 
 _NOTE: Final = "    | "
-"""Stands before the note below a row of a table."""
+"""The beginning of a note below a row of a table."""
 
 _LINES: Final = 400
 """How many lines of JSON are printed without a gap."""
@@ -67,8 +67,8 @@ def line(*parts: str | Text) -> None:
     layout.flow(sys.stdout, _joined(parts))
 
 
-def own(text: Text) -> None:
-    """Print a line of agentguard's own words; its further rows have no bar."""
+def own_words(text: Text) -> None:
+    """Print a line of agentguard's own words, all rows without a bar."""
     layout.rows(sys.stdout, Text(""), text, "", by_itself=True)
 
 
@@ -83,12 +83,15 @@ def recorded(summary: str, members: Mapping[str, object], place: Receipt, *, jso
 def confirmed(question: str) -> bool:
     """Ask a question on the terminal; raises ``typer.BadParameter`` without a terminal."""
     try:
-        return typer.confirm(question, err=True)  # stdout is the answer's
+        return typer.confirm(question, err=True)  # stdout is for the result of the command
     except typer.Abort:
         if sys.stdin.isatty():
             raise
         typer.echo(err=True)  # ends the line of the question
-        message = "nobody is there to be asked: nothing was done; --yes answers the question"
+        message = (
+            "the question needs a terminal, and nothing was done: run the command in a terminal, "
+            "or with --yes"
+        )
         raise typer.BadParameter(message) from None
 
 
@@ -154,7 +157,7 @@ class Table:
         heads = tuple(Text(name, style="bold") for name in names)
         sample = [heads, *([_text(cell) for cell in cells] for cells, _note in like if cells)]
         self._widths = [max(cells[at].cell_len for cells in sample) for at in range(len(names))]
-        own(_aligned(heads, self._widths))
+        own_words(_aligned(heads, self._widths))
 
     def print(self, rows: Iterable[Row]) -> None:
         """Print rows."""
@@ -203,7 +206,7 @@ def document(data: object, *, whole: bool) -> bool:
         if number not in out:
             _json_line(text if whole else _member(text))
         elif number == out.start:
-            own(Text(f"... {count(len(out), 'line is', 'lines are')} left out here"))
+            own_words(Text(f"... {count(len(out), 'line is', 'lines are')} left out here"))
     return not out and (whole or all(_member(text) == text for text in lines))
 
 
@@ -218,11 +221,12 @@ def _json_line(text: str) -> None:
     body = text.lstrip(" ")
     indentation = min(len(text) - len(body), layout.width(sys.stdout, layout.PIPE_WIDTH) // 3)
     head = layout.BAR + " " * indentation
-    layout.rows(sys.stdout, Text(head), Text(body), f"{head}    ")  # where no member of it begins
+    # A further row is indented more than the members of the object, so as not to look like one.
+    layout.rows(sys.stdout, Text(head), Text(body), f"{head}    ")
 
 
 def json_line(value: object) -> None:
-    """Print a JSON value on one line in ASCII, which is harmless on a terminal too."""
+    """Print a JSON value on one line in ASCII, which can't control a terminal."""
     sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
 
 
@@ -238,7 +242,7 @@ def counter(
     if console is None or not console.is_terminal:
         yield lambda _number: None
         return
-    from agentguard.cli.terminal import progress  # noqa: PLC0415  it is slow, and few commands count
+    from agentguard.cli.terminal import progress  # noqa: PLC0415  slow, and few commands need it
 
     with progress.progress_counter(what, total, console) as show:
         yield lambda number: show(number) if number % _EVERY == 0 else None
@@ -252,7 +256,7 @@ def _aligned(cells: Iterable[Text], widths: Iterable[int]) -> Text:
 
 
 def padded(cell: Text, width: int) -> Text:
-    """Return a cell with spaces after it, two at the least."""
+    """Return a cell with at least two spaces after it."""
     return Text("").join((cell, Text(" " * (max(width - cell.cell_len, 0) + 2))))
 
 

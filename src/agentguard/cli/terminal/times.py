@@ -30,27 +30,27 @@ def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
         if _AGO.fullmatch(text) and not exact:
             ago = [{_UNITS[unit]: int(count)} for count, unit in _PART.findall(text)]
             return now - sum((timedelta(**part) for part in ago), timedelta())
-        read = datetime.fromisoformat(text)
-        if read.tzinfo is not None:
-            return read.astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        message = f"{text!r} is no time: say {_EXACT if exact else _EXAMPLES}"
+        message = f"{text!r} is not a time: write {_EXACT if exact else _EXAMPLES}"
         raise typer.BadParameter(message) from error
     if exact:
-        raise typer.BadParameter(f"{text!r} has no offset: say {_EXACT}")
-    return read.replace(tzinfo=UTC)
+        raise typer.BadParameter(f"{text!r} has no offset: write {_EXACT}")
+    return time.replace(tzinfo=UTC)
 
 
-def given(text: str) -> datetime:
+def parse(text: str) -> datetime:
     """Parse the time of an option; raises as ``moment`` does."""
     return moment(text, now())
 
 
-def given_exactly(text: str) -> datetime:
+def parse_exact(text: str) -> datetime:
     """Parse the exact time of an option; raises as ``moment`` does."""
     return moment(text, now(), exact=True)
 
 
-def shown(at: str | None) -> str:
+def to_the_second(at: str | None) -> str:
     """Format an RFC 3339 time in UTC to the second; an empty text for None."""
     return (at or "")[:19].replace("T", " ")

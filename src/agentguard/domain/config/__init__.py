@@ -1,7 +1,7 @@
 """The configuration of a trust domain: ``agentguard.toml`` as values.
 
-Public names of the package. The code stands in ``file.py`` (reading), ``settings.py`` (the
-value), ``tools.py`` and ``paths.py``.
+This module has the public names of the package. ``file.py`` reads a configuration, ``settings.py``
+has the value, and the other modules have one group of tables each.
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ from agentguard.identity.credential import AgentProfile
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """``[agents.NAME]``. ``max_scope`` None means everything, which only an ephemeral guard has."""
+    """``[agents.NAME]``; ``max_scope`` None, of an ephemeral guard alone, means every scope."""
 
     profile: AgentProfile
     authority: Literal["own", "delegated"]
     max_scope: frozenset[str] | None
     roles: tuple[str, ...] = ()
-    of_roles: frozenset[str] = frozenset()
+    role_scope: frozenset[str] = frozenset()
     """The scopes that the roles allow."""
 
     delegators: frozenset[str] | None = None
@@ -30,8 +30,8 @@ class AgentConfig:
 
     @property
     def scope(self) -> frozenset[str] | None:
-        """The scopes that the agent can ever have, of its own or delegated; None is everything."""
-        return None if self.max_scope is None else self.max_scope | self.of_roles
+        """The largest scope of the agent, of its own or delegated; None means every scope."""
+        return None if self.max_scope is None else self.max_scope | self.role_scope
 
     def require_delegator(self, agent: str | None) -> None:
         """Raise ``DelegationError`` (``delegation.delegatee``) unless ``agent`` may delegate.
@@ -40,7 +40,10 @@ class AgentConfig:
         """
         name = self.profile.name
         if self.delegators is not None and agent not in {name, *self.delegators}:
-            message = f"{agent} may not hand work on to {name}: [delegation] does not say so"
+            message = (
+                f"{agent} may not delegate to {name}: add {name} to the list of {agent} in "
+                "[delegation] to allow it"
+            )
             raise DelegationError(message, code="delegation.delegatee")
 
 
@@ -91,7 +94,7 @@ def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
         for agent in (name, *to):
             if agents and agent not in agents:
                 names = ", ".join(sorted(agents))
-                raise ConfigError(f"{table.name(name)}: {agent!r} is none of [agents]: {names}")
+                raise ConfigError(f"{table.name(name)}: {agent!r} is not one of [agents]: {names}")
     return {name: frozenset(to) for name, to in delegatees.items()}
 
 
@@ -126,13 +129,13 @@ def read_agent(
         profile = AgentProfile(name, kind, owner, version)
     except ConfigError as error:
         raise ConfigError(f"{table.name('')}: {error}") from error
-    roles, of_roles = _roles(table, scopes)
+    roles, role_scope = _roles(table, scopes)
     config = AgentConfig(
         profile,
         table.choice("authority", ("own", "delegated"), "delegated"),
         table.scope("max_scope"),
         roles,
-        of_roles,
+        role_scope,
         delegators,
     )
     table.reject_unknown()

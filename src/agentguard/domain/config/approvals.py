@@ -1,4 +1,4 @@
-"""Who approves calls, and how many requests may wait: ``[approvers]`` and ``[approvals]``."""
+"""Reads ``[approvers]``, the people who approve calls, and the limits in ``[approvals]``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from agentguard.signing.keys import PublicKey
 
 
 def read_roster(root: Table, approvals: Table) -> Roster:
-    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles.
+    """Read ``[approvers]``: the principal, OpenSSH public keys and roles of each approver.
 
-    ``[approvals]`` says whether, and for which roles, the application's word counts.
+    ``[approvals]`` says whether the application may approve without a signature, and for which
+    roles.
     """
     application = approvals.boolean("application", default=False)
     application_roles = approvals.texts("application_roles", ())
@@ -28,8 +29,8 @@ def read_roster(root: Table, approvals: Table) -> Roster:
             raise ConfigError(f"{table.name('')}: {error}") from error
         if not public_keys and not application:
             expected = (
-                "a list of lines as in a file id_ed25519.pub, at least one (an approver without "
-                "keys answers through the application: [approvals] application = true)"
+                "a list of at least one line of a file id_ed25519.pub (an approver without keys "
+                "answers through the application: [approvals] application = true)"
             )
             raise table.mistake("keys", expected)
         people[name] = Approver(name, principal, public_keys, tuple(table.texts("roles", ())))

@@ -1,8 +1,8 @@
-"""agentguard.toml: found, read, checked, and turned into a ``Config``.
+"""Finds agentguard.toml, reads and checks it, and returns a ``Config``.
 
-A mistake is a ``ConfigError`` that names the file, the key and what was expected. An unknown key is
-a mistake (``table.py``). This module opens the configuration's file and nothing else: the guard
-opens what the configuration names.
+A mistake is a ``ConfigError`` that names the file, the key and the expected value. An unknown key
+is a mistake (``table.py``). This module opens only the configuration's file; the guard opens the
+files that the configuration names.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load(path: Path) -> Config:
     """
     config = parse(_read(path), source=str(path), base=path.absolute().parent)
     if config.policy is None:
-        raise ConfigError(f"{path}: policy: expected a table with a path, found none")
+        raise ConfigError(f"{path}: policy: expected a table [policy] with a path, found none")
     return config
 
 
@@ -59,7 +59,8 @@ def find(start: Path) -> Path:
     """Return the nearest ``agentguard.toml``, from ``start`` upwards; raises ``ConfigError``."""
     for folder in (start, *start.parents):
         path = folder / FILE
-        if os.path.lexists(path) and not path.is_dir():  # what is no file is refused, not passed by
+        # A pipe or a device of this name is found as well, and refused when it is read.
+        if os.path.lexists(path) and not path.is_dir():
             return path
     message = f"there is no {FILE} in {start} or above it: run agentguard init there"
     raise ConfigError(message, code="config.missing")
@@ -124,19 +125,19 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
 def _read(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415  a guard in memory reads no file
 
-    from agentguard.domain.config import rights  # noqa: PLC0415  likewise
+    from agentguard.domain.config import rights  # noqa: PLC0415  for the same reason
 
     try:
         return tomllib.loads(rights.read(path).decode())
     except FileNotFoundError as error:
-        message = f"there is no {path}: run agentguard init, or name the right file"
+        message = f"there is no file {path}: run agentguard init, or name the right file"
         raise ConfigError(message, code="config.missing") from error
     except OSError as error:
         raise ConfigError(files.unreadable(path, error)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
+        raise ConfigError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
 def _telemetry(table: Table | None) -> Settings:
@@ -145,14 +146,14 @@ def _telemetry(table: Table | None) -> Settings:
     endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
     if endpoint and not ENDPOINT.match(endpoint):
         raise table.mistake("endpoint", RECEIVER)
-    switches = ("metrics", "arguments", "results", "hash_users")
+    switches = ("metrics", "arguments", "results", "reasons", "hash_users")
     on = {name: table.boolean(name, default=False) for name in switches}
     table.reject_unknown()
-    return Settings(True, endpoint, service, **on)  # noqa: FBT003  it is there
+    return Settings(True, endpoint, service, **on)  # noqa: FBT003  the table is present
 
 
 def _encoded(tables: Mapping[str, Any], source: str) -> bytes:
     try:
         return canonical.dumps(dict(tables))
     except EncodeError as error:
-        raise ConfigError(f"{source}: it holds a value that has no place in it: {error}") from error
+        raise ConfigError(f"{source}: a value can't be part of a configuration: {error}") from error

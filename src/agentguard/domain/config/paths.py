@@ -1,6 +1,6 @@
-"""Paths in a configuration: absolute from its folder on, and an anchor outside the state.
+"""Paths in a configuration: makes them absolute, and refuses an anchor inside the state.
 
-Which folder a tool's argument may name is a value of ``tools.py``.
+``tools.py`` reads ``[paths]``, the folders of the arguments of tools.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from agentguard.errors import ConfigError
 
 
 def resolve(base: Path, text: str) -> Path:
-    """Return a path of the configuration: relative to its file, ``~`` expanded."""
+    """Make a path of the configuration absolute; raises ``ConfigError``.
+
+    ``base`` is the folder of the configuration; ``~`` is expanded.
+    """
     try:
         return base / Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{text!r}: there is no such home directory") from error
+        message = f"{text!r}: there is no such home directory; write the path without ~"
+        raise ConfigError(message) from error
 
 
 def require_outside(anchor: Path | None, state: Path, where: str = "") -> None:
-    """Refuse an anchor inside the state, which would be rolled back with it.
+    """Refuse an anchor inside the state: a rollback of the state would roll the anchor back, too.
 
-    ``where`` begins the message. Raises ``ConfigError`` (``anchor.inside``).
+    ``where`` is the beginning of the message. Raises ``ConfigError`` (``anchor.inside``).
     """
     if anchor is not None and is_inside(anchor, state):
         message = (
-            f"{where}{anchor} lies inside the state {state}, for which it should vouch: name a "
-            "folder outside it, or '' for none"
+            f"{where}{anchor} is inside the state {state}, and a rollback of the state would roll "
+            "it back, too: name a folder outside the state, or '' for no anchor"
         )
         raise ConfigError(message, code="anchor.inside")
 

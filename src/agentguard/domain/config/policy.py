@@ -1,6 +1,6 @@
-"""``[policy]`` of a configuration: which engine decides, where its policy is, how it is asked.
+"""Reads ``[policy]`` of a configuration: the engine, its policy, and the query.
 
-Nothing is opened here: ``engine_loader.py`` makes the engine.
+This module opens no file: ``engine_loader.py`` loads the engine.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _MODES: Final[tuple[Mode, ...]] = ("enforce", "observe")
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """``[policy]``: the engine, and where its policy is.
+    """``[policy]``: the engine and its policy.
 
-    ``path`` is a file or folder, or ``module:callable`` of a function, and empty for a server's;
-    ``server`` is None but for an OPA. In the ``mode`` observe the policy is asked, its answer is on
-    record, and calls run whatever it says (docs/how-to/policies.md, Observing one).
+    ``path`` is a file or folder, or ``module:callable`` for a function, or empty for a server.
+    ``server`` is None except for an OPA server. In the ``mode`` observe, each answer of the policy
+    is in the log, and calls run whatever the answer is (docs/how-to/policies.md, Observing one).
     """
 
     engine: EngineName
@@ -41,24 +41,24 @@ class PolicyConfig:
 
 
 def read_policy(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
-    """Read ``[policy]``; ``resolve`` makes a path of it absolute. Raises ``ConfigError``."""
+    """Read ``[policy]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
     engine = table.choice("engine", _ENGINES, "rego")
     query = table.text("query", DEFAULT_QUERY)
     mode = table.choice("mode", _MODES, "enforce")
     if engine == "opa":
         if not QUERY.fullmatch(query):
-            raise table.mistake("query", f"a package's path, such as '{DEFAULT_QUERY}'")
+            raise table.mistake("query", f"the path of a package, such as '{DEFAULT_QUERY}'")
         policy = PolicyConfig(engine, "", query, _server(table, resolve), mode)
     else:
         if "url" in table.names() and "path" not in table.names():
-            raise table.mistake("engine", "'opa', since there is a url and no path")
+            raise table.mistake("engine", "'opa', because the table has a url and no path")
         policy = PolicyConfig(engine, table.text("path"), query, mode=mode)
     table.reject_unknown()
     return policy
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
-    from agentguard.policy.opa_server import CONNECT_TIMEOUT, TIMEOUT, Server  # noqa: PLC0415  a policy of another engine needs none of it
+    from agentguard.policy.opa_server import CONNECT_TIMEOUT, TIMEOUT, Server  # noqa: PLC0415  only a policy on an OPA server needs the module
 
     def file(name: str) -> Path | None:
         text = table.text(name, "")
@@ -78,5 +78,5 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
         )
     except ConfigError as error:
         if error.__cause__ is None and str(error).startswith(table.name("")):
-            raise  # of the table itself
+            raise  # the message names the key already
         raise ConfigError(f"{table.name('')}.{error}") from error

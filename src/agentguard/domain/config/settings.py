@@ -1,6 +1,6 @@
-"""The value of a whole configuration, and the questions that a guard asks of it.
+"""The value of a whole configuration, with the look-ups that a guard needs.
 
-``file.py`` reads the value from a file or from a program's tables.
+``file.py`` reads the value from a file or from the tables of a program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from agentguard.paths import Folder
 from agentguard.telemetry.settings import Settings
 
 NO_DOMAIN: Final = "ephemeral.invalid"
-"""The trust domain where none is named, as for a guard in memory."""
+"""The trust domain of a configuration that names none, such as that of a guard in memory."""
 
 DIRECTORY_SECONDS: Final = 60.0
 """The default of ``directory_seconds``."""
@@ -34,7 +34,7 @@ DIRECTORY_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole configuration; ``encoded`` is its canonical JSON, as written, for the log."""
+    """A whole configuration; ``encoded`` is the canonical JSON of its tables, for the log."""
 
     source: str
     base: Path
@@ -48,19 +48,19 @@ class Config:
     """``[roles]``: the scopes that each role allows."""
 
     principals: Mapping[str, PrincipalConfig] | None = None
-    """None without ``[principals]``."""
+    """``[principals]``; None without that table."""
 
     principals_function: str | None = None
     """``principals`` as ``package.module:callable``, from a principal to roles or None.
 
-    Without both, anybody may delegate what the program names.
+    Without the table and the function, anybody may delegate any scope.
     """
 
     owners_function: str | None = None
     """``owners`` as ``package.module:callable``, from an agent's name to a principal or None."""
 
     directory_seconds: float = DIRECTORY_SECONDS
-    """How long an answer of these functions is kept."""
+    """How long the guard caches an answer of these functions, in seconds."""
 
     delegatees: Mapping[str, frozenset[str]] | None = None
     """``[delegation]``: the agents to which each agent may delegate; None without that table."""
@@ -86,7 +86,7 @@ class Config:
 
     @property
     def tool_names(self) -> Mapping[str, str]:
-        """The names of tools in the configuration, each with its place there."""
+        """The names of tools in the configuration, each with the place of the name there."""
         tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
         redactions = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
         aliases = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
@@ -105,17 +105,17 @@ class Config:
     ) -> tuple[str, ...]:
         """Return the scope that ``subject`` delegates, if the subject's roles allow that scope.
 
-        ``scope`` None stands for all that the roles allow; ``principal_of`` returns the roles of a
-        principal, None for an unknown one. Raises ``DelegationError``: ``principal.malformed``,
-        ``principal.unknown``, ``scope.malformed``, ``scope.exceeded`` for more than the roles
-        allow, or for all of it where the roles allow nothing.
+        ``scope`` None means every scope that the roles allow. ``principal_of`` returns the roles of
+        a principal, or None for an unknown principal. Raises ``DelegationError``:
+        ``principal.malformed``; ``principal.unknown``; ``scope.malformed``; ``scope.exceeded`` for
+        a scope that the roles do not allow, and for None if the roles allow no scope.
         """
         require_principal(subject, "principal", DelegationError)
         if self.principals is None and self.principals_function is None:
             if scope is None:
                 message = (
-                    f"say which scope {subject} lends: {self.source} has no [principals] whose "
-                    "roles would say so"
+                    f"name the scope that {subject} delegates, because {self.source} has no "
+                    "[principals] with the roles of this principal"
                 )
                 raise DelegationError(message, code="scope.malformed")
             return grant.parse_scopes(scope)
@@ -134,21 +134,24 @@ class Config:
 
     def _unknown(self, subject: str) -> DelegationError:
         if self.principals is None:
-            message = f"{subject} lends nothing: {self.principals_function} knows no such principal"
+            message = (
+                f"{subject} can't delegate, because {self.principals_function} does not know this "
+                "principal: correct the name, or let the function return roles for it"
+            )
             return DelegationError(message, code="principal.unknown")
         candidate = closest_name(subject, self.principals)
-        advice = f"is {candidate} meant? Else add" if candidate else "add"
+        advice = f"did you mean {candidate}? Otherwise add" if candidate else "add"
         message = (
-            f"{subject} lends nothing, for {self.source} does not list this principal: "
-            f'{advice} [principals."{subject}"] with the roles that say what may be lent'
+            f"{subject} can't delegate, because {self.source} does not list this principal: "
+            f'{advice} [principals."{subject}"] with roles that allow the scope'
         )
         return DelegationError(message, code="principal.unknown")
 
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would show a redacted argument.
 
-        A pointer into a part of an argument is allowed: a resource takes no argument that has
-        parts. Raises ``ConfigError``.
+        A pointer to a part of an argument is allowed, because a resource contains no argument that
+        has parts. Raises ``ConfigError``.
         """
         for pointer in self.redactions.get("*", ()) + self.redactions.get(spec.name, ()):
             pointers = redaction.with_attributes([pointer], spec.attributes)
@@ -156,8 +159,8 @@ class Config:
                 if redaction.cover(pointers, name):
                     message = (
                         f"{self.source}: redact: {redaction.dumps(pointer)} redacts the argument "
-                        f"{name!r}, which the resource {spec.resource!r} of the tool {spec.name} "
-                        "tells: a resource is signed and logged; take the argument out of it, or "
-                        "do not redact it"
+                        f"{name!r}, which is part of the resource {spec.resource!r} of the tool "
+                        f"{spec.name}, and a resource is signed and logged: remove the argument "
+                        "from the resource, or from [redact]"
                     )
                     raise ConfigError(message)

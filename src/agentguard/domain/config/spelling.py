@@ -1,7 +1,8 @@
-"""Warns of names of tools in a configuration that look misspelt.
+"""Warns about names of tools in a configuration that look misspelt.
 
-The tools are known only once they are guarded. So a table for a tool that never comes is no mistake
-by itself. A warning is due where the name of another tool is close to the table's name.
+A guard learns the names of tools only when an application guards the tools. So a table for an
+unknown tool is not a mistake by itself. The warning comes if the name of a guarded tool is close to
+the name of the table.
 """
 
 from __future__ import annotations
@@ -18,39 +19,38 @@ CLOSE: Final = 0.8
 
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of the other ``names`` of which ``name`` may be a misspelling, if any."""
+    """Return one of the other ``names`` of which ``name`` may be a misspelling, or None."""
     others = [other for other in names if other != name]
     return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
 
 
 class Spelling:
-    """Compares the names in a configuration with the names of the tools that are guarded.
+    """Compares the names in a configuration with the names of the guarded tools.
 
-    ``configured`` has each name in the configuration, with its place there.
+    ``places`` has the place in the configuration by the name of a tool.
     """
 
-    def __init__(self, configured: Mapping[str, str]) -> None:
-        self._configured = configured
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
         self._tools: set[str] = set()
         self._warned: set[str] = set()
 
     def add(self, tool: str) -> None:
-        """Note the name of a tool that is guarded."""
+        """Add the name of a guarded tool."""
         self._tools.add(tool)
 
     def warn(self) -> None:
-        """Warn, once each, of a configured name that no tool has and that is close to a tool's.
+        """Warn once about each configured name that no tool has and that is close to a tool's name.
 
-        A tool with a table of its own is not the one that was meant.
+        A tool with a table of its own is never the suggestion.
         """
         tools = frozenset(self._tools)
-        for name in self._configured.keys() - tools - self._warned:
-            tool = closest_name(name, sorted(tools - self._configured.keys()))
+        for name in self._places.keys() - tools - self._warned:
+            tool = closest_name(name, sorted(tools - self._places.keys()))
             if tool is not None:
                 self._warned.add(name)
                 _LOGGER.warning(
-                    "%s matches no tool that is guarded so far, and %s is close to it: "
-                    "if that tool is meant, correct the name",
-                    self._configured[name],
+                    "%s matches no guarded tool so far: did you mean %s? If so, correct the name",
+                    self._places[name],
                     tool,
                 )

@@ -1,6 +1,6 @@
-"""Reads one table of a configuration, key by key; errors name the place and what was expected.
+"""Reads one table of a configuration, key by key; errors name the place and the expected value.
 
-``file.py`` says which tables and keys there are.
+``file.py`` knows the names of the tables and keys.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Table:
-    """Reads one table, and notes which of its keys were read.
+    """Reads one table, and remembers which keys were read.
 
-    ``source`` is the file, ``path`` the prefix of each key (``agents.reviewer.``). Each method that
-    reads a key raises ``ConfigError`` for a value of another type.
+    ``source`` is the file, and ``path`` the prefix of each key (``agents.reviewer.``). Each method
+    that reads a key raises ``ConfigError`` for a value of another type.
     """
 
     def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
@@ -37,7 +37,7 @@ class Table:
         return f"{self._source}: {self._path}{key}".removesuffix(".")
 
     def mistake(self, key: str, expected: str) -> ConfigError:
-        """Return the error for a value that is missing, or is not what was expected."""
+        """Return the error for a value that is missing, or differs from ``expected``."""
         got = f"got {self._members[key]!r}" if key in self._members else "found none"
         return ConfigError(f"{self.name(key)}: expected {expected}, {got}")
 
@@ -46,7 +46,7 @@ class Table:
         return self._members.get(key)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a string; without a default the key must be there."""
+        """Return a string; without a default the key is required."""
         value = self._get(key)
         if value is None and default is not None:
             return default
@@ -67,7 +67,7 @@ class Table:
     def choice(
         self, key: str, choices: tuple[Choice, ...], default: Choice | None = None
     ) -> Choice:
-        """Return one of a few strings; without a default the key must be there."""
+        """Return one of ``choices``; without a default the key is required."""
         if self._get(key) is None and default is not None:
             return default
         value = self.text(key) if self._get(key) is not None else None
@@ -115,21 +115,21 @@ class Table:
         return tuple(value)
 
     def scope(self, key: str) -> frozenset[str]:
-        """Return a list of scopes as a set, empty where there is none."""
+        """Return a list of scopes as a set, empty without the key."""
         try:
             return frozenset(grant.parse_scopes(self.texts(key, ())))
         except DelegationError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 
     def principal(self, key: str, name: str) -> str:
-        """Return ``name``, the value of ``key``, if it is a principal's name."""
+        """Return ``name``, the value of ``key``, if it is the name of a principal."""
         try:
             return require_principal(name, "principal", ConfigError)
         except ConfigError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 
     def mapping(self, key: str) -> Mapping[str, str] | None:
-        """Return a table of strings, None where there is none."""
+        """Return a table of strings, or None without the key."""
         value = self._get(key)
         if value is None:
             return None
@@ -138,7 +138,7 @@ class Table:
         return MappingProxyType(dict(value))
 
     def table(self, key: str) -> Table:
-        """Return the table below a key, an empty one where there is none."""
+        """Return the table below a key, an empty table without the key."""
         value = self._get(key)
         if value is None:
             value = {}
@@ -152,13 +152,13 @@ class Table:
         return [(name, outer.table(name)) for name in outer.names()]
 
     def names(self) -> list[str]:
-        """Return the keys that are there."""
+        """Return the keys of the table."""
         return list(self._members)
 
     def reject_unknown(self) -> None:
         """Raise ``ConfigError`` for a key that was neither read nor allowed."""
         unknown = sorted(set(self._members) - self._keys)
         if unknown:
-            known = ", ".join(sorted(self._keys))
-            message = f"{self.name(unknown[0])}: unknown key; known here: {known}"
+            keys = ", ".join(sorted(self._keys))
+            message = f"{self.name(unknown[0])}: unknown key; the keys of this table are: {keys}"
             raise ConfigError(message)

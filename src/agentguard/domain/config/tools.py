@@ -1,4 +1,4 @@
-"""What a configuration says about tools: ``[tools]``, ``[aliases]``, ``[paths]`` and ``[redact]``.
+"""Reads the tables about tools: ``[tools]``, ``[aliases]``, ``[paths]`` and ``[redact]``.
 
 A ``ToolConfig`` replaces parts of the specification that the code gives a tool.
 """
@@ -24,9 +24,9 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    """``[tools.NAME]``: values that replace those in the code; None leaves the code's value.
+    """``[tools.NAME]``: values that replace those in the code; None keeps the code's value.
 
-    ``origin`` and ``schema`` replace nothing: a tool that has others is refused.
+    ``origin`` and ``schema`` replace nothing: a tool with another origin or schema is refused.
     """
 
     requires: tuple[str, ...] | None = None
@@ -60,11 +60,11 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
     except Exception as error:
         message = (
             f"{where}: {reference!r} can't be imported ({type(error).__name__}: {error}); "
-            "expected 'package.module:callable', on Python's path"
+            "expected 'package.module:callable' on Python's path; set PYTHONPATH if need be"
         )
         raise ConfigError(message) from error
     if not callable(function):
-        raise ConfigError(f"{where}: {reference!r} is not callable")
+        raise ConfigError(f"{where}: {reference!r} is not callable; name a function")
     return function  # type: ignore[no-any-return]
 
 
@@ -81,8 +81,8 @@ def read_tool(table: Table) -> ToolConfig:
     )
     if config.schema is not None and not _SHA256.match(config.schema):
         message = (
-            "the SHA-256 of a schema, 64 hex digits in lower case, as a denial (tool.changed) or "
-            "agentguard doctor --graph MODULE:GRAPH names"
+            "the SHA-256 of a schema, 64 hex digits in lower case, as in a denial (tool.changed) "
+            "or in the output of agentguard doctor --graph MODULE:GRAPH"
         )
         raise table.mistake("schema", message)
     table.reject_unknown()
@@ -94,12 +94,12 @@ def read_aliases(table: Table) -> Mapping[str, str]:
     aliases = {name: table.text(name) for name in table.names()}
     for name, alias in aliases.items():
         if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
-            raise table.mistake(name, "a name that no other tool has")
+            raise table.mistake(name, "a name of no other tool and no other alias")
     return aliases
 
 
 def read_folders(table: Table, resolve: Callable[[str], Path]) -> Mapping[str, Folder]:
-    """Read ``[paths]``: the folder that the path in an argument must not leave, by its name."""
+    """Read ``[paths]``: by an argument's name, the folder that the argument's path must stay in."""
     folders = {}
     for argument in table.names():
         try:
@@ -110,7 +110,7 @@ def read_folders(table: Table, resolve: Callable[[str], Path]) -> Mapping[str, F
 
 
 def read_redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
-    """Read ``[redact]``: JSON Pointers by the tool's name, ``*`` for every tool."""
+    """Read ``[redact]``: JSON Pointers by the name of the tool; ``*`` means every tool."""
     redactions: dict[str, tuple[Redaction, ...]] = {}
     for tool in table.names():
         try:

@@ -113,8 +113,8 @@ def _unknown_calls(policy: Definitions, builtins: frozenset[str]) -> Iterator[st
         elif name in builtin_functions.REFUSED:
             yield f"{call.at}: {name} {builtin_functions.REFUSED[name]}"
         elif call.absolute or name not in builtins:
-            own = (".".join(path) for path in policy.functions)
-            names = [*(builtins & builtin_functions.COMPARED), *own]
+            functions = (".".join(path) for path in policy.functions)
+            names = [*(builtins & builtin_functions.COMPARED), *functions]
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
         elif name not in builtin_functions.COMPARED:
             advice = builtin_functions.FACTS

@@ -51,6 +51,6 @@ def _argument(reader: Reader, value: Any) -> Names | None:
             name = name_of(value)
             path = reader.reference(name, call=False).path if name.path else ()
             if name.whole and path[0] == "input":
-                own = len(path) > 1 and path[1] in RESERVED and path[1] != "args"
-                return None if own else path
+                is_reserved = len(path) > 1 and path[1] in RESERVED and path[1] != "args"
+                return None if is_reserved else path
     return None

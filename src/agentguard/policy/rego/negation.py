@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agentguard.policy.rego.syntax_tree import Names, Reader
-from agentguard.policy.rego.undefined import ALWAYS, Presence, below, needed
+from agentguard.policy.rego.undefined import ALWAYS, Presence, below, required_names
 
 _ADVICE: Final = (
     "move the negated expression into a rule of its own (`fits if ...`) and write `not fits`, "
@@ -79,7 +79,7 @@ def _in_body(
     reader: Reader, statements: list[Any], defined: AbstractSet[Names]
 ) -> Iterator[tuple[str, Any, AbstractSet[Names]]]:
     # An inner body may declare a variable of the same name; the input is the same everywhere.
-    required = needed(reader, statements)
+    required = required_names(reader, statements)
     inner = defined | {name for name in required if name[0] == "input"}
     for statement in statements:
         literal = statement["literal"]

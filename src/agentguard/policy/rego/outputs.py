@@ -48,22 +48,23 @@ def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
             first.setdefault(rule.path, rule)
     for rule in first.values():
         names = rule.path[len(rule.package) :]
-        own = rule.package == query
-        if own and (_denies(names[0]) or any(map(_is_named_output, names[1:]))):
+        is_queried = rule.package == query
+        if is_queried and (_denies(names[0]) or any(map(_is_named_output, names[1:]))):
             unread_rules.mistakes.append(_sentence(rule, query))
         elif any(_denies(name) or _is_named_output(name) for name in names) or (
-            own and _may_be_meant(names[0])
+            is_queried and _may_be_meant(names[0])
         ):
             unread_rules.doubts.append(_sentence(rule, query))
     return unread_rules
 
 
 def _sentence(rule: Rule, query: Names) -> str:
-    own = rule.package == query
-    name = ".".join(rule.path[len(query) :] if own else rule.path)
+    is_queried = rule.package == query
+    name = ".".join(rule.path[len(query) :] if is_queried else rule.path)
     near = _near(rule.path[-1])
-    advice = f"did you mean {near}?" if own and near else "read it in an output, or rename it"
-    where = "" if own else f" of {'.'.join(query)}"
+    is_misspelt = is_queried and near
+    advice = f"did you mean {near}?" if is_misspelt else "read it in an output, or rename it"
+    where = "" if is_queried else f" of {'.'.join(query)}"
     return (
         f"{rule.at}: no output{where} ({', '.join(OUTPUTS)}) reads {name}, directly or through "
         f"another rule; {advice}"

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, used_variables, variables
-from agentguard.policy.rego.undefined import ALWAYS, CLOSED, Presence, below, needed
+from agentguard.policy.rego.undefined import ALWAYS, CLOSED, Presence, below, required_names
 
 _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
 """Outputs that restrict a call: an undefined one restricts nothing."""
@@ -51,7 +51,9 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
             if path[: len(query)] != query or path[len(query)] not in _MUST_HOLD:
                 continue
             for parts, statements in _parts_by_body(head, rule):
-                for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
+                for name in presence.missing(
+                    reader, parts, ALWAYS | required_names(reader, statements)
+                ):
                     yield (
                         f"{reader.at(name.span)}: where {name} is missing, {path[-1]} has no "
                         "value, though the conditions of the rule hold; write the value without "
@@ -126,7 +128,7 @@ def _value_problems(reader: Reader, rule: Mapping[str, Any], presence: Presence)
             )
         else:
             continue
-        for name in presence.missing(reader, parts, ALWAYS | needed(reader, statements)):
+        for name in presence.missing(reader, parts, ALWAYS | required_names(reader, statements)):
             yield (
                 f"{reader.at(name.span)}: where {name} is missing{effect}; bind it in the body "
                 "(`value := ...`), and write `value` in the head"

@@ -244,7 +244,7 @@ def used_variables(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]
             case {"Var": {"value": str(name), "span": span}} if name not in _ROOTS:
                 yield name, span
             case dict() as node:
-                own = ("fcn", "ArrayCompr", "SetCompr", "ObjectCompr")
-                todo += [value for kind, value in node.items() if kind not in own]
+                hidden = ("fcn", "ArrayCompr", "SetCompr", "ObjectCompr")
+                todo += [value for kind, value in node.items() if kind not in hidden]
             case list() as nodes:
                 todo += nodes

@@ -115,12 +115,12 @@ def _conditions(rule: Mapping[str, Any]) -> bool:
     return bool(rule["bodies"]) or computed
 
 
-def needed(reader: Reader, statements: Iterable[Mapping[str, Any]]) -> set[Names]:
+def required_names(reader: Reader, statements: Iterable[Mapping[str, Any]]) -> set[Names]:
     """Return the names that must be defined for all of a body's statements to hold."""
-    return {name for statement in statements for name in _needed(reader, statement)}
+    return {name for statement in statements for name in _required_names(reader, statement)}
 
 
-def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
+def _required_names(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
     match statement["literal"]:
         case {"Expr": {"expr": {"Membership": _} as expression}}:
             todo = below(expression)

@@ -1,0 +1,175 @@
+"""What a guard adds to a turn of a LangGraph agent, beside the same turn of an unguarded one.
+
+    uv run python benchmarks/langgraph_turns.py [--repetitions N] [--turns N] [--json FILE]
+
+A turn is one run of ``create_agent`` in a new thread: a model's message with one tool call, the
+tool, which does nothing, and the model's answer. The model answers at once. Turns are made one
+after another, and 60 at once on one event loop, in memory and with a log on disk; each guarded turn
+runs under a delegation, which all turns share, or which is new for each turn, as in a web
+application. The guarded and the unguarded arm run alternately, with the garbage collector off. The
+clock is wall time, for a turn that waits for the disk costs its caller that time; the floor has no
+disk. Past 1 ms for a bare fdatasync what is durable is void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import states
+from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.checkpoint.memory import InMemorySaver
+from measuring import Row, middle, no_collection, show, tracked
+
+from agentguard import Guard
+from agentguard_langchain import GuardMiddleware
+
+AT_ONCE = 60
+TOOLS = {"trigger_ci": {"attributes": {"branch": "branch"}}}
+Turn = Callable[[int], Awaitable[object]]
+
+
+class Model(BaseChatModel):
+    """A model that calls the tool once, and then answers."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Model:  # noqa: ARG002
+        """Take no notice of the tools."""
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *_args: Any, **_kwargs: Any) -> ChatResult:
+        last, answer = messages[-1], AIMessage("Done.")
+        if last.type == "human":
+            args = {"repo": "payments-api", "branch": f"agent/{last.text}"}
+            call = {"name": "trigger_ci", "args": args, "id": f"call-{last.text}"}
+            answer = AIMessage("", tool_calls=[{**call, "type": "tool_call"}])
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], *args: Any, **kwargs: Any
+    ) -> ChatResult:
+        return self._generate(messages, *args, **kwargs)
+
+
+async def trigger_ci(repo: str, branch: str) -> str:
+    """Trigger the continuous integration of a branch."""
+    return f"{repo} {branch}"
+
+
+def unguarded() -> Turn:
+    """Return a turn without a guard."""
+    graph = create_agent(Model(), [trigger_ci], checkpointer=InMemorySaver())
+    return lambda number: _turn(graph, number)
+
+
+def guarded(guard: Guard, *, is_new: bool) -> Turn:
+    """Return a guarded turn, under one delegation for all turns, or a new one for each."""
+    middleware = [GuardMiddleware(guard.new_agent("code-reviewer"))]
+    graph = create_agent(Model(), [trigger_ci], middleware=middleware, checkpointer=InMemorySaver())
+    shared = guard.delegate("user:alice", scope=["pr:write"])
+
+    async def turn(number: int) -> object:
+        delegation = guard.delegate("user:alice", scope=["pr:write"]) if is_new else shared
+        async with delegation:
+            return await _turn(graph, number)
+
+    return turn
+
+
+async def _turn(graph: Any, number: int) -> object:
+    thread = {"configurable": {"thread_id": str(number)}}
+    state = await graph.ainvoke({"messages": [HumanMessage(str(number))]}, thread)
+    return [message.text for message in state["messages"]]
+
+
+async def _time(turn: Turn, numbers: Iterator[int], turns: int, at_once: int) -> float:
+    """Return the seconds that a turn takes, one after another or ``at_once`` together."""
+    started = time.perf_counter()
+    for _ in range(turns // at_once):
+        await asyncio.gather(*(turn(next(numbers)) for _ in range(at_once)))
+    return (time.perf_counter() - started) / (turns // at_once * at_once)
+
+
+async def measured(what: str, bare: Turn, with_guard: Turn, at_once: int, options: Any) -> Row:
+    """Return microseconds a turn, unguarded and guarded; the note says what is added."""
+    numbers = itertools.count()
+    if await bare(0) != await with_guard(0):
+        raise SystemExit(f"{what}: the guarded turn gave another result")
+    next(numbers)
+    turns = max(options.turns, at_once)
+    floors: list[float] = []
+    times: list[float] = []
+    with no_collection():
+        for _ in tracked(range(options.repetitions), what):
+            floors.append(await _time(bare, numbers, turns, at_once) * 1e6)
+            times.append(await _time(with_guard, numbers, turns, at_once) * 1e6)
+    added = middle([one - floor for one, floor in zip(times, floors, strict=True)])
+    rate = middle([floor / one for one, floor in zip(times, floors, strict=True)])
+    note = f"{added:,.0f} µs added; {rate:.2f} of the throughput"
+    return Row(what, "µs", middle(floors), middle(times), 1 / rate, note)
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all arms, in memory and durable, and return the figures."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        before = os.getloadavg()[0], fdatasync_p50(folder)
+        (folder / "memory.rego").write_text(POLICY)
+        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": TOOLS})
+        state = states.found(folder / "durable")
+        with state.path.open("a") as file:
+            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
+        for where, guard in (("in memory", in_memory), ("on disk", state.guard())):
+            stack.enter_context(guard)
+            for at_once in (1, AT_ONCE):
+                for is_new in (False, True):
+                    kind = "a new delegation each" if is_new else "one delegation"
+                    what = f"{where}, {at_once} at once, {kind}"
+                    with_guard = guarded(guard, is_new=is_new)
+                    rows.append(await measured(what, unguarded(), with_guard, at_once, options))
+        after = os.getloadavg()[0], fdatasync_p50(folder)
+    probes = [round(before[1], 1), round(after[1], 1)]
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, LangGraph {version('langgraph')}",
+        "load_average": [before[0], after[0]],
+        "fdatasync_p50_us": probes,
+        "durable_void": max(probes) > VOID_OVER,
+        "results": [row.rounded()._asdict() for row in rows],
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=120)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures = asyncio.run(run(options))
+    show(figures, "a turn of a LangGraph agent")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Who acts on a refusal, by reason code, and what that person does next.
+
+The table decides two things. A refusal that a developer or an operator has to mend is logged at
+WARNING with the remedy (``guard/denial_log.py``), and a model that made the call is told one
+neutral sentence (``Decision.model_reason``). A refusal that is the agent's matter tells the model
+its reason. ``scripts/reason-codes`` shows the table on the page of the reason codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+Party = Literal["agent", "developer", "operator"]
+"""Who acts on a refusal: the model and its user, the application's developer, or its operator."""
+
+
+class Responsibility(NamedTuple):
+    """Who acts on a reason code. ``remedy`` says what that person does next; empty for an agent."""
+
+    party: Party
+    remedy: str = ""
+
+
+_AGENT: Final = Responsibility("agent")
+
+
+def _developer(remedy: str) -> Responsibility:
+    return Responsibility("developer", remedy)
+
+
+def _operator(remedy: str) -> Responsibility:
+    return Responsibility("operator", remedy)
+
+
+_DELEGATE: Final = (
+    "make the call inside a block of guard.delegate(...), or with agent.under(delegation); an "
+    'agent that acts by itself has authority = "own" in its table of [agents]'
+)
+_TEST_POLICY: Final = (
+    "run agentguard policy check, and agentguard policy eval with the input of the refused call"
+)
+_FACTS: Final = "correct the function that looks up facts; the log has the exception's traceback"
+_OUTCOME: Final = "find out whether the tool ran, and record the answer with agentguard resolve"
+_ENGINE: Final = "check that the policy server runs, and compare its address with [policy] server"
+_STATE: Final = "run agentguard doctor, which checks the state, the keys and the log"
+
+CODES: Final[Mapping[str, Responsibility]] = {
+    "agent.mismatch": _developer("guard the tool for the agent that runs the tool"),
+    "agent.unguarded": _developer("name the coworker in [agents], so that guard_crew guards it"),
+    "agent.unknown": _developer("add the agent to [agents], or correct its name"),
+    "approval.altered": _AGENT,
+    "approval.consumed": _AGENT,
+    "approval.expired": _AGENT,
+    "approval.insufficient": _AGENT,
+    "approval.limit": _AGENT,
+    "approval.mismatch": _AGENT,
+    "approval.pending": _AGENT,
+    "approval.rejected": _AGENT,
+    "approval.required": _AGENT,
+    "approval.too_large": _AGENT,
+    "approval.unavailable": _developer(
+        "name people in [approvers], or set application = true in [approvals]"
+    ),
+    "arguments.changed": _AGENT,
+    "arguments.invalid": _AGENT,
+    "arguments.resource": _AGENT,
+    "arguments.too_large": _AGENT,
+    "arguments.unencodable": _AGENT,
+    "arguments.unrepeatable": _developer(
+        "let the tool's schema have no default factory whose value changes with each call"
+    ),
+    "call.duplicate": _AGENT,
+    "call.interrupted": _AGENT,
+    "calls.exceeded": _AGENT,
+    "clock.failed": _operator("repair the machine's clock"),
+    "clock.skew": _operator("set the machine's clock, which is behind the log's newest entry"),
+    "credential.failed": _operator(_STATE),
+    "delegation.delegatee": _AGENT,
+    "delegation.depth": _AGENT,
+    "delegation.ended": _developer(
+        "let the block of guard.delegate(...) last until all work in it is done; give what "
+        "outlives the block or the call (a task, a generator) a delegation with "
+        "agent.under(delegation)"
+    ),
+    "delegation.expired": _AGENT,
+    "delegation.failed": _developer("correct the function that returns the delegation of a call"),
+    "delegation.holder": _developer("make the delegation with guard.delegate in this process"),
+    "delegation.mismatch": _developer(
+        "resume the run under the delegation of the principal who began it"
+    ),
+    "delegation.missing": _developer(_DELEGATE),
+    "delegation.revoked": _AGENT,
+    "domain.frozen": _AGENT,
+    "engine.credential": _operator("set token_file or token_variable in [policy]"),
+    "engine.unauthorized": _operator("set token_file, token_variable or certificate in [policy]"),
+    "entropy.failed": _operator("repair the machine's source of random bytes"),
+    "facts.conflict": _developer("give the fact another name"),
+    "facts.failed": _developer(_FACTS),
+    "facts.invalid": _developer("let the function of facts return a dict of JSON values"),
+    "journal.cut_short": _operator("find out whether the tool ran"),
+    "journal.in_doubt": _operator(_OUTCOME),
+    "journal.missing": _operator(_STATE),
+    "journal.observed": _AGENT,
+    "journal.unreplayable": _AGENT,
+    "node.cached": _developer("take cache_policy off the node that calls the tool"),
+    "obligation.unknown": _developer("let the policy ask for no obligation but redact"),
+    "owner.failed": _developer("correct the function that owners names; the log has the traceback"),
+    "policy.denied": _AGENT,
+    "policy.error": _developer(_TEST_POLICY),
+    "policy.malformed": _developer(_TEST_POLICY),
+    "policy.panic": _developer(_TEST_POLICY),
+    "policy.undecided": _developer("add the tool to the Cedar schema"),
+    "policy.undefined": _developer("let the policy's package be the query of [policy]"),
+    "principal.failed": _developer(
+        "correct the function that principals names; the log has the traceback"
+    ),
+    "roles.failed": _developer(
+        "correct the function that [approvals] roles names; the log has the traceback"
+    ),
+    "scope.exceeded": _AGENT,
+    "signature.failed": _operator(_STATE),
+    "site.unencodable": _developer("give the thread, the turn and the task names that are text"),
+    "storage.busy": _developer("make no guarded call in a signal handler or in __del__"),
+    "storage.closed": _developer(
+        "open the guard again, and close the guard only once all calls are done"
+    ),
+    "storage.full": _operator("free space on the disk"),
+    "storage.locked": _operator(
+        "end the process that holds the lock; the message names the lock's file"
+    ),
+    "storage.readonly": _operator("give the process the right to write the state"),
+    "subagent.parallel": _AGENT,
+    "tool.changed": _developer(
+        "find out what changed in the tool; correct [tools.NAME] if the change is meant"
+    ),
+}
+"""The reason codes of refusals."""
+
+NOUNS: Final[Mapping[str, Responsibility]] = {
+    "anchor": _operator(_STATE),
+    "credential": _operator(_STATE),
+    "engine": _operator(_ENGINE),
+    "key": _operator(_STATE),
+    "storage": _operator(_STATE),
+    "trust": _operator(_STATE),
+}
+"""The nouns of reason codes that are no keys of ``CODES``: a call is also refused with an error."""
+
+UNKNOWN: Final = _developer("look the reason code up in the page of the reason codes")
+"""For each other code, so that no model reads a sentence that was not written for models."""
+
+
+def responsibility_for(code: str) -> Responsibility:
+    """Return who acts on a refusal with this reason code."""
+    return CODES.get(code) or NOUNS.get(code.partition(".")[0], UNKNOWN)
