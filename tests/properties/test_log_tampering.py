@@ -89,6 +89,9 @@ class Copy:
     def named(self, shard: int, prefix: str) -> Iterator[int]:
         raise NotImplementedError  # nobody who verifies asks
 
+    def traces(self, shard: int, prefix: str) -> Iterator[str]:
+        raise NotImplementedError
+
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
         raise NotImplementedError
 

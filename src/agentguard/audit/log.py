@@ -77,6 +77,9 @@ class LogReader(Protocol):
     def named(self, shard: int, prefix: str) -> Iterator[int]:
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
 
+    def traces(self, shard: int, prefix: str) -> Iterator[str]:
+        """Yield, sorted, the ids of the traces of entries that begin with ``prefix``."""
+
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
         """Yield the indices of the allowed calls without an outcome, according to the summaries."""
 

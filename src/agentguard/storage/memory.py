@@ -128,6 +128,11 @@ class MemoryBackend:
             if (self._records[index].summary.invocation_id or "").startswith(prefix):
                 yield index
 
+    def traces(self, shard: int, prefix: str) -> Iterator[str]:  # noqa: ARG002
+        """Yield, sorted, the ids of the traces of entries that begin with ``prefix``."""
+        found = {record.summary.trace_id or "" for record in self._records}
+        yield from sorted(one for one in found if one and one.startswith(prefix))
+
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
         """Yield the indices of the allowed calls to which no outcome belongs."""
         outcomes = self.search(shard, Search(kind="outcome"))

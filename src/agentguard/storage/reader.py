@@ -143,6 +143,10 @@ class StateReader:
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
         return self._indices(shard, _SEARCH.format(_NAMED), prefix, prefix)
 
+    def traces(self, shard: int, prefix: str) -> Iterator[str]:
+        """Yield, sorted, the ids of the traces of entries that begin with ``prefix``."""
+        return (text for (text,) in self._rows(shard, _TEXT, _TRACES, prefix, prefix))
+
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
         """Yield the indices of the allowed calls to which no outcome belongs, by the summaries."""
         statement = _SEARCH.format(_UNSETTLED)
@@ -250,6 +254,8 @@ _SEARCH: Final = "SELECT idx FROM summaries WHERE {} ORDER BY idx"
 _NAMED: Final = (
     "kind = 'authorization' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
 )
+_TRACES: Final = """SELECT DISTINCT trace_id FROM summaries
+    WHERE trace_id >= ? AND trace_id < ? || char(1114111) ORDER BY trace_id"""
 _UNSETTLED: Final = """kind = 'authorization' AND decision IN ('allow', 'observe') AND NOT EXISTS (
     SELECT 1 FROM summaries AS ended JOIN entries ON entries.idx = ended.idx
     WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'

@@ -16,7 +16,7 @@ from agentguard.audit import merkle, statements
 from agentguard.audit.calls import Commitments, read_authorization, read_outcome
 from agentguard.audit.entry import Attachment, Entry
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import filters, history
+from agentguard.cli.audit import filters, history, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.log_row import Row
@@ -57,6 +57,7 @@ def export(
     unverified. An attachment that differs from its commitment is left out, and problems names it.
     """
     reader = location.locate(config, state).reader()
+    selection = lookup.with_whole_trace(reader, selection)
     rows = History(reader).rows(selection, newest_first=bool(last), outcomes=selection.in_doubt)
     if last:
         rows = iter(history.newest(rows, last))

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import filters
+from agentguard.cli.audit import filters, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.list_table import COLUMNS, Table
@@ -54,6 +54,7 @@ def list_entries(
     """
     where = location.locate(config, state)
     reader = where.reader()
+    selection = lookup.with_whole_trace(reader, selection)
     if json:
         _print_json(History(reader), selection, last or 0)
         return

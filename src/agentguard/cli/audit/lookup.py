@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from agentguard.audit import statements
@@ -26,7 +27,13 @@ _MIN_PREFIX: Final = 8
 """How many characters of an invocation id a user has to give at least."""
 
 _MAX_LISTED: Final = 5
-"""How many calls the message about an ambiguous name lists at most."""
+"""How many calls or traces the message about an ambiguous name lists at most."""
+
+_TRACE_ID: Final = 32
+"""The hex digits of a trace id."""
+
+_LEFT_OUT: Final = "0" * 16
+"""The first half of a trace id that Jaeger leaves out."""
 
 
 def find(reader: LogReader, name: str) -> LocatedEntry:
@@ -71,8 +78,9 @@ def invocation_id(reader: LogReader, name: str) -> str:
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
     """Find the calls of a trace, and its requests for approvals, in the order of their times.
 
-    Raises as ``find`` does.
+    ``trace_id`` is the id or its beginning. Raises as ``find`` does.
     """
+    trace_id = whole_trace(reader, trace_id)
     selection = Filter(Search(trace_id=trace_id))
     is_empty = True
     for row in History(reader).rows(selection, outcomes=False):
@@ -81,6 +89,49 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
             yield LocatedEntry(row.shard, row.index, row.entry)
     if is_empty:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
+
+
+def whole_trace(reader: LogReader, beginning: str) -> str:
+    """Return the id of the one trace whose id begins so; a whole id is returned without a look.
+
+    Jaeger leaves out the first half of an id where it is all zeros, so the beginning may be that of
+    the second half. Raises ``CallError`` (``call.unknown``, ``call.ambiguous``) and
+    ``StorageError``.
+    """
+    if len(beginning) == _TRACE_ID:
+        return beginning
+    prefixes = [beginning]
+    if len(beginning) <= len(_LEFT_OUT):
+        prefixes.append(_LEFT_OUT + beginning)
+    candidates = {
+        trace_id
+        for shard in reader.shards()
+        for prefix in prefixes
+        for trace_id in reader.traces(shard, prefix)
+    }
+    # an edited column may hold any text
+    traces = sorted(one for one in candidates if _has_entry(reader, one))
+    if not traces:
+        raise _unknown(f"the log holds no call of a trace whose id begins with {beginning}")
+    if len(traces) > 1:
+        names = ", ".join(traces[:_MAX_LISTED])
+        message = f"{len(traces)} traces begin with {beginning}: give more of the id ({names})"
+        raise CallError(message, code="call.ambiguous")
+    return traces[0]
+
+
+def with_whole_trace(reader: LogReader, selection: Filter) -> Filter:
+    """Return a filter that has the whole id of its trace; raises as ``whole_trace`` does."""
+    search = selection.search
+    if search.trace_id is None:
+        return selection
+    whole = search._replace(trace_id=whole_trace(reader, search.trace_id))
+    return replace(selection, search=whole)
+
+
+def _has_entry(reader: LogReader, trace_id: str) -> bool:
+    rows = History(reader).rows(Filter(Search(trace_id=trace_id)), outcomes=False)
+    return any(row.entry is not None for row in rows)
 
 
 def credentials(

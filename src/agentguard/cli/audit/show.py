@@ -49,7 +49,10 @@ _SheetRow = tuple[str, str | Text]
 WholeTraceOption = Annotated[
     str | None,
     typer.Option(
-        "--trace", metavar="ID", parser=trace_id, help="All calls of a trace (32 hex digits)."
+        "--trace",
+        metavar="ID",
+        parser=trace_id,
+        help="All calls of a trace, by its id or the beginning of its id.",
     ),
 ]
 

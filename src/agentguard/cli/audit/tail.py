@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import filters
+from agentguard.cli.audit import filters, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.list_table import COLUMNS, Table
@@ -65,6 +65,7 @@ def tail(
     """
     where = location.locate(config, state)
     reader = where.reader()
+    selection = lookup.with_whole_trace(reader, selection)
     table = Table(
         selection, several=True, every=every or json, acting=location.config_option(where)
     )

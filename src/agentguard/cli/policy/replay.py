@@ -21,7 +21,7 @@ from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision, Requirement
-from agentguard.cli.audit import filters, history, phrases
+from agentguard.cli.audit import filters, history, lookup, phrases
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.log_row import Row
@@ -218,6 +218,7 @@ def replay(
     input in the log are counted. Filters are combined.
     """
     log = _Log.open(location.locate(config, state))
+    selection = lookup.with_whole_trace(log.reader, selection)
     engine = source.load(_settings(policy, query, config))
     try:
         source.require_policy(engine)  # a server that is down would change every call

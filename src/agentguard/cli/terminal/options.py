@@ -39,7 +39,7 @@ Kind = Literal[
 ]
 Decided = Literal["allow", "deny", "approval", "observe"]
 
-_TRACE: Final = re.compile(r"(?:[0-9a-fA-F]{16}){1,2}")
+_TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
 
 
 def one_of(kind: Any) -> Callable[[str], str]:
@@ -58,13 +58,16 @@ def one_of(kind: Any) -> Callable[[str], str]:
 
 
 def trace_id(text: str) -> str:
-    """Parse the id of a W3C trace; raises ``typer.BadParameter``.
+    """Parse the id of a W3C trace, or its beginning; raises ``typer.BadParameter``.
 
-    If the first half of the id is zeros, 16 digits are enough, as Jaeger writes such an id.
+    ``lookup.whole_trace`` finds the whole id.
     """
     if _TRACE.fullmatch(text) is None:
-        raise typer.BadParameter(f"{text!r} is not a trace id, which has 32 hex digits")
-    return text.lower().rjust(32, "0")
+        raise typer.BadParameter(
+            f"{text!r} is not a trace id, which has 32 hex digits, and not the beginning of one, "
+            "which has 4 at least"
+        )
+    return text.lower()
 
 
 def options_from(
@@ -280,7 +283,10 @@ TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Ca
 TraceOption = Annotated[
     str | None,
     typer.Option(
-        "--trace", metavar="ID", parser=trace_id, help="Calls of a trace (32 hex digits)."
+        "--trace",
+        metavar="ID",
+        parser=trace_id,
+        help="Calls of a trace, by its id or the beginning of its id.",
     ),
 ]
 KindOption = Annotated[
