@@ -167,7 +167,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Proje
     assert made.run("init").returncode == 0
     for arguments in ([], ["dying"]):
         called = made.python("-c", CALLS, *arguments)
-        assert (called.returncode, called.stderr) == (0, "")
+        assert called.returncode == 0, called.stderr
     return made
 
 
@@ -251,7 +251,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Pr
             'max_scope = ["files:read"]\n'
         )
     called = made.python("-c", SHARDED)
-    assert (called.returncode, called.stderr) == (0, "")
+    assert called.returncode == 0, called.stderr
     return made
 
 

@@ -103,7 +103,7 @@ def people(tmp_path_factory, told):
             file.write(f'[approvers.{name}]\nprincipal = "user:{name}"\nkeys = ["{line}"]\n')
             file.write('roles = ["release-manager"]\n')
     called = made.python("-c", CALLS, *(seed.hex() for seed in seeds.values()))
-    assert (called.returncode, called.stderr) == (0, "")
+    assert called.returncode == 0, called.stderr
     return made
 
 

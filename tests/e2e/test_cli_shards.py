@@ -269,7 +269,7 @@ def test_what_was_redacted_is_said_to_be(told, reshaped):
     with (reshaped.folder / "agentguard.toml").open("a") as file:
         file.write('\n[redact]\nget_file = ["/args/password", "/result"]\n')
     called = reshaped.python("-c", REDACTED)
-    assert (called.returncode, called.stderr) == (0, "")
+    assert called.returncode == 0, called.stderr
     (row,) = reshaped.run(
         "audit", "list", "--tool", "get_file", "-n", "1", "--json"
     ).stdout.splitlines()

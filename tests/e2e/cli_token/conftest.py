@@ -64,7 +64,7 @@ def lent(tmp_path_factory, told):
     policy = "package agent.authz\nallow if true\n"
     (made.folder / "policies" / "authz.rego").write_text(policy)
     called = made.python("-c", LENT)
-    assert (called.returncode, called.stderr) == (0, "")
+    assert called.returncode == 0, called.stderr
     carried: Any = claims_of(made)[access_token.CHAIN_CLAIM]
     write(made, "chain.json", {"type": CHAIN_TYPE, **carried})
     assert made.run("trust", "export", "-o", "trust.json").returncode == 0
