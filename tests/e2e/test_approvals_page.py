@@ -17,7 +17,7 @@ from agentguard.policy.rego import RegoEngine
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "how-to" / "approvals.md").read_text(encoding="utf-8")
 CODES = (DOCS / "reference" / "reason-codes.md").read_text(encoding="utf-8")
-COMMANDS = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+COMMANDS = (DOCS / "reference" / "cli" / "approvals.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

@@ -42,7 +42,7 @@ def test_it_holds_every_entry_in_the_order_of_the_list(sharded, exported):
 
 
 def test_an_entry_is_what_its_hash_is_of(exported):
-    """As docs/reference/cli.md says: SHA-256 of a zero byte and the RFC 8785 form of the entry."""
+    """As audit-verify.md says: SHA-256 of a zero byte and the RFC 8785 form of the entry."""
     for row in exported():
         leaf = sha256(b"\0" + rfc8785.dumps(row["entry"])).hexdigest()
         assert leaf == row["leaf_hash"]

@@ -319,6 +319,8 @@ def test_a_policy_that_can_not_be_used_replays_nothing(recorded):
 
 
 def test_the_page_names_each_reason_why_a_call_is_not_replayed():
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli" / "policy.md").read_text(
+        "utf-8"
+    )
     listed = page.partition("`not_replayed` are the numbers of calls by why not (")[2]
     assert re.findall(r"`(\w+)`", listed.partition(")")[0]) == list(NONE_LEFT)

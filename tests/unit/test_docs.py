@@ -1,6 +1,6 @@
 """The pages under docs/ against the tree: layers, names of pages, links.
 
-What a page's examples do is tested where their subject is; ``docs/reference/cli.md`` and
+What a page's examples do is tested where their subject is; ``docs/reference/cli/`` and
 ``docs/reference/reason-codes.md`` have tests of their own.
 """
 

@@ -1,7 +1,7 @@
 """``agentguard audit export``: writes the log as JSON lines, for other programs.
 
-cli.md describes the members of a line. An export proves nothing: ``evidence make`` writes
-evidence.
+docs/reference/cli/audit-verify.md describes the members of a line. An export proves nothing:
+``evidence make`` writes evidence.
 """
 
 from __future__ import annotations
