@@ -48,7 +48,7 @@ from guarded_call import (
 )
 from measuring import Row, middle, no_collection, ratio, show, tracked
 
-from agentguard import Agent, Delegation, Denied, Guard, current_delegation
+from agentguard import Agent, Delegation, Denied, Ed25519Signer, Guard, current_delegation
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant, verification
@@ -57,7 +57,6 @@ from agentguard.domain.passphrase import passphrase_of
 from agentguard.guard.agent import caller_of
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.rego import RegoEngine
-from agentguard.signing.keys import Ed25519Signer
 
 AGENTS = ("lead", "coder", "tester")
 CONFIGURATION: Mapping[str, Any] = {

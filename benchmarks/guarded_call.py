@@ -36,13 +36,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from agentguard import Decision, Guard
+from agentguard import Decision, Ed25519Signer, Guard
 from agentguard.audit.merkle import CompactRange, leaf_hash
 from agentguard.domain import config, domain
 from agentguard.policy.engine import Engine
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego import RegoEngine
-from agentguard.signing.keys import Ed25519Signer
 
 POLICY = """package agent.authz
 

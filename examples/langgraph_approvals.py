@@ -16,8 +16,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from agentguard import Decision, Guard, Requirement
-from agentguard.signing.keys import Ed25519Signer
+from agentguard import Decision, Ed25519Signer, Guard, Requirement
 from agentguard_langchain import GuardMiddleware
 
 

@@ -20,8 +20,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from agentguard import Guard
-from agentguard.signing.keys import Ed25519Signer
+from agentguard import Ed25519Signer, Guard
 from agentguard_langchain import GuardMiddleware
 
 CONFIG = """\

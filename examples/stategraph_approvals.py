@@ -14,8 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from agentguard import Decision, Guard, Requirement
-from agentguard.signing.keys import Ed25519Signer
+from agentguard import Decision, Ed25519Signer, Guard, Requirement
 from agentguard_langchain import guard_approval_node, guard_edge, guard_tool_node
 
 TREASURERS_FROM = 5_000

@@ -191,36 +191,42 @@ def collect(jaeger: httpx.Client, service: str, whole: Period, limit: int) -> li
     return sorted(held.values(), key=begin)
 
 
+ServiceArgument = Annotated[
+    str | None, typer.Argument(metavar="SERVICE", help="The service.name of the traces.")
+]
+TraceOption = Annotated[
+    str | None,
+    typer.Option("--trace", metavar="ID", parser=trace_id, help="One trace, of any time."),
+]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        envvar="AGENTGUARD_JAEGER_QUERY_URL",
+        help="Where Jaeger's query API is.",
+    ),
+]
+SinceOption = Annotated[
+    str,
+    typer.Option("--since", metavar="TIME", help="Spans from a time on, as audit list takes them."),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Up to a time; by default now.")
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=2, metavar="N", help="Traces to ask for at once.")
+]
+
+
 def export(
-    service: Annotated[
-        str | None, typer.Argument(metavar="SERVICE", help="The service.name of the traces.")
-    ] = None,
+    service: ServiceArgument = None,
     *,
-    trace: Annotated[
-        str | None,
-        typer.Option("--trace", metavar="ID", parser=trace_id, help="One trace, of any time."),
-    ] = None,
-    url: Annotated[
-        str,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            envvar="AGENTGUARD_JAEGER_QUERY_URL",
-            help="Where Jaeger's query API is.",
-        ),
-    ] = "http://127.0.0.1:16686",
-    since: Annotated[
-        str,
-        typer.Option(
-            "--since", metavar="TIME", help="Spans from a time on, as audit list takes them."
-        ),
-    ] = "1h",
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Up to a time; by default now.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=2, metavar="N", help="Traces to ask for at once.")
-    ] = 200,
+    trace: TraceOption = None,
+    url: UrlOption = "http://127.0.0.1:16686",
+    since: SinceOption = "1h",
+    until: UntilOption = None,
+    limit: LimitOption = 200,
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:

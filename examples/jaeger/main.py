@@ -23,8 +23,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentguard import Agent, Decision, Guard, Requirement, telemetry
-from agentguard.signing.keys import Ed25519Signer
+from agentguard import Agent, Decision, Ed25519Signer, Guard, Requirement, telemetry
 from agentguard_langchain import GuardMiddleware, guard_subagent
 
 OTLP = os.environ.get("AGENTGUARD_OTLP_ENDPOINT", "http://localhost:4318")

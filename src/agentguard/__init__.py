@@ -1,9 +1,16 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are what an application uses. An adapter of a framework also uses those of
-``agentguard.adapters``, and whoever tells errors apart all of ``agentguard.errors``. All names but
-the exceptions are imported when they are first used (PEP 562): a program loads no part that it does
-not use.
+The names here are what an application uses. Six other modules are public:
+
+- ``agentguard.adapters``: what an adapter of a framework uses
+- ``agentguard.errors``: all exceptions
+- ``agentguard.paths``: files that a tool opens inside a folder (``Folder``)
+- ``agentguard.policy``: the engines, for a program that makes one by itself (policies.md)
+- ``agentguard.telemetry``: traces and metrics
+- ``agentguard.testing``: a fixture for tests, and the tests that an adapter inherits
+
+All names here but the exceptions are imported when they are first used (PEP 562): a program loads
+no part that it does not use.
 """
 
 from __future__ import annotations

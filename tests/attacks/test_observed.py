@@ -48,6 +48,7 @@ class Down:
     name = "function"
     version = "0"
     waits = False
+    warnings = ()
     policy_sha256 = None
     policy_files: dict[str, str] = {}  # noqa: RUF012  as a port asks for it
 

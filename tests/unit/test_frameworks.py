@@ -57,3 +57,5 @@ def test_an_adapter_that_does_not_say_what_it_needs_is_refused(site, adapter):
     with pytest.raises(ConfigError, match="is not installed as a distribution") as refused:
         require_supported(adapter, "frame")
     assert refused.value.code == "framework.unsupported"
+    assert f"from your clone: pip install . ./integrations/{adapter}" in str(refused.value)
+    assert f"pip install {adapter}" not in str(refused.value)

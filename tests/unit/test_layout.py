@@ -149,3 +149,44 @@ def repository_files():
         # Pruned in place, as os.walk asks for.
         folders[:] = [name for name in folders if name not in NOT_OURS and "cache" not in name]
         yield from (Path(folder, name) for name in names if name not in NOT_OURS)
+
+
+OURS = re.compile(r"agentguard(?:-\w+)*(?:\[[\w,]*\])?(?:[=<>~!]=?.*)?", re.ASCII)
+INSTALLED = re.compile(r"(?:pip|uv|tool|pipx) (?:install|add|run|inject)((?: [^\s`|;&)]+)+)")
+
+
+def installed_by_name(text: str) -> list[str]:
+    """Which of our distributions a command in ``text`` would look up in an index, by its name."""
+    joined = re.sub(r"\"\n\s*f?\"|\\\n", "", text)  # a message or a command on several lines
+    arguments = [a for command in INSTALLED.findall(joined) for a in command.split()]
+    return [argument for argument in arguments if OURS.fullmatch(argument.strip("'\",."))]
+
+
+def test_nobody_is_told_to_install_a_distribution_by_its_name():
+    """Nothing is published, so anybody could register the name in an index."""
+    texts = {
+        path: path.read_text(encoding="utf-8", errors="replace")
+        for path in repository_files()
+        if path.suffix in {".md", ".py", ".toml", ".yml", ".yaml", ".sh", ".cfg", ""}
+        and path != Path(__file__)
+    }
+    found = {str(path.relative_to(ROOT)): installed_by_name(text) for path, text in texts.items()}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_an_installation_by_name_is_found():
+    refused = [
+        "pip install agentguard-langchain",
+        "run `pip install agentguard[rego]` first",
+        "uv add 'agentguard==0.1.0' httpx",
+        "uv pip install --find-links dist agentguard agentguard-demo",
+        '"needs: pip install "\n    "agentguard-crewai"',
+    ]
+    assert [bool(installed_by_name(text)) for text in refused] == [True] * len(refused)
+    allowed = [
+        "pip install '.[rego]' ./integrations/agentguard-langchain",
+        "uv pip install dist/agentguard-*.whl",
+        "pip install langchain-openai",
+        "the adapter agentguard-langchain is installed",
+    ]
+    assert [installed_by_name(text) for text in allowed] == [[]] * len(allowed)

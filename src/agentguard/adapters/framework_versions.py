@@ -40,7 +40,8 @@ def _requirements(adapter: str, frameworks: tuple[str, ...]) -> Iterator[Require
     except (PackageNotFoundError, KeyError):
         message = (
             f"{adapter} is not installed as a distribution, and so can't tell which versions of "
-            f"{', '.join(frameworks)} it runs on: install it (pip install {adapter})"
+            f"{', '.join(frameworks)} it runs on: install it from its source; for an adapter of "
+            f"this project, from your clone: pip install . ./integrations/{adapter}"
         )
         raise ConfigError(message, code="framework.unsupported") from None
 

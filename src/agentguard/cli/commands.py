@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 GROUP: Final = "agentguard.commands"
 """The entry point group of the commands of other distributions, which are plain functions."""
 
+# The help page lists this command of another distribution even where that one is not installed: the
+# README begins with ``agentguard demo``, and the command's message says how to install it.
 _DEMO: Final = "demo"
 _SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2

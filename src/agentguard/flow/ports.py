@@ -25,6 +25,13 @@ Clock = Callable[[], datetime]
 Entropy = Callable[[int], bytes]
 """Returns that many random bytes, fit for keys."""
 
+OnRequest = Callable[[ApprovalRequest], object]
+"""Receives each new request for an approval. An exception of the function is logged, no more.
+
+The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
+call goes on when the function returns.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -44,9 +51,7 @@ class Ports:
     journal: Journal
     roster: Roster
     trust_domain: str
-    on_request: Callable[[ApprovalRequest], object] | None = None
-    """Called with each new request, once the request can be answered."""
-
+    on_request: OnRequest | None = None
     mode: Mode = "enforce"
     """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""
 

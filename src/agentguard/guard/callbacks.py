@@ -6,21 +6,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 from agentguard.approvals.application import RoleLookUp, RolesFunction
-from agentguard.approvals.request import ApprovalRequest
 from agentguard.domain.config import Config, load_callable
 from agentguard.domain.directory import LookUp, read_roles
 from agentguard.errors import ApprovalError, ConfigError
-
-OnRequest = Callable[[ApprovalRequest], object]
-"""Receives each new request for an approval. An exception of the function is logged, no more.
-
-The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
-call goes on when the function returns.
-"""
+from agentguard.flow.ports import OnRequest
 
 
 class Callbacks(NamedTuple):

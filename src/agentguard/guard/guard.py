@@ -35,10 +35,11 @@ from agentguard.domain.config.engine_loader import (
 )
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import ConfigError
+from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
 from agentguard.guard.agent_runtime import AgentRuntime
-from agentguard.guard.callbacks import Callbacks, OnRequest
+from agentguard.guard.callbacks import Callbacks
 from agentguard.guard.caller import Caller
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.process import Runtime

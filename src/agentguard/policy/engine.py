@@ -26,6 +26,10 @@ class Engine(Protocol):
         """``{path: sha256 hex}`` of the loaded files; empty if unknown."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about likely mistakes in the policy, for its author; empty for most engines."""
+
+    @property
     def waits(self) -> bool:
         """Whether ``evaluate`` may wait for a server: it then runs outside of the event loop."""
 

@@ -42,6 +42,7 @@ class FunctionEngine:
 
     name: Final = "function"
     waits: Final = False
+    warnings: Final[tuple[str, ...]] = ()
 
     def __init__(self, decide: Callable[[Mapping[str, Any]], Decision]) -> None:
         self._decide = decide

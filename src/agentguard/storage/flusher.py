@@ -11,13 +11,10 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from agentguard.errors import StorageError
 from agentguard.storage import fork
-
-if TYPE_CHECKING:
-    from agentguard.storage.log import ShardLog
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -25,14 +22,32 @@ FLUSH_AFTER: Final = 0.05
 LOGGER: Final = logging.getLogger("agentguard")
 NOT_CLOSED: Final = "a log could not be closed: its newest outcomes may be lost"
 
-_OPEN: Final[weakref.WeakSet[ShardLog]] = weakref.WeakSet()
+
+class OpenLog(Protocol):
+    """A log of this process, as ``log.ShardLog`` is one."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the log is closed."""
+
+    def flush(self) -> None:
+        """Make all enqueued records durable; raises ``StorageError``."""
+
+    def close(self) -> None:
+        """Flush and release the log; raises ``StorageError``."""
+
+    def abandon(self) -> None:
+        """In a forked process: leave the log to the parent."""
+
+
+_OPEN: Final[weakref.WeakSet[OpenLog]] = weakref.WeakSet()
 # A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
-_UNCLOSED: Final[set[ShardLog]] = set()
+_UNCLOSED: Final[set[OpenLog]] = set()
 _EXIT_HOOKS: Final[set[int]] = set()
 """The processes, by number, in which multiprocessing closes the logs at its end."""
 
 
-def register(log: ShardLog, *, durable: bool) -> None:
+def register(log: OpenLog, *, durable: bool) -> None:
     """Have a log abandoned by forks and, where it is ``durable``, closed when the process ends."""
     _OPEN.add(log)
     if durable:
@@ -40,12 +55,12 @@ def register(log: ShardLog, *, durable: bool) -> None:
         _close_at_exit()
 
 
-def unregister(log: ShardLog) -> None:
+def unregister(log: OpenLog) -> None:
     """Leave a log alone when the process ends: it is closed."""
     _UNCLOSED.discard(log)
 
 
-def start(log: ShardLog, wake: threading.Event) -> threading.Thread:
+def start(log: OpenLog, wake: threading.Event) -> threading.Thread:
     """Start the thread that flushes a log in the background, each time that ``wake`` is set."""
     flusher = threading.Thread(
         target=_flush_forever,
@@ -57,7 +72,7 @@ def start(log: ShardLog, wake: threading.Event) -> threading.Thread:
     return flusher
 
 
-def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:
+def _flush_forever(reference: weakref.ref[OpenLog], wake: threading.Event) -> None:
     """Flush what is enqueued and not taken along by an append in time.
 
     ``wake`` is set by the first record that is enqueued, and when the log is closed or gone.

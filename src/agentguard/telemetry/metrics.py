@@ -11,7 +11,7 @@ from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Ob
 
 from agentguard.telemetry import names
 from agentguard.telemetry.failing import fails_open
-from agentguard.telemetry.silence import SOURCES, Waiting
+from agentguard.telemetry.waiting import SOURCES, Waiting
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAITS: Final = (1, 5, 15, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)

@@ -10,21 +10,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 from importlib import import_module
 from typing import Final, Self
 from weakref import WeakMethod
 
 from agentguard.telemetry.failing import fails_open
+from agentguard.telemetry.waiting import SOURCES, Waiting
 
 _PROVIDERS: Final = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER")
 """The environment variables that make the API set up an SDK as soon as it is imported."""
-
-Waiting = Callable[[], tuple[str, object, int] | None]
-"""Returns the trust domain, an id of the state, and the number of waiting requests; or None."""
-
-SOURCES: Final[list[WeakMethod[Waiting]]] = []
-"""The methods that count waiting requests for the metrics."""
 
 _PARTS: Final = ("opentelemetry", "agentguard.telemetry.")
 _OURS: Final = "agentguard.telemetry.calls"

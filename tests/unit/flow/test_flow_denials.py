@@ -27,6 +27,7 @@ class Answers:
 
     name = "answers"
     version = "1"
+    warnings = ()
     policy_sha256 = None
     policy_files: MappingProxyType[str, str] = MappingProxyType({})
 

@@ -68,36 +68,43 @@ class Run:
         return self.report.ok and self.report.anchored and not self.copy_report.ok
 
 
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option("--dir", help="An empty or new folder, instead of a temporary one."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROVIDER:NAME",
+        help="A real model, as init_chat_model names it. CI then runs, on this machine and "
+        "without a sandbox, whatever that model commits.",
+    ),
+]
+InteractiveOption = Annotated[
+    bool,
+    typer.Option(
+        "--interactive", help="Ask you, at the terminal, what bob says to the merge into main."
+    ),
+]
+OtlpOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and "
+        "print where to look for it.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object instead of the timeline.")
+]
+
+
 def command(
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", help="An empty or new folder, instead of a temporary one."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PROVIDER:NAME",
-            help="A real model, as init_chat_model names it. CI then runs, on this machine and "
-            "without a sandbox, whatever that model commits.",
-        ),
-    ] = None,
-    interactive: Annotated[  # noqa: FBT002  a flag of the command line
-        bool,
-        typer.Option(
-            "--interactive", help="Ask you, at the terminal, what bob says to the merge into main."
-        ),
-    ] = False,
-    otlp: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and "
-            "print where to look for it.",
-        ),
-    ] = None,
-    as_json: Annotated[  # noqa: FBT002  a flag of the command line
-        bool, typer.Option("--json", help="One JSON object instead of the timeline.")
-    ] = False,
+    directory: DirectoryOption = None,
+    model: ModelOption = None,
+    interactive: InteractiveOption = False,  # noqa: FBT002  a flag of the command line
+    otlp: OtlpOption = None,
+    as_json: JsonOption = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
     """Show agents at work for alice on a real git repository, offline: allowed, denied, proved.
 

@@ -25,7 +25,7 @@ from agentguard.cli.terminal.options import (
     not_url,
 )
 from agentguard.domain.config import Config
-from agentguard.domain.config.engine_loader import observation_warning, warnings_of
+from agentguard.domain.config.engine_loader import observation_warning
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
@@ -59,7 +59,7 @@ def check(
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    warnings = [*warnings_of(engine), *source.astray(settings)]
+    warnings = [*engine.warnings, *source.astray(settings)]
     nearest = _nearest(config)
     undeclared = source.undeclared(settings, source.declared(nearest) if nearest else ())
     if json:

@@ -29,7 +29,7 @@ from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
-from agentguard.domain.config.engine_loader import observation_warning, warnings_of
+from agentguard.domain.config.engine_loader import observation_warning
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
@@ -137,7 +137,7 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     for missing in source.astray(settings):
         yield Finding("warn", "paths", missing)
     try:
-        warnings = warnings_of(source.load(settings))
+        warnings = source.load(settings).warnings
         names = source.undeclared(settings, source.declared(settings))
     except AgentguardError:
         return  # the check of the policy has reported the error

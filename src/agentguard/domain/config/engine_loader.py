@@ -68,15 +68,9 @@ def _unreadable(where: str, error: OSError) -> ConfigError:
     return ConfigError(f"{where}: {problem}, or take it out of the policy")
 
 
-def warnings_of(engine: Engine) -> tuple[str, ...]:
-    """Return an engine's warnings of likely mistakes in its policy; none from most engines."""
-    warnings: tuple[str, ...] = getattr(engine, "warnings", ())
-    return warnings
-
-
 def log_warnings(engine: Engine) -> Engine:
     """Log the warnings of an engine, and return the engine."""
-    for warning in warnings_of(engine):
+    for warning in engine.warnings:
         _LOGGER.warning("the policy may not mean what it says: %s", warning)
     return engine
 

@@ -76,9 +76,6 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     if not _DOMAIN.match(trust_domain):
         raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
     anchor = root.text("anchor", DEFAULT_ANCHOR)
-    keys = root.table("keys")
-    passphrase_file = keys.text("passphrase_file", "")
-    keys.reject_unknown()
     resolve_path = partial(resolve, base)
     roles = {name: read_role(table) for name, table in root.tables("roles")}
     delegatees = read_delegatees(root) if "delegation" in tables else None
@@ -91,7 +88,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         trust_domain=trust_domain,
         state=resolve(base, root.text("state", ".agentguard")),
         anchor=resolve(base, anchor) if anchor else None,
-        passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
+        passphrase_file=_passphrase_file(root.table("keys"), base),
         policy=read_policy(root.table("policy"), resolve_path) if "policy" in tables else None,
         agents={
             name: read_agent(
@@ -120,6 +117,12 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     root.reject_unknown()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
+
+
+def _passphrase_file(keys: Table, base: Path) -> Path | None:
+    file = keys.text("passphrase_file", "")
+    keys.reject_unknown()
+    return resolve(base, file) if file else None
 
 
 def _read(path: Path) -> dict[str, Any]:
