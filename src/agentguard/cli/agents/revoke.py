@@ -47,8 +47,8 @@ def revoke(
         typer.Argument(
             metavar="NAME|FILE|TOKEN|KEY",
             help="An agent's name, an instance (its URI or short name), a principal or a service "
-            "as in user:alice, a file with a token or a stored delegation (- for stdin), the token "
-            "itself, its id, or a key's thumbprint.",
+            "as in user:alice, a file with a token or a stored delegation (./FILE or FILE.json; - "
+            "for stdin), the token itself, its id, or a key's thumbprint.",
         ),
     ],
     *,
@@ -120,22 +120,29 @@ def _revoke_key(settings: Config, thumbprint: str, since: datetime, *, json: boo
 
 
 def _name(settings: Config, what: str, *, in_advance: bool) -> str:
-    """Return the name to be revoked; raises ``ConfigError`` where there is none, or several."""
-    if token_parts.is_inline(what):
-        return token_parts.read(what).last_hop_id
+    """Return the name to be revoked; raises ``ConfigError`` where there is none, or several.
+
+    A file is read only where ``what`` is written as a path. Whoever may write into the working
+    directory, an agent for one, could otherwise have another thing revoked in the place of a name.
+    """
     is_agent = what in settings.agents
-    if token_parts.is_file(what):
-        if is_agent:
-            raise _ambiguous(f"{what} is an agent and a file: write agent:{what} or ./{what}")
+    is_name = is_agent or in_advance
+    is_file = not is_name and token_parts.is_path(what) and token_parts.is_file(what)
+    if is_file or token_parts.is_inline(what):
         return token_parts.read(what).last_hop_id
     if is_agent:
         return f"agent:{what}"
-    if in_advance or _OWN_JTI.fullmatch(what):
-        return what
-    if what in {*(settings.principals or ()), *(f"agent:{name}" for name in settings.agents)}:
+    agents = {f"agent:{name}" for name in settings.agents}
+    if in_advance or what in {*(settings.principals or ()), *agents}:
         return what
     _refuse_key_of_domain(settings, what)
-    return _name_in_log(settings, what) or _agent_or_instance(settings, what)
+    name = _name_in_log(settings, what)
+    if name is None and _OWN_JTI.fullmatch(what):
+        screen.warn(
+            f"no delegation in the log has the id {what}: only an access token of this id is denied"
+        )
+        return what
+    return name or _agent_or_instance(settings, what)
 
 
 def _refuse_key_of_domain(settings: Config, what: str) -> None:
@@ -166,7 +173,7 @@ def _agent_or_instance(settings: Config, what: str) -> str:
 
     Raises ``ConfigError`` where there is none, and where a short name has several instances.
     """
-    if token_parts.looks_like_file(what):
+    if token_parts.is_path(what):
         message = (
             f"there is no file {what}, and nothing in the log or the configuration has that name: "
             "give the file's path, or the name of what is to be revoked"
@@ -186,6 +193,8 @@ def _agent_or_instance(settings: Config, what: str) -> str:
 
 def _unknown(settings: Config, what: str, agents: Sequence[AgentRecord]) -> ConfigError:
     remedy = "correct the name, which is compared whole; a principal has its kind, as in user:alice"
+    if token_parts.is_file(what):
+        remedy = f"for the file of this name, write ./{what}; else {remedy}"
     if credential.parse_alias(what) is None:
         name = f"agent:{what}" if _AGENT_NAME.fullmatch(what) else what
         administration.require_revocable(name)

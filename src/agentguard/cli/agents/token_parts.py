@@ -69,9 +69,15 @@ def is_file(name: str) -> bool:
     return False
 
 
-def looks_like_file(name: str) -> bool:
-    """Whether a name is written like a file's path. A URI has slashes as well, and a scheme."""
-    return name.endswith(".json") or ("/" in name and "://" not in name)
+def is_path(text: str) -> bool:
+    """Whether a text is written as a file's path: with a slash, or with ``.json`` at its end.
+
+    A name with a colon, such as a principal's or a URI, is a path only with ``/`` or ``./`` in
+    front.
+    """
+    if text.startswith(("/", "./", "../")):
+        return True
+    return ":" not in text and ("/" in text or text.endswith(".json"))
 
 
 def read(source: str) -> TokenParts:
