@@ -11,7 +11,6 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.types import Command, interrupt
 from payment_team import APPROVE, BIG, BIGGER, LOOK, REJECT, SMALL, edit
-from pydantic import ValidationError
 
 from agentguard import ApprovalPending, Decision, Requirement
 from agentguard.adapters import CallSite
@@ -33,12 +32,14 @@ from agentguard_langchain import GuardedToolDenied, approval_step, guard_tools
         "yes",
     ],
 )
-async def test_an_answer_of_another_form_is_refused_and_not_kept(people, sync, wrong):
+async def test_an_answer_of_another_form_leaves_the_calls_waiting(people, sync, wrong):
     inbox = people(application=True)
     graph = inbox.graph(answered_by=lambda _decision, _runtime: "user:dora")
     await invoke_thread(graph, inbox.asking(BIG, BIGGER), sync=sync)
-    with pytest.raises(ValidationError):
-        await invoke_thread(graph, Command(resume=wrong), sync=sync)
+    paused = await invoke_thread(graph, Command(resume=wrong), sync=sync)
+    named = pause_value(paused)["agentguard"]
+    assert [one["problem_code"] for one in named] == ["approval.malformed"] * 2
+    assert "with 2 decisions," in named[0]["problem"]
     assert (inbox.paid, len(inbox.waiting)) == ([], 2)
     state = await invoke_thread(graph, resume_with(APPROVE, REJECT), sync=sync)
     assert [status for status, _text in answers(state)] == ["success", "error"]

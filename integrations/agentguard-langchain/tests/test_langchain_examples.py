@@ -164,13 +164,18 @@ def test_the_project_of_the_page_runs(tmp_path, preloaded):
     assert (done.returncode, done.stderr, done.stdout) == (0, "", ANSWERS)
 
 
-def test_the_guide_runs():
+def test_the_guide_runs(capsys):
     blocks = list(
         Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "how-to" / "langchain.md").examples()
     )
-    assert len(blocks) == 16
+    assert len(blocks) == 17
     for block in blocks:
         block.evaluate()
+    guide = (ROOT / "docs" / "how-to" / "langchain.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(
+        r"^That prints:\n\n```text\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE
+    )
+    assert capsys.readouterr().out == printed
     named = blocks[0].namespace
     deep = named["deep_agent"](
         named["Model"](), [named["pay"]], named["teller"], named["bank"].new_agent("researcher")

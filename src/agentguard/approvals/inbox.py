@@ -187,10 +187,23 @@ class ApprovalInbox:
         Raises as ``accept``, and ``ApprovalError``: ``principal.malformed``, ``roles.failed``,
         ``approval.unknown``. The request waits on after an error.
         """
+        return self._accept(request, self._by_word(request, verdict, principal, note))
+
+    def _by_word(
+        self, request: ApprovalRequest, verdict: Verdict, principal: str, note: str
+    ) -> Envelope:
         roles: tuple[str, ...] = ()
-        if self._roster.application and is_principal(principal):
+        takes_back = verdict == "reject" and principal in request.requesters
+        if self._roster.application and is_principal(principal) and not takes_back:
             roles = application_roles(self._roster, principal, self._roles)
-        return self._accept(request, self._answer(request, verdict, principal, note, None, roles))
+        return self._answer(request, verdict, principal, note, None, roles)
+
+    def check(self, request: ApprovalRequest, verdict: Verdict, *, principal: str) -> None:
+        """Raise as ``vouch`` would for this answer, and store nothing.
+
+        An application learns here whether to show somebody the buttons.
+        """
+        self._verified(request, self._by_word(request, verdict, principal, ""))
 
     def accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
         """Store a signed answer to a request, if the answer counts.
@@ -208,13 +221,18 @@ class ApprovalInbox:
         return self._accept(request, envelope)
 
     def _accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
+        answer = self._verified(request, envelope)
+        self._store.answer(request, envelope)
+        return answer
+
+    def _verified(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
+        """Return an answer to a request that waits, if the answer counts; raises as ``vouch``."""
         if self._key(request) is None:
             self._require_unaltered(request.request_id)
             message = f"the request {request.request_id} does not wait here any more"
             raise ApprovalError(message, code="request.unknown")
         answer = self._roster.verify(envelope, request, at=seconds(self._clock()))
         self._require_counts(request, answer)
-        self._store.answer(request, envelope)
         return answer
 
     def loads(self, data: bytes) -> tuple[ApprovalRequest, Envelope]:

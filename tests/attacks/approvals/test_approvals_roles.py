@@ -154,6 +154,15 @@ def test_who_is_on_the_roster_or_asks_rejects(principal):
         assert place.denied() == "approval.rejected"
 
 
+def test_who_asks_takes_the_call_back_whatever_the_function_of_roles_knows():
+    place = shop(roles={"user:dora": ["manager"]}.get)
+    with place.guard.delegate("user:alice", scope=["x"]):
+        request = place.ask()
+        assert refusal(place, request, "user:alice") == "approval.unknown"
+        place.guard.approvals.vouch(request, "reject", principal="user:alice")
+        assert place.denied() == "approval.rejected"
+
+
 def test_a_stranger_does_not_reject():
     place = shop()
     request = place.ask()

@@ -1,8 +1,9 @@
 """The answers that come back through an interrupt, and what each answer changes.
 
 The core keeps an answer that lets a call run with the request, and verifies the answer there: an
-approver has signed it, or the application vouches for it where the configuration allows that. A
-rejection always counts, whoever gives it, because it lets nothing run.
+approver has signed the answer, or the application vouches for the answer where the configuration
+allows that. A rejection lets nothing run, so nobody has to be believed for a rejection; where the
+application says who answers, the rejection of somebody who may not answer counts for nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
 from agentguard.adapters import MAX_NOTE, Verdict, take_answer, verdict_of
-from agentguard_langchain.payload import HumanDecision
+from agentguard_langchain.payload import HumanDecision, Problem
 from agentguard_langchain.pending_turn import PendingTurn, ShownCall
 
 AnsweredBy = Callable[[HumanDecision, Any], str | None]
@@ -27,8 +28,8 @@ into a decision: read the person from the run's context instead.
 """
 
 _NOBODY: Final = (
-    "it is not signed, and the application does not say who has given it: sign with agentguard "
-    "approvals approve, or see answered_by"
+    "the answer is not signed, and the application does not say who has given the answer: sign "
+    "with agentguard approvals approve, or see answered_by"
 )
 
 
@@ -75,7 +76,7 @@ class Answers(NamedTuple):
             try:
                 self._answer(pending_turn, calls[one.call_id], request, decision)
             except AgentguardError as error:
-                pending_turn.problems[one.call_id] = str(error)
+                pending_turn.problems[one.call_id] = Problem(str(error), error.code)
 
     def _answer(
         self,
@@ -97,22 +98,25 @@ class Answers(NamedTuple):
                 self._edit(pending_turn, call, request, decision)
 
     def _vouch(self, request: ApprovalRequest, verdict: Verdict, decision: HumanDecision) -> None:
-        principal = self._principal(decision)
-        if principal is None:
-            raise AgentguardError(_NOBODY, code="approval.unsigned")
+        principal = self._require_principal(decision)
         note = str(decision.get("message") or "")[:MAX_NOTE]
         self.agent.approvals.vouch(request, verdict, principal=principal, note=note)
 
-    def _principal(self, decision: HumanDecision) -> str | None:
+    def _require_principal(self, decision: HumanDecision) -> str:
+        """Return who has given an answer, by the application's word."""
         if self.answered_by is None:
-            return None
+            raise AgentguardError(_NOBODY, code="approval.unsigned")
         try:
-            return self.answered_by(decision, self.runtime)
+            principal = self.answered_by(decision, self.runtime)
         except GraphBubbleUp:
             raise
         except Exception as error:
             message = f"who has given it can't be found out ({type(error).__name__})"
-            raise AgentguardError(message, code="approval.unsigned") from error
+            raise AgentguardError(message, code="approval.unknown") from error
+        if principal is None:
+            message = "the application does not know who has given it"
+            raise AgentguardError(message, code="approval.unknown")
+        return principal
 
     def _reject(
         self,
@@ -127,8 +131,9 @@ class Answers(NamedTuple):
                 self._vouch(request, "reject", decision)
             else:
                 take_answer(self.agent, request, signed)
-        except AgentguardError:
-            # nobody has to be believed for a call not to run
+        except AgentguardError as error:
+            if self._must_be_believed(error):
+                raise
             message = decision.get("message")
             reason = f"a person has rejected this call{f': {message}' if message else ''}"
             self._refuse(pending_turn, call, request, reason)
@@ -140,6 +145,7 @@ class Answers(NamedTuple):
         request: ApprovalRequest,
         decision: HumanDecision,
     ) -> None:
+        self._require_editor(request, decision)
         action = decision["edited_action"]
         if action["name"] != call["name"]:
             reason = (
@@ -155,6 +161,24 @@ class Answers(NamedTuple):
             self._refuse(pending_turn, call, request, reason)
             return
         self.agent.approvals.withdraw(request)
+
+    def _require_editor(self, request: ApprovalRequest, decision: HumanDecision) -> None:
+        """Raise for an edit by somebody whose rejection of the call would not count."""
+        if self.answered_by is None:
+            return
+        try:
+            principal = self._require_principal(decision)
+            self.agent.approvals.check(request, "reject", principal=principal)
+        except AgentguardError as error:
+            if self._must_be_believed(error):
+                raise
+
+    def _must_be_believed(self, error: AgentguardError) -> bool:
+        """Whether an error of a rejection leaves the call waiting.
+
+        The application says who answers, and its word counts at all.
+        """
+        return self.answered_by is not None and error.code != "approval.unsigned"
 
     def _refuse(
         self, pending_turn: PendingTurn, call: ToolCall, request: ApprovalRequest, reason: str

@@ -16,15 +16,21 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from langchain_core.messages import ToolCall
 from langgraph.config import get_config
-from langgraph.types import interrupt
-from pydantic import ValidationError
+from langgraph.types import Command, interrupt
 
 from agentguard import Agent, ApprovalPending
-from agentguard.adapters import note_waiting, run_store
+from agentguard.adapters import DecodeError, note_waiting, run_store
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.nested_work import note_pause
-from agentguard_langchain.payload import Allowed, Item, decisions_schema, decisions_type, payload
+from agentguard_langchain.payload import (
+    Allowed,
+    Item,
+    Problem,
+    decisions_schema,
+    payload,
+    read_decisions,
+)
 from agentguard_langchain.pending_turn import PendingTurn, ShownCall, list_waiting
 
 PendingCall = tuple[ToolCall, ApprovalPending]
@@ -102,9 +108,11 @@ class Pause(NamedTuple):
 
         LangGraph keeps what ``Command(resume=answer)`` has brought, and offers the answer to the
         task's next interrupt as soon as somebody resumes the run with nothing. The answer would be
-        taken for that person's.
+        taken for that person's. The same answer that a person gives once more is another one.
         """
-        while _offered_answer() in self.pending_turn.applied:
+        while (offered := _offered_answer()) in self.pending_turn.applied:
+            if _given_now() == offered:
+                return
             interrupt(value)
             self._count_dropped()
 
@@ -116,15 +124,16 @@ class Pause(NamedTuple):
     def _apply_answer(self, batch: Sequence[ShownCall], value: object) -> None:
         """Pause with the batch, and apply the answer once it is there."""
         pending_turn, offered = self.pending_turn, _offered_answer()
-        schema = decisions_type(len(batch), self.allowed)
-        try:
-            answer = interrupt(value, response_schema=schema)
-        except ValidationError:
-            pending_turn.note_applied(offered)  # else every later pass would fail as this one
-            pending_turn.save(run_store(self.agent))
-            raise
+        # a schema that LangGraph shows and does not check: an answer of another form would raise
+        answer = interrupt(value, response_schema=decisions_schema(len(batch), self.allowed))
         count_answers(1)
-        self.answers.apply(pending_turn, batch, self.calls, answer["decisions"])
+        try:
+            decisions = read_decisions(answer, len(batch), self.allowed)
+        except DecodeError as error:
+            problem = Problem(str(error), error.code)
+            pending_turn.problems.update((one.call_id, problem) for one in batch)
+        else:
+            self.answers.apply(pending_turn, batch, self.calls, decisions)
         pending_turn.note_applied(offered)
         pending_turn.answered += 1
         pending_turn.shown = None
@@ -155,7 +164,8 @@ class Pause(NamedTuple):
         if request is not None and request.request_id != one.request_id:
             request = None
         call = self.pending_turn.edited(self.calls[one.call_id])
-        return Item(call, request, self.pending_turn.problems.get(one.call_id))
+        missing = None if request is None else self.agent.approvals.missing(request)
+        return Item(call, request, self.pending_turn.problems.get(one.call_id), missing)
 
 
 def require_pause(task: GraphTask, pending: ApprovalPending) -> None:
@@ -171,6 +181,7 @@ def require_pause(task: GraphTask, pending: ApprovalPending) -> None:
 _COUNTS: Final[OrderedDict[int, tuple[object, int]]] = OrderedDict()
 _MAX_COUNTS: Final = 1024
 _SCRATCHPAD: Final = "__pregel_scratchpad"
+_CALL: Final = "__pregel_call"
 _LOCK: Final = threading.Lock()
 
 
@@ -207,7 +218,30 @@ def _offered_answer() -> str | None:
     offered = scratchpad.get_null_resume(False)  # noqa: FBT003  looked at, and left there
     if offered is None:
         return None
-    return sha256(json.dumps(offered, sort_keys=True, default=repr).encode()).hexdigest()
+    return _digest(offered)
+
+
+def _digest(answer: object) -> str:
+    return sha256(json.dumps(answer, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _given_now() -> str | None:
+    """Return the digest of the answer with which somebody has resumed the run just now.
+
+    LangGraph does not tell a task how its run was resumed. The function that starts tasks belongs
+    to the loop of the graph, whose input is the command; the loop of a sub-graph leads to the loop
+    of the graph around. Where LangGraph keeps them elsewhere, the result is None: an answer that
+    was given before is then ignored, whoever gives the answer again.
+    """
+    starts = get_config()["configurable"].get(_CALL)
+    while starts is not None:
+        loop = getattr(getattr(starts, "keywords", {}).get("schedule_task"), "__self__", None)
+        given = getattr(loop, "input", None)
+        if isinstance(given, Command):
+            return _digest(given.resume)
+        around = getattr(loop, "config", {}).get("configurable", {}).get(_CALL)
+        starts = around if around is not starts else None
+    return None
 
 
 def _scratchpad() -> Any:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired
 
 from langchain_core.messages import ToolCall
-from pydantic import ConfigDict, Discriminator, Field, TypeAdapter
+from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from agentguard import ApprovalRequest
-from agentguard.adapters import shortened_text, visible_json, visible_text
+from agentguard.adapters import DecodeError, shortened_text, visible_json, visible_text
 
 Allowed = Literal["approve", "edit", "reject"]
 
@@ -62,15 +62,24 @@ HumanDecision = Mapping[str, Any]
 """One of ``ApproveDecision``, ``EditDecision`` and ``RejectDecision``, as it came."""
 
 
+class Problem(NamedTuple):
+    """Why an answer did not count: the reason in words, and the reason code."""
+
+    reason: str
+    code: str
+
+
 class Item(NamedTuple):
     """One position of a batch. ``problem`` is why the last answer to the position did not count.
 
-    ``request`` is None for a call that does not wait any more: its position stays.
+    ``request`` is None for a call that does not wait any more: its position stays. ``missing`` says
+    in words which approvals the request lacks.
     """
 
     call: ToolCall
     request: ApprovalRequest | None
-    problem: str | None = None
+    problem: Problem | None = None
+    missing: str | None = None
 
 
 def payload(items: Sequence[Item], allowed: Sequence[Allowed]) -> dict[str, Any]:
@@ -102,10 +111,7 @@ def in_doubt_payload(tool: str, call_id: str, reason: str) -> dict[str, Any]:
 
 
 def decisions_type(count: int, allowed: Sequence[Allowed]) -> Any:
-    """Return the type of an answer to ``count`` positions.
-
-    LangGraph refuses any other answer, before the answer is saved.
-    """
+    """Return the type of an answer to ``count`` positions."""
     decision: Any = (
         Annotated[ApproveDecision | EditDecision | RejectDecision, Discriminator("type")]
         if "edit" in allowed
@@ -118,6 +124,28 @@ def decisions_type(count: int, allowed: Sequence[Allowed]) -> Any:
 def decisions_schema(count: int, allowed: Sequence[Allowed]) -> dict[str, Any]:
     """Return ``decisions_type`` as a JSON schema, which is shown and not checked."""
     return TypeAdapter(decisions_type(count, allowed)).json_schema()
+
+
+def read_decisions(
+    answer: object, count: int, allowed: Sequence[Allowed]
+) -> Sequence[HumanDecision]:
+    """Return the decisions of an answer, one for each of ``count`` positions.
+
+    Raises ``DecodeError`` (``approval.malformed``) for an answer of another form.
+    """
+    try:
+        answered: Mapping[str, Any] = TypeAdapter(decisions_type(count, allowed)).validate_python(
+            answer
+        )
+    except ValidationError as error:
+        many = "1 decision" if count == 1 else f"{count} decisions"
+        message = (
+            f'the answer has another form than {{"decisions": [...]}} with {many}, each of the '
+            f"type {', '.join(allowed)}"
+        )
+        raise DecodeError(message, code="approval.malformed") from error
+    decisions: Sequence[HumanDecision] = answered["decisions"]
+    return decisions
 
 
 def _describe(item: Item) -> str:
@@ -143,7 +171,7 @@ def _describe(item: Item) -> str:
     )
     lines.append(f"Request: agentguard approvals show {request.request_id[:8]}")
     if item.problem is not None:
-        lines.append(f"The last answer did not count: {visible_text(item.problem)}")
+        lines.append(f"The last answer did not count: {visible_text(item.problem.reason)}")
     return "\n".join(lines)
 
 
@@ -158,7 +186,10 @@ def _request_names(item: Item) -> dict[str, Any]:
             "displayed_sha256": request.displayed_sha256,
             "reason": request.reason,
             "policy_sha256": request.policy_sha256,
+            "requirements": [one.as_json() for one in request.requirements],
+            "requesters": list(request.requesters),
+            "missing": item.missing,
         }
     if item.problem is not None:
-        names["problem"] = item.problem
+        names |= {"problem": item.problem.reason, "problem_code": item.problem.code}
     return names

@@ -18,6 +18,7 @@ from langchain_core.messages import ToolCall
 from agentguard import Agent, Decision
 from agentguard.adapters import RunStore, run_store
 from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.payload import Problem
 from agentguard_langchain.turn import Turn
 
 
@@ -56,7 +57,7 @@ class PendingTurn:
     shown: list[ShownCall] | None = None
     edits: dict[str, Edit] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, Problem] = field(default_factory=dict)
     restarts: bool = False
 
     @classmethod
@@ -77,8 +78,9 @@ class PendingTurn:
         fields = json.loads(data)
         shown = fields.pop("shown")
         edits = {call_id: Edit(*edit) for call_id, edit in fields.pop("edits").items()}
+        problems = {call_id: Problem(*one) for call_id, one in fields.pop("problems").items()}
         batch = None if shown is None else [ShownCall(*one) for one in shown]
-        return cls(name, shown=batch, edits=edits, **fields)
+        return cls(name, shown=batch, edits=edits, problems=problems, **fields)
 
     def begin(self, task: str | None) -> None:
         """Begin a pause of this task; forget what another task has shown, and its answers."""

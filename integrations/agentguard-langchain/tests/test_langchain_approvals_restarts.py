@@ -1,0 +1,127 @@
+"""A manager's click in an application that restarts: each step is a process of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+SHOP = '''
+import json, os, sys
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.types import Command
+from obedient import Obedient
+
+from agentguard import Decision, Guard, Requirement
+from agentguard_langchain import GuardMiddleware
+
+MANAGER = Requirement("over 100", roles=("manager",))
+
+
+def decide(document):
+    return Decision.require_approval(MANAGER)
+
+
+def roles(principal):
+    return {"user:dora": ["manager"], "user:carl": ["clerk"]}.get(principal)
+
+
+def refund(order: str) -> str:
+    """Refund an order."""
+    with open("refunded", "a") as file:
+        file.write(f"{order};")
+    if os.path.exists("power-cut"):
+        os.remove("power-cut")
+        print(json.dumps(["power cut", None]), flush=True)
+        sys.stdout.flush()
+        os._exit(0)
+    return f"refunded {order}"
+
+
+def main(step, who):
+    with (
+        Guard.open("agentguard.toml", passphrase=b"of this test") as guard,
+        SqliteSaver.from_conn_string("graph.db") as saver,
+    ):
+        config = {"configurable": {"thread_id": "t1"}}
+        guarding = GuardMiddleware(guard.new_agent("support"), answered_by=lambda _d, _r: who)
+        graph = create_agent(Obedient(), [refund], middleware=[guarding], checkpointer=saver)
+        if step == "ask":
+            calls = [["refund", {"order": "A-1"}]]
+            with guard.delegate(who, scope=["refund"]):
+                state = graph.invoke({"messages": [HumanMessage(json.dumps(calls))]}, config)
+        elif step == "vouch":
+            (request,) = guard.approvals.pending()
+            guard.approvals.vouch(request, "approve", principal=who)
+            state = graph.get_state(config).values
+        elif step == "resume":
+            state = graph.invoke(None, config)
+        else:
+            state = graph.invoke(Command(resume={"decisions": [{"type": step}]}), config)
+        named = [one for p in state.get("__interrupt__", ()) for one in p.value["agentguard"]]
+        texts = [m.content for m in state["messages"] if m.type == "tool"]
+        print(json.dumps([[one.get("problem_code") for one in named], texts]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+'''
+
+TABLES = """
+trust_domain = "acme.example"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "service:decide"
+
+[agents.support]
+max_scope = ["refund"]
+
+[approvals]
+application = true
+application_roles = ["manager"]
+roles = "service:roles"
+"""
+
+
+@pytest.fixture
+def shop(start_service):
+    """Run each step of the application in a process of its own, as one person."""
+    run = start_service(SHOP, TABLES)
+
+    def step(name: str, who: str) -> Any:
+        return json.loads(run(name, who).splitlines()[0])
+
+    return step
+
+
+def test_a_wrong_click_and_the_right_one_after_restarts(shop, tmp_path):
+    assert shop("ask", "user:alice") == [[None], []]
+    assert shop("approve", "user:carl") == [["approval.refused"], []]
+    assert shop("resume", "user:dora") == [["approval.refused"], []]  # nobody's click is dora's
+    assert shop("approve", "user:alice") == [["approval.unknown"], []]
+    assert not (tmp_path / "refunded").exists()
+    assert shop("approve", "user:dora") == [[], ["refunded A-1"]]
+    assert (tmp_path / "refunded").read_text("utf-8") == "A-1;"
+    assert shop("approve", "user:dora")[1] == ["refunded A-1"]
+    assert (tmp_path / "refunded").read_text("utf-8") == "A-1;"
+
+
+def test_a_click_in_the_store_counts_in_the_next_process(shop, tmp_path):
+    shop("ask", "user:alice")
+    shop("vouch", "user:dora")
+    assert shop("resume", "user:alice") == [[], ["refunded A-1"]]
+    assert (tmp_path / "refunded").read_text("utf-8") == "A-1;"
+
+
+def test_a_crash_in_the_tool_does_not_run_it_twice(shop, tmp_path):
+    shop("ask", "user:alice")
+    (tmp_path / "power-cut").touch()
+    assert shop("approve", "user:dora")[0] == "power cut"
+    texts = shop("resume", "user:dora")[1]
+    assert "journal.in_doubt" in texts[0]
+    assert (tmp_path / "refunded").read_text("utf-8") == "A-1;"
