@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 SHOP = '''
-import json, os, sys
+import json, logging, os, sys
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -18,6 +18,7 @@ from obedient import Obedient
 from agentguard import Decision, Guard, Requirement
 from agentguard_langchain import GuardMiddleware
 
+logging.getLogger("agentguard").addHandler(logging.NullHandler())
 MANAGER = Requirement("over 100", roles=("manager",))
 
 
