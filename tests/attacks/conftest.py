@@ -21,7 +21,7 @@ from agentguard.audit.entry import Entry, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.domain.config import Config
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.protocol import Domain
 from agentguard.domain.report import Report
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.canonical import loads_object

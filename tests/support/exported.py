@@ -14,7 +14,7 @@ from agentguard import ApprovalPending, Decision, Guard
 from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
-from agentguard.domain import config, ephemeral
+from agentguard.domain import config, memory
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
 
@@ -38,7 +38,7 @@ def answer(document: Any) -> Any:
 def in_memory(answer: Any, tables: dict[str, Any]) -> Guard:
     """A guard with ``[policy]``, which only a durable one may have, and nothing on disk."""
     settings = config.parse({"state": "unused", **tables}, source="agentguard.toml", base=Path())
-    home = ephemeral.domain(settings.trust_domain, now=datetime.now(UTC))
+    home = memory.new_domain(settings.trust_domain, now=datetime.now(UTC))
     return Guard(settings, FunctionEngine(answer), home)
 
 

@@ -18,7 +18,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import config, domain
 from agentguard.domain.config import Config
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.protocol import Domain
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard

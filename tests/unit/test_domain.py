@@ -12,7 +12,7 @@ import pytest
 from agentguard import ConfigError, StorageError
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.registry import verify_registry
-from agentguard.domain import config, domain, ephemeral, keystore
+from agentguard.domain import config, domain, keystore, memory
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
@@ -297,7 +297,7 @@ def test_progress_is_told(settings):
 
 def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    home = ephemeral.domain("acme.example", now=NOW)
+    home = memory.new_domain("acme.example", now=NOW)
     assert not examine(home.read(), home.trust).ok  # nobody has opened its shard
     log = home.lease(NOW)
     assert examine(home.read(), home.trust).ok
@@ -307,7 +307,7 @@ def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
 
 def test_an_ephemeral_log_is_leased_once(tmp_path):
     """As for a fork, which has its own copy of the memory: two histories would begin in one."""
-    home = ephemeral.domain("acme.example", now=NOW)
+    home = memory.new_domain("acme.example", now=NOW)
     home.lease(NOW)
     with pytest.raises(StorageError, match="does not outlive a fork") as caught:
         home.lease(NOW)

@@ -18,10 +18,10 @@ from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.audit.find import LoggedCall, entries_about_call, find_call
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, keystore
+from agentguard.domain import keystore
 from agentguard.domain.config import Config
-from agentguard.domain.domain import StateDomain
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.domain import StateDomain, require_trusted, take_up
+from agentguard.domain.protocol import Domain
 from agentguard.errors import CallError
 from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
@@ -61,18 +61,18 @@ def resolve(
     ``Domain.lease`` do.
     """
     passphrase = Secret.of(passphrase)
-    home, admin = _take_up(settings, passphrase)
-    with closing(home.read()) as reader:
+    domain, admin = _take_up(settings, passphrase)
+    with closing(domain.read()) as reader:
         call = _find(reader, invocation_id)
         ends = _ends(reader)
-        _require_doubt(reader, call, home.trust, {})  # before a shard is taken for nothing
+        _require_doubt(reader, call, domain.trust, {})  # before a shard is taken for nothing
         # what came since is looked at where nobody else resolves: of two that contradict each
         # other one would be false
-        with _writing(home, now) as log, registry_file.locked(settings.state):
-            _require_doubt(reader, call, home.trust, ends)
+        with _writing(domain, now) as log, registry_file.locked(settings.state):
+            _require_doubt(reader, call, domain.trust, ends)
             at = timestamp(max(now, log.last_at))
             recorded = log.append(records.resolution(admin, call.place, ran=ran, note=note, at=at))
-    home.journal().settle(invocation_id, ran=ran)
+    domain.journal().settle(invocation_id, ran=ran)
     return recorded
 
 
@@ -84,17 +84,17 @@ def erase(
     May be done again, as after a crash in between. Raises as ``resolve`` does.
     """
     passphrase = Secret.of(passphrase)
-    home, admin = _take_up(settings, passphrase)
-    with closing(home.read()) as reader:
+    domain, admin = _take_up(settings, passphrase)
+    with closing(domain.read()) as reader:
         call = _find(reader, invocation_id)
         place = call.place
-        with _writing(home, now) as log:
+        with _writing(domain, now) as log:
             at = timestamp(max(now, log.last_at))
             recorded = log.append(records.erasure(admin, place, note=note, at=at))
         outcomes = entries_about_call(reader, place.shard, ["outcome"], call.authorization)
         indices = [place.index, *(found.index for found in outcomes)]
-    home.revocations()  # reads what was just written, and so every process sees it
-    home.journal().settle(invocation_id, ran=True)  # without its result
+    domain.revocations()  # reads what was just written, and so every process sees it
+    domain.journal().settle(invocation_id, ran=True)  # without its result
     removed = erasure.erase(settings.state, place.shard, indices)
     return Erased(place, recorded, removed)
 
@@ -148,15 +148,15 @@ def _settled(
 
 
 def _take_up(settings: Config, passphrase: Secret) -> tuple[StateDomain, Signer]:
-    home = domain.take_up(settings, passphrase)
+    domain = take_up(settings, passphrase)
     admin = keystore.load_key(settings.state, "admin", passphrase)
-    domain.require_trusted(settings.state, home.trust, admin=admin)
-    return home, admin
+    require_trusted(settings.state, domain.trust, admin=admin)
+    return domain, admin
 
 
 @contextmanager
-def _writing(home: Domain, now: datetime) -> Iterator[ShardLog]:
-    log = home.lease(now)
+def _writing(domain: Domain, now: datetime) -> Iterator[ShardLog]:
+    log = domain.lease(now)
     try:
         yield log
     finally:
@@ -174,11 +174,11 @@ def revoke(
     note that can't be written, and as ``resolve`` does.
     """
     require_revocable(name)
-    home, admin = _take_up(settings, Secret.of(passphrase))
-    with _writing(home, now) as log:
+    domain, admin = _take_up(settings, Secret.of(passphrase))
+    with _writing(domain, now) as log:
         at = timestamp(max(now, log.last_at))
         recorded = log.append(records.revocation(admin, name, note=note, at=at))
-    home.revocations()  # reads what was just written, and so every process sees it
+    domain.revocations()  # reads what was just written, and so every process sees it
     return recorded
 
 
@@ -200,20 +200,20 @@ def freeze(
 
     Raises ``EncodeError`` for a note that can't be written, and as ``resolve`` does.
     """
-    home, admin = _take_up(settings, Secret.of(passphrase))
+    domain, admin = _take_up(settings, Secret.of(passphrase))
     # of two at once each has a number of its own, and the higher one counts. The time makes it
     # higher than one which a running process knows, and which an adoption has given up meanwhile
-    with _writing(home, now) as log, registry_file.locked(settings.state):
-        restrictions = home.ledger().read_on()
+    with _writing(domain, now) as log, registry_file.locked(settings.state):
+        restrictions = domain.ledger().read_on()
         now = max(now, log.last_at)
         statement = records.freeze(
             admin,
-            home.trust.trust_domain,
+            domain.trust.trust_domain,
             frozen=frozen,
             sequence=max(restrictions.sequence + 1, int(now.timestamp() * 1000)),
             note=note,
             at=timestamp(now),
         )
         recorded = log.append(statement)
-    home.revocations()
+    domain.revocations()
     return recorded

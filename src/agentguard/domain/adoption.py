@@ -21,9 +21,9 @@ from agentguard.audit import checkpoint, records
 from agentguard.audit.adoption import LostEntries
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, keystore, trust_pin
+from agentguard.domain import keystore, trust_pin
 from agentguard.domain.config import Config
-from agentguard.domain.domain import StateDomain
+from agentguard.domain.domain import StateDomain, require_trusted, take_up
 from agentguard.domain.verify import examine
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
@@ -80,28 +80,28 @@ def adopt(
     can't be encoded, and the errors of ``domain.take_up`` and ``Domain.lease``.
     """
     anchors, secret = _anchors(settings), Secret.of(passphrase)
-    home = domain.take_up(settings, secret, may_be_copy=True)
+    domain = take_up(settings, secret, may_be_copy=True)
     admin = keystore.load_key(settings.state, "admin", secret)
-    domain.require_trusted(settings.state, home.trust, admin=admin)
+    require_trusted(settings.state, domain.trust, admin=admin)
     # without the anchors, which would refuse the state
-    without_anchor = replace(home, settings=replace(settings, anchor=None))
+    without_anchor = replace(domain, settings=replace(settings, anchor=None))
     with _original_locked(confirmed.original):
-        _require_unchanged(confirmed, anchors, home)
+        _require_unchanged(confirmed, anchors, domain)
         log = without_anchor.lease(now)
         try:
             with _shards_locked(settings.state, except_shard=log.shard):
-                _require_heads(confirmed.heads, home, log)
+                _require_heads(confirmed.heads, domain, log)
                 statement = records.adoption(
                     admin,
-                    home.trust.trust_domain,
+                    domain.trust.trust_domain,
                     lost=[entries._asdict() for entries in confirmed.lost],
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
                 receipt = log.append(statement)
-                heads = _require_heads(confirmed.heads, home, log)
-                _write_anchors(anchors, home, heads)
-                trust_pin.keep(anchors, settings.state, home.trust)
+                heads = _require_heads(confirmed.heads, domain, log)
+                _write_anchors(anchors, domain, heads)
+                trust_pin.keep(anchors, settings.state, domain.trust)
         finally:
             log.close()
     return receipt
@@ -148,21 +148,21 @@ def _difference(
     return Difference(original, tuple(lost), heads)
 
 
-def _require_unchanged(confirmed: Difference, anchors: Path, home: StateDomain) -> None:
-    state = home.settings.state
-    with closing(home.read()) as reader:
-        _require_whole(reader, home.trust)
-        if _difference(anchors, state, home.trust, reader) != confirmed:
+def _require_unchanged(confirmed: Difference, anchors: Path, domain: StateDomain) -> None:
+    state = domain.settings.state
+    with closing(domain.read()) as reader:
+        _require_whole(reader, domain.trust)
+        if _difference(anchors, state, domain.trust, reader) != confirmed:
             raise _changed(state)
 
 
 def _require_heads(
-    heads: Mapping[int, bytes | None], home: StateDomain, log: ShardLog
+    heads: Mapping[int, bytes | None], domain: StateDomain, log: ShardLog
 ) -> dict[int, bytes | None]:
     """Return the current heads; refuse a state in which another shard than the log's changed."""
-    own, state = log.shard, home.settings.state
+    own, state = log.shard, domain.settings.state
     before = heads.get(own)
-    with closing(home.read()) as reader:
+    with closing(domain.read()) as reader:
         current = {shard: reader.checkpoint(shard) for shard in reader.shards()}
         continues = before is None or _has_checkpoint(
             reader, own, checkpoint.parse(before).checkpoint
@@ -191,10 +191,10 @@ def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
     return checkpoint.parse(note).checkpoint if note is not None else None
 
 
-def _write_anchors(anchors: Path, home: StateDomain, heads: Mapping[int, bytes | None]) -> None:
+def _write_anchors(anchors: Path, domain: StateDomain, heads: Mapping[int, bytes | None]) -> None:
     """Write the newest checkpoint of each shard to its anchor; remove anchors without a shard."""
-    for shard in {*heads, *anchor.anchored_shards(anchors, home.trust.log)}:
-        path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), heads.get(shard)
+    for shard in {*heads, *anchor.anchored_shards(anchors, domain.trust.log)}:
+        path, note = anchor.anchor_path(anchors, domain.trust.origin(shard)), heads.get(shard)
         if note is None:
             files.remove(path)
         else:

@@ -1,6 +1,6 @@
-"""A trust domain in a state directory: how a domain is founded, and how a guard opens it.
+"""A trust domain in a state directory: ``found`` creates the domain, and ``take_up`` opens it.
 
-A domain is its keys, its trust document and its log. ``ephemeral.py`` has a domain in memory.
+A trust domain is its keys, its trust document and its log. ``memory.py`` has a domain in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from agentguard.approvals.store import Limits
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
-from agentguard.domain.ephemeral import announce_keys, new_key, trust_of
+from agentguard.domain.new_keys import announce_keys, new_key, new_trust
 from agentguard.domain.passphrase import Passphrase, ask, held
 from agentguard.errors import (
     ConfigError,
@@ -36,7 +36,7 @@ from agentguard.storage.runs import FileRuns
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateDomain:
-    """The ``Domain`` in the state directory of a configuration."""
+    """A ``Domain`` in a state directory, which the configuration names."""
 
     settings: Config
     passphrase: Passphrase = field(repr=False)
@@ -45,20 +45,20 @@ class StateDomain:
     log_key: Signer
 
     def ledger(self, parent: Inheritance | None = None) -> Ledger:
-        """Return one that has read nothing yet, or that knows what a fork's parent knew."""
+        """Return a new ledger, which begins with what ``parent`` knew, or with nothing."""
         settings = self.settings
         return Ledger(
             settings.state, settings.anchor, self._trust_by_now, self.log_key, parent=parent
         )
 
     def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
-        """Lease a shard, and announce in it the keys that were rotated or revoked."""
+        """Lease a shard, and record in the shard each rotation and revocation of a key so far."""
         now = self.in_force(now)
         _require_place(self.settings, self.trust)
         try:
             log = self._lessor().lease(now, ledger or self.ledger())
         except VerificationError:
-            fresh = self.renewed()  # what did not verify may be a new key's by now
+            fresh = self.renewed()  # a new key may have signed what did not verify
             if fresh is None:
                 raise
             return fresh.lease(now, ledger)
@@ -70,43 +70,47 @@ class StateDomain:
         return log
 
     def read(self) -> StateReader:
-        """Open the log to read; whoever opens it may close it."""
+        """Open the log to read; the caller closes the reader."""
         return StateReader(self.settings.state)
 
     def revocations(self, ledger: Ledger | None = None) -> FileRevocations:
-        """Bring what is kept of the log up to what the log says, and return it."""
+        """Read the log to its end, store the restrictions found there, and return revocations."""
         ledger = ledger or self.ledger()
         ledger.keep()
         return FileRevocations(self.settings.state, ledger)
 
     def approvals(self, limits: Limits, ledger: Ledger | None = None) -> FileApprovals:
-        """Return the folder in the state, which is held against the log."""
+        """Return the requests in the state's folder, each of which is compared with the log."""
         return FileApprovals(
             self.settings.state, ledger or self.ledger(), limits, self._keys_by_now
         )
 
     def journal(self, ledger: Ledger | None = None) -> FileJournal:
-        """Return the folder in the state, whose pages the log's key signs."""
+        """Return the journal in the state's folder, each page of which the log's key signs."""
         return FileJournal(self.settings.state, self._keys_by_now, ledger or self.ledger())
 
     def runs(self) -> FileRuns:
-        """Return the folder in the state, each file of which the log's key signs."""
+        """Return the runs in the state's folder, each file of which the log's key signs."""
         return FileRuns(self.settings.state, self._keys_by_now)
 
     def _keys_by_now(self) -> tuple[Signer, TrustDocument]:
         return self.log_key, self._trust_by_now()
 
     def _trust_by_now(self) -> TrustDocument:
-        """Return the trust document that counts, whatever was rotated since; raises as it does."""
+        """Read the trust document again, since somebody may have rotated keys meanwhile.
+
+        Raises as ``keystore.load_trust`` and ``handover.require_same`` do.
+        """
         state = self.settings.state
         trust = keystore.load_trust(state)
         handover.require_same(state, self.settings.anchor, trust)
         return trust
 
     def renewed(self) -> StateDomain | None:
-        """Take the domain up again if another trust document counts by now, or should.
+        """Open the domain again if its trust document has changed, or a rotation is unfinished.
 
-        Raises as ``take_up`` does, also where the log goes on in another state by now.
+        Returns None if nothing has changed. Raises as ``take_up`` does, also where the log
+        continues in another state by now.
         """
         state = self.settings.state
         _require_place(self.settings, self.trust)
@@ -114,15 +118,16 @@ class StateDomain:
         return take_up(self.settings, self.passphrase) if changed else None
 
     def in_force(self, now: datetime) -> datetime:
-        """Return ``now``, or when the newest key began to count: what is earlier, it can't sign.
+        """Return ``now``, or the time from which the newest key is valid, if that time is later.
 
-        Somebody has waited for a rotation, or has a clock that is behind another process's.
+        The newest key can sign nothing earlier. ``now`` is earlier where this process waited for a
+        rotation, or where this machine's clock is behind the clock of the rotation.
         """
         begun = max(key.not_before for key in self.trust.keys)
         return max(now, datetime.fromtimestamp(begun, UTC))
 
     def registered(self) -> frozenset[int]:
-        """Return the shards that the issuer has listed; raises as ``lease`` does."""
+        """Return the numbers of the shards that the issuer has listed; raises as ``lease``."""
         return self._lessor().registered()
 
     def _lessor(self) -> Lessor:
@@ -137,18 +142,19 @@ def found(
     now: datetime,
     ready: Callable[[TrustDocument], object] = lambda _trust: None,
 ) -> TrustDocument:
-    """Make keys, trust document and log in ``config.state``, which must hold none of them.
+    """Create keys, trust document and log in ``config.state``, and return the trust document.
 
-    Whoever dies founding leaves nothing there. ``ready`` is told when all is made, and nothing
-    counts yet: what it raises undoes it. Raises ``StorageError`` (``storage.exists``,
-    ``storage.readonly``).
+    ``config.state`` must not exist, or be an empty folder. A process that dies meanwhile leaves no
+    state there. ``ready`` is called with the trust document when all files are written and the
+    state is not at its path yet; an exception of ``ready`` undoes all. Raises ``StorageError``
+    (``storage.exists``, ``storage.readonly``).
     """
     passphrase = Secret.of(passphrase)
     issuer, log_key, admin = (new_key() for _ in range(3))
-    trust = trust_of(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
+    trust = new_trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
     with founding.filling(config.state) as state:
         try:
-            if config.anchor is not None:  # first, since it may lie where this user can't write
+            if config.anchor is not None:  # first: this user may have no right to write there
                 trust_pin.keep(config.anchor, config.state, trust, made_in=state)
             files.write_new(state / ".gitignore", b"*\n")
             keystore.save_key(state, "issuer", issuer, passphrase)
@@ -179,17 +185,18 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
     state = settings.state
     _require_state(state)
     while True:
-        home = _read(settings, passphrase)  # outside the lock: to decrypt a key is slow on purpose
+        # outside the lock, because the decryption of a key is slow on purpose
+        domain = _read(settings, passphrase)
         with registry_file.locked(state):
-            # nobody rotates a key while this is held
+            # nobody rotates a key while this process holds the lock
             if handover.is_due(state):
                 handover.finish(state, settings.anchor, ask(passphrase))
-            elif keystore.load_trust(state) == home.trust:
-                return _checked(home, may_be_copy=may_be_copy)
+            elif keystore.load_trust(state) == domain.trust:
+                return _checked(domain, may_be_copy=may_be_copy)
 
 
 def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
-    """Do as ``take_up``, for who is inside ``registry_file.locked`` already."""
+    """Open the domain as ``take_up`` does; the caller holds ``registry_file.locked``."""
     passphrase = held(passphrase)
     state = settings.state
     _require_state(state)
@@ -207,12 +214,12 @@ def _require_state(state: Path) -> None:
 
 
 def refuse_links(state: Path) -> None:
-    """Refuse a state in which a link leads elsewhere; raises ``StorageError``."""
+    """Refuse a state in which a symbolic link leads elsewhere; raises ``StorageError``."""
     files.refuse_links(state, state / approval_files.FOLDER)
 
 
 def _read(settings: Config, passphrase: Passphrase) -> StateDomain:
-    """Read the trust document, the issuer's key and the log's, which may not be of one moment."""
+    """Read the trust document and two keys; a rotation may happen between the readings."""
     state = settings.state
     trust = keystore.load_trust(state)
     require_same_domain(settings, trust)
@@ -233,25 +240,26 @@ def require_same_domain(settings: Config, trust: TrustDocument) -> None:
         raise ConfigError(message)
 
 
-def _checked(home: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
-    state = home.settings.state
-    handover.require_same(state, home.settings.anchor, home.trust)
-    require_trusted(state, home.trust, issuer=home.issuer, log=home.log_key)
+def _checked(domain: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
+    state = domain.settings.state
+    handover.require_same(state, domain.settings.anchor, domain.trust)
+    require_trusted(state, domain.trust, issuer=domain.issuer, log=domain.log_key)
     if not may_be_copy:
-        _require_place(home.settings, home.trust)
-    return home
+        _require_place(domain.settings, domain.trust)
+    return domain
 
 
 def _require_place(settings: Config, trust: TrustDocument) -> None:
-    """Raise ``StorageError`` (``storage.copied``) for a copy of the state where the log goes on."""
+    """Raise ``StorageError`` (``storage.copied``) if the log continues in another state."""
     if settings.anchor is not None:
         state_location.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
 
 
 def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
-    """Refuse keys that the trust document beside them does not know: nobody could verify them.
+    """Refuse keys that are not in force by the trust document beside them.
 
-    Nor are old ones taken, which were rotated out. Raises ``KeyMaterialError`` (``key.mismatch``).
+    Nobody could verify what such a key signs. A key that was rotated out is refused, too. The name
+    of each argument is the use of the key. Raises ``KeyMaterialError`` (``key.mismatch``).
     """
     for use, signer in signers.items():
         if signer.public_key not in trust.current(use):  # type: ignore[arg-type]

@@ -14,9 +14,10 @@ from typing import Final
 
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, ephemeral, handover, keystore
+from agentguard.domain import handover, keystore
 from agentguard.domain.config import Config
-from agentguard.domain.domain import StateDomain
+from agentguard.domain.domain import StateDomain, require_trusted, take_up, take_up_locked
+from agentguard.domain.new_keys import new_key
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Secret
@@ -81,13 +82,13 @@ def rotate(
         lifetime = timedelta(0)
     state, anchors = settings.state, settings.anchor
     with registry_file.locked(state):
-        home = domain.take_up_locked(settings, passphrase)
-        now = home.in_force(now)
+        domain = take_up_locked(settings, passphrase)
+        now = domain.in_force(now)
         old = keystore.load_key(state, use, passphrase)
-        domain.require_trusted(state, home.trust, **{use: old})
-        shards = home.registered()  # read now, while the old issuer's signature is valid
-        new = ephemeral.new_key()
-        trust = home.trust.rotated(
+        require_trusted(state, domain.trust, **{use: old})
+        shards = domain.registered()  # read now, while the old issuer's signature is valid
+        new = new_key()
+        trust = domain.trust.rotated(
             old.public_key,
             new.public_key,
             now=seconds(now),
@@ -95,15 +96,16 @@ def rotate(
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
         if use == "log":
-            journal_secret.hand_on(state, home.trust, old, new)
+            journal_secret.hand_on(state, domain.trust, old, new)
         registry = seal_registry(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         handover.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, registry=registry
         )
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
-    old_key, new_key = (trust.trusted_key(use, key.public_key.thumbprint) for key in (old, new))
-    return Rotation(trust, old_key, new_key, unfinished)
+    rotated_out = trust.trusted_key(use, old.public_key.thumbprint)
+    in_force = trust.trusted_key(use, new.public_key.thumbprint)
+    return Rotation(trust, rotated_out, in_force, unfinished)
 
 
 def revoke(
@@ -124,18 +126,18 @@ def revoke(
     _require_past(compromised_since, now)
     state, anchors = settings.state, settings.anchor
     with registry_file.locked(state):
-        home = domain.take_up_locked(settings, passphrase)
-        now = home.in_force(now)
-        trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
-        handover.amend(state, anchors, trust, registry=_seal_registry(home, now))
+        domain = take_up_locked(settings, passphrase)
+        now = domain.in_force(now)
+        trust = domain.trust.revoked(kid, compromised_since=seconds(compromised_since))
+        handover.amend(state, anchors, trust, registry=_seal_registry(domain, now))
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
     key = next(trusted for trusted in trust.keys if trusted.key.thumbprint == kid)
     return Revocation(trust, key, unfinished)
 
 
-def _seal_registry(home: StateDomain, now: datetime) -> bytes:
-    return seal_registry(home.issuer, home.trust, home.registered(), at=timestamp(now))
+def _seal_registry(domain: StateDomain, now: datetime) -> bytes:
+    return seal_registry(domain.issuer, domain.trust, domain.registered(), at=timestamp(now))
 
 
 def _overlap(duration: timedelta | None) -> timedelta:
@@ -164,9 +166,9 @@ def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
 def _announce(settings: Config, passphrase: Secret, now: datetime) -> AgentguardError | None:
     """Lease a shard, which records the changed keys; return the error that prevents this."""
     try:
-        home = domain.take_up(settings, passphrase)
-        home.lease(now).close()
-        home.ledger().keep()  # signed with the new key, since running guards accept no other
+        domain = take_up(settings, passphrase)
+        domain.lease(now).close()
+        domain.ledger().keep()  # signed with the new key, since running guards accept no other
     except AgentguardError as error:
         return error
     return None

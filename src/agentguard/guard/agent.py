@@ -25,20 +25,22 @@ R = TypeVar("R")
 
 
 class Agent:
-    """An agent instance: a name from the configuration, a key and a credential of its own.
+    """An agent instance: the application makes guarded calls through this handle.
 
-    In a fork it is another instance: with a key of its own from its first call there.
+    The instance has a name from the configuration, and its own key and credential. In a forked
+    process the handle stands for another instance, which gets a new key at its first call.
     """
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
     def under(self, delegation: Delegation) -> Agent:
-        """Return this instance as it acts under ``delegation``, wherever and whenever it is called.
+        """Return a handle of this instance, which makes each call under ``delegation``.
 
-        For what a ``with`` block does not reach: callbacks, threads of others, generators (which
-        ``Delegation.iterate`` goes through, too). Raises ``ConfigError`` for what is none: where a
-        delegation got lost (None), an agent with an authority of its own would use that unnoticed.
+        A ``with`` block over a delegation does not reach callbacks, threads of other libraries, and
+        generators (for which there is ``Delegation.iterate``, too); this handle does. Raises
+        ``ConfigError`` if ``delegation`` is no ``Delegation``. None is refused as well: otherwise
+        an agent with its own authority would use that authority where a delegation got lost.
         """
         given: object = delegation
         if not isinstance(given, Delegation):
@@ -47,13 +49,13 @@ class Agent:
 
     @property
     def delegation(self) -> Delegation | None:
-        """What it acts under wherever it is called (``under``); None for what is in force there."""
+        """The delegation of each call (``under``); None: the one in force where a call is made."""
         delegation = self._caller.delegation
         return delegation if isinstance(delegation, Delegation) else None
 
     @property
     def name(self) -> str:
-        """The name in the configuration, which all instances share."""
+        """The agent's name in the configuration, which all instances of the agent share."""
         return self._caller.runtime.name
 
     @property
@@ -69,8 +71,8 @@ class Agent:
     def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function if this agent may; return its result or raise its exception.
 
-        Raises ``Denied`` when it may not, or ``ApprovalPending`` while it waits for people; then it
-        did not run.
+        Raises ``Denied`` if the agent may not call ``tool``, and ``ApprovalPending`` while the call
+        waits for people. In both cases the function did not run.
         """
         _require_guarded(tool)
         if tool.is_async:
@@ -83,7 +85,7 @@ class Agent:
     async def acall(self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function, async or sync (in a worker thread), if this agent may.
 
-        Raises ``Denied`` or ``ApprovalPending`` as ``call`` does, and then it did not run.
+        Raises ``Denied`` or ``ApprovalPending`` as ``call`` does; then the function did not run.
         A ``StopIteration`` of the function is raised as a ``RuntimeError`` (PEP 479).
         """
         from agentguard.flow.drive_async import in_thread  # noqa: PLC0415  it imports asyncio
@@ -91,7 +93,7 @@ class Agent:
         _require_guarded(tool)
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
         invocation = self._invocation(tool, args, kwargs)
-        # in the thread, too: it may have to wait for one while its arguments change
+        # checked in the thread: the arguments may change while the call waits for a thread
         run = bound if tool.is_async else partial(in_thread, unless_changed(invocation, bound))
         result: R = await self._caller.arun(invocation, run, CallOptions())
         return result
@@ -111,8 +113,9 @@ class Agent:
     def access_token(self) -> str:
         """Return an access token (``at+jwt``, RFC 8693 and 9068) for the delegation in force.
 
-        It lives five minutes at most, is bound to this instance's key and carries the chain
-        (docs/how-to/delegation.md). Raises ``Denied``: ``delegation.missing``, and as a call would.
+        The token is valid for at most five minutes, is bound to this instance's key, and has the
+        chain in it (docs/how-to/delegation.md). Raises ``Denied`` without a delegation
+        (``delegation.missing``), and wherever a call would be denied.
         """
         return self._caller.access_token()
 
@@ -122,7 +125,7 @@ class Agent:
         return self._caller.runtime.process.inbox()
 
     def resume(self, stored: bytes) -> Delegation:
-        """Take up a stored delegation; raises as ``Guard.resume`` does."""
+        """Return a stored delegation, as ``Guard.resume`` does; raises as that method does."""
         return self._caller.runtime.delegations.resume(stored)
 
     def __repr__(self) -> str:

@@ -22,8 +22,8 @@ from agentguard.telemetry import Telemetry
 class AgentRuntime:
     """One agent's configuration, what its guard runs on, and its instance in this process.
 
-    A fork gets an instance of its own when it first needs one. Methods may be called from any
-    thread.
+    A forked process gets another instance when a call first needs one. The methods may be called
+    from any thread.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AgentRuntime:
         return self.instance().holder(now)
 
     def forked(self) -> None:
-        """In a fork: drop the key, which is the parent's."""
+        """Drop the parent's instance and its key, in a forked process."""
         self._instance = None
         self._beginning = threading.RLock()
 

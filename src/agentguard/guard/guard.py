@@ -24,7 +24,7 @@ from agentguard.audit.log import LogReader
 from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, guarded
 from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
-from agentguard.domain import config, ephemeral
+from agentguard.domain import config, memory
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.config.engine_loader import (
@@ -33,7 +33,7 @@ from agentguard.domain.config.engine_loader import (
     log_warnings,
     open_engine,
 )
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.protocol import Domain
 from agentguard.errors import ConfigError
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
@@ -70,13 +70,13 @@ class Guard:
         self,
         settings: Config,
         engine: Engine,
-        home: Domain,
+        domain: Domain,
         on_request: OnRequest | None = None,
         approver_roles: RolesFunction | None = None,
     ) -> None:
         self._settings = settings
         callbacks = Callbacks.of(settings, on_request, approver_roles)
-        self._runtime = Runtime(settings, engine, home, callbacks)
+        self._runtime = Runtime(settings, engine, domain, callbacks)
         self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
@@ -124,14 +124,14 @@ class Guard:
         source = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show the variables of a frame
         # imported here, because a guard in memory reads no files of a state
-        from agentguard.domain import domain  # noqa: PLC0415
+        from agentguard.domain.domain import take_up  # noqa: PLC0415
         from agentguard.domain.passphrase import passphrase_of  # noqa: PLC0415
 
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
         engine = open_engine(settings)
-        home = domain.take_up(settings, source or partial(passphrase_of, settings))
-        return cls(settings, engine, home, on_request, approver_roles)
+        domain = take_up(settings, source or partial(passphrase_of, settings))
+        return cls(settings, engine, domain, on_request, approver_roles)
 
     @classmethod
     def find(cls) -> Guard:
@@ -165,11 +165,11 @@ class Guard:
         authority with every scope. ``open`` describes ``on_request`` and ``approver_roles``.
         Raises ``ConfigError`` or ``PolicyError``.
         """
-        settings = ephemeral.settings({} if config is None else config)
+        settings = memory.read_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))
-        home = ephemeral.domain(settings.trust_domain, now=process.clock())
-        return cls(settings, engine, home, on_request, approver_roles)
+        domain = memory.new_domain(settings.trust_domain, now=process.clock())
+        return cls(settings, engine, domain, on_request, approver_roles)
 
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""

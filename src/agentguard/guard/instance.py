@@ -19,7 +19,7 @@ from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.protocol import Domain
 from agentguard.errors import DelegationError
 from agentguard.flow.authority import Actor, Authority
 from agentguard.flow.ports import Ports

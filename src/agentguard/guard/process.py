@@ -26,7 +26,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
-from agentguard.domain.ephemeral import Domain
+from agentguard.domain.protocol import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
@@ -150,7 +150,7 @@ class Runtime:
         return ports
 
     def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
-        """Return the store of the requests for approvals, one store for all lines."""
+        """Return the store of the requests for approvals, the same store for all callers."""
         if self.requests is None:
             self.requests = domain.approvals(self._settings.limits, ledger)
         return self.requests

@@ -1,6 +1,6 @@
-"""``Tools``: the tools of one guard, as its configuration has them.
+"""``Tools``: applies a guard's configuration to tools; ``spec_of`` describes a plain function.
 
-What a tool is stands in ``call/tool.py``.
+``call/tool.py`` defines what a tool is.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from agentguard.errors import ConfigError
 
 
 class Tools:
-    """Applies ``[tools]`` and ``[aliases]`` to tools, and notices names that look misspelt."""
+    """Applies ``[tools]``, ``[aliases]`` and ``[paths]`` to tools, and finds misspelt names."""
 
     def __init__(self, settings: Config) -> None:
         self._settings = settings
         self._spelling = Spelling(settings.tool_names)
 
     def configure(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
+        """Return ``spec`` with the settings of ``[tools.NAME]`` in place of its own.
 
-        With an alias (``[aliases]``) the policy, the log and the configuration know it under that.
-        Raises ``ConfigError`` for a tool whose own name is another one's alias, and where its
-        resource names an argument that ``[redact]`` redacts.
+        A tool with an alias (``[aliases]``) has the alias as its name in the policy, the log and
+        the configuration. Raises ``ConfigError`` for a tool whose own name is the alias of another
+        tool, and for a resource that names an argument which ``[redact]`` redacts.
         """
         self._spelling.add(spec.name)
         if spec.name in self._settings.aliases.values():
@@ -46,7 +46,7 @@ class Tools:
         return spec
 
     def check_names(self) -> None:
-        """Log names in ``[tools]`` that no tool so far has, and that look misspelt."""
+        """Log each name in ``[tools]`` that no tool has so far and that looks misspelt."""
         self._spelling.warn()
 
 

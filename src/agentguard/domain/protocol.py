@@ -1,0 +1,65 @@
+"""The protocol ``Domain``: a trust domain that a process acts in.
+
+``domain.py`` has the domain in a state directory, ``memory.py`` the domain in memory.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from agentguard.approvals.inbox import Store
+from agentguard.approvals.store import Limits
+from agentguard.audit.log import LogReader
+from agentguard.call.journal import Journal, RunStore
+from agentguard.identity.revocation import Revocations
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing.keys import Signer
+from agentguard.storage.log import ShardLog
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Inheritance, Ledger
+
+
+class Domain(Protocol):
+    """A trust domain that a process acts in: the keys in force, the trust document and the log."""
+
+    @property
+    def trust(self) -> TrustDocument:
+        """The trust document, in which the two keys are in force."""
+
+    @property
+    def issuer(self) -> Signer:
+        """The issuer's key."""
+
+    @property
+    def log_key(self) -> Signer:
+        """The log's key."""
+
+    def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
+        """Return a new ledger: what the log says that decides calls. None for a log in memory.
+
+        ``parent`` is what the parent of a forked process knew. A process hands one ledger to all
+        the methods below.
+        """
+
+    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
+        """Lease a shard of the log to write. Raises ``StorageError`` or ``VerificationError``."""
+
+    def read(self) -> LogReader:
+        """Open the log to read; raises ``StorageError``."""
+
+    def revocations(self, ledger: Ledger | None = None) -> Revocations:
+        """Return the revoked names and the counts of calls; raises as ``lease`` does."""
+
+    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> Store:
+        """Return the store of the requests for approvals; raises ``StorageError``."""
+
+    def journal(self, ledger: Ledger | None = None) -> Journal:
+        """Return the journal of the calls that a framework may make again."""
+
+    def runs(self) -> RunStore:
+        """Return the store of the adapters' records of runs that continue later."""
+
+    def renewed(self) -> Domain | None:
+        """Return the domain with the present keys if they were rotated or revoked, else None."""
