@@ -40,6 +40,7 @@ _PLACES: Final = {
         "approvals.commands:app",
         "List the calls that wait for a person, and answer them.",
     ),
+    "trace": ("audit.trace:trace", "Show the calls of one run as a tree, from the log alone."),
     "audit": ("audit.commands:app", "Read the log, and verify it."),
     "evidence": ("audit.evidence:app", "Make the evidence of one call, and verify it."),
     "token": ("agents.token:app", "Inspect and verify access tokens and delegations."),

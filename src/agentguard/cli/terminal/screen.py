@@ -134,6 +134,11 @@ def barred(text: str) -> Text:
     return Text(f"| {_short(text)}")
 
 
+def indented(depth: int, text: str) -> Text:
+    """Return text from outside for a cell that agentguard indents by ``depth`` steps."""
+    return Text("  " * depth + _short(text.strip(" ")))
+
+
 def columns(names: Sequence[str], rows: Iterable[Row]) -> None:
     """Print rows in columns below the names of the columns.
 

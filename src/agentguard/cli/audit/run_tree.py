@@ -1,0 +1,296 @@
+"""One run read from the log, unverified: its calls, each inside the call whose tool made it.
+
+A run is what one trace of OpenTelemetry holds. Where no call names a trace, a run is what was done
+under one delegation, or, on an agent's own authority, by one agent instance and inside its calls.
+``trace.py`` prints a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from agentguard.approvals.answer import Approval
+from agentguard.audit import approval_checks, statements
+from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
+from agentguard.audit.find import LocatedEntry, find_delegation, read_entry_of_kind
+from agentguard.audit.log import LogReader
+from agentguard.audit.summary import Search
+from agentguard.cli.audit import lookup, phrases
+from agentguard.cli.audit.filters import EVERYTHING, Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.audit.log_row import Row
+from agentguard.delegation import grant
+from agentguard.delegation.grant import Grant
+from agentguard.errors import AgentguardError, CallError
+from agentguard.signing.canonical import JSON
+
+_KINDS: Final = ("authorization", "request")
+_DEEPEST: Final = 64
+"""How many calls stand around a call at the most; an edited log could say any number."""
+
+_SHORTEST: Final = 7
+"""How many digits of a trace id a user has to give at least: a page of traces shows so many."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A call of a run with the calls inside it, or a request for an approval.
+
+    ``call`` is None for a request. ``hops`` is the delegation of the call, the first hop first, and
+    empty on the agent's own authority.
+    """
+
+    row: Row
+    call: Authorization | None = None
+    outcome: Outcome | None = None
+    hops: tuple[Grant, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    inside: list[Node] = field(default_factory=list)
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request itself; None for a call."""
+        entry = self.row.entry
+        value = entry.members.get("request_id") if entry is not None and not self.call else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the tool ran, by the agent's word; None if it did not run, or nobody knows."""
+        members = self.outcome.predicate if self.outcome is not None else {}
+        began, ended = members.get("started_at"), members.get("ended_at")
+        with suppress(ValueError, TypeError):
+            if isinstance(began, str) and isinstance(ended, str):
+                return (_time(ended) - _time(began)).total_seconds()
+        return None
+
+
+class Run(NamedTuple):
+    """A run: its outermost calls and requests, and what holds them together.
+
+    ``kind`` says what ``name`` is: the id of a trace, the id (``jti``) of the first hop of a
+    delegation, or the URI of an agent instance.
+    """
+
+    kind: Literal["trace", "delegation", "instance"]
+    name: str
+    nodes: Sequence[Node]
+
+    def all_nodes(self) -> Iterator[Node]:
+        """Yield every call and request, each before the calls inside it."""
+        waiting = [*reversed(self.nodes)]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.inside)
+
+
+def read(reader: LogReader, name: str | None) -> Run:
+    """Read the run that a trace id or a call names; the newest run without a name.
+
+    Raises ``CallError`` for a name that the log does not know, ``DecodeError`` for an entry that
+    can't be read, and ``StorageError``.
+    """
+    return _RunReader(reader).run(name)
+
+
+class _RunReader:
+    """Reads the entries of one run, and puts each inside the call whose tool made it."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self._reader = reader
+        self._history = History(reader)
+        self._chains: dict[str, tuple[Grant, ...]] = {}
+
+    def run(self, name: str | None) -> Run:
+        start = self._newest() if name is None else self._named(name)
+        if start.about is not None and start.about.trace_id is not None:
+            trace = start.about.trace_id
+            return Run("trace", trace, _nested(self._nodes(Filter(Search(trace_id=trace)))))
+        call = self._node(start) if start.kind == "authorization" else self._call_before(start)
+        if call.hops:
+            return Run("delegation", call.hops[0].jti, _nested(self._under(call)))
+        return Run("instance", str(call.row.agent), _nested(self._of_instance(call)))
+
+    # --- where it begins ------------------------------------------------------------------------
+
+    def _newest(self) -> Row:
+        for row in self._history.rows(EVERYTHING, newest_first=True, outcomes=False):
+            if row.kind in _KINDS:
+                return row
+        raise CallError("the log has no call yet", code="call.unknown")
+
+    def _named(self, name: str) -> Row:
+        try:
+            located = lookup.find(self._reader, name)
+        except CallError as unknown:
+            if unknown.code == "call.ambiguous":
+                raise
+            rows = self._of_trace(name.lower()) if len(name) >= _SHORTEST else {}
+            if len(rows) > 1:
+                message = f"{len(rows)} traces begin with {name}: give more of the id"
+                raise CallError(message, code="call.ambiguous") from unknown
+            for row in rows.values():
+                return row
+            message = (
+                f"the log has no call and no trace {name}: agentguard audit list shows the calls, "
+                "and audit show names the trace of a call (traceparent)"
+            )
+            raise CallError(message, code="call.unknown") from unknown
+        return self._row(located)
+
+    def _of_trace(self, prefix: str) -> dict[str, Row]:
+        """Return the first row of each trace whose id begins so."""
+        found: dict[str, Row] = {}
+        for kind in _KINDS:
+            for row in self._history.rows(Filter(Search(kind=kind)), outcomes=False):
+                trace = row.about.trace_id if row.about is not None else None
+                if trace is not None and prefix in (trace[: len(prefix)], trace.lstrip("0")):
+                    found.setdefault(trace, row)
+        return found
+
+    def _row(self, located: LocatedEntry) -> Row:
+        after = dict.fromkeys(self._reader.shards(), located.index)
+        after[located.shard] = located.index - 1
+        kind = Filter(Search(kind=located.entry.kind))
+        for row in self._history.rows(kind, after=after, outcomes=False):
+            if (row.shard, row.index) == (located.shard, located.index) and row.kind in _KINDS:
+                return row
+        place = f"{located.shard}/{located.index}"
+        raise CallError(f"the entry {place} is no call and no request", code="call.unknown")
+
+    def _call_before(self, request: Row) -> Node:
+        """Return the newest call for the same principal; the request itself where there is none."""
+        search = Search(kind="authorization", principal=request.principal, until=request.at)
+        rows = self._history.rows(Filter(search), newest_first=True, outcomes=False)
+        return next((self._node(row) for row in rows if row.entry is not None), Node(request))
+
+    # --- what belongs to it ---------------------------------------------------------------------
+
+    def _under(self, call: Node) -> Iterator[Node]:
+        """Yield the calls under the same first hop, and the requests of these agents."""
+        root, agents, first = call.hops[0].jti, set[str | None](), ""
+        for node in self._nodes(Filter(Search("authorization", principal=call.row.principal))):
+            if node.hops and node.hops[0].jti == root:
+                agents.add(node.row.agent)
+                first = first or node.row.at or ""
+                yield node
+        requests = Search("request", principal=call.row.principal, since=first or None)
+        yield from (node for node in self._nodes(Filter(requests)) if node.row.agent in agents)
+
+    def _of_instance(self, call: Node) -> Iterator[Node]:
+        """Yield the calls of one instance on its own authority, and the calls inside them."""
+        ids, agent = set[str | None](), call.row.agent
+        for node in self._nodes(Filter(Search("authorization"))):
+            about = node.row.about
+            is_own = node.row.agent == agent and not node.hops
+            if node.call is None or (about is not None and about.trace_id is not None):
+                continue
+            if is_own or node.call.inside in ids - {None}:
+                ids.add(node.call.invocation_id)
+                yield node
+        yield from self._nodes(Filter(Search("request", agent=agent)))
+
+    def _nodes(self, selection: Filter) -> Iterator[Node]:
+        for row in self._history.rows(selection):
+            if row.entry is not None and row.kind in _KINDS:
+                yield self._node(row)
+
+    def _node(self, row: Row) -> Node:
+        if row.entry is None or row.kind != "authorization":
+            return Node(row)
+        call = read_authorization(row.entry)
+        answers = tuple(approval_checks.read_answers(row.entry))
+        return Node(row, call, self._outcome(row, call), self._hops(row, call), answers)
+
+    def _outcome(self, row: Row, call: Authorization) -> Outcome | None:
+        if call.invocation_id is None:
+            return None
+        for index in self._reader.search(row.shard, Search("outcome", call.invocation_id)):
+            located = read_entry_of_kind(self._reader, row.shard, index, "outcome")
+            with suppress(AgentguardError):
+                outcome = read_outcome(located.entry) if located is not None else None
+                if outcome is not None and outcome.invocation_sha256 == call.invocation_sha256:
+                    return outcome
+        return None
+
+    def _hops(self, row: Row, call: Authorization) -> tuple[Grant, ...]:
+        """Return the delegation of a call; none where it can't be read."""
+        digest = call.chain_sha256
+        if digest is None:
+            return ()
+        if digest not in self._chains:
+            self._chains[digest] = ()
+            with suppress(AgentguardError):
+                located = find_delegation(self._reader, call, row.shard, row.index)
+                if located is not None:
+                    tokens = statements.chain_tokens(located.entry)[0]
+                    self._chains[digest] = tuple(map(grant.read, tokens))
+        return self._chains[digest]
+
+
+def _nested(nodes: Iterator[Node]) -> list[Node]:
+    """Put each call inside the one whose tool made it, and each request before its call."""
+    listed = sorted(nodes, key=lambda node: (node.row.at or "", node.row.shard, node.row.index))
+    by_id = {n.call.invocation_id: n for n in listed if n.call is not None and n.call.invocation_id}
+    around = {id(n): by_id.get(n.call.inside or "") for n in listed if n.call is not None}
+    answered = {a.request_id: around[id(n)] for n in listed for a in n.approvals}
+    depths: dict[int, int] = {}
+    outermost: list[Node] = []
+    for node in listed:
+        outer = around.get(id(node)) or answered.get(node.request_id or "")
+        depth = depths.get(id(outer), _DEEPEST)  # what stands behind a call can't be around it
+        depths[id(node)] = depth + 1 if depth < _DEEPEST else 0
+        (outer.inside if outer is not None and depth < _DEEPEST else outermost).append(node)
+    return outermost
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def as_json(node: Node) -> dict[str, JSON]:
+    """Return what ``agentguard trace --json`` prints of a call or a request."""
+    row, call = node.row, node.call
+    members = node.outcome.predicate if node.outcome is not None else {}
+    return {
+        "kind": "request" if call is None else "call",
+        "shard": row.shard,
+        "index": row.index,
+        "at": row.at,
+        "invocation_id": row.invocation_id,
+        "request_id": node.request_id,
+        "span_id": _span_id(node),
+        "agent": row.agent,
+        "principal": row.principal,
+        "delegation": [phrases.delegatee(hop) for hop in node.hops],
+        "tool": row.tool,
+        "resource": row.resource,
+        "decision": row.decision,
+        "enforced": row.enforced,
+        "code": call.code if call is not None else None,
+        "reasons": [*call.reasons] if call is not None else [],
+        "approvals": [
+            {"request_id": a.request_id, "verdict": a.verdict, "approver": a.approver}
+            for a in node.approvals
+        ],
+        "outcome": row.outcome,
+        "error_type": members.get("error_type"),
+        "started_at": members.get("started_at"),
+        "ended_at": members.get("ended_at"),
+        "seconds": node.seconds,
+        "inside": [as_json(inner) for inner in node.inside],
+    }
+
+
+def _span_id(node: Node) -> str | None:
+    """Return the id of the span of a call or a request, None where no tracer was set up."""
+    entry, call = node.row.entry, node.call
+    members = call.predicate if call is not None else entry.members if entry is not None else {}
+    traceparent = members.get("traceparent")
+    parts = traceparent.split("-") if isinstance(traceparent, str) else []
+    return parts[2] if len(parts) > 2 else None  # noqa: PLR2004  version, trace, span, flags

@@ -1,0 +1,160 @@
+"""``agentguard trace``: prints the calls of one run as a tree, from the log alone.
+
+``run_tree.py`` reads the run. The log holds guarded calls and requests for approvals; whatever else
+a run does (models, prompts, waits) is in the spans of a tracer, if there is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from agentguard.cli.audit import log_row, phrases, run_tree
+from agentguard.cli.audit.run_tree import Node, Run
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption, JsonOption, StateOption
+from agentguard.identity.credential import agent_alias
+
+COLUMNS: Final = ("at", "ran for", "decision", "outcome", "call", "resource")
+NOT_IN_THE_LOG: Final = (
+    "The log holds guarded calls and requests for approvals alone: runs of agents, calls of models "
+    "and prompts are no entries of it, and are in the spans of a tracer, if one is set up."
+)
+_TRACE: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def trace(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID",
+            help="A trace id, 7 or more digits of its beginning, or a call as audit show takes it.",
+        ),
+    ] = None,
+    *,
+    last: Annotated[bool, typer.Option("--last", help="The run of the newest call.")] = False,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the calls of one run as a tree, from the log alone.
+
+    Which agent called what, for whom, inside which call, what was decided, who approved, and how
+    long each tool ran. A run is one trace; without traces, what was done under one delegation, or
+    by one agent instance. Nothing is verified; times are UTC.
+
+    With --json, one object: kind (trace, delegation, instance), id, calls (a tree: each call has
+    the calls inside it), not_in_log.
+    """
+    if (name is None) is not last:
+        raise typer.BadParameter("name a trace or a call, or the newest run with --last")
+    where = location.locate(config, state)
+    run = run_tree.read(where.reader(), name)
+    if json:
+        calls = [run_tree.as_json(node) for node in run.nodes]
+        run_id = {"kind": run.kind, "id": run.name}
+        screen.json_line({**run_id, "calls": calls, "not_in_log": NOT_IN_THE_LOG})
+        return
+    screen.sheet(_about(run))
+    screen.columns(COLUMNS, _lines(run.nodes, "", 0))
+    screen.line(NOT_IN_THE_LOG)
+    screen.line("Nothing here is verified; this checks each signature:")
+    screen.item(
+        "  ", screen.command(f"{_check(run)}{location.log_options(config, state, None, None)}")
+    )
+
+
+def _about(run: Run) -> Iterator[tuple[str, str | Text]]:
+    nodes = [*run.all_nodes()]
+    what = {"trace": "the trace", "delegation": "the delegation", "instance": "the calls of"}
+    name = agent_alias(run.name) if run.kind == "instance" else run.name
+    yield "run", f"{what[run.kind]} {name}"
+    yield "for", ", ".join(dict.fromkeys(node.row.principal or "" for node in nodes))
+    tasks = dict.fromkeys(n.row.about.task_id for n in nodes if n.row.about is not None)
+    if any(tasks):
+        yield "task", ", ".join(filter(None, tasks))
+    times = [node.row.at for node in nodes if node.row.at is not None]
+    if times:
+        yield "from", f"{_to_the_second(min(times))} to {_to_the_second(max(times))} UTC"
+    calls = [node for node in nodes if node.call is not None]
+    counts = Counter(str(node.row.decision) for node in calls)
+    told = ", ".join(f"{number} {decision}" for decision, number in sorted(counts.items()))
+    waiting = len(nodes) - len(calls)
+    asked = f"; {screen.count(waiting, 'request', 'requests')} for an approval" if waiting else ""
+    yield "calls", f"{len(calls)}{f': {told}' if told else ''}{asked}"
+
+
+def _lines(nodes: Sequence[Node], around: str, depth: int) -> Iterator[screen.Row]:
+    """Yield a line for each call, and one for an agent wherever another one acts."""
+    agent = around
+    answered = {answer.request_id for node in nodes for answer in node.approvals}
+    for node in nodes:
+        if node.row.agent != agent:
+            agent = node.row.agent or ""
+            yield ("", "", "", "", screen.indented(depth, _agent(node)), ""), ""
+        inner = depth + (agent != around)
+        yield _cells(node, inner, is_answered=node.request_id in answered), _note(node)
+        yield from _lines(node.inside, agent, inner + 1)
+
+
+def _agent(node: Node) -> str:
+    name = agent_alias(node.row.agent or "")
+    if not node.hops:
+        return name
+    through = [phrases.delegatee(hop) for hop in node.hops[:-1]]
+    return f"{name}, for {' > '.join([str(node.row.principal), *through])}"
+
+
+def _cells(node: Node, depth: int, *, is_answered: bool) -> tuple[str | Text, ...]:
+    row = node.row
+    if row.enforced is False:
+        decision = screen.styled("warn", f"would {phrases.WOULD[row.decision or '']}")
+    else:
+        decision = screen.styled(row.decision or "", row.decision or "")
+    outcome = screen.styled(row.outcome or "", row.outcome or "")
+    if node.call is None:
+        word = "answered" if is_answered else "asked"
+        outcome = screen.styled("ok" if is_answered else "approval", word)
+    elif row.resolved is not None:
+        outcome = screen.styled("resolved", "resolved")
+    call = screen.indented(depth, row.tool or "")
+    return (row.at or "")[11:23], _duration(node), decision, outcome, call, row.resource or ""
+
+
+def _note(node: Node) -> str:
+    """Say why a call was denied, how it failed, and who has answered."""
+    call, members = node.call, node.outcome.predicate if node.outcome is not None else {}
+    said = [f"{call.code}: {'; '.join(call.reasons)}"] if call is not None and call.code else []
+    if members.get("error_type") is not None:
+        said.append(str(members["error_type"]))
+    for answer in node.approvals:
+        verdict = "approved" if answer.verdict == "approve" else "rejected"
+        said.append(f"{verdict} by {answer.approver} at {phrases.moment(answer.not_before)}")
+    if call is None and node.row.reason:
+        said.append(node.row.reason)
+    return "; ".join(said)
+
+
+def _duration(node: Node) -> str:
+    seconds = node.seconds
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _to_the_second(at: str) -> str:
+    return at[:19].replace("T", " ")
+
+
+def _check(run: Run) -> str:
+    """Return the command that verifies a run; it holds no text that an edited log has chosen."""
+    if run.kind == "trace" and _TRACE.fullmatch(run.name):
+        return f"agentguard audit show --trace {run.name}"
+    ids = (node.row.invocation_id for node in run.all_nodes())
+    first = next((one for one in ids if log_row.is_id(one)), "SHARD/INDEX")
+    return f"agentguard audit show {first}"
