@@ -50,7 +50,15 @@ class Jaeger:
             return json.loads(answer.read())["data"]
 
     def trace(self, trace_id, spans):
-        """Return the spans of a trace once there are so many: it keeps them a moment later."""
+        """Return the spans of a trace once there are so many: it keeps them a moment later.
+
+        No span may have a warning, as Jaeger's page shows one beside a span.
+        """
+        found = self.spans(trace_id, spans)
+        assert [(span.name, span.warnings) for span in found if span.warnings] == []
+        return found
+
+    def spans(self, trace_id, spans):
         found: list[Span] = []
         deadline = time.monotonic() + 20
         while len(found) < spans and time.monotonic() < deadline:
@@ -81,6 +89,50 @@ class Span:
         self.parent = next(iter([*parents, *self.links]), None)
         fields = [{f["key"]: f["value"] for f in log["fields"]} for log in told["logs"]]
         self.events = [found["event"] for found in fields]
+        self.warnings = told["warnings"] or []
+
+
+RESUMES = """
+import sys, time
+from agentguard import Decision, Guard, adapters, telemetry
+
+endpoint, host, paused = sys.argv[1:]
+telemetry.configure(endpoint=endpoint, service_name="resumes", host=host == "named")
+with Guard.ephemeral(lambda _: Decision.allow()) as guard:
+    # the first run lasts longer than its continuation, or Jaeger compares no clocks
+    started = None if paused else time.time_ns() - 600 * 10**9
+    clerk = guard.new_agent("clerk")
+    with adapters.agent_span(clerk, paused=paused or None, started=started) as span:
+        pass
+    print(span.traceparent)
+assert telemetry.flush(20)
+"""
+
+
+@pytest.mark.slow("starts two processes for each machine")
+@pytest.mark.parametrize("host", ["named", "nameless"])
+def test_a_run_that_resumes_in_another_process_gets_no_warning_of_a_clock_skew(jaeger, host):
+    """Jaeger takes two processes for two machines, with two clocks, unless they name the machine.
+
+    Its page asks the first of the two APIs, and that of later versions the second, which tells
+    machines apart by other attributes.
+    """
+    first = run(sys.executable, "-c", RESUMES, jaeger.otlp, host, "").strip()
+    again = run(sys.executable, "-c", RESUMES, jaeger.otlp, host, first).strip()
+    trace_id = first.split("-")[1]
+    assert again.split("-")[1] == trace_id
+    spans = jaeger.spans(trace_id, 2)
+    assert tree(spans) == ["invoke_agent clerk", "  invoke_agent clerk"]
+    warnings = [warning for span in spans for warning in span.warnings]
+    with DIRECTLY.open(f"{jaeger.query}/api/v3/traces/{trace_id}", timeout=10) as answer:
+        later = answer.read().decode()
+    if host == "named":
+        assert warnings == []
+        assert "clock skew" not in later
+    else:
+        assert len(warnings) == 1
+        assert warnings[0].startswith("clock skew adjustment disabled")
+        assert "clock skew" in later
 
 
 def tree(spans, parent=None):

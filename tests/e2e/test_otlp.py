@@ -6,8 +6,10 @@ this test, which can also refuse, or never answer; the real Jaeger is in ``test_
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -73,6 +75,18 @@ class Receiver:
                 named = {a.key: a.value.string_value for a in sent.resource.attributes}
                 spans = [span for scope in sent.scope_spans for span in scope.spans]
                 found += [(named["service.name"], span.name) for span in spans]
+        return found
+
+    def resources(self):
+        """The resources of all spans, as dictionaries; an array is a tuple."""
+        found = []
+        for body in self.bodies["/v1/traces"]:
+            for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+                attributes = {}
+                for one in sent.resource.attributes:
+                    items = tuple(item.string_value for item in one.value.array_value.values)
+                    attributes[one.key] = items or one.value.string_value
+                found.append(attributes)
         return found
 
     def metrics(self):
@@ -142,6 +156,45 @@ def test_in_one_call(run, receiver):
     assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
     assert receiver.spans() == [("mine", "execute_tool push")]
     assert receiver.metrics() == set()
+
+
+HOST = ("host.name", "host.id", "host.ip", "ip")
+
+
+def test_the_resource_names_the_machine_and_not_by_its_own_id(run, receiver):
+    set_up = f"telemetry.configure(endpoint={receiver.url!r}, service_name='mine')"
+    for _ in range(2):  # two processes of one machine say the same
+        assert run(set_up).returncode == 0
+    first, second = receiver.resources()
+    assert [first.get(name) for name in HOST] == [second.get(name) for name in HOST]
+    assert first["host.name"] == socket.gethostname()
+    ipaddress.ip_address(first["ip"])  # or it raises
+    assert first["ip"] == first.get("host.ip", ("127.0.0.1",))[0]
+    machine = Path("/etc/machine-id")
+    if machine.exists():
+        secret = machine.read_text().strip()
+        assert len(first["host.id"]) == 32
+        assert secret not in str(first)
+
+
+@pytest.mark.parametrize("way", ["call", "table"])
+def test_the_machine_is_not_named_where_that_is_switched_off(run, receiver, way):
+    table = {"telemetry": {"endpoint": receiver.url, "host": False}}
+    set_up = f"telemetry.configure(endpoint={receiver.url!r}, host=False)"
+    done = run(set_up) if way == "call" else run(config=table)
+    assert done.returncode == 0
+    (resource,) = receiver.resources()
+    assert not {*HOST} & resource.keys()
+    assert resource["service.name"] == "agentguard"
+
+
+def test_what_the_variables_say_of_the_machine_counts_first(run, receiver):
+    named = {"OTEL_RESOURCE_ATTRIBUTES": "host.name=worker-7,host.id=i-07"}
+    done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, **named)
+    assert done.returncode == 0
+    (resource,) = receiver.resources()
+    assert (resource["host.name"], resource["host.id"]) == ("worker-7", "i-07")
+    assert resource["ip"]
 
 
 def test_by_the_configuration_with_metrics(run, receiver):

@@ -25,7 +25,8 @@ class Settings(NamedTuple):
     application's own set-up. ``metrics`` sends metrics to the same receiver. ``arguments`` and
     ``results`` put a call's arguments and result into its span, without what ``[redact]`` and the
     policy redact. ``reasons`` puts the policy's reasons into the span as they are: a reason may
-    quote an argument. ``hash_users`` replaces the names of people by digests.
+    quote an argument. ``hash_users`` replaces the names of people by digests. ``host`` names the
+    machine in all that is sent.
     """
 
     present: bool = False
@@ -36,3 +37,4 @@ class Settings(NamedTuple):
     results: bool = False
     reasons: bool = False
     hash_users: bool = False
+    host: bool = True

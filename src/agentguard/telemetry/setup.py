@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from opentelemetry import metrics, trace
 
 from agentguard.errors import ConfigError
+from agentguard.telemetry import host as host_attributes
 from agentguard.telemetry import tracing
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.settings import (
@@ -55,7 +56,11 @@ _EXTRA: Final = (
 
 
 def configure(
-    *, endpoint: str | None = None, service_name: str | None = None, metrics: bool = False
+    *,
+    endpoint: str | None = None,
+    service_name: str | None = None,
+    metrics: bool = False,
+    host: bool = True,
 ) -> bool:
     """Set up OpenTelemetry's SDK for this process, unless the application has done so.
 
@@ -64,6 +69,8 @@ def configure(
     spans. Without these arguments the standard variables decide: ``OTEL_EXPORTER_OTLP_ENDPOINT``,
     ``OTEL_SERVICE_NAME``, and all others that the SDK reads (samplers, limits, headers, batches).
     ``metrics`` sends metrics to the same receiver once a minute; Jaeger takes no metrics.
+    ``host`` adds the machine's name, addresses and a digest of its id to what is sent
+    (``host.py``); what ``OTEL_RESOURCE_ATTRIBUTES`` says of the machine counts first.
     ``OTEL_TRACES_EXPORTER=none`` sends no traces and ``OTEL_METRICS_EXPORTER=none`` no metrics,
     whatever the arguments are.
 
@@ -80,7 +87,7 @@ def configure(
     if not (traces or metrics):
         return False
     require_exporter(endpoint)
-    resource = _resource(service_name)
+    resource = _resource(service_name, host=host)
     providers, exporter = [], None
     if traces:
         provider, exporter = _sending_traces(endpoint, resource)
@@ -104,6 +111,7 @@ def follow(settings: Settings) -> None:
             endpoint=settings.endpoint or None,
             service_name=settings.service_name or None,
             metrics=settings.metrics,
+            host=settings.host,
         )
     elif named and not tracing.is_tracing() and is_sent("traces"):
         _stand_in()
@@ -120,7 +128,7 @@ def _stand_in() -> None:
     except ConfigError as error:
         _LOGGER.info("no traces are sent: %s", error)
         return
-    provider, exporter = _sending_traces(None, _resource(None))
+    provider, exporter = _sending_traces(None, _resource(None, host=True))
     tracing.stand_in(provider)
     _Flusher.start([provider], exporter)
 
@@ -248,15 +256,19 @@ def is_sent(signal: str) -> bool:
     return False
 
 
-def _resource(service_name: str | None) -> Resource:
+def _resource(service_name: str | None, *, host: bool) -> Resource:
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  an extra
 
+    machine = Resource((_host_attributes() or {}) if host else {})
     if service_name is not None:
-        return Resource.create({SERVICE_NAME: service_name})
-    found = Resource.create()
+        return machine.merge(Resource.create({SERVICE_NAME: service_name}))
+    found = machine.merge(Resource.create())
     # what the SDK says where nobody has named the service: "unknown_service:python"
     nameless = str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service")
     return found.merge(Resource({SERVICE_NAME: "agentguard"})) if nameless else found
+
+
+_host_attributes: Final = fails_open(host_attributes.attributes)
 
 
 def _sending_traces(endpoint: str | None, resource: Resource) -> tuple[Any, _Noting]:

@@ -151,6 +151,7 @@ def _telemetry(table: Table | None) -> Settings:
         raise table.mistake("endpoint", RECEIVER)
     switches = ("metrics", "arguments", "results", "reasons", "hash_users")
     on = {name: table.boolean(name, default=False) for name in switches}
+    on["host"] = table.boolean("host", default=True)
     table.reject_unknown()
     return Settings(True, endpoint, service, **on)  # noqa: FBT003  the table is present
 
