@@ -226,8 +226,7 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
     for sealed in call["approvals"]:
         kids = [signature["keyid"] for signature in sealed["signatures"]]
         name, jwk = keys[kids[0]] if kids else (None, None)
-        vouched = roster["application"] is True
-        _, of, said = statement(sealed, "approval", jwk, unsigned=vouched)
+        _, of, said = statement(sealed, "approval", jwk, unsigned=roster["application"] is True)
         roles = {*said["roles"]} & {*roster["application_roles"]}  # by the application's word
         by_word = {"principal": said["approver"], "roles": roles}
         who = roster["approvers"][name] if name else by_word

@@ -27,6 +27,7 @@ from agentguard.flow.authority import Actor, Authority, DelegationSource
 from agentguard.flow.effects import Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
+from agentguard.identity.revocation import require_unrevoked
 from agentguard.responsibility import CODES
 from agentguard.signing.canonical import b64_encode
 
@@ -252,12 +253,9 @@ def _require(
 ) -> Decision | None:
     """Refuse a call whose authority is revoked, or whose scope is too small."""
     try:
-        refused = ports.revocations.refusal(authority.names)
+        require_unrevoked(ports.revocations, authority.names)
     except Exception as error:  # noqa: BLE001  revocations that can't be read deny
         return Decision.of_exception(error, "storage.failed", "the revocations can't be read")
-    if refused is not None:
-        code, reason = refused
-        return Decision.refusal(reason, code=code)
     missing = authority.lacks(requires)
     if missing:
         whose = f"agent {actor.name}"

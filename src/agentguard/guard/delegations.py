@@ -19,6 +19,7 @@ from agentguard.errors import DecodeError, DelegationError
 from agentguard.guard import process
 from agentguard.guard.process import Runtime
 from agentguard.identity.principal import require_principal
+from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
 
 
@@ -70,10 +71,7 @@ class Delegations:
         if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
-        refused = self._runtime.current_ports().revocations.refusal(chain.names)
-        if refused is not None:
-            code, reason = refused
-            raise DelegationError(reason, code=code)
+        require_unrevoked(self._runtime.current_ports().revocations, chain.names)
         return self._handle(chain)
 
     def _handle(self, chain: Chain) -> Delegation:

@@ -25,6 +25,7 @@ from agentguard.flow.authority import Actor, Authority
 from agentguard.flow.ports import Ports
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
+from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment
@@ -246,10 +247,7 @@ class Instance:
     def access_token(self, source: _Source) -> str:
         """Return the access token of a delegation; raise if a revocation would deny a call."""
         acceptance = source.accept(self._now())
-        refusal = self.ports.revocations.refusal(acceptance.authority.names)
-        if refusal is not None:
-            code, reason = refusal
-            raise DelegationError(reason, code=code)
+        require_unrevoked(self.ports.revocations, acceptance.authority.names)
         return acceptance.token.token
 
 

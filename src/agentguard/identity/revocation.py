@@ -1,6 +1,7 @@
 """The protocol ``Revocations``: which names are revoked, and how many calls a delegation has left.
 
-``storage/revocations.py`` implements the protocol in the state's folder.
+``storage/revocations.py`` implements the protocol in the state's folder. ``require_unrevoked`` is
+the check that calls, access tokens and stored delegations share.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
+
+from agentguard.errors import DelegationError
 
 
 class Revocations(Protocol):
@@ -28,3 +31,14 @@ class Revocations(Protocol):
 
     def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Whether the log has no more calls than the limits allow; raises as ``consume`` does."""
+
+
+def require_unrevoked(revocations: Revocations, names: AbstractSet[str]) -> None:
+    """Raise ``DelegationError`` with the reason code, if no bearer of ``names`` may act now.
+
+    Raises ``StorageError`` if the revocations can't be read.
+    """
+    refused = revocations.refusal(names)
+    if refused is not None:
+        code, reason = refused
+        raise DelegationError(reason, code=code)

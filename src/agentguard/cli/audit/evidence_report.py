@@ -16,7 +16,7 @@ from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import AdminStatement
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
-from agentguard.identity.credential import agent_alias
+from agentguard.identity.credential import Credential, agent_alias
 from agentguard.signing.canonical import JSON
 
 Row = tuple[str, str | Text]
@@ -34,19 +34,12 @@ def draw(evidence: Evidence) -> None:
 def as_json(evidence: Evidence) -> dict[str, object]:
     """Return the object that ``evidence verify --json`` prints."""
     call, place, outcome = evidence.call, evidence.place, evidence.outcome
-    credential, profile = evidence.credential, evidence.credential.profile
     outcome_commitments = outcome.commitments if outcome is not None else {"result": None}
     return {
         "ok": True,
         "invocation_id": call.invocation_id,
         "agent": call.agent,
-        "credential": {
-            "name": profile.name,
-            "type": profile.type,
-            "owner": profile.owner,
-            "version": profile.version,
-            "expires_at": credential.expires_at,
-        },
+        "credential": _credential_json(evidence.credential),
         "principal": call.principal,
         "delegation": [hop.grant.claims() for hop in evidence.chain.hops]
         if evidence.chain
@@ -82,6 +75,17 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "index": place.index,
         "checkpoints": [_head_json(head) for _origin, head in sorted(evidence.heads.items())],
         "unknown": list(limits(evidence)),
+    }
+
+
+def _credential_json(credential: Credential) -> dict[str, JSON]:
+    profile = credential.profile
+    return {
+        "name": profile.name,
+        "type": profile.type,
+        "owner": profile.owner,
+        "version": profile.version,
+        "expires_at": credential.expires_at,
     }
 
 

@@ -31,16 +31,18 @@ from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
+PolicyArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="PATH",
+        callback=not_url,
+        help="A file or folder in Rego or Cedar; by default the configuration's policy.",
+    ),
+]
+
 
 def check(
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PATH",
-            callback=not_url,
-            help="A file or folder in Rego or Cedar; by default the configuration's policy.",
-        ),
-    ] = None,
+    path: PolicyArgument = None,
     *,
     query: QueryOption = None,
     config: ConfigOption = None,

@@ -72,9 +72,6 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
     """
     root = Table(tables, source, "")
-    trust_domain = root.text("trust_domain", NO_DOMAIN)
-    if not _DOMAIN.match(trust_domain):
-        raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
     anchor = root.text("anchor", DEFAULT_ANCHOR)
     resolve_path = partial(resolve, base)
     roles = {name: read_role(table) for name, table in root.tables("roles")}
@@ -85,7 +82,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     config = Config(
         source=source,
         base=base,
-        trust_domain=trust_domain,
+        trust_domain=_trust_domain(root),
         state=resolve(base, root.text("state", ".agentguard")),
         anchor=resolve(base, anchor) if anchor else None,
         passphrase_file=_passphrase_file(root.table("keys"), base),
@@ -117,6 +114,13 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     root.reject_unknown()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
+
+
+def _trust_domain(root: Table) -> str:
+    name = root.text("trust_domain", NO_DOMAIN)
+    if not _DOMAIN.match(name):
+        raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
+    return name
 
 
 def _passphrase_file(keys: Table, base: Path) -> Path | None:
