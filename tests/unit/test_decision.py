@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import pytest
@@ -24,6 +25,7 @@ REQUEST = ApprovalRequest(
     tool_digest="ef" * 32,
     resource=None,
     task_id="task-1",
+    thread="t1",
     arguments=b'{"branch":"main"}',
     unbound=(),
     salt=bytes(32),
@@ -33,6 +35,22 @@ REQUEST = ApprovalRequest(
     requested_at=1_800_000_000,
     expires_at=1_800_003_600,
 )
+
+
+def test_a_request_has_its_arguments_as_values():
+    assert REQUEST.args == {"branch": "main"}
+    REQUEST.args["branch"] = "dev"
+    assert REQUEST.args == {"branch": "main"}
+    assert ApprovalRequest.loads(REQUEST.dumps()) == REQUEST
+
+
+def test_a_request_says_which_id_is_meant():
+    with pytest.raises(AttributeError, match="has no attribute 'id': read request_id"):
+        REQUEST.id  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'$"):
+        REQUEST.nonsense  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(REQUEST, "id")
+    assert copy.deepcopy(REQUEST) == REQUEST
 
 
 def test_reasons_are_cut_to_what_an_entry_takes_and_a_replay_sees_the_same():

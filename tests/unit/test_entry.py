@@ -54,6 +54,7 @@ def built(signer):
         tool_digest="0" * 64,
         resource=None,
         task_id="the-task",
+        thread=None,
         arguments=b"{}",
         unbound=(),
         salt=bytes(32),

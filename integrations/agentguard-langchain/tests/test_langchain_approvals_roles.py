@@ -133,6 +133,8 @@ async def test_a_wrong_click_leaves_the_call_waiting(people, sync, make, wrong, 
         return  # whoever asks for a call may take it back
     clicks = Clicks(people, make)
     await clicks.ask(BIG, sync=sync)
+    (request,) = clicks.inbox.waiting
+    assert (request.thread, request.args) == ("t1", BIG[1])
     paused = await clicks.click(wrong, resume_with(decision))
     (named,) = pause_value(paused)["agentguard"]
     assert named["problem_code"] == code

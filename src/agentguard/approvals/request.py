@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from agentguard.call.decision import Requirement
 from agentguard.call.invocation import call_digest, commitment
@@ -29,9 +29,11 @@ class ApprovalRequest:
     """One exact call that people are asked to approve, with all parts of the call's digest.
 
     ``arguments`` are the canonical bytes of the bound arguments, and ``salt`` is the salt of their
-    commitment. Digests are SHA-256 in hex, and times are seconds since the epoch. ``requesters``
-    are the principals who may not approve the call, unless a requirement has ``allow_self``: the
-    principal of the call, and the agent's owner. ``traceparent`` (W3C) names the span that asks;
+    commitment; ``args`` are the same arguments as values. ``thread`` names the run in which the
+    call waits, as the framework does: LangGraph's ``thread_id``, or the name of a crew's run; None
+    where no run could be resumed. Digests are SHA-256 in hex, and times are seconds since the
+    epoch. ``requesters`` are the principals who may not approve the call, unless a requirement has
+    ``allow_self``: the principal of the call, and the agent's owner. ``traceparent`` (W3C) names the span that asks;
     the approved call continues the span's trace. Raises ``EncodeError`` (``approval.malformed``)
     without requirements.
     """
@@ -49,6 +51,7 @@ class ApprovalRequest:
     tool_digest: str
     resource: str | None
     task_id: str | None
+    thread: str | None
     arguments: bytes
     unbound: tuple[str, ...]
     salt: bytes
@@ -62,6 +65,18 @@ class ApprovalRequest:
         if not self.requirements:
             message = "a request asks for one approval at least"
             raise EncodeError(message, code="approval.malformed")
+
+    if not TYPE_CHECKING:  # a type checker reports a misspelt name
+
+        def __getattr__(self, name: str) -> object:
+            """Name the attribute that is meant."""
+            advice = ": read request_id" if name == "id" else ""
+            raise AttributeError(f"an ApprovalRequest has no attribute {name!r}{advice}")
+
+    @property
+    def args(self) -> dict[str, JSON]:
+        """The arguments as JSON values, by the name of the parameter; a new copy each time."""
+        return canonical.loads_object(self.arguments)
 
     @property
     def call_digest(self) -> str:
@@ -123,6 +138,7 @@ class ApprovalRequest:
             },
             "resource": self.resource,
             "task_id": self.task_id,
+            "thread": self.thread,
             "args": Fragment(self.arguments),
             "unbound": self.unbound,
             "salt": b64_encode(self.salt),
@@ -203,6 +219,7 @@ def _read_request(document: Mapping[str, Any]) -> ApprovalRequest:
         tool_digest=_text(tool["digest"]),
         resource=_text_or_none(document["resource"]),
         task_id=_text_or_none(document["task_id"]),
+        thread=_text_or_none(document["thread"]),
         arguments=canonical.dumps(document["args"]),
         unbound=_texts(document["unbound"]),
         salt=b64_decode(document["salt"]),

@@ -203,6 +203,7 @@ def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
         tool_digest=tool.digest,
         resource=predicate["resource"],
         task_id=predicate["task_id"],
+        thread=prepared.invocation.site.thread,
         arguments=arguments.encoded,
         unbound=tuple(arguments.unbound),
         salt=prepared.salt,

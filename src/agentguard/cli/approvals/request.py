@@ -115,6 +115,7 @@ def _request_rows(request: ApprovalRequest) -> Iterator[tuple[str, str]]:
     for name, value in (
         ("resource", request.resource),
         ("task", request.task_id),
+        ("thread", request.thread),
         ("trace", trace),
     ):
         if value is not None:
