@@ -28,14 +28,22 @@ MAX_REQUEST_BYTES: Final = 1 << 20
 class ApprovalRequest:
     """One exact call that people are asked to approve, with all parts of the call's digest.
 
+    - ``request_id`` identifies the request: 32 hex digits.
+    - ``tool``, ``args`` (the arguments as JSON values), ``resource`` and ``task_id`` say what is to
+      run; ``reason`` says why the policy asks.
+    - ``principal`` is who the call is for, ``agent_name`` the agent that makes the call, and
+      ``actors`` the agents of the chain of delegation.
+    - ``requirements`` say who may answer: names, roles, quorum. ``requesters`` are the principals
+      who may not approve, unless a requirement has ``allow_self``: the principal of the call, and
+      the agent's owner.
+    - ``thread`` names the run in which the call waits, as the framework does: LangGraph's
+      ``thread_id``, or the name of a crew's run. None where no run could be resumed.
+    - ``requested_at`` and ``expires_at`` are seconds since the epoch.
+    - ``traceparent`` (W3C) names the span that asks; the approved call continues the span's trace.
+
     ``arguments`` are the canonical bytes of the bound arguments, and ``salt`` is the salt of their
-    commitment; ``args`` are the same arguments as values. ``thread`` names the run in which the
-    call waits, as the framework does: LangGraph's ``thread_id``, or the name of a crew's run; None
-    where no run could be resumed. Digests are SHA-256 in hex, and times are seconds since the
-    epoch. ``requesters`` are the principals who may not approve the call, unless a requirement has
-    ``allow_self``: the principal of the call, and the agent's owner. ``traceparent`` (W3C) names the span that asks;
-    the approved call continues the span's trace. Raises ``EncodeError`` (``approval.malformed``)
-    without requirements.
+    commitment. Digests are SHA-256 in hex. Raises ``EncodeError`` (``approval.malformed``) without
+    requirements.
     """
 
     request_id: str
