@@ -225,8 +225,8 @@ def test_it_asks_first(changed):
 def test_erased_as_json_prints_nothing_else(changed):
     invocation_id = ended(changed)
     told = changed.json("erase", invocation_id, "--yes", "--note", "n")
-    assert told.keys() == {"invocation_id", "attachments", "shard", "index"}
-    assert told["attachments"] == 3
+    assert told.keys() == {"invocation_id", "attachments", "repeats", "shard", "index"}
+    assert (told["attachments"], told["repeats"]) == (3, [])
     asked = changed.run("erase", invocation_id, "--note", "n", "--json", input="y\n")
     assert asked.returncode == 0
     assert json.loads(asked.stdout)["attachments"] == 0  # the question is no part of it

@@ -78,6 +78,42 @@ def find_call(
     return None
 
 
+def attempts_of_call(reader: LogReader, call: LoggedCall) -> list[LoggedCall]:
+    """Return the attempts of a call, ``call`` first: a framework may make a call again and again.
+
+    The others are the entries with the same name in the journal, and the entries that repeat one of
+    these (``replay_of``), refused ones among them. Raises ``StorageError``.
+    """
+    attempts = {call.place: call}
+    first = call.entry.members.get("replay_of")
+    original = find_call(reader, first) if isinstance(first, str) else None
+    name = (original or call).entry.members.get("journal")
+    if original is not None:
+        attempts.setdefault(original.place, original)
+    if isinstance(name, str):
+        attempts |= _calls_with(reader, "journal", {name})
+    ids = {first, *(place.invocation_id for place in attempts)}
+    attempts |= _calls_with(reader, "replay_of", ids)
+    others = [attempt for place, attempt in attempts.items() if place != call.place]
+    return [call, *sorted(others, key=lambda one: (one.place.shard, one.place.index))]
+
+
+def _calls_with(
+    reader: LogReader, member: str, values: Collection[object]
+) -> dict[CallPlace, LoggedCall]:
+    """Return the authorizations, of all shards, of which a member has one of these values."""
+    calls: dict[CallPlace, LoggedCall] = {}
+    mark = f'"{member}":"'.encode()
+    for shard in reader.shards():
+        for index, body in reader.entries(shard):
+            located = _as_located(shard, index, body, ("authorization",)) if mark in body else None
+            if located is not None and located.entry.members.get(member) in values:
+                call = _as_call(located)
+                if call is not None:
+                    calls[call.place] = call
+    return calls
+
+
 def entries_of_call(
     reader: LogReader, kind: str, call: Authorization, shards: Sequence[int], *, after: int = -1
 ) -> list[LocatedEntry]:
@@ -210,7 +246,7 @@ def _decode_payload(payload: bytes) -> bytes:
 
 
 def _as_located(
-    shard: int, index: int, body: bytes, kinds: Collection[str], text: bytes
+    shard: int, index: int, body: bytes, kinds: Collection[str], text: bytes = b""
 ) -> LocatedEntry | None:
     if not any(may_be_kind(body, kind) for kind in kinds):
         return None
@@ -222,14 +258,15 @@ def _as_located(
     return None
 
 
-def _as_call(located: LocatedEntry | None, invocation_id: str) -> LoggedCall | None:
+def _as_call(located: LocatedEntry | None, invocation_id: str | None = None) -> LoggedCall | None:
+    """Return the call of an authorization, None for an entry without an id, or with another id."""
     if located is None:
         return None
     with suppress(DecodeError):
         call = read_authorization(located.entry)
-        if call.invocation_id == invocation_id:  # the column may be wrong
-            sha256 = call.invocation_sha256
-            place = CallPlace(located.shard, located.index, invocation_id, sha256)
+        found_id = call.invocation_id
+        if found_id is not None and invocation_id in (None, found_id):  # the column may be wrong
+            place = CallPlace(located.shard, located.index, found_id, call.invocation_sha256)
             return LoggedCall(place, located.entry, call)
     return None
 

@@ -203,8 +203,9 @@ def authorization(
     """Build the entry of the decision on one signed invocation, which precedes the tool's run.
 
     ``predicate`` belongs to the invocation's statement. ``journal`` (32 hex digits) is the name of
-    a call that runs once, however often an agent makes the call. ``replay_of`` is the invocation
-    whose result the agent gets again. The entry of a refused call has neither of them.
+    a call that runs once, however often an agent makes the call; the entry of a refused call has no
+    such name. ``replay_of`` is the invocation that this call repeats: the agent gets its result
+    again, or is refused.
     """
     decision = ruling.decision
     members: dict[str, object] = {
@@ -227,9 +228,10 @@ def authorization(
     }
     if ruling.evaluation is not None:
         members["evaluation"] = ruling.evaluation
-    if decision.allowed or not ruling.enforced:
-        members |= {"journal": journal} if journal is not None else {}
-        members |= {"replay_of": replay_of} if replay_of is not None else {}
+    if journal is not None and (decision.allowed or not ruling.enforced):
+        members["journal"] = journal
+    if replay_of is not None:
+        members["replay_of"] = replay_of
     effect = decision.outcome if ruling.enforced else summary.OBSERVED
     call_summary = summary.of_call(predicate, at=at, decision=effect)
     return _record(members, call_summary, attachments)

@@ -15,7 +15,12 @@ from typing import Final
 
 from agentguard.audit import records, statements
 from agentguard.audit.entry import CallPlace, Receipt
-from agentguard.audit.find import LoggedCall, entries_about_call, find_call
+from agentguard.audit.find import (
+    LoggedCall,
+    attempts_of_call,
+    entries_about_call,
+    find_call,
+)
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore
@@ -38,11 +43,16 @@ _REVOCABLE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """The call, the erasure's entry, and the number of attachments that were erased."""
+    """The call, the erasure's entry, and the number of attachments that were erased.
+
+    ``repeats`` are the other attempts of the call, whose data were erased with the call's. Each has
+    an erasure's entry of its own.
+    """
 
     call: CallPlace
     recorded: Receipt
     attachments: int
+    repeats: tuple[CallPlace, ...] = ()
 
 
 def resolve(
@@ -81,22 +91,31 @@ def erase(
 ) -> Erased:
     """Erase a call's arguments, policy input and result, with their salts; every proof holds.
 
-    May be done again, as after a crash in between. Raises as ``resolve`` does.
+    A framework may have made the call again. Each attempt keeps its own copy of the arguments, so
+    all attempts are erased. May be done again, as after a crash in between. Raises as ``resolve``
+    does.
     """
     passphrase = Secret.of(passphrase)
     domain, admin = _take_up(settings, passphrase)
     with closing(domain.read()) as reader:
-        call = _find(reader, invocation_id)
-        place = call.place
+        attempts = attempts_of_call(reader, _find(reader, invocation_id))
+        receipts: list[Receipt] = []
         with _writing(domain, now) as log:
-            at = timestamp(max(now, log.last_at))
-            recorded = log.append(records.erasure(admin, place, note=note, at=at))
-        outcomes = entries_about_call(reader, place.shard, ["outcome"], call.authorization)
-        indices = [place.index, *(found.index for found in outcomes)]
+            for attempt in attempts:
+                at = timestamp(max(now, log.last_at))
+                receipts.append(log.append(records.erasure(admin, attempt.place, note=note, at=at)))
+        indices: dict[int, list[int]] = {}
+        for call in attempts:
+            place = call.place
+            outcomes = entries_about_call(reader, place.shard, ["outcome"], call.authorization)
+            of_call = [place.index, *(found.index for found in outcomes)]
+            indices.setdefault(place.shard, []).extend(of_call)
     domain.revocations()  # reads what was just written, and so every process sees it
-    domain.journal().settle(invocation_id, ran=True)  # without its result
-    removed = erasure.erase(settings.state, place.shard, indices)
-    return Erased(place, recorded, removed)
+    place, *repeats = (call.place for call in attempts)
+    for one in (place, *repeats):
+        domain.journal().settle(one.invocation_id, ran=True)  # without its result
+    removed = sum(erasure.erase(settings.state, shard, at) for shard, at in indices.items())
+    return Erased(place, receipts[0], removed, tuple(repeats))
 
 
 def _find(reader: LogReader, invocation_id: str) -> LoggedCall:

@@ -66,7 +66,8 @@ def erase(
 ) -> None:
     """Erase the arguments, the policy input and the result of a call.
 
-    The entries of the call and every proof of them stay valid without these data. Copies elsewhere
+    If the same call was made several times, as in a run that goes on, all attempts are erased. The
+    entries of the call and every proof of them stay valid without these data. Copies elsewhere
     (backups, exports, evidence files) are not erased.
     """
     settings = location.load_own(config)
@@ -78,10 +79,14 @@ def erase(
     erasure = administration.erase(
         settings, passphrase_of(settings), invocation_id, note=note, now=times.now()
     )
-    count = erasure.attachments
-    members = {"invocation_id": invocation_id, "attachments": count}
-    what = f"{count} attachments" if count else "no attachments, because none were left,"
-    screen.recorded(f"erased: {what} of {invocation_id}", members, erasure.recorded, json=json)
+    removed = erasure.attachments
+    repeats = [one.invocation_id for one in erasure.repeats]
+    members = {"invocation_id": invocation_id, "attachments": removed, "repeats": repeats}
+    what = f"{removed} attachments" if removed else "no attachments, because none were left,"
+    also = screen.count(len(repeats), "other attempt", "other attempts")
+    also = f" and {also} of the same call" if repeats else ""
+    summary = f"erased: {what} of {invocation_id}{also}"
+    screen.recorded(summary, members, erasure.recorded, json=json)
 
 
 def _invocation_id(settings: Config, call: str) -> str:
