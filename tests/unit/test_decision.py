@@ -7,7 +7,14 @@ import pickle
 
 import pytest
 
-from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Requirement
+from agentguard import (
+    ApprovalPending,
+    ApprovalRequest,
+    Decision,
+    Denied,
+    Requirement,
+    StorageError,
+)
 from agentguard.call.decision import MAX_REASON, MAX_REASONS
 from agentguard.cli.policy.replay import Answer
 
@@ -74,3 +81,16 @@ def test_a_pickled_refusal_is_the_same_refusal(error):
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301  made one line above
     assert type(copied) is type(error)
     assert (str(copied), copied.code, vars(copied)) == (str(error), error.code, vars(error))
+
+
+def test_an_error_of_agentguard_refuses_a_call_with_its_own_code_and_message():
+    error = StorageError("the disk is full", code="storage.full")
+    refusal = Decision.refusal("the disk is full", code="storage.full")
+    assert Decision.of_error(error) == refusal
+    assert Decision.of_exception(error, "storage.failed", "the log can't be written") == refusal
+
+
+def test_any_other_exception_refuses_a_call_without_the_words_of_the_exception(caplog):
+    refusal = Decision.of_exception(OSError("/secret"), "storage.failed", "no log can be written")
+    assert refusal == Decision.refusal("no log can be written (OSError)", code="storage.failed")
+    assert "/secret" in caplog.text  # the operator reads the exception
