@@ -3,7 +3,7 @@
 ``scripts/walks`` runs this file. Each walk is made once, on a trust domain in a temporary folder.
 Python's profiler reports each function of agentguard that the walk enters. The picture has a row
 for each room, in the layers of ``pyproject.toml``, and a column for each walk: a number says how
-many files of the room the walk enters. The table in architecture.md names the rooms.
+many files of the room the walk enters. The table in layers.md names the rooms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from agentguard.signing.keys import Ed25519Signer
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "src" / "agentguard"
 PICTURE: Final = ROOT / "docs" / "walks.svg"
-PAGE: Final = ROOT / "docs" / "explanation" / "architecture.md"
+PAGE: Final = ROOT / "docs" / "explanation" / "layers.md"
 BEGIN: Final = "<!-- scripts/walks writes this table -->\n"
 END: Final = "<!-- the end of the table -->\n"
 
@@ -235,7 +235,7 @@ def line(
 
 
 def page(done: Mapping[str, Walk]) -> str:
-    """Return docs/explanation/architecture.md with the table of today's code."""
+    """Return docs/explanation/layers.md with the table of today's code."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table(done)}\n{END}{after}"

@@ -1,5 +1,5 @@
 # An example: assistants read below docs/, and a code agent's merge into main waits for a person. It is
-# written so that it decides alike here and embedded (docs/how-to/policies.md, OPA).
+# written so that it decides alike here and embedded (docs/reference/two-engines.md).
 package agent.authz
 
 default allow := false

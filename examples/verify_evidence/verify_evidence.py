@@ -14,7 +14,7 @@ keys and attachments that stand twice, base64 and JSON in another than their one
 answer and of a requirement, and credentials in a chain that nothing needs); where entries stand in
 the log and which statements name their places; and entries that it has no need of, among them what
 the issuer says there of shards and keys, and what an administrator said of the call
-(docs/how-to/evidence.md).
+(docs/reference/evidence-format.md).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def uri_of(credential: dict[str, Any], trust: Any) -> str:
 
 
 def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[str], str]:
-    """delegation.md: return the last hop of a chain, its actors by name, and its digest."""
+    """delegation-formats.md: return the last hop of a chain, its actors by name, and its digest."""
     domain, known = f"spiffe://{trust['trust_domain']}", given["credentials"]
     agents = [(uri_of(said, trust), said) for said in (claims(token, trust) for token in known)]
     held, parent, signed, ids, actors = None, None, b"", list[str](), list[str]()

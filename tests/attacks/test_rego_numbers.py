@@ -1,6 +1,6 @@
 """Numbers that are none to Rego: a tagged one passes every lower bound, so the author is warned.
 
-A policy that is written as the warning, README and langchain.md say denies them; what is a
+A policy that is written as the warning, and langchain-arguments.md say denies them; what is a
 number within the bounds is allowed all the same.
 """
 
@@ -106,7 +106,7 @@ def test_a_policy_as_advised_allows_a_number(tmp_path, body):
 
 
 def test_the_policy_in_the_docs_is_as_advised(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "langchain.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "langchain-arguments.md").read_text()
     (block,) = (text for text in page.split("```rego\n")[1:] if "is_number" in text)
     path = policy(tmp_path, block.partition("```")[0])
     assert RegoEngine.load(path).warnings == ()

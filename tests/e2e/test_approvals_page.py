@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import docs_pages
 import pytest
 from denial_lines import without_denials
 
@@ -15,7 +16,7 @@ from agentguard.domain import config
 from agentguard.policy.rego import RegoEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "how-to" / "approvals.md").read_text(encoding="utf-8")
+PAGE = docs_pages.text("how-to/approvals", "reference/text")
 CODES = (DOCS / "reference" / "reason-codes.md").read_text(encoding="utf-8")
 COMMANDS = (DOCS / "reference" / "cli" / "approvals.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""delegation.md as a reader follows it: its project, its code, its commands, its tables."""
+"""The pages about delegation as a reader follows them: project, code, commands, tables."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import docs_pages
 import pytest
 from denial_lines import without_denials
 
@@ -25,7 +26,7 @@ from agentguard.identity.credential import agent_alias
 from agentguard.signing import jws
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "how-to" / "delegation.md").read_text(encoding="utf-8")
+PAGE = docs_pages.text("how-to/delegation", "how-to/revoke", "reference/delegation-formats")
 CODES = (DOCS / "reference" / "reason-codes.md").read_text(encoding="utf-8")
 
 

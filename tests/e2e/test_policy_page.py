@@ -1,4 +1,4 @@
-"""docs/how-to/policies.md as a reader follows it: its policies, its tables, its commands."""
+"""The pages about policies as a reader follows them: their policies, tables, commands."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import commands
+import docs_pages
 import pytest
 
 from agentguard import Decision, Denied, Guard, PolicyError
@@ -24,7 +24,14 @@ from agentguard.policy.rego import RegoEngine
 from agentguard.policy.rego.outputs import OUTPUTS
 from agentguard.signing.canonical import Fragment, dumps
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "policies.md").read_text(encoding="utf-8")
+PAGE = docs_pages.text(
+    "how-to/policies",
+    "reference/policy-document",
+    "how-to/opa",
+    "reference/two-engines",
+    "how-to/cedar",
+    "how-to/test-policies",
+)
 
 
 def block(language: str, about: str = "") -> str:

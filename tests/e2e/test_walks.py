@@ -1,4 +1,4 @@
-"""The walks of architecture.md and their picture: current, as ``scripts/walks`` draws them."""
+"""The walks of layers.md and their picture: current, as ``scripts/walks`` draws them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Inputs are generated: for a policy, from a call that it allows, what it reads and compares with; for
 each operator and builtin, from values of every kind. Three differences are left, of which
-docs/how-to/policies.md tells. Where evaluation fails in one engine, that engine denies with
+docs/reference/two-engines.md tells. Where evaluation fails in one engine, that engine denies with
 ``policy.error``; the other may take the condition for undefined, and allow what it would have
 denied. Differences of single builtins are in ``KNOWN``. What is refused at load is in
 test_two_engines_load.py.
@@ -309,7 +309,7 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(on_o
     ],
 )
 def test_the_known_differences_are_still_there(on_opa, rule, call):
-    """One that is gone is to be taken out of KNOWN and of docs/how-to/policies.md."""
+    """One that is gone is to be taken out of KNOWN and of docs/reference/two-engines.md."""
     call = {"b": None, "n": 0, **call, "rule": rule}
     assert KNOWN[rule](call)
     document = canonical.dumps(call)

@@ -1,6 +1,6 @@
 """The Cedar engine: what a call is to it, what denies, how an approval is asked for.
 
-The policies of docs/how-to/policies.md are held against its page in e2e/test_policy_page.py.
+The policies of docs/how-to/cedar.md are held against the page in e2e/test_policy_page.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cedarpy
+import docs_pages
 import pytest
 
 from agentguard import ConfigError, Denied, Guard, PolicyError
@@ -427,9 +428,7 @@ def test_without_the_extra_it_says_what_to_install():
 
 
 def test_the_page_s_policy_and_schema_are_good():
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "policies.md").read_text(
-        encoding="utf-8"
-    )
+    page = docs_pages.text("reference/policy-document", "how-to/cedar")
     text = page.partition("```cedar\n")[2].partition("```")[0]
     schema = page.partition("```cedarschema\n")[2].partition("```")[0]
     engine = policy(text, schema)

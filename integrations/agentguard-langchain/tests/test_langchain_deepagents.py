@@ -29,7 +29,7 @@ def task(kind, *calls):
 
 
 class Deep:
-    """A deep agent that is guarded as langchain.md says, its log, and what it has done."""
+    """A deep agent that is guarded as langchain-mcp.md says, its log, and what it has done."""
 
     def __init__(self, inbox, model, general=None):
         self.inbox = inbox
@@ -139,7 +139,7 @@ async def test_a_rejection_reaches_the_sub_agent(deep, sync):
 async def test_its_built_in_tools_are_guarded_where_the_general_purpose_one_is_declared(
     deep, sync, declared
 ):
-    """It is given no middleware of the parent's: docs/how-to/langchain.md says to declare it."""
+    """It is given no middleware of the parent's: langchain-mcp.md says to declare it."""
 
     def general(inbox):
         return {

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import commands
+import docs_pages
 import pytest
 from langchain_core.messages import HumanMessage
 from sybil import Sybil
@@ -165,22 +166,24 @@ def test_the_project_of_the_page_runs(tmp_path, preloaded):
 
 
 def test_the_guide_runs(capsys):
-    blocks = list(
-        Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "how-to" / "langchain.md").examples()
-    )
+    names = [
+        f"how-to/langchain{page}" for page in ("", "-delegation", "-approvals", "-resume", "-mcp")
+    ]
+    namespace: dict[str, object] = {}
+    blocks = []
+    for name in names:
+        document = Sybil([PythonCodeBlockParser()]).parse(docs_pages.DOCS / f"{name}.md")
+        document.namespace = namespace
+        blocks += document.examples()
     assert len(blocks) == 17
     for block in blocks:
         block.evaluate()
-    guide = (ROOT / "docs" / "how-to" / "langchain.md").read_text(encoding="utf-8")
-    (printed,) = re.findall(
-        r"^That prints:\n\n```text\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE
-    )
-    assert capsys.readouterr().out == printed
+    assert capsys.readouterr().out == docs_pages.printed(docs_pages.text(*names))
     named = blocks[0].namespace
     deep = named["deep_agent"](
         named["Model"](), [named["pay"]], named["teller"], named["bank"].new_agent("researcher")
     )
     asked = deep.invoke({"messages": [HumanMessage("ann")]}, {"configurable": {"thread_id": "d"}})
     assert asked["__interrupt__"]
-    for name in ("guard", "bank", "books"):
+    for name in ("guard", "bank", "books", "till"):
         named[name].close()

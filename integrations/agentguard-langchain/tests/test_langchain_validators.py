@@ -76,7 +76,7 @@ def branches(call: Any) -> list[Any]:
 
 
 def no_main(call: Any) -> Decision:
-    """A rule that denies, written as docs/how-to/langchain.md says."""
+    """A rule that denies, written as langchain-arguments.md says."""
     for branch in branches(call):
         if branch in ("main", MADE):
             return Decision.deny("main is protected")
@@ -158,7 +158,7 @@ def test_a_resource_can_not_name_what_is_left_out(make):
 
 
 def test_the_rule_in_the_documentation_finds_both():
-    page = Path(__file__).parents[3] / "docs" / "how-to" / "langchain.md"
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "langchain-arguments.md"
     rules = re.findall(r"```rego\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     (rule,) = [rule for rule in rules if "protected" in rule]
     policy = f"package agent.authz\ndefault allow := false\nallow if not protected\n{rule}"

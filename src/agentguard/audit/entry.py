@@ -1,7 +1,7 @@
 """One entry of the audit log: the members of each kind, and how an entry is read.
 
 An entry is canonical JSON ``{kind, at, ...}``. Where somebody other than the log vouches for the
-content, the entry embeds that signed statement (records.md, "The log"). ``records.py`` builds
+content, the entry embeds that signed statement (log.md). ``records.py`` builds
 new entries; ``calls.py``, ``approval_checks.py`` and ``statements.py`` read the members of a kind.
 A new kind also needs its rule in ``contents.py`` (the verifier), in ``restrictions_builder.py``
 where the kind restricts later calls, and a row in ``cli/audit/log_row.py``.

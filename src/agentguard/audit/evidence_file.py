@@ -1,6 +1,6 @@
 """The format of the file with the evidence of one call: its members, writing and reading.
 
-The file is one JSON object in canonical form, and a line feed (evidence.md). ``evidence.py``
+The file is one JSON object in canonical form, and a line feed (evidence-format.md). ``evidence.py``
 verifies the content.
 """
 

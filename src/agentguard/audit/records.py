@@ -1,7 +1,7 @@
 """New entries of the audit log: one function builds the entry of each kind.
 
 ``Record`` is an entry on its way into the log, with the data that is stored beside the log under a
-commitment. ``entry.py`` reads entries. The formats stand in docs/explanation/records.md, "The log".
+commitment. ``entry.py`` reads entries. The formats stand in log.md.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ _MAY_HAVE_RUN: Final = "an earlier attempt of this call began, and nobody knows 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One requirement of a policy for a call to run (policies.md, Output).
+    """One requirement of a policy for a call to run (policy-document.md, Output).
 
     ``approvers`` are names of the roster; of ``roles``, one suffices. ``quorum`` is the number of
     distinct people. ``ttl`` is in seconds. With ``allow_self``, people may approve their own calls.
@@ -89,7 +89,7 @@ class Requirement:
     allow_self: bool = False
 
     def as_json(self) -> dict[str, JSON]:
-        """Return all members of an ``approval`` (policies.md, Output)."""
+        """Return all members of an ``approval`` (policy-document.md, Output)."""
         return {
             "reason": self.reason,
             "approvers": list(self.approvers),

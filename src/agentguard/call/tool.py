@@ -78,7 +78,7 @@ coroutine function serves calls by ``acall`` and ``arun`` alone.
 RESERVED: Final = frozenset(
     {"agent", "delegation", "action", "resource", "task_id", "args", "tool", "approval"}
 )
-"""Agentguard's own names at the top level of the policy's input (policies.md, Input)."""
+"""Agentguard's own names at the top level of the policy's input (policy-document.md, Input)."""
 
 MAX_RESOURCE: Final = 2048
 """The most characters of a resource, once its arguments are filled in and escaped."""

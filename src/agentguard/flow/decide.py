@@ -3,7 +3,7 @@
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
 are there, the policy is evaluated again, with the answers in its input: the policy may still
 deny, or require more. The answers must also meet the requirements that the approvers were shown,
-whatever the policy requires by now (policies.md). What a call uses up is in ``consume.py``.
+whatever the policy requires by now (policy-document.md). What a call uses up is in ``consume.py``.
 """
 
 from __future__ import annotations
@@ -328,7 +328,7 @@ def _verified_answers(prepared: PreparedCall, stored: StoredRequest) -> tuple[An
 
 
 def _approval(answers: Sequence[Answer]) -> Fragment:
-    """Return the member ``approval`` of the policy's input (docs/how-to/policies.md, Input)."""
+    """Return the member ``approval`` of the policy's input (policy-document.md, Input)."""
     approvers = [answer.approver for answer in answers if answer.approver is not None]
     return Fragment(
         canonical.dumps(

@@ -288,7 +288,7 @@ class _Source(NamedTuple):
 
 
 def _agent_description(uri: str, config: AgentConfig, instance: str) -> Fragment:
-    """Return the member ``agent`` of the policy's input (docs/how-to/policies.md, Input)."""
+    """Return the member ``agent`` of the policy's input (policy-document.md, Input)."""
     members = {
         "id": uri,
         "name": config.profile.name,
@@ -300,7 +300,7 @@ def _agent_description(uri: str, config: AgentConfig, instance: str) -> Fragment
 
 
 def _delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
-    """Return the member ``delegation`` of the policy's input (docs/how-to/policies.md, Input)."""
+    """Return the member ``delegation`` of the policy's input (policy-document.md, Input)."""
     members: dict[str, JSON] = {
         "subject": chain.principal,
         "actor": chain.principal,

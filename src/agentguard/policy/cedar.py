@@ -75,7 +75,7 @@ class CedarEngine:
         return (warning,)
 
     def evaluate(self, document: bytes) -> object:
-        """Return Cedar's decision as a policy's document (docs/how-to/policies.md, Cedar).
+        """Return Cedar's decision as a policy's document (cedar.md).
 
         Raises ``PolicyError``: ``policy.error`` where a policy can't be evaluated or Cedar has no
         type for a value of the input, ``policy.undecided`` where Cedar returns no decision, as for

@@ -2,7 +2,7 @@
 
 ``document`` builds the input of a policy; ``decide`` turns an engine's answer into a ``Decision``.
 Both are pure; calling the engine is an effect of the flow. Shapes and precedence are those of
-docs/how-to/policies.md.
+docs/reference/policy-document.md.
 """
 
 from __future__ import annotations

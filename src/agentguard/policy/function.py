@@ -32,8 +32,8 @@ _CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.req
 class FunctionEngine:
     """A policy written as a Python function (``engine.Engine``).
 
-    ``decide`` gets the policy's input (policies.md, Input), a new copy for each call, and may be
-    called from many threads at once. Raises ``ConfigError`` for a coroutine function.
+    ``decide`` gets the policy's input (policy-document.md, Input), a new copy for each call,
+    and may be called from many threads at once. Raises ``ConfigError`` for a coroutine function.
 
     ``policy_files`` names the file that defines the function, and ``policy_sha256`` is its digest.
     The digest does not cover what the function imports, closes over or reads, and is None for a

@@ -142,7 +142,7 @@ def _http() -> Any:
 
 
 def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return the server's details of an evaluation (records.md, The log)."""
+    """Return the server's details of an evaluation (log.md)."""
     provenance = members.get("provenance", {})
     if not isinstance(provenance, dict):
         raise _malformed("has a provenance that is no object")

@@ -1,4 +1,4 @@
-"""The names of spans, attributes, events and metrics (docs/how-to/traces.md lists them for users).
+"""The names of spans, attributes, events and metrics (telemetry.md lists them for users).
 
 The names of the GenAI semantic conventions are constants here: the conventions are in development,
 and OpenTelemetry's package no longer has them. The names are those of version 1.41.0 of

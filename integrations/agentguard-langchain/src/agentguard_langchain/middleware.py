@@ -63,9 +63,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     ``answered_by`` returns who has given an answer that came unsigned, through the application's
     own interface. Without the function, and where ``[approvals] application`` is not on, an
-    unsigned approval does not count (langchain.md). With ``parallel_subagents=False``, the
-    sub-agents that one message calls (``guard_subagent``) work one at a time, so that no more than
-    one of them can pause.
+    unsigned approval does not count (langchain-approvals.md).
+
+    With ``parallel_subagents=False``, the sub-agents that one message calls (``guard_subagent``)
+    work one at a time, so that no more than one of them can pause.
 
     A subclass derives its ``state_schema`` from this one's, and calls this one's ``before_agent``
     from its own: without the handle of the run's record, each call of a run in a thread is refused.

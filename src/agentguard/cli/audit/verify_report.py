@@ -104,7 +104,7 @@ class VerifyReport:
             screen.line(
                 screen.styled("warn", "anchored, same user"),
                 f": by the checkpoints in {self._witnesses()}, which whoever writes the state can "
-                "change as well: keep some elsewhere too (records.md, An anchor elsewhere)",
+                "change as well: keep some elsewhere too (docs/explanation/anchors.md)",
             )
         trust = self.log.trust
         screen.line(f"trust: {trust.document.trust_domain}, from {trust.source}")

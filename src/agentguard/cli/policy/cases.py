@@ -1,4 +1,4 @@
-"""Tables of cases: calls, and what a policy is to say of each (policies.md, Testing one).
+"""Tables of cases: calls, and what a policy is to say of each (test-policies.md).
 
 A table is read into cases here, each with a whole input as a guard would make it; nobody is asked.
 What a case leaves out comes from the configuration, as far as that knows the agent and the tool.

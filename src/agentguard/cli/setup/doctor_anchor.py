@@ -53,7 +53,7 @@ def findings(settings: Config) -> Iterator[Finding]:
                 f"{from_home(anchor)} can be changed by whoever can write the state, and a "
                 "rollback of both goes unnoticed: let another user or machine copy the checkpoints "
                 "into a file of its own, and verify the log with that file: agentguard audit "
-                "verify --against FILE (docs/explanation/records.md, An anchor elsewhere). "
+                "verify --against FILE (docs/explanation/anchors.md). "
                 "This warning stays"
             )
             yield Finding("warn", "anchor", what)

@@ -30,7 +30,7 @@ class PolicyConfig:
 
     ``path`` is a file or folder, or ``module:callable`` for a function, or empty for a server.
     ``server`` is None except for an OPA server. In the ``mode`` observe, each answer of the policy
-    is in the log, and calls run whatever the answer is (docs/how-to/policies.md, Observing one).
+    is in the log, and calls run whatever the answer is (test-policies.md).
     """
 
     engine: EngineName

@@ -15,7 +15,7 @@ from typing import Final
 from agentguard.policy.rego.syntax_tree import Names, Rule
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
-"""The rules of the policy's package that the guard reads (policies.md, Output)."""
+"""The rules of the policy's package that the guard reads (policy-document.md, Output)."""
 
 # The author of a name that begins like this, in any case, meant an output.
 _MEANT: Final = ("deny", "deni", "violation", "approv", "obligation")

@@ -24,7 +24,7 @@ ALWAYS: Final = frozenset(
         *(("input", "tool", name) for name in ("name", "schema_sha256")),
     }
 )
-"""The values of every input (docs/how-to/policies.md, Input)."""
+"""The values of every input (policy-document.md, Input)."""
 
 CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
 """Expressions that are defined even where their parts are undefined."""

@@ -1,0 +1,20 @@
+"""The text of pages of docs/, for tests that follow a page as a reader does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def text(*pages: str) -> str:
+    """Return pages, by their paths below docs/ without a suffix, one after the other."""
+    return "\n".join((DOCS / f"{page}.md").read_text("utf-8") for page in pages)
+
+
+def printed(page: str) -> str:
+    """Return all that a page says its code prints: the blocks after a line "That prints:"."""
+    return "".join(
+        re.findall(r"^That prints:\n\n```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    )
