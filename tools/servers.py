@@ -182,6 +182,29 @@ class Server:
         return "\n".join(["", *(f"    {line[:400]}" for line in lines), f"  all of it: {log}"])
 
 
+UI_VARIABLE: Final = "AGENTGUARD_JAEGER_UI"
+"""Names a folder with the files of Jaeger's page, for a Jaeger that was built without them."""
+
+UI_SETTINGS: Final = TOOLS.parent / "deploy" / "jaeger-ui.json"
+
+
+def jaeger_arguments(_ports: Mapping[str, int]) -> list[str]:
+    """Return Jaeger's arguments; raises FailedError where the variable names no such folder."""
+    settings = {"config_file": str(UI_SETTINGS)}
+    folder = os.environ.get(UI_VARIABLE)
+    if folder:
+        page = Path(folder).absolute() / "index.html"
+        if not page.is_file():
+            raise FailedError(f"{UI_VARIABLE} names {folder}, in which there is no index.html")
+        settings["assets_path"] = str(page.parent)
+    page_settings = (f"extensions.jaeger_query.ui.{key}={value}" for key, value in settings.items())
+    return [
+        "--config",
+        str(TOOLS / "jaeger" / "config.yaml"),
+        *(f"--set={setting}" for setting in page_settings),
+    ]
+
+
 OPA: Final = Server(
     Program(
         "opa",
@@ -226,7 +249,7 @@ JAEGER: Final = Server(
         Port("AGENTGUARD_OTLP_GRPC_PORT", 4317, "AGENTGUARD_OTLP_GRPC_ENDPOINT"),
     ),
     "/api/services",
-    lambda _: ["--config", str(TOOLS / "jaeger" / "config.yaml")],
+    jaeger_arguments,
 )
 SERVERS: Final = (OPA, JAEGER)
 

@@ -11,8 +11,10 @@ names, or the one on PATH, or is built with Go, once.
 Both listen on loopback only, on the ports that the products have by default, or those that
 AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT and
 AGENTGUARD_OTLP_GRPC_PORT name (0: any that is free). AGENTGUARD_SERVICES names the folder for pids,
-ports and logs: by default .services, in the checkout. OPA's store is empty, for tests to fill
-through its REST API; each of its decisions is a line of its log. Jaeger keeps traces in memory.
+ports and logs: by default .services, in the checkout. AGENTGUARD_JAEGER_UI names a folder with the
+files of Jaeger's page, for a Jaeger that was built here and has none. OPA's store is empty, for
+tests to fill through its REST API; each of its decisions is a line of its log. Jaeger keeps traces
+in memory.
 
 Exit codes: 1 a server does not run, 2 usage, 3 a program is not here and can't be built.
 """

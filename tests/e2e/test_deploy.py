@@ -70,7 +70,8 @@ def test_a_service_is_confined_and_reads_what_is_there(name):
         ).split(":")
         assert (DEPLOY / source).exists()
         assert mode == "ro"
-        assert inside in service["command"]
+        named = (DEPLOY / "jaeger.yaml").read_text() if name == "jaeger" else ""
+        assert inside in service["command"] or f" {inside} " in named
     assert ("healthcheck" in service) is (name != "collector")
 
 
@@ -151,7 +152,8 @@ def test_what_is_sent_to_the_collector_is_found_in_jaeger(running, jaeger_progra
             "extensions.healthcheckv2.http.endpoint": health,
             f"{otlp}.grpc.endpoint": between,
         }
-        return jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours)
+        page = f"--set=extensions.jaeger_query.ui.config_file={DEPLOY / 'jaeger-ui.json'}"
+        return jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", page, *settings(ours)
 
     def healthy(_query, health, _between):
         return asked.replace(":13133/", f":{health}/")

@@ -194,6 +194,44 @@ def test_jaeger_alone_is_started_shown_named_and_stopped(tmp_path, jaeger_progra
     assert "does not run" in alone("env").stderr
 
 
+PAGE = """<!DOCTYPE html>
+<script>
+      // JAEGER_CONFIG_JS
+      const DEFAULT_CONFIG = null;
+      const JAEGER_CONFIG = DEFAULT_CONFIG;
+</script>
+<p>a page of this test</p>
+"""
+
+
+def page(urls):
+    """Jaeger's web page, which it sends for every path that is no other one's."""
+    with DIRECTLY.open(urls["AGENTGUARD_JAEGER_QUERY_URL"], timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_jaegers_page_is_that_of_a_folder_and_has_the_links_to_commands(tmp_path, jaeger_program):
+    folder = tmp_path / "page"
+    folder.mkdir()
+    alone = Services(tmp_path / "services", AGENTGUARD_JAEGER_UI=str(folder))
+    refused = alone("up", "jaeger")
+    assert refused.returncode == 1
+    said = f"AGENTGUARD_JAEGER_UI names {folder}, in which there is no index.html"
+    assert said in refused.stderr
+    (folder / "index.html").write_text(PAGE)
+    links = json.loads(servers.UI_SETTINGS.read_text())
+    for named in (str(folder), ""):
+        try:
+            started = alone("up", "jaeger", AGENTGUARD_JAEGER_UI=named)
+            assert started.returncode == 0, started.stderr
+            sent = page(alone.urls())
+        finally:
+            assert alone("down", "jaeger").returncode == 0
+        assert ("a page of this test" in sent) is bool(named)
+        (settings,) = re.findall("JAEGER_CONFIG = ({.*});", sent)
+        assert json.loads(settings) == links
+
+
 def test_opa_alone_is_started(tmp_path, opa_program):
     alone = Services(tmp_path / "services", OPA_BIN=opa_program)
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -119,7 +120,7 @@ def test_one_trace_is_exported_by_its_id(jaeger, service):
     wanted = sent(jaeger, service, 2)
     assert ids(jaeger.export("--trace", wanted[1])) == [wanted[1]]
     assert "404" in jaeger.export("--trace", uuid.uuid4().hex, code=1)
-    assert "no trace id" in jaeger.export("--trace", "7", code=2)
+    assert "not a trace id" in jaeger.export("--trace", "7", code=2)
     assert "name a service" in jaeger.export(code=2)
 
 
@@ -211,6 +212,48 @@ def test_a_trace_leads_to_the_stories_of_its_calls_and_each_span_to_its_own(demo
     assert asked["kind"] == "request"
     assert asked["traceparent"].startswith(f"00-{trace_id}-{placed[request]['spanID']}-")
     assert shown.keys() - told.keys() == {request}  # as long as it waits, it is all there is
+
+
+def filled(template, found):
+    """What Jaeger's page makes of a pattern's text; None where a value is not on the span."""
+    names = re.findall(r"#\{([^}]*)\}", template)
+    if not found.keys() >= {*names}:
+        return None
+    return re.sub(r"#\{([^}]*)\}", lambda match: str(found[match[1]]), template)
+
+
+def test_each_link_of_the_page_shows_a_command_that_runs(demo):
+    """The patterns that deploy/jaeger-ui.json has for Jaeger's page, on the spans of the demo."""
+    folder, file, _ = demo
+    (trace,) = json.loads(file.read_text())["data"]
+    patterns = json.loads((ROOT / "deploy" / "jaeger-ui.json").read_text())["linkPatterns"]
+    commands: dict[str, str] = {}
+    for pattern in patterns:
+        whole = {"traceID": trace["traceID"]}
+        known = (
+            [whole]
+            if pattern["type"] == "traces"
+            else [tags(span) | {"trace.traceID": trace["traceID"]} for span in trace["spans"]]
+        )
+        for found in known:
+            if pattern["type"] == "traces" or pattern["key"] in found:
+                command, url = filled(pattern["text"], found), filled(pattern["url"], found)
+                assert command is not None
+                assert url is not None
+                assert url.startswith(f"/trace/{trace['traceID']}")
+                commands.setdefault(pattern["text"], command)
+    assert len(commands) == len(patterns)
+    for command in commands.values():
+        name, *arguments = command.split()
+        assert name == "agentguard"
+        ran = subprocess.run(
+            [sys.executable, "-m", "agentguard.cli", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, ""), command
 
 
 def test_the_trace_store_is_a_witness_of_the_log(demo, audit):

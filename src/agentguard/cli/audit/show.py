@@ -32,7 +32,7 @@ from agentguard.cli.terminal.options import (
     JsonOption,
     StateOption,
     TrustOption,
-    trace_id,
+    beginning_of_trace_id,
 )
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
@@ -51,7 +51,7 @@ WholeTraceOption = Annotated[
     typer.Option(
         "--trace",
         metavar="ID",
-        parser=trace_id,
+        parser=beginning_of_trace_id,
         help="All calls of a trace, by its id or the beginning of its id.",
     ),
 ]

@@ -58,6 +58,16 @@ def one_of(kind: Any) -> Callable[[str], str]:
 
 
 def trace_id(text: str) -> str:
+    """Parse the whole id of a W3C trace; raises ``typer.BadParameter``.
+
+    If the first half of the id is zeros, 16 digits are enough, as Jaeger writes such an id.
+    """
+    if _TRACE.fullmatch(text) is None or len(text) not in (16, 32):
+        raise typer.BadParameter(f"{text!r} is not a trace id, which has 32 hex digits")
+    return text.lower().rjust(32, "0")
+
+
+def beginning_of_trace_id(text: str) -> str:
     """Parse the id of a W3C trace, or its beginning; raises ``typer.BadParameter``.
 
     ``lookup.whole_trace`` finds the whole id.
@@ -285,7 +295,7 @@ TraceOption = Annotated[
     typer.Option(
         "--trace",
         metavar="ID",
-        parser=trace_id,
+        parser=beginning_of_trace_id,
         help="Calls of a trace, by its id or the beginning of its id.",
     ),
 ]
