@@ -22,7 +22,7 @@ def test_the_page_is_complete_and_current():
 
 def test_a_new_code_and_a_stale_page_are_found(tmp_path):
     adapters = (f"integrations/agentguard-{name}/src" for name in ("crewai", "langchain"))
-    for part in ("scripts", "docs", "src/agentguard", *adapters):
+    for part in ("scripts", "tools", "docs", "src/agentguard", *adapters):
         shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "src/agentguard/extra.py").write_text('raise E("x", code="brand.new")\n')
     (tmp_path / "docs/reference/reason-codes.md").write_text("stale")
