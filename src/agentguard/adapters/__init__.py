@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from agentguard.call.tool import ToolSpec, function_schema
     from agentguard.delegation.context import (
         Narrowing,
-        innermost_block,
         is_inside_delegating_call,
         narrowed_here,
+        narrowing_owner,
         nested_calls,
     )
     from agentguard.delegation.grant import parse_scopes
@@ -101,9 +101,9 @@ _NAMES = {
     "call.tool": ("ToolSpec", "function_schema"),
     "delegation.context": (
         "Narrowing",
-        "innermost_block",
         "is_inside_delegating_call",
         "narrowed_here",
+        "narrowing_owner",
         "nested_calls",
     ),
     "delegation.grant": ("parse_scopes",),
@@ -162,13 +162,13 @@ __all__ = [
     "evaluate",
     "fails_open",
     "function_schema",
-    "innermost_block",
     "inside_span",
     "is_inside_delegating_call",
     "is_namedtuple",
     "is_tracing",
     "log_denial",
     "narrowed_here",
+    "narrowing_owner",
     "nested_calls",
     "next_call_id",
     "note_waiting",

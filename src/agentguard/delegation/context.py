@@ -87,14 +87,21 @@ class Narrowing(Activation):
     """A block in which a part of the outer delegation is in force; without one, nothing is.
 
     ``narrow`` returns the part of a delegation; it raises ``DelegationError`` for a delegation that
-    can't be narrowed so. The block ends, at the latest, with the outer activation.
+    can't be narrowed so. ``owner`` is what ``narrowing_owner`` returns within the block. The block
+    ends, at the latest, with the outer activation.
     """
 
-    __slots__ = ("_narrow",)
+    __slots__ = ("_narrow", "_owner")
 
-    def __init__(self, narrow: Callable[[object], object]) -> None:
+    def __init__(self, narrow: Callable[[object], object], owner: object = None) -> None:
         super().__init__(None)
         self._narrow = narrow
+        self._owner = owner
+
+    @property
+    def owner(self) -> object:
+        """What the adapter has named as the owner of the block, or None."""
+        return self._owner
 
     @property
     def delegation(self) -> object:
@@ -134,9 +141,16 @@ def _reset(token: Token[Activation | None] | None) -> bool:
     return True
 
 
-def innermost_block() -> Activation | None:
-    """For adapters: return the activation that decides what is in force here, or None."""
-    return _IN_FORCE.get()
+def narrowing_owner() -> object:
+    """For adapters: return the owner of the ``Narrowing`` in which this code runs, or None.
+
+    Returns None as well where another block, or a guarded call, has begun here since. The block
+    itself is not returned: code that ends a block would act under a wider delegation.
+    """
+    activation = _IN_FORCE.get()
+    if isinstance(activation, Narrowing) and activation.is_nearest:
+        return activation.owner
+    return None
 
 
 def is_inside_delegating_call() -> bool:
@@ -158,7 +172,7 @@ def narrowed_here(delegation: object) -> object:
     Raises ``DelegationError`` where an activation has ended, or a narrowing asks for more than the
     delegation has.
     """
-    activation = innermost_block()
+    activation = _IN_FORCE.get()
     return delegation if activation is None else activation.narrow(delegation)
 
 

@@ -20,12 +20,11 @@ from langgraph.runtime import Runtime, get_runtime
 
 from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied
 from agentguard.adapters import (
-    innermost_block,
     is_inside_delegating_call,
     narrowed_here,
+    narrowing_owner,
     refusing_agent,
 )
-from agentguard_langchain.subagent_scope import SubagentScope
 
 DelegationSource = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]
 """Returns the delegation under which a call is made; None for the one in force in the context.
@@ -66,12 +65,12 @@ def _call_delegation(
 
 def require_subagent(agent: Agent) -> None:
     """Raise ``DelegationError`` (``agent.mismatch``) in the sub-agent of another agent."""
-    scope = innermost_block()
-    if isinstance(scope, SubagentScope) and scope.is_nearest and scope.agent.id != agent.id:
-        name = scope.agent.name
+    subagent = narrowing_owner()
+    if isinstance(subagent, Agent) and subagent.id != agent.id:
+        name = subagent.name
         message = (
             f"the tool is guarded for {agent.id}, and the sub-agent that runs here is "
-            f"{scope.agent.id}: guard the original tool for {name}, or put guard_subagent "
+            f"{subagent.id}: guard the original tool for {name}, or put guard_subagent "
             f"around the part of {name} that is {agent.name}'s"
         )
         raise DelegationError(message, code="agent.mismatch")

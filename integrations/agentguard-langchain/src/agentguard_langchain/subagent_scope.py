@@ -27,7 +27,7 @@ class SubagentScope(Narrowing):
         def lessen(delegation: object) -> object:
             return _narrowed(delegation, agent, scope)
 
-        super().__init__(lessen)
+        super().__init__(lessen, agent)
         self.agent = agent
 
     @property
