@@ -31,6 +31,7 @@ from agentguard.errors import (
 
 if TYPE_CHECKING:
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
+    from agentguard.approvals.status import RequestEndedError, RequestStatus
     from agentguard.audit.evidence import Evidence, verify_evidence
     from agentguard.call.decision import Decision, Denied, Requirement
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
@@ -60,6 +61,8 @@ __all__ = [
     "Guard",
     "PolicyError",
     "Report",
+    "RequestEndedError",
+    "RequestStatus",
     "Requirement",
     "StorageError",
     "Tool",
@@ -84,6 +87,8 @@ _HOMES = {
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
     "Report": "agentguard.domain.report",
+    "RequestEndedError": "agentguard.approvals.status",
+    "RequestStatus": "agentguard.approvals.status",
     "Requirement": "agentguard.call.decision",
     "Tool": "agentguard.call.tool",
     "TrustDocument": "agentguard.identity.trust",

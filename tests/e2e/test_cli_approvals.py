@@ -258,7 +258,9 @@ def test_another_machine_answers_by_files(project, bob, tmp_path):
     assert project.python("-c", MERGE).stdout == "merged main\n"
     again = project.run("approvals", "import", str(answered))
     assert again.returncode == 2
-    assert "error [request.unknown]" in again.stderr
+    assert again.stderr.startswith("error [request.ended]: this answer comes too late: ")
+    assert "was approved by user:bob at 20" in again.stderr
+    assert again.stderr.endswith("and its call ran\n")
 
 
 def test_a_request_that_was_changed_on_the_way_is_not_shown(project, bob, tmp_path):

@@ -101,6 +101,8 @@ def test_an_application_has_few_names():
         "Guard",
         "PolicyError",
         "Report",
+        "RequestEndedError",
+        "RequestStatus",
         "Requirement",
         "StorageError",
         "Tool",

@@ -15,9 +15,10 @@ from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
 from agentguard.approvals.application import RoleLookUp, application_roles
-from agentguard.approvals.quorum import missing_approvals, reason_not_counted
+from agentguard.approvals.quorum import missing_approvals, require_counts
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
+from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
 from agentguard.approvals.store import Approvals
 from agentguard.errors import AgentguardError, ApprovalError, VerificationError
 from agentguard.identity.principal import is_principal
@@ -55,11 +56,13 @@ class ApprovalInbox:
         roster: Roster,
         clock: Callable[[], datetime],
         roles: RoleLookUp | None = None,
+        history: History | None = None,
     ) -> None:
         self._store = store
         self._roster = roster
         self._clock = clock
         self._roles = roles
+        self._history = history
         self._keys: dict[str, str] = {}
 
     def pending(self) -> list[ApprovalRequest]:
@@ -91,22 +94,75 @@ class ApprovalInbox:
     def find(self, request_id: str) -> ApprovalRequest:
         """Return the pending request whose id begins with ``request_id``.
 
-        Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``, ``request.altered``).
+        Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``, ``request.altered``),
+        and ``RequestEndedError`` (``request.ended``) for a request that does not wait any more.
         """
         if not request_id:
             message = "the id of the request is empty: agentguard approvals list shows the ids"
             raise ApprovalError(message, code="request.unknown")
         matches = [one for one in self.pending() if one.request_id.startswith(request_id)]
         if not matches:
-            self._require_unaltered(request_id)
-            message = f"no request {request_id} waits: see agentguard approvals list"
-            raise ApprovalError(message, code="request.unknown")
+            raise self._ended(request_id)
         if len(matches) > 1:
             message = (
                 f"{len(matches)} requests have ids that begin with {request_id}: give a longer id"
             )
             raise ApprovalError(message, code="request.ambiguous")
         return matches[0]
+
+    def status(self, request_id: str) -> RequestStatus:
+        """Return what became of a request: who answered, and how its call ended.
+
+        The log tells of a request that does not wait any more. Raises ``ApprovalError``
+        (``request.unknown``) for a request that neither the store nor the log has, and
+        ``StorageError``.
+        """
+        stored = [one for _key, one in self._store.pending() if one.request_id == request_id]
+        status = self._full_status(stored[0]) if stored else self._logged_status(request_id)
+        if status is None:
+            message = f"there is no request {request_id}: see agentguard approvals list"
+            raise ApprovalError(message, code="request.unknown")
+        return status
+
+    def _stored_status(self, request: ApprovalRequest) -> RequestStatus:
+        now = seconds(self._clock())
+        answers = self._answers(request, at=min(now, request.expires_at - 1))
+        stated = tuple(answer.approval for answer in answers)
+        state: RequestState = "waiting"
+        if _is_rejected(answers):
+            state = "rejected"
+        elif now >= request.expires_at:
+            state = "expired"
+        elif _missing(request, answers) is None:
+            state = "approved"
+        return RequestStatus(request.request_id, state, stated)
+
+    def _full_status(self, request: ApprovalRequest) -> RequestStatus:
+        """Return the status of a stored request; the log may have a refusal of its call."""
+        status = self._stored_status(request)
+        logged = None if status.state == "waiting" else self._logged_status(request.request_id)
+        return status if logged is None or logged.call == "not_made" else logged
+
+    def _logged_status(self, request_id: str) -> RequestStatus | None:
+        return None if self._history is None else self._history(request_id)
+
+    def _ended(self, request_id: str) -> ApprovalError:
+        """Return the error of an answer to a request that is not in the store."""
+        self._require_unaltered(request_id)
+        status = self._logged_status(request_id)
+        if status is not None:
+            return RequestEndedError(status)
+        message = f"no request {request_id} waits: see agentguard approvals list"
+        return ApprovalError(message, code="request.unknown")
+
+    def _require_undecided(self, request: ApprovalRequest, verdict: Verdict) -> None:
+        """Raise ``RequestEndedError`` for an answer that would change nothing."""
+        if self._key(request) is None:
+            raise self._ended(request.request_id)
+        status = self._stored_status(request)
+        changes = {"waiting": True, "approved": verdict == "reject"}
+        if not changes.get(status.state, False):
+            raise RequestEndedError(self._full_status(request))
 
     def request_at(self, call_site: str) -> ApprovalRequest | None:
         """For adapters: return the request of the call at this site, expired or not.
@@ -185,8 +241,10 @@ class ApprovalInbox:
         configuration lists as ``application_roles``: ``[approvals] roles`` says which roles the
         principal has, or else ``[approvers]``. ``principal`` is a name such as ``user:bob``.
         Raises as ``accept``, and ``ApprovalError``: ``principal.malformed``, ``roles.failed``,
-        ``approval.unknown``. The request waits on after an error.
+        ``approval.unknown``. The request waits on after an error. A second answer that would change
+        nothing raises ``RequestEndedError``, whose ``status`` says what became of the call.
         """
+        self._require_undecided(request, verdict)
         return self._accept(request, self._by_word(request, verdict, principal, note))
 
     def _by_word(
@@ -203,6 +261,7 @@ class ApprovalInbox:
 
         An application learns here whether to show somebody the buttons.
         """
+        self._require_undecided(request, verdict)
         self._verified(request, self._by_word(request, verdict, principal, ""))
 
     def accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
@@ -210,10 +269,10 @@ class ApprovalInbox:
 
         Raises ``ApprovalError`` for an approver who may not approve this request
         (``approval.refused``), and for a request that does not wait, or differs from the one that
-        waits (``request.unknown``, ``request.altered``); ``VerificationError`` or ``DecodeError``
-        (see ``Roster.verify``), or ``StorageError``. An unsigned answer is refused
-        (``approval.unsigned``): whoever writes the answer could name any principal, and the
-        application gives its word with ``vouch`` alone.
+        waits (``request.ended``, ``request.unknown``, ``request.altered``); ``VerificationError``
+        or ``DecodeError`` (see ``Roster.verify``), or ``StorageError``. An unsigned answer is
+        refused (``approval.unsigned``): whoever writes the answer could name any principal, and
+        the application gives its word with ``vouch`` alone.
         """
         if not envelope.signatures:
             message = "the answer is not signed: an application answers with guard.approvals.vouch"
@@ -222,17 +281,20 @@ class ApprovalInbox:
 
     def _accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
         answer = self._verified(request, envelope)
-        self._store.answer(request, envelope)
+        try:
+            self._store.answer(request, envelope)
+        except ApprovalError as error:
+            if error.code == "request.unknown":  # its call was decided a moment ago
+                raise self._ended(request.request_id) from error
+            raise
         return answer
 
     def _verified(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
         """Return an answer to a request that waits, if the answer counts; raises as ``vouch``."""
         if self._key(request) is None:
-            self._require_unaltered(request.request_id)
-            message = f"the request {request.request_id} does not wait here any more"
-            raise ApprovalError(message, code="request.unknown")
+            raise self._ended(request.request_id)
         answer = self._roster.verify(envelope, request, at=seconds(self._clock()))
-        self._require_counts(request, answer)
+        require_counts(request, answer, self._roster)
         return answer
 
     def loads(self, data: bytes) -> tuple[ApprovalRequest, Envelope]:
@@ -297,6 +359,7 @@ class ApprovalInbox:
     def _sign(
         self, request: ApprovalRequest, verdict: Verdict, signer: Signer, note: str
     ) -> Answer:
+        self._require_undecided(request, verdict)
         principal = self.approver(signer.public_key).principal
         return self.accept(request, self._answer(request, verdict, principal, note, signer))
 
@@ -318,37 +381,6 @@ class ApprovalInbox:
             note=note,
             roles=roles,
             signer=signer,
-        )
-
-    def _require_counts(self, request: ApprovalRequest, answer: Answer) -> None:
-        """Raise ``ApprovalError`` for an answer that counts for no requirement.
-
-        Everybody on the roster may reject. Whoever asks for the call may do so as well, because a
-        rejection lets nothing run.
-        """
-        requesters = frozenset(request.requesters)
-        principal, verdict = answer.approval.approver, answer.approval.verdict
-        if verdict == "reject" and (
-            answer.approver is not None
-            or principal in requesters
-            or any(one.principal == principal for one in self._roster.approvers.values())
-        ):
-            return
-        reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
-        if all(reason is not None for reason in reasons):
-            what = "approval" if verdict == "approve" else "rejection"
-            advice = "" if answer.approver is not None else self._advice(request)
-            message = f"this {what} would not count: {reasons[0]}{advice}"
-            raise ApprovalError(message, code="approval.refused")
-
-    def _advice(self, request: ApprovalRequest) -> str:
-        """Return how the application's word could count for a role that a request asks for."""
-        asked = [role for one in request.requirements for role in one.roles]
-        if not asked or not set(asked).isdisjoint(self._roster.application_roles):
-            return ""
-        return (
-            "; the application's word counts for none of them: list the role in [approvals] "
-            "application_roles, or have the answer signed"
         )
 
 

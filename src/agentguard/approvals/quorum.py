@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from agentguard.approvals.roster import Answer
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.roster import Answer, Roster
 from agentguard.call.decision import Requirement
+from agentguard.errors import ApprovalError
 
 
 def missing_approvals(
@@ -64,6 +66,39 @@ def reason_not_counted(
         name = principal if approver is None else approver.name
         return f"{name} has none of the roles {', '.join(requirement.roles)}"
     return None
+
+
+def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> None:
+    """Raise ``ApprovalError`` (``approval.refused``) for an answer that counts for no requirement.
+
+    Everybody on the roster may reject. Whoever asks for the call may do so as well, because a
+    rejection lets nothing run.
+    """
+    requesters = frozenset(request.requesters)
+    principal, verdict = answer.approval.approver, answer.approval.verdict
+    if verdict == "reject" and (
+        answer.approver is not None
+        or principal in requesters
+        or any(one.principal == principal for one in roster.approvers.values())
+    ):
+        return
+    reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
+    if all(reason is not None for reason in reasons):
+        what = "approval" if verdict == "approve" else "rejection"
+        advice = "" if answer.approver is not None else _advice(request, roster)
+        message = f"this {what} would not count: {reasons[0]}{advice}"
+        raise ApprovalError(message, code="approval.refused")
+
+
+def _advice(request: ApprovalRequest, roster: Roster) -> str:
+    """Return how the application's word could count for a role that a request asks for."""
+    asked = [role for one in request.requirements for role in one.roles]
+    if not asked or not set(asked).isdisjoint(roster.application_roles):
+        return ""
+    return (
+        "; the application's word counts for none of them: list the role in [approvals] "
+        "application_roles, or have the answer signed"
+    )
 
 
 def _approvers_in_words(requirement: Requirement) -> Iterable[str]:

@@ -14,14 +14,16 @@ import os
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox, Store
+from agentguard.approvals.status import RequestStatus
 from agentguard.audit import records
+from agentguard.audit.request_status import status_of_request
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
@@ -172,7 +174,13 @@ class Runtime:
         """Return the inbox in which people answer requests for approvals."""
         self.current_ports()
         store, roster = self.approval_store(self.domain), self._settings.roster
-        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles)
+        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, self._history)
+
+    def _history(self, request_id: str) -> RequestStatus | None:
+        """Return what became of a request that does not wait any more."""
+        self.flush()
+        with closing(self.domain.read()) as reader:
+            return status_of_request(reader, request_id, seconds(clock()))
 
     def _require_open(self) -> None:
         if self._closed:

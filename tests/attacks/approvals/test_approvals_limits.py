@@ -221,7 +221,8 @@ def test_an_answer_to_a_request_that_is_gone_is_told_so(place):
     place.call()
     with pytest.raises(ApprovalError) as refused:
         place.approve(request)
-    assert refused.value.code == "request.unknown"
+    assert refused.value.code == "request.ended"
+    assert str(refused.value).endswith("and its call ran")
     sealed = answer(request, place.people.keys["bob"], "user:bob")
     with pytest.raises(ApprovalError) as refused:
         place.guard._runtime._ports.approvals.answer(request, sealed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +18,8 @@ from agentguard.approvals.answer import Verdict, seal_answer
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.roster import Answer
+from agentguard.approvals.status import RequestStatus
+from agentguard.audit.request_status import status_of_request
 from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen, times
@@ -213,7 +216,14 @@ class _Question(NamedTuple):
 
 def _inbox(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
-    return ApprovalInbox(location.approvals(config), settings.roster, times.now)
+    place = location.locate(config)
+
+    def history(request_id: str) -> RequestStatus | None:
+        with closing(place.reader()) as reader:
+            return status_of_request(reader, request_id, seconds(times.now()))
+
+    store = location.approvals(config)
+    return ApprovalInbox(store, settings.roster, times.now, history=history)
 
 
 def _question(request_id: str | None, file: Path | None, config: Path | None) -> _Question:

@@ -1,0 +1,83 @@
+"""What became of a request for an approval: who answered it, and how its call ended.
+
+``RequestStatus`` is read from the store while the request waits, and from the log afterwards
+(``audit/request_status.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, Final, Literal
+
+from agentguard.approvals.answer import Approval
+from agentguard.errors import ApprovalError
+
+RequestState = Literal["waiting", "approved", "rejected", "expired", "withdrawn"]
+CallState = Literal["not_made", "ran", "failed", "unknown", "refused"]
+
+_CALLS: Final = {
+    "not_made": "its call was not made again",
+    "ran": "its call ran",
+    "failed": "its call ran, and the tool raised an exception",
+    "unknown": "its call began, and nobody knows whether it ran",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """What became of a request and of its call.
+
+    ``state`` is ``waiting``, ``approved``, ``rejected``, ``expired``, or ``withdrawn`` for a
+    request whose call nobody will make any more. ``answers`` are the valid answers, with
+    ``approver``, ``verdict``, ``not_before`` (seconds since the epoch) and ``note``.
+
+    ``call`` is ``not_made`` while nobody has made the call again, ``ran`` or ``failed`` (the tool
+    raised an exception) once the log has the outcome, ``unknown`` for an allowed call without an
+    outcome, and ``refused`` for a denied call: ``code`` and ``reason`` are those of the decision.
+    ``invocation_id`` names the call in the log, and ``decided_at`` is the time of its decision (RFC
+    3339, UTC); both are None where the call was not made again.
+    """
+
+    request_id: str
+    state: RequestState
+    answers: tuple[Approval, ...] = ()
+    call: CallState = "not_made"
+    code: str = ""
+    reason: str = ""
+    invocation_id: str | None = None
+    decided_at: str | None = None
+
+    def __str__(self) -> str:
+        """Return the status as a sentence without its full stop."""
+        verdict = {"approved": "approve", "rejected": "reject"}.get(self.state)
+        answers = [one for one in self.answers if one.verdict == verdict]
+        who = " and ".join(f"{one.approver} at {_moment(one.not_before)}" for one in answers)
+        by = f" by {who}" if who else ""
+        state = {"waiting": "waits", "expired": "has expired"}.get(self.state, f"was {self.state}")
+        if self.state == "waiting":
+            return f"the request {self.request_id} waits"
+        end = _CALLS.get(self.call, f"its call was refused [{self.code}]")
+        return f"the request {self.request_id} {state}{by}, and {end}"
+
+
+History = Callable[[str], RequestStatus | None]
+"""Returns what became of the request whose id begins so, from the log; None for no such request."""
+
+
+class RequestEndedError(ApprovalError):
+    """A request does not wait any more; ``status`` says what became of the request."""
+
+    default_code: ClassVar[str] = "request.ended"
+
+    def __init__(self, status: RequestStatus) -> None:
+        super().__init__(f"this answer comes too late: {status}")
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[RequestEndedError], tuple[RequestStatus]]:
+        return type(self), (self.status,)
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

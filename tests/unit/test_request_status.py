@@ -1,0 +1,229 @@
+"""What became of a request: ``guard.approvals.status``, and what a second answer is told.
+
+While a request waits the store tells, and afterwards the log, in whatever process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agentguard import (
+    ApprovalError,
+    ApprovalPending,
+    ApprovalRequest,
+    Decision,
+    Denied,
+    Guard,
+    RequestEndedError,
+    Requirement,
+)
+from agentguard.guard import process
+
+ROLES = {"user:dora": ["manager"], "user:erin": ["manager"]}
+WORD = {"application": True, "application_roles": ["manager"]}
+
+
+class Shop:
+    """A guard whose policy asks for a manager, and a tool that may fail."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard, self.inbox = guard, guard.approvals
+        self.agent = guard.new_agent("support")
+        self.fails = False
+        self.denies = False
+
+        @guard.tool
+        def refund(order: str) -> str:
+            if self.fails:
+                raise ConnectionError(order)
+            return f"refunded {order}"
+
+        self.refund = refund
+
+    def ask(self, order: str = "A-1") -> ApprovalRequest:
+        with pytest.raises(ApprovalPending) as pending:
+            self.agent.call(self.refund, order)
+        return pending.value.request
+
+    def click(self, request: ApprovalRequest, who: str = "user:dora", verdict: Any = "approve"):
+        return self.inbox.vouch(request, verdict, principal=who)
+
+    def late(self, request: ApprovalRequest, verdict: Any = "approve") -> str:
+        """What a second click is told."""
+        with pytest.raises(RequestEndedError) as ended:
+            self.click(request, "user:erin", verdict)
+        assert ended.value.code == "request.ended"
+        assert ended.value.status == self.inbox.status(request.request_id)
+        again = pickle.loads(pickle.dumps(ended.value))  # noqa: S301  of this very process
+        assert (str(again), again.status) == (str(ended.value), ended.value.status)
+        return str(ended.value)
+
+
+@pytest.fixture
+def shop():
+    def policy(call):
+        if made[0].denies and "approval" in call:
+            return Decision.deny("the shop is closed")
+        return Decision.require_approval(Requirement("a manager", roles=("manager",)))
+
+    made: list[Shop] = []
+    with Guard.ephemeral(policy, config={"approvals": WORD}, approver_roles=ROLES.get) as guard:
+        made.append(Shop(guard))
+        yield made[0]
+
+
+def short(text: str) -> str:
+    """A sentence without ids and times."""
+    return " ".join(
+        word
+        for word in text.removeprefix("this answer comes too late: ").split()
+        if not (word[0].isdigit() and ("-" in word or ":" in word))
+        if len(word) != 32 and word.strip(",") != "UTC"
+    )
+
+
+def test_a_request_that_waits(shop):
+    request = shop.ask()
+    status = shop.inbox.status(request.request_id)
+    assert (status.state, status.call, status.answers) == ("waiting", "not_made", ())
+    assert str(status) == f"the request {request.request_id} waits"
+
+
+def test_a_call_that_ran(shop):
+    request = shop.ask()
+    shop.click(request)
+    assert shop.inbox.status(request.request_id).state == "approved"
+    told = "the request was approved by user:dora at and its call was not made again"
+    assert short(shop.late(request)) == told
+    shop.agent.call(shop.refund, "A-1")
+    told = "the request was approved by user:dora at and its call ran"
+    assert short(shop.late(request)) == told
+    assert short(shop.late(request, "reject")) == told
+    status = shop.inbox.status(request.request_id)
+    assert (status.state, status.call) == ("approved", "ran")
+    ((who, verdict),) = [(one.approver, one.verdict) for one in status.answers]
+    assert (who, verdict) == ("user:dora", "approve")
+    assert status.invocation_id is not None
+    assert shop.guard.prove(status.invocation_id)
+
+
+def test_an_approval_can_be_taken_back_until_the_call_is_made(shop):
+    request = shop.ask()
+    shop.click(request)
+    shop.click(request, "user:erin", "reject")
+    assert shop.inbox.status(request.request_id).state == "rejected"
+    with pytest.raises(Denied):
+        shop.agent.call(shop.refund, "A-1")
+
+
+def test_a_call_whose_tool_failed(shop):
+    request = shop.ask()
+    shop.click(request)
+    shop.fails = True
+    with pytest.raises(ConnectionError):
+        shop.agent.call(shop.refund, "A-1")
+    assert "its call ran, and the tool raised an exception" in shop.late(request)
+    assert shop.inbox.status(request.request_id).call == "failed"
+
+
+def test_a_call_that_was_rejected(shop):
+    request = shop.ask()
+    shop.click(request, verdict="reject")
+    assert "was rejected by user:dora at" in shop.late(request)
+    with pytest.raises(Denied):
+        shop.agent.call(shop.refund, "A-1")
+    assert "and its call was refused [approval.rejected]" in shop.late(request)
+    status = shop.inbox.status(request.request_id)
+    assert (status.state, status.call, status.code) == ("rejected", "refused", "approval.rejected")
+
+
+def test_a_call_that_the_policy_denies_after_its_approval(shop):
+    request = shop.ask()
+    shop.click(request)
+    shop.denies = True
+    with pytest.raises(Denied):
+        shop.agent.call(shop.refund, "A-1")
+    status = shop.inbox.status(request.request_id)
+    assert (status.state, status.call, status.code) == ("approved", "refused", "policy.denied")
+    assert status.reason == "the shop is closed"
+
+
+def test_a_request_that_has_expired(shop, monkeypatch):
+    ahead = [timedelta()]
+    monkeypatch.setattr(process, "clock", lambda: datetime.now(UTC) + ahead[0])
+    with Guard.ephemeral(
+        lambda _call: Decision.require_approval(Requirement("a manager", roles=("manager",))),
+        config={"approvals": WORD},
+        approver_roles=ROLES.get,
+    ) as guard:
+        other = Shop(guard)
+        request = other.ask()
+        ahead[0] = timedelta(hours=2)
+        assert "has expired, and its call was not made again" in other.late(request)
+        second = other.ask("A-2")
+        assert other.inbox.status(request.request_id).state == "expired"
+        other.click(second)
+        assert other.agent.call(other.refund, "A-2") == "refunded A-2"
+
+
+def test_a_request_that_was_withdrawn(shop):
+    request = shop.ask()
+    shop.inbox.withdraw(request)
+    assert "was withdrawn, and its call was not made again" in shop.late(request)
+
+
+def test_a_request_that_nobody_made(shop):
+    for request_id in ("0" * 32, "", "0" * 8):
+        with pytest.raises(ApprovalError) as unknown:
+            shop.inbox.status(request_id)
+        assert unknown.value.code == "request.unknown"
+
+
+def test_each_call_has_its_own_end(shop):
+    first, second = shop.ask("A-1"), shop.ask("A-2")
+    shop.click(first)
+    shop.click(second, "user:erin")
+    shop.agent.call(shop.refund, "A-1")
+    ran, waits = (shop.inbox.status(one.request_id) for one in (first, second))
+    assert (ran.call, [one.approver for one in ran.answers]) == ("ran", ["user:dora"])
+    assert (waits.call, [one.approver for one in waits.answers]) == ("not_made", ["user:erin"])
+
+
+def test_a_button_is_shown_to_whoever_could_answer(shop):
+    request = shop.ask()
+    with pytest.raises(ApprovalError) as refused:
+        shop.inbox.check(request, "approve", principal="user:zoe")
+    assert refused.value.code == "approval.unknown"
+    shop.inbox.check(request, "approve", principal="user:dora")
+    assert shop.inbox.status(request.request_id).state == "waiting"  # nothing was stored
+    shop.click(request)
+    with pytest.raises(RequestEndedError):
+        shop.inbox.check(request, "approve", principal="user:erin")
+
+
+def test_the_beginning_of_an_id_finds_what_became_of_it(shop):
+    request = shop.ask()
+    shop.click(request)
+    shop.agent.call(shop.refund, "A-1")
+    with pytest.raises(RequestEndedError, match="its call ran"):
+        shop.inbox.find(request.request_id[:8])
+    with pytest.raises(ApprovalError) as unknown:
+        shop.inbox.find(request.request_id[:3])
+    assert unknown.value.code == "request.unknown"
+
+
+def test_on_an_event_loop(shop):
+    async def main() -> str:
+        with pytest.raises(ApprovalPending) as pending:
+            await shop.agent.acall(shop.refund, "A-1")
+        request = pending.value.request
+        await asyncio.to_thread(shop.click, request)
+        assert await shop.agent.acall(shop.refund, "A-1") == "refunded A-1"
+        return await asyncio.to_thread(shop.late, request)
+
+    assert asyncio.run(main()).endswith("and its call ran")
