@@ -275,6 +275,15 @@ def test_whoever_writes_the_state_under_an_open_guard_gains_nothing(campaign, at
     assert not accepted, "\n".join([f"AGENTGUARD_SEED={SEED}", *accepted])
 
 
+@pytest.mark.slow("a guard is opened for each way to write the row of a shard")
+def test_a_guard_loses_nothing_by_the_row_of_its_shard_once_the_row_is_put_back(campaign):
+    kinds = campaign.kinds("end").items()
+    rows = [alike[0] for kind, alike in kinds if kind.startswith("shards/*.sqlite shard ")]
+    assert len(rows) > 5
+    accepted = campaign.accepted_while_open([(Attack("end", row), True) for row in rows])
+    assert not accepted, "\n".join(accepted)
+
+
 # --- the attacks themselves -----------------------------------------------------------------------
 
 

@@ -87,7 +87,9 @@ def of_rows(
 def put_back(path: Path, before: Mapping[str, Table], written: Mapping[str, Table]) -> None:
     """Have the rows that were ``written`` be as they were ``before``, and leave all others alone.
 
-    A table that is not there any more, or has other columns, is left alone too.
+    Of a row that somebody has changed since, as a guard changes the row of its shard, the cells are
+    put back that nobody has changed since. A table that is not there any more, or has other
+    columns, is left alone too.
     """
     now, statements = tables(path), list[tuple[str, Sequence[Any]]]()
     for name, table in before.items():
@@ -103,6 +105,11 @@ def put_back(path: Path, before: Mapping[str, Table], written: Mapping[str, Tabl
         statements += [
             part for rowid in theirs if rowid in was for part in table.inserted(was[rowid], rowid)
         ]
+        for rowid in {*was, *then, *now[name].rows} - {*theirs}:
+            rows = (was.get(rowid), then.get(rowid), now[name].rows.get(rowid))
+            columns = () if None in rows else zip(table.columns, *filter(None, rows), strict=True)
+            cells = {column: one for column, one, two, three in columns if one != two == three}
+            statements += table.updated(rowid, cells, key="") if cells else ()
     _executing(Path(), statements)(path)
 
 
