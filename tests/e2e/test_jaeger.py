@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -256,16 +258,29 @@ def test_the_demo(jaeger, tmp_path):
         assert span.tags["agentguard.audit.checkpoint"] in notes
     assert len([s for s in spans if s.name.startswith("execute_tool")]) == len(calls) + len(waiting)
 
-    for tags in (
-        {"agentguard.policy.decision": "deny"},
-        {"agentguard.approval.status": "approved"},
-        {"gen_ai.agent.name": "test-fixer"},
-        {"user.id": "user:alice"},
-        {"error.type": "scope.exceeded"},
-        {"agentguard.invocation.id": calls[-1]["invocation_id"]},
-    ):
-        assert told["trace_id"] in jaeger.search("forge", **tags)
-    assert jaeger.search("forge", **{"user.id": "user:mallory"}) == set()
+    # what the page on Jaeger's page says
+    page = (ROOT / "docs" / "how-to" / "jaeger-page.md").read_text("utf-8")
+    tags = dict(re.findall(r"^\| `([a-z_.]+)=([^`]+)` \|", page, re.MULTILINE))
+    assert len(tags) == 8  # one name is there twice
+    tags["agentguard.invocation.id"] = calls[-1]["invocation_id"]
+    for name, value in tags.items():
+        assert told["trace_id"] in jaeger.search("forge", **{name: value})
+        assert told["trace_id"] not in jaeger.search("forge", **{name: f"{value}x"})
+    assert [span.tags["error"] for span in spans if "error" in span.tags] == [True] * 3
+    assert jaeger.search("forge", error="true") == set()  # in the storage in memory
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    decisions = Counter(
+        (span.tags["gen_ai.agent.name"], span.tags["agentguard.policy.decision"])
+        for span in spans
+        if "agentguard.policy.decision" in span.tags
+    )
+    counted = {
+        (agent, decision): int(number)
+        for agent, *numbers in rows
+        for decision, number in zip(("allow", "approval", "deny"), numbers, strict=True)
+        if number != "0"
+    }
+    assert counted == decisions
 
 
 @pytest.mark.slow("runs the whole demo in a process of its own")
