@@ -11,7 +11,8 @@ import docs_pages
 import pytest
 from denial_lines import without_denials
 
-from agentguard import Guard
+from agentguard import ApprovalRequest, RequestStatus
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.domain import config
 from agentguard.policy.rego import RegoEngine
 
@@ -77,9 +78,49 @@ def test_the_reason_codes_are_in_the_list():
         assert f"| `{code}` |" in CODES
 
 
-def test_what_the_desk_offers_is_there():
-    _, _, rest = PAGE.partition("- `guard.approvals` is the desk: ")
-    sentence = rest.partition(", which")[0]
-    with Guard.ephemeral(lambda _: None) as guard:  # type: ignore[arg-type, return-value]
-        for name in re.findall(r"`(\w+)[`(]", sentence):
-            assert hasattr(guard.approvals, name)
+def test_a_web_application_prints_what_its_page_says(project):
+    page = docs_pages.text("how-to/approvals-web")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ran = project.python("-W", "error", "-c", code)
+    assert without_denials(ran.stderr) == ""
+    assert ran.stdout == docs_pages.printed(page)
+
+
+def test_the_tables_of_a_web_application_are_those_of_a_configuration():
+    page = docs_pages.text("how-to/approvals-web")
+    word, people = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    read = config.parse(tomllib.loads(word + people), source="page", base=Path.cwd())
+    assert read.roster.application_roles == ("manager",)
+    assert read.roster.roles_of("user:dora") == {"manager"}
+    assert read.approver_roles == "acme.staff:roles_of"
+
+
+def public(documented: type) -> set[str]:
+    return {name for name in dir(documented) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("documented", "title"),
+    [
+        (ApprovalInbox, "Methods"),
+        (ApprovalRequest, "A request"),
+        (RequestStatus, "A status"),
+    ],
+)
+def test_the_reference_has_each_name_and_no_other(documented, title):
+    section = docs_pages.text("reference/approvals").partition(f"\n## {title}\n")[2]
+    rows = re.findall(r"^\| (`[^|]*) \|", section.partition("\n## ")[0], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)[`(]", row)}
+    if documented is ApprovalRequest:
+        named -= {"loads"}  # which is there, as a class's own method
+        assert public(documented) - named == {"has_key", "loads"}  # the flow's own
+    else:
+        assert named == public(documented)
+    assert named <= public(documented)
+
+
+def test_the_reference_has_the_codes_of_the_list():
+    codes = re.findall(r"`([a-z]+\.[a-z_]+)`", docs_pages.text("reference/approvals"))
+    codes = [code for code in codes if not code.startswith(("guard.", "agent.", "request.id"))]
+    assert codes
+    assert [code for code in codes if f"| `{code}` |" not in CODES] == []
