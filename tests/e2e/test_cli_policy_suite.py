@@ -232,7 +232,7 @@ def test_rego_tests_alone_do_not_pass_for_a_policy_that_no_guard_takes(written, 
 @pytest.mark.parametrize(
     ("member", "given", "said"),
     [
-        ("agent", {"role": ["lead"]}, "agent.role: unknown key; the keys of this table are: id, "),
+        ("agent", {"role": ["lead"]}, "agent.role: unknown key; did you mean roles? "),
         ("agent", {"roles": "lead"}, "agent.roles: expected a list of strings"),
         ("agent", {"type": 1}, "agent.type: expected a string"),
         ("delegation", {"subject": "user:alice", "scopes": ["a"]}, "delegation.scopes: unknown"),

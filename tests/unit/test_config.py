@@ -216,11 +216,11 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         (POLICY + '[roles.r]\nscopes = ["a"]\n', "roles.r.scopes", "unknown key"),
         (POLICY + '[agents.a]\nmax_scope = ["\u0430"]\n', "agents.a.max_scope", "is no scope"),
         (POLICY + '[agents.a]\nroles = "r"\n', "agents.a.roles", "a list of strings"),
-        (POLICY + '[agents.a]\nroles = ["r"]\n', "agents.a.roles", "names of [roles]: none"),
+        (POLICY + '[agents.a]\nroles = ["r"]\n', "agents.a.roles", "is not one of [roles]: none"),
         (
             POLICY + '[roles.q]\n[agents.a]\nroles = ["q", "r"]\n',
             "agents.a.roles",
-            "names of [roles]: q",
+            "is not one of [roles]: q",
         ),
         ("principals = 5\n" + POLICY, "principals", "a table"),
         (POLICY + '[principals]\n"user:a" = 5\n', "principals.user:a", "a table"),

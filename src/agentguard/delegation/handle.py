@@ -121,7 +121,10 @@ class Delegation:
         narrower = grant.parse_scopes(scope)
         excess = [token for token in narrower if token not in self._scope]
         if excess:
-            message = f"the delegation does not have the scope {' '.join(excess)}"
+            message = (
+                f"the delegation does not have the scope {' '.join(excess)}: it has "
+                f"{' '.join(sorted(self._scope))}"
+            )
             raise DelegationError(message, code="invalid_scope")
         return Delegation(self._chain, self._holder, narrower)
 

@@ -66,7 +66,9 @@ def passphrase_of(config: Config) -> Secret:
     except FileNotFoundError as error:
         message = (
             f"the file of the keys' passphrase, {path}, is not there: restore it, correct [keys] "
-            f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}"
+            f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}. Without the "
+            f"passphrase nobody can use the keys: if it is lost for good, move {config.state} away "
+            "and run agentguard init, which makes new keys and a new log"
         )
         raise KeyMaterialError(message, code="key.passphrase") from error
     except OSError as error:

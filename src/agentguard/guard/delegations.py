@@ -15,6 +15,7 @@ from agentguard.delegation.chain import Chain
 from agentguard.delegation.chain_issuance import Terms
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config import Config
+from agentguard.domain.config.spelling import ScopeSpelling
 from agentguard.errors import DecodeError, DelegationError
 from agentguard.guard import process
 from agentguard.guard.process import Runtime
@@ -26,8 +27,9 @@ from agentguard.identity.trust import seconds
 class Delegations:
     """Signs the first hop of a chain with the issuer's key, and verifies stored chains."""
 
-    def __init__(self, settings: Config, runtime: Runtime) -> None:
+    def __init__(self, settings: Config, runtime: Runtime, scopes: ScopeSpelling) -> None:
         self._settings = settings
+        self._scopes = scopes
         self._runtime = runtime
 
     def begin(
@@ -53,6 +55,7 @@ class Delegations:
             max_depth=max_depth,
             max_calls=max_calls,
         )
+        self._scopes.delegate(subject, terms.scope)
         domain = self._runtime.renewed_domain()
         now, jti = seconds(process.clock()), os.urandom(16).hex()
         trust_domain = domain.trust.trust_domain

@@ -26,15 +26,15 @@ from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import config, memory
 from agentguard.domain.config import Config
-from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.config.agents import AgentConfig, unknown_agent
 from agentguard.domain.config.engine_loader import (
     PolicySource,
     engine_from,
     log_warnings,
     open_engine,
 )
+from agentguard.domain.config.spelling import ScopeSpelling
 from agentguard.domain.protocol import Domain
-from agentguard.errors import ConfigError
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
@@ -80,8 +80,9 @@ class Guard:
         self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
-        self._tools = Tools(settings)
-        self._delegations = Delegations(settings, self._runtime)
+        scopes = ScopeSpelling(settings.source, settings.scopes)
+        self._tools = Tools(settings, scopes)
+        self._delegations = Delegations(settings, self._runtime, scopes)
         _GUARDS.add(self)
         self._runtime.current_ports()
         telemetry.watch_pending(self._waiting)
@@ -175,9 +176,7 @@ class Guard:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
         agents = self._settings.agents
         if name not in agents and (agents or not self._free):
-            names = ", ".join(sorted(agents)) or "none"
-            message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {names}"
-            raise ConfigError(message, code="agent.unknown")
+            raise unknown_agent(self._settings.source, name, agents)
 
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance with a new key, and record the instance's credential in the log.

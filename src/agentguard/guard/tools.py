@@ -12,15 +12,16 @@ from typing import Any
 from agentguard import paths
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import Spelling
+from agentguard.domain.config.spelling import ScopeSpelling, Spelling
 from agentguard.errors import ConfigError
 
 
 class Tools:
     """Applies ``[tools]``, ``[aliases]`` and ``[paths]`` to tools, and finds misspelt names."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, scopes: ScopeSpelling) -> None:
         self._settings = settings
+        self._scopes = scopes
         self._spelling = Spelling(settings.tool_names)
 
     def configure(self, spec: ToolSpec) -> ToolSpec:
@@ -43,6 +44,7 @@ class Tools:
         spec = paths.of_tool(self._settings.paths, spec)
         self._settings.require_redactable(spec)
         self._spelling.add(spec.name)
+        self._scopes.require(spec.name, spec.requires)
         return spec
 
     def check_names(self) -> None:

@@ -168,11 +168,22 @@ class Pause(NamedTuple):
         return Item(call, request, self.pending_turn.problems.get(one.call_id), missing)
 
 
+def _why_not(task: GraphTask) -> str:
+    """Return why no graph can pause here, and what a developer does about that."""
+    if task.id is None:
+        return "no graph runs here that could pause: call the tool in a LangGraph graph"
+    if task.is_stateless:
+        return "a graph around the call keeps no state, so the call can't wait in it"
+    return (
+        "the graph has no checkpointer, so it can't pause: pass checkpointer= to create_agent or "
+        'to compile, and {"configurable": {"thread_id": ...}} as the config of the run'
+    )
+
+
 def require_pause(task: GraphTask, pending: ApprovalPending) -> None:
     """Raise ``ApprovalPending`` where no graph can pause."""
     if not task.can_pause:
-        where = "no graph runs here" if task.id is None else "the graph has no checkpointer"
-        message = f"{pending.missing} ({where} that could pause: answer, and make the call again)"
+        message = f"{pending.missing} ({_why_not(task)}; or answer, and make the call again)"
         raise ApprovalPending(pending.request, message) from pending
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from agentguard.audit.calls import Evaluation
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
-from agentguard.cli.policy import replay, source, test
+from agentguard.cli.policy import hints, replay, source, test
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
     ConfigOption,
@@ -101,11 +101,13 @@ def evaluate(
 ) -> None:
     """Ask a policy about one call.
 
-    Takes the policy's input document. The decision is made as for a guarded call: an error of the
+    Takes the policy's input document, or what agentguard audit show --json prints of a call. The
+    decision is made as for a guarded call: an error of the
     policy is a denial. Exit code 1 unless the call is allowed.
     """
     members = _document(document)
-    engine = source.load(source.chosen(policy, query, config))
+    settings = source.chosen(policy, query, config)
+    engine = source.load(settings)
     decision, evaluation = source.ask(engine, canonical.dumps(members))
     if json:
         screen.json_line(
@@ -123,7 +125,7 @@ def evaluate(
         reasons = decision.reasons
         if decision.code not in ("", "policy.denied"):
             reasons = (source.explained(engine, decision, canonical.dumps(members)),)
-        for reason in reasons:
+        for reason in (*reasons, *hints.about(members, decision, settings, settings)):
             screen.item("  ", reason)
         if decision.code == "policy.denied" and "action" not in members:
             screen.item("  ", 'the input has no "action", the name of the tool')
@@ -148,10 +150,25 @@ def _document(document: Path) -> dict[str, canonical.JSON]:
         )
         raise DecodeError(message, code="json.not_object")
     try:
-        return canonical.loads_object(data)
+        members = canonical.loads_object(data)
+        return _recorded_input(members, str(name)) if "invocation_id" in members else members
     except DecodeError as error:
         message = f"{name}: {error}: expected the policy's input, a JSON object"
         raise DecodeError(message, code=error.code) from error
+
+
+def _recorded_input(members: dict[str, JSON], name: str) -> dict[str, JSON]:
+    """Return the policy's input of a call on record, from what ``audit show --json`` prints."""
+    recorded = members.get("input")
+    if "action" in members or "config_sha256" not in members:
+        return members  # a policy's input with a member that has this name
+    if isinstance(recorded, dict):
+        return recorded
+    message = (
+        f"{name}: the policy was not asked about this call, or its input was erased; agentguard "
+        "audit show says why"
+    )
+    raise DecodeError(message, code="json.not_object")
 
 
 def _read(document: Path) -> bytes:

@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from agentguard.call.decision import Decision
-from agentguard.cli.policy import opa_tests, source, suite
+from agentguard.cli.policy import hints, opa_tests, source, suite
 from agentguard.cli.policy.cases import Case, read_cases
 from agentguard.cli.policy.opa_tests import RegoTest
 from agentguard.cli.terminal import location, screen
@@ -24,6 +24,7 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOpti
 from agentguard.domain.config import Config, resolve
 from agentguard.errors import ConfigError
 from agentguard.policy.engine import Engine
+from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
 _COLUMNS = ("", "expected", "got", "case")
@@ -38,10 +39,14 @@ class _CaseResult:
     why: str
 
     @classmethod
-    def ask(cls, engine: Engine, case: Case) -> _CaseResult:
+    def ask(cls, engine: Engine, case: Case, settings: Config, vocabulary: Config) -> _CaseResult:
         """Ask the engine about a case; raises ``PolicyError`` where a server does not answer."""
         decision = source.surely(engine, case.document)
-        return cls(case, decision, source.explained(engine, decision, case.document))
+        why = source.explained(engine, decision, case.document)
+        if not case.holds(decision):
+            members = canonical.loads_object(case.document)
+            why = "; ".join((why, *hints.about(members, decision, settings, vocabulary)))
+        return cls(case, decision, why)
 
     @property
     def ok(self) -> bool:
@@ -148,7 +153,9 @@ def run_tests(
     settings = source.chosen(policy, query, config)
     case_tables = tables or suite.tables(settings)
     rego = suite.rego(settings) if not tables or opa is not None or require_opa else []
-    results = _run(settings, _cases(settings, config, case_tables), rego, opa)
+    vocabulary = _vocabulary(settings, config)
+    cases = [case for table in case_tables for case in read_cases(table, vocabulary)]
+    results = _run(settings, vocabulary, cases, rego, opa)
     missing = _missing(settings, results, require_opa=require_opa)
     if json:
         screen.json_line(results.as_json(missing))
@@ -170,16 +177,15 @@ def _require_tables(tables: Sequence[Path]) -> None:
             )
 
 
-def _cases(settings: Config, config: Path | None, tables: Sequence[Path]) -> list[Case]:
-    vocabulary = _vocabulary(settings, config)
-    return [case for table in tables for case in read_cases(table, vocabulary)]
-
-
 def _run(
-    settings: Config, cases: Sequence[Case], files: Sequence[Path], opa: str | None
+    settings: Config,
+    vocabulary: Config,
+    cases: Sequence[Case],
+    files: Sequence[Path],
+    opa: str | None,
 ) -> _TestResults:
     """Run all tests. Raises ``ConfigError`` or ``PolicyError`` where the policy can't be used."""
-    case_results = _case_results(settings, cases) if cases or files else []
+    case_results = _case_results(settings, vocabulary, cases) if cases or files else []
     rego, skipped = _rego(settings, files, opa)
     return _TestResults(case_results, files, rego, skipped)
 
@@ -200,7 +206,7 @@ def _missing(settings: Config, results: _TestResults, *, require_opa: bool) -> s
     return None
 
 
-def _case_results(settings: Config, cases: Sequence[Case]) -> list[_CaseResult]:
+def _case_results(settings: Config, vocabulary: Config, cases: Sequence[Case]) -> list[_CaseResult]:
     """Load the policy as a guard does, and ask it about each case.
 
     Raises ``PolicyError`` where a policy server does not answer.
@@ -208,7 +214,7 @@ def _case_results(settings: Config, cases: Sequence[Case]) -> list[_CaseResult]:
     engine = source.load(settings)
     if cases:
         source.require_policy(engine)
-    return [_CaseResult.ask(engine, case) for case in cases]
+    return [_CaseResult.ask(engine, case, settings, vocabulary) for case in cases]
 
 
 def _vocabulary(settings: Config, config: Path | None) -> Config:

@@ -97,6 +97,10 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield _attempt("policy", lambda: _policy(settings))
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
+    if not os.path.lexists(settings.state):
+        yield Finding("fail", "state", _no_state(settings))
+        yield _passphrase(settings)
+        return
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))
@@ -148,6 +152,13 @@ def _inputs(settings: Config) -> Iterator[Finding]:
         yield Finding("ok", "policy", source.looked_up(names, look_ups))
     for name in () if look_ups else names:
         yield Finding("warn", "policy", source.advice(name))
+
+
+def _no_state(settings: Config) -> str:
+    return (
+        f"there is no {from_home(settings.state)}: run agentguard init, which makes the keys and "
+        "the log that agentguard.toml names; or restore the state from a backup"
+    )
 
 
 def _state(settings: Config) -> str:

@@ -79,11 +79,7 @@ def init(
     _require_folder(folder)
     if os.path.lexists(folder / config.FILE):
         if trust_domain is not None or anchor is not None:
-            message = (
-                f"{folder / config.FILE} exists already and sets the trust domain and the anchor: "
-                "leave out --trust-domain and --anchor"
-            )
-            raise typer.BadParameter(message)
+            raise _options_of_another(folder / config.FILE)
         _complete(folder)
     else:
         anchor = config.DEFAULT_ANCHOR if anchor is None else anchor
@@ -112,6 +108,17 @@ def _create(folder: Path, settings: Config) -> None:
         *_private_paths(settings, trust, passphrase_file),
     )
     _next(folder, f"name your tools in {_POLICY}", *_IN_CODE, _DOCTOR)
+
+
+def _options_of_another(file: Path) -> typer.BadParameter:
+    """Return the error for options that only a new configuration can follow."""
+    settings = config.load(file)
+    anchor = "none" if settings.anchor is None else from_home(settings.anchor)
+    return typer.BadParameter(
+        f"{file} exists already, with the trust domain {settings.trust_domain} and the anchor "
+        f"{anchor}: leave out --trust-domain and --anchor to make the keys and the log for it, "
+        "or name another folder for a new trust domain"
+    )
 
 
 def _complete(folder: Path) -> None:

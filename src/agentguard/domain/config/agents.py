@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agentguard.domain.config.spelling import did_you_mean
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
@@ -82,8 +83,21 @@ def _roles(
     for role in roles:
         if role not in scopes:
             names = ", ".join(sorted(scopes)) or "none"
-            raise table.mistake("roles", f"names of [roles]: {names}")
+            meant = did_you_mean(role, scopes)
+            message = f"{table.name('roles')}: {role!r} is not one of [roles]: {meant or names}"
+            raise ConfigError(message.rstrip())
     return roles, frozenset[str]().union(*(scopes[role] for role in roles))
+
+
+def unknown_agent(source: str, name: str, agents: Iterable[str]) -> ConfigError:
+    """Return the error (``agent.unknown``) for a name without a table in ``source``."""
+    names = ", ".join(sorted(agents)) or "none"
+    meant = did_you_mean(name, agents)
+    message = (
+        f"{source}: there is no [agents.{name}]; known agents: {names}; "
+        f"{meant}{'Otherwise add' if meant else 'correct the name, or add'} the table"
+    )
+    return ConfigError(message, code="agent.unknown")
 
 
 def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
@@ -93,8 +107,9 @@ def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
     for name, to in delegatees.items():
         for agent in (name, *to):
             if agents and agent not in agents:
-                names = ", ".join(sorted(agents))
-                raise ConfigError(f"{table.name(name)}: {agent!r} is not one of [agents]: {names}")
+                names = did_you_mean(agent, agents) or ", ".join(sorted(agents))
+                message = f"{table.name(name)}: {agent!r} is not one of [agents]: {names}"
+                raise ConfigError(message.rstrip())
     return {name: frozenset(to) for name, to in delegatees.items()}
 
 

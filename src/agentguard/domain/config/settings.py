@@ -18,7 +18,7 @@ from agentguard.call.tool import ToolSpec
 from agentguard.delegation import grant
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
 from agentguard.domain.config.policy import PolicyConfig
-from agentguard.domain.config.spelling import closest_name
+from agentguard.domain.config.spelling import closest_name, closest_scope
 from agentguard.domain.config.tools import ToolConfig
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.principal import require_principal
@@ -93,6 +93,13 @@ class Config:
         names = {**redactions, **tables, **aliases}
         return {name: where for name, where in names.items() if name != "*"}
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Every scope of an agent or a role in the configuration."""
+        agents = (agent.scope or frozenset() for agent in self.agents.values())
+        principals = (principal.scope for principal in (self.principals or {}).values())
+        return frozenset[str]().union(*agents, *principals)
+
     def delegators(self, agent: str) -> frozenset[str] | None:
         """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
         return delegators_of(agent, self.delegatees)
@@ -125,8 +132,10 @@ class Config:
         request = grant.parse_scopes(principal.scope if scope is None else scope)
         excess = [name for name in request if name not in principal.scope]
         if excess or (scope is None and not request):
+            candidate = closest_scope(excess[0], principal.scope) if excess else None
+            advice = f"did you mean {candidate}? See" if candidate is not None else "see"
             message = (
-                f"the roles of {subject} do not allow {' '.join(excess) or 'anything'}: see "
+                f"the roles of {subject} do not allow {' '.join(excess) or 'anything'}: {advice} "
                 f"[principals] and [roles] in {self.source}"
             )
             raise DelegationError(message, code="scope.exceeded")

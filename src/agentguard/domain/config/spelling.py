@@ -1,15 +1,16 @@
-"""Warns about names of tools in a configuration that look misspelt.
+"""Finds the name that was probably meant, and warns about names that look misspelt.
 
-A guard learns the names of tools only when an application guards the tools. So a table for an
-unknown tool is not a mistake by itself. The warning comes if the name of a guarded tool is close to
-the name of the table.
+A guard learns the names of tools, and the scopes that tools require, only when an application
+guards the tools. So a table for an unknown tool is not a mistake by itself, and neither is an
+unknown scope. The warning comes if a known name is close to the unknown one.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Final
 
 _LOGGER = logging.getLogger("agentguard")
@@ -17,11 +18,76 @@ _LOGGER = logging.getLogger("agentguard")
 CLOSE: Final = 0.8
 """The ratio of ``difflib`` from which one name may be a misspelling of the other."""
 
+_PARTS: Final = re.compile(r"[:./]")
+_CLOSE_PARTS: Final = 0.7
+"""The ratio for the parts of a scope, which are short."""
+
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return one of the other ``names`` of which ``name`` may be a misspelling, or None."""
     others = [other for other in names if other != name]
     return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ``did you mean NAME? `` for the closest of ``names``, or the empty text."""
+    candidate = closest_name(name, sorted(names))
+    return f"did you mean {candidate}? " if candidate is not None else ""
+
+
+def closest_scope(scope: str, scopes: Iterable[str]) -> str | None:
+    """Return one of the other ``scopes`` of which ``scope`` may be a misspelling, or None.
+
+    The parts of a scope are compared one by one: ``files:read`` is not close to ``files:write``.
+    """
+    parts = _PARTS.split(scope)
+    for other in sorted(scopes):
+        others = _PARTS.split(other)
+        if other != scope and len(others) == len(parts) and all(map(_are_close, parts, others)):
+            return other
+    return None
+
+
+def _are_close(one: str, other: str) -> bool:
+    return SequenceMatcher(None, one, other).ratio() >= _CLOSE_PARTS
+
+
+class ScopeSpelling:
+    """Warns once about each scope that looks misspelt, where the program names the scope.
+
+    ``configured`` are the scopes of the agents and the roles in ``source``, the configuration.
+    """
+
+    def __init__(self, source: str, configured: Iterable[str]) -> None:
+        self._source = source
+        self._configured = frozenset(configured)
+        self._required: set[str] = set()
+        self._warned: set[str] = set()
+
+    def require(self, tool: str, scopes: Iterable[str]) -> None:
+        """Check the scopes that ``tool`` requires, and add them to the known scopes."""
+        scopes = frozenset(scopes)
+        for scope in sorted(scopes - self._configured):
+            what = f"the tool {tool} requires the scope {scope}, which no agent can have"
+            self._warn(scope, self._configured, what)
+        self._required |= scopes
+
+    def delegate(self, subject: str, scopes: Iterable[str]) -> None:
+        """Check the scopes that ``subject`` delegates."""
+        known = self._configured | self._required
+        for scope in sorted(frozenset(scopes) - known):
+            what = f"{subject} delegates the scope {scope}, which no agent, role or tool names"
+            self._warn(scope, known, what)
+
+    def _warn(self, scope: str, known: Iterable[str], what: str) -> None:
+        if scope in self._warned:
+            return
+        candidate = closest_scope(scope, known)
+        if candidate is not None:
+            self._warned.add(scope)
+            _LOGGER.warning(
+                "%s (%s): did you mean %s? If so, correct the name", what, self._source, candidate
+            )
 
 
 class Spelling:

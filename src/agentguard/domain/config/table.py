@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from agentguard.delegation import grant
+from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.principal import require_principal
 from agentguard.signing.canonical import is_integer
@@ -160,5 +161,9 @@ class Table:
         unknown = sorted(set(self._members) - self._keys)
         if unknown:
             keys = ", ".join(sorted(self._keys))
-            message = f"{self.name(unknown[0])}: unknown key; the keys of this table are: {keys}"
+            meant = did_you_mean(unknown[0], self._keys)
+            message = (
+                f"{self.name(unknown[0])}: unknown key; {meant}"
+                f"{'T' if meant else 't'}he keys of this table are: {keys}"
+            )
             raise ConfigError(message)

@@ -67,10 +67,32 @@ def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
         warnings = _check_tree(report, source.data, tuple(query.split(".")))
     if "error" in report:
         place, text = locate(report["error"])
+        text += _hint(text)
         raise invalid(f"{place}: {text}" if place else text)
     if "evaluated" not in report:
         raise invalid(f"the policy crashes the engine: {end}; simplify or split its rules")
     return warnings
+
+
+_HINTS: Final = (
+    (
+        "`if` keyword",
+        "this is the syntax of Rego v0; in v1 write NAME if {...}, and NAME contains ITEM if {...}",
+    ),
+    ("expecting `", "close what was opened before this place"),
+    (
+        "expecting expression",
+        "complete the expression; write a second rule of the same name in the place of an or",
+    ),
+    ("invalid character in string", "close the text with a double quotation mark on the same line"),
+    ("invalid character", "write a text in double quotation marks, and not in the place of !"),
+)
+"""What to write instead, by the beginning of a message of the native engine."""
+
+
+def _hint(message: str) -> str:
+    """Return what a developer writes instead, to be added to a message; empty if unknown."""
+    return next((f"; {hint}" for begin, hint in _HINTS if message.startswith(begin)), "")
 
 
 def locate(error: str) -> tuple[str, str]:
