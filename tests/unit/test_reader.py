@@ -305,7 +305,8 @@ def test_a_fork_reads_on_its_own(reader):
 
 def call_of(n, decision):
     """A record of which only the columns are those of a call."""
-    return Record(body_of(n), Summary("authorization", AT, f"{n:032x}", decision=decision))
+    columns = {"decision": decision, "trace_id": f"{n:032x}"}
+    return Record(body_of(n), Summary("authorization", AT, f"{n:032x}", **columns))
 
 
 def end_of(n):
@@ -337,6 +338,9 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
         lambda one: one.search(0, Search("policy"), after=1, newest_first=True),
         lambda one: one.named(0, prefix),
         lambda one: one.named(0, "f"),
+        lambda one: one.traces(0, ""),
+        lambda one: one.traces(0, prefix),
+        lambda one: one.traces(0, "f"),
         lambda one: one.unsettled(0),
         lambda one: one.unsettled(0, newest_first=True),
         lambda one: iter([one.end(0)]),
@@ -346,6 +350,7 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
         on_disk, in_memory = ([*ask(one)] for one in readers)
         assert in_memory == on_disk
     assert [*memory.named(0, prefix)] == [4, 5]
+    assert [*memory.traces(0, prefix)] == [f"{n:032x}" for n in (0xA1, 0xA2)]
     assert [*memory.unsettled(0)] == [6]
     assert [index for index, _body in memory.entries(0, after=5, newest_first=True)] == [7, 6]
     assert (memory.end(0).origin, memory.end(0).size) == (log.head.origin, 8)

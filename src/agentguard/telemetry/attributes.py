@@ -121,8 +121,14 @@ def reason(decision: Decision) -> str:
 
 
 def time_text(seconds: int) -> str:
-    """Return a time (seconds since the epoch) as RFC 3339 in UTC, for people who read a span."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    """Return a time (seconds since the epoch) as RFC 3339 in UTC, for people who read a span.
+
+    A time after the year 9999 stays a number: a policy may let a request wait so long.
+    """
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 def _member(name: str) -> str:

@@ -63,6 +63,15 @@ def test_the_span_names_all_who_approved_and_the_time_of_the_last(spans):
     assert attributes["agentguard.approval.decided_at"] == max(times)
 
 
+def test_a_request_that_may_wait_for_ever_has_its_event_too(spans):
+    ttl = 2**50
+    place = Place(lambda _document: Decision.require_approval(Requirement("whenever", ttl=ttl)))
+    request = place.ask()
+    (asked,) = (one for one in spans.all()[0].events if one.name == "approval.requested")
+    assert asked.attributes["agentguard.approval.expires_at"] == str(request.expires_at)
+    assert request.expires_at > ttl
+
+
 def test_the_span_names_the_one_who_rejected_and_not_who_approved(spans):
     carol = Ed25519Signer.from_seed(os.urandom(32))
     people = {"carol": {"keys": [carol.public_key.openssh()]}}
