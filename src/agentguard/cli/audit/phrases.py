@@ -106,14 +106,9 @@ def delegatee(grant: Grant) -> str:
 
     A first hop to the delegator itself goes to the application, which has no service identity.
     """
-    if is_direct(grant):
+    if grant.depth == 1 and grant.delegatee == grant.delegator:
         return "the application"
     return agent_alias(grant.delegatee)
-
-
-def is_direct(grant: Grant) -> bool:
-    """Whether a hop goes to the application itself, which names no service of its own."""
-    return grant.depth == 1 and grant.delegatee == grant.delegator
 
 
 def not_run(replay_of: str | None) -> str:

@@ -1,0 +1,171 @@
+"""A web application whose agent works for the user of each request, and waits for managers.
+
+README.md has the commands. A chat is a run of LangGraph: its answer is streamed as server-sent
+events. A refund that waits is shown to managers, who answer here; the run then goes on, also after
+a restart of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from helpdesk import build
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from people import authenticate
+from pydantic import BaseModel
+
+from agentguard import ApprovalRequest, Guard
+from agentguard.errors import ApprovalError
+
+HERE = Path(__file__).parent
+SCOPE = ["orders:read", "refunds:create"]
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open the guard and the checkpoints while the server runs."""
+    async with (
+        Guard.open(HERE / "agentguard.toml") as guard,
+        AsyncSqliteSaver.from_conn_string(str(HERE / "chats.db")) as saver,
+    ):
+        app.state.guard, app.state.graph = guard, build(guard, saver)
+        app.state.resumed = set()
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def user(token: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> str:
+    """Return the principal of a request, whom the application has authenticated."""
+    principal = authenticate(token.credentials)
+    if principal is None:
+        raise HTTPException(401, "unknown token")
+    return principal
+
+
+User = Annotated[str, Depends(user)]
+
+
+class Message(BaseModel):
+    """What a user writes."""
+
+    text: str
+
+
+class Verdict(BaseModel):
+    """What a manager answers."""
+
+    verdict: Literal["approve", "reject"]
+    note: str = ""
+
+
+# --- chats ---------------------------------------------------------------------------------------
+
+
+@app.post("/chats/{chat}")
+async def write(
+    chat: str, message: Message, principal: User, request: Request
+) -> StreamingResponse:
+    """Stream the agent's answer to a message."""
+    new = {"messages": [{"role": "user", "content": message.text}]}
+    return StreamingResponse(
+        events(request.app, chat, principal, new), media_type="text/event-stream"
+    )
+
+
+@app.post("/chats/{chat}/continue")
+async def go_on(chat: str, principal: User, request: Request) -> StreamingResponse:
+    """Go on with a run that waited; stream the rest of the answer."""
+    return StreamingResponse(
+        events(request.app, chat, principal, None), media_type="text/event-stream"
+    )
+
+
+@app.get("/chats/{chat}")
+async def read(chat: str, principal: User, request: Request) -> list[str]:
+    """Return the messages of a chat."""
+    state = await request.app.state.graph.aget_state(thread(principal, chat))
+    return [message.text for message in state.values.get("messages", []) if message.text]
+
+
+def thread(principal: str, chat: str) -> Any:
+    """Return the thread of a user's chat: no user reaches the chat of another user."""
+    return {"configurable": {"thread_id": f"{principal}/{chat}"}}
+
+
+async def events(app: FastAPI, chat: str, principal: str, new: Any) -> AsyncIterator[str]:
+    """Yield the events of a run, which acts for ``principal`` with what this request lends."""
+    guard: Guard = app.state.guard
+    delegation = await asyncio.to_thread(
+        guard.delegate, principal, scope=SCOPE, via="service:helpdesk", task_id=chat
+    )
+    run = app.state.graph.astream(new, thread(principal, chat), stream_mode=["messages", "updates"])
+    async for mode, chunk in delegation.iterate(run):
+        if mode == "messages":
+            message, _about = chunk
+            if message.text:
+                yield event("tool" if message.type == "tool" else "text", message.text)
+        elif "__interrupt__" in chunk:
+            for waiting in chunk["__interrupt__"]:
+                for shown in waiting.value["agentguard"]:
+                    yield event("waiting", shown["reason"])
+    yield event("done", "")
+
+
+def event(kind: str, text: str) -> str:
+    """Return a server-sent event."""
+    return f"event: {kind}\ndata: {json.dumps(text)}\n\n"
+
+
+# --- approvals -----------------------------------------------------------------------------------
+
+
+@app.get("/approvals")
+async def waiting(_principal: User, request: Request) -> list[dict[str, Any]]:
+    """Return the calls that wait for a person."""
+    pending = await asyncio.to_thread(request.app.state.guard.approvals.pending)
+    return [described(one) for one in pending]
+
+
+def described(request: ApprovalRequest) -> dict[str, Any]:
+    """Return what a manager has to see before the answer."""
+    return {
+        "id": request.request_id,
+        "tool": request.tool,
+        "arguments": request.args,
+        "reason": request.reason,
+        "for": request.principal,
+        "thread": request.thread,
+    }
+
+
+@app.post("/approvals/{request_id}")
+async def answer(request_id: str, said: Verdict, principal: User, request: Request) -> str:
+    """Record the answer of the authenticated user, and go on with the run that waited."""
+    inbox = request.app.state.guard.approvals
+    try:
+        asked = await asyncio.to_thread(inbox.find, request_id)
+        await asyncio.to_thread(
+            inbox.vouch, asked, said.verdict, principal=principal, note=said.note
+        )
+    except ApprovalError as error:  # the request is still open, or the error says what became of it
+        status = 409 if error.code.startswith("request.") else 403
+        raise HTTPException(status, f"{error} [{error.code}]") from error
+    task = asyncio.create_task(resume(request.app, asked.thread))
+    request.app.state.resumed.add(task)  # the event loop itself keeps no task alive
+    task.add_done_callback(request.app.state.resumed.discard)
+    return f"{said.verdict} by {principal}"
+
+
+async def resume(app: FastAPI, thread_id: str) -> None:
+    """Go on with a run for the user for whom it was begun: the guard has kept the delegation."""
+    await app.state.graph.ainvoke(None, {"configurable": {"thread_id": thread_id}})

@@ -1,0 +1,212 @@
+"""``examples/web_app``: several users at once, a refund that waits, a manager's click, a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "web_app"
+
+pytestmark = pytest.mark.slow("a real server is started, killed and started again")
+
+
+class Site:
+    """The application in a folder, with its server; each person has a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "HOME": str(folder.parent / "home"),
+            "AGENTGUARD_PASSPHRASE": secrets.token_hex(16),
+        }
+        made = self.run("people.py").splitlines()
+        names = (line.removeprefix("export ").partition("=") for line in made)
+        self.tokens = {name.lower(): token for name, _equals, token in names}
+        self.run("-m", "agentguard.cli", "init")
+        self.server: subprocess.Popen[bytes] | None = None
+
+    def run(self, *words: str) -> str:
+        """Run a program of Python in the folder; return what it printed."""
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def start(self) -> None:
+        """Start the server on a port that is free, and wait until it answers."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port)],
+            cwd=self.folder,
+            env=self.environment,
+        )
+        while True:
+            assert self.server.poll() is None, "the server has ended"
+            try:
+                httpx.get(f"http://127.0.0.1:{self.port}/docs", timeout=60)
+            except httpx.TransportError:
+                time.sleep(0.1)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill the server, as a crash does."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait()
+
+    def stop(self) -> None:
+        """End the server as an operator does; everything is durable then."""
+        assert self.server is not None
+        self.server.send_signal(signal.SIGTERM)
+        assert self.server.wait() == -signal.SIGTERM or self.server.returncode == 0
+
+    def ask(self, who: str, method: str, path: str, body: object = None) -> httpx.Response:
+        """Send a request as a person; nobody's token is sent for ``nobody``."""
+        token = {"Authorization": f"Bearer {self.tokens.get(who, 'wrong')}"}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx.request(method, url, json=body, headers=token, timeout=300)
+
+    def write(self, who: str, chat: str, text: str) -> list[tuple[str, str]]:
+        """Write a message, and return the events of the answer."""
+        return events(self.ask(who, "POST", f"/chats/{chat}", {"text": text}))
+
+    def answer(self, who: str, request: str, verdict: str) -> httpx.Response:
+        """Answer a request for an approval."""
+        return self.ask(who, "POST", f"/approvals/{request}", {"verdict": verdict, "note": "seen"})
+
+    def read(self, who: str, chat: str, until: str) -> list[str]:
+        """Return a chat's messages, once one of them has the text ``until``."""
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            messages: list[str] = self.ask(who, "GET", f"/chats/{chat}").json()
+            if any(until in message for message in messages):
+                return messages
+            time.sleep(0.1)
+        raise AssertionError(messages)
+
+    def refunds(self) -> list[str]:
+        """Return the refunds that were paid."""
+        path = self.folder / "refunds.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def events(response: httpx.Response) -> list[tuple[str, str]]:
+    assert response.status_code == 200, response.text
+    found = []
+    for block in response.text.strip().split("\n\n"):
+        kind, data = block.split("\n")
+        found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    assert found[-1] == ("done", "")
+    return found[:-1]
+
+
+def text(found: list[tuple[str, str]]) -> str:
+    return "".join(data for kind, data in found if kind == "text")
+
+
+@pytest.fixture
+def site(tmp_path) -> Iterator[Site]:
+    folder = tmp_path / "web_app"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "home").mkdir()
+    site = Site(folder)
+    site.start()
+    try:
+        yield site
+    finally:
+        site.kill()
+
+
+def calls(site: Site) -> list[dict[str, Any]]:
+    """Return the calls in the log."""
+    shown = site.run("-m", "agentguard.cli", "audit", "list", "--json", "--last", "0")
+    return [one for one in map(json.loads, shown.splitlines()) if one["kind"] == "authorization"]
+
+
+def test_the_web_application(site):
+    # several users at once, each for themselves
+    with ThreadPoolExecutor(8) as threads:
+        asked = [
+            (who, number, threads.submit(site.write, who, f"c{number}", f"status {number}"))
+            for number, who in enumerate(["alice", "bob"] * 4)
+        ]
+        for _who, number, answer in asked:
+            found = answer.result()
+            assert ("tool", f"order {number} was delivered on Monday") in found
+            assert len([kind for kind, _data in found if kind == "text"]) > 3  # word by word
+            assert f"order {number} was delivered" in text(found)
+    decided = [call for call in calls(site) if call["tool"] == "order_status"]
+    assert sorted(call["principal"] for call in decided) == ["user:alice"] * 4 + ["user:bob"] * 4
+
+    # a small refund runs at once, and no refund is larger than the policy says
+    assert ("tool", "refunded 15.00 for order 7") in site.write("bob", "c9", "refund 7 1500")
+    assert "between 0.01 and 500.00" in str(site.write("bob", "c9", "refund 7 99900"))
+    assert len(site.refunds()) == 1
+
+    # a large one waits, whatever people without the role click
+    found = site.write("alice", "help", "refund 4711 5000")
+    assert [data for kind, data in found if kind == "waiting"] == [
+        "a refund over 20.00 needs a manager"
+    ]
+    (waits,) = site.ask("mary", "GET", "/approvals").json()
+    assert waits["arguments"] == {"order": 4711, "cents": 5000}
+    assert (waits["tool"], waits["for"]) == ("refund", "user:alice")
+    for who in ("alice", "bob"):
+        refused = site.answer(who, waits["id"], "approve")
+        assert refused.status_code == 403, refused.text
+    assert site.answer("nobody", waits["id"], "approve").status_code == 401
+    assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
+
+    # the server is killed while the refund waits; a new one goes on
+    site.kill()
+    site.start()
+    assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
+    assert len(site.refunds()) == 1
+    assert site.answer("mary", waits["id"], "approve").json() == "approve by user:mary"
+    site.read("alice", "help", "refunded 50.00 for order 4711")
+    assert len(site.refunds()) == 2
+
+    # a second click is told what became of the call, and nothing runs again
+    again = site.answer("mary", waits["id"], "approve")
+    assert again.status_code == 409
+    assert "user:mary" in again.json()["detail"]
+    assert events(site.ask("alice", "POST", "/chats/help/continue")) == []
+    assert len(site.refunds()) == 2
+
+    # a rejected one does not run, and the model is told
+    site.write("bob", "help", "refund 4712 6000")  # bob's chat of the same name
+    (waits,) = site.ask("mary", "GET", "/approvals").json()
+    assert site.answer("mary", waits["id"], "reject").status_code == 200
+    site.read("bob", "help", "rejected")
+    assert len(site.refunds()) == 2
+    assert not any("4712" in message for message in site.ask("alice", "GET", "/chats/help").json())
+
+    # the log says who did it for whom, and who approved
+    site.stop()
+    site.run("-m", "agentguard.cli", "audit", "verify")
+    refunds = [one for one in calls(site) if one["tool"] == "refund" and one["decision"] == "allow"]
+    assert [one["principal"] for one in refunds] == ["user:bob", "user:alice"]
+    report = site.run("-m", "agentguard.cli", "audit", "show", refunds[1]["invocation_id"])
+    for name in ("user:alice", "service:helpdesk", "user:mary", "manager"):
+        assert name in report
