@@ -22,7 +22,13 @@ from payment_team import APPROVE, BIG, BIGGER, REJECT, edit
 
 from agentguard import Decision, Requirement
 from agentguard.approvals.answer import seal_answer
-from agentguard_langchain import GuardMiddleware, guard_approval_node, guard_edge, guard_tool_node
+from agentguard_langchain import (
+    GuardMiddleware,
+    guard_approval_node,
+    guard_edge,
+    guard_tool_node,
+    pause,
+)
 
 STAFF = {"user:dora": ["manager"], "user:erin": ["manager"], "user:carl": ["clerk"], "user:fay": []}
 PAID = [("success", "paid 500 to ann")]
@@ -157,8 +163,24 @@ async def test_nobody_gets_an_old_click_by_resuming_with_nothing(people, sync, m
         paused = await clicks.click("user:erin", None)  # who only looks how it goes
         assert "user:carl" in pause_value(paused)["agentguard"][0]["problem"]
     assert clicks.inbox.paid == []
-    (pause,) = paused["__interrupt__"]
-    state = await clicks.click("user:erin", Command(resume={pause.id: {"decisions": [APPROVE]}}))
+    (shown,) = paused["__interrupt__"]
+    state = await clicks.click("user:erin", Command(resume={shown.id: {"decisions": [APPROVE]}}))
+    assert answers(state) == PAID
+
+
+@SYNC
+@pytest.mark.parametrize("make", [agent, nested])
+async def test_where_langgraph_does_not_say_how_a_run_was_resumed(people, sync, make, monkeypatch):
+    """The same decision is then taken for the old one, and ignored; an answer by id counts."""
+    monkeypatch.setattr(pause, "_CALL", "a key of another version")
+    clicks = Clicks(people, make)
+    await clicks.ask(BIG, sync=sync)
+    await clicks.click("user:carl", resume_with(APPROVE))
+    paused = await clicks.click("user:erin", resume_with(APPROVE))
+    assert "user:carl" in pause_value(paused)["agentguard"][0]["problem"]
+    assert clicks.inbox.paid == []
+    (shown,) = paused["__interrupt__"]
+    state = await clicks.click("user:erin", Command(resume={shown.id: {"decisions": [APPROVE]}}))
     assert answers(state) == PAID
 
 

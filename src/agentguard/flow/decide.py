@@ -160,7 +160,7 @@ def _request_approval(
     """Put a request in the log, and then in the store where approvers find the request."""
     ports = prepared.ports
     if not ports.roster.can_answer or prepared.request_key is None:
-        reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
+        reasons = (*decision.reasons, _NOBODY)
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
     request = _request(prepared, decision)
     receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))
@@ -255,6 +255,10 @@ def _judge_answers(
     return ruling._replace(decision=allowed)
 
 
+_NOBODY: Final = (
+    "no approvers are configured: see [approvers], or let the application answer with [approvals] "
+    "application = true"
+)
 _EXPIRED: Final = Decision.refusal(
     "the time in which the call could be approved and run is over: make the call again to ask anew",
     code="approval.expired",
