@@ -106,9 +106,14 @@ def delegatee(grant: Grant) -> str:
 
     A first hop to the delegator itself goes to the application, which has no service identity.
     """
-    if grant.depth == 1 and grant.delegatee == grant.delegator:
+    if is_direct(grant):
         return "the application"
     return agent_alias(grant.delegatee)
+
+
+def is_direct(grant: Grant) -> bool:
+    """Whether a hop goes to the application itself, which names no service of its own."""
+    return grant.depth == 1 and grant.delegatee == grant.delegator
 
 
 def not_run(replay_of: str | None) -> str:

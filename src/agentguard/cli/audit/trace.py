@@ -106,7 +106,7 @@ def _agent(node: Node) -> str:
     name = agent_alias(node.row.agent or "")
     if not node.hops:
         return name
-    through = [phrases.delegatee(hop) for hop in node.hops[:-1]]
+    through = [phrases.delegatee(hop) for hop in node.hops[:-1] if not phrases.is_direct(hop)]
     return f"{name}, for {' > '.join([str(node.row.principal), *through])}"
 
 

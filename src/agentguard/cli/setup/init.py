@@ -21,14 +21,14 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli.setup import undo
+from agentguard.cli.setup import starter, undo
+from agentguard.cli.setup.starter import Starter
 from agentguard.cli.setup.undo import Undos
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
@@ -38,8 +38,6 @@ from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 
-_POLICY: Final = Path("policies", "authz.rego")
-_CASES: Final = Path("policies", "authz_test.toml")
 _STATE: Final = ".agentguard"
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
 _ENTROPY: Final = 32
@@ -68,46 +66,81 @@ def init(
             f"{config.DEFAULT_ANCHOR}.",
         ),
     ] = None,
+    langgraph: Annotated[
+        bool,
+        typer.Option("--langgraph", help="Also make a LangGraph agent that runs at once, offline."),
+    ] = False,
+    crewai: Annotated[
+        bool,
+        typer.Option("--crewai", help="Also make a CrewAI crew that runs at once, offline."),
+    ] = False,
+    fastapi: Annotated[
+        bool,
+        typer.Option("--fastapi", help="Also make a web application with a LangGraph agent."),
+    ] = False,
 ) -> None:
     """Create a trust domain in a folder.
 
-    Makes keys, a log, a configuration, and an example policy that allows reads. In a folder that
-    has an agentguard.toml already, such as a clone, makes only the keys and the log.
+    Makes keys, a log, a configuration, and an example policy that allows reads; or, with one of
+    --langgraph, --crewai and --fastapi, a small project whose policy and tests fit its tools. In a
+    folder that has an agentguard.toml already, such as a clone, makes only the keys and the log.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
     outside the state. Nothing is overwritten. If init is killed, run it again to complete the work.
     """
     _require_folder(folder)
+    project = _project(langgraph=langgraph, crewai=crewai, fastapi=fastapi)
     if os.path.lexists(folder / config.FILE):
         if trust_domain is not None or anchor is not None:
             raise _options_of_another(folder / config.FILE)
+        if project is not starter.PLAIN:
+            message = (
+                f"{folder / config.FILE} exists already, and a project brings its own: choose an "
+                "empty folder for --langgraph, --crewai or --fastapi"
+            )
+            raise typer.BadParameter(message)
         _complete(folder)
     else:
         anchor = config.DEFAULT_ANCHOR if anchor is None else anchor
-        _create(folder, _settings(folder, trust_domain, anchor))
+        _create(folder, _settings(folder, trust_domain, anchor), project)
 
 
-def _create(folder: Path, settings: Config) -> None:
+def _project(**options: bool) -> Starter:
+    """Return the starter that an option names, or the plain one."""
+    named = [name for name, is_named in options.items() if is_named]
+    if len(named) > 1:
+        message = (
+            f"--{named[0]} and --{named[1]} make two projects: name one of them (--fastapi has a "
+            "LangGraph agent in it)"
+        )
+        raise typer.BadParameter(message)
+    return starter.PROJECTS[named[0]] if named else starter.PLAIN
+
+
+def _create(folder: Path, settings: Config, project: Starter) -> None:
     """Create the trust domain, or complete one whose ``init`` was killed."""
     is_half_made = (settings.state / keystore.TRUST).is_file()
-    for path in () if is_half_made else (folder / _POLICY, folder / _CASES, settings.state):
+    new = [folder / path for path in project.templates]
+    for path in () if is_half_made else (*new, settings.state):
         undo.refuse_existing(path)
     with undo.all_or_nothing() as undos:
         undo.folder(undos, folder)
         trust, passphrase_file = _take_up(settings) if is_half_made else _make_new(undos, settings)
-        for path in (_POLICY, _CASES):
+        for path in project.templates:
             if not (folder / path).exists():
-                undo.folder(undos, folder / path.parent)
-                undo.file(undos, folder / path, _template(path.name))
-        undo.file(undos, folder / config.FILE, _toml(settings, passphrase_file))
+                undo.folder(undos, (folder / path).parent)
+                undo.file(undos, folder / path, project.content(path))
+        undo.file(undos, folder / config.FILE, _toml(settings, passphrase_file, project))
         config.load(folder / config.FILE)  # a guard must be able to read the new file
     screen.line(f"Created the trust domain {trust.trust_domain}:")
     _list(
         (folder / config.FILE, "the configuration"),
-        (folder / _POLICY, "the policy, which allows reads and denies every other call"),
-        (folder / _CASES, "test cases of the policy, for agentguard policy test"),
+        *((folder / path, what) for path, what in project.purposes.items()),
         *_private_paths(settings, trust, passphrase_file),
     )
-    _next(folder, f"name your tools in {_POLICY}", *_IN_CODE, _DOCTOR)
+    if project is starter.PLAIN:
+        _next(folder, f"name your tools in {starter.POLICY}", *_IN_CODE, _DOCTOR)
+    else:
+        _next(folder, *project.missing(), *project.runs, *_AFTER_A_RUN, _DOCTOR)
 
 
 def _options_of_another(file: Path) -> typer.BadParameter:
@@ -265,11 +298,7 @@ def _passphrase_file(trust: TrustDocument) -> Path:
 # --- the files ----------------------------------------------------------------------------------
 
 
-def _template(name: str) -> str:
-    return (files("agentguard.cli.setup") / "template" / name).read_text(encoding="utf-8")
-
-
-def _toml(settings: Config, passphrase_file: Path | None) -> str:
+def _toml(settings: Config, passphrase_file: Path | None, project: Starter) -> str:
     if passphrase_file is None:
         keys = (
             f"# The passphrase of the keys is in {PASSPHRASE_VARIABLE}. To use a file instead:\n"
@@ -280,10 +309,11 @@ def _toml(settings: Config, passphrase_file: Path | None) -> str:
             f"# The passphrase of the keys. {PASSPHRASE_VARIABLE}, if set, takes precedence.\n"
             f"[keys]\npassphrase_file = {_quoted(from_home(passphrase_file))}"
         )
-    return Template(_template(config.FILE)).substitute(
+    return Template(starter.template(config.FILE)).substitute(
         trust_domain=_quoted(settings.trust_domain),
         anchor=_quoted("" if settings.anchor is None else from_home(settings.anchor)),
         keys=keys,
+        tables=starter.template(project.tables),
     )
 
 
@@ -302,6 +332,10 @@ def _quoted(text: str) -> str:
 _IN_CODE: Final = (
     'guard_tools(tools, "assistant")    in your code (agentguard-langchain), or',
     "guard_crew(crew, Guard.find())     for agents that [agents] names (agentguard-crewai)",
+)
+_AFTER_A_RUN: Final = (
+    "agentguard trace --last            what the agent did, from the log",
+    "agentguard policy test             does the policy say what its tests expect?",
 )
 _DOCTOR: Final = "agentguard doctor                  to check the set-up"
 
