@@ -224,6 +224,37 @@ def test_hostile_names_are_written_out_and_the_tree_keeps_its_shape(told):
     assert "\u202e" not in shown
 
 
+DEEP = """
+import sys
+from agentguard import Guard
+
+with Guard.open("agentguard.toml") as guard:
+    clerk = guard.new_agent("clerk")
+
+    @guard.tool
+    def read_note(name: str) -> str:
+        return clerk.call(read_note, name[1:]) if name else ""
+
+    clerk.call(read_note, "x" * 70)
+"""
+
+
+def test_calls_inside_calls_are_cut_off_at_a_depth_that_nobody_needs(runs, tmp_path):
+    copy = runs.copy(tmp_path / "copy")
+    ran = copy.python("-c", DEEP)
+    assert ran.returncode == 0, ran.stderr
+    told, deepest = copy.json("trace", "--last"), []
+
+    def walk(nodes, depth):
+        for node in nodes:
+            deepest.append(depth)
+            walk(node["inside"], depth + 1)
+
+    walk(told["calls"], 0)
+    assert (len(deepest), max(deepest)) == (71, 64)
+    assert copy.run("trace", "--last").returncode == 0
+
+
 def test_a_log_whose_columns_were_edited_shows_no_call_that_no_entry_has(runs, tmp_path):
     copy = runs.copy(tmp_path / "copy")
     before = copy.json("trace", "abcdef00")

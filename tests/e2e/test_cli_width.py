@@ -41,6 +41,7 @@ def test_rows_fit_a_narrow_terminal_and_words_stay_whole_where_they_fit(told, wi
         ("audit list", ["index", "kind", "outcome", "agent", "principal", "itself"]),
         ("audit list", ["decision", "tool", "resource", "read_file", "file:README.md"]),
         ("audit list", [r"evil[red]\x1b[31m\u202etool", "in_doubt", "interrupted"]),
+        ("trace --last", ["read_file", "decision", "in_doubt"]),
         ("agents list", ["assistant", "authority", "instances", "files:read"]),
         ("agents show assistant", ["credential", uri]),
         ("audit show 8", [uri, digest, "read_file"]),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from crewai import Crew, Process
 from crewai_shop import DELEGATE, DOWN, LENT, LOOK, PAY, calls_of, task
 
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
 from agentguard_crewai import resumable
 
 QUESTION = (
@@ -31,6 +35,21 @@ def test_what_a_coworker_has_completed_is_not_asked_of_it_again(shop, native, si
     assert {one.chain for one in handed} == {(*LENT, "lead")}
     (paid,) = calls_of(signed, shop)
     assert (paid.agent, paid.chain) == ("worker", (*LENT, "lead", "worker"))
+
+
+def test_a_coworkers_call_names_the_call_that_handed_work_on(shop, native):
+    lead = shop.agent(native, DELEGATE, PAY, "done", allow_delegation=True)
+    worker = shop.agent(native, PAY, "ann is paid", role="Worker")
+    shop.run(lead, shop.crew(native.crew(lead, worker, tasks=[task(lead)])))
+    with closing(shop.guard.reader()) as reader:
+        entries = [parse_entry(body) for _index, body in reader.entries(0)]
+    calls = [read_authorization(entry) for entry in entries if entry.kind == "authorization"]
+    (handed_on,) = [call.invocation_id for call in calls if call.tool == DELEGATE[0]]
+    assert [(call.agent.split("/")[-2], call.tool, call.inside) for call in calls] == [
+        ("lead", DELEGATE[0], None),
+        ("worker", "pay", handed_on),
+        ("lead", "pay", None),
+    ]
 
 
 def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, native, signed):

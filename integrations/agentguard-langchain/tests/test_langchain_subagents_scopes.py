@@ -44,6 +44,18 @@ async def test_a_sub_agent_has_its_scope_and_its_parent_keeps_more(team, child, 
 
 
 @SYNC
+async def test_a_sub_agents_call_names_the_call_that_handed_work_on(team, child, sync):
+    parent = team.graph(guard_tools([tool_asking(child.graph), team.write], child.orchestrator))
+    with team.lend():
+        calls = team.asking(("ask", {"task": child.both}), ("write", {"path": "c"}))
+        await invoke(parent, calls, sync=sync)
+    logged = [call.predicate for call in team.log.calls()]
+    (handed_on,) = [one["invocation_id"] for one in logged if one["tool"]["name"] == "ask"]
+    inside = {one["agent"].split("/")[-2]: one["inside"] for one in logged}
+    assert inside == {"orchestrator": None, "fixer": handed_on}
+
+
+@SYNC
 async def test_without_it_the_childs_configuration_is_all_that_bounds_it(team, child, sync):
     """The allowed twin: an agent as a plain tool has its chain as well."""
     parent = team.graph(guard_tools([tool_asking(child.graph)], child.orchestrator))

@@ -39,7 +39,7 @@ customer if {
 }
 
 # A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
-# To have a person decide in its place, return an `approval` (docs/how-to/approvals.md).
+# To have a person decide in its place, return an `approval`: see Approvals in agentguard's docs.
 deny_reasons contains "a refund is of 1 to 5000 cents" if {
 	input.action == "refund"
 	not small
