@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
 from agentguard.approvals.application import RoleLookUp, application_roles
-from agentguard.approvals.quorum import missing_approvals, require_counts
+from agentguard.approvals.quorum import may_reject, missing_approvals, require_counts
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
@@ -251,8 +251,8 @@ class ApprovalInbox:
         self, request: ApprovalRequest, verdict: Verdict, principal: str, note: str
     ) -> Envelope:
         roles: tuple[str, ...] = ()
-        takes_back = verdict == "reject" and principal in request.requesters
-        if self._roster.application and is_principal(principal) and not takes_back:
+        needs_role = verdict == "approve" or not may_reject(principal, request, self._roster)
+        if self._roster.application and is_principal(principal) and needs_role:
             roles = application_roles(self._roster, principal, self._roles)
         return self._answer(request, verdict, principal, note, None, roles)
 

@@ -68,19 +68,23 @@ def reason_not_counted(
     return None
 
 
-def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> None:
-    """Raise ``ApprovalError`` (``approval.refused``) for an answer that counts for no requirement.
+def may_reject(principal: str, request: ApprovalRequest, roster: Roster) -> bool:
+    """Return whether somebody may reject a call, whatever the call's requirements are.
 
     Everybody on the roster may reject. Whoever asks for the call may do so as well, because a
     rejection lets nothing run.
     """
-    requesters = frozenset(request.requesters)
-    principal, verdict = answer.approval.approver, answer.approval.verdict
-    if verdict == "reject" and (
-        answer.approver is not None
-        or principal in requesters
-        or any(one.principal == principal for one in roster.approvers.values())
-    ):
+    on_the_roster = any(one.principal == principal for one in roster.approvers.values())
+    return on_the_roster or principal in request.requesters
+
+
+def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> None:
+    """Raise ``ApprovalError`` (``approval.refused``) for an answer that counts for no requirement.
+
+    A rejection also counts as ``may_reject`` says.
+    """
+    requesters, verdict = frozenset(request.requesters), answer.approval.verdict
+    if verdict == "reject" and may_reject(answer.approval.approver, request, roster):
         return
     reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
     if all(reason is not None for reason in reasons):
