@@ -315,7 +315,9 @@ def test_a_crew(jaeger):
     said = run(sys.executable, example, "--otlp", jaeger.otlp)
     (link,) = (line.split()[-1] for line in said.splitlines() if "trace in Jaeger:" in line)
     trace_id = link.rpartition("/")[2]
-    expected = shown((ROOT / "docs" / "how-to" / "crewai.md").read_text("utf-8"), "is one trace:")
+    expected = shown(
+        (ROOT / "docs" / "how-to" / "crewai-traces.md").read_text("utf-8"), "is one trace:"
+    )
     spans = jaeger.trace(trace_id, len(expected))
     assert tree(spans) == expected
     refused, asked, published = (s for s in spans if s.name == "execute_tool publish_report")

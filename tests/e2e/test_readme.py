@@ -30,36 +30,6 @@ LACKS = "agent assistant, acting for user:alice, lacks the scope files:read scop
 REASON = "the path must lead into the project, and to no hidden file"
 
 
-OFFLINE = """
-import json
-from contextlib import closing
-from crewai.llms.base_llm import BaseLLM
-from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
-from agentguard_crewai import agent_of
-
-class Scripted(BaseLLM):
-    def call(self, messages, *args, **kwargs):
-        if messages[-1]["role"] == "tool":
-            return messages[-1]["content"]
-        function = {"name": "search_notes", "arguments": json.dumps({"query": "otters"})}
-        return [{"id": "call_1", "type": "function", "function": function}]
-
-    def supports_function_calling(self):
-        return True
-
-researcher.llm = Scripted(model="scripted")
-said = crew.kickoff().raw
-guard = researcher._agentguard.options.guard
-with closing(guard.reader()) as reader:
-    entries = [parse_entry(body) for _index, body in reader.entries(0)]
-(call,) = [read_authorization(one) for one in entries if one.kind == "authorization"]
-assert call.agent == agent_of(researcher).id and guard.verify().ok
-print(said, "|", agent_of(researcher).name, call.tool, call.decision)
-"""
-"""What a reader has and this machine has not: a model. It calls the block's tool once."""
-
-
 def blocks(language):
     found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     return [text for kind, text in found if kind == language]
@@ -146,22 +116,29 @@ def test_a_python_block_runs_and_does_what_the_text_says(programs, project, numb
 on_crewais_python = pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="CrewAI is not for this Python"
 )
-FOUND = "two notes about otters | researcher search_notes allow\n"
+
+
+def crew_and_output():
+    """The block for CrewAI, and the output that stands below it."""
+    _, _, section = README.partition("\n## One line for a CrewAI crew\n")
+    return re.search(
+        r"```python\n(.*?)^```\n.*?^```text\n(.*?)^```$", section, re.DOTALL | re.MULTILINE
+    ).groups()
 
 
 @on_crewais_python
 @pytest.mark.slow("imports CrewAI, which takes seconds, in a process of its own")
 def test_so_does_the_block_for_crewai(project):
+    block, output = crew_and_output()
     ran = subprocess.run(
-        [sys.executable, "-c", blocks("python")[1] + OFFLINE],
+        [sys.executable, "-c", block],
         cwd=project,
         env=environment(project.parent),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.endswith(FOUND)
+    assert (ran.returncode, ran.stdout) == (0, output), ran.stderr
 
 
 @on_crewais_python
@@ -171,8 +148,9 @@ def test_so_does_the_block_for_crewai_in_this_process(tmp_path, monkeypatch, cap
     for name in ("CREWAI_DISABLE_TELEMETRY", "CREWAI_STORAGE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, str(tmp_path)))
     with warnings.catch_warnings(action="ignore"):  # CrewAI itself warns, as it is imported
-        exec(compile(blocks("python")[1] + OFFLINE, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
-    assert capsys.readouterr().out.endswith(FOUND)
+        block, output = crew_and_output()
+        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out == output
 
 
 def read_file(path):

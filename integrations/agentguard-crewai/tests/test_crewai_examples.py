@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow(
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 IDENTITIES = EXAMPLES / "crew_identities"
+HIERARCHY = EXAMPLES / "crew_hierarchy"
 FLOW = EXAMPLES / "crew_flow_approval.py"
 WARNINGS = ("-W", "error", "-W", "ignore::ImportWarning", "-W", "ignore::DeprecationWarning")
 """Errors, but for those that CrewAI's own imports give."""
@@ -249,6 +250,47 @@ def test_an_identity_that_the_configuration_does_not_have_is_an_error(changed, t
     assert ran.returncode == 1
     assert "there is no [agents.wirter]; known agents: researcher, writer" in ran.stderr
     assert "search_notes" not in ran.stdout
+
+
+# crew_hierarchy: a manager and two coworkers.
+
+HANDED = ("user:alice", "crew:office", "manager")
+OFFICE = [
+    ("manager", "delegate_work_to_coworker", HANDED, "", "ok"),
+    ("reader", "read_invoice", (*HANDED, "reader"), "", "ok"),
+    ("manager", "delegate_work_to_coworker", HANDED, "", "ok"),
+    ("bookkeeper", "note_invoice", (*HANDED, "bookkeeper"), "", "ok"),
+]
+
+
+def test_a_manager_hands_work_on_and_a_coworker_has_no_more_than_the_manager(
+    tmp_path, fork, signed
+):
+    ran = run(tmp_path, fork, HIERARCHY / "main.py", "--state", tmp_path / "kept")
+    assert ran.returncode == 0, ran.stderr
+    page = (HIERARCHY / "README.md").read_text("utf-8")
+    (printed,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert ran.stdout == printed
+    calls, _ = calls_of(signed, tmp_path / "kept")
+    denied = ("bookkeeper", "pay_invoice", (*HANDED, "bookkeeper"), "scope.exceeded", None)
+    assert told(calls) == [*OFFICE, denied]
+    assert len({one.instance for one in calls}) == 3
+
+
+def test_where_the_manager_may_have_it_paid_the_bookkeeper_pays(tmp_path, fork, signed):
+    """The twin: one scope more for the manager."""
+    copied = shutil.copytree(HIERARCHY, tmp_path / "copy")
+    table = copied / "agentguard.toml"
+    before, mine = table.read_text("utf-8"), 'max_scope = ["invoice:read", "invoice:note"]'
+    assert before.count(mine) == 1
+    table.write_text(before.replace(mine, f'{mine[:-1]}, "invoice:pay"]'), "utf-8")
+    ran = run(tmp_path, fork, copied / "main.py", "--state", tmp_path / "kept")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    calls, _ = calls_of(signed, tmp_path / "kept")
+    assert told(calls) == [
+        *OFFICE,
+        ("bookkeeper", "pay_invoice", (*HANDED, "bookkeeper"), "", "ok"),
+    ]
 
 
 # With a real model, as far as that is possible without one: its API, answered by the test.

@@ -204,7 +204,7 @@ def an_async_flow(office: Office, way: Any, worker: Any) -> Any:
 
 
 def a_crew_in_a_thread(office: Office, way: Any, worker: Any) -> Any:
-    """As docs/how-to/crewai.md has it: the thread's work is run with the tool's context."""
+    """As docs/how-to/crewai-limits.md has it: the thread's work is run with the tool's context."""
     crew = office.crew(way.crew(worker))
 
     def work() -> str:
@@ -215,7 +215,7 @@ def a_crew_in_a_thread(office: Office, way: Any, worker: Any) -> Any:
 
 
 def a_crew_in_a_bare_thread(office: Office, way: Any, worker: Any) -> Any:
-    """As docs/how-to/crewai.md says it is lost: both blocks are begun in the thread."""
+    """As docs/how-to/crewai-limits.md says it is lost: both blocks are begun in the thread."""
     crew = office.crew(way.crew(worker))
 
     def kickoff() -> str:

@@ -1,7 +1,8 @@
-"""docs/how-to/crewai.md as a reader follows it: its code runs, and what it says beside it is so.
+"""The pages about CrewAI (docs/how-to/crewai*.md) as a reader follows them.
 
-What other files of these tests prove is not proved again: of the table of ways this one only asks
-that each has its test. Here is what the page says of CrewAI itself, and of what is left out.
+The code of each page runs, in its order, and prints what stands below the code. What other files of
+these tests prove is not proved again: of the table of ways this file only asks that each way has a
+test. Further tests hold what the pages say of CrewAI itself, and of what the adapter leaves out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from crewai import Agent, Crew, Task
+from crewai import Agent, Crew, Process, Task
 from crewai.flow import Flow, listen, or_, start
 from crewai.flow.human_feedback import HumanFeedbackCollapseError
 from crewai.flow.persistence import SQLiteFlowPersistence
@@ -34,12 +35,14 @@ from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_paus
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-PAGE = ROOT / "docs" / "how-to" / "crewai.md"
-TEXT = PAGE.read_text("utf-8")
+PAGES = {page.stem: page for page in (ROOT / "docs" / "how-to").glob("crewai*.md")}
+TEXTS = {name: page.read_text("utf-8") for name, page in PAGES.items()}
+TEXT = "\n".join(TEXTS.values())
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(name, language):
+    """The blocks of a page in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXTS[name], re.DOTALL | re.MULTILINE)
 
 
 def table(header):
@@ -49,29 +52,64 @@ def table(header):
     return [line.strip("| ").split(" | ") for line in lines]
 
 
-def test_the_code_runs(tmp_path, monkeypatch):
+def printed_below(text, end):
+    """The output that stands below the code that ends at ``end``; empty if there is none."""
+    below = text[end:].partition("\n```python\n")[0]
+    found = re.search(r"^```text\n(.*?)^```$", below, re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
+
+
+def without_panels(output):
+    """What the code printed, without the panels that CrewAI draws."""
+    return re.sub(r"^╭.*?^╰[^\n]*\n+", "", output, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_no_page_is_without_its_place_and_none_is_long():
+    assert set(PAGES) == {
+        "crewai",
+        *(f"crewai-{one}" for one in ("approvals", "calls", "limits", "members", "traces")),
+    }
+    assert {
+        name: words for name, text in TEXTS.items() if (words := len(text.split())) > 2000
+    } == {}
+    for name in set(PAGES) - {"crewai"}:
+        assert f"]({name}.md)" in TEXTS["crewai"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "member"),
+    [("crewai", 3, ""), ("crewai-members", 2, "analyst"), ("crewai-approvals", 3, "")],
+)
+def test_the_code_runs_and_prints_what_stands_below_it(
+    name, number, member, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    (agents,) = blocks("yaml")
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "agents.yaml").write_text(agents)
-    document = Sybil([PythonCodeBlockParser()]).parse(PAGE)
+    for agents in blocks(name, "yaml"):
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config" / "agents.yaml").write_text(agents)
     # CrewAI looks for the module of a Flow's class, and beside its file for agents.yaml
     module = types.ModuleType("page")
     module.__file__ = str(tmp_path / "page.py")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    document = Sybil([PythonCodeBlockParser()]).parse(PAGES[name])
     document.namespace = vars(module)
     examples = list(document.examples())
-    assert len(examples) == 7
+    assert len(examples) == number
     for example in examples:
         example.evaluate()
-    notes = module.__dict__["notes"]
-    assert [one._agentguard.agent.name for one in notes.agents] == ["analyst"]
-    for name in ("guard", "desk", "bank"):
-        assert module.__dict__[name].verify().ok
-        module.__dict__[name].close()
+        output = without_panels(capsys.readouterr().out)
+        assert output == printed_below(TEXTS[name], example.region.end)
+        assert output
+    if member:
+        assert [one._agentguard.agent.name for one in module.__dict__["notes"].agents] == [member]
+    guards = [one for one in vars(module).values() if isinstance(one, Guard)]
+    assert guards
+    for guard in guards:
+        assert guard.verify().ok
+        guard.close()
 
 
-def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, native, signed):
+def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, signed):
     home = tmp_path / "home"
     for name in [name for name in os.environ if name.startswith(("XDG_", "AGENTGUARD_"))]:
         monkeypatch.delenv(name)
@@ -79,18 +117,16 @@ def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, native, sig
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     assert commands.run(["init"], env=os.environ, cwd=".").returncode == 0
-    table, *_others = blocks("toml")
+    (members,) = blocks("crewai", "toml")
     with Path("agentguard.toml").open("a", encoding="utf-8") as file:
-        file.write(f"\n{table}")
+        file.write(f"\n{members}")
     Path("notes.txt").write_text("All is well.")
-    (program,) = blocks("py")
-    calls = [("read_file", {"path": path}) for path in ("notes.txt", "../secret")]
-    model = native.model(*calls, "It says that all is well.")
-    asked = '"openai/gpt-4.1-mini"'
-    assert program.count(asked) == 1
-    exec(program.replace(asked, "model"), {"model": model, "__name__": "crew"})  # noqa: S102
-    assert "It says that all is well." in capsys.readouterr().out
-    assert "All is well." in model.heard[1]
+    (program,) = blocks("crewai", "py")
+    names = {"__name__": "crew"}
+    exec(program, names)  # noqa: S102
+    (_, end) = re.search(r"^```py\n.*?^```$", TEXTS["crewai"], re.DOTALL | re.MULTILINE).span()
+    assert capsys.readouterr().out == printed_below(TEXTS["crewai"], end)
+    assert "All is well." in names["model"].heard[1]
     with Guard.find() as guard:
         made = [(call.agent, call.tool, call.decision, call.code) for call in signed(guard)]
     assert made == [
@@ -176,7 +212,8 @@ def test_every_public_name_is_on_the_page_and_in_the_readme():
 
 
 def test_the_tables_are_those_of_a_configuration():
-    _begun, members, toml = blocks("toml")
+    (members,) = blocks("crewai-members", "toml")
+    (toml,) = blocks("crewai-calls", "toml")
     who = config.parse(tomllib.loads(members), source="page", base=Path.cwd())
     assert who.delegators("writer") == {"analyst"}
     read = config.parse(tomllib.loads(toml), source="page", base=Path.cwd())
@@ -185,7 +222,38 @@ def test_the_tables_are_those_of_a_configuration():
     assert read.aliases == {sanitize_tool_name(f"{server}_search"): "search_docs"}
 
 
-# What it says of CrewAI.
+# What they say of CrewAI.
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_a_manager_has_the_tools_of_the_agent_that_a_task_names(native, recorded, ran, named):
+    @tool
+    def pay(cents: int) -> str:
+        """Pay a sum."""
+        ran.append(cents)
+        return "paid"
+
+    made = recorded(agents={"manager": {"authority": "own"}, "hand": {"authority": "own"}})
+    manager = native.agent("Manager", ("pay", {"cents": 5}), "done")
+    hand = native.agent("Hand", "done", tools=[pay])
+    task = Task(description="a task", expected_output="words", agent=hand if named else None)
+    crew = Crew(agents=[hand], tasks=[task], process=Process.hierarchical, manager_agent=manager)
+    guard_crew(crew, made.guard).kickoff()
+    assert ran == ([5] if named else [])
+    assert made.guard.verify().ok
+
+
+def test_crewai_refuses_a_manager_with_a_tool_of_its_own(native, recorded, read_note):
+    manager = native.agent("Manager", "done", tools=[read_note])
+    task = Task(description="a task", expected_output="words")
+    crew = Crew(
+        agents=[native.agent("Hand", "done")],
+        tasks=[task],
+        process=Process.hierarchical,
+        manager_agent=manager,
+    )
+    with pytest.raises(Exception, match="Manager agent should not have tools"):
+        guard_crew(crew, recorded().guard).kickoff()
 
 
 @pytest.fixture

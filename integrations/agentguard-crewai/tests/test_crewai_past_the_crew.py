@@ -1,7 +1,7 @@
 """Tools of guarded agents that are called past their crew: they do not run, and say why.
 
 In callbacks and guardrails, by subclasses, replaced methods and unguarded crews; renamed, and with
-other functions below them. What code of the process can still reach is named in crewai.md.
+other functions below them. What code of the process can still reach is named in crewai-limits.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A sealed tool is the same object under a subclass that this module makes. Its entry points (``run``,
 ``func`` and others) can be read, but raise ``UnguardedCallError`` outside of a guarded call: in a
 callback, a guardrail, an unguarded crew. Code of the same process can still reach the functions
-below the seal (docs/how-to/crewai.md).
+below the seal (docs/how-to/crewai-limits.md).
 """
 
 from __future__ import annotations

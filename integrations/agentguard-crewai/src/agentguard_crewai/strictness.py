@@ -1,7 +1,7 @@
 """``refuse_unguarded``: makes a process refuse unguarded agents that have tools.
 
-CrewAI has no hook that could refuse (crewai.md). This module therefore replaces the methods of
-CrewAI's classes that give an agent its tools.
+CrewAI has no hook that could refuse (crewai-calls.md). This module therefore replaces the methods
+of CrewAI's classes that give an agent its tools.
 """
 
 from __future__ import annotations
