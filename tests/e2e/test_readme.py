@@ -121,9 +121,11 @@ on_crewais_python = pytest.mark.skipif(
 def crew_and_output():
     """The block for CrewAI, and the output that stands below it."""
     _, _, section = README.partition("\n## One line for a CrewAI crew\n")
-    return re.search(
+    found = re.search(
         r"```python\n(.*?)^```\n.*?^```text\n(.*?)^```$", section, re.DOTALL | re.MULTILINE
-    ).groups()
+    )
+    assert found is not None
+    return found.groups()
 
 
 @on_crewais_python
