@@ -153,6 +153,17 @@ def test_a_call_that_the_policy_denies_after_its_approval(shop):
     assert status.reason == "the shop is closed"
 
 
+def test_a_call_that_ran_after_a_denial(shop):
+    request = shop.ask()
+    shop.click(request)
+    shop.denies = True
+    with pytest.raises(Denied):
+        shop.agent.call(shop.refund, "A-1")
+    shop.denies = False
+    assert shop.agent.call(shop.refund, "A-1") == "refunded A-1"
+    assert shop.inbox.status(request.request_id).call == "ran"
+
+
 def test_a_request_that_has_expired(shop, monkeypatch):
     ahead = [timedelta()]
     monkeypatch.setattr(process, "clock", lambda: datetime.now(UTC) + ahead[0])

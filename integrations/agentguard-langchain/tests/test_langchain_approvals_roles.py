@@ -20,7 +20,7 @@ from langgraph.types import Command
 from obedient import Obedient
 from payment_team import APPROVE, BIG, BIGGER, REJECT, edit
 
-from agentguard import Decision, Requirement
+from agentguard import Decision, RequestEndedError, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard_langchain import (
     GuardMiddleware,
@@ -194,6 +194,38 @@ async def test_an_answer_by_id_brings_no_old_click_along(people, sync):
         paused = await clicks.click("user:erin", Command(resume={"0" * 32: "for another"}))
         assert "user:carl" in pause_value(paused)["agentguard"][0]["problem"]
     assert clicks.inbox.paid == []
+
+
+@SYNC
+@GRAPHS
+async def test_a_second_click_pays_nothing_and_its_page_learns_what_became_of_the_call(
+    people, sync, make
+):
+    clicks = Clicks(people, make)
+    await clicks.ask(BIG, sync=sync)
+    (request,) = clicks.inbox.waiting
+    approvals = clicks.inbox.guard.approvals
+    await clicks.click("user:erin", resume_with(APPROVE))
+    await clicks.click("user:erin", resume_with(APPROVE))
+    assert clicks.inbox.paid == [("ann", 500)]
+    status = approvals.status(request.request_id)
+    assert [one.approver for one in status.answers] == ["user:erin"]
+    assert (status.state, status.call) == ("approved", "ran")
+    with pytest.raises(RequestEndedError, match="its call ran"):
+        approvals.vouch(request, "reject", principal="user:erin")
+
+
+@SYNC
+async def test_a_rejection_of_nobody_is_on_record_as_well(people, sync):
+    """Without answered_by a rejection needs nobody, and the request is over."""
+    inbox = people(in_the_role)
+    graph = inbox.graph()
+    await invoke_thread(graph, inbox.asking(BIG), sync=sync)
+    (request,) = inbox.waiting
+    await invoke_thread(graph, resume_with(REJECT), sync=sync)
+    status = inbox.guard.approvals.status(request.request_id)
+    assert (status.state, status.call, status.answers) == ("rejected", "refused", ())
+    assert status.reason == "a person has rejected this call: not this one"
 
 
 @SYNC

@@ -12,7 +12,7 @@ from typing import Final
 
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.status import CallState, RequestState, RequestStatus
-from agentguard.audit.approval_checks import read_answers
+from agentguard.audit import approval_checks
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, entries_of_call, read_entry_of_kind
@@ -40,13 +40,12 @@ def status_of_request(reader: LogReader, request_id: str, now: int) -> RequestSt
         return None
     request = found[0].entry
     full_id = str(request.members["request_id"])
-    decided = list(_decisions(reader, request))
-    if not decided:
+    decision = _decision(reader, request, full_id)
+    if decision is None:
         expires_at = request.members["expires_at"]
         is_over = isinstance(expires_at, int) and now >= expires_at
         return RequestStatus(full_id, "expired" if is_over else "withdrawn")
-    # the decision that rests on answers to this very request, or else the first one on the call
-    located, call = next((one for one in decided if _answers(one[0].entry, full_id)), decided[0])
+    located, call = decision
     answers = _answers(located.entry, full_id)
     return RequestStatus(
         full_id,
@@ -70,29 +69,74 @@ def _requests(reader: LogReader, request_id: str) -> Iterator[LocatedEntry]:
                 yield located
 
 
-def _decisions(reader: LogReader, request: Entry) -> Iterator[tuple[LocatedEntry, Authorization]]:
-    """Yield the decisions on the call of a request, in the order of each shard."""
+def _decision(
+    reader: LogReader, request: Entry, request_id: str
+) -> tuple[LocatedEntry, Authorization] | None:
+    """Return the decision on the call of a request; None where the call was not made again.
+
+    A decision that rests on answers to the request comes first, above all one that let the call
+    run. Else a rejection counts that nobody has signed: an adapter's own, at the same site.
+    """
+    members, found = request.members, list(_decisions(reader, request))
+    answered = [one for one in found if _answers(one[0].entry, request_id)]
+    same_call = [one for one in found if one[1].call_sha256 == members["call_digest"]]
+    allowed = [one for one in answered if one[1].allowed]
+    if allowed or answered or same_call:
+        return allowed[0] if allowed else (answered or same_call)[-1]
+    rejected = [
+        one
+        for one in found
+        if one[1].predicate.get("call_site") == members["call_site"]
+        and one[1].code == "approval.rejected"
+        and one[0].entry.members["approvals"] == []
+    ]
+    if not rejected or _asked_again(reader, request, rejected[0][0].entry.at):
+        return None
+    return rejected[0]
+
+
+def _asked_again(reader: LogReader, request: Entry, until: str) -> bool:
+    """Return whether the call at the same site was asked about again before ``until``."""
+    search = Search(kind="request", since=request.at, until=until)
+    later = (
+        read_entry_of_kind(reader, shard, index, "request")
+        for shard in reader.shards()
+        for index in reader.search(shard, search)
+    )
     members = request.members
+    return any(
+        one is not None
+        and one.entry.members["call_site"] == members["call_site"]
+        and one.entry.members["request_id"] != members["request_id"]
+        for one in later
+    )
+
+
+def _decisions(reader: LogReader, request: Entry) -> Iterator[tuple[LocatedEntry, Authorization]]:
+    """Yield the decisions since a request on calls with its agent, principal and tool, in order."""
+    about = approval_checks.summary_of_request(request)
     search = Search(
         kind="authorization",
-        agent=agent_name(str(members["agent"])),
-        principal=str(members["principal"]),
+        agent=agent_name(str(about.agent)),
+        principal=about.principal,
+        tool=about.tool,
         since=request.at,
     )
-    for shard in reader.shards():
-        for index in reader.search(shard, search):
-            located = read_entry_of_kind(reader, shard, index, "authorization")
-            if located is None:
-                continue
-            with suppress(DecodeError):
-                call = read_authorization(located.entry)
-                if call.call_sha256 == members["call_digest"]:
-                    yield located, call
+    located = (
+        read_entry_of_kind(reader, shard, index, "authorization")
+        for shard in reader.shards()
+        for index in reader.search(shard, search)
+    )
+    for one in sorted((one for one in located if one is not None), key=lambda one: one.entry.at):
+        with suppress(DecodeError):
+            yield one, read_authorization(one.entry)
 
 
 def _answers(entry: Entry, request_id: str) -> tuple[Approval, ...]:
     with suppress(DecodeError):
-        return tuple(one for one in read_answers(entry) if one.request_id == request_id)
+        return tuple(
+            one for one in approval_checks.read_answers(entry) if one.request_id == request_id
+        )
     return ()
 
 
