@@ -64,9 +64,11 @@ def _project(
     packages: tuple[tuple[str, tuple[str, ...]], ...],
     *runs: str,
 ) -> Starter:
-    """Make a starter of ``modules``: by file, the folder of its template and its purpose."""
-    purposes = {Path(name): what for name, (_folder, what) in modules.items()}
-    templates = {Path(name): f"{folder}/{name}.txt" for name, (folder, _what) in modules.items()}
+    """Make a starter of ``modules``: by name, the folder of its template and its purpose."""
+    purposes = {Path(f"{name}.py"): what for name, (_folder, what) in modules.items()}
+    templates = {
+        Path(f"{name}.py"): f"{folder}/{name}.py.txt" for name, (folder, _what) in modules.items()
+    }
     return Starter(
         f"{kind}/agents.toml",
         {POLICY: f"{kind}/authz.rego", CASES: f"{kind}/authz_test.toml", **templates},
@@ -90,9 +92,9 @@ PLAIN: Final = Starter(
 )
 
 _AGENT: Final = {
-    "tools.py": ("langgraph", "the tools: plain functions"),
-    "model.py": ("langgraph", "the model: a script; one line there names a real one"),
-    "agent.py": ("langgraph", "the agent, whose tools are guarded"),
+    "tools": ("langgraph", "the tools: plain functions"),
+    "model": ("langgraph", "the model: a script; one line there names a real one"),
+    "agent": ("langgraph", "the agent, whose tools are guarded"),
 }
 
 PROJECTS: Final[Mapping[str, Starter]] = {
@@ -100,9 +102,9 @@ PROJECTS: Final[Mapping[str, Starter]] = {
     "crewai": _project(
         "crewai",
         {
-            "tools.py": ("crewai", "the tools: plain CrewAI tools"),
-            "model.py": ("crewai", "the models: scripts; one line there names a real one"),
-            "crew.py": ("crewai", "the crew, whose agents are guarded"),
+            "tools": ("crewai", "the tools: plain CrewAI tools"),
+            "model": ("crewai", "the models: scripts; one line there names a real one"),
+            "crew": ("crewai", "the crew, whose agents are guarded"),
         },
         (_CREWAI,),
         "python crew.py",
@@ -111,8 +113,8 @@ PROJECTS: Final[Mapping[str, Starter]] = {
         "langgraph",
         {
             **_AGENT,
-            "web.py": ("fastapi", "the web application: each request acts for its user"),
-            "try_it.py": ("fastapi", "starts the application, and asks it as two users"),
+            "web": ("fastapi", "the web application: each request acts for its user"),
+            "try_it": ("fastapi", "starts the application, and asks it as two users"),
         },
         (_LANGCHAIN, _SERVER),
         "python try_it.py",
