@@ -18,3 +18,11 @@ def printed(page: str) -> str:
     return "".join(
         re.findall(r"^That prints:\n\n```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     )
+
+
+def prints(page: str) -> list[tuple[str, str]]:
+    """Return each block of Python that has its output behind it, with the output."""
+    lines = r"((?:(?!```).*\n)*)"
+    block = rf"^```python\n{lines}```\n\nThat prints:\n\n```text\n{lines}```$"
+    found: list[tuple[str, str]] = re.findall(block, page, re.MULTILINE)
+    return found
