@@ -42,6 +42,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "approvals list": (),
     "approvals show": (NO_REQUEST,),
     "approvals export": (NO_REQUEST,),
+    "trace": ("--last",),
     "audit list": (),
     "audit show": ("CALL",),
     "audit tail": ("--no-follow",),
