@@ -156,7 +156,7 @@ class ApprovalInbox:
         return ApprovalError(message, code="request.unknown")
 
     def _require_undecided(self, request: ApprovalRequest, verdict: Verdict) -> None:
-        """Raise ``RequestEndedError`` for an answer that would change nothing."""
+        """Raise ``RequestEndedError`` for a click that would change nothing."""
         if self._key(request) is None:
             raise self._ended(request.request_id)
         status = self._stored_status(request)
@@ -359,7 +359,6 @@ class ApprovalInbox:
     def _sign(
         self, request: ApprovalRequest, verdict: Verdict, signer: Signer, note: str
     ) -> Answer:
-        self._require_undecided(request, verdict)
         principal = self.approver(signer.public_key).principal
         return self.accept(request, self._answer(request, verdict, principal, note, signer))
 
