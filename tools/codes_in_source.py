@@ -13,7 +13,7 @@ SOURCES = (
     "integrations/agentguard-demo/src",
     "integrations/agentguard-langchain/src",
 )
-CODE = re.compile(r"[a-z0-9]+\.(?!(?:json|lock|next|rego|toml)\Z)[a-z_]+\Z")  # no file's name
+CODE = re.compile(r"[a-z0-9]+\.(?!(?:json|lock|next|py|rego|toml)\Z)[a-z_]+\Z")  # no file's name
 # Not codes, though they look like some.
 OTHERS = {
     "approval.decided",  # an event of telemetry, as the next two

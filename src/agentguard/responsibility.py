@@ -53,7 +53,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "approval.consumed": _AGENT,
     "approval.expired": _AGENT,
     "approval.insufficient": _AGENT,
-    "approval.limit": _AGENT,
+    "approval.limit": _operator(
+        "have requests answered (agentguard approvals list), or raise the limits in [approvals]"
+    ),
     "approval.mismatch": _AGENT,
     "approval.pending": _AGENT,
     "approval.rejected": _AGENT,
@@ -76,7 +78,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "clock.failed": _operator("repair the machine's clock"),
     "clock.skew": _operator("set the machine's clock, which is behind the log's newest entry"),
     "credential.failed": _operator(_STATE),
-    "delegation.delegatee": _AGENT,
+    "delegation.delegatee": _developer(
+        "add the agent to the list in [delegation], if work may be handed on to it"
+    ),
     "delegation.depth": _AGENT,
     "delegation.ended": _developer(
         "let the block of guard.delegate(...) last until all work in it is done; give what "
@@ -98,6 +102,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "facts.conflict": _developer("give the fact another name"),
     "facts.failed": _developer(_FACTS),
     "facts.invalid": _developer("let the function of facts return a dict of JSON values"),
+    "invalid_scope": _developer(
+        "let the scope of a sub-agent or a block be a part of the scope that is in force"
+    ),
     "journal.cut_short": _operator("find out whether the tool ran"),
     "journal.in_doubt": _operator(_OUTCOME),
     "journal.missing": _operator(_STATE),

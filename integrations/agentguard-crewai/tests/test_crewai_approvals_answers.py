@@ -135,7 +135,7 @@ def test_without_a_roster_there_is_nobody_to_wait_for(offices, native, signed, m
     assert output.raw == "done"
     (failure,) = failures(output)
     assert (failure.code, failure.retryable) == ("approval.unavailable", False)
-    assert "no approvers are configured" in failure.message
+    assert "no approvers are configured" in failure.details["reason"]
     assert office.ran == ["books"]
     (paid,) = payments(signed, office)
     assert (paid.agent, paid.code) == ("lead", "approval.unavailable")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import commands
 import pytest
+from denial_lines import without_denials
 
 from agentguard import Guard, TrustDocument, VerificationError, verify_evidence
 
@@ -44,9 +45,10 @@ WAITS = (
 
 
 def told_of(ran):
-    """What an example has said on stderr, without the requests that it names."""
+    """What an example has said on stderr, without refused calls and the requests that it names."""
     return [
-        line.partition("; see agentguard approvals show ")[0] for line in ran.stderr.splitlines()
+        line.partition("; see agentguard approvals show ")[0]
+        for line in without_denials(ran.stderr).splitlines()
     ]
 
 
@@ -210,7 +212,7 @@ def test_where_the_policy_does_not_let_anybody_publish_nothing_is_published(
 ):
     program = changed("authz.rego", 'input.action == "publish_report"\n', "false\n")
     ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, without_denials(ran.stderr)) == (0, "")
     calls, _ = calls_of(signed, tmp_path / "kept")
     assert told(calls)[-2:] == [
         (
@@ -285,7 +287,7 @@ def test_where_the_manager_may_have_it_paid_the_bookkeeper_pays(tmp_path, fork, 
     assert before.count(mine) == 1
     table.write_text(before.replace(mine, f'{mine[:-1]}, "invoice:pay"]'), "utf-8")
     ran = run(tmp_path, fork, copied / "main.py", "--state", tmp_path / "kept")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, without_denials(ran.stderr)) == (0, "")
     calls, _ = calls_of(signed, tmp_path / "kept")
     assert told(calls) == [
         *OFFICE,
@@ -359,7 +361,7 @@ AGENT = ("user:alice", "crew:trip", "travel-agent")
 
 def test_a_flow_that_has_paused_goes_on_in_another_process(tmp_path, signed):
     ran = run(tmp_path, python, FLOW, "--state", tmp_path / "kept")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, without_denials(ran.stderr)) == (0, "")
     assert (tmp_path / "kept" / "deeds.txt").read_text() == (
         "booked a seat in ICE 1507\npaid 59.90\n"
     )
@@ -421,7 +423,7 @@ def test_where_the_policy_denies_the_payment_nothing_is_paid_and_nobody_asked(
 def test_what_bob_rejects_is_not_paid_by_the_process_that_goes_on(flow, tmp_path, fork, signed):
     program = flow('("approvals", "approve", request, ', '("approvals", "reject", request, ')
     ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, without_denials(ran.stderr)) == (0, "")
     assert (tmp_path / "kept" / "deeds.txt").read_text() == "booked a seat in ICE 1507\n"
     calls, proved = calls_of(signed, tmp_path / "kept")
     assert [(one.tool, one.code, one.outcome) for one in calls][2:] == [

@@ -328,7 +328,7 @@ def test_the_limit_a_tool_is_not_made_again_once_a_call_of_no_journal_has_run(
 ):
     work = in_a_tool(a_crew_and_a_call_of_its_own)(office, native)
     assert work.tried(office) == ["mail to ann", "a cab"]
-    assert "has ended while a call waits" in caplog.text
+    assert "has ended, although a call" in caplog.text
     office.log.approve()
     assert work.tried(office) == []
 

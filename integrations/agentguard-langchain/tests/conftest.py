@@ -17,6 +17,7 @@ import pytest
 import rounds
 from call_log import Log
 from delegation_team import Child, DelegationTeam
+from denial_lines import without_denials
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -65,7 +66,7 @@ def start_service(tmp_path, preloaded):
 
         def step(*arguments: str) -> str:
             result = preloaded.run("service.py", *arguments, cwd=tmp_path)
-            assert (result.returncode, result.stderr) == (0, "")
+            assert (result.returncode, without_denials(result.stderr)) == (0, "")
             return result.stdout
 
         return step

@@ -212,7 +212,7 @@ def test_a_tool_that_does_work_of_its_own_is_not_made_again(people, caplog):
     inbox.approve()
     graph.invoke(None, CONFIG)
     assert (done, inbox.paid) == (["a"], [])
-    assert "has ended while a call waits" in caplog.text
+    assert "has ended, although a call" in caplog.text
 
 
 @SYNC

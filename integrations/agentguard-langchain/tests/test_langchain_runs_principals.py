@@ -265,14 +265,15 @@ async def test_a_run_that_nobody_has_begun_makes_no_call(people, obedient, sync)
 
 
 @SYNC
-async def test_a_narrowed_delegation_is_not_kept(people, sync):
+async def test_a_narrowed_delegation_is_not_kept(people, sync, caplog):
     inbox = people()
     graph = inbox.graph()
     with inbox.lend().narrowed(scope=[]):
         await invoke_thread(graph, inbox.asking(BIG), sync=sync)
     inbox.approve()
     state = await invoke_thread(graph, None, sync=sync)
-    assert "neither stored nor in force here" in answers(state)[0][1]
+    assert "[delegation.missing]" in answers(state)[0][1]
+    assert "neither stored nor in force here" in caplog.text
     assert inbox.paid == []
 
 
@@ -288,7 +289,7 @@ async def test_a_revoked_delegation_is_not_taken_up(people, sync, monkeypatch):
     def revoked(_stored):
         raise DelegationError("her delegation was revoked", code="delegation.revoked")
 
-    monkeypatch.setattr(inbox.agent._caller.runtime, "resume", revoked)
+    monkeypatch.setattr(inbox.agent._caller.runtime.delegations, "resume", revoked)
     state = await invoke_thread(graph, None, sync=sync)
     assert "[delegation.revoked]" in answers(state)[0][1]
     assert inbox.paid == []

@@ -71,7 +71,7 @@ async def test_without_it_the_childs_configuration_is_all_that_bounds_it(team, c
 
 
 @SYNC
-async def test_more_than_there_is_is_refused_and_never_cut_down(team, child, sync):
+async def test_more_than_there_is_is_refused_and_never_cut_down(team, child, sync, caplog):
     wide, narrow = child.only_reading(["pr:write", "repo:read"]), child.only_reading()
     with team.lend(scope=READ):
         refused = last_text(await invoke(wide, child.task, sync=sync))
@@ -79,7 +79,7 @@ async def test_more_than_there_is_is_refused_and_never_cut_down(team, child, syn
             "content of a; Denied"
         )
     assert refused.count("[invalid_scope]") == 2
-    assert "the sub-agent fixer is to have more than there is" in refused
+    assert "the sub-agent fixer is to have more than there is" in caplog.text
     assert decision_rows(team) == [
         ONLY_READS[0],
         ("read", "invalid_scope", "fixer", ""),

@@ -92,7 +92,7 @@ def _roles(
 def unknown_agent(source: str, name: str, agents: Iterable[str]) -> ConfigError:
     """Return the error (``agent.unknown``) for a name without a table in ``source``."""
     names = ", ".join(sorted(agents)) or "none"
-    meant = did_you_mean(name, agents)
+    meant = did_you_mean(str(name), agents)  # a program may pass another object
     message = (
         f"{source}: there is no [agents.{name}]; known agents: {names}; "
         f"{meant}{'Otherwise add' if meant else 'correct the name, or add'} the table"
