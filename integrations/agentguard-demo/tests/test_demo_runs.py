@@ -98,7 +98,7 @@ def played(tmp_path_factory):
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     return home, result.stdout
 
 

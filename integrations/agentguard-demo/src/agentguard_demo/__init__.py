@@ -10,6 +10,7 @@ verifies the log. The other modules are the parts of a run. ``setting.py`` makes
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -122,6 +123,8 @@ def command(
     chat_model = _chat_model(model)
     if otlp is not None:
         trace.begin(otlp)
+    # the timeline shows the refused calls
+    logging.getLogger("agentguard.decisions").setLevel(logging.CRITICAL)
     # absolute, so that the commands that are printed work from wherever the reader is
     folder = directory.absolute() if directory is not None else _temporary_folder()
     try:
