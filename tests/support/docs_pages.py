@@ -16,13 +16,13 @@ def text(*pages: str) -> str:
 def printed(page: str) -> str:
     """Return all that a page says its code prints: the blocks after a line "That prints:"."""
     return "".join(
-        re.findall(r"^That prints:\n\n```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        re.findall(r"^(?:That|It) prints:\n\n```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     )
 
 
 def prints(page: str) -> list[tuple[str, str]]:
     """Return each block of Python that has its output behind it, with the output."""
     lines = r"((?:(?!```).*\n)*)"
-    block = rf"^```python\n{lines}```\n\nThat prints:\n\n```text\n{lines}```$"
+    block = rf"^```python\n{lines}```\n\n(?:That|It) prints:\n\n```text\n{lines}```$"
     found: list[tuple[str, str]] = re.findall(block, page, re.MULTILINE)
     return found
