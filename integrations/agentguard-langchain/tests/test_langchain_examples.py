@@ -177,7 +177,8 @@ def test_the_project_of_the_page_runs(tmp_path, preloaded):
 
 def test_the_guide_runs(capsys):
     names = [
-        f"how-to/langchain{page}" for page in ("", "-delegation", "-approvals", "-resume", "-mcp")
+        f"how-to/langchain{page}"
+        for page in ("", "-delegation", "-approvals", "-graphs", "-resume", "-mcp")
     ]
     namespace: dict[str, object] = {}
     blocks = []
