@@ -183,7 +183,7 @@ def test_no_time(said):
         ("--decision", "maybe"),
         ("--kind", "nothing"),
         ("--trace", "foo"),
-        ("--trace", "a" * 31),
+        ("--trace", "a" * 33),
         ("--tool", "read_file", "--kind", "outcome"),
         ("--last", "-1"),
     ],

@@ -7,6 +7,7 @@ under one delegation, or, on an agent's own authority, by one agent instance and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ _KINDS: Final = ("authorization", "request")
 _DEEPEST: Final = 64
 """How many calls stand around a call at the most; an edited log could say any number."""
 
-_SHORTEST: Final = 7
-"""How many digits of a trace id a user has to give at least: a page of traces shows so many."""
+_BEGINNING: Final = re.compile(r"[0-9a-f]{7,32}")
+"""A trace id or its beginning: a page of traces shows seven digits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,10 +108,11 @@ class _RunReader:
         self._chains: dict[str, tuple[Grant, ...]] = {}
 
     def run(self, name: str | None) -> Run:
-        start = self._newest() if name is None else self._named(name)
+        start = self._newest() if name is None else self._call_named(name)
+        if start is None:
+            return self._trace_named(str(name))
         if start.about is not None and start.about.trace_id is not None:
-            trace = start.about.trace_id
-            return Run("trace", trace, _nested(self._nodes(Filter(Search(trace_id=trace)))))
+            return self._of_trace(start.about.trace_id)
         call = self._node(start) if start.kind == "authorization" else self._call_before(start)
         if call.hops:
             return Run("delegation", call.hops[0].jti, _nested(self._under(call)))
@@ -124,34 +126,33 @@ class _RunReader:
                 return row
         raise CallError("the log has no call yet", code="call.unknown")
 
-    def _named(self, name: str) -> Row:
+    def _call_named(self, name: str) -> Row | None:
+        """Return the call or the request that a name means, None where the log has none."""
         try:
             located = lookup.find(self._reader, name)
-        except CallError as unknown:
-            if unknown.code == "call.ambiguous":
+        except CallError as error:
+            if error.code != "call.unknown":
                 raise
-            rows = self._of_trace(name.lower()) if len(name) >= _SHORTEST else {}
-            if len(rows) > 1:
-                message = f"{len(rows)} traces begin with {name}: give more of the id"
-                raise CallError(message, code="call.ambiguous") from unknown
-            for row in rows.values():
-                return row
-            message = (
-                f"the log has no call and no trace {name}: agentguard audit list shows the calls, "
-                "and audit show names the trace of a call (traceparent)"
-            )
-            raise CallError(message, code="call.unknown") from unknown
+            return None
         return self._row(located)
 
-    def _of_trace(self, prefix: str) -> dict[str, Row]:
-        """Return the first row of each trace whose id begins so."""
-        found: dict[str, Row] = {}
-        for kind in _KINDS:
-            for row in self._history.rows(Filter(Search(kind=kind)), outcomes=False):
-                trace = row.about.trace_id if row.about is not None else None
-                if trace is not None and prefix in (trace[: len(prefix)], trace.lstrip("0")):
-                    found.setdefault(trace, row)
-        return found
+    def _trace_named(self, name: str) -> Run:
+        """Return the run of the trace whose id begins so."""
+        beginning = name.lower()
+        if _BEGINNING.fullmatch(beginning):
+            try:
+                run = self._of_trace(lookup.whole_trace(self._reader, beginning))
+            except CallError as error:
+                if error.code != "call.unknown":
+                    raise
+            else:
+                if run.nodes:
+                    return run
+        message = (
+            f"the log has no call and no trace {name}: agentguard audit list shows the calls, and "
+            "audit show names the trace of a call (traceparent)"
+        )
+        raise CallError(message, code="call.unknown")
 
     def _row(self, located: LocatedEntry) -> Row:
         after = dict.fromkeys(self._reader.shards(), located.index)
@@ -170,6 +171,9 @@ class _RunReader:
         return next((self._node(row) for row in rows if row.entry is not None), Node(request))
 
     # --- what belongs to it ---------------------------------------------------------------------
+
+    def _of_trace(self, trace_id: str) -> Run:
+        return Run("trace", trace_id, _nested(self._nodes(Filter(Search(trace_id=trace_id)))))
 
     def _under(self, call: Node) -> Iterator[Node]:
         """Yield the calls under the same first hop, and the requests of these agents."""
