@@ -59,6 +59,7 @@ def followed(tmp_path_factory, programs):
     code = "\n".join((*blocks("python"), "guard.close()"))
     ran = programs.run("-W", "error", "-c", code, cwd=folder, env=environment(folder))
     assert (ran.returncode, without_denials(ran.stderr)) == (0, "")
+    assert ran.stdout == docs_pages.printed(PAGE)
     return folder
 
 
@@ -107,7 +108,7 @@ def test_the_log_has_what_the_code_did(followed):
 
 def test_the_picture_is_of_such_a_chain(followed):
     """The hops, who signs each, and that the last one names whose key signs the call."""
-    (picture,) = blocks("text")
+    picture, *_printed = blocks("text")
     hops = re.findall(r"hop (\d)   (.*?)  lets  (.*?)  +(\w\S+(?: \S+)*?)  +signed: (.*)", picture)
     assert [number for number, *_rest in hops] == ["1", "2", "3", "4"]
     delegatees = [whom.strip() for _n, _who, whom, *_rest in hops]

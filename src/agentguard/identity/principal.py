@@ -1,4 +1,4 @@
-"""The names of principals: one form, and one spelling for each (delegation.md).
+"""The names of principals: one form, and one spelling for each (principals.md).
 
 A principal is ``kind:name`` in lower case, or ``issuer#subject`` for a subject of an OpenID Connect
 issuer. Names are compared character by character, so every entrance refuses a name that a reader
