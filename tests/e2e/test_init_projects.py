@@ -9,6 +9,7 @@ import importlib.util
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +140,11 @@ def test_nothing_is_overwritten_and_a_second_init_makes_nothing(project, kind):
     assert "exists already" in project.run("init").stderr
     after = {path: path.read_bytes() for path in project.folder.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_the_page_shows_what_a_project_prints():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "cli" / "setup.md"
+    assert f"$ python agent.py\n{AGENT}$ agentguard policy test\n" in page.read_text("utf-8")
 
 
 def test_one_project_at_a_time(project):
