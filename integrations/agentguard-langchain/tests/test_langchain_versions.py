@@ -38,9 +38,9 @@ print(json.dumps(said))
 """
 """Says how the adapter's import fails beside each of these folders of distributions."""
 NEEDED = {
-    "langchain": "langchain<2,>=1.5",
-    "langchain-core": "langchain-core<2,>=1.8",
-    "langgraph": "langgraph<2,>=1.2",
+    "langchain": "langchain<2,>=1.3.18",
+    "langchain-core": "langchain-core<2,>=1.6.13",
+    "langgraph": "langgraph<2,>=1.2.18",
     "langchain-mcp-adapters": "langchain-mcp-adapters<0.4,>=0.3",
     "mcp": "mcp<2,>=1.24",
 }
@@ -64,10 +64,10 @@ def unsupported(name, version):
 def test_the_adapter_looks_before_it_imports_a_framework(tmp_path):
     """In an interpreter of its own, which has imported no framework yet."""
     wrong = [
-        ("langchain", "1.4.9"),
+        ("langchain", "1.3.17"),
         ("langchain", "2.0"),
-        ("langchain-core", "1.7"),
-        ("langgraph", "1.1"),
+        ("langchain-core", "1.6.12"),
+        ("langgraph", "1.2.17"),
     ]
     folders = [installed(tmp_path / f"{name}-{version}", name, version) for name, version in wrong]
     command = [sys.executable, "-c", LOOKING, *folders]
