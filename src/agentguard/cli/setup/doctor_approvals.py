@@ -164,7 +164,13 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         )
         yield Finding("fail", "requests", what)
     now = seconds(times.now())
-    waiting = [request for request in pending if now < request.expires_at]
+    open_requests = [request for request in pending if now < request.expires_at]
+    answered = [request for request in open_requests if inbox.missing(request) is None]
+    waiting = [request for request in open_requests if request not in answered]
+    if answered:
+        many = screen.count(len(answered), "request is", "requests are")
+        what = f"{many} answered: the call runs, or is refused, when its agent makes the call again"
+        yield Finding("ok", "requests", what)
     if waiting:
         many = screen.count(len(waiting), "request waits", "requests wait")
         since = datetime.fromtimestamp(waiting[0].requested_at, UTC)
@@ -180,7 +186,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             "again, and the call makes a new request"
         )
         yield Finding("warn", "requests", what)
-    expired = [request for request in pending if request not in waiting and request not in unused]
+    expired = [one for one in pending if one not in open_requests and one not in unused]
     if expired:
         many = screen.count(len(expired), "request has", "requests have")
         what = f"{many} expired: the call did not run; make the call again for a new request"
