@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
@@ -20,10 +21,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from helpdesk import build
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from people import authenticate
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from agentguard import ApprovalRequest, Guard
-from agentguard.errors import ApprovalError
+from agentguard.errors import ApprovalError, EncodeError
 
 HERE = Path(__file__).parent
 SCOPE = ["orders:read", "refunds:create"]
@@ -37,7 +38,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         AsyncSqliteSaver.from_conn_string(str(HERE / "chats.db")) as saver,
     ):
         app.state.guard, app.state.graph = guard, build(guard, saver)
-        app.state.resumed = set()
+        app.state.resumed, app.state.turns = set(), WeakValueDictionary()
         yield
 
 
@@ -65,7 +66,7 @@ class Verdict(BaseModel):
     """What a manager answers."""
 
     verdict: Literal["approve", "reject"]
-    note: str = ""
+    note: str = Field("", max_length=1024)
 
 
 # --- chats ---------------------------------------------------------------------------------------
@@ -102,22 +103,33 @@ def thread(principal: str, chat: str) -> Any:
     return {"configurable": {"thread_id": f"{principal}/{chat}"}}
 
 
+def turn(app: FastAPI, thread_id: str) -> asyncio.Lock:
+    """Return the lock of a thread: two runs of one thread at once would overwrite each other.
+
+    Several processes of one application need a lock that they share, as in their database.
+    """
+    lock: asyncio.Lock = app.state.turns.setdefault(thread_id, asyncio.Lock())
+    return lock
+
+
 async def events(app: FastAPI, chat: str, principal: str, new: Any) -> AsyncIterator[str]:
     """Yield the events of a run, which acts for ``principal`` with what this request lends."""
     guard: Guard = app.state.guard
     delegation = await asyncio.to_thread(
         guard.delegate, principal, scope=SCOPE, via="service:helpdesk", task_id=chat
     )
-    run = app.state.graph.astream(new, thread(principal, chat), stream_mode=["messages", "updates"])
-    async for mode, chunk in delegation.iterate(run):
-        if mode == "messages":
-            message, _about = chunk
-            if message.text:
-                yield event("tool" if message.type == "tool" else "text", message.text)
-        elif "__interrupt__" in chunk:
-            for waiting in chunk["__interrupt__"]:
-                for shown in waiting.value["agentguard"]:
-                    yield event("waiting", shown["reason"])
+    config = thread(principal, chat)
+    async with turn(app, config["configurable"]["thread_id"]):
+        run = app.state.graph.astream(new, config, stream_mode=["messages", "updates"])
+        async for mode, chunk in delegation.iterate(run):
+            if mode == "messages":
+                message, _about = chunk
+                if message.text:
+                    yield event("tool" if message.type == "tool" else "text", message.text)
+            elif "__interrupt__" in chunk:
+                for waiting in chunk["__interrupt__"]:
+                    for shown in waiting.value["agentguard"]:
+                        yield event("waiting", shown["reason"])
     yield event("done", "")
 
 
@@ -130,10 +142,24 @@ def event(kind: str, text: str) -> str:
 
 
 @app.get("/approvals")
-async def waiting(_principal: User, request: Request) -> list[dict[str, Any]]:
-    """Return the calls that wait for a person."""
-    pending = await asyncio.to_thread(request.app.state.guard.approvals.pending)
-    return [described(one) for one in pending]
+async def waiting(principal: User, request: Request) -> list[dict[str, Any]]:
+    """Return the calls that wait for this user: nobody else sees another user's arguments."""
+    guard: Guard = request.app.state.guard
+    pending = await asyncio.to_thread(guard.approvals.pending)
+    return [
+        described(one)
+        for one in pending
+        if await asyncio.to_thread(may_approve, guard, one, principal)
+    ]
+
+
+def may_approve(guard: Guard, request: ApprovalRequest, principal: str) -> bool:
+    """Return whether an approval by this user would count."""
+    try:
+        guard.approvals.check(request, "approve", principal=principal)
+    except ApprovalError:
+        return False
+    return True
 
 
 def described(request: ApprovalRequest) -> dict[str, Any]:
@@ -157,7 +183,7 @@ async def answer(request_id: str, said: Verdict, principal: User, request: Reque
         await asyncio.to_thread(
             inbox.vouch, asked, said.verdict, principal=principal, note=said.note
         )
-    except ApprovalError as error:  # the request is still open, or the error says what became of it
+    except (ApprovalError, EncodeError) as error:  # still open, or the error says what became of it
         status = 409 if error.code.startswith("request.") else 403
         raise HTTPException(status, f"{error} [{error.code}]") from error
     task = asyncio.create_task(resume(request.app, asked.thread))
@@ -168,4 +194,5 @@ async def answer(request_id: str, said: Verdict, principal: User, request: Reque
 
 async def resume(app: FastAPI, thread_id: str) -> None:
     """Go on with a run for the user for whom it was begun: the guard has kept the delegation."""
-    await app.state.graph.ainvoke(None, {"configurable": {"thread_id": thread_id}})
+    async with turn(app, thread_id):
+        await app.state.graph.ainvoke(None, {"configurable": {"thread_id": thread_id}})

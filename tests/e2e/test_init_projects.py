@@ -199,3 +199,23 @@ def test_a_killed_init_is_completed_by_the_same_command(project, kind):
     again = project.run("init", f"--{kind}")
     assert again.returncode == 0, again.stderr
     assert {path.name for path in project.folder.rglob("*") if path.is_file()} == whole
+
+
+SLASHES = """\
+from fastapi.testclient import TestClient
+from web import app
+
+with TestClient(app) as client:
+    for thread in ("a/main", "", "main\\n", "main"):
+        question = {"text": "Refund order A-17.", "thread": thread}
+        print(client.post("/ask", json=question, headers={"X-User": "alice"}).status_code)
+"""
+
+
+@pytest.mark.slow("it imports a web application")
+def test_no_thread_of_a_user_has_the_id_of_another_users(project):
+    """A principal's name may have a slash: user:alice/a has threads of her own."""
+    made(project, "fastapi")
+    pytest.importorskip("httpx")
+    ran = project.interpreter("-c", SLASHES)
+    assert ran.stdout.split() == ["422", "422", "422", "200"], ran.stderr

@@ -92,7 +92,9 @@ def attempts_of_call(reader: LogReader, call: LoggedCall) -> list[LoggedCall]:
         attempts.setdefault(original.place, original)
     if isinstance(name, str):
         attempts |= _calls_with(reader, "journal", {name})
-    ids = {first, *(place.invocation_id for place in attempts)}
+    ids = {place.invocation_id for place in attempts} | (
+        {first} if isinstance(first, str) else set()
+    )
     attempts |= _calls_with(reader, "replay_of", ids)
     others = [attempt for place, attempt in attempts.items() if place != call.place]
     return [call, *sorted(others, key=lambda one: (one.place.shard, one.place.index))]

@@ -7,14 +7,15 @@ before anything else is done.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
-from agentguard.audit import records, statements
-from agentguard.audit.entry import CallPlace, Receipt
+from agentguard.audit import merkle, records, statements
+from agentguard.audit.entry import CallPlace, Receipt, parse_entry
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
@@ -27,7 +28,7 @@ from agentguard.domain import keystore
 from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain, require_trusted, take_up
 from agentguard.domain.protocol import Domain
-from agentguard.errors import CallError
+from agentguard.errors import CallError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
@@ -93,12 +94,15 @@ def erase(
 
     A framework may have made the call again. Each attempt keeps its own copy of the arguments, so
     all attempts are erased. May be done again, as after a crash in between. Raises as ``resolve``
-    does.
+    does, and ``VerificationError`` (``proof.invalid``) where the log does not prove that it has the
+    other attempts.
     """
     passphrase = Secret.of(passphrase)
     domain, admin = _take_up(settings, passphrase)
     with closing(domain.read()) as reader:
         attempts = attempts_of_call(reader, _find(reader, invocation_id))
+        if len(attempts) > 1:
+            _require_logged(reader, domain.trust, attempts)
         receipts: list[Receipt] = []
         with _writing(domain, now) as log:
             for attempt in attempts:
@@ -116,6 +120,32 @@ def erase(
         domain.journal().settle(one.invocation_id, ran=True)  # without its result
     removed = sum(erasure.erase(settings.state, shard, at) for shard, at in indices.items())
     return Erased(place, receipts[0], removed, tuple(repeats))
+
+
+def _require_logged(reader: LogReader, trust: TrustDocument, calls: Sequence[LoggedCall]) -> None:
+    """Raise ``VerificationError`` (``proof.invalid``) unless checkpoints cover these very entries.
+
+    Whoever writes the state could edit the entry of another call for a moment, so that the entry
+    seems to repeat this call. The admin key would sign that the other call's data were erased.
+    """
+    entries = {(one.place.shard, one.place.index): one.entry for one in calls}
+    for shard in {one.place.shard for one in calls}:
+        head, _key = statements.check_checkpoint(
+            reader.checkpoint(shard) or b"", trust, f"{trust.log}/{shard}"
+        )
+        tree = merkle.CompactRange()
+        for index, body in islice(reader.entries(shard), head.size):
+            tree.append(merkle.leaf_hash(body))
+            if (shard, index) in entries and parse_entry(body) == entries[shard, index]:
+                del entries[shard, index]
+        if (tree.size, tree.root()) != (head.size, head.root):
+            entries[shard, -1] = calls[0].entry
+    if entries:
+        message = (
+            "somebody has changed entries of the log, so that other calls may seem to be attempts "
+            "of this one: nothing was erased. Run agentguard audit verify"
+        )
+        raise VerificationError(message, code="proof.invalid")
 
 
 def _find(reader: LogReader, invocation_id: str) -> LoggedCall:

@@ -12,13 +12,17 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from private_calls import CLEAR, SECRET, erase, spellings
+from private_calls import CLEAR, PASSPHRASE, SECRET, allow, erase, spellings
 
 from agentguard import AgentguardError, Decision, Denied, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
-from agentguard.domain import keystore
+from agentguard.domain import domain, keystore
+from agentguard.guard.guard import Guard
+from agentguard.policy.document import Evaluated
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing import canonical
 from agentguard.storage.reader import StateReader
 
 
@@ -172,3 +176,57 @@ def test_a_sub_agents_call_has_no_name_in_the_log_and_is_found_all_the_same(scen
     assert len(erase(scene, ids(scene)[1]).repeats) == 2
     assert scene.holds(SECRET) == []
     assert scene.verify().ok
+
+
+OTHER = "another person's 4712"
+
+
+@pytest.mark.parametrize("edited", ["replay_of", "journal"])
+def test_who_edits_another_call_for_a_moment_has_no_data_of_it_erased(scene, edited):
+    """The admin key would sign that they were, and once the edit is undone the log would hold."""
+    with scene.open() as guard:
+        attempt(guard)
+        attempt(guard)
+        attempt(guard, OTHER, run="run-2")
+    first, _again, other = ids(scene)
+    index = next(index for index, call in scene.calls() if call.invocation_id == other)
+    [(body,)] = scene.rows("SELECT body FROM entries WHERE idx = ?", index)
+    members = json.loads(body)
+    if edited == "replay_of":
+        members["replay_of"] = first
+    else:
+        index_of_first = scene.calls()[0][0]
+        [(of_first,)] = scene.rows("SELECT body FROM entries WHERE idx = ?", index_of_first)
+        members["journal"] = json.loads(of_first)["journal"]
+    update = "UPDATE entries SET body = ? WHERE idx = ?"
+    scene.rows(update, canonical.dumps(members), index)
+    with pytest.raises(AgentguardError) as caught:
+        erase(scene, first)
+    assert caught.value.code == "proof.invalid"
+    scene.rows(update, body, index)
+    assert "0.sqlite" in scene.holds(SECRET)  # nothing was erased
+
+    assert len(erase(scene, first).repeats) == 1
+    assert scene.holds(SECRET) == []
+    assert "0.sqlite" in scene.holds(OTHER)
+    assert scene.verify().ok
+
+
+class Bundled(FunctionEngine):
+    """An engine that reports a bundle with an unlucky name."""
+
+    def evaluate(self, document: bytes) -> object:
+        revisions = {"replay_of": "1", "journal": "1"}
+        details = {"decision_id": None, "version": None, "revisions": revisions}
+        return Evaluated(super().evaluate(document), details)
+
+
+def test_a_name_in_the_details_of_an_evaluation_makes_no_call_an_attempt(scene):
+    engine = Bundled(allow)
+    with Guard(scene.settings, engine, domain.take_up(scene.settings, PASSPHRASE)) as guard:
+        attempt(guard)
+        attempt(guard)
+        attempt(guard, OTHER, run="run-2")
+    assert len(erase(scene, ids(scene)[0]).repeats) == 1
+    assert scene.holds(SECRET) == []
+    assert "0.sqlite" in scene.holds(OTHER)
