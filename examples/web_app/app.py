@@ -24,7 +24,7 @@ from people import authenticate
 from pydantic import BaseModel, Field
 
 from agentguard import ApprovalRequest, Guard
-from agentguard.errors import ApprovalError, EncodeError
+from agentguard.errors import ApprovalError
 
 HERE = Path(__file__).parent
 SCOPE = ["orders:read", "refunds:create"]
@@ -183,7 +183,7 @@ async def answer(request_id: str, said: Verdict, principal: User, request: Reque
         await asyncio.to_thread(
             inbox.vouch, asked, said.verdict, principal=principal, note=said.note
         )
-    except (ApprovalError, EncodeError) as error:  # still open, or the error says what became of it
+    except ApprovalError as error:  # the request is still open, or the error says what became of it
         status = 409 if error.code.startswith("request.") else 403
         raise HTTPException(status, f"{error} [{error.code}]") from error
     task = asyncio.create_task(resume(request.app, asked.thread))

@@ -219,3 +219,16 @@ def test_no_thread_of_a_user_has_the_id_of_another_users(project):
     pytest.importorskip("httpx")
     ran = project.interpreter("-c", SLASHES)
     assert ran.stdout.split() == ["422", "422", "422", "200"], ran.stderr
+
+
+def test_no_file_is_made_through_a_link_that_leads_out_of_the_folder(project):
+    outside = project.folder.parent / "outside"
+    outside.mkdir()
+    (project.folder / "policies").symlink_to(outside)
+    refused = project.run("init", "--langgraph")
+    assert refused.returncode != 0
+    assert "storage.exists" in refused.stderr
+    assert [*outside.iterdir()] == []
+    assert [path.name for path in project.folder.iterdir()] == ["policies"]
+    (project.folder / "policies").unlink()
+    assert project.run("init", "--langgraph").returncode == 0

@@ -81,8 +81,7 @@ class Site:
         """Send a request as a person; nobody's token is sent for ``nobody``."""
         token = {"Authorization": f"Bearer {self.tokens.get(who, 'wrong')}"}
         url = f"http://127.0.0.1:{self.port}{path}"
-        sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx.request(method, url, **sent, headers=token, timeout=300)
+        return httpx.request(method, url, json=body, headers=token, timeout=300)
 
     def write(self, who: str, chat: str, text: str) -> list[tuple[str, str]]:
         """Write a message, and return the events of the answer."""
@@ -90,8 +89,7 @@ class Site:
 
     def answer(self, who: str, request: str, verdict: str, note: str = "seen") -> httpx.Response:
         """Answer a request for an approval."""
-        said = json.dumps({"verdict": verdict, "note": note}).encode()
-        return self.ask(who, "POST", f"/approvals/{request}", said)
+        return self.ask(who, "POST", f"/approvals/{request}", {"verdict": verdict, "note": note})
 
     def read(self, who: str, chat: str, until: str) -> list[str]:
         """Return a chat's messages, once one of them has the text ``until``."""
@@ -184,8 +182,7 @@ def test_the_web_application(site):
         refused = site.answer(who, waits["id"], "approve")
         assert refused.status_code == 403, refused.text
     assert site.answer("nobody", waits["id"], "approve").status_code == 401
-    for note in ("n" * 1025, "\ud800"):
-        assert site.answer("mary", waits["id"], "approve", note).status_code in (403, 422)
+    assert site.answer("mary", waits["id"], "approve", "n" * 1025).status_code == 422
     assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
 
     # the server is killed while the refund waits; a new one goes on

@@ -40,6 +40,19 @@ def missing_approvals(
     return None
 
 
+def counted(
+    requirements: Sequence[Requirement],
+    answers: Iterable[Answer],
+    requesters: AbstractSet[str],
+) -> tuple[Answer, ...]:
+    """Return the answers that count for one of the requirements at least."""
+    return tuple(
+        answer
+        for answer in answers
+        if any(reason_not_counted(one, answer, requesters) is None for one in requirements)
+    )
+
+
 def requesters_of(principal: str, owner: str | None) -> frozenset[str]:
     """Return who may not approve a call: the principal of the call, and the agent's owner."""
     return frozenset({principal} if owner is None else {principal, owner})

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
-from agentguard.approvals.quorum import missing_approvals, requesters_of
+from agentguard.approvals.quorum import counted, missing_approvals, requesters_of
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.approvals.store import StoredRequest
@@ -237,6 +237,7 @@ def _judge_answers(
     if refusal is not None:
         return ruling.refused(refusal)
     requesters = _requesters(prepared)
+    answers = counted(request.requirements, answers, requesters)  # the policy hears of no others
     lacking = missing_approvals(request.requirements, answers, requesters=requesters)
     if lacking is not None or not answers:  # no input.approval without an answer that was verified
         return ApprovalPending(request, lacking or "nobody has answered yet")

@@ -34,6 +34,15 @@ from agentguard_langchain.tool_state import OnDeny
 from agentguard_langchain.toolset import RunDelegationSource, Toolset
 from agentguard_langchain.turn import previous_turn_id
 
+_WITHDRAWN: Final = (
+    "Withdrawn: {name} was not run, because the conversation went on before it could."
+)
+_UNKNOWN: Final = (
+    "Interrupted: the conversation went on before {name} had an answer, and nobody knows here "
+    "whether it was run. Do not repeat the call before you have found out."
+)
+"""For a call that waits for nobody: its process may have ended after the tool had run."""
+
 HANDLE: Final = "agentguard_run"
 
 
@@ -106,16 +115,17 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         agent, previous_handle = self._toolset.agent, handle_of(state, HANDLE)
         if task.thread is None:
             return None
+        withdrawn: set[str] = set()
         if previous_handle is not None:
             retire(agent, task, previous_handle)
             if not task.namespace:  # else the thread is another graph's
-                withdraw_all(agent, task, previous_handle)
+                withdrawn = withdraw_all(agent, task, previous_handle)
         delegation = self._toolset.delegation(lambda: runtime).delegation
         acting_agent = agent if delegation is None else agent.under(delegation)
         span = self._toolset.span(task, None, acting_agent)
         traceparent = None if span is None else span.traceparent
         handle = RunRecord.open(agent, task, delegation, traceparent)
-        messages = self._all_answered(task, state["messages"])
+        messages = self._all_answered(task, state["messages"], withdrawn)
         forget_turn(agent, task, previous_turn_id(state["messages"]))
         if messages is None:
             return {HANDLE: handle}
@@ -129,19 +139,22 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def _all_answered(
-        self, task: GraphTask, messages: Sequence[AnyMessage]
+        self, task: GraphTask, messages: Sequence[AnyMessage], withdrawn: set[str]
     ) -> list[AnyMessage] | None:
-        """Return the messages with an answer to each tool call; None if no answer is missing."""
+        """Return the messages with an answer to each tool call; None if no answer is missing.
+
+        ``withdrawn`` are the sites of the calls whose requests have just been withdrawn.
+        """
         answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
         completed: list[AnyMessage] = []
         for message in messages:
             completed.append(message)
             if isinstance(message, AIMessage):
-                completed += self._withdraw_open(task, message, answered)
+                completed += self._withdraw_open(task, message, answered, withdrawn)
         return completed if len(completed) > len(messages) else None
 
     def _withdraw_open(
-        self, task: GraphTask, message: AIMessage, answered: set[str]
+        self, task: GraphTask, message: AIMessage, answered: set[str], withdrawn: set[str]
     ) -> list[AnyMessage]:
         """Withdraw the requests of a message's open calls; return the answers for the model."""
         ids = {c["id"]: c["name"] for c in message.tool_calls if c["id"] not in answered}
@@ -149,18 +162,17 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             return []
         agent = self._toolset.agent
         pending_turn = PendingTurn.of_turn(agent, task, message.id)
-        for call_id in ids:
+        texts: dict[str | None, str] = {}
+        for call_id, name in ids.items():
             site = task.call_site(message.id, pending_turn.site_id(call_id or ""))
-            request = agent.approvals.request_at(site.digest(agent.name))
+            digest = site.digest(agent.name)
+            request = agent.approvals.request_at(digest)
+            has_waited = request is not None or digest in withdrawn
+            texts[call_id] = (_WITHDRAWN if has_waited else _UNKNOWN).format(name=name)
             if request is not None:
                 agent.approvals.withdraw(request)
         return [
-            ToolMessage(
-                f"Withdrawn: {name} was not run, because the conversation went on before it could.",
-                name=name,
-                tool_call_id=call_id,
-                status="error",
-            )
+            ToolMessage(texts[call_id], name=name, tool_call_id=call_id, status="error")
             for call_id, name in ids.items()
         ]
 

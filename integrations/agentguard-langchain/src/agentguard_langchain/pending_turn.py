@@ -162,16 +162,19 @@ def list_waiting(
         run_store(agent).write(_list_name(task, run), json.dumps(sites).encode())
 
 
-def withdraw_all(agent: Agent, task: GraphTask, run: str) -> None:
-    """Withdraw the requests that a run waits for."""
+def withdraw_all(agent: Agent, task: GraphTask, run: str) -> set[str]:
+    """Withdraw the requests that a run waits for; return the sites of their calls."""
+    withdrawn: set[str] = set()
     with _LISTING:
         sites = _listed(agent, task, run)
         for site in sites:
             request = agent.approvals.request_at(site)
             if request is not None:
                 agent.approvals.withdraw(request)
+                withdrawn.add(site)
         if sites:
             run_store(agent).remove(_list_name(task, run))
+    return withdrawn
 
 
 def _listed(agent: Agent, task: GraphTask, run: str | None) -> list[str]:

@@ -122,6 +122,9 @@ def _create(folder: Path, settings: Config, project: Starter) -> None:
     new = [folder / path for path in project.templates]
     for path in () if is_half_made else (*new, settings.state):
         undo.refuse_existing(path)
+    for path in new:
+        if path.parent != folder and path.parent.is_symlink():  # it may lead out of the folder
+            undo.refuse_existing(path.parent, "remove the link, or choose another folder")
     with undo.all_or_nothing() as undos:
         undo.folder(undos, folder)
         trust, passphrase_file = _take_up(settings) if is_half_made else _make_new(undos, settings)
