@@ -217,7 +217,7 @@ class Bundled(FunctionEngine):
 
     def evaluate(self, document: bytes) -> object:
         revisions = {"replay_of": "1", "journal": "1"}
-        details = {"decision_id": None, "version": None, "revisions": revisions}
+        details: dict[str, Any] = {"decision_id": None, "version": None, "revisions": revisions}
         return Evaluated(super().evaluate(document), details)
 
 
