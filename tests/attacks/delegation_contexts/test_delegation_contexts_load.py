@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from delegated_agents import AGENTS
+from denial_lines import without_denials
 from preloaded import Talk
 
 from agentguard import Decision, Denied, Guard, verify_evidence
@@ -298,7 +299,7 @@ def started(durable, programs) -> Callable[..., Talk]:
 
 def finished(process: Talk, given: str = "") -> list[str]:
     out, err = process.communicate(given)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, without_denials(err)) == (0, "")
     return out.splitlines()
 
 
