@@ -44,6 +44,8 @@ _FACTS: Final = "correct the function that looks up facts; the log has the excep
 _OUTCOME: Final = "find out whether the tool ran, and record the answer with agentguard resolve"
 _ENGINE: Final = "check that the policy server runs, and compare its address with [policy] server"
 _STATE: Final = "run agentguard doctor, which checks the state, the keys and the log"
+THAW: Final = "run agentguard thaw once the reason of the freeze is over"
+"""What the command line adds to the reason of a freeze."""
 
 CODES: Final[Mapping[str, Responsibility]] = {
     "agent.mismatch": _developer("guard the tool for the agent that runs the tool"),
@@ -94,8 +96,10 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "resume the run under the delegation of the principal who began it"
     ),
     "delegation.missing": _developer(_DELEGATE),
-    "delegation.revoked": _AGENT,
-    "domain.frozen": _AGENT,
+    "delegation.revoked": _operator(
+        "nobody can undo a revocation: let the principal lend again, or give the agent another name"
+    ),
+    "domain.frozen": _operator(THAW),
     "engine.credential": _operator("set token_file or token_variable in [policy]"),
     "engine.unauthorized": _operator("set token_file, token_variable or certificate in [policy]"),
     "entropy.failed": _operator("repair the machine's source of random bytes"),

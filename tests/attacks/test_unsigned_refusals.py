@@ -73,4 +73,5 @@ def test_the_twin_is_signed(told):
     assert "signed at" in by_evidence
     assert "attributes the call to the agent instance" in by_evidence
     assert "signatures, credential and commitments hold" in by_show
+    assert "the log around the call: agentguard audit verify does" in by_show
     assert evidence_report.as_json(proved)["signed"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import subprocess
@@ -64,6 +65,9 @@ def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
     shown = check(told, stranger, "call.json")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("proved, under the keys of project.internal:\n")
+    digest = hashlib.sha256((stranger / "trust.json").read_bytes()).hexdigest()
+    trusted = f"trust: project.internal, from trust.json\nits fingerprint (SHA-256): {digest}\n"
+    assert shown.stdout.endswith(trusted)
     text = " ".join(shown.stdout.replace("| ", "").split())
     for words in (
         f"call {calls[0]}",

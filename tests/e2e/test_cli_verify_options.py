@@ -49,6 +49,10 @@ def notes(project, shard):
     return [bytes(note) for (note,) in found]
 
 
+def size_of(note):
+    return checkpoint.parse(note).checkpoint.size
+
+
 def problems(report):
     return {(problem["shard"], problem["index"]) for problem in report["problems"]}
 
@@ -190,6 +194,14 @@ def test_the_evidence_of_a_call_is_a_witness(verify, sharded, tmp_path):
     assert "none" in anchored
 
 
+def test_that_a_file_was_kept_elsewhere_is_the_word_of_the_user(sharded, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"".join(note for shard in range(3) for note in notes(sharded, shard)))
+    shown = sharded.run("audit", "verify", "--against", kept).stdout
+    assert f"{kept}\nYOUR WORD: nothing shows that the files of --against were kept" in shown
+    assert "YOUR WORD" not in sharded.run("audit", "verify").stdout
+
+
 def test_a_rolled_back_shard_is_found_by_what_was_kept(verify, reshaped, tmp_path):
     kept = tmp_path / "kept"
     kept.write_bytes(notes(reshaped, 1)[-1])
@@ -276,6 +288,28 @@ def test_the_verdict_for_people(verify, sharded):
     said = shown.stdout.partition("1 call in doubt")[2]
     assert "read_file by agent:assistant:" in said
     assert f"agentguard resolve {doubtful} --ran|--not-ran --note TEXT" in said
+
+
+@pytest.mark.parametrize("case", ["cut short", "a copy", "a copy without an anchor"])
+def test_nobody_is_told_to_resolve_a_call_by_a_log_that_is_cut_short_or_a_copy(
+    reshaped, verify, tmp_path, case
+):
+    place = []
+    if case == "cut short":
+        last = max(map(size_of, notes(reshaped, 0))) - 1
+        change(reshaped, 0, f"DELETE FROM entries WHERE idx = {last}")  # noqa: S608
+    else:
+        place = ["--state", tmp_path / "copy"]
+        shutil.copytree(reshaped.state, place[1])
+        if case == "a copy without an anchor":
+            place += ["--anchor", ""]
+    report = verify(reshaped, *place)
+    assert report["ok"] is (case != "cut short")
+    assert report["in_doubt"]
+    said = reshaped.run("audit", "verify", *place).stdout
+    assert "in doubt: authorised, and nothing is known since. Resolve " in said
+    assert "agentguard resolve" not in said
+    assert ("by a log that is not whole" in said) is (case == "cut short")
 
 
 def test_problems_stand_with_their_shards(reshaped):

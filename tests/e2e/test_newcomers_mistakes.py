@@ -385,7 +385,10 @@ def test_no_configuration(project):
         "there is no file agentguard.toml: run agentguard init, or name the right file"
     )
     found = project.python("-c", "from agentguard import Guard; Guard.find()")
-    message = f"there is no agentguard.toml in {project.folder} or above it: run agentguard init"
+    message = (
+        f"there is no agentguard.toml in {project.folder} or above it: run agentguard init there, "
+        "or go to the project's folder, or name the file with --config or the state with --state"
+    )
     assert message in found.stderr
     assert message in said(project.run("audit", "list"))
     assert message in said(project.run("doctor"))

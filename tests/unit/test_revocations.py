@@ -80,7 +80,7 @@ def test_a_freeze_denies_everybody_until_a_thaw_with_a_higher_number():
     frozen = Restrictions().with_freeze(1, frozen=True)
     assert frozen.refusal(frozenset()) == (
         "domain.frozen",
-        "all calls are frozen: agentguard thaw lets them go on",
+        "all calls are frozen: run agentguard thaw once the reason of the freeze is over",
     )
     assert frozen.with_freeze(1, frozen=False).frozen
     assert frozen.with_freeze(0, frozen=False).frozen

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
+from agentguard.responsibility import THAW
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
@@ -153,7 +154,7 @@ class Restrictions(NamedTuple):
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and reason for denying calls of these names; None where none applies."""
         if self.frozen:
-            return "domain.frozen", "all calls are frozen: agentguard thaw lets them go on"
+            return "domain.frozen", f"all calls are frozen: {THAW}"
         if self.revoked.isdisjoint(names):
             return None
         revoked = min(self.revoked & names)

@@ -300,11 +300,12 @@ def read_heads(predicate: Mapping[str, JSON]) -> list[Checkpoint]:
 def check_attachments(attachments: Sequence[Attachment], commitments: Commitments) -> None:
     """Check the attachments of an entry against the entry's commitments."""
     for role, stated, salt, data in attachments:
+        verb = ("are", "were") if role == "arguments" else ("is", "was")
         if commitments.get(role) != stated:
-            raise _mismatch(f"the {role} kept beside it are not what it commits to")
+            raise _mismatch(f"the {role} kept beside the entry {verb[0]} not what it commits to")
         # a salt of another length would move the boundary between salt and data
         if len(salt) != SALT_SIZE or commitment(salt, data) != stated:
-            raise _mismatch(f"the {role} kept beside it were changed")
+            raise _mismatch(f"the {role} kept beside the entry {verb[1]} changed")
 
 
 def check_checkpoint(

@@ -6,6 +6,7 @@ beforehand, and never takes it from the state under verification.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -177,6 +178,11 @@ class TrustDocument:
             "keys": keys,
         }
         return canonical.dumps(document)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 (hex) of the file that ``trust export`` writes, for people to compare."""
+        return hashlib.sha256(self.dumps() + b"\n").hexdigest()
 
     @classmethod
     def loads(cls, data: bytes) -> TrustDocument:

@@ -118,6 +118,33 @@ def test_tokens_evaluations_and_stored_delegations_too(scene):
     assert scene.guard.resume(scene.bob.dumps()).principal == "user:bob"
 
 
+def test_the_operator_reads_how_a_freeze_ends_and_the_model_does_not(scene, caplog):
+    scene.freeze()
+    with pytest.raises(Denied) as caught:
+        scene.robot.call(scene.read)
+    told = adapters.denial_text("read", caught.value.decision)
+    assert "the application is not able to make this call [domain.frozen]" in told
+    assert "thaw" not in told
+    advice = "run agentguard thaw once the reason of the freeze is over"
+    assert caught.value.reason == f"all calls are frozen: {advice}"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "agentguard"]
+    assert line == (
+        f"read was not run: all calls are frozen [domain.frozen]. For the operator: {advice}"
+    )
+    scene.freeze(frozen=False)  # the twin
+    assert attempt(scene.robot, scene.read) == "ok"
+
+
+def test_no_model_reads_what_was_revoked(scene):
+    scene.revoke("user:alice")
+    with scene.alice, pytest.raises(Denied) as caught:
+        scene.worker.call(scene.read)
+    told = adapters.denial_text("read", caught.value.decision)
+    assert "the application is not able to make this call [delegation.revoked]" in told
+    assert "alice" not in told
+    assert "user:alice was revoked" in caught.value.reason
+
+
 async def test_async_calls_too(scene):
     with scene.alice:
         assert await scene.worker.acall(scene.read) == "ok"

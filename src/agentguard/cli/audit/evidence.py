@@ -26,6 +26,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
 )
 from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 
@@ -105,9 +106,17 @@ def verify(
             screen.json_line({"ok": False, "code": error.code, "problem": str(error)})
         else:
             screen.line(screen.styled("fail", "FAILED"), f" [{error.code}]: {error}")
+            _draw_trust(trust, document)
         raise typer.Exit(1) from error
     if json:
         screen.json_line(evidence_report.as_json(proved))
     else:
         screen.line(screen.styled("ok", "proved"), f", under the keys of {document.trust_domain}:")
         evidence_report.draw(proved)
+        _draw_trust(trust, document)
+
+
+def _draw_trust(file: Path, document: TrustDocument) -> None:
+    """Name the trust document, so that its fingerprint can be compared with the owner's."""
+    screen.line(f"trust: {document.trust_domain}, from {file}")
+    screen.line(f"its fingerprint (SHA-256): {document.fingerprint}")

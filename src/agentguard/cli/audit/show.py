@@ -376,6 +376,7 @@ def _evidence_rows(report: CallReport, trust: Trust, reading: str) -> Iterator[_
     if not report.problems:
         checks = "signatures, credential" if report.call.signed else "credential"
         yield "checked", screen.styled("ok", f"{checks} and commitments hold")
+        yield "not checked", "the log around the call: agentguard audit verify does"
     yield "trust", trust.source if trust.outside else f"UNTRUSTED KEY: {trust.source}"
     invocation_id = report.call.invocation_id
     if invocation_id is not None:

@@ -28,6 +28,10 @@ from agentguard.storage.anchor import log_folder
 
 _LISTED: Final = 20
 _COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
+_WORD_FOR_FILES: Final = (
+    "YOUR WORD: nothing shows that the files of --against were kept where whoever writes the state "
+    "can't change them; a file that was just made from this log proves nothing about the log"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class VerifyReport:
                 f": by the checkpoints in {self._witnesses()}, which whoever writes the state can "
                 "change as well: keep some elsewhere too (docs/explanation/anchors.md)",
             )
+        if self.report.witness is not None and self.against:
+            screen.line(screen.styled("warn", _WORD_FOR_FILES))
         trust = self.log.trust
         screen.line(f"trust: {trust.document.trust_domain}, from {trust.source}")
         for warning in self._warnings():
@@ -168,7 +174,7 @@ class VerifyReport:
         screen.line()
         screen.line(
             screen.styled("in_doubt", f"{number} in doubt"),
-            ": authorised, and nothing is known since. Find out whether the tool ran, and say so:",
+            f": authorised, and nothing is known since. {self._advice_on_doubts()}",
         )
         for invocation_id in self.in_doubt[:_LISTED]:
             selection = Filter(Search(kind="authorization", invocation_id=invocation_id))
@@ -176,11 +182,28 @@ class VerifyReport:
             for row in islice(matches, 1):
                 by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
-            remedy = f"{rows.remedy(invocation_id)}{config_option(self.log.location)}"
-            screen.item("    ", screen.command(remedy))
+            if self._may_resolve():
+                remedy = f"{rows.remedy(invocation_id)}{config_option(self.log.location)}"
+                screen.item("    ", screen.command(remedy))
         if len(self.in_doubt) > _LISTED:
             others = len(self.in_doubt) - _LISTED
             screen.item("  ", f"and {others} more: agentguard audit list --in-doubt")
+
+    def _may_resolve(self) -> bool:
+        """Whether a person may settle the calls in doubt by what this log says.
+
+        What is missing in a damaged log, or is written after a copy was made, may have the outcome.
+        """
+        return self.report.ok and self._original() is None and self.log.location.config is not None
+
+    def _advice_on_doubts(self) -> str:
+        if self._may_resolve():
+            return "Find out whether the tool ran, and say so:"
+        if not self.report.ok:
+            return (
+                "Resolve no call by a log that is not whole: what is missing may have the outcome."
+            )
+        return "Resolve a call only in the log that is in use: this one may be a copy."
 
 
 def where(problem: Problem) -> str:

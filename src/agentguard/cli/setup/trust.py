@@ -47,6 +47,7 @@ def export(
         file.write(document.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"{output} has {len(document.keys)} public keys of {document.trust_domain}")
+        screen.line(f"its fingerprint (SHA-256): {document.fingerprint}")
 
 
 @app.command("pin")

@@ -62,7 +62,10 @@ def find(start: Path) -> Path:
         # A pipe or a device of this name is found as well, and refused when it is read.
         if os.path.lexists(path) and not path.is_dir():
             return path
-    message = f"there is no {FILE} in {start} or above it: run agentguard init there"
+    message = (
+        f"there is no {FILE} in {start} or above it: run agentguard init there, or go to the "
+        "project's folder, or name the file with --config or the state with --state"
+    )
     raise ConfigError(message, code="config.missing")
 
 
