@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -343,20 +344,32 @@ class Place:
 
     def authorised(self) -> dict[str, list[str]]:
         """The ids of the calls that were allowed, by the payee in their arguments."""
+        return self._of_calls("allow", lambda index, _members: str(index))
+
+    def doubted(self) -> dict[str, list[str]]:
+        """The earlier attempts that refusals name as in doubt, by the payee in their arguments."""
+        return self._of_calls(
+            "deny",
+            lambda _index, members: (
+                members.get("replay_of") if members["code"] == "journal.in_doubt" else None
+            ),
+        )
+
+    def _of_calls(
+        self, decision: str, what: Callable[[int, Mapping[str, Any]], str | None]
+    ) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         with closing(StateReader(self.settings.state)) as reader:
             for shard in reader.shards():
                 for stored in reader.stored(shard):
                     parsed = parse_entry(stored.body)
-                    if parsed.kind == "authorization" and parsed.members["decision"] == "allow":
-                        for kept in stored.attachments:
-                            to = (
-                                json.loads(kept.data).get("to")
-                                if kept.role == "arguments"
-                                else None
-                            )
-                            if to is not None:
-                                found.setdefault(to, []).append(str(stored.index))
+                    if parsed.kind != "authorization" or parsed.members["decision"] != decision:
+                        continue
+                    said = what(stored.index, parsed.members)
+                    kept = [one.data for one in stored.attachments if one.role == "arguments"]
+                    for to in (json.loads(data).get("to") for data in kept):
+                        if to is not None and said is not None:
+                            found.setdefault(to, []).append(said)
         return found
 
     def outcomes(self) -> int:
@@ -372,11 +385,6 @@ class Place:
 def place(tmp_path, preloaded, template) -> Place:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return Place(tmp_path, preloaded)
-
-
-def attempt_in(result: str) -> list[str]:
-    """The id of the earlier attempt, where a refusal tells of one."""
-    return re.findall(r"\(([0-9a-f]{32})\)", result)
 
 
 # --- at any moment --------------------------------------------------------------------------------
@@ -408,8 +416,8 @@ def test_a_run_that_was_killed_goes_on_and_pays_once(place, asking):
                 else:
                     require_told(result, to, before, after)
                     assert asking or "approval" not in result
-                    doubtful.update(attempt_in(result))
         # a call whose end is on record, and not its result, is in doubt for the run alone
+        doubtful.update(chain.from_iterable(place.doubted().values()))
         listed = set(report.in_doubt)
         assert len(doubtful - listed) <= place.outcomes()
     again = place.done("resume", *begun[-3:], **options)
@@ -470,7 +478,7 @@ def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, paym
     ((_kind, _name, results),) = place.done("resume", name)
     place.require_sound()
     assert "journal.in_doubt" in results[to]
-    (attempt,) = attempt_in(results[to])
+    (attempt,) = set(place.doubted()[to])
     assert attempt in {in_doubt, *others}
     assert place.effects[to] == before[to]
     for n in {1, 2, 3} - {payment}:
@@ -485,8 +493,8 @@ def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     name, moment = "text-1", "after" if ran else "before"
     to = f"{name}-{payment}"
     place.done("resume", name, ends=-signal.SIGKILL, die=[moment, to])
-    ((_kind, _name, results),) = place.done("resume", name)
-    (attempt,) = attempt_in(results[to])
+    ((_kind, _name, _results),) = place.done("resume", name)
+    (attempt,) = set(place.doubted()[to])
     said = {"ran": ran, "note": "asked the bank", "now": datetime.now(UTC)}
     administration.resolve(place.settings, PASSPHRASE, attempt, **said)
     assert attempt not in place.examine().in_doubt

@@ -281,7 +281,7 @@ def test_a_tool_that_takes_an_allowed_name_does_not_run(inbox, way, signed):
     assert inbox.ran == []
     (failed,) = output.tasks_output[0].tool_failures
     assert failed.failure.code == "tool.changed"
-    assert "was 'note' when its agent was guarded" in failed.failure.message
+    assert "was 'note' when its agent was guarded" in str(failed.failure.details)
     assert [call.code for call in signed(inbox.log.guard)] == ["tool.changed"]
 
 
