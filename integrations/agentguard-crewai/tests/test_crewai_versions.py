@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[3]
-VERSIONS = ("1.15.10", "1.15.29", "1.16.0")
+VERSIONS = ("1.15.10", "1.15.28", "1.16.0")
 IMPORTING = """
 import sys
 for folder in sys.argv[1:]:
@@ -37,8 +37,8 @@ def test_the_adapter_looks_before_it_imports_anything_of_crewai(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        f"ConfigError: agentguard-crewai needs crewai<1.16,>=1.15.30, and crewai {version} is "
-        "installed: install a version that it runs on (pip install 'crewai<1.16,>=1.15.30')"
+        f"ConfigError: agentguard-crewai needs crewai<1.16,>=1.15.29, and crewai {version} is "
+        "installed: install a version that it runs on (pip install 'crewai<1.16,>=1.15.29')"
         for version in VERSIONS
     ]
 
@@ -48,6 +48,6 @@ def test_what_is_installed_of_the_adapter_asks_for_what_its_project_and_its_page
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
     written = {str(Requirement(one)) for one in project["project"]["dependencies"]}
     assert written == {str(Requirement(one)) for one in requires("agentguard-crewai") or ()}
-    assert "crewai<1.16,>=1.15.30" in written
+    assert "crewai<1.16,>=1.15.29" in written
     page = (ROOT / "docs" / "how-to" / "crewai.md").read_text("utf-8")
-    assert "CrewAI 1.15.30 or newer, below 1.16" in page
+    assert "CrewAI 1.15.29 or newer, below 1.16" in page
