@@ -24,10 +24,12 @@ from people import authenticate
 from pydantic import BaseModel, Field
 
 from agentguard import ApprovalRequest, Guard
-from agentguard.errors import ApprovalError
+from agentguard.errors import AgentguardError
 
 HERE = Path(__file__).parent
 SCOPE = ["orders:read", "refunds:create"]
+STATUS = {"request.unknown": 404, "request.ended": 409}
+"""The status of an answer that does not count, by the error's code; 403 for every other code."""
 
 
 @asynccontextmanager
@@ -157,7 +159,7 @@ def may_approve(guard: Guard, request: ApprovalRequest, principal: str) -> bool:
     """Return whether an approval by this user would count."""
     try:
         guard.approvals.check(request, "approve", principal=principal)
-    except ApprovalError:
+    except AgentguardError:
         return False
     return True
 
@@ -180,12 +182,13 @@ async def answer(request_id: str, said: Verdict, principal: User, request: Reque
     inbox = request.app.state.guard.approvals
     try:
         asked = await asyncio.to_thread(inbox.find, request_id)
+        if asked.request_id != request_id:  # find takes the beginning of an id, for people who type
+            raise HTTPException(404, "write the whole id of the request")
         await asyncio.to_thread(
             inbox.vouch, asked, said.verdict, principal=principal, note=said.note
         )
-    except ApprovalError as error:  # the request is still open, or the error says what became of it
-        status = 409 if error.code.startswith("request.") else 403
-        raise HTTPException(status, f"{error} [{error.code}]") from error
+    except AgentguardError as error:  # the request stays open, or the error says what became of it
+        raise HTTPException(STATUS.get(error.code, 403), f"{error} [{error.code}]") from error
     task = asyncio.create_task(resume(request.app, asked.thread))
     request.app.state.resumed.add(task)  # the event loop itself keeps no task alive
     task.add_done_callback(request.app.state.resumed.discard)

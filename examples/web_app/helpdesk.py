@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from agentguard import Guard, idempotency_key
@@ -64,15 +64,22 @@ def _answer(messages: list[BaseMessage]) -> AIMessage:
     last = messages[-1]
     if last.type == "tool":
         return AIMessage(f"Here is what came of it: {last.text}")
-    match last.text.split():
-        case ["status", order]:
-            name, args = "order_status", {"order": int(order)}
-        case ["refund", order, cents]:
-            name, args = "refund", {"order": int(order), "cents": int(cents)}
-        case _:
-            return AIMessage("Write: status ORDER, or refund ORDER CENTS.")
-    call = {"name": name, "args": args, "id": secrets.token_hex(8), "type": "tool_call"}
-    return AIMessage("", tool_calls=[call])
+    name, *numbers = last.text.split() or [""]
+    if not all(map(str.isdecimal, numbers)):
+        numbers = []
+    if name == "status" and len(numbers) == 1:
+        calls = [("order_status", {"order": int(numbers[0])})]
+    elif name == "refund" and numbers and len(numbers) % 2 == 0:
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        calls = [("refund", {"order": int(order), "cents": int(cents)}) for order, cents in pairs]
+    else:
+        return AIMessage("Write: status ORDER, or refund ORDER CENTS.")
+    return AIMessage("", tool_calls=[called(*call) for call in calls])
+
+
+def called(name: str, args: dict[str, int]) -> ToolCall:
+    """Return a call of a tool, as a model makes it."""
+    return ToolCall(name=name, args=args, id=secrets.token_hex(8), type="tool_call")
 
 
 def build(guard: Guard, saver: Any) -> Any:

@@ -182,6 +182,9 @@ def test_the_web_application(site):
         refused = site.answer(who, waits["id"], "approve")
         assert refused.status_code == 403, refused.text
     assert site.answer("nobody", waits["id"], "approve").status_code == 401
+    assert site.answer("mary", "0" * 32, "approve").status_code == 404
+    assert site.answer("mary", waits["id"][:8], "approve").status_code == 404
+    assert site.ask("alice", "GET", "/approvals").json() == []
     assert site.answer("mary", waits["id"], "approve", "n" * 1025).status_code == 422
     assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
 
@@ -217,3 +220,18 @@ def test_the_web_application(site):
     report = site.run("-m", "agentguard.cli", "audit", "show", refunds[1]["invocation_id"])
     for name in ("user:alice", "service:helpdesk", "user:mary", "manager"):
         assert name in report
+
+
+def test_two_clicks_at_once_on_two_calls_of_one_run_run_both_once(site):
+    site.write("bob", "two", "refund 1 3000 2 4000")
+    two = [one["id"] for one in site.ask("mary", "GET", "/approvals").json()]
+    assert len(two) == 2
+    with ThreadPoolExecutor(2) as threads:
+        clicks = [threads.submit(site.answer, "mary", one, "approve") for one in two]
+        assert [click.result().status_code for click in clicks] == [200, 200]
+    messages = site.read("bob", "two", "Here is what came of it")
+    assert [one for one in messages if one.startswith(("refunded", "Denied"))] == [
+        "refunded 30.00 for order 1",
+        "refunded 40.00 for order 2",
+    ]
+    assert len(site.refunds()) == 2
