@@ -352,7 +352,7 @@ def test_where_a_salt_ends_is_no_matter_of_taste():
     statements.check_attachments(
         [Attachment("result", committed, salt, data)], {"result": committed}
     )
-    with pytest.raises(VerificationError, match="were changed"):
+    with pytest.raises(VerificationError, match="was changed"):
         statements.check_attachments(
             [shifted._replace(commitment=committed)], {"result": committed}
         )
