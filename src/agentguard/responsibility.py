@@ -42,7 +42,10 @@ _TEST_POLICY: Final = (
 )
 _FACTS: Final = "correct the function that looks up facts; the log has the exception's traceback"
 _OUTCOME: Final = "find out whether the tool ran, and record the answer with agentguard resolve"
-_ENGINE: Final = "check that the policy server runs, and compare its address with [policy] server"
+_ENGINE: Final = "check that the policy server runs, and that [policy] url has its address"
+_NOT_OPA: Final = (
+    "check that [policy] url has the address of an OPA server, and read that server's log"
+)
 _STATE: Final = "run agentguard doctor, which checks the state, the keys and the log"
 THAW: Final = "run agentguard thaw once the reason of the freeze is over"
 """What the command line adds to the reason of a freeze."""
@@ -101,7 +104,23 @@ CODES: Final[Mapping[str, Responsibility]] = {
     ),
     "domain.frozen": _operator(THAW),
     "engine.credential": _operator("set token_file or token_variable in [policy]"),
+    "engine.disconnected": _operator(
+        "read the policy server's log, which may tell of a restart; if it does not, check that "
+        "[policy] url has the server's address"
+    ),
+    "engine.failed": _operator(_NOT_OPA),
+    "engine.malformed": _operator(_NOT_OPA),
+    "engine.timeout": _operator("look at the policy server's load, or raise [policy] timeout"),
+    "engine.tls": _operator(
+        "let [policy] ca name the authority behind the server's certificate, and [policy] "
+        "certificate one that the server trusts; [policy] url has the certificate's host name"
+    ),
+    "engine.too_large": _operator(
+        "take rules that no decision needs out of the package that [policy] query names: the "
+        "server answers with the whole package"
+    ),
     "engine.unauthorized": _operator("set token_file, token_variable or certificate in [policy]"),
+    "engine.unreachable": _operator("start the policy server, or correct [policy] url"),
     "entropy.failed": _operator("repair the machine's source of random bytes"),
     "facts.conflict": _developer("give the fact another name"),
     "facts.failed": _developer(_FACTS),

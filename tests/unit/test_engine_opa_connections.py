@@ -169,8 +169,13 @@ def test_a_token_from_the_environment(locked, monkeypatch):
     assert no.value.code == "engine.unauthorized"
     monkeypatch.delenv("OPA_TOKEN")
     assert code_of(engine) == "engine.credential"
-    with pytest.raises(ConfigError, match="token_variable: "):
+    unset = r"token_variable: the environment variable OPA_TOKEN, which .* is unset: set it to the"
+    with pytest.raises(ConfigError, match=unset):
         engine_of(locked, token_variable="OPA_TOKEN")
+    monkeypatch.setenv("OPA_TOKEN", "two words")
+    with pytest.raises(ConfigError, match="OPA_TOKEN has no token for the OPA server") as refused:
+        engine_of(locked, token_variable="OPA_TOKEN")
+    assert "two words" not in str(refused.value)
 
 
 # --- configuration
@@ -287,8 +292,21 @@ def test_files_of_others(tmp_path, authority):
             configured_engine(settings)
         file.write_bytes(before_bytes)
     key.unlink()
-    with pytest.raises(ConfigError, match=r"guard\.key"):
+    with pytest.raises(ConfigError, match=r"policy\.key: .*guard\.key"):
         configured_engine(settings)
+
+
+def test_a_token_file_that_is_missing_is_named_with_its_setting(tmp_path):
+    settings = configured(tmp_path, 'url = "https://127.0.0.1:1"', 'token_file = "token"')
+    with pytest.raises(ConfigError) as missing:
+        configured_engine(settings)
+    message = str(missing.value)
+    assert "policy.token_file: " in message
+    assert str(tmp_path / "token") in message
+    assert message.endswith(", or correct token_file in [policy]")
+    (tmp_path / "token").write_text("t0ken")
+    (tmp_path / "token").chmod(0o600)
+    configured_engine(settings)
 
 
 def test_a_key_with_a_passphrase_asks_nobody(tmp_path, authority):

@@ -356,7 +356,14 @@ def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, native, s
 
 @pytest.mark.parametrize(
     ("code", "again"),
-    [("approval.altered", True), ("approval.expired", True), ("approval.rejected", False)],
+    [
+        ("approval.altered", True),
+        ("approval.expired", True),
+        ("approval.rejected", False),
+        ("engine.timeout", True),
+        ("engine.unreachable", True),
+        ("engine.unauthorized", False),
+    ],
 )
 def test_a_model_is_told_whether_the_same_call_may_be_made_again(code, again):
     failure = denial_failure("pay", Decision.refusal("why", code=code))

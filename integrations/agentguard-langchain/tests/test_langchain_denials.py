@@ -13,8 +13,9 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException, tool
 from pydantic import ValidationError
 
-from agentguard import ConfigError, Decision, Denied
+from agentguard import ConfigError, Decision, Denied, Guard, PolicyError
 from agentguard.adapters import CallSite, ToolSpec
+from agentguard.policy.function import FunctionEngine
 from agentguard_langchain import GuardedToolDenied, aevaluate, evaluate, guard_tools
 
 TEXT = (
@@ -68,6 +69,33 @@ async def test_raise_is_for_those_who_want_it(counted, limited, sync):
     allowed = await invoked(guarded, call("count", x=9), sync=sync)
     assert allowed.status == "success"
     assert counted.runs == [9]
+
+
+class Restarted(FunctionEngine):
+    """An engine whose server is down until ``is_up`` is set."""
+
+    is_up = False
+
+    def evaluate(self, document: bytes) -> object:
+        if not self.is_up:
+            raise PolicyError("nobody answers at opa.example", code="engine.unreachable")
+        return super().evaluate(document)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_model_may_try_again_once_the_policy_server_is_back(counted, sync):
+    engine = Restarted(lambda _call: Decision.allow())
+    with Guard.ephemeral(engine) as guard:
+        (guarded,) = guard_tools([counted.tool], guard.new_agent("a"))
+        refused = await invoked(guarded, call("count", x=9), sync=sync)
+        assert refused.content == (
+            "Not now: count was not run. Reason: the application is not able to make this call "
+            "[engine.unreachable]. The same call may work later: try again after a while."
+        )
+        assert counted.runs == []
+        engine.is_up = True
+        allowed = await invoked(guarded, call("count", x=9), sync=sync)
+    assert (allowed.status, counted.runs) == ("success", [9])
 
 
 @pytest.mark.parametrize("handler", [True, "temporary failure, try again", lambda _error: "again"])

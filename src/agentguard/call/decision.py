@@ -69,6 +69,9 @@ _BROKEN: Final = frozenset(
 """The nouns of the reason codes that report a failure."""
 
 
+_PASSING: Final = frozenset({"engine.disconnected", "engine.timeout", "engine.unreachable"})
+"""The reason codes of failures that may pass by themselves: the next call asks anew."""
+
 _NOT_FOR_MODELS: Final = "the application is not able to make this call"
 _MAY_HAVE_RUN: Final = "an earlier attempt of this call began, and nobody knows whether it ran"
 
@@ -128,6 +131,14 @@ class Decision:
     def is_final(self) -> bool:
         """Whether the same call can't run later, with an answer, a delegation or a repair."""
         return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
+
+    @property
+    def may_pass_later(self) -> bool:
+        """Whether the same call may run later although nobody answers, lends or repairs anything.
+
+        So it is while a policy server is down or slow: the next call asks the server anew.
+        """
+        return self.code in _PASSING
 
     @property
     def reason(self) -> str:

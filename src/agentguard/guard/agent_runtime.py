@@ -40,7 +40,12 @@ class AgentRuntime:
         self.tools = tools
         self.delegations = delegations
         self.telemetry = telemetry
-        self.denials = DenialLogger(self.name, process.policy_place, is_durable=process.is_durable)
+        self.denials = DenialLogger(
+            self.name,
+            process.policy_place,
+            policy_url=process.policy_url,
+            is_durable=process.is_durable,
+        )
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._instance: Instance | None = None
         self._beginning = threading.RLock()  # a signal handler may make a call meanwhile

@@ -51,13 +51,17 @@ _REENTRY: Final = _Reentry()
 class DenialLogger:
     """Logs the refusals of one agent's calls in one process; no method raises.
 
-    ``policy`` is the place of the policy for people; ``is_durable`` says whether the command line
-    can read the audit log. A policy without a rule for a tool is logged once for each tool.
+    ``policy`` is the place of the policy for people, and ``policy_url`` the address of the policy
+    server, if there is one. ``is_durable`` says whether the command line can read the audit log. A
+    policy without a rule for a tool is logged once for each tool.
     """
 
-    def __init__(self, agent: str, policy: str, *, is_durable: bool) -> None:
+    def __init__(
+        self, agent: str, policy: str, *, policy_url: str | None, is_durable: bool
+    ) -> None:
         self._agent = agent
         self._policy = policy
+        self._policy_url = policy_url
         self._is_durable = is_durable
         self._without_rule: set[str] = set()
 
@@ -106,13 +110,17 @@ class DenialLogger:
         responsibility = responsibility_for(decision.code)
         if responsibility.party == "agent":
             return
+        asked = ""
+        if self._policy_url is not None and decision.code.startswith("engine."):
+            asked = f" ({visible_text(self._policy_url)} was asked)"
         _LOGGER.warning(
-            "%s was not run: %s [%s]. For the %s: %s",
+            "%s was not run: %s [%s]. For the %s: %s%s",
             _shown(tool),
             visible_text(decision.reason.removesuffix(f": {responsibility.remedy}")),
             visible_text(decision.code),
             responsibility.party,
             remedies.get(decision.code, responsibility.remedy),
+            asked,
         )
 
     @fails_open

@@ -168,7 +168,13 @@ class Runtime:
         policy = self._settings.policy
         if policy is None:
             return ", ".join(sorted(self._engine.policy_files)) or self._engine.name
-        return policy.path or "the policy server"
+        return policy.path or self.policy_url or "the policy server"
+
+    @property
+    def policy_url(self) -> str | None:
+        """The address of the policy server that the configuration names; None without one."""
+        policy = self._settings.policy
+        return None if policy is None or policy.server is None else policy.server.url
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""

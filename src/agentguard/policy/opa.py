@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from agentguard.errors import ConfigError, DecodeError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 from agentguard.policy.opa_server import Server
+from agentguard.responsibility import responsibility_for
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
@@ -122,6 +123,8 @@ class OpaEngine:
                 advice = f"{prefix}: its log, or the log of a proxy in front of it, may say why"
             case "engine.timeout":
                 advice = f"{prefix}: look at its load, or raise [policy] timeout"
+            case "engine.tls" | "engine.too_large":
+                advice = f"{prefix}: {responsibility_for(code).remedy}"
             case _:
                 advice = f"{prefix}: see its log"
         return advice

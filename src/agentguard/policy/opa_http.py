@@ -249,14 +249,30 @@ class Client:
             if file is not None:
                 token = files.read(file, limit=_MAX_TOKEN).strip()
             else:
-                token = os.environb.get(os.fsencode(variable or ""), b"").strip()
+                token = _from_environment(variable or "").strip()
         except OSError as error:
             message = f"the token for the OPA server can't be read ({error.strerror})"
             raise PolicyError(message, code="engine.credential") from error
         if len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
-            message = "there is no token for the OPA server: expected one line without spaces"
+            where = f"the environment variable {variable}" if file is None else str(file)
+            message = (
+                f"{where} has no token for the OPA server: expected one line without spaces, of at "
+                f"most {_MAX_TOKEN} bytes"
+            )
             raise PolicyError(message, code="engine.credential")
         return token
+
+
+def _from_environment(variable: str) -> bytes:
+    """Return the value of a variable; raises ``PolicyError`` where the variable is unset."""
+    token = os.environb.get(os.fsencode(variable))
+    if token is None:
+        message = (
+            f"the environment variable {variable}, which token_variable in [policy] names, is "
+            "unset: set it to the token for the OPA server"
+        )
+        raise PolicyError(message, code="engine.credential")
+    return token
 
 
 def _require_json(answer: httpcore.Response) -> None:

@@ -36,7 +36,7 @@ def denial_failure(tool: str, decision: Decision) -> ToolFailure:
 
     The model reads the message. ``details`` have the whole reason, for the application.
     """
-    may_call_again = decision.code in _REPEATABLE
+    may_call_again = decision.code in _REPEATABLE or decision.may_pass_later
     message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
         message=message,

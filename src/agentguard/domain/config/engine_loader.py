@@ -141,11 +141,20 @@ def _opa(server: Server, query: str, where: str) -> Engine:
                 rights.refuse_if_readable_by_all(secret)
         return OpaEngine(server, query)
     except OSError as error:
-        raise _unreadable(where, error) from error
+        name = _setting_of(server, error.filename)
+        problem = files.unreadable(error.filename, error)
+        message = f"{where}.{name}: {problem}, or correct {name} in [policy]"
+        raise ConfigError(message) from error
     except ConfigError as error:
         if error.code != ConfigError.default_code:
             raise
         raise ConfigError(f"{where}.{error}") from error
+
+
+def _setting_of(server: Server, file: object) -> str:
+    """Return the name of the setting in [policy] that names ``file``."""
+    names = ("ca", "certificate", "key", "token_file")
+    return next((name for name in names if str(getattr(server, name)) == str(file)), "url")
 
 
 def _rego(path: Path, query: str) -> Engine:
