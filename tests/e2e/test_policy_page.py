@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import commands
@@ -52,7 +54,7 @@ def code(cell: str) -> str:
     return str(found)
 
 
-INPUT: dict[str, Any] = json.loads(block("json"))
+INPUT: dict[str, Any] = json.loads(block("json", '"action"'))
 REGO = RegoEngine.from_source(block("rego"))
 
 
@@ -232,14 +234,14 @@ def test_a_guarded_call_reads_attribute_and_fact(tmp_path):
 
 def shown_commands() -> Iterator[tuple[str, str]]:
     """Each command of the page, and what it prints."""
-    for shown in block("console").split("$ ")[1:]:
+    for shown in block("console", "transfers_test").split("$ ")[1:]:
         command, _, printed = shown.partition("\n")
         yield command, printed
 
 
 def test_the_commands_print_what_the_page_shows(tmp_path):
     (tmp_path / "transfers.rego").write_text(block("rego"))
-    (tmp_path / "call.json").write_text(block("json"))
+    (tmp_path / "call.json").write_text(block("json", '"action"'))
     begins = r"^```toml\n(# transfers_test\.toml\n.*?)^```$"
     (table,) = re.findall(begins, PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "transfers_test.toml").write_text(table)
@@ -256,3 +258,27 @@ def test_the_commands_print_what_the_page_shows(tmp_path):
         else:
             assert ran.stdout == printed
             assert ran.returncode == int(not re.match(r"allow|.*\npassed", printed, re.DOTALL))
+
+
+def built(command: str, opa_program: str, folder: Path) -> tuple[list[str], list[str]]:
+    """The roots of the bundle that a command of the page makes, and its files in Rego."""
+    _opa, *arguments = shlex.split(command)
+    subprocess.run([opa_program, *arguments], cwd=folder, check=True, capture_output=True)
+    with tarfile.open(folder / "authz.tar.gz") as bundle:
+        manifest = bundle.extractfile("/.manifest")
+        assert manifest is not None
+        names = [name for name in bundle.getnames() if name.endswith(".rego")]
+        return json.loads(manifest.read())["roots"], names
+
+
+def test_the_bundle_of_the_page_has_a_root_of_its_own_and_no_hidden_file(opa_program, tmp_path):
+    policies = tmp_path / "policies"
+    (policies / ".git").mkdir(parents=True)
+    for name in ("authz", "authz_test", ".hidden", ".git/other"):
+        (policies / f"{name}.rego").write_text("package agent.authz\n\ndefault allow := false\n")
+    (policies / ".manifest").write_text(block("json", "roots"))
+    first, second = re.findall(r"^\$ (opa build .*)$", PAGE, re.MULTILINE)
+    for command in (first, second):
+        assert built(command, opa_program, tmp_path) == (["agent"], ["/policies/authz.rego"])
+    dropped = first.replace(".[^m]*", ".*")
+    assert built(dropped, opa_program, tmp_path) == ([""], ["/policies/authz.rego"])
