@@ -308,7 +308,7 @@ SOURCES = [
     *(Path(__file__).parents[2] / "integrations").glob("*/src/**/*.py"),
 ]
 OWN = {
-    "src/agentguard/cli/setup/init.py": "its templates, which are part of the package",
+    "src/agentguard/cli/setup/starter.py": "its templates, which are part of the package",
     "src/agentguard/paths.py": "for tools, by a walk of its own; it refuses them as well",
 }
 

@@ -14,6 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+from agentguard.storage import files
+
 NAME: Final = "host.name"
 ID: Final = "host.id"
 IP: Final = "host.ip"
@@ -26,6 +28,7 @@ _ROUTES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"
 
 _LOOPBACK: Final = "127.0.0.1"
 _ID_DIGITS: Final = 32
+_LONGEST_ID: Final = 4096
 
 
 def attributes() -> dict[str, Any]:
@@ -52,7 +55,7 @@ def _machine_id() -> str | None:
     """
     for path in _MACHINE_IDS:
         try:
-            secret = path.read_bytes().strip()
+            secret = files.read(path, limit=_LONGEST_ID).strip()
         except OSError:
             continue
         if secret:
