@@ -137,6 +137,13 @@ def test_the_log_holds(people):
     assert verified.returncode == 0, verified.stdout
 
 
+def test_the_tree_tells_that_a_result_was_handed_out(people, calls):
+    tree = people.run("trace", calls["pay"]).stdout.replace("| ", "")
+    again = f"it did not run again: the result of the call {calls['pay']} was handed out"
+    assert " ".join(tree.split()).count(again) == 1
+    assert "this checks the signatures of the run's first call" in tree
+
+
 def test_the_list_tells_who_was_asked_and_who_has_answered(people, calls):
     rows = [row for row in people.lines("audit", "list", "-n", "1000") if mine(row)]
     told = [

@@ -63,7 +63,8 @@ def trace(
     screen.sheet(_about(run))
     screen.columns(COLUMNS, _lines(run.nodes, "", 0))
     screen.line(NOT_IN_THE_LOG)
-    screen.line("Nothing here is verified; this checks each signature:")
+    what = "each signature" if run.kind == "trace" else "the signatures of the run's first call"
+    screen.line(f"Nothing here is verified; this checks {what}:")
     screen.item(
         "  ", screen.command(f"{_check(run)}{location.log_options(config, state, None, None)}")
     )
@@ -127,9 +128,11 @@ def _cells(node: Node, depth: int, *, is_answered: bool) -> tuple[str | Text, ..
 
 
 def _note(node: Node) -> str:
-    """Say why a call was denied, how it failed, and who has answered."""
+    """Say why a call was denied or did not run, how it failed, and who has answered."""
     call, members = node.call, node.outcome.predicate if node.outcome is not None else {}
     said = [f"{call.code}: {'; '.join(call.reasons)}"] if call is not None and call.code else []
+    if node.outcome is not None and node.outcome.status == "not_run":
+        said.append(phrases.not_run(node.outcome.replay_of))
     if members.get("error_type") is not None:
         said.append(str(members["error_type"]))
     for answer in node.approvals:
