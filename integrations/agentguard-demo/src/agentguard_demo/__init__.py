@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -123,12 +124,11 @@ def command(
     chat_model = _chat_model(model)
     if otlp is not None:
         trace.begin(otlp)
-    # the timeline shows the refused calls
-    logging.getLogger("agentguard.decisions").setLevel(logging.CRITICAL)
     # absolute, so that the commands that are printed work from wherever the reader is
     folder = directory.absolute() if directory is not None else _temporary_folder()
     try:
-        result = run(folder, chat_model, Timeline(console, _program()), bob, otlp=otlp)
+        with _without_denial_lines():
+            result = run(folder, chat_model, Timeline(console, _program()), bob, otlp=otlp)
     except ConfigError:
         if directory is None:
             shutil.rmtree(folder)  # it has nothing that a user would look for
@@ -148,6 +148,18 @@ def command(
         typer.echo(json.dumps(output))
     if not result.ok:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _without_denial_lines() -> Iterator[None]:
+    """Keep the lines of refused calls off the screen: the timeline shows these calls."""
+    logger = logging.getLogger("agentguard.decisions")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def run(
