@@ -167,7 +167,11 @@ def forged(text: str, old: str, new: str) -> str:
                 return value
             changed = data.replace(old.encode(), new.encode())
             if changed == data and data.startswith(b"{"):
-                changed = json.dumps(change(json.loads(data)), separators=(",", ":")).encode()
+                try:
+                    inner = json.loads(data)
+                except ValueError:  # random bytes, which happen to begin so
+                    return value
+                changed = json.dumps(change(inner), separators=(",", ":")).encode()
             return b64encode(changed).decode() if changed != data else value
         return value
 
