@@ -18,12 +18,10 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools import tool
 from crewai.utilities.tool_utils import execute_tool_and_check_finality
 from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
-from measuring import Row, middle, no_collection, show, tracked
+from measuring import Row, figures, middle, no_collection, show, tracked
 
 from agentguard import Guard
 from agentguard_crewai import guard_agent
@@ -161,15 +159,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for what, way in (("native", natively), ("text", in_text)):
                 rows.append(measured(f"{what}, {where}", way, guard, clock, options))
         after = os.getloadavg()[0], fdatasync_p50(folder)
-    probes = [round(before[1], 1), round(after[1], 1)]
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, CrewAI {version('crewai')}",
-        "load_average": [before[0], after[0]],
-        "fdatasync_p50_us": probes,
-        "durable_void": max(probes) > VOID_OVER,
-        "results": [row.rounded()._asdict() for row in rows],
-    }
+    return figures("crewai", before, after, rows, void_over=VOID_OVER)
 
 
 def main() -> None:
@@ -179,10 +169,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = run(options)
-    show(figures, "a tool call of a crew")
+    report = run(options)
+    show(report, "a tool call of a crew")
     if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

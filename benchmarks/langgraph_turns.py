@@ -18,12 +18,10 @@ import asyncio
 import itertools
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
-from measuring import Row, middle, no_collection, show, tracked
+from measuring import Row, figures, middle, no_collection, show, tracked
 
 from agentguard import Guard
 from agentguard_langchain import GuardMiddleware
@@ -147,15 +145,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                     with_guard = guarded(guard, is_new=is_new)
                     rows.append(await measured(what, unguarded(), with_guard, at_once, options))
         after = os.getloadavg()[0], fdatasync_p50(folder)
-    probes = [round(before[1], 1), round(after[1], 1)]
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, LangGraph {version('langgraph')}",
-        "load_average": [before[0], after[0]],
-        "fdatasync_p50_us": probes,
-        "durable_void": max(probes) > VOID_OVER,
-        "results": [row.rounded()._asdict() for row in rows],
-    }
+    return figures("langgraph", before, after, rows, void_over=VOID_OVER)
 
 
 def main() -> None:
@@ -165,10 +155,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=120)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = asyncio.run(run(options))
-    show(figures, "a turn of a LangGraph agent")
+    report = asyncio.run(run(options))
+    show(report, "a turn of a LangGraph agent")
     if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ What they measure stands in ``audit_log.py`` and ``delegation.py``.
 from __future__ import annotations
 
 import gc
+import os
+import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -138,6 +141,30 @@ def middle(values: Sequence[float]) -> float:
 def ratio(values: Sequence[float], floors: Sequence[float]) -> float:
     """Return the median of the ratios."""
     return middle([value / base for value, base in zip(values, floors, strict=True)])
+
+
+def figures(
+    framework: str,
+    before: tuple[float, float],
+    after: tuple[float, float],
+    rows: Iterable[Row],
+    *,
+    void_over: float,
+) -> dict[str, Any]:
+    """Return what ``show`` prints: the machine, the rows, and how quiet the machine was.
+
+    ``framework`` is the distribution that was measured. ``before`` and ``after`` are the load
+    average and a bare fdatasync (µs), which makes durable rows void over ``void_over``.
+    """
+    probes = [round(before[1], 1), round(after[1], 1)]
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {framework} {version(framework)}",
+        "load_average": [before[0], after[0]],
+        "fdatasync_p50_us": probes,
+        "durable_void": max(probes) > void_over,
+        "results": [row.rounded()._asdict() for row in rows],
+    }
 
 
 def show(figures: dict[str, Any], title: str = "audit log") -> None:

@@ -15,8 +15,8 @@ import pytest
 from recorded_calls import allow_all, records
 
 from agentguard import Decision, DelegationError, Denied, Guard, PolicyError, adapters
+from agentguard.call.responsibility import CODES, NOUNS, UNKNOWN, responsibility_for
 from agentguard.policy.document import NO_RULE
-from agentguard.responsibility import CODES, NOUNS, UNKNOWN, responsibility_for
 
 DECISIONS = "agentguard.decisions"
 NEUTRAL = "the application is not able to make this call"

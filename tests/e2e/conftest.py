@@ -161,6 +161,23 @@ def empty(place: Path, programs: Preloaded) -> Project:
 
 
 @pytest.fixture(scope="session")
+def founded_with(
+    tmp_path_factory: pytest.TempPathFactory, programs: Preloaded
+) -> Callable[[str, str], Project]:
+    """Makes a project founded by ``init``, with tables of agents and a policy of its own."""
+
+    def make(toml: str, policy: str) -> Project:
+        made = empty(tmp_path_factory.mktemp("founded") / "place", programs)
+        assert made.run("init").returncode == 0
+        file = made.folder / "agentguard.toml"
+        file.write_text(file.read_text().partition("# One table for each agent")[0] + toml)
+        (made.folder / "policies" / "authz.rego").write_text(policy)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
     """A project founded by ``init``, with calls of every kind in its log. Not to be changed."""
     made = empty(tmp_path_factory.mktemp("told") / "place", programs)

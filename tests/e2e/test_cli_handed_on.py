@@ -72,16 +72,9 @@ with Guard.open("agentguard.toml") as guard:
 
 
 @pytest.fixture(scope="module")
-def handed_on(tmp_path_factory, told):
+def handed_on(founded_with):
     """A project in which a lead has handed work on to a writer. Not to be changed."""
-    place = tmp_path_factory.mktemp("handed_on") / "place"
-    made = type(told)(place / "home", place / "project", told.programs)
-    made.home.mkdir(parents=True)
-    made.folder.mkdir()
-    assert made.run("init").returncode == 0
-    toml = made.folder / "agentguard.toml"
-    toml.write_text(toml.read_text().partition("# One table for each agent")[0] + TOML)
-    (made.folder / "policies" / "authz.rego").write_text(POLICY)
+    made = founded_with(TOML, POLICY)
     (made.folder / "facts.py").write_text(FACTS)
     called = made.python("-c", CALLS)
     assert (called.returncode, called.stderr) == (0, "")

@@ -94,16 +94,9 @@ with Guard.open("agentguard.toml") as guard:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, told):
+def runs(founded_with):
     """A project with three runs in its log. Not to be changed."""
-    place = tmp_path_factory.mktemp("runs") / "place"
-    made = type(told)(place / "home", place / "project", told.programs)
-    made.home.mkdir(parents=True)
-    made.folder.mkdir()
-    assert made.run("init").returncode == 0
-    toml = made.folder / "agentguard.toml"
-    toml.write_text(toml.read_text().partition("# One table for each agent")[0] + TOML)
-    (made.folder / "policies" / "authz.rego").write_text(POLICY)
+    made = founded_with(TOML, POLICY)
     for mode in ("alone", "traced", "untraced"):
         called = made.python("-c", CALLS, mode)
         assert called.returncode == 0, called.stderr

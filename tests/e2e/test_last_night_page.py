@@ -9,7 +9,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,21 +34,7 @@ class Reader:
         self.environment = {**project.environment, "PATH": search, "COLUMNS": "240"}
 
     def types(self, text: str) -> str:
-        ran = subprocess.run(
-            ["/bin/sh", "-ec", text],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
-
-
-def agrees(expected: str, printed: str) -> bool:
-    pattern = re.escape(expected.strip()).replace(re.escape("..."), ".*")
-    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+        return docs_pages.typed(text, self.folder, self.environment)
 
 
 @pytest.fixture
@@ -81,7 +66,7 @@ def test_the_page_is_followed_from_the_freeze_to_the_thaw(night, project):
                 shutil.copy(night.folder / name, auditor)
             reader = Reader(project, auditor)
         printed = reader.types(step["commands"].replace("INDEX", index))
-        assert agrees(step["printed"], printed), printed
+        assert docs_pages.agrees(step["printed"], printed), printed
         if "sha256sum" in step["commands"]:
             digests = re.findall(r"\b[0-9a-f]{64}(?=  trust|$)", printed, re.MULTILINE)
             assert digests[0] == digests[-1]

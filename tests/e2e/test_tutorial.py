@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -53,16 +52,7 @@ class Reader:
         file.write_text(before + text)
 
     def run(self, text: str) -> str:
-        ran = subprocess.run(
-            ["/bin/sh", "-ec", text],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        return docs_pages.typed(text, self.folder, self.environment)
 
     def with_ids(self, text: str) -> str:
         """Put in what the reader takes from the screen, and answer what the terminal asks."""
@@ -77,8 +67,7 @@ class Reader:
         return text.replace("ssh-keygen -t", f"ssh-keygen -q -N '{SECRET}' -t")
 
     def compare(self, expected: str) -> None:
-        pattern = re.escape(expected.strip()).replace(re.escape("..."), ".*")
-        assert re.fullmatch(pattern, self.printed.strip(), re.DOTALL), self.printed
+        assert docs_pages.agrees(expected, self.printed), self.printed
 
 
 @pytest.mark.slow("founds a trust domain, and starts a dozen processes")

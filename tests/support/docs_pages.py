@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,3 +28,23 @@ def prints(page: str) -> list[tuple[str, str]]:
     block = rf"^```python\n{lines}```\n\n(?:That|It) prints:\n\n```text\n{lines}```$"
     found: list[tuple[str, str]] = re.findall(block, page, re.MULTILINE)
     return found
+
+
+def typed(commands: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run commands in a shell, as a reader types them, and return what they print."""
+    ran = subprocess.run(
+        ["/bin/sh", "-ec", commands],
+        cwd=folder,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def agrees(expected: str, printed: str) -> bool:
+    """Whether commands have printed what a page says; ``...`` there stands for any text."""
+    pattern = re.escape(expected.strip()).replace(re.escape("..."), ".*")
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None

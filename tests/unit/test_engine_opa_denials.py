@@ -11,10 +11,10 @@ import pytest
 from opa_calls import AUTHZ
 
 from agentguard import Decision, Denied, Guard, adapters
+from agentguard.call.responsibility import responsibility_for
 from agentguard.domain import config, domain
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
-from agentguard.responsibility import responsibility_for
 
 PASSPHRASE = b"a passphrase"
 OF_THE_SERVER = [

@@ -20,6 +20,9 @@ from crewai.utilities.agent_utils import convert_tools_to_openai_schema, parse_t
 from crewai.utilities.string_utils import sanitize_tool_name
 from crewai_unguarded import READ, Noting, changed, task_of, watched
 
+from agentguard_crewai.sealing import SealedTool
+from agentguard_crewai.tools import GuardedTool
+
 # --- tools --------------------------------------------------------------------------------------
 
 
@@ -126,7 +129,9 @@ def server_tools():
         kind = todo.pop()
         known.append(kind)
         todo.extend(kind.__subclasses__())
-    return {k for k in known if k.__module__.startswith("crewai.") and "MCP" in k.__name__}
+    # the classes of guarded and sealed tools have the name and the module of the tool's own class
+    own = [kind for kind in known if not issubclass(kind, GuardedTool | SealedTool)]
+    return {k for k in own if k.__module__.startswith("crewai.") and "MCP" in k.__name__}
 
 
 def test_uses_are_counted_in_the_tools_own_state(way):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -30,6 +31,13 @@ def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, monkeypatch
     assert all(row.startswith("  | ") for row in on)  # it is one error, in rows of the terminal
     assert says in " ".join([first, *(row.removeprefix("  | ") for row in on)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_leaves_the_lines_of_refused_calls_as_they_were(tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    assert run_agentguard("demo", "--dir", "used", cwd=tmp_path).returncode == 2
+    assert logging.getLogger("agentguard.decisions").level == logging.NOTSET
 
 
 PROVIDER = """

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
-from agentguard.responsibility import THAW
+from agentguard.call.responsibility import THAW
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
+from agentguard.call.responsibility import responsibility_for
 from agentguard.errors import AgentguardError
-from agentguard.responsibility import responsibility_for
 from agentguard.signing.canonical import JSON
 
 _LOGGER = logging.getLogger("agentguard")

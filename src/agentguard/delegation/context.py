@@ -17,8 +17,8 @@ from contextvars import ContextVar, Token
 from typing import Final
 
 from agentguard.approvals.nested import NestedCalls
+from agentguard.call.responsibility import CODES
 from agentguard.errors import DelegationError, UnguardedCallError
-from agentguard.responsibility import CODES
 
 
 class Activation:

@@ -28,13 +28,14 @@ MOST_KEPT: Final = 10_000
 """The number of answers after which a look-up forgets all answers, and asks again."""
 
 
-class LookUp(Generic[Answer]):
+class DirectoryLookUp(Generic[Answer]):
     """Asks a function of the application about a name, and keeps each answer for ``seconds``.
 
-    ``read`` turns what the function returns into an answer, and raises ``TypeError`` or
-    ``AgentguardError`` for what is none. The answer None, which stands for an unknown name, is not
-    kept: a new user need not wait. An error is raised as ``error``, with the reason code ``code``.
-    ``clock`` returns seconds that never go back. Any thread, and any fork, may call a look-up.
+    With 0 seconds nothing is kept. ``read`` turns what the function returns into an answer, and
+    raises ``TypeError`` or ``AgentguardError`` for what is none. The answer None, which stands for
+    an unknown name, is not kept: a new user need not wait. An error is raised as ``error``, with
+    the reason code ``code``. ``clock`` returns seconds that never go back. Any thread, and any
+    fork, may call a look-up.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class LookUp(Generic[Answer]):
                 "program's log has the error"
             )
             raise self._error(message, code=self._code) from failure
-        if answer is not None:
+        if answer is not None and self._seconds > 0:
             if len(self._kept) >= MOST_KEPT:
                 self._kept = {}
             self._kept[name] = (now + self._seconds, answer)
@@ -89,10 +90,10 @@ class Directory:
 
     def __init__(self, settings: Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._principals: LookUp[PrincipalConfig | None] | None = None
-        self._owners: LookUp[str | None] | None = None
+        self._principals: DirectoryLookUp[PrincipalConfig | None] | None = None
+        self._owners: DirectoryLookUp[str | None] | None = None
         if settings.principals_function is not None:
-            self._principals = LookUp(
+            self._principals = DirectoryLookUp(
                 _load(settings, "principals", settings.principals_function),
                 self._read_principal,
                 seconds=settings.directory_seconds,
@@ -102,7 +103,7 @@ class Directory:
                 clock=clock,
             )
         if settings.owners_function is not None:
-            self._owners = LookUp(
+            self._owners = DirectoryLookUp(
                 _load(settings, "owners", settings.owners_function),
                 _read_owner,
                 seconds=settings.directory_seconds,

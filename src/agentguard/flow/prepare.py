@@ -21,6 +21,7 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.call.options import CallOptions
+from agentguard.call.responsibility import CODES
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.authority import Actor, Authority, DelegationSource
@@ -28,7 +29,6 @@ from agentguard.flow.effects import Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
 from agentguard.identity.revocation import require_unrevoked
-from agentguard.responsibility import CODES
 from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16

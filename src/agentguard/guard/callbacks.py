@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from agentguard.approvals.application import RoleLookUp, RolesFunction
 from agentguard.domain.config import Config, load_callable
-from agentguard.domain.directory import LookUp, read_roles
+from agentguard.domain.directory import DirectoryLookUp, read_roles
 from agentguard.errors import ApprovalError, ConfigError
 from agentguard.flow.ports import OnRequest
 
@@ -40,7 +40,9 @@ class Callbacks(NamedTuple):
 
 def _look_up(function: RolesFunction, where: str) -> RoleLookUp:
     """Return the look-up of roles that nothing keeps: a click is rare, and a role may end."""
-    return LookUp(function, _read, seconds=0, where=where, error=ApprovalError, code="roles.failed")
+    return DirectoryLookUp(
+        function, _read, seconds=0, where=where, error=ApprovalError, code="roles.failed"
+    )
 
 
 def _read(roles: object) -> frozenset[str] | None:

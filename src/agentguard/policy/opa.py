@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from agentguard.call.responsibility import responsibility_for
 from agentguard.errors import ConfigError, DecodeError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 from agentguard.policy.opa_server import Server
-from agentguard.responsibility import responsibility_for
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
