@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
+from agentguard.audit.entry import parse_entry
+from agentguard.domain import administration, config
+from agentguard.signing.dsse import Envelope
+from agentguard.storage.reader import StateReader
 
 SHOP = '''
 import json, logging, os, sys
@@ -126,3 +133,31 @@ def test_a_crash_in_the_tool_does_not_run_it_twice(shop, tmp_path):
     texts = shop("resume", "user:dora")[1]
     assert "journal.in_doubt" in texts[0]
     assert (tmp_path / "refunded").read_text("utf-8") == "A-1;"
+
+
+def _freeze(folder, *, frozen: bool) -> None:
+    settings, now = config.load(folder / "agentguard.toml"), datetime.now(UTC)
+    administration.freeze(settings, b"of this test", frozen=frozen, note="n", now=now)
+
+
+def test_a_click_during_a_freeze_is_refused_and_counts_after_the_thaw(shop, tmp_path):
+    shop("ask", "user:alice")
+    _freeze(tmp_path, frozen=True)
+    assert shop("approve", "user:dora") == [["domain.frozen"], []]
+    assert not (tmp_path / "refunded").exists()
+    _freeze(tmp_path, frozen=False)
+    assert shop("approve", "user:dora") == [[], ["refunded A-1"]]
+
+
+def test_a_run_that_goes_on_during_a_freeze_is_on_record_for_its_principal(shop, tmp_path):
+    shop("ask", "user:alice")
+    shop("vouch", "user:dora")
+    _freeze(tmp_path, frozen=True)
+    assert "domain.frozen" in shop("resume", "user:dora")[1][0]
+    assert not (tmp_path / "refunded").exists()
+    with closing(StateReader(tmp_path / ".agentguard")) as reader:
+        entries = [parse_entry(body) for _index, body in reader.entries(0)]
+    (denied,) = [one.members for one in entries if one.kind == "authorization"]
+    assert denied["code"] == "domain.frozen"
+    invocation = json.loads(Envelope.parse(denied["invocation"]).payload)
+    assert invocation["predicate"]["principal"] == "user:alice"

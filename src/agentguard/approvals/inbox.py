@@ -46,6 +46,12 @@ class Store(Approvals, Protocol):
     def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
         """Store an answer to a request."""
 
+    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
+        """Return the reason code and the reason why the call of a request can't run now, or None.
+
+        Such a reason is a freeze, or a revocation of the agent or of anybody in the agent's chain.
+        """
+
 
 class ApprovalInbox:
     """The requests that wait, and the answers to them."""
@@ -268,8 +274,10 @@ class ApprovalInbox:
         """Store a signed answer to a request, if the answer counts.
 
         Raises ``ApprovalError`` for an approver who may not approve this request
-        (``approval.refused``), and for a request that does not wait, or differs from the one that
-        waits (``request.ended``, ``request.unknown``, ``request.altered``); ``VerificationError``
+        (``approval.refused``), for a request that does not wait, or differs from the one that
+        waits (``request.ended``, ``request.unknown``, ``request.altered``), and for an approval
+        during a freeze or after a revocation (``domain.frozen``, ``delegation.revoked``), while a
+        rejection counts; ``VerificationError``
         or ``DecodeError`` (see ``Roster.verify``), or ``StorageError``. An unsigned answer is
         refused (``approval.unsigned``): whoever writes the answer could name any principal, and
         the application gives its word with ``vouch`` alone.
@@ -295,6 +303,11 @@ class ApprovalInbox:
             raise self._ended(request.request_id)
         answer = self._roster.verify(envelope, request, at=seconds(self._clock()))
         require_counts(request, answer, self._roster)
+        refused = self._store.refusal(request) if answer.approval.verdict == "approve" else None
+        if refused is not None:  # the agent would go on at once, and its call would be denied
+            code, reason = refused
+            message = f"nobody can approve this call now: {reason}. The request waits on"
+            raise ApprovalError(message, code=code)
         return answer
 
     def loads(self, data: bytes) -> tuple[ApprovalRequest, Envelope]:

@@ -125,8 +125,12 @@ class Agent:
         return self._caller.runtime.process.inbox()
 
     def resume(self, stored: bytes) -> Delegation:
-        """Return a stored delegation, as ``Guard.resume`` does; raises as that method does."""
-        return self._caller.runtime.delegations.resume(stored)
+        """For adapters: return a stored delegation, as ``Guard.resume`` does.
+
+        A revocation or a freeze raises nothing here: each call under the delegation is denied, and
+        is on record for the principal who delegated. Raises ``Guard.resume``'s other errors.
+        """
+        return self._caller.runtime.delegations.take_up(stored)
 
     def __repr__(self) -> str:
         runtime = self._caller.runtime

@@ -65,6 +65,16 @@ class Delegations:
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
+        delegation = self.take_up(stored)
+        revocations = self._runtime.current_ports().revocations
+        require_unrevoked(revocations, delegation.chain.names)
+        return delegation
+
+    def take_up(self, stored: bytes) -> Delegation:
+        """Take up what ``Delegation.dumps`` wrote, revoked or not; each call asks for that anew.
+
+        Raises as ``Guard.resume`` does, but for a revocation or a freeze.
+        """
         given: object = stored
         if not isinstance(given, bytes | bytearray | str):
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
@@ -74,7 +84,6 @@ class Delegations:
         if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
-        require_unrevoked(self._runtime.current_ports().revocations, chain.names)
         return self._handle(chain)
 
     def _handle(self, chain: Chain) -> Delegation:

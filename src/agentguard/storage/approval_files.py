@@ -173,6 +173,11 @@ class FileApprovals:
                 raise StorageError(message, code="storage.full")
             files.add(folder / name, data)
 
+    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
+        """Return why the call of a request can't run now, by the ledger; None where it can."""
+        names = {request.agent, f"agent:{request.agent_name}", request.principal, *request.actors}
+        return self._ledger.refusal(names)
+
     def _stored(self) -> list[tuple[str, ApprovalRequest | None]]:
         """Return each file among the requests, unverified; None for one that is no request."""
         stored: list[tuple[str, ApprovalRequest | None]] = []

@@ -81,6 +81,9 @@ class MemoryApprovals:
         """Return nothing: nobody changes a request in memory."""
         return []
 
+    def refusal(self, request: ApprovalRequest) -> None:
+        """Return None: nobody can revoke or freeze anything in memory."""
+
     def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
         """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``."""
         with self._lock:
