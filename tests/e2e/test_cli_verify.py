@@ -32,7 +32,7 @@ def change(state: Path, script: str) -> None:
 def test_a_whole_log_verifies(told):
     report = told.json("audit", "verify")
     members = ["ok", "entries", "shards", "anchored", "in_doubt"]
-    members += ["observed", "adopted", "problems", "unchecked"]
+    members += ["observed", "adopted", "problems", "unchecked", "your_word"]
     assert list(report) == members
     rows = told.lines("audit", "list")
     (doubtful,) = [row["invocation_id"] for row in rows if row["outcome"] == "in_doubt"]
@@ -46,6 +46,7 @@ def test_a_whole_log_verifies(told):
         "adopted": [],
         "problems": [],
         "unchecked": [],
+        "your_word": [],
     }
     shown = told.run("audit", "verify")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -152,8 +153,10 @@ def test_without_outside_trust_it_says_so(told, tmp_path):
     story = told.run("audit", "show", "8", *alone)
     assert "UNTRUSTED KEY" in story.stdout
     stranger = {"HOME": str(tmp_path)}  # whose home has not the anchor that is configured
-    report = json.loads(told.run("audit", "verify", "--json", env=stranger).stdout)
+    verify = ("audit", "verify", "--json", "--against", "kept")
+    report = json.loads(told.run(*verify, env=stranger).stdout)
     assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, None)
+    assert report["your_word"] == ["kept"]
     refused = told.run("audit", "show", "8", env=stranger)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error [trust.changed]: ")

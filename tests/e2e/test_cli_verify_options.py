@@ -19,7 +19,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.signing.keys import Ed25519Signer
 
 REPORT = ["ok", "entries", "shards", "anchored", "in_doubt", "observed", "adopted"]
-REPORT += ["problems", "unchecked"]
+REPORT += ["problems", "unchecked", "your_word"]
 
 
 @pytest.fixture
@@ -194,12 +194,14 @@ def test_the_evidence_of_a_call_is_a_witness(verify, sharded, tmp_path):
     assert "none" in anchored
 
 
-def test_that_a_file_was_kept_elsewhere_is_the_word_of_the_user(sharded, tmp_path):
+def test_that_a_file_was_kept_elsewhere_is_the_word_of_the_user(verify, sharded, tmp_path):
     kept = tmp_path / "kept"
     kept.write_bytes(b"".join(note for shard in range(3) for note in notes(sharded, shard)))
     shown = sharded.run("audit", "verify", "--against", kept).stdout
     assert f"{kept}\nYOUR WORD: nothing shows that the files of --against were kept" in shown
     assert "YOUR WORD" not in sharded.run("audit", "verify").stdout
+    assert verify(sharded, "--against", kept)["your_word"] == [str(kept)]
+    assert verify(sharded)["your_word"] == []
 
 
 def test_a_rolled_back_shard_is_found_by_what_was_kept(verify, reshaped, tmp_path):
@@ -210,6 +212,7 @@ def test_a_rolled_back_shard_is_found_by_what_was_kept(verify, reshaped, tmp_pat
     for table in ("entries", "summaries", "attachments"):
         change(reshaped, 1, f"DELETE FROM {table} WHERE idx >= {size}")  # noqa: S608
     report = verify(reshaped, "--anchor", "", "--against", kept)
+    assert report["your_word"] == [str(kept)]  # of a finding, too
     assert (1, size) in problems(report)
     assert any("tail is cut off" in problem["what"] for problem in report["problems"])
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -84,11 +85,12 @@ def verify(
     code 1 if anything does not hold. With --json, one object: ok, entries, shards, anchored,
     in_doubt (invocation ids), observed (how many calls ran whatever the policy said), adopted
     (entries that were lost, on record), problems (each with shard, index, what), unchecked (what
-    was left out, in words).
+    was left out, in words), your_word (the files of --against: that they were kept elsewhere is
+    your word).
     """
     if since is not None and no_signatures:
         raise typer.BadParameter("--since says which signatures to check, --no-signatures none")
-    log = _open(location.locate(config, state, anchor), trust, json=json)
+    log = _open(location.locate(config, state, anchor), trust, against or (), json=json)
     document = log.trust.document
     outside = [witnesses.read(file, document) for file in against or ()]
     reader = log.location.reader_of_what_is_left()
@@ -121,10 +123,13 @@ def _unchecked(since: datetime | None, *, no_signatures: bool, is_damaged: bool)
     return [f"signatures before {timestamp(since)}"] if since is not None else []
 
 
-def _open(place: Location, trust: Path | None, *, json: bool) -> TrustedLog:
+def _open(
+    place: Location, trust: Path | None, against: Sequence[Path], *, json: bool
+) -> TrustedLog:
     """Return the log with its trust document.
 
-    Where the anchor does not know the state, print the error and exit.
+    Where the anchor does not know the state, print the error and exit. ``against`` is for the
+    report alone: nothing is read from the files.
     """
     try:
         return TrustedLog(place, location.trust(place, trust))
@@ -132,7 +137,7 @@ def _open(place: Location, trust: Path | None, *, json: bool) -> TrustedLog:
         if json:
             log = TrustedLog(place, location.own_trust(place))
             report = Report((), (Problem(0, None, str(error)),))
-            VerifyReport(log, report, (), (), ()).print_json()
+            VerifyReport(log, report, (), (), against).print_json()
         else:
             screen.line(screen.styled("fail", "FAILED"), f": {error}")
         raise typer.Exit(1) from error

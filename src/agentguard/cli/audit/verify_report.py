@@ -39,7 +39,8 @@ class VerifyReport:
     """A verification's report, with its log.
 
     ``in_doubt`` holds the ids of the calls in doubt. ``unchecked`` lists the parts that were not
-    checked. ``against`` lists the files whose checkpoints counted beside the anchors.
+    checked. ``against`` lists the files whose checkpoints counted beside the anchors: that they
+    were kept elsewhere is the word of the user.
     """
 
     log: TrustedLog
@@ -81,6 +82,8 @@ class VerifyReport:
                     for problem in report.problems
                 ],
                 "unchecked": [*self.unchecked],
+                # listed whether or not they agree: a script must not take silence for a witness
+                "your_word": [str(file) for file in self.against],
             }
         )
         for warning in self._warnings():
