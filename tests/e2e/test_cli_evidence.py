@@ -111,6 +111,10 @@ def test_its_json_says_the_same(told, calls, stranger):
     (point,) = said["checkpoints"]
     assert point["size"] == told.json("audit", "verify")["entries"]
     assert len(said["unknown"]) == 4
+    assert said["trust_domain"] == "project.internal"
+    assert (
+        said["trust_sha256"] == hashlib.sha256((stranger / "trust.json").read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,8 +185,11 @@ def test_what_does_not_hold_is_refused(told, calls, stranger):
     assert shown.stdout.startswith("FAILED [")
     assert "README" not in shown.stdout
     said = json.loads(check(told, stranger, "call.json", "--json").stdout)
-    assert sorted(said) == ["code", "ok", "problem"]
+    assert sorted(said) == ["code", "ok", "problem", "trust_domain", "trust_sha256"]
     assert said["ok"] is False
+    assert (
+        said["trust_sha256"] == hashlib.sha256((stranger / "trust.json").read_bytes()).hexdigest()
+    )
 
 
 def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger, project):

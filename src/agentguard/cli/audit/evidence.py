@@ -94,7 +94,7 @@ def verify(
 
     Works offline, and needs only the trust document. Exit code 1 if the evidence is invalid. With
     --json, one object: ok; then code and problem, or the proved facts, and unknown: what an
-    evidence file can't prove.
+    evidence file can't prove; trust_domain and trust_sha256 say by which trust document.
     """
     document = location.trust_in(trust)
     # One byte more than the limit, so that a file which is too long is refused.
@@ -103,17 +103,23 @@ def verify(
         proved = evidence.verify_evidence(data, document)
     except (DecodeError, VerificationError) as error:
         if json:
-            screen.json_line({"ok": False, "code": error.code, "problem": str(error)})
+            refusal = {"ok": False, "code": error.code, "problem": str(error)}
+            screen.json_line(refusal | _trust_json(document))
         else:
             screen.line(screen.styled("fail", "FAILED"), f" [{error.code}]: {error}")
             _draw_trust(trust, document)
         raise typer.Exit(1) from error
     if json:
-        screen.json_line(evidence_report.as_json(proved))
+        screen.json_line(evidence_report.as_json(proved) | _trust_json(document))
     else:
         screen.line(screen.styled("ok", "proved"), f", under the keys of {document.trust_domain}:")
         evidence_report.draw(proved)
         _draw_trust(trust, document)
+
+
+def _trust_json(document: TrustDocument) -> dict[str, object]:
+    """Return the members that tell under which trust document the evidence was verified."""
+    return {"trust_domain": document.trust_domain, "trust_sha256": document.fingerprint}
 
 
 def _draw_trust(file: Path, document: TrustDocument) -> None:
