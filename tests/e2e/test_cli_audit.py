@@ -172,6 +172,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "inside",
         "inside_call",
         "requirements",
+        "request",
         "approvals",
         "tool",
         "arguments",

@@ -206,6 +206,26 @@ def test_a_call_is_told_in_words(people, calls, proofs, name):
             assert words in text, words
 
 
+@pytest.mark.parametrize("name", ["merge main", "merge release", "deploy"])
+def test_a_call_names_the_request_for_its_approval(people, calls, name):
+    request = people.json("audit", "show", calls[name])["request"]
+    place = f"{request['shard']}/{request['index']}"
+    text = " ".join(people.run("audit", "show", calls[name]).stdout.replace("| ", "").split())
+    assert (
+        f"request {request['request_id']} (entry {place}) to see it agentguard audit show" in text
+    )
+    shown = people.json("audit", "show", place)
+    assert (shown["kind"], shown["request_id"]) == ("request", request["request_id"])
+    answers = people.json("audit", "show", calls[name])["approvals"]
+    assert {answer["request_id"] for answer in answers} == {request["request_id"]}
+
+
+@pytest.mark.parametrize("name", ["pay", "pay again"])
+def test_a_call_without_a_request_names_none(people, calls, name):
+    assert people.json("audit", "show", calls[name])["request"] is None
+    assert "to see it" not in people.run("audit", "show", calls[name]).stdout
+
+
 def test_a_request_is_told_in_words(people):
     rows = people.lines("audit", "list", "--kind", "request")
     (row,) = [row for row in rows if mine(row)][-1:]

@@ -23,6 +23,7 @@ from agentguard.audit.entry import CallPlace, Entry, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
+from agentguard.identity.credential import agent_name
 from agentguard.signing import canonical
 
 Progress = Callable[[int], None]
@@ -168,6 +169,45 @@ def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> Loca
         if located.index < before and approval_checks.roster_digest(located.entry) == digest:
             return located
     return None
+
+
+def find_request(reader: LogReader, call: Authorization, entry: Entry) -> LocatedEntry | None:
+    """Return the request for an approval on whose answers a call rests; None without one.
+
+    ``entry`` is the call's. Of a call that was refused without an answer (``approval.expired``, for
+    example), return the newest request before the call at the same site. Raises ``StorageError``.
+    """
+    ids = answered_request_ids(entry)
+    if not ids and (call.allowed or not call.code.startswith("approval.")):
+        return None
+    site = str(call.predicate.get("call_site"))
+    member, values = ("request_id", ids) if ids else ("call_site", frozenset({site}))
+    search = Search(
+        kind="request",
+        agent=agent_name(call.agent),
+        principal=call.principal,
+        tool=call.tool,
+        until=None if ids else entry.at,
+    )
+    by_columns = (
+        read_entry_of_kind(reader, shard, index, "request")
+        for shard in reader.shards()
+        for index in reader.search(shard, search)
+    )
+    found = [one for one in by_columns if one and str(one.entry.members[member]) in values]
+    if ids and not found:
+        scanned = (
+            one for shard in reader.shards() for one in scan_entries(reader, shard, ["request"])
+        )
+        found = [one for one in scanned if str(one.entry.members[member]) in values]
+    return max(found, key=lambda one: one.entry.at, default=None)
+
+
+def answered_request_ids(entry: Entry) -> frozenset[str]:
+    """Return the ids of the requests that the answers in a call's entry name, unverified."""
+    with suppress(DecodeError):
+        return frozenset(answer.request_id for answer in approval_checks.read_answers(entry))
+    return frozenset()
 
 
 def entries_about_call(

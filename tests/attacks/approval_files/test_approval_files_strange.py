@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,11 +32,15 @@ from agentguard import (
 from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES
+from agentguard.audit.find import scan_entries
+from agentguard.cli.audit import call_report
+from agentguard.domain import keystore
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.journal_files import FOLDER as JOURNAL
 from agentguard.storage.journal_files import FileJournal
+from agentguard.storage.reader import StateReader
 from agentguard.storage.runs import FileRuns
 
 
@@ -183,6 +188,27 @@ def test_a_request_that_names_another_tool_lets_none_run(desk, tool):
         assert desk.call(guard) == "approval.altered"
         desk.answer(desk.ask(guard), "bob")  # the twin: the call asks anew
         assert desk.call(guard) == "merged main"
+
+
+def test_a_call_that_was_refused_without_an_answer_leads_to_its_request(desk, clock):
+    """One ran, and one has expired. What was changed names no request, and the last had none."""
+    state, requests = desk.place.config.state, []
+    with desk.open() as guard:
+        requests += [desk.ask(guard, what) for what in ("ran", "altered", "expired")]
+        desk.answer(requests[0], "bob")
+        assert desk.call(guard, "ran") == "merged ran"
+        path = desk.path("altered")
+        path.write_bytes(path.read_bytes().replace(b"Merge a", b"Read a"))
+        assert desk.call(guard, "altered") == "approval.altered"
+        clock.now = datetime.now(UTC) + timedelta(hours=2)
+        assert desk.call(guard, "expired") == "approval.expired"
+        assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
+    with closing(StateReader(state)) as reader:
+        calls = scan_entries(reader, 0, ["authorization"])
+        reports = [call_report.read(reader, one, keystore.load_trust(state)) for one in calls]
+    found = [one.request and one.request.entry.members["request_id"] for one in reports]
+    ran, _altered, expired = (request.request_id for request in requests)
+    assert found == [ran, None, expired, None]
 
 
 def test_a_request_that_asks_for_less_satisfies_no_policy(desk):

@@ -29,6 +29,7 @@ from agentguard.audit.find import (
     entries_of_call,
     find_call,
     find_delegation,
+    find_request,
     find_roster,
 )
 from agentguard.audit.log import LogReader
@@ -66,8 +67,9 @@ class CallReport:
     ``credential``, ``chain`` and ``head`` (the newest checkpoint of the shard) are None where they
     do not verify; ``chain`` is None also where the agent acted on its own authority.
     ``around`` is the call whose tool made this one, unverified; None where there is no such call,
-    or the log does not have it. ``attachments`` maps a role to the decoded data beside the log.
-    ``problems`` lists the checks that failed.
+    or the log does not have it. ``request`` is the request for the call's approval, unverified;
+    None where nobody was asked, or the log does not have it. ``attachments`` maps a role to the
+    decoded data beside the log. ``problems`` lists the checks that failed.
     """
 
     shard: int
@@ -83,6 +85,7 @@ class CallReport:
     erasure: AdminRecord | None = None
     head: Checkpoint | None = None
     around: LoggedCall | None = None
+    request: LocatedEntry | None = None
     attachments: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -105,6 +108,7 @@ class CallReport:
             "inside": call.inside,
             "inside_call": _around_json(self.around),
             "requirements": members["requirements"],
+            "request": _request_json(self.request),
             "approvals": [phrases.answer_json(answer) for answer in self.answers],
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
@@ -176,6 +180,7 @@ class _ReportBuilder:
                 report.answers = self._answers(issued)
         if report.call.inside is not None:
             report.around = find_call(self.reader, report.call.inside)
+        report.request = find_request(self.reader, report.call, report.entry)
         if report.call.allowed:
             self._outcome()
         self._attach(report.index, report.call.commitments)
@@ -325,6 +330,13 @@ def _around_json(around: LoggedCall | None) -> JSON:
         return None
     call, place = around.authorization, around.place
     return {"agent": call.agent, "tool": call.tool, "shard": place.shard, "index": place.index}
+
+
+def _request_json(request: LocatedEntry | None) -> JSON:
+    if request is None:
+        return None
+    request_id = request.entry.members["request_id"]
+    return {"request_id": request_id, "shard": request.shard, "index": request.index}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

@@ -137,13 +137,10 @@ def _rows_of(parsed: Entry) -> dict[str, JSON]:
 
 def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
     """Print the report on a call."""
-    outcome, evidence = (
-        _outcome_rows(report, options.acting),
-        _evidence_rows(report, trust, options.reading),
-    )
-    screen.sheet(
-        [*_agent_rows(report), *_tool_rows(report), *_decision_rows(report), *outcome, *evidence]
-    )
+    decision = _decision_rows(report, options.reading)
+    outcome = _outcome_rows(report, options.acting)
+    evidence = _evidence_rows(report, trust, options.reading)
+    screen.sheet([*_agent_rows(report), *_tool_rows(report), *decision, *outcome, *evidence])
 
 
 def _hop_rows(parsed: Entry) -> dict[str, JSON]:
@@ -288,7 +285,7 @@ def _tool_rows(report: CallReport) -> Iterator[_SheetRow]:
         yield "policy saw", screen.value(facts)
 
 
-def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:
+def _decision_rows(report: CallReport, reading: str) -> Iterator[_SheetRow]:
     call, members = report.call, report.entry.members
     yield from phrases.decided(call)
     if members["engine"] is None:
@@ -303,6 +300,10 @@ def _decision_rows(report: CallReport) -> Iterator[_SheetRow]:
     with suppress(AgentguardError):  # the report has the problem already
         for requirement in approval_checks.read_requirements(report.entry):
             yield "asked for", phrases.requirement_text(requirement)
+    if report.request is not None:
+        place = f"{report.request.shard}/{report.request.index}"
+        yield "request", f"{report.request.entry.members['request_id']} (entry {place})"
+        yield "to see it", screen.command(f"agentguard audit show {place}{reading}")
     yield from phrases.answers(report.answers)
 
 
