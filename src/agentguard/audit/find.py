@@ -29,6 +29,9 @@ from agentguard.signing import canonical
 Progress = Callable[[int], None]
 """Called with the number of entries that have been read."""
 
+_AT_A_STABLE_SITE: Final = frozenset({"approval.mismatch", "approval.rejected"})
+"""Reason codes that a call without an answer gets only where a framework names its site."""
+
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
 
 
@@ -175,35 +178,42 @@ def find_request(reader: LogReader, call: Authorization, entry: Entry) -> Locate
     """Return the request for an approval on whose answers a call rests; None without one.
 
     ``entry`` is the call's. Of a call that was refused without an answer (``approval.expired``, for
-    example), return the newest request before the call at the same site. Raises ``StorageError``.
+    example), return the newest request before for this very call; of one that an adapter refused by
+    itself, or whose arguments had changed, the newest at its site. Raises ``StorageError``.
     """
-    ids = answered_request_ids(entry)
-    if not ids and (call.allowed or not call.code.startswith("approval.")):
+    ids = _answered_request_ids(entry)
+    if ids:
+        member, values = "request_id", ids
+    elif call.code in _AT_A_STABLE_SITE:
+        member, values = "call_site", frozenset({str(call.predicate.get("call_site"))})
+    elif call.code.startswith("approval."):
+        member, values = "call_digest", frozenset({call.call_sha256})
+    else:
         return None
-    site = str(call.predicate.get("call_site"))
-    member, values = ("request_id", ids) if ids else ("call_site", frozenset({site}))
     search = Search(
-        kind="request",
-        agent=agent_name(call.agent),
-        principal=call.principal,
-        tool=call.tool,
-        until=None if ids else entry.at,
+        kind="request", agent=agent_name(call.agent), principal=call.principal, tool=call.tool
     )
     by_columns = (
         read_entry_of_kind(reader, shard, index, "request")
         for shard in reader.shards()
         for index in reader.search(shard, search)
     )
-    found = [one for one in by_columns if one and str(one.entry.members[member]) in values]
+    found = [
+        one
+        for one in by_columns
+        if one is not None
+        and str(one.entry.members[member]) in values
+        and (ids or one.entry.at <= entry.at)
+    ]
     if ids and not found:
         scanned = (
             one for shard in reader.shards() for one in scan_entries(reader, shard, ["request"])
         )
         found = [one for one in scanned if str(one.entry.members[member]) in values]
-    return max(found, key=lambda one: one.entry.at, default=None)
+    return max(found, key=lambda one: (one.entry.at, one.index), default=None)
 
 
-def answered_request_ids(entry: Entry) -> frozenset[str]:
+def _answered_request_ids(entry: Entry) -> frozenset[str]:
     """Return the ids of the requests that the answers in a call's entry name, unverified."""
     with suppress(DecodeError):
         return frozenset(answer.request_id for answer in approval_checks.read_answers(entry))
