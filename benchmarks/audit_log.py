@@ -33,7 +33,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from guarded_call import TABLES, VOID_OVER, decide, fdatasync_p50, floor, guarded, samples
+from guarded_call import TABLES, VOID_OVER, decide, fdatasync_p50, guarded, rego_floor, samples
 from measuring import (
     Row,
     apart,
@@ -51,7 +51,6 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 from agentguard import Guard
 from agentguard.audit.records import Record
 from agentguard.domain.verify import examine
-from agentguard.policy.rego import RegoEngine
 from agentguard.storage import restrictions_file
 
 CALLERS = (1, 8, 32)
@@ -143,12 +142,11 @@ def calls(folder: Path, repetitions: int) -> Iterator[Row]:
         document, bodies = samples(guard)
     for callers in CALLERS:
         state = found(folder / f"calls-{callers}")
-        engine = RegoEngine.load(state.folder / "authz.rego")
         with state.guard() as guard, group_commit(folder / f"calls-{callers}.sqlite") as bare:
             yield compared(
                 f"guarded call, {callers} callers",
                 "calls/s",
-                [floor(engine, document, bodies, bare.append) for _ in range(callers)],
+                [rego_floor(document, bodies, bare.append) for _ in range(callers)],
                 [guarded(guard)] * callers,
                 repetitions,
             )

@@ -43,8 +43,8 @@ from guarded_call import (
     VOID_OVER,
     bare_database,
     fdatasync_p50,
-    floor,
     measure,
+    rego_floor,
 )
 from measuring import Row, middle, no_collection, ratio, show, tracked
 
@@ -56,7 +56,6 @@ from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.guard.agent import caller_of
 from agentguard.identity.trust import TrustDocument
-from agentguard.policy.rego import RegoEngine
 
 AGENTS = ("lead", "coder", "tester")
 CONFIGURATION: Mapping[str, Any] = {
@@ -135,7 +134,6 @@ def costs(folder: Path, repetitions: int, calls: int) -> Iterator[Row]:
 def arms(stack: ExitStack, folder: Path) -> Iterator[Arm]:
     """Set up each arm with its floor."""
     (folder / "memory.rego").write_text(POLICY)
-    rego = RegoEngine.load(folder / "memory.rego")
     in_memory = stack.enter_context(Guard.ephemeral(folder / "memory.rego", config=CONFIGURATION))
     on_disk = stack.enter_context(founded(folder / "durable"))
     commit = stack.enter_context(bare_database(folder))
@@ -147,7 +145,7 @@ def arms(stack: ExitStack, folder: Path) -> Iterator[Arm]:
     def floor_of(
         commit: Callable[[list[bytes]], None], entries: list[bytes]
     ) -> Callable[[], object]:
-        return floor(rego, document, entries, commit)
+        return rego_floor(document, entries, commit)
 
     in_list: list[list[bytes]] = []
     for where, guarded, commits, clock in (

@@ -3,13 +3,11 @@
     uv run python benchmarks/guarded_call.py [--repetitions N] [--calls N] [--json FILE]
 
 Each measured arm has its floor arm beside it, run alternately, with the garbage collector off;
-the ratio is the median of the ratios of the repetitions. The floor does, with the same libraries
-and on the same bytes, only what the guarantees require: the policy's evaluation, two Ed25519
-signatures (invocation, outcome), the canonical JSON of what is signed and logged, its SHA-256
-hashes and Merkle leaves, and in the durable arm one SQLite transaction with its fsync and one
-checkpoint signature a call. CPU time is reported for the arms in memory, wall time for the durable
-one. Beside them stand the load average and the time of a bare fdatasync: past 1 ms the durable
-figures are void.
+the ratio is the median of the ratios of the repetitions. The floor (``floor.py``) does, with the
+same libraries and on the same bytes, only what the guarantees require; in the durable arm it has
+one SQLite transaction with its fsync and one checkpoint signature a call. CPU time is reported for
+the arms in memory, wall time for the durable one. Beside them stand the load average and the time
+of a bare fdatasync: past 1 ms the durable figures are void.
 """
 
 from __future__ import annotations
@@ -27,21 +25,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import orjson
+import floor
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from agentguard import Decision, Ed25519Signer, Guard
-from agentguard.audit.merkle import CompactRange, leaf_hash
+from agentguard import Decision, Guard
 from agentguard.domain import config, domain
-from agentguard.policy.engine import Engine
-from agentguard.policy.function import FunctionEngine
-from agentguard.policy.rego import RegoEngine
+from agentguard.policy.document import DEFAULT_QUERY
 
 POLICY = """package agent.authz
 
@@ -73,6 +68,10 @@ TABLES: Mapping[str, Any] = {
 VOID_OVER = 1000.0
 """Microseconds of a bare fdatasync, past which a durable figure tells of the disk alone."""
 ARGUMENTS = {"repo": "payments-api", "branch": "agent/fix-null-check"}
+
+
+Commit = Callable[[list[bytes]], None]
+"""Appends the two entries of a call."""
 
 
 @dataclass(frozen=True)
@@ -118,45 +117,19 @@ def samples(guard: Guard) -> tuple[bytes, list[bytes]]:
     return document, [call.body, outcome.body]
 
 
-def floor(
-    engine: Engine, document: bytes, bodies: list[bytes], commit: Callable[[list[bytes]], None]
-) -> Callable[[], object]:
-    """Return the floor of one call: the same bytes, the same primitives, and nothing else."""
-    signer = Ed25519Signer.from_seed(os.urandom(32))
-    parsed = [orjson.loads(body) for body in bodies]
-    signed = [orjson.loads(orjson.dumps(p)) for p in parsed]
-    inputs = orjson.loads(document)
-    tree = CompactRange()
-
-    def once() -> None:
-        salt = os.urandom(48)
-        arguments = orjson.dumps(ARGUMENTS, option=orjson.OPT_SORT_KEYS)
-        sha256(salt + arguments).hexdigest()
-        encoded = orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)
-        engine.evaluate(encoded)
-        sha256(salt + encoded).hexdigest()
-        entries = []
-        for statement in signed:
-            payload = orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
-            sha256(payload).hexdigest()
-            signer.sign(payload)
-            entry = orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
-            tree.append(leaf_hash(entry))
-            entries.append(b"%b" % entry)  # what orjson returns keeps a buffer of 4 KiB
-        tree.root()
-        commit(entries)
-
-    return once
+def rego_floor(document: bytes, bodies: list[bytes], append: Commit) -> Callable[[], object]:
+    """Return the floor of one call whose policy is in Rego (``floor.call``)."""
+    return floor.call(floor.rego(POLICY, DEFAULT_QUERY), ARGUMENTS, document, bodies, append)
 
 
 @contextmanager
-def bare_database(folder: Path) -> Iterator[Callable[[list[bytes]], None]]:
+def bare_database(folder: Path) -> Iterator[Commit]:
     """Yield a commit of two rows and a signed checkpoint, as the durable floor needs it."""
     connection = sqlite3.connect(folder / "floor.sqlite", isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB)")
-    signer = Ed25519Signer.from_seed(os.urandom(32))
+    signer = Ed25519PrivateKey.from_private_bytes(os.urandom(32))
 
     def commit(entries: list[bytes]) -> None:
         note = signer.sign(entries[0])
@@ -187,7 +160,6 @@ def durable(folder: Path) -> Guard:
 def arms(stack: ExitStack, folder: Path) -> list[Arm]:
     """Set up each arm with its floor."""
     (folder / "memory.rego").write_text(POLICY)
-    rego = RegoEngine.load(folder / "memory.rego")
     in_memory = stack.enter_context(Guard.ephemeral(folder / "memory.rego", config=TABLES))
     in_python = stack.enter_context(Guard.ephemeral(decide, config=TABLES))
     on_disk = stack.enter_context(durable(folder))
@@ -197,23 +169,23 @@ def arms(stack: ExitStack, folder: Path) -> list[Arm]:
     kept: list[list[bytes]] = []  # a log in memory keeps its entries, and so does its floor
 
     cpu, wall = time.process_time, time.perf_counter
-    function = FunctionEngine(decide)
+    function = floor.function(decide)
     return [
         Arm(
             "in memory, Rego",
-            floor(rego, document, bodies, kept.append),
+            rego_floor(document, bodies, kept.append),
             guarded(in_memory),
             cpu,
             "CPU",
         ),
         Arm(
             "in memory, Python policy",
-            floor(function, document, bodies, kept.append),
+            floor.call(function, ARGUMENTS, document, bodies, kept.append),
             guarded(in_python),
             cpu,
             "CPU",
         ),
-        Arm("durable, Rego", floor(rego, document, bodies, commit), guarded(on_disk), wall, "wall"),
+        Arm("durable, Rego", rego_floor(document, bodies, commit), guarded(on_disk), wall, "wall"),
     ]
 
 

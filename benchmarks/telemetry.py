@@ -25,11 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from guarded_call import POLICY, TABLES, floor, guarded, measure, samples
+from guarded_call import POLICY, TABLES, guarded, measure, rego_floor, samples
 from measuring import CONSOLE, middle, no_collection, ratio, tracked
 from opentelemetry import context, trace
 from opentelemetry.context import Context
@@ -40,7 +40,6 @@ from opentelemetry.trace import Tracer
 from rich.table import Table
 
 from agentguard import Guard
-from agentguard.policy.rego import RegoEngine
 
 _BATCH = 512
 
@@ -174,9 +173,9 @@ def run(repetitions: int, calls: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "authz.rego")
         path.write_text(POLICY)
-        with Guard.ephemeral(path, config=TABLES) as guard, closing(RegoEngine.load(path)) as rego:
+        with Guard.ephemeral(path, config=TABLES) as guard:
             kept: list[list[bytes]] = []
-            bare = floor(rego, *samples(guard), kept.append)
+            bare = rego_floor(*samples(guard), kept.append)
             call = guarded(guard)
             sample = sampled(call)
             spent(bare, calls), spent(call, calls)
