@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -98,7 +100,7 @@ def test_a_call_that_ran(shop):
     request = shop.ask()
     shop.click(request)
     assert shop.inbox.status(request.request_id).state == "approved"
-    told = "the request was approved by user:dora at and its call was not made again"
+    told = "the request was approved by user:dora at and its call has not been made again yet"
     assert short(shop.late(request)) == told
     shop.agent.call(shop.refund, "A-1")
     told = "the request was approved by user:dora at and its call ran"
@@ -110,6 +112,32 @@ def test_a_call_that_ran(shop):
     assert (who, verdict) == ("user:dora", "approve")
     assert status.invocation_id is not None
     assert shop.guard.prove(status.invocation_id)
+
+
+def test_of_two_clicks_at_once_one_comes_too_late(shop):
+    """Both clicks pass the first check: whoever looks up a role waits for the other there."""
+    both = threading.Barrier(2, timeout=60)
+
+    def roles(principal: str) -> list[str]:
+        both.wait()
+        return ROLES[principal]
+
+    asking = lambda _call: Decision.require_approval(Requirement("a", roles=("manager",)))  # noqa: E731
+    with (
+        Guard.ephemeral(asking, config={"approvals": WORD}, approver_roles=roles) as guard,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        other = Shop(guard)
+        request = other.ask()
+        clicks = [threads.submit(other.click, request, who) for who in ROLES]
+        ends = [click.exception() for click in clicks]
+        (late,) = [end for end in ends if end is not None]
+        (first,) = [who for who, end in zip(ROLES, ends, strict=True) if end is None]
+        assert isinstance(late, RequestEndedError)
+        assert f"was approved by {first} at" in str(late)
+        (given,) = other.inbox.status(request.request_id).answers
+        assert given.approver == first
+        assert other.agent.call(other.refund, "A-1") == "refunded A-1"
 
 
 def test_an_approval_can_be_taken_back_until_the_call_is_made(shop):

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
@@ -19,7 +20,7 @@ from agentguard.approvals.quorum import may_reject, missing_approvals, require_c
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
-from agentguard.approvals.store import Approvals
+from agentguard.approvals.store import Approvals, Check
 from agentguard.errors import AgentguardError, ApprovalError, VerificationError
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import seconds
@@ -43,8 +44,8 @@ class Store(Approvals, Protocol):
         ``now`` is in seconds since the epoch; requests that have expired by then are left out.
         """
 
-    def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
-        """Store an answer to a request."""
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
+        """Store an answer, with no other answer between ``check``, which may raise, and this one."""
 
     def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
         """Return the reason code and the reason why the call of a request can't run now, or None.
@@ -248,10 +249,12 @@ class ApprovalInbox:
         principal has, or else ``[approvers]``. ``principal`` is a name such as ``user:bob``.
         Raises as ``accept``, and ``ApprovalError``: ``principal.malformed``, ``roles.failed``,
         ``approval.unknown``. The request waits on after an error. A second answer that would change
-        nothing raises ``RequestEndedError``, whose ``status`` says what became of the call.
+        nothing raises ``RequestEndedError``, whose ``status`` says what became of the call: also
+        one of two answers at once, whichever processes take them.
         """
-        self._require_undecided(request, verdict)
-        return self._accept(request, self._by_word(request, verdict, principal, note))
+        check = partial(self._require_undecided, request, verdict)
+        check()  # whoever is too late learns so, and not that the answer would not count
+        return self._accept(request, self._by_word(request, verdict, principal, note), check)
 
     def _by_word(
         self, request: ApprovalRequest, verdict: Verdict, principal: str, note: str
@@ -287,10 +290,10 @@ class ApprovalInbox:
             raise VerificationError(message, code="approval.unsigned")
         return self._accept(request, envelope)
 
-    def _accept(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
+    def _accept(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> Answer:
         answer = self._verified(request, envelope)
         try:
-            self._store.answer(request, envelope)
+            self._store.answer(request, envelope, check)
         except ApprovalError as error:
             if error.code == "request.unknown":  # its call was decided a moment ago
                 raise self._ended(request.request_id) from error

@@ -59,6 +59,8 @@ class RequestStatus:
         if self.state == "waiting":
             return f"the request {self.request_id} waits"
         end = _CALLS.get(self.call, f"its call was refused [{self.code}]")
+        if self.call == "not_made" and verdict is not None:  # its run may be about to go on
+            end = "its call has not been made again yet"
         return f"the request {self.request_id} {state}{by}, and {end}"
 
 

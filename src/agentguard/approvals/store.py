@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.errors import ApprovalError
 from agentguard.signing.dsse import Envelope
+
+Check = Callable[[], None] | None
+"""Raises an error where an answer may not be stored any more; None where nothing is checked."""
 
 
 class Limits(NamedTuple):

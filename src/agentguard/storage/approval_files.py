@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
-from agentguard.approvals.store import Limits, StoredRequest
+from agentguard.approvals.store import Check, Limits, StoredRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -148,9 +148,10 @@ class FileApprovals:
             if request is None or (now < request.expires_at and not self._is_logged(key, request))
         ]
 
-    def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
         """Store an answer to a request.
 
+        Nothing is stored where ``check`` raises, and no other answer is stored after the check.
         Raises ``ApprovalError`` (``request.unknown``) where the request does not wait any more,
         and (``approval.unsigned``) for an unsigned answer without the log's key; ``StorageError``
         (``storage.exists``; ``storage.full`` where the request has too many answers).
@@ -164,6 +165,8 @@ class FileApprovals:
             if request.request_id not in {waiting.request_id for _key, waiting in self.pending()}:
                 message = f"the request {request.request_id} does not wait any more"
                 raise ApprovalError(message, code="request.unknown")
+            if check is not None:
+                check()
             answers = _paths_in(folder)
             if any(path.name == name for path in answers):
                 message = f"the answer {name} is there already"

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import ApprovalRequest
-from agentguard.approvals.store import Limits, StoredRequest
+from agentguard.approvals.store import Check, Limits, StoredRequest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.signing.dsse import Envelope
@@ -30,7 +30,7 @@ class MemoryApprovals:
         self._limits = limits
         self._requests: dict[str, StoredRequest] = {}
         self._used: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the check of an answer reads the store
 
     def has(self, key: str) -> bool:
         """Return whether there is a request under the key."""
@@ -84,9 +84,14 @@ class MemoryApprovals:
     def refusal(self, request: ApprovalRequest) -> None:
         """Return None: nobody can revoke or freeze anything in memory."""
 
-    def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
-        """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``."""
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
+        """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``.
+
+        Nothing is stored where ``check`` raises, and no other answer is stored after the check.
+        """
         with self._lock:
+            if check is not None:
+                check()
             for key, stored in self._requests.items():
                 if stored.request.request_id == request.request_id:
                     name = read_answer(envelope).approval_id

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from approval_desk import Desk
 
-from agentguard import ApprovalError, ApprovalRequest, Requirement
+from agentguard import ApprovalError, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import config
+from agentguard.policy.function import FunctionEngine
 from agentguard.signing import dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
@@ -127,6 +130,35 @@ def test_a_click_outlives_the_process(roles_desk):
     with roles_desk.open() as guard:
         assert roles_desk.call(guard) == "merged main"
         assert guard.verify().problems == ()
+
+
+def test_of_two_clicks_at_once_on_two_guards_of_one_state_one_comes_too_late(roles_desk):
+    both = threading.Barrier(2, timeout=60)
+
+    def roles(_principal: str) -> list[str]:
+        both.wait()  # each click has passed its first check by now
+        return ["lead"]
+
+    def click(guard: Guard, principal: str) -> str:
+        try:
+            guard.approvals.vouch(request, "approve", principal=principal)
+        except ApprovalError as error:
+            return error.code
+        return "counts"
+
+    place = roles_desk.place
+    engine = FunctionEngine(lambda _input: Decision.require_approval(roles_desk.needed))
+    with (
+        Guard(place.config, engine, place.take_up(), approver_roles=roles) as one,
+        Guard(place.config, engine, place.take_up(), approver_roles=roles) as two,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        request = roles_desk.ask(one)
+        ends = list(threads.map(click, (one, two), ("user:carol", "user:dora")))
+        assert sorted(ends) == ["counts", "request.ended"]
+        assert len(two.approvals.answers(request)) == 1
+        assert roles_desk.call(two) == "merged main"
+        assert one.verify().problems == ()
 
 
 def test_a_click_does_not_outlive_the_role(desk):
