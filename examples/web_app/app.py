@@ -34,13 +34,14 @@ STATUS = {"request.unknown": 404, "request.ended": 409}
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the guard and the checkpoints while the server runs."""
+    """Open the guard and the checkpoints while the server runs; go on with what was answered."""
     async with (
         Guard.open(HERE / "agentguard.toml") as guard,
         AsyncSqliteSaver.from_conn_string(str(HERE / "chats.db")) as saver,
     ):
         app.state.guard, app.state.graph = guard, build(guard, saver)
         app.state.resumed, app.state.turns = set(), WeakValueDictionary()
+        await sweep(app)
         yield
 
 
@@ -189,10 +190,27 @@ async def answer(request_id: str, said: Verdict, principal: User, request: Reque
         )
     except AgentguardError as error:  # the request stays open, or the error says what became of it
         raise HTTPException(STATUS.get(error.code, 403), f"{error} [{error.code}]") from error
-    task = asyncio.create_task(resume(request.app, asked.thread))
-    request.app.state.resumed.add(task)  # the event loop itself keeps no task alive
-    task.add_done_callback(request.app.state.resumed.discard)
+    begin(request.app, asked.thread)
     return f"{said.verdict} by {principal}"
+
+
+async def sweep(app: FastAPI) -> None:
+    """Go on with each run whose request is answered, and whose call was not made again yet.
+
+    The server was killed between the click and the run, or somebody has answered on the command
+    line while no server ran. A run that has gone on already does nothing more.
+    """
+    inbox = app.state.guard.approvals
+    for asked in await asyncio.to_thread(inbox.pending):
+        if not await asyncio.to_thread(inbox.is_waiting, asked):
+            begin(app, asked.thread)
+
+
+def begin(app: FastAPI, thread_id: str) -> None:
+    """Go on with a run beside the requests that the server answers."""
+    task = asyncio.create_task(resume(app, thread_id))
+    app.state.resumed.add(task)  # the event loop itself keeps no task alive
+    task.add_done_callback(app.state.resumed.discard)
 
 
 async def resume(app: FastAPI, thread_id: str) -> None:

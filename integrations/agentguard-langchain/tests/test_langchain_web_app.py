@@ -47,12 +47,12 @@ class Site:
             text=True,
         ).stdout
 
-    def start(self) -> None:
+    def start(self, module: str = "app") -> None:
         """Start the server on a port that is free, and wait until it answers."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "app:app", "--port", str(self.port)],
+            [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(self.port)],
             cwd=self.folder,
             env=self.environment,
         )
@@ -90,6 +90,11 @@ class Site:
     def answer(self, who: str, request: str, verdict: str, note: str = "seen") -> httpx.Response:
         """Answer a request for an approval."""
         return self.ask(who, "POST", f"/approvals/{request}", {"verdict": verdict, "note": note})
+
+    def inbox(self) -> list[dict[str, Any]]:
+        """Return the requests that wait for mary."""
+        waiting: list[dict[str, Any]] = self.ask("mary", "GET", "/approvals").json()
+        return waiting
 
     def read(self, who: str, chat: str, until: str) -> list[str]:
         """Return a chat's messages, once one of them has the text ``until``."""
@@ -174,7 +179,7 @@ def test_the_web_application(site):
     assert [data for kind, data in found if kind == "waiting"] == [
         "a refund over 20.00 needs a manager"
     ]
-    (waits,) = site.ask("mary", "GET", "/approvals").json()
+    (waits,) = site.inbox()
     assert waits["arguments"] == {"order": 4711, "cents": 5000}
     assert (waits["tool"], waits["for"]) == ("refund", "user:alice")
     for who in ("alice", "bob"):
@@ -186,12 +191,12 @@ def test_the_web_application(site):
     assert site.answer("mary", waits["id"][:8], "approve").status_code == 404
     assert site.ask("alice", "GET", "/approvals").json() == []
     assert site.answer("mary", waits["id"], "approve", "n" * 1025).status_code == 422
-    assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
+    assert [one["id"] for one in site.inbox()] == [waits["id"]]
 
     # the server is killed while the refund waits; a new one goes on
     site.kill()
     site.start()
-    assert [one["id"] for one in site.ask("mary", "GET", "/approvals").json()] == [waits["id"]]
+    assert [one["id"] for one in site.inbox()] == [waits["id"]]
     assert len(site.refunds()) == 1
     assert site.answer("mary", waits["id"], "approve").json() == "approve by user:mary"
     site.read("alice", "help", "refunded 50.00 for order 4711")
@@ -206,7 +211,7 @@ def test_the_web_application(site):
 
     # a rejected one does not run, and the model is told
     site.write("bob", "help", "refund 4712 6000")  # bob's chat of the same name
-    (waits,) = site.ask("mary", "GET", "/approvals").json()
+    (waits,) = site.inbox()
     assert site.answer("mary", waits["id"], "reject").status_code == 200
     site.read("bob", "help", "rejected")
     assert len(site.refunds()) == 2
@@ -222,9 +227,59 @@ def test_the_web_application(site):
         assert name in report
 
 
+STALLED = """
+import asyncio
+import app as web
+
+async def resume(*_args):
+    await asyncio.Event().wait()  # the kill comes before the run goes on
+
+web.resume = resume
+app = web.app
+"""
+
+
+def test_a_run_whose_server_was_killed_after_the_click_goes_on_with_the_next_server(site):
+    site.kill()
+    (site.folder / "stalled.py").write_text(STALLED)
+    site.start("stalled")
+    for who, order in (("alice", 1), ("bob", 2), ("bob", 3)):
+        site.write(who, f"c{order}", f"refund {order} 5000")
+    asked = {one["arguments"]["order"]: one["id"] for one in site.inbox()}
+    assert site.answer("mary", asked[1], "approve").status_code == 200
+    assert site.answer("mary", asked[2], "reject").status_code == 200
+    assert site.answer("mary", asked[1], "approve").status_code == 409  # answered, and not run
+    assert site.refunds() == []
+    site.kill()  # between the click and the run
+
+    for _twice in range(2):  # the second sweep finds nothing to do
+        site.start()
+        site.read("alice", "c1", "Here is what came of it: refunded 50.00 for order 1")
+        assert any("rejected" in message for message in site.read("bob", "c2", "came of it"))
+        assert [one["id"] for one in site.inbox()] == [asked[3]]  # nobody has answered
+        assert not any("came of it" in one for one in site.ask("bob", "GET", "/chats/c3").json())
+        assert [line.partition(" ")[2] for line in site.refunds()] == ["order 1: 5000 cents"]
+        site.stop()
+    (refund,) = [one for one in calls(site) if one["decision"] == "allow"]
+    assert refund["principal"] == "user:alice"  # for whom the run was begun
+
+
+def test_of_clicks_at_once_on_one_call_one_counts_and_the_others_learn_who_has_answered(site):
+    site.write("bob", "one", "refund 1 3000")
+    (waits,) = site.inbox()
+    with ThreadPoolExecutor(4) as threads:
+        clicks = list(threads.map(lambda _n: site.answer("mary", waits["id"], "approve"), range(4)))
+    assert sorted(click.status_code for click in clicks) == [200, 409, 409, 409]
+    for click in clicks:
+        if click.status_code == 409:
+            assert f"the request {waits['id']} was approved by user:mary at" in click.text
+    site.read("bob", "one", "Here is what came of it: refunded 30.00 for order 1")
+    assert len(site.refunds()) == 1
+
+
 def test_two_clicks_at_once_on_two_calls_of_one_run_run_both_once(site):
     site.write("bob", "two", "refund 1 3000 2 4000")
-    two = [one["id"] for one in site.ask("mary", "GET", "/approvals").json()]
+    two = [one["id"] for one in site.inbox()]
     assert len(two) == 2
     with ThreadPoolExecutor(2) as threads:
         clicks = [threads.submit(site.answer, "mary", one, "approve") for one in two]
