@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
 from agentguard.approvals.application import RoleLookUp, application_roles
@@ -20,7 +20,7 @@ from agentguard.approvals.quorum import may_reject, missing_approvals, require_c
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
-from agentguard.approvals.store import Approvals, Check
+from agentguard.approvals.store import Check, Store
 from agentguard.errors import AgentguardError, ApprovalError, VerificationError
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import seconds
@@ -30,28 +30,6 @@ from agentguard.signing.keys import PublicKey, Signer
 
 POLL_INTERVAL: Final = 0.05
 """Seconds between two polls while ``ApprovalInbox.wait`` waits."""
-
-
-class Store(Approvals, Protocol):
-    """The store of requests with what an inbox needs; each method raises ``StorageError``."""
-
-    def pending(self) -> list[tuple[str, ApprovalRequest]]:
-        """Return ``(key, request)`` of each stored request that the log has, the oldest first."""
-
-    def altered(self, now: int) -> list[str]:
-        """Return the ids of stored requests that differ from the log's, or are not in the log.
-
-        ``now`` is in seconds since the epoch; requests that have expired by then are left out.
-        """
-
-    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
-        """Store an answer, with no other answer between ``check``, which may raise, and this one."""
-
-    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
-        """Return the reason code and the reason why the call of a request can't run now, or None.
-
-        Such a reason is a freeze, or a revocation of the agent or of anybody in the agent's chain.
-        """
 
 
 class ApprovalInbox:
@@ -280,10 +258,9 @@ class ApprovalInbox:
         (``approval.refused``), for a request that does not wait, or differs from the one that
         waits (``request.ended``, ``request.unknown``, ``request.altered``), and for an approval
         during a freeze or after a revocation (``domain.frozen``, ``delegation.revoked``), while a
-        rejection counts; ``VerificationError``
-        or ``DecodeError`` (see ``Roster.verify``), or ``StorageError``. An unsigned answer is
-        refused (``approval.unsigned``): whoever writes the answer could name any principal, and
-        the application gives its word with ``vouch`` alone.
+        rejection counts; ``VerificationError`` or ``DecodeError`` (see ``Roster.verify``), or
+        ``StorageError``. An unsigned answer is refused (``approval.unsigned``): whoever writes the
+        answer could name any principal, and the application gives its word with ``vouch`` alone.
         """
         if not envelope.signatures:
             message = "the answer is not signed: an application answers with guard.approvals.vouch"

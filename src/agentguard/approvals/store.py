@@ -1,6 +1,6 @@
-"""The protocol of the store in which requests wait for answers, and the limits of the store.
+"""The protocols of the store in which requests wait for answers, and the limits of the store.
 
-``storage/approval_files.py`` implements the protocol in the state's folder, and
+``storage/approval_files.py`` implements the protocols in the state's folder, and
 ``storage/memory_state.py`` in memory.
 """
 
@@ -82,3 +82,28 @@ class Approvals(Protocol):
 
     def withdraw(self, key: str) -> None:
         """Remove the request under ``key``, with its answers."""
+
+
+class Store(Approvals, Protocol):
+    """The store of requests with what an inbox needs; each method raises ``StorageError``."""
+
+    def pending(self) -> list[tuple[str, ApprovalRequest]]:
+        """Return ``(key, request)`` of each stored request that the log has, the oldest first."""
+
+    def altered(self, now: int) -> list[str]:
+        """Return the ids of stored requests that differ from the log's, or are not in the log.
+
+        ``now`` is in seconds since the epoch; requests that have expired by then are left out.
+        """
+
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
+        """Store an answer to a request, unless ``check`` raises an error.
+
+        No other answer is stored between the check and this answer.
+        """
+
+    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
+        """Return the reason code and the reason why the call of a request can't run now, or None.
+
+        Such a reason is a freeze, or a revocation of the agent or of anybody in the agent's chain.
+        """

@@ -8,8 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from agentguard.approvals.inbox import Store
-from agentguard.approvals.store import Limits
+from agentguard.approvals.store import Limits, Store
 from agentguard.audit.log import LogReader
 from agentguard.call.journal import Journal, RunStore
 from agentguard.identity.revocation import Revocations

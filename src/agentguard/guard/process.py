@@ -20,8 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentguard import telemetry
-from agentguard.approvals.inbox import ApprovalInbox, Store
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.status import RequestStatus
+from agentguard.approvals.store import Store
 from agentguard.audit import records
 from agentguard.audit.request_status import status_of_request
 from agentguard.call.invocation import timestamp
