@@ -31,7 +31,7 @@ class Desk:
         self.keys = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         self.ran: list[str] = []
         self.told = ""
-        approvers = {
+        self.approvers: dict[str, Any] = {
             name: {
                 "principal": PEOPLE[name],
                 "keys": [key.public_key.openssh()],
@@ -39,7 +39,7 @@ class Desk:
             }
             for name, key in self.keys.items()
         }
-        kept = {**loads_object(place.config.encoded), "approvers": approvers, **tables}
+        kept = {**loads_object(place.config.encoded), "approvers": self.approvers, **tables}
         place.config = config.parse(kept, source="agentguard.toml", base=place.config.base)
         self.place = place
         self.needed = Requirement("a person")

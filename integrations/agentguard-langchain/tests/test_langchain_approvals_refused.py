@@ -148,6 +148,43 @@ async def test_after_a_crash_the_model_is_not_told_that_a_tool_has_not_run(peopl
     assert "nobody knows here whether it was run" in text
 
 
+def begin_elsewhere(inbox, request):
+    """Use the approval of a request up, as another process that makes the call does first."""
+    approvals = inbox.guard._runtime.current_ports().approvals
+    assert approvals.spend(request, [])
+
+
+@SYNC
+async def test_of_a_call_that_has_begun_elsewhere_new_input_does_not_say_it_was_not_run(
+    people, sync
+):
+    inbox = people()
+    graph = inbox.graph()
+    await invoke_thread(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
+    begin_elsewhere(inbox, inbox.waiting[0])
+    ((status, text), _paid) = answers(await invoke_thread(graph, inbox.asking(SMALL), sync=sync))
+    assert status == "error"
+    assert "nobody knows here whether it was run" in text
+
+
+@SYNC
+@pytest.mark.parametrize(
+    "answer", [REJECT, edit(to="ann", cents=5)], ids=["a rejection", "an edit"]
+)
+async def test_an_answer_to_a_call_that_has_begun_elsewhere_comes_too_late(people, sync, answer):
+    """Else the model would be told that nothing ran, or an edited call would run as well."""
+    inbox = people()
+    graph = inbox.graph()
+    await invoke_thread(graph, inbox.asking(BIG), sync=sync)
+    begin_elsewhere(inbox, inbox.waiting[0])
+    paused = await invoke_thread(graph, resume_with(answer), sync=sync)
+    (named,) = pause_value(paused)["agentguard"]
+    assert named["problem_code"] == "request.ended"
+    assert named["problem"].startswith("this answer comes too late: a call has used the approval")
+    assert inbox.paid == []
+
+
 @SYNC
 async def test_new_input_withdraws_what_waits(people, sync):
     inbox = people()

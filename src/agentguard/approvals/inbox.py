@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
 from agentguard.approvals.application import RoleLookUp, application_roles
-from agentguard.approvals.quorum import may_reject, missing_approvals, require_counts
+from agentguard.approvals.quorum import is_rejected, lacking, may_reject, require_counts
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
@@ -66,7 +67,7 @@ class ApprovalInbox:
 
     def _was_approved(self, request: ApprovalRequest) -> bool:
         answers = self._answers(request, at=request.expires_at - 1)
-        return not _is_rejected(answers) and _missing(request, answers) is None
+        return not is_rejected(answers) and lacking(request, answers) is None
 
     def altered(self) -> list[str]:
         """Return the ids of the requests that somebody has changed in the store.
@@ -89,9 +90,8 @@ class ApprovalInbox:
         if not matches:
             raise self._ended(request_id)
         if len(matches) > 1:
-            message = (
-                f"{len(matches)} requests have ids that begin with {request_id}: give a longer id"
-            )
+            number = len(matches)
+            message = f"{number} requests have ids that begin with {request_id}: give a longer id"
             raise ApprovalError(message, code="request.ambiguous")
         return matches[0]
 
@@ -114,11 +114,11 @@ class ApprovalInbox:
         answers = self._answers(request, at=min(now, request.expires_at - 1))
         stated = tuple(answer.approval for answer in answers)
         state: RequestState = "waiting"
-        if _is_rejected(answers):
+        if is_rejected(answers):
             state = "rejected"
         elif now >= request.expires_at:
             state = "expired"
-        elif _missing(request, answers) is None:
+        elif lacking(request, answers) is None:
             state = "approved"
         return RequestStatus(request.request_id, state, stated)
 
@@ -172,11 +172,13 @@ class ApprovalInbox:
             return False
         return not self._is_decided(request)
 
-    def withdraw(self, request: ApprovalRequest) -> None:
-        """Remove a request with its answers, because nobody will make its call any more."""
-        key = self._key(request)
-        if key is not None:
-            self._store.withdraw(key)
+    def withdraw(self, request: ApprovalRequest) -> bool:
+        """Withdraw a request, because nobody will make its call any more.
+
+        Returns True where no call has used the request's approvals, and none can any more. Returns
+        False where a call has: it ran, runs now, or was refused afterwards, as the log will say.
+        """
+        return self._store.withdraw(request, self._key(request))
 
     def approver(self, key: PublicKey) -> Approver:
         """Return the approver who has ``key``.
@@ -194,10 +196,8 @@ class ApprovalInbox:
         key = self._key(request)
         stored = self._store.read(key) if key is not None else None
         for envelope in stored.answers if stored is not None else ():
-            try:
+            with suppress(AgentguardError):
                 answers.append(self._roster.verify(envelope, request, at=at))
-            except AgentguardError:
-                continue
         return answers
 
     def missing(self, request: ApprovalRequest) -> str | None:
@@ -206,7 +206,7 @@ class ApprovalInbox:
         Returns None for a request that was rejected, or that has enough approvals.
         """
         answers = self.answers(request)
-        return None if _is_rejected(answers) else _missing(request, answers)
+        return None if is_rejected(answers) else lacking(request, answers)
 
     def approve(self, request: ApprovalRequest, signer: Signer, *, note: str = "") -> Answer:
         """Approve a request as the approver who has the signer's key; raises as ``accept``."""
@@ -374,15 +374,6 @@ class ApprovalInbox:
             roles=roles,
             signer=signer,
         )
-
-
-def _is_rejected(answers: Sequence[Answer]) -> bool:
-    return any(answer.approval.verdict == "reject" for answer in answers)
-
-
-def _missing(request: ApprovalRequest, answers: Sequence[Answer]) -> str | None:
-    requesters = frozenset(request.requesters)
-    return missing_approvals(request.requirements, answers, requesters=requesters)
 
 
 def _in_seconds(timeout: timedelta | float) -> float:

@@ -40,6 +40,17 @@ def missing_approvals(
     return None
 
 
+def lacking(request: ApprovalRequest, answers: Sequence[Answer]) -> str | None:
+    """Return in words which approvals a request lacks, as ``missing_approvals`` does."""
+    requesters = frozenset(request.requesters)
+    return missing_approvals(request.requirements, answers, requesters=requesters)
+
+
+def is_rejected(answers: Iterable[Answer]) -> bool:
+    """Return whether somebody has rejected; one rejection is enough."""
+    return any(answer.approval.verdict == "reject" for answer in answers)
+
+
 def counted(
     requirements: Sequence[Requirement],
     answers: Iterable[Answer],

@@ -74,14 +74,23 @@ class Approvals(Protocol):
         """Mark a request and its approvals as used, durably; return whether all were unused.
 
         ``request`` is the request on which the call rests. The store may hold another request
-        under the same key by now.
+        under the same key by now. Only one of ``spend`` and ``withdraw`` returns true for one
+        request.
         """
 
     def is_alone(self, request: ApprovalRequest) -> bool:
         """Return whether only one call in the log rests on a request."""
 
-    def withdraw(self, key: str) -> None:
-        """Remove the request under ``key``, with its answers."""
+    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+        """Mark a request as withdrawn, durably; return whether no call has used the request.
+
+        Where the method returns true, no call can use the request afterwards, and it is removed
+        from under ``key`` (None where the store does not hold the request). A withdrawn request can
+        be withdrawn again.
+        """
+
+    def remove(self, key: str) -> None:
+        """Remove the request under ``key``, with its answers, once its call is decided."""
 
 
 class Store(Approvals, Protocol):

@@ -52,7 +52,10 @@ def consume(attempt: Attempt, ruling: Ruling) -> Generator[Effect, Any, Ruling]:
         if stored and (yield Do(ports.approvals.spend, stored.request, approval_ids)):
             return ruling
         attempt.spends_approvals = False
-        reason = "the approval was used already: one approval lets one call run once"
+        reason = (
+            "the approval was used already, or its request was withdrawn: one approval lets one "
+            "call run once"
+        )
         refusal = Decision.refusal(reason, code="approval.consumed")
     except Exception as error:  # noqa: BLE001  a call that can't be counted is refused
         failed = Decision.of_exception(error, "storage.failed", _UNCOUNTED)
@@ -115,7 +118,7 @@ def remove_request(attempt: Attempt) -> Generator[Effect, Any, None]:
         return
     attempt.is_request_removed = False
     try:
-        yield Do(prepared.ports.approvals.withdraw, prepared.request_key)
+        yield Do(prepared.ports.approvals.remove, prepared.request_key)
         attempt.is_request_removed = True
     except Exception:
         # nobody can use the request once more: its approvals are used up, or it has expired

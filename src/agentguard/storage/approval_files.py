@@ -2,9 +2,10 @@
 
 A request is a file under the key by which a guarded call finds the request. The answers to the
 request lie in a folder of their own, and each used request or approval leaves an empty file for
-ever. No file here is believed by itself: the log has the digest of a request, readers verify each
-answer, and the log has the calls that an answer has allowed. An unsigned answer, given through the
-application, is signed with the log's key.
+ever. A request that was withdrawn leaves such a file as well, with a word in it. No file here is
+believed by itself: the log has the digest of a request, readers verify each answer, and the log has
+the calls that an answer has allowed. An unsigned answer, given through the application, is signed
+with the log's key.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
 _ANSWERS: Final = "answers"
 _USED: Final = "used"
+_WITHDRAWN: Final = b"withdrawn"
+"""What the file of a withdrawn request holds among the used; that of a used one is empty."""
+
 _TYPE: Final = "application/vnd.agentguard.answer+json"
 MAX_ANSWERS: Final = 64
 """The most answers to one request that are read."""
@@ -97,7 +101,8 @@ class FileApprovals:
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
         """Write an empty file for each id; return whether neither files nor log had one before.
 
-        The log is read after the files are written. ``is_alone`` reads the log once more.
+        The file of the request comes first: ``withdraw`` writes the same file. The log is read
+        after the files are written. ``is_alone`` reads the log once more.
         """
         ids = (request.request_id, *approval_ids)
         used = self._folder / _USED
@@ -113,7 +118,28 @@ class FileApprovals:
         used = self._ledger.keep(at_once=True).used.get(request.request_id)
         return used is not None and used.times == 1
 
-    def withdraw(self, key: str) -> None:
+    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+        """Write the file that a use of the request would write; return whether no call had.
+
+        Of a withdrawal and a call, the first to write the file wins. Where somebody has removed the
+        file of a use, the log has the call.
+        """
+        mark = self._folder / _USED / request.request_id
+        with self._locked():
+            files.add_if_absent(mark, _WITHDRAWN)
+            is_withdrawn = files.read_if_present(mark, limit=len(_WITHDRAWN)) == _WITHDRAWN
+            if not is_withdrawn or request.request_id in self._ledger.read_on().used:
+                return False
+            if key is not None and self._holds(key, request):
+                self._remove(key, request)
+        return True
+
+    def _holds(self, key: str, request: ApprovalRequest) -> bool:
+        """Whether the request lies under the key; the call may have asked anew meanwhile."""
+        stored = self.read(key)
+        return stored is not None and not stored.altered and stored.request == request
+
+    def remove(self, key: str) -> None:
         """Remove the request, then the answers to the request."""
         with self._locked():
             stored = None

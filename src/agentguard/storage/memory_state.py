@@ -30,6 +30,7 @@ class MemoryApprovals:
         self._limits = limits
         self._requests: dict[str, StoredRequest] = {}
         self._used: set[str] = set()
+        self._withdrawn: set[str] = set()
         self._lock = threading.RLock()  # the check of an answer reads the store
 
     def has(self, key: str) -> bool:
@@ -59,15 +60,26 @@ class MemoryApprovals:
         """Mark the request and its approvals as used; return whether all were unused."""
         with self._lock:
             ids = {request.request_id, *approval_ids}
-            fresh = self._used.isdisjoint(ids)
-            self._used.update(ids)
+            fresh = self._used.isdisjoint(ids) and request.request_id not in self._withdrawn
+            self._used.update(ids - self._withdrawn)
             return fresh
 
     def is_alone(self, request: ApprovalRequest) -> bool:  # noqa: ARG002
         """Return true: nobody removes what ``spend`` has marked in memory."""
         return True
 
-    def withdraw(self, key: str) -> None:
+    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+        """Mark the request as withdrawn, and remove it; return whether no call has used it."""
+        with self._lock:
+            if request.request_id in self._used:
+                return False
+            self._withdrawn.add(request.request_id)
+            stored = self._requests.get(key or "")
+            if stored is not None and stored.request == request:
+                del self._requests[key or ""]
+            return True
+
+    def remove(self, key: str) -> None:
         """Remove the request, with its answers."""
         with self._lock:
             self._requests.pop(key, None)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -24,6 +25,7 @@ from agentguard import (
     ApprovalPending,
     Decision,
     Denied,
+    Guard,
     Requirement,
     StorageError,
     adapters,
@@ -398,3 +400,111 @@ def test_a_flood_of_answers_ends(desk):
             guard.approvals.approve(request, desk.keys["carol"])
         assert full.value.code == "storage.full"
         assert desk.call(guard) == "approval.pending"
+
+
+# --- a request that is withdrawn ------------------------------------------------------------------
+
+
+@pytest.fixture(params=["in the state", "in memory"])
+def asking(request, desk) -> Iterator[tuple[Guard, Guard, list[Callable[[], object]]]]:
+    """A guard, the guard of a person who withdraws, and what happens while the policy is asked.
+
+    It happens when the answers were read, and before they are used up. In memory both are one.
+    """
+    meanwhile: list[Callable[[], object]] = []
+
+    def policy(document: Any) -> Decision:
+        while "approval" in document and meanwhile:
+            meanwhile.pop()()
+        return Decision.require_approval(desk.needed)
+
+    if request.param == "in memory":
+        with Guard.ephemeral(policy, config={"approvers": desk.approvers}) as guard:
+            yield guard, guard, meanwhile
+        return
+    with desk.place.open(policy) as guard, desk.place.open(policy) as other:
+        yield guard, other, meanwhile
+
+
+def test_a_request_that_is_withdrawn_while_its_call_is_made_lets_no_call_run(desk, asking):
+    guard, other, meanwhile = asking
+    request = desk.ask(guard)
+    guard.approvals.approve(request, desk.keys["bob"])
+    withdrawn: list[bool] = []
+    meanwhile.append(lambda: withdrawn.append(other.approvals.withdraw(request)))
+    assert desk.call(guard) == "approval.consumed"
+    assert (withdrawn, desk.ran) == ([True], [])
+    assert other.approvals.withdraw(request)  # once more
+    again = desk.ask(guard)
+    assert again.request_id != request.request_id
+    guard.approvals.approve(again, desk.keys["bob"])
+    assert desk.call(guard) == "merged main"  # the twin
+    assert not other.approvals.withdraw(again)
+    assert desk.ran == ["main"]
+    assert guard.verify().problems == ()
+
+
+def test_who_withdraws_what_a_call_uses_is_told_so(desk, asking, monkeypatch):
+    """The call has used the approval, and is not in the log yet."""
+    guard, other, _meanwhile = asking
+    request = desk.ask(guard)
+    guard.approvals.approve(request, desk.keys["bob"])
+    approvals, withdrawn = guard._runtime.current_ports().approvals, []
+    spend = approvals.spend
+
+    def then(*used: Any) -> bool:
+        fresh = spend(*used)
+        withdrawn.append(other.approvals.withdraw(request))
+        return fresh
+
+    monkeypatch.setattr(approvals, "spend", then)
+    assert desk.call(guard) == "merged main"
+    assert (withdrawn, desk.ran) == ([False], ["main"])
+    assert guard.verify().problems == ()
+
+
+def test_of_a_withdrawal_and_a_call_in_two_threads_one_wins(desk, asking):
+    guard, other, _meanwhile = asking
+    agent = guard.new_agent("reader")
+    for number in range(20):
+        request = desk.ask(guard, f"<{number}>")
+        guard.approvals.approve(request, desk.keys["bob"])
+        start = threading.Barrier(2)
+        withdrawn: list[bool] = []
+
+        def withdraw(
+            request: Any = request, start: Any = start, withdrawn: list[bool] = withdrawn
+        ) -> None:
+            start.wait()
+            withdrawn.append(other.approvals.withdraw(request))
+
+        thread = threading.Thread(target=withdraw)
+        thread.start()
+        start.wait()
+        said = desk.call(guard, f"<{number}>", agent)
+        thread.join()
+        assert withdrawn == [said != f"merged <{number}>"]
+        assert (f"<{number}>" in desk.ran) is not withdrawn[0]
+
+
+def test_a_withdrawal_looks_into_the_log_where_the_use_was_removed(desk):
+    """Whoever can write there takes away what a call has left, and puts the request back."""
+    with desk.open() as guard, desk.open() as other:
+        request, path = desk.ask(guard), desk.path()
+        guard.approvals.approve(request, desk.keys["bob"])
+        kept = path.read_bytes()
+        assert desk.call(guard) == "merged main"
+        shutil.rmtree(desk.folder / "used")
+        path.write_bytes(kept)
+        assert not other.approvals.withdraw(request)
+        unused = desk.ask(guard, "twin")
+        assert other.approvals.withdraw(unused)
+
+
+def test_a_withdrawal_leaves_the_next_request_of_the_call(desk):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        assert guard.approvals.withdraw(request)
+        again = desk.ask(guard)
+        assert guard.approvals.withdraw(request)
+        assert guard.approvals.pending() == [again]

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 from langchain_core.messages import ToolCall
 from langgraph.errors import GraphBubbleUp
 
-from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
+from agentguard import Agent, AgentguardError, ApprovalError, ApprovalRequest, ConfigError
 from agentguard.adapters import MAX_NOTE, Verdict, take_answer, verdict_of
 from agentguard_langchain.payload import HumanDecision, Problem
-from agentguard_langchain.pending_turn import PendingTurn, ShownCall
+from agentguard_langchain.pending_turn import PendingTurn, ShownCall, json_arguments
 
 AnsweredBy = Callable[[HumanDecision, Any], str | None]
 """Returns who has given an answer: a principal whom the application has authenticated, or None.
@@ -155,12 +155,13 @@ class Answers(NamedTuple):
             self._refuse(pending_turn, call, request, reason)
             return
         try:
-            pending_turn.edit(call["id"] or "", action["args"])
+            args = json_arguments(action["args"])
         except (TypeError, ValueError):
             reason = "a person has edited this call, to arguments that are no JSON"
             self._refuse(pending_turn, call, request, reason)
             return
-        self.agent.approvals.withdraw(request)
+        self._withdraw(request)
+        pending_turn.edit(call["id"] or "", args)
 
     def _require_editor(self, request: ApprovalRequest, decision: HumanDecision) -> None:
         """Raise for an edit by somebody whose rejection of the call would not count."""
@@ -183,5 +184,17 @@ class Answers(NamedTuple):
     def _refuse(
         self, pending_turn: PendingTurn, call: ToolCall, request: ApprovalRequest, reason: str
     ) -> None:
+        self._withdraw(request)
         pending_turn.refuse(call["id"] or "", reason)
-        self.agent.approvals.withdraw(request)
+
+    def _withdraw(self, request: ApprovalRequest) -> None:
+        """Withdraw a request; raises ``ApprovalError`` where a call has used its approval.
+
+        Otherwise the model would be told that the call was not run, or an edited one would run too.
+        """
+        if not self.agent.approvals.withdraw(request):
+            message = (
+                "this answer comes too late: a call has used the approval of the request "
+                f"{request.request_id}"
+            )
+            raise ApprovalError(message, code="request.ended")

@@ -167,10 +167,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             site = task.call_site(message.id, pending_turn.site_id(call_id or ""))
             digest = site.digest(agent.name)
             request = agent.approvals.request_at(digest)
-            has_waited = request is not None or digest in withdrawn
-            texts[call_id] = (_WITHDRAWN if has_waited else _UNKNOWN).format(name=name)
-            if request is not None:
-                agent.approvals.withdraw(request)
+            is_withdrawn = digest in withdrawn
+            if request is not None:  # another process may have begun the call with its approval
+                is_withdrawn = agent.approvals.withdraw(request)
+            texts[call_id] = (_WITHDRAWN if is_withdrawn else _UNKNOWN).format(name=name)
         return [
             ToolMessage(texts[call_id], name=name, tool_call_id=call_id, status="error")
             for call_id, name in ids.items()

@@ -118,15 +118,21 @@ class PendingTurn:
         reason = self.refusals.get(call_id)
         return None if reason is None else Decision.refusal(reason, code="approval.rejected")
 
-    def edit(self, call_id: str, args: Mapping[str, Any]) -> None:
-        """Put ``args`` in the place of the call's; raises ``TypeError`` for what is no JSON."""
+    def edit(self, call_id: str, args: dict[str, Any]) -> None:
+        """Put ``args``, which ``json_arguments`` has made, in the place of the call's."""
         previous = self.edits.get(call_id)
         number = 1 if previous is None else previous.number + 1
-        self.edits[call_id] = Edit(json.loads(json.dumps(dict(args))), number)
+        self.edits[call_id] = Edit(args, number)
 
     def open_calls(self, turn: Turn) -> list[ToolCall]:
         """Return the calls of a turn that may still be made, with edited arguments."""
         return [self.edited(call) for call in turn.open if call["id"] not in self.refusals]
+
+
+def json_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as JSON has them; raises ``TypeError`` or ``ValueError`` for no JSON."""
+    arguments: dict[str, Any] = json.loads(json.dumps(dict(args)))
+    return arguments
 
 
 def claim(agent: Agent, task: GraphTask, call_id: str) -> bool:
@@ -163,14 +169,16 @@ def list_waiting(
 
 
 def withdraw_all(agent: Agent, task: GraphTask, run: str) -> set[str]:
-    """Withdraw the requests that a run waits for; return the sites of their calls."""
+    """Withdraw the requests that a run waits for; return the sites of their calls.
+
+    A call that another process has begun with the approval meanwhile is not among them.
+    """
     withdrawn: set[str] = set()
     with _LISTING:
         sites = _listed(agent, task, run)
         for site in sites:
             request = agent.approvals.request_at(site)
-            if request is not None:
-                agent.approvals.withdraw(request)
+            if request is not None and agent.approvals.withdraw(request):
                 withdrawn.add(site)
         if sites:
             run_store(agent).remove(_list_name(task, run))
