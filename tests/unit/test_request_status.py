@@ -245,6 +245,21 @@ def test_a_button_is_shown_to_whoever_could_answer(shop):
         shop.inbox.check(request, "approve", principal="user:erin")
 
 
+def test_a_click_that_is_refused_is_not_in_the_log(shop):
+    request = shop.ask()
+    before = shop.guard.verify().entries
+    with pytest.raises(ApprovalError) as unknown:
+        shop.click(request, "user:zoe")
+    assert unknown.value.code == "approval.unknown"
+    shop.click(request)
+    shop.late(request)
+    assert shop.guard.verify().entries == before
+    shop.agent.call(shop.refund, "A-1")  # the twin: now the log has what dora answered
+    assert shop.guard.verify().entries > before
+    (answer,) = shop.inbox.status(request.request_id).answers
+    assert answer.approver == "user:dora"
+
+
 def test_the_beginning_of_an_id_finds_what_became_of_it(shop):
     request = shop.ask()
     shop.click(request)
