@@ -5,14 +5,19 @@ Answers and changes that are refused stand in ``test_langchain_approvals_refused
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from graph_runs import CONFIG, SYNC, answers, invoke_thread, pause_value, resume_with
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from payment_team import APPROVE, BIG, BIGGER, LOOK, REJECT, SMALL, TOO_BIG, edit
 
-from agentguard import ConfigError
+from agentguard import ConfigError, Decision, Requirement
+from agentguard_langchain import GuardMiddleware
 
 # --- the pause ----------------------------------------------------------------------------------
 
@@ -384,3 +389,63 @@ def test_a_tool_that_is_changed_in_place_is_another_one(people):
     state = graph.invoke(None, CONFIG)
     assert "[approval.mismatch]" in answers(state)[0][1]
     assert inbox.paid == []
+
+
+# --- where nobody can answer --------------------------------------------------------------------
+
+
+@SYNC
+@pytest.mark.parametrize(("application", "evaluations"), [(False, 1), (True, 2)])
+async def test_the_policy_is_asked_ahead_of_a_call_only_where_somebody_can_answer(
+    make, obedient, sync, application, evaluations
+):
+    inputs = []
+
+    def policy(document):
+        inputs.append(document["action"])
+        return Decision.allow()
+
+    graph = _payer(make, policy, obedient, application=application)
+    state = await invoke_thread(graph, _ask_to_pay(), sync=sync)
+    assert answers(state) == [("success", "paid 5")]
+    assert inputs == ["pay"] * evaluations
+
+
+@SYNC
+async def test_a_call_for_which_nobody_can_answer_is_denied_and_pauses_nothing(
+    make, obedient, sync, caplog
+):
+    graph = _payer(make, _asks_people, obedient, application=False)
+    state = await invoke_thread(graph, _ask_to_pay(), sync=sync)
+    assert "__interrupt__" not in state
+    assert answers(state)[0][0] == "error"
+    assert "approval.unavailable" in caplog.text
+
+
+@SYNC
+async def test_a_call_for_which_the_application_can_answer_pauses(make, obedient, sync):
+    graph = _payer(make, _asks_people, obedient, application=True)
+    state = await invoke_thread(graph, _ask_to_pay(), sync=sync)
+    assert pause_value(state)["action_requests"][0]["args"] == {"cents": 5}
+
+
+def _asks_people(_document):
+    return Decision.require_approval(Requirement("a payment"))
+
+
+def _payer(make, policy, model, *, application):
+    def pay(cents: int) -> str:
+        """Pay."""
+        return f"paid {cents}"
+
+    setup = make(
+        policy,
+        agents={"reviewer": {"authority": "own"}},
+        approvals={"application": application},
+    )
+    middleware = [GuardMiddleware(setup.agent)]
+    return create_agent(model, [pay], middleware=middleware, checkpointer=InMemorySaver())
+
+
+def _ask_to_pay():
+    return {"messages": [HumanMessage(json.dumps([("pay", {"cents": 5})]))]}

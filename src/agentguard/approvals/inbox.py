@@ -149,6 +149,11 @@ class ApprovalInbox:
         if not changes.get(status.state, False):
             raise RequestEndedError(self._full_status(request))
 
+    @property
+    def can_answer(self) -> bool:
+        """For adapters: whether anybody can answer; else no call waits for an approval."""
+        return self._roster.can_answer
+
     def request_at(self, call_site: str) -> ApprovalRequest | None:
         """For adapters: return the request of the call at this site, expired or not.
 

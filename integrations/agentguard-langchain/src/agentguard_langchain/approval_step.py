@@ -20,7 +20,7 @@ from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.nested_work import note_nested
 from agentguard_langchain.pause import Pause, PendingCall
 from agentguard_langchain.payload import WITH_EDITS
-from agentguard_langchain.pending_turn import PendingTurn, forget_turn
+from agentguard_langchain.pending_turn import PendingTurn, ShownCall, forget_turn
 from agentguard_langchain.preview import invocation_in_node, options_at
 from agentguard_langchain.run_record import handle_of
 from agentguard_langchain.run_spans import within
@@ -58,8 +58,7 @@ class ApprovalStep(NamedTuple):
             return
         batches = review.batches()
         waiting: list[PendingCall] | None = None
-        # a pause writes to the disk, so it runs in a thread; LangGraph's interrupt passes through
-        while not await asyncio.to_thread(_is_exhausted, batches, waiting):
+        while not await _ais_exhausted(batches, waiting, shown=review.pending_turn.shown):
             reviewed = [(call, await review.apending(call)) for call in review.open_calls]
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
@@ -100,6 +99,22 @@ def _is_exhausted(
     return False
 
 
+async def _ais_exhausted(
+    batches: Generator[None, Sequence[PendingCall], None],
+    waiting: Sequence[PendingCall] | None,
+    *,
+    shown: Sequence[ShownCall] | None,
+) -> bool:
+    """Send the calls that wait to the pause; the async twin of ``_is_exhausted``.
+
+    A pause writes to the disk, so it runs in a thread, and LangGraph's interrupt passes through.
+    Where no call waits and none was shown, there is no pause.
+    """
+    if not (waiting or shown):
+        return _is_exhausted(batches, waiting)
+    return await asyncio.to_thread(_is_exhausted, batches, waiting)
+
+
 class _Review(NamedTuple):
     """The calls of one message, and what is needed to evaluate each as its tool would make it."""
 
@@ -124,18 +139,21 @@ class _Review(NamedTuple):
 
     def pending(self, call: ToolCall) -> ApprovalPending | None:
         """Return what a call waits for; None for nothing."""
-        invocation = self._invocation(call)
-        return self._stored(call) if invocation is None else self.evaluate(invocation)
+        tool = self.toolset.known_tool(self.task, call["name"])
+        if tool is None:  # only another process knows the tool
+            return self._stored(call)
+        if not self.agent.approvals.can_answer:
+            return None  # no call can wait: one that needs an approval is denied where it is made
+        return self.evaluate(invocation_in_node(tool, call, self._site(call)))
 
     async def apending(self, call: ToolCall) -> ApprovalPending | None:
         """Return what a call waits for; the async twin of ``pending``."""
-        invocation = self._invocation(call)
-        return self._stored(call) if invocation is None else await self.aevaluate(invocation)
-
-    def _invocation(self, call: ToolCall) -> Invocation | None:
-        """Bind a call; None for a tool that only another process knows."""
         tool = self.toolset.known_tool(self.task, call["name"])
-        return None if tool is None else invocation_in_node(tool, call, self._site(call))
+        if tool is None:
+            return self._stored(call)
+        if not self.agent.approvals.can_answer:
+            return None
+        return await self.aevaluate(invocation_in_node(tool, call, self._site(call)))
 
     def evaluate(self, invocation: Invocation) -> ApprovalPending | None:
         """Return what the call waits for, as the policy decides now; None for nothing."""
