@@ -6,7 +6,9 @@ A turn is one run of ``create_agent`` in a new thread: a model's message with on
 tool, which does nothing, and the model's answer. The model answers at once. Turns are made one
 after another, and 60 at once on one event loop, in memory and with a log on disk; each guarded turn
 runs under a delegation, which all turns share, or which is new for each turn, as in a web
-application. The guarded and the unguarded arm run alternately, with the garbage collector off. The
+application. A third arm has no guard, and a middleware whose hooks are those of the guard's and do
+nothing: LangGraph makes a node of each hook around the model, which costs time by itself. The arms
+run alternately, with the garbage collector off. The
 clock is wall time, for a turn that waits for the disk costs its caller that time; the floor has no
 disk. Past 1 ms for a bare fdatasync what is durable is void.
 """
@@ -28,6 +30,7 @@ from typing import Any
 import states
 from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
 from langchain.agents import create_agent
+from langchain.agents.middleware.types import AgentMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -72,9 +75,27 @@ async def trigger_ci(repo: str, branch: str) -> str:
     return f"{repo} {branch}"
 
 
-def unguarded() -> Turn:
+class Hooks(AgentMiddleware[Any, Any, Any]):
+    """A middleware with the asynchronous hooks of ``GuardMiddleware``, which do nothing."""
+
+    async def abefore_agent(self, state: Any, runtime: Any) -> None:
+        """Do nothing."""
+
+    async def aafter_model(self, state: Any, runtime: Any) -> None:
+        """Do nothing."""
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        """Call the model."""
+        return await handler(request)
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        """Call the tool."""
+        return await handler(request)
+
+
+def unguarded(*middleware: AgentMiddleware[Any, Any, Any]) -> Turn:
     """Return a turn without a guard."""
-    graph = create_agent(Model(), [trigger_ci], checkpointer=InMemorySaver())
+    graph = create_agent(Model(), [trigger_ci], middleware=middleware, checkpointer=InMemorySaver())
     return lambda number: _turn(graph, number)
 
 
@@ -108,20 +129,23 @@ async def _time(turn: Turn, numbers: Iterator[int], turns: int, at_once: int) ->
 
 async def measured(what: str, bare: Turn, with_guard: Turn, at_once: int, options: Any) -> Row:
     """Return microseconds a turn, unguarded and guarded; the note says what is added."""
-    numbers = itertools.count()
-    if await bare(0) != await with_guard(0):
+    numbers, hooked = itertools.count(), unguarded(Hooks())
+    if not await bare(0) == await hooked(0) == await with_guard(0):
         raise SystemExit(f"{what}: the guarded turn gave another result")
     next(numbers)
     turns = max(options.turns, at_once)
     floors: list[float] = []
+    hooks: list[float] = []
     times: list[float] = []
     with no_collection():
         for _ in tracked(range(options.repetitions), what):
             floors.append(await _time(bare, numbers, turns, at_once) * 1e6)
+            hooks.append(await _time(hooked, numbers, turns, at_once) * 1e6)
             times.append(await _time(with_guard, numbers, turns, at_once) * 1e6)
     added = middle([one - floor for one, floor in zip(times, floors, strict=True)])
+    by_hooks = middle([one - floor for one, floor in zip(hooks, floors, strict=True)])
     rate = middle([floor / one for one, floor in zip(times, floors, strict=True)])
-    note = f"{added:,.0f} µs added; {rate:.2f} of the throughput"
+    note = f"{added:,.0f} µs added ({by_hooks:,.0f} by idle hooks); {rate:.2f} of the throughput"
     return Row(what, "µs", middle(floors), middle(times), 1 / rate, note)
 
 
