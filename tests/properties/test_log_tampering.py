@@ -8,7 +8,8 @@ that was kept outside. The untampered twin of each verifies.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +21,20 @@ from hypothesis import strategies as st
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, merkle
+from agentguard.audit.ahead import BATCH, SignatureCheck
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, StoredEntry
+from agentguard.audit.findings import ShardReport
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
+from agentguard.audit.verify import ShardVerifier
 from agentguard.domain.report import Report
+from agentguard.domain.signature_threads import signature_checker
 from agentguard.domain.verify import examine
+from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical
+from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
 from agentguard.storage import registry_file, sqlite
 from agentguard.storage.anchor import Anchor
@@ -34,7 +42,7 @@ from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile
 
 
-@dataclass
+@dataclass(repr=False)
 class Copy:
     """What a log holds, for everybody to change; a ``LogReader``."""
 
@@ -153,7 +161,7 @@ class Copy:
         return StateReader(folder)
 
 
-def history(seed: str) -> Copy:
+def history(seed: str, calls: int = 5) -> Copy:
     """A log with calls of two agents: allowed, failed, denied."""
 
     def policy(document):
@@ -167,7 +175,7 @@ def history(seed: str) -> Copy:
 
         for name in ("reader", "writer"):
             agent = guard.new_agent(name)
-            for number in range(5):
+            for number in range(calls):
                 try:
                     agent.call(note, x=number)
                 except (Denied, ZeroDivisionError):
@@ -194,6 +202,15 @@ def log():
 @pytest.fixture(scope="module")
 def other():
     return history("b")
+
+
+@pytest.fixture(scope="module")
+def long_log():
+    """A log whose signatures are verified in several batches, the last of them not full."""
+    long = history("a", calls=60)
+    assert len(long.rows) > 3 * BATCH
+    assert len(long.rows) % BATCH
+    return long
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +277,7 @@ class Attack:
 
 
 numbers = st.integers(0, 2**16)
+jobs = st.integers(2, 5)
 kinds = st.sampled_from(["edit", "delete", "swap", "duplicate", "splice", "insert", "truncate"])
 attacks = st.builds(Attack, kinds, numbers, numbers, st.integers(1, 255))
 
@@ -396,3 +414,119 @@ def test_every_change_of_the_registry_is_found(log, other, data):
     for registry_of in (bytes(listed), other.listed, b"", None):
         (problem,) = looked_at(replace(log, listed=registry_of)).problems
         assert "registry" in problem.what
+
+
+# --- several threads ----------------------------------------------------------------------------
+
+
+class NothingHolds:
+    """Finds no signature to hold, so that the verifier checks each in its place, entry by entry."""
+
+    batches = 1
+
+    def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
+        return lambda: [False] * len(checks)
+
+
+def entry_by_entry(copy: Copy) -> ShardReport:
+    verifier = ShardVerifier(0, copy.trust.origin(0), copy.trust, checker=NothingHolds())
+    for _done in verifier.walk(copy.stored(0), copy.checkpoints(0)):
+        pass
+    return verifier.report()
+
+
+def with_another_signature(body: bytes, bit: int) -> bytes:
+    """The entry with one bit of the first signature in it changed; as it is, if it has none."""
+    members: Any = canonical.loads(body)
+    envelope = members.get("invocation") or members.get("statement")
+    if envelope is None:
+        return body
+    kind, payload, ((key_id, good), *_none) = Envelope.parse(envelope)
+    bad = bytearray(good)
+    bad[bit // 8 % len(bad)] ^= 1 << bit % 8
+    name = "invocation" if "invocation" in members else "statement"
+    members[name] = Envelope(kind, payload, ((key_id, bytes(bad)),)).as_json()
+    return canonical.dumps(members)
+
+
+@settings(max_examples=20)
+@given(forged=st.dictionaries(numbers, numbers, max_size=4), attack=st.none() | attacks, jobs=jobs)
+def test_the_findings_are_the_same_with_any_number_of_threads(
+    long_log, other, forged, attack, jobs
+):
+    """An insider signs a checkpoint of it: whether a signature holds decides what else is found."""
+    bodies = attack.on(long_log, other) if attack is not None else list(long_log.bodies)
+    for place, bit in forged.items():
+        index = place % max(len(bodies), 1)
+        if bodies and bodies[index] in long_log.about:
+            bodies[index] = with_another_signature(bodies[index], bit)
+    about = {new: long_log.about[old] for old, new in zip(long_log.bodies, bodies, strict=False)}
+    copy = replace(long_log.with_bodies(bodies).signed_again(), about=about | long_log.about)
+    report = examine(copy, copy.trust, jobs=1)
+    assert examine(copy, copy.trust, jobs=jobs) == report
+    assert entry_by_entry(copy) == report.shards[0]
+    if attack is None:  # without an anchor, some other attacks leave a log that is whole
+        assert report.ok == (bodies == long_log.bodies)
+
+
+def test_a_forged_signature_in_any_batch_is_a_finding_at_its_entry(long_log):
+    """Not one signature holds because others of its batch do."""
+    for index in (20, BATCH - 1, BATCH, len(long_log.rows) - 1):
+        bodies = list(long_log.bodies)
+        bodies[index] = with_another_signature(bodies[index], index)
+        about = long_log.about | {bodies[index]: long_log.about[long_log.bodies[index]]}
+        forged = replace(long_log.with_bodies(bodies).signed_again(), about=about)
+        for jobs in (1, 3):
+            report = examine(forged, forged.trust, jobs=jobs)
+            first = report.problems[0]
+            assert first.index == index
+            assert first.what.startswith("the signature does not hold")
+
+
+def test_what_stands_before_a_row_that_cannot_be_read_is_verified(long_log):
+    """A file whose damage begins in the middle of a batch."""
+
+    class Damaged(Copy):
+        def stored(self, shard: int) -> Iterator[StoredEntry]:
+            for one in super().stored(shard):
+                if one.index == BATCH + 30:
+                    raise StorageError("the page is not there", code="storage.damaged")
+                yield one
+
+    index = BATCH + 20
+    bodies = list(long_log.bodies)
+    bodies[index] = with_another_signature(bodies[index], 0)
+    damaged = Damaged(**vars(long_log.with_bodies(bodies)))
+    damaged.about = long_log.about | {bodies[index]: long_log.about[long_log.bodies[index]]}
+    reports = [examine(damaged, damaged.trust, jobs=jobs) for jobs in (1, 3)]
+    assert reports[0] == reports[1]
+    problems = {(problem.index, problem.what) for problem in reports[0].problems}
+    assert (None, "the page is not there") in problems
+    assert index in {problem.index for problem in reports[0].problems}
+    assert not reports[0].anchored
+
+
+def test_a_check_that_cannot_be_made_is_an_error_and_no_answer(long_log):
+    """Nothing is taken to hold because a thread failed; a check that can be made is answered."""
+    (call, *_others) = (body for body in long_log.bodies if b'"invocation":' in body)
+    members: Any = canonical.loads(call)
+    envelope = Envelope.parse(members["invocation"])
+    stranger = SignatureCheck(envelope, long_log.signer.public_key)
+    broken = SignatureCheck(envelope, None)  # type: ignore[arg-type]
+    for jobs in (1, 2):
+        with signature_checker(jobs) as checker:
+            assert checker.start([stranger])() == [False]
+            with pytest.raises(AttributeError):
+                checker.start([stranger, broken])()
+
+
+def test_an_interrupt_ends_the_threads(long_log):
+    def interrupt(entries: int) -> None:
+        if entries == BATCH:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(long_log, long_log.trust, jobs=3, progress=interrupt)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("agentguard-verify")]
+    assert looked_at(long_log).ok

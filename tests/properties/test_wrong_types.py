@@ -17,6 +17,7 @@ import pytest
 
 from agentguard import AgentguardError, Decision, Denied, Guard
 from agentguard.audit import checkpoint, records, tlog_proof
+from agentguard.audit.ahead import ReadEntry
 from agentguard.audit.entry import CallPlace, StoredEntry, parse_entry
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
@@ -266,9 +267,8 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
         kinds.add(parse_entry(good.body).kind)
         for _what, made in mutants(opened(json.loads(good.body))):
             verifier = ShardVerifier(0, trust.origin(0), trust, since=2**40)
-            verifier._verify_contents(
-                StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary)
-            )
+            stored = StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary)
+            verifier._verify_contents(ReadEntry(stored))
             tried += 1
     assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "authorization"}
     assert kinds >= {"outcome", "revocation", "freeze", "adoption", "resolution", "erasure"}

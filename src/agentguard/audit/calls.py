@@ -172,7 +172,7 @@ def read_authorization(entry: Entry) -> Authorization:
         _text(tool, "name"),
         decision,
         _text(members, "code"),
-        tuple([str(reason) for reason in reasons]),
+        tuple(map(str, reasons)),
         {"arguments": predicate.get("arguments"), "input": members["input"], **copies},
         _text(members, "config_sha256"),
         engine,
@@ -263,6 +263,8 @@ def _lacking(what: str) -> DecodeError:
 def _read_copies(entry: Entry, roles: frozenset[str]) -> Mapping[str, str]:
     """Return by role the commitments of the redacted copies of a call."""
     members = entry.members["copies"]
+    if members == {}:
+        return {}
     if isinstance(members, dict) and roles.issuperset(members):
         copies = {role: value for role, value in members.items() if isinstance(value, str)}
         if len(copies) == len(members):

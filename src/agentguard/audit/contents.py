@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from agentguard.approvals.roster import Roster
 from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import Adoption, check_adoption
+from agentguard.audit.ahead import ReadEntry
 from agentguard.audit.approval_checks import RequestDigests
 from agentguard.audit.calls import (
     Authorization,
@@ -35,7 +36,7 @@ from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import JSON
-from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey
 
 _REFUSALS: Final = {
     "revocation": statements.check_revocation,
@@ -94,18 +95,24 @@ class ContentsVerifier:
         """Whether the newest entry is recent enough for its signatures to be checked."""
         return self.latest_time >= self.since
 
-    def verify(self, stored: StoredEntry) -> None:
+    @property
+    def keys(self) -> Mapping[str, PublicKey]:
+        """The keys of the credentials so far, by their thumbprints."""
+        return self._credentials.keys
+
+    def verify(self, read: ReadEntry) -> None:
         """Verify the next entry and the data beside the entry.
 
         Raises ``DecodeError`` or ``VerificationError``.
         """
-        entry = parse_entry(stored.body)
-        at = parse_time(entry.at)
+        stored = read.stored
+        entry = parse_entry(stored.body) if read.entry is None else read.entry
+        at = parse_time(entry.at) if read.at is None else read.at
         # an entry with an older time does not revive a key that has ended
         self.latest_time = max(self.latest_time, at)
         if stored.index == 0 and entry.kind != "shard":
             raise VerificationError("a shard begins with its opening entry")
-        content = self._content(stored.index, entry, at)
+        content = self._content(stored.index, read, entry, at)
         statements.check_attachments(stored.attachments, content.commitments)
         self._note_missing_data(stored, content)
         if stored.summary != content.summary:
@@ -122,13 +129,15 @@ class ContentsVerifier:
                 yield self._unauthorised[call.invocation_id], what
 
     def _note_missing_data(self, stored: StoredEntry, content: _Content) -> None:
+        if content.call is None:
+            return
         present = [attachment.role for attachment in stored.attachments]
         stated = content.commitments.items()
         missing = [role for role, value in stated if value is not None and role not in present]
-        if missing and content.call is not None:
+        if missing:
             self.missing_data.append(MissingData(stored.index, tuple(missing), *content.call))
 
-    def _content(self, index: int, entry: Entry, at: int) -> _Content:
+    def _content(self, index: int, read: ReadEntry, entry: Entry, at: int) -> _Content:
         """Check the statement in an entry, and return the entry's commitments and summary.
 
         A key of the issuer or the administrator must be valid at the entry's time and at the time
@@ -136,9 +145,9 @@ class ContentsVerifier:
         """
         match entry.kind:
             case "authorization":
-                return self._authorization(index, entry, at)
+                return self._authorization(index, read, entry, at)
             case "outcome":
-                return self._outcome(index, entry)
+                return self._outcome(index, read, entry)
             case "identity" | "delegation" | "request" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
         self._announcement(index, entry)
@@ -207,12 +216,16 @@ class ContentsVerifier:
             message = f"it leaves out the head of {absent[0]}, which an opening before it embeds"
             raise VerificationError(message, code="statement.mismatch")
 
-    def _authorization(self, index: int, entry: Entry, at: int) -> _Content:
-        call = read_authorization(entry)
+    def _authorization(self, index: int, read: ReadEntry, entry: Entry, at: int) -> _Content:
+        call = read.content
+        if not isinstance(call, Authorization):
+            call = read_authorization(entry)
         issued = self._credentials.of_call(call, at)
         chain = self._chain_of(call)
-        statements.check_call(call, issued, chain, at, signatures=self.checks_signatures)
-        if not {call.config_sha256, str(call.policy_sha256)} <= self._digests:
+        signatures = self._is_unchecked(read, issued)
+        statements.check_call(call, issued, chain, at, signatures=signatures)
+        digests = self._digests
+        if call.config_sha256 not in digests or str(call.policy_sha256) not in digests:
             raise VerificationError("a configuration or policy that no entry before it announces")
         if self._modes.get(call.config_sha256) != call.mode:
             raise VerificationError("the policy was asked in another mode than is configured")
@@ -220,9 +233,9 @@ class ContentsVerifier:
         self._require_first(call)
         answers = approval_checks.check_approvals(call, entry, self._roster_of(entry), issued, at)
         if call.allowed:
-            self.approvals += [
-                (request, index) for request in approval_checks.answered_requests(answers)
-            ]
+            if answers:
+                requests = approval_checks.answered_requests(answers)
+                self.approvals += [(request, index) for request in requests]
             if chain is not None and "replay_of" not in entry.members:
                 self.call_counts.update(chain.limits)
             subject = call.invocation_sha256
@@ -253,16 +266,19 @@ class ContentsVerifier:
             raise VerificationError("a roster of approvers that no entry before it states")
         return roster
 
-    def _outcome(self, index: int, entry: Entry) -> _Content:
-        outcome = read_outcome(entry)
+    def _outcome(self, index: int, read: ReadEntry, entry: Entry) -> _Content:
+        outcome = read.content
+        if not isinstance(outcome, Outcome):
+            outcome = read_outcome(entry)
         call = self.open_calls.pop(outcome.invocation_sha256, None)
         if call is None:
-            return self._outcome_without_call(index, entry, outcome)
+            return self._outcome_without_call(index, read, entry, outcome)
         statements.check_place(outcome, self.shard, call.place)
         if outcome.invocation_id not in (None, call.invocation_id):
             raise VerificationError("an outcome names another call than the one that it is of")
         # the credential of the call's instance may have expired while the tool ran
-        self._check_signed(outcome.envelope, call.issued)
+        if self._is_unchecked(read, call.issued):
+            statements.check_signed(outcome.envelope, call.issued)
         outcome_summary = summary.of_outcome(
             call.invocation_id, call.issued.uri, at=entry.at, status=outcome.status
         )
@@ -270,19 +286,25 @@ class ContentsVerifier:
             outcome_summary, outcome.commitments, (call.place, outcome.invocation_sha256)
         )
 
-    def _outcome_without_call(self, index: int, entry: Entry, outcome: Outcome) -> _Content:
+    def _outcome_without_call(
+        self, index: int, read: ReadEntry, entry: Entry, outcome: Outcome
+    ) -> _Content:
         """Check the outcome of a call that was interrupted before the authorization was durable."""
         if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
             raise VerificationError("an outcome without an authorised call that waits for one")
         signer = self._credentials.holder(outcome.envelope)
-        self._check_signed(outcome.envelope, signer)
+        if self._is_unchecked(read, signer):
+            statements.check_signed(outcome.envelope, signer)
         self._unauthorised[outcome.invocation_id] = index
         return _Content(
             summary.of_outcome(outcome.invocation_id, signer.uri, at=entry.at, status="not_run")
         )
 
-    def _check_signed(self, envelope: Envelope, issued: Credential) -> None:
-        statements.check_signed(envelope, issued, signatures=self.checks_signatures)
+    def _is_unchecked(self, read: ReadEntry, issued: Credential) -> bool:
+        """Whether the statement in an entry is still to be checked against an instance's key."""
+        if not self.checks_signatures:
+            return False
+        return read.signer is not issued.key and read.signer != issued.key
 
 
 def _column_problem(kept: Summary | None, recomputed: Summary) -> str:

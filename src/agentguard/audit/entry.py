@@ -141,7 +141,9 @@ def parse_entry(body: bytes) -> Entry:
     kind, at = members.pop("kind", None), members.pop("at", None)
     if not isinstance(kind, str) or not isinstance(at, str) or kind not in _MEMBERS:
         raise DecodeError(f"{kind!r} is no kind of entry known here", code="entry.malformed")
-    if members.keys() - _OPTIONAL.get(kind, frozenset()) != _MEMBERS[kind]:
+    expected = _MEMBERS[kind]
+    names = members.keys()
+    if names != expected and names - _OPTIONAL.get(kind, frozenset()) != expected:
         raise DecodeError(f"the {kind} entry has other members", code="entry.malformed")
     return Entry(kind, at, members)
 

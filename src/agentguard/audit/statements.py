@@ -50,10 +50,13 @@ class Credentials:
 
     def __init__(self) -> None:
         self._by_agent: dict[str, list[Credential]] = {}
+        self.keys: dict[str, PublicKey] = {}
+        """The keys of the credentials, by their thumbprints."""
 
     def add(self, issued: Credential) -> None:
         """Add a credential that is newer than those before."""
         self._by_agent.setdefault(issued.uri, []).append(issued)
+        self.keys[issued.key.thumbprint] = issued.key
 
     def of_call(self, call: Authorization, at: int) -> Credential:
         """Return the credential of the instance that made a call; the call was logged ``at``.
@@ -300,12 +303,13 @@ def read_heads(predicate: Mapping[str, JSON]) -> list[Checkpoint]:
 def check_attachments(attachments: Sequence[Attachment], commitments: Commitments) -> None:
     """Check the attachments of an entry against the entry's commitments."""
     for role, stated, salt, data in attachments:
-        verb = ("are", "were") if role == "arguments" else ("is", "was")
         if commitments.get(role) != stated:
-            raise _mismatch(f"the {role} kept beside the entry {verb[0]} not what it commits to")
+            verb = "are" if role == "arguments" else "is"
+            raise _mismatch(f"the {role} kept beside the entry {verb} not what it commits to")
         # a salt of another length would move the boundary between salt and data
         if len(salt) != SALT_SIZE or commitment(salt, data) != stated:
-            raise _mismatch(f"the {role} kept beside the entry {verb[1]} changed")
+            verb = "were" if role == "arguments" else "was"
+            raise _mismatch(f"the {role} kept beside the entry {verb} changed")
 
 
 def check_checkpoint(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentguard.audit import checkpoint, merkle, statements
+from agentguard.audit.ahead import InOneThread, ReadEntry, SignatureChecker, read_ahead
 from agentguard.audit.checkpoint import Checkpoint, End, WitnessedCheckpoint
 from agentguard.audit.contents import ContentsVerifier
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
@@ -55,6 +56,7 @@ class ShardVerifier:
     contents: bool = True
     may_be_empty: bool = False
     invocations: set[bytes] = field(default_factory=set)
+    checker: SignatureChecker = field(default_factory=InOneThread)
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
     _unlisted_count: int = 0
@@ -79,22 +81,22 @@ class ShardVerifier:
         pending = iter(notes)
         own = self._next_checkpoint(pending)
         stored = None
-        for stored in entries:
-            size = self._tree.size
-            if stored.index != size:
-                what = f"entry {size} is missing: the next one is {stored.index}"
+        for size, read in enumerate(self._read(entries), start=1):
+            stored = read.stored
+            if stored.index != size - 1:
+                what = f"entry {size - 1} is missing: the next one is {stored.index}"
                 self._add_problem(stored.index, what)
                 self._is_intact = False
                 return
             if self.contents:
-                self._verify_contents(stored)
+                self._verify_contents(read)
             self._tree.append(merkle.leaf_hash(stored.body))
-            size += 1
             while own is not None and own.point.size <= size:
                 self._compare(own.as_witnessed(), self._head_size())
                 self._adopt(own)
                 own = self._next_checkpoint(pending)
-            self._compare_witnessed(witnessed.get(size, ()))
+            if size in witnessed:
+                self._compare_witnessed(witnessed[size])
             yield size
         while own is not None:
             self._add_truncation(own.as_witnessed())
@@ -137,11 +139,16 @@ class ShardVerifier:
         else:
             self._unlisted_count += 1
 
-    def _verify_contents(self, stored: StoredEntry) -> None:
+    def _read(self, entries: Iterable[StoredEntry]) -> Iterator[ReadEntry]:
+        if not self.contents:
+            return map(ReadEntry, entries)
+        return read_ahead(entries, self._contents.keys, self.checker, since=self.since)
+
+    def _verify_contents(self, read: ReadEntry) -> None:
         try:
-            self._contents.verify(stored)
+            self._contents.verify(read)
         except AgentguardError as error:
-            self._add_problem(stored.index, str(error))
+            self._add_problem(read.stored.index, str(error))
 
     # --- the log's own checkpoints ---------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from itertools import starmap
 from pathlib import Path
 
 from agentguard.audit import checkpoint
+from agentguard.audit.ahead import SignatureChecker
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
@@ -27,13 +28,14 @@ from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.domain.report import Report
+from agentguard.domain.signature_threads import signature_checker
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
 
 
-def examine(
+def examine(  # noqa: PLR0913  what a caller may leave out or add
     reader: LogReader,
     trust: TrustDocument,
     *,
@@ -42,6 +44,7 @@ def examine(
     kept: Sequence[WitnessedCheckpoint] = (),
     since: int = 0,
     contents: bool = True,
+    jobs: int | None = None,
     progress: Callable[[int], None] = lambda _entries: None,
 ) -> Report:
     """Verify every shard of a log against ``trust`` and the anchors in a directory.
@@ -49,9 +52,13 @@ def examine(
     ``apart`` is true where nobody who writes the state can change the anchors
     (``storage/writers.py``). ``kept`` are further checkpoints from outside the state. ``since`` and
     ``contents`` leave out what ``ShardVerifier`` names; without contents no call is reported as in
-    doubt. ``progress`` gets the number of entries read so far, of all shards.
+    doubt. Signatures are verified by ``jobs`` threads, by one on each core with None; the report is
+    the same. ``progress`` gets the number of entries verified so far, of all shards.
     """
-    return _LogVerification(reader, trust, anchor, apart, kept, since, contents, progress).report()
+    with signature_checker(jobs) as checker:
+        return _LogVerification(
+            reader, trust, anchor, apart, kept, since, contents, checker, progress
+        ).report()
 
 
 @dataclass(slots=True)
@@ -63,6 +70,7 @@ class _LogVerification:
     kept: Sequence[WitnessedCheckpoint]
     since: int
     contents: bool
+    checker: SignatureChecker
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
@@ -220,6 +228,7 @@ class _LogVerification:
             self.contents,
             may_be_empty=not is_known,
             invocations=self.calls,
+            checker=self.checker,
         )
         try:
             with self.reader.snapshot(number):

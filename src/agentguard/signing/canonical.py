@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from math import isinf
-from typing import Final, NoReturn, TypeAlias, TypeGuard
+from typing import Any, Final, NoReturn, TypeAlias, TypeGuard
 
 import orjson
 import rfc8785
@@ -194,7 +194,7 @@ def b64_decode(text: object) -> bytes:
         data = binascii.a2b_base64(text)
     except ValueError:
         data = b""
-    if b64_encode(data) != text:
+    if binascii.b2a_base64(data, newline=False).decode("ascii") != text:
         raise DecodeError("not canonical base64 with padding", code="base64.malformed")
     return data
 
@@ -278,20 +278,19 @@ def _is_plain(value: JSON) -> bool:
 
     False says nothing about ``_is_simple``. The encoder checks integers.
     """
-    values: list[JSON] = [value]
-    containers = 0
-    for member in values:  # the list grows in the loop
-        if type(member) is str or member is None:  # the usual case
-            continue
-        if type(member) is dict:
-            values += member.values()
-            containers += 1
-        elif type(member) is list:
-            values += member
-            containers += 1
-        elif type(member) is float:
-            return False
-    return containers <= MAX_DEPTH  # so few containers can't be nested too deeply
+    containers: list[Any] = [[value]]
+    for container in containers:  # the list grows in the loop
+        for member in container:
+            kind = type(member)
+            if kind is str:  # the usual case
+                continue
+            if kind is dict:
+                containers.append(member.values())
+            elif kind is list:
+                containers.append(member)
+            elif kind is float:
+                return False
+    return len(containers) <= MAX_DEPTH  # so few containers can't be nested too deeply
 
 
 def _is_simple(value: object, depth: int) -> bool:

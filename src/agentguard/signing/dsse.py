@@ -54,7 +54,7 @@ class Envelope(NamedTuple):
         payload, kind, items = value["payload"], value["payloadType"], value["signatures"]
         if not (isinstance(payload, str) and isinstance(kind, str) and isinstance(items, list)):
             raise _malformed("payload and payloadType are text, and signatures a list")
-        signatures = tuple([_parse_signature(item) for item in items])
+        signatures = tuple(map(_parse_signature, items))
         if len(signatures) > 1 and len(dict(signatures)) != len(signatures):
             raise _malformed("two signatures name the same key")
         return cls(kind, b64_decode(payload), signatures)

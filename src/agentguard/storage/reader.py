@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -87,11 +87,11 @@ class StateReader:
         for at, body in self._rows(shard, _ENTRY, _ENTRIES.format(where), *parameters):
             while row is not None and row[0] < at:
                 row = next(about, None)
-            summary = Summary(*row[1:]) if row is not None and row[0] == at else None
+            summary = Summary._make(row[1:]) if row is not None and row[0] == at else None
             attachments: list[Attachment] = []
             while attachment is not None and attachment[0] <= at:
                 if attachment[0] == at:
-                    attachments.append(Attachment(*attachment[1:]))
+                    attachments.append(Attachment._make(attachment[1:]))
                 attachment = next(beside, None)
             yield StoredEntry(at, body, summary, attachments)
 
@@ -110,8 +110,10 @@ class StateReader:
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         """Yield the first hundred rows of each table without an entry: ``(index, table)``."""
+        without_gaps = any(self._indices(shard, _WITHOUT_GAPS))
+        statement = _STRAYS_OUTSIDE if without_gaps else _STRAYS
         for table in ("summaries", "attachments"):
-            for index in self._indices(shard, _STRAYS.format(table)):
+            for index in self._indices(shard, statement.format(table)):
                 yield index, table
 
     def damage(self, shard: int) -> Iterator[str]:
@@ -195,6 +197,18 @@ class StateReader:
         A file that was changed may hold others; and one row without end, where a page of it stands
         in its tree more than once.
         """
+        batches = self._batches(shard, shape, statement, *parameters, newest_first=newest_first)
+        return chain.from_iterable(batches)
+
+    def _batches(
+        self,
+        shard: int,
+        shape: _Shape,
+        statement: str,
+        *parameters: Any,
+        newest_first: bool,
+    ) -> Iterator[list[Any]]:
+        """Yield the rows of ``_rows``, some at a time."""
         path = sqlite.shard_path(self._state, shard)
         last: Any = None
         with sqlite.errors(path):
@@ -205,15 +219,17 @@ class StateReader:
                 damage: sqlite3.Error | None = None
                 while damage is None:
                     rows, damage = _fetch(cursor, shape.ahead)
-                    for row in rows:
+                    for count, row in enumerate(rows):
                         if not shape.fits(row):
+                            yield rows[:count]
                             what = "a row of it does not have the types of a log"
                             raise sqlite.damaged(path, what)
                         key = row[: shape.key]
                         if last is not None and not (key < last if newest_first else last < key):
+                            yield rows[:count]
                             raise sqlite.damaged(path, "rows of it are not in their order")
                         last = key if shape.key else None
-                        yield row
+                    yield rows
                     if len(rows) < shape.ahead:
                         break
                 if damage is not None:
@@ -235,8 +251,7 @@ def _fetch(cursor: sqlite3.Cursor, most: int) -> tuple[list[Any], sqlite3.Error 
     rows: list[Any] = []
     with SQLITE_LOCK:
         try:
-            while len(rows) < most and (row := cursor.fetchone()) is not None:
-                rows.append(row)
+            rows.extend(islice(cursor, most))  # keeps the rows before an error
         except sqlite3.Error as error:
             return rows, error
     return rows, None
@@ -262,6 +277,14 @@ _UNSETTLED: Final = """kind = 'authorization' AND decision IN ('allow', 'observe
 )"""
 _STRAYS: Final = (
     "SELECT DISTINCT idx FROM {} WHERE idx NOT IN (SELECT idx FROM entries) ORDER BY idx LIMIT 100"
+)
+# Where no index is missing, a stray lies outside the range, and no row has to be looked up.
+_WITHOUT_GAPS: Final = (
+    "SELECT 1 WHERE (SELECT min(idx) = 0 AND max(idx) = count(*) - 1 FROM entries)"
+)
+_STRAYS_OUTSIDE: Final = (
+    "SELECT DISTINCT idx FROM {} WHERE idx < 0 OR idx > (SELECT max(idx) FROM entries)"
+    " ORDER BY idx LIMIT 100"
 )
 _FINDINGS: Final = 10
 

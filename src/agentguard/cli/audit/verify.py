@@ -57,6 +57,15 @@ CheckedSinceOption = Annotated[
 NoSignaturesOption = Annotated[
     bool, typer.Option("--no-signatures", help="Check hashes, checkpoints and anchors only.")
 ]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        min=1,
+        help="Verify signatures in N threads; by default one on each core.",
+    ),
+]
 AgainstOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -68,11 +77,12 @@ AgainstOption = Annotated[
 ]
 
 
-def verify(
+def verify(  # noqa: PLR0913  the options of the command
     *,
     since: CheckedSinceOption = None,
     no_signatures: NoSignaturesOption = False,
     against: AgainstOption = None,
+    jobs: JobsOption = None,
     config: ConfigOption = None,
     state: StateOption = None,
     anchor: AnchorOption = None,
@@ -105,6 +115,7 @@ def verify(
             kept=[point for witness in outside for point in witness.checkpoints],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
+            jobs=jobs,
             progress=count,
         )
     by_columns = no_signatures and not report.damaged
