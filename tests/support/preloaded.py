@@ -8,6 +8,7 @@ the modules of this folder can be imported.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import gc
 import importlib
@@ -124,12 +125,12 @@ class Preloaded:
                 written.seek(0)
             return Result([str(word) for word in words], code, out.read(), err.read())
 
-    def talk(self, *words: str | Path, cwd: Path) -> Talk:
+    def talk(self, *words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Talk:
         """Run ``python WORDS`` with pipes to it, as ``subprocess.Popen`` does."""
         reads, given = os.pipe()
         said, writes = os.pipe()
         err = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the talk
-        process = self.start(*words, cwd=cwd, streams=(reads, writes, err))
+        process = self.start(*words, cwd=cwd, env=env, streams=(reads, writes, err))
         os.close(reads)
         os.close(writes)
         return Talk(process.of, process.pid, os.fdopen(given, "w"), os.fdopen(said), err)
@@ -252,9 +253,46 @@ def _play(words: list[str]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+_CODES: list[int] = []
+"""The exit code of a program that is over; of the first process, none."""
+
+
+def _end() -> None:
+    """End a program's process without taking apart, object by object, what was imported for it.
+
+    It runs as the last of all handlers of ``atexit``, and takes the program's own objects apart.
+    """
+    if _CODES:
+        program = vars(sys.modules["__main__"])
+        if program is not globals():
+            program.clear()
+        gc.collect()
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except (OSError, ValueError):
+            return  # nobody reads any more, or it is closed: the interpreter says so, or does not
+        os._exit(_CODES[0])
+
+
+def _play_to_the_end(words: list[str]) -> None:
+    """Be the program, and note its exit code; one that is interrupted dies of the signal."""
+    try:
+        _play(words)
+    except SystemExit as left:
+        number = 0 if left.code is None else left.code
+        _CODES[:] = [number & 0xFF if isinstance(number, int) else 1]
+        raise
+    except Exception:
+        _CODES[:] = [1]
+        raise
+    _CODES[:] = [0]
+
+
 def main() -> None:
     """Import the modules, and serve."""
     channel, *modules = sys.argv[1:]
+    atexit.register(_end)  # before all others, which run in the opposite order
     for name in modules:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a fork has the thread alone that forks"
@@ -262,7 +300,7 @@ def main() -> None:
     gc.freeze()
     words = _serve(socket.socket(fileno=int(channel)))
     if words is not None:
-        _play(words)
+        _play_to_the_end(words)
 
 
 if __name__ == "__main__":
