@@ -87,7 +87,7 @@ def programs() -> Iterator[Preloaded]:
     """Processes that have imported agentguard, its commands, and what these import late."""
     everything = [module.name for module in walk_packages(agentguard.__path__, "agentguard.")]
     everything.remove("agentguard.cli.__main__")  # it would be found a second time by -m
-    made = Preloaded(*everything, *LATE)
+    made = Preloaded("cheap_keys", *everything, *LATE)
     yield made
     made.close()
 

@@ -25,7 +25,7 @@ from agentguard.storage import lock
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
-EACH = 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 2
+EACH = 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 3
 
 
 def settings_in(folder: Path, *, anchored: bool = True) -> Config:

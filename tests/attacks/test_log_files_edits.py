@@ -19,7 +19,7 @@ from agentguard import StorageError
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import administration, keystore
 from agentguard.domain.verify import examine
-from agentguard.storage import shard_file
+from agentguard.storage import shard_file, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
 
@@ -302,8 +302,9 @@ def test_of_much_that_is_gone_the_number_is_told(place, ran):
     assert "40 more entries: 60 have lost what was kept" in found[-1].what
 
 
-def test_what_is_erased_while_it_is_verified_is_no_finding(used, ran):
+def test_what_is_erased_while_it_is_verified_is_no_finding(used, ran, monkeypatch):
     """The erasure comes into a shard that was walked already, of a call in one that was not."""
+    monkeypatch.setitem(sqlite.OPTIONS, "timeout", 0.2)  # the walk reads while the erasure waits
     two_shards(used, ran)
     (wanted,) = ids_of(used, 1).values()
     reader = StateReader(used.config.state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -388,27 +388,38 @@ with Guard.open("agentguard.toml") as guard:
 """
 
 
-def test_requests_that_wait_and_that_have_expired(changed):
+@pytest.fixture
+def an_hour_later(monkeypatch):
+    """Puts the clock of the commands forward by an hour, whenever it is called."""
+
+    def put_forward() -> None:
+        later = datetime.now(UTC) + timedelta(hours=1)
+        monkeypatch.setattr("agentguard.cli.terminal.times.now", lambda: later)
+
+    return put_forward
+
+
+def test_requests_that_wait_and_that_have_expired(changed, an_hour_later):
     bob = on_the_roster("bob", KEYS[0])
-    said = approvals_of(changed, ASKS % '"ttl": 1', bob)
+    said = approvals_of(changed, ASKS % '"ttl": 1200', bob)
     assert not any("request" in what for what in said)
     asked = changed.python("-c", ASK)
     assert (asked.returncode, asked.stderr) == (0, "")
-    time.sleep(2.1)
+    an_hour_later()
     said = approvals_of(changed, "")
     assert [status for what, status in said.items() if "1 request has expired" in what] == ["warn"]
 
 
-def test_an_approval_that_nobody_took_up(changed):
+def test_an_approval_that_nobody_took_up(changed, an_hour_later):
     word = "[approvals]\napplication = true"
-    approvals_of(changed, ASKS % '"ttl": 2', on_the_roster("bob", KEYS[0]), word)
+    approvals_of(changed, ASKS % '"ttl": 1200', on_the_roster("bob", KEYS[0]), word)
     approving = ASK.replace(
         "pass\n",
         'guard.approvals.vouch(guard.approvals.pending()[0], "approve", principal="user:bob")\n',
     )
     asked = changed.python("-c", approving)
     assert (asked.returncode, asked.stderr) == (0, "")
-    time.sleep(3.1)
+    an_hour_later()
     found = approvals_of(changed, "")
     assert not any("has expired" in what for what in found)  # said once
     said = [what for what in found if "the approval expired unused" in what]

@@ -389,7 +389,13 @@ def test_each_member_that_is_changed_refuses_it_in_both(proofs, name):
     assert count > 100
 
 
-@pytest.mark.parametrize("name", ["merge main", "merge release", "deploy"])
+MERGES = [
+    pytest.param(name, marks=pytest.mark.slow("hundreds of files, each verified four times"))
+    for name in ("merge main", "merge release")
+]
+
+
+@pytest.mark.parametrize("name", [*MERGES, "deploy"])
 def test_each_byte_of_who_has_answered_counts(proofs, name):
     """Bytes all over the call's entry and of the roster, with one bit of it turned."""
     data, trust = proofs[name].read_bytes(), proofs["trust"].read_bytes()

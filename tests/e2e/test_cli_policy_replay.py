@@ -65,15 +65,32 @@ NONE_LEFT = {
 """Of the calls above: ``read_key`` lacks its scope, ``sign_in`` is redacted."""
 
 
-@pytest.fixture
-def recorded(project):
-    assert project.run("init").returncode == 0
-    with (project.folder / "agentguard.toml").open("a") as toml:
-        toml.write('\n[approvals]\napplication = true\n[redact]\nsign_in = ["/args/password"]\n')
-    (project.folder / "policies" / "authz.rego").write_text(POLICY)
-    called = project.python("-c", CALLS)
+AGENT = """
+[agents.assistant]
+authority = "own"
+max_scope = ["files:read"]
+"""
+TABLES = f"""{AGENT}
+[approvals]
+application = true
+
+[redact]
+sign_in = ["/args/password"]
+"""
+
+
+@pytest.fixture(scope="session")
+def calls_on_record(founded_with):
+    """A project with the calls above. Not to be changed."""
+    made = founded_with(TABLES, POLICY)
+    called = made.python("-c", CALLS)
     assert called.returncode == 0, called.stderr
-    return project
+    return made
+
+
+@pytest.fixture
+def recorded(calls_on_record, tmp_path):
+    return calls_on_record.copy(tmp_path / "recorded")
 
 
 def other(project, *changes: tuple[str, str]) -> str:
@@ -237,14 +254,19 @@ def test_a_call_that_the_journal_answered_is_passed_over(recorded):
     assert (report["replayed"], report["changed"]) == (5, 0)
 
 
-@pytest.fixture
-def observed(project):
-    assert project.run("init").returncode == 0
-    toml = project.folder / "agentguard.toml"
+@pytest.fixture(scope="session")
+def observed_calls(founded_with):
+    """A project with the calls above, of which the policy was only observed. Not to be changed."""
+    made = founded_with(AGENT, POLICY)
+    toml = made.folder / "agentguard.toml"
     toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nmode = "observe"\n'))
-    (project.folder / "policies" / "authz.rego").write_text(POLICY)
-    assert project.python("-c", CALLS).returncode == 0
-    return project
+    assert made.python("-c", CALLS).returncode == 0
+    return made
+
+
+@pytest.fixture
+def observed(observed_calls, tmp_path):
+    return observed_calls.copy(tmp_path / "observed")
 
 
 def test_an_observed_call_that_would_not_run_any_more_is_a_change(observed):

@@ -110,22 +110,12 @@ def tailing(project, *args):
 
 @contextmanager
 def writing(project):
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER],
-        cwd=project.folder,
-        env=project.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        try:
-            yield process
-        finally:
-            process.stdin.close()
-            process.wait(PATIENCE)
+    process = project.programs.talk("-c", WRITER, cwd=project.folder, env=project.environment)
+    assert process.stdout.readline() == "open\n"
+    try:
+        yield process
+    finally:
+        process.communicate()
 
 
 def make(process, tool, path="a.txt"):

@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import binaries
 import pytest
 import servers
+import services as services_script
 
 ROOT = Path(__file__).parents[2]
 PORTS = (
@@ -31,6 +32,7 @@ PORTS = (
     "AGENTGUARD_OTLP_GRPC_PORT",
 )
 DIRECTLY = build_opener(ProxyHandler({}))
+BOTH = pytest.mark.slow("starts a real OPA and a real Jaeger")
 
 
 class Services:
@@ -92,6 +94,7 @@ def services(tmp_path, opa_program, jaeger_program):
     assert services("down").returncode == 0
 
 
+@BOTH
 def test_what_is_up_answers_on_loopback_alone_and_is_down_after_down(services):
     urls, pids = services.urls(), services.pids()
     assert ask(urls["AGENTGUARD_OPA_URL"] + "/v1/policies")["result"] == []
@@ -134,6 +137,7 @@ def test_opa_decides_by_what_a_test_puts_there_and_logs_the_decision(services):
     assert [decision["decision_id"] for decision in decisions] == [answer["decision_id"]]
 
 
+@BOTH
 def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     urls = services.urls()
     assert "there are no traces yet" in export(urls, "of-this-test", code=1)
@@ -156,6 +160,7 @@ def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     assert "1 trace with 1 span\n" in export(urls, "of-this-test")
 
 
+@BOTH
 def test_up_starts_only_what_does_not_run(services):
     opa, jaeger = services.pids()
     before = services.urls()
@@ -173,6 +178,7 @@ def test_up_starts_only_what_does_not_run(services):
     assert services.pids()[1] != jaeger
 
 
+@pytest.mark.slow("starts a real Jaeger")
 def test_jaeger_alone_is_started_shown_named_and_stopped(tmp_path, jaeger_program):
     # without a go on PATH that could build an OPA
     alone = Services(tmp_path / "services", JAEGER_BIN=jaeger_program, PATH=os.defpath)
@@ -210,6 +216,7 @@ def page(urls):
         return answer.read().decode()
 
 
+@pytest.mark.slow("starts a real Jaeger twice")
 def test_jaegers_page_is_that_of_a_folder_and_has_the_links_to_commands(tmp_path, jaeger_program):
     folder = tmp_path / "page"
     folder.mkdir()
@@ -245,6 +252,7 @@ def test_opa_alone_is_started(tmp_path, opa_program):
         assert alone("down").stdout == "opa: stopped\njaeger: did not run\n"
 
 
+@BOTH
 def test_what_runs_on_another_port_is_not_what_was_asked_for(services):
     has = services.urls()["AGENTGUARD_OPA_URL"].rpartition(":")[2]
     assert services("up", AGENTGUARD_OPA_PORT=has).returncode == 0
@@ -288,7 +296,8 @@ def saying(version):
 def bare(tmp_path):
     bare = Bare(tmp_path)
     yield bare
-    assert bare("down").returncode == 0
+    if [*bare.folder.glob("*.pid")]:
+        assert bare("down").returncode == 0
 
 
 def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
@@ -401,6 +410,7 @@ echo built >>"$HOME/builds"
 """
 
 
+@pytest.mark.slow("runs the script five times, each in a process of its own")
 def test_a_build_counts_only_when_it_is_whole(bare, tmp_path):
     bare.environment["HOME"] = str(tmp_path)
     bare.put("chmod", f'exec {shutil.which("chmod")} "$@"')
@@ -445,10 +455,17 @@ def test_a_build_says_how_long_it_takes_and_how_far_it_is(bare, tmp_path, monkey
     assert any(re.fullmatch(r"jaeger: 2 of 7 packages .*, 0 min \d+ s", text) for text in told)
 
 
-def test_usage(bare):
-    for arguments in ([], ["restart"], ["up", "now"], ["up", "opa", "now"], ["restart", "opa"]):
-        refused = bare(*arguments)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr == (
-            "usage: scripts/services up | down | status | env  [opa | jaeger]\n"
-        )
+USAGE = "usage: scripts/services up | down | status | env  [opa | jaeger]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["restart"], ["up", "now"], ["up", "opa", "now"], ["restart", "opa"]]
+)
+def test_usage(arguments, capsys):
+    assert services_script.main(arguments) == 2
+    assert capsys.readouterr() == ("", USAGE)
+
+
+def test_usage_ends_the_script(bare):
+    refused = bare("restart")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", USAGE)

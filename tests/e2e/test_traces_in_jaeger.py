@@ -21,6 +21,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DIRECTLY = build_opener(ProxyHandler({}))
+EXPORTS = pytest.mark.slow("a real Jaeger, and a process for each export")
+OF_THE_DEMO = pytest.mark.slow("runs the whole demo, with its trace sent to a real Jaeger")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def ids(answer):
     return [trace["traceID"] for trace in answer["data"]]
 
 
+@EXPORTS
 def test_every_trace_comes_once_however_few_an_answer_has(jaeger, service):
     """Some begin within a microsecond of where the time is cut: none falls between two answers."""
     wanted = sent(jaeger, service, 60, apart=777)
@@ -108,6 +111,7 @@ def test_every_trace_comes_once_however_few_an_answer_has(jaeger, service):
     assert "raise it" in jaeger.export(service, "--limit", "2", code=1)
 
 
+@EXPORTS
 def test_only_the_time_that_was_asked_for_is_exported(jaeger, service):
     wanted = sent(jaeger, service, 3)
     assert ids(jaeger.export(service, "--since", "2m", "--until", "30s")) == wanted
@@ -120,6 +124,10 @@ def test_one_trace_is_exported_by_its_id(jaeger, service):
     wanted = sent(jaeger, service, 2)
     assert ids(jaeger.export("--trace", wanted[1])) == [wanted[1]]
     assert "404" in jaeger.export("--trace", uuid.uuid4().hex, code=1)
+
+
+@EXPORTS
+def test_a_service_or_a_trace_is_named(jaeger):
     assert "not a trace id" in jaeger.export("--trace", "7", code=2)
     assert "name a service" in jaeger.export(code=2)
 
@@ -136,6 +144,7 @@ def test_a_service_that_there_is_not_is_said_and_which_there_are(jaeger, service
     assert service in refused
 
 
+@EXPORTS
 def test_a_file_is_written_whole_or_not_at_all(jaeger, service, tmp_path):
     sent(jaeger, service, 1)
     file = tmp_path / "traces.json"
@@ -188,6 +197,7 @@ def audit(demo):
     return run
 
 
+@OF_THE_DEMO
 def test_a_trace_leads_to_the_stories_of_its_calls_and_each_span_to_its_own(demo, audit):
     _, _, placed = demo
     (trace_id,) = {span["traceID"] for span in placed.values()}
@@ -222,6 +232,7 @@ def filled(template, found):
     return re.sub(r"#\{([^}]*)\}", lambda match: str(found[match[1]]), template)
 
 
+@OF_THE_DEMO
 def test_each_link_of_the_page_shows_a_command_that_runs(demo):
     """The patterns that deploy/jaeger-ui.json has for Jaeger's page, on the spans of the demo."""
     folder, file, _ = demo
@@ -256,6 +267,7 @@ def test_each_link_of_the_page_shows_a_command_that_runs(demo):
         assert (ran.returncode, ran.stderr) == (0, ""), command
 
 
+@OF_THE_DEMO
 def test_the_trace_store_is_a_witness_of_the_log(demo, audit):
     folder, file, placed = demo
     (report,) = audit("verify", "--anchor", "", "--against", file)
@@ -266,6 +278,7 @@ def test_the_trace_store_is_a_witness_of_the_log(demo, audit):
     assert (report["ok"], report["anchored"]) == (False, None)
 
 
+@OF_THE_DEMO
 def test_the_trace_is_drawn_with_the_identity_beside_each_bar(demo, audit):
     folder, file, placed = demo
     picture = folder / "trace.svg"

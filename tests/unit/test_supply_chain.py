@@ -127,11 +127,23 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(clone):
+def bill_of(clone):
+    """The bill of materials that a checkout makes."""
     made = run(clone / "scripts" / "sbom")
     assert (made.returncode, made.stderr) == (0, "")
     assert [one.name for one in (clone / "dist").iterdir()] == ["agentguard.cdx.json"]
-    document = json.loads((clone / "dist" / "agentguard.cdx.json").read_text())
+    return json.loads((clone / "dist" / "agentguard.cdx.json").read_text())
+
+
+def test_the_bill_of_materials_has_what_is_pinned(clone):
+    components = {canonicalize_name(one["name"]) for one in bill_of(clone)["components"]}
+    assert components - OURS == set(pinned(str(clone / "constraints.txt")))
+    assert components >= {canonicalize_name(one.name) for one in declared("constraints.txt")}
+
+
+@pytest.mark.slow("the schema reads its grammar of addresses for seconds")
+def test_the_bill_of_materials_is_valid(clone):
+    document = bill_of(clone)
     schema = pytest.importorskip("cyclonedx.schema", reason="run scripts/_uv sync")
     validation = pytest.importorskip("cyclonedx.validation.json")
     valid = validation.JsonStrictValidator(schema.SchemaVersion.V1_5).validate_str
@@ -145,9 +157,6 @@ def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(clone):
     assert valid(json.dumps({"specVersion": "1.5", "bomFormat": "another"})) is not None
     no_address = [{"type": "website", "url": "https://a b"}]
     assert valid(json.dumps({**document, "externalReferences": no_address})) is not None
-    components = {canonicalize_name(one["name"]) for one in document["components"]}
-    assert components - OURS == set(pinned(str(clone / "constraints.txt")))
-    assert components >= {canonicalize_name(one.name) for one in declared("constraints.txt")}
 
 
 def test_no_bill_of_materials_is_made_of_a_lock_that_is_not_what_is_pinned(clone):

@@ -14,9 +14,6 @@ from crewai_numbers import NAMES, ROUNDS, told
 from agentguard import Guard
 from agentguard.domain import config, domain
 
-PROCESSES = 4
-
-
 PROGRAM = '''
 import asyncio, json, logging, os, threading, traceback
 
@@ -138,27 +135,33 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("processes", "crews"),
+    [
+        (2, 1),
+        pytest.param(4, 3, marks=pytest.mark.slow("twelve crews in four processes")),
+    ],
+)
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_processes_on_one_state_keep_their_crews_apart(
-    tmp_path, template, preloaded, signed, monkeypatch, round_
+    tmp_path, template, preloaded, signed, monkeypatch, round_, processes, crews
 ):
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    crews = 3
     main = "import crowd_program, sys; crowd_program.main(*map(int, sys.argv[1:]))"
     begun = [
         preloaded.begin("-c", main, f"{number}", f"{crews}", cwd=tmp_path)
-        for number in range(PROCESSES)
+        for number in range(processes)
     ]
     ends = [process.wait() for process in begun]
-    assert ends == [0] * PROCESSES, (tmp_path / "output").read_text()
+    assert ends == [0] * processes, (tmp_path / "output").read_text()
     (tmp_path / "crowd_program.py").write_text("def decide(document): ...", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with Guard.open(tmp_path / "agentguard.toml", passphrase=b"of this test") as guard:
         assert guard.verify().ok
         calls = signed(guard)
-    assert len(calls) == 3 * PROCESSES * crews
+    assert len(calls) == 3 * processes * crews
     lines = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    assert len(lines) == 2 * PROCESSES * crews
+    assert len(lines) == 2 * processes * crews
     for text, principal, members in lines:
         number = told(text)
         last = NAMES[(number + ("coworker" in text)) % 4]
@@ -173,4 +176,4 @@ def test_processes_on_one_state_keep_their_crews_apart(
         assert (call.agent, call.decision, call.outcome) == (expected[-1], "allow", "ok")
         keys[call.instance, call.chain[0], call.agent] += 1
     assert len({instance for instance, _principal, _agent in keys}) == len(keys)
-    assert len(keys) == 2 * PROCESSES * crews
+    assert len(keys) == 2 * processes * crews

@@ -30,6 +30,7 @@ from agentguard.domain import administration, config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
 
 ROUNDS = 8 if rounds.FULL else 1
+KILLED = pytest.mark.slow("a crew in a process that is killed, and then in others")
 PASSPHRASE = b"of this test"
 
 PROGRAM = '''
@@ -387,10 +388,18 @@ def place(tmp_path, preloaded, template) -> Place:
     return Place(tmp_path, preloaded)
 
 
+def first_and_slow(cases: list[tuple[object, ...]]) -> list[Any]:
+    """The first case, and the others marked as slow."""
+    first, *others = cases
+    return [first, *(pytest.param(*case, marks=KILLED) for case in others)]
+
+
 # --- at any moment --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asking", [False, True], ids=["allowed", "approved"])
+@pytest.mark.parametrize(
+    "asking", [False, pytest.param(True, marks=KILLED)], ids=["allowed", "approved"]
+)
 def test_a_run_that_was_killed_goes_on_and_pays_once(place, asking):
     # what is in doubt is refused and listed; what was acknowledged is as it was
     options = {"asking": {"approval": asking}}
@@ -463,7 +472,8 @@ def require_told(result: str, to: str, before: Counter[str], after: Counter[str]
 
 
 @pytest.mark.parametrize(
-    ("moment", "payment", "name"), rounds.half(["before", "after"], [1, 3], ["native-0", "text-1"])
+    ("moment", "payment", "name"),
+    first_and_slow(rounds.half(["before", "after"], [1, 3], ["native-0", "text-1"])),
 )
 def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, payment, moment):
     # nobody can tell a tool that has run from one that has not: both are refused
@@ -488,7 +498,7 @@ def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, paym
     assert attempt in place.examine().in_doubt
 
 
-@pytest.mark.parametrize(("payment", "ran"), rounds.half([2, 3], [True, False]))
+@pytest.mark.parametrize(("payment", "ran"), first_and_slow(rounds.half([2, 3], [True, False])))
 def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     name, moment = "text-1", "after" if ran else "before"
     to = f"{name}-{payment}"
@@ -510,7 +520,7 @@ def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     place.require_sound()
 
 
-@pytest.mark.parametrize(("left", "who"), rounds.half([1, 2], ["Lead", "Worker"]))
+@pytest.mark.parametrize(("left", "who"), first_and_slow(rounds.half([1, 2], ["Lead", "Worker"])))
 def test_a_model_that_died_leaves_nothing_in_doubt(place, who, left):
     name = "native-0"
     # between tools, in the coworker as well: its delegation goes on
@@ -527,6 +537,7 @@ def test_a_model_that_died_leaves_nothing_in_doubt(place, who, left):
     assert sum(place.effects.values()) == 3
 
 
+@pytest.mark.slow("four processes one after another")
 def test_what_waited_in_vain_runs_in_another_process_once_it_is_approved(place):
     name = "native-0"
     asking = {"approval": True, "mode": "wait", "timeout": 0}
@@ -543,7 +554,7 @@ def test_what_waited_in_vain_runs_in_another_process_once_it_is_approved(place):
     place.require_sound()
 
 
-@pytest.mark.parametrize("mode", ["pause", "wait"])
+@pytest.mark.parametrize("mode", ["pause", pytest.param("wait", marks=KILLED)])
 def test_one_that_was_killed_while_it_waited_pays_once_it_is_answered(place, mode):
     asking = {"asking": {"approval": True, "mode": mode}}
     name = "text-1"

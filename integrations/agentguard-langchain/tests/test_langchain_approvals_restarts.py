@@ -107,6 +107,7 @@ def shop(start_service):
     return step
 
 
+@pytest.mark.slow("six processes one after another")
 def test_a_wrong_click_and_the_right_one_after_restarts(shop, tmp_path):
     assert shop("ask", "user:alice") == [[None], []]
     assert shop("approve", "user:carl") == [["approval.refused"], []]

@@ -179,7 +179,10 @@ def effects_of(folder):
     return Counter(path.read_text().split()) if path.exists() else Counter()
 
 
-@pytest.mark.parametrize("way", ["agent", "by_hand"])
+BY_HAND = pytest.param("by_hand", marks=pytest.mark.slow("graphs in processes that are killed"))
+
+
+@pytest.mark.parametrize("way", ["agent", BY_HAND])
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(
     preloaded, folder, round_, way

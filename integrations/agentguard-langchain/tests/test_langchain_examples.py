@@ -86,10 +86,16 @@ def unexpected(stderr: str) -> list[str]:
 PROCESSES = pytest.mark.slow("four interpreters one after another, as the example starts them")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=PROCESSES) if name == "resume_later.py" else name for name in OUTPUT],
-)
+GRAPHS = pytest.mark.slow("a graph of LangGraph, made and run in a process of its own")
+MARKS = {
+    "resume_later.py": [PROCESSES],
+    "langgraph_approvals.py": [GRAPHS],
+    "stategraph_approvals.py": [GRAPHS],
+    "subagents.py": [GRAPHS],
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in OUTPUT])
 def test_an_example_runs(name, tmp_path, preloaded):
     done = preloaded.run("-W", "error", EXAMPLES / name, cwd=tmp_path)
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
@@ -97,6 +103,7 @@ def test_an_example_runs(name, tmp_path, preloaded):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow("three processes one after another")
 def test_the_steps_of_the_example_of_processes_run(tmp_path, preloaded):
     """``resume_later.py`` without the start of four interpreters."""
     path = EXAMPLES / "resume_later.py"
@@ -162,6 +169,7 @@ def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
     assert (tmp_path / "guarded-project" / "notes" / "monday.md").exists()
 
 
+@pytest.mark.slow("a project of LangGraph, founded and run")
 def test_the_project_of_the_page_runs(tmp_path, preloaded):
     """The same without the shell, in one process and a forked one."""
     folder = tmp_path / "guarded-project"

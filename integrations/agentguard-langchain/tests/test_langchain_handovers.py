@@ -307,7 +307,10 @@ authority = "own"
 """
 
 
-@pytest.mark.parametrize("ran", [False, True])
+RAN = pytest.param(True, marks=pytest.mark.slow("three processes one after another"))
+
+
+@pytest.mark.parametrize("ran", [False, RAN])
 def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of_it(
     tmp_path, preloaded, ran
 ):

@@ -173,6 +173,7 @@ def service(start_service, tmp_path):
     return step
 
 
+@pytest.mark.slow("seven processes one after another")
 def test_other_processes_approve_and_go_on(service):
     assert service("begin") == (["ann", "cal"], [], "")
     assert service("resume") == (["ann", "cal"], [], "")

@@ -82,7 +82,10 @@ def test_under_the_logs_own_name_it_would_be(log, ran):
     assert refusal(written(witnessed), log.trust) is not None
 
 
-@pytest.mark.parametrize("which", ["ran", "denied"])
+DENIED = pytest.param("denied", marks=pytest.mark.slow("hundreds of files, each verified twice"))
+
+
+@pytest.mark.parametrize("which", ["ran", DENIED])
 def test_every_edit_is_refused_but_for_leaving_out_what_is_beside(log, which, request):
     value = request.getfixturevalue(which)
     beside = [f"attachments: without {at}" for at in range(len(value["attachments"]))]
