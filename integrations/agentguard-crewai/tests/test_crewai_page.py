@@ -67,7 +67,10 @@ def without_panels(output):
 def test_no_page_is_without_its_place_and_none_is_long():
     assert set(PAGES) == {
         "crewai",
-        *(f"crewai-{one}" for one in ("approvals", "calls", "limits", "members", "traces")),
+        *(
+            f"crewai-{one}"
+            for one in ("approvals", "calls", "durable", "limits", "members", "traces")
+        ),
     }
     assert {
         name: words for name, text in TEXTS.items() if (words := len(text.split())) > 2000
