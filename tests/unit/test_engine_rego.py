@@ -344,6 +344,14 @@ def test_a_python_that_can_not_be_started_is_an_error_not_a_pass(monkeypatch, tm
         policy("allow := true  # never loaded before")
 
 
+def test_a_policy_with_letters_beyond_ascii_is_checked_under_any_encoding(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")  # of the child that tries the policy
+    engine = policy('deny_reason := "für\u2028später" if input.x')
+    assert ask(engine, x=1) == {"deny_reason": "für\u2028später"}
+    with pytest.raises(PolicyError, match=r"policy.rego:3:12: there is no function cuont"):
+        policy('other := "für"\nallow if { cuont(input.x) > 1 }')
+
+
 def test_an_equal_policy_is_tried_once_a_process(monkeypatch, tmp_path):
     policy("allow := true  # twice")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))

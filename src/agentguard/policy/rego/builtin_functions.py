@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Reader, name_of
 
 FACTS: Final = "let the application compute the value and pass it as a fact"
 """The advice where a policy can use no builtin."""
@@ -192,7 +192,7 @@ _BOUNDED: Final = {
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each call in a module with an argument that must be a literal."""
-    for node in objects(reader.rules):
+    for node in reader.parts("Call"):
         match node:
             case {"Call": {"fcn": function, "params": [first, *more]}}:
                 reference = name_of(function)

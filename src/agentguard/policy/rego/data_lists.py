@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentguard.policy.rego.syntax_tree import Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Reader, name_of
 
 
 def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each computed index of a list; ``data`` is the content of data.json."""
     for reader in readers:
-        for rule in reader.rules:
+        for tree in reader.rules:
             loops = {"_"} | {
                 reader.text_of(span)
-                for node in objects(rule)
-                for span in node.get("SomeVars", {}).get("vars", ())
+                for node in tree.parts("SomeVars")
+                for span in node["SomeVars"]["vars"]
             }
-            for node in objects(rule):
+            for node in tree.parts("RefBrack"):
                 match node:
                     case {"RefBrack": {"index": index, "refr": inner, "span": span}}:
                         if not _is_number_or_loop(index, loops) and any(

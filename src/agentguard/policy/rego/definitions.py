@@ -21,7 +21,6 @@ from agentguard.policy.rego.syntax_tree import (
     Reference,
     Rule,
     name_of,
-    objects,
 )
 
 _TESTS: Final = ("test_", "todo_test_")
@@ -125,12 +124,12 @@ def _wrong_arities(readers: list[Reader]) -> Iterator[str]:
     """Find calls with a wrong number of arguments: such a call fails late, or is undefined."""
     arities: dict[Names, int] = {}
     for reader in readers:
-        for node in objects(reader.rules):
+        for node in reader.parts("Func"):
             match node:
                 case {"Func": {"refr": head, "args": [*parameters]}}:
                     arities[reader.path_of(head)] = len(parameters)
     for reader in readers:
-        for node in objects(reader.rules):
+        for node in reader.parts("Call"):
             match node:
                 case {"Call": {"fcn": function, "params": [*arguments], "span": span}}:
                     name = name_of(function)

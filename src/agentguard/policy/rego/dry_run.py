@@ -31,7 +31,10 @@ def main() -> None:
         engine.add_data_json(request["data"])
         runtime = json.loads(regorus.Engine().eval_query_as_json("opa.runtime().builtins"))
         builtins = runtime["result"][0]["expressions"][0]["value"]
-        _report(tree=engine.get_ast_as_json(), builtins=builtins)
+        _report(builtins=builtins)
+        # A line break in the engine's JSON only separates members.
+        tree = engine.get_ast_as_json().replace("\n", "")
+        _write(f'{{"tree":{tree}}}')
         engine.set_input_json(request["input"])
         engine.eval_query_as_json(request["query"])
         _report(evaluated=True)
@@ -40,8 +43,12 @@ def main() -> None:
 
 
 def _report(**members: Any) -> None:
-    sys.stdout.write(json.dumps(members) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(members))
+
+
+def _write(line: str) -> None:
+    sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

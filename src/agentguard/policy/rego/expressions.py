@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from agentguard.policy.rego.builtin_functions import COMPARED
-from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Names, Reader, Span, name_of, objects
 
 # The form that both engines print. OPA keeps 1.0 and 1e3 as written: as keys they differ from 1 and
 # 1000.
@@ -52,20 +52,22 @@ _WITH: Final = (
 )
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _EVALUATED: Final = ("Var", "Call", "ArrayCompr", "SetCompr", "ObjectCompr", "Membership")
+_JUDGED: Final = ("Number", "Membership", "BoolExpr", "AssignExpr", "stmts", "Object", "Set")
 _SETS: Final = frozenset({"union", "intersection", "object.keys", "graph.reachable"})
 
 
 def mistakes(readers: list[Reader]) -> Iterator[str]:
     """Yield a sentence for each such expression in the modules."""
     sets = {
-        reader.path_of(node["Spec"]["head"]["Set"]["refr"])
+        reader.path_of(tree.head["refr"])
         for reader in readers
-        for node in reader.rules
-        if "Set" in node.get("Spec", {"head": {}})["head"]
+        for tree in reader.rules
+        if tree.form == "Set"
     }
     for reader in readers:
-        compared = {id(part) for node in objects(reader.rules) for part in _compared_as_sets(node)}
-        for node in objects(reader.rules):
+        operators = reader.parts("Call", "BinExpr", "ArithExpr", "BoolExpr", "Membership")
+        compared = {id(part) for node in operators for part in _compared_as_sets(node)}
+        for node in reader.parts(*_JUDGED):
             yield from (
                 f"{reader.at(span)}: {problem}" for span, problem in _problems(reader, node, sets)
             )
@@ -79,7 +81,7 @@ def mistakes(readers: list[Reader]) -> Iterator[str]:
 
 def _problems(
     reader: Reader, node: Mapping[str, Any], sets: set[Names]
-) -> Iterator[tuple[Mapping[str, Any], str]]:
+) -> Iterator[tuple[Span, str]]:
     match node:
         case {"Number": {"span": span}} if not is_plain(number := reader.text_of(span)):
             yield span, f"{number} {NOT_PLAIN}"
@@ -90,8 +92,11 @@ def _problems(
                 yield span, _ORDERED
         case {"AssignExpr": {"op": "Eq", "span": span}}:
             yield span, _UNIFIED
-        case {"with_mods": [{"span": span}, *_]}:
-            yield span, _WITH
+        case {"stmts": [*statements]}:
+            for statement in statements:
+                yield from (
+                    (change["span"], _WITH) for change in statement.get("with_mods", [])[:1]
+                )
         case {"Object": {"span": span, "fields": fields}}:
             keys = [_constant(reader, key) for _, key, _ in fields]
             if len(keys) != len(set(keys)) or (len(keys) > 1 and None in keys):

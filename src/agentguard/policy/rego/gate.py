@@ -35,7 +35,7 @@ from agentguard.policy.rego import (
 )
 from agentguard.policy.rego.definitions import Definitions
 from agentguard.policy.rego.source import RegoSource, invalid
-from agentguard.policy.rego.syntax_tree import Names, Reader
+from agentguard.policy.rego.syntax_tree import Names, Reader, span_or_object
 from agentguard.policy.rego.undefined import Presence
 
 _WARM_UP: Final = json.dumps(
@@ -59,12 +59,17 @@ def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
     child process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
     can't be started.
     """
-    report, end = _dry_run(source, query, timeout)
     warnings: tuple[str, ...] = ()
-    if "tree" in report:
-        # The tree is checked first: the child dies on a recursive function, and only the tree shows
-        # the recursion.
-        warnings = _check_tree(report, source.data, tuple(query.split(".")))
+    try:
+        report, end = _dry_run(source, query, timeout)
+        if "tree" in report:
+            # The tree is checked first: the child dies on a recursive function, and only the tree
+            # shows the recursion.
+            warnings = _check_tree(report, source.data, tuple(query.split(".")))
+    except RecursionError as error:
+        raise invalid(
+            "the expressions of the policy are nested too deeply; split them into several rules"
+        ) from error
     if "error" in report:
         place, text = locate(report["error"])
         text += _hint(text)
@@ -139,7 +144,7 @@ def _report(output: bytes) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for line in output.splitlines(keepends=True):
         if line.endswith(b"\n"):  # a child that was killed may leave half a line
-            report.update(json.loads(line))
+            report.update(json.loads(line, object_hook=span_or_object))
     return report
 
 
@@ -147,36 +152,32 @@ def _check_tree(
     report: Mapping[str, Any], data: Mapping[str, Any], query: Names
 ) -> tuple[str, ...]:
     """Return the warnings about the syntax tree; raises ``PolicyError`` for its mistakes."""
-    try:
-        readers = [Reader(tree) for tree in json.loads(report["tree"])]
-        policy = Definitions([reader.module for reader in readers], data)
-        reached = policy.reached_from(query)
-        unread = outputs.unread(policy.rules, reached, query)
-        presence = Presence.of(readers)
-        for reader in readers:
-            reader.leave_out(policy.tests_outside(reached))
-        problems = [
-            *definitions.mistakes(policy, readers, frozenset(report["builtins"]), query),
-            *packages.mistakes(readers, query),
-            *data_lists.mistakes(readers, data),
-            *(mistake for reader in readers for mistake in imports.mistakes(reader)),
-            *unread.mistakes,
-            *negation.mistakes(readers, presence),
-            *rule_heads.mistakes(readers, presence),
-            *expressions.mistakes(readers),
-            *(mistake for reader in readers for mistake in builtin_functions.mistakes(reader)),
-            *(mistake for reader in readers for mistake in patterns.mistakes(reader)),
-            *(mistake for reader in readers for mistake in unbound_variables.mistakes(reader)),
-        ]
-        if problems:
-            raise invalid("\n".join(problems))
-        return (
-            *unread.doubts,
-            *rule_heads.warnings(readers, presence, query),
-            *iteration.warnings(readers),
-            *ordering.warnings(readers, query),
-        )
-    except RecursionError as error:
-        raise invalid(
-            "the expressions of the policy are nested too deeply; split them into several rules"
-        ) from error
+    readers = [Reader(tree) for tree in report["tree"]]
+    policy = Definitions([reader.module for reader in readers], data)
+    reached = policy.reached_from(query)
+    unread = outputs.unread(policy.rules, reached, query)
+    presence = Presence.of(readers)
+    tests = policy.tests_outside(reached)
+    for reader in readers:
+        reader.leave_out(tests)
+    problems = [
+        *definitions.mistakes(policy, readers, frozenset(report["builtins"]), query),
+        *packages.mistakes(readers, query),
+        *data_lists.mistakes(readers, data),
+        *(mistake for reader in readers for mistake in imports.mistakes(reader)),
+        *unread.mistakes,
+        *negation.mistakes(readers, presence),
+        *rule_heads.mistakes(readers, presence),
+        *expressions.mistakes(readers),
+        *(mistake for reader in readers for mistake in builtin_functions.mistakes(reader)),
+        *(mistake for reader in readers for mistake in patterns.mistakes(reader)),
+        *(mistake for reader in readers for mistake in unbound_variables.mistakes(reader)),
+    ]
+    if problems:
+        raise invalid("\n".join(problems))
+    return (
+        *unread.doubts,
+        *rule_heads.warnings(readers, presence, query),
+        *iteration.warnings(readers),
+        *ordering.warnings(readers, query),
+    )

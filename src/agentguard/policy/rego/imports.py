@@ -11,14 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard.policy.rego.syntax_tree import (
-    Names,
-    Reader,
-    head_of,
-    name_of,
-    objects,
-    used_variables,
-)
+from agentguard.policy.rego.syntax_tree import Names, Reader, Span, name_of, used_variables
 
 _ROOTS: Final = frozenset({"data", "input"})
 _OPERATORS: Final = frozenset(
@@ -120,7 +113,7 @@ def _names_of_imports(reader: Reader) -> Iterator[str]:
 def _names_of_rules(reader: Reader) -> Iterator[str]:
     """Find variables with a rule's name: the engine reads the rule for a `some` variable."""
     rules = {rule.path[len(reader.package)]: rule.at for rule in reader.module.rules}
-    for node in objects(reader.rules):
+    for node in reader.parts("SomeVars", "SomeIn", "Every", "AssignExpr", "Func"):
         for name, span in _variables(reader, node):
             if name in rules:
                 yield (
@@ -129,7 +122,7 @@ def _names_of_rules(reader: Reader) -> Iterator[str]:
                 )
 
 
-def _variables(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _variables(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, Span]]:
     """Yield the variables that a part of a rule declares."""
     match node:
         case {"SomeVars": {"vars": spans}}:
@@ -142,11 +135,11 @@ def _variables(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, M
             yield from used_variables(pattern)
 
 
-def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _declared(reader: Reader) -> Iterator[tuple[str, Span]]:
     """Yield the first names of a file's rules, and the variables that `some` declares."""
-    for node in reader.rules:
-        name = name_of(head_of(node)["refr"])
+    for tree in reader.rules:
+        name = name_of(tree.head["refr"])
         yield name.path[0], name.span
-    for node in objects(reader.rules):
-        for span in node.get("SomeVars", {}).get("vars", []):
+    for node in reader.parts("SomeVars"):
+        for span in node["SomeVars"]["vars"]:
             yield reader.text_of(span), span

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentguard.call.tool import RESERVED
-from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of
 
 _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))
 
@@ -19,9 +19,9 @@ _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))
 def warnings(readers: list[Reader]) -> Iterator[str]:
     """Yield a sentence for each argument that a rule iterates over without a type check."""
     for reader in readers:
-        for rule in reader.rules:
-            checked = set(_checked_arguments(reader, rule))
-            for node in objects(rule):
+        for tree in reader.rules:
+            checked = set(_checked_arguments(reader, tree))
+            for node in tree.parts("SomeIn", "Every"):
                 match node:
                     case {"SomeIn": {"collection": collection}} | {"Every": {"domain": collection}}:
                         path = _argument(reader, collection)
@@ -36,8 +36,8 @@ def warnings(readers: list[Reader]) -> Iterator[str]:
                             )
 
 
-def _checked_arguments(reader: Reader, rule: Any) -> Iterator[Names | None]:
-    for node in objects(rule):
+def _checked_arguments(reader: Reader, tree: RuleTree) -> Iterator[Names | None]:
+    for node in tree.parts("Call"):
         match node:
             case {"Call": {"fcn": function, "params": [value]}}:
                 if name_of(function).path in _CHECKS:

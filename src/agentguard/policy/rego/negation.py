@@ -30,8 +30,10 @@ _ADVICE: Final = (
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
     """Yield a sentence for each expression whose undefined operand has another effect on OPA."""
     for reader in readers:
-        for node in reader.rules:
-            for kind, expression, defined in _negations_and_memberships(reader, node, ALWAYS):
+        for tree in reader.rules:
+            if not any(tree.parts("NotExpr", "Membership")):
+                continue
+            for kind, expression, defined in _negations_and_memberships(reader, tree.rule, ALWAYS):
                 undefined_name = next(
                     presence.missing(reader, _operands(expression), defined), None
                 )

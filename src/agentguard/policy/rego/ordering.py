@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentguard.call.tool import RESERVED
-from agentguard.policy.rego.syntax_tree import Names, Reader, head_of, name_of, objects, variables
+from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of, objects, variables
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _CHECKS: Final = (("is_number",), ("is_string",))
@@ -67,7 +67,7 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     In a rule that denies, ``is_number`` does not help by itself: the rule would no longer deny a
     value that is not a number. The policy must be free of recursion.
     """
-    bodies = [_DefinitionReader(reader, node).body() for reader in readers for node in reader.rules]
+    bodies = [_DefinitionReader(reader, tree).body() for reader in readers for tree in reader.rules]
     policy = _Policy(bodies)
     outputs = {(*query, name) for name in _DENIES}
     denying = [body for body in bodies if body.path in outputs]
@@ -78,12 +78,12 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     for body in bodies:
         denies = body.path in outputs
         numbers = policy.origins_of(body.numbers)
-        safe = denied | (numbers & required if denies else numbers)
+        checked = numbers & required if denies else numbers
         first: dict[Origin, str] = {}
         for at, origin in policy.comparisons(body):
             first.setdefault(origin, at)
         for origin, at in first.items():
-            if origin.is_argument and origin not in safe:
+            if origin.is_argument and origin not in denied and origin not in checked:
                 yield f"{at}: {_sentence(origin, denies=denies)}"
 
 
@@ -160,11 +160,10 @@ class _Policy:
 class _DefinitionReader:
     """Reads one definition of a rule, and resolves its variables and parameters."""
 
-    def __init__(self, reader: Reader, node: Mapping[str, Any]) -> None:
+    def __init__(self, reader: Reader, tree: RuleTree) -> None:
         self._reader = reader
-        (self._rule,) = node.values()
-        self._head = head_of(node)
-        parameters = self._head.get("args") or []
+        self._tree = tree
+        parameters = tree.head.get("args") or []
         self._parameters = {
             name: str(place)
             for place, pattern in enumerate(parameters)
@@ -174,21 +173,17 @@ class _DefinitionReader:
 
     def body(self) -> _Body:
         """Return the definition's values, comparisons, type checks and calls."""
-        path = self._reader.path_of(self._head["refr"])
-        body = _Body(path, function=bool(self._head.get("args")))
-        parts = [self._head, *self._rule.get("bodies", [])]
-        for assigned in (part.get("assign") for part in parts):
+        head, rule = self._tree.head, self._tree.rule
+        body = _Body(self._reader.path_of(head["refr"]), function=bool(head.get("args")))
+        for assigned in (part.get("assign") for part in (head, *rule.get("bodies", []))):
             value = self._origin(assigned["value"]) if assigned else None
             body.values += [value] if value is not None else []
-        todo: list[tuple[Any, bool]] = [(self._rule, False)]
-        while todo:
-            node, negated = todo.pop()
-            if isinstance(node, dict):
-                self._note(body, node, negated=negated)
-                negated = negated or "NotExpr" in node
-                todo += [(part, negated) for part in reversed(node.values())]
-            elif isinstance(node, list):
-                todo += [(part, negated) for part in reversed(node)]
+        # ``parts`` begins at the end of the rule; a warning is about the first comparison.
+        parts = [*self._tree.parts("BoolExpr", "Call")][::-1]
+        negations = self._tree.parts("NotExpr")
+        negated = {id(part) for negation in negations for part in objects(negation)}
+        for node in parts:
+            self._note(body, node, negated=id(node) in negated)
         return body
 
     def _note(self, body: _Body, node: Mapping[str, Any], *, negated: bool) -> None:
@@ -207,7 +202,7 @@ class _DefinitionReader:
 
     def _bindings(self) -> Iterator[tuple[str, tuple[Any, bool]]]:
         """Yield the variables with their source, and whether a variable is the whole source."""
-        for node in objects(self._rule):
+        for node in self._tree.parts("AssignExpr", "SomeIn", "Every"):
             match node:
                 case {"AssignExpr": {"lhs": {"Var": {"value": str(name)}}, "rhs": source}}:
                     yield name, (source, True)

@@ -10,7 +10,7 @@ not.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from agentguard.policy.rego.syntax_tree import Names, Reader
 
@@ -38,16 +38,19 @@ def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
                 f"misses rules of {name}; give the package another path, such as "
                 f"data.{package[-1]}"
             )
-    for reader in readers:
-        yield from _in_place_of_packages(reader, files.keys())
+    yield from _rules_in_place_of_packages(readers)
 
 
-def _in_place_of_packages(reader: Reader, packages: Iterable[Names]) -> Iterator[str]:
-    for rule in reader.module.rules:
-        for package in packages:
-            shorter = min(len(package), len(rule.path))
-            if package[:shorter] == rule.path[:shorter] and len(package) > len(rule.package):
-                yield (
-                    f"{rule.at}: the rule {'.'.join(rule.path)} is on the path of the package "
-                    f"{'.'.join(package)}, and the engine merges the two; rename one of them"
-                )
+def _rules_in_place_of_packages(readers: list[Reader]) -> Iterator[str]:
+    packages = dict.fromkeys(reader.package for reader in readers)
+    below: dict[Names, list[Names]] = defaultdict(list)
+    for package in packages:
+        for length in range(len(package) + 1):
+            below[package[:length]].append(package)
+    for rule in (rule for reader in readers for rule in reader.module.rules):
+        above = (rule.path[:length] for length in range(len(rule.package) + 1, len(rule.path)))
+        for package in (*filter(packages.__contains__, above), *below.get(rule.path, ())):
+            yield (
+                f"{rule.at}: the rule {'.'.join(rule.path)} is on the path of the package "
+                f"{'.'.join(package)}, and the engine merges the two; rename one of them"
+            )

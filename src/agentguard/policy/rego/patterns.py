@@ -18,28 +18,27 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from agentguard.policy.rego.syntax_tree import Reader, head_of, objects, variables
+from agentguard.policy.rego.syntax_tree import Reader, RuleTree, Span, variables
 
 _SIDED: Final = ("ArithExpr", "AssignExpr", "BinExpr", "BoolExpr")
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each such pattern, name and union in a module."""
-    for node in reader.rules:
-        for span in _unions(node):
+    for tree in reader.rules:
+        for span in _unions(tree):
             yield (
                 f"{reader.at(span)}: an OPA server reads an expression that begins with a union as "
                 "a comprehension, and such a condition always holds; assign the union to a "
                 "variable first (`all := x | y`)"
             )
-        ((_kind, rule),) = node.items()
-        for span in _object_patterns(node, rule):
+        for span in _object_patterns(tree):
             yield (
                 f"{reader.at(span)}: an object as a pattern also matches objects with more members "
                 "in the embedded engine; read the members by name, and compare object.keys where "
                 "other members are forbidden"
             )
-        for name, span in _repeated_names(reader, node, rule):
+        for name, span in _repeated_names(reader, tree):
             yield (
                 f"{reader.at(span)}: {name} is written twice, and the engine does not require the "
                 "two values to be equal; use two names, and write x == y where the values must be "
@@ -47,25 +46,23 @@ def mistakes(reader: Reader) -> Iterator[str]:
             )
 
 
-def _repeated_names(
-    reader: Reader, definition: Mapping[str, Any], rule: Mapping[str, Any]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _repeated_names(reader: Reader, tree: RuleTree) -> Iterator[tuple[str, Span]]:
     """Yield the names that two parameters share, or the key and the value of a loop."""
-    count = Counter(variables(head_of(definition).get("args")))
-    yield from ((name, rule["span"]) for name, n in count.items() if n > 1 and name != "_")
-    for node in objects(rule):
+    count = Counter(variables(tree.head.get("args")))
+    yield from ((name, tree.rule["span"]) for name, n in count.items() if n > 1 and name != "_")
+    for node in tree.parts("SomeIn", "Every"):
         match node:
             case {"SomeIn": {"span": span, "key": key, "value": value}}:
                 both = set(variables(key)) & set(variables(value)) - {"_"}
                 yield from ((name, span) for name in sorted(both))
-            case {"Every": {"span": span, "key": dict(key), "value": value}}:
+            case {"Every": {"span": span, "key": Span() as key, "value": value}}:
                 if (name := reader.text_of(key)) == reader.text_of(value) != "_":
                     yield name, span
 
 
-def _unions(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _unions(tree: RuleTree) -> Iterator[Span]:
     """Yield the spans of the unions that begin a body, a set, an array or an object."""
-    for node in objects(rule):
+    for node in tree.parts("stmts", "Array", "Set", "Object"):
         match node:
             case {"stmts": [{"literal": {"Expr": {"expr": {"SetCompr": whole}}}}, *_]}:
                 yield whole["span"]
@@ -77,7 +74,7 @@ def _unions(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                 yield from _begins_with_union(first)
 
 
-def _begins_with_union(expression: Any) -> Iterator[Mapping[str, Any]]:
+def _begins_with_union(expression: Any) -> Iterator[Span]:
     while isinstance(expression, dict):
         ((kind, inner),) = expression.items()
         if kind == "BinExpr" and inner["op"] == "Union":
@@ -88,12 +85,10 @@ def _begins_with_union(expression: Any) -> Iterator[Mapping[str, Any]]:
         expression = inner["value"] if kind == "Membership" else inner["lhs"]
 
 
-def _object_patterns(
-    definition: Mapping[str, Any], rule: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
+def _object_patterns(tree: RuleTree) -> Iterator[Span]:
     """Yield the spans of the outermost objects that are patterns."""
-    yield from (literal["span"] for literal in _literals(head_of(definition).get("args")))
-    for node in objects(rule):
+    yield from (literal["span"] for literal in _literals(tree.head.get("args")))
+    for node in tree.parts("AssignExpr", "SomeIn", "RefBrack"):
         match node:
             case {"AssignExpr": {"lhs": pattern}}:
                 yield from (literal["span"] for literal in _literals(pattern))

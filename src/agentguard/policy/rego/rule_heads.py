@@ -13,7 +13,15 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from agentguard.policy.rego.syntax_tree import Names, Reader, name_of, used_variables, variables
+from agentguard.policy.rego.syntax_tree import (
+    Name,
+    Names,
+    Reader,
+    RuleTree,
+    name_of,
+    used_variables,
+    variables,
+)
 from agentguard.policy.rego.undefined import ALWAYS, CLOSED, Presence, below, required_names
 
 _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
@@ -22,19 +30,18 @@ _MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
     """Yield a sentence for each head that has another value on an OPA server."""
-    heads = [(reader, *_head(node)) for reader in readers for node in reader.rules]
+    trees = [(reader, tree) for reader in readers for tree in reader.rules]
     keyed = {
-        reader.path_of(head["refr"])
-        for reader, _kind, head in heads
-        if name_of(head["refr"]).computed
+        reader.path_of(tree.head["refr"])
+        for reader, tree in trees
+        if name_of(tree.head["refr"]).computed
     }
-    for reader, form, head in heads:
-        yield from _key_problems(reader, form, head)
-        yield from _mixed_keys(reader, head, keyed)
-    for reader in readers:
-        for node in reader.rules:
-            if (rule := node.get("Spec")) is not None:
-                yield from _value_problems(reader, rule, presence)
+    for reader, tree in trees:
+        yield from _key_problems(reader, tree)
+        yield from _mixed_keys(reader, tree.head, keyed)
+    for reader, tree in trees:
+        if not tree.is_default:
+            yield from _value_problems(reader, tree, presence)
 
 
 def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterator[str]:
@@ -43,17 +50,14 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
     An undefined output denies, requires and redacts nothing, on both engines.
     """
     for reader in readers:
-        for node in reader.rules:
-            if (rule := node.get("Spec")) is None:
+        for tree in reader.rules:
+            if tree.is_default:
                 continue
-            (head,) = rule["head"].values()
-            path = reader.path_of(head["refr"])
+            path = reader.path_of(tree.head["refr"])
             if path[: len(query)] != query or path[len(query)] not in _MUST_HOLD:
                 continue
-            for parts, statements in _parts_by_body(head, rule):
-                for name in presence.missing(
-                    reader, parts, ALWAYS | required_names(reader, statements)
-                ):
+            for parts, statements in _parts_by_body(tree):
+                for name in _missing(reader, presence, parts, statements):
                     yield (
                         f"{reader.at(name.span)}: where {name} is missing, {path[-1]} has no "
                         "value, though the conditions of the rule hold; write the value without "
@@ -61,21 +65,14 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
                     )
 
 
-def _head(rule: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the form of a rule and its head."""
-    if (default := rule.get("Default")) is not None:
-        return "Func" if default["args"] else "Compr", default
-    ((form, head),) = rule["Spec"]["head"].items()
-    return form, head
-
-
-def _key_problems(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterator[str]:
+def _key_problems(reader: Reader, tree: RuleTree) -> Iterator[str]:
+    head = tree.head
     parts, node = 0, head["refr"]
     while "Var" not in node:
         ((_kind, inner),) = node.items()
         node, parts = inner["refr"], parts + 1
     computed = not name_of(head["refr"]).whole
-    if form != "Func" and (parts > 1 or (computed and form == "Set")):
+    if tree.form != "Func" and (parts > 1 or (computed and tree.form == "Set")):
         yield (
             f"{reader.at(head['span'])}: a rule with several keys, and a set with a computed key, "
             "have other values on an OPA server; write one key at most "
@@ -95,29 +92,31 @@ def _mixed_keys(
         )
 
 
-def _parts_by_body(
-    head: Mapping[str, Any], rule: Mapping[str, Any]
-) -> Iterator[tuple[list[Any], Any]]:
+def _parts_by_body(tree: RuleTree) -> Iterator[tuple[list[Any], Any]]:
     """Yield, for each body of a rule, the expressions of the head, and the body's statements."""
+    head = tree.head
     shared = [*name_of(head["refr"]).computed, head.get("key")]
-    for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
+    for body in tree.rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
         assigned = body["assign"] or head.get("assign")
         parts = [*shared, assigned and assigned["value"]]
         yield [part for part in parts if part], body["query"]["stmts"]
 
 
-def _value_problems(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
-    ((form, head),) = rule["head"].items()
-    parameters = set(variables(head.get("args")))
-    for parts, statements in _parts_by_body(head, rule):
+def _value_problems(reader: Reader, tree: RuleTree, presence: Presence) -> Iterator[str]:
+    has_else = tree.form == "Func" and len(tree.rule["bodies"]) > 1
+    parameters = set(variables(tree.head.get("args")))
+    for parts, statements in _parts_by_body(tree):
         single = parameters.union(_assigned(statements))
-        if any(_iterates(reader, part, single.union(variables(statements))) for part in parts):
+        if _head_iterates(reader, parts, statements, single):
             yield (
-                f"{reader.at(rule['span'])}: `[_]` in the head of a rule has other values on an "
-                "OPA server; iterate over the elements in the body (`some x in ...`)"
+                f"{reader.at(tree.rule['span'])}: `[_]` in the head of a rule has other values on "
+                "an OPA server; iterate over the elements in the body (`some x in ...`)"
             )
             continue
-        if form == "Func" and len(rule["bodies"]) > 1:
+        missing = _missing(reader, presence, parts, statements)
+        if not missing:
+            continue
+        if has_else:
             effect = ", an OPA server evaluates `else`, and the embedded engine has no value"
         elif any(
             _may_hold_repeatedly(reader, statement["literal"], single) for statement in statements
@@ -128,11 +127,28 @@ def _value_problems(reader: Reader, rule: Mapping[str, Any], presence: Presence)
             )
         else:
             continue
-        for name in presence.missing(reader, parts, ALWAYS | required_names(reader, statements)):
+        for name in missing:
             yield (
                 f"{reader.at(name.span)}: where {name} is missing{effect}; bind it in the body "
                 "(`value := ...`), and write `value` in the head"
             )
+
+
+def _missing(reader: Reader, presence: Presence, parts: list[Any], statements: Any) -> list[Name]:
+    """Return the names in a head that may be undefined though the body's statements hold."""
+    # Most heads have no such name, and nothing needs to know what their bodies require.
+    if not any(presence.missing(reader, parts, ALWAYS)):
+        return []
+    return [*presence.missing(reader, parts, ALWAYS | required_names(reader, statements))]
+
+
+def _head_iterates(
+    reader: Reader, parts: list[Any], statements: list[Any], single: set[str]
+) -> bool:
+    """Tell whether an expression of the head iterates by a variable that no statement has."""
+    iterating = [part for part in parts if _iterates(reader, part, single)]
+    bound = single.union(variables(statements)) if iterating else single
+    return any(_iterates(reader, part, bound) for part in iterating)
 
 
 def _assigned(statements: list[Any]) -> Iterator[str]:

@@ -10,12 +10,29 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
 """The names of a reference: ``("data", "agent", "authz", "allow")``, ``("count",)``."""
 
 _ROOTS: Final = frozenset({"data", "input"})
+
+
+class Span(NamedTuple):
+    """A place in a module's text: the line and the column, and the bytes from start to end."""
+
+    line: int
+    col: int
+    start: int
+    end: int
+
+
+def span_or_object(members: dict[str, Any]) -> Span | dict[str, Any]:
+    """Read an object of the engine's tree: the ``object_hook`` of ``json.loads``.
+
+    A third of the objects are spans. A walk of the tree does not enter a ``Span``.
+    """
+    return Span(**members) if "line" in members else members
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,40 @@ class Module:
     rules: tuple[Rule, ...]
 
 
+class RuleTree:
+    """The tree of one definition of a rule or function.
+
+    ``rule`` is the definition without its kind, and ``head`` the rule's head; the head of a
+    ``default`` is the rule itself. ``form`` is the head's form: ``Compr``, ``Set`` or ``Func``.
+    """
+
+    def __init__(self, node: Mapping[str, Any]) -> None:
+        ((kind, rule),) = node.items()
+        self.rule: Mapping[str, Any] = rule
+        self.is_default = kind == "Default"
+        self.form: str
+        self.head: Mapping[str, Any]
+        if self.is_default:
+            self.form, self.head = ("Func" if rule["args"] else "Compr"), rule
+        else:
+            ((self.form, self.head),) = rule["head"].items()
+        # All the checks share this walk: a walk for each check takes most of the time of a load.
+        self._parts = [(name, part) for part in objects(node) if (name := _kind(part))]
+
+    def parts(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the definition's objects of these kinds, such as ``{"Call": {...}}``.
+
+        A body, ``{"stmts": [...]}``, has the kind ``stmts``. The last part of the text comes first.
+        """
+        return (part for kind, part in self._parts if kind in kinds)
+
+
+def _kind(node: Mapping[str, Any]) -> str | None:
+    if len(node) == 1:
+        return next(iter(node))
+    return "stmts" if "stmts" in node else None
+
+
 class Reader:
     """Reads one module of the engine's ``get_ast_as_json``: its package, imports and rules.
 
@@ -69,12 +120,12 @@ class Reader:
         self.package_at = self.at(tree["ast"]["package"]["span"])
         self.imports: list[Mapping[str, Any]] = tree["ast"]["imports"]
         self._imports = dict(self._import(node) for node in self.imports)
-        self.rules = tree["ast"]["rules"]
+        self.rules = [RuleTree(node) for node in tree["ast"]["rules"]]
 
     @cached_property
     def module(self) -> Module:
         """The rules of the module, and the names that each rule refers to."""
-        return Module(self.package, tuple(self._rule(node) for node in self.rules))
+        return Module(self.package, tuple(self._rule(tree) for tree in self.rules))
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -86,45 +137,46 @@ class Reader:
     def leave_out(self, paths: AbstractSet[Names]) -> None:
         """Remove the rules with these paths from ``rules``; ``module`` and ``names`` keep them."""
         pairs = zip(self.module.rules, self.rules, strict=True)
-        self.rules = [node for rule, node in pairs if rule.path not in paths]
+        self.rules = [tree for rule, tree in pairs if rule.path not in paths]
+
+    def parts(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the objects of these kinds in the module's rules (``RuleTree.parts``)."""
+        return (part for tree in self.rules for part in tree.parts(*kinds))
 
     def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
         path = name_of(node["refr"]).path
         alias = node.get("as")
         return (self.text_of(alias) if alias else path[-1]), path
 
-    def text_of(self, span: Mapping[str, Any]) -> str:
+    def text_of(self, span: Span) -> str:
         """Return the source text of a span."""
-        return self._text[span["start"] : span["end"]].decode()
+        return self._text[span.start : span.end].decode()
 
-    def at(self, span: Mapping[str, Any]) -> str:
+    def at(self, span: Span) -> str:
         """Return ``file:line:column``."""
-        return f"{self._file}:{span['line']}:{span['col']}"
+        return f"{self._file}:{span.line}:{span.col}"
 
-    def _rule(self, node: Mapping[str, Any]) -> Rule:
-        ((kind, rule),) = node.items()
-        if kind == "Default":
-            head, body = rule, [rule["value"]]
-            function = bool(rule["args"])
+    def _rule(self, tree: RuleTree) -> Rule:
+        rule, head = tree.rule, tree.head
+        if tree.is_default:
+            body = [rule["value"]]
         else:
-            ((form, head),) = rule["head"].items()
             # A head is {refr, args | key, assign}: each member but ``refr`` may refer to rules.
             body = [head.get("args"), head.get("key"), head.get("assign"), rule["bodies"]]
-            function = form == "Func"
         name = name_of(head["refr"])
-        local = frozenset(self._locals(rule, head.get("args")))
+        local = frozenset(self._locals(tree))
         references = tuple(self._references([*body, *name.computed], local))
         path = self.path_of(head["refr"])
-        return Rule(self.package, path, self.at(rule["span"]), function, references)
+        return Rule(self.package, path, self.at(rule["span"]), tree.form == "Func", references)
 
     def path_of(self, head: Any) -> Names:
         """Return the constant part of a rule's path; ``head`` is the name in the rule's head."""
         return (*self.package, *name_of(head).path)
 
-    def _locals(self, rule: Mapping[str, Any], arguments: object) -> Iterator[str]:
+    def _locals(self, tree: RuleTree) -> Iterator[str]:
         """Yield the variables that a rule declares: each hides a rule or import of its name."""
-        yield from variables(arguments)
-        for node in objects(rule):
+        yield from variables(tree.head.get("args"))
+        for node in tree.parts("AssignExpr", "SomeIn", "SomeVars", "Every"):
             match node:
                 case {"AssignExpr": {"op": "ColEq", "lhs": pattern}}:
                     yield from variables(pattern)
@@ -170,7 +222,7 @@ class Name:
 
     path: Names
     computed: tuple[Any, ...]
-    span: Mapping[str, Any]
+    span: Span
 
     @property
     def whole(self) -> bool:
@@ -204,15 +256,6 @@ def name_of(node: Any) -> Name:
         node = inner
 
 
-def head_of(definition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the head of a rule's definition; the head of a ``default`` is the rule itself."""
-    ((kind, rule),) = definition.items()
-    if kind == "Default":
-        return rule  # type: ignore[no-any-return]
-    (head,) = rule["head"].values()
-    return head  # type: ignore[no-any-return]
-
-
 def objects(tree: object) -> Iterator[Mapping[str, Any]]:
     """Yield every object in a part of the tree."""
     todo = [tree]
@@ -233,7 +276,7 @@ def variables(pattern: object) -> Iterator[str]:
                 yield name
 
 
-def used_variables(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def used_variables(expression: object) -> Iterator[tuple[str, Span]]:
     """Yield the variables, with their spans, without which an expression has no value.
 
     The names of called functions and the variables of comprehensions are not among them.

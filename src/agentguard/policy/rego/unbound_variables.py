@@ -16,7 +16,8 @@ from typing import Any
 
 from agentguard.policy.rego.syntax_tree import (
     Reader,
-    head_of,
+    RuleTree,
+    Span,
     name_of,
     objects,
     used_variables,
@@ -26,51 +27,59 @@ from agentguard.policy.rego.syntax_tree import (
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each variable that is bound too late or never."""
-    for node in reader.rules:
-        ((_kind, rule),) = node.items()
-        parameters = set(variables(head_of(node).get("args")))
-        for body in (part for part in objects(rule) if "stmts" in part):
-            yield from (
-                f"{reader.at(span)}: this `not` uses {name} before {name} has a value, and never "
-                f"holds in the embedded engine; move the expression that binds {name} before the "
-                "`not`"
-                for name, span in _variables_bound_late(body["stmts"], parameters)
-                if name not in reader.names
+    for tree in reader.rules:
+        if any(tree.parts("NotExpr")):
+            yield from _in_negations(reader, tree)
+        yield from _in_loops(reader, tree)
+
+
+def _in_negations(reader: Reader, tree: RuleTree) -> Iterator[str]:
+    parameters = set(variables(tree.head.get("args")))
+    for body in tree.parts("stmts"):
+        yield from (
+            f"{reader.at(span)}: this `not` uses {name} before {name} has a value, and never "
+            f"holds in the embedded engine; move the expression that binds {name} before the "
+            "`not`"
+            for name, span in _variables_bound_late(body["stmts"], parameters)
+            if name not in reader.names
+        )
+    bodies = tree.rule.get("bodies", [])
+    bound = parameters | {
+        name for body in bodies for name in _bound_variables(body["query"]["stmts"])
+    }
+    for name, span in (
+        *_unbound_in_negations(reader, bodies, parameters),
+        *_unbound_in_negations(reader, tree.rule.get("head"), bound),
+    ):
+        if name not in reader.names:
+            yield (
+                f"{reader.at(span)}: {name} has no value in this `not`, which an OPA server "
+                "refuses as unsafe, and which never holds in the embedded engine; bind "
+                f"{name} before the `not` (`some x in ...`), or move the condition into a rule "
+                "of its own"
             )
-        bodies = rule.get("bodies", [])
-        bound = parameters | {
-            name for body in bodies for name in _bound_variables(body["query"]["stmts"])
-        }
-        for name, span in (
-            *_unbound_in_negations(reader, bodies, parameters),
-            *_unbound_in_negations(reader, rule.get("head"), bound),
-        ):
-            if name not in reader.names:
-                yield (
-                    f"{reader.at(span)}: {name} has no value in this `not`, which an OPA server "
-                    "refuses as unsafe, and which never holds in the embedded engine; bind "
-                    f"{name} before the `not` (`some x in ...`), or move the condition into a rule "
-                    "of its own"
-                )
-        for loop in objects(rule):
-            match loop:
-                case {"Every": {"key": key, "value": value, "query": scope}}:
-                    names = {reader.text_of(span) for span in (key, value) if span}
-                case {"Call": {"fcn": function, "params": [_, pattern]}} if _is_walk(function):
-                    names, scope = set(variables(pattern)), rule
-                case _:
-                    continue
-            for name, span in _uses_in_indices(scope, names):
-                yield (
-                    f"{reader.at(span)}: {name} of `every` or `walk` has no value in this place in "
-                    "the embedded engine; move the condition into a function (`is_member(x) if "
-                    f"...`), and write `is_member({name})`"
-                )
+
+
+def _in_loops(reader: Reader, tree: RuleTree) -> Iterator[str]:
+    for loop in tree.parts("Every", "Call"):
+        match loop:
+            case {"Every": {"key": key, "value": value, "query": scope}}:
+                names = {reader.text_of(span) for span in (key, value) if span}
+            case {"Call": {"fcn": function, "params": [_, pattern]}} if _is_walk(function):
+                names, scope = set(variables(pattern)), tree.rule
+            case _:
+                continue
+        for name, span in _uses_in_indices(scope, names):
+            yield (
+                f"{reader.at(span)}: {name} of `every` or `walk` has no value in this place in "
+                "the embedded engine; move the condition into a function (`is_member(x) if "
+                f"...`), and write `is_member({name})`"
+            )
 
 
 def _unbound_in_negations(
     reader: Reader, tree: Any, visible: set[str]
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, Span]]:
     """Yield the variables in negations that no expression around the negation binds."""
     match tree:
         case {"NotExpr": negated}:
@@ -108,7 +117,7 @@ def _is_walk(function: Any) -> bool:
     return name_of(function).path == ("walk",)
 
 
-def _uses_in_indices(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
+def _uses_in_indices(query: Any, names: set[str]) -> Iterator[tuple[str, Span]]:
     """Yield the uses of ``names`` in an index that is an array, and in an index under ``not``."""
     for node in objects(query):
         match node:
@@ -125,10 +134,13 @@ def _uses_in_indices(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
                 yield name, span
 
 
-def _variables_bound_late(statements: list[Any], parameters: set[str]) -> Iterator[tuple[str, Any]]:
-    last = {
-        name: place for place, statement in enumerate(statements) for name in variables(statement)
-    }
+def _variables_bound_late(
+    statements: list[Any], parameters: set[str]
+) -> Iterator[tuple[str, Span]]:
+    if not any("NotExpr" in statement["literal"] for statement in statements):
+        return
+    names = [set(variables(statement)) for statement in statements]
+    last = {name: place for place, used in enumerate(names) for name in used}
     bound = set(parameters)
     for place, statement in enumerate(statements):
         literal = statement["literal"]
@@ -136,4 +148,4 @@ def _variables_bound_late(statements: list[Any], parameters: set[str]) -> Iterat
             for name, span in used_variables(literal["NotExpr"]["expr"]):
                 if last[name] > place and name not in bound:
                     yield name, span
-        bound.update(variables(statement))
+        bound |= names[place]

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard.policy.rego.syntax_tree import Name, Names, Reader, name_of, objects
+from agentguard.policy.rego.syntax_tree import Name, Names, Reader, RuleTree, name_of, objects
 
 ALWAYS: Final = frozenset(
     {
@@ -95,24 +95,19 @@ def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
     These are rules with a default, constants, and partial sets and objects.
     """
     for reader in readers:
-        for node in reader.rules:
-            ((kind, rule),) = node.items()
-            if kind == "Default":
-                yield reader.path_of(rule["refr"])
-                continue
-            ((form, head),) = rule["head"].items()
-            constant = form == "Compr" and not _conditions(rule)
-            if form == "Set" or constant or name_of(head["refr"]).computed:
-                yield reader.path_of(head["refr"])
+        for tree in reader.rules:
+            constant = tree.form == "Compr" and not _conditions(tree)
+            keyed = name_of(tree.head["refr"]).computed
+            if tree.is_default or tree.form == "Set" or constant or keyed:
+                yield reader.path_of(tree.head["refr"])
 
 
-def _conditions(rule: Mapping[str, Any]) -> bool:
+def _conditions(tree: RuleTree) -> bool:
     """Tell whether a rule has a body, or a value that is not a literal."""
-    (head,) = rule["head"].values()
-    assigned = head.get("assign")
     names = ("Var", "RefDot", "RefBrack", "Call")
-    computed = any(name in node for node in objects(assigned) for name in names)
-    return bool(rule["bodies"]) or computed
+    assigned = objects(tree.head.get("assign"))
+    computed = any(name in node for node in assigned for name in names)
+    return bool(tree.rule.get("bodies")) or computed
 
 
 def required_names(reader: Reader, statements: Iterable[Mapping[str, Any]]) -> set[Names]:
@@ -166,5 +161,5 @@ def _parts(inner: Mapping[str, Any]) -> Iterator[Any]:
             part = todo.pop(0)
             if isinstance(part, list):
                 todo = [*part, *todo]
-            elif isinstance(part, dict) and "line" not in part:
+            elif isinstance(part, dict):
                 yield part
