@@ -276,3 +276,22 @@ def test_an_approval_is_of_what_was_displayed(place):
     answered = place.guard.approvals.approve(request, place.people.keys["bob"])
     assert answered.approval.displayed_sha256 == request.displayed_sha256
     assert answered.approval.subject_sha256 == request.call_digest
+
+
+def test_an_approval_outlives_a_policy_that_fails_for_a_while():
+    asks, fails = asking(), list[bool]()
+
+    def policy(document):
+        if fails:
+            raise ConnectionError("the policy's own source is away")
+        return asks(document)
+
+    place = Place(policy)
+    request = place.ask()
+    place.approve(request)
+    fails.append(True)
+    assert place.denied() == "policy.error"
+    assert place.ran == []
+    fails.clear()
+    place.call()
+    assert place.ran == [("main",)]

@@ -87,6 +87,18 @@ def test_an_approval_during_a_freeze_is_refused_and_its_request_waits_on(till):
     assert till.paid == [5]
 
 
+def test_an_approval_from_before_a_freeze_lets_the_same_call_run_after_the_thaw(till):
+    till.approve(till.ask(5))
+    till.freeze(frozen=True)
+    with pytest.raises(Denied) as denied:
+        till.worker.call(till.pay, 5)
+    assert denied.value.code == "domain.frozen"
+    till.freeze(frozen=False)
+    till.worker.call(till.pay, 5)
+    assert till.paid == [5]
+    till.ask(5)  # the approval is used up
+
+
 def test_a_rejection_during_a_freeze_counts(till):
     request = till.ask(5)
     till.freeze(frozen=True)
