@@ -1,13 +1,16 @@
 """What the audit log costs: appends, many processes, verification, memory, and growth.
 
-    uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--logs FOLDER]
-        [--json FILE]
+    uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--verification]
+        [--logs FOLDER] [--json FILE]
 
 Each measured arm has its floor beside it, run alternately with the garbage collector off; the
 ratio is the median of the ratios of the repetitions. The floors are in ``states.py``: of an append,
 a bare group commit by the same threads (SQLite, WAL, every commit on the disk, one signature a
 commit); of a guarded call, that commit under the floor of ``guarded_call.py``; of the verification,
-the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. ``--full``
+the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. These two
+count the CPU time of one thread. The verification by one thread on each core stands beside that by
+one thread, in wall time, which other programs disturb. ``--verification`` leaves out all but the
+verifications. ``--full``
 compares logs of 10 thousand and a million entries, which takes half an hour and 3 GB in the
 temporary folder.
 
@@ -50,6 +53,7 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 
 from agentguard import Guard
 from agentguard.audit.records import Record
+from agentguard.domain.signature_threads import cores
 from agentguard.domain.verify import examine
 from agentguard.storage import restrictions_file
 
@@ -69,32 +73,38 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=2_000, help="entries of the smaller log")
     parser.add_argument("--large", type=int, default=20_000, help="entries of the larger log")
     parser.add_argument("--full", action="store_true", help="10 thousand and a million entries")
+    parser.add_argument("--verification", action="store_true", help="verify the logs, and no more")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--logs", type=Path, help="where the logs are kept for the next time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = (10_000, 1_000_000) if options.full else (options.small, options.large)
-    figures = run(sizes, options.repetitions, options.logs)
+    figures = run(sizes, options.repetitions, options.logs, whole=not options.verification)
     show(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def run(sizes: Sequence[int], repetitions: int, logs: Path | None) -> dict[str, Any]:
-    """Measure everything and return the figures."""
+def run(
+    sizes: Sequence[int], repetitions: int, logs: Path | None, *, whole: bool = True
+) -> dict[str, Any]:
+    """Measure everything, or the verifications alone, and return the figures."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         load, probe = os.getloadavg()[0], fdatasync_p50(folder)
-        rows += appends(folder, repetitions)
-        rows += calls(folder, repetitions)
-        rows += processes(folder)
+        if whole:
+            rows += appends(folder, repetitions)
+            rows += calls(folder, repetitions)
+            rows += processes(folder)
         states = [filled((logs or folder) / f"log-{size}", size) for size in sizes]
         rows += verification(states, repetitions)
-        rows += openings(states, repetitions)
-        rows += reading(states)
-        rows += memory(folder, states)
-        rows += growth(states, repetitions)
+        rows += [threaded(state, repetitions) for state in states]
+        if whole:
+            rows += openings(states, repetitions)
+            rows += reading(states)
+            rows += memory(folder, states)
+            rows += growth(states, repetitions)
         probes = (probe, fdatasync_p50(folder))
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
@@ -238,7 +248,7 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
             signatures = bare()
             floors.append((time.process_time() - started) / sample * 1e6)
             started = time.process_time()
-            report = examine(state.reader(), trust, anchor=state.anchor, contents=contents)
+            report = examine(state.reader(), trust, anchor=state.anchor, contents=contents, jobs=1)
             costs.append((time.process_time() - started) / size * 1e6)
             if not report.ok or not report.anchored:
                 raise ValueError(report.problems)
@@ -257,6 +267,28 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
         note,
     )
     return row, middle(costs)
+
+
+def threaded(state: State, repetitions: int) -> Row:
+    """Verify a log with one thread on each core, beside one thread alone, by the clock."""
+    rates: dict[int | None, list[float]] = {1: [], None: []}
+    size, trust = state.size, state.trust
+    with no_collection():
+        for _ in tracked(range(repetitions if size <= LONG else 1), f"{size} entries, threads"):
+            for jobs, measured in rates.items():
+                started = time.perf_counter()
+                report = examine(state.reader(), trust, anchor=state.anchor, jobs=jobs)
+                measured.append(size / (time.perf_counter() - started))
+                if not report.ok or not report.anchored:
+                    raise ValueError(report.problems)
+    return Row(
+        f"verify, {cores()} threads, {size} entries",
+        "entries/s",
+        middle(rates[1]),
+        middle(rates[None]),
+        ratio(rates[None], rates[1]),
+        "floor: one thread",
+    )
 
 
 # --- opening ---------------------------------------------------------------------------------
