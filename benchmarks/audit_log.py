@@ -8,8 +8,8 @@ ratio is the median of the ratios of the repetitions. The floors are in ``states
 a bare group commit by the same threads (SQLite, WAL, every commit on the disk, one signature a
 commit); of a guarded call, that commit under the floor of ``guarded_call.py``; of the verification,
 the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. These two
-count the CPU time of one thread. The verification by one thread on each core stands beside that by
-one thread, in wall time, which other programs disturb. ``--verification`` leaves out all but the
+count the CPU time of one thread. The verification by several threads stands beside that by one
+thread, in wall time, which other programs disturb. ``--verification`` leaves out all but the
 verifications. ``--full``
 compares logs of 10 thousand and a million entries, which takes half an hour and 3 GB in the
 temporary folder.
@@ -53,7 +53,7 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 
 from agentguard import Guard
 from agentguard.audit.records import Record
-from agentguard.domain.signature_threads import cores
+from agentguard.domain.signature_threads import default_jobs
 from agentguard.domain.verify import examine
 from agentguard.storage import restrictions_file
 
@@ -270,7 +270,7 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
 
 
 def threaded(state: State, repetitions: int) -> Row:
-    """Verify a log with one thread on each core, beside one thread alone, by the clock."""
+    """Verify a log in as many threads as by default, beside one thread alone, by the clock."""
     rates: dict[int | None, list[float]] = {1: [], None: []}
     size, trust = state.size, state.trust
     with no_collection():
@@ -282,7 +282,7 @@ def threaded(state: State, repetitions: int) -> Row:
                 if not report.ok or not report.anchored:
                     raise ValueError(report.problems)
     return Row(
-        f"verify, {cores()} threads, {size} entries",
+        f"verify, {default_jobs()} threads, {size} entries",
         "entries/s",
         middle(rates[1]),
         middle(rates[None]),

@@ -13,11 +13,14 @@ from agentguard.audit.ahead import InOneThread, SignatureCheck, SignatureChecker
 _AHEAD: Final = 2
 """Batches for each thread, so that none waits for the reader."""
 
+_MOST: Final = 4
+"""The most threads by default: the reader, which has one thread, keeps no more of them busy."""
+
 
 @contextmanager
 def signature_checker(jobs: int | None) -> Iterator[SignatureChecker]:
-    """Provide a checker with ``jobs`` threads; None for one thread on each core."""
-    threads = cores() if jobs is None else jobs
+    """Provide a checker with ``jobs`` threads; None for ``default_jobs``."""
+    threads = default_jobs() if jobs is None else jobs
     if threads == 1:
         yield InOneThread()
         return
@@ -28,9 +31,11 @@ def signature_checker(jobs: int | None) -> Iterator[SignatureChecker]:
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_jobs() -> int:
+    """Return one thread for each core that this process may use, four at most."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return min(len(os.sched_getaffinity(0)), _MOST)
+    return min(os.cpu_count() or 1, _MOST)
 
 
 class _InThreads:
@@ -41,8 +46,14 @@ class _InThreads:
         self._pool = pool
 
     def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
-        """Hand a batch to the next free thread."""
-        return self._pool.submit(_answers, checks).result
+        """Hand a batch to the next free thread.
+
+        Where no thread can start, as while the interpreter ends, this thread does the work.
+        """
+        try:
+            return self._pool.submit(_answers, checks).result
+        except RuntimeError:
+            return InOneThread().start(checks)
 
 
 def _answers(checks: Sequence[SignatureCheck]) -> Sequence[bool]:

@@ -52,8 +52,8 @@ def examine(  # noqa: PLR0913  what a caller may leave out or add
     ``apart`` is true where nobody who writes the state can change the anchors
     (``storage/writers.py``). ``kept`` are further checkpoints from outside the state. ``since`` and
     ``contents`` leave out what ``ShardVerifier`` names; without contents no call is reported as in
-    doubt. Signatures are verified by ``jobs`` threads, by one on each core with None; the report is
-    the same. ``progress`` gets the number of entries verified so far, of all shards.
+    doubt. Signatures are verified by ``jobs`` threads, with None by one on each core, four at most;
+    the report is the same. ``progress`` gets the number of entries verified so far, of all shards.
     """
     with signature_checker(jobs) as checker:
         return _LogVerification(

@@ -285,12 +285,14 @@ def _is_plain(value: JSON) -> bool:
             if kind is str:  # the usual case
                 continue
             if kind is dict:
-                containers.append(member.values())
+                if member:
+                    containers.append(member.values())
             elif kind is list:
-                containers.append(member)
+                if member:
+                    containers.append(member)
             elif kind is float:
                 return False
-    return len(containers) <= MAX_DEPTH  # so few containers can't be nested too deeply
+    return len(containers) < MAX_DEPTH  # so few containers can't be nested too deeply
 
 
 def _is_simple(value: object, depth: int) -> bool:

@@ -63,7 +63,7 @@ JobsOption = Annotated[
         "--jobs",
         metavar="N",
         min=1,
-        help="Verify signatures in N threads; by default one on each core.",
+        help="Verify signatures in N threads; by default one on each core, four at most.",
     ),
 ]
 AgainstOption = Annotated[
