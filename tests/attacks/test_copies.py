@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rotations import next_second
 
 from agentguard import Decision, Denied, StorageError
 from agentguard.audit import records
@@ -425,7 +425,7 @@ def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
         real(*values)
         late.append(pool.submit(call, original))
         with suppress(TimeoutError):
-            late[0].result(1)
+            late[0].result(0.3)
 
     monkeypatch.setattr(adoption, "_require_unchanged", required)
     with ThreadPoolExecutor(1) as pool:
@@ -442,7 +442,7 @@ def put_back(older: Path, settings: Config) -> None:
 
 
 def rotated_since_compromised(settings: Config) -> None:
-    time.sleep(1.01)  # a compromise counts from its second on
+    next_second()
     now = datetime.now(UTC)
     rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
 
@@ -452,7 +452,7 @@ def rotated_and_revoked(settings: Config) -> None:
         call(settings)  # so that the rotation has nothing new to keep
     now = datetime.now(UTC)
     old = rotation.rotate(settings, PASSPHRASE, "log", now=now).old.key.thumbprint
-    time.sleep(1.01)
+    next_second()
     now = datetime.now(UTC)
     rotation.revoke(settings, PASSPHRASE, old, compromised_since=now, now=now)
 

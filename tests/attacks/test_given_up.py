@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rotations import next_second
 
 from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
@@ -122,7 +122,7 @@ def scene(place, tmp_path) -> Scene:
 
 def compromised(scene: Scene) -> None:
     """Have the log's key declared compromised: no thaw counts of what it has signed."""
-    time.sleep(1.01)  # a compromise counts from its second on
+    next_second()
     now = datetime.now(UTC)
     rotation.rotate(scene.settings, PASSPHRASE, "log", now=now, compromised_since=now)
 

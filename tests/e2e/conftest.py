@@ -161,6 +161,20 @@ def empty(place: Path, programs: Preloaded) -> Project:
 
 
 @pytest.fixture(scope="session")
+def as_init_made_it(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
+    """A project as ``agentguard init`` makes it. Not to be changed."""
+    made = empty(tmp_path_factory.mktemp("begun") / "place", programs)
+    assert made.run("init").returncode == 0
+    return made
+
+
+@pytest.fixture
+def begun(as_init_made_it: Project, tmp_path: Path) -> Project:
+    """A project as ``agentguard init`` makes it: a copy, for a test that changes it."""
+    return as_init_made_it.copy(tmp_path / "place")
+
+
+@pytest.fixture(scope="session")
 def founded_with(
     tmp_path_factory: pytest.TempPathFactory, programs: Preloaded
 ) -> Callable[[str, str], Project]:

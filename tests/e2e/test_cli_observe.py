@@ -22,14 +22,13 @@ WARNING = "the policy is only observed ([policy] mode = "
 
 
 @pytest.fixture
-def observed(project):
-    assert project.run("init").returncode == 0
-    toml = project.folder / "agentguard.toml"
+def observed(begun):
+    toml = begun.folder / "agentguard.toml"
     toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nmode = "observe"\n'))
-    ran = project.python("-c", CALLS, "README.md", ".ssh/id")
+    ran = begun.python("-c", CALLS, "README.md", ".ssh/id")
     assert (ran.returncode, ran.stdout) == (0, "README.md\n.ssh/id\n")
     assert f"WARNING agentguard.toml: {WARNING}" in ran.stderr
-    return project
+    return begun
 
 
 def calls_of(project, *args: str) -> list[dict]:

@@ -42,12 +42,11 @@ INLINE = REGO + TESTS.partition("import data.agent.authz\n")[2].replace("authz.a
 
 
 @pytest.fixture
-def written(project):
+def written(begun):
     """A project whose policy is the file ``policies/authz.rego``, with a table beside it."""
-    assert project.run("init").returncode == 0
-    (project.folder / "policies" / "authz.rego").write_text(REGO)
-    (project.folder / "policies" / "authz_test.toml").write_text(TABLE)
-    return project
+    (begun.folder / "policies" / "authz.rego").write_text(REGO)
+    (begun.folder / "policies" / "authz_test.toml").write_text(TABLE)
+    return begun
 
 
 def with_folder(project) -> None:

@@ -86,9 +86,8 @@ class Tail:
 
 
 @pytest.fixture
-def founded(project):
-    assert project.run("init").returncode == 0
-    return project
+def founded(begun):
+    return begun
 
 
 @contextmanager

@@ -29,12 +29,11 @@ SHORT = "0" * 16 + "feed" * 4
 
 
 @pytest.fixture
-def traced(project):
+def traced(begun):
     """A project with a call in each of three traces."""
-    assert project.run("init").returncode == 0
-    made = project.python("-c", CALLS.format(traces=[ONE, TWIN, SHORT]))
+    made = begun.python("-c", CALLS.format(traces=[ONE, TWIN, SHORT]))
     assert made.returncode == 0, made.stderr
-    return project
+    return begun
 
 
 def ids(project, *arguments):

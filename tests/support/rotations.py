@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ PASSPHRASE = b"correct horse battery staple"
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 USES: tuple[Use, ...] = ("issuer", "log", "admin")
 HOUR = timedelta(hours=1)
+
+
+def next_second() -> None:
+    """Wait until a second begins: a key that is compromised since then has signed nothing in it."""
+    time.sleep(1.001 - time.time() % 1)
 
 
 class Crash(BaseException):

@@ -12,7 +12,6 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rotations import next_second
 
 from agentguard import (
     ApprovalPending,
@@ -129,7 +129,7 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_pat
     assert different.lost
     adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
     if rotated:
-        time.sleep(1.01)  # a compromise counts from its second on
+        next_second()
         now = datetime.now(UTC)
         rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
     said = []
