@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -384,3 +385,37 @@ def test_pyjwt_reads_our_jwk(signer: Ed25519Signer) -> None:
     key = jwt.PyJWK({**signer.public_key.jwk(), "alg": "EdDSA"})
     token = jws.sign(CLAIMS, signer, typ=TYPE)
     assert jwt.decode(token, key, algorithms=["EdDSA"]) == CLAIMS
+
+
+class AlwaysEqual(str):
+    """A text that says that it equals every other one."""
+
+    __slots__ = ()
+    hashed = 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return self.hashed
+
+
+def test_a_verified_token_lends_its_verification_to_no_other_text():
+    """What was found of a token is kept for the next look at this very text, key and type."""
+    signer, other = (Ed25519Signer.from_seed(os.urandom(32)) for _ in range(2))
+    good = jws.sign({"a": 1}, signer, typ=TYPE)
+    forged = jws.sign({"a": 2}, other, typ=TYPE)
+    for _ in range(2):
+        assert jws.verify(good, signer.public_key, typ=TYPE).claims() == {"a": 1}
+        for token, key, typ, code in (
+            (forged, signer.public_key, TYPE, "signature.invalid"),
+            (good, other.public_key, TYPE, "signature.invalid"),
+            (good, signer.public_key, "other+jwt", "jws.type"),
+            (good, signer.public_key, None, "jws.type"),
+        ):
+            with pytest.raises(VerificationError) as refused:
+                jws.verify(token, key, typ=typ)
+            assert refused.value.code == code
+    AlwaysEqual.hashed = hash(good)
+    with pytest.raises(VerificationError):
+        jws.verify(AlwaysEqual(forged), signer.public_key, typ=TYPE)

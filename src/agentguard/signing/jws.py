@@ -21,6 +21,9 @@ from agentguard.signing.keys import ALGORITHMS, PublicKey, Signer
 MAX_TOKEN: Final = canonical.MAX_BYTES
 """The longest token that is parsed or signed, in characters."""
 
+_LONGEST_KEPT: Final = 8 * 1024
+"""The longest token whose parts are kept for the next look, in characters."""
+
 _PARTS: Final = 3
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _NO_HEADER: Final[Mapping[str, JSON]] = MappingProxyType({})
@@ -75,6 +78,18 @@ def parse(token: object) -> Jws:
         raise DecodeError("a compact JWS is text", code="jws.malformed")
     if len(token) > MAX_TOKEN:
         raise DecodeError(f"a token of more than {MAX_TOKEN} characters", code="jws.malformed")
+    return _kept_parts(token) if _is_kept(token) else _parts(token)
+
+
+def _is_kept(token: str) -> bool:
+    """Whether what was found of a token is kept for the next look.
+
+    A subclass of ``str`` could say that it equals another token.
+    """
+    return type(token) is str and len(token) <= _LONGEST_KEPT
+
+
+def _parts(token: str) -> Jws:
     parts = token.split(".", _PARTS)
     if len(parts) != _PARTS:
         raise DecodeError("a compact JWS has three parts", code="jws.malformed")
@@ -93,6 +108,10 @@ def parse(token: object) -> Jws:
     )
 
 
+# One chain of delegation is looked at several times, by whoever signs, verifies and hands it on.
+_kept_parts: Final = lru_cache(maxsize=1024)(_parts)
+
+
 def is_jti(value: object) -> bool:
     """Whether a value has the form of a token's id, ``jti`` (RFC 7519, 4.1.7)."""
     return isinstance(value, str) and _JTI.fullmatch(value) is not None
@@ -105,6 +124,12 @@ def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:
     ``VerificationError``: ``jws.algorithm`` unless ``alg`` is EdDSA or Ed25519, ``jws.type``
     for another type, ``signature.invalid``. RFC 7515, 5.2; RFC 8725, 3.1 and 3.11.
     """
+    if _is_kept(token):
+        return _kept_verified(token, key, typ)
+    return _verified(token, key, typ)
+
+
+def _verified(token: str, key: PublicKey, typ: str | None) -> Jws:
     jws = parse(token)
     algorithm = jws.header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
@@ -121,6 +146,11 @@ def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:
         )
     key.verify(jws.signature, jws.signing_input)
     return jws
+
+
+# Whether a signature holds is a fact about these bytes and this key, which no time changes: whether
+# the key and the token count now is for the caller to check. A failure is not kept.
+_kept_verified: Final = lru_cache(maxsize=1024)(_verified)
 
 
 def _header(typ: str | None, further: Mapping[str, JSON]) -> str:

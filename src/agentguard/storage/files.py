@@ -169,7 +169,11 @@ def replace(path: Path, data: bytes) -> None:
 
 def half_written(folder: Path) -> list[Path]:
     """Return the temporary files of unfinished calls of ``replace`` in a folder."""
-    return sorted(folder.glob("*.new"))
+    try:  # pathlib's glob takes six times as long, and each new delegation looks here
+        names = os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    return sorted(folder / name for name in names if name.endswith(".new"))
 
 
 def move(source: Path, target: Path) -> None:
