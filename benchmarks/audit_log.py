@@ -8,8 +8,8 @@ ratio is the median of the ratios of the repetitions. The floors are in ``states
 a bare group commit by the same threads (SQLite, WAL, every commit on the disk, one signature a
 commit); of a guarded call, that commit under the floor of ``guarded_call.py``; of the verification,
 the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. These two
-count the CPU time of one thread. The verification by several threads stands beside that by one
-thread, in wall time, which other programs disturb. ``--verification`` leaves out all but the
+count the CPU time of one process. The verification by several processes stands beside that by
+one, in wall time, which other programs disturb. ``--verification`` leaves out all but the
 verifications. ``--full``
 compares logs of 10 thousand and a million entries, which takes half an hour and 3 GB in the
 temporary folder.
@@ -53,7 +53,7 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 
 from agentguard import Guard
 from agentguard.audit.records import Record
-from agentguard.domain.signature_threads import default_jobs
+from agentguard.domain.signature_processes import default_jobs
 from agentguard.domain.verify import examine
 from agentguard.storage import restrictions_file
 
@@ -99,7 +99,7 @@ def run(
             rows += processes(folder)
         states = [filled((logs or folder) / f"log-{size}", size) for size in sizes]
         rows += verification(states, repetitions)
-        rows += [threaded(state, repetitions) for state in states]
+        rows += [shared_out(state, repetitions) for state in states]
         if whole:
             rows += openings(states, repetitions)
             rows += reading(states)
@@ -269,25 +269,26 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
     return row, middle(costs)
 
 
-def threaded(state: State, repetitions: int) -> Row:
-    """Verify a log in as many threads as by default, beside one thread alone, by the clock."""
-    rates: dict[int | None, list[float]] = {1: [], None: []}
+def shared_out(state: State, repetitions: int) -> Row:
+    """Verify a log with several processes, as the command does, beside one, by the clock."""
+    rates: dict[int, list[float]] = {1: [], default_jobs(): []}
     size, trust = state.size, state.trust
     with no_collection():
-        for _ in tracked(range(repetitions if size <= LONG else 1), f"{size} entries, threads"):
+        for _ in tracked(range(repetitions if size <= LONG else 1), f"{size} entries, processes"):
             for jobs, measured in rates.items():
                 started = time.perf_counter()
                 report = examine(state.reader(), trust, anchor=state.anchor, jobs=jobs)
                 measured.append(size / (time.perf_counter() - started))
                 if not report.ok or not report.anchored:
                     raise ValueError(report.problems)
+    one, several = rates[1], rates[default_jobs()]
     return Row(
-        f"verify, {default_jobs()} threads, {size} entries",
+        f"verify, {default_jobs()} processes, {size} entries",
         "entries/s",
-        middle(rates[1]),
-        middle(rates[None]),
-        ratio(rates[None], rates[1]),
-        "floor: one thread",
+        middle(one),
+        middle(several),
+        ratio(several, one),
+        "floor: one process",
     )
 
 

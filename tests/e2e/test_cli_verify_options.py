@@ -163,20 +163,20 @@ def test_since_and_no_signatures_exclude_each_other(sharded):
 # --- --jobs -------------------------------------------------------------------------------------
 
 
-def test_the_number_of_threads_changes_no_finding(verify, reshaped):
+def test_the_number_of_processes_changes_no_finding(verify, reshaped):
     """Of a whole log, and of one in which the holder of the log's key has changed a signature."""
-    threads = [(), ("--jobs", "1"), ("--jobs", "3")]
-    reports = [verify(reshaped, *options) for options in threads]
+    jobs = [(), ("--jobs", "1"), ("--jobs", "3")]
+    reports = [verify(reshaped, *options) for options in jobs]
     assert reports[0]["ok"]
     assert reports[1:] == reports[:1] * 2
     listed = reshaped.run("audit", "list", "--json", "--kind", "call").stdout.splitlines()
     forged = reforge(reshaped, json.loads(listed[1]))
-    reports = [verify(reshaped, *options) for options in threads]
+    reports = [verify(reshaped, *options) for options in jobs]
     assert forged in problems(reports[0])
     assert reports[1:] == reports[:1] * 2
 
 
-def test_there_is_at_least_one_thread(sharded):
+def test_there_is_at_least_one_process(sharded):
     for jobs in ("0", "-1", "many"):
         assert sharded.run("audit", "verify", "--jobs", jobs).returncode == 2
 

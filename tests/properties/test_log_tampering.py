@@ -7,8 +7,11 @@ that was kept outside. The untampered twin of each verifies.
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -21,7 +24,7 @@ from hypothesis import strategies as st
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, merkle
-from agentguard.audit.ahead import BATCH, SignatureCheck
+from agentguard.audit.ahead import BATCH, SignatureCheck, SignatureChecker
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.findings import ShardReport
@@ -29,7 +32,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
 from agentguard.audit.verify import ShardVerifier
 from agentguard.domain.report import Report
-from agentguard.domain.signature_threads import signature_checker
+from agentguard.domain.signature_processes import signature_checker
 from agentguard.domain.verify import examine
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
@@ -207,7 +210,7 @@ def other():
 @pytest.fixture(scope="module")
 def long_log():
     """A log whose signatures are verified in several batches, the last of them not full."""
-    long = history("a", calls=60)
+    long = history("a", calls=100)
     assert len(long.rows) > 3 * BATCH
     assert len(long.rows) % BATCH
     return long
@@ -416,7 +419,7 @@ def test_every_change_of_the_registry_is_found(log, other, data):
         assert "registry" in problem.what
 
 
-# --- several threads ----------------------------------------------------------------------------
+# --- several processes --------------------------------------------------------------------------
 
 
 class NothingHolds:
@@ -428,11 +431,23 @@ class NothingHolds:
         return lambda: [False] * len(checks)
 
 
-def entry_by_entry(copy: Copy) -> ShardReport:
-    verifier = ShardVerifier(0, copy.trust.origin(0), copy.trust, checker=NothingHolds())
+def checked_by(checker: SignatureChecker, copy: Copy) -> ShardReport:
+    verifier = ShardVerifier(0, copy.trust.origin(0), copy.trust, checker=checker)
     for _done in verifier.walk(copy.stored(0), copy.checkpoints(0)):
         pass
     return verifier.report()
+
+
+def in_processes(jobs: int, copy: Copy) -> ShardReport:
+    """The report with each signature verified in another process."""
+    with signature_checker(jobs, alone=0) as checker:
+        return checked_by(checker, copy)
+
+
+def workers() -> str:
+    """The ids of the processes that verify signatures for this one."""
+    command = ["pgrep", "-P", str(os.getpid()), "-f", "signature_worker"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout
 
 
 def with_another_signature(body: bytes, bit: int) -> bytes:
@@ -449,9 +464,9 @@ def with_another_signature(body: bytes, bit: int) -> bytes:
     return canonical.dumps(members)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(forged=st.dictionaries(numbers, numbers, max_size=4), attack=st.none() | attacks, jobs=jobs)
-def test_the_findings_are_the_same_with_any_number_of_threads(
+def test_the_findings_are_the_same_with_any_number_of_processes(
     long_log, other, forged, attack, jobs
 ):
     """An insider signs a checkpoint of it: whether a signature holds decides what else is found."""
@@ -464,7 +479,8 @@ def test_the_findings_are_the_same_with_any_number_of_threads(
     copy = replace(long_log.with_bodies(bodies).signed_again(), about=about | long_log.about)
     report = examine(copy, copy.trust, jobs=1)
     assert examine(copy, copy.trust, jobs=jobs) == report
-    assert entry_by_entry(copy) == report.shards[0]
+    assert in_processes(jobs, copy) == report.shards[0]
+    assert checked_by(NothingHolds(), copy) == report.shards[0]
     if attack is None:  # without an anchor, some other attacks leave a log that is whole
         assert report.ok == (bodies == long_log.bodies)
 
@@ -477,8 +493,7 @@ def test_a_forged_signature_in_any_batch_is_a_finding_at_its_entry(long_log):
         about = long_log.about | {bodies[index]: long_log.about[long_log.bodies[index]]}
         forged = replace(long_log.with_bodies(bodies).signed_again(), about=about)
         for jobs in (1, 3):
-            report = examine(forged, forged.trust, jobs=jobs)
-            first = report.problems[0]
+            first = in_processes(jobs, forged).problems[0]
             assert first.index == index
             assert first.what.startswith("the signature does not hold")
 
@@ -507,26 +522,64 @@ def test_what_stands_before_a_row_that_cannot_be_read_is_verified(long_log):
 
 
 def test_a_check_that_cannot_be_made_is_an_error_and_no_answer(long_log):
-    """Nothing is taken to hold because a thread failed; a check that can be made is answered."""
+    """A check that can be made is answered."""
     (call, *_others) = (body for body in long_log.bodies if b'"invocation":' in body)
     members: Any = canonical.loads(call)
     envelope = Envelope.parse(members["invocation"])
     stranger = SignatureCheck(envelope, long_log.signer.public_key)
     broken = SignatureCheck(envelope, None)  # type: ignore[arg-type]
     for jobs in (1, 2):
-        with signature_checker(jobs) as checker:
+        with signature_checker(jobs, alone=0) as checker:
             assert checker.start([stranger])() == [False]
             with pytest.raises(AttributeError):
                 checker.start([stranger, broken])()
 
 
-def test_an_interrupt_ends_the_threads(long_log):
-    def interrupt(entries: int) -> None:
-        if entries == BATCH:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent", None])
+def test_where_no_process_verifies_each_signature_is_verified_in_its_place(
+    long_log, monkeypatch, program
+):
+    """A program that ends at once, and none."""
+    index = len(long_log.rows) - 1
+    bodies = list(long_log.bodies)
+    bodies[index] = with_another_signature(bodies[index], 0)
+    about = long_log.about | {bodies[index]: long_log.about[long_log.bodies[index]]}
+    forged = replace(long_log.with_bodies(bodies).signed_again(), about=about)
+    assert in_processes(2, long_log).problems == ()
+    monkeypatch.setattr(sys, "executable", program)
+    assert in_processes(2, long_log).problems == ()
+    assert [problem.index for problem in in_processes(2, forged).problems] == [index]
+
+
+def test_a_process_that_is_killed_changes_no_finding(long_log):
+    """Its signatures, which nobody answers for, are verified here."""
+    bodies = list(long_log.bodies)
+    for index in (BATCH, 2 * BATCH, len(bodies) - 1):
+        bodies[index] = with_another_signature(bodies[index], 0)
+    about = {new: long_log.about[old] for old, new in zip(long_log.bodies, bodies, strict=True)}
+    forged = replace(long_log.with_bodies(bodies).signed_again(), about=about)
+    expected = in_processes(2, forged)
+    assert expected.problems
+    for last in (1, BATCH, 2 * BATCH):
+        with signature_checker(2, alone=0) as checker:
+            verifier = ShardVerifier(0, forged.trust.origin(0), forged.trust, checker=checker)
+            for size in verifier.walk(forged.stored(0), forged.checkpoints(0)):
+                if size == last:
+                    assert workers()
+                    for process in workers().split():
+                        os.kill(int(process), signal.SIGKILL)
+            assert verifier.report() == expected
+
+
+def test_an_interrupt_ends_the_processes(long_log):
+    def interrupted() -> None:
+        with signature_checker(3, alone=0) as checker:
+            verifier = ShardVerifier(0, long_log.trust.origin(0), long_log.trust, checker=checker)
+            for size in verifier.walk(long_log.stored(0), long_log.checkpoints(0)):
+                if size == BATCH:
+                    assert workers()
+                    raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        examine(long_log, long_log.trust, jobs=3, progress=interrupt)
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("agentguard-verify")]
-    assert looked_at(long_log).ok
+        interrupted()
+    assert not workers()

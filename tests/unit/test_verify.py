@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -91,21 +89,3 @@ def test_the_first_checkpoint_is_named_so(guard):
     assert examine(guard.reader(), guard.trust).ok
     (problem,) = examine(Spoilt(), guard.trust).problems
     assert problem.what.startswith("the first checkpoint does not verify: ")
-
-
-AT_THE_END = """
-import atexit
-from agentguard import Decision, Guard
-
-guard = Guard.ephemeral(lambda _call: Decision.allow())
-guard.new_agent("a").call(guard.tool(lambda: None))
-atexit.register(lambda: print(guard.verify().ok, flush=True))
-"""
-
-
-def test_a_program_can_verify_while_it_ends():
-    """The interpreter starts no thread then, so that the signatures are verified in this one."""
-    done = subprocess.run(
-        [sys.executable, "-c", AT_THE_END], check=True, capture_output=True, text=True
-    )
-    assert done.stdout == "True\n", done.stderr

@@ -20,7 +20,7 @@ from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
 
-BATCH: Final = 64
+BATCH: Final = 128
 """The most entries whose signatures are verified together."""
 
 _BATCH_BYTES: Final = 1024 * 1024
@@ -131,10 +131,18 @@ class _Reading:
 
     def batch(self) -> tuple[list[ReadEntry], list[SignatureCheck], list[ReadEntry]]:
         """Return the next entries, the checks, and for each check its entry."""
-        entries = self._entries()
+        entries: list[ReadEntry] = []
         checks: list[SignatureCheck] = []
         checked: list[ReadEntry] = []
-        for read in entries:
+        size = 0
+        while len(entries) < BATCH and size < _BATCH_BYTES:
+            # one entry after another, because SQLite lets the threads go on that verify signatures
+            stored = self._next()
+            if stored is None:
+                break
+            size += len(stored.body) + sum(len(kept.data) for kept in stored.attachments)
+            read = ReadEntry(stored)
+            entries.append(read)
             self._read(read)
             content = read.content
             if content is not None and self._latest_time >= self._since:
@@ -144,21 +152,13 @@ class _Reading:
                     checked.append(read)
         return entries, checks, checked
 
-    def _entries(self) -> list[ReadEntry]:
-        entries: list[ReadEntry] = []
-        size = 0
+    def _next(self) -> StoredEntry | None:
         try:
-            for stored in self._stored:
-                entries.append(ReadEntry(stored))
-                size += len(stored.body)
-                for attachment in stored.attachments:
-                    size += len(attachment.data)
-                if len(entries) == BATCH or size >= _BATCH_BYTES:
-                    return entries
+            stored = next(self._stored, None)
         except AgentguardError as error:
-            self.error = error
-        self.is_done = True
-        return entries
+            self.error, stored = error, None
+        self.is_done = stored is None
+        return stored
 
     def _read(self, read: ReadEntry) -> None:
         try:

@@ -263,7 +263,7 @@ def _lacking(what: str) -> DecodeError:
 def _read_copies(entry: Entry, roles: frozenset[str]) -> Mapping[str, str]:
     """Return by role the commitments of the redacted copies of a call."""
     members = entry.members["copies"]
-    if members == {}:
+    if members == {}:  # the usual case
         return {}
     if isinstance(members, dict) and roles.issuperset(members):
         copies = {role: value for role, value in members.items() if isinstance(value, str)}

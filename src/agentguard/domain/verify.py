@@ -28,7 +28,7 @@ from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.domain.report import Report
-from agentguard.domain.signature_threads import signature_checker
+from agentguard.domain.signature_processes import signature_checker
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor
@@ -44,7 +44,7 @@ def examine(  # noqa: PLR0913  what a caller may leave out or add
     kept: Sequence[WitnessedCheckpoint] = (),
     since: int = 0,
     contents: bool = True,
-    jobs: int | None = None,
+    jobs: int = 1,
     progress: Callable[[int], None] = lambda _entries: None,
 ) -> Report:
     """Verify every shard of a log against ``trust`` and the anchors in a directory.
@@ -52,8 +52,8 @@ def examine(  # noqa: PLR0913  what a caller may leave out or add
     ``apart`` is true where nobody who writes the state can change the anchors
     (``storage/writers.py``). ``kept`` are further checkpoints from outside the state. ``since`` and
     ``contents`` leave out what ``ShardVerifier`` names; without contents no call is reported as in
-    doubt. Signatures are verified by ``jobs`` threads, with None by one on each core, four at most;
-    the report is the same. ``progress`` gets the number of entries verified so far, of all shards.
+    doubt. Signatures are verified by ``jobs`` processes, for 1 by none but this one; the report is
+    the same. ``progress`` gets the number of entries verified so far, of all shards.
     """
     with signature_checker(jobs) as checker:
         return _LogVerification(

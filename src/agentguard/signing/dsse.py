@@ -65,14 +65,22 @@ class Envelope(NamedTuple):
         Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature names
         the key, ``signature.invalid``. DSSE, "Protocol".
         """
+        signature, message = self.signed(key)
+        key.verify(signature, message)
+        return self.payload
+
+    def signed(self, key: PublicKey) -> tuple[bytes, bytes]:
+        """Return the signature by ``key``, not verified, and the bytes that ``key`` has signed.
+
+        Raises ``VerificationError``: ``dsse.type``, ``signature.missing``.
+        """
         if self.payload_type != PAYLOAD_TYPE:
             raise VerificationError(
                 f"expected a payload of the type {PAYLOAD_TYPE}", code="dsse.type"
             )
         for key_id, signature in self.signatures:
             if key_id == key.thumbprint:
-                key.verify(signature, pae(self.payload_type, self.payload))
-                return self.payload
+                return signature, pae(self.payload_type, self.payload)
         raise VerificationError(
             f"no signature of the envelope is by the key {key.thumbprint}",
             code="signature.missing",

@@ -32,6 +32,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
 )
 from agentguard.domain.report import Report
+from agentguard.domain.signature_processes import default_jobs
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import seconds
@@ -63,7 +64,7 @@ JobsOption = Annotated[
         "--jobs",
         metavar="N",
         min=1,
-        help="Verify signatures in N threads; by default one on each core, four at most.",
+        help="Verify signatures in N processes; by default one on each core, four at most.",
     ),
 ]
 AgainstOption = Annotated[
@@ -115,7 +116,7 @@ def verify(  # noqa: PLR0913  the options of the command
             kept=[point for witness in outside for point in witness.checkpoints],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
-            jobs=jobs,
+            jobs=jobs or default_jobs(),
             progress=count,
         )
     by_columns = no_signatures and not report.damaged
