@@ -172,4 +172,4 @@ def test_without_the_gate_random_rules_differ(opa):
     made = Rules(chance)
     server = started(opa)
     load_on(server.url, made)
-    assert len(list(differences(made, chance, server.url))) > COUNT / 60
+    assert len(list(differences(made, chance, server.url))) >= COUNT / 60
