@@ -25,7 +25,7 @@ _AHEAD: Final = 4
 _MOST: Final = 4
 """The most processes by default: the reader keeps no more of them busy."""
 
-_ALONE: Final = 512
+_ALONE: Final = 256
 """Signatures that are verified here first: a process takes longer to start than these take."""
 
 _PIPE_SIZE: Final = 1024 * 1024
