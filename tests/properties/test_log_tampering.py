@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -444,10 +443,11 @@ def in_processes(jobs: int, copy: Copy) -> ShardReport:
         return checked_by(checker, copy)
 
 
-def workers() -> str:
+def workers() -> list[int]:
     """The ids of the processes that verify signatures for this one."""
-    command = ["pgrep", "-P", str(os.getpid()), "-f", "signature_worker"]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"signature_worker" in command]
 
 
 def with_another_signature(body: bytes, bit: int) -> bytes:
@@ -566,8 +566,8 @@ def test_a_process_that_is_killed_changes_no_finding(long_log):
             for size in verifier.walk(forged.stored(0), forged.checkpoints(0)):
                 if size == last:
                     assert workers()
-                    for process in workers().split():
-                        os.kill(int(process), signal.SIGKILL)
+                    for process in workers():
+                        os.kill(process, signal.SIGKILL)
             assert verifier.report() == expected
 
 
