@@ -54,7 +54,8 @@ def folder(tmp_path, template):
 def test_it_is_taken_out_and_a_guard_is_opened_again_in_the_process_and_in_a_fork(folder):
     environment = {**os.environ, "AGENTGUARD_PASSPHRASE": "correct horse battery staple"}
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        # from Python 3.12 on, each fork of a process with threads is warned of
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", SCRIPT],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -316,7 +316,9 @@ NOWHERE, BEFORE, INSIDE = "nowhere", "opentelemetry.trace", "opentelemetry.trace
 
 def printed(program: str, slow: str = NOWHERE) -> tuple[str, str]:
     """Run a program, which has imported the API or not; return what it prints, less its warning."""
-    command = [sys.executable, "-c", PROGRAM + program, slow]
+    # from Python 3.12 on, each fork of a process with threads is warned of
+    quiet = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", quiet, "-c", PROGRAM + program, slow]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     return done.stdout.strip(), done.stderr
 
