@@ -220,6 +220,7 @@ def test_without_following_it_ends(sharded):
     assert (nothing.returncode, nothing.stdout) == (0, "")
 
 
+@pytest.mark.slow("it makes a log twice while a process reads it")
 def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded, tmp_path):
     shards = founded.state / "shards"
     shutil.copytree(shards, tmp_path / "old")

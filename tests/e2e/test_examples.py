@@ -49,6 +49,7 @@ def test_idempotency(output_of, tmp_path):
     ]
 
 
+@pytest.mark.slow("it starts several interpreters one after another")
 def test_delegation(output_of, tmp_path):
     assert output_of("delegation.py", tmp_path) == [
         "user:alice lends pr:write repo:read through service:forge for issue-17",

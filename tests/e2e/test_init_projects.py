@@ -154,6 +154,7 @@ def test_one_project_at_a_time(project):
     assert not list(project.folder.iterdir())
 
 
+@pytest.mark.slow("it runs each project without what the project needs, in processes")
 def test_what_is_missing_is_named_with_the_command_that_installs_it(project):
     script = """
 import importlib.util, sys

@@ -373,6 +373,7 @@ max_scope = ["pay"]
 """
 
 
+@pytest.mark.slow("two processes run a flow, one after the other")
 def test_another_process_goes_on_with_a_flow(tmp_path, signed, preloaded, monkeypatch):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'

@@ -91,6 +91,7 @@ def test_bobs_process_that_fails_is_one_clear_error(tmp_path, monkeypatch):
 # --- a person at the terminal -------------------------------------------------------------------
 
 
+@pytest.mark.slow("it plays the whole demo at a terminal")
 def test_the_person_at_the_terminal_approves(tmp_path, preloaded):
     """At a terminal of its own: a word that is no answer is asked about again."""
     here, there = pty.openpty()
