@@ -197,8 +197,10 @@ class ShardFile:
     def close(self) -> None:
         """Close the file and release the lock."""
         with SQLITE_LOCK:
-            # the write-ahead log is as durable, and one file is easier to copy
+            # The write-ahead log is as durable, and one file is easier to copy. A reader of the
+            # file is not waited for: one in this process waits for SQLITE_LOCK by itself.
             with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA busy_timeout = 0")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
         self._anchor.close()

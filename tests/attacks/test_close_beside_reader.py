@@ -1,0 +1,37 @@
+"""A guard closes while somebody in the same process reads the guard's log, row after row.
+
+The reader gets its next rows once the guard has let SQLite go. A guard that waits for the reader
+would hold up every thread of the process, until SQLite gives up after five seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from agentguard.storage import sqlite
+from agentguard.storage.reader import StateReader
+
+ROWS_READ_AHEAD = 8
+
+
+def test_a_guard_does_not_wait_for_a_reader_in_its_process(used, monkeypatch):
+    # SQLite gives up after an hour here, so that a wait shows itself
+    monkeypatch.setitem(sqlite.OPTIONS, "timeout", 3600.0)
+    guard = used.open()
+    reader = StateReader(used.config.state)
+    walk = reader.entries(0)
+    read = [next(walk)]  # the statement stays open between two batches of rows
+    closing = threading.Thread(target=guard.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    read += walk
+    assert len(read) > ROWS_READ_AHEAD
+    assert [index for index, _body in read] == list(range(len(read)))
+    reader.close()
+
+
+def test_a_guard_that_nobody_reads_leaves_one_file_for_each_shard(used):
+    with used.open():
+        pass
+    assert not list(used.config.state.rglob("*-wal"))
