@@ -464,6 +464,7 @@ def with_another_signature(body: bytes, bit: int) -> bytes:
     return canonical.dumps(members)
 
 
+@pytest.mark.slow("it starts processes for each of a dozen logs")
 @settings(max_examples=12)
 @given(forged=st.dictionaries(numbers, numbers, max_size=4), attack=st.none() | attacks, jobs=jobs)
 def test_the_findings_are_the_same_with_any_number_of_processes(

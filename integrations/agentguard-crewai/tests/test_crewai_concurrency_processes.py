@@ -138,7 +138,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("processes", "crews"),
     [
-        (2, 1),
+        pytest.param(2, 1, marks=pytest.mark.slow("two crews, each in a process of its own")),
         pytest.param(4, 3, marks=pytest.mark.slow("twelve crews in four processes")),
     ],
 )
