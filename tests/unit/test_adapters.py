@@ -126,6 +126,6 @@ def test_an_agent_has_what_a_user_types():
         "delegation",
         "id",
         "name",
-        "resume",
+        "take_up",
         "under",
     ]

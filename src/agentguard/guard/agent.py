@@ -124,11 +124,11 @@ class Agent:
         """The inbox where requests for approvals are answered, as ``Guard.approvals``."""
         return self._caller.runtime.process.inbox()
 
-    def resume(self, stored: bytes) -> Delegation:
-        """For adapters: return a stored delegation, as ``Guard.resume`` does.
+    def take_up(self, stored: bytes) -> Delegation:
+        """For adapters: return the delegation that ``Delegation.dumps`` wrote, revoked or not.
 
-        A revocation or a freeze raises nothing here: each call under the delegation is denied, and
-        is on record for the principal who delegated. Raises ``Guard.resume``'s other errors.
+        After a revocation or during a freeze, each call under the delegation is denied, and is on
+        record for the principal who delegated. Raises the other errors of ``Guard.resume``.
         """
         return self._caller.runtime.delegations.take_up(stored)
 

@@ -47,7 +47,7 @@ class ApprovalStep(NamedTuple):
             return
         batches = review.batches()
         waiting: list[PendingCall] | None = None
-        while not _is_exhausted(batches, waiting):
+        while not _advance(batches, waiting):
             reviewed = [(call, review.pending(call)) for call in review.open_calls]
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
@@ -58,7 +58,7 @@ class ApprovalStep(NamedTuple):
             return
         batches = review.batches()
         waiting: list[PendingCall] | None = None
-        while not await _ais_exhausted(batches, waiting, shown=review.pending_turn.shown):
+        while not await _aadvance(batches, waiting, shown=review.pending_turn.shown):
             reviewed = [(call, await review.apending(call)) for call in review.open_calls]
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
@@ -85,10 +85,10 @@ class ApprovalStep(NamedTuple):
         )
 
 
-def _is_exhausted(
+def _advance(
     batches: Generator[None, Sequence[PendingCall], None], waiting: Sequence[PendingCall] | None
 ) -> bool:
-    """Send the calls that wait to the pause; return whether the pause is over."""
+    """Hand the calls that wait to the pause; return whether the pause is over."""
     try:
         if waiting is None:
             next(batches)
@@ -99,20 +99,21 @@ def _is_exhausted(
     return False
 
 
-async def _ais_exhausted(
+async def _aadvance(
     batches: Generator[None, Sequence[PendingCall], None],
     waiting: Sequence[PendingCall] | None,
     *,
     shown: Sequence[ShownCall] | None,
 ) -> bool:
-    """Send the calls that wait to the pause; the async twin of ``_is_exhausted``.
+    """Hand the calls that wait to the pause; the async twin of ``_advance``.
 
-    A pause writes to the disk, so it runs in a thread, and LangGraph's interrupt passes through.
-    Where no call waits and none was shown, there is no pause.
+    A pause writes to the disk, so the pause runs in a thread; LangGraph's interrupt passes through.
+    ``shown`` is the batch that people were shown before. Where no call waits and none was shown,
+    there is no pause.
     """
     if not (waiting or shown):
-        return _is_exhausted(batches, waiting)
-    return await asyncio.to_thread(_is_exhausted, batches, waiting)
+        return _advance(batches, waiting)
+    return await asyncio.to_thread(_advance, batches, waiting)
 
 
 class _Review(NamedTuple):

@@ -254,7 +254,7 @@ class Toolset:
     def _resume(self, handle: str, stored: bytes) -> Delegation:
         resumed = self._resumed.get(handle)
         if resumed is None:
-            resumed = self.agent.resume(stored)
+            resumed = self.agent.take_up(stored)
             self._keep(self._resumed, handle, resumed)
         return resumed
 
