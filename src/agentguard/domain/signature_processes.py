@@ -2,7 +2,8 @@
 
 Threads do not help: each would wait for the interpreter between two signatures. A process that
 fails gives no answer, and its signatures count as not verified: the verifier checks each of them
-in its place then, as ``audit/ahead.py`` says.
+in its place then, as ``audit/ahead.py`` says. The answers to a batch bear the batch's random name:
+other output of the process, which a module of the site may print, is no answer.
 """
 
 from __future__ import annotations
@@ -97,25 +98,24 @@ class _Worker:
 
     def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
         """Send a batch; the returned function reads the answers."""
-        questions = [_question(check) for check in checks]
-        sent = b"".join(questions)
-        count = len(questions)
+        questions = b"".join(map(_question, checks))
+        name, count = os.urandom(signature_worker.NAME_SIZE), len(checks)
         if self._process is None or self._process.stdin is None:
             return lambda: [False] * count
         try:
-            self._process.stdin.write(len(sent).to_bytes(4) + sent)
+            self._process.stdin.write(signature_worker.batch(name, questions))
             self._process.stdin.flush()
         except OSError:
             self.close()
-        return lambda: self._answers(count)
+        return lambda: self._answers(name, count)
 
-    def _answers(self, count: int) -> Sequence[bool]:
-        process = self._process
-        answers = process.stdout.read(count) if process is not None and process.stdout else b""
-        if len(answers) != count:  # the process has ended
+    def _answers(self, name: bytes, count: int) -> Sequence[bool]:
+        process, size = self._process, len(name) + count
+        output = process.stdout.read(size) if process is not None and process.stdout else b""
+        if len(output) != size or not output.startswith(name):  # it has ended, or prints more
             self.close()
             return [False] * count
-        return [answer == signature_worker.HOLDS for answer in answers]
+        return [answer == signature_worker.HOLDS for answer in output[len(name) :]]
 
     def close(self) -> None:
         """End the process."""

@@ -1,8 +1,9 @@
-"""A process that verifies Ed25519 signatures: questions on stdin, one byte for each on stdout.
+"""A process that verifies Ed25519 signatures: batches of questions on stdin, answers on stdout.
 
-The file runs by itself, with nothing of agentguard, so that it starts quickly. A batch is its
-length in four bytes and its questions; a question is the key, the lengths of signature and message
-in four bytes each, the signature and the message.
+The file runs by itself, with nothing of agentguard, so that it starts quickly. A batch is its name,
+the length of its questions in four bytes, and the questions; a question is the key, the lengths of
+signature and message in four bytes each, the signature and the message. The answers to a batch are
+the batch's name and one byte for each question.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 HOLDS = 1
 """The answer for a signature that holds; 0 for another."""
 
+NAME_SIZE = 16
+"""The size of a batch's name, in bytes."""
+
 _KEY_SIZE = 32
 
 
@@ -26,18 +30,22 @@ def question(key: bytes, signature: bytes, message: bytes) -> bytes:
     return key + sizes + signature + message
 
 
-def answers(batch: bytes) -> bytes:
-    """Return the answers to a batch of questions."""
-    return bytes(_answer(*parts) for parts in _questions(batch))
+def batch(name: bytes, questions: bytes) -> bytes:
+    """Return the batch of ``questions`` with the name ``name``, which no batch before had."""
+    return name + len(questions).to_bytes(4) + questions
 
 
-def _questions(batch: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _answers(questions: bytes) -> bytes:
+    return bytes(_answer(*parts) for parts in _split(questions))
+
+
+def _split(questions: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     at = 0
-    while at < len(batch):
-        key, at = batch[at : at + _KEY_SIZE], at + _KEY_SIZE
-        first, second = int.from_bytes(batch[at : at + 4]), int.from_bytes(batch[at + 4 : at + 8])
+    while at < len(questions):
+        key, at = questions[at : at + _KEY_SIZE], at + _KEY_SIZE
+        first, second = (int.from_bytes(questions[n : n + 4]) for n in (at, at + 4))
         at += 8
-        yield key, batch[at : at + first], batch[at + first : at + first + second]
+        yield key, questions[at : at + first], questions[at + first : at + first + second]
         at += first + second
 
 
@@ -57,8 +65,9 @@ def _public_key(key: bytes) -> Ed25519PublicKey:
 def main() -> None:
     """Answer batches until stdin ends."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
-    while size := source.read(4):
-        target.write(answers(source.read(int.from_bytes(size))))
+    while name := source.read(NAME_SIZE):
+        size = int.from_bytes(source.read(4))
+        target.write(name + _answers(source.read(size)))
         target.flush()
 
 
