@@ -414,6 +414,14 @@ def shuffled(value: Any, chance: Any) -> Any:
     return value
 
 
+plain = st.none() | st.booleans() | st.integers() | text
+
+
+@given(st.dictionaries(text, plain | st.floats(allow_nan=False, allow_infinity=False), max_size=4))
+def test_plain_arguments_have_the_bytes_that_they_have_inside_another(given):
+    assert encode({"a": given}) == b'{"a":%b}' % encode(given)
+
+
 @given(arguments)
 def test_what_the_policy_reads_is_what_is_committed_to(given):
     try:

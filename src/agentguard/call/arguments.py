@@ -46,6 +46,9 @@ MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 
 _MUTABLE: Final = frozenset({list, dict})
 
+_FEW: Final = 64 * 1024
+"""So many characters, names included, are encoded without the budget of ``bounded``."""
+
 _SHORT: Final = 32
 """A key of at most so many characters costs no budget, since the value beside the key does."""
 
@@ -94,10 +97,14 @@ class Arguments:
             "".join(unbound).encode()
         except UnicodeError as error:
             raise ArgumentsError("the name of an injected argument is no text") from error
+        members: dict[str, Any] = dict(values.items())
+        if _are_plain(members):  # the usual case
+            encoded = _dumps(members, canonical.dumps_record)
+            return cls(MappingProxyType(members), encoded, tuple(sorted(unbound)))
         encoded_values = bounded(
             lambda: {
                 _key(name): _encode(value, 1, (None, name if name in declared else None))
-                for name, value in values.items()
+                for name, value in members.items()
             }
         )
         encoded = _dumps(encoded_values)
@@ -117,14 +124,35 @@ def encode_result(value: object) -> bytes | None:
         return None
 
 
-def _dumps(value: JSON) -> bytes:
+def _dumps(value: JSON, encode: Callable[[JSON], bytes] = canonical.dumps) -> bytes:
     try:
-        encoded = canonical.dumps(value)
+        encoded = encode(value)
     except EncodeError as error:
         raise ArgumentsError(f"the arguments have no canonical form: {error}") from error
     if len(encoded) > canonical.MAX_BYTES:
         raise too_large()
     return encoded
+
+
+def _are_plain(members: Mapping[str, Any]) -> bool:
+    """Whether the members are their own encoding, and few: texts, integers and the like.
+
+    ``orjson`` writes them in canonical form, since their names are ASCII.
+    """
+    size = 0
+    for name, value in members.items():
+        if type(name) is not str or not name.isascii() or name.startswith("$"):
+            return False
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind is int:
+            if abs(value) > canonical.MAX_INTEGER:
+                return False
+        elif value is not None and kind is not bool:
+            return False
+        size += len(name)
+    return size <= _FEW
 
 
 # --- the table ----------------------------------------------------------------------------------

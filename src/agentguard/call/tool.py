@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
@@ -260,8 +260,7 @@ class GuardedFunction(Generic[P, R_co]):
 
     def _bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         """Return the call without arguments, to run once it is authorised."""
-        function: Callable[..., Any] = self.__function
-        return lambda: function(*args, **kwargs)
+        return partial(self.__function, *args, **kwargs)
 
 
 class Tool(GuardedFunction[P, R_co]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.call.arguments import Arguments
@@ -22,6 +22,9 @@ from agentguard.identity import credential
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_OPTIONS: Final = CallOptions()
+"""An agent's own calls have no options: no framework makes them again."""
 
 
 class Agent:
@@ -79,7 +82,7 @@ class Agent:
             message = f"{tool.spec.name} is a coroutine function: await agent.acall(...) instead"
             raise ConfigError(message, code="tool.async")
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
-        result: R = self._caller.run(self._invocation(tool, args, kwargs), bound, CallOptions())
+        result: R = self._caller.run(self._invocation(tool, args, kwargs), bound, _OPTIONS)
         return result
 
     async def acall(self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -95,17 +98,17 @@ class Agent:
         invocation = self._invocation(tool, args, kwargs)
         # checked in the thread: the arguments may change while the call waits for a thread
         run = bound if tool.is_async else partial(in_thread, unless_changed(invocation, bound))
-        result: R = await self._caller.arun(invocation, run, CallOptions())
+        result: R = await self._caller.arun(invocation, run, _OPTIONS)
         return result
 
     def _invocation(
         self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Invocation:
         site = CallSite(self._caller.runtime.next_call_id(tool.spec.name))
-        bind = tool.bind
+        bind, declared = tool.bind.bind, tool.bind.declared
         return Invocation.bind(
             tool.spec,
-            lambda: Arguments.of(bind(args, kwargs), declared=bind.declared),
+            lambda: Arguments.of(bind(args, kwargs), declared=declared),
             site,
             shared=False,  # the tuple and the dictionary were made for this call
         )

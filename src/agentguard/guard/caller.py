@@ -209,6 +209,8 @@ class Caller(NamedTuple):
 
 def unless_changed(invocation: Invocation, function: Callable[[], R]) -> Callable[[], R]:
     """Return ``function`` such that it does not run on other arguments than were decided on."""
+    if invocation.binding is None:  # no argument can change
+        return function
 
     def run() -> R:
         if not invocation.is_unchanged():
