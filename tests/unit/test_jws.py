@@ -419,3 +419,16 @@ def test_a_verified_token_lends_its_verification_to_no_other_text():
     AlwaysEqual.hashed = hash(good)
     with pytest.raises(VerificationError):
         jws.verify(AlwaysEqual(forged), signer.public_key, typ=TYPE)
+
+
+@pytest.mark.parametrize(("members", "is_kept"), [(1, True), (1000, False)])
+def test_nothing_is_kept_of_a_token_whose_header_takes_much_memory(
+    signer: Ed25519Signer, members: int, is_kept: bool
+) -> None:
+    """Whoever sends tokens decides what is kept, before a signature is looked at."""
+    token = jws.sign(CLAIMS, signer, typ=TYPE, header={"x": [{} for _ in range(members)]})
+    assert len(token) < 8192
+    assert (jws.parse(token) is jws.parse(token)) is is_kept
+    first, second = (jws.verify(token, signer.public_key, typ=TYPE) for _ in range(2))
+    assert (first is second) is is_kept
+    assert first == second

@@ -24,6 +24,9 @@ MAX_TOKEN: Final = canonical.MAX_BYTES
 _LONGEST_KEPT: Final = 8 * 1024
 """The longest token whose parts are kept for the next look, in characters."""
 
+_LONGEST_HEADER: Final = 512
+"""The longest header of such a token: a decoded one takes up to thirty times its text's memory."""
+
 _PARTS: Final = 3
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _NO_HEADER: Final[Mapping[str, JSON]] = MappingProxyType({})
@@ -86,7 +89,8 @@ def _is_kept(token: str) -> bool:
 
     A subclass of ``str`` could say that it equals another token.
     """
-    return type(token) is str and len(token) <= _LONGEST_KEPT
+    is_short = type(token) is str and len(token) <= _LONGEST_KEPT
+    return is_short and "." in token[: _LONGEST_HEADER + 1]
 
 
 def _parts(token: str) -> Jws:
