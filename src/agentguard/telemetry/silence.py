@@ -21,8 +21,16 @@ _PROVIDERS: Final = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"
 """The environment variables that make the API set up an SDK as soon as it is imported."""
 
 _PARTS: Final = ("opentelemetry", "agentguard.telemetry.")
+_API: Final = "opentelemetry"
 _OURS: Final = "agentguard.telemetry.calls"
 """The module that a traced call imports last: where it is loaded, a call imports nothing."""
+
+
+class _Imports:
+    """Whether all imports of a call have come to their end, after which none can hold a call up."""
+
+    are_over = False
+
 
 _STUCK: Final[set[str]] = set()
 """Modules that another thread was importing when this process was forked.
@@ -33,7 +41,7 @@ Here the import never ends.
 
 def is_api_loaded() -> bool:
     """Whether OpenTelemetry is imported in this process, and its submodules can be imported too."""
-    return "opentelemetry" in sys.modules and not is_held_up()
+    return _Imports.are_over or (_API in sys.modules and not is_held_up())
 
 
 def is_held_up() -> bool:
@@ -78,13 +86,20 @@ def watch_pending(waiting: Waiting) -> None:
         metrics.is_set_up()  # creates the instruments that observe
 
 
-@fails_open
 def is_silent() -> bool:
     """Whether no SDK for traces and no SDK for metrics is set up."""
+    return _API not in sys.modules or bool(_has_no_sdk())
+
+
+@fails_open
+def _has_no_sdk() -> bool:
     if not is_api_loaded():
         return True
     from agentguard.telemetry import metrics, tracing  # noqa: PLC0415  they import the API
 
+    if not _Imports.are_over:
+        import_module(_OURS)
+        _Imports.are_over = True
     return tracing.tracer() is None and not metrics.is_set_up()
 
 

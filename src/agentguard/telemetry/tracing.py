@@ -80,7 +80,8 @@ def traceparent_of(span: Span) -> str | None:
 
 def current() -> str | None:
     """Return the current span as a ``traceparent``; another process may have begun it."""
-    return traceparent_of(trace.get_current_span())
+    span = trace.get_current_span()
+    return None if span is trace.INVALID_SPAN else traceparent_of(span)
 
 
 @fails_open
