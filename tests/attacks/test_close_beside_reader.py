@@ -6,8 +6,11 @@ would hold up every thread of the process, until SQLite gives up after five seco
 
 from __future__ import annotations
 
+import shutil
 import threading
+from contextlib import closing
 
+from agentguard.domain import keystore, verify
 from agentguard.storage import reader as log_reader
 from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
@@ -28,6 +31,29 @@ def test_a_guard_does_not_wait_for_a_reader_in_its_process(used, monkeypatch):
     assert len(read) > log_reader._AHEAD  # else the statement was over before the close
     assert [index for index, _body in read] == list(range(len(read)))
     reader.close()
+
+
+def test_what_a_guard_wrote_is_there_after_it_closed_beside_a_reader(used, tmp_path):
+    """The entries are in the write-ahead log: for who reads on, opens, or copies the files."""
+    before = used.examine().entries
+    with used.open() as guard:
+        guard.new_agent("reader").call(guard.tool(name="note")(lambda: None))
+        reader = StateReader(used.config.state)
+        walk = reader.entries(0)
+        next(walk)
+    assert list(used.config.state.rglob("*-wal"))
+    report = used.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+    assert report.entries > before
+    copy = shutil.copytree(used.config.state, tmp_path / "copy")
+    with closing(StateReader(copy)) as other:
+        assert verify.examine(other, keystore.load_trust(copy)).entries == report.entries
+    reader.close()
+    with used.open():  # writes the same shard on
+        pass
+    assert used.examine().problems == ()
+    assert used.examine().entries > report.entries
+    assert len(used.examine().shards) == len(report.shards)
 
 
 def test_a_guard_that_nobody_reads_leaves_one_file_for_each_shard(used):
