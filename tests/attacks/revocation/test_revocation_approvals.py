@@ -120,3 +120,23 @@ def test_nobody_approves_a_call_of_somebody_revoked(till, name):
         till.approve(request)
     assert refused.value.code == "delegation.revoked"
     assert till.paid == []
+
+
+def test_an_approval_under_a_revoked_delegation_lets_nothing_run(till):
+    """The request does not name the delegation, so the inbox takes the approval."""
+    delegations = [till.guard.delegate("user:alice", scope=SCOPE) for _ in range(2)]
+    worker = till.guard.new_agent("worker")
+    said = []
+    for amount, delegation in enumerate(delegations):
+        till.worker = worker.under(delegation)
+        request = till.ask(amount)
+        if amount == 0:
+            till.revoke(delegation.id)
+        till.approve(request)
+        try:
+            said.append(till.worker.call(till.pay, amount))
+        except Denied as denied:
+            said.append(denied.code)
+            assert till.guard.approvals.status(request.request_id).state == "approved"
+    assert said == ["delegation.revoked", None]
+    assert till.paid == [1]  # the twin
