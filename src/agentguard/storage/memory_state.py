@@ -58,10 +58,12 @@ class MemoryApprovals:
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
         """Mark the request and its approvals as used; return whether all were unused."""
+        ids = {request.request_id, *approval_ids}
         with self._lock:
-            ids = {request.request_id, *approval_ids}
-            fresh = self._used.isdisjoint(ids) and request.request_id not in self._withdrawn
-            self._used.update(ids - self._withdrawn)
+            if request.request_id in self._withdrawn:
+                return False
+            fresh = self._used.isdisjoint(ids)
+            self._used.update(ids)
             return fresh
 
     def is_alone(self, request: ApprovalRequest) -> bool:  # noqa: ARG002
