@@ -10,7 +10,7 @@ import os
 import pytest
 
 from agentguard.domain import keystore
-from agentguard.storage import anchor
+from agentguard.storage import anchor, journal_secret
 
 EXAMINE = """
 import sys
@@ -103,3 +103,16 @@ def test_a_file_without_end_is_no_evidence_and_no_trust_document(used, run, tmp_
     command = ["evidence", "verify", file, "--trust", by]
     said = run(VERIFY, *command, *(["--json"] if option == "FILE" else []))
     assert ('"ok": false' in said or '"ok":false' in said) if option == "FILE" else said == ""
+
+
+@pytest.mark.parametrize("is_loop", [True, False], ids=["a link to itself", "a folder"])
+def test_a_folder_that_leads_to_itself_stops_no_agent(used, is_loop):
+    """A guard looks there, for an unfinished rotation, whenever an agent or a delegation is new."""
+    with used.open() as guard:
+        folder = used.config.state / journal_secret.FOLDER
+        if is_loop:
+            folder.rename(folder.with_name("away"))
+            folder.symlink_to(folder)
+        guard.delegate("user:alice", scope=["read"])
+        agent = guard.new_agent("reader")
+        assert agent.call(guard.tool(name="note")(lambda: "noted")) == "noted"

@@ -168,10 +168,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def half_written(folder: Path) -> list[Path]:
-    """Return the temporary files of unfinished calls of ``replace`` in a folder."""
+    """Return the temporary files of unfinished calls of ``replace`` in a folder.
+
+    A folder that can't be listed has none.
+    """
     try:  # pathlib's glob takes six times as long, and each new delegation looks here
         names = os.listdir(folder)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except OSError:
         return []
     return sorted(folder / name for name in names if name.endswith(".new"))
 
