@@ -12,7 +12,6 @@ generator, and ``generators.py`` gives a generator's items a context of their ow
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Final
 
@@ -228,5 +227,7 @@ class RunningCall:
     def __exit__(self, *_exception: object) -> None:
         if self._activation is not None:
             self._activation.end()
-        with suppress(ValueError):  # a coroutine may be closed in another context than its own
+        try:
             _RUNNING.reset(self._token)
+        except ValueError:  # a coroutine may be closed in another context than its own
+            return

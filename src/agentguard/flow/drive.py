@@ -7,9 +7,10 @@ that a program without an event loop does not import asyncio.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, TypeVar
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
@@ -93,20 +94,18 @@ def _run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
 
 def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> Any:
     """Carry out an effect, however long it takes, and return what to send back."""
-    match effect:
-        case Do():
-            return effect()
-        case Evaluate():
-            with listener:  # an OPA server is sent the trace
-                return effect.engine.evaluate(effect.document)
-        case Run():
-            with listener, running(effect):
-                return require_value(tool())
-        case Enqueue():
-            return effect.log.enqueue(effect.record)
-        case LookUp():
-            with listener:
-                return _look_up(effect)
+    if type(effect) is Do:
+        return effect()
+    if type(effect) is Enqueue:
+        return effect.log.enqueue(effect.record)
+    if type(effect) is Evaluate:
+        with listener:  # an OPA server is sent the trace
+            return effect.engine.evaluate(effect.document)
+    if type(effect) is Run:
+        with listener, running(effect):
+            return require_value(tool())
+    with listener:
+        return _look_up(effect)
 
 
 def running(effect: Run) -> context.RunningCall:
@@ -114,22 +113,26 @@ def running(effect: Run) -> context.RunningCall:
     return context.RunningCall(effect.invocation_id, effect.nested_calls, effect.authority.lends)
 
 
+_NOT_RUN: Final = (GeneratorType, AsyncGeneratorType, Awaitable)
+"""The types of what a call of a coroutine function or of a generator function returns."""
+
+
 def require_value(result: T) -> T:
     """Return ``result``; raise ``ConfigError`` for a coroutine or a generator, which has not run.
 
     Its effects would come after the call's outcome is logged.
     """
+    if not isinstance(result, _NOT_RUN):
+        return result
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
         message = "the tool returned a coroutine, which was not run: use acall, or an async tool"
         raise ConfigError(message, code="tool.async")
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        if inspect.isgenerator(result):
-            result.close()
-        message = "the tool returned a generator, which was not run: return a list instead"
-        raise ConfigError(message, code="tool.generator")
-    return result
+    if inspect.isgenerator(result):
+        result.close()
+    message = "the tool returned a generator, which was not run: return a list instead"
+    raise ConfigError(message, code="tool.generator")
 
 
 def _look_up(effect: LookUp) -> Any:

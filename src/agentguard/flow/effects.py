@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVarTuple
+from typing import NamedTuple, TypeVarTuple, final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.log import AuditLog
@@ -19,6 +19,7 @@ from agentguard.policy.engine import Engine
 Ts = TypeVarTuple("Ts")
 
 
+@final
 class LookUp(NamedTuple):
     """Effect: call the application's look-up of facts and send back what the function returns."""
 
@@ -26,6 +27,7 @@ class LookUp(NamedTuple):
     facts_input: FactsInput
 
 
+@final
 class Do:
     """Effect: call ``function`` with ``arguments`` and send back what it returns.
 
@@ -44,6 +46,7 @@ class Do:
         return self._function(*self._arguments)
 
 
+@final
 class Evaluate(NamedTuple):
     """Effect: evaluate the policy on ``document`` and send back the engine's answer."""
 
@@ -51,6 +54,7 @@ class Evaluate(NamedTuple):
     document: bytes
 
 
+@final
 class Run(NamedTuple):
     """Effect: run the tool, as this invocation and under this authority; send back its result.
 
@@ -62,6 +66,7 @@ class Run(NamedTuple):
     nested_calls: NestedCalls
 
 
+@final
 class Enqueue(NamedTuple):
     """Effect: hand ``record`` to the log, which makes it durable within 50 ms; does not block."""
 
