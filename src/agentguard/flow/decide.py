@@ -114,41 +114,37 @@ def _replayed(ruling: Ruling, journal_entry: JournalEntry) -> Ruling:
 def _evaluate(
     prepared: PreparedCall, approval: Fragment | None = None
 ) -> Generator[Effect, Any, Ruling]:
-    """Evaluate the policy and tell the listener; ``approval`` is that member of the input."""
-    ruling = yield from _policy_ruling(prepared, approval)
-    is_evaluated = ruling.document is not None
-    policy_sha256 = prepared.ports.engine.policy_sha256 if is_evaluated else None
-    prepared.listener.decided(ruling.decision, policy_sha256)
-    return ruling
+    """Evaluate the policy and tell the listener; ``approval`` is that member of the input.
 
-
-def _policy_ruling(
-    prepared: PreparedCall, approval: Fragment | None
-) -> Generator[Effect, Any, Ruling]:
-    """Return the policy's decision; every failure, and an earlier refusal, is a denial."""
+    Every failure, and an earlier refusal, is a denial.
+    """
     arguments = prepared.refusal or prepared.arguments
-    if isinstance(arguments, Decision):
-        return Ruling(arguments, interrupt=prepared.interrupt)
     document: bytes | None = None
     try:
-        document = policy.document(
-            prepared.actor.description,
-            prepared.invocation.tool,
-            arguments,
-            resource=prepared.predicate["resource"],
-            task_id=prepared.predicate["task_id"],
-            facts=prepared.facts,
-            delegation=prepared.authority.description,
-            approval=approval,
-        )
-        answer = yield Evaluate(prepared.ports.engine, document)
-        evaluation = policy.evaluation_of(answer)
-        return Ruling(policy.decide(answer), document, evaluation=evaluation)
+        if isinstance(arguments, Decision):
+            ruling = Ruling(arguments, interrupt=prepared.interrupt)
+        else:
+            document = policy.document(
+                prepared.actor.description,
+                prepared.invocation.tool,
+                arguments,
+                resource=prepared.predicate["resource"],
+                task_id=prepared.predicate["task_id"],
+                facts=prepared.facts,
+                delegation=prepared.authority.description,
+                approval=approval,
+            )
+            answer = yield Evaluate(prepared.ports.engine, document)
+            evaluation = policy.evaluation_of(answer)
+            ruling = Ruling(policy.decide(answer), document, evaluation=evaluation)
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
         failed = Decision.of_exception(error, "policy.error", "the policy engine failed")
-        return Ruling(failed, document)
+        ruling = Ruling(failed, document)
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
-        return Ruling(interrupted(error), document, interrupt=error)
+        ruling = Ruling(interrupted(error), document, interrupt=error)
+    policy_sha256 = prepared.ports.engine.policy_sha256 if document is not None else None
+    prepared.listener.decided(ruling.decision, policy_sha256)
+    return ruling
 
 
 # --- 6: people ----------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def document(
     if approval is not None:
         members["approval"] = approval
     for name, value in tool.attributes_of(arguments.values).items():
-        members[name] = Fragment(canonical.dumps(value))
+        members[name] = value if type(value) is str else Fragment(canonical.dumps(value))
     for name, value in facts.items():
         if not _NAME.match(str(name)):
             raise FactsError(f"the fact {name!r} is not a plain name", code="facts.invalid")
@@ -113,7 +113,7 @@ def decide(answer: object) -> Decision:
         answer = answer.document
     if answer is UNDEFINED:
         return Decision.refusal("the policy's query is undefined", code="policy.undefined")
-    if not isinstance(answer, Mapping):
+    if type(answer) is not dict and not isinstance(answer, Mapping):
         return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
     redactions, unmet = _obligations(answer.get("obligations", []))
     decision = (_refusal(answer) or unmet) if unmet is not None else _decision(answer)
@@ -139,16 +139,16 @@ def _decision(answer: Mapping[str, JSON]) -> Decision:
 
 def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
     """Return a denial if any deny reason is defined, whatever its value; else None."""
+    several = answer.get("deny_reasons", [])
+    if "deny_reason" not in answer and type(several) is list and not several:
+        return None
     reasons: list[str] = []
     if "deny_reason" in answer:
         reason = answer["deny_reason"]
         reasons.append(reason if isinstance(reason, str) else "the policy denies this call")
-    several = answer.get("deny_reasons", [])
     if not isinstance(several, list):
         several = ["the policy denies this call"]
     reasons += [r if isinstance(r, str) else "the policy denies this call" for r in several]
-    if not reasons:
-        return None
     return Decision.deny(*sorted(dict.fromkeys(reasons)))
 
 

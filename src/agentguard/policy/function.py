@@ -53,13 +53,8 @@ class FunctionEngine:
             )
             raise ConfigError(message)
         self._files = MappingProxyType(_files(decide))
-        self._sha256 = canonical.digest(dict(self._files)) if self._files else None
+        self.policy_sha256: Final = canonical.digest(dict(self._files)) if self._files else None
         self.version: Final = metadata.version("agentguard")
-
-    @property
-    def policy_sha256(self) -> str | None:
-        """SHA-256 (hex) of the canonical ``{path: sha256}``; None without a source file."""
-        return self._sha256
 
     @property
     def policy_files(self) -> Mapping[str, str]:
