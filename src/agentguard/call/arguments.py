@@ -119,6 +119,8 @@ class Arguments:
 def encode_result(value: object) -> bytes | None:
     """Return the canonical bytes of a tool's result; None for a result without an encoding."""
     try:
+        if _are_plain({"": value}):
+            return _dumps(value, canonical.dumps_record)  # type: ignore[arg-type]
         return _dumps(bounded(lambda: _encode(value, 1, (None, "result"))))
     except Exception:  # noqa: BLE001  the tool has run: an error of its result changes nothing
         return None

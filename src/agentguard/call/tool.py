@@ -156,7 +156,7 @@ class ToolSpec:
         """The SHA-256 (hex) over the schema that the model sees."""
         return canonical.digest(dict(self.schema))
 
-    @property
+    @cached_property
     def pin_mismatch(self) -> str | None:
         """How the tool differs from the configuration's pins, in words; None where it does not."""
         if self.pinned_origin not in (None, self.origin):

@@ -189,10 +189,9 @@ def idempotency_key() -> str:
     return running.invocation_id
 
 
-def running_call_id() -> str | None:
-    """Return the invocation's id of the guarded call in which this code runs, or None."""
-    running = _RUNNING.get()
-    return None if running is None else running.invocation_id
+def running_call() -> RunningCall | None:
+    """Return the guarded call in which this code runs, or None."""
+    return _RUNNING.get()
 
 
 def nested_calls() -> NestedCalls | None:

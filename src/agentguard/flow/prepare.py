@@ -102,7 +102,9 @@ def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
     if not actor.has_credential(now):  # 2
         failed = yield from _renew(actor, now)  # for a refused call, too: its refusal is signed
         refusal = refusal or failed
-    authority, failed = yield from _authority(actor, call.delegation_source, now)
+    authority, failed = actor.own, None
+    if authority is None or call.delegation_source is not None:
+        authority, failed = yield from _authority(actor, call.delegation_source, now)
     refusal = refusal or failed or _require(actor, ports, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
     place, key, stored = _Place(call_site, resource, task_id), None, None
@@ -115,11 +117,17 @@ def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
         place = place if invocation.site.is_stable else place._replace(call_site=request.call_site)
     # before anybody else's code runs, and before the statement, which names the trace
     traceparent = listener.begin(authority, task_id, request.traceparent if request else None)
+    facts: Mapping[str, Any] = {}
+    failed = interrupt = None
     look_up = invocation.tool.facts if refusal is None else None
-    facts, failed, interrupt = yield from _facts(actor, look_up, authority, task_id, arguments)  # 3
+    if look_up is not None and isinstance(arguments, Arguments):  # 3
+        facts_input = _facts_input(actor, authority, task_id, arguments)
+        facts, failed, interrupt = yield from _facts(look_up, facts_input)
     at = timestamp(now if authority.since is None else max(now, authority.since))
     predicate = _predicate(actor, ports, invocation, authority, place, arguments, salt)
-    predicate |= {"invocation_id": invocation_id, "traceparent": traceparent, "issued_at": at}
+    predicate["invocation_id"] = invocation_id
+    predicate["traceparent"] = traceparent
+    predicate["issued_at"] = at
     return PreparedCall(
         actor,
         ports,
@@ -229,10 +237,8 @@ def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | Non
 def _authority(
     actor: Actor, delegation_source: DelegationSource | None, now: datetime
 ) -> Generator[Effect, Any, tuple[Authority, Decision | None]]:
-    """Return the authority of the call, and the refusal where the agent has none."""
+    """Return the authority of a call under a delegation, and the refusal where there is none."""
     if delegation_source is None:
-        if actor.own is not None:
-            return actor.own, None
         reason = (
             f"agent {actor.name} acts only under a delegation, and none is in force: "
             f"{CODES['delegation.missing'].remedy}"
@@ -318,26 +324,25 @@ def _stored_request(
         return None, Decision.of_exception(error, "storage.failed", "approvals can't be read")
 
 
-def _facts(
-    actor: Actor,
-    look_up: FactsFunction | None,
-    authority: Authority,
-    task_id: str | None,
-    arguments: Arguments | Decision,
-) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
-    """Return the application's facts about the call, or the refusal and what interrupted it."""
-    if look_up is None or not isinstance(arguments, Arguments):
-        return {}, None, None
-    facts_input = FactsInput(
+def _facts_input(
+    actor: Actor, authority: Authority, task_id: str | None, arguments: Arguments
+) -> FactsInput:
+    return FactsInput(
         orjson.loads(arguments.encoded),  # a copy of the application's own
         agent=actor.name,
         agent_id=actor.uri,
         principal=authority.principal,
         task_id=task_id,
     )
+
+
+def _facts(
+    look_up: FactsFunction, facts_input: FactsInput
+) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
+    """Return the application's facts about the call, or the refusal and what interrupted it."""
     try:
         facts = yield LookUp(look_up, facts_input)
-        if isinstance(facts, Mapping):
+        if type(facts) is dict or isinstance(facts, Mapping):
             return dict(facts), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
         failed = Decision.failure("facts.failed", "the look-up of facts failed", error)

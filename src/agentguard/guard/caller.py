@@ -122,15 +122,17 @@ class Caller(NamedTuple):
         options: CallOptions,
     ) -> CallInput:
         """Return what the steps of a call begin with, under the delegation in force."""
-        inside = context.running_call_id()
+        around = context.running_call()
+        if around is not None:
+            invocation = replace(invocation, inside=around.invocation_id)
         return CallInput(
-            actor=instance.actor,
-            ports=instance.ports,
-            invocation=invocation if inside is None else replace(invocation, inside=inside),
-            listener=listener,
-            delegation_source=instance.delegation_source(self.delegation),
-            options=options,
-            nested_calls=NestedCalls(context.nested_calls()),
+            instance.actor,
+            instance.ports,
+            invocation,
+            listener,
+            instance.delegation_source(self.delegation),
+            options,
+            NestedCalls(None if around is None else around.nested_calls),
         )
 
     def span(

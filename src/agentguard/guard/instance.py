@@ -97,7 +97,7 @@ class Instance:
     # --- the credential --------------------------------------------------------------------------
 
     def _has_credential(self, now: datetime) -> bool:
-        return self._current is not None and seconds(now) < self._renew_at
+        return now.timestamp() < self._renew_at
 
     def _renew(self, now: datetime) -> None:
         """Issue, verify and record a credential, unless the current one is not due for renewal."""
