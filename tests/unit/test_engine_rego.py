@@ -422,3 +422,14 @@ def test_an_engine_dropped_by_another_thread_leaves_nothing_unraisable():
     thread.join()
     gc.collect()
     assert ask(policy("x := input.n  # dropped"), n=2) == {"x": 2}
+
+
+def test_what_a_module_of_the_site_prints_is_no_part_of_the_check(monkeypatch, tmp_path):
+    """Python imports it in the child that tries the policy."""
+    (tmp_path / "sitecustomize.py").write_text("print('hello\\nyou', end='', flush=True)")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, _slash, name = sys.executable.rpartition("/")
+    monkeypatch.setattr(sys, "executable", f"{folder}/./{name}")  # a process of its own: trials.py
+    assert ask(policy("allow if input.x == 7"), x=7) == {"allow": True}
+    with pytest.raises(PolicyError, match="invalid number"):
+        policy("x := 01")

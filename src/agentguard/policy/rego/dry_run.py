@@ -47,7 +47,8 @@ def _report(**members: Any) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stdout.buffer.write(line.encode() + b"\n")
+    # The first line break ends what a module of the site may have printed.
+    sys.stdout.buffer.write(b"\n" + line.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -74,7 +74,7 @@ def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
         place, text = locate(report["error"])
         text += _hint(text)
         raise invalid(f"{place}: {text}" if place else text)
-    if "evaluated" not in report:
+    if not {"tree", "evaluated"} <= report.keys():
         raise invalid(f"the policy crashes the engine: {end}; simplify or split its rules")
     return warnings
 
@@ -141,9 +141,14 @@ def _dry_run(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, 
 
 
 def _report(output: bytes) -> dict[str, Any]:
+    """Return the members of all objects in the output of the child, one object a line.
+
+    Other lines are of a module of the site, which Python imports first. A child that was killed may
+    leave half a line.
+    """
     report: dict[str, Any] = {}
     for line in output.splitlines(keepends=True):
-        if line.endswith(b"\n"):  # a child that was killed may leave half a line
+        if line.startswith(b"{") and line.endswith(b"\n"):
             report.update(json.loads(line, object_hook=span_or_object))
     return report
 
