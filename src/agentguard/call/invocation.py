@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -25,8 +25,7 @@ SALT_SIZE: Final = 32
 """The length of the salt of a call's commitments, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallSite:
+class CallSite(NamedTuple):
     """The place of a call in a run: ``call_id`` in a turn of a namespace of a thread.
 
     A part that the framework does not have is None.

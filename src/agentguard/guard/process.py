@@ -106,11 +106,12 @@ class Runtime:
 
     def _open_ports(self) -> Ports:
         self._require_open()
-        self._keys_checked_at = clock()
+        now = clock()
+        self._note_key_check(now)
         # renewed, because a process may be forked long after a rotation
         self._signing_domain = domain = self.renewed_domain()
         ledger = domain.ledger(self._inheritance)
-        log = domain.lease(self._keys_checked_at, ledger)
+        log = domain.lease(now, ledger)
         try:
             ports = self._ports_on(log, domain, ledger)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
@@ -208,28 +209,31 @@ class Runtime:
         renews none, and so looks for new keys here. The entries that the log is about to sign may
         be older than the new key. Raises ``StorageError``.
         """
-        moment = datetime.fromisoformat(at)
         if self._unsaved_entries() >= SAVE_EVERY and not self._closed:
             self._save_ledger_later()
-        self._look_for_new_keys(moment)
+        if not self._keys_checked_from < at < self._keys_checked_until:
+            self._look_for_new_keys(datetime.fromisoformat(at))
         domain = self.domain
         if domain is not self._signing_domain and self._log is not None:
             key = domain.trust.trusted_key("log", domain.log_key.key_id)
-            if key.not_before <= seconds(moment):
+            if key.not_before <= seconds(datetime.fromisoformat(at)):
                 self._log.sign_with(domain.log_key)
                 if self._ledger is not None:
                     self._ledger.sign_with(domain.log_key)
                 self._signing_domain = domain
 
     def _look_for_new_keys(self, moment: datetime) -> None:
-        if abs(moment - self._keys_checked_at) < _CHECK_KEYS_AFTER:
-            return
         try:
             self.renewed_domain()
         except (AgentguardError, OSError) as error:
             message = f"the guard can't look for new keys, so nothing is signed: {error}"
             raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
-        self._keys_checked_at = moment
+        self._note_key_check(moment)
+
+    def _note_key_check(self, moment: datetime) -> None:
+        """Note that the keys were checked at a time; times as ``timestamp`` writes them sort."""
+        self._keys_checked_from = timestamp(moment - _CHECK_KEYS_AFTER)
+        self._keys_checked_until = timestamp(moment + _CHECK_KEYS_AFTER)
 
     def _unsaved_entries(self) -> int:
         """Return how many entries this process has written since it last saved the ledger."""
