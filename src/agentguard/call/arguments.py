@@ -15,6 +15,7 @@ dictionary, no undeclared name and no value.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +32,7 @@ from ipaddress import (
 )
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from agentguard.call import addresses, structures
@@ -65,7 +66,8 @@ class FactoryMade(Enum):
     MADE = "made"
 
 
-class Arguments(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arguments:
     """The bound arguments of one call.
 
     ``values`` are the JSON values, tags included, that the policy reads. ``encoded`` are their RFC
