@@ -93,14 +93,11 @@ class Arguments:
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
-        try:
-            "".join(unbound).encode()
-        except UnicodeError as error:
-            raise ArgumentsError("the name of an injected argument is no text") from error
+        injected = _sorted_names(unbound) if unbound else ()
         members: dict[str, Any] = dict(values.items())
         if _are_plain(members):  # the usual case
             encoded = _dumps(members, canonical.dumps_record)
-            return cls(MappingProxyType(members), encoded, tuple(sorted(unbound)))
+            return cls(MappingProxyType(members), encoded, injected)
         encoded_values = bounded(
             lambda: {
                 _key(name): _encode(value, 1, (None, name if name in declared else None))
@@ -108,12 +105,20 @@ class Arguments:
             }
         )
         encoded = _dumps(encoded_values)
-        return cls(MappingProxyType(encoded_values), encoded, tuple(sorted(unbound)))
+        return cls(MappingProxyType(encoded_values), encoded, injected)
 
     @property
     def are_immutable(self) -> bool:
         """Whether no value can change; a mutable value is encoded as an object or a list."""
         return _MUTABLE.isdisjoint(map(type, self.values.values()))
+
+
+def _sorted_names(unbound: Sequence[str]) -> tuple[str, ...]:
+    try:
+        "".join(unbound).encode()
+    except UnicodeError as error:
+        raise ArgumentsError("the name of an injected argument is no text") from error
+    return tuple(sorted(unbound))
 
 
 def encode_result(value: object) -> bytes | None:

@@ -161,7 +161,8 @@ def _of_signature(signature: Signature, name: str) -> Binder:
         # the usual call: all arguments by name, or all by position
         if (args and kwargs) or len(args) > len(names) or not accepted.issuperset(kwargs):
             return bind_exactly(args, kwargs)
-        bound = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        given = dict(zip(names, args, strict=False)) if args else kwargs
+        bound = {**defaults, **given}
         return bound if len(bound) == len(names) else bind_exactly(args, kwargs)
 
     def bind_exactly(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
