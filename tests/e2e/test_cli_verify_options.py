@@ -176,8 +176,8 @@ def test_the_number_of_processes_changes_no_finding(verify, reshaped):
     assert reports[1:] == reports[:1] * 2
 
 
-def test_there_is_at_least_one_process(sharded):
-    for jobs in ("0", "-1", "many"):
+def test_the_number_of_processes_is_from_one_to_sixty_four(sharded):
+    for jobs in ("0", "-1", "many", "65"):
         assert sharded.run("audit", "verify", "--jobs", jobs).returncode == 2
 
 

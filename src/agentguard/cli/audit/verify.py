@@ -32,7 +32,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
 )
 from agentguard.domain.report import Report
-from agentguard.domain.signature_processes import default_jobs
+from agentguard.domain.signature_processes import MOST_JOBS, default_jobs
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import seconds
@@ -64,6 +64,7 @@ JobsOption = Annotated[
         "--jobs",
         metavar="N",
         min=1,
+        max=MOST_JOBS,
         help="Verify signatures in N processes; by default one on each core, four at most.",
     ),
 ]
