@@ -162,3 +162,21 @@ def test_a_run_that_goes_on_during_a_freeze_is_on_record_for_its_principal(shop,
     assert denied["code"] == "domain.frozen"
     invocation = json.loads(Envelope.parse(denied["invocation"]).payload)
     assert invocation["predicate"]["principal"] == "user:alice"
+
+
+@pytest.mark.slow("three processes one after another, twice")
+@pytest.mark.parametrize("can_answer", [True, False])
+def test_an_approval_counts_no_more_after_a_restart_where_nobody_can_answer(
+    shop, tmp_path, can_answer
+):
+    """The policy is not asked ahead of the call then; it is asked where the call is made."""
+    shop("ask", "user:alice")
+    shop("vouch", "user:dora")
+    file = tmp_path / "agentguard.toml"
+    if not can_answer:
+        text = file.read_text("utf-8")
+        file.write_text(text.partition("[approvals]")[0], "utf-8")
+    named, texts = shop("resume", "user:dora")
+    assert named == []
+    assert (tmp_path / "refunded").exists() is can_answer
+    assert ("refunded A-1" in texts[0]) is can_answer

@@ -172,8 +172,11 @@ class ApprovalInbox:
         return self._key(request)
 
     def is_waiting(self, request: ApprovalRequest) -> bool:
-        """Return whether a request is in the store, has not expired, and lacks answers."""
-        if seconds(self._clock()) >= request.expires_at:
+        """Return whether a request is in the store, has not expired, and lacks answers.
+
+        No request waits where nobody can answer (``can_answer``).
+        """
+        if not self.can_answer or seconds(self._clock()) >= request.expires_at:
             return False
         return not self._is_decided(request)
 
