@@ -12,6 +12,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -98,11 +99,12 @@ async def _finish(executor: Executor, function: Callable[[], T]) -> T:
         future = executor.submit(_without_stop, function)
     except RuntimeError:  # the guard is closed, or the interpreter ends: the log raises for that
         return function()
-    waiter = asyncio.wrap_future(future)
+    ended = asyncio.Event()  # a cancellation ends the wait for it, and not the work
+    future.add_done_callback(partial(_set, ended, asyncio.get_running_loop()))
     cancelled: asyncio.CancelledError | None = None
-    while not waiter.done():
+    while not ended.is_set():
         try:
-            await asyncio.wait([waiter])
+            await ended.wait()
         except asyncio.CancelledError as error:
             cancelled = error
         except GeneratorExit:
@@ -110,10 +112,14 @@ async def _finish(executor: Executor, function: Callable[[], T]) -> T:
                 wait([future])
             raise
     if cancelled is not None:
-        if not waiter.cancelled():
-            waiter.exception()  # read, so that asyncio does not report it as lost
         raise cancelled
-    return waiter.result()
+    return future.result()
+
+
+def _set(event: asyncio.Event, loop: asyncio.AbstractEventLoop, _future: object) -> None:
+    """Set an event of ``loop`` from another thread; nobody waits in a loop that is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)
 
 
 async def in_thread(function: Callable[[], T]) -> T:
