@@ -40,6 +40,7 @@ from measuring import Row, figures, middle, no_collection, show, tracked
 
 from agentguard import Guard
 from agentguard_crewai import guard_agent
+from agentguard_crewai.testing import scripted_model
 
 TOOLS = {"trigger_ci": {"attributes": {"branch": "branch"}}}
 
@@ -101,6 +102,20 @@ def in_text(guard: Guard | None) -> Callable[[int], object]:
             task=task,
             agent=agent,
         ).result
+
+    return call
+
+
+def in_a_task(guard: Guard | None) -> Callable[[int], object]:
+    """Return a run of a crew whose agent calls the tool once, and answers."""
+
+    def call(number: int) -> object:
+        model = scripted_model(("trigger_ci", {"repo": "api", "branch": f"agent/{number}"}), "Ok.")
+        agent = Agent(role="r", goal="g", backstory="b", llm=model, tools=[tool(trigger_ci)])
+        if guard is not None:
+            guard_agent(agent, guard, name="code-reviewer")
+        task = Task(description="d", expected_output="e", agent=agent)
+        return str(Crew(agents=[agent], tasks=[task], verbose=False).kickoff())
 
     return call
 

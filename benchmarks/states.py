@@ -23,13 +23,13 @@ from guarded_call import POLICY, TABLES, guarded
 from agentguard import Guard
 from agentguard.audit import checkpoint
 from agentguard.audit.entry import Receipt
-from agentguard.audit.records import Record
+from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.domain import StateDomain
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing.canonical import b64_decode, b64url_decode
-from agentguard.signing.dsse import pae
+from agentguard.signing.canonical import b64url_decode
+from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 from agentguard.storage import sqlite
 from agentguard.storage.ledger import Ledger
@@ -131,7 +131,7 @@ def _in_batches(log: ShardLog) -> ShardLog:
     places = itertools.count(log.head.size)
     enqueue = log.enqueue
 
-    def put(record: Record) -> Receipt:
+    def put(record: Record | UnsignedOutcome) -> Receipt:
         place = next(places)
         enqueue(record)
         if place % BATCH == BATCH - 1:
@@ -207,7 +207,8 @@ def bare_rows(state: State) -> Callable[[], int]:
 def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
     """Return the floor of verifying: the Ed25519 verifications of the first ``sample`` entries.
 
-    And the number of these entries; the checkpoints up to there are among the signatures.
+    And the number of these entries; the checkpoints up to there are among the signatures. The floor
+    verifies one signature for each statement, also where several statements have a joint one.
     """
     reader = state.reader()
     trust = state.trust
@@ -223,10 +224,11 @@ def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
             signed, _dot, _rest = value["credential"].rpartition(".")
             kid = orjson.loads(_part(signed, 0))["kid"]
             held.append((keys[kid], _part(value["credential"], 2), signed.encode()))
-        envelope = value.get("invocation") or value.get("statement")
-        for signature in envelope["signatures"] if envelope else ():
-            message = pae(envelope["payloadType"], b64_decode(envelope["payload"]))
-            held.append((keys[signature["keyid"]], b64_decode(signature["sig"]), message))
+        encoded = value.get("invocation") or value.get("statement")
+        if encoded is not None:
+            envelope = Envelope.parse(encoded, may_be_joint=True)
+            key = keys[envelope.key_ids[0]]
+            held.append((key, *envelope.signed(key)))
     (log_key,) = (trusted.key for trusted in trust.keys_for("log"))
     for note in reader.checkpoints(0):
         parsed = checkpoint.parse(note)

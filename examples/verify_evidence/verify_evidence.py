@@ -192,13 +192,24 @@ def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[s
     return held, actors, sha256(signed).hexdigest()
 
 
+def joint(subjects: list[str], payload: bytes) -> bytes:
+    """records.md, "Joint signatures": return the statement that is signed in place of several."""
+    need(sha256(payload).hexdigest() in subjects, "a joint signature of other statements")
+    said = {"_type": "https://in-toto.io/Statement/v1", "predicate": {}}
+    said |= {"predicateType": "urn:agentguard:joint:v1"}
+    return canonical({**said, "subject": [{"digest": {"sha256": one}} for one in subjects]})
+
+
 def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> tuple[Any, ...]:
     """DSSE, in-toto: return a signed statement's digest, that of its subject, and its predicate."""
-    payload = decode(envelope["payload"])
-    if envelope["signatures"] or not unsigned:
-        (sig,) = [s["sig"] for s in envelope["signatures"] if s["keyid"] == thumbprint(jwk)]
-        head = b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload)
-        check(jwk, decode(sig), head + payload)
+    payload = signed = decode(envelope["payload"])
+    signatures = envelope["signatures"]
+    if "joint" in envelope and kind in ("invocation", "outcome"):
+        signatures, signed = [envelope["joint"]], joint(envelope["joint"]["subjects"], payload)
+    if signatures or not unsigned:
+        (sig,) = [s["sig"] for s in signatures if s["keyid"] == thumbprint(jwk)]
+        head = b"DSSEv1 28 application/vnd.in-toto+json %d " % len(signed)
+        check(jwk, decode(sig), head + signed)
     said = json.loads(payload)
     need(said["predicateType"] == f"urn:agentguard:{kind}:v1", "a statement of another kind")
     return sha256(payload).hexdigest(), said["subject"][0]["digest"]["sha256"], said["predicate"]
@@ -322,7 +333,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     told += ["mode", "enforced"]
     kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
     shown = {name: {**call, **said}[name] for name in told} | {"actors": actors}
-    shown["signed"] = call["invocation"]["signatures"] != []  # else the log alone says all of it
+    sealed = call["invocation"]
+    shown["signed"] = sealed["signatures"] != [] or "joint" in sealed  # else only the log says it
     return {**shown, **kept, "approvals": people, "outcome": outcome}
 
 

@@ -105,7 +105,8 @@ class Seen:
     def outcomes(self) -> list[Mapping[str, Any]]:
         statements = [e.members["statement"] for e in self.entries if e.kind == "outcome"]
         predicates: list[Any] = [
-            loads_object(Envelope.parse(statement).payload)["predicate"] for statement in statements
+            loads_object(Envelope.parse(statement, may_be_joint=True).payload)["predicate"]
+            for statement in statements
         ]
         return predicates
 

@@ -114,7 +114,7 @@ def outcome(parsed: Any) -> Any:
 
     if parsed.kind != "outcome":
         return None
-    sealed = dsse.Envelope.parse(parsed.members["statement"])
+    sealed = dsse.Envelope.parse(parsed.members["statement"], may_be_joint=True)
     return dsse.parse_statement(sealed.payload, "outcome")
 
 

@@ -152,7 +152,8 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
     agent.call(note, text="1")
     faults.before = StorageError("away")
     log = guard._runtime._ports.log
-    log.enqueue(log._pending[0].record)
+    for outcome in log._unsigned.waiting() * 2:
+        log.enqueue(outcome.signed())
     with pytest.raises(Denied) as caught:
         agent.call(note, text="2")
     assert caught.value.code == "storage.full"

@@ -21,7 +21,6 @@ from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.signing import dsse
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -129,9 +128,9 @@ def say(guard, agent, subject, *, named, column=None):
         started_at=None,
         ended_at=at,
     )
-    sealed = dsse.seal(statement, agent._caller.instance().actor.signer)
+    signer = agent._caller.instance().actor.signer
     about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
-    return log.append(records.outcome(sealed, about, None)).index
+    return log.append(records.outcome(statement, signer, about, None).signed()).index
 
 
 def test_an_agent_that_says_it_of_a_call_in_doubt_under_its_id(

@@ -28,7 +28,10 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner)
         | st.dictionaries(
-            st.sampled_from(["payload", "payloadType", "signatures", "keyid", "sig", "x"]), inner
+            st.sampled_from(
+                ["payload", "payloadType", "signatures", "keyid", "sig", "joint", "subjects"]
+            ),
+            inner,
         )
     ),
     max_leaves=12,
@@ -91,10 +94,12 @@ def test_a_statement_that_is_read_has_one_spelling(payload: bytes) -> None:
         assert again == payload
 
 
-@given(values)
-def test_an_envelope_that_is_read_has_one_spelling(value: canonical.JSON) -> None:
+@given(values, st.booleans())
+def test_an_envelope_that_is_read_has_one_spelling(
+    value: canonical.JSON, may_be_joint: bool
+) -> None:
     try:
-        read = Envelope.parse(value)
+        read = Envelope.parse(value, may_be_joint=may_be_joint)
     except DecodeError:
         return
     assert read.as_json() == value

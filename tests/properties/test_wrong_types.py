@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -28,8 +29,9 @@ from agentguard.delegation import access_token, grant, verification
 from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical, jws
+from agentguard.signing import canonical, dsse, jws
 from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 
 VALUES: list[Any] = [None, True, False, 0, 1, -1, 1.5, 2**53 - 1, "", "x", " ", [], ["x"], [[]], {}]
 VALUES += [{"x": None}, {"jwk": {}}]
@@ -189,6 +191,20 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
         hops = [hop.token for hop in world.chain("one").hops]
         assert outcome(verification.verify, hops, value, world.trust, **at) is None
         assert outcome(verification.verify, hops, [value], world.trust, **at) is None
+
+
+def test_a_joint_signature_with_another_type_somewhere_does_not_verify():
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+    payloads = [b"one", b"two", b"three"]
+    joint = dsse.sign_jointly([canonical.sha256_hex(payload) for payload in payloads], signer)
+    good = Envelope(dsse.PAYLOAD_TYPE, b"one", joint=joint).as_json()
+
+    def verified(value: Any) -> object:
+        return Envelope.parse(value, may_be_joint=True).verify(signer.public_key)
+
+    assert verified(good) == b"one"
+    for what, made in mutants(good):
+        assert outcome(verified, made) is None, what
 
 
 def test_a_chain_with_another_type_somewhere_is_refused(world):

@@ -27,7 +27,9 @@ def records(guard: Any, kind: Any) -> Any:
 
 def outcomes(guard: Any) -> Any:
     statements = [members["statement"] for members in records(guard, "outcome")]
-    return [loads_object(Envelope.parse(s).payload)["predicate"] for s in statements]
+    return [
+        loads_object(Envelope.parse(s, may_be_joint=True).payload)["predicate"] for s in statements
+    ]
 
 
 def verified(guard: Any) -> Any:

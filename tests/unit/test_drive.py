@@ -95,7 +95,9 @@ def records(guard, kind):
 
 
 def statuses(guard):
-    payloads = [Envelope.parse(m["statement"]).payload for m in records(guard, "outcome")]
+    payloads = [
+        Envelope.parse(m["statement"], may_be_joint=True).payload for m in records(guard, "outcome")
+    ]
     predicates: list[Any] = [loads_object(payload)["predicate"] for payload in payloads]
     return [predicate["status"] for predicate in predicates]
 

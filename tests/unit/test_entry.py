@@ -82,7 +82,9 @@ def built(signer):
         "config": records.config(b'{"a":1}', at=AT),
         "identity": records.identity(issued, at=AT),
         "authorization": records.authorization(sealed, PREDICATE, ruling, at=AT),
-        "outcome": records.outcome(sealed, Summary("outcome", AT, status="ok"), None),
+        "outcome": records.outcome(
+            sealed.payload, signer, Summary("outcome", AT, status="ok"), None
+        ).signed(),
         "resolution": records.resolution(signer, place, ran=True, note="é", at=AT),
         "erasure": records.erasure(signer, place, note="", at=AT),
         "delegation": records.delegation(

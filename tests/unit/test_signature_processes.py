@@ -20,7 +20,8 @@ def checks() -> list[SignatureCheck]:
     signer = Ed25519Signer.from_seed(os.urandom(32))
     sealed = [dsse.seal(str(number).encode(), signer) for number in range(BAD + 10)]
     sealed[BAD] = sealed[BAD]._replace(payload=b"another")
-    return [SignatureCheck(envelope, signer.public_key) for envelope in sealed]
+    key = signer.public_key
+    return [SignatureCheck(*envelope.signed(key), key) for envelope in sealed]
 
 
 PRINTED = {"nothing": b"", "a byte": b"\x01", "a line": b"hello\n", "all": b"\x01" * 99}

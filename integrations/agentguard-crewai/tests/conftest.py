@@ -209,7 +209,7 @@ def _signed(guard: Any) -> list[Signed]:
 
 
 def _one(keys, lent, outcomes, place, members, arguments) -> Signed:
-    sealed = Envelope.parse(members["invocation"])
+    sealed = Envelope.parse(members["invocation"], may_be_joint=True)
     claimed = json.loads(sealed.payload)["predicate"]["agent"]
     said: Any = parse_statement(sealed.verify(keys[claimed]), "invocation").predicate
     chain = lent[said["chain_sha256"]] if said["chain_sha256"] is not None else None

@@ -165,7 +165,7 @@ class Desk:
         with closing(self.guard.reader()) as reader:
             read = [parse_entry(body) for _index, body in reader.entries(0)]
         payloads: list[Any] = [
-            json.loads(Envelope.parse(one.members["invocation"]).payload)
+            json.loads(Envelope.parse(one.members["invocation"], may_be_joint=True).payload)
             for one in read
             if one.kind == "authorization"
         ]

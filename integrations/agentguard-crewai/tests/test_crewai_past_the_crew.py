@@ -326,7 +326,7 @@ def digests(guard: Any) -> list[str]:
     with closing(guard.reader()) as reader:
         read = [parse_entry(body) for _index, body in reader.entries(0)]
     payloads: list[Any] = [
-        json.loads(Envelope.parse(one.members["invocation"]).payload)
+        json.loads(Envelope.parse(one.members["invocation"], may_be_joint=True).payload)
         for one in read
         if one.kind == "authorization"
     ]

@@ -1,8 +1,9 @@
 """Reads the entries of a shard ahead of the verifier, and has signatures verified in batches.
 
 Most of a verification's time goes into the signatures of calls and outcomes. Their checks are
-values, an envelope and a key, so that a ``SignatureChecker`` can work on many at once, on several
-cores. The results only spare work: ``contents.py`` checks again what was not read here, or does not
+values, so that a ``SignatureChecker`` can work on many at once, on several
+cores. A joint signature stands in several entries and is checked once for those of a batch. The
+results only spare work: ``contents.py`` checks again what was not read here, or does not
 hold here, and reports what it finds, entry by entry in the order of the log.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -28,15 +30,16 @@ _MOST_KEYS: Final = 1024
 
 
 class SignatureCheck(NamedTuple):
-    """The question whether a key has signed an envelope."""
+    """The question whether ``signature`` is the signature of ``message`` by a key."""
 
-    envelope: Envelope
+    signature: bytes
+    message: bytes
     key: PublicKey
 
     def holds(self) -> bool:
-        """Return whether the key has signed the envelope."""
+        """Return whether the key has signed the message."""
         try:
-            self.envelope.verify(self.key)
+            self.key.verify(self.signature, self.message)
         except VerificationError:
             return False
         return True
@@ -83,7 +86,7 @@ class ReadEntry:
 
 class _Batch(NamedTuple):
     entries: list[ReadEntry]
-    checked: list[ReadEntry]  # the entries of which a signature is checked
+    checks: dict[SignatureCheck, list[ReadEntry]]  # each with the entries in which it stands
     answers: Callable[[], Sequence[bool]]
 
 
@@ -104,12 +107,13 @@ def read_ahead(
     reading = _Reading(iter(stored), keys, since)
     while not reading.is_done or batches:
         while not reading.is_done and len(batches) < checker.batches:
-            entries, checks, checked = reading.batch()
-            batches.append(_Batch(entries, checked, checker.start(checks)))
+            entries, checks = reading.batch()
+            batches.append(_Batch(entries, checks, checker.start(list(checks))))
         batch = batches.popleft()
-        for read, holds in zip(batch.checked, batch.answers(), strict=True):
+        for reads, holds in zip(batch.checks.values(), batch.answers(), strict=True):
             if not holds:
-                read.signer = None
+                for read in reads:
+                    read.signer = None
         yield from batch.entries
     if reading.error is not None:
         raise reading.error
@@ -129,11 +133,10 @@ class _Reading:
         self._since = since
         self._latest_time = 0
 
-    def batch(self) -> tuple[list[ReadEntry], list[SignatureCheck], list[ReadEntry]]:
-        """Return the next entries, the checks, and for each check its entry."""
+    def batch(self) -> tuple[list[ReadEntry], dict[SignatureCheck, list[ReadEntry]]]:
+        """Return the next entries, and the checks, each with the entries in which it stands."""
         entries: list[ReadEntry] = []
-        checks: list[SignatureCheck] = []
-        checked: list[ReadEntry] = []
+        checks: dict[SignatureCheck, list[ReadEntry]] = {}
         size = 0
         while len(entries) < BATCH and size < _BATCH_BYTES:
             # one entry after another, because SQLite lets the threads go on that verify signatures
@@ -144,13 +147,12 @@ class _Reading:
             read = ReadEntry(stored)
             entries.append(read)
             self._read(read)
-            content = read.content
-            if content is not None and self._latest_time >= self._since:
-                read.signer = self._key(content.envelope)
-                if read.signer is not None:
-                    checks.append(SignatureCheck(content.envelope, read.signer))
-                    checked.append(read)
-        return entries, checks, checked
+            if read.content is not None and self._latest_time >= self._since:
+                check = self._check(read.content.envelope)
+                if check is not None:
+                    read.signer = check.key
+                    checks.setdefault(check, []).append(read)
+        return entries, checks
 
     def _next(self) -> StoredEntry | None:
         try:
@@ -179,8 +181,11 @@ class _Reading:
             del self._new_keys[next(iter(self._new_keys))]
         self._new_keys[key.thumbprint] = key
 
-    def _key(self, envelope: Envelope) -> PublicKey | None:
-        if not envelope.signatures:
-            return None
-        key_id = envelope.signatures[0][0]
-        return self._keys.get(key_id) or self._new_keys.get(key_id)
+    def _check(self, envelope: Envelope) -> SignatureCheck | None:
+        """Return the check of an envelope's first signature, None where its key is not known."""
+        for key_id in envelope.key_ids[:1]:
+            key = self._keys.get(key_id) or self._new_keys.get(key_id)
+            if key is not None:
+                with suppress(VerificationError):  # the verifier reports it in its order
+                    return SignatureCheck(*envelope.signed(key), key)
+        return None

@@ -101,7 +101,7 @@ class Authorization(NamedTuple):
     @property
     def signed(self) -> bool:
         """Whether the agent signed the call; false for a refusal whose signer failed."""
-        return bool(self.envelope.signatures)
+        return bool(self.envelope.key_ids)
 
     @property
     def inside(self) -> str | None:
@@ -146,7 +146,7 @@ def read_authorization(entry: Entry) -> Authorization:
     """Read an authorization entry; raises ``DecodeError``."""
     members = entry.members
     copies = _read_copies(entry, _COPIES_OF_CALL)
-    envelope = Envelope.parse(members["invocation"])
+    envelope = Envelope.parse(members["invocation"], may_be_joint=True)
     statement = dsse.parse_statement(envelope.payload, "invocation")
     predicate = statement.predicate
     tool, decision = predicate.get("tool"), members["decision"]
@@ -184,7 +184,7 @@ def read_authorization(entry: Entry) -> Authorization:
 
 def read_outcome(entry: Entry) -> Outcome:
     """Read an outcome entry; raises ``DecodeError``."""
-    envelope = Envelope.parse(entry.members["statement"])
+    envelope = Envelope.parse(entry.members["statement"], may_be_joint=True)
     statement = dsse.parse_statement(envelope.payload, "outcome")
     status = statement.predicate.get("status")
     if not isinstance(status, str) or status not in _STATUSES:

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Receipt, StoredEntry
-from agentguard.audit.records import Record
+from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.audit.summary import Search
+from agentguard.signing.dsse import JointSignature
+from agentguard.signing.keys import Signer
 
 
 class AuditLog(Protocol):
@@ -33,8 +35,23 @@ class AuditLog(Protocol):
         Raises ``StorageError``; the record is not in the log then.
         """
 
-    def enqueue(self, record: Record) -> None:
-        """Enqueue ``record``, which becomes durable with the next append, or within 50 ms."""
+    def enqueue(self, record: Record | UnsignedOutcome) -> None:
+        """Enqueue ``record``, which becomes durable with the next append, or within 50 ms.
+
+        An outcome that nobody has signed waits for ``give_signature``. If none comes in time, the
+        log has the outcome's own signer sign.
+        """
+
+    def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
+        """Return the enqueued outcomes that wait for a signature of ``signer``.
+
+        There are at most ``dsse.MAX_SUBJECTS - 1``, so that one more statement can be signed.
+        """
+
+    def give_signature(
+        self, outcomes: Sequence[UnsignedOutcome], signature: JointSignature
+    ) -> None:
+        """Give ``outcomes`` that still wait their signature, for the next append to take along."""
 
     def flush(self) -> None:
         """Make all enqueued records durable; raises ``StorageError``."""

@@ -7,7 +7,7 @@ commitment. ``entry.py`` reads entries. The formats stand in log.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
@@ -20,8 +20,11 @@ from agentguard.errors import EncodeError
 from agentguard.identity.credential import Credential
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, Fragment
-from agentguard.signing.dsse import Envelope
+from agentguard.signing.dsse import Envelope, JointSignature
 from agentguard.signing.keys import PublicKey, Signer
+
+_MAX_OUTCOME: Final = canonical.MAX_BYTES // 2
+"""Bytes of the longest statement of an outcome: an entry holds it in base64, and its signature."""
 
 
 class Record(NamedTuple):
@@ -30,6 +33,38 @@ class Record(NamedTuple):
     body: bytes
     summary: Summary
     attachments: tuple[Attachment, ...] = ()
+
+
+class UnsignedOutcome(NamedTuple):
+    """The outcome of a call before the agent instance signs it, with its own signer.
+
+    ``sha256`` (hex) is the digest of the statement's ``payload``, and ``result`` the commitment
+    (hex) in the statement.
+    """
+
+    payload: bytes
+    sha256: str
+    signer: Signer
+    summary: Summary
+    result: str | None
+    attachments: tuple[Attachment, ...] = ()
+
+    def signed(self, joint: JointSignature | None = None) -> Record:
+        """Return the entry, signed jointly with other statements, or without ``joint`` alone.
+
+        Raises what the signer raises.
+        """
+        if joint is None:
+            envelope = dsse.seal(self.payload, self.signer)
+        else:
+            envelope = Envelope(dsse.PAYLOAD_TYPE, self.payload, joint=joint)
+        members = {
+            "kind": "outcome",
+            "at": self.summary.at,
+            "statement": envelope.as_json(),
+            "copies": _copies(self.attachments, self.result),
+        }
+        return _record(members, self.summary, self.attachments)
 
 
 class LoggedRuling(NamedTuple):
@@ -279,23 +314,23 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
 
 
 def outcome(
-    statement: Envelope,
+    payload: bytes,
+    signer: Signer,
     outcome_summary: Summary,
     result: str | None,
     *,
     attachments: tuple[Attachment, ...] = (),
-) -> Record:
-    """Build the entry of the agent's signed statement of a call's outcome.
+) -> UnsignedOutcome:
+    """Build the agent's statement of a call's outcome, which ``signer`` is yet to sign.
 
-    ``result`` is the commitment (hex) in the statement.
+    ``result`` is the commitment (hex) in the statement. Raises ``EncodeError`` where no entry can
+    hold the statement.
     """
-    members = {
-        "kind": "outcome",
-        "at": outcome_summary.at,
-        "statement": statement.as_json(),
-        "copies": _copies(attachments, result),
-    }
-    return _record(members, outcome_summary, attachments)
+    if len(payload) > _MAX_OUTCOME:
+        message = f"the statement of an outcome has {len(payload)} bytes, {_MAX_OUTCOME} at most"
+        raise EncodeError(message, code="entry.too_large")
+    digest = canonical.sha256_hex(payload)
+    return UnsignedOutcome(payload, digest, signer, outcome_summary, result, attachments)
 
 
 def resolution(admin: Signer, call: CallPlace, *, ran: bool, note: str, at: str) -> Record:
@@ -310,7 +345,11 @@ def erasure(admin: Signer, call: CallPlace, *, note: str, at: str) -> Record:
 
 def _copies(attachments: Sequence[Attachment], *stated: str | None) -> dict[str, object]:
     """Return by role the commitments of attachments that the signed statement does not state."""
-    return {one.role: one.commitment for one in attachments if one.commitment not in stated}
+    copies: dict[str, object] = {}
+    for one in attachments:
+        if one.commitment not in stated:
+            copies[one.role] = one.commitment
+    return copies
 
 
 def _admin_record(

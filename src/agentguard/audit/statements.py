@@ -77,7 +77,7 @@ class Credentials:
 
         Raises ``VerificationError``.
         """
-        key_ids = {key_id for key_id, _signature in envelope.signatures}
+        key_ids = envelope.key_ids
         for credentials in self._by_agent.values():
             if credentials[-1].key.thumbprint in key_ids:
                 return credentials[-1]

@@ -18,7 +18,6 @@ from typing import Final
 
 from agentguard.audit.ahead import InOneThread, SignatureCheck, SignatureChecker
 from agentguard.domain import signature_worker
-from agentguard.errors import VerificationError
 
 MOST_JOBS: Final = 64
 """The most processes that a user may ask for: each takes memory, and has entries read ahead."""
@@ -101,7 +100,10 @@ class _Worker:
 
     def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
         """Send a batch; the returned function reads the answers."""
-        questions = b"".join(map(_question, checks))
+        questions = b"".join(
+            signature_worker.question(check.key.raw, check.signature, check.message)
+            for check in checks
+        )
         name, count = os.urandom(signature_worker.NAME_SIZE), len(checks)
         if self._process is None or self._process.stdin is None:
             return lambda: [False] * count
@@ -127,11 +129,3 @@ class _Worker:
             process.kill()
             with suppress(OSError):  # what was not sent yet can't be sent any more
                 process.communicate()
-
-
-def _question(check: SignatureCheck) -> bytes:
-    try:
-        signature, message = check.envelope.signed(check.key)
-    except VerificationError:
-        signature, message = b"", b""
-    return signature_worker.question(check.key.raw, signature, message)

@@ -181,12 +181,15 @@ class Attempt:
     def _log(
         self, ending: Ending, status: Status, result: object, error: BaseException | None
     ) -> Generator[Effect, Any, None]:
-        """Write the outcome, signed by the agent instance; without it the call stays in doubt."""
+        """Write the outcome; without it the call stays in doubt.
+
+        The agent instance signs the outcome together with its next call, or within 50 ms alone.
+        """
         listener, log = self.prepared.listener, self.prepared.ports.log
         stored = self.journal_entry if ending is endings.REPLAYED else None
         replay_of = stored.invocation_id if stored is not None else None
         try:
-            record, error_type = log_entries.outcome(
+            outcome, error_type = log_entries.outcome(
                 self.prepared,
                 self.invocation_sha256,
                 self.receipt,
@@ -200,8 +203,11 @@ class Attempt:
                 is_suspended=ending.is_suspended,
             )
             # another process may continue a journalled call, and then needs a durable outcome
-            yield Enqueue(log, record) if self.journal_key is None else Do(log.append, record)
-            listener.outcome(status, error_type, record.attachments, replay_of)
+            if self.journal_key is None:
+                yield Enqueue(log, outcome)
+            else:
+                yield Do(log.append, outcome.signed())
+            listener.outcome(status, error_type, outcome.attachments, replay_of)
         except Exception:
             listener.outcome("in_doubt")
             # the tool has run, and its caller gets the result

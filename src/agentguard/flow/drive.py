@@ -97,7 +97,7 @@ def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> 
     if type(effect) is Do:
         return effect()
     if type(effect) is Enqueue:
-        return effect.log.enqueue(effect.record)
+        return effect.log.enqueue(effect.outcome)
     if type(effect) is Evaluate:
         with listener:  # an OPA server is sent the trace
             return effect.engine.evaluate(effect.document)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVarTuple, final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.log import AuditLog
-from agentguard.audit.records import Record
+from agentguard.audit.records import UnsignedOutcome
 from agentguard.call.decision import Decision
 from agentguard.call.tool import FactsFunction, FactsInput
 from agentguard.flow.authority import Authority
@@ -68,10 +68,10 @@ class Run(NamedTuple):
 
 @final
 class Enqueue(NamedTuple):
-    """Effect: hand ``record`` to the log, which makes it durable within 50 ms; does not block."""
+    """Effect: hand ``outcome`` to the log, which makes it durable within 50 ms; does not block."""
 
     log: AuditLog
-    record: Record
+    outcome: UnsignedOutcome
 
 
 Effect = Do | LookUp | Evaluate | Run | Enqueue

@@ -34,7 +34,7 @@ from agentguard.flow.consume import confirm, consume, give_up, remove_request
 from agentguard.flow.decide import Ruling, rule
 from agentguard.flow.effects import Do, Effect, NotRun, Run
 from agentguard.flow.listener import LoggedInvocation
-from agentguard.flow.prepare import CallInput, PreparedCall, prepare
+from agentguard.flow.prepare import CallInput, prepare
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -99,8 +99,7 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     nested_calls, listener = attempt.nested_calls, attempt.prepared.listener
     nested_calls.begins(attempt.prepared.predicate["call_site"])
     yield from attempt.look_up()
-    envelope, unsigned = _sign(attempt.prepared)  # 4
-    attempt.invocation_sha256 = sha256_hex(envelope.payload)
+    envelope, unsigned = _sign(attempt)  # 4
     ruling = yield from rule(attempt.prepared, nested_calls, attempt.journal_entry)  # 5, 6
     ruling = ruling._replace(decision=ruling.decision.shortened())
     if unsigned is not None:
@@ -126,15 +125,26 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
         raise ruling.interrupt or Denied(ruling.decision)
 
 
-def _sign(prepared: PreparedCall) -> tuple[Envelope, Decision | None]:
-    """Sign the statement; where the signer fails, return the refusal, to be logged unsigned."""
-    actor = prepared.actor
-    payload = statement(actor.name, prepared.predicate, prepared.authority.actors)
+def _sign(attempt: Attempt) -> tuple[Envelope, Decision | None]:
+    """Sign the statement, together with the instance's outcomes that wait for a signature.
+
+    Where the signer fails, the refusal is returned, and the statement is logged unsigned.
+    """
+    actor, log = attempt.prepared.actor, attempt.prepared.ports.log
+    authority = attempt.prepared.authority
+    payload = statement(actor.name, attempt.prepared.predicate, authority.actors)
+    attempt.invocation_sha256 = sha256_hex(payload)
     try:
-        return dsse.seal(payload, actor.signer), None
+        waiting = log.unsigned(actor.signer)
+        if not waiting:
+            return dsse.seal(payload, actor.signer), None
+        subjects = [*(outcome.sha256 for outcome in waiting), attempt.invocation_sha256]
+        joint = dsse.sign_jointly(subjects, actor.signer)
+        log.give_signature(waiting, joint)
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
         failed = Decision.failure("signature.failed", "the call can't be signed", error)
         return dsse.unsigned(payload), failed
+    return Envelope(dsse.PAYLOAD_TYPE, payload, joint=joint), None
 
 
 def _authorization(

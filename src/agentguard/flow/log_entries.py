@@ -6,11 +6,9 @@ functions return records and write nothing; the shape of the entries is in ``aud
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from agentguard.audit import records, summary
 from agentguard.audit.entry import Attachment, Receipt, Role, Status
-from agentguard.audit.records import LoggedRuling, Record
+from agentguard.audit.records import LoggedRuling, Record, UnsignedOutcome
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision
@@ -18,7 +16,6 @@ from agentguard.call.invocation import commitment
 from agentguard.call.redaction import Redaction
 from agentguard.flow.decide import Ruling
 from agentguard.flow.prepare import PreparedCall
-from agentguard.signing import dsse
 from agentguard.signing.dsse import Envelope
 
 
@@ -61,7 +58,7 @@ def authorization(
             ruling.enforced,
         ),
         at=prepared.at,
-        attachments=tuple(_attachments(prepared, document, committed, redactions)),
+        attachments=_attachments(prepared, document, committed, redactions),
         journal=journal_name,
         replay_of=replay_of,
     )
@@ -80,11 +77,11 @@ def outcome(  # noqa: PLR0913  what the entry says
     ended_at: str,
     replay_of: str | None,
     is_suspended: bool,
-) -> tuple[Record, str | None]:
-    """Return the entry with the outcome, signed by the agent instance, and the error's type.
+) -> tuple[UnsignedOutcome, str | None]:
+    """Return the outcome, which the agent instance is yet to sign, and the error's type.
 
     ``invocation_sha256`` names the invocation; ``receipt`` is the place of the authorization, None
-    where nobody knows the place. Raises ``EncodeError``, or what the signer raises.
+    where nobody knows the place. Raises ``EncodeError``.
     """
     actor, salt = prepared.actor, prepared.salt
     invocation_id = prepared.predicate["invocation_id"]
@@ -107,9 +104,9 @@ def outcome(  # noqa: PLR0913  what the entry says
     if encoded is not None and committed is not None:
         copy = redaction.redact("result", encoded, redactions) if redactions else None
         attachments = (_attachment("result", committed, salt, encoded, copy),)
-    envelope = dsse.seal(payload, actor.signer)
     columns = summary.of_outcome(invocation_id, actor.uri, at=ended_at, status=status)
-    return records.outcome(envelope, columns, committed, attachments=attachments), error_type
+    unsigned = records.outcome(payload, actor.signer, columns, committed, attachments=attachments)
+    return unsigned, error_type
 
 
 def _attachments(
@@ -117,16 +114,18 @@ def _attachments(
     document: bytes | None,
     committed: str | None,
     redactions: tuple[Redaction, ...],
-) -> Iterator[Attachment]:
-    """Yield what is kept beside the authorization: the arguments, and the policy's input."""
+) -> tuple[Attachment, ...]:
+    """Return what is kept beside the authorization: the arguments, and the policy's input."""
+    kept: list[Attachment] = []
     arguments, arguments_commitment = prepared.arguments, prepared.predicate["arguments"]
     if isinstance(arguments, Arguments) and arguments_commitment is not None:
         encoded = arguments.encoded
         copy = redaction.redact("args", encoded, redactions) if redactions else None
-        yield _attachment("arguments", arguments_commitment, prepared.salt, encoded, copy)
+        kept.append(_attachment("arguments", arguments_commitment, prepared.salt, encoded, copy))
     if document is not None and committed is not None:
         copy = redaction.redact_input(document, redactions) if redactions else None
-        yield _attachment("input", committed, prepared.salt, document, copy)
+        kept.append(_attachment("input", committed, prepared.salt, document, copy))
+    return tuple(kept)
 
 
 def _attachment(

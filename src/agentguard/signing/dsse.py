@@ -1,13 +1,15 @@
 """DSSE envelopes (v1) and the in-toto Statements (v1) inside them.
 
 Agents, people and the issuer sign in this form what the log keeps. The module of each kind builds
-its predicate (``call/invocation.py``, ``audit/entry.py``). ``jws.py`` signs tokens.
+its predicate (``call/invocation.py``, ``audit/entry.py``). An agent instance signs several of its
+statements at once with a *joint signature*: one small Statement, whose subjects are the digests of
+their payloads (records.md, "Joint signatures"). ``jws.py`` signs tokens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from agentguard.errors import DecodeError, VerificationError
@@ -24,32 +26,70 @@ STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ENVELOPE: Final = frozenset({"payload", "payloadType", "signatures"})
 _SIGNATURE: Final = frozenset({"keyid", "sig"})
+_JOINT_ENVELOPE: Final = _ENVELOPE | {"joint"}
+_JOINT: Final = _SIGNATURE | {"subjects"}
+
+MAX_SUBJECTS: Final = 64
+"""The most statements that one joint signature covers."""
+
+
+class JointSignature(NamedTuple):
+    """The signature of several statements: key id, 64 raw bytes, and the payloads' SHA-256 (hex).
+
+    The signed bytes are those of ``joint_statement(subjects)``.
+    """
+
+    key_id: str
+    signature: bytes
+    subjects: tuple[str, ...]
 
 
 class Envelope(NamedTuple):
-    """A DSSE envelope; ``signatures`` are pairs of a key id (thumbprint) and 64 raw bytes."""
+    """A DSSE envelope; ``signatures`` are pairs of a key id (thumbprint) and 64 raw bytes.
+
+    An envelope with a ``joint`` signature has no other.
+    """
 
     payload_type: str
     payload: bytes
-    signatures: tuple[tuple[str, bytes], ...]
+    signatures: tuple[tuple[str, bytes], ...] = ()
+    joint: JointSignature | None = None
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of the keys that the signatures name; none for an unsigned envelope."""
+        if self.joint is not None:
+            return (self.joint.key_id,)
+        return tuple([key_id for key_id, _signature in self.signatures])
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the envelope in its JSON form (DSSE, "Envelope")."""
-        return {
+        """Return the envelope in its JSON form (DSSE, "Envelope"), with ``joint`` if it has one."""
+        members: dict[str, JSON] = {
             "payload": b64_encode(self.payload),
             "payloadType": self.payload_type,
             "signatures": [{"keyid": k, "sig": b64_encode(s)} for k, s in self.signatures],
         }
+        if self.joint is not None:
+            key_id, signature, subjects = self.joint
+            sig = b64_encode(signature)
+            members["joint"] = {"keyid": key_id, "sig": sig, "subjects": list(subjects)}
+        return members
 
     @classmethod
-    def parse(cls, value: JSON) -> Envelope:
+    def parse(cls, value: JSON, *, may_be_joint: bool = False) -> Envelope:
         """Decode the JSON form, with exactly its members and standard base64.
 
+        ``may_be_joint`` says that the envelope may have a joint signature in place of others.
         Raises ``DecodeError``: ``dsse.malformed``, also for two signatures with one key id;
         ``base64.malformed``.
         """
         # `match` is slow for mappings, and a log has many envelopes
-        if not isinstance(value, dict) or value.keys() != _ENVELOPE:
+        if not isinstance(value, dict):
+            raise _malformed("expected an object")
+        joint: JointSignature | None = None
+        if may_be_joint and value.keys() == _JOINT_ENVELOPE and value["signatures"] == []:
+            joint = _parse_joint(value["joint"])
+        elif value.keys() != _ENVELOPE:
             raise _malformed("expected payload, payloadType and signatures, and no more")
         payload, kind, items = value["payload"], value["payloadType"], value["signatures"]
         if not (isinstance(payload, str) and isinstance(kind, str) and isinstance(items, list)):
@@ -57,13 +97,13 @@ class Envelope(NamedTuple):
         signatures = tuple(map(_parse_signature, items))
         if len(signatures) > 1 and len(dict(signatures)) != len(signatures):
             raise _malformed("two signatures name the same key")
-        return cls(kind, b64_decode(payload), signatures)
+        return cls(kind, b64_decode(payload), signatures, joint)
 
     def verify(self, key: PublicKey) -> bytes:
         """Verify the envelope's signature by ``key`` and the payload's type; return the payload.
 
-        Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature names
-        the key, ``signature.invalid``. DSSE, "Protocol".
+        Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature of this
+        payload names the key, ``signature.invalid``. DSSE, "Protocol".
         """
         signature, message = self.signed(key)
         key.verify(signature, message)
@@ -78,6 +118,10 @@ class Envelope(NamedTuple):
             raise VerificationError(
                 f"expected a payload of the type {PAYLOAD_TYPE}", code="dsse.type"
             )
+        if self.joint is not None:
+            key_id, signature, subjects = self.joint
+            if key_id == key.thumbprint and canonical.sha256_hex(self.payload) in subjects:
+                return signature, pae(PAYLOAD_TYPE, joint_statement(subjects))
         for key_id, signature in self.signatures:
             if key_id == key.thumbprint:
                 return signature, pae(self.payload_type, self.payload)
@@ -107,12 +151,33 @@ def seal(payload: bytes, signer: Signer) -> Envelope:
     return Envelope(PAYLOAD_TYPE, payload, ((signer.key_id, signature),))
 
 
+def sign_jointly(subjects: Sequence[str], signer: Signer) -> JointSignature:
+    """Return the signature by ``signer`` of the statements whose payloads have these SHA-256 (hex).
+
+    Put it into the envelope of each of them: ``Envelope(PAYLOAD_TYPE, payload, joint=...)``. There
+    are 2 to ``MAX_SUBJECTS`` subjects, none twice.
+    """
+    signature = signer.sign(pae(PAYLOAD_TYPE, joint_statement(subjects)))
+    return JointSignature(signer.key_id, signature, tuple(subjects))
+
+
+def joint_statement(subjects: Sequence[str]) -> bytes:
+    """Return the canonical bytes of the Statement that stands for statements of these digests."""
+    members = {
+        "_type": STATEMENT_TYPE,
+        "predicate": {},
+        "predicateType": predicate_type("joint"),
+        "subject": [{"digest": {"sha256": sha256}} for sha256 in subjects],
+    }
+    return canonical.dumps_record(members)
+
+
 def unsigned(payload: bytes) -> Envelope:
     """Return a Statement's envelope without signatures, for a refusal whose signer failed.
 
     Such an envelope never verifies.
     """
-    return Envelope(PAYLOAD_TYPE, payload, ())
+    return Envelope(PAYLOAD_TYPE, payload)
 
 
 def predicate_type(kind: str) -> str:
@@ -168,6 +233,18 @@ def _parse_signature(value: JSON) -> tuple[str, bytes]:
         if isinstance(key_id, str) and isinstance(signature, str):
             return key_id, b64_decode(signature)
     raise _malformed("a signature has keyid and sig, and no more")
+
+
+def _parse_joint(value: JSON) -> JointSignature:
+    if isinstance(value, dict) and value.keys() == _JOINT:
+        subjects = value["subjects"]
+        key_id, signature = _parse_signature({"keyid": value["keyid"], "sig": value["sig"]})
+        if isinstance(subjects, list) and 1 < len(subjects) <= MAX_SUBJECTS:
+            digests = tuple([one for one in subjects if isinstance(one, str)])
+            if all(map(_SHA256.fullmatch, digests)) and len(set(digests)) == len(subjects):
+                return JointSignature(key_id, signature, digests)
+    message = f"a joint signature has keyid, sig and 2 to {MAX_SUBJECTS} subjects, none twice"
+    raise _malformed(message)
 
 
 def _other_statement(kind: str) -> DecodeError:

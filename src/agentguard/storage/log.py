@@ -25,13 +25,15 @@ from typing import Final
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt
-from agentguard.audit.records import Record
+from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.errors import StorageError
+from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import flusher
 from agentguard.storage.backend import BEGINNING, Backend, Head
 from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit
 from agentguard.storage.reentry import holds_sqlite_lock
+from agentguard.storage.unsigned import UnsignedOutcomes, sign_alone
 
 MAX_BATCH: Final = 256
 MAX_PENDING: Final = 10_000
@@ -52,6 +54,7 @@ class ShardLog:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._pending: list[QueuedRecord] = []
+        self._unsigned = UnsignedOutcomes()
         self._turn: CommitTurn | None = None
         self._uncertain: UncertainCommit | None = None
         self._closed = ""
@@ -102,12 +105,12 @@ class ShardLog:
 
         Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
         """
-        if self._would_deadlock():
+        if self._turn is not None and self._would_deadlock():
             raise _reentry_error()
         queued = QueuedRecord(record, has_waiter=True)
         self._submit(queued)
         try:
-            while not self._wait_for(queued):
+            while not (queued.is_settled or self._wait_for(queued)):
                 self._lead(queued)
         except BaseException:
             self._recover()
@@ -117,13 +120,43 @@ class ShardLog:
             raise queued.error or StorageError("the record was not written")
         return queued.receipt
 
-    def enqueue(self, record: Record) -> None:
-        """Queue ``record``, which becomes durable with the next append, or within 50 ms."""
-        self._submit(QueuedRecord(record, has_waiter=False))
+    def enqueue(self, record: Record | UnsignedOutcome) -> None:
+        """Queue ``record``, which becomes durable with the next append, or within 50 ms.
+
+        An unsigned outcome waits until then for ``give_signature``.
+        """
+        if isinstance(record, UnsignedOutcome):
+            with self._lock:
+                self._require_room()
+                self._unsigned.add(record)
+            self._sign_alone(self._unsigned.excess())
+        else:
+            self._submit(QueuedRecord(record, has_waiter=False))
         if self._backend.durable and not self._wake.is_set():
             self._wake.set()
             if self._flusher is None:
                 self._start_flusher()
+
+    def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
+        """Return the enqueued outcomes that wait for a signature of ``signer``, oldest first."""
+        return self._unsigned.of(signer)
+
+    def give_signature(
+        self, outcomes: Sequence[UnsignedOutcome], signature: JointSignature
+    ) -> None:
+        """Queue ``outcomes`` with their signature, but for those that got another meanwhile."""
+        for outcome in outcomes:
+            self._queue_signed(outcome, outcome.signed(signature))
+
+    def _sign_alone(self, outcomes: Sequence[UnsignedOutcome]) -> None:
+        """Sign outcomes that no call of the same signer has followed in time."""
+        for outcome in outcomes:
+            self._queue_signed(outcome, sign_alone(outcome))
+
+    def _queue_signed(self, outcome: UnsignedOutcome, record: Record | None) -> None:
+        with self._lock:
+            if self._unsigned.take(outcome) and record is not None:
+                self._pending.append(QueuedRecord(record, has_waiter=False))
 
     def _start_flusher(self) -> None:
         with self._lock:
@@ -132,6 +165,7 @@ class ShardLog:
 
     def flush(self) -> None:
         """Make all enqueued records durable; raises ``StorageError`` as ``append`` does."""
+        self._sign_alone(self._unsigned.waiting())
         while True:
             with self._lock:
                 while self._turn:
@@ -192,16 +226,20 @@ class ShardLog:
         self._changed = threading.Condition(self._lock)
         self._turn = None
         self._pending = []
+        self._unsigned = UnsignedOutcomes()
         self._backend.abandon()
 
     def _submit(self, queued: QueuedRecord) -> None:
         with self._lock:
-            if self._closed:
-                raise StorageError(self._closed, code="storage.closed")
-            if len(self._pending) >= MAX_PENDING:
-                message = f"{MAX_PENDING} records wait: find out why the log can't be written"
-                raise StorageError(message, code="storage.full")
+            self._require_room()
             self._pending.append(queued)
+
+    def _require_room(self) -> None:
+        if self._closed:
+            raise StorageError(self._closed, code="storage.closed")
+        if len(self._pending) >= MAX_PENDING:
+            message = f"{MAX_PENDING} records wait: find out why the log can't be written"
+            raise StorageError(message, code="storage.full")
 
     def _withdraw(self, queued: QueuedRecord) -> None:
         """Take back the record of an interrupted caller, unless a commit has taken the record."""

@@ -276,7 +276,7 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
     assert bare.problems() == []  # nobody knows that it ran
 
     def ended(status: Any, **how: Any) -> list[tuple[int | None, str]]:
-        sealed = Envelope.parse(bare.call["invocation"])
+        sealed = Envelope.parse(bare.call["invocation"], may_be_joint=True)
         payload = records.outcome_statement(
             canonical.sha256_hex(sealed.payload),
             authorization=Receipt(0, bare.last),
@@ -288,12 +288,11 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
             ended_at=bare.call["at"],
             **how,
         )
-        outcome = dsse.seal(payload, bare.keys["coder"])
         said = bare.records[-1].summary
         about = summary.of_outcome(
             said.invocation_id, str(said.agent), at=bare.call["at"], status=status
         )
-        record = records.outcome(outcome, about, None)
+        record = records.outcome(payload, bare.keys["coder"], about, None).signed()
         return replace(bare, records=(*bare.records, record)).problems()
 
     assert ended("not_run", replay_of="0" * 32) == []  # of a call that had run before

@@ -87,7 +87,7 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
     )
 
     def sign(members):
-        payload = dsse.Envelope.parse(members[member]).payload
+        payload = dsse.Envelope.parse(members[member], may_be_joint=True).payload
         members[member] = dsse.seal(payload, signer).as_json()
 
     forged = log.changed(log.index(entry_kind), sign)
@@ -127,7 +127,9 @@ def _resigned(log: Log, places: list[int], call: int, change: dict[str, Any]) ->
     """The call's statement with something else in it, signed by its own agent; no outcome."""
 
     def sign(members):
-        payload: Any = canonical.loads(dsse.Envelope.parse(members["invocation"]).payload)
+        payload: Any = canonical.loads(
+            dsse.Envelope.parse(members["invocation"], may_be_joint=True).payload
+        )
         payload["predicate"].update(change)
         sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["invocation"] = sealed.as_json()
@@ -166,7 +168,9 @@ def test_a_credential_names_its_key(log, places, call, subject, agent):
 @pytest.mark.parametrize("kind", ["outcome", "invocation"])
 def test_a_statement_of_another_kind_is_no_outcome(log, places, call, kind):
     def rename(members):
-        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
+        payload: Any = canonical.loads(
+            dsse.Envelope.parse(members["statement"], may_be_joint=True).payload
+        )
         payload["predicateType"] = dsse.predicate_type(kind)
         sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["statement"] = sealed.as_json()
@@ -232,7 +236,9 @@ def with_outcome(log: Log, authorization: object) -> Log:
     """The log with the first outcome's statement naming another place, signed by its agent."""
 
     def sign(members):
-        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
+        payload: Any = canonical.loads(
+            dsse.Envelope.parse(members["statement"], may_be_joint=True).payload
+        )
         payload["predicate"]["authorization"] = authorization
         sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["statement"] = sealed.as_json()

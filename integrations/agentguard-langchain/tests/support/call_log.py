@@ -54,7 +54,7 @@ class Log:
         return [self._logged(keys, outcomes, *one) for one in authorizations]
 
     def _logged(self, keys, outcomes, index, members, encoded) -> Logged:
-        sealed = Envelope.parse(members["invocation"])
+        sealed = Envelope.parse(members["invocation"], may_be_joint=True)
         claimed = json.loads(sealed.payload)["predicate"]["agent"]
         payload = sealed.verify(keys[claimed])
         predicate: Any = parse_statement(payload, "invocation").predicate

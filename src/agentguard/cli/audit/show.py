@@ -219,11 +219,11 @@ def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
     if rows:
         display = {"kind": members["kind"], "at": members["at"], **rows}
     if "statement" in display:
-        envelope = Envelope.parse(members["statement"])
+        envelope = Envelope.parse(members["statement"], may_be_joint=True)
         statement = dsse.parse_statement(envelope.payload, str(members["kind"]))
         display |= {
             "statement": dict(statement.predicate),
-            "signed by": [key for key, _ in envelope.signatures],
+            "signed by": list(envelope.key_ids),
         }
     screen.sheet((name, _as_text(value)) for name, value in display.items())
 

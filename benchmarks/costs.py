@@ -1,0 +1,104 @@
+"""What a user pays: a tool call, a LangGraph turn and a crew's task, with and without the guard.
+
+    uv run python benchmarks/costs.py [--repetitions N] [--calls N] [--json FILE]
+
+One table, in wall time, for whoever asks how much slower a program becomes. Models answer at once
+and tools do nothing, so that a row shows what the framework and the guard cost by themselves. The
+``floor`` is the same program without a guard, and writes nothing to a disk. Both are run
+alternately, with the garbage collector off; times are medians. Policies are in Rego.
+``guarded_call.py`` compares a call with what its guarantees require at least;
+``langgraph_turns.py`` and ``crews.py`` have more rows of each framework. Past 1 ms for a bare
+fdatasync what is durable is void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import crews
+import langgraph_turns
+import states
+from guarded_call import ARGUMENTS, POLICY, TABLES, VOID_OVER, fdatasync_p50, guarded, measure
+from measuring import Row, figures, middle, no_collection, ratio, show, tracked
+
+from agentguard import Guard
+
+
+def plain(repo: str, branch: str) -> str:
+    """Do what the guarded tool does."""
+    return f"{repo} {branch}"
+
+
+def tool_call(where: str, guard: Guard, options: Any) -> Row:
+    """Return microseconds of a call of a Python function, and of the same function guarded."""
+    call, clock = guarded(guard), time.perf_counter
+    floors: list[float] = []
+    times: list[float] = []
+    with no_collection():
+        for _ in tracked(range(options.repetitions), f"tool call, {where}"):
+            floors.append(measure(lambda: plain(**ARGUMENTS), clock, options.calls))
+            times.append(measure(call, clock, options.calls))
+    added = middle([one - floor for one, floor in zip(times, floors, strict=True)])
+    note = f"{added:,.0f} µs added"
+    return Row(
+        f"tool call, {where}", "µs", middle(floors), middle(times), ratio(times, floors), note
+    )
+
+
+def rows_of(where: str, guard: Guard, options: Any) -> Iterator[Row]:
+    """Yield the row of each thing that a program does, for a guard in memory or on disk."""
+    yield tool_call(where, guard, options)
+    turn = langgraph_turns.guarded(guard, is_new=False)
+    bare = langgraph_turns.unguarded()
+    what = f"LangGraph turn with one tool, {where}"
+    yield asyncio.run(langgraph_turns.measured(what, bare, turn, 1, options))
+    clock = time.perf_counter
+    yield crews.measured(
+        f"crew's task with one tool, {where}", crews.in_a_task, guard, clock, options
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything, in memory and durable, and return the figures."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        before = os.getloadavg()[0], fdatasync_p50(folder)
+        (folder / "memory.rego").write_text(POLICY)
+        tools = {"trigger_ci": {"attributes": {"branch": "branch"}}}
+        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": tools})
+        state = states.found(folder / "durable")
+        with state.path.open("a") as file:
+            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
+        for where, guard in (("in memory", in_memory), ("on disk", state.guard())):
+            stack.enter_context(guard)
+            rows += rows_of(where, guard, options)
+        after = os.getloadavg()[0], fdatasync_p50(folder)
+    return figures("agentguard", before, after, rows, void_over=VOID_OVER)
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.turns = options.calls
+    report = run(options)
+    show(report, "what a guard adds")
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
