@@ -117,6 +117,37 @@ def test_its_json_says_the_same(told, calls, stranger):
     )
 
 
+def test_several_files_are_a_table_and_each_is_an_object_of_json(told, calls, stranger):
+    for name, call in (("one.json", calls[0]), ("two.json", calls[3])):
+        told.run("evidence", "make", call, "-o", stranger / name)
+    shown = check(told, stranger, "one.json", "two.json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    rows = [line.split() for line in shown.stdout.splitlines()[1:3]]
+    assert [row[0] for row in rows] == ["proved", "proved"]
+    assert [row[2] for row in rows] == ["allow", "deny"]
+    assert [row[-1] for row in rows] == ["one.json", "two.json"]
+    assert "2 of 2 files proved\ntrust: project.internal, from trust.json\n" in shown.stdout
+    (stranger / "bad.json").write_bytes(b"{}")
+    bad = check(told, stranger, "one.json", "bad.json", "absent.json", "two.json")
+    assert bad.returncode == 1
+    assert "FAILED" in bad.stdout
+    assert "[evidence.malformed]: " in bad.stdout
+    assert "[storage.missing]: " in bad.stdout
+    assert "2 of 4 files proved" in bad.stdout
+    lines = check(told, stranger, "one.json", "bad.json", "two.json", "--json").stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [(one["file"], one["ok"]) for one in said] == [
+        ("one.json", True),
+        ("bad.json", False),
+        ("two.json", True),
+    ]
+    alone = json.loads(check(told, stranger, "one.json", "--json").stdout)
+    assert said[0] == {"file": "one.json", **alone}
+    stdin = check(told, stranger, "one.json", "-")
+    assert stdin.returncode == 2
+    assert "stands alone" in stdin.stderr
+
+
 @pytest.mark.parametrize(
     ("nth", "said"),
     [

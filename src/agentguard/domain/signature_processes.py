@@ -19,9 +19,6 @@ from typing import Final
 from agentguard.audit.ahead import InOneThread, SignatureCheck, SignatureChecker
 from agentguard.domain import signature_worker
 
-MOST_JOBS: Final = 64
-"""The most processes that a user may ask for: each takes memory, and has entries read ahead."""
-
 _AHEAD: Final = 4
 """Batches for each process, so that none waits for the reader."""
 

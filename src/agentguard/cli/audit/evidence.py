@@ -1,11 +1,12 @@
-"""``agentguard evidence make`` and ``evidence verify``: the evidence of one call.
+"""``agentguard evidence make`` and ``evidence verify``: the evidence of calls, one file for each.
 
 ``agentguard/audit/prove.py`` makes the evidence, ``agentguard/audit/evidence.py`` verifies it, and
-``evidence_report.py`` prints it.
+``evidence_report.py`` prints it. ``evidence_batch.py`` verifies several files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from agentguard.audit import evidence, evidence_file
 from agentguard.audit.prove import prove_call
-from agentguard.cli.audit import evidence_report, history, lookup
+from agentguard.cli.audit import evidence_batch, evidence_report, history, lookup
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
@@ -21,10 +22,12 @@ from agentguard.cli.terminal.options import (
     CallArgument,
     ConfigOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     StateOption,
     TrustOption,
 )
+from agentguard.domain.signature_processes import default_jobs
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 
@@ -76,8 +79,9 @@ def make(
 
 @app.command("verify")
 def verify(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A file of evidence make; - for stdin.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Files of evidence make; - alone for stdin."),
     ],
     *,
     trust: Annotated[
@@ -88,17 +92,22 @@ def verify(
             help="The trust document, from another source than the evidence.",
         ),
     ],
+    jobs: JobsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify an evidence file, and say what it proves.
+    """Verify evidence files, and say what they prove.
 
-    Works offline, and needs only the trust document. Exit code 1 if the evidence is invalid. With
-    --json, one object: ok; then code and problem, or the proved facts, and unknown: what an
-    evidence file can't prove; trust_domain and trust_sha256 say by which trust document.
+    Works offline, and needs only the trust document. Exit code 1 if a file is invalid. Several
+    files are listed in a table. With --json, one object for each file: ok; then code and problem,
+    or the proved facts, and unknown: what an evidence file can't prove; trust_domain and
+    trust_sha256 say by which trust document; file, if there are several.
     """
     document = location.trust_in(trust)
+    if len(paths) > 1:
+        _verify_several(paths, document, jobs or default_jobs(), trust_file=trust, json=json)
+        return
     # One byte more than the limit, so that a file which is too long is refused.
-    data = files.read_or_stdin(file, evidence_file.MAX_BYTES + 1)
+    data = files.read_or_stdin(paths[0], evidence_file.MAX_BYTES + 1)
     try:
         proved = evidence.verify_evidence(data, document)
     except (DecodeError, VerificationError) as error:
@@ -115,6 +124,30 @@ def verify(
         screen.line(screen.styled("ok", "proved"), f", under the keys of {document.trust_domain}:")
         evidence_report.draw(proved)
         _draw_trust(trust, document)
+
+
+def _verify_several(
+    paths: Sequence[Path], trust: TrustDocument, jobs: int, *, trust_file: Path, json: bool
+) -> None:
+    if any(map(files.is_stream, paths)):
+        raise typer.BadParameter("- for stdin stands alone: name several files by their paths")
+    rows: list[screen.Row] = []
+    failed = 0
+    with screen.counter("verifying file", len(paths), quiet=json) as count:
+        for number, answer in enumerate(evidence_batch.answers(paths, trust, jobs), start=1):
+            failed += not answer["ok"]
+            if json:
+                screen.json_line(answer | _trust_json(trust))
+            else:
+                rows.append(evidence_report.row(answer))
+            count(number)
+    if not json:
+        screen.columns(evidence_report.COLUMNS, rows)
+        verdict = f"{len(paths) - failed} of {screen.count(len(paths), 'file', 'files')} proved"
+        screen.line(screen.styled("fail" if failed else "ok", verdict))
+        _draw_trust(trust_file, trust)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _trust_json(document: TrustDocument) -> dict[str, object]:

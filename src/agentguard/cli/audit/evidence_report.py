@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, Final
 
 from rich.text import Text
 
@@ -20,6 +21,31 @@ from agentguard.identity.credential import Credential, agent_alias
 from agentguard.signing.canonical import JSON
 
 Row = tuple[str, str | Text]
+
+COLUMNS: Final = ("", "time", "decision", "outcome", "agent", "tool", "file")
+"""The columns of a table of several files."""
+
+
+def row(answer: Mapping[str, Any]) -> screen.Row:
+    """Return the row of a file in such a table, from the file's object for ``--json``."""
+    if not answer["ok"]:
+        failed = screen.styled("fail", "FAILED")
+        note = f"[{answer['code']}]: {answer['problem']}"
+        return (failed, "", "", "", "", "", answer["file"]), note
+    decision = screen.styled(answer["decision"], answer["decision"])
+    if not answer["enforced"]:
+        decision = screen.styled("warn", f"would {phrases.WOULD[answer['decision']]}")
+    status = answer["outcome"]["status"] if answer["outcome"] is not None else ""
+    cells = (
+        screen.styled("ok", "proved"),
+        answer["at"][:19],
+        decision,
+        screen.styled(status, status),
+        agent_alias(answer["agent"]),
+        answer["tool"]["name"],
+        answer["file"],
+    )
+    return cells, ""
 
 
 def draw(evidence: Evidence) -> None:

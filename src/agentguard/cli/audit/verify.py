@@ -27,12 +27,13 @@ from agentguard.cli.terminal.location import Location, TrustedLog, from_home
 from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
+    JobsOption,
     JsonOption,
     StateOption,
     TrustOption,
 )
 from agentguard.domain.report import Report
-from agentguard.domain.signature_processes import MOST_JOBS, default_jobs
+from agentguard.domain.signature_processes import default_jobs
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import seconds
@@ -57,16 +58,6 @@ CheckedSinceOption = Annotated[
 ]
 NoSignaturesOption = Annotated[
     bool, typer.Option("--no-signatures", help="Check hashes, checkpoints and anchors only.")
-]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        metavar="N",
-        min=1,
-        max=MOST_JOBS,
-        help="Verify signatures in N processes; by default one on each core, four at most.",
-    ),
 ]
 AgainstOption = Annotated[
     list[Path] | None,

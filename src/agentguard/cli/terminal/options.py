@@ -39,6 +39,9 @@ Kind = Literal[
 ]
 Decided = Literal["allow", "deny", "approval", "observe"]
 
+_MOST_JOBS: Final = 64
+"""The most processes that a user may ask for: each takes memory, and has work waiting ahead."""
+
 _TRACE: Final = re.compile(r"[0-9a-fA-F]{4,32}")
 
 
@@ -191,6 +194,16 @@ TrustOption = Annotated[
 # --- the output ---------------------------------------------------------------------------------
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        min=1,
+        max=_MOST_JOBS,
+        help="Verify in N processes; by default one on each core, four at most.",
+    ),
+]
 EveryOption = Annotated[
     bool,
     typer.Option(
