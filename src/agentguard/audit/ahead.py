@@ -139,7 +139,6 @@ class _Reading:
         checks: dict[SignatureCheck, list[ReadEntry]] = {}
         size = 0
         while len(entries) < BATCH and size < _BATCH_BYTES:
-            # one entry after another, because SQLite lets the threads go on that verify signatures
             stored = self._next()
             if stored is None:
                 break

@@ -278,7 +278,7 @@ class ContentsVerifier:
             raise VerificationError("an outcome names another call than the one that it is of")
         # the credential of the call's instance may have expired while the tool ran
         if self._is_unchecked(read, call.issued):
-            statements.check_signed(outcome.envelope, call.issued)
+            outcome.envelope.verify(call.issued.key)
         outcome_summary = summary.of_outcome(
             call.invocation_id, call.issued.uri, at=entry.at, status=outcome.status
         )
@@ -294,7 +294,7 @@ class ContentsVerifier:
             raise VerificationError("an outcome without an authorised call that waits for one")
         signer = self._credentials.holder(outcome.envelope)
         if self._is_unchecked(read, signer):
-            statements.check_signed(outcome.envelope, signer)
+            outcome.envelope.verify(signer.key)
         self._unauthorised[outcome.invocation_id] = index
         return _Content(
             summary.of_outcome(outcome.invocation_id, signer.uri, at=entry.at, status="not_run")

@@ -231,7 +231,7 @@ class _EvidenceVerifier:
             if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
             statements.check_place(outcome, place.shard, place.index)
-            statements.check_signed(outcome.envelope, issued)
+            outcome.envelope.verify(issued.key)
             return outcome, proven.place
 
     def _admin_statements(

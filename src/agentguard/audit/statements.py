@@ -98,8 +98,9 @@ def check_call(
     logged. A refusal whose signer failed (``signature.failed``) is unsigned. Raises ``DecodeError``
     or ``VerificationError``.
     """
-    if call.signed or call.allowed or call.code != "signature.failed":
-        check_signed(call.envelope, issued, signatures=signatures)
+    may_be_unsigned = not call.allowed and call.code == "signature.failed"
+    if signatures and (call.signed or not may_be_unsigned):
+        call.envelope.verify(issued.key)
     name = issued.profile.name
     if chain is None:
         if call.principal != f"agent:{name}":
@@ -125,12 +126,6 @@ def check_place(outcome: Outcome, shard: int, index: int) -> None:
     is_same = members == {"shard": shard, "index": index}
     if place is not None and not (is_same and all(map(is_integer, members.values()))):  # True == 1
         raise _mismatch("an outcome names another place for its authorization")
-
-
-def check_signed(envelope: Envelope, issued: Credential, *, signatures: bool = True) -> None:
-    """Check that an instance has signed a statement; raises ``VerificationError``."""
-    if signatures:
-        envelope.verify(issued.key)
 
 
 def check_delegation(entry: Entry, trust: TrustDocument, at: int) -> Chain:

@@ -246,7 +246,7 @@ class _ReportBuilder:
             with self._problem("the outcome does not hold"):
                 statements.check_place(outcome, report.shard, report.index)
                 if report.credential is not None:  # without one, that is a problem already
-                    statements.check_signed(outcome.envelope, report.credential)
+                    outcome.envelope.verify(report.credential.key)
             self._attach(log_entry.index, outcome.commitments)
 
     def _admin_record(self, kind: str) -> AdminRecord | None:
