@@ -40,6 +40,11 @@ class Location(NamedTuple):
         """Return whether this is the same path, or the same folder at another path."""
         return self.path == other.path or self[1:] == other[1:]
 
+    def is_folder(self, folder: Path) -> bool:
+        """Return whether ``folder`` is this folder, at whatever path; raises ``OSError``."""
+        status = folder.stat()
+        return self[1:] == (status.st_dev, status.st_ino)
+
 
 class _Record(NamedTuple):
     """The locations of a log's state, and of the folder of the log's anchors."""
@@ -96,7 +101,13 @@ def original(folder: Path, state: Path) -> str | None:
 def knows(folder: Path, state: Path) -> bool:
     """Whether the log's state is recorded at this path, or was this folder; raises likewise."""
     recorded = _read(folder)
-    return recorded is not None and recorded.state.is_same(_record_of(folder, state, state).state)
+    if recorded is None:
+        return False
+    try:
+        # first what costs one look: a path without links takes a look at each of its folders
+        return recorded.state.is_folder(state) or recorded.state.path == os.fspath(state.resolve())
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 def path_in(folder: Path) -> str | None:

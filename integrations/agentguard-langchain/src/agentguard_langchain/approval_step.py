@@ -63,7 +63,7 @@ class ApprovalStep(NamedTuple):
             waiting = [(call, pending) for call, pending in reviewed if pending is not None]
 
     def _review(self, state: object, runtime: Any) -> _Review | None:
-        """Return the review of the model's last message; None if all of its calls are answered."""
+        """Return the review of the model's last message; None if none of its calls can wait."""
         messages = messages_of(state, self.messages_key)
         turn = last_turn(messages)
         if turn is None or not turn.open:
@@ -71,13 +71,16 @@ class ApprovalStep(NamedTuple):
         task, toolset, key = GraphTask.of(None), self.toolset, self.handle_key
         note_nested(task)
         forget_turn(toolset.agent, task, previous_turn_id(messages, turn.id))
+        pending_turn = PendingTurn.of_turn(toolset.agent, task, turn.id)
+        if pending_turn.shown is None and not toolset.agent.approvals.can_answer:
+            return None  # a call that needs an approval is denied where it is made
         handle = None if key is None else handle_of(state, key)
         agent = toolset.acting_agent(task, handle, lambda: runtime, has_record=key is not None)
         return _Review(
             toolset=toolset,
             task=task,
             turn=turn,
-            pending_turn=PendingTurn.of_turn(toolset.agent, task, turn.id),
+            pending_turn=pending_turn,
             agent=agent,
             runtime=runtime,
             span=toolset.span(task, handle, agent),
