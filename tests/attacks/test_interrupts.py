@@ -1,7 +1,8 @@
 """An interrupt at the start of any function of the log's commit leaves a log that goes on.
 
-There, and at jumps back, is where CPython looks for signals. What a signal handler or the end of an
-object does with the log itself does not wait for the commit that it has interrupted.
+There, after the call of a C function and at jumps back, is where CPython looks for signals. What a
+signal handler or the end of an object does with the log itself does not wait for the commit that it
+has interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ import pytest
 from agentguard import Decision, Denied, Guard
 from agentguard.domain.verify import examine
 from agentguard.identity import credential
-from agentguard.storage import commit_turn, flusher, log
+from agentguard.storage import commit_turn, flusher, log, unsigned
+from agentguard.storage.reader import StateReader
 
-FILES = {commit_turn.__file__, flusher.__file__, log.__file__}
+FILES = {commit_turn.__file__, flusher.__file__, log.__file__, unsigned.__file__}
 WAITING = {"wait", "notify", "notify_all"}
 
 
@@ -268,3 +270,100 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
     assert ran == ["from the handler", "interrupted"]
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
+
+
+# --- outcomes that wait for a signature -----------------------------------------------------------
+
+
+def handle_at(event: int, handler: Any) -> list[str]:
+    """Have ``handler`` come once, where CPython looks for a signal; return where, empty if never.
+
+    The places are the start of a function, and the end of a C function, in ``FILES``.
+    """
+    left, came = event, list[str]()
+
+    def profile(frame, kind, _argument):
+        nonlocal left
+        code = frame.f_code
+        if kind in ("call", "c_return") and code.co_filename in FILES:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                came.append(f"{code.co_qualname}, line {frame.f_lineno}, {kind}")
+                handler()
+
+    sys.setprofile(profile)
+    return came
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("handler", ["raises", "closes the guard"])
+def test_no_interrupt_of_a_call_loses_the_outcome_of_an_earlier_call(
+    place, monkeypatch, caplog, handler
+):
+    """The last round, which no handler interrupts, is the twin."""
+    monkeypatch.setattr(flusher, "start", lambda _log, _wake: None)
+    event, came, is_told = 0, [""], False
+    earlier, doubtful = set[str](), set[str]()
+    while came:
+        event += 1
+        caplog.clear()
+        guard = place.open()
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
+        agent.call(tool, 1)
+        agent.call(tool, 2)  # waits for the next call's signature
+        earlier = calls_of(place)
+        came = handle_at(event, interrupt if handler == "raises" else guard.close)
+        try:
+            agent.call(tool, 3)
+            is_told = True
+        except (KeyboardInterrupt, Denied):
+            is_told = False
+        finally:
+            sys.setprofile(None)
+        guard.close()
+        report = place.examine()
+        assert report.problems == (), came
+        new = set(report.in_doubt) - doubtful
+        assert not new & earlier, came
+        assert not new or not is_told or "could not be recorded" in caplog.text, came
+        doubtful |= new
+    assert event > 25
+    assert is_told
+    assert len(calls_of(place) - earlier) == 1
+
+
+def calls_of(place) -> set[str]:
+    """Return the ids of the calls in the log."""
+    with closing(StateReader(place.config.state)) as reader:
+        found = [entry.summary for entry in reader.stored(0)]
+    return {str(one.invocation_id) for one in found if one and one.kind == "authorization"}
+
+
+def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, monkeypatch):
+    """An outcome that waits has woken the flusher, wherever the call was interrupted."""
+    wakes: list[threading.Event] = []
+    monkeypatch.setattr(flusher, "start", lambda _log, wake: wakes.append(wake))
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
+        agent.call(tool, 0)
+        event, came, is_new = 0, [""], False
+        while came:
+            event += 1
+            guard._runtime.flush()
+            wakes[0].clear()  # as the flusher does
+            before = len(place.seen().outcomes)
+            came = handle_at(event, interrupt)
+            with suppress(KeyboardInterrupt):
+                agent.call(tool, event)
+            sys.setprofile(None)
+            woken = wakes[0].is_set()
+            guard._runtime.flush()
+            is_new = len(place.seen().outcomes) > before
+            assert woken or not is_new, came
+    assert is_new
+    assert event > 25
+    assert place.examine().problems == ()

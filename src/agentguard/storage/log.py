@@ -123,19 +123,20 @@ class ShardLog:
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
 
-        An unsigned outcome waits until then for ``give_signature``.
+        No append takes an unsigned outcome along before ``give_signature``.
         """
-        if isinstance(record, UnsignedOutcome):
-            with self._lock:
-                self._require_room()
-                self._unsigned.add(record)
-            self._sign_alone(self._unsigned.excess())
-        else:
-            self._submit(QueuedRecord(record, has_waiter=False))
-        if self._backend.durable and not self._wake.is_set():
-            self._wake.set()
-            if self._flusher is None:
-                self._start_flusher()
+        with self._lock:
+            # first, because an interrupt afterwards must not leave a record that nobody flushes
+            if self._backend.durable and not self._wake.is_set():
+                self._wake.set()
+                if self._flusher is None and not self._closed:
+                    self._flusher = flusher.start(self, self._wake)
+            if not isinstance(record, UnsignedOutcome):
+                self._submit(QueuedRecord(record, has_waiter=False))
+                return
+            self._require_room()
+            self._unsigned[record.sha256] = record
+        self._sign_alone(self._unsigned.excess())
 
     def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
         """Return the enqueued outcomes that wait for a signature of ``signer``, oldest first."""
@@ -154,18 +155,18 @@ class ShardLog:
             self._queue_signed(outcome, sign_alone(outcome))
 
     def _queue_signed(self, outcome: UnsignedOutcome, record: Record | None) -> None:
+        queued = () if record is None else (QueuedRecord(record, has_waiter=False),)
         with self._lock:
-            if self._unsigned.take(outcome) and record is not None:
-                self._pending.append(QueuedRecord(record, has_waiter=False))
-
-    def _start_flusher(self) -> None:
-        with self._lock:
-            if self._flusher is None and not self._closed:
-                self._flusher = flusher.start(self, self._wake)
+            if outcome.sha256 in self._unsigned:
+                # a function call between the two could be interrupted, and the outcome lost
+                self._pending += queued
+                del self._unsigned[outcome.sha256]
 
     def flush(self) -> None:
         """Make all enqueued records durable; raises ``StorageError`` as ``append`` does."""
-        self._sign_alone(self._unsigned.waiting())
+        with self._lock:  # after an ``enqueue`` that is under way, which has set ``_wake`` already
+            waiting = self._unsigned.waiting()
+        self._sign_alone(waiting)
         while True:
             with self._lock:
                 while self._turn:
@@ -235,11 +236,12 @@ class ShardLog:
             self._pending.append(queued)
 
     def _require_room(self) -> None:
-        if self._closed:
-            raise StorageError(self._closed, code="storage.closed")
         if len(self._pending) >= MAX_PENDING:
             message = f"{MAX_PENDING} records wait: find out why the log can't be written"
             raise StorageError(message, code="storage.full")
+        # last, because the interrupt of a function call could close the log
+        if self._closed:
+            raise StorageError(self._closed, code="storage.closed")
 
     def _withdraw(self, queued: QueuedRecord) -> None:
         """Take back the record of an interrupted caller, unless a commit has taken the record."""

@@ -17,34 +17,24 @@ MAX_UNSIGNED: Final = 256
 """Most outcomes that wait, of all instances together."""
 
 
-class UnsignedOutcomes:
-    """Unsigned outcomes in the order in which they came; each method may be called by any thread.
+class UnsignedOutcomes(dict[str, UnsignedOutcome]):
+    """The outcomes that wait, by the digest of the statement, oldest first.
 
-    Each method is one step of a dictionary, which no other thread and no signal can cut in two.
+    Any thread may read. A change is a statement of ``log.py`` that calls no function: an interrupt
+    comes before the change or after it.
     """
-
-    def __init__(self) -> None:
-        self._outcomes: dict[str, UnsignedOutcome] = {}  # by the digest of the statement
-
-    def add(self, outcome: UnsignedOutcome) -> None:
-        """Let an outcome wait."""
-        self._outcomes[outcome.sha256] = outcome
-
-    def take(self, outcome: UnsignedOutcome) -> bool:
-        """Let an outcome wait no longer; False where another thread has taken the outcome."""
-        return self._outcomes.pop(outcome.sha256, None) is not None
 
     def waiting(self) -> list[UnsignedOutcome]:
         """Return all outcomes that wait."""
-        return list(self._outcomes.values())
+        return list(self.values())
 
     def excess(self) -> list[UnsignedOutcome]:
         """Return the oldest outcomes if too many wait."""
-        return self.waiting()[:-MAX_UNSIGNED] if len(self._outcomes) > MAX_UNSIGNED else []
+        return self.waiting()[:-MAX_UNSIGNED] if len(self) > MAX_UNSIGNED else []
 
     def of(self, signer: Signer) -> list[UnsignedOutcome]:
         """Return the oldest outcomes of a signer, as many as fit beside one more statement."""
-        if not self._outcomes:
+        if not self:
             return []
         mine = [outcome for outcome in self.waiting() if outcome.signer is signer]
         return mine[: dsse.MAX_SUBJECTS - 1]
