@@ -21,10 +21,10 @@ import pytest
 from agentguard import Decision, Denied, Guard
 from agentguard.domain.verify import examine
 from agentguard.identity import credential
-from agentguard.storage import commit_turn, flusher, log, unsigned
+from agentguard.storage import commit_turn, flusher, log, memory, unsigned
 from agentguard.storage.reader import StateReader
 
-FILES = {commit_turn.__file__, flusher.__file__, log.__file__, unsigned.__file__}
+FILES = {one.__file__ for one in (commit_turn, flusher, log, memory, unsigned)}
 WAITING = {"wait", "notify", "notify_all"}
 
 
@@ -334,6 +334,22 @@ def test_no_interrupt_of_a_call_loses_the_outcome_of_an_earlier_call(
     assert event > 25
     assert is_told
     assert len(calls_of(place) - earlier) == 1
+
+
+def test_no_interrupt_of_a_call_tears_a_log_in_memory(guard, note, ran, examine):
+    """The last round, which no handler interrupts, is the twin."""
+    agent = guard.new_agent("a")
+    event, came = 0, [""]
+    while came:
+        event += 1
+        came = handle_at(event, interrupt)
+        with suppress(KeyboardInterrupt):
+            agent.call(note, text=str(event))
+        sys.setprofile(None)
+        agent.call(note, text="afterwards")
+    assert examine(guard).problems == ()
+    assert event > 25
+    assert ran[-2:] == [str(event), "afterwards"]
 
 
 def calls_of(place) -> set[str]:

@@ -38,8 +38,9 @@ class MemoryBackend:
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:  # noqa: ARG002
         """Keep the batch. Its checkpoint is signed when somebody reads it."""
         with self._one_moment:
-            self._records.extend(records)
-            self._checkpoints.append(head.checkpoint)
+            # a function call between the three could be interrupted, and leave a part of the batch
+            self._records += records
+            self._checkpoints += (head.checkpoint,)
             self._head = head
 
     def copied(self) -> Self:
