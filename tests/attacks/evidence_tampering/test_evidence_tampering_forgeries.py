@@ -18,7 +18,7 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.identity import credential
 from agentguard.signing import canonical, dsse, jws
-from agentguard.signing.canonical import b64_encode
+from agentguard.signing.canonical import b64_decode, b64_encode
 
 
 def test_the_forger_s_tool_makes_what_prove_makes(log, ran, places, call):
@@ -99,6 +99,109 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
 
     forged = log.changed(log.index(entry_kind), name_the_agent)
     assert refusal(forged.forged(places, call), log.trust) == "signature.invalid"
+
+
+OTHERS = ["0" * 64, "1" * 64]
+"""The digests of statements that are not in the evidence."""
+
+JOINT: dict[str, tuple[str | None, Any]] = {
+    "signed anew": (None, lambda _joint, _digest, _signers: {}),
+    "of other statements": (
+        "signature.missing",
+        lambda _joint, _digest, signers: _joint_of(OTHERS, signers["agent"]),
+    ),
+    "of other statements, and named as the entry's": (
+        "signature.invalid",
+        lambda _joint, digest, signers: {
+            **_joint_of(OTHERS, signers["agent"]),
+            "subjects": [digest, OTHERS[1]],
+        },
+    ),
+    "in another order": (
+        "signature.invalid",
+        lambda joint, _digest, _signers: {"subjects": joint["subjects"][::-1]},
+    ),
+    "with a statement more": (
+        "signature.invalid",
+        lambda joint, _digest, _signers: {"subjects": [*joint["subjects"], OTHERS[1]]},
+    ),
+    "by the log's key": (
+        "signature.missing",
+        lambda joint, _digest, signers: _joint_of(joint["subjects"], signers["log"]),
+    ),
+    "by the log's key in the agent's name": (
+        "signature.invalid",
+        lambda joint, _digest, signers: {
+            "sig": _joint_of(joint["subjects"], signers["log"])["sig"]
+        },
+    ),
+}
+
+
+def _joint_of(subjects: list[str], signer: Any) -> dict[str, Any]:
+    key_id, signature, _subjects = dsse.sign_jointly(subjects, signer)
+    return {"keyid": key_id, "sig": b64_encode(signature), "subjects": subjects}
+
+
+def _joined(log: Log, kind: str, change: Any) -> Log:
+    """The log with one statement in an envelope with a joint signature, which ``change`` edits."""
+    entry, member = {
+        "invocation": ("authorization", "invocation"),
+        "outcome": ("outcome", "statement"),
+    }[kind]
+
+    def sign(members):
+        payload = dsse.Envelope.parse(members[member], may_be_joint=True).payload
+        digest = canonical.sha256_hex(payload)
+        joint = _joint_of([digest, OTHERS[0]], log.signers["agent"])
+        sealed = {**dsse.unsigned(payload).as_json(), "joint": joint}
+        members[member] = change(sealed, digest)
+
+    return log.changed(log.index(entry), sign)
+
+
+@pytest.mark.parametrize("kind", ["invocation", "outcome"])
+@pytest.mark.parametrize("edit", JOINT)
+def test_nobody_moves_a_joint_signature(log, places, call, kind, edit):
+    """The log vouches for the entry; the agent's key is used for what it has signed anyway."""
+    code, change = JOINT[edit]
+
+    def edited(sealed, digest):
+        joint = sealed["joint"]
+        return {**sealed, "joint": {**joint, **change(joint, digest, log.signers)}}
+
+    assert refusal(_joined(log, kind, edited).forged(places, call), log.trust) == code
+
+
+@pytest.mark.parametrize("kind", ["invocation", "outcome"])
+def test_a_signature_of_one_form_is_none_of_the_other(log, places, call, kind):
+    agent = log.signers["agent"]
+
+    def as_plain(sealed, _digest):
+        joint = sealed.pop("joint")
+        return {**sealed, "signatures": [{"keyid": joint["keyid"], "sig": joint["sig"]}]}
+
+    def as_joint(sealed, _digest):
+        ((_key_id, signature),) = dsse.seal(_payload(sealed), agent).signatures
+        return {**sealed, "joint": {**sealed["joint"], "sig": b64_encode(signature)}}
+
+    def both(sealed, _digest):
+        plain: Any = dsse.seal(_payload(sealed), agent).as_json()
+        return {**plain, "joint": sealed["joint"]}
+
+    def alone(sealed, digest):
+        return {**sealed, "joint": _joint_of([digest], agent)}
+
+    for change in (as_plain, as_joint):
+        forged = _joined(log, kind, change).forged(places, call)
+        assert refusal(forged, log.trust) == "signature.invalid"
+    for change in (both, alone):
+        forged = _joined(log, kind, change).forged(places, call)
+        assert refusal(forged, log.trust, form=True) == "dsse.malformed"
+
+
+def _payload(sealed: Any) -> bytes:
+    return b64_decode(sealed["payload"])
 
 
 def _agent_of(log: Log, index: int) -> str:
