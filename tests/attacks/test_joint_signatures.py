@@ -397,14 +397,19 @@ def test_more_outcomes_than_one_signature_covers(place, no_flusher):
 
 
 def test_outcomes_of_many_instances_do_not_pile_up_in_memory(guard, note, examine, seen):
-    """In memory no thread signs in the background, and each instance here makes one call."""
-    for number in range(300):
-        guard.new_agent("a").call(note, text=str(number))
-    assert len(seen(guard).statuses) >= 300 - MAX_UNSIGNED
-    guard._runtime._ports.log.flush()
+    """In memory no thread signs in the background. Each outcome here is its instance's last."""
+    agents = [guard.new_agent("a") for _ in range(MAX_UNSIGNED + 10)]
+    for agent in agents:
+        agent.call(note)  # makes the instance, and so flushes the log
+    for agent in agents:
+        agent.call(note)
+    with closing(guard._runtime.domain.read()) as reader:  # without a flush
+        kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
+    assert kinds.count("authorization") == 2 * len(agents)
+    assert kinds.count("outcome") == 2 * len(agents) - MAX_UNSIGNED - 1  # one is queued, signed
+    assert seen(guard).statuses == ["ok"] * 2 * len(agents)
     report = examine(guard)
     assert (report.problems, report.in_doubt) == ((), ())
-    assert seen(guard).statuses == ["ok"] * 300
 
 
 def test_a_forked_child_signs_no_outcome_of_its_parent(place, no_flusher):

@@ -52,7 +52,7 @@ def opening(log: Log, shard: int, of: int) -> tuple[int, int, int]:
     for index, body in enumerate(log.bodies(shard)):
         parsed = parse_entry(body)
         if parsed.kind == "shard":
-            sealed = Envelope.parse(parsed.members["statement"], may_be_joint=True)
+            sealed = Envelope.parse(parsed.members["statement"])
             said = dsse.parse_statement(sealed.payload, "shard").predicate
             found += [
                 (index, head.size)

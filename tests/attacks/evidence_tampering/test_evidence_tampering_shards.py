@@ -207,9 +207,7 @@ def test_a_key_is_announced_as_it_is_trusted(log, places, call, stranger):
     """Its name alone is not it: the announcement has the key of the trust document."""
 
     def rename(members):
-        payload: Any = canonical.loads(
-            dsse.Envelope.parse(members["statement"], may_be_joint=True).payload
-        )
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
         payload["predicate"]["jwk"] = stranger.public_key.jwk()
         sealed = dsse.seal(canonical.dumps(payload), log.signers["issuer"])
         members["statement"] = sealed.as_json()

@@ -269,7 +269,7 @@ def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
     doubtful = in_doubt(settings)
     good = records.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
     body = canonical.loads_object(good.body)
-    sealed = Envelope.parse(body["statement"], may_be_joint=True)
+    sealed = Envelope.parse(body["statement"])
     unsigned = Envelope(sealed.payload_type, sealed.payload, ())
     body["statement"] = unsigned.as_json()
     append(settings, Record(canonical.dumps(body), good.summary))
@@ -280,7 +280,7 @@ def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
 def edited(record, change):
     """The record with its statement's payload changed, under the old signature."""
     body = canonical.loads_object(record.body)
-    sealed = Envelope.parse(body["statement"], may_be_joint=True)
+    sealed = Envelope.parse(body["statement"])
     assert change[0] in sealed.payload
     forged = Envelope(sealed.payload_type, sealed.payload.replace(*change), sealed.signatures)
     return canonical.dumps({**body, "statement": forged.as_json()})
