@@ -1,10 +1,10 @@
 """Reads the entries of a shard ahead of the verifier, and has signatures verified in batches.
 
 Most of a verification's time goes into the signatures of calls and outcomes. Their checks are
-values, so that a ``SignatureChecker`` can work on many at once, on several
-cores. A joint signature stands in several entries and is checked once for those of a batch. The
-results only spare work: ``contents.py`` checks again what was not read here, or does not
-hold here, and reports what it finds, entry by entry in the order of the log.
+values, so that a ``SignatureChecker`` can work on many at once, on several cores. A joint signature
+stands in several entries, and is checked once for the entries of a batch. The results only spare
+work: ``contents.py`` checks again what was not read here, or does not hold here, and reports what
+it finds, entry by entry in the order of the log.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class AuditLog(Protocol):
         """The time of the newest durable entry; the log's time never goes back past it."""
 
     def append(self, record: Record) -> Receipt:
-        """Make ``record``, and all records enqueued before, durable; return the record's place.
+        """Make ``record``, and all signed records enqueued before, durable; return its place.
 
         Raises ``StorageError``; the record is not in the log then.
         """
@@ -38,8 +38,8 @@ class AuditLog(Protocol):
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Enqueue ``record``, which becomes durable with the next append, or within 50 ms.
 
-        An outcome that nobody has signed waits for ``give_signature``. If none comes in time, the
-        log has the outcome's own signer sign.
+        An unsigned outcome waits for ``give_signature`` before an append takes it along. If no
+        signature comes within the 50 ms, the outcome's own signer signs the outcome alone.
         """
 
     def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:

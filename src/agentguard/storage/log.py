@@ -101,7 +101,7 @@ class ShardLog:
         self._check_key = check
 
     def append(self, record: Record) -> Receipt:
-        """Make ``record`` durable, with all records enqueued before; return its shard and index.
+        """Make ``record`` durable, with all signed records enqueued before; return its place.
 
         Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
         """
