@@ -129,14 +129,19 @@ class ShardLog:
             # first, because an interrupt afterwards must not leave a record that nobody flushes
             if self._backend.durable and not self._wake.is_set():
                 self._wake.set()
-                if self._flusher is None and not self._closed:
-                    self._flusher = flusher.start(self, self._wake)
-            if not isinstance(record, UnsignedOutcome):
+            if isinstance(record, UnsignedOutcome):
+                self._require_room()
+                self._unsigned[record.sha256] = record
+            else:
                 self._submit(QueuedRecord(record, has_waiter=False))
-                return
-            self._require_room()
-            self._unsigned[record.sha256] = record
+        if self._flusher is None and self._backend.durable:
+            self._start_flusher()
         self._sign_alone(self._unsigned.excess())
+
+    def _start_flusher(self) -> None:
+        with self._lock:
+            if self._flusher is None and not self._closed:
+                self._flusher = flusher.start(self, self._wake)
 
     def unsigned(self, signer: Signer) -> Sequence[UnsignedOutcome]:
         """Return the enqueued outcomes that wait for a signature of ``signer``, oldest first."""
