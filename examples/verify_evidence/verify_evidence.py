@@ -194,6 +194,8 @@ def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[s
 
 def joint(subjects: list[str], payload: bytes) -> bytes:
     """records.md, "Joint signatures": return the statement that is signed in place of several."""
+    fit = len({*subjects}) == len(subjects) in range(2, 65)
+    need(fit and [*subjects] == subjects, "a joint signature of an unfit list")
     need(sha256(payload).hexdigest() in subjects, "a joint signature of other statements")
     said = {"_type": "https://in-toto.io/Statement/v1", "predicate": {}}
     said |= {"predicateType": "urn:agentguard:joint:v1"}
@@ -205,6 +207,7 @@ def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> 
     payload = signed = decode(envelope["payload"])
     signatures = envelope["signatures"]
     if "joint" in envelope and kind in ("invocation", "outcome"):
+        need(signatures == [], "a joint signature beside another")
         signatures, signed = [envelope["joint"]], joint(envelope["joint"]["subjects"], payload)
     if signatures or not unsigned:
         (sig,) = [s["sig"] for s in signatures if s["keyid"] == thumbprint(jwk)]

@@ -189,15 +189,28 @@ def test_a_signature_of_one_form_is_none_of_the_other(log, places, call, kind):
         plain: Any = dsse.seal(_payload(sealed), agent).as_json()
         return {**plain, "joint": sealed["joint"]}
 
-    def alone(sealed, digest):
-        return {**sealed, "joint": _joint_of([digest], agent)}
+    def of_subjects(*subjects):
+        return lambda sealed, digest: {**sealed, "joint": _joint_of([digest, *subjects], agent)}
 
+    def of_an_object(sealed, _digest):
+        joint = sealed["joint"]
+        return {**sealed, "joint": {**joint, "subjects": dict.fromkeys(joint["subjects"], 1)}}
+
+    most = [f"{number:064x}" for number in range(63)]
+    right = _joined(log, kind, of_subjects(*most)).forged(places, call)
+    assert refusal(right, log.trust) is None
     for change in (as_plain, as_joint):
         forged = _joined(log, kind, change).forged(places, call)
         assert refusal(forged, log.trust) == "signature.invalid"
-    for change in (both, alone):
+    for change in (
+        both,
+        of_subjects(),
+        of_subjects(*most, "f" * 64),
+        of_subjects(*OTHERS, OTHERS[0]),
+        of_an_object,
+    ):
         forged = _joined(log, kind, change).forged(places, call)
-        assert refusal(forged, log.trust, form=True) == "dsse.malformed"
+        assert refusal(forged, log.trust) == "dsse.malformed"
 
 
 def _payload(sealed: Any) -> bytes:
