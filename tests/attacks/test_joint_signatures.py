@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from agentguard import Denied, StorageError
+from agentguard.audit.ahead import read_ahead
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse_entry
+from agentguard.audit.entry import StoredEntry, parse_entry
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.prove import prove_call
 from agentguard.domain import keystore
+from agentguard.domain.signature_processes import signature_checker
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, sha256_hex
@@ -293,6 +295,42 @@ def test_evidence_with_a_changed_outcome_in_a_joint_signature_is_refused(place, 
         with pytest.raises(VerificationError) as caught:
             dsse.Envelope.parse(forged, may_be_joint=True).verify(key)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_no_statement_of_a_log_holds_because_others_of_its_signature_do(
+    place, no_flusher, is_claimed, jobs
+):
+    """The other statements stand in the same batch, for which one signature is checked once."""
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
+        for number in range(3):
+            agent.call(tool, number)
+    with closing(StateReader(place.config.state)) as reader:
+        stored = list(reader.stored(0))
+    outcomes = [one for one in stored if json.loads(one.body)["kind"] == "outcome"]
+    assert signed(stored, jobs) >= {one.index for one in outcomes}
+    members = json.loads(outcomes[1].body)
+    sealed = members["statement"]
+    payload = json.loads(b64_decode(sealed["payload"]))
+    payload["predicate"]["ended_at"] = payload["predicate"]["started_at"]
+    sealed["payload"] = b64_encode(canonical.dumps(payload))
+    if is_claimed:
+        sealed["joint"]["subjects"][0] = sha256_hex(canonical.dumps(payload))
+    forged = replace(outcomes[1], body=canonical.dumps(members))
+    forgery = [forged if one.index == forged.index else one for one in stored]
+    assert signed(stored, jobs) - signed(forgery, jobs) == {forged.index}
+
+
+def signed(stored: list[StoredEntry], jobs: int) -> set[int]:
+    """Return the entries of calls whose signatures hold."""
+    with signature_checker(jobs, alone=0) as checker:
+        return {
+            read.stored.index
+            for read in read_ahead(stored, {}, checker, since=0)
+            if read.signer is not None
+        }
 
 
 # --- nothing is lost ----------------------------------------------------------------------------
