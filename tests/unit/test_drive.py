@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, Decision, Denied, Guard, StorageError, adapters
+from agentguard import (
+    ApprovalPending,
+    ConfigError,
+    Decision,
+    Denied,
+    Ed25519Signer,
+    Guard,
+    Requirement,
+    StorageError,
+    adapters,
+)
 from agentguard.adapters import CallSite, Invocation
 from agentguard.audit.entry import parse_entry
 from agentguard.call.arguments import Arguments
@@ -72,8 +82,16 @@ class Gate:
         self.inner.abandon()
 
 
+def slow_log(guard):
+    """Let the guard wait for its log, as for one on a disk; return the threads that wait."""
+    executors = guard._runtime.executors._replace(log_waits=True)
+    guard._runtime.executors = executors
+    return executors.log
+
+
 @pytest.fixture
 def gate(guard, agent):
+    slow_log(guard)
     log = guard._runtime._ports.log
     log._backend = Gate(log._backend)
     yield log._backend
@@ -253,6 +271,29 @@ async def test_an_async_look_up_that_raises_denies(guard, agent, ran):
 
 
 # --- the loop is not blocked ---------------------------------------------------------------------
+
+
+async def test_a_slow_on_request_does_not_block_the_loop_of_a_guard_in_memory(ran):
+    """The loop writes to a log in memory itself, and calls nothing of the application there."""
+    told, going = [], threading.Event()
+    bob = Ed25519Signer.from_seed(bytes(32)).public_key.openssh()
+    with Guard.ephemeral(
+        lambda _: Decision.require_approval(Requirement("a refund needs a manager")),
+        config={"approvers": {"bob": {"principal": "user:bob", "keys": [bob]}}},
+        on_request=lambda request: told.append((request.request_id, going.wait(20))),
+    ) as guard:
+
+        @guard.tool
+        async def note():
+            ran.append(1)
+
+        call = asyncio.ensure_future(guard.new_agent("a").acall(note))
+        await asyncio.sleep(0.05)
+        going.set()
+        with pytest.raises(ApprovalPending) as pending:
+            await call
+    assert told == [(pending.value.request.request_id, True)]
+    assert ran == []
 
 
 async def test_a_slow_disk_does_not_block_the_loop(guard, agent, gate):
@@ -475,7 +516,8 @@ async def test_a_coroutine_closed_during_its_append_is_not_in_doubt(guard, agent
 
 async def test_a_coroutine_closed_before_its_append_could_begin_is_not_in_doubt(guard, agent, ran):
     release = threading.Event()
-    blockers = [guard._runtime.executors.log.submit(release.wait, 10) for _ in range(32)]
+    threads = slow_log(guard)
+    blockers = [threads.submit(release.wait, 10) for _ in range(32)]
 
     @guard.tool
     async def note():

@@ -44,6 +44,11 @@ class StateDomain:
     issuer: Signer
     log_key: Signer
 
+    @property
+    def is_in_memory(self) -> bool:
+        """False."""
+        return False
+
     def ledger(self, parent: Inheritance | None = None) -> Ledger:
         """Return a new ledger, which begins with what ``parent`` knew, or with nothing."""
         settings = self.settings

@@ -43,6 +43,11 @@ class MemoryDomain:
     log_key: Signer
     backend: MemoryBackend
 
+    @property
+    def is_in_memory(self) -> bool:
+        """True."""
+        return True
+
     def ledger(self, parent: Inheritance | None = None) -> None:
         """Return None: nobody but this process can change a log in memory."""
 

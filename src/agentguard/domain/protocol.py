@@ -35,6 +35,10 @@ class Domain(Protocol):
     def log_key(self) -> Signer:
         """The log's key."""
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the log and all stores are in memory, where nobody waits for a disk."""
+
     def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
         """Return a new ledger: what the log says that decides calls. None for a log in memory.
 

@@ -25,7 +25,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.effects import Do, Effect, Evaluate
+from agentguard.flow.effects import Do, Effect, Evaluate, Tell
 from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
@@ -161,7 +161,7 @@ def _request_approval(
     request = _request(prepared, decision)
     receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))
     prepared.listener.requested(request, receipt, ports.log.head)
-    stored = yield Do(_store, ports, prepared.request_key, request)
+    stored = yield Tell(_store, ports, prepared.request_key, request)
     return ApprovalPending(stored, "nobody has answered yet")
 
 

@@ -26,12 +26,19 @@ class Executors(NamedTuple):
     ``log`` is for what waits for a disk, ``facts`` for look-ups, ``engine`` for policies that a
     server evaluates. Each has threads of its own. A look-up may be slow, or make guarded calls,
     whose writes still find a thread; and a slow policy server leaves threads for the outcomes of
-    the calls that the server has allowed.
+    the calls that the server has allowed. ``log_waits`` is False where the log and all stores are
+    in memory: the event loop then writes there itself.
     """
 
     log: Executor
     facts: Executor
     engine: Executor
+    log_waits: bool = True
+
+    def shutdown(self) -> None:
+        """Let the threads end; those that work end when they are done."""
+        for executor in (self.log, self.facts, self.engine):
+            executor.shutdown(wait=False)
 
 
 Flow = Generator[Effect, Any, T]
@@ -104,6 +111,8 @@ def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> 
     if type(effect) is Run:
         with listener, running(effect):
             return require_value(tool())
+    if isinstance(effect, Do):  # a Tell
+        return effect()
     with listener:
         return _look_up(effect)
 

@@ -1,9 +1,9 @@
 """The async driver of the ports, on an event loop; the sync one is in ``drive.py``.
 
 The driver waits for disks, look-ups and policy servers in threads of the guard's own, off the
-loop: an application's sync tools must not starve them. A write that has begun is finished even if
-its task is cancelled meanwhile, since a future of an executor is not cancelled with the tasks of a
-loop.
+loop: an application's sync tools must not starve them. What a guard keeps in memory is written on
+the loop, because nobody waits there. A write that has begun is finished even if its task is
+cancelled meanwhile, since a future of an executor is not cancelled with the tasks of a loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentguard.flow.drive import Closed, Executors, Flow, perform, require_value, running
-from agentguard.flow.effects import Do, Effect, Evaluate, LookUp, Run
+from agentguard.flow.effects import Do, Effect, Evaluate, LookUp, Run, Tell
 from agentguard.flow.listener import CallListener
 
 T = TypeVar("T")
@@ -66,7 +66,9 @@ async def _perform(
     effect: Effect, tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> Any:
     if isinstance(effect, Do):
-        return await _finish(executors.log, effect)
+        if executors.log_waits or type(effect) is Tell:
+            return await _finish(executors.log, effect)
+        return effect()
     if isinstance(effect, Run):
         with listener, running(effect):
             result = tool()

@@ -27,12 +27,11 @@ class LookUp(NamedTuple):
     facts_input: FactsInput
 
 
-@final
 class Do:
     """Effect: call ``function`` with ``arguments`` and send back what it returns.
 
-    The function may wait for a disk or for a service: the async driver calls it in a thread, and
-    waits for its end even where the call is cancelled meanwhile.
+    The function may wait for a disk: the async driver then calls it in a thread, and waits for its
+    end even where the call is cancelled meanwhile.
     """
 
     __slots__ = ("_arguments", "_function")
@@ -44,6 +43,13 @@ class Do:
     def __call__(self) -> object:
         """Call the function: for the drivers alone."""
         return self._function(*self._arguments)
+
+
+@final
+class Tell(Do):
+    """Effect: as ``Do``, with a function that also calls the application, which may take long."""
+
+    __slots__ = ()
 
 
 @final

@@ -89,6 +89,7 @@ class Runtime:
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
             # the time-out of an evaluation begins at its submission, so each needs a free thread
             ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
+            log_waits=not self.domain.is_in_memory,
         )
         # RLocks: a signal handler may close, or make a call, while this thread holds one
         self._ports_lock = threading.RLock()
@@ -286,8 +287,7 @@ class Runtime:
             if self._ledger is not None and self._ledger.is_worth_saving(self._unsaved_entries()):
                 self._save_ledger()
         finally:
-            for executor in self.executors:
-                executor.shutdown(wait=False)
+            self.executors.shutdown()
             self._engine.close()
             telemetry.flush()
 
