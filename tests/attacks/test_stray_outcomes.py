@@ -12,6 +12,7 @@ import sqlite3
 from contextlib import closing, suppress
 
 import pytest
+from typer.testing import CliRunner
 
 from agentguard import Denied, StorageError
 from agentguard.audit import records, summary
@@ -21,6 +22,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
+from agentguard.cli.commands import app
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -36,7 +38,7 @@ def agent(opened):
     return opened.new_agent("reader")
 
 
-def interrupt(guard, agent, ran, monkeypatch, *, durable):
+def interrupt(guard, agent, ran, monkeypatch, *, durable, flush=True):
     """Make a call that is interrupted before, or after, its authorization is durable."""
     log = guard._runtime._ports.log
     write = log._backend.write
@@ -50,7 +52,8 @@ def interrupt(guard, agent, ran, monkeypatch, *, durable):
         patched.setattr(log._backend, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             agent.call(guard.tool(ran.append, name="note"), "interrupted")
-    log.flush()
+    if flush:
+        log.flush()
 
 
 def leave_in_doubt(guard, agent, ran, monkeypatch):
@@ -94,6 +97,22 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
     assert said.predicate["authorization"] is None
     assert said.invocation_id == strays(place)[0][1]
     assert ran == []
+
+
+@pytest.mark.parametrize("is_joint", [False, True])
+def test_a_stray_outcome_is_shown_with_its_signer(place, opened, agent, ran, monkeypatch, is_joint):
+    """Also where the instance has signed it together with the next call."""
+    interrupt(opened, agent, ran, monkeypatch, durable=False, flush=not is_joint)
+    agent.call(opened.tool(ran.append, name="note"), "next")
+    ((index, _id),) = strays(place)
+    with closing(StateReader(place.config.state)) as reader:
+        entry = reader.entry(0, index)
+    assert entry is not None
+    assert (b'"joint"' in entry.body) == is_joint
+    command = ["audit", "show", str(index), "--state", str(place.config.state)]
+    shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert agent._caller.instance().actor.signer.key_id in shown.output
 
 
 def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatch):
