@@ -113,6 +113,7 @@ def test_a_stray_outcome_is_shown_with_its_signer(place, opened, agent, ran, mon
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert agent._caller.instance().actor.signer.key_id in shown.output
+    assert place.examine().problems == ()
 
 
 def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatch):

@@ -28,23 +28,24 @@ from agentguard.storage.reader import StateReader
 def told(place, capsys):
     """Tell of a call by ``evidence verify`` and by ``audit show``: what each prints."""
 
-    def tell(*, signs: bool) -> tuple[evidence.Evidence, str, str]:
+    def tell(*, signs: bool, calls: int = 1) -> tuple[evidence.Evidence, str, str]:
         with place.open() as guard:
             tool = guard.tool(lambda: None, name="tool")
             agent = guard.new_agent("reader")
             instance = agent._caller.instance()
             if signs:
-                agent.call(tool)
+                for _ in range(calls):
+                    agent.call(tool)
             else:
                 instance.actor = replace(instance.actor, signer=None)
                 with pytest.raises(Denied):
                     agent.call(tool)
         trust = keystore.load_trust(place.config.state)
         with closing(StateReader(place.config.state)) as reader:
-            (call,) = [
+            call = [
                 LocatedEntry(f.shard, f.index, f.entry)
                 for f in scan_entries(reader, 0, ["authorization"])
-            ]
+            ][-1]
             read = call_report.read(reader, call, trust)
             data = prove_call(reader, trust, str(read.call.invocation_id))
         proved = verify_evidence(data, trust)
@@ -67,8 +68,9 @@ def test_nobody_is_said_to_have_signed_it(told):
     assert json.loads(json.dumps(evidence_report.as_json(proved)))["signed"] is False
 
 
-def test_the_twin_is_signed(told):
-    proved, by_evidence, by_show = told(signs=True)
+@pytest.mark.parametrize("calls", [1, 2], ids=["alone", "with the outcome before it"])
+def test_the_twin_is_signed(told, calls):
+    proved, by_evidence, by_show = told(signs=True, calls=calls)
     assert "by nobody" not in by_evidence + by_show
     assert "signed at" in by_evidence
     assert "attributes the call to the agent instance" in by_evidence

@@ -213,6 +213,34 @@ def test_a_signature_of_one_form_is_none_of_the_other(log, places, call, kind):
         assert refusal(forged, log.trust) == "dsse.malformed"
 
 
+def test_a_refusal_has_a_joint_signature_that_holds_or_none(log, places, call):
+    """One of an agent whose signer failed may be unsigned; none may pretend to be signed."""
+    without_outcome = [index for index in places if index != log.index("outcome")]
+    denied = {"decision": "deny", "code": "signature.failed"}
+    refused = log.changed(call, lambda members: members.update(denied))
+
+    def unsigned(sealed, _digest):
+        return {name: sealed[name] for name in ("payload", "payloadType", "signatures")}
+
+    for change, code in (
+        (lambda sealed, _digest: sealed, None),
+        (unsigned, None),
+        (
+            lambda sealed, _digest: {**sealed, "joint": _joint_of(OTHERS, log.signers["agent"])},
+            "signature.missing",
+        ),
+        (
+            lambda sealed, digest: {
+                **sealed,
+                "joint": {**_joint_of(OTHERS, log.signers["agent"]), "subjects": [digest, *OTHERS]},
+            },
+            "signature.invalid",
+        ),
+    ):
+        forged = _joined(refused, "invocation", change)
+        assert refusal(forged.forged(without_outcome, call), log.trust) == code
+
+
 def _payload(sealed: Any) -> bytes:
     return b64_decode(sealed["payload"])
 
