@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -34,12 +35,16 @@ from agentguard.storage.unsigned import MAX_UNSIGNED
 
 
 class Counting:
-    """An agent instance's own signer that counts its signatures, and fails when it is told to."""
+    """An agent instance's own signer that counts its signatures, and fails when it is told to.
+
+    What stands in ``before`` is called once, before the next signature.
+    """
 
     def __init__(self, inner: Ed25519Signer) -> None:
         self.inner = inner
         self.count = 0
         self.error: Exception | None = None
+        self.before: Callable[[], object] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -47,6 +52,9 @@ class Counting:
     def sign(self, message: bytes) -> bytes:
         if self.error is not None:
             raise self.error
+        before, self.before = self.before, None
+        if before is not None:
+            before()
         self.count += 1
         return self.inner.sign(message)
 
@@ -410,6 +418,25 @@ def test_threads_of_one_instance_share_what_waits(place):
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
     assert [kind for kind, _ in statements_of(place)].count("outcome") == 240
+
+
+def test_an_outcome_that_is_flushed_while_its_instance_signs_stands_in_the_log_once(
+    place, no_flusher
+):
+    """The flush signs the outcome alone. The joint signature comes later, and names it as well."""
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda: 1, name="tool")
+        signer = counting(agent)
+        agent.call(tool)
+        signer.before = guard._runtime.flush
+        agent.call(tool)
+        agent.call(tool)  # the twin: nothing is flushed while this one is signed
+    kinds = [(kind, "joint" in envelope) for kind, envelope in statements_of(place)]
+    first, alone = ("authorization", False), ("outcome", False)
+    joint = [("outcome", True), ("authorization", True)]
+    assert kinds == [first, alone, ("authorization", True), *joint, alone]
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
 
 
 def test_more_outcomes_than_one_signature_covers(place, no_flusher):
