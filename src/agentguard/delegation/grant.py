@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
-from agentguard.signing import jws
+from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.keys import PublicKey, Signer
 
@@ -31,6 +32,9 @@ MAX_CALLS: Final = 2**53 - 1
 
 LATEST: Final = 253_402_300_799
 """The latest end of a hop: the end of the year 9999, in seconds since the epoch."""
+
+_LONGEST_KEPT: Final = 1024
+"""The longest claims of which the grant is kept for the next look, in bytes."""
 
 # RFC 6749, 3.3: printable ASCII without '"', '\' and the space, which separates scope-tokens
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
@@ -190,7 +194,7 @@ def verify(token: str, key: PublicKey) -> Hop:
     verified = jws.verify(token, key, typ=TYPE)
     if verified.header.get("kid") != key.thumbprint:
         raise VerificationError("the hop names another key than signed it", code="hop.key")
-    return Hop(_parse(verified.claims()), token, verified.signing_input)
+    return Hop(_read(verified.payload), token, verified.signing_input)
 
 
 def read(token: str) -> Grant:
@@ -198,7 +202,18 @@ def read(token: str) -> Grant:
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    return _parse(jws.parse(token).claims())
+    return _read(jws.parse(token).payload)
+
+
+def _read(payload: bytes) -> Grant:
+    is_short = len(payload) <= _LONGEST_KEPT
+    return _kept_grant(payload) if is_short else _parse(canonical.loads_object(payload))
+
+
+@lru_cache(maxsize=1024)
+def _kept_grant(payload: bytes) -> Grant:
+    """Decode claims; kept, since each hop is read when it is signed, and in each verification."""
+    return _parse(canonical.loads_object(payload))
 
 
 def _parse(claims: Mapping[str, JSON]) -> Grant:
