@@ -50,6 +50,24 @@ def test_what_was_signed_verifies_to_the_same_value(good, signer):
     assert verified.digest == hashlib.sha256(verified.signing_input).hexdigest()
 
 
+@pytest.mark.parametrize(("scopes", "is_kept"), [(10, True), (1000, False)])
+def test_what_takes_much_memory_is_not_kept(good, signer, scopes, is_kept):
+    """A grant is kept for the next look; whoever signs hops decides how long their claims are."""
+    long = replace(good, scope=tuple(sorted(f"s{number}" for number in range(scopes))))
+    token = grant.sign(long, signer).token
+    first, second = (grant.verify(token, signer.public_key).grant for _ in range(2))
+    assert (first is second) is is_kept
+    assert first == second == long
+
+
+def test_a_kept_grant_does_not_stand_for_its_signature(good, signer, stranger):
+    token = grant.sign(good, signer).token
+    assert grant.read(token) == grant.verify(token, signer.public_key).grant
+    forged = f"{token.rpartition('.')[0]}.{grant.sign(good, stranger).token.rpartition('.')[2]}"
+    assert grant.read(forged) == good
+    assert refused(forged, signer.public_key, VerificationError) == "signature.invalid"
+
+
 def test_its_claims_have_the_names_of_the_standards(good, signer):
     parsed = jws.parse(grant.sign(good, signer).token)
     assert parsed.header == {"alg": "EdDSA", "typ": "ag-hop+jwt", "kid": signer.key_id}

@@ -13,10 +13,12 @@ process that opens the state does step 3. ``rotation.py`` decides which keys cha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from agentguard.audit import records, statements
 from agentguard.audit.entry import parse_entry
@@ -31,6 +33,9 @@ from agentguard.signing.keys import Ed25519Signer, Secret, Signer
 from agentguard.storage import anchor, files, journal_secret, registry_file
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
+
+_UNFINISHED: Final = (".next", ".new")
+"""The ends of the names of a replacement's files, and of half-written files."""
 
 
 def begin(
@@ -68,7 +73,7 @@ def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, registry: 
 
 def is_due(state: Path) -> bool:
     """Return whether a state has files of a replacement that is not finished."""
-    return (
+    return _may_be_due(state) and (
         keystore.next_trust(state) is not None
         or bool(keystore.next_keys(state, adopted=False))
         or registry_file.has_next(state)
@@ -146,9 +151,29 @@ def _is_to_announce(state: Path) -> bool:
     return keystore.is_unannounced(state) or bool(keystore.next_keys(state, adopted=True))
 
 
+def _may_be_due(state: Path) -> bool:
+    """Return whether the name of any file, by its end, is that of a file of a replacement.
+
+    A file is looked for by its name in a folder that can't be listed.
+    """
+    for folder in _folders(state):
+        try:
+            names = os.listdir(folder)  # noqa: PTH208
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        if any(name.endswith(_UNFINISHED) for name in names):
+            return True
+    return False
+
+
+def _folders(state: Path) -> tuple[Path, ...]:
+    return (state, state / keystore.KEYS, state / journal_secret.FOLDER)
+
+
 def _half_written(state: Path) -> list[Path]:
-    folders = (state, state / keystore.KEYS, state / journal_secret.FOLDER)
-    return [path for folder in folders for path in files.half_written(folder)]
+    return [path for folder in _folders(state) for path in files.half_written(folder)]
 
 
 def _valid_path(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:

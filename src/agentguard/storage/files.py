@@ -35,16 +35,27 @@ def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _statu
     ``require`` receives the status of the opened file, and raises for a status that is not
     acceptable. Raises ``OSError``, also for a file that is not regular or is longer than ``limit``.
     """
-    with opened(path) as file:
-        status = os.fstat(file.fileno())
+    number = _open_regular(path)
+    try:
+        status = os.fstat(number)
         require(status)
         # checked before the reading: a sparse file is small on disk, and large in memory
         size = status.st_size
-        data = file.read(size + 1) if size <= limit else b""
+        data = _read(number, size + 1) if size <= limit else b""
         if size < len(data) <= limit:  # a growing file, or one of /proc, whose size is 0
-            data += file.read(limit + 1 - len(data))
+            data += _read(number, limit + 1 - len(data))
+    finally:
+        os.close(number)
     if max(len(data), size) > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
+    return data
+
+
+def _read(number: int, most: int) -> bytes:
+    """Return the next bytes of an open file: ``most`` bytes, fewer at the end of the file only."""
+    data = os.read(number, most)
+    while 0 < len(data) < most and (more := os.read(number, most - len(data))):
+        data += more
     return data
 
 
@@ -55,14 +66,18 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     A user who can write the folder could replace the file with a pipe or a device, whose reading
     would never end.
     """
+    with os.fdopen(_open_regular(path), "rb") as file:
+        yield file
+
+
+def _open_regular(path: Path) -> int:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         require_regular(path, number)
     except OSError:
         os.close(number)
         raise
-    with os.fdopen(number, "rb") as file:
-        yield file
+    return number
 
 
 def require_regular(path: Path, number: int | None = None) -> None:

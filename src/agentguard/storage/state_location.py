@@ -34,7 +34,7 @@ class Location(NamedTuple):
     def of(cls, folder: Path, *, path: Path | None = None) -> Location:
         """Return the location of ``folder``, to be moved to ``path``; raises ``OSError``."""
         status = folder.stat()
-        return cls(os.fspath((path or folder).resolve()), status.st_dev, status.st_ino)
+        return cls(os.path.realpath(path or folder), status.st_dev, status.st_ino)
 
     def is_same(self, other: Location) -> bool:
         """Return whether this is the same path, or the same folder at another path."""
