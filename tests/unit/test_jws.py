@@ -421,6 +421,20 @@ def test_a_verified_token_lends_its_verification_to_no_other_text():
         jws.verify(AlwaysEqual(forged), signer.public_key, typ=TYPE)
 
 
+@pytest.mark.parametrize("iat", [0, 1_800_000_000])
+def test_the_claimed_time_is_a_whole_number(signer: Ed25519Signer, iat: int) -> None:
+    token = jws.sign({**CLAIMS, "iat": iat}, signer, typ=TYPE)
+    assert [jws.claimed_time(token), jws.claimed_time(token)] == [iat, iat]
+
+
+@pytest.mark.parametrize("iat", [None, True, 1.5, "1800000000", [1]])
+def test_a_token_that_claims_anything_else_claims_no_time(
+    signer: Ed25519Signer, iat: canonical.JSON
+) -> None:
+    token = jws.sign({**CLAIMS, "iat": iat}, signer, typ=TYPE)
+    assert jws.claimed_time(token) is None
+
+
 @pytest.mark.parametrize(("members", "is_kept"), [(1, True), (1000, False)])
 def test_nothing_is_kept_of_a_token_whose_header_takes_much_memory(
     signer: Ed25519Signer, members: int, is_kept: bool

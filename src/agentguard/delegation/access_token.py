@@ -104,9 +104,8 @@ def verify(
 
 def _verified_claims(token: str, trust: TrustDocument, at: int) -> dict[str, JSON]:
     # kid and iat only select among trusted keys; the signature is verified before all else
-    unverified = jws.parse(token)
-    kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
-    if not isinstance(kid, str) or not is_integer(issued_at):
+    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed_time(token)
+    if not isinstance(kid, str) or issued_at is None:
         raise _malformed("it names no kid, or no iat in whole seconds")
     key = verification.issuer_key(trust, kid, issued_at=issued_at, at=at)
     return jws.verify(token, key, typ=TYPE).claims()

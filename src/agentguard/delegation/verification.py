@@ -100,8 +100,8 @@ def _verify_hop(
 ) -> Hop:
     """Verify one hop, under the key of the delegatee of the hop before."""
     kid = grant.key_id(token)
-    issued_at = jws.parse(token).claims().get("iat")
-    if not canonical.is_integer(issued_at):
+    issued_at = jws.claimed_time(token)
+    if issued_at is None:
         raise DecodeError("not a hop grant: it names no iat in whole seconds", code="hop.malformed")
     if parent is None or parent.grant.is_asserted:
         key = issuer_key(trust, kid, issued_at=issued_at, at=at)

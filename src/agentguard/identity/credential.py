@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from agentguard.errors import ConfigError, DecodeError, VerificationError
 from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import jws
+from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.keys import PublicKey, Signer
 
@@ -26,6 +27,9 @@ AGENT_CLAIM: Final = "urn:agentguard:agent"
 
 MAX_LIFETIME: Final = 3600
 """The longest lifetime of a credential, in seconds."""
+
+_LONGEST_KEPT: Final = 2048
+"""The longest credential that is kept for the next look, in characters."""
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999
 _URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]+)")
@@ -152,15 +156,15 @@ def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
     ``credential.not_yet_valid``, ``credential.lifetime``, ``key.unknown``, ``signature.invalid``.
     """
     # kid and iat only select among trusted keys; the signature is verified before all else
-    unverified = jws.parse(token)
-    kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
-    if not isinstance(kid, str) or not is_integer(issued_at):
+    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed_time(token)
+    if not isinstance(kid, str) or issued_at is None:
         raise _malformed("it names no kid, or no iat in whole seconds")
-    claims = jws.verify(token, trust.key("issuer", kid, at=issued_at), typ=TYPE).claims()
-    credential = _parse(claims, token)
-    if claims["iss"] != f"spiffe://{trust.trust_domain}":
+    verified = jws.verify(token, trust.key("issuer", kid, at=issued_at), typ=TYPE)
+    is_short = type(token) is str and len(token) <= _LONGEST_KEPT
+    issuer, credential = (_kept_claims if is_short else _claims)(verified.payload, token)
+    if issuer != f"spiffe://{trust.trust_domain}":
         raise VerificationError(
-            f"the credential's issuer {claims['iss']!r} is not this trust domain's",
+            f"the credential's issuer {issuer!r} is not this trust domain's",
             code="credential.issuer",
         )
     if credential.uri != agent_uri(trust.trust_domain, credential.profile.name, credential.key):
@@ -177,6 +181,16 @@ def read(token: str) -> Credential:
     Raises ``DecodeError``, and ``KeyMaterialError`` for a key that no credential may have.
     """
     return _parse(jws.parse(token).claims(), token)
+
+
+def _claims(payload: bytes, token: str) -> tuple[JSON, Credential]:
+    """Decode the payload of a token: the issuer that it names, and the credential."""
+    claims = canonical.loads_object(payload)
+    return claims.get("iss"), _parse(claims, token)
+
+
+# A credential is read for each delegation to its agent, and in each verification of a chain.
+_kept_claims: Final = lru_cache(maxsize=256)(_claims)
 
 
 def _parse(claims: Mapping[str, JSON], token: str) -> Credential:

@@ -116,6 +116,22 @@ def _parts(token: str) -> Jws:
 _kept_parts: Final = lru_cache(maxsize=1024)(_parts)
 
 
+def claimed_time(token: str) -> int | None:
+    """Return the ``iat`` of a token, unverified: it only selects among trusted keys.
+
+    Returns None where that is no whole number. Raises as ``parse`` and ``Jws.claims`` do.
+    """
+    return _kept_time(token) if _is_kept(token) else _time(token)
+
+
+def _time(token: str) -> int | None:
+    issued_at = parse(token).claims().get("iat")
+    return issued_at if canonical.is_integer(issued_at) else None
+
+
+_kept_time: Final = lru_cache(maxsize=1024)(_time)
+
+
 def is_jti(value: object) -> bool:
     """Whether a value has the form of a token's id, ``jti`` (RFC 7519, 4.1.7)."""
     return isinstance(value, str) and _JTI.fullmatch(value) is not None
