@@ -24,7 +24,7 @@ from agentguard.identity import credential
 from agentguard.storage import commit_turn, flusher, log, memory, unsigned
 from agentguard.storage.reader import StateReader
 
-FILES = {one.__file__ for one in (commit_turn, flusher, log, memory, unsigned)}
+FILES = {str(one.__file__) for one in (commit_turn, flusher, log, memory, unsigned)}
 WAITING = {"wait", "notify", "notify_all"}
 
 
@@ -275,17 +275,17 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
 # --- outcomes that wait for a signature -----------------------------------------------------------
 
 
-def handle_at(event: int, handler: Any) -> list[str]:
+def handle_at(event: int, handler: Any, files: set[str] = FILES) -> list[str]:
     """Have ``handler`` come once, where CPython looks for a signal; return where, empty if never.
 
-    The places are the start of a function, and the end of a C function, in ``FILES``.
+    The places are the start of a function, and the end of a C function, in ``files``.
     """
     left, came = event, list[str]()
 
     def profile(frame, kind, _argument):
         nonlocal left
         code = frame.f_code
-        if kind in ("call", "c_return") and code.co_filename in FILES:
+        if kind in ("call", "c_return") and code.co_filename in files:
             left -= 1
             if left == 0:
                 sys.setprofile(None)
@@ -359,10 +359,49 @@ def calls_of(place) -> set[str]:
     return {str(one.invocation_id) for one in found if one and one.kind == "authorization"}
 
 
-def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, monkeypatch):
-    """An outcome that waits has woken the flusher, wherever the call was interrupted."""
-    wakes: list[threading.Event] = []
+@pytest.fixture
+def wakes(monkeypatch) -> list[flusher.Wake]:
+    """What would wake the flusher of each log. No flusher runs."""
+    wakes: list[flusher.Wake] = []
     monkeypatch.setattr(flusher, "start", lambda _log, wake: wakes.append(wake))
+    return wakes
+
+
+def test_a_handler_may_call_the_log_while_the_flusher_is_woken(place, wakes, handled):
+    """No lock of the waking is one for which the handler's thread would wait in vain."""
+    handled(lambda: None)
+
+    class Waits(BaseException):
+        """What no step of a call takes for an error of its own."""
+
+    def late(*_args: object) -> None:
+        raise Waits
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 60, 1)  # and again, where the close waits as well
+
+    def call() -> None:
+        with suppress(Denied):  # within a commit
+            agent.call(tool, "from the handler")
+
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
+        event, came = 0, [""]
+        while came:
+            event += 1
+            if wakes[0].is_set():
+                wakes[0].wait()  # as the flusher does
+            came = handle_at(event, call, FILES | {threading.__file__})
+            assert agent.call(tool, event) == event
+            sys.setprofile(None)
+            assert wakes[0].is_set(), came
+    assert event > 25
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+
+
+def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, wakes):
+    """An outcome that waits has woken the flusher, wherever the call was interrupted."""
     with place.open() as guard:
         agent, tool = guard.new_agent("reader"), guard.tool(lambda x: x, name="tool")
         agent.call(tool, 0)
@@ -370,7 +409,8 @@ def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, monkeypatc
         while came:
             event += 1
             guard._runtime.flush()
-            wakes[0].clear()  # as the flusher does
+            if wakes[0].is_set():
+                wakes[0].wait()  # as the flusher does
             before = len(place.seen().outcomes)
             came = handle_at(event, interrupt)
             with suppress(KeyboardInterrupt):

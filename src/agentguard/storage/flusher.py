@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import Final, Protocol
 
 from agentguard.errors import StorageError
@@ -60,7 +61,32 @@ def unregister(log: OpenLog) -> None:
     _UNCLOSED.discard(log)
 
 
-def start(log: OpenLog, wake: threading.Event) -> threading.Thread:
+class Wake:
+    """Wakes a flusher. ``set`` waits for nobody.
+
+    The lock of a ``threading.Event`` would be waited for in vain by a signal handler or an object's
+    finalizer that interrupts ``set`` and calls the log again.
+    """
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def is_set(self) -> bool:
+        """Return whether the next ``wait`` returns at once."""
+        return not self._gate.locked()
+
+    def set(self) -> None:
+        """Let one ``wait`` return."""
+        with suppress(RuntimeError):  # it is set already
+            self._gate.release()
+
+    def wait(self) -> None:
+        """Wait until ``set`` is called, or was called since the last ``wait``."""
+        self._gate.acquire()
+
+
+def start(log: OpenLog, wake: Wake) -> threading.Thread:
     """Start the thread that flushes a log in the background, each time that ``wake`` is set."""
     flusher = threading.Thread(
         target=_flush_forever,
@@ -72,18 +98,18 @@ def start(log: OpenLog, wake: threading.Event) -> threading.Thread:
     return flusher
 
 
-def _flush_forever(reference: weakref.ref[OpenLog], wake: threading.Event) -> None:
+def _flush_forever(reference: weakref.ref[OpenLog], wake: Wake) -> None:
     """Flush what is enqueued and not taken along by an append in time.
 
-    ``wake`` is set by the first record that is enqueued, and when the log is closed or gone.
+    ``wake`` is set before a record is enqueued, and when the log is closed or gone.
     """
     pause = threading.Event()  # never set: a way to sleep
-    while wake.wait():
+    while True:
+        wake.wait()
         log = reference()
         if log is None or log.closed:
             return
         pause.wait(FLUSH_AFTER * 0.8)
-        wake.clear()
         try:
             log.flush()
         except StorageError:

@@ -58,7 +58,7 @@ class ShardLog:
         self._turn: CommitTurn | None = None
         self._uncertain: UncertainCommit | None = None
         self._closed = ""
-        self._wake = threading.Event()
+        self._wake = flusher.Wake()
         self._flusher: threading.Thread | None = None
         weakref.finalize(self, self._wake.set)
         self._adopt(backend.read_head())
