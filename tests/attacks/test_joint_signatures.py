@@ -108,6 +108,29 @@ def test_an_outcome_that_no_call_follows_is_durable_soon(place):
         assert [kind for kind, _ in statements_of(place)] == ["authorization", "outcome"]
 
 
+def test_no_error_ends_the_thread_that_flushes(place, caplog):
+    with place.open() as guard:
+        agent, tool = guard.new_agent("reader"), guard.tool(lambda: 1, name="tool")
+        log = guard._runtime._ports.log
+        check, failed = log._check_key, threading.Event()
+
+        def fail_once(at: str) -> None:
+            if threading.current_thread().name == "agentguard-flush" and not failed.is_set():
+                failed.set()
+                raise ZeroDivisionError
+            check(at)
+
+        log.check_before_signing(fail_once)
+        agent.call(tool)
+        for _ in range(600):
+            if place.seen().statuses == ["ok"]:
+                break
+            threading.Event().wait(0.05)
+        assert failed.is_set()
+        assert place.seen().statuses == ["ok"]
+    assert "a log could not be flushed" in caplog.text
+
+
 def test_another_agent_signs_no_outcome_of_this_one(place, no_flusher):
     with place.open() as guard:
         one, two = guard.new_agent("reader"), guard.new_agent("reader")

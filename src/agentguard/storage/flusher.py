@@ -112,8 +112,10 @@ def _flush_forever(reference: weakref.ref[OpenLog], wake: Wake) -> None:
         pause.wait(FLUSH_AFTER * 0.8)
         try:
             log.flush()
-        except StorageError:
-            pause.wait(1.0)  # the records stay pending; the next append reports the failure
+        except Exception as error:  # a flusher that ended would leave outcomes unwritten
+            if not isinstance(error, StorageError):  # of which the next append tells
+                LOGGER.exception("a log could not be flushed: it is flushed again in a second")
+            pause.wait(1.0)  # the records stay pending
             wake.set()
         del log
 
