@@ -364,6 +364,23 @@ def test_an_outcome_survives_the_end_of_the_process(place, end, run):
     assert place.seen().statuses == ["ok"]
 
 
+def test_a_log_that_can_not_be_closed_at_the_end_keeps_no_other_open(place, run):
+    result = run(
+        """
+        def fail():
+            raise RuntimeError("the backend can't be closed")
+
+        for one in (guard, opened(), opened()):
+            one.new_agent("reader").call(one.tool(lambda: "done", name="note"))
+            one._runtime._ports.log._backend.close = fail
+        """,
+    )
+    assert result.stderr.count("RuntimeError: the backend can't be closed") == 3
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+    assert place.seen().statuses == ["ok"] * 3
+
+
 def test_leaving_the_context_flushes(place, ran):
     with place.open() as guard:
         guard.new_agent("reader").call(guard.tool(ran.append), 1)

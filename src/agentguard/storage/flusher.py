@@ -124,7 +124,7 @@ def _close_all() -> None:
     for log in list(_UNCLOSED):
         try:
             log.close()
-        except StorageError:  # the others must be flushed all the same
+        except Exception:  # the others must be flushed all the same
             LOGGER.exception(NOT_CLOSED)
 
 
