@@ -6,8 +6,8 @@ Each measured arm has its floor beside it, run alternately with the garbage coll
 ratio is the median of the ratios of the repetitions. The floor of a hop and of a chain is their
 bare Ed25519 signatures; that of a call is the one of ``guarded_call.py`` on the same bytes, and of
 a call whose chain is not cached yet also the two signatures (its hop, its access token), the
-verification of every hop and credential, and the entry that keeps the chain. CPU time in memory,
-wall time on disk.
+verification of every hop and credential, and the entry that keeps the chain. Before each arm that
+verifies, the process forgets what it kept of tokens. CPU time in memory, wall time on disk.
 
 A revocation is timed from the end of ``revoke`` in this process to the first denied call in
 another one that calls without a pause, each time of another delegation. It may be negative: it
@@ -55,13 +55,22 @@ from agentguard.delegation import grant, verification
 from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.guard.agent import caller_of
+from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
+from agentguard.signing import jws
 
 AGENTS = ("lead", "coder", "tester")
 CONFIGURATION: Mapping[str, Any] = {
     "trust_domain": TABLES["trust_domain"],
     "agents": {name: {"type": "code-agent", "max_scope": ["pr:write"]} for name in AGENTS},
 }
+KEPT = (
+    jws._kept_parts,  # noqa: SLF001  a process that meets a chain for the first time kept nothing
+    jws._kept_verified,  # noqa: SLF001
+    jws._kept_time,  # noqa: SLF001
+    grant._kept_grant,  # noqa: SLF001
+    credential._kept_claims,  # noqa: SLF001
+)
 PAUSE = 0.05
 """Seconds for which the other process calls before something is revoked."""
 
@@ -219,13 +228,25 @@ def uncached(lent: DelegatedCall) -> Callable[[], object]:
         runtime.instance()._acceptances.clear()  # noqa: SLF001
         return lent.call()
 
-    return call
+    return forgetting(call)
+
+
+def forgetting(call: Callable[[], object]) -> Callable[[], object]:
+    """Return a call before which this process forgets what it found of tokens before."""
+
+    def once() -> object:
+        for kept in KEPT:
+            kept.cache_clear()
+        return call()
+
+    return once
 
 
 def samples(guard: Guard, lent: DelegatedCall) -> tuple[bytes, list[bytes], bytes]:
     """Make the first call; return its policy input, its two entries, and that with its chain."""
     lent.call()
-    *_others, chained, call, outcome = guard.reader().stored(0)
+    last = {parse_entry(entry.body).kind: entry for entry in guard.reader().stored(0)}
+    call, outcome, chained = last["authorization"], last["outcome"], last["delegation"]
     (document,) = (beside.data for beside in call.attachments if beside.role == "input")
     return document, [call.body, outcome.body], chained.body
 
@@ -264,12 +285,12 @@ class Signatures:
         yield Arm(
             "hop, verify",
             lambda: key.verify(signature, signed.signing_input),
-            lambda: grant.verify(signed.token, key),
+            forgetting(lambda: grant.verify(signed.token, key)),
         )
         yield Arm(
             "chain of 4 hops, verify",
             self.verify,
-            lambda: verification.verify(self.hops, self.credentials, self.trust, at=at),
+            forgetting(lambda: verification.verify(self.hops, self.credentials, self.trust, at=at)),
         )
 
     def verify(self) -> None:
