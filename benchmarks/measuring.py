@@ -26,7 +26,7 @@ from rich.table import Table
 T = TypeVar("T")
 
 CONSOLE = Console()
-WIDTH = 140
+WIDTH = 160
 """Columns of the table where it is written into a file."""
 PERIOD = 0.5
 """Seconds for which threads make calls, each time."""
