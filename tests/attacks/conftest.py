@@ -220,10 +220,21 @@ def guard():
 
 
 @pytest.fixture
-def faults(guard) -> Faults:
+def put_faults() -> Callable[[Guard], Faults]:
+    """Puts a double in front of the backend of a guard's log, which fails where the test says."""
+
+    def put(guard: Guard) -> Faults:
+        log: Any = guard._runtime.current_ports().log
+        faults = log._backend = Faults(log._backend, durable=log._backend.durable)
+        return faults
+
+    return put
+
+
+@pytest.fixture
+def faults(guard, put_faults) -> Faults:
     """The backend of ``guard``'s log, which fails where the test says."""
-    guard._runtime._ports.log._backend = Faults(guard._runtime._ports.log._backend)
-    return guard._runtime._ports.log._backend
+    return put_faults(guard)
 
 
 @pytest.fixture

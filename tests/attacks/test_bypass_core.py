@@ -295,18 +295,21 @@ def test_arguments_that_another_thread_changes_during_the_append_do_not_run(
 
 @pytest.mark.parametrize("how", ["left alone", "changed"])
 async def test_arguments_that_another_task_changes_during_the_append_do_not_run(
-    guard, faults, ran, seen, examine, how
+    place, put_faults, ran, how
 ):
+    """A log on disk is written in a thread; the loop itself writes to a log in memory."""
+    guard = place.open()
+
     @guard.tool
     async def run(commands):
         ran.extend(commands)
 
-    agent = guard.new_agent("a")
-    commands = ["ls"]
+    agent = guard.new_agent("reader")
+    faults = put_faults(guard)
     faults.gate = threading.Event()
-    faults.entered.clear()
+    commands = ["ls"]
     call = asyncio.ensure_future(agent.acall(run, commands))
-    assert await asyncio.to_thread(faults.entered.wait, 5)
+    assert await asyncio.to_thread(faults.entered.wait, 60)
     late(commands, how)
     faults.gate.set()
     if how == "changed":
@@ -315,9 +318,11 @@ async def test_arguments_that_another_task_changes_during_the_append_do_not_run(
         assert caught.value.code == "arguments.changed"
     else:
         await call
+    guard.close()
     assert ran == ([] if how == "changed" else ["ls"])
-    assert seen(guard).statuses == (["not_run"] if how == "changed" else ["ok"])
-    assert examine(guard).in_doubt == ()
+    assert place.seen().statuses == (["not_run"] if how == "changed" else ["ok"])
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
 
 
 def test_facts_can_not_change_what_the_policy_and_the_tool_read(ran):
