@@ -1,8 +1,14 @@
-"""Many evidence files at once: no process that dies and no bad file changes what another proves."""
+"""Many evidence files at once: no process that dies and no bad file changes what another proves.
+
+No process outlives the command.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +16,14 @@ from typing import Any
 
 import pytest
 
+from agentguard.audit import evidence_file
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import evidence_batch
 from agentguard.domain import keystore
+from agentguard.errors import DecodeError
 from agentguard.storage.reader import StateReader
 
 
@@ -81,11 +90,41 @@ def test_a_process_that_dies_changes_no_answer(paths, trust, monkeypatch):
     assert in_processes(paths, trust, monkeypatch, 2) == alone
 
 
-def test_where_no_process_can_start_the_answers_are_the_same(paths, trust, monkeypatch):
+@pytest.mark.parametrize("step", ["__init__", "submit"])
+def test_where_no_process_can_start_the_answers_are_the_same(paths, trust, monkeypatch, step):
     alone = list(evidence_batch.answers(paths, trust, 1))
 
-    def submit(*_arguments):
+    def fails(*_arguments):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    monkeypatch.setattr(ProcessPoolExecutor, step, fails)
     assert in_processes(paths, trust, monkeypatch, 2) == alone
+
+
+def test_a_file_that_is_too_long_has_the_code_of_a_single_file(paths, trust):
+    paths[0].write_bytes(bytes(evidence_file.MAX_BYTES + 1))
+    with pytest.raises(DecodeError) as caught:
+        verify_evidence(paths[0].read_bytes(), trust)
+    assert next(evidence_batch.answers(paths, trust, 1))["code"] == caught.value.code
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from agentguard.cli.audit import evidence_batch
+from agentguard.identity.trust import TrustDocument
+
+evidence_batch.ALONE = 0
+trust = TrustDocument.loads(Path(sys.argv[1]).read_bytes())
+answers = evidence_batch.answers([Path(sys.argv[2])] * 400, trust, 2)
+print(next(answers)["ok"], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_processes_end_with_a_command_that_is_killed(paths, trust, tmp_path):
+    """The pipe of the command's output ends when the last process has ended that holds the pipe."""
+    (tmp_path / "trust.json").write_bytes(trust.dumps())
+    command = [sys.executable, "-c", KILLED, tmp_path / "trust.json", paths[0]]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"True\n")

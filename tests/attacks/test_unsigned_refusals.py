@@ -65,7 +65,9 @@ def test_nobody_is_said_to_have_signed_it(told):
     assert "attributes the call to the agent instance" not in by_evidence
     assert "whether the agent asked for this call" in by_evidence
     assert "signatures" not in by_show
-    assert json.loads(json.dumps(evidence_report.as_json(proved)))["signed"] is False
+    answer = json.loads(json.dumps(evidence_report.as_json(proved)))
+    assert answer["signed"] is False
+    assert "signed by nobody" in str(evidence_report.row({**answer, "file": "call.json"})[1])
 
 
 @pytest.mark.parametrize("calls", [1, 2], ids=["alone", "with the outcome before it"])
@@ -76,4 +78,6 @@ def test_the_twin_is_signed(told, calls):
     assert "attributes the call to the agent instance" in by_evidence
     assert "signatures, credential and commitments hold" in by_show
     assert "the log around the call: agentguard audit verify does" in by_show
-    assert evidence_report.as_json(proved)["signed"] is True
+    answer = evidence_report.as_json(proved)
+    assert answer["signed"] is True
+    assert evidence_report.row({**answer, "file": "call.json"})[1] == ""

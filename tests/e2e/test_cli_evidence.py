@@ -118,15 +118,18 @@ def test_its_json_says_the_same(told, calls, stranger):
 
 
 def test_several_files_are_a_table_and_each_is_an_object_of_json(told, calls, stranger):
-    for name, call in (("one.json", calls[0]), ("two.json", calls[3])):
+    names = ["one.json", "two.json", "doubt.json"]
+    for name, call in zip(names, (calls[0], calls[3], calls[6]), strict=True):
         told.run("evidence", "make", call, "-o", stranger / name)
-    shown = check(told, stranger, "one.json", "two.json")
+    shown = check(told, stranger, *names)
     assert (shown.returncode, shown.stderr) == (0, "")
-    rows = [line.split() for line in shown.stdout.splitlines()[1:3]]
-    assert [row[0] for row in rows] == ["proved", "proved"]
-    assert [row[2] for row in rows] == ["allow", "deny"]
-    assert [row[-1] for row in rows] == ["one.json", "two.json"]
-    assert "2 of 2 files proved\ntrust: project.internal, from trust.json\n" in shown.stdout
+    rows = [line.split() for line in shown.stdout.splitlines()[1:4]]
+    assert [row[0] for row in rows] == ["proved"] * 3
+    assert [row[2] for row in rows] == ["allow", "deny", "allow"]
+    assert [row[3] for row in (rows[0], rows[2])] == ["ok", "in_doubt"]
+    assert rows[1][3].startswith("agent:")  # a call that was denied has no outcome
+    assert [row[-1] for row in rows] == names
+    assert "3 of 3 files proved\ntrust: project.internal, from trust.json\n" in shown.stdout
     (stranger / "bad.json").write_bytes(b"{}")
     bad = check(told, stranger, "one.json", "bad.json", "absent.json", "two.json")
     assert bad.returncode == 1

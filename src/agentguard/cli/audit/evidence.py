@@ -98,9 +98,9 @@ def verify(
     """Verify evidence files, and say what they prove.
 
     Works offline, and needs only the trust document. Exit code 1 if a file is invalid. Several
-    files are listed in a table. With --json, one object for each file: ok; then code and problem,
-    or the proved facts, and unknown: what an evidence file can't prove; trust_domain and
-    trust_sha256 say by which trust document; file, if there are several.
+    files are listed in a table. --json prints an object for each file: file, if there are several;
+    ok; code and problem of an invalid file; the proved facts of a valid file, and unknown, which
+    is what an evidence file can't prove; trust_domain and trust_sha256 of the trust document.
     """
     document = location.trust_in(trust)
     if len(paths) > 1:
@@ -143,7 +143,7 @@ def _verify_several(
             count(number)
     if not json:
         screen.columns(evidence_report.COLUMNS, rows)
-        verdict = f"{len(paths) - failed} of {screen.count(len(paths), 'file', 'files')} proved"
+        verdict = f"{len(paths) - failed:,} of {screen.count(len(paths), 'file', 'files')} proved"
         screen.line(screen.styled("fail" if failed else "ok", verdict))
         _draw_trust(trust_file, trust)
     if failed:

@@ -30,12 +30,15 @@ def row(answer: Mapping[str, Any]) -> screen.Row:
     """Return the row of a file in such a table, from the file's object for ``--json``."""
     if not answer["ok"]:
         failed = screen.styled("fail", "FAILED")
-        note = f"[{answer['code']}]: {answer['problem']}"
-        return (failed, "", "", "", "", "", answer["file"]), note
+        problem = f"[{answer['code']}]: {answer['problem']}"
+        return (failed, "", "", "", "", "", answer["file"]), problem
     decision = screen.styled(answer["decision"], answer["decision"])
     if not answer["enforced"]:
         decision = screen.styled("warn", f"would {phrases.WOULD[answer['decision']]}")
-    status = answer["outcome"]["status"] if answer["outcome"] is not None else ""
+    status = _status(answer)
+    note: str | Text = ""
+    if not answer["signed"]:
+        note = screen.styled("warn", f"signed {phrases.UNSIGNED}")
     cells = (
         screen.styled("ok", "proved"),
         answer["at"][:19],
@@ -45,7 +48,16 @@ def row(answer: Mapping[str, Any]) -> screen.Row:
         answer["tool"]["name"],
         answer["file"],
     )
-    return cells, ""
+    return cells, note
+
+
+def _status(answer: Mapping[str, Any]) -> str:
+    """Return how a call ended, as ``audit list`` has it; nothing for a call that did not run."""
+    if answer["outcome"] is not None:
+        return str(answer["outcome"]["status"])
+    if answer["resolutions"]:
+        return "resolved"
+    return "in_doubt" if answer["decision"] == "allow" or not answer["enforced"] else ""
 
 
 def draw(evidence: Evidence) -> None:
