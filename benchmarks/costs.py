@@ -3,12 +3,12 @@
     uv run python benchmarks/costs.py [--repetitions N] [--calls N] [--json FILE]
 
 One table, in wall time, for whoever asks how much slower a program becomes. Models answer at once
-and tools do nothing, so that a row shows what the framework and the guard cost by themselves. The
-``floor`` is the same program without a guard, and writes nothing to a disk. Both are run
-alternately, with the garbage collector off; times are medians. Policies are in Rego.
-``guarded_call.py`` compares a call with what its guarantees require at least;
-``langgraph_turns.py`` and ``crews.py`` have more rows of each framework. Past 1 ms for a bare
-fdatasync what is durable is void.
+and tools do nothing: a row shows what the framework and the guard cost by themselves. The
+``floor`` is the same program without a guard, and writes nothing to a disk. Both programs run
+alternately, with the garbage collector off. Times are medians. Policies are in Rego.
+``guarded_call.py`` compares a call with the least that its guarantees need; ``langgraph_turns.py``
+and ``crews.py`` have more rows of each framework. If a bare fdatasync takes more than 1 ms, the
+rows on disk are void.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def tool_call(where: str, guard: Guard, options: Any) -> Row:
 
 
 def rows_of(where: str, guard: Guard, options: Any) -> Iterator[Row]:
-    """Yield the row of each thing that a program does, for a guard in memory or on disk."""
+    """Yield the rows of a tool call, a turn and a task, for a guard in memory or on disk."""
     yield tool_call(where, guard, options)
     turn = langgraph_turns.guarded(guard, is_new=False)
     bare = langgraph_turns.unguarded()
