@@ -24,7 +24,9 @@ OPEN_PR = {
 
 def engine_of(server: Any, **options: Any) -> OpaEngine:
     query = options.pop("query", "data.agent.authz")
-    return OpaEngine(Server(server.url, **{"timeout": 5.0, **options}), query)
+    # a TLS handshake may take a second where other tests run beside this one
+    patient = {"timeout": 5.0, "connect_timeout": 5.0}
+    return OpaEngine(Server(server.url, **{**patient, **options}), query)
 
 
 def ask(engine: Any, **members: Any) -> Evaluated:
