@@ -126,3 +126,4 @@ class _Worker:
             process.kill()
             with suppress(OSError):  # what was not sent yet can't be sent any more
                 process.communicate()
+            process.wait()  # where that error came first
