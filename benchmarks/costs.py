@@ -15,20 +15,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import crews
 import langgraph_turns
 import states
-from guarded_call import ARGUMENTS, POLICY, TABLES, VOID_OVER, fdatasync_p50, guarded, measure
-from measuring import Row, figures, middle, no_collection, ratio, show, tracked
+from guarded_call import ARGUMENTS, VOID_OVER, fdatasync_p50, guarded, measure
+from measuring import Row, command, figures, middle, no_collection, ratio, tracked
 
 from agentguard import Guard
 
@@ -69,36 +65,16 @@ def rows_of(where: str, guard: Guard, options: Any) -> Iterator[Row]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything, in memory and durable, and return the figures."""
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
+    options.turns = options.calls
+    with states.both_guards() as (folder, in_memory, on_disk):
         before = os.getloadavg()[0], fdatasync_p50(folder)
-        (folder / "memory.rego").write_text(POLICY)
-        tools = {"trigger_ci": {"attributes": {"branch": "branch"}}}
-        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": tools})
-        state = states.found(folder / "durable")
-        with state.path.open("a") as file:
-            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
-        for where, guard in (("in memory", in_memory), ("on disk", state.guard())):
-            stack.enter_context(guard)
-            rows += rows_of(where, guard, options)
+        rows = [
+            *rows_of("in memory", in_memory, options),
+            *rows_of("on disk", on_disk, options),
+        ]
         after = os.getloadavg()[0], fdatasync_p50(folder)
     return figures("agentguard", before, after, rows, void_over=VOID_OVER)
 
 
-def main() -> None:
-    """Parse the command line, measure, print, and write the JSON file if one is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    options.turns = options.calls
-    report = run(options)
-    show(report, "what a guard adds")
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command(str(__doc__), "what a guard adds", run, repetitions=9, calls=30)

@@ -18,11 +18,8 @@ import argparse
 import itertools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
@@ -35,14 +32,12 @@ from crewai.events import crewai_event_bus
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools import tool
 from crewai.utilities.tool_utils import execute_tool_and_check_finality
-from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
-from measuring import Row, figures, middle, no_collection, show, tracked
+from guarded_call import VOID_OVER, fdatasync_p50
+from measuring import Row, command, figures, middle, no_collection, tracked
 
 from agentguard import Guard
 from agentguard_crewai import guard_agent
 from agentguard_crewai.testing import scripted_model
-
-TOOLS = {"trigger_ci": {"attributes": {"branch": "branch"}}}
 
 
 class Silent(BaseLLM):
@@ -157,38 +152,18 @@ def _time(
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure both ways, in memory and durable, and return the figures."""
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
+    with states.both_guards() as (folder, in_memory, on_disk):
         before = os.getloadavg()[0], fdatasync_p50(folder)
-        (folder / "memory.rego").write_text(POLICY)
-        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": TOOLS})
-        state = states.found(folder / "durable")
-        with state.path.open("a") as file:
-            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
         guards = [
             ("in memory, Rego (CPU time)", in_memory, time.thread_time),
-            ("on disk, Rego (wall time)", state.guard(), time.perf_counter),
+            ("on disk, Rego (wall time)", on_disk, time.perf_counter),
         ]
         for where, guard, clock in guards:
-            stack.enter_context(guard)
             for what, way in (("native", natively), ("text", in_text)):
                 rows.append(measured(f"{what}, {where}", way, guard, clock, options))
         after = os.getloadavg()[0], fdatasync_p50(folder)
     return figures("crewai", before, after, rows, void_over=VOID_OVER)
 
 
-def main() -> None:
-    """Parse the command line, measure, print, and write the JSON file if one is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=100)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    report = run(options)
-    show(report, "a tool call of a crew")
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command(str(__doc__), "a tool call of a crew", run, repetitions=15, calls=100)

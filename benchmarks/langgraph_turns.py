@@ -18,30 +18,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import states
-from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
+from guarded_call import VOID_OVER, fdatasync_p50
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import AgentMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
-from measuring import Row, figures, middle, no_collection, show, tracked
+from measuring import Row, command, figures, middle, no_collection, tracked
 
 from agentguard import Guard
 from agentguard_langchain import GuardMiddleware
 
 AT_ONCE = 60
-TOOLS = {"trigger_ci": {"attributes": {"branch": "branch"}}}
 Turn = Callable[[int], Awaitable[object]]
 
 
@@ -149,19 +144,12 @@ async def measured(what: str, bare: Turn, with_guard: Turn, at_once: int, option
     return Row(what, "µs", middle(floors), middle(times), 1 / rate, note)
 
 
-async def run(options: argparse.Namespace) -> dict[str, Any]:
+async def all_arms(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all arms, in memory and durable, and return the figures."""
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
+    with states.both_guards() as (folder, in_memory, on_disk):
         before = os.getloadavg()[0], fdatasync_p50(folder)
-        (folder / "memory.rego").write_text(POLICY)
-        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": TOOLS})
-        state = states.found(folder / "durable")
-        with state.path.open("a") as file:
-            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
-        for where, guard in (("in memory", in_memory), ("on disk", state.guard())):
-            stack.enter_context(guard)
+        for where, guard in (("in memory", in_memory), ("on disk", on_disk)):
             for at_once in (1, AT_ONCE):
                 for is_new in (False, True):
                     kind = "a new delegation each" if is_new else "one delegation"
@@ -172,18 +160,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return figures("langgraph", before, after, rows, void_over=VOID_OVER)
 
 
-def main() -> None:
-    """Parse the command line, measure, print, and write the JSON file if one is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--turns", type=int, default=120)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    report = asyncio.run(run(options))
-    show(report, "a turn of a LangGraph agent")
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure on one event loop."""
+    return asyncio.run(all_arms(options))
 
 
 if __name__ == "__main__":
-    main()
+    command(str(__doc__), "a turn of a LangGraph agent", run, repetitions=9, turns=120)

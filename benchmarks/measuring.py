@@ -5,7 +5,9 @@ What they measure stands in ``audit_log.py`` and ``delegation.py``.
 
 from __future__ import annotations
 
+import argparse
 import gc
+import json
 import os
 import platform
 import statistics
@@ -165,6 +167,24 @@ def figures(
         "durable_void": max(probes) > void_over,
         "results": [row.rounded()._asdict() for row in rows],
     }
+
+
+def command(
+    description: str, title: str, run: Callable[[argparse.Namespace], dict[str, Any]], **counts: int
+) -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named.
+
+    Each of ``counts`` is an option, with its default. ``run`` gets the options.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    for name, default in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    report = run(options)
+    show(report, title)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def show(figures: dict[str, Any], title: str = "audit log") -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -103,6 +104,20 @@ def found(folder: Path) -> State:
     state.path.chmod(0o600)
     domain.found(config.load(state.path), state.passphrase, now=datetime.now(UTC))
     return state
+
+
+@contextmanager
+def both_guards() -> Iterator[tuple[Path, Guard, Guard]]:
+    """Yield a temporary folder, and two guards with the same Rego policy: in memory and on disk."""
+    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        (folder / "memory.rego").write_text(POLICY)
+        tools = {"trigger_ci": {"attributes": {"branch": "branch"}}}
+        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": tools})
+        state = found(folder / "durable")
+        with state.path.open("a") as file:
+            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
+        yield folder, stack.enter_context(in_memory), stack.enter_context(state.guard())
 
 
 def fill(state: State, entries: int) -> Iterator[int]:

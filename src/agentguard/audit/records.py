@@ -345,11 +345,7 @@ def erasure(admin: Signer, call: CallPlace, *, note: str, at: str) -> Record:
 
 def _copies(attachments: Sequence[Attachment], *stated: str | None) -> dict[str, object]:
     """Return by role the commitments of attachments that the signed statement does not state."""
-    copies: dict[str, object] = {}
-    for one in attachments:
-        if one.commitment not in stated:
-            copies[one.role] = one.commitment
-    return copies
+    return {one.role: one.commitment for one in attachments if one.commitment not in stated}
 
 
 def _admin_record(

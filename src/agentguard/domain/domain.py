@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 from agentguard.approvals.store import Limits
 from agentguard.domain import founding, handover, keystore, trust_pin
@@ -43,11 +44,7 @@ class StateDomain:
     trust: TrustDocument
     issuer: Signer
     log_key: Signer
-
-    @property
-    def is_in_memory(self) -> bool:
-        """False."""
-        return False
+    is_in_memory: ClassVar[bool] = False
 
     def ledger(self, parent: Inheritance | None = None) -> Ledger:
         """Return a new ledger, which begins with what ``parent`` knew, or with nothing."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from agentguard.approvals.store import Limits
 from agentguard.audit import records
@@ -42,11 +42,7 @@ class MemoryDomain:
     issuer: Signer
     log_key: Signer
     backend: MemoryBackend
-
-    @property
-    def is_in_memory(self) -> bool:
-        """True."""
-        return True
+    is_in_memory: ClassVar[bool] = True
 
     def ledger(self, parent: Inheritance | None = None) -> None:
         """Return None: nobody but this process can change a log in memory."""

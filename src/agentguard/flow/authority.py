@@ -42,9 +42,7 @@ class Authority:
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return the required scopes that are not in the authority's scope."""
-        if self.scope is None or self.scope.issuperset(requires):
-            return []
-        return [name for name in requires if name not in self.scope]
+        return [] if self.scope is None else [name for name in requires if name not in self.scope]
 
 
 class DelegationSource(Protocol):

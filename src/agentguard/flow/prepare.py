@@ -342,7 +342,7 @@ def _facts(
     """Return the application's facts about the call, or the refusal and what interrupted it."""
     try:
         facts = yield LookUp(look_up, facts_input)
-        if type(facts) is dict or isinstance(facts, Mapping):
+        if isinstance(facts, Mapping):
             return dict(facts), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
         failed = Decision.failure("facts.failed", "the look-up of facts failed", error)

@@ -113,7 +113,7 @@ def decide(answer: object) -> Decision:
         answer = answer.document
     if answer is UNDEFINED:
         return Decision.refusal("the policy's query is undefined", code="policy.undefined")
-    if type(answer) is not dict and not isinstance(answer, Mapping):
+    if not isinstance(answer, Mapping):
         return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
     redactions, unmet = _obligations(answer.get("obligations", []))
     decision = (_refusal(answer) or unmet) if unmet is not None else _decision(answer)
@@ -140,7 +140,7 @@ def _decision(answer: Mapping[str, JSON]) -> Decision:
 def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
     """Return a denial if any deny reason is defined, whatever its value; else None."""
     several = answer.get("deny_reasons", [])
-    if "deny_reason" not in answer and type(several) is list and not several:
+    if "deny_reason" not in answer and isinstance(several, list) and not several:
         return None
     reasons: list[str] = []
     if "deny_reason" in answer:

@@ -191,9 +191,6 @@ TrustOption = Annotated[
     ),
 ]
 
-# --- the output ---------------------------------------------------------------------------------
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 JobsOption = Annotated[
     int | None,
     typer.Option(
@@ -204,6 +201,10 @@ JobsOption = Annotated[
         help="Verify in N processes; by default one on each core, four at most.",
     ),
 ]
+
+# --- the output ---------------------------------------------------------------------------------
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 EveryOption = Annotated[
     bool,
     typer.Option(
