@@ -251,8 +251,9 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
         return password
 
     agent.call(login, "nothing-to-hide", sys.argv[2])
+    agent.call(login, "somebody", "else")  # with it, the outcome of the call before is durable
     print("ready", flush=True)
-    count = 1
+    count = 2
     while not (folder / "stop").exists():
         agent.call(login, "somebody", f"else {count}")
         count += 1
