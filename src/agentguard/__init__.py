@@ -24,6 +24,7 @@ from agentguard.errors import (
     ConfigError,
     DelegationError,
     PolicyError,
+    SecretError,
     StorageError,
     UnguardedCallError,
     VerificationError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from agentguard.audit.evidence import Evidence, verify_evidence
     from agentguard.call.decision import Decision, Denied, Requirement
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
-    from agentguard.delegation.context import idempotency_key
+    from agentguard.delegation.context import idempotency_key, secret
     from agentguard.delegation.handle import Delegation, current_delegation
     from agentguard.domain.report import Report
     from agentguard.guard.agent import Agent
@@ -64,6 +65,7 @@ __all__ = [
     "RequestEndedError",
     "RequestStatus",
     "Requirement",
+    "SecretError",
     "StorageError",
     "Tool",
     "TrustDocument",
@@ -71,6 +73,7 @@ __all__ = [
     "VerificationError",
     "current_delegation",
     "idempotency_key",
+    "secret",
     "verify_evidence",
 ]
 
@@ -94,6 +97,7 @@ _HOMES = {
     "TrustDocument": "agentguard.identity.trust",
     "current_delegation": "agentguard.delegation.handle",
     "idempotency_key": "agentguard.delegation.context",
+    "secret": "agentguard.delegation.context",
     "verify_evidence": "agentguard.audit.evidence",
 }
 """In which module each name stands that is imported at its first use."""

@@ -18,6 +18,7 @@ Every error has a stable reason code, ``noun.problem``, and a message for the pe
     ├── CallError            a call is not in the log, or not in the expected condition
     ├── ConfigError          agentguard.toml or an argument of the API has a mistake
     ├── UnguardedCallError   a guarded tool was called without an agent
+    ├── SecretError          a secret is not released to the running call
     ├── Denied               the call was denied
     └── ApprovalPending      the call waits for a person
 """
@@ -128,3 +129,12 @@ class UnguardedCallError(AgentguardError):
     """A guarded tool was called directly, without an agent, and did not run."""
 
     default_code = "tool.unguarded"
+
+
+class SecretError(AgentguardError):
+    """A secret is not released to the running call. The message never holds the secret's value.
+
+    ``code`` is ``secret.unknown``, ``secret.refused`` or ``secret.failed``.
+    """
+
+    default_code = "secret.refused"

@@ -190,6 +190,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "policy_sha256",
         "evaluation",
         "config_sha256",
+        "secrets",
         "outcome",
         "problems",
         "resolution",

@@ -30,6 +30,11 @@ def prints(page: str) -> list[tuple[str, str]]:
     return found
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """Return each block of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
 def typed(commands: str, folder: Path, environment: Mapping[str, str]) -> str:
     """Run commands in a shell, as a reader types them, and return what they print."""
     ran = subprocess.run(

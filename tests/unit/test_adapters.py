@@ -104,6 +104,7 @@ def test_an_application_has_few_names():
         "RequestEndedError",
         "RequestStatus",
         "Requirement",
+        "SecretError",
         "StorageError",
         "Tool",
         "TrustDocument",
@@ -111,6 +112,7 @@ def test_an_application_has_few_names():
         "VerificationError",
         "current_delegation",
         "idempotency_key",
+        "secret",
         "verify_evidence",
     ]
 

@@ -10,6 +10,7 @@ from agentguard.audit import entry, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
+from agentguard.call.releases import ReleaseSubject
 from agentguard.delegation import chain_issuance
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
@@ -82,6 +83,11 @@ def built(signer):
         "config": records.config(b'{"a":1}', at=AT),
         "identity": records.identity(issued, at=AT),
         "authorization": records.authorization(sealed, PREDICATE, ruling, at=AT),
+        "secret": records.secret(
+            "TOKEN",
+            ReleaseSubject("the-id", "0" * 64, 1, 7, AGENT, "note", None, frozenset()),
+            at=AT,
+        ),
         "outcome": records.outcome(
             sealed.payload, signer, Summary("outcome", AT, status="ok"), None
         ).signed(),
@@ -105,6 +111,7 @@ KINDS = [
     "config",
     "identity",
     "authorization",
+    "secret",
     "outcome",
     "resolution",
     "erasure",

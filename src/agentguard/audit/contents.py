@@ -28,6 +28,7 @@ from agentguard.audit.calls import (
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.findings import MissingData, OpenCall
+from agentguard.audit.secret_releases import ReleaseVerifier
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.audit.summary import Summary
 from agentguard.delegation.chain import Chain
@@ -89,6 +90,10 @@ class ContentsVerifier:
     _digests: set[str] = field(default_factory=lambda: {str(None)})  # of configurations, policies
     _modes: dict[str, str] = field(default_factory=dict)
     _unauthorised: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call
+    _releases: ReleaseVerifier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._releases = ReleaseVerifier(self.shard)
 
     @property
     def checks_signatures(self) -> bool:
@@ -148,6 +153,8 @@ class ContentsVerifier:
                 return self._authorization(index, read, entry, at)
             case "outcome":
                 return self._outcome(index, read, entry)
+            case "secret":
+                return _Content(self._releases.check(entry))
             case "identity" | "delegation" | "request" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
         self._announcement(index, entry)
@@ -187,6 +194,7 @@ class ContentsVerifier:
                 digest = statements.check_config(entry)
                 self._digests.add(digest)
                 self._modes[digest] = statements.policy_mode(entry)
+                self._releases.add_config(digest, entry.members["config"])
             case "policy":
                 self._digests.add(str(entry.members["policy_sha256"]))
             case "roster":
@@ -240,6 +248,7 @@ class ContentsVerifier:
                 self.call_counts.update(chain.limits)
             subject = call.invocation_sha256
             self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
+            self._releases.begin(call, index, chain)
         call_summary = summary.of_call(call.predicate, at=entry.at, decision=call.effect)
         return _Content(call_summary, call.commitments, (index, call.invocation_sha256))
 
@@ -271,6 +280,7 @@ class ContentsVerifier:
         if not isinstance(outcome, Outcome):
             outcome = read_outcome(entry)
         call = self.open_calls.pop(outcome.invocation_sha256, None)
+        self._releases.end(outcome.invocation_sha256)
         if call is None:
             return self._outcome_without_call(index, read, entry, outcome)
         statements.check_place(outcome, self.shard, call.place)

@@ -70,6 +70,9 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "copies",
         }
     ),
+    "secret": frozenset(
+        {"name", "invocation_id", "invocation_sha256", "authorization", "agent", "tool"}
+    ),
     "outcome": frozenset({"statement", "copies"}),
     "resolution": frozenset({"statement"}),
     "erasure": frozenset({"statement"}),

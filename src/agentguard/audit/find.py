@@ -21,6 +21,7 @@ from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
 from agentguard.audit.log import LogReader
+from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.identity.credential import agent_name
@@ -141,6 +142,24 @@ def entries_of_call(
         for shard in shards
         for located in entries_about_call(reader, shard, [kind], call, after=after)
     ]
+
+
+def releases_of_call(
+    reader: LogReader, shard: int, begin: int, end: int | None, call: Authorization
+) -> list[LocatedEntry]:
+    """Return the releases of secrets to a call, from the entries between its two entries.
+
+    ``begin`` is the index of the authorization, and ``end`` the index of the outcome, None without
+    an outcome. The columns are not used. Raises ``StorageError``.
+    """
+    found = []
+    for index, body in reader.entries(shard, after=begin):
+        if index == end:
+            break
+        located = _as_located(shard, index, body, ["secret"])
+        if located is not None and _is_about(located.entry, call):
+            found.append(located)
+    return found
 
 
 def find_delegation(
@@ -324,10 +343,12 @@ def _as_call(located: LocatedEntry | None, invocation_id: str | None = None) -> 
 
 
 def _is_about(entry: Entry, call: Authorization) -> bool:
-    """Return whether an outcome, a resolution or an erasure names the call's invocation."""
+    """Return whether an outcome, a release or an admin's statement names the call's invocation."""
     with suppress(DecodeError, VerificationError):
         if entry.kind == "outcome":
             subject = read_outcome(entry).invocation_sha256
+        elif entry.kind == "secret":
+            subject = read_release(entry).invocation_sha256
         else:
             subject = statements.read_admin_statement(entry).call.invocation_sha256
         return subject == call.invocation_sha256

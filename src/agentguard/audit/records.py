@@ -15,6 +15,7 @@ from agentguard.audit import summary
 from agentguard.audit.entry import Attachment, CallPlace, Mode, Receipt, Status
 from agentguard.audit.summary import Summary
 from agentguard.call.decision import Decision
+from agentguard.call.releases import ReleaseSubject
 from agentguard.delegation.chain import Chain
 from agentguard.errors import EncodeError
 from agentguard.identity.credential import Credential
@@ -270,6 +271,27 @@ def authorization(
     effect = decision.outcome if ruling.enforced else summary.OBSERVED
     call_summary = summary.of_call(predicate, at=at, decision=effect)
     return _record(members, call_summary, attachments)
+
+
+def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
+    """Build the entry of the release of a secret to a running call, which precedes the release.
+
+    The entry has the name of the secret, and neither the value nor a digest of the value.
+    """
+    members = {
+        "kind": "secret",
+        "at": at,
+        "name": name,
+        "invocation_id": subject.invocation_id,
+        "invocation_sha256": subject.invocation_sha256,
+        "authorization": {"shard": subject.shard, "index": subject.place},
+        "agent": subject.agent,
+        "tool": subject.tool,
+    }
+    release_summary = summary.of_secret(
+        subject.invocation_id, subject.agent, at=at, tool=subject.tool
+    )
+    return _record(members, release_summary)
 
 
 def outcome_statement(  # noqa: PLR0913  the members of one statement

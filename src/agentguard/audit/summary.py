@@ -119,6 +119,11 @@ def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -
     return Summary("outcome", at, invocation_id, agent, status=status)
 
 
+def of_secret(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
+    """Return the summary of the entry of a release of a secret."""
+    return Summary("secret", at, invocation_id, agent, tool=tool)
+
+
 def of_identity(uri: str, *, at: str) -> Summary:
     """Return the summary of an identity entry, from the URI of the instance."""
     return Summary("identity", at, agent=uri)

@@ -22,16 +22,18 @@ from agentguard.signing.canonical import JSON
 Redaction = tuple[str, ...]
 """The tokens of a pointer, unescaped: one or more."""
 
-_MARK: Final[Mapping[str, JSON]] = {"$redacted": True}
-"""The value in place of a redacted one.
-
-No argument can look like the mark, since ``arguments.py`` doubles the ``$`` of a key.
-"""
-
 
 _ROOT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN: Final = re.compile(r"(?:[^~/]|~[01])*")
 _FIELDS: Final = frozenset({"fields", "extra", "private", "unset"})
+
+
+def mark() -> JSON:
+    """Return the value in place of a redacted one.
+
+    No argument can look like the mark, since ``arguments.py`` doubles the ``$`` of a key.
+    """
+    return {"$redacted": True}
 
 
 def parse(pointer: str) -> Redaction:
@@ -119,13 +121,13 @@ def _without_paths(encoded: bytes, paths: list[list[str]]) -> bytes:
     try:
         value = canonical.loads(encoded, limit=len(encoded))
     except DecodeError:  # facts may be too deep for the decoder: then nothing is stored
-        return canonical.dumps(dict(_MARK))
+        return canonical.dumps(mark())
     return canonical.dumps(_without(value, paths))
 
 
 def _without(value: JSON, paths: list[list[str]]) -> JSON:
     if any(not path for path in paths):
-        return dict(_MARK)
+        return mark()
     if isinstance(value, dict):
         return {name: _member(name, member, value, paths) for name, member in value.items()}
     if isinstance(value, list):

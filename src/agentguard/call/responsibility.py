@@ -149,6 +149,10 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "correct the function that [approvals] roles names; the log has the traceback"
     ),
     "scope.exceeded": _AGENT,
+    "secret.exposed": _developer(
+        "pass no secret on to another tool: name that tool in [secrets.NAME] tools, and let it "
+        "call agentguard.secret itself"
+    ),
     "signature.failed": _operator(_STATE),
     "site.unencodable": _developer("give the thread, the turn and the task names that are text"),
     "storage.busy": _developer("make no guarded call in a signal handler or in __del__"),

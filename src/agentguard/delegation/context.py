@@ -16,6 +16,7 @@ from contextvars import ContextVar, Token
 from typing import Final
 
 from agentguard.approvals.nested import NestedCalls
+from agentguard.call.releases import Releases
 from agentguard.call.responsibility import CODES
 from agentguard.errors import DelegationError, UnguardedCallError
 
@@ -189,6 +190,25 @@ def idempotency_key() -> str:
     return running.invocation_id
 
 
+def secret(name: str) -> str:
+    """Return a secret that the configuration (``[secrets.NAME]``) releases to this tool.
+
+    The release is durably on record in the log before the function returns; the log never has the
+    value. The function waits for the source of the secret and for the disk: an async tool calls
+    ``await asyncio.to_thread(agentguard.secret, name)``. Ask anew for each use, and keep no copy.
+
+    Raises ``UnguardedCallError`` (``tool.unguarded``) outside a guarded call, and ``SecretError``:
+    ``secret.unknown`` for a name without a table; ``secret.refused`` where the table names other
+    tools or a scope that the call's authority lacks, where the authority is revoked, and after the
+    end of the call; ``secret.failed`` where the source or the log fails.
+    """
+    running = _RUNNING.get()
+    if running is None:
+        message = "a secret is for a guarded call, and none is running here: call with agent.call"
+        raise UnguardedCallError(message)
+    return running.releases.release(name)
+
+
 def running_call() -> RunningCall | None:
     """Return the guarded call in which this code runs, or None."""
     return _RUNNING.get()
@@ -204,18 +224,25 @@ def nested_calls() -> NestedCalls | None:
 
 
 class RunningCall:
-    """The running guarded call: answers ``idempotency_key``, and puts a delegation in force.
+    """The running guarded call: answers ``idempotency_key`` and ``secret``.
 
-    ``delegation`` is that of the call's agent. An agent on its own authority has None, which
-    changes nothing of what is in force: an agent uses its own authority only where no delegation is
-    in force.
+    ``delegation`` is that of the call's agent, and is in force while the tool runs. An agent on its
+    own authority has None, which changes nothing of what is in force: an agent uses its own
+    authority only where no delegation is in force.
     """
 
-    __slots__ = ("_activation", "_token", "invocation_id", "nested_calls")
+    __slots__ = ("_activation", "_token", "invocation_id", "nested_calls", "releases")
 
-    def __init__(self, invocation_id: str, nested_calls: NestedCalls, delegation: object) -> None:
+    def __init__(
+        self,
+        invocation_id: str,
+        nested_calls: NestedCalls,
+        delegation: object,
+        releases: Releases,
+    ) -> None:
         self.invocation_id = invocation_id
         self.nested_calls = nested_calls
+        self.releases = releases
         self._activation = Activation(delegation) if delegation is not None else None
 
     def __enter__(self) -> None:

@@ -22,8 +22,10 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import MAX_RESULT, JournalEntry
+from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
+from agentguard.call.releases import Releases, ReleaseSubject
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.flow import endings, log_entries
 from agentguard.flow.effects import Do, Effect, Enqueue
@@ -45,7 +47,8 @@ class Attempt:
     statement, ``receipt`` the place of the authorization in the log (None until that is known),
     ``started_at`` the time at which the tool began. ``spends_approvals`` says that approvals were
     used up, or may have been; ``is_request_removed`` whether their request was removed (None: not
-    tried yet).
+    tried yet). ``around`` are the secrets of the call around, and ``releases`` those of this call
+    (None before the tool begins).
     """
 
     prepared: PreparedCall
@@ -62,6 +65,8 @@ class Attempt:
     started_at: str | None = None
     spends_approvals: bool = False
     is_request_removed: bool | None = None
+    around: Releases | None = None
+    releases: Releases | None = None
 
     @property
     def invocation_id(self) -> Any:
@@ -125,10 +130,24 @@ class Attempt:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Note that the tool begins now."""
+    def start(self) -> Releases:
+        """Note that the tool begins now; return the secrets that the tool may ask for."""
         self.started_at = self._now()
         self.nested_calls.runs(is_journalled=self.journal_key is not None)
+        prepared, receipt = self.prepared, self.receipt
+        assert receipt is not None  # noqa: S101  the authorization is in the log
+        subject = ReleaseSubject(
+            self.invocation_id,
+            self.invocation_sha256,
+            receipt.shard,
+            receipt.index,
+            prepared.actor.uri,
+            prepared.invocation.tool.name,
+            prepared.authority.scope,
+            prepared.authority.names,
+        )
+        self.releases = prepared.ports.secrets.begin(subject, self.around)
+        return self.releases
 
     def ending_of(self, error: BaseException) -> Ending:
         """Return how an attempt ends whose tool has raised ``error``."""
@@ -166,7 +185,16 @@ class Attempt:
     def close(
         self, ending: Ending, *, result: object = None, error: BaseException | None = None
     ) -> Generator[Effect, Any, None]:
-        """Tell the log, the journal and the enclosing call how the attempt has ended."""
+        """Tell the log, the journal and the enclosing call how the attempt has ended.
+
+        The entry of each release of a secret stands in the log before the outcome.
+        """
+        interrupt: BaseException | None = None
+        if self.releases is not None and self.releases.end():
+            try:
+                yield Do(self.releases.settle)
+            except BaseException as raised:  # noqa: BLE001  raised again once the end is on record
+                interrupt = raised
         if ending is endings.SUSPENDED:
             self.prepared.listener.suspended()
         elif ending is endings.HANDED_ON:
@@ -177,6 +205,8 @@ class Attempt:
             yield from self._write_journal(self.journal_key, self._new_entry(ending, result))
         if ending.is_complete:
             self.nested_calls.ends()
+        if interrupt is not None:
+            raise interrupt
 
     def _log(
         self, ending: Ending, status: Status, result: object, error: BaseException | None
@@ -201,6 +231,7 @@ class Attempt:
                 ended_at=self._now(),
                 replay_of=replay_of,
                 is_suspended=ending.is_suspended,
+                masks=self._masks(),
             )
             # another process may continue a journalled call, and then needs a durable outcome
             if self.journal_key is None:
@@ -222,22 +253,31 @@ class Attempt:
     def _result_entry(self, result: object) -> JournalEntry:
         """Return the journal entry of a call that has run.
 
-        A result of which the log redacts a part is not kept in the journal either. ``enforced``
-        is False in the entry of a call that ran while the policy was only observed.
+        A result of which the log redacts or masks a part is not kept in the journal either.
+        ``enforced`` is False in the entry of a call that ran while the policy was only observed.
         """
         assert self.options.codec is not None  # noqa: S101  without a codec there is no journal key
         unreplayable = JournalEntry(self.invocation_id, "unreplayable")
         if any(pointer[0] == "result" for pointer in self.redactions):
             return unreplayable
+        masks = self._masks()
         try:
             data = self.options.codec.dumps(result)
-            if len(data) <= MAX_RESULT:
+            if len(data) <= MAX_RESULT and (masks is None or not masks.find(data)):
                 return JournalEntry(self.invocation_id, "done", data, enforced=self.is_enforced)
         except (EncodeError, DecodeError):
             pass
-        except Exception:
-            _LOGGER.exception("a result could not be written for the journal: it is not replayed")
+        except Exception as error:
+            # the text of the codec's error may hold a secret that the tool got
+            traceback = error if masks is None else None
+            message = "a result could not be written for the journal (%s): it is not replayed"
+            _LOGGER.error(message, type(error).__name__, exc_info=traceback)  # noqa: TRY400
         return unreplayable
+
+    def _masks(self) -> Masks | None:
+        """Return the masks of the secrets that the tool got; None where it got none."""
+        held = self.releases.held if self.releases is not None else ()
+        return Masks(held) if held else None
 
     def _write_journal(self, key: str, entry: JournalEntry | None) -> Generator[Effect, Any, None]:
         store = self.prepared.ports.journal

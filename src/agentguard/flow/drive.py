@@ -119,7 +119,8 @@ def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> 
 
 def running(effect: Run) -> context.RunningCall:
     """Return the context in which the tool runs, with the delegation in force there."""
-    return context.RunningCall(effect.invocation_id, effect.nested_calls, effect.authority.lends)
+    lends = effect.authority.lends
+    return context.RunningCall(effect.invocation_id, effect.nested_calls, lends, effect.releases)
 
 
 _NOT_RUN: Final = (GeneratorType, AsyncGeneratorType, Awaitable)

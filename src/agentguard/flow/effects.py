@@ -12,6 +12,7 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.log import AuditLog
 from agentguard.audit.records import UnsignedOutcome
 from agentguard.call.decision import Decision
+from agentguard.call.releases import Releases
 from agentguard.call.tool import FactsFunction, FactsInput
 from agentguard.flow.authority import Authority
 from agentguard.policy.engine import Engine
@@ -64,12 +65,14 @@ class Evaluate(NamedTuple):
 class Run(NamedTuple):
     """Effect: run the tool, as this invocation and under this authority; send back its result.
 
-    ``nested_calls`` keeps account of the guarded calls that the tool makes.
+    ``nested_calls`` keeps account of the guarded calls that the tool makes. ``releases`` gives the
+    tool secrets while the tool runs.
     """
 
     invocation_id: str
     authority: Authority
     nested_calls: NestedCalls
+    releases: Releases
 
 
 @final

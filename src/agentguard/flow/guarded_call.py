@@ -54,7 +54,7 @@ def evaluate(call: CallInput) -> Generator[Effect, Any, Decision]:
     ``ApprovalPending``.
     """
     prepared = yield from prepare(call)
-    attempt = Attempt(prepared, call.nested_calls, call.options)
+    attempt = Attempt(prepared, call.nested_calls, call.options, around=call.around)
     yield from attempt.look_up()
     ruling = yield from rule(attempt.prepared, call.nested_calls, attempt.journal_entry)
     if ruling.interrupt is not None:
@@ -70,7 +70,7 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
     again. An exception of the tool is recorded, and raised again.
     """
     prepared = yield from prepare(call)  # 1, 2, 3
-    attempt = Attempt(prepared, call.nested_calls, call.options)
+    attempt = Attempt(prepared, call.nested_calls, call.options, around=call.around)
     yield from _authorize(attempt)  # 4 to 7
     if attempt.journal_entry is not None:
         yield from attempt.close(endings.REPLAYED)
@@ -80,9 +80,11 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
         refusal = yield from give_up(attempt, refusal)
         yield from attempt.close(endings.OVERTAKEN)
         raise Denied(refusal)
-    attempt.start()
+    releases = attempt.start()
     try:
-        result = yield Run(attempt.invocation_id, prepared.authority, call.nested_calls)  # 8
+        result = yield Run(
+            attempt.invocation_id, prepared.authority, call.nested_calls, releases
+        )  # 8
     except NotRun as not_run:
         refusal = yield from give_up(attempt, not_run.refusal)
         yield from attempt.close(endings.NOT_RUN)

@@ -13,6 +13,7 @@ from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import commitment
+from agentguard.call.masking import Masks
 from agentguard.call.redaction import Redaction
 from agentguard.flow.decide import Ruling
 from agentguard.flow.prepare import PreparedCall
@@ -77,15 +78,20 @@ def outcome(  # noqa: PLR0913  what the entry says
     ended_at: str,
     replay_of: str | None,
     is_suspended: bool,
+    masks: Masks | None,
 ) -> tuple[UnsignedOutcome, str | None]:
     """Return the outcome, which the agent instance is yet to sign, and the error's type.
 
     ``invocation_sha256`` names the invocation; ``receipt`` is the place of the authorization, None
-    where nobody knows the place. Raises ``EncodeError``.
+    where nobody knows the place. ``masks`` are of the secrets that the tool got, None for none: the
+    log has the salt of the call, so the outcome commits to the masked result. Raises
+    ``EncodeError``.
     """
     actor, salt = prepared.actor, prepared.salt
     invocation_id = prepared.predicate["invocation_id"]
     encoded = encode_result(result) if status == "ok" else None
+    if encoded is not None and masks is not None:
+        encoded = masks.masked(encoded)
     committed = commitment(salt, encoded) if encoded is not None else None
     error_type = _type_name(error) if error is not None else None
     payload = records.outcome_statement(

@@ -16,6 +16,7 @@ from agentguard.audit.entry import Mode
 from agentguard.audit.log import AuditLog
 from agentguard.call.journal import Journal
 from agentguard.call.redaction import Redaction
+from agentguard.call.releases import SecretDesk
 from agentguard.identity.revocation import Revocations
 from agentguard.policy.engine import Engine
 
@@ -49,6 +50,7 @@ class Ports:
 
     approvals: Approvals
     journal: Journal
+    secrets: SecretDesk
     roster: Roster
     trust_domain: str
     on_request: OnRequest | None = None

@@ -20,7 +20,9 @@ from agentguard.approvals.store import StoredRequest
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
+from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
+from agentguard.call.releases import Releases
 from agentguard.call.responsibility import CODES
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
 from agentguard.errors import AgentguardError, ArgumentsError
@@ -41,11 +43,18 @@ MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
 
 
+_EXPOSED: Final = (
+    "an argument holds a secret that was released to the call around, and arguments go to the "
+    "policy, to approvers and into the log"
+)
+
+
 class CallInput(NamedTuple):
     """What the steps of a call begin with.
 
     ``delegation_source`` is the delegation in force, None for none. ``options`` is what the adapter
     says of the call. ``nested_calls`` keeps account of the guarded calls that the tool makes.
+    ``around`` are the secrets of the call around this one, None without a call around.
     """
 
     actor: Actor
@@ -55,6 +64,7 @@ class CallInput(NamedTuple):
     delegation_source: DelegationSource | None
     options: CallOptions
     nested_calls: NestedCalls
+    around: Releases | None = None
 
 
 class PreparedCall(NamedTuple):
@@ -97,7 +107,7 @@ def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
     now, refusal = effective_time(ports)
     refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
     salt, invocation_id, refusal = _entropy(ports, refusal)
-    arguments, resource, refusal = _bind(invocation, refusal)  # 1
+    arguments, resource, refusal = _bind(invocation, call.around, refusal)  # 1
     call_site, task_id, refusal = _site(actor, invocation, refusal)
     if not actor.has_credential(now):  # 2
         failed = yield from _renew(actor, now)  # for a refused call, too: its refusal is signed
@@ -186,12 +196,17 @@ def _pin_refusal(tool: ToolSpec) -> Decision | None:
 
 
 def _bind(
-    invocation: Invocation, refusal: Decision | None
+    invocation: Invocation, around: Releases | None, refusal: Decision | None
 ) -> tuple[Arguments | Decision, str | None, Decision | None]:
     arguments = invocation.arguments
     if isinstance(arguments, ArgumentsError):
         unbound = Decision.of_error(arguments)
         return unbound, None, refusal or unbound
+    held = around.held if around is not None else ()
+    if held and Masks(held).find_in(arguments.encoded):
+        # unbound, so that neither the log nor the policy gets the arguments
+        exposed = Decision.refusal(_EXPOSED, code="secret.exposed")
+        return exposed, None, refusal or exposed
     try:
         return arguments, invocation.tool.resource_of(arguments.values), refusal
     except ArgumentsError as error:

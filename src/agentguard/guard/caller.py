@@ -133,6 +133,7 @@ class Caller(NamedTuple):
             instance.delegation_source(self.delegation),
             options,
             NestedCalls(None if around is None else around.nested_calls),
+            None if around is None else around.releases,
         )
 
     def span(

@@ -30,6 +30,7 @@ from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
 from agentguard.domain.protocol import Domain
+from agentguard.domain.secret_sources import open_secrets
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
@@ -37,6 +38,7 @@ from agentguard.guard.callbacks import Callbacks
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
+from agentguard.secrets.desk import Desk
 from agentguard.signing import canonical
 from agentguard.storage.log import ShardLog
 
@@ -73,6 +75,7 @@ class Runtime:
         self._callbacks = callbacks
         self.requests: Store | None = None
         self._engine = engine
+        self._secrets = open_secrets(settings)
         self.domain = domain
         self.runs: RunStore  # the process's first ports bring it
         self._closed = False
@@ -126,6 +129,7 @@ class Runtime:
     def _ports_on(self, log: ShardLog, domain: Domain, ledger: Ledger | None) -> Ports:
         """Put the ports together; log the configuration, the roster and the policy."""
         engine, settings = self._engine, self._settings
+        revocations = domain.revocations(ledger)
         ports = Ports(
             engine=engine,
             engine_name={"name": engine.name, "version": engine.version},
@@ -134,9 +138,10 @@ class Runtime:
             entropy=os.urandom,
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
-            revocations=domain.revocations(ledger),
+            revocations=revocations,
             approvals=self.approval_store(domain, ledger),
             journal=domain.journal(ledger),
+            secrets=Desk(self._secrets, log, revocations, clock),
             roster=settings.roster,
             trust_domain=settings.trust_domain,
             on_request=self._callbacks.on_request,

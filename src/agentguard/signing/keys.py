@@ -182,7 +182,7 @@ class Signer(Protocol):
 
 
 class Secret:
-    """A passphrase, which can't be printed, copied or serialised.
+    """A passphrase, or another secret text, which can't be printed, copied or serialised.
 
     A traceback can show the variables of its frames. So pass ``reveal()`` directly to the function
     that needs the bytes, and assign the result to no variable.
@@ -204,17 +204,17 @@ class Secret:
         return cls(passphrase)
 
     def reveal(self) -> bytes:
-        """Return the passphrase."""
+        """Return the bytes of the text."""
         return self.__value
 
     def __repr__(self) -> str:
         return "<Secret>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise _not_copied("a passphrase", "ask for it again instead")
+        raise _not_copied("a secret", "ask for it again instead")
 
     def __getstate__(self) -> NoReturn:
-        raise _not_copied("a passphrase", "ask for it again instead")
+        raise _not_copied("a secret", "ask for it again instead")
 
 
 class Ed25519Signer:

@@ -31,6 +31,7 @@ from agentguard.audit.find import (
     find_delegation,
     find_request,
     find_roster,
+    releases_of_call,
 )
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import AdminStatement, Credentials
@@ -68,7 +69,8 @@ class CallReport:
     do not verify; ``chain`` is None also where the agent acted on its own authority.
     ``around`` is the call whose tool made this one, unverified; None where there is no such call,
     or the log does not have it. ``request`` is the request for the call's approval, unverified;
-    None where nobody was asked, or the log does not have it. ``attachments`` maps a role to the
+    None where nobody was asked, or the log does not have it. ``releases`` are the entries of the
+    secrets that the tool got, unverified. ``attachments`` maps a role to the
     decoded data beside the log. ``problems`` lists the checks that failed.
     """
 
@@ -81,6 +83,7 @@ class CallReport:
     answers: tuple[Answer, ...] = ()
     outcome_entry: LocatedEntry | None = None
     outcome: Outcome | None = None
+    releases: tuple[LocatedEntry, ...] = ()
     resolution: AdminRecord | None = None
     erasure: AdminRecord | None = None
     head: Checkpoint | None = None
@@ -126,6 +129,7 @@ class CallReport:
             "policy_sha256": members["policy_sha256"],
             "evaluation": call.evaluation.as_json() if call.evaluation else None,
             "config_sha256": members["config_sha256"],
+            "secrets": [_release_json(release) for release in self.releases],
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
             "resolution": self.resolution.as_json() if self.resolution is not None else None,
@@ -183,6 +187,7 @@ class _ReportBuilder:
         report.request = find_request(self.reader, report.call, report.entry)
         if report.call.allowed:
             self._outcome()
+            self._releases()
         self._attach(report.index, report.call.commitments)
         if report.call.allowed and report.outcome is None:
             report.resolution = self._admin_record("resolution")
@@ -248,6 +253,13 @@ class _ReportBuilder:
                 if report.credential is not None:  # without one, that is a problem already
                     outcome.envelope.verify(report.credential.key)
             self._attach(log_entry.index, outcome.commitments)
+
+    def _releases(self) -> None:
+        report = self.report
+        end = report.outcome_entry.index if report.outcome_entry is not None else None
+        report.releases = tuple(
+            releases_of_call(self.reader, report.shard, report.index, end, report.call)
+        )
 
     def _admin_record(self, kind: str) -> AdminRecord | None:
         """Return the newest resolution or erasure of the call with the admin key's signature."""
@@ -337,6 +349,11 @@ def _request_json(request: LocatedEntry | None) -> JSON:
         return None
     request_id = request.entry.members["request_id"]
     return {"request_id": request_id, "shard": request.shard, "index": request.index}
+
+
+def _release_json(release: LocatedEntry) -> JSON:
+    members = release.entry.members
+    return {"name": members["name"], "at": release.entry.at, "index": release.index}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

@@ -15,6 +15,7 @@ from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
+from agentguard.audit.secret_releases import read_release
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.cli.audit import phrases
@@ -174,15 +175,29 @@ def of_request(row: Row, parsed: Entry) -> Row:
     return row
 
 
+def of_secret(row: Row, parsed: Entry) -> Row:
+    """Add to which call a secret was released, unverified; raises ``DecodeError``."""
+    release = read_release(parsed)
+    return replace(
+        row,
+        agent=release.agent,
+        tool=release.tool,
+        reason=f"the secret {release.name} was released to the call",
+        invocation_id=release.invocation_id,
+        about=release.summary,
+    )
+
+
 ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
     "request": of_request,
+    "secret": of_secret,
     "revocation": of_freeze_or_revocation,
     "freeze": of_freeze_or_revocation,
     "adoption": of_adoption,
 }
-"""What adds to a row all that its entry says, by kind: those that are of no call."""
+"""What adds to a row all that its entry says, by kind: those that need no other entry."""
 
 
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:

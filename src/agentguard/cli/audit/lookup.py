@@ -16,6 +16,7 @@ from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
 from agentguard.audit.log import LogReader
+from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row
 from agentguard.cli.audit.filters import Filter
@@ -164,6 +165,9 @@ def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
     if log_entry.entry.kind == "outcome":
         index = History(reader).call_of(log_entry.shard, log_entry.index, log_entry.entry)
         place = (log_entry.shard, index) if index is not None else None
+    elif log_entry.entry.kind == "secret":
+        release = read_release(log_entry.entry)
+        place = (release.shard, release.place)
     elif log_entry.entry.kind in ("resolution", "erasure"):
         call_place = statements.read_admin_statement(log_entry.entry).call
         place = (call_place.shard, call_place.index)

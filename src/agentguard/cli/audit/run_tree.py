@@ -19,6 +19,7 @@ from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.find import LocatedEntry, find_delegation, read_entry_of_kind
 from agentguard.audit.log import LogReader
+from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import lookup, phrases
 from agentguard.cli.audit.filters import EVERYTHING, Filter
@@ -42,7 +43,7 @@ class Node:
     """A call of a run with the calls inside it, or a request for an approval.
 
     ``call`` is None for a request. ``hops`` is the delegation of the call, the first hop first, and
-    empty on the agent's own authority.
+    empty on the agent's own authority. ``secrets`` are the names of the secrets that the tool got.
     """
 
     row: Row
@@ -50,6 +51,7 @@ class Node:
     outcome: Outcome | None = None
     hops: tuple[Grant, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    secrets: tuple[str, ...] = ()
     inside: list[Node] = field(default_factory=list)
 
     @property
@@ -209,7 +211,20 @@ class _RunReader:
             return Node(row)
         call = read_authorization(row.entry)
         answers = tuple(approval_checks.read_answers(row.entry))
-        return Node(row, call, self._outcome(row, call), self._hops(row, call), answers)
+        outcome, hops = self._outcome(row, call), self._hops(row, call)
+        return Node(row, call, outcome, hops, answers, self._secrets(row, call))
+
+    def _secrets(self, row: Row, call: Authorization) -> tuple[str, ...]:
+        if call.invocation_id is None or not call.allowed:
+            return ()
+        names = dict[str, None]()
+        for index in self._reader.search(row.shard, Search("secret", call.invocation_id)):
+            located = read_entry_of_kind(self._reader, row.shard, index, "secret")
+            with suppress(AgentguardError):
+                release = read_release(located.entry) if located is not None else None
+                if release is not None and release.invocation_sha256 == call.invocation_sha256:
+                    names[release.name] = None
+        return tuple(names)
 
     def _outcome(self, row: Row, call: Authorization) -> Outcome | None:
         if call.invocation_id is None:
@@ -282,6 +297,7 @@ def as_json(node: Node) -> dict[str, JSON]:
             {"request_id": a.request_id, "verdict": a.verdict, "approver": a.approver}
             for a in node.approvals
         ],
+        "secrets": [*node.secrets],
         "outcome": row.outcome,
         "error_type": members.get("error_type"),
         "started_at": members.get("started_at"),

@@ -23,6 +23,7 @@ Kind = Literal[
     "call",
     "authorization",
     "outcome",
+    "secret",
     "resolution",
     "erasure",
     "request",

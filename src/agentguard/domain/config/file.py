@@ -24,6 +24,7 @@ from agentguard.domain.config.agents import (
 from agentguard.domain.config.approvals import read_limits, read_roster
 from agentguard.domain.config.paths import require_outside, resolve
 from agentguard.domain.config.policy import read_policy
+from agentguard.domain.config.secrets import read_secrets
 from agentguard.domain.config.settings import DIRECTORY_SECONDS, NO_DOMAIN, Config
 from agentguard.domain.config.table import Table
 from agentguard.domain.config.tools import (
@@ -110,6 +111,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         on_request=approvals.text("on_request", "") or None,
         approver_roles=approvals.text("roles", "") or None,
         redactions=read_redactions(root.table("redact")),
+        secrets=read_secrets(root, resolve_path),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )

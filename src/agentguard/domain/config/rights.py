@@ -28,6 +28,16 @@ def read(path: Path) -> bytes:
     return files.read(path, require=partial(_require_own, path))
 
 
+def read_private(path: Path, limit: int) -> bytes:
+    """Read a file of at most ``limit`` bytes that others can neither read nor have written.
+
+    A group may read the file, because containers get their secrets in such files. Raises
+    ``ConfigError`` (``config.exposed``) and ``OSError`` as ``read`` does.
+    """
+    refuse_if_replaceable(path)
+    return files.read(path, limit=limit, require=partial(_require_private, path))
+
+
 def refuse_if_writable_by_others(path: Path) -> None:
     """Raise ``ConfigError`` (``config.exposed``) if others can write ``path``, or replace it.
 
@@ -47,9 +57,7 @@ def refuse_if_readable_by_all(path: Path) -> None:
     ``OSError`` if the rights can't be read.
     """
     refuse_if_writable_by_others(path)
-    if path.stat().st_mode & stat.S_IROTH:
-        message = f"everybody can read {path}: run chmod o-rwx on it"
-        raise ConfigError(message, code="config.exposed")
+    _refuse_if_readable(path, path.stat())
 
 
 def refuse_if_replaceable(path: Path) -> None:
@@ -73,6 +81,17 @@ def refuse_if_replaceable(path: Path) -> None:
                 f"move {path} to another folder"
             )
             raise ConfigError(message, code="config.exposed")
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    _require_own(path, status)
+    _refuse_if_readable(path, status)
+
+
+def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
+    if status.st_mode & stat.S_IROTH:
+        message = f"everybody can read {path}: run chmod o-rwx on it"
+        raise ConfigError(message, code="config.exposed")
 
 
 def _require_own(path: Path, status: os.stat_result) -> None:

@@ -18,6 +18,7 @@ from agentguard.call.tool import ToolSpec
 from agentguard.delegation import grant
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
 from agentguard.domain.config.policy import PolicyConfig
+from agentguard.domain.config.secrets import SecretConfig
 from agentguard.domain.config.spelling import closest_name, closest_scope
 from agentguard.domain.config.tools import ToolConfig
 from agentguard.errors import ConfigError, DelegationError
@@ -81,6 +82,9 @@ class Config:
     """The function, as ``package.module:callable``, that returns a principal's roles."""
 
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
+    secrets: Mapping[str, SecretConfig] = field(default_factory=dict)
+    """``[secrets]``: where each secret is kept, and the tools that may have the secret."""
+
     telemetry: Settings = field(default_factory=Settings)
     encoded: bytes = b"{}"
 
@@ -90,7 +94,12 @@ class Config:
         tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
         redactions = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
         aliases = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
-        names = {**redactions, **tables, **aliases}
+        secrets = {
+            tool: f"{self.source}: {tool} in [secrets.{name}]"
+            for name, secret in self.secrets.items()
+            for tool in secret.tools
+        }
+        names = {**secrets, **redactions, **tables, **aliases}
         return {name: where for name, where in names.items() if name != "*"}
 
     @property

@@ -39,7 +39,12 @@ class Table:
 
     def mistake(self, key: str, expected: str) -> ConfigError:
         """Return the error for a value that is missing, or differs from ``expected``."""
-        got = f"got {self._members[key]!r}" if key in self._members else "found none"
+        if key not in self._members:
+            got = "found none"
+        elif f"{self._path}{key}".partition(".")[0] == "secrets":  # it may be a secret itself
+            got = "got another value"
+        else:
+            got = f"got {self._members[key]!r}"
         return ConfigError(f"{self.name(key)}: expected {expected}, {got}")
 
     def _get(self, key: str) -> object:

@@ -1,0 +1,64 @@
+"""Reads ``[secrets]``: where each secret is kept, and the tools that may have the secret.
+
+This module opens no source: ``domain/secret_sources.py`` makes the sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentguard.domain.config.table import Table
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
+_SOURCES: Final = ("file", "env")
+
+
+@dataclass(frozen=True, slots=True)
+class SecretConfig:
+    """``[secrets.NAME]``: one source, the ``tools`` that may have the secret, and their ``scope``.
+
+    Exactly one of ``file`` and ``env`` is not None.
+    """
+
+    name: str
+    tools: tuple[str, ...]
+    scope: tuple[str, ...]
+    file: Path | None = None
+    env: str | None = None
+
+
+def read_secrets(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, SecretConfig]:
+    """Read ``[secrets]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
+    names = root.table("secrets").names()
+    for name in names:
+        if not _NAME.match(name):
+            expected = "a name of letters, digits, '_', '-' and '.', which begins with a letter"
+            raise root.table("secrets").mistake(name, expected)
+    return {name: _secret(name, table, resolve) for name, table in root.tables("secrets")}
+
+
+def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretConfig:
+    tools = table.texts("tools", ())
+    if not tools or "*" in tools or "" in tools:
+        raise table.mistake("tools", "a list of the names of the tools that may have the secret")
+    sources = [source for source in _SOURCES if source in table.names()]
+    if len(sources) != 1:
+        raise table.mistake(sources[1] if sources else "file", f"one of {', '.join(_SOURCES)}")
+    file, variable = table.text("file", ""), table.text("env", "")
+    if sources == ["file"] and not file:
+        raise table.mistake("file", "the path of a file")
+    if sources == ["env"] and (not variable or "=" in variable):
+        raise table.mistake("env", "the name of an environment variable")
+    secret = SecretConfig(
+        name,
+        tools,
+        tuple(sorted(table.scope("scope"))),
+        file=resolve(file) if file else None,
+        env=variable or None,
+    )
+    table.reject_unknown()
+    return secret

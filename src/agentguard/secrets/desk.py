@@ -1,0 +1,172 @@
+"""The desk of a guard: releases secrets to the calls that run in this process.
+
+A release has four steps: the right of the call, the look-up of the value, the durable entry in the
+log, and the hand-over. Any failure before the hand-over is a ``SecretError``, which holds no value.
+No frame on the way has a variable with the value as text, because a traceback can show variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from agentguard.audit import records
+from agentguard.audit.log import AuditLog
+from agentguard.call.invocation import timestamp
+from agentguard.call.releases import Releases, ReleaseSubject
+from agentguard.errors import AgentguardError, SecretError
+from agentguard.identity.revocation import Revocations, require_unrevoked
+from agentguard.secrets.rule import SecretRule
+from agentguard.signing.keys import Secret
+
+_LOGGER: Final = logging.getLogger("agentguard")
+
+_PATIENCE: Final = 60.0
+"""Seconds after which the end of a call no longer waits for the entry of a release."""
+
+
+class Desk:
+    """Releases the configured secrets, and puts each release on record in ``log``."""
+
+    def __init__(
+        self,
+        secrets: Mapping[str, SecretRule],
+        log: AuditLog,
+        revocations: Revocations,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._secrets = secrets
+        self._log = log
+        self._revocations = revocations
+        self._clock = clock
+
+    def begin(self, subject: ReleaseSubject, around: Releases | None) -> RunningReleases:
+        """Return the releases of a call that begins to run."""
+        return RunningReleases(self, subject, around)
+
+    def permit(self, name: str, subject: ReleaseSubject) -> SecretRule:
+        """Return the rule of a secret that the call may have; raises ``SecretError``."""
+        rule = self._secrets.get(name)
+        if rule is None:
+            message = f"there is no secret {name!r}: add [secrets.{name}] to the configuration"
+            raise SecretError(message, code="secret.unknown")
+        refusal = rule.refusal(subject.tool, subject.scope)
+        if refusal is not None:
+            raise _refused(refusal)
+        try:
+            require_unrevoked(self._revocations, subject.names)
+        except AgentguardError as error:
+            is_revoked = error.code in ("delegation.revoked", "domain.frozen")
+            code = "secret.refused" if is_revoked else "secret.failed"
+            raise SecretError(f"the secret {name} is not released: {error}", code=code) from error
+        return rule
+
+    def record(self, name: str, subject: ReleaseSubject) -> None:
+        """Make the entry of a release durable; raises ``SecretError`` (``secret.failed``)."""
+        try:
+            at = timestamp(max(self._clock(), self._log.last_at))
+            self._log.append(records.secret(name, subject, at=at))
+        except Exception as error:
+            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
+            message = f"the secret {name} is not released, because the log can't say so: {problem}"
+            raise SecretError(message, code="secret.failed") from error
+
+
+class RunningReleases:
+    """The releases of one running call (``call.releases.Releases``)."""
+
+    __slots__ = ("_around", "_desk", "_has_ended", "_held", "_process", "_recording", "_subject")
+
+    def __init__(self, desk: Desk, subject: ReleaseSubject, around: Releases | None) -> None:
+        self._desk = desk
+        self._subject = subject
+        self._around = around
+        self._held: list[Secret] = []
+        self._recording: set[threading.Event] = set()
+        self._has_ended = False
+        self._process = os.getpid()
+
+    def release(self, name: str) -> str:
+        """Return the value of a secret, once the release is durably on record."""
+        try:
+            value = self._value(name)
+        except SecretError as error:
+            _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
+            raise
+        return value.reveal().decode()
+
+    def _value(self, name: str) -> Secret:
+        self._require_running(name)
+        value = _fetch(self._desk.permit(name, self._subject))
+        recorded = threading.Event()
+        try:
+            self._recording.add(recorded)
+            # after the line above: from here on the end of the call waits for the entry
+            self._require_running(name)
+            self._desk.record(name, self._subject)
+            self.hold(value)
+            self._require_running(name)
+        finally:
+            recorded.set()
+            self._recording.discard(recorded)
+        return value
+
+    def _require_running(self, name: str) -> None:
+        if self._has_ended:
+            message = (
+                f"the secret {name} is for a running call, and this call has ended: ask for the "
+                "secret before the tool returns"
+            )
+            raise _refused(message)
+        if self._process != os.getpid():
+            message = (
+                f"the secret {name} is for a running call, and a forked process runs no call of "
+                "its parent: ask for the secret before the fork"
+            )
+            raise _refused(message)
+
+    @property
+    def held(self) -> Sequence[Secret]:
+        """The values that were released to the call, to calls inside, and to the calls around."""
+        around = () if self._around is None else self._around.held
+        return (*self._held, *around)
+
+    def hold(self, value: Secret) -> None:
+        """Note a value that was released to the call, or to a call inside."""
+        if all(value.reveal() != one.reveal() for one in tuple(self._held)):
+            self._held.append(value)
+        if self._around is not None:
+            self._around.hold(value)
+
+    def end(self) -> bool:
+        """End the call; return True while a release is still being put on record."""
+        self._has_ended = True
+        return bool(self._recording)
+
+    def settle(self) -> None:
+        """Wait until no release is being put on record; a forked process does not wait."""
+        if self._process == os.getpid():
+            for recorded in tuple(self._recording):
+                recorded.wait(_PATIENCE)
+
+    def __repr__(self) -> str:
+        return f"<releases to the call {self._subject.invocation_id}>"
+
+
+def _fetch(rule: SecretRule) -> Secret:
+    try:
+        return rule.source.fetch()
+    except SecretError:
+        raise
+    except Exception as error:  # noqa: BLE001  the text of a foreign error may hold the value
+        problem = type(error).__name__
+    message = f"the secret {rule.name} can't be had from its source ({problem})"
+    raise SecretError(message, code="secret.failed")
+
+
+def _refused(message: str) -> SecretError:
+    return SecretError(message, code="secret.refused")

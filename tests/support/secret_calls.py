@@ -1,0 +1,93 @@
+"""A durable domain whose configuration releases secrets, and the search for a value in files."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from private_calls import PASSPHRASE, allow, spellings
+
+from agentguard.audit.calls import Authorization, read_authorization
+from agentguard.audit.entry import Entry, parse_entry
+from agentguard.domain import config, domain, keystore
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
+from agentguard.guard.guard import Guard
+from agentguard.policy.function import FunctionEngine
+from agentguard.storage.reader import StateReader
+
+VALUE = "hunter2-4711-\u20ac"
+OTHER = "another value: 0815"
+NAME = "TOKEN"
+
+
+@dataclasses.dataclass
+class SecretScene:
+    """A domain in a folder; the file ``token`` in the folder has the secret ``TOKEN``."""
+
+    base: Path
+    tools: tuple[str, ...] = ("deploy",)
+    scope: tuple[str, ...] = ()
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        return self.base / "token"
+
+    @property
+    def settings(self) -> config.Config:
+        secret = {"file": "token", "tools": [*self.tools], "scope": [*self.scope]}
+        tables = {
+            "trust_domain": "acme.example",
+            "state": str(self.base / "state"),
+            "anchor": str(self.base / "anchor"),
+            "policy": {"engine": "function", "path": "unused:unused"},
+            "agents": {
+                "reader": {"authority": "own", "max_scope": ["deploy:write", "docs:read"]},
+                "writer": {"max_scope": ["deploy:write", "docs:read"]},
+            },
+            "secrets": {NAME: secret},
+            **self.more,
+        }
+        return config.parse(tables, source="agentguard.toml", base=self.base)
+
+    def put(self, value: str | bytes = VALUE, mode: int = 0o600) -> None:
+        """Write the secret's file."""
+        self.file.unlink(missing_ok=True)
+        self.file.write_bytes(value if isinstance(value, bytes) else value.encode())
+        self.file.chmod(mode)
+
+    def open(self, policy: Any = allow) -> Guard:
+        settings = self.settings
+        return Guard(settings, FunctionEngine(policy), domain.take_up(settings, PASSPHRASE))
+
+    def entries(self, kind: str = "secret") -> list[Entry]:
+        """The durable entries of a kind, as another process reads them."""
+        with closing(StateReader(self.base / "state")) as reader:
+            parsed = [
+                parse_entry(body)
+                for shard in reader.shards()
+                for _index, body in reader.entries(shard)
+            ]
+        return [entry for entry in parsed if entry.kind == kind]
+
+    def newest(self) -> tuple[int, Authorization]:
+        """The newest call in the files, and the index of its authorization."""
+        with closing(StateReader(self.base / "state")) as reader:
+            parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
+        index, entry = next(one for one in reversed(parsed) if one[1].kind == "authorization")
+        return index, read_authorization(entry)
+
+    def holds(self, *needles: str) -> list[str]:
+        """The files of the domain, but for the secret's own, in which a needle stands."""
+        spelled = [form for needle in needles for form in spellings(needle.encode())]
+        files = [path for path in self.base.rglob("*") if path.is_file() and path != self.file]
+        assert {"0.sqlite", "registry.json"} <= {path.name for path in files}
+        return [path.name for path in files if any(form in path.read_bytes() for form in spelled)]
+
+    def verify(self) -> Report:
+        with closing(StateReader(self.base / "state")) as reader:
+            trust = keystore.load_trust(self.base / "state")
+            return examine(reader, trust, anchor=self.base / "anchor")
