@@ -55,7 +55,8 @@ class Noted(Table):
     def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
         super().__init__(members, source, path)
         first, _, rest = path.partition(".")
-        self._table = f"{first}.NAME" if rest else first
+        below = ".vault" if path.endswith(".vault.") else ""
+        self._table = f"{first}.NAME{below}" if rest else first
 
     def _note(self, key: str, kind: str, default: object = None) -> None:
         name = "NAME" if self._table in NAMED else key

@@ -55,6 +55,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "reference" / "cli"
 HEAVY = [
     "jwt",
     "httpcore",
+    "keyring",
     "httpx",
     "starlette",
     "opentelemetry.sdk",

@@ -112,7 +112,10 @@ def built(request, tmp_path_factory) -> Built:
 
 def test_what_the_code_imports_is_declared_and_no_more(built):
     declared = set[str]().union(
-        *(built.needs(extra) for extra in ("rego", "opa", "cedar", "otlp", "testing"))
+        *(
+            built.needs(extra)
+            for extra in ("rego", "opa", "cedar", "keyring", "otlp", "testing", "vault")
+        )
     )
     assert declared == built.imports()
 

@@ -6,13 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from certificates import Authority
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from opa_calls import AUTHZ, ask, code_of, engine_of
 
@@ -24,68 +22,6 @@ from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
 
 # --- who asks: TLS, client certificates, tokens
-
-
-class Authority:
-    """A certificate authority of one test."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        self._file = folder / f"{name}.pem"
-        certificate = self._signed(self._name, self._key.public_key(), ca=True)
-        self._file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    @property
-    def file(self) -> Path:
-        return self._file
-
-    def _signed(self, name, key, *, ca: bool = False):
-        now = datetime.now(UTC)
-        usage = {
-            **dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment"), False),
-            **dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False),
-            **dict.fromkeys(("key_cert_sign", "crl_sign"), ca),
-        }
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """The files of a certificate and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        files = (self._folder / f"{name}.crt", self._folder / f"{name}.key")
-        certificate = self._signed(named, key.public_key())
-        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        files[1].chmod(0o600)
-        return files
 
 
 @pytest.fixture

@@ -154,13 +154,20 @@ def parsed(tables, tmp_path):
     return config.parse({"secrets": tables}, source="agentguard.toml", base=tmp_path)
 
 
+ONE = "expected one of file, env, keyring, vault"
 MISTAKES = {
     "no tools": ({"T": {"env": "T"}}, "secrets.T.tools: expected a list of the names"),
     "an empty list of tools": ({"T": {"env": "T", "tools": []}}, "secrets.T.tools: expected"),
     "every tool": ({"T": {"env": "T", "tools": ["*"]}}, "secrets.T.tools: expected"),
     "tools as a text": ({"T": {"env": "T", "tools": VALUE}}, "secrets.T.tools: expected"),
-    "no source": ({"T": {"tools": ["a"]}}, "secrets.T.file: expected one of file, env"),
-    "two sources": ({"T": {"tools": ["a"], "env": "T", "file": "t"}}, "expected one of file, env"),
+    "no source": (
+        {"T": {"tools": ["a"]}},
+        f"secrets.T.file: {ONE}",
+    ),
+    "two sources": (
+        {"T": {"tools": ["a"], "env": "T", "file": "t"}},
+        ONE,
+    ),
     "an empty file": ({"T": {"tools": ["a"], "file": ""}}, "secrets.T.file: expected"),
     "an empty variable": ({"T": {"tools": ["a"], "env": ""}}, "secrets.T.env: expected"),
     "no variable": ({"T": {"tools": ["a"], "env": f"T={VALUE}"}}, "secrets.T.env: expected"),

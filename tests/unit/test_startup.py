@@ -28,6 +28,7 @@ ENGINES = (
     "regorus",
     "cedarpy",
     "httpcore",
+    "keyring",
     "agentguard.policy.cedar",
     "agentguard.policy.function",
     "agentguard.policy.opa",

@@ -1,10 +1,8 @@
 """One POST to an OPA server: kept-alive connections, one deadline for an exchange, bounded reads.
 
-This module knows HTTP and TLS, and nothing of policies. httpcore limits each single read: a server
-that sends a byte now and then could hold a call for any time. The streams of this module check the
-deadline of the exchange before each read and write. A proxy that the environment names is not used,
-since a proxy could decide calls. Requests carry the current trace context, and the server's
-decision log then names the trace.
+This module knows HTTP and TLS, and nothing of policies; ``exchange.py`` keeps the deadline. A proxy
+that the environment names is not used, since a proxy could decide calls. Requests carry the current
+trace context, and the server's decision log then names the trace.
 """
 
 from __future__ import annotations
@@ -12,116 +10,24 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import threading
-import time
 import weakref
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import httpcore
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import MAX_AT_ONCE
+from agentguard.policy.exchange import Exchange, Network, exchanging, is_exchanging, is_of_tls
 from agentguard.policy.opa_server import Server
 from agentguard.storage import files
 
 _IDLE: Final = 60.0
 _ANSWERED: Final = 200
-_BEGINNING: Final = b"HTTP/1."
-_SLICE: Final = 16 * 1024
 _MAX_TOKEN: Final = 16 * 1024
 _TOKEN: Final = re.compile(rb"[!-~]+")
 _TRACE_CONTEXT: Final = TraceContextTextMapPropagator()
 _TARGET: Final = b"?strict-builtin-errors=true&provenance=true"
-
-
-class _Exchange:
-    """One request and its answer: the deadline, and how far the answer has come."""
-
-    __slots__ = ("deadline", "has_begun", "has_ended")
-
-    def __init__(self, timeout: float) -> None:
-        self.deadline = time.monotonic() + timeout
-        self.has_begun = self.has_ended = False
-
-    def remaining(self, limit: float | None) -> float:
-        """Return how many seconds the next step may take, at most ``limit``."""
-        remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            raise httpcore.ReadTimeout("the evaluation's time is over")
-        return remaining if limit is None else min(remaining, limit)
-
-    def record(self, data: bytes) -> None:
-        """Record the read ``data``, empty at the end of the stream.
-
-        An answer begins with the first byte after the request. Earlier bytes, behind the answer to
-        the request before, are no answer.
-        """
-        self.has_ended = self.has_ended or not data
-        if data and not self.has_begun and not _BEGINNING.startswith(data[: len(_BEGINNING)]):
-            raise httpcore.RemoteProtocolError("it does not begin as HTTP/1 does")
-        self.has_begun = self.has_begun or bool(data)
-
-
-class _Current(threading.local):
-    exchange: _Exchange | None = None
-    """The exchange that this thread is in."""
-
-
-_current: Final = _Current()
-
-
-def _remaining(limit: float | None) -> float | None:
-    exchange = _current.exchange
-    return exchange.remaining(limit) if exchange is not None else limit
-
-
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, _remaining(timeout))
-        if _current.exchange is not None:
-            _current.exchange.record(data)
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _SLICE):
-            self._stream.write(buffer[start : start + _SLICE], _remaining(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _remaining(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class _Network(httpcore.NetworkBackend):
-    def __init__(self) -> None:
-        self._system = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        stream = self._system.connect_tcp(
-            host, port, _remaining(timeout), local_address, socket_options
-        )
-        return _Stream(stream)
 
 
 def _close(pool: httpcore.ConnectionPool, process: int) -> None:
@@ -173,7 +79,7 @@ class Client:
             ssl_context=self._tls,
             max_connections=MAX_AT_ONCE,
             keepalive_expiry=_IDLE,
-            network_backend=_Network(),
+            network_backend=Network(),
         )
         process = os.getpid()
         weakref.finalize(self, _close, pool, process)
@@ -196,21 +102,20 @@ class Client:
         _TRACE_CONTEXT.inject(context)
         if "traceparent" in context:
             headers.append((b"traceparent", context["traceparent"].encode()))
-        outer, exchange = _current.exchange, _Exchange(self._server.timeout)
         # A signal handler or a finalizer may run this within the thread's own exchange, which may
         # hold the pool's lock.
-        pool = self._own_pool() if outer is None else self._new_pool()[1]
-        _current.exchange = exchange
-        try:
-            return self._send(pool, exchange, headers, body)
-        except PolicyError:
-            raise
-        except Exception as error:
-            raise _fault(error, exchange) from error
-        finally:
-            _current.exchange = outer
-            if outer is not None:
-                pool.close()
+        is_inner = is_exchanging()
+        with exchanging(self._server.timeout) as exchange:
+            pool = self._new_pool()[1] if is_inner else self._own_pool()
+            try:
+                return self._send(pool, exchange, headers, body)
+            except PolicyError:
+                raise
+            except Exception as error:
+                raise _fault(error, exchange) from error
+            finally:
+                if is_inner:
+                    pool.close()
 
     def _own_pool(self) -> httpcore.ConnectionPool:
         process, pool = self._pool
@@ -221,7 +126,7 @@ class Client:
     def _send(
         self,
         pool: httpcore.ConnectionPool,
-        exchange: _Exchange,
+        exchange: Exchange,
         headers: list[tuple[bytes, bytes]],
         body: bytes,
     ) -> tuple[int, bytes]:
@@ -310,9 +215,9 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _fault(error: Exception, exchange: _Exchange) -> PolicyError:
+def _fault(error: Exception, exchange: Exchange) -> PolicyError:
     """Return the error, with its code, for a failed exchange."""
-    if _is_of_tls(error):
+    if is_of_tls(error):
         code, what = "engine.tls", "no trusted connection to the OPA server can be made (TLS)"
     elif isinstance(error, httpcore.TimeoutException):
         code, what = "engine.timeout", "the OPA server did not answer in time"
@@ -325,11 +230,3 @@ def _fault(error: Exception, exchange: _Exchange) -> PolicyError:
     else:
         code, what = "engine.failed", f"the OPA server can't be asked ({type(error).__name__})"
     return PolicyError(what, code=code)
-
-
-def _is_of_tls(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -9,19 +9,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentguard.secrets.vault_settings import VaultSettings
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
-_SOURCES: Final = ("file", "env")
+_SOURCES: Final = ("file", "env", "keyring", "vault")
 
 
 @dataclass(frozen=True, slots=True)
 class SecretConfig:
     """``[secrets.NAME]``: one source, the ``tools`` that may have the secret, and their ``scope``.
 
-    Exactly one of ``file`` and ``env`` is not None.
+    Exactly one of the sources is not None. ``keyring`` is a service and a user.
     """
 
     name: str
@@ -29,6 +33,8 @@ class SecretConfig:
     scope: tuple[str, ...]
     file: Path | None = None
     env: str | None = None
+    keyring: tuple[str, str] | None = None
+    vault: VaultSettings | None = None
 
 
 def read_secrets(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, SecretConfig]:
@@ -48,7 +54,7 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
     sources = [source for source in _SOURCES if source in table.names()]
     if len(sources) != 1:
         raise table.mistake(sources[1] if sources else "file", f"one of {', '.join(_SOURCES)}")
-    file, variable = table.text("file", ""), table.text("env", "")
+    file, variable, user = (table.text(key, "") for key in ("file", "env", "keyring"))
     if sources == ["file"] and not file:
         raise table.mistake("file", "the path of a file")
     if sources == ["env"] and (not variable or "=" in variable):
@@ -59,6 +65,34 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
         tuple(sorted(table.scope("scope"))),
         file=resolve(file) if file else None,
         env=variable or None,
+        keyring=_keyring(table, user) if sources == ["keyring"] else None,
+        vault=_vault(table, resolve) if sources == ["vault"] else None,
     )
     table.reject_unknown()
     return secret
+
+
+def _keyring(table: Table, reference: str) -> tuple[str, str]:
+    service, _slash, user = reference.rpartition("/")
+    if not (service and user):
+        raise table.mistake("keyring", "a service and a user, as in 'forge.example/deploy-bot'")
+    return service, user
+
+
+def _vault(outer: Table, resolve: Callable[[str], Path]) -> VaultSettings:
+    from agentguard.secrets.vault_settings import TIMEOUT, VaultSettings  # noqa: PLC0415  few configurations name a vault
+
+    table = outer.table("vault")
+
+    def file(name: str) -> Path | None:
+        text = table.text(name, "")
+        return resolve(text) if text else None
+
+    url, path, field = table.text("url"), table.text("path"), table.text("field")
+    token_file, token_env = file("token_file"), table.text("token_env", "") or None
+    ca, timeout = file("ca"), table.seconds("timeout", TIMEOUT)
+    table.reject_unknown()
+    try:
+        return VaultSettings(url, path, field, token_file, token_env, ca, timeout)
+    except ConfigError as error:
+        raise ConfigError(f"{table.name('')}.{error}") from error

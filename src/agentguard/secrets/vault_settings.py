@@ -1,0 +1,98 @@
+"""The settings of a secret in OpenBao or Vault: the address, the place there, and the token."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from agentguard.errors import ConfigError
+
+TIMEOUT: Final = 5.0
+"""The default of ``timeout``, in seconds."""
+
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+[A-Za-z0-9_~-][A-Za-z0-9._~-]*\Z")
+_BASE: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSettings:
+    """One field of one secret in a key-value store of version 2, and the client's token.
+
+    ``path`` is the path of the API (``secret/data/github``). The token is in ``token_file`` or in
+    the environment's ``token_env``, and is read for every look-up. ``ca`` is a file with the
+    certificates that are trusted, by default the system's. ``timeout`` (seconds) is for a whole
+    look-up. Raises ``ConfigError``, whose message begins with the name of the member.
+    """
+
+    url: str
+    path: str
+    field: str
+    token_file: Path | None = None
+    token_env: str | None = None
+    ca: Path | None = None
+    timeout: float = TIMEOUT
+
+    def __post_init__(self) -> None:
+        address = self.address
+        if address.scheme == "http" and not _is_loopback(address.hostname or ""):
+            message = (
+                "url: the token and the secret would go unencrypted over a network: begin the url "
+                "with https, or have the server on this machine"
+            )
+            raise ConfigError(message)
+        if address.scheme == "http" and self.ca is not None:
+            raise ConfigError("ca: it is for https, and url begins with http")
+        if not _PATH.match(self.path) or "data" not in self.path.split("/")[1:-1]:
+            message = (
+                "path: expected the path of the API, with data behind the mount, as in "
+                "'secret/data/github' for the secret github of the mount secret"
+            )
+            raise ConfigError(message)
+        if not self.field:
+            raise ConfigError("field: expected the name of a field of the secret")
+        if (self.token_file is None) is (self.token_env is None):
+            raise ConfigError("token_file: expected one of token_file and token_env")
+
+    @property
+    def address(self) -> SplitResult:
+        """The parts of ``url``."""
+        parts = _split(self.url)
+        if (
+            parts is None
+            or parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or not self.url.isascii()
+            or parts.username is not None
+            or parts.password is not None
+            or "?" in self.url
+            or "#" in self.url
+            or not _BASE.match(parts.path)
+            or parts.path.rstrip("/").endswith("/v1")
+        ):
+            # The message does not repeat the URL, which may hold a password.
+            message = (
+                "url: expected one such as 'https://vault.example:8200', without /v1, user, "
+                "password, query or fragment"
+            )
+            raise ConfigError(message)
+        return parts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
