@@ -320,7 +320,7 @@ KindOption = Annotated[
         "--kind",
         metavar="KIND",
         parser=one_of(Kind),
-        help="Entries of a kind: call, outcome, resolution, erasure, request, delegation, "
+        help="Entries of a kind: call, secret, outcome, resolution, erasure, request, delegation, "
         "revocation, freeze, adoption, identity, config, policy, roster, key, shard.",
     ),
 ]
