@@ -159,7 +159,9 @@ def test_a_merge_to_main_waits_and_would_truly_merge(guarded, forge):
     with pytest.raises(Denied, match="no rule of the policy"):
         guarded("merge_pr", number=1, into="agent/a")
     assert forge.run_tests("main")[0] is False
-    merged = forge.merge(1, "main")  # the same act, past the guard
+    with pytest.raises(ForgeError, match="needs the deployment token"):
+        forge.merge(1, "main")
+    merged = forge.merge(1, "main", forge.secret(seed.SECRET))  # the same act, past the guard
     assert forge.run_tests("main")[0] is True
     assert forge.pull_requests()[0].merge_commit == merged
 
@@ -181,7 +183,7 @@ def test_the_forge_refuses_what_it_does_not_have(forge):
     text = [
         tools["read_file"].invoke({"repo": "other", "path": "README.md"}),
         tools["read_file"].invoke({"repo": forge.name, "path": "absent.md"}),
-        tools["merge_pr"].invoke({"repo": forge.name, "number": 9, "into": "main"}),
+        tools["merge_pr"].invoke({"repo": forge.name, "number": 9, "into": "agent/a"}),
         tools["open_pr"].invoke({"repo": forge.name, "title": "t", "branch": "agent/none"}),
         tools["request_secret"].invoke({"name": "../passphrase"}),
     ]

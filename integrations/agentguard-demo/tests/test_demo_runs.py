@@ -268,7 +268,9 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
         f"OK  the log: {entries} entries verified, anchored, same user, 0 calls in doubt" in printed
     )
     last = re.findall(r"^ +#(\d+)  ", printed, re.MULTILINE)[-1]
-    assert int(last) == entries - 3  # after it, its outcome, and that of the orchestrator's call
+    # after it, the release of its secret, its outcome, and that of the orchestrator's call
+    assert int(last) == entries - 4
+    assert printed.count("  secret  DEPLOY_TOKEN, released to this call and to no model\n") == 1
     assert f"FOUND  shard 0, entry {last}" in printed
     assert "WAITS" not in printed
     ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
@@ -295,7 +297,9 @@ def test_the_timeline_shows_for_whom_and_each_hop_once(played):
 def test_arguments_stand_in_the_order_of_the_signature_without_defaults(played):
     _home, printed = played
     calls = re.findall(
-        r"^ +#\d+  \S+ for \S+  (\w+)\((.*?)\)\n *[AD]", printed, re.MULTILINE | re.DOTALL
+        r"^ +#\d+  \S+ for \S+  (\w+)\((.*?)\)\n *(?:[AD]|secret )",
+        printed,
+        re.MULTILINE | re.DOTALL,
     )
     shown = [(tool, re.findall(r"(\w+)=", arguments)) for tool, arguments in calls]
     assert [tool for tool, _names in shown] == [tool for _agent, tool, *_rest in STORY]
@@ -392,7 +396,7 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     assert f"{entries} entries" in verified
     assert "anchored, same user: by the checkpoints in" in verified
     assert "UNTRUSTED KEY" not in shown
-    assert f"entry {entries - 3}" in tampered
+    assert f"entry {entries - 4}" in tampered
     assert "Divide percentages by 100" in git
 
 

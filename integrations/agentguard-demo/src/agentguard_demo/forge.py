@@ -1,7 +1,8 @@
 """The demo's forge: a real, bare git repository with pull requests, CI and a secret.
 
-The forge checks no caller: the guard does, in front of the tools of ``tools.py``. ``facts`` is the
-look-up that ``agentguard.toml`` names, for facts that the policy must not take from a model.
+The forge checks no caller, except for the token of a merge into main: the guard does, in front of
+the tools of ``tools.py``. ``facts`` is the look-up that ``agentguard.toml`` names, for facts that the
+policy must not take from a model.
 """
 
 from __future__ import annotations
@@ -115,8 +116,13 @@ class Forge:
         records = sorted(self._records.glob("*.json"), key=lambda record: int(record.stem))
         return [PullRequest(**json.loads(record.read_text("utf-8"))) for record in records]
 
-    def merge(self, number: int, into: str) -> str:
-        """Merge a pull request into a branch; return the merge commit's id."""
+    def merge(self, number: int, into: str, token: str = "") -> str:
+        """Merge a pull request into a branch; return the merge commit's id.
+
+        A merge into main goes live, and needs the deployment secret as its ``token``.
+        """
+        if into == MAIN and not secrets.compare_digest(token, self.secret(seed.SECRET)):
+            raise ForgeError(f"a merge into {MAIN} needs the deployment token")
         matches = [pull for pull in self.pull_requests() if pull.number == number]
         if not matches:
             raise ForgeError(f"there is no pull request {number}")

@@ -100,6 +100,10 @@ requires = ["pr:write"]
 resource = "repo:{repo}"
 attributes = { branch = "into" }
 
+[secrets.DEPLOY_TOKEN]             # for a merge while the merge runs, and for no model
+file = "vault/DEPLOY_TOKEN"
+tools = ["merge_pr"]
+
 [tools.request_secret]
 requires = ["secret:read"]
 resource = "secret:{name}"

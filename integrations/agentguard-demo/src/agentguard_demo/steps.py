@@ -16,6 +16,7 @@ from agentguard.audit import approval_checks
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry
 from agentguard.audit.log import LogReader
+from agentguard.audit.secret_releases import read_release
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant
 from agentguard.delegation.chain import hops_digest
@@ -28,9 +29,9 @@ from agentguard.signing.canonical import JSON
 class Step:
     """One call, at ``index`` in the log; ``decision`` is allow, deny or approval.
 
-    ``hops`` are the hops of the call's delegation. ``has_answers`` says whether people approved or
-    rejected the call. ``status`` and ``result`` come from the outcome entry, and are None without
-    an outcome.
+    ``hops`` are the hops of the call's delegation. ``secrets`` are the names of the secrets that
+    the tool got. ``has_answers`` says whether people approved or rejected the call. ``status`` and
+    ``result`` come from the outcome entry, and are None without an outcome.
     """
 
     index: int
@@ -43,6 +44,7 @@ class Step:
     args: dict[str, JSON]
     invocation_id: str | None = None
     hops: Sequence[Grant] = ()
+    secrets: tuple[str, ...] = ()
     has_answers: bool = False
     status: str | None = None
     result: JSON = None
@@ -79,6 +81,10 @@ def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> li
             elif entry.kind == "authorization":
                 digest, step = _authorization_step(stored, entry, chains)
                 steps[digest] = step
+            elif entry.kind == "secret":
+                release = read_release(entry)
+                if (call := steps.get(release.invocation_sha256)) is not None:
+                    call.secrets = (*call.secrets, release.name)
             elif entry.kind == "outcome":
                 outcome = read_outcome(entry)
                 if (call := steps.get(outcome.invocation_sha256)) is not None:

@@ -84,6 +84,9 @@ class Timeline:
             f"({arguments})",
         )
         self._line(call, hang=10)
+        for name in step.secrets:
+            text = f"  secret  {visible_text(name)}, released to this call and to no model"
+            self._line(Text(text, style="dim"), hang=10)
         text, style = _result_text(step)
         self._line(
             Text.assemble(

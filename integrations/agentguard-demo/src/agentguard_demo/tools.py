@@ -1,6 +1,7 @@
 """Six tools of the demo's code agent: LangChain tools that act on the forge.
 
-The tools do not use agentguard: ``guard_tools`` puts each behind the guard.
+``guard_tools`` puts each tool behind the guard. Only ``merge_pr`` uses agentguard by itself: the
+tool asks for the deployment token while its call runs, and no model sees the token.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import ParamSpec
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
+from agentguard import secret
+from agentguard_demo import seed
 from agentguard_demo.forge import MAIN, Forge, ForgeError
 
 P = ParamSpec("P")
@@ -44,7 +47,8 @@ def forge_tools(forge: Forge) -> list[BaseTool]:
 
     def merge_pr(repo: str, number: int, into: str) -> str:
         """Merge a pull request into a branch."""
-        return f"merged into {into} as {repository(repo).merge(number, into)[:10]}"
+        token = secret(seed.SECRET) if into == MAIN else ""
+        return f"merged into {into} as {repository(repo).merge(number, into, token)[:10]}"
 
     def request_secret(name: str) -> str:
         """Ask for a secret by its name."""
