@@ -117,6 +117,27 @@ def test_a_call_with_secrets_can_be_proved(released, tmp_path):
     assert VALUE.encode() not in (tmp_path / "call.json").read_bytes()
 
 
+def test_doctor_looks_each_secret_up(released):
+    def finding():
+        checks = released.json("doctor", code=0 if is_good else 1)["checks"]
+        (found,) = [check for check in checks if check["check"] == "secret DEPLOY_TOKEN"]
+        return found["status"], found["what"]
+
+    is_good, token = True, released.folder / "token"
+    assert finding() == ("ok", f"{token} has a value, for deploy, outer")
+    is_good = False
+    token.chmod(0o644)
+    assert finding() == ("fail", f"everybody can read {token}: run chmod o-rwx on it")
+    token.unlink()
+    status, what = finding()
+    assert (status, "there is no file" in what) == ("fail", True)
+    toml = released.folder / "agentguard.toml"
+    text = toml.read_text("utf-8").replace('file = "token"', 'env = "AGENTGUARD_TEST_TOKEN"')
+    toml.write_text(text, encoding="utf-8")
+    is_good = True
+    assert finding()[0] == "warn"
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,17 @@ def test_idempotency(output_of, tmp_path):
     ]
 
 
+def test_deploy_secret(output_of, tmp_path):
+    assert output_of("deploy_secret.py", tmp_path) == [
+        "deploy: 1.2 is live, by ghp_0815",
+        "summarize: secret.refused",
+        "deploy: secret.refused",
+        "on record: DEPLOY_TOKEN for deploy",
+        "the log has the value: False",
+        "the log verifies: True",
+    ]
+
+
 @pytest.mark.slow("it starts several interpreters one after another")
 def test_delegation(output_of, tmp_path):
     assert output_of("delegation.py", tmp_path) == [

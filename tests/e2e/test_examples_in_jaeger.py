@@ -29,6 +29,7 @@ PLAIN = (
     "async_agent.py",
     "custom_policy/main.py",
     "delegation.py",
+    "deploy_secret.py",
     "idempotency.py",
     "plain_function.py",
     "resume_later.py",

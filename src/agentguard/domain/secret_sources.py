@@ -18,13 +18,14 @@ def open_secrets(settings: Config) -> Mapping[str, SecretRule]:
     """
     return {
         name: SecretRule(
-            name, _source(secret, settings.source), frozenset(secret.tools), secret.scope
+            name, open_source(secret, settings.source), frozenset(secret.tools), secret.scope
         )
         for name, secret in settings.secrets.items()
     }
 
 
-def _source(secret: SecretConfig, source: str) -> SecretSource:
+def open_source(secret: SecretConfig, where: str) -> SecretSource:
+    """Return the source of a secret; ``where`` names the configuration. Raises ``ConfigError``."""
     if secret.env is not None:
         return EnvironmentSource(secret.env)
     if secret.keyring is not None:
@@ -43,7 +44,7 @@ def _source(secret: SecretConfig, source: str) -> SecretSource:
     try:
         return VaultSource(secret.name, secret.vault, rights.read_private)
     except ConfigError as error:
-        raise ConfigError(f"{source}: secrets.{secret.name}.vault.{error}") from error
+        raise ConfigError(f"{where}: secrets.{secret.name}.vault.{error}") from error
 
 
 def _keyring_source(service: str, user: str) -> SecretSource:

@@ -1,8 +1,8 @@
 """The demo's forge: a real, bare git repository with pull requests, CI and a secret.
 
 The forge checks no caller, except for the token of a merge into main: the guard does, in front of
-the tools of ``tools.py``. ``facts`` is the look-up that ``agentguard.toml`` names, for facts that the
-policy must not take from a model.
+the tools of ``tools.py``. ``facts`` is the look-up that ``agentguard.toml`` names, for facts that
+the policy must not take from a model.
 """
 
 from __future__ import annotations

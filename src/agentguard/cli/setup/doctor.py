@@ -21,7 +21,13 @@ from agentguard.audit.calls import Evaluation
 from agentguard.cli.audit import history, phrases
 from agentguard.cli.audit.verify_report import losses, unanchored, where
 from agentguard.cli.policy import source
-from agentguard.cli.setup import doctor_anchor, doctor_approvals, doctor_graph, doctor_tools
+from agentguard.cli.setup import (
+    doctor_anchor,
+    doctor_approvals,
+    doctor_graph,
+    doctor_secrets,
+    doctor_tools,
+)
 from agentguard.cli.setup.doctor_graph import GraphTool
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import location, screen
@@ -97,6 +103,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield _attempt("policy", lambda: _policy(settings))
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
+    yield from doctor_secrets.findings(settings)
     if not os.path.lexists(settings.state):
         yield Finding("fail", "state", _no_state(settings))
         yield _passphrase(settings)
