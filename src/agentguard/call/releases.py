@@ -55,6 +55,9 @@ class Releases(Protocol):
     def settle(self) -> None:
         """Wait until no release is being put on record."""
 
+    def forget(self) -> None:
+        """Drop the values, once nothing of the call is to be kept any more."""
+
 
 class SecretDesk(Protocol):
     """Releases secrets to the calls of one guard."""

@@ -203,6 +203,8 @@ class Attempt:
             yield from self._log(ending, ending.status, result, error)
         if self.journal_key is not None and ending.journal != "unchanged":
             yield from self._write_journal(self.journal_key, self._new_entry(ending, result))
+        if self.releases is not None:
+            self.releases.forget()
         if ending.is_complete:
             self.nested_calls.ends()
         if interrupt is not None:

@@ -136,8 +136,11 @@ class RunningReleases:
         return (*self._held, *around)
 
     def hold(self, value: Secret) -> None:
-        """Note a value that was released to the call, or to a call inside."""
-        if all(value.reveal() != one.reveal() for one in tuple(self._held)):
+        """Note a value that was released to the call, or to a call inside.
+
+        An ended call notes nothing: its result can't hold a value that is released only now.
+        """
+        if not self._has_ended and all(value.reveal() != one.reveal() for one in tuple(self._held)):
             self._held.append(value)
         if self._around is not None:
             self._around.hold(value)
@@ -152,6 +155,10 @@ class RunningReleases:
         if self._process == os.getpid():
             for recorded in tuple(self._recording):
                 recorded.wait(_PATIENCE)
+
+    def forget(self) -> None:
+        """Drop the values: a thread or a task that outlives the call may keep this object."""
+        self._held.clear()
 
     def __repr__(self) -> str:
         return f"<releases to the call {self._subject.invocation_id}>"
