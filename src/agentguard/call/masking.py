@@ -35,11 +35,9 @@ class Masks:
     def find(self, data: bytes) -> bool:
         """Whether the data hold one of the secrets, in one of the spellings."""
         decoded = _PERCENT.sub(_byte, data) if b"%" in data else data
-        if any(one.reveal() in data or one.reveal() in decoded for one in self._spellings):
-            return True
-        # hex may be in either case
-        lower = data.lower()
-        return any(one.reveal() in lower for one in self._spellings)
+        # of a form, a space is a plus; hex may be in either case
+        readings = {data, decoded, _PERCENT.sub(_byte, data.replace(b"+", b" ")), data.lower()}
+        return any(one.reveal() in reading for one in self._spellings for reading in readings)
 
     def find_in(self, encoded: bytes) -> bool:
         """Whether canonical JSON holds one of the secrets."""
