@@ -225,7 +225,8 @@ def uncached(lent: DelegatedCall) -> Callable[[], object]:
     runtime = caller_of(lent.tester).runtime  # there is no way to forget but to be another agent
 
     def call() -> object:
-        runtime.instance()._acceptances.clear()  # noqa: SLF001
+        instance: Any = runtime.instance()
+        instance._acceptances.clear()  # noqa: SLF001
         return lent.call()
 
     return forgetting(call)

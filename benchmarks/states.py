@@ -28,6 +28,7 @@ from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.domain import StateDomain
+from agentguard.guard.embedded import Embedded
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import b64url_decode
 from agentguard.signing.dsse import Envelope
@@ -125,7 +126,7 @@ def fill(state: State, entries: int) -> Iterator[int]:
     settings = config.load(state.path)
     home = domain.take_up(settings, state.passphrase)
     batching = _Batching(settings, state.passphrase, home.trust, home.issuer, home.log_key)
-    with Guard(settings, configured_engine(settings), batching) as guard:
+    with Guard(Embedded(settings, configured_engine(settings), batching)) as guard:
         call = guarded(guard)
         for written in range(0, entries, 2):
             call()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard import Decision, Guard
 from agentguard.audit.entry import Entry, parse_entry
@@ -23,6 +24,7 @@ from agentguard.domain import config, domain, keystore, verify
 from agentguard.domain.config import Config
 from agentguard.domain.protocol import Domain
 from agentguard.domain.report import Report
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope
@@ -133,7 +135,7 @@ class Place:
     config: Config
 
     def open(self, policy: Callable[[Any], Decision] = allow_all) -> Guard:
-        return Guard(self.config, FunctionEngine(policy), self.take_up())
+        return Guard(Embedded(self.config, FunctionEngine(policy), self.take_up()))
 
     def take_up(self) -> Domain:
         return domain.take_up(self.config, PASSPHRASE)
@@ -224,7 +226,7 @@ def put_faults() -> Callable[[Guard], Faults]:
     """Puts a double in front of the backend of a guard's log, which fails where the test says."""
 
     def put(guard: Guard) -> Faults:
-        log: Any = guard._runtime.current_ports().log
+        log: Any = runtime_of(guard).current_ports().log
         faults = log._backend = Faults(log._backend, durable=log._backend.durable)
         return faults
 

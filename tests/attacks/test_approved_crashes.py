@@ -36,6 +36,7 @@ PROGRAM = """
     import json, os, sys
     from pathlib import Path
     from agentguard import ApprovalPending, Decision, Denied, Guard, adapters
+    from agentguard.guard.embedded import Embedded
     from agentguard.adapters import Arguments, CallSite, Invocation, CallOptions
     from agentguard.domain import config
     from agentguard.domain import domain
@@ -46,7 +47,7 @@ PROGRAM = """
     bob = Ed25519Signer.from_seed(bytes.fromhex((folder / "bob").read_text()))
     settings = config.parse(json.loads((folder / "tables").read_text()), source="t", base=folder)
     home = domain.take_up(settings, b"correct horse battery staple")
-    guard = Guard(settings, FunctionEngine(lambda _: Decision.require_approval()), home)
+    guard = Guard(Embedded(settings, FunctionEngine(lambda _: Decision.require_approval()), home))
     agent = guard.new_agent("coder")
     effects = os.open(folder / "effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from embedded_parts import runtime_of
 from rotations import next_second
 
 from agentguard import Decision, Denied, StorageError
@@ -25,6 +26,7 @@ from agentguard.domain.adoption import Difference
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import ledger, lock
@@ -46,7 +48,7 @@ def settings_in(project: Path, *, anchored: str = "../anchor") -> Config:
 
 def opened(settings: Config) -> Guard:
     home = domain.take_up(settings, PASSPHRASE)
-    return Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home)
+    return Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home))
 
 
 def call(settings: Config) -> None:
@@ -529,7 +531,7 @@ def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
         agent.call(tool, "x")
-        guard._runtime.flush()
+        runtime_of(guard).flush()
         adopt(copied)
         clock.advance(minutes=6)
         with pytest.raises(Denied) as caught:

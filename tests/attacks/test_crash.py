@@ -30,6 +30,7 @@ LOAD = """
     import asyncio, os, signal, sys, threading
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -43,7 +44,7 @@ LOAD = """
     home = domain.take_up(settings, b"correct horse battery staple")
 
     def opened():
-        return Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+        return Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
 """
 
 OPEN = """
@@ -234,7 +235,7 @@ SEAMS = """
     if holder == 0:  # has shard 0, so that the others have to add one
         os.close(let_go)
         guard = opened()
-        assert guard._runtime._ports.log.shard == 0
+        assert guard._parts.runtime._ports.log.shard == 0
         os.write(say_ready, b"1")
         os.read(hold, 1)
         guard.close()
@@ -372,7 +373,7 @@ def test_a_log_that_can_not_be_closed_at_the_end_keeps_no_other_open(place, run)
 
         for one in (guard, opened(), opened()):
             one.new_agent("reader").call(one.tool(lambda: "done", name="note"))
-            one._runtime._ports.log._backend.close = fail
+            one._parts.runtime._ports.log._backend.close = fail
         """,
     )
     assert result.stderr.count("RuntimeError: the backend can't be closed") == 3
@@ -509,7 +510,7 @@ def test_a_child_can_open_a_guard_of_its_own(place, run):
             with Guard.ephemeral(lambda _: Decision.allow()) as own:
                 print(own.new_agent("a").call(own.tool(echo), 5), flush=True)
             home = domain.take_up(settings, b"correct horse battery staple")
-            with Guard(settings, FunctionEngine(lambda _: Decision.allow()), home) as own:
+            with Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home)) as own:
                 print(own.new_agent("reader").call(own.tool(echo), 6), flush=True)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

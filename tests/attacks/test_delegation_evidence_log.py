@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from delegated_calls import AGENTS, attempt
+from embedded_parts import instance_of, runtime_of
 
 from agentguard import Decision, Guard
 from agentguard.audit import checkpoint, merkle, statements, summary
@@ -161,11 +162,11 @@ def log_of_a_day() -> Log:
             assert attempt(agents["second"], read) == "calls.exceeded"
         assert attempt(agents["robot"], read) == "ok"
         assert guard.verify().problems == ()
-        home: Any = guard._runtime.domain
+        home: Any = runtime_of(guard).domain
         return Log(
             guard.trust,
             home.log_key,
-            {name: agent._caller.instance().actor.signer for name, agent in agents.items()},
+            {name: instance_of(agent).actor.signer for name, agent in agents.items()},
             tuple(guard.reader().stored(0)),
         )
 

@@ -21,6 +21,7 @@ OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time
     from pathlib import Path
     from agentguard import Decision, Denied, Guard, adapters
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -34,7 +35,7 @@ OPEN = """
     home = domain.take_up(settings, b"correct horse battery staple")
 
     def opened():
-        return Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+        return Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
 
     guard = opened()
     agent = guard.new_agent("reader")
@@ -44,7 +45,7 @@ OPEN = """
         return text
 
     def shard():
-        return guard._runtime._ports.log.shard
+        return guard._parts.runtime._ports.log.shard
 
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -231,7 +232,7 @@ def test_a_child_outlives_its_parent(place, run):
         agent.call(note, text="parent")
         guard.close()
         other = opened()
-        say("other", other._runtime._ports.log.shard)
+        say("other", other._parts.runtime._ports.log.shard)
         os.close(go)
         other.new_agent("reader").call(note, text="other")
         wait(child)
@@ -259,7 +260,7 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
     run(
         f"""
         agent.call(note, text="parent")
-        guard._runtime.flush()  # the flusher holds on to nothing
+        guard._parts.runtime.flush()  # the flusher holds on to nothing
         ready, go = os.pipe()
         child = os.fork()
         if child == 0:
@@ -399,7 +400,7 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
         wait(fork(child))
         domain.StateDomain.lease = lease
         third = opened()  # nobody holds the child's shard any more
-        say(third._runtime._ports.log.shard)
+        say(third._parts.runtime._ports.log.shard)
         third.close()
         guard.close()
         """
@@ -442,7 +443,7 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         closing.join()
         os.close = close
         second = opened()
-        say(second._runtime._ports.log.shard)
+        say(second._parts.runtime._ports.log.shard)
         second.close()
         os.close(tell)
         wait(child)

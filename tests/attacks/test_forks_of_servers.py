@@ -37,8 +37,9 @@ def note(text: str) -> str:
 def application(environ, start_response):
     (text,) = parse_qs(environ["QUERY_STRING"])["text"]
     result = agent.call(note, text=text)
-    body = json.dumps({"pid": os.getpid(), "shard": guard._runtime._ports.log.shard, "id": agent.id,
-                       "result": result}).encode()
+    shard = guard._parts.runtime._ports.log.shard
+    answer = {"pid": os.getpid(), "shard": shard, "id": agent.id, "result": result}
+    body = json.dumps(answer).encode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [body]
 """

@@ -19,6 +19,7 @@ from agentguard.audit.evidence import verify_evidence
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import lock
@@ -66,7 +67,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
 def use(settings: Config) -> None:
     """Open, call, verify, prove."""
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), "x")
     trust = keystore.load_trust(settings.state)
     with closing(StateReader(settings.state)) as reader:
@@ -76,7 +77,7 @@ def use(settings: Config) -> None:
     assert (report.problems, report.anchored) == ((), settings.anchor is not None)
     assert kinds[:4] == ["shard", "key", "key", "key"]
     assert called[0].summary is not None
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         verify_evidence(guard.prove(str(called[0].summary.invocation_id)), trust)
     if settings.anchor is not None:
         assert trust_pin.require(settings.anchor, settings.state, trust.log) == trust

@@ -150,7 +150,7 @@ def test_a_running_guard_obeys_what_comes_after_an_adoption(scene, lose, frozen)
         scene.freeze(frozen=frozen)
         assert scene.calls() == after
         assert scene.call(guard) == after
-        guard._runtime._ledger.keep()  # the copy says so still, once the guard has kept
+        guard._parts.runtime._ledger.keep()  # the copy says so still, once the guard has kept
         assert scene.calls() == after
     assert scene.calls() == after
 

@@ -168,12 +168,12 @@ def test_an_instance_under_another_name_of_its_own_is_found(guard, note, examine
 def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, examine):
     key = Ed25519Signer.from_seed(b"k" * 32).public_key
     now = int(clock.now.timestamp())
-    home = guard._runtime.domain
+    home = guard._parts.runtime.domain
     for issuer, problems in ((home.issuer, 0), (attacker, 1)):
         issued = credential.issue(
             issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="credential-1"
         )
-        guard._runtime._ports.log.append(records.identity(issued, at=timestamp(clock.now)))
+        guard._parts.runtime._ports.log.append(records.identity(issued, at=timestamp(clock.now)))
         assert len(examine(guard).problems) == problems
 
 

@@ -90,7 +90,7 @@ def handled():
 
 def interrupt_writes(guard):
     """Send the signal once, in the midst of the next commit."""
-    log = guard._runtime._ports.log
+    log = guard._parts.runtime._ports.log
     write, left = log._backend.write, [True]
 
     def interrupted(*batch):
@@ -169,7 +169,7 @@ def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
             if durable:
                 monkeypatch.setattr(os, "fdatasync", interrupted)
             else:
-                counters = guard._runtime._ports.revocations
+                counters = guard._parts.runtime._ports.revocations
                 counters._calls = Interrupted(counters._calls)
             agent.call(tool, "interrupted")
             agent.call(tool, "afterwards")
@@ -228,7 +228,7 @@ def test_an_objects_end_may_make_a_call(place, ran):
     with place.open() as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(ran.append, name="note")
-        log = guard._runtime._ports.log
+        log = guard._parts.runtime._ports.log
         write = log._backend.write
 
         def collected(*batch):
@@ -252,7 +252,7 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
         tool = guard.tool(ran.append, name="note")
         handled(lambda: agent.call(tool, "from the handler"))
         owner, name = (
-            (type(guard._runtime.domain), "renewed")
+            (type(guard._parts.runtime.domain), "renewed")
             if within == "the domain"
             else (credential, "issue")
         )
@@ -408,7 +408,7 @@ def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, wakes):
         event, came, is_new = 0, [""], False
         while came:
             event += 1
-            guard._runtime.flush()
+            guard._parts.runtime.flush()
             if wakes[0].is_set():
                 wakes[0].wait()  # as the flusher does
             before = len(place.seen().outcomes)
@@ -417,7 +417,7 @@ def test_an_interrupt_leaves_no_outcome_that_no_thread_flushes(place, wakes):
                 agent.call(tool, event)
             sys.setprofile(None)
             woken = wakes[0].is_set()
-            guard._runtime.flush()
+            guard._parts.runtime.flush()
             is_new = len(place.seen().outcomes) > before
             assert woken or not is_new, came
     assert is_new

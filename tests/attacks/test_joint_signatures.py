@@ -111,7 +111,7 @@ def test_an_outcome_that_no_call_follows_is_durable_soon(place):
 def test_no_error_ends_the_thread_that_flushes(place, caplog):
     with place.open() as guard:
         agent, tool = guard.new_agent("reader"), guard.tool(lambda: 1, name="tool")
-        log = guard._runtime._ports.log
+        log = guard._parts.runtime._ports.log
         check, failed = log._check_key, threading.Event()
 
         def fail_once(at: str) -> None:
@@ -451,7 +451,7 @@ def test_an_outcome_that_is_flushed_while_its_instance_signs_stands_in_the_log_o
         agent, tool = guard.new_agent("reader"), guard.tool(lambda: 1, name="tool")
         signer = counting(agent)
         agent.call(tool)
-        signer.before = guard._runtime.flush
+        signer.before = guard._parts.runtime.flush
         agent.call(tool)
         agent.call(tool)  # the twin: nothing is flushed while this one is signed
     kinds = [(kind, "joint" in envelope) for kind, envelope in statements_of(place)]
@@ -491,7 +491,7 @@ def test_outcomes_of_many_instances_do_not_pile_up_in_memory(guard, note, examin
         agent.call(note)  # makes the instance, and so flushes the log
     for agent in agents:
         agent.call(note)
-    with closing(guard._runtime.domain.read()) as reader:  # without a flush
+    with closing(guard._parts.runtime.domain.read()) as reader:  # without a flush
         kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
     assert kinds.count("authorization") == 2 * len(agents)
     assert kinds.count("outcome") == 2 * len(agents) - MAX_UNSIGNED - 1  # one is queued, signed

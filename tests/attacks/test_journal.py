@@ -100,7 +100,7 @@ def test_a_call_that_is_made_again_does_not_run_again(run, examine, guard, seen)
 def test_what_was_handed_out_is_on_record_as_such(run, guard, seen):
     run(1)
     run(1)
-    guard._runtime._ports.log.flush()
+    guard._parts.runtime._ports.log.flush()
     statuses = [
         (said.predicate["status"], said.predicate.get("replay_of") is not None)
         for said in map(outcome, seen(guard).entries)

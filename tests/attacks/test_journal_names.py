@@ -121,7 +121,7 @@ def test_a_fork_knows_the_calls_that_its_parent_has_begun(payer, reads_on):
     with payer.place.open() as guard:
         assert payer.pay(guard) == "paid c"
         if reads_on:
-            guard._runtime._ledger.read_on()
+            guard._parts.runtime._ledger.read_on()
         payer.lose_pages()
         child = os.fork()
         if child == 0:

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 from edited_logs import PASSPHRASE, anchor_of, bodies, change, file_of, problems, use
+from embedded_parts import runtime_of
 
 from agentguard import Decision, Denied, Guard, StorageError
 from agentguard.domain import domain, keystore
 from agentguard.errors import KeyMaterialError
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import shard_file
 from agentguard.storage.anchor import Anchor
@@ -302,7 +304,7 @@ def test_a_shard_has_one_writer_in_all_processes(place, programs):
             print(error.code)
     """
     guard = place.open()
-    origin = guard._runtime._ports.log.head.origin
+    origin = guard._parts.runtime._ports.log.head.origin
     words = ("-c", textwrap.dedent(program), file_of(place), origin)
     result = programs.run(*words, cwd=place.config.base)
     assert result.stdout.strip() == "None", result.stderr
@@ -334,7 +336,7 @@ def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
     agent = first.new_agent("reader")
     tool = first.tool(ran.append, name="note")
     agent.call(tool, 1)
-    first._runtime._ports.log.flush()  # or it may write while the second opens, which is no subject
+    runtime_of(first).flush()  # or it may write while the second opens, which is no subject
     file_of(place).with_suffix(".lock").unlink()
     second = place.open()
     second.new_agent("reader").call(second.tool(ran.append, name="note"), 2)
@@ -372,7 +374,7 @@ def test_what_an_anchor_has_not_seen_does_not_replace_what_it_has(used, tmp_path
     restore(used, old)
     elsewhere = dataclasses.replace(used.config, anchor=None)
     home = domain.take_up(elsewhere, PASSPHRASE)
-    unanchored: Any = Guard(elsewhere, FunctionEngine(lambda _: Decision.allow()), home)
+    unanchored: Any = Guard(Embedded(elsewhere, FunctionEngine(lambda _: Decision.allow()), home))
     with unanchored as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(ran.append, name="note")

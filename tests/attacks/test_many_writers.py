@@ -33,6 +33,7 @@ WRITER = """
     import json, os, sys, threading
     from pathlib import Path
     from agentguard import Decision, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -47,9 +48,9 @@ WRITER = """
     print("loaded", flush=True)
     sys.stdin.readline()  # so that all lease at once
 
-    guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+    guard = Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
     agent = guard.new_agent("reader")
-    shard = guard._runtime._ports.log.shard
+    shard = guard._parts.runtime._ports.log.shard
     print(json.dumps({"shard": shard, "agent": agent.id}), flush=True)
     sys.stdin.readline()  # so that all call at once
 
@@ -68,7 +69,7 @@ WRITER = """
         worker.start()
     for worker in workers:
         worker.join()
-    assert guard._runtime._ports.log.shard == shard
+    assert guard._parts.runtime._ports.log.shard == shard
     print(json.dumps(returned), flush=True)
     sys.stdin.readline()  # so that all hold their shards to the end
     guard.close()
@@ -220,12 +221,12 @@ def test_a_process_that_ends_frees_its_shard_for_the_next(programs, place, end):
 def test_threads_and_guards_of_one_process_share_nothing_but_the_state(place, ran):
     """The twin in one process: four guards, each with its own shard."""
     guards = [place.open() for _ in range(4)]
-    assert [guard._runtime._ports.log.shard for guard in guards] == [0, 1, 2, 3]
+    assert [guard._parts.runtime._ports.log.shard for guard in guards] == [0, 1, 2, 3]
     for number, guard in enumerate(guards):
         guard.new_agent("reader").call(guard.tool(ran.append, name="note"), number)
     guards[1].close()
     again = place.open()
-    assert again._runtime._ports.log.shard == 1
+    assert again._parts.runtime._ports.log.shard == 1
     for guard in [guards[0], *guards[2:], again]:
         guard.close()
     assert ran == [0, 1, 2, 3]

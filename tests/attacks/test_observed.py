@@ -32,6 +32,7 @@ from agentguard.call.journal import JournalEntry
 from agentguard.domain import config
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import AgentguardError, DecodeError
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage.reader import StateReader
 
@@ -78,7 +79,7 @@ class Observed:
 
     def open(self, policy):
         engine = policy if isinstance(policy, Down) else FunctionEngine(policy)
-        return Guard(self.settings, engine, self.place.take_up())
+        return Guard(Embedded(self.settings, engine, self.place.take_up()))
 
 
 def says(decision: Decision) -> Any:

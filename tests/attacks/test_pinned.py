@@ -19,6 +19,7 @@ from agentguard import Decision, Denied, VerificationError
 from agentguard.domain import config, domain, keystore, rotation, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.policy.function import FunctionEngine
@@ -45,7 +46,7 @@ def found(settings: Config) -> TrustDocument:
 
 def opened(settings: Config) -> Guard:
     home = domain.take_up(settings, PASSPHRASE)
-    return Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home)
+    return Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home))
 
 
 def call(settings: Config) -> None:

@@ -289,7 +289,7 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
     """Each reads the log once more, when its own call is in it."""
     with scene.open() as guard, scene.open() as other:
         lent = guard.delegate("user:alice", scope=["read"], max_calls=1)
-        revocations, became = guard._runtime.current_ports().revocations, []
+        revocations, became = guard._parts.runtime.current_ports().revocations, []
         consume = revocations.consume
 
         def attempt(one: Guard, delegation: Any) -> str:
@@ -353,7 +353,7 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
     )  # so that there is work each time
     with scene.open() as guard:
         assert scene.call(guard) == "ok"
-        known = guard._runtime._ledger
+        known = guard._parts.runtime._ledger
         known.keep()
         before = restrictions_file.load(scene.outside).key_id
         stolen = scene.place.take_up().log_key
@@ -478,7 +478,7 @@ def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, m
     became: list[str] = []
     keep = restrictions_file.save
     with scene.open() as guard:
-        known = guard._runtime._ledger
+        known = guard._parts.runtime._ledger
 
         def meanwhile(*arguments: Any, **more: Any) -> None:
             if not became:

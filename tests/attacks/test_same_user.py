@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from agentguard import ConfigError, Decision
 from agentguard.cli.commands import app
 from agentguard.domain import config, domain
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 
@@ -38,7 +39,7 @@ def project(tmp_path) -> Path:
     for name in (".agentguard", "../anchor"):
         shutil.copytree(folder / name, tmp_path / "old" / Path(name).name)
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), "x")
         assert guard.verify().witness == "same user"
     return folder

@@ -55,11 +55,11 @@ def spellings(signer: Ed25519Signer) -> list[bytes]:
 def signers(guard):
     """All keys of a guard with an agent, and the objects that hold them."""
     agent = guard.new_agent("a")
-    home = guard._runtime.domain
+    home = guard._parts.runtime.domain
     return agent, [
         agent._caller.instance().actor.signer,
         home.issuer,
-        guard._runtime._ports.log._signer,
+        guard._parts.runtime._ports.log._signer,
     ]
 
 
@@ -88,9 +88,9 @@ def test_no_object_prints_its_key(guard, signers):
         agent,
         agent._caller.instance().actor,
         agent._caller.instance(),
-        guard._runtime._ports,
-        guard._runtime.domain,
-        guard._runtime._ports.log,
+        guard._parts.runtime._ports,
+        guard._parts.runtime.domain,
+        guard._parts.runtime._ports.log,
         *keys,
     ]
     for value in values:
@@ -101,7 +101,7 @@ def test_no_object_prints_its_key(guard, signers):
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict])
 def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take):
     agent, keys = signers
-    for value in (*keys, agent, agent._caller.instance().actor, guard, guard._runtime.domain):
+    for value in (*keys, agent, agent._caller.instance().actor, guard, guard._parts.runtime.domain):
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
@@ -162,13 +162,13 @@ def test_a_broken_start_does_not_show_the_new_key_in_its_traceback(guard, signer
     """An agent whose credential can't be had: its key exists by then."""
     _agent, keys = signers
     drawn = []
-    good = guard._runtime._ports.entropy
+    good = guard._parts.runtime._ports.entropy
 
     def entropy(size):
         drawn.append(good(size))
         return drawn[-1]
 
-    guard._runtime._ports = dataclasses.replace(guard._runtime._ports, entropy=entropy)
+    guard._parts.runtime._ports = dataclasses.replace(guard._parts.runtime._ports, entropy=entropy)
     monkeypatch.setattr("agentguard.identity.credential.issue", _broken)
     with pytest.raises(RuntimeError) as caught:
         guard.new_agent("b")
@@ -188,7 +188,7 @@ def test_nothing_is_logged_that_holds_a_key(guard, signers, ran, caplog):
     caplog.set_level(logging.DEBUG)
     tool = guard.tool(ran.append)
     agent.call(tool, 1)
-    guard._runtime._ports.log.close()  # the next outcome can't be recorded, which is logged
+    guard._parts.runtime._ports.log.close()  # the next outcome can't be recorded, which is logged
     with pytest.raises(Denied):
         agent.call(tool, 2)
     logging.getLogger("agentguard").error("with %r", agent._caller.instance().actor)
@@ -215,8 +215,8 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     agent.call(guard.tool(ran.append), "x")
-    home, instance = guard._runtime.domain, agent._caller.instance()
-    keys = [instance.actor.signer, home.issuer, guard._runtime._ports.log._signer]
+    home, instance = guard._parts.runtime.domain, agent._caller.instance()
+    keys = [instance.actor.signer, home.issuer, guard._parts.runtime._ports.log._signer]
 
     def files():
         return [path for path in place.config.base.rglob("*") if path.is_file()]

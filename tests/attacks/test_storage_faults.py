@@ -15,6 +15,7 @@ import threading
 import time
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard import Denied, Guard, StorageError
 from agentguard.domain.verify import examine as examine_log
@@ -119,8 +120,8 @@ def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
     guard = Guard.ephemeral(never, config={"agents": {"a": {}}})
     tool = guard.tool(ran.append)
     agent = guard.new_agent("a")
-    assert guard._runtime._ports is not None
-    guard._runtime._ports.log.close()
+    assert runtime_of(guard)._ports is not None
+    runtime_of(guard)._ports.log.close()
     with pytest.raises(Denied) as caught:
         agent.call(tool, 1)
     assert caught.value.code == "storage.closed"
@@ -137,9 +138,9 @@ def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
         with pytest.raises(Denied):
             agent.call(note, text="2")
     with pytest.raises(StorageError):
-        guard._runtime._ports.log.flush()
+        runtime_of(guard)._ports.log.flush()
     faults.before = None
-    guard._runtime._ports.log.flush()
+    runtime_of(guard)._ports.log.flush()
     assert ran == ["1"]
     assert examine(guard).ok
     assert examine(guard).in_doubt == ()
@@ -151,7 +152,7 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
     agent = guard.new_agent("a")
     agent.call(note, text="1")
     faults.before = StorageError("away")
-    log = guard._runtime._ports.log
+    log = runtime_of(guard)._ports.log
     for outcome in log._unsigned.waiting() * 2:
         log.enqueue(outcome.signed())
     with pytest.raises(Denied) as caught:
@@ -213,7 +214,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     for thread in followers:
         thread.start()
     deadline = time.monotonic() + 60
-    while len(guard._runtime._ports.log._pending) < 4:
+    while len(runtime_of(guard)._ports.log._pending) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate, faults.gate = faults.gate, None
@@ -240,7 +241,7 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran, no_flusher):
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    connection = guard._runtime._ports.log._backend._connection
+    connection = runtime_of(guard)._ports.log._backend._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
 
@@ -268,6 +269,7 @@ WRITER = """
     from datetime import UTC, datetime
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -279,7 +281,7 @@ WRITER = """
               "agents": {"reader": {"authority": "own"}}}
     settings = config.parse(tables, source="agentguard.toml", base=folder)
     home = domain.take_up(settings, b"correct horse battery staple")
-    guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+    guard = Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
     agent = guard.new_agent("reader")
     effects = []
     tool = guard.tool(effects.append)
@@ -319,12 +321,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran, no_flusher)
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
-    guard._runtime._ports.log._backend._connection.execute("PRAGMA query_only=ON")
+    runtime_of(guard)._ports.log._backend._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "x")
     assert caught.value.code == "storage.readonly"
     assert ran == []
-    guard._runtime._ports.log._backend._connection.execute("PRAGMA query_only=OFF")
+    runtime_of(guard)._ports.log._backend._connection.execute("PRAGMA query_only=OFF")
     agent.call(tool, "y")
     guard.close()
     assert ran == ["y"]
@@ -347,7 +349,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    anchor = guard._runtime._ports.log._backend._anchor
+    anchor = runtime_of(guard)._ports.log._backend._anchor
     os.close(anchor._file)
     anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
     codes = []
@@ -374,7 +376,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
 def doubted(place, faults, no_flusher):
     """An open guard, its agent, and the backend of its log, which fails where the test says."""
     guard = place.open()
-    log = guard._runtime._ports.log
+    log = runtime_of(guard)._ports.log
     log._backend = type(faults)(log._backend, durable=True)
     agent = guard.new_agent("reader")
     yield guard, agent, log._backend
@@ -402,7 +404,7 @@ def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once
         with pytest.raises(Denied):
             agent.call(tool, "meanwhile")
         with pytest.raises(StorageError):
-            guard._runtime._ports.log.flush()
+            runtime_of(guard)._ports.log.flush()
     assert not faults.entered.is_set(), "something was written on top of what is unknown"
     faults.at_head = None
     agent.call(tool, "after")

@@ -20,6 +20,7 @@ KERNEL = """
     from datetime import UTC, datetime
     from pathlib import Path
     from agentguard import AgentguardError, Decision, Denied, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -36,7 +37,7 @@ KERNEL = """
     home = domain.take_up(settings, b"correct horse battery staple")
 
     def opened():
-        return Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+        return Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
 
     NUMBERS = {"x86_64": {"write": 1, "pwrite64": 18, "fsync": 74, "fdatasync": 75},
                "aarch64": {"write": 64, "pwrite64": 68, "fsync": 82, "fdatasync": 83}}
@@ -135,7 +136,7 @@ def test_where_the_kernel_fails_a_call_is_denied_and_the_log_recovers(place, fai
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._runtime._ports.log.flush()
+        guard._parts.runtime._ports.log.flush()
 
         def calls():
             return [code_of(lambda: agent.call(tool, "denied")) for _ in range(3)]
@@ -166,7 +167,7 @@ def test_where_the_kernel_fails_and_the_process_dies_the_log_is_in_order(place, 
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._runtime._ports.log.flush()
+        guard._parts.runtime._ports.log.flush()
         print(in_a_failing_thread(lambda: code_of(lambda: agent.call(tool, "denied")), {arguments}))
         print(*effects, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -216,8 +217,8 @@ def test_an_anchor_that_the_kernel_does_not_write_denies_before_a_second_batch(p
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._runtime._ports.log.flush()
-        file = guard._runtime._ports.log._backend._anchor._file
+        guard._parts.runtime._ports.log.flush()
+        file = guard._parts.runtime._ports.log._backend._anchor._file
 
         def calls():
             return [code_of(lambda: agent.call(tool, "meanwhile")) for _ in range(3)]
@@ -246,7 +247,7 @@ FULL_DISK = """
     agent = guard.new_agent("reader")
     tool = guard.tool(effects.append, name="note")
     agent.call(tool, "before")
-    guard._runtime._ports.log.flush()  # the first call below writes its own entry alone
+    guard._parts.runtime._ports.log.flush()  # the first call below writes its own entry alone
     ballast = folder / "state" / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:

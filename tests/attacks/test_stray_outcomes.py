@@ -40,7 +40,7 @@ def agent(opened):
 
 def interrupt(guard, agent, ran, monkeypatch, *, durable, flush=True):
     """Make a call that is interrupted before, or after, its authorization is durable."""
-    log = guard._runtime._ports.log
+    log = guard._parts.runtime._ports.log
     write = log._backend.write
 
     def interrupted(*batch):
@@ -59,7 +59,7 @@ def interrupt(guard, agent, ran, monkeypatch, *, durable, flush=True):
 def leave_in_doubt(guard, agent, ran, monkeypatch):
     """Make a call whose outcome can't be handed over; return its id and its invocation's digest."""
     with monkeypatch.context() as patched:
-        patched.setattr(guard._runtime._ports.log, "enqueue", lambda _record: 1 / 0)
+        patched.setattr(guard._parts.runtime._ports.log, "enqueue", lambda _record: 1 / 0)
         agent.call(guard.tool(ran.append, name="note"), "in doubt")
     ((index, body),) = [
         (index, body)
@@ -136,7 +136,7 @@ def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatc
 
 def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
-    log = guard._runtime._ports.log
+    log = guard._parts.runtime._ports.log
     at = timestamp(log.last_at)
     statement = records.outcome_statement(
         subject,

@@ -52,7 +52,7 @@ with Guard.open("agentguard.toml") as guard:
             pass
 
     async def interrupted():
-        log, loop = guard._runtime._ports.log, asyncio.get_running_loop()
+        log, loop = guard._parts.runtime._ports.log, asyncio.get_running_loop()
         append = log.append
 
         def cancelling(record):

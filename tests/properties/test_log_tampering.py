@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -184,7 +185,7 @@ def history(seed: str, calls: int = 5) -> Copy:
                     continue
         reader = guard.reader()
         stored = list(reader.stored(0))
-        log: Any = guard._runtime.current_ports().log
+        log: Any = runtime_of(guard).current_ports().log
         return Copy(
             guard.trust,
             log._signer,

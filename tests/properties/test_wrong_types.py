@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard import AgentguardError, Decision, Denied, Guard
 from agentguard.audit import checkpoint, records, tlog_proof
@@ -239,7 +240,7 @@ def log():
         with pytest.raises(Denied):
             lent.call(denied, "x")
         reader = guard.reader()
-        admin = guard._runtime.domain.issuer
+        admin = runtime_of(guard).domain.issuer
         stored = list(reader.stored(0))
         at = parse_entry(stored[-1].body).at
         place = CallPlace(0, 0, "x", "0" * 64)

@@ -15,6 +15,7 @@ from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, memory
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
 
@@ -39,7 +40,7 @@ def in_memory(answer: Any, tables: dict[str, Any]) -> Guard:
     """A guard with ``[policy]``, which only a durable one may have, and nothing on disk."""
     settings = config.parse({"state": "unused", **tables}, source="agentguard.toml", base=Path())
     home = memory.new_domain(settings.trust_domain, now=datetime.now(UTC))
-    return Guard(settings, FunctionEngine(answer), home)
+    return Guard(Embedded(settings, FunctionEngine(answer), home))
 
 
 class Place:

@@ -11,11 +11,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from embedded_parts import runtime_of
+
 from agentguard import Decision
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego import RegoEngine
@@ -53,14 +56,14 @@ class Scene:
 
     def open(self, policy: Any = allow) -> Guard:
         engine = FunctionEngine(policy) if callable(policy) else RegoEngine.from_source(policy)
-        guard = Guard(self.settings, engine, domain.take_up(self.settings, PASSPHRASE))
-        assert guard._runtime._ports is not None
+        guard = Guard(Embedded(self.settings, engine, domain.take_up(self.settings, PASSPHRASE)))
+        assert runtime_of(guard)._ports is not None
 
         def draw(size: int) -> bytes:
             self.entropy.append(os.urandom(size))
             return self.entropy[-1]
 
-        guard._runtime._ports = dataclasses.replace(guard._runtime._ports, entropy=draw)
+        runtime_of(guard)._ports = dataclasses.replace(runtime_of(guard)._ports, entropy=draw)
         return guard
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import Use
@@ -40,8 +41,8 @@ either = pytest.mark.parametrize(
 
 def signing(guard: Guard, use: str) -> Any:
     """The public key with which a guard signs for this use now."""
-    assert guard._runtime._log is not None
-    return {"issuer": guard._runtime.domain.issuer, "log": guard._runtime._log._signer}[
+    assert runtime_of(guard)._log is not None
+    return {"issuer": runtime_of(guard).domain.issuer, "log": runtime_of(guard)._log._signer}[
         use
     ].public_key
 

@@ -21,6 +21,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.protocol import Domain
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.function import FunctionEngine
@@ -175,7 +176,7 @@ class Log:
     def open(self) -> Guard:
         """Open a guard on what lies there now."""
         home = domain.take_up(self.config, PASSPHRASE)
-        return Guard(self.config, FunctionEngine(_allow), home)
+        return Guard(Embedded(self.config, FunctionEngine(_allow), home))
 
 
 def _allow(_document: Any) -> Decision:
@@ -196,7 +197,7 @@ def settings_for(folder: Path) -> Config:
 def work(folder: Path, home: Domain, guards: int, calls: int) -> None:
     """Open guards at the same time on the state, each with a shard, and make calls with each."""
     settings = settings_for(folder)
-    opened = [Guard(settings, FunctionEngine(_allow), home) for _ in range(guards)]
+    opened = [Guard(Embedded(settings, FunctionEngine(_allow), home)) for _ in range(guards)]
     try:
         for number, guard in enumerate(opened):
             agent = guard.new_agent("reader")

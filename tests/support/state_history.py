@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
+from embedded_parts import runtime_of
 from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard
@@ -134,7 +135,7 @@ def _die(call: Call, scene: Scene) -> None:
     def die(*_any: object) -> None:
         raise Crash
 
-    log: Any = dying._runtime.current_ports().log
+    log: Any = runtime_of(dying).current_ports().log
     agent = scene.agent(dying, call.agent)
     with (
         patch.object(FileJournal, "finish", die),

@@ -22,6 +22,7 @@ from unittest.mock import patch
 import state_history as past
 import state_mutations
 import state_rows
+from embedded_parts import runtime_of
 from state_mutations import Mutation, UnwritableError
 from state_probes import (
     LONGEST,
@@ -138,7 +139,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
         agents = agents_of(guard, scene)
         first = probe_in(guard, agents, scene)  # what is used up by now is not there a second time
         thawed = any(outcome.ran for outcome in first.values())
-        guard._runtime.flush()  # what the guard still writes is not to be put back
+        runtime_of(guard).flush()  # what the guard still writes is not to be put back
         aside = Aside(scene, moment, mutation)
         found |= _few("written", guard, agents, scene)
         for frozen, word in ((True, "frozen"), (False, "thawed")) if thawed else ():
@@ -151,7 +152,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
             with _refusable(found, "all is put back"):
                 past.freeze(scene, frozen=not thawed)  # the mutation may have prevented a thaw
                 found |= _few(BACK, guard, agents, scene)
-        guard._runtime._save_ledger()
+        runtime_of(guard)._save_ledger()
     for _ in range(2):  # a refusal does not make the next opening any easier
         with _refusable(found, "a new guard opens"):
             found |= _named(NEW, probe(scene))

@@ -20,6 +20,7 @@ from agentguard.domain import config, domain
 from agentguard.domain.config import Config
 from agentguard.errors import EncodeError
 from agentguard.guard.agent import Agent
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
 
@@ -137,7 +138,7 @@ class Scene:
 
     def open(self) -> Guard:
         home = domain.take_up(self.settings, PASSPHRASE)
-        return Guard(self.settings, FunctionEngine(policy), home, self._showing)
+        return Guard(Embedded(self.settings, FunctionEngine(policy), home, self._showing))
 
     def _showing(self, request: ApprovalRequest) -> None:
         self.shown.add(request.dumps())

@@ -501,7 +501,7 @@ def test_it_holds_no_key(guard):
     stored: Any = canonical.loads_object(data)
     assert stored.keys() == {"type", "hops", "credentials"}
     claims = jws.parse(stored["hops"][0]).claims()
-    assert claims["cnf"] == {"jkt": guard._runtime.domain.issuer.key_id}  # a thumbprint
+    assert claims["cnf"] == {"jkt": guard._parts.runtime.domain.issuer.key_id}  # a thumbprint
 
 
 def test_what_an_agent_holds_or_that_is_narrowed_is_not_stored(guard, orchestrator):

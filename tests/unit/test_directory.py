@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from embedded_parts import instance_of
 
 from agentguard import Decision, DelegationError, Denied, Guard
 from agentguard.domain.config import file
@@ -157,7 +158,7 @@ def test_a_call_is_denied_and_on_record_where_the_roles_cannot_be_found_out(guar
     ran: list[str] = []
     read, clerk = read_tool(guard, ran), guard.new_agent("clerk")
     delegation = guard.delegate("user:alice", scope=["files:read"])
-    guard._runtime.directory._principals._kept.clear()  # as once the time to live is over
+    guard._parts.runtime.directory._principals._kept.clear()  # as once the time to live is over
     people.failure = TimeoutError()
     with delegation, pytest.raises(Denied) as caught:
         clerk.call(read, "a")
@@ -265,10 +266,10 @@ def test_a_time_to_live_is_a_number_of_seconds_above_zero(people, seconds):
 def test_an_agent_has_the_owner_that_the_application_names(people):
     config = tables(owners="acme_users:owner_of", principals={})
     with Guard.ephemeral(lambda _: Decision.allow(), config=config) as guard:
-        assert guard.new_agent("clerk")._caller.instance().actor.owner == "user:carol"
+        assert instance_of(guard.new_agent("clerk")).actor.owner == "user:carol"
     people.owners = {}
     with Guard.ephemeral(lambda _: Decision.allow(), config=config) as guard:
-        assert guard.new_agent("clerk")._caller.instance().actor.owner is None
+        assert instance_of(guard.new_agent("clerk")).actor.owner is None
 
 
 @pytest.mark.parametrize("owner", ["carol", "agent:clerk", 7, ["user:carol"]])

@@ -84,15 +84,15 @@ class Gate:
 
 def slow_log(guard):
     """Let the guard wait for its log, as for one on a disk; return the threads that wait."""
-    executors = guard._runtime.executors._replace(log_waits=True)
-    guard._runtime.executors = executors
+    executors = guard._parts.runtime.executors._replace(log_waits=True)
+    guard._parts.runtime.executors = executors
     return executors.log
 
 
 @pytest.fixture
 def gate(guard, agent):
     slow_log(guard)
-    log = guard._runtime._ports.log
+    log = guard._parts.runtime._ports.log
     log._backend = Gate(log._backend)
     yield log._backend
     log._backend.error = None

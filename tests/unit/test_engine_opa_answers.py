@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from embedded_parts import runtime_of
 from opa_calls import AUTHZ, ask, code_of, engine_of
 
 from agentguard import Denied, Guard, PolicyError
@@ -311,4 +312,4 @@ def test_a_guard_that_is_closed_has_no_connections(opa):
             guard.new_agent("coder").call(open_pr)
         assert connections(server.port)
     assert not connections(server.port)
-    assert engine is guard._runtime._engine
+    assert engine is runtime_of(guard)._engine

@@ -12,6 +12,7 @@ from crewai_coworkers import AGENTS, DELEGATE, READ, DelegatingTeam, codes, hand
 
 from agentguard import Decision, Guard
 from agentguard.domain import administration, config, domain
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 
 
@@ -110,7 +111,9 @@ class Place(DelegatingTeam):
         self._settings = settings_of(folder)
         home = domain.take_up(self._settings, PASSPHRASE)
         engine = FunctionEngine(lambda _document: Decision.allow())
-        super().__init__(SimpleNamespace(guard=Guard(self._settings, engine, home)), signed)
+        super().__init__(
+            SimpleNamespace(guard=Guard(Embedded(self._settings, engine, home))), signed
+        )
 
     def revoke(self, what):
         at = datetime.now(UTC)

@@ -150,7 +150,7 @@ async def test_after_a_crash_the_model_is_not_told_that_a_tool_has_not_run(peopl
 
 def begin_elsewhere(inbox, request):
     """Use the approval of a request up, as another process that makes the call does first."""
-    approvals = inbox.guard._runtime.current_ports().approvals
+    approvals = inbox.guard._parts.runtime.current_ports().approvals
     assert approvals.spend(request, [])
 
 

@@ -15,6 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from agentguard import ApprovalError, Decision, Ed25519Signer, Guard, Requirement
 from agentguard.domain import config, domain
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard_langchain import GuardMiddleware
 
@@ -48,7 +49,7 @@ def guard(tmp_path: Path, bob: Ed25519Signer) -> Any:
     settings = config.parse(tables, source="agentguard.toml", base=tmp_path)
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(policy), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(policy), home)) as guard:
         yield guard
 
 

@@ -57,7 +57,7 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     calls = [SMALL, ("ask", {"question": "ok?"}), LOOK]
     paused = await invoke_thread(graph, model_turn(*calls), sync=sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
-    entries = inbox.guard._runtime._ports.journal._entries
+    entries = inbox.guard._parts.runtime._ports.journal._entries
     async with asyncio.timeout(120):  # in an event loop, the others are at work still
         # a journal has no events
         while not sync and [entry.state for entry in entries.values()] != ["done"] * 2:  # noqa: ASYNC110
@@ -335,7 +335,7 @@ async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
     inbox = people()
     work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
     graph = inbox.graph(tools=[work], saver=Dying())
-    with no_removals(inbox.guard._runtime._ports.journal):
+    with no_removals(inbox.guard._parts.runtime._ports.journal):
         await crash_after_tools(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     state = await invoke_thread(graph, None, sync=sync)
     ((status, text),) = answers(state)

@@ -102,12 +102,12 @@ def configure_tool(agent: Agent, spec: ToolSpec) -> ToolSpec:
     Raises ``ConfigError`` for a tool whose own name is the alias of another tool, and where the
     tool's resource names an argument that ``[redact]`` redacts.
     """
-    return caller_of(agent).runtime.tools.configure(spec)
+    return caller_of(agent).runtime.parts.tools.configure(spec)
 
 
 def check_tool_names(agent: Agent) -> None:
     """Log the names in ``[tools]`` that look misspelt; call this once all tools are configured."""
-    caller_of(agent).runtime.tools.check_names()
+    caller_of(agent).runtime.parts.tools.check_names()
 
 
 def run_store(agent: Agent) -> RunStore:
@@ -117,4 +117,4 @@ def run_store(agent: Agent) -> RunStore:
     """
     caller = caller_of(agent)
     caller.instance()  # a forked process opens its store with its first instance
-    return caller.runtime.process.runs
+    return caller.runtime.parts.runs

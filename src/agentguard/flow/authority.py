@@ -58,6 +58,22 @@ class DelegationSource(Protocol):
         """
 
 
+class AgentIdentity(Protocol):
+    """Who acts: the agent's name and type, and the URI of the instance."""
+
+    @property
+    def name(self) -> str:
+        """The agent's name in the configuration."""
+
+    @property
+    def uri(self) -> str:
+        """The instance's identifier (``spiffe://``)."""
+
+    @property
+    def type(self) -> str:
+        """The agent's type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """The agent instance that makes the call.

@@ -125,7 +125,7 @@ class Agent:
     @property
     def approvals(self) -> ApprovalInbox:
         """The inbox where requests for approvals are answered, as ``Guard.approvals``."""
-        return self._caller.runtime.process.inbox()
+        return self._caller.runtime.parts.inbox()
 
     def take_up(self, stored: bytes) -> Delegation:
         """For adapters: return the delegation that ``Delegation.dumps`` wrote, revoked or not.
@@ -133,7 +133,7 @@ class Agent:
         After a revocation or during a freeze, each call under the delegation is denied, and is on
         record for the principal who delegated. Raises the other errors of ``Guard.resume``.
         """
-        return self._caller.runtime.delegations.take_up(stored)
+        return self._caller.runtime.parts.delegations.take_up(stored)
 
     def __repr__(self) -> str:
         runtime = self._caller.runtime

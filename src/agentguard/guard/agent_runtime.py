@@ -6,16 +6,11 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
 from functools import partial
 
-from agentguard.delegation.handle import Holder
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.guard.delegations import Delegations
 from agentguard.guard.denial_log import DenialLogger
-from agentguard.guard.instance import Instance
-from agentguard.guard.process import Runtime
-from agentguard.guard.tools import Tools
+from agentguard.guard.parts import AgentInstance, Parts
 from agentguard.telemetry import Telemetry
 
 
@@ -26,28 +21,13 @@ class AgentRuntime:
     from any thread.
     """
 
-    def __init__(
-        self,
-        config: AgentConfig,
-        process: Runtime,
-        *,
-        tools: Tools,
-        delegations: Delegations,
-        telemetry: Telemetry,
-    ) -> None:
+    def __init__(self, config: AgentConfig, parts: Parts, telemetry: Telemetry) -> None:
         self.config = config
-        self.process = process
-        self.tools = tools
-        self.delegations = delegations
+        self.parts = parts
         self.telemetry = telemetry
-        self.denials = DenialLogger(
-            self.name,
-            process.policy_place,
-            policy_url=process.policy_url,
-            is_durable=process.is_durable,
-        )
+        self.denials = DenialLogger(self.name, parts.policy_place)
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
-        self._instance: Instance | None = None
+        self._instance: AgentInstance | None = None
         self._beginning = threading.RLock()  # a signal handler may make a call meanwhile
         self.instance()
 
@@ -61,26 +41,17 @@ class AgentRuntime:
         """Whether there is an instance in this process already."""
         return self._instance is not None
 
-    def instance(self) -> Instance:
+    def instance(self) -> AgentInstance:
         """Return the instance in this process; make one, and record its credential, if needed."""
         instance = self._instance
         return instance if instance is not None else self._begun()
 
-    def _begun(self) -> Instance:
+    def _begun(self) -> AgentInstance:
         with self._beginning:
-            instance = self._instance or Instance(
-                self.config,
-                self.process.renewed_domain,
-                self.process.current_ports(),
-                self._holder,
-                self.process.directory.roles,
-            )
+            instance = self._instance or self.parts.instance(self.config)
             if self._instance is None:  # else a signal handler has made one meanwhile
                 self._instance = instance
             return self._instance
-
-    def _holder(self, now: datetime) -> Holder:
-        return self.instance().holder(now)
 
     def forked(self) -> None:
         """Drop the parent's instance and its key, in a forked process."""

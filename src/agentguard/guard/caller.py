@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
-from agentguard.approvals.nested import NestedCalls
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation
 from agentguard.call.options import CallOptions
@@ -20,12 +18,10 @@ from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DelegationError
 from agentguard.flow import drive
 from agentguard.flow.effects import NotRun
-from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.listener import CallListener
-from agentguard.flow.prepare import CallInput
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.denial_log import DenialListener
-from agentguard.guard.instance import Instance
+from agentguard.guard.parts import AgentInstance, CurrentDelegation
 from agentguard.telemetry import AgentRun
 
 if TYPE_CHECKING:
@@ -45,7 +41,7 @@ class Caller(NamedTuple):
     """
 
     runtime: AgentRuntime
-    delegation: Delegation | DelegationError | None = None
+    delegation: CurrentDelegation = None
 
     def under(self, delegation: Delegation | DelegationError) -> Caller:
         """Return a caller for the same instance, under ``delegation``."""
@@ -59,7 +55,7 @@ class Caller(NamedTuple):
             self.log_denial(invocation, refused.decision, options)
             raise
         listener = self._listener(instance, invocation, options)
-        steps = guarded_call(self._input(instance, invocation, listener, options))
+        steps = instance.guarded_call(invocation, listener, options, self.delegation)
         return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
 
     async def arun(
@@ -77,9 +73,9 @@ class Caller(NamedTuple):
             self.log_denial(invocation, refused.decision, options)
             raise
         listener = self._listener(instance, invocation, options)
-        steps = guarded_call(self._input(instance, invocation, listener, options))
+        steps = instance.guarded_call(invocation, listener, options, self.delegation)
         tool = unless_changed(invocation, function)
-        return await drive_async.arun(steps, tool, listener, self.runtime.process.executors)
+        return await drive_async.arun(steps, tool, listener, self.runtime.parts.executors)
 
     def evaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
         """Return what the answer to a call would be (``agentguard.adapters.evaluate``)."""
@@ -88,7 +84,7 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = evaluate(self._input(instance, invocation, listener, options))
+        steps = instance.evaluate(invocation, listener, options, self.delegation)
         return drive.run(steps, _no_tool, listener)
 
     async def aevaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
@@ -100,41 +96,19 @@ class Caller(NamedTuple):
         except Denied as refused:
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
-        steps = evaluate(self._input(instance, invocation, listener, options))
-        return await drive_async.arun(steps, _no_tool, listener, self.runtime.process.executors)
+        steps = instance.evaluate(invocation, listener, options, self.delegation)
+        return await drive_async.arun(steps, _no_tool, listener, self.runtime.parts.executors)
 
     def log_denial(self, invocation: Invocation, decision: Decision, options: CallOptions) -> None:
         """Log a refusal that no step of the call made; such a refusal is not in the audit log."""
         self.runtime.denials.log(invocation.tool.name, decision, options.remedies)
 
     def _listener(
-        self, instance: Instance, invocation: Invocation, options: CallOptions
+        self, instance: AgentInstance, invocation: Invocation, options: CallOptions
     ) -> CallListener:
         inner = self.runtime.telemetry.call(instance.actor, invocation)
         tool, denials = invocation.tool.name, self.runtime.denials
         return DenialListener(inner, denials, tool, options.remedies)
-
-    def _input(
-        self,
-        instance: Instance,
-        invocation: Invocation,
-        listener: CallListener,
-        options: CallOptions,
-    ) -> CallInput:
-        """Return what the steps of a call begin with, under the delegation in force."""
-        around = context.running_call()
-        if around is not None:
-            invocation = replace(invocation, inside=around.invocation_id)
-        return CallInput(
-            instance.actor,
-            instance.ports,
-            invocation,
-            listener,
-            instance.delegation_source(self.delegation),
-            options,
-            NestedCalls(None if around is None else around.nested_calls),
-            None if around is None else around.releases,
-        )
 
     def span(
         self,
@@ -171,15 +145,15 @@ class Caller(NamedTuple):
     def access_token(self) -> str:
         """Return the access token of the delegation in force; raises ``Denied``."""
         instance = self.instance()
-        source = instance.delegation_source(self.delegation)
         try:
-            if source is None:
-                name = self.runtime.name
-                message = f"agent {name} has nothing to show: no delegation is in force"
-                raise DelegationError(message, code="delegation.missing")
-            return instance.access_token(source)
+            token = instance.access_token(self.delegation)
         except AgentguardError as error:
             raise _denied(error) from error
+        if token is None:
+            name = self.runtime.name
+            message = f"agent {name} has nothing to show: no delegation is in force"
+            raise _denied(DelegationError(message, code="delegation.missing"))
+        return token
 
     def take_over(self, delegator: str) -> None:
         """Accept what is in force from the agent of this name (``agentguard.adapters.take_over``).
@@ -187,22 +161,20 @@ class Caller(NamedTuple):
         Raises ``Denied``.
         """
         instance = self.instance()
-        source = instance.delegation_source(self.delegation)
         try:
             self.runtime.config.require_delegator(delegator)
-            if source is not None:
-                instance.access_token(source)
+            instance.access_token(self.delegation)
         except AgentguardError as error:
             raise _denied(error) from error
 
-    def instance(self) -> Instance:
+    def instance(self) -> AgentInstance:
         """Return the instance that makes a call; raises ``Denied`` where a fork can't have one."""
         try:
             return self.runtime.instance()
         except AgentguardError as error:
             raise _denied(error) from error
 
-    async def _ainstance(self) -> Instance:
+    async def _ainstance(self) -> AgentInstance:
         if not self.runtime.has_instance:
             from asyncio import to_thread  # noqa: PLC0415  it is loaded: this runs on its event loop
 

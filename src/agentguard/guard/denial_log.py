@@ -22,6 +22,7 @@ from agentguard.call.decision import Decision, Denied
 from agentguard.call.responsibility import responsibility_for
 from agentguard.flow.authority import Authority
 from agentguard.flow.listener import CallListener, LoggedInvocation
+from agentguard.guard.parts import PolicyPlace
 from agentguard.policy.document import NO_RULE
 from agentguard.telemetry import fails_open
 from agentguard.visible import visible_json, visible_text
@@ -51,18 +52,12 @@ _REENTRY: Final = _Reentry()
 class DenialLogger:
     """Logs the refusals of one agent's calls in one process; no method raises.
 
-    ``policy`` is the place of the policy for people, and ``policy_url`` the address of the policy
-    server, if there is one. ``is_durable`` says whether the command line can read the audit log. A
-    policy without a rule for a tool is logged once for each tool.
+    A policy without a rule for a tool is logged once for each tool.
     """
 
-    def __init__(
-        self, agent: str, policy: str, *, policy_url: str | None, is_durable: bool
-    ) -> None:
+    def __init__(self, agent: str, policy: PolicyPlace) -> None:
         self._agent = agent
         self._policy = policy
-        self._policy_url = policy_url
-        self._is_durable = is_durable
         self._without_rule: set[str] = set()
 
     @fails_open
@@ -111,8 +106,8 @@ class DenialLogger:
         if responsibility.party == "agent":
             return
         asked = ""
-        if self._policy_url is not None and decision.code.startswith("engine."):
-            asked = f" ({visible_text(self._policy_url)} was asked)"
+        if self._policy.url is not None and decision.code.startswith("engine."):
+            asked = f" ({visible_text(self._policy.url)} was asked)"
         _LOGGER.warning(
             "%s was not run: %s [%s]. For the %s: %s%s",
             _shown(tool),
@@ -129,12 +124,12 @@ class DenialLogger:
             return
         self._without_rule.add(tool)
         command = "agentguard policy eval INPUT.json --policy POLICY"
-        if self._is_durable and invocation_id is not None:
+        if self._policy.is_durable and invocation_id is not None:
             command = f"agentguard audit show {invocation_id} --json | agentguard policy eval -"
         _LOGGER.warning(
             "no rule of the policy (%s) allows this call of %s by agent %s. If the call is meant "
             "to run, add a rule, and ask the policy about the same call once more: %s",
-            visible_text(self._policy),
+            visible_text(self._policy.place),
             _shown(tool),
             self._agent,
             command,

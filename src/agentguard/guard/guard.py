@@ -25,28 +25,21 @@ from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, 
 from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import config, memory
-from agentguard.domain.config import Config
-from agentguard.domain.config.agents import AgentConfig, unknown_agent
 from agentguard.domain.config.engine_loader import (
     PolicySource,
     engine_from,
     log_warnings,
     open_engine,
 )
-from agentguard.domain.config.spelling import ScopeSpelling
-from agentguard.domain.protocol import Domain
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
 from agentguard.guard.agent_runtime import AgentRuntime
-from agentguard.guard.callbacks import Callbacks
 from agentguard.guard.caller import Caller
-from agentguard.guard.delegations import Delegations
-from agentguard.guard.process import Runtime
-from agentguard.guard.tools import Tools, spec_of
-from agentguard.identity.credential import AgentProfile
+from agentguard.guard.embedded import Embedded
+from agentguard.guard.parts import Parts
+from agentguard.guard.tools import spec_of
 from agentguard.identity.trust import TrustDocument
-from agentguard.policy.engine import Engine
 from agentguard.signing.keys import Secret
 from agentguard.storage import fork
 
@@ -66,39 +59,16 @@ class Guard:
     a forked process.
     """
 
-    def __init__(
-        self,
-        settings: Config,
-        engine: Engine,
-        domain: Domain,
-        on_request: OnRequest | None = None,
-        approver_roles: RolesFunction | None = None,
-    ) -> None:
-        self._settings = settings
-        callbacks = Callbacks.of(settings, on_request, approver_roles)
-        self._runtime = Runtime(settings, engine, domain, callbacks)
-        self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
-        self._free = settings.policy is None  # ephemeral: any agent name, every scope
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._telemetry = telemetry.Telemetry(parts.telemetry, parts.trust.trust_domain)
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
-        scopes = ScopeSpelling(settings.source, settings.scopes)
-        self._tools = Tools(settings, scopes)
-        self._delegations = Delegations(settings, self._runtime, scopes)
         _GUARDS.add(self)
-        self._runtime.current_ports()
-        telemetry.watch_pending(self._waiting)
-
-    def _waiting(self) -> tuple[str, object, int] | None:
-        """Return the domain, the state and the number of pending requests, for the metrics."""
-        requests = self._runtime.requests
-        if self.closed or requests is None:
-            return None
-        inbox = ApprovalInbox(requests, self._settings.roster, process.clock)
-        state = id(self) if self._free else self._settings.state
-        return self._settings.trust_domain, state, len(inbox.pending())
+        telemetry.watch_pending(parts.waiting)
 
     def _forked(self) -> None:
-        """Drop the agents' keys and the parent's shard, in a forked process."""
-        self._runtime.forked()
+        """Drop the agents' keys and what belongs to the parent, in a forked process."""
+        self._parts.forked()
         for agent in list(self._agents):
             agent.forked()
 
@@ -132,7 +102,7 @@ class Guard:
         telemetry.follow(settings.telemetry)
         engine = open_engine(settings)
         domain = take_up(settings, source or partial(passphrase_of, settings))
-        return cls(settings, engine, domain, on_request, approver_roles)
+        return cls(Embedded(settings, engine, domain, on_request, approver_roles))
 
     @classmethod
     def find(cls) -> Guard:
@@ -170,13 +140,11 @@ class Guard:
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))
         domain = memory.new_domain(settings.trust_domain, now=process.clock())
-        return cls(settings, engine, domain, on_request, approver_roles)
+        return cls(Embedded(settings, engine, domain, on_request, approver_roles))
 
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
-        agents = self._settings.agents
-        if name not in agents and (agents or not self._free):
-            raise unknown_agent(self._settings.source, name, agents)
+        self._parts.require_agent(name)
 
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance with a new key, and record the instance's credential in the log.
@@ -185,20 +153,9 @@ class Guard:
         where the application's look-up of the owner fails (``owner.failed``); ``StorageError`` if
         the log can't record the credential.
         """
-        self.require_agent(name)
-        profile = self._settings.agents.get(name)
-        if profile is None:
-            delegators = self._settings.delegators(name)
-            profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
-        runtime = AgentRuntime(
-            self._runtime.directory.with_owner(profile),
-            self._runtime,
-            tools=self._tools,
-            delegations=self._delegations,
-            telemetry=self._telemetry,
-        )
+        runtime = AgentRuntime(self._parts.agent(name), self._parts, self._telemetry)
         self._agents.add(runtime)
-        self._tools.check_names()
+        self._parts.tools.check_names()
         return Agent(Caller(runtime))
 
     def delegate(
@@ -229,7 +186,7 @@ class Guard:
         that ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
         ``hop.malformed``, ``delegation.depth``.
         """
-        return self._delegations.begin(
+        return self._parts.delegations.begin(
             subject,
             scope=scope,
             via=via,
@@ -247,7 +204,7 @@ class Guard:
         expired, ``StorageError``, and ``DelegationError`` (``delegation.revoked``,
         ``domain.frozen``, ``delegation.holder``) for a delegation that nobody may use any more.
         """
-        return self._delegations.resume(stored)
+        return self._parts.delegations.resume(stored)
 
     @overload
     def tool(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
@@ -295,9 +252,9 @@ class Guard:
                 attributes=attributes,
                 facts=facts,
             )
-            tool = guarded(self._tools.configure(spec), function)
+            tool = guarded(self._parts.tools.configure(spec), function)
             if self._agents:  # the first agent checks all earlier tools together
-                self._tools.check_names()
+                self._parts.tools.check_names()
             return tool
 
         return guard(function) if function is not None else guard
@@ -305,17 +262,16 @@ class Guard:
     @property
     def approvals(self) -> ApprovalInbox:
         """The inbox in which people answer requests for approvals."""
-        return self._runtime.inbox()
+        return self._parts.inbox()
 
     @property
     def trust(self) -> TrustDocument:
         """The trust document, whose public keys verify this guard's log."""
-        return self._runtime.domain.trust
+        return self._parts.trust
 
     def reader(self) -> LogReader:
         """Return a reader of the log, after a flush of all entries that are still in memory."""
-        self._runtime.flush()
-        return self._runtime.domain.read()
+        return self._parts.reader()
 
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
         """Return the evidence file of one call, which a trust document alone can verify.
@@ -336,15 +292,12 @@ class Guard:
         document of their own (``agentguard audit verify``). Raises ``StorageError`` if the log
         can't be opened.
         """
-        from agentguard.domain.verify import examine  # noqa: PLC0415  few programs verify their log
-
-        with closing(self.reader()) as reader:
-            return examine(reader, self.trust, anchor=None if self._free else self._settings.anchor)
+        return self._parts.verify()
 
     @property
     def closed(self) -> bool:
         """Whether the guard is closed."""
-        return self._runtime.is_closed
+        return self._parts.is_closed
 
     def close(self) -> None:
         """Make everything durable and release the log; every later call is denied.
@@ -352,7 +305,7 @@ class Guard:
         Also send the pending spans of an exporter that ``telemetry.configure`` has set up; a slow
         exporter is given up after some seconds.
         """
-        self._runtime.close()
+        self._parts.close()
 
     def __enter__(self) -> Self:
         return self

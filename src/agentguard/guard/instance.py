@@ -9,11 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.audit import records
-from agentguard.call.invocation import timestamp
+from agentguard.call.decision import Decision
+from agentguard.call.invocation import Invocation, timestamp
+from agentguard.call.options import CallOptions
 from agentguard.delegation import access_token, chain_issuance, context, verification
 from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
@@ -22,7 +26,12 @@ from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.protocol import Domain
 from agentguard.errors import DelegationError
 from agentguard.flow.authority import Actor, Authority
+from agentguard.flow.drive import Flow
+from agentguard.flow.guarded_call import evaluate, guarded_call
+from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
+from agentguard.flow.prepare import CallInput
+from agentguard.guard.parts import CurrentDelegation
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.revocation import require_unrevoked
@@ -45,8 +54,7 @@ MAX_ACCEPTANCES: Final = 4096
 class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
-    ``domain`` returns the current trust domain. ``holder`` returns the key that signs the next hop
-    of a chain that ends with this agent, and the key's credential. ``ports`` has the parts that the
+    ``domain`` returns the current trust domain. ``ports`` has the parts that the
     agent's calls use. ``roles_of`` returns a principal's roles for the policy's input, and may
     raise ``AgentguardError``. The methods may be called from any thread.
     """
@@ -56,7 +64,6 @@ class Instance:
         config: AgentConfig,
         domain: Callable[[], Domain],
         ports: Ports,
-        holder: Callable[[datetime], Holder],
         roles_of: Callable[[str], Sequence[str]],
     ) -> None:
         self.ports = ports
@@ -64,7 +71,6 @@ class Instance:
         self._max_scope = config.scope
         self._require_delegator = config.require_delegator
         self._domain = domain
-        self._holder = holder
         self._roles_of = roles_of
         # RLocks: a signal handler may make a call while this thread holds one
         self._credential_lock = threading.RLock()
@@ -133,7 +139,7 @@ class Instance:
 
     # --- its delegations -------------------------------------------------------------------------
 
-    def delegation_source(self, delegation: Delegation | DelegationError | None) -> _Source | None:
+    def delegation_source(self, delegation: CurrentDelegation) -> _Source | None:
         """Return the source of a call's authority: ``delegation``, or else the one in force here.
 
         Returns None where no delegation is given or in force: the agent then acts on its own
@@ -148,7 +154,7 @@ class Instance:
             return _Source(self, error)
         return _Source(self, current) if isinstance(current, Delegation) else None
 
-    def describe_run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
+    def describe_run(self, delegation: CurrentDelegation) -> AgentRun:
         """Describe a run of this agent under ``delegation``, or else the one in force here."""
         current: object = delegation
         with suppress(DelegationError):  # an ended delegation, with which each call is denied
@@ -241,14 +247,63 @@ class Instance:
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
             description=_delegation_description(chain, self._roles_of(chain.principal)),
-            lends=Delegation(chain, self._holder, chain.leaf.scope),
+            lends=Delegation(chain, self.holder, chain.leaf.scope),
         )
 
-    def access_token(self, source: _Source) -> str:
-        """Return the access token of a delegation; raise if a revocation would deny a call."""
+    def access_token(self, delegation: CurrentDelegation) -> str | None:
+        """Return the access token of a delegation, None where no delegation is given or in force.
+
+        Raises ``AgentguardError`` where a call under the delegation would be refused.
+        """
+        source = self.delegation_source(delegation)
+        if source is None:
+            return None
         acceptance = source.accept(self._now())
         require_unrevoked(self.ports.revocations, acceptance.authority.names)
         return acceptance.token.token
+
+    # --- its calls -------------------------------------------------------------------------------
+
+    def guarded_call(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        options: CallOptions,
+        delegation: CurrentDelegation,
+    ) -> Flow[Any]:
+        """Return the steps of a guarded call, inside the call that runs here, if any."""
+        return guarded_call(self._input(invocation, listener, options, delegation))
+
+    def evaluate(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        options: CallOptions,
+        delegation: CurrentDelegation,
+    ) -> Flow[Decision]:
+        """Return the steps that lead to the decision on a call, and run nothing."""
+        return evaluate(self._input(invocation, listener, options, delegation))
+
+    def _input(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        options: CallOptions,
+        delegation: CurrentDelegation,
+    ) -> CallInput:
+        around = context.running_call()
+        if around is not None:
+            invocation = replace(invocation, inside=around.invocation_id)
+        return CallInput(
+            self.actor,
+            self.ports,
+            invocation,
+            listener,
+            self.delegation_source(delegation),
+            options,
+            NestedCalls(None if around is None else around.nested_calls),
+            None if around is None else around.releases,
+        )
 
 
 class _Acceptance(NamedTuple):

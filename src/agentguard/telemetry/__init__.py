@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentguard.call.invocation import Invocation
-from agentguard.flow.authority import Actor
+from agentguard.flow.authority import AgentIdentity
 from agentguard.flow.listener import CallListener
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
@@ -110,15 +110,15 @@ class Telemetry:
         self._settings = settings
         self._trust_domain = trust_domain
 
-    def call(self, actor: Actor, invocation: Invocation) -> CallListener:
+    def call(self, actor: AgentIdentity, invocation: Invocation) -> CallListener:
         """Return the listener of a call that is made."""
         return _SILENT if is_silent() else self._call(actor, invocation) or _SILENT
 
-    def evaluation(self, actor: Actor, invocation: Invocation) -> CallListener:
+    def evaluation(self, actor: AgentIdentity, invocation: Invocation) -> CallListener:
         """Return the listener of an evaluation: a question for the decision, without a call."""
         return _SILENT if is_silent() else self._evaluation(actor, invocation) or _SILENT
 
-    def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
+    def agent(self, actor: AgentIdentity, run: AgentRun) -> AgentSpan:
         """Begin the span of an agent's run."""
         return self._agent(actor, run) or cast("AgentSpan", SilentSpan())
 
@@ -129,7 +129,7 @@ class Telemetry:
         return self._workflow(name, run, conversation, paused) or cast("AgentSpan", SilentSpan())
 
     @fails_open
-    def _agent(self, actor: Actor, run: AgentRun) -> AgentSpan | None:
+    def _agent(self, actor: AgentIdentity, run: AgentRun) -> AgentSpan | None:
         if is_held_up():
             return None
         from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
@@ -149,19 +149,19 @@ class Telemetry:
         return agents.begin_workflow(name, work, conversation, paused)
 
     @fails_open
-    def _call(self, actor: Actor, invocation: Invocation) -> CallListener:
+    def _call(self, actor: AgentIdentity, invocation: Invocation) -> CallListener:
         from agentguard.telemetry.calls import Call  # noqa: PLC0415  it imports the API
 
         return Call(self._settings, self._trust_domain, actor, invocation)
 
     @fails_open
-    def _evaluation(self, actor: Actor, invocation: Invocation) -> CallListener:
+    def _evaluation(self, actor: AgentIdentity, invocation: Invocation) -> CallListener:
         from agentguard.telemetry.calls import Evaluation  # noqa: PLC0415  it imports the API
 
         return Evaluation(self._settings, self._trust_domain, actor, invocation)
 
     @fails_open
-    def _identity(self, actor: Actor, run: AgentRun) -> Any:
+    def _identity(self, actor: AgentIdentity, run: AgentRun) -> Any:
         from agentguard.telemetry.identity import identity  # noqa: PLC0415  it imports the API
 
         who = (run.principal, tuple(run.actors), run.task_id)

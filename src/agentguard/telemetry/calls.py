@@ -24,7 +24,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation
-from agentguard.flow.authority import Actor, Authority
+from agentguard.flow.authority import AgentIdentity, Authority
 from agentguard.flow.listener import LoggedInvocation
 from agentguard.telemetry import attributes as told
 from agentguard.telemetry import metrics, names, tracing
@@ -41,7 +41,7 @@ class Call:
 
     _settings: Settings
     _trust_domain: str
-    _actor: Actor
+    _actor: AgentIdentity
     _invocation: Invocation
     _started: int = field(default_factory=time.time_ns, init=False)
     _begun: float = field(default_factory=time.perf_counter, init=False)
@@ -328,7 +328,7 @@ class Evaluation(Call):
     __slots__ = ("_asks", "_decided", "_open_span")
 
     def __init__(
-        self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
+        self, settings: Settings, trust_domain: str, actor: AgentIdentity, invocation: Invocation
     ) -> None:
         super().__init__(settings, trust_domain, actor, invocation)
         self._asks = False

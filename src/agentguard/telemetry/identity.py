@@ -6,7 +6,7 @@ import functools
 from types import MappingProxyType
 from typing import Any, Final
 
-from agentguard.flow.authority import Actor
+from agentguard.flow.authority import AgentIdentity
 from agentguard.identity.credential import agent_alias
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.settings import Settings
@@ -18,7 +18,7 @@ NOBODY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
 def identity(
     settings: Settings,
     trust_domain: str,
-    actor: Actor,
+    actor: AgentIdentity,
     principal: str,
     actors: tuple[str, ...],
     task_id: str | None,

@@ -330,7 +330,7 @@ def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(de
     """Each reads the log once more, when its own call is in it."""
     with desk.open() as guard, desk.open() as other:
         desk.answer(desk.ask(guard), "bob")
-        approvals, became = guard._runtime.current_ports().approvals, []
+        approvals, became = guard._parts.runtime.current_ports().approvals, []
         spend = approvals.spend
 
         def meanwhile(*request: Any) -> bool:
@@ -449,7 +449,7 @@ def test_who_withdraws_what_a_call_uses_is_told_so(desk, asking, monkeypatch):
     guard, other, _meanwhile = asking
     request = desk.ask(guard)
     guard.approvals.approve(request, desk.keys["bob"])
-    approvals, withdrawn = guard._runtime.current_ports().approvals, []
+    approvals, withdrawn = guard._parts.runtime.current_ports().approvals, []
     spend = approvals.spend
 
     def then(*used: Any) -> bool:

@@ -91,7 +91,7 @@ def test_an_answer_that_lies_there_unverified_counts_for_nothing(place):
         signed(fresh()[0], ()),
         signed(of_another_display((two := fresh())[0]), ((two[1], two[2]),)),
     ]
-    store = place.guard._runtime._ports.approvals
+    store = place.guard._parts.runtime._ports.approvals
     for sealed in forged:
         store.answer(request, sealed)
     assert place.ask() == request
@@ -305,8 +305,10 @@ def test_no_argument_and_no_fact_plays_the_approval():
 def test_an_approval_expires(place, monkeypatch):
     request = place.ask()
     place.approve(request)
-    now = place.guard._runtime._ports.clock()
-    object.__setattr__(place.guard._runtime._ports, "clock", lambda: now.replace(year=now.year + 1))
+    now = place.guard._parts.runtime._ports.clock()
+    object.__setattr__(
+        place.guard._parts.runtime._ports, "clock", lambda: now.replace(year=now.year + 1)
+    )
     assert place.denied() == "approval.expired"
     assert place.ask().request_id != request.request_id
 

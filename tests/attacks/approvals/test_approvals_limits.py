@@ -168,7 +168,7 @@ def test_without_anybody_to_ask_the_call_is_denied():
 def test_a_store_that_fails_denies(place):
     request = place.ask()
     place.approve(request)
-    store = place.guard._runtime._ports.approvals
+    store = place.guard._parts.runtime._ports.approvals
 
     def broken(*_args: Any) -> Any:
         raise RuntimeError("secret")
@@ -225,7 +225,7 @@ def test_an_answer_to_a_request_that_is_gone_is_told_so(place):
     assert str(refused.value).endswith("and its call ran")
     sealed = answer(request, place.people.keys["bob"], "user:bob")
     with pytest.raises(ApprovalError) as refused:
-        place.guard._runtime._ports.approvals.answer(request, sealed)
+        place.guard._parts.runtime._ports.approvals.answer(request, sealed)
     assert refused.value.code == "request.unknown"
 
 

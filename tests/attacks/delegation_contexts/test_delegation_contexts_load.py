@@ -232,6 +232,7 @@ OPEN = """
     import os, signal, sys, threading
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -251,7 +252,7 @@ OPEN = """
         seen.append(document.get("delegation"))
         return Decision.allow()
 
-    guard = Guard(settings, FunctionEngine(policy), home)
+    guard = Guard(Embedded(settings, FunctionEngine(policy), home))
 
     @guard.tool(requires=["read"])
     def whoami():

@@ -21,6 +21,7 @@ from agentguard.domain import config, domain, keystore, rotation
 from agentguard.domain.config import Config
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.function import FunctionEngine
@@ -48,7 +49,7 @@ class Scene:
 
     def open(self) -> Guard:
         home = domain.take_up(self.settings, PASSPHRASE)
-        return Guard(self.settings, FunctionEngine(lambda _d: Decision.allow()), home)
+        return Guard(Embedded(self.settings, FunctionEngine(lambda _d: Decision.allow()), home))
 
     def rotate(self, use: Any, **options: Any) -> TrustDocument:
         done = rotation.rotate(self.settings, PASSPHRASE, use, **{"now": self.clock.now, **options})

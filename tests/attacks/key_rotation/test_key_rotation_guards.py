@@ -20,6 +20,7 @@ from agentguard.audit.evidence import verify_evidence
 from agentguard.domain import domain, keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import KeyMaterialError
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage.log import ShardLog
@@ -188,7 +189,9 @@ def test_an_outcome_waits_while_nobody_knows_whether_the_key_still_counts(scene)
     """It is not signed with a key that may have ended, and not lost."""
     answers = [PASSPHRASE]
     home = domain.take_up(scene.settings, lambda: answers[0])
-    with Guard(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(
+        Embedded(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home)
+    ) as guard:
         agent = guard.new_agent("reader")
 
         def slow(what: str) -> str:
@@ -217,7 +220,7 @@ def test_what_waits_to_be_written_is_older_than_the_new_key(scene, monkeypatch):
             agent.call(tool, "its outcome waits")
             scene.clock.advance(hours=1)
             scene.rotate("log")
-            guard._runtime.renewed_domain()  # as an agent would that renews its credential
+            guard._parts.runtime.renewed_domain()  # as an agent would that renews its credential
         guard.reader().close()
         assert signing(guard, "log") != scene.key("log")
         agent.call(tool, "y")
@@ -303,6 +306,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from agentguard import Decision, Guard
+from agentguard.guard.embedded import Embedded
 from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
@@ -315,7 +319,7 @@ tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor",
           "agents": {"reader": {"authority": "own"}}}
 settings = config.parse(tables, source="agentguard.toml", base=folder)
 home = domain.take_up(settings, b"correct horse battery staple")
-with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
     agent = guard.new_agent("reader")
     say = guard.tool(name="say")(lambda what: what)
     agent.call(say, "before")
@@ -323,10 +327,11 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     sys.stdin.readline()
     agent.call(say, "in the overlap")
     agentguard.guard.process.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
-    guard._runtime._ports = __import__("dataclasses").replace(guard._runtime._ports, clock=clock)
-    agent._caller.instance().ports = guard._runtime._ports
+    runtime = guard._parts.runtime
+    runtime._ports = __import__("dataclasses").replace(runtime._ports, clock=clock)
+    agent._caller.instance().ports = runtime._ports
     agent.call(say, "renewed")
-    print(guard._runtime._log._signer.key_id, guard._runtime.domain.issuer.key_id, flush=True)
+    print(runtime._log._signer.key_id, runtime.domain.issuer.key_id, flush=True)
 """
 
 
@@ -356,7 +361,9 @@ def test_a_function_is_asked_again_for_the_passphrase_and_its_answer_is_not_kept
 
     home = domain.take_up(scene.settings, secret)
     assert len(asked) == 1
-    with Guard(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(
+        Embedded(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home)
+    ) as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
         agent.call(tool, "before")
@@ -389,7 +396,7 @@ def test_the_search_finds_a_passphrase_that_was_given_as_bytes(scene):
     """The twin: then it is the caller who keeps it, and the guard does as well."""
     with scene.open() as guard:
         assert PASSPHRASE in reached(guard)
-        assert PASSPHRASE.decode() not in repr(guard._runtime.domain)
+        assert PASSPHRASE.decode() not in repr(guard._parts.runtime.domain)
 
 
 @pytest.mark.parametrize("error", [ValueError("correct horse"), EOFError(), OSError()])
@@ -402,7 +409,9 @@ def test_a_function_that_fails_denies_calls_after_a_rotation(scene, error):
         raise error
 
     home = domain.take_up(scene.settings, secret)
-    with Guard(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(
+        Embedded(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home)
+    ) as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
         scene.rotate("log")

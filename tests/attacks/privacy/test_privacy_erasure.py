@@ -232,6 +232,7 @@ def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(sc
 WRITER = """
 import sys, time
 from agentguard import Decision, Guard
+from agentguard.guard.embedded import Embedded
 from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
@@ -243,7 +244,7 @@ tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
           "agents": {"reader": {"authority": "own"}}}
 settings = config.parse(tables, source="agentguard.toml", base=folder)
 home = domain.take_up(settings, b"correct horse battery staple")
-with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
     agent = guard.new_agent("reader")
 
     @guard.tool
@@ -305,7 +306,7 @@ def test_a_fork_does_not_erase_past_its_parents_connection(scene):
     guard = scene.open()
     tool = login(guard)
     guard.new_agent("reader").call(tool, CLEAR, SECRET)
-    guard._runtime._ports.log.flush()
+    guard._parts.runtime._ports.log.flush()
     child = os.fork()
     if child == 0:
         code = 1

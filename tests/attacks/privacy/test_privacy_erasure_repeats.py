@@ -19,6 +19,7 @@ from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.prove import prove_call
 from agentguard.domain import domain, keystore
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.document import Evaluated
 from agentguard.policy.function import FunctionEngine
@@ -223,7 +224,9 @@ class Bundled(FunctionEngine):
 
 def test_a_name_in_the_details_of_an_evaluation_makes_no_call_an_attempt(scene):
     engine = Bundled(allow)
-    with Guard(scene.settings, engine, domain.take_up(scene.settings, PASSPHRASE)) as guard:
+    with Guard(
+        Embedded(scene.settings, engine, domain.take_up(scene.settings, PASSPHRASE))
+    ) as guard:
         attempt(guard)
         attempt(guard)
         attempt(guard, OTHER, run="run-2")

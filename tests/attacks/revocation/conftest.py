@@ -40,6 +40,7 @@ OTHER = """
     import sys
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
+    from agentguard.guard.embedded import Embedded
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -52,7 +53,7 @@ OTHER = """
                          "worker": {"max_scope": ["read"]}}}
     settings = config.parse(tables, source="agentguard.toml", base=folder)
     home = domain.take_up(settings, b"correct horse battery staple")
-    guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+    guard = Guard(Embedded(settings, FunctionEngine(lambda _: Decision.allow()), home))
     read = guard.tool(name="read", requires=["read"])(lambda: "ok")
     alice = guard.resume(stored)
     worker, robot = guard.new_agent("worker").under(alice), guard.new_agent("robot")

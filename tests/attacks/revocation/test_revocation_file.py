@@ -94,7 +94,7 @@ def test_no_edit_of_the_file_is_a_thaw(scene, changes):
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monkeypatch, edited):
     known, old, load = (
-        scene.guard._runtime._ports.revocations,
+        scene.guard._parts.runtime._ports.revocations,
         scene.file.read_bytes(),
         restrictions_file.load,
     )

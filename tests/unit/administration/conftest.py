@@ -13,6 +13,7 @@ from calls_in_doubt import PASSPHRASE, settings_in
 
 from agentguard import Decision, Guard
 from agentguard.domain import domain
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 
 # One process that dies in the midst of its call, between the authorization and the outcome.
@@ -20,6 +21,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from agentguard import Decision, Guard
+from agentguard.guard.embedded import Embedded
 from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.domain.domain import StateDomain
@@ -31,7 +33,7 @@ tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor",
           "agents": {"a": {"authority": "own"}}}
 settings = config.parse(tables, source="agentguard.toml", base=folder)
 home = domain.take_up(settings, b"correct horse")
-guard = Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home)
+guard = Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home))
 agent = guard.new_agent("a")
 
 @guard.tool
@@ -67,5 +69,5 @@ def settings(tmp_path, original):
 def opened(settings):
     """A guard on the domain; it leases the shard that the killed process has left."""
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         yield guard

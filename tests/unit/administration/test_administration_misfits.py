@@ -28,6 +28,7 @@ from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.domain import administration, domain, keystore
 from agentguard.errors import CallError, EncodeError, KeyMaterialError
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical, dsse
 
@@ -42,7 +43,7 @@ def say(settings, where, *, ran=True, kind="resolution"):
 
 def test_a_resolution_of_a_denied_call_is_found(settings):
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.deny("no")), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.deny("no")), home)) as guard:
         tool = guard.tool(name="work")(lambda what: what)
         with pytest.raises(Denied):
             guard.new_agent("a").call(tool, "denied")

@@ -31,6 +31,7 @@ from agentguard.audit.summary import Summary
 from agentguard.domain import administration, domain, keystore
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import CallError, EncodeError
+from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -67,7 +68,7 @@ def test_a_call_that_is_running_reads_the_same(settings):
     """For all that the log says, its process may be dead."""
     home = domain.take_up(settings, PASSPHRASE)
     dead = in_doubt(settings)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         meanwhile = []
         tool = guard.tool(name="work")(lambda what: meanwhile.append(report(settings).in_doubt))
         guard.new_agent("a").call(tool, "running")
@@ -97,7 +98,7 @@ def test_a_call_with_an_outcome_is_not_in_doubt(settings):
 
 def test_a_denied_call_is_not_in_doubt(settings):
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.deny("no")), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.deny("no")), home)) as guard:
         tool = guard.tool(name="work")(lambda what: what)
         with pytest.raises(Denied):
             guard.new_agent("a").call(tool, "denied")
@@ -154,7 +155,7 @@ def test_its_time_does_not_go_back(settings):
 def test_a_late_outcome_after_a_resolution_is_fine(settings):
     """The process was not dead: it was slow, and what it says is signed by the agent itself."""
     home = domain.take_up(settings, PASSPHRASE)
-    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
         resolved: list[Receipt] = []
 
         @guard.tool(name="work")

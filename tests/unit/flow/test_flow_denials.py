@@ -42,7 +42,7 @@ class Answers:
 
 def with_line(guard, **parts):
     """The guard on a line with other parts; agents that are made later run on it."""
-    guard._runtime._ports = dataclasses.replace(guard._runtime._ports, **parts)
+    guard._parts.runtime._ports = dataclasses.replace(guard._parts.runtime._ports, **parts)
     return guard
 
 
@@ -217,10 +217,10 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._caller.instance()._renew_at = guard._runtime.domain, 0
-    guard._runtime.domain = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    home, agent._caller.instance()._renew_at = guard._parts.runtime.domain, 0
+    guard._parts.runtime.domain = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
-    guard._runtime.domain = home
+    guard._parts.runtime.domain = home
     agent.call(note, text="twin")
     assert ran == ["twin"]
 

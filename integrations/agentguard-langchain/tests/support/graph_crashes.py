@@ -26,7 +26,7 @@ def model_turn(*calls, turn="turn1"):
 
 def journal_size(inbox):
     """How many calls the journal knows."""
-    return len(inbox.guard._runtime._ports.journal._entries)
+    return len(inbox.guard._parts.runtime._ports.journal._entries)
 
 
 class CrashError(Exception):

@@ -1,0 +1,140 @@
+"""``Embedded``: the parts of a guard whose steps run in this process (``parts.py``).
+
+``process.py`` opens the shard of the log and the ports; this module adds what the configuration
+says of agents, tools and delegations.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from agentguard.approvals.application import RolesFunction
+from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.audit.log import LogReader
+from agentguard.call.journal import RunStore
+from agentguard.domain.config import Config
+from agentguard.domain.config.agents import AgentConfig, unknown_agent
+from agentguard.domain.config.spelling import ScopeSpelling
+from agentguard.domain.protocol import Domain
+from agentguard.flow.drive import Executors
+from agentguard.flow.ports import OnRequest
+from agentguard.guard import process
+from agentguard.guard.callbacks import Callbacks
+from agentguard.guard.delegations import Delegations
+from agentguard.guard.instance import Instance
+from agentguard.guard.parts import PolicyPlace
+from agentguard.guard.process import Runtime
+from agentguard.guard.tools import Tools
+from agentguard.identity.credential import AgentProfile
+from agentguard.identity.trust import TrustDocument
+from agentguard.policy.engine import Engine
+from agentguard.telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from agentguard.domain.report import Report
+
+
+class Embedded:
+    """The parts of a guard in this process; ``runtime`` has the ports and the threads."""
+
+    def __init__(
+        self,
+        settings: Config,
+        engine: Engine,
+        domain: Domain,
+        on_request: OnRequest | None = None,
+        approver_roles: RolesFunction | None = None,
+    ) -> None:
+        self._settings = settings
+        self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
+        callbacks = Callbacks.of(settings, on_request, approver_roles)
+        self.runtime = Runtime(settings, engine, domain, callbacks)
+        scopes = ScopeSpelling(settings.source, settings.scopes)
+        self.tools = Tools(settings, scopes)
+        self.delegations = Delegations(settings, self.runtime, scopes)
+        self.policy_place = PolicyPlace(
+            self.runtime.policy_place, self.runtime.policy_url, self.runtime.is_durable
+        )
+        self.runtime.current_ports()
+
+    @property
+    def trust(self) -> TrustDocument:
+        """The trust document in force."""
+        return self.runtime.domain.trust
+
+    @property
+    def telemetry(self) -> Settings:
+        """What ``[telemetry]`` says."""
+        return self._settings.telemetry
+
+    @property
+    def executors(self) -> Executors:
+        """The threads of this process."""
+        return self.runtime.executors
+
+    @property
+    def runs(self) -> RunStore:
+        """The store of the adapters' records of runs."""
+        return self.runtime.runs
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self.runtime.is_closed
+
+    def require_agent(self, name: str) -> None:
+        """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
+        agents = self._settings.agents
+        if name not in agents and (agents or not self._is_free):
+            raise unknown_agent(self._settings.source, name, agents)
+
+    def agent(self, name: str) -> AgentConfig:
+        """Return an agent's configuration; raises ``ConfigError``."""
+        self.require_agent(name)
+        config = self._settings.agents.get(name)
+        if config is None:
+            delegators = self._settings.delegators(name)
+            config = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
+        return self.runtime.directory.with_owner(config)
+
+    def instance(self, config: AgentConfig) -> Instance:
+        """Make an instance of an agent, and record its credential; raises ``AgentguardError``."""
+        runtime = self.runtime
+        return Instance(
+            config, runtime.renewed_domain, runtime.current_ports(), runtime.directory.roles
+        )
+
+    def inbox(self) -> ApprovalInbox:
+        """Return the inbox in which people answer requests for approvals."""
+        return self.runtime.inbox()
+
+    def waiting(self) -> tuple[str, object, int] | None:
+        """Return the trust domain, the state and the number of pending requests."""
+        settings, requests = self._settings, self.runtime.requests
+        if self.is_closed or requests is None:
+            return None
+        inbox = ApprovalInbox(requests, settings.roster, process.clock)
+        state = id(self) if self._is_free else settings.state
+        return settings.trust_domain, state, len(inbox.pending())
+
+    def reader(self) -> LogReader:
+        """Return a reader of the log, after a flush; raises ``StorageError``."""
+        self.runtime.flush()
+        return self.runtime.domain.read()
+
+    def verify(self) -> Report:
+        """Verify the whole log with these keys and anchors; raises ``StorageError``."""
+        from agentguard.domain.verify import examine  # noqa: PLC0415  few programs verify their log
+
+        anchor = None if self._is_free else self._settings.anchor
+        with closing(self.reader()) as reader:
+            return examine(reader, self.trust, anchor=anchor)
+
+    def forked(self) -> None:
+        """Drop the parent's shard, in a forked process."""
+        self.runtime.forked()
+
+    def close(self) -> None:
+        """Make all entries durable and release the shard."""
+        self.runtime.close()
