@@ -79,6 +79,10 @@ class Noted(Table):
         self._note(key, "whole number from 1", default)
         return super().count(key, default)
 
+    def number(self, key: str) -> int | None:
+        self._note(key, "whole number")
+        return super().number(key)
+
     def seconds(self, key: str, default: float) -> float:
         self._note(key, "number of seconds", default)
         return super().seconds(key, default)

@@ -17,6 +17,7 @@ Every error has a stable reason code, ``noun.problem``, and a message for the pe
     ├── StorageError         the log can't be opened, read or written
     ├── CallError            a call is not in the log, or not in the expected condition
     ├── ConfigError          agentguard.toml or an argument of the API has a mistake
+    ├── ServerError          the guard server can't be reached, or refuses a client
     ├── UnguardedCallError   a guarded tool was called without an agent
     ├── SecretError          a secret is not released to the running call
     ├── Denied               the call was denied
@@ -123,6 +124,12 @@ class ConfigError(AgentguardError):
             f"from your clone: pip install '.[{name}]'"
         )
         return cls(message, code="config.extra_missing")
+
+
+class ServerError(AgentguardError):
+    """The guard server can't be reached, or refuses a client."""
+
+    default_code = "server.failed"
 
 
 class UnguardedCallError(AgentguardError):

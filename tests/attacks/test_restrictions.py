@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 
 from agentguard import Denied, Guard, StorageError
 from agentguard.audit.restrictions import Restrictions
@@ -512,7 +513,7 @@ def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clo
         assert caught.value.code == "delegation.expired"
         clock.advance(hours=-1)
         with scene.open() as late:
-            assert late._runtime.current_ports().log.shard == 1
+            assert runtime_of(late).current_ports().log.shard == 1
             again = late.tool(name="read", requires=["read"])(lambda: "ok")
             with pytest.raises(AgentguardError) as refused:
                 late.new_agent("worker").under(late.resume(stored)).call(again)

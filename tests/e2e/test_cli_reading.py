@@ -10,6 +10,9 @@ from typer.main import get_command
 from agentguard.cli.commands import app
 
 WRITING = {
+    "serve",
+    "server accept",
+    "server status",  # asks a process, and reads no state
     "init",
     "adopt",
     "approvals approve",

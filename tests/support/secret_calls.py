@@ -14,6 +14,7 @@ from agentguard.audit.entry import Entry, parse_entry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage.reader import StateReader
@@ -61,7 +62,8 @@ class SecretScene:
 
     def open(self, policy: Any = allow) -> Guard:
         settings = self.settings
-        return Guard(settings, FunctionEngine(policy), domain.take_up(settings, PASSPHRASE))
+        home = domain.take_up(settings, PASSPHRASE)
+        return Guard(Embedded(settings, FunctionEngine(policy), home))
 
     def entries(self, kind: str = "secret") -> list[Entry]:
         """The durable entries of a kind, as another process reads them."""

@@ -105,6 +105,7 @@ def test_an_application_has_few_names():
         "RequestStatus",
         "Requirement",
         "SecretError",
+        "ServerError",
         "StorageError",
         "Tool",
         "TrustDocument",

@@ -289,7 +289,7 @@ async def test_a_revoked_delegation_is_not_taken_up(people, sync, monkeypatch):
     def revoked(_stored):
         raise DelegationError("her delegation was revoked", code="delegation.revoked")
 
-    monkeypatch.setattr(inbox.agent._caller.runtime.delegations, "take_up", revoked)
+    monkeypatch.setattr(inbox.agent._caller.runtime.parts.delegations, "take_up", revoked)
     state = await invoke_thread(graph, None, sync=sync)
     assert "[delegation.revoked]" in answers(state)[0][1]
     assert inbox.paid == []

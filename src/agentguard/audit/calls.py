@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, get_args
 
 from agentguard.audit import summary
 from agentguard.audit.entry import Entry, Status
+from agentguard.call.client import Client
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON
@@ -66,7 +67,7 @@ class Authorization(NamedTuple):
 
     ``commitments`` cover the data beside the entry: the data in the signed statement, or redacted
     copies. Where the ``decision`` was not ``enforced``, the ``mode`` was observe, and the call ran
-    in spite of the decision.
+    in spite of the decision. ``client`` is None for a call in the process of its guard.
     """
 
     envelope: Envelope
@@ -87,6 +88,7 @@ class Authorization(NamedTuple):
     evaluation: Evaluation | None
     mode: str
     enforced: bool
+    client: Client | None
 
     @property
     def allowed(self) -> bool:
@@ -179,6 +181,7 @@ def read_authorization(entry: Entry) -> Authorization:
         _text_or_none(members, "policy_sha256"),
         _read_evaluation(members),
         *_read_mode(members),
+        Client.parse(members["client"]) if "client" in members else None,
     )
 
 

@@ -82,7 +82,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "adoption": frozenset({"statement"}),
 }
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
-    "authorization": frozenset({"evaluation", "journal", "replay_of"}),
+    "authorization": frozenset({"client", "evaluation", "journal", "replay_of"}),
     "request": frozenset({"traceparent"}),
 }
 

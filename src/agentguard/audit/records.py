@@ -14,6 +14,7 @@ from agentguard.approvals.roster import Roster
 from agentguard.audit import summary
 from agentguard.audit.entry import Attachment, CallPlace, Mode, Receipt, Status
 from agentguard.audit.summary import Summary
+from agentguard.call.client import Client
 from agentguard.call.decision import Decision
 from agentguard.call.releases import ReleaseSubject
 from agentguard.delegation.chain import Chain
@@ -76,7 +77,7 @@ class LoggedRuling(NamedTuple):
     ``approvals`` are the answers of people on which the decision rests, and ``roster_sha256`` is
     the digest of the roster with these people. ``evaluation`` is what an engine reports about the
     evaluation, None for no report. In the ``mode`` observe, a decision is not ``enforced``: the
-    call ran in spite of the decision.
+    call ran in spite of the decision. ``client`` is who made the call through a guard server.
     """
 
     decision: Decision
@@ -89,6 +90,7 @@ class LoggedRuling(NamedTuple):
     evaluation: Mapping[str, JSON] | None = None
     mode: Mode = "enforce"
     enforced: bool = True
+    client: Client | None = None
 
 
 def shard(
@@ -264,6 +266,8 @@ def authorization(
     }
     if ruling.evaluation is not None:
         members["evaluation"] = ruling.evaluation
+    if ruling.client is not None:
+        members["client"] = ruling.client.as_json()
     if journal is not None and (decision.allowed or not ruling.enforced):
         members["journal"] = journal
     if replay_of is not None:

@@ -153,6 +153,10 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "pass no secret on to another tool: name that tool in [secrets.NAME] tools, and let it "
         "call agentguard.secret itself"
     ),
+    "server.busy": _operator("raise the limits of [server], or find out what makes so many calls"),
+    "server.draining": _operator("wait until the guard server is there again"),
+    "server.failed": _operator("look into the log of the guard server"),
+    "server.unreachable": _operator("start the guard server: agentguard serve"),
     "signature.failed": _operator(_STATE),
     "site.unencodable": _developer("give the thread, the turn and the task names that are text"),
     "storage.busy": _developer("make no guarded call in a signal handler or in __del__"),
@@ -164,6 +168,8 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "end the process that holds the lock; the message names the lock's file"
     ),
     "storage.readonly": _operator("give the process the right to write the state"),
+    "storage.served": _operator("put [server] with the server's url into the configuration"),
+    "storage.used": _operator("stop the programs that use the state, and start the server again"),
     "subagent.parallel": _AGENT,
     "tool.changed": _developer(
         "find out what changed in the tool; correct [tools.NAME] if the change is meant"
@@ -176,6 +182,7 @@ NOUNS: Final[Mapping[str, Responsibility]] = {
     "credential": _operator(_STATE),
     "engine": _operator(_ENGINE),
     "key": _operator(_STATE),
+    "server": _operator("run agentguard server status where the guard server runs"),
     "storage": _operator(_STATE),
     "trust": _operator(_STATE),
 }

@@ -36,6 +36,8 @@ _PLACES: Final = {
     "doctor": ("setup.doctor:doctor", "Check the setup of a trust domain."),
     "policy": ("policy.commands:app", "Check a policy, test it, and replay calls against it."),
     "agents": ("agents.agents:app", "List the agents and their instances."),
+    "serve": ("server.serve:serve", "Serve the guard to programs in other processes."),
+    "server": ("server.commands:app", "Look after a running guard server."),
     "approvals": (
         "approvals.commands:app",
         "List the calls that wait for a person, and answer them.",

@@ -24,7 +24,14 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import anchor, approval_files, files, registry_file, state_location
+from agentguard.storage import (
+    anchor,
+    approval_files,
+    claim,
+    files,
+    registry_file,
+    state_location,
+)
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.lease import Lessor
@@ -45,6 +52,10 @@ class StateDomain:
     issuer: Signer
     log_key: Signer
     is_in_memory: ClassVar[bool] = False
+
+    def claim(self, *, alone: bool) -> Callable[[], None]:
+        """Claim the state for this process (``storage/claim.py``)."""
+        return claim.take(self.settings.state, alone=alone)
 
     def ledger(self, parent: Inheritance | None = None) -> Ledger:
         """Return a new ledger, which begins with what ``parent`` knew, or with nothing."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,10 @@ class MemoryDomain:
     log_key: Signer
     backend: MemoryBackend
     is_in_memory: ClassVar[bool] = True
+
+    def claim(self, *, alone: bool) -> Callable[[], None]:  # noqa: ARG002
+        """Claim nothing: no other process has this state."""
+        return _nothing
 
     def ledger(self, parent: Inheritance | None = None) -> None:
         """Return None: nobody but this process can change a log in memory."""
@@ -89,6 +93,10 @@ class MemoryDomain:
 
     def renewed(self) -> None:
         """Return None: nobody can rotate the keys of a domain in memory."""
+
+
+def _nothing() -> None:
+    """Give nothing back."""
 
 
 def read_settings(tables: object) -> Config:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,13 @@ class Domain(Protocol):
     @property
     def is_in_memory(self) -> bool:
         """Whether the log and all stores are in memory, where nobody waits for a disk."""
+
+    def claim(self, *, alone: bool) -> Callable[[], None]:
+        """Claim the state for this process, ``alone`` or beside others; return what gives it back.
+
+        A guard server has a state alone. Raises ``StorageError`` (``storage.served``,
+        ``storage.used``) where another process has the state alone, or uses the state.
+        """
 
     def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
         """Return a new ledger: what the log says that decides calls. None for a log in memory.

@@ -31,6 +31,7 @@ from agentguard.flow import endings, log_entries
 from agentguard.flow.effects import Do, Effect, Enqueue
 from agentguard.flow.endings import Ending
 from agentguard.flow.prepare import PreparedCall, effective_time
+from agentguard.flow.reported import ReportedError, ReportedResult
 from agentguard.signing import canonical
 
 _LOGGER = logging.getLogger("agentguard")
@@ -150,37 +151,21 @@ class Attempt:
         return self.releases
 
     def ending_of(self, error: BaseException) -> Ending:
-        """Return how an attempt ends whose tool has raised ``error``."""
-        options = self.options
-        if isinstance(error, options.suspends):
-            return endings.SUSPENDED
-        if not isinstance(error, Exception):
-            return endings.CUT_SHORT
-        if isinstance(error, options.hands_on):
-            return endings.HANDED_ON
-        if isinstance(error, (TimeoutError, *options.outcome_unknown)):
-            return endings.CUT_SHORT
-        is_resumable = options.reentrant or self.nested_calls.hands_over
-        return endings.UNFINISHED if is_resumable else endings.FAILED
+        """Return how this attempt ends, whose tool has raised ``error``."""
+        if isinstance(error, ReportedError):
+            return error.ending
+        return endings.ending_of_error(error, self.options, self.nested_calls)
 
-    def ending_of_return(self) -> Ending:
-        """Return how an attempt ends whose tool has returned.
-
-        A call that hands work over to an agent is not complete while a call inside waits. The outer
-        call may be made again only if the journal has every call inside.
-        """
-        nested_calls = self.nested_calls
-        if self.journal_key is None or not nested_calls.waits:
-            return endings.DONE
-        if nested_calls.is_repeatable and (self.options.reentrant or nested_calls.hands_over):
-            return endings.AWAITING
-        _LOGGER.warning(
-            "the call %s has ended, although a call that its tool made still waits. A resumed run "
-            "does not make the ended call again, since the rest of the tool's work would be done "
-            "twice. Let the tool raise the exception that it gets for the waiting call",
-            self.invocation_id,
+    def ending_of_return(self, result: object) -> Ending:
+        """Return how this attempt ends, whose tool has returned ``result``."""
+        if isinstance(result, ReportedResult):
+            return result.ending
+        return endings.ending_of_return(
+            self.options,
+            self.nested_calls,
+            invocation_id=self.invocation_id,
+            is_journalled=self.journal_key is not None,
         )
-        return endings.DONE
 
     def close(
         self, ending: Ending, *, result: object = None, error: BaseException | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from agentguard.call.client import Client
 from agentguard.signing.canonical import Fragment
 from agentguard.signing.keys import Signer
 
@@ -94,6 +95,9 @@ class Actor:
     type: str = ""
     owner: str | None = None
     """The principal who owns the agent, and may not approve the agent's calls."""
+
+    client: Client | None = None
+    """The process that makes the agent's calls through a guard server; None in this process."""
 
     @property
     def alone(self) -> Authority:

@@ -25,7 +25,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.effects import Do, Effect, Evaluate, Tell
+from agentguard.flow.effects import Ask, Do, Effect, Evaluate, Tell
 from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
@@ -158,7 +158,8 @@ def _request_approval(
     if not ports.roster.can_answer or prepared.request_key is None:
         reasons = (*decision.reasons, _NOBODY)
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
-    request = _request(prepared, decision)
+    traceparent = yield Ask(prepared.listener)
+    request = _request(prepared, decision, traceparent)
     receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))
     prepared.listener.requested(request, receipt, ports.log.head)
     stored = yield Tell(_store, ports, prepared.request_key, request)
@@ -179,7 +180,9 @@ def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
     return stored
 
 
-def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
+def _request(
+    prepared: PreparedCall, decision: Decision, traceparent: str | None
+) -> ApprovalRequest:
     actor, ports = prepared.actor, prepared.ports
     arguments, predicate = prepared.arguments, prepared.predicate
     assert isinstance(arguments, Arguments)  # noqa: S101  the policy has decided on them
@@ -205,7 +208,7 @@ def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
         salt=prepared.salt,
         requirements=decision.requirements,
         policy_sha256=ports.engine.policy_sha256,
-        traceparent=prepared.listener.asks(),
+        traceparent=traceparent,
         requested_at=now,
         expires_at=now + min(requirement.ttl for requirement in decision.requirements),
     )

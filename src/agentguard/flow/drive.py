@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
-from agentguard.flow.effects import Do, Effect, Enqueue, Evaluate, LookUp, Run
+from agentguard.flow.effects import Ask, Begin, Do, Effect, Enqueue, Evaluate, LookUp, Run
 from agentguard.flow.listener import CallListener
 
 T = TypeVar("T")
@@ -111,6 +111,14 @@ def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> 
     if type(effect) is Run:
         with listener, running(effect):
             return require_value(tool())
+    if type(effect) is Begin:
+        return effect.listener.begin(effect.authority, effect.task_id, effect.paused)
+    return _perform_rare(effect, listener)
+
+
+def _perform_rare(effect: Ask | Do | LookUp, listener: CallListener) -> Any:
+    if isinstance(effect, Ask):
+        return effect.listener.asks()
     if isinstance(effect, Do):  # a Tell
         return effect()
     with listener:

@@ -15,6 +15,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.releases import Releases
 from agentguard.call.tool import FactsFunction, FactsInput
 from agentguard.flow.authority import Authority
+from agentguard.flow.listener import CallListener
 from agentguard.policy.engine import Engine
 
 Ts = TypeVarTuple("Ts")
@@ -26,6 +27,26 @@ class LookUp(NamedTuple):
 
     function: FactsFunction
     facts_input: FactsInput
+
+
+@final
+class Begin(NamedTuple):
+    """Effect: tell ``listener`` under which authority the call is made; send back the span.
+
+    The span is a W3C ``traceparent``; None for none (``CallListener.begin``).
+    """
+
+    listener: CallListener
+    authority: Authority
+    task_id: str | None
+    paused: str | None
+
+
+@final
+class Ask(NamedTuple):
+    """Effect: tell ``listener`` that a request for an approval is made; send back the span."""
+
+    listener: CallListener
 
 
 class Do:
@@ -83,7 +104,7 @@ class Enqueue(NamedTuple):
     outcome: UnsignedOutcome
 
 
-Effect = Do | LookUp | Evaluate | Run | Enqueue
+Effect = Begin | Ask | Do | LookUp | Evaluate | Run | Enqueue
 
 
 class NotRun(Exception):  # noqa: N818  it steers the flow, as Denied does

@@ -6,9 +6,14 @@ compares with them. ``Attempt.close`` in ``attempt.py`` carries a row out.
 
 from __future__ import annotations
 
+import logging
 from typing import Final, Literal, NamedTuple
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.audit.entry import Status
+from agentguard.call.options import CallOptions
+
+_LOGGER = logging.getLogger("agentguard")
 
 
 class Ending(NamedTuple):
@@ -64,3 +69,43 @@ DONE: Final = Ending("ok", "result", is_complete=True)
 
 AWAITING: Final = Ending("ok", "removed", is_complete=True, is_suspended=True)
 """The tool returned while a call inside waits: the framework makes the call again."""
+
+ABANDONED: Final = Ending(None, "unchanged", is_complete=False)
+"""The process that ran the tool is lost: the call stays in doubt."""
+
+
+def ending_of_error(
+    error: BaseException, options: CallOptions, nested_calls: NestedCalls
+) -> Ending:
+    """Return how an attempt ends whose tool has raised ``error``."""
+    if isinstance(error, options.suspends):
+        return SUSPENDED
+    if not isinstance(error, Exception):
+        return CUT_SHORT
+    if isinstance(error, options.hands_on):
+        return HANDED_ON
+    if isinstance(error, (TimeoutError, *options.outcome_unknown)):
+        return CUT_SHORT
+    is_resumable = options.reentrant or nested_calls.hands_over
+    return UNFINISHED if is_resumable else FAILED
+
+
+def ending_of_return(
+    options: CallOptions, nested_calls: NestedCalls, *, invocation_id: str, is_journalled: bool
+) -> Ending:
+    """Return how an attempt ends whose tool has returned.
+
+    A call that hands work over to an agent is not complete while a call inside waits. The outer
+    call may be made again only if the journal has every call inside.
+    """
+    if not is_journalled or not nested_calls.waits:
+        return DONE
+    if nested_calls.is_repeatable and (options.reentrant or nested_calls.hands_over):
+        return AWAITING
+    _LOGGER.warning(
+        "the call %s has ended, although a call that its tool made still waits. A resumed run "
+        "does not make the ended call again, since the rest of the tool's work would be done "
+        "twice. Let the tool raise the exception that it gets for the waiting call",
+        invocation_id,
+    )
+    return DONE

@@ -92,7 +92,7 @@ def guarded_call(call: CallInput) -> Generator[Effect, Any, Any]:
     except BaseException as error:
         yield from attempt.close(attempt.ending_of(error), error=error)  # 9
         raise
-    yield from attempt.close(attempt.ending_of_return(), result=result)  # 9
+    yield from attempt.close(attempt.ending_of_return(result), result=result)  # 9
     return result
 
 

@@ -17,6 +17,7 @@ from agentguard.call.masking import Masks
 from agentguard.call.redaction import Redaction
 from agentguard.flow.decide import Ruling
 from agentguard.flow.prepare import PreparedCall
+from agentguard.flow.reported import ReportedError, ReportedResult
 from agentguard.signing.dsse import Envelope
 
 
@@ -57,6 +58,7 @@ def authorization(
             ruling.evaluation,
             ports.mode,
             ruling.enforced,
+            prepared.actor.client,
         ),
         at=prepared.at,
         attachments=_attachments(prepared, document, committed, redactions),
@@ -89,7 +91,7 @@ def outcome(  # noqa: PLR0913  what the entry says
     """
     actor, salt = prepared.actor, prepared.salt
     invocation_id = prepared.predicate["invocation_id"]
-    encoded = encode_result(result) if status == "ok" else None
+    encoded = _encoded(result) if status == "ok" else None
     if encoded is not None and masks is not None:
         encoded = masks.masked(encoded)
     committed = commitment(salt, encoded) if encoded is not None else None
@@ -144,6 +146,12 @@ def _attachment(
     return Attachment(role, commitment(salt, copy), salt, copy)
 
 
+def _encoded(result: object) -> bytes | None:
+    return result.encoded if isinstance(result, ReportedResult) else encode_result(result)
+
+
 def _type_name(value: object) -> str:
+    if isinstance(value, ReportedResult | ReportedError):
+        return value.type_name
     kind = type(value)
     return f"{kind.__module__}.{kind.__qualname__}"

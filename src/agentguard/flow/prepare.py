@@ -27,7 +27,7 @@ from agentguard.call.responsibility import CODES
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.authority import Actor, Authority, DelegationSource
-from agentguard.flow.effects import Do, Effect, LookUp
+from agentguard.flow.effects import Begin, Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
 from agentguard.identity.revocation import require_unrevoked
@@ -126,7 +126,8 @@ def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
         salt = request.salt
         place = place if invocation.site.is_stable else place._replace(call_site=request.call_site)
     # before anybody else's code runs, and before the statement, which names the trace
-    traceparent = listener.begin(authority, task_id, request.traceparent if request else None)
+    paused = request.traceparent if request is not None else None
+    traceparent = yield Begin(listener, authority, task_id, paused)
     facts: Mapping[str, Any] = {}
     failed = interrupt = None
     look_up = invocation.tool.facts if refusal is None else None

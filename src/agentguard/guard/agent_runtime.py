@@ -55,6 +55,8 @@ class AgentRuntime:
 
     def forked(self) -> None:
         """Drop the parent's instance and its key, in a forked process."""
+        if self._instance is not None:
+            self._instance.abandon()
         self._instance = None
         self._beginning = threading.RLock()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from agentguard.delegation import chain_issuance, verification
+from agentguard.delegation import terms as given_terms
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.chain_issuance import Terms
 from agentguard.delegation.handle import Delegation, Holder
@@ -50,8 +51,8 @@ class Delegations:
             scope=self._settings.delegable_scope(subject, scope, self._runtime.directory.principal),
             via=via,
             task_id=task_id,
-            audience=_names(audience),
-            expires_in=_lifetime(expires_in),
+            audience=given_terms.names(audience),
+            expires_in=given_terms.lifetime(expires_in),
             max_depth=max_depth,
             max_calls=max_calls,
         )
@@ -91,23 +92,3 @@ class Delegations:
             return Holder(self._runtime.renewed_domain().issuer, None)
 
         return Delegation(chain, holder, chain.leaf.scope)
-
-
-def _lifetime(given: object) -> int:
-    """Return seconds; the hop's own check refuses a number that is too large."""
-    if isinstance(given, timedelta):
-        return int(given.total_seconds())
-    if not isinstance(given, int | float):
-        message = f"expires_in is a timedelta or a number of seconds, not {given!r}"
-        raise DelegationError(message, code="hop.malformed")
-    return given  # type: ignore[return-value]  # a float is refused with the hop
-
-
-def _names(audience: object) -> tuple[str, ...]:
-    names = (audience,) if isinstance(audience, str) else audience
-    if isinstance(names, Iterable):
-        names = tuple(names)
-        if all(isinstance(name, str) for name in names):
-            return names
-    message = f"audience is a name or a list of names, not {audience!r}"
-    raise DelegationError(message, code="hop.malformed")

@@ -20,9 +20,9 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.responsibility import responsibility_for
+from agentguard.domain.policy_place import PolicyPlace
 from agentguard.flow.authority import Authority
 from agentguard.flow.listener import CallListener, LoggedInvocation
-from agentguard.guard.parts import PolicyPlace
 from agentguard.policy.document import NO_RULE
 from agentguard.telemetry import fails_open
 from agentguard.visible import visible_json, visible_text

@@ -7,15 +7,21 @@ says of agents, tools and delegations.
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agentguard.approvals.application import RolesFunction
 from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.approvals.roster import Roster
+from agentguard.approvals.store import Store
 from agentguard.audit.log import LogReader
+from agentguard.call.client import Client
 from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig, unknown_agent
+from agentguard.domain.config.engine_loader import open_engine
 from agentguard.domain.config.spelling import ScopeSpelling
+from agentguard.domain.policy_place import PolicyPlace
 from agentguard.domain.protocol import Domain
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import OnRequest
@@ -23,15 +29,16 @@ from agentguard.guard import process
 from agentguard.guard.callbacks import Callbacks
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.instance import Instance
-from agentguard.guard.parts import PolicyPlace
 from agentguard.guard.process import Runtime
 from agentguard.guard.tools import Tools
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
+from agentguard.telemetry import watch_pending
 from agentguard.telemetry.settings import Settings
 
 if TYPE_CHECKING:
+    from agentguard.domain.passphrase import Passphrase
     from agentguard.domain.report import Report
 
 
@@ -45,11 +52,13 @@ class Embedded:
         domain: Domain,
         on_request: OnRequest | None = None,
         approver_roles: RolesFunction | None = None,
+        *,
+        is_server: bool = False,
     ) -> None:
         self._settings = settings
         self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
         callbacks = Callbacks.of(settings, on_request, approver_roles)
-        self.runtime = Runtime(settings, engine, domain, callbacks)
+        self.runtime = Runtime(settings, engine, domain, callbacks, is_server=is_server)
         scopes = ScopeSpelling(settings.source, settings.scopes)
         self.tools = Tools(settings, scopes)
         self.delegations = Delegations(settings, self.runtime, scopes)
@@ -57,11 +66,17 @@ class Embedded:
             self.runtime.policy_place, self.runtime.policy_url, self.runtime.is_durable
         )
         self.runtime.current_ports()
+        watch_pending(self.waiting)
 
     @property
     def trust(self) -> TrustDocument:
         """The trust document in force."""
         return self.runtime.domain.trust
+
+    @property
+    def roster(self) -> Roster:
+        """Who may approve."""
+        return self._settings.roster
 
     @property
     def telemetry(self) -> Settings:
@@ -98,19 +113,33 @@ class Embedded:
             config = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         return self.runtime.directory.with_owner(config)
 
-    def instance(self, config: AgentConfig) -> Instance:
-        """Make an instance of an agent, and record its credential; raises ``AgentguardError``."""
+    def instance(self, config: AgentConfig, client: Client | None = None) -> Instance:
+        """Make an instance of an agent, and record its credential; raises ``AgentguardError``.
+
+        A guard server makes instances for its ``client``.
+        """
         runtime = self.runtime
-        return Instance(
-            config, runtime.renewed_domain, runtime.current_ports(), runtime.directory.roles
+        domain, ports, roles = (
+            runtime.renewed_domain,
+            runtime.current_ports(),
+            runtime.directory.roles,
         )
+        return Instance(config, domain, ports, roles, client)
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""
         return self.runtime.inbox()
 
+    def requests(self) -> Store:
+        """Return the store of the requests for approvals; raises ``StorageError``."""
+        self.runtime.current_ports()
+        return self.runtime.approval_store(self.runtime.domain)
+
     def waiting(self) -> tuple[str, object, int] | None:
-        """Return the trust domain, the state and the number of pending requests."""
+        """Return the trust domain, the state and the number of pending requests, for the metrics.
+
+        Returns None after ``close``.
+        """
         settings, requests = self._settings, self.runtime.requests
         if self.is_closed or requests is None:
             return None
@@ -138,3 +167,24 @@ class Embedded:
     def close(self) -> None:
         """Make all entries durable and release the shard."""
         self.runtime.close()
+
+
+def open_embedded(
+    settings: Config,
+    passphrase: Passphrase | None,
+    on_request: OnRequest | None = None,
+    approver_roles: RolesFunction | None = None,
+    *,
+    is_server: bool = False,
+) -> Embedded:
+    """Open the parts of the durable guard that a configuration describes (``Guard.open``).
+
+    A server (``is_server``) has the state for itself.
+    """
+    # imported here, because a guard in memory reads no files of a state
+    from agentguard.domain.domain import take_up  # noqa: PLC0415
+    from agentguard.domain.passphrase import passphrase_of  # noqa: PLC0415
+
+    engine = open_engine(settings)
+    domain = take_up(settings, passphrase or partial(passphrase_of, settings))
+    return Embedded(settings, engine, domain, on_request, approver_roles, is_server=is_server)

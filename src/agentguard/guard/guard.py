@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
@@ -29,14 +28,15 @@ from agentguard.domain.config.engine_loader import (
     PolicySource,
     engine_from,
     log_warnings,
-    open_engine,
 )
+from agentguard.domain.config.server import ServerConfig, socket_of
+from agentguard.errors import ConfigError
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
 from agentguard.guard.agent_runtime import AgentRuntime
 from agentguard.guard.caller import Caller
-from agentguard.guard.embedded import Embedded
+from agentguard.guard.embedded import Embedded, open_embedded
 from agentguard.guard.parts import Parts
 from agentguard.guard.tools import spec_of
 from agentguard.identity.trust import TrustDocument
@@ -64,7 +64,6 @@ class Guard:
         self._telemetry = telemetry.Telemetry(parts.telemetry, parts.trust.trust_domain)
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
         _GUARDS.add(self)
-        telemetry.watch_pending(parts.waiting)
 
     def _forked(self) -> None:
         """Drop the agents' keys and what belongs to the parent, in a forked process."""
@@ -89,20 +88,31 @@ class Guard:
         ``on_request``, no coroutine function, receives each new request for an approval, once the
         request can be answered. ``approver_roles``, no coroutine function, returns the roles of a
         principal who answers through the application (``guard.approvals.vouch``); both functions
-        take the place of the configuration's. Raises ``ConfigError``, ``PolicyError``,
-        ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or ``VerificationError``.
+        take the place of the configuration's. Where the configuration has a ``[server]``, the guard
+        is a client of that server (``connect``). Raises ``ConfigError``, ``PolicyError``,
+        ``KeyMaterialError``, ``StorageError``, ``DecodeError``, ``VerificationError`` or
+        ``ServerError``.
         """
         source = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show the variables of a frame
-        # imported here, because a guard in memory reads no files of a state
-        from agentguard.domain.domain import take_up  # noqa: PLC0415
-        from agentguard.domain.passphrase import passphrase_of  # noqa: PLC0415
-
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
-        engine = open_engine(settings)
-        domain = take_up(settings, source or partial(passphrase_of, settings))
-        return cls(Embedded(settings, engine, domain, on_request, approver_roles))
+        if settings.server is None:
+            return cls(open_embedded(settings, source, on_request, approver_roles))
+        _require_no_roles(approver_roles)
+        return cls(_client_of(settings.server, settings.telemetry, on_request))
+
+    @classmethod
+    def connect(cls, url: str, *, on_request: OnRequest | None = None) -> Self:
+        """Connect to the guard server at ``url``, such as ``unix:///run/agentguard/guard.sock``.
+
+        The server has the keys, the policy, the log and the approvals, out of this process's reach
+        (docs/how-to/server.md). ``on_request`` receives each new request for an approval that a
+        call of this process makes. Raises ``ConfigError`` for a malformed address and
+        ``ServerError`` where the server can't be reached, or refuses this process.
+        """
+        socket = socket_of(url, Path.cwd().joinpath, "url")
+        return cls(_client_of(ServerConfig(socket), telemetry.Settings(), on_request))
 
     @classmethod
     def find(cls) -> Guard:
@@ -333,6 +343,22 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"<Guard of {self.trust.trust_domain}>"
+
+
+def _client_of(
+    server: ServerConfig, settings: telemetry.Settings, on_request: OnRequest | None
+) -> Parts:
+    # imported here, because most guards have no server
+    from agentguard.client.link import Link  # noqa: PLC0415
+    from agentguard.client.parts import ClientParts  # noqa: PLC0415
+
+    return ClientParts(Link(server.socket, timeout=server.timeout), settings, on_request)
+
+
+def _require_no_roles(approver_roles: RolesFunction | None) -> None:
+    if approver_roles is not None:
+        message = "approver_roles: the guard server looks roles up: name the function there"
+        raise ConfigError(message)
 
 
 def _after_fork() -> None:

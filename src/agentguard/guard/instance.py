@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.audit import records
+from agentguard.call.client import Client
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation, timestamp
 from agentguard.call.options import CallOptions
@@ -54,9 +55,10 @@ MAX_ACCEPTANCES: Final = 4096
 class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
-    ``domain`` returns the current trust domain. ``ports`` has the parts that the
-    agent's calls use. ``roles_of`` returns a principal's roles for the policy's input, and may
-    raise ``AgentguardError``. The methods may be called from any thread.
+    ``domain`` returns the current trust domain. ``ports`` has the parts that the agent's calls use.
+    ``roles_of`` returns a principal's roles for the policy's input, and may raise
+    ``AgentguardError``. ``client`` makes the calls through a guard server. The methods may be
+    called from any thread.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Instance:
         domain: Callable[[], Domain],
         ports: Ports,
         roles_of: Callable[[str], Sequence[str]],
+        client: Client | None = None,
     ) -> None:
         self.ports = ports
         self._profile = config.profile
@@ -75,6 +78,7 @@ class Instance:
         # RLocks: a signal handler may make a call while this thread holds one
         self._credential_lock = threading.RLock()
         self._renew_at = 0
+        self._is_abandoned = False
         self._current: Credential | None = None
         self._acceptance_lock = threading.RLock()
         self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
@@ -89,10 +93,11 @@ class Instance:
             signer=signer,
             has_credential=self._has_credential,
             renew=self._renew,
-            description=_agent_description(uri, config, signer.key_id),
+            description=_agent_description(uri, config, signer.key_id, client),
             uri=uri,
             type=self._profile.type,
             owner=config.profile.owner,
+            client=client,
         )
         self._renew(self._now())
         ports.log.flush()
@@ -126,8 +131,18 @@ class Instance:
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
+    def abandon(self) -> None:
+        """Leave the key to the parent, in a forked process: nothing is handed on with it here."""
+        self._is_abandoned = True
+
     def holder(self, now: datetime) -> Holder:
-        """Return the key that signs the next hop of a chain, and a valid credential of the key."""
+        """Return the key that signs the next hop of a chain, and a valid credential of the key.
+
+        Raises ``DelegationError`` (``delegation.holder``) in a fork of the instance's process.
+        """
+        if self._is_abandoned:
+            message = "the agent that holds this delegation is in the parent of this process"
+            raise DelegationError(message, code="delegation.holder")
         return Holder(self.actor.signer, self._credential(now))
 
     def _credential(self, now: datetime) -> Credential:
@@ -342,15 +357,19 @@ class _Source(NamedTuple):
         return self.delegation
 
 
-def _agent_description(uri: str, config: AgentConfig, instance: str) -> Fragment:
+def _agent_description(
+    uri: str, config: AgentConfig, instance: str, client: Client | None
+) -> Fragment:
     """Return the member ``agent`` of the policy's input (policy-document.md, Input)."""
-    members = {
+    members: dict[str, JSON] = {
         "id": uri,
         "name": config.profile.name,
         "type": config.profile.type,
         "instance": instance,
         "roles": list(config.roles),
     }
+    if client is not None:
+        members |= {"client": client.name, "isolation": client.isolation}
     return Fragment(canonical.dumps(members))
 
 

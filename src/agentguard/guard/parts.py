@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit.log import LogReader
@@ -19,6 +19,7 @@ from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.policy_place import PolicyPlace
 from agentguard.errors import DelegationError
 from agentguard.flow.authority import AgentIdentity
 from agentguard.flow.drive import Executors, Flow
@@ -34,24 +35,15 @@ CurrentDelegation = Delegation | DelegationError | None
 """The delegation of a call; an error refuses the call; None: the one in force where it is made."""
 
 
-class PolicyPlace(NamedTuple):
-    """Where a developer finds what decides the calls, for the program's log.
-
-    ``place`` is the place of the policy, ``url`` the address of the policy server (None without
-    one). ``is_durable`` says whether the command line can read the audit log.
-    """
-
-    place: str
-    url: str | None
-    is_durable: bool
-
-
 class AgentInstance(Protocol):
     """An agent instance in this process: an identity with a key of its own."""
 
     @property
     def actor(self) -> AgentIdentity:
         """The name, the identifier and the type of the instance."""
+
+    def abandon(self) -> None:
+        """Leave the key to the parent, in a forked process."""
 
     def guarded_call(
         self,
@@ -167,12 +159,6 @@ class Parts(Protocol):
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""
-
-    def waiting(self) -> tuple[str, object, int] | None:
-        """Return the trust domain, the state and the number of pending requests, for the metrics.
-
-        Returns None where another process counts them, and after ``close``.
-        """
 
     def reader(self) -> LogReader:
         """Return a reader of the log, after a flush; raises ``StorageError``."""

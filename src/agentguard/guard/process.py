@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -69,7 +70,11 @@ class Runtime:
         engine: Engine,
         domain: Domain,
         callbacks: Callbacks,
+        *,
+        is_server: bool = False,
     ) -> None:
+        self._is_server = is_server
+        self._claim: Callable[[], None] = _nothing
         self._settings = settings
         self.directory = Directory(settings)
         self._callbacks = callbacks
@@ -114,6 +119,15 @@ class Runtime:
         self._note_key_check(now)
         # renewed, because a process may be forked long after a rotation
         self._signing_domain = domain = self.renewed_domain()
+        self._claim = domain.claim(alone=self._is_server)
+        try:
+            return self._lease(domain, now)
+        except BaseException:
+            give_back, self._claim = self._claim, _nothing
+            give_back()
+            raise
+
+    def _lease(self, domain: Domain, now: datetime) -> Ports:
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(now, ledger)
         try:
@@ -188,9 +202,9 @@ class Runtime:
         """Return the inbox in which people answer requests for approvals."""
         self.current_ports()
         store, roster = self.approval_store(self.domain), self._settings.roster
-        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, self._history)
+        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, self.status)
 
-    def _history(self, request_id: str) -> RequestStatus | None:
+    def status(self, request_id: str) -> RequestStatus | None:
         """Return what became of a request that does not wait any more."""
         self.flush()
         with closing(self.domain.read()) as reader:
@@ -274,6 +288,7 @@ class Runtime:
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
         self._ports = self._log = self._ledger = self.requests = None
+        self._claim = _nothing  # the fork has closed the parent's lock
         self._start_threads()
 
     @property
@@ -292,9 +307,15 @@ class Runtime:
             if self._ledger is not None and self._ledger.is_worth_saving(self._unsaved_entries()):
                 self._save_ledger()
         finally:
+            give_back, self._claim = self._claim, _nothing
+            give_back()
             self.executors.shutdown()
             self._engine.close()
             telemetry.flush()
+
+
+def _nothing() -> None:
+    """Release nothing: this process has not claimed a state yet."""
 
 
 def _check_keys(runtime: weakref.ref[Runtime], at: str) -> None:

@@ -47,6 +47,11 @@ class Tools:
         self._scopes.require(spec.name, spec.requires)
         return spec
 
+    def looks_up_facts(self, name: str) -> bool:
+        """Return whether the configuration names a look-up of facts for a configured tool."""
+        override = self._settings.tools.get(name)
+        return override is not None and override.facts is not None
+
     def check_names(self) -> None:
         """Log each name in ``[tools]`` that no tool has so far and that looks misspelt."""
         self._spelling.warn()

@@ -48,11 +48,14 @@ def acquire(path: Path) -> int:
     return lock
 
 
-def try_acquire(path: Path) -> int | None:
-    """Lock a file as ``acquire`` does; return None at once where another process has the lock."""
+def try_acquire(path: Path, *, shared: bool = False) -> int | None:
+    """Lock a file as ``acquire`` does; return None at once where another process has the lock.
+
+    A ``shared`` lock excludes only the others.
+    """
     lock = _open(path)
     with _releasing_on_error(lock, path):
-        if _try(lock):
+        if _try(lock, shared=shared):
             return lock
     release(lock)
     return None
@@ -94,9 +97,9 @@ def _releasing_on_error(lock: int, path: Path) -> Iterator[None]:
         raise
 
 
-def _try(lock: int) -> bool:
+def _try(lock: int, *, shared: bool = False) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -130,6 +130,7 @@ class CallReport:
             "evaluation": call.evaluation.as_json() if call.evaluation else None,
             "config_sha256": members["config_sha256"],
             "secrets": [_release_json(release) for release in self.releases],
+            **phrases.client_json(call),
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
             "resolution": self.resolution.as_json() if self.resolution is not None else None,

@@ -100,6 +100,7 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "policy_sha256": call.policy_sha256,
         "evaluation": call.evaluation.as_json() if call.evaluation else None,
         "config_sha256": call.config_sha256,
+        **phrases.client_json(call),
         "requirements": [requirement.as_json() for requirement in evidence.requirements],
         "approvals": [phrases.answer_json(answer) for answer in evidence.answers],
         "issued_at": call.predicate.get("issued_at"),
@@ -275,6 +276,7 @@ def _decision_rows(evidence: Evidence) -> Iterator[Row]:
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'not reported by the engine'}"
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
+    yield from phrases.client(call)
     yield "config", f"sha256 {call.config_sha256}"
     for requirement in evidence.requirements:
         yield "asked for", phrases.requirement_text(requirement)

@@ -135,6 +135,18 @@ def requirement_text(requirement: Requirement) -> str:
     return f"{' '.join(parts)} ({requirement.reason})"
 
 
+def client(call: Authorization) -> Iterator[tuple[str, str]]:
+    """Yield a row about the client of a guard server; none for a call in its guard's process."""
+    if call.client is not None:
+        name = f", client {call.client.name}" if call.client.name else ""
+        yield "isolation", f"{call.client.isolation}: through a guard server{name}"
+
+
+def client_json(call: Authorization) -> dict[str, JSON]:
+    """Return the member ``client`` of a call in JSON; none for a call in its guard's process."""
+    return {} if call.client is None else {"client": call.client.as_json()}
+
+
 def evaluated(evaluation: Evaluation) -> str:
     """Describe an evaluation as the policy's server reports it."""
     parts = [f"by its word {evaluation.version or 'of no version'}"]

@@ -296,6 +296,7 @@ def _decision_rows(report: CallReport, reading: str) -> Iterator[_SheetRow]:
         yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'not reported by the engine'}"
     if call.evaluation is not None:
         yield "evaluated", phrases.evaluated(call.evaluation)
+    yield from phrases.client(call)
     yield "config", f"sha256 {members['config_sha256']}"
     with suppress(AgentguardError):  # the report has the problem already
         for requirement in approval_checks.read_requirements(report.entry):

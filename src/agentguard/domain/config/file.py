@@ -25,6 +25,7 @@ from agentguard.domain.config.approvals import read_limits, read_roster
 from agentguard.domain.config.paths import require_outside, resolve
 from agentguard.domain.config.policy import read_policy
 from agentguard.domain.config.secrets import read_secrets
+from agentguard.domain.config.server import read_clients, read_server
 from agentguard.domain.config.settings import DIRECTORY_SECONDS, NO_DOMAIN, Config
 from agentguard.domain.config.table import Table
 from agentguard.domain.config.tools import (
@@ -51,7 +52,7 @@ def load(path: Path) -> Config:
     ``anchor.inside``.
     """
     config = parse(_read(path), source=str(path), base=path.absolute().parent)
-    if config.policy is None:
+    if config.policy is None and config.server is None:
         raise ConfigError(f"{path}: policy: expected a table [policy] with a path, found none")
     return config
 
@@ -112,6 +113,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         approver_roles=approvals.text("roles", "") or None,
         redactions=read_redactions(root.table("redact")),
         secrets=read_secrets(root, resolve_path),
+        server=read_server(root.table("server"), resolve_path) if "server" in tables else None,
+        clients=read_clients(root),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )

@@ -19,6 +19,7 @@ from agentguard.delegation import grant
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.domain.config.secrets import SecretConfig
+from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.domain.config.spelling import closest_name, closest_scope
 from agentguard.domain.config.tools import ToolConfig
 from agentguard.errors import ConfigError, DelegationError
@@ -84,6 +85,9 @@ class Config:
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     secrets: Mapping[str, SecretConfig] = field(default_factory=dict)
     """``[secrets]``: where each secret is kept, and the tools that may have the secret."""
+    server: ServerConfig | None = None
+    clients: Mapping[str, ClientConfig] | None = None
+    """``[clients]``, for ``agentguard serve``; None without that table."""
 
     telemetry: Settings = field(default_factory=Settings)
     encoded: bytes = b"{}"

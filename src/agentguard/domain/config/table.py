@@ -100,6 +100,15 @@ class Table:
             raise self.mistake(key, "a whole number from 1")
         return value
 
+    def number(self, key: str) -> int | None:
+        """Return a whole number from 0, None without the key."""
+        value = self._get(key)
+        if value is None:
+            return None
+        if not is_integer(value) or value < 0:
+            raise self.mistake(key, "a whole number from 0")
+        return value
+
     def seconds(self, key: str, default: float) -> float:
         """Return a number above 0."""
         value = self._get(key)

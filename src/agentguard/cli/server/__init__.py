@@ -1,0 +1,1 @@
+"""The commands of the guard server: ``agentguard serve`` and ``agentguard server``."""

@@ -1,0 +1,66 @@
+"""The group ``agentguard server``: how a running guard server does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from agentguard.cli.lazy import Group
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.client.link import Link
+from agentguard.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, cls=Group)
+
+
+@app.command("status")
+def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show how many clients a running guard server has, and how many calls.
+
+    Only the server's own user may ask. With --json, one object: clients, connections, calls (whose
+    tools run), in_doubt (calls of clients that were lost), draining. Exit code 2 if the server does
+    not answer.
+    """
+    answer = _ask(config, {"op": "status"})
+    if json:
+        screen.json_line(answer)
+        return
+    screen.sheet((name, str(value)) for name, value in answer.items())
+
+
+@app.command("accept")
+def accept(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent that calls the tool.")],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name in the policy.")],
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Accept that a tool of an agent has changed: the next call pins the tool anew.
+
+    The server refuses a tool that is not what it was at the agent's first call (tool.changed). Only
+    the server's own user may accept a change. Exit code 1 if no such tool is pinned.
+    """
+    answer = _ask(config, {"op": "accept_tool", "agent": agent, "tool": tool})
+    if answer.get("accepted") is not True:
+        screen.warn(f"agent {agent} has called no tool {tool}: nothing is pinned")
+        raise typer.Exit(1)
+    screen.line(f"accepted: the next call of {tool} by {agent} pins the tool anew")
+
+
+def _ask(config: ConfigOption, request: dict[str, Any]) -> dict[str, Any]:
+    settings = location.load_own(config)
+    if settings.server is None:
+        message = f"{settings.source}: server: expected a table [server] with a url, found none"
+        raise ConfigError(message)
+    link = Link(settings.server.socket, timeout=settings.server.timeout)
+    try:
+        return dict(link.request(request).header)
+    finally:
+        link.close()
+
+
+@app.callback()
+def server() -> None:
+    """Look after a running guard server."""

@@ -1,0 +1,39 @@
+"""``agentguard serve``: runs the guard server until a signal ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from agentguard import telemetry
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption
+from agentguard.guard.embedded import open_embedded
+from agentguard.server.hardening import harden
+from agentguard.server.serve import GuardServer
+
+
+def serve(*, config: ConfigOption = None) -> None:
+    """Serve the guard to programs in other processes.
+
+    Opens the state, the policy and the log of the configuration, and listens at the url of
+    [server]. Keys, policy, log and approvals are then out of the reach of the agents' processes.
+    SIGTERM or Ctrl-C ends the server: it waits for the outcomes of calls that run.
+    """
+    harden()
+    settings = location.load_own(config)
+    telemetry.follow(settings.telemetry)
+    parts = open_embedded(settings, None, is_server=True)
+    ended = threading.Event()
+    try:
+        server = GuardServer(settings, parts)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_signal: ended.set())
+        screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
+        ended.wait()
+        screen.line("ending: calls that run may still report their outcomes")
+        server.close()
+        if server.in_doubt:
+            screen.warn(f"{server.in_doubt} calls are in doubt: see agentguard audit list")
+    finally:
+        parts.close()

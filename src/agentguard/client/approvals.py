@@ -1,0 +1,150 @@
+"""Approvals of a guard whose requests are in a server: the store, and the inbox.
+
+A signed answer counts by its signature, and the server verifies the answer once more. The
+application's own word counts where the server's ``[clients]`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Never
+
+from agentguard.approvals.answer import Verdict
+from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.roster import Answer, Roster
+from agentguard.approvals.status import RequestStatus
+from agentguard.approvals.store import Check, StoredRequest
+from agentguard.client.link import Link
+from agentguard.errors import DecodeError
+from agentguard.identity.trust import seconds
+from agentguard.signing.dsse import Envelope
+from agentguard.wire import values
+
+
+class ClientRequests:
+    """The store of requests in a server, with what an inbox needs (``approvals.store.Store``).
+
+    Calls use requests up in the server alone: those methods are not for a client.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def has(self, key: str) -> bool:
+        """Return whether a request is stored under ``key``."""
+        return self.read(key) is not None
+
+    def read(self, key: str) -> StoredRequest | None:
+        """Read the request under ``key``; None without a request."""
+        found = self._link.request({"op": "approvals.read", "key": key}).header
+        if found.get("request") is None:
+            return None
+
+        def read() -> StoredRequest:
+            answers = tuple(map(Envelope.parse, found["answers"]))
+            return StoredRequest(_read(found["request"]), answers, found["altered"] is True)
+
+        return values.reads("stored request", read)
+
+    def pending(self) -> list[tuple[str, ApprovalRequest]]:
+        """Return ``(key, request)`` of each request that this client may see, the oldest first."""
+        found = self._link.request({"op": "approvals.pending"}).header.get("pending")
+        return values.reads(
+            "list of requests",
+            lambda: [(values.text(key), _read(one)) for key, one in found],  # type: ignore[union-attr]
+        )
+
+    def altered(self, now: int) -> list[str]:
+        """Return the ids of stored requests that somebody has changed."""
+        found = self._link.request({"op": "approvals.altered", "now": now}).header
+        return list(values.texts(found.get("altered")))
+
+    def answer(self, request: ApprovalRequest, envelope: Envelope, check: Check = None) -> None:
+        """Store a signed answer to a request; the server checks the answer itself."""
+        if check is not None:
+            check()
+        asked = {"op": "approvals.answer", **_asked(request), "answer": envelope.as_json()}
+        self._link.request(asked)
+
+    def refusal(self, request: ApprovalRequest) -> tuple[str, str] | None:
+        """Return the reason code and the reason why the request's call can't run now, or None."""
+        asked = {"op": "approvals.refusal", **_asked(request)}
+        found: Any = self._link.request(asked).header.get("refusal")
+        return values.reads(
+            "refusal",
+            lambda: None if found is None else (values.text(found[0]), values.text(found[1])),
+        )
+
+    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+        """Withdraw a request; return whether no call has used it."""
+        asked = {"op": "approvals.withdraw", **_asked(request), "key": key}
+        return self._link.request(asked).header.get("withdrawn") is True
+
+    def ask(self, key: str, request: ApprovalRequest) -> Never:
+        """Raise: a call asks in the server."""
+        raise NotImplementedError
+
+    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> Never:
+        """Raise: a call uses its approvals up in the server."""
+        raise NotImplementedError
+
+    def is_alone(self, request: ApprovalRequest) -> Never:
+        """Raise: a call looks into the log in the server."""
+        raise NotImplementedError
+
+    def remove(self, key: str) -> Never:
+        """Raise: a call removes its request in the server."""
+        raise NotImplementedError
+
+    def history(self, request_id: str) -> RequestStatus | None:
+        """Return what became of a request that does not wait any more."""
+        asked = {"op": "approvals.history", "request_id": request_id}
+        found = self._link.request(asked).header.get("status")
+        return None if found is None else values.read_status(found)
+
+
+class ClientInbox(ApprovalInbox):
+    """The inbox of a client: the server decides whether the application's word counts."""
+
+    def __init__(self, link: Link, roster: Roster, clock: Callable[[], datetime]) -> None:
+        store = ClientRequests(link)
+        super().__init__(store, roster, clock, history=store.history)
+        self._link = link
+
+    def vouch(
+        self, request: ApprovalRequest, verdict: Verdict, *, principal: str, note: str = ""
+    ) -> Answer:
+        """Answer for a principal whom this program has authenticated (``ApprovalInbox.vouch``).
+
+        Raises ``ApprovalError`` (``approval.refused``) where the word of this client does not
+        count.
+        """
+        asked = {**_vouched(request, verdict, principal), "note": note}
+        envelope = Envelope.parse(self._link.request(asked).header.get("answer"))
+        return self._roster.verify(envelope, request, at=seconds(self._clock()))
+
+    def check(self, request: ApprovalRequest, verdict: Verdict, *, principal: str) -> None:
+        """Raise as ``vouch`` would for this answer, and store nothing."""
+        self._link.request({**_vouched(request, verdict, principal), "only_checks": True})
+
+
+def _vouched(request: ApprovalRequest, verdict: Verdict, principal: str) -> dict[str, Any]:
+    return {
+        "op": "approvals.vouch",
+        **_asked(request),
+        "verdict": verdict,
+        "principal": principal,
+        "note": "",
+    }
+
+
+def _asked(request: ApprovalRequest) -> dict[str, str]:
+    return {"request": request.dumps().decode()}
+
+
+def _read(text: object) -> ApprovalRequest:
+    if not isinstance(text, str):
+        raise DecodeError("expected a request", code="frame.malformed")
+    return ApprovalRequest.loads(text.encode())

@@ -1,0 +1,154 @@
+"""Delegations of a guard whose steps run in a server: begun and taken up there.
+
+The chain of a delegation is public, and the client has it. The key that hands the chain on is in
+the server. The client names a delegation by the digest of its last hop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from agentguard.client.link import Link
+from agentguard.delegation import context, grant, terms, verification
+from agentguard.delegation.handle import Delegation, Holder
+from agentguard.errors import (
+    AgentguardError,
+    DecodeError,
+    DelegationError,
+    EncodeError,
+    ServerError,
+)
+from agentguard.identity.principal import require_principal
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+
+MAX_KEPT: Final = 4096
+"""The most delegations of running calls that are kept, to be found by their names."""
+
+
+class ClientDelegations:
+    """Begins delegations in the server, and takes stored ones up."""
+
+    def __init__(self, link: Link, trust: TrustDocument) -> None:
+        self._link = link
+        self._trust = trust
+        self._kept: dict[str, tuple[int, Delegation]] = {}
+
+    def begin(
+        self,
+        subject: str,
+        *,
+        scope: Iterable[str] | None,
+        via: str | None,
+        task_id: str | None,
+        expires_in: timedelta | int,
+        max_depth: int,
+        max_calls: int | None,
+        audience: Iterable[str],
+    ) -> Delegation:
+        """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``.
+
+        ``principal.refused``: the server does not let this client vouch for ``subject``.
+        """
+        asked = {
+            "op": "delegate",
+            "subject": require_principal(subject, "principal", DelegationError),
+            "scope": None if scope is None else grant.parse_scopes(scope),
+            "via": via,
+            "task_id": task_id,
+            "expires_in": terms.lifetime(expires_in),
+            "max_depth": max_depth,
+            "max_calls": max_calls,
+            "audience": terms.names(audience),
+        }
+        try:
+            return self.read(self._link.request(asked))
+        except EncodeError as error:  # a value that no hop can have
+            message = f"a delegation can't have these terms: {error}"
+            raise DelegationError(message, code="hop.malformed") from error
+
+    def resume(self, stored: bytes) -> Delegation:
+        """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
+        return self._resume(stored, may_be_revoked=False)
+
+    def take_up(self, stored: bytes) -> Delegation:
+        """Take up what ``Delegation.dumps`` wrote, revoked or not."""
+        return self._resume(stored, may_be_revoked=True)
+
+    def _resume(self, stored: object, *, may_be_revoked: bool) -> Delegation:
+        if not isinstance(stored, bytes | bytearray | str):
+            message = f"expected what Delegation.dumps wrote, got a {type(stored).__name__}"
+            raise DecodeError(message, code="chain.malformed")
+        data = stored.encode() if isinstance(stored, str) else bytes(stored)
+        asked = {"op": "resume", "may_be_revoked": may_be_revoked}
+        return self.read(self._link.request(asked, data))
+
+    def read(self, answer: Frame) -> Delegation:
+        """Return the delegation that an answer of the server brings, with its chain.
+
+        Raises ``DecodeError`` or ``VerificationError`` for a chain that does not verify.
+        """
+        described, (encoded,) = answer.header, answer.blobs
+        # the clock of this machine may be a little behind the server's
+        at = max(int(time.time()), int(described["issued_at"]))
+        chain = verification.from_json(canonical.loads_object(encoded), self._trust, at=at)
+        delegation = Delegation(chain, _held_by_server, values.texts(described["scope"]))
+        digest = delegation.key[0]
+        if len(self._kept) >= MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[digest] = (self._link.generation, delegation)
+        return delegation
+
+    def known(self, digest: str) -> Delegation | None:
+        """Return a delegation that this process has; None for another."""
+        kept = self._kept.get(digest)
+        return None if kept is None else kept[1]
+
+    def fetch(self, digest: str) -> Delegation:
+        """Return a delegation that the server names, and that this process does not have yet."""
+        return self.read(self._link.request({"op": "chain", "id": digest}))
+
+    def name(self, current: Delegation | DelegationError | None) -> Any:
+        """Return how a call names its delegation to the server.
+
+        A delegation that the present session does not know is taken up there first, where its chain
+        can be taken up.
+        """
+        if isinstance(current, DelegationError):
+            return {"code": current.code, "message": str(current)}
+        if current is None:
+            return None
+        digest = current.key[0]
+        kept = self._kept.get(digest)
+        is_known = kept is not None and kept[0] == self._link.generation
+        if not is_known and current.chain.leaf.is_asserted:
+            try:
+                self.take_up(current.chain.dumps())
+            except ServerError:
+                raise
+            except AgentguardError as error:  # the server records the refused call
+                return {"code": error.code, "message": str(error)}
+        return {"id": digest, "scope": list(current.scope)}
+
+
+def _held_by_server(_now: datetime) -> Holder:
+    message = "the key that hands this delegation on is in the guard server"
+    raise DelegationError(message, code="delegation.holder")
+
+
+def current_delegation(
+    delegation: Delegation | DelegationError | None,
+) -> Delegation | DelegationError | None:
+    """Return ``delegation``, or the one in force here; an error where that one has ended."""
+    if delegation is not None:
+        return delegation
+    try:
+        current = context.in_force()
+    except DelegationError as error:
+        return error
+    return current if isinstance(current, Delegation) else None

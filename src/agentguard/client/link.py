@@ -1,0 +1,301 @@
+"""``Link``: the connections of this process to a guard server.
+
+A request takes a free connection, or opens one, and waits for the answer. A report (an outcome that
+nobody waits for) is written and not answered; the next answer on the same connection means that the
+server has it. A connection that fails is given up. A request is then sent once more on a new
+connection of the same session: each request has an id or changes nothing, so that the server does
+not carry it out twice.
+
+A forked process has a session of its own: the parent's connections are closed in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import Stream
+
+_LOGGER = logging.getLogger("agentguard")
+
+PROTOCOL: Final = 1
+MOST: Final = 32
+"""The most connections of a process at a time; more requests wait for a free connection."""
+
+T = TypeVar("T")
+
+
+class Greeting(NamedTuple):
+    """What the server says to a new connection: the session, and what the guard needs to know."""
+
+    session: str
+    client: str
+    isolation: str
+    policy: tuple[str, str | None]
+    roster: Any
+    trust: bytes
+
+
+class _Connection:
+    """A connection, and the reports that the server may not have got yet."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.reports: list[Frame] = []
+
+
+class Link:
+    """The connections to the server at a unix socket. The methods may be called from any thread.
+
+    ``generation`` counts the sessions of this process. It grows where the server was started anew
+    and has forgotten the session: what the earlier session named is gone then. ``timeout`` is how
+    many seconds an answer may take.
+    """
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self.generation = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._streams: set[Stream] = set()
+        weakref.finalize(self, _close_all, self._streams)  # of a guard that nobody has closed
+        self._free: list[_Connection] = []
+        self._slots = threading.BoundedSemaphore(MOST)
+        self._session: str | None = None
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
+    def connect(self) -> Greeting:
+        """Open a connection, and begin or join the session; raises ``ServerError``."""
+        connection, greeting = self._open()
+        self._keep(connection)
+        return greeting
+
+    def request(self, header: Mapping[str, Any], *blobs: bytes) -> Frame:
+        """Send a request, and return the answer.
+
+        Raises the server's ``AgentguardError``, and ``ServerError`` (``server.unreachable``) where
+        no connection can be had.
+        """
+
+        def ask(connection: _Connection) -> Frame:
+            connection.stream.write(Frame(header, blobs))
+            answer = connection.stream.read()
+            connection.reports.clear()  # the server reads one frame after another
+            return answer
+
+        answer = self._on_connection(ask)
+        error = answer.header.get("error")
+        if error is not None:
+            raise values.read_error(error)
+        return answer
+
+    def report(self, header: Mapping[str, Any], *blobs: bytes) -> None:
+        """Send a report that nobody waits for; what is lost with a connection is sent again.
+
+        Raises ``ServerError`` where no connection can be had.
+        """
+        message = Frame({**header, "quiet": True}, blobs)
+
+        def tell(connection: _Connection) -> None:
+            connection.stream.write(message)
+            connection.reports.append(message)
+
+        self._on_connection(tell)
+
+    def flush(self) -> None:
+        """Wait until the server has all reports."""
+        with self._lock:
+            waiting = [connection for connection in self._free if connection.reports]
+            self._free = [connection for connection in self._free if not connection.reports]
+        for connection in waiting:
+            try:
+                connection.stream.write(Frame({"op": "flush"}))
+                connection.stream.read()
+                connection.reports.clear()
+                self._keep(connection)
+            except (OSError, DecodeError):
+                self._give_up(connection)
+
+    def _on_connection(self, work: Callable[[_Connection], T]) -> T:
+        """Do ``work`` on a connection that nobody else uses, and once more on a new connection."""
+        with self._slots:
+            connection = self._take_free()
+            if connection is not None:
+                try:
+                    return self._do(connection, work)
+                except (OSError, DecodeError):  # the server ended it, or was started anew
+                    pass
+            try:
+                return self._do(self._open()[0], work)
+            except (OSError, DecodeError) as error:
+                raise self._unreachable(error) from error
+
+    def _do(self, connection: _Connection, work: Callable[[_Connection], T]) -> T:
+        try:
+            done = work(connection)
+        except EncodeError:  # nothing was written
+            self._keep(connection)
+            raise
+        except BaseException:
+            self._give_up(connection)
+            raise
+        self._keep(connection)
+        return done
+
+    def _take_free(self) -> _Connection | None:
+        with self._lock:
+            if self._is_closed:
+                raise ServerError("the guard is closed: open it again", code="storage.closed")
+            return self._free.pop() if self._free else None
+
+    def _keep(self, connection: _Connection) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._free.append(connection)
+                return
+        self._close(connection.stream)
+
+    def _give_up(self, lost: _Connection) -> None:
+        """Close a connection that has failed, and send its reports on another one."""
+        self._close(lost.stream)
+        reports, lost.reports = lost.reports, []
+        for message in reports:
+            try:
+                connection, _greeting = self._open()
+                connection.stream.write(Frame({**message.header, "quiet": False}, message.blobs))
+                answer = connection.stream.read().header
+                self._keep(connection)
+                if "error" in answer:
+                    raise values.read_error(answer["error"])
+            except (OSError, AgentguardError) as error:
+                _LOGGER.warning("an outcome did not reach the guard server: %s", error)
+
+    def _open(self) -> tuple[_Connection, Greeting]:
+        try:
+            return self._join()
+        except ServerError as error:
+            if error.code != "server.restarted":
+                raise
+        return self._join()  # with a new session
+
+    def _join(self) -> tuple[_Connection, Greeting]:
+        """Open a connection of the session; the first one begins the session.
+
+        Raises ``ServerError``: ``server.restarted`` where the server has forgotten the session,
+        which is then forgotten here, too.
+        """
+        session = self._session
+        with nullcontext() if session is not None else self._lock:  # only one begins a session
+            session = self._session
+            stream = self._dial()
+            try:
+                greeting = self._greet(stream, session)
+            except (OSError, DecodeError) as error:
+                self._close(stream)
+                raise self._unreachable(error) from error
+            except BaseException:
+                self._close(stream)
+                raise
+            self._session = greeting.session
+        return _Connection(stream), greeting
+
+    def _dial(self) -> Stream:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.settimeout(self._timeout)
+        try:
+            connected.connect(str(self._path))
+        except OSError as error:
+            connected.close()
+            raise self._unreachable(error) from error
+        stream = Stream(connected)
+        self._streams.add(stream)
+        return stream
+
+    def _close(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        stream.close()
+
+    def _greet(self, stream: Stream, session: str | None) -> Greeting:
+        stream.read()  # from here on the server sees who sends
+        stream.write(Frame({"op": "hello", "protocol": PROTOCOL, "session": session}))
+        answer = stream.read().header
+        error = answer.get("error")
+        if error is None:
+            return values.reads("greeting", lambda: _greeting(answer))
+        refused = values.read_error(error)
+        if refused.code == "server.restarted":
+            with self._lock:
+                if self._session == session:
+                    self._session = None
+                    self.generation += 1
+                    self._free.clear()
+        raise refused
+
+    def _unreachable(self, error: BaseException) -> ServerError:
+        message = (
+            f"the guard server at {self._path} can't be reached ({error}): start it with "
+            "agentguard serve"
+        )
+        return ServerError(message, code="server.unreachable")
+
+    def forked(self) -> None:
+        """Leave the parent's connections to the parent, in a forked process."""
+        for stream in self._streams:
+            stream.abandon()
+        self.generation += 1
+        is_closed = self._is_closed
+        self._start()
+        self._is_closed = is_closed
+
+    def _end_session(self) -> None:
+        """Tell the server that this client goes; a server that does not hear it finds out."""
+        with self._lock:
+            connection = self._free[-1] if self._free else None
+        if connection is not None:
+            with suppress(OSError, DecodeError):
+                connection.stream.write(Frame({"op": "end"}))
+                connection.stream.read()
+
+    def close(self) -> None:
+        """Wait until the server has all reports, end the session, and close the connections."""
+        self.flush()
+        self._end_session()
+        with self._lock:
+            self._is_closed = True
+            connections, self._free = self._free, []
+        for connection in connections:
+            self._close(connection.stream)
+
+
+def _close_all(streams: set[Stream]) -> None:
+    for stream in streams:
+        stream.close()
+
+
+def _greeting(answer: Mapping[str, Any]) -> Greeting:
+    place, url = answer["policy"]
+    return Greeting(
+        values.text(answer["session"]),
+        values.text(answer["client"]),
+        values.text(answer["isolation"]),
+        (values.text(place), values.text_or_none(url)),
+        answer["roster"],
+        values.text(answer["trust"]).encode(),
+    )

@@ -1,0 +1,61 @@
+"""What this process has named in its session of a server: agents' instances, tools, delegations.
+
+A server that was started anew has forgotten the names. Each name is therefore kept with the
+generation of the session (``Link.generation``), and made anew in the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from agentguard.client.link import Link
+from agentguard.errors import ServerError
+
+T = TypeVar("T")
+
+
+class _Kept(NamedTuple, Generic[T]):
+    generation: int
+    name: T
+
+
+class Name(Generic[T]):
+    """A name in the session, which ``make`` makes where the session does not have the name."""
+
+    def __init__(self, link: Link, make: Callable[[], T]) -> None:
+        self._link = link
+        self._make = make
+        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._kept: _Kept[T] | None = None
+
+    def __call__(self) -> T:
+        """Return the name; raises what ``make`` raises."""
+        kept = self._kept
+        if kept is not None and kept.generation == self._link.generation:
+            return kept.name
+        with self._lock:
+            kept = self._kept
+            if kept is None or kept.generation != self._link.generation:
+                name = self._make()
+                # the session may be another one since ``make`` began: then the name is made again
+                self._kept = kept = _Kept(self._link.generation, name)
+            return kept.name
+
+    def forked(self) -> None:
+        """Make a new lock, in a forked process: a thread of the parent may hold the old one."""
+        self._lock = threading.RLock()
+
+
+def in_session(ask: Callable[[], T]) -> T:
+    """Return what ``ask`` returns; ask once more where the session was new to the server.
+
+    ``ask`` looks its names up each time.
+    """
+    try:
+        return ask()
+    except ServerError as error:
+        if error.code != "server.unknown":
+            raise
+        return ask()

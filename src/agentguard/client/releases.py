@@ -1,0 +1,66 @@
+"""``ClientReleases``: the secrets of a running call, which the guard server releases.
+
+The value travels to the process that runs the tool, where the tool needs it. The server has put the
+release on record before. The client keeps the value until the end of the call, to mask it in spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentguard.call.releases import Releases
+from agentguard.client.link import Link
+from agentguard.errors import AgentguardError, SecretError
+from agentguard.signing.keys import Secret
+
+
+class ClientReleases:
+    """The secrets that the server releases to one call (``call.releases.Releases``)."""
+
+    __slots__ = ("_around", "_has_ended", "_held", "_link", "_request_id")
+
+    def __init__(self, link: Link, request_id: str, around: Releases | None) -> None:
+        self._link = link
+        self._request_id = request_id
+        self._around = around
+        self._held: list[Secret] = []
+        self._has_ended = False
+
+    def release(self, name: str) -> str:
+        """Return the value of a secret; raises ``SecretError``."""
+        if self._has_ended:
+            message = f"the secret {name} is for a running call, and this call has ended"
+            raise SecretError(message, code="secret.refused")
+        asked = {"op": "secret", "request_id": self._request_id, "name": str(name)}
+        try:
+            value = Secret(self._link.request(asked).blobs[0])
+        except SecretError:
+            raise
+        except (AgentguardError, LookupError) as error:
+            message = f"the secret {name} can't be had from the guard server: {error}"
+            raise SecretError(message, code="secret.failed") from error
+        self.hold(value)
+        return value.reveal().decode()
+
+    @property
+    def held(self) -> Sequence[Secret]:
+        """The values that were released to the call, to calls inside, and to the calls around."""
+        return (*self._held, *(() if self._around is None else self._around.held))
+
+    def hold(self, value: Secret) -> None:
+        """Note a value that was released to the call, or to a call inside."""
+        self._held.append(value)
+        if self._around is not None:
+            self._around.hold(value)
+
+    def end(self) -> bool:
+        """End the call; the server waits for what it still puts on record."""
+        self._has_ended = True
+        return False
+
+    def settle(self) -> None:
+        """Wait for nothing: the server settles the releases before the outcome."""
+
+    def forget(self) -> None:
+        """Drop the values."""
+        self._held.clear()

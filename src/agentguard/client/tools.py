@@ -1,0 +1,66 @@
+"""``ClientTools``: the tools of a guard whose configuration is in a server."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+from agentguard.call.tool import ToolSpec
+from agentguard.client.link import Link
+from agentguard.client.names import Name
+from agentguard.signing.canonical import sha256_hex
+from agentguard.wire import values
+
+
+class ClientTools:
+    """Has the server apply its configuration to tools, and names the tools in the session."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._names: dict[str, Name[str]] = {}
+
+    def configure(self, spec: ToolSpec) -> ToolSpec:
+        """Return ``spec`` with the settings of the server in place of its own.
+
+        Raises ``ConfigError`` as an embedded guard does, and ``ServerError``.
+        """
+        configured, name = self._register(spec)
+        first = [name]  # the name of this session; later sessions register the tool anew
+        made = Name(self._link, lambda: first.pop() if first else self._register(spec)[1])
+        made()
+        with self._lock:
+            # an adapter may also make calls of a tool that it has not configured
+            self._names[_key(configured)] = self._names[_key(spec)] = made
+        return configured
+
+    def _register(self, spec: ToolSpec) -> tuple[ToolSpec, str]:
+        answer = self._link.request({"op": "tool", "tool": values.tool(spec)}).header
+        configured = values.read_tool(answer.get("tool"), _unused)
+        return replace(configured, facts=spec.facts), values.text(answer.get("name"))
+
+    def name(self, spec: ToolSpec) -> str:
+        """Return the name of a configured tool in the session; registers the tool if need be."""
+        made = self._names.get(_key(spec))
+        if made is None:
+            self.configure(spec)
+            made = self._names[_key(spec)]
+        return made()
+
+    def check_names(self) -> None:
+        """Have the server log each name in its configuration that looks misspelt."""
+        self._link.request({"op": "check_names"})
+
+
+def _key(spec: ToolSpec) -> str:
+    """Return what tells a configured tool from others, with all that the server goes by."""
+    kept: Any = spec.__dict__.get("_agentguard_key")
+    if kept is None:
+        kept = sha256_hex(values.encoded(values.tool(spec)))
+        spec.__dict__["_agentguard_key"] = kept  # as cached_property keeps a value
+    return str(kept)
+
+
+def _unused(_facts_input: object) -> Any:
+    raise AssertionError("the facts of a tool are its own")

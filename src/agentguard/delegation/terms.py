@@ -1,0 +1,29 @@
+"""Reads the terms of a delegation as an application gives them: its lifetime and its audience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from agentguard.errors import DelegationError
+
+
+def lifetime(given: object) -> int:
+    """Return seconds; the hop's own check refuses a number that is too large."""
+    if isinstance(given, timedelta):
+        return int(given.total_seconds())
+    if not isinstance(given, int | float):
+        message = f"expires_in is a timedelta or a number of seconds, not {given!r}"
+        raise DelegationError(message, code="hop.malformed")
+    return given  # type: ignore[return-value]  # a float is refused with the hop
+
+
+def names(audience: object) -> tuple[str, ...]:
+    """Return the names of an audience, a name or several; raises ``DelegationError``."""
+    given = (audience,) if isinstance(audience, str) else audience
+    if isinstance(given, Iterable):
+        texts = tuple(given)
+        if all(isinstance(name, str) for name in texts):
+            return texts
+    message = f"audience is a name or a list of names, not {audience!r}"
+    raise DelegationError(message, code="hop.malformed")

@@ -1,0 +1,33 @@
+"""How a tool has ended in another process, as that process reports the end.
+
+A guard server runs the steps of a call, and a client runs the tool. The client knows the result or
+the exception, and which ``Ending`` the framework gives the exception (``endings.py``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agentguard.flow.endings import Ending
+
+
+class ReportedResult(NamedTuple):
+    """What a tool has returned: the canonical JSON (None without one) and the name of the type.
+
+    ``journal`` is the result as the adapter's codec writes it, None where the result can't be
+    replayed.
+    """
+
+    ending: Ending
+    type_name: str
+    encoded: bytes | None
+    journal: bytes | None
+
+
+class ReportedError(BaseException):
+    """Raised in the place of what a tool has raised; ``type_name`` is the exception's type."""
+
+    def __init__(self, ending: Ending, type_name: str) -> None:
+        super().__init__(type_name)
+        self.ending = ending
+        self.type_name = type_name

@@ -1,0 +1,259 @@
+"""The requests of a client about guarded calls: authorize, evaluate, facts, outcome, withdraw.
+
+Each function takes the session, the header of a frame and its blobs, and returns the frame that
+answers. What a client sends is checked here, and every digest is computed from the bytes that the
+client has sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+
+from agentguard.approvals.nested import NestedCalls
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.invocation import CallSite, Invocation
+from agentguard.call.options import CallOptions
+from agentguard.errors import AgentguardError, ArgumentsError, DecodeError, SecretError
+from agentguard.flow import endings
+from agentguard.flow.effects import NotRun
+from agentguard.flow.endings import Ending
+from agentguard.flow.guarded_call import evaluate, guarded_call
+from agentguard.flow.prepare import CallInput
+from agentguard.flow.reported import ReportedError, ReportedResult
+from agentguard.server.served_call import ClientCodec, ServedCall, failure_named, stand_in
+from agentguard.server.session import Session
+from agentguard.signing import canonical
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+from agentguard.wire.reports import Recorder
+
+Header = Mapping[str, Any]
+Blobs = Sequence[bytes]
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_TYPE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f-]{55}")
+_ENDINGS: Final[Mapping[str, Ending]] = {
+    name: getattr(endings, name)
+    for name in (
+        "SUSPENDED",
+        "HANDED_ON",
+        "CUT_SHORT",
+        "FAILED",
+        "UNFINISHED",
+        "DONE",
+        "AWAITING",
+    )
+}
+"""The endings that a client may report; the others are the server's own."""
+
+_UNENCODABLE: Final = CallSite("\ud800")
+"""The site of a call whose own site, or whose task, has no UTF-8 form: such a call is refused."""
+
+_CODEC: Final = ClientCodec()
+_INTERRUPTED: Final = Decision.refusal(
+    "the call was interrupted before its tool began", code="call.interrupted"
+)
+
+
+def authorize(session: Session, header: Header, blobs: Blobs) -> Frame:
+    """Begin a guarded call, up to the tool; a request that comes again gets the same answer."""
+    return _begin(session, header, blobs, runs=True)
+
+
+def evaluate_call(session: Session, header: Header, blobs: Blobs) -> Frame:
+    """Return the decision that a call would get."""
+    return _begin(session, header, blobs, runs=False)
+
+
+def _begin(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Frame:
+    request_id = _request_id(header)
+    known = session.add_call(request_id, call := _call(session, header, blobs, runs=runs))
+    with (known or call).lock:
+        if known is not None:
+            return known.reply or known.start()
+        reply = call.start()
+    session.settle(request_id, call)
+    return reply
+
+
+def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> ServedCall:
+    instance = session.agent(header.get("agent"))
+    invocation, asks_facts = _invocation(session, instance.actor.name, header, blobs)
+    inside = values.text_or_none(header.get("inside"))
+    outer = None if inside is None else session.made(inside)
+    if outer is not None:
+        invocation = replace(invocation, inside=inside)
+    redactions = instance.ports.redactions_of(invocation.tool.name)
+    recorder, around = Recorder(redactions), NestedCalls()
+    delegation = session.delegation(header.get("delegation"))
+    options = CallOptions(
+        codec=_CODEC if header.get("has_codec") is True else None,
+        reentrant=header.get("reentrant") is True,
+    )
+    steps = guarded_call if runs else evaluate
+    call = CallInput(
+        instance.actor,
+        instance.ports,
+        invocation,
+        recorder,
+        instance.delegation_source(delegation),
+        options,
+        NestedCalls(around),
+        None if outer is None else outer.releases,
+    )
+    is_traced = header.get("is_traced") is True
+    return ServedCall(
+        steps(call), recorder, around, session.lend, asks_facts=asks_facts, is_traced=is_traced
+    )
+
+
+def _invocation(
+    session: Session, agent: str, header: Header, blobs: Blobs
+) -> tuple[Invocation, bool]:
+    tool, asks_facts = session.tool(header.get("tool"))
+    refusal = header.get("refusal")
+    refused = session.pins.refusal(agent, tool) if session.limits.pin_tools else None
+    if refusal is not None and refused is None:
+        refused = values.read_decision(refusal)
+        if refused.outcome != "deny":
+            raise DecodeError("a refusal denies", code="frame.malformed")
+    invocation = Invocation(
+        tool,
+        _arguments(header, blobs),
+        _UNENCODABLE if header.get("site") is None else values.read_site(header["site"]),
+        values.text_or_none(header.get("task_id")),
+        refusal=refused,
+    )
+    return invocation, asks_facts
+
+
+def _arguments(header: Header, blobs: Blobs) -> Arguments | ArgumentsError:
+    """Return the arguments; their bytes must be canonical, for the policy reads what is signed."""
+    error = header.get("error")
+    if error is not None:
+        read = values.read_error(error)
+        return ArgumentsError(str(read), code=read.code)
+    (encoded,) = _expected(blobs, 1)
+    unbound = values.texts(header.get("unbound", []))
+    try:
+        members = orjson.loads(encoded)
+        if isinstance(members, dict) and canonical.dumps(members) == encoded:
+            return Arguments(MappingProxyType(members), encoded, unbound)
+    except (ValueError, AgentguardError) as refused:
+        raise DecodeError("the arguments are no JSON", code="frame.malformed") from refused
+    raise DecodeError("the arguments are not canonical", code="frame.malformed")
+
+
+def span(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Go on with the span that the client has begun."""
+    return _go_on(session, header, lambda call: call.take_span(_traceparent(header)))
+
+
+def facts(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Go on with what the client's look-up of facts has returned or raised."""
+
+    def go_on(call: ServedCall) -> Frame:
+        failure = header.get("failure")
+        if failure is None:
+            return call.take_facts(_facts(header))
+        interrupts = header.get("interrupts") is True
+        return call.fail_facts(failure_named(values.text(failure), interrupts=interrupts))
+
+    return _go_on(session, header, go_on)
+
+
+def _go_on(session: Session, header: Header, step: Callable[[ServedCall], Frame]) -> Frame:
+    """Take a step of a call of the session; return where the call stands then."""
+    request_id = _request_id(header)
+    call = session.call(request_id)
+    with call.lock:
+        reply = step(call)
+    session.settle(request_id, call)
+    return reply
+
+
+def _facts(header: Header) -> Any:
+    """Return the facts; a value of a type with the right name stands for what has no JSON form."""
+    kind, found, types = header.get("type"), header.get("facts"), header.get("types")
+    if kind is not None:
+        return stand_in(values.text(kind))
+    if not isinstance(found, dict) or not isinstance(types, dict):
+        raise DecodeError("not facts", code="frame.malformed")
+    return {**found, **{name: stand_in(values.text(kind)) for name, kind in types.items()}}
+
+
+def outcome(session: Session, header: Header, blobs: Blobs) -> Frame:
+    """End a call: the tool has returned or raised, or has not run."""
+
+    def end(call: ServedCall) -> Frame:
+        if not call.runs and call.reply is not None:  # the report has come before
+            return call.reply
+        return _end(call, header, blobs)
+
+    return _go_on(session, header, end)
+
+
+def _end(call: ServedCall, header: Header, blobs: Blobs) -> Frame:
+    if header.get("not_run") is not None:
+        return call.fail(NotRun(values.read_decision(header["not_run"])))
+    ending = _ENDINGS.get(values.text(header.get("ending")))
+    type_name = values.text(header.get("type"))
+    if ending is None or not _TYPE_NAME.fullmatch(type_name):
+        raise DecodeError("not an end of a call", code="frame.malformed")
+    if ending.status != "ok":
+        return call.fail(ReportedError(ending, type_name))
+    encoded, journal = _expected(blobs, 2)
+    if encoded:
+        canonical.loads_canonical(encoded)  # raises DecodeError
+    has_journal = header.get("has_journal") is True
+    return call.finish(
+        ReportedResult(ending, type_name, encoded or None, journal if has_journal else None)
+    )
+
+
+def secret(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Release a secret to a call whose tool runs; raises ``SecretError``."""
+    name, call = values.text(header.get("name")), session.call(_request_id(header))
+    if not call.runs or call.releases is None:
+        message = f"the secret {name} is for a running call, and this call does not run"
+        raise SecretError(message, code="secret.refused")
+    return Frame({}, [call.releases.release(name).encode()])
+
+
+def withdraw(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """End a call whose client was interrupted while it waited for the authorization."""
+
+    def end(call: ServedCall) -> Frame:
+        if call.runs:
+            return call.fail(NotRun(_INTERRUPTED))
+        call.abandon()
+        return Frame({"step": "ended"})
+
+    return _go_on(session, header, end)
+
+
+def _request_id(header: Header) -> str:
+    request_id = values.text(header.get("request_id"))
+    if not _ID.fullmatch(request_id):
+        raise DecodeError("a request's id is 32 hex digits", code="frame.malformed")
+    return request_id
+
+
+def _traceparent(header: Header) -> str | None:
+    """Return the client's span; a text that is none is left out."""
+    text = header.get("traceparent")
+    return text if isinstance(text, str) and _TRACEPARENT.fullmatch(text) else None
+
+
+def _expected(blobs: Blobs, number: int) -> Blobs:
+    if len(blobs) != number:
+        raise DecodeError(f"expected {number} blobs", code="frame.malformed")
+    return blobs

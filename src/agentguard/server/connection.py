@@ -1,0 +1,137 @@
+"""One connection of a client: the greeting, and then request after request, in one thread.
+
+A request that is well formed gets an answer, which may be an error. Bytes that are no frame, or a
+message of another user, end the connection: nothing more can be understood on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
+from agentguard.guard.embedded import Embedded
+from agentguard.server.requests import OPERATIONS, Operation
+from agentguard.server.session import Session
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import EndedError, Stream
+
+_LOGGER = logging.getLogger("agentguard")
+
+PROTOCOL: Final = 1
+"""The version of the protocol, which client and server must share."""
+
+_ENDS: Final = frozenset({"outcome", "withdraw", "runs.write", "runs.remove", "flush"})
+"""The operations that a server which is about to end still carries out."""
+
+
+class Sessions(Protocol):
+    """The sessions of a server, as a connection needs them."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is about to end."""
+
+    def status(self) -> dict[str, Any]:
+        """Return how many clients, connections and calls under way there are."""
+
+    def join(self, handle: str | None, stream: Stream) -> Session:
+        """Return the session with this handle, or a new one for None; raises ``ServerError``."""
+
+    def leave(self, session: Session) -> None:
+        """Note that a connection of the session has ended."""
+
+    def forget(self, session: Session) -> None:
+        """Forget a session: its client goes, and its calls under way stay in doubt."""
+
+
+def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
+    """Serve one connection until the client ends it."""
+    session: Session | None = None
+    try:
+        stream.write(Frame({"protocol": PROTOCOL}))
+        session = _greet(stream, sessions, parts)
+        while session is not None:
+            request = stream.read()
+            reply = _answer(parts, session, request, sessions)
+            if request.header.get("quiet") is not True:
+                _write(stream, reply)
+            elif "error" in reply.header:
+                _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
+    except (EndedError, OSError):
+        pass
+    except DecodeError as error:
+        _LOGGER.warning("a connection of a client is closed: %s [%s]", error, error.code)
+    finally:
+        stream.close()
+        if session is not None:
+            sessions.leave(session)
+
+
+def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | None:
+    """Answer the client's first frame; return None where the client is refused."""
+    header = stream.read().header
+    try:
+        _require_hello(header)
+        session = sessions.join(values.text_or_none(header.get("session")), stream)
+    except AgentguardError as error:
+        stream.write(Frame({"error": values.error(error)}))
+        return None
+    place = parts.policy_place
+    answer: dict[str, Any] = {
+        "session": session.handle,
+        "client": session.client.name,
+        "isolation": session.isolation,
+        "policy": [place.place, place.url],
+        "roster": parts.roster.as_json(),
+        "trust": parts.trust.dumps().decode(),
+    }
+    stream.write(Frame(answer))
+    return session
+
+
+def _require_hello(header: Mapping[str, Any]) -> None:
+    if header.get("op") != "hello" or header.get("protocol") != PROTOCOL:
+        message = (
+            f"the server speaks version {PROTOCOL} of the protocol, and the client does not: use "
+            "one version of agentguard on both sides"
+        )
+        raise ServerError(message, code="server.protocol")
+
+
+def _answer(parts: Embedded, session: Session, request: Frame, sessions: Sessions) -> Frame:
+    """Return the answer to a request; every failure is an answer, too."""
+    name = request.header.get("op")
+    if name == "status" and session.isolation == "same-user":
+        return Frame(sessions.status())
+    if name == "end":
+        sessions.forget(session)
+        name = "flush"
+    try:
+        operation = _operation(name, is_draining=sessions.is_draining)
+        return operation(parts, session, request.header, request.blobs)
+    except AgentguardError as error:
+        return Frame({"error": values.error(error)})
+    except Exception as error:
+        _LOGGER.exception("a request of a client failed in the server")
+        message = f"the guard server failed ({type(error).__name__}): its log has the error"
+        return Frame({"error": values.error(ServerError(message))})
+
+
+def _operation(name: object, *, is_draining: bool) -> Operation:
+    operation = OPERATIONS.get(name) if isinstance(name, str) else None
+    if operation is None:
+        raise DecodeError("the server has no such operation", code="frame.malformed")
+    if is_draining and name not in _ENDS:
+        message = "the guard server is about to end: make the call again in a moment"
+        raise ServerError(message, code="server.draining")
+    return operation
+
+
+def _write(stream: Stream, reply: Frame) -> None:
+    try:
+        stream.write(reply)
+    except EncodeError as error:
+        stream.write(Frame({"error": values.error(error)}))

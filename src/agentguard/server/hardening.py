@@ -1,0 +1,31 @@
+"""Takes from other processes of the same user what they could do to the server's process.
+
+A process of the same user can read the memory of another one, attach a debugger, and copy its open
+files, as long as the kernel lets it (``prctl(2)``, PR_SET_DUMPABLE). A core dump would hold keys.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from typing import Final
+
+from agentguard.errors import ServerError
+
+_PR_SET_DUMPABLE: Final = 4
+_PR_GET_DUMPABLE: Final = 3
+
+
+def harden() -> None:
+    """Make this process undumpable, and switch core dumps off.
+
+    Raises ``ServerError`` (``server.exposed``) where the kernel does not do that.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        message = f"other processes of this user can read the server's memory: {reason}"
+        raise ServerError(message, code="server.exposed")

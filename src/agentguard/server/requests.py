@@ -1,0 +1,281 @@
+"""The requests of a client beside its calls: agents, tools, delegations, approvals, runs.
+
+``OPERATIONS`` has the function of each operation; ``connection.py`` calls them. What a client may
+do, ``[clients]`` says: each function asks before it acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.call.client import Client
+from agentguard.delegation.handle import Delegation
+from agentguard.errors import ApprovalError, DecodeError, ServerError
+from agentguard.guard.embedded import Embedded
+from agentguard.server import calls
+from agentguard.server.calls import Blobs, Header
+from agentguard.server.served_call import client_facts
+from agentguard.server.session import Session, require_agent, require_principal
+from agentguard.signing import canonical
+from agentguard.signing.dsse import Envelope
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+
+Operation = Callable[[Embedded, Session, Header, Blobs], Frame]
+
+_TERMS: Final = (
+    "scope",
+    "via",
+    "task_id",
+    "expires_in",
+    "max_depth",
+    "max_calls",
+    "audience",
+)
+_DONE: Final = Frame({})
+_WHOLE_ID: Final = 32
+
+
+# --- agents, tools, delegations ---------------------------------------------------------------
+
+
+def agent(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return an agent's configuration, and make no instance."""
+    name = values.text(header.get("name"))
+    parts.require_agent(name)
+    require_agent(session.client, name)
+    return Frame({"agent": values.agent(parts.agent(name))})
+
+
+def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Make an instance of an agent, whose key stays in the server."""
+    name = values.text(header.get("name"))
+    parts.require_agent(name)
+    require_agent(session.client, name)
+    client = Client(session.client.name, session.isolation)
+    made = parts.instance(parts.agent(name), client)
+    return Frame({"name": session.add_agent(made), "uri": made.actor.uri})
+
+
+def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Apply the configuration to a tool, and keep the tool for calls."""
+    spec = values.read_tool(header.get("tool"), client_facts)
+    has_facts = spec.facts is not None
+    spec = parts.tools.configure(spec)
+    asks_facts = has_facts and not parts.tools.looks_up_facts(spec.name)
+    name = session.add_tool(spec, asks_facts=asks_facts)
+    return Frame({"tool": values.tool(spec), "name": name})
+
+
+def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) -> Frame:
+    """Log each name in the configuration that looks misspelt."""
+    parts.tools.check_names()
+    return _DONE
+
+
+def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Begin a delegation of a principal whom the client vouches for."""
+    subject = values.text(header.get("subject"))
+    require_principal(session.client, subject)
+    terms: Any = {name: header.get(name) for name in _TERMS}
+    return _lent(session, parts.delegations.begin(subject, **terms))  # which checks each of them
+
+
+def resume(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:
+    """Take a stored delegation up, of a principal whom the client vouches for."""
+    if len(blobs) != 1:
+        raise DecodeError("expected a chain", code="frame.malformed")
+    may_be_revoked = header.get("may_be_revoked") is True
+    take = parts.delegations.take_up if may_be_revoked else parts.delegations.resume
+    taken = take(blobs[0])
+    require_principal(session.client, taken.principal)
+    return _lent(session, taken)
+
+
+def _lent(session: Session, delegation: Delegation) -> Frame:
+    described, _blobs = session.lend(delegation)
+    return Frame(described, [canonical.dumps(delegation.chain.as_json())])
+
+
+def chain(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return a delegation of this session once more."""
+    return _lent(session, session.lent(header.get("id")))
+
+
+def access_token(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return the access token of a delegation."""
+    made = session.agent(header.get("agent"))
+    delegation = session.delegation(header.get("delegation"))
+    return Frame({"token": made.access_token(delegation)})
+
+
+def accept_tool(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Forget the pin of an agent's tool, for the server's own user alone."""
+    if session.isolation != "same-user":
+        message = "only the server's own user accepts a changed tool"
+        raise ServerError(message, code="server.stranger")
+    agent, name = values.text(header.get("agent")), values.text(header.get("tool"))
+    return Frame({"accepted": session.pins.accept(agent, name)})
+
+
+def flush(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) -> Frame:
+    """Make the outcomes so far durable."""
+    parts.runtime.flush()
+    return _DONE
+
+
+# --- approvals --------------------------------------------------------------------------------
+
+
+def pending(parts: Embedded, session: Session, _header: Header, _blobs: Blobs) -> Frame:
+    """Return the requests of the client's agents, or all where the client may answer."""
+    found = [
+        [key, request.dumps().decode()]
+        for key, request in parts.requests().pending()
+        if _is_visible(session, request)
+    ]
+    return Frame({"pending": found})
+
+
+def read_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return the request under a key, with its answers."""
+    stored = parts.requests().read(values.text(header.get("key")))
+    if stored is None or not _is_visible(session, stored.request):
+        return Frame({"request": None})
+    answers = [envelope.as_json() for envelope in stored.answers]
+    request = stored.request.dumps().decode()
+    return Frame({"request": request, "answers": answers, "altered": stored.altered})
+
+
+def altered(parts: Embedded, _session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return the ids of the requests that somebody has changed."""
+    now = header.get("now")
+    if type(now) is not int:
+        raise DecodeError("expected a time", code="frame.malformed")
+    return Frame({"altered": parts.requests().altered(now)})
+
+
+def refusal(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return why the call of a request can't run now."""
+    return Frame({"refusal": parts.requests().refusal(_request(session, header))})
+
+
+def answer(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Store a signed answer of a person; the signature says whose answer it is."""
+    envelope = Envelope.parse(header.get("answer"))
+    parts.inbox().accept(_request(session, header), envelope)
+    return _DONE
+
+
+def vouch(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Answer by the word of a client that may answer, or check whether the answer would count."""
+    if not session.client.answers:
+        message = (
+            f"the word of the client {session.client.name} does not count for approvals: see "
+            "answers in [clients] at the server, or sign the answer"
+        )
+        raise ApprovalError(message, code="approval.refused")
+    request, verdict = _request(session, header), header.get("verdict")
+    if verdict not in ("approve", "reject"):
+        raise DecodeError("not a verdict", code="frame.malformed")
+    principal = values.text(header.get("principal"))
+    if header.get("only_checks") is True:
+        parts.inbox().check(request, verdict, principal=principal)
+        return Frame({"answer": None})
+    note = values.text(header.get("note"))
+    given = parts.inbox().vouch(request, verdict, principal=principal, note=note)
+    return Frame({"answer": given.envelope.as_json()})
+
+
+def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Withdraw a request whose call nobody will make any more."""
+    key = values.text_or_none(header.get("key"))
+    return Frame({"withdrawn": parts.requests().withdraw(_request(session, header), key)})
+
+
+def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return what became of a request."""
+    request_id = values.text(header.get("request_id"))
+    if len(request_id) < _WHOLE_ID and not session.client.answers:
+        return Frame({"status": None})  # nobody can guess a whole id
+    status = parts.runtime.status(request_id)
+    return Frame({"status": None if status is None else values.status(status)})
+
+
+def _request(session: Session, header: Header) -> ApprovalRequest:
+    request = ApprovalRequest.loads(values.text(header.get("request")).encode())
+    if not _is_visible(session, request):
+        message = f"no request {request.request_id} waits: see agentguard approvals list"
+        raise ApprovalError(message, code="request.unknown")
+    return request
+
+
+def _is_visible(session: Session, request: ApprovalRequest) -> bool:
+    return session.client.answers or session.client.may_be(request.agent_name)
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def read_run(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return an adapter's record of a run."""
+    data = parts.runs.read(_run_name(session, header))
+    return Frame({"is_there": data is not None}, [] if data is None else [data])
+
+
+def write_run(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:
+    """Write an adapter's record of a run; ``add`` says that no earlier record is replaced."""
+    if len(blobs) != 1:
+        raise DecodeError("expected a record", code="frame.malformed")
+    name = _run_name(session, header)
+    if header.get("add") is True:
+        return Frame({"added": parts.runs.add(name, blobs[0])})
+    parts.runs.write(name, blobs[0])
+    return Frame({"added": True})
+
+
+def remove_run(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Remove an adapter's record of a run."""
+    parts.runs.remove(_run_name(session, header))
+    return _DONE
+
+
+def _run_name(session: Session, header: Header) -> str:
+    """Return the name in the store: the records of one client have no name in another client."""
+    name = values.text(header.get("name"))
+    return f"{session.client.name}\0{name}" if session.client.name else name
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "authorize": lambda _parts, *request: calls.authorize(*request),
+    "evaluate": lambda _parts, *request: calls.evaluate_call(*request),
+    "span": lambda _parts, *request: calls.span(*request),
+    "facts": lambda _parts, *request: calls.facts(*request),
+    "outcome": lambda _parts, *request: calls.outcome(*request),
+    "secret": lambda _parts, *request: calls.secret(*request),
+    "withdraw": lambda _parts, *request: calls.withdraw(*request),
+    "agent": agent,
+    "instance": instance,
+    "tool": tool,
+    "check_names": check_names,
+    "accept_tool": accept_tool,
+    "delegate": delegate,
+    "resume": resume,
+    "chain": chain,
+    "access_token": access_token,
+    "approvals.pending": pending,
+    "approvals.read": read_request,
+    "approvals.altered": altered,
+    "approvals.refusal": refusal,
+    "approvals.answer": answer,
+    "approvals.vouch": vouch,
+    "approvals.withdraw": withdraw_request,
+    "approvals.history": history,
+    "runs.read": read_run,
+    "runs.write": write_run,
+    "runs.remove": remove_run,
+    "flush": flush,
+}
+"""The operations of the protocol, by the name in a frame's ``op``."""

@@ -1,0 +1,248 @@
+"""``GuardServer``: listens on a unix socket, and serves each connection in a thread.
+
+A thread serves one connection with blocking reads and writes; the threads that write to the log at
+the same time share one commit (``storage/log.py``). Who a client is, the kernel says: the user of
+the process at the other end of the socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket as sockets
+import stat
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.call.client import Isolation
+from agentguard.domain.config import Config
+from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConfig
+from agentguard.errors import ConfigError, ServerError
+from agentguard.guard.embedded import Embedded
+from agentguard.server import connection
+from agentguard.server.pins import ToolPins
+from agentguard.server.session import Session
+from agentguard.storage import lock
+from agentguard.wire.stream import Stream
+
+_LOGGER = logging.getLogger("agentguard")
+
+_PEER: Final = struct.Struct("3i")
+_BACKLOG: Final = 256
+_SWEEP: Final = 0.5
+"""Seconds between two looks for clients that were lost for too long."""
+
+
+class GuardServer:
+    """A guard server on a unix socket; ``close`` drains and ends it.
+
+    ``parts`` are those of an embedded guard, which the server uses and does not close. Raises
+    ``ConfigError`` and ``ServerError`` where the socket can't be made.
+    """
+
+    def __init__(self, settings: Config, parts: Embedded) -> None:
+        if settings.server is None:
+            message = f"{settings.source}: server: expected a table [server] with a url, found none"
+            raise ConfigError(message)
+        self._limits: ServerConfig = settings.server
+        self._clients: Mapping[str, ClientConfig] | None = settings.clients
+        self._parts = parts
+        self._pins = ToolPins(parts.runs)
+        self._uid = os.getuid()
+        self._own = ClientConfig("", self._uid, (EVERYTHING,), (EVERYTHING,), answers=True)
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._streams: dict[Stream, tuple[int, int]] = {}
+        self._ended = threading.Event()
+        self.is_draining = False
+        self.in_doubt = 0
+        self._listener = _listen(self._limits.socket)
+        self._threads = [
+            threading.Thread(target=work, name=f"agentguard-{name}", daemon=True)
+            for name, work in (("accept", self._accept), ("sweep", self._sweep))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def socket(self) -> Path:
+        """The path of the socket."""
+        return self._limits.socket
+
+    def status(self) -> dict[str, Any]:
+        """Return how many clients, connections and calls under way there are."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        return {
+            "clients": len(sessions),
+            "connections": sum(one.connections for one in sessions),
+            "calls": sum(one.running() for one in sessions),
+            "in_doubt": self.in_doubt,
+            "draining": self.is_draining,
+        }
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, _address = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(
+                target=self._serve, args=(accepted,), name="agentguard-client", daemon=True
+            ).start()
+
+    def _serve(self, accepted: sockets.socket) -> None:
+        try:
+            packed = accepted.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
+            pid, uid, _gid = _PEER.unpack(packed)
+            stream = Stream(accepted, only_uid=uid)
+        except OSError:
+            accepted.close()
+            return
+        with self._lock:
+            self._streams[stream] = (uid, pid)
+        try:
+            connection.serve(stream, self, self._parts)
+        finally:
+            with self._lock:
+                self._streams.pop(stream, None)
+
+    def join(self, handle: str | None, stream: Stream) -> Session:
+        """Return the session with this handle, or a new one; raises ``ServerError``."""
+        uid, _pid = self._streams[stream]
+        client = self._client_of(uid)
+        with self._lock:
+            session = self._session(handle, client, uid)
+            if session.connections >= self._limits.max_connections:
+                message = f"this client has {session.connections} connections already"
+                raise ServerError(message, code="server.busy")
+            session.connections += 1
+            return session
+
+    def _session(self, handle: str | None, client: ClientConfig, uid: int) -> Session:
+        if handle is not None:
+            known = self._sessions.get(handle)
+            if known is None or known.client is not client:
+                message = "the server has no such session: it was started anew, or forgot it"
+                raise ServerError(message, code="server.restarted")
+            return known
+        if self.is_draining:
+            raise ServerError("the guard server is about to end", code="server.draining")
+        if len(self._sessions) >= self._limits.max_clients:
+            message = f"the guard server has {len(self._sessions)} clients, which is the limit"
+            raise ServerError(message, code="server.busy")
+        isolation: Isolation = "same-user" if uid == self._uid else "separate-user"
+        session = Session(client, isolation, self._limits, self._pins)
+        self._sessions[session.handle] = session
+        return session
+
+    def _client_of(self, uid: int) -> ClientConfig:
+        """Return the client that a user is; raises ``ServerError`` (``server.stranger``)."""
+        if self._clients is None:
+            if uid == self._uid:
+                return self._own
+        else:
+            for client in self._clients.values():
+                if client.uid == uid:
+                    return client
+        message = f"the user {uid} is no client of this guard server: see [clients]"
+        raise ServerError(message, code="server.stranger")
+
+    def leave(self, session: Session) -> None:
+        """Note that a connection of the session has ended."""
+        with self._lock:
+            session.connections -= 1
+            session.lost_at = time.monotonic()
+
+    def forget(self, session: Session) -> None:
+        """Forget a session; its calls under way stay in doubt."""
+        with self._lock:
+            self._sessions.pop(session.handle, None)
+        in_doubt = session.abandon()
+        with self._lock:
+            self.in_doubt += in_doubt
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Forget the clients that were lost for too long; their calls stay in doubt."""
+        while not self._ended.wait(_SWEEP):
+            before = time.monotonic() - self._limits.reconnect
+            with self._lock:
+                lost = [
+                    one
+                    for one in self._sessions.values()
+                    if one.connections == 0 and one.lost_at < before
+                ]
+            for session in lost:
+                self.forget(session)
+
+    def close(self) -> None:
+        """Accept no call any more, wait for the outcomes of running calls, and end."""
+        self.is_draining = True
+        until = time.monotonic() + self._limits.drain
+        while time.monotonic() < until and self.status()["calls"]:
+            time.sleep(0.02)
+        self._ended.set()
+        with suppress(OSError):
+            self._listener.shutdown(sockets.SHUT_RDWR)
+        self._listener.close()
+        with suppress(OSError):
+            self._limits.socket.unlink()
+        with self._lock:
+            streams, sessions = list(self._streams), list(self._sessions.values())
+        for stream in streams:
+            stream.close()
+        for session in sessions:
+            self.forget(session)
+
+
+def _listen(path: Path) -> sockets.socket:
+    """Return a socket that listens at ``path``; a socket of a server that is gone is replaced.
+
+    Raises ``ServerError`` (``server.address``).
+    """
+    listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock.held(path.with_name(f"{path.name}.lock")):
+            _remove_stale(path)
+            mask = os.umask(0o111)  # whoever reaches the folder may connect; the kernel says who
+            try:
+                listener.bind(str(path))
+            finally:
+                os.umask(mask)
+            listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        message = f"the guard server can't listen at {path}: {error.strerror or error}"
+        raise ServerError(message, code="server.address") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        message = f"there is a file at {path} that is no socket: remove it, or name another path"
+        raise ServerError(message, code="server.address")
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+            return
+    message = f"another guard server listens at {path}: stop that server first"
+    raise ServerError(message, code="server.address")

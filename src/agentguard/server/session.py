@@ -1,0 +1,203 @@
+"""``Session``: what one client process has in the server: agents, tools, delegations, calls.
+
+A client process has one session and any number of connections. The session's handle, which the
+server draws at random, joins further connections to the session, and lets a client that has lost
+its connections come back to report outcomes. Whatever a client names (an agent, a tool, a
+delegation, a call), it names within its session: the things of another session have no name here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from agentguard.call.client import Isolation
+from agentguard.call.tool import ToolSpec
+from agentguard.delegation.handle import Delegation
+from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.errors import ConfigError, DelegationError, ServerError
+from agentguard.guard.instance import Instance
+from agentguard.server.pins import ToolPins
+from agentguard.server.served_call import ServedCall
+from agentguard.signing import canonical
+
+T = TypeVar("T")
+
+MAX_TOOLS: Final = 10_000
+MAX_AGENTS: Final = 1_000
+MAX_DELEGATIONS: Final = 4_096
+MAX_OVER: Final = 4_096
+"""The most calls that are over and whose reply is kept for a request that comes again."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client process in the server. ``handle`` is 64 hex digits, which the client alone knows.
+
+    ``lock`` is held while the members are changed. ``connections`` is the number of open
+    connections, ``lost_at`` the time since which there is none (seconds of the monotonic clock).
+    """
+
+    client: ClientConfig
+    isolation: Isolation
+    limits: ServerConfig
+    pins: ToolPins
+    handle: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    connections: int = 0
+    lost_at: float = 0.0
+    _agents: dict[str, Instance] = field(default_factory=dict)
+    _tools: dict[str, tuple[ToolSpec, bool]] = field(default_factory=dict)
+    _delegations: dict[str, Delegation] = field(default_factory=dict)
+    _calls: dict[str, ServedCall] = field(default_factory=dict)
+    _over: dict[str, ServedCall] = field(default_factory=dict)
+    _invocations: dict[str, ServedCall] = field(default_factory=dict)
+
+    # --- agents and tools -----------------------------------------------------------------------
+
+    def add_agent(self, instance: Instance) -> str:
+        """Keep an instance; return its name in this session. Raises ``ServerError``."""
+        return self._name(self._agents, instance, MAX_AGENTS, "agents")
+
+    def agent(self, name: Any) -> Instance:
+        """Return an instance of this session; raises ``ServerError`` (``server.unknown``)."""
+        return _named(self._agents, name, "agent")
+
+    def add_tool(self, spec: ToolSpec, *, asks_facts: bool) -> str:
+        """Keep a tool's specification; return its name here. Raises ``ServerError``."""
+        return self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools")
+
+    def tool(self, name: Any) -> tuple[ToolSpec, bool]:
+        """Return a tool, and whether the client looks its facts up; raises ``ServerError``."""
+        return _named(self._tools, name, "tool")
+
+    def _name(self, things: dict[str, T], thing: T, most: int, what: str) -> str:
+        """Keep a thing under a random name, which no other session has for anything."""
+        name = secrets.token_hex(8)
+        with self.lock:
+            if len(things) >= most:
+                message = f"this client has {most} {what} already, which is the limit"
+                raise ServerError(message, code="server.busy")
+            things[name] = thing
+        return name
+
+    # --- delegations ----------------------------------------------------------------------------
+
+    def lend(self, delegation: Delegation) -> tuple[dict[str, Any], list[bytes]]:
+        """Keep a delegation that the client may name from now on; return it for the client."""
+        digest = delegation.key[0]
+        described = {
+            "id": digest,
+            "scope": delegation.scope,
+            "issued_at": delegation.chain.leaf.issued_at,
+        }
+        with self.lock:
+            if digest in self._delegations:
+                return described, []
+            if len(self._delegations) >= MAX_DELEGATIONS:
+                del self._delegations[next(iter(self._delegations))]
+            self._delegations[digest] = delegation
+        return described, [canonical.dumps(delegation.chain.as_json())]
+
+    def lent(self, digest: Any) -> Delegation:
+        """Return a delegation that ``lend`` has kept; raises ``ServerError``."""
+        return _named(self._delegations, digest, "delegation")
+
+    def delegation(self, value: Any) -> Delegation | DelegationError | None:
+        """Return the delegation of a call, as the client names it; None for none.
+
+        A delegation that this session does not have refuses the call.
+        """
+        match value:
+            case None:
+                return None
+            case {"code": str(code), "message": str(message)}:
+                return DelegationError(message, code=code)
+            case {"id": str(digest), "scope": [*scope]} if digest in self._delegations:
+                return self._delegations[digest].narrowed(scope=[str(name) for name in scope])
+        message = "this client has no such delegation: begin or resume the delegation anew"
+        return DelegationError(message, code="delegation.holder")
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def add_call(self, request_id: str, call: ServedCall) -> ServedCall | None:
+        """Keep a new call; return None. Return the call that has this id already, if any.
+
+        Raises ``ServerError`` (``server.busy``).
+        """
+        with self.lock:
+            known = self._calls.get(request_id) or self._over.get(request_id)
+            if known is None:
+                if len(self._calls) >= self.limits.max_calls:
+                    message = f"{len(self._calls)} calls of this client are under way: wait"
+                    raise ServerError(message, code="server.busy")
+                self._calls[request_id] = call
+            return known
+
+    def call(self, request_id: Any) -> ServedCall:
+        """Return a call of this session; raises ``ServerError`` (``server.unknown``)."""
+        call = self._calls.get(str(request_id)) or self._over.get(str(request_id))
+        if call is None:
+            message = "the server has no such call: the call stays in doubt"
+            raise ServerError(message, code="server.unknown")
+        return call
+
+    def settle(self, request_id: str, call: ServedCall) -> None:
+        """Note where the steps of a call stand; the last replies are kept."""
+        if call.is_under_way:
+            if call.invocation_id is not None:
+                self._invocations[call.invocation_id] = call
+            return
+        with self.lock:
+            if self._calls.pop(request_id, None) is not None:
+                if len(self._over) >= MAX_OVER:
+                    del self._over[next(iter(self._over))]
+                    self._invocations.pop(next(iter(self._invocations), ""), None)
+                self._over[request_id] = call
+
+    def made(self, invocation_id: str) -> ServedCall | None:
+        """Return the call of this session with this invocation's id, None for no known call."""
+        return self._invocations.get(invocation_id)
+
+    def running(self) -> int:
+        """Return how many calls of this session are under way."""
+        return len(self._calls)
+
+    def abandon(self) -> int:
+        """End the steps of all calls under way; return how many stay in doubt."""
+        with self.lock:
+            calls, self._calls = self._calls, {}
+        in_doubt = 0
+        for call in calls.values():
+            with call.lock:
+                in_doubt += call.runs
+                call.abandon()
+        return in_doubt
+
+
+def _named(things: dict[str, T], name: Any, what: str) -> T:
+    if isinstance(name, str) and name in things:
+        return things[name]
+    message = f"the server has no such {what} of this client"
+    raise ServerError(message, code="server.unknown")
+
+
+def require_agent(client: ClientConfig, name: str) -> None:
+    """Raise ``ConfigError`` (``agent.refused``) unless the client may be this agent."""
+    if not client.may_be(name):
+        message = (
+            f"the client {client.name} may not be the agent {name}: see [clients] at the server"
+        )
+        raise ConfigError(message, code="agent.refused")
+
+
+def require_principal(client: ClientConfig, principal: str) -> None:
+    """Raise ``DelegationError`` (``principal.refused``) unless the client vouches for it."""
+    if not client.may_vouch_for(principal):
+        message = (
+            f"the client {client.name} may not vouch for {principal}: see vouches_for in "
+            "[clients] at the server"
+        )
+        raise DelegationError(message, code="principal.refused")

@@ -1,0 +1,96 @@
+"""``Stream``: reads and writes frames on a connected socket, one at a time.
+
+On the server's side of a unix socket, ``Stream`` also checks who has sent each part of a frame: the
+kernel adds the sender's credentials to each message (``SO_PASSCRED``). A descriptor that one
+process passes on to a process of another user is therefore of no use to that process.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from typing import Final
+
+from agentguard.errors import DecodeError
+from agentguard.wire import frame
+from agentguard.wire.frame import Frame
+
+_CREDENTIALS: Final = struct.Struct("3i")
+_ANCILLARY: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+_CHUNK: Final = 1 << 16
+
+
+class EndedError(ConnectionError):
+    """The other end has closed the connection between two frames."""
+
+
+class Stream:
+    """A connected socket. ``only_uid`` is the user whose messages count; None checks nothing.
+
+    The methods raise ``OSError`` where the connection fails, ``EndedError`` where it has ended, and
+    ``DecodeError`` (``frame.malformed``, ``frame.too_large``, ``frame.sender``) for bytes that are
+    no frame, or come from another user.
+    """
+
+    def __init__(self, connected: socket.socket, *, only_uid: int | None = None) -> None:
+        self._socket = connected
+        self._only_uid = only_uid
+        self._buffer = bytearray()
+        if only_uid is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def read(self) -> Frame:
+        """Return the next frame; waits for it."""
+        size, header = frame.rest_of(self._take(frame.PREFIX, may_end=True))
+        return frame.decode(self._take(size), header)
+
+    def write(self, message: Frame) -> None:
+        """Send a frame; raises ``EncodeError`` as ``frame.encode`` does."""
+        self._socket.sendall(frame.encode(message))
+
+    def close(self) -> None:
+        """Close the connection: a read that waits in another thread ends."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of a connection that another process goes on with."""
+        self._socket.close()
+
+    def _take(self, size: int, *, may_end: bool = False) -> bytes:
+        """Return the next ``size`` bytes; ``may_end`` where the connection may end before them."""
+        buffer = self._buffer
+        while len(buffer) < size:
+            data = self._receive(max(_CHUNK, size - len(buffer)))
+            if not data:
+                if may_end and not buffer:
+                    raise EndedError("the connection has ended")
+                raise DecodeError("a frame ends too early", code="frame.malformed")
+            buffer += data
+        taken = bytes(buffer[:size])
+        del buffer[:size]
+        return taken
+
+    def _receive(self, size: int) -> bytes:
+        if self._only_uid is None:
+            return self._socket.recv(size)
+        data, ancillary, flags, _address = self._socket.recvmsg(size, _ANCILLARY)
+        if data:
+            self._require_sender(ancillary, flags)
+        return data
+
+    def _require_sender(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        """Raise unless the kernel says that the expected user has sent the message.
+
+        A message that also brings descriptors is refused: they would stay open in this process.
+        """
+        senders = [
+            _CREDENTIALS.unpack(data)[1]
+            for level, kind, data in ancillary
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+            and len(data) == _CREDENTIALS.size
+        ]
+        if senders != [self._only_uid] or len(ancillary) != 1 or flags & socket.MSG_CTRUNC:
+            raise DecodeError("a message comes from another user", code="frame.sender")

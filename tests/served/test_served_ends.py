@@ -1,0 +1,123 @@
+"""A server that ends, starts anew, or can't be had; two servers; a guard beside a server."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from agentguard import Denied, Guard, ServerError, StorageError
+from agentguard.guard.embedded import open_embedded
+
+
+def test_without_a_server_nothing_runs(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    ran: list[str] = []
+    tool = guard.tool(name="note")(ran.append)
+    agent.call(tool, "before")
+    place.stop(signal.SIGKILL)
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, "without")
+    assert caught.value.code == "server.unreachable"
+    assert ran == ["before"]
+    with pytest.raises(ServerError):
+        Guard.connect(place.url)
+    place.start()
+    agent.call(tool, "after")  # by itself, as a new instance
+    assert ran == ["before", "after"]
+
+
+def test_a_client_goes_on_with_a_server_that_was_started_anew(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    before = agent.id
+    tool = guard.tool(name="note", requires=["read"])(lambda: "ok")
+    lent = guard.delegate("user:alice", scope=["read"])
+    with lent:
+        assert agent.call(tool) == "ok"
+    place.stop()
+    place.start()
+    with lent:
+        assert agent.call(tool) == "ok"
+    assert agent.id != before
+    guard.close()
+    assert place.verify().ok
+
+
+def test_a_call_that_runs_while_the_server_is_killed_is_in_doubt(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+
+    @guard.tool(name="slow")
+    def slow():
+        place.stop(signal.SIGKILL)
+        place.start()
+        return "done"
+
+    assert agent.call(slow) == "done"
+    guard.close()
+    place.wait_for(lambda: len(place.verify().in_doubt) == 1, "the call in doubt")
+    assert place.verify().ok
+
+
+def test_a_server_that_ends_waits_for_the_outcomes(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    @guard.tool(name="slow")
+    def slow():
+        begun.set()
+        goes_on.wait(30)
+        return "done"
+
+    caller = threading.Thread(target=agent.call, args=(slow,))
+    caller.start()
+    begun.wait(30)
+    stopping = threading.Thread(target=place.stop)
+    stopping.start()
+    place.wait_for(lambda: "ending" in place.said() or not stopping.is_alive())
+    goes_on.set()
+    caller.join()
+    stopping.join()
+    assert [one.status for one in place.outcomes()] == ["ok"]
+    assert place.verify().in_doubt == ()
+
+
+def test_a_second_server_on_one_state_says_so(place):
+    result = place.programs.run("-m", "agentguard.cli", "serve", cwd=place.folder)
+    assert result.returncode == 2
+    assert "storage.used" in result.stderr
+    assert place.connect().new_agent("clerk").name == "clerk"  # the first one goes on
+
+
+def test_a_guard_beside_a_server_is_refused(place):
+    with pytest.raises(StorageError) as caught:
+        open_embedded(place.settings, None)
+    assert caught.value.code == "storage.served"
+    assert "[server]" in str(caught.value)
+    place.stop()
+    open_embedded(place.settings, None).close()  # the twin
+
+
+def test_a_server_beside_a_guard_is_refused(founded):
+    parts = open_embedded(founded.settings, None)
+    result = founded.programs.run("-m", "agentguard.cli", "serve", cwd=founded.folder)
+    assert result.returncode == 2
+    assert "storage.used" in result.stderr
+    parts.close()
+    founded.start()  # the twin
+
+
+def test_the_status_of_a_server(place):
+    guard = place.connect()
+    guard.new_agent("clerk")
+    result = place.programs.run("-m", "agentguard.cli", "server", "status", cwd=place.folder)
+    assert result.returncode == 0
+    assert "clients" in result.stdout
+    place.stop()
+    result = place.programs.run("-m", "agentguard.cli", "server", "status", cwd=place.folder)
+    assert result.returncode == 2
+    assert "server.unreachable" in result.stderr

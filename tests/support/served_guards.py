@@ -1,0 +1,105 @@
+"""Guards of the tests behind a guard server: each guard's steps run in threads of a server.
+
+As a plugin of pytest (``scripts/test -p served_guards PATHS``), the module makes every guard that a
+test makes with ``Guard.ephemeral`` or ``Guard.open`` a client of a server in the same process.
+So the suites of the adapters run both ways. What a client can't reach (the log) the tests read from
+the embedded parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard.approvals.application import RolesFunction
+from agentguard.approvals.inbox import ApprovalInbox
+from agentguard.audit.log import LogReader
+from agentguard.client.link import Link
+from agentguard.client.parts import ClientParts
+from agentguard.domain.config import Config
+from agentguard.domain.config.server import ServerConfig
+from agentguard.domain.report import Report
+from agentguard.flow.ports import OnRequest
+from agentguard.guard import embedded, guard
+from agentguard.guard.process import Runtime
+from agentguard.server.serve import GuardServer
+
+
+class ServedParts(ClientParts):
+    """The parts of a client whose server runs in this process, with the server's parts at hand."""
+
+    def __init__(
+        self, settings: Config, inner: embedded.Embedded, on_request: OnRequest | None
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ag", dir="/tmp"))  # a socket's path is short
+        socket = self._folder / "s"
+        self._settings = replace(settings, server=ServerConfig(socket, pin_tools=False, drain=0.2))
+        self._inner = inner
+        self._server = GuardServer(self._settings, inner)
+        super().__init__(Link(socket, timeout=30), settings.telemetry, on_request)
+        self.policy_place = inner.policy_place
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._inner.runtime
+
+    def inbox(self) -> ApprovalInbox:
+        return super().inbox()
+
+    def reader(self) -> LogReader:
+        self._link.flush()
+        return self._inner.reader()
+
+    def verify(self) -> Report:
+        self._link.flush()
+        return self._inner.verify()
+
+    def close(self) -> None:
+        super().close()
+        self._server.close()
+        self._inner.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _served(
+    settings: Config,
+    engine: Any,
+    domain: Any,
+    on_request: OnRequest | None = None,
+    approver_roles: RolesFunction | None = None,
+    **more: Any,
+) -> Any:
+    inner = embedded.Embedded(settings, engine, domain, None, approver_roles, **more)
+    try:
+        asked = on_request
+        return ServedParts(settings, inner, asked)
+    except BaseException:
+        inner.close()
+        raise
+
+
+@pytest.fixture(autouse=True, scope="session")
+def guards_behind_servers() -> Iterator[None]:
+    """Make each new guard of this process a client of a server of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(guard, "Embedded", _served)
+        opened = partial(_opened)
+        patched.setattr(guard, "open_embedded", opened)
+        yield
+
+
+def _opened(
+    settings: Config,
+    passphrase: Any,
+    on_request: OnRequest | None = None,
+    approver_roles: RolesFunction | None = None,
+) -> Any:
+    inner = embedded.open_embedded(settings, passphrase, None, approver_roles)
+    return ServedParts(settings, inner, on_request)
