@@ -1,18 +1,16 @@
 """Guards of the tests behind a guard server: each guard's steps run in threads of a server.
 
-As a plugin of pytest (``scripts/test -p served_guards PATHS``), the module makes every guard that a
-test makes with ``Guard.ephemeral`` or ``Guard.open`` a client of a server in the same process.
-So the suites of the adapters run both ways. What a client can't reach (the log) the tests read from
-the embedded parts.
+A plugin of pytest. The tests in ``BOTH_WAYS`` run with embedded guards and, once more, with each
+guard that a test makes (``Guard.ephemeral``, ``Guard.open``) as a client of a server in the same
+process. ``pytest --served PATHS`` runs any tests with such guards alone. What a client can't reach
+(the log) the tests read from the embedded parts.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +83,47 @@ def _served(
         raise
 
 
-@pytest.fixture(autouse=True, scope="session")
-def guards_behind_servers() -> Iterator[None]:
-    """Make each new guard of this process a client of a server of its own."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(guard, "Embedded", _served)
-        opened = partial(_opened)
-        patched.setattr(guard, "open_embedded", opened)
-        yield
+BOTH_WAYS = {
+    "test_crewai_approvals_answers",
+    "test_crewai_delegation_hops",
+    "test_crewai_delegation_users",
+    "test_crewai_kit",
+    "test_crewai_runs_results",
+    "test_langchain_approvals",
+    "test_langchain_approvals_refused",
+    "test_langchain_approvals_roles",
+    "test_langchain_delegation_contexts",
+    "test_langchain_journal",
+    "test_langchain_kit",
+    "test_langchain_traces",
+    "test_testing",
+}
+"""The modules whose tests run with embedded guards and with guards behind servers."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--served", action="store_true", help="run with guards behind servers")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if metafunc.config.getoption("served"):
+        ways = ["served"]
+    elif module in BOTH_WAYS:
+        ways = ["embedded", "served"]
+    else:
+        return
+    metafunc.fixturenames.insert(0, "guards_are")
+    metafunc.parametrize("guards_are", ways, indirect=True)
+
+
+@pytest.fixture
+def guards_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make each new guard of the test a client of a server of its own, where that is asked."""
+    if request.param == "served":
+        monkeypatch.setattr(guard, "Embedded", _served)
+        monkeypatch.setattr(guard, "open_embedded", _opened)
+    return request.param
 
 
 def _opened(

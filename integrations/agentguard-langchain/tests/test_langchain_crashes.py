@@ -12,14 +12,17 @@ import json
 import os
 import random
 import signal
+import tempfile
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded, Process
 
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
@@ -133,13 +136,42 @@ authority = "own"
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "program.py").write_text(PROGRAM, "utf-8")
-    (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES), "utf-8")
-    settings = config.load(tmp_path / "agentguard.toml")
-    domain.found(settings, b"of this test", now=datetime.now(UTC))
-    return tmp_path
+SERVER = """
+[server]
+url = "unix:s"
+reconnect = 1
+"""
+
+SERVED = pytest.param(True, marks=pytest.mark.slow("a server, and graphs that are killed"))
+
+
+@pytest.fixture(params=[False, SERVED], ids=["embedded", "served"])
+def folder(request: pytest.FixtureRequest, preloaded: Preloaded) -> Iterator[Path]:
+    """A trust domain in a folder: each process has a guard of its own, or they share a server."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a socket has a short path
+        folder, tables = Path(name), TABLES + (SERVER if request.param else "")
+        (folder / "program.py").write_text(PROGRAM, "utf-8")
+        (folder / "agentguard.toml").write_text(textwrap.dedent(tables), "utf-8")
+        settings = config.load(folder / "agentguard.toml")
+        domain.found(settings, b"of this test", now=datetime.now(UTC))
+        server = serving(preloaded, folder) if request.param else None
+        yield folder
+        if server is not None:
+            server.kill()
+            server.wait()
+
+
+def serving(preloaded: Preloaded, folder: Path) -> Process:
+    """Start a guard server in a folder, and wait until the server listens."""
+    with Path(os.devnull).open("rb") as nothing, (folder / "server").open("wb") as said:
+        words = ("-m", "agentguard.cli", "serve")
+        env = {**os.environ, "AGENTGUARD_PASSPHRASE": "of this test", "PYTHONPATH": str(folder)}
+        server = preloaded.start(*words, cwd=folder, env=env, streams=(nothing, said, said))
+    for _ in range(3000):
+        if (folder / "s").exists():
+            return server
+        time.sleep(0.01)
+    pytest.fail((folder / "server").read_text("utf-8"))
 
 
 MOST_LINES = 12
