@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpcore
@@ -104,6 +107,83 @@ def test_custom_policy(output_of, tmp_path):
         ),
         ("intern-bot, 1 cents of A-1", "no rule of the policy allows this call [policy.denied]"),
     ]
+
+
+WORKS = [
+    "  read_file README.md: the text of README.md",
+    "  merge fix into next: fix is in next",
+    "  merge fix into main: denied, a person merges into main",
+    "  act for alice: user:alice",
+    "  act for mallory: refused, principal.refused",
+    "  be the agent releaser: refused, agent.refused",
+]
+
+
+def read_by_the_servers_user(isolation: str) -> list[str]:
+    return [
+        "The server's user reads the log:",
+        f"  read_file: allow, isolation {isolation}",
+        f"  merge: allow, isolation {isolation}",
+        f"  merge: deny, isolation {isolation}",
+        "  the log verifies: True",
+    ]
+
+
+@pytest.mark.slow("it starts several interpreters one after another")
+def test_server_with_one_user(tmp_path):
+    ran = run_server_example(tmp_path, [sys.executable], "--one-user")
+    assert ran == [
+        f"Both run as user {os.getuid()}, for you asked for one user.",
+        *WORKS,
+        "  list the keys and the log: done, some files",
+        "  change the policy: done",
+        # root reads every memory
+        f"  read the server's memory: {'Permission denied' if os.getuid() else 'done'}",
+        *read_by_the_servers_user("same-user"),
+    ]
+
+
+@pytest.mark.slow("it starts several interpreters one after another")
+def test_server_with_two_users(tmp_path):
+    page = (EXAMPLES / "server" / "README.md").read_text("utf-8")
+    shown = page.partition("```text\n")[2].partition("```")[0].splitlines()
+    assert run_server_example(tmp_path, interpreter_for_all()) == shown
+    assert "  list the keys and the log: Permission denied" in shown
+
+
+def run_server_example(folder: Path, python: list[str], *options: str) -> list[str]:
+    usual = {**os.environ, "HOME": str(folder)}
+    ran = subprocess.run(
+        [*python, "-W", "error", EXAMPLES / "server" / "main.py", *options],
+        cwd=folder,
+        env=usual,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert list(folder.iterdir()) == []
+    return ran.stdout.splitlines()
+
+
+def interpreter_for_all() -> list[str]:
+    """Return the words that start a Python which every user of this machine can run.
+
+    This interpreter may be in the folder of one user. The system's own is taken then, if that one
+    has the same version, with the modules of this interpreter.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can start programs under other users")
+    modules = os.pathsep.join(path for path in sys.path if path.endswith(("site-packages", "/src")))
+    usual = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    for words in ([sys.executable], ["/usr/bin/env", f"PYTHONPATH={modules}", usual]):
+        with suppress(OSError):
+            tried = [*words, "-c", "import agentguard"]
+            if not subprocess.run(
+                tried, user=64_001, group=64_001, cwd="/", capture_output=True, check=False
+            ).returncode:
+                return words
+    pytest.skip("no Python here can be run by every user")
 
 
 EMBEDDED = [
