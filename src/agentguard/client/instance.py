@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
@@ -103,14 +102,15 @@ class ClientInstance:
         delegation: Delegation | DelegationError | None,
     ) -> ClientCall:
         current, around = current_delegation(delegation), context.running_call()
-        actor, run = self.actor, self.describe_run(delegation)
-        task_id = invocation.task_id if run.task_id is None else run.task_id
+        principal = f"agent:{self._config.profile.name}"
+        if isinstance(current, Delegation):
+            principal = current.chain.principal
         request_id = os.urandom(16).hex()
         outer = None if around is None else around.releases
         return ClientCall(
-            actor,
-            Authority(run.principal, None, frozenset(), run.actors),
-            replace(invocation, task_id=task_id),
+            self.actor,
+            Authority(principal, None, frozenset()),
+            invocation,
             listener,
             options,
             NestedCalls(None if around is None else around.nested_calls),

@@ -92,7 +92,8 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
     if outer is not None:
         invocation = replace(invocation, inside=inside)
     redactions = instance.ports.redactions_of(invocation.tool.name)
-    recorder, around = Recorder(redactions), NestedCalls()
+    is_traced = header.get("is_traced") is True
+    recorder, around = Recorder(redactions, is_traced=is_traced), NestedCalls()
     delegation = session.delegation(header.get("delegation"))
     options = CallOptions(
         codec=_CODEC if header.get("has_codec") is True else None,
@@ -109,7 +110,6 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
         NestedCalls(around),
         None if outer is None else outer.releases,
     )
-    is_traced = header.get("is_traced") is True
     return ServedCall(
         steps(call), recorder, around, session.lend, asks_facts=asks_facts, is_traced=is_traced
     )

@@ -25,12 +25,14 @@ from agentguard.wire import values
 class Recorder:
     """Records the reports of one call as JSON.
 
-    ``redactions`` are the configuration's for the tool. ``take`` returns the reports since the last
+    ``redactions`` are the configuration's for the tool. A client that is not traced
+    (``is_traced``) needs no report of an allowed call. ``take`` returns the reports since the last
     ``take``.
     """
 
-    def __init__(self, redactions: Sequence[Redaction]) -> None:
+    def __init__(self, redactions: Sequence[Redaction], *, is_traced: bool) -> None:
         self._redactions = redactions
+        self._is_traced = is_traced
         self._reports: list[list[Any]] = []
 
     def take(self) -> list[list[Any]]:
@@ -46,7 +48,8 @@ class Recorder:
 
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
         """Record that the policy has answered."""
-        self._report("decided", values.decision(decision), policy_sha256)
+        if self._is_traced:
+            self._report("decided", values.decision(decision), policy_sha256)
 
     def asks(self) -> None:
         """Return no span: this client has none."""
@@ -68,6 +71,8 @@ class Recorder:
         self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
     ) -> None:
         """Record the place of the authorization."""
+        if decision.allowed and not self._is_traced:
+            return
         self._report(
             "recorded",
             values.decision(decision),
