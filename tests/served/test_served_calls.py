@@ -15,6 +15,7 @@ from agentguard import (
     Denied,
     Guard,
     SecretError,
+    ServerError,
     current_delegation,
     idempotency_key,
     secret,
@@ -48,6 +49,19 @@ def test_an_allowed_call_runs_and_is_on_record(place):
     assert call.client is not None
     assert call.client.isolation == "same-user"
     assert place.verify().ok
+
+
+def test_a_flush_makes_the_outcomes_durable(place):
+    guard = place.connect()
+    agent, tool = guard.new_agent("clerk"), note(guard, [])
+    for text in "abc":
+        agent.call(tool, text)
+        guard.flush()
+        assert len(place.outcomes()) == len(place.calls())
+    place.stop()
+    with pytest.raises(ServerError) as caught:
+        guard.flush()
+    assert caught.value.code == "server.unreachable"
 
 
 def test_a_denied_call_does_not_run_and_is_on_record(place):

@@ -76,7 +76,8 @@ DOCS = Path(__file__).parents[3] / "docs"
 NO_NETWORK = """
 import sys
 def refuse(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+    of_this_machine = event == "socket.connect" and isinstance(args[1], str)
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and not of_this_machine:
         raise RuntimeError(f"the network was asked for: {event} {args}")
 sys.addaudithook(refuse)
 """
@@ -85,13 +86,20 @@ sys.addaudithook(refuse)
 WATCHED = f"{NO_NETWORK}from agentguard.cli.commands import main; main()"
 
 
-@pytest.fixture(scope="session")
-def played(tmp_path_factory):
+BOTH_WAYS = [
+    pytest.param([], id="embedded"),
+    pytest.param(["--server"], id="served", marks=pytest.mark.slow("one more run of the demo")),
+]
+"""The guard in the process of the agents, and in a server."""
+
+
+@pytest.fixture(scope="session", params=BOTH_WAYS)
+def played(tmp_path_factory, request):
     """A run for people: its directory and what it printed."""
     home = tmp_path_factory.mktemp("people")
     # as ``python -m agentguard.cli``, so that what it prints can be run where no script is on PATH
     result = subprocess.run(
-        [sys.executable, "-m", "agentguard.cli", "demo", "--dir", "a place"],
+        [sys.executable, "-m", "agentguard.cli", "demo", "--dir", "a place", *request.param],
         cwd=home,
         env=at_home(home),
         capture_output=True,
@@ -102,8 +110,8 @@ def played(tmp_path_factory):
     return home, result.stdout
 
 
-@pytest.fixture(scope="session")
-def as_json(tmp_path_factory, preloaded):
+@pytest.fixture(scope="session", params=BOTH_WAYS)
+def as_json(tmp_path_factory, preloaded, request):
     """A run for scripts, in an empty directory that exists, with a git set up to be in the way."""
     home = tmp_path_factory.mktemp("scripts")
     hooks = home / "template" / "hooks"
@@ -123,7 +131,7 @@ def as_json(tmp_path_factory, preloaded):
         LANGSMITH_TRACING="true",
         AGENTGUARD_PASSPHRASE="that of another trust domain",
     )
-    arguments = ("demo", "--json", "--dir", "here")
+    arguments = ("demo", "--json", "--dir", "here", *request.param)
     result = preloaded.run("-c", WATCHED, *arguments, cwd=home, env=environment)
     assert result.returncode == 0, result.stderr
     return home, result.stdout
@@ -208,6 +216,16 @@ def test_the_steps_are_those_of_the_log(as_json):
     assert waits["reason"] == request["requirements"][0]["reason"]
     ran = [row["outcome"] for row in logged if row["decision"] == "allow"]
     assert ran == ["ok"] * ALLOWED
+
+
+def test_the_log_says_where_the_guard_was(as_json, request):
+    home, printed = as_json
+    calls = StateEntries(Path(json.loads(printed)["state"])).of("authorization")
+    is_served = (home / "here" / "agentguard.toml").read_text("utf-8").count("[server]")
+    expected = {"name": "", "isolation": "same-user"} if is_served else None
+    assert [call.get("client") for call in calls] == [expected] * len(calls)
+    assert "served" in request.node.name if is_served else "embedded" in request.node.name
+    assert not (home / "here" / "guard.sock").exists()  # the server has ended
 
 
 def test_the_effects_are_real(as_json):

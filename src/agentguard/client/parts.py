@@ -108,6 +108,11 @@ class ClientParts:
         """Raise ``ConfigError`` (``server.remote``): the log is out of this process's reach."""
         raise _remote("verified")
 
+    def flush(self) -> None:
+        """Have the server make the outcomes so far durable; raises ``ServerError``."""
+        self._link.flush()
+        self._link.request({"op": "flush"})
+
     def forked(self) -> None:
         """Begin a session of its own, in a forked process."""
         self._link.forked()

@@ -160,6 +160,10 @@ class Embedded:
         with closing(self.reader()) as reader:
             return examine(reader, self.trust, anchor=anchor)
 
+    def flush(self) -> None:
+        """Make the outcomes so far durable; raises ``StorageError``."""
+        self.runtime.flush()
+
     def forked(self) -> None:
         """Drop the parent's shard, in a forked process."""
         self.runtime.forked()

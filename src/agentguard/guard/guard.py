@@ -304,6 +304,14 @@ class Guard:
         """
         return self._parts.verify()
 
+    def flush(self) -> None:
+        """Wait until the outcomes of all calls that have ended are durable in the log.
+
+        Without it an outcome is written within 50 ms, and before the guard closes. Raises
+        ``StorageError`` or ``ServerError``.
+        """
+        self._parts.flush()
+
     @property
     def closed(self) -> bool:
         """Whether the guard is closed."""

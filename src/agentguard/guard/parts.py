@@ -166,6 +166,9 @@ class Parts(Protocol):
     def verify(self) -> Report:
         """Verify the whole log (``Guard.verify``)."""
 
+    def flush(self) -> None:
+        """Make the outcomes so far durable; raises ``StorageError`` or ``ServerError``."""
+
     def forked(self) -> None:
         """Drop what belongs to the parent, in a forked process."""
 

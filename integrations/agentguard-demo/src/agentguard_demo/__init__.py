@@ -2,9 +2,10 @@
 
 This file has the command, and one run: the run creates a trust domain, lets the agents work, and
 verifies the log. The other modules are the parts of a run. ``setting.py`` makes the folder,
-``team.py`` delegates alice's authority, ``forge.py`` and ``tools.py`` are what the agents act on,
-``script.py`` is the model, and ``people.py`` has bob, who approves. ``steps.py`` reads the log,
-``proof.py`` proves calls, ``trace.py`` sends the trace, and ``timeline.py`` prints.
+``server.py`` starts a guard server, ``team.py`` delegates alice's authority, ``forge.py`` and
+``tools.py`` are what the agents act on, ``script.py`` is the model, and ``people.py`` has bob, who
+approves. ``steps.py`` reads the log, ``proof.py`` proves calls, ``trace.py`` sends the trace, and
+``timeline.py`` prints.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -34,7 +35,8 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report, adapters
-from agentguard_demo import people, proof, tampering, team, trace
+from agentguard.storage.reader import StateReader
+from agentguard_demo import people, proof, server, tampering, team, trace
 from agentguard_demo.forge import CURRENT_FORGE
 from agentguard_demo.people import Bob
 from agentguard_demo.script import SYSTEM, TASK, ScriptedModel
@@ -96,6 +98,12 @@ OtlpOption = Annotated[
         "print where to look for it.",
     ),
 ]
+ServerOption = Annotated[
+    bool,
+    typer.Option(
+        "--server", help="Have the guard in a server, a process of its own (agentguard serve)."
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON object instead of the timeline.")
 ]
@@ -106,6 +114,7 @@ def command(
     model: ModelOption = None,
     interactive: InteractiveOption = False,  # noqa: FBT002  a flag of the command line
     otlp: OtlpOption = None,
+    in_server: ServerOption = False,  # noqa: FBT002  a flag of the command line
     as_json: JsonOption = False,  # noqa: FBT002  a flag of the command line
 ) -> None:
     """Show agents at work for alice on a real git repository, offline: allowed, denied, proved.
@@ -128,7 +137,8 @@ def command(
     folder = directory.absolute() if directory is not None else _temporary_folder()
     try:
         with _without_denial_lines():
-            result = run(folder, chat_model, Timeline(console, _program()), bob, otlp=otlp)
+            timeline = Timeline(console, _program())
+            result = run(folder, chat_model, timeline, bob, otlp=otlp, is_served=in_server)
     except ConfigError:
         if directory is None:
             shutil.rmtree(folder)  # it has nothing that a user would look for
@@ -169,23 +179,29 @@ def run(
     bob: Bob,
     *,
     otlp: str | None = None,
+    is_served: bool = False,
 ) -> Run:
     """Run the demo in ``directory``, and print each step as it happens.
 
     ``bob`` answers the policy's requests for an approval; ``otlp`` is the URL of the trace's
-    receiver. Raises ``ConfigError`` (a directory in use, no git, a model that fails), and the
-    errors of the guard.
+    receiver; ``is_served`` puts the guard into a server. Raises ``ConfigError`` (a directory in
+    use, no git, a model that fails), and the errors of the guard.
     """
-    setting = create_setting(directory)
+    setting = create_setting(directory, is_served=is_served)
     requests: dict[str, ApprovalRequest] = {}
 
     def add_request(request: ApprovalRequest) -> None:
         requests[request.request_id] = request
 
-    with Guard.open(setting.config, passphrase=setting.passphrase, on_request=add_request) as guard:
-        display = _StepDisplay(guard, timeline, requests)
+    with (
+        server.running(setting) if is_served else nullcontext() as process,
+        Guard.open(setting.config, passphrase=setting.passphrase, on_request=add_request) as guard,
+    ):
+        if process is not None:
+            timeline.show_server(process)
+        display = _StepDisplay(guard, setting, timeline, requests)
         traceparent = _run_task(guard, setting, model, display, bob)
-        steps = read_steps(guard.reader(), requests)
+        steps = display.steps()
         timeline.show_waiting(guard.approvals.pending())
     timeline.show_effects(setting.forge, steps)
     report = tampering.verify(setting, setting.state)
@@ -269,20 +285,31 @@ class _StepDisplay:
     """Shows each step of the log once; ``parameters`` has the argument schemas of each tool."""
 
     def __init__(
-        self, guard: Guard, timeline: Timeline, requests: Mapping[str, ApprovalRequest]
+        self,
+        guard: Guard,
+        setting: Setting,
+        timeline: Timeline,
+        requests: Mapping[str, ApprovalRequest],
     ) -> None:
         self.timeline = timeline
         self.parameters: dict[str, Any] = {}
         self._guard = guard
+        self._state = setting.state
         self._requests = requests
         self._shown_steps = 0
 
     def show_new_steps(self) -> None:
         """Show the steps that the log has got since the last call."""
-        steps = read_steps(self._guard.reader(), self._requests)
+        steps = self.steps()
         for step in steps[self._shown_steps :]:
             self.timeline.show_step(step, self.parameters.get(step.tool, {}))
         self._shown_steps = len(steps)
+
+    def steps(self) -> list[Step]:
+        """Read the log's files, as an auditor does: a guard in a server shows its log to nobody."""
+        self._guard.flush()
+        with closing(StateReader(self._state)) as reader:
+            return read_steps(reader, self._requests)
 
 
 def _messages(

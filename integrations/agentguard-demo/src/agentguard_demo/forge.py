@@ -215,8 +215,11 @@ class Forge:
                 self._git("worktree", "remove", "--force", str(tree))
 
 
-CURRENT_FORGE: Final[ContextVar[Forge]] = ContextVar("agentguard_demo_forge")
-"""The forge of this run: ``facts`` reads it."""
+CURRENT_FORGE: Final[ContextVar[Forge]] = ContextVar(
+    "agentguard_demo_forge",
+    default=Forge(Path(), seed.REPOSITORY),  # noqa: B039  a forge holds no more than its path
+)
+"""The forge of this run: ``facts`` reads it. A guard server runs in the folder of its forge."""
 
 
 def facts(arguments: Mapping[str, Any]) -> dict[str, object]:

@@ -109,6 +109,11 @@ requires = ["secret:read"]
 resource = "secret:{name}"
 """
 
+_SERVER: Final = """
+[server]                           # a process of its own has the keys, the policy and the log
+url = "unix:guard.sock"
+"""
+
 _PASSPHRASE: Final = "passphrase"  # noqa: S105  a file's name
 
 
@@ -160,8 +165,10 @@ class Setting:
         return self.directory / "tampered"
 
 
-def create_setting(directory: Path) -> Setting:
+def create_setting(directory: Path, *, is_served: bool = False) -> Setting:
     """Create all files and folders in ``directory``, which must be empty or absent.
+
+    ``is_served`` is for a guard in a server, whose socket is in the directory, too.
 
     Raises ``ConfigError`` (``directory.taken``, ``git.missing``) or ``StorageError``.
     """
@@ -180,7 +187,8 @@ def create_setting(directory: Path) -> Setting:
     bob = Ed25519Signer.from_seed(secrets.token_bytes(32))
     write_new(directory / "policies" / "authz.rego", policy)
     write_new(directory / _PASSPHRASE, passphrase)
-    write_new(directory / config.FILE, configuration(bob.public_key).encode())
+    text = configuration(bob.public_key)
+    write_new(directory / config.FILE, (text + _SERVER * is_served).encode())
     settings = config.load(directory / config.FILE)
     trust = domain.found(settings, passphrase, now=datetime.now(UTC))
     setting = Setting(directory, forge, trust, secrets.token_hex(32))

@@ -45,6 +45,11 @@ class Timeline:
         self._program = program
         self._shown_hops: set[str] = set()
 
+    def show_server(self, process: int) -> None:
+        """Show where the guard is: in a server."""
+        text = f"in a server, process {process}, at unix:guard.sock"
+        self._line(Text.assemble(("   guard  ", "dim"), text), hang=10)
+
     def show_opening(self, setting: Setting, delegation: Delegation, task: str, model: str) -> None:
         """Show the folder, the principal, the model and the task."""
         self._title("Agents at work for alice: each call signed, decided and logged before it runs")
