@@ -89,6 +89,7 @@ roles = ["manager"]
 url = "unix:s"
 reconnect = 2
 drain = 1
+patience = 0.5
 """
 
 
@@ -135,7 +136,7 @@ class Place:
         (self.folder / "output").unlink()
 
     def connect(self, **options: Any) -> Guard:
-        guard = Guard.connect(self.url, **options)
+        guard = Guard.open(self.folder / "agentguard.toml", **options)
         self.guards.append(guard)
         return guard
 

@@ -233,8 +233,8 @@ def test_an_access_token_of_a_delegation(place):
     assert caught.value.code == "delegation.missing"
 
 
-def test_the_configuration_names_the_server(place):
-    guard = Guard.open(place.folder / "agentguard.toml")
+def test_a_program_names_the_server(place):
+    guard = Guard.connect(place.url)
     place.guards.append(guard)
     assert guard.new_agent("clerk").call(guard.tool(name="note")(lambda: "ok")) == "ok"
 
@@ -298,3 +298,41 @@ def test_a_secret_outlives_no_call(place):
     with pytest.raises(SecretError) as caught:
         link.request({"op": "secret", "request_id": request_id, "name": "TOKEN"})
     assert caught.value.code == "secret.refused"
+
+
+def test_agents_that_nobody_holds_are_released(place):
+    guard = place.connect()
+    tool = guard.tool(name="note")(lambda: "ok")
+    for _ in range(1_100):  # more than the server's limit of one client
+        assert guard.new_agent("clerk").name == "clerk"
+    assert guard.new_agent("clerk").call(tool) == "ok"
+
+
+def test_agents_that_are_held_have_a_limit(place):
+    guard = place.connect()
+    with pytest.raises(ServerError) as caught:
+        assert [guard.new_agent("clerk") for _ in range(1_100)] == []
+    assert caught.value.code == "server.busy"
+
+
+def test_equal_tools_are_kept_once(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+
+    def noting():
+        return guard.tool(name="note")(lambda: "ok")
+
+    names = {guard._parts.tools.name(noting().spec) for _ in range(3)}
+    assert len(names) == 1
+    assert agent.call(noting()) == "ok"
+
+
+def test_a_delegation_that_the_server_has_forgotten_is_taken_up_again(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    tool = guard.tool(name="note", requires=["read"])(lambda: "ok")
+    lent = guard.delegate("user:alice", scope=["read"])
+    for _ in range(4_100):  # more than the server keeps of one client
+        guard.delegate("user:alice", scope=["read"])
+    with lent:
+        assert agent.call(tool) == "ok"

@@ -64,12 +64,33 @@ _UNDECIDED: Final = frozenset(
 """The reason codes after which the same call may yet run, with an answer or a new delegation."""
 
 _BROKEN: Final = frozenset(
-    {"anchor", "clock", "credential", "engine", "entropy", "facts", "key", "signature", "storage"}
+    {
+        "anchor",
+        "clock",
+        "credential",
+        "engine",
+        "entropy",
+        "facts",
+        "frame",
+        "key",
+        "server",
+        "signature",
+        "storage",
+    }
 )
 """The nouns of the reason codes that report a failure."""
 
 
-_PASSING: Final = frozenset({"engine.disconnected", "engine.timeout", "engine.unreachable"})
+_PASSING: Final = frozenset(
+    {
+        "engine.disconnected",
+        "engine.timeout",
+        "engine.unreachable",
+        "server.busy",
+        "server.draining",
+        "server.unreachable",
+    }
+)
 """The reason codes of failures that may pass by themselves: the next call asks anew."""
 
 _NOT_FOR_MODELS: Final = "the application is not able to make this call"
@@ -136,7 +157,7 @@ class Decision:
     def may_pass_later(self) -> bool:
         """Whether the same call may run later although nobody answers, lends or repairs anything.
 
-        So it is while a policy server is down or slow: the next call asks the server anew.
+        So it is while a policy server or a guard server is down or slow: the next call asks anew.
         """
         return self.code in _PASSING
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
@@ -98,19 +98,14 @@ class ClientCall:
         if answer.header.get("step") == "replayed":
             self.nested_calls.ends()
             return self._replayed(answer)
-        if answer.header.get("step") != "run":
-            raise Denied(_failed(DecodeError(_UNREAD, code="frame.malformed")))
         is_journalled = answer.header.get("is_journalled") is not False
         self.nested_calls.runs(is_journalled=is_journalled)
-        invocation_id = values.text(answer.header.get("invocation_id"))
         try:
-            lends = yield from self._lent(answer)
+            invocation_id = values.text(answer.header.get("invocation_id"))
+            authority = replace(self.authority, lends=(yield from self._lent(answer)))
         except AgentguardError as error:
             yield from self._not_run(Decision.of_error(error))
             raise Denied(_failed(error)) from error
-        authority = Authority(
-            self.authority.principal, None, frozenset(), self.authority.actors, lends=lends
-        )
         try:
             result = yield Run(invocation_id, authority, self.nested_calls, self.releases)
         except NotRun as not_run:
@@ -145,12 +140,19 @@ class ClientCall:
                 take = self._look_up if step == "look_up" else self._span
                 answer = yield from take(answer.header)
             reports.tell(answer.header.get("reports"), self.listener, self._kept)
+            refusal = self._refusal(answer)
         except (AgentguardError, OSError) as error:
             raise Denied(_failed(error)) from error
         except BaseException:  # interrupted: the server must not wait for an outcome
             yield from self._withdraw()
             raise
-        return (yield from self._allowed(answer))
+        if isinstance(refusal, ApprovalPending):
+            self.nested_calls.asks(refusal.request.call_site, refusal.request)
+            if _is_new(answer.header, refusal.request) and self.on_request is not None:
+                yield Tell(_call_on_request, self.on_request, refusal.request)
+        if refusal is not None:
+            raise refusal
+        return answer
 
     def _lent(self, answer: Frame) -> Generator[Effect, Any, Delegation | None]:
         """Return the delegation in force while the tool runs; None for none."""
@@ -164,20 +166,20 @@ class ClientCall:
         # the answer that brings the chain may still be on its way to another thread
         return known or (yield Do(self.exchange.fetch, digest))
 
-    def _allowed(self, answer: Frame) -> Generator[Effect, Any, Frame]:
-        """Return the answer if the call may run; raises ``Denied`` or ``ApprovalPending``."""
-        step = answer.header.get("step")
-        if step == "denied":
-            if answer.header.get("waits") is not True:
-                self.nested_calls.ends()
-            raise Denied(values.read_decision(answer.header.get("decision")))
-        if step == "pending":
-            request = ApprovalRequest.loads(answer.blobs[0])
-            self.nested_calls.asks(request.call_site, request)
-            if _is_new(answer.header, request) and self.on_request is not None:
-                yield Tell(_call_on_request, self.on_request, request)
-            raise ApprovalPending(request, values.text(answer.header.get("missing")))
-        return answer
+    def _refusal(self, answer: Frame) -> Denied | ApprovalPending | None:
+        """Return why the call does not run now, None where it may; raises ``DecodeError``."""
+        header = answer.header
+        match header.get("step"):
+            case "denied":
+                if header.get("waits") is not True:
+                    self.nested_calls.ends()
+                return Denied(values.read_decision(header.get("decision")))
+            case "pending":
+                request = values.reads("answer", lambda: ApprovalRequest.loads(answer.blobs[0]))
+                return ApprovalPending(request, values.text(header.get("missing")))
+            case "run" | "replayed" | "decision":
+                return None
+        raise DecodeError(_UNREAD, code="frame.malformed")
 
     def _about(self, operation: str) -> dict[str, Any]:
         invocation, arguments = self.invocation, self.invocation.arguments

@@ -113,11 +113,11 @@ class ClientDelegations:
         """Return a delegation that the server names, and that this process does not have yet."""
         return self.read(self._link.request({"op": "chain", "id": digest}))
 
-    def name(self, current: Delegation | DelegationError | None) -> Any:
+    def name(self, current: Delegation | DelegationError | None, *, is_lost: bool) -> Any:
         """Return how a call names its delegation to the server.
 
-        A delegation that the present session does not know is taken up there first, where its chain
-        can be taken up.
+        A delegation that the present session does not know, or has forgotten (``is_lost``), is
+        taken up there first. The chain of an agent can't be taken up: the call is then refused.
         """
         if isinstance(current, DelegationError):
             return {"code": current.code, "message": str(current)}
@@ -125,7 +125,10 @@ class ClientDelegations:
             return None
         digest = current.key[0]
         kept = self._kept.get(digest)
-        is_known = kept is not None and kept[0] == self._link.generation
+        is_known = kept is not None and kept[0] == self._link.generation and not is_lost
+        if is_lost and not current.chain.leaf.is_asserted:
+            message = "the guard server holds this delegation no more: it was started anew"
+            return {"code": "delegation.holder", "message": message}
         if not is_known and current.chain.leaf.is_asserted:
             try:
                 self.take_up(current.chain.dumps())

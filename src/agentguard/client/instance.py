@@ -71,6 +71,10 @@ class ClientInstance:
         """The name, the identifier and the type of the instance in the present session."""
         return self._made()[1]
 
+    def __del__(self) -> None:
+        """Let the server forget the instance, with the next request."""
+        self._made.forget(lambda made: self._link.release(made[0]))
+
     def abandon(self) -> None:
         """Do nothing: the key is in the server, and a forked process has a session of its own."""
 
@@ -128,11 +132,11 @@ class ClientInstance:
         link = self._link
 
         def begin(about: Mapping[str, Any], arguments: bytes) -> Frame:
-            def ask() -> Frame:
+            def ask(is_lost: bool) -> Frame:  # noqa: FBT001
                 names = {
                     "agent": self._made()[0],
                     "tool": self._tools.name(invocation.tool),
-                    "delegation": self._delegations.name(current),
+                    "delegation": self._delegations.name(current, is_lost=is_lost),
                 }
                 blobs = () if "error" in about else (arguments,)
                 return link.request({**about, **names}, *blobs)
@@ -167,11 +171,11 @@ class ClientInstance:
         if isinstance(current, DelegationError):
             raise current
 
-        def ask() -> str:
+        def ask(is_lost: bool) -> str:  # noqa: FBT001
             asked = {
                 "op": "access_token",
                 "agent": self._made()[0],
-                "delegation": self._delegations.name(current),
+                "delegation": self._delegations.name(current, is_lost=is_lost),
             }
             return values.text(self._link.request(asked).header.get("token"))
 

@@ -3,8 +3,9 @@
 A request takes a free connection, or opens one, and waits for the answer. A report (an outcome that
 nobody waits for) is written and not answered; the next answer on the same connection means that the
 server has it. A connection that fails is given up. A request is then sent once more on a new
-connection of the same session: each request has an id or changes nothing, so that the server does
-not carry it out twice.
+connection of the same session: a call has an id, so that the server does not carry it out twice,
+and another request does no harm twice. While the server is started anew, a process that was
+connected before waits for it (``patience``).
 
 A forked process has a session of its own: the parent's connections are closed in the child.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -30,6 +33,12 @@ _LOGGER = logging.getLogger("agentguard")
 PROTOCOL: Final = 1
 MOST: Final = 32
 """The most connections of a process at a time; more requests wait for a free connection."""
+
+MOST_REPORTS: Final = 64
+"""The most reports on a connection before the server is asked whether it has them."""
+
+_PAUSE: Final = 0.05
+_AWAY: Final = frozenset({"server.draining", "server.unreachable"})
 
 T = TypeVar("T")
 
@@ -58,13 +67,15 @@ class Link:
 
     ``generation`` counts the sessions of this process. It grows where the server was started anew
     and has forgotten the session: what the earlier session named is gone then. ``timeout`` is how
-    many seconds an answer may take.
+    many seconds an answer may take, ``patience`` how many a server that is started anew.
     """
 
-    def __init__(self, path: Path, *, timeout: float) -> None:
+    def __init__(self, path: Path, *, timeout: float, patience: float = 0.0) -> None:
         self._path = path
         self._timeout = timeout
+        self._patience = patience
         self.generation = 0
+        self._was_connected = False
         self._start()
 
     def _start(self) -> None:
@@ -74,6 +85,7 @@ class Link:
         self._free: list[_Connection] = []
         self._slots = threading.BoundedSemaphore(MOST)
         self._session: str | None = None
+        self._released: deque[str] = deque()
         self._is_closed = False
 
     @property
@@ -93,18 +105,36 @@ class Link:
         Raises the server's ``AgentguardError``, and ``ServerError`` (``server.unreachable``) where
         no connection can be had.
         """
+        released = self._take_released()
+        message = Frame({**header, "released": released} if released else header, blobs)
 
         def ask(connection: _Connection) -> Frame:
-            connection.stream.write(Frame(header, blobs))
+            connection.stream.write(message)
             answer = connection.stream.read()
             connection.reports.clear()  # the server reads one frame after another
             return answer
 
-        answer = self._on_connection(ask)
-        error = answer.header.get("error")
-        if error is not None:
-            raise values.read_error(error)
-        return answer
+        until = time.monotonic() + self._patience
+        while True:
+            answer = self._on_connection(ask)
+            error = answer.header.get("error")
+            if error is None:
+                return answer
+            refused = values.read_error(error)
+            if refused.code != "server.draining" or time.monotonic() > until:
+                raise refused
+            time.sleep(_PAUSE)
+
+    def release(self, name: str) -> None:
+        """Note an instance that is not used any more, for the next request; waits for nobody."""
+        self._released.append(name)
+
+    def _take_released(self) -> list[str]:
+        taken: list[str] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._released.popleft())
+        return taken
 
     def report(self, header: Mapping[str, Any], *blobs: bytes) -> None:
         """Send a report that nobody waits for; what is lost with a connection is sent again.
@@ -113,11 +143,13 @@ class Link:
         """
         message = Frame({**header, "quiet": True}, blobs)
 
-        def tell(connection: _Connection) -> None:
+        def tell(connection: _Connection) -> bool:
             connection.stream.write(message)
             connection.reports.append(message)
+            return len(connection.reports) >= MOST_REPORTS
 
-        self._on_connection(tell)
+        if self._on_connection(tell):
+            self.flush()
 
     def flush(self) -> None:
         """Wait until the server has all reports."""
@@ -188,12 +220,18 @@ class Link:
                 _LOGGER.warning("an outcome did not reach the guard server: %s", error)
 
     def _open(self) -> tuple[_Connection, Greeting]:
-        try:
-            return self._join()
-        except ServerError as error:
-            if error.code != "server.restarted":
-                raise
-        return self._join()  # with a new session
+        until = time.monotonic() + (self._patience if self._was_connected else 0.0)
+        while True:
+            try:
+                joined = self._join()
+            except ServerError as error:
+                is_away = error.code in _AWAY and time.monotonic() < until
+                if error.code != "server.restarted" and not is_away:
+                    raise
+                time.sleep(_PAUSE if is_away else 0)
+            else:
+                self._was_connected = True
+                return joined
 
     def _join(self) -> tuple[_Connection, Greeting]:
         """Open a connection of the session; the first one begins the session.

@@ -43,19 +43,21 @@ class Name(Generic[T]):
                 self._kept = kept = _Kept(self._link.generation, name)
             return kept.name
 
-    def forked(self) -> None:
-        """Make a new lock, in a forked process: a thread of the parent may hold the old one."""
-        self._lock = threading.RLock()
+    def forget(self, tell: Callable[[T], None]) -> None:
+        """Tell ``tell`` the name, if the present session has it; waits for nobody."""
+        kept = self._kept
+        if kept is not None and kept.generation == self._link.generation:
+            tell(kept.name)
 
 
-def in_session(ask: Callable[[], T]) -> T:
-    """Return what ``ask`` returns; ask once more where the session was new to the server.
+def in_session(ask: Callable[[bool], T]) -> T:
+    """Return what ``ask`` returns; ask once more where the server does not know a name.
 
-    ``ask`` looks its names up each time.
+    ``ask`` looks its names up each time, and is told whether it is asked once more.
     """
     try:
-        return ask()
+        return ask(False)  # noqa: FBT003
     except ServerError as error:
         if error.code != "server.unknown":
             raise
-        return ask()
+        return ask(True)  # noqa: FBT003

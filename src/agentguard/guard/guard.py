@@ -360,7 +360,8 @@ def _client_of(
     from agentguard.client.link import Link  # noqa: PLC0415
     from agentguard.client.parts import ClientParts  # noqa: PLC0415
 
-    return ClientParts(Link(server.socket, timeout=server.timeout), settings, on_request)
+    link = Link(server.socket, timeout=server.timeout, patience=server.patience)
+    return ClientParts(link, settings, on_request)
 
 
 def _require_no_roles(approver_roles: RolesFunction | None) -> None:

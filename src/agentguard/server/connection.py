@@ -110,6 +110,8 @@ def _answer(parts: Embedded, session: Session, request: Frame, sessions: Session
         sessions.forget(session)
         name = "flush"
     try:
+        if "released" in request.header:
+            session.release(request.header["released"])
         operation = _operation(name, is_draining=sessions.is_draining)
         return operation(parts, session, request.header, request.blobs)
     except AgentguardError as error:

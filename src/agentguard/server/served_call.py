@@ -104,6 +104,11 @@ class ServedCall:
         """Whether the client runs the tool now."""
         return isinstance(self._effect, Run)
 
+    @property
+    def reply_size(self) -> int:
+        """The bytes of the reply's blobs."""
+        return 0 if self.reply is None else sum(map(len, self.reply.blobs))
+
     def start(self) -> Frame:
         """Begin the steps; return where they stand."""
         return self._advance(lambda: next(self._flow))

@@ -17,11 +17,12 @@ from agentguard.call.client import Isolation
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import ClientConfig, ServerConfig
-from agentguard.errors import ConfigError, DelegationError, ServerError
+from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerError
 from agentguard.guard.instance import Instance
-from agentguard.server.pins import ToolPins
+from agentguard.server.pins import ToolPins, pin_of
 from agentguard.server.served_call import ServedCall
 from agentguard.signing import canonical
+from agentguard.wire import values
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ MAX_AGENTS: Final = 1_000
 MAX_DELEGATIONS: Final = 4_096
 MAX_OVER: Final = 4_096
 """The most calls that are over and whose reply is kept for a request that comes again."""
+
+MAX_KEPT_REPLY: Final = 1 << 16
+"""The most bytes of such a reply: a longer one is the result of a journalled call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +54,7 @@ class Session:
     lost_at: float = 0.0
     _agents: dict[str, Instance] = field(default_factory=dict)
     _tools: dict[str, tuple[ToolSpec, bool]] = field(default_factory=dict)
+    _tool_names: dict[bytes, str] = field(default_factory=dict)
     _delegations: dict[str, Delegation] = field(default_factory=dict)
     _calls: dict[str, ServedCall] = field(default_factory=dict)
     _over: dict[str, ServedCall] = field(default_factory=dict)
@@ -65,9 +70,22 @@ class Session:
         """Return an instance of this session; raises ``ServerError`` (``server.unknown``)."""
         return _named(self._agents, name, "agent")
 
+    def release(self, names: Any) -> None:
+        """Forget instances that the client holds no more; calls under way keep theirs."""
+        for name in values.texts(names):
+            self._agents.pop(name, None)
+
     def add_tool(self, spec: ToolSpec, *, asks_facts: bool) -> str:
-        """Keep a tool's specification; return its name here. Raises ``ServerError``."""
-        return self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools")
+        """Keep a tool's specification; return its name here, the same for an equal one.
+
+        Raises ``ServerError`` (``server.busy``).
+        """
+        key = pin_of(spec) + bytes([asks_facts])
+        name = self._tool_names.get(key)
+        if name is None:
+            name = self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools")
+            self._tool_names[key] = name
+        return name
 
     def tool(self, name: Any) -> tuple[ToolSpec, bool]:
         """Return a tool, and whether the client looks its facts up; raises ``ServerError``."""
@@ -108,17 +126,20 @@ class Session:
     def delegation(self, value: Any) -> Delegation | DelegationError | None:
         """Return the delegation of a call, as the client names it; None for none.
 
-        A delegation that this session does not have refuses the call.
+        Raises ``ServerError`` (``server.unknown``) for one that this session does not have, or has
+        forgotten; ``DelegationError`` for more than the delegation's scope.
         """
         match value:
             case None:
                 return None
             case {"code": str(code), "message": str(message)}:
                 return DelegationError(message, code=code)
-            case {"id": str(digest), "scope": [*scope]} if digest in self._delegations:
-                return self._delegations[digest].narrowed(scope=[str(name) for name in scope])
-        message = "this client has no such delegation: begin or resume the delegation anew"
-        return DelegationError(message, code="delegation.holder")
+            case {"id": str(digest), "scope": [*scope]}:
+                with self.lock:  # the newest use is the last that is forgotten
+                    named = self.lent(digest)
+                    self._delegations[digest] = self._delegations.pop(digest)
+                return named.narrowed(scope=[str(name) for name in scope])
+        raise DecodeError("not a delegation of a call", code="frame.malformed")
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -151,11 +172,13 @@ class Session:
                 self._invocations[call.invocation_id] = call
             return
         with self.lock:
-            if self._calls.pop(request_id, None) is not None:
-                if len(self._over) >= MAX_OVER:
-                    del self._over[next(iter(self._over))]
-                    self._invocations.pop(next(iter(self._invocations), ""), None)
+            if self._calls.pop(request_id, None) is None:
+                return
+            if call.reply_size <= MAX_KEPT_REPLY:
                 self._over[request_id] = call
+            if len(self._over) > MAX_OVER:
+                oldest = self._over.pop(next(iter(self._over)))
+                self._invocations.pop(oldest.invocation_id or "", None)
 
     def made(self, invocation_id: str) -> ServedCall | None:
         """Return the call of this session with this invocation's id, None for no known call."""

@@ -54,7 +54,8 @@ class ServerConfig:
     ``max_connections`` and ``max_calls`` (calls whose tools run) are for each client process.
     ``reconnect`` is how many seconds a client that was lost may come back to report outcomes,
     ``drain`` how many seconds the server waits for outcomes before it ends, ``timeout`` how many
-    seconds a client waits for an answer.
+    seconds a client waits for an answer, and ``patience`` how many for a server that is started
+    anew.
     """
 
     socket: Path
@@ -65,6 +66,7 @@ class ServerConfig:
     reconnect: float = 60.0
     drain: float = 10.0
     timeout: float = 30.0
+    patience: float = 5.0
 
 
 def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
@@ -79,6 +81,7 @@ def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
         reconnect=table.seconds("reconnect", default.reconnect),
         drain=table.seconds("drain", default.drain),
         timeout=table.seconds("timeout", default.timeout),
+        patience=table.seconds("patience", default.patience),
     )
     table.reject_unknown()
     return config
