@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ BOTH_WAYS = {
     "test_langchain_journal",
     "test_langchain_kit",
     "test_langchain_traces",
+    "test_served_guards",
     "test_testing",
 }
 """The modules whose tests run with embedded guards and with guards behind servers."""
@@ -113,17 +115,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ways = ["embedded", "served"]
     else:
         return
-    metafunc.fixturenames.insert(0, "guards_are")
     metafunc.parametrize("guards_are", ways, indirect=True)
 
 
-@pytest.fixture
-def guards_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(autouse=True)
+def guards_are(request: pytest.FixtureRequest) -> Iterator[str]:
     """Make each new guard of the test a client of a server of its own, where that is asked."""
-    if request.param == "served":
-        monkeypatch.setattr(guard, "Embedded", _served)
-        monkeypatch.setattr(guard, "open_embedded", _opened)
-    return request.param
+    way: str = getattr(request, "param", "embedded")
+    with pytest.MonkeyPatch.context() as patched:
+        if way == "served":
+            patched.setattr(guard, "Embedded", _served)
+            patched.setattr(guard, "open_embedded", _opened)
+        yield way
 
 
 def _opened(
