@@ -45,6 +45,7 @@ COMMANDS = [
     "resolve",
     "erase",
     "serve",
+    "run",
     "server status",
     "server accept",
     "keys list",
@@ -170,7 +171,7 @@ def test_a_command_is_listed_by_the_first_sentence_of_its_help():
     deferred = []
     for group in (root, root.resolve_command(context, ["audit"])[1]):
         deferred += [one for one in group.commands.values() if isinstance(one, Deferred)]
-    assert len(deferred) == 19 + 5
+    assert len(deferred) == 20 + 5
     for command in deferred:
         assert command.resolve().get_short_help_str(1000) == command.help
 

@@ -20,6 +20,7 @@ import pytest
 from agentguard.approvals.application import RolesFunction
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit.log import LogReader
+from agentguard.client.dial import AtPath
 from agentguard.client.link import Link
 from agentguard.client.parts import ClientParts
 from agentguard.domain.config import Config
@@ -42,7 +43,7 @@ class ServedParts(ClientParts):
         self._settings = replace(settings, server=ServerConfig(socket, pin_tools=False, drain=0.2))
         self._inner = inner
         self._server = GuardServer(self._settings, inner)
-        super().__init__(Link(socket, timeout=30), settings.telemetry, on_request)
+        super().__init__(Link(AtPath(socket), timeout=30), settings.telemetry, on_request)
         self.policy_place = inner.policy_place
 
     @property

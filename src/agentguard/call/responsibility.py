@@ -156,7 +156,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "server.busy": _operator("raise the limits of [server], or find out what makes so many calls"),
     "server.draining": _operator("wait until the guard server is there again"),
     "server.failed": _operator("look into the log of the guard server"),
-    "server.unreachable": _operator("start the guard server: agentguard serve"),
+    "server.unreachable": _operator(
+        "start the guard server (agentguard serve), and then the programs of agentguard run again"
+    ),
     "signature.failed": _operator(_STATE),
     "site.unencodable": _developer("give the thread, the turn and the task names that are text"),
     "storage.busy": _developer("make no guarded call in a signal handler or in __del__"),

@@ -37,6 +37,7 @@ _PLACES: Final = {
     "policy": ("policy.commands:app", "Check a policy, test it, and replay calls against it."),
     "agents": ("agents.agents:app", "List the agents and their instances."),
     "serve": ("server.serve:serve", "Serve the guard to programs in other processes."),
+    "run": ("server.run:run", "Start a program as one agent of a running guard server."),
     "server": ("server.commands:app", "Look after a running guard server."),
     "approvals": (
         "approvals.commands:app",

@@ -13,16 +13,15 @@ A forked process has a session of its own: the parent's connections are closed i
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from agentguard.client.dial import Dial
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
@@ -63,15 +62,15 @@ class _Connection:
 
 
 class Link:
-    """The connections to the server at a unix socket. The methods may be called from any thread.
+    """The connections to a server, which ``dial`` opens. The methods may be called from any thread.
 
     ``generation`` counts the sessions of this process. It grows where the server was started anew
     and has forgotten the session: what the earlier session named is gone then. ``timeout`` is how
     many seconds an answer may take, ``patience`` how many a server that is started anew.
     """
 
-    def __init__(self, path: Path, *, timeout: float, patience: float = 0.0) -> None:
-        self._path = path
+    def __init__(self, dial: Dial, *, timeout: float, patience: float = 0.0) -> None:
+        self._dial = dial
         self._timeout = timeout
         self._patience = patience
         self.generation = 0
@@ -177,7 +176,7 @@ class Link:
             try:
                 return self._do(self._open()[0], work)
             except (OSError, DecodeError) as error:
-                raise self._unreachable(error) from error
+                raise self._dial.unreachable(error) from error
 
     def _do(self, connection: _Connection, work: Callable[[_Connection], T]) -> T:
         try:
@@ -242,27 +241,23 @@ class Link:
         session = self._session
         with nullcontext() if session is not None else self._lock:  # only one begins a session
             session = self._session
-            stream = self._dial()
+            stream = self._connected()
             try:
                 greeting = self._greet(stream, session)
             except (OSError, DecodeError) as error:
                 self._close(stream)
-                raise self._unreachable(error) from error
+                raise self._dial.unreachable(error) from error
             except BaseException:
                 self._close(stream)
                 raise
             self._session = greeting.session
         return _Connection(stream), greeting
 
-    def _dial(self) -> Stream:
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connected.settimeout(self._timeout)
+    def _connected(self) -> Stream:
         try:
-            connected.connect(str(self._path))
-        except OSError as error:
-            connected.close()
-            raise self._unreachable(error) from error
-        stream = Stream(connected)
+            stream = self._dial(self._timeout)
+        except (OSError, DecodeError) as error:
+            raise self._dial.unreachable(error) from error
         self._streams.add(stream)
         return stream
 
@@ -285,13 +280,6 @@ class Link:
                     self.generation += 1
                     self._free.clear()
         raise refused
-
-    def _unreachable(self, error: BaseException) -> ServerError:
-        message = (
-            f"the guard server at {self._path} can't be reached ({error}): start it with "
-            "agentguard serve"
-        )
-        return ServerError(message, code="server.unreachable")
 
     def forked(self) -> None:
         """Leave the parent's connections to the parent, in a forked process."""

@@ -29,7 +29,6 @@ from agentguard.domain.config.engine_loader import (
     engine_from,
     log_warnings,
 )
-from agentguard.domain.config.server import ServerConfig, socket_of
 from agentguard.errors import ConfigError
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
@@ -89,7 +88,8 @@ class Guard:
         request can be answered. ``approver_roles``, no coroutine function, returns the roles of a
         principal who answers through the application (``guard.approvals.vouch``); both functions
         take the place of the configuration's. Where the configuration has a ``[server]``, the guard
-        is a client of that server (``connect``). Raises ``ConfigError``, ``PolicyError``,
+        is a client of that server (``connect``), over what ``agentguard run`` has handed on where
+        this program was started so. Raises ``ConfigError``, ``PolicyError``,
         ``KeyMaterialError``, ``StorageError``, ``DecodeError``, ``VerificationError`` or
         ``ServerError``.
         """
@@ -100,33 +100,39 @@ class Guard:
         if settings.server is None:
             return cls(open_embedded(settings, source, on_request, approver_roles))
         _require_no_roles(approver_roles)
-        return cls(_client_of(settings.server, settings.telemetry, on_request))
+        from agentguard.guard import served  # noqa: PLC0415  most guards have no server
+
+        return cls(served.configured(settings.server, settings.telemetry, on_request))
 
     @classmethod
-    def connect(cls, url: str, *, on_request: OnRequest | None = None) -> Self:
+    def connect(cls, url: str | None = None, *, on_request: OnRequest | None = None) -> Self:
         """Connect to the guard server at ``url``, such as ``unix:///run/agentguard/guard.sock``.
 
-        The server has the keys, the policy, the log and the approvals, out of this process's reach
-        (docs/how-to/server.md). ``on_request`` receives each new request for an approval that a
-        call of this process makes. Raises ``ConfigError`` for a malformed address and
-        ``ServerError`` where the server can't be reached, or refuses this process.
+        Without ``url``, connect to the server for which ``agentguard run`` has started this
+        program. The server has the keys, the policy, the log and the approvals, out of this
+        process's reach (docs/how-to/server.md). ``on_request`` receives each new request for an
+        approval that a call of this process makes. Raises ``ConfigError`` for a malformed address,
+        and where this program has inherited no connection (``server.inherited``); ``ServerError``
+        where the server can't be reached, or refuses this process.
         """
-        socket = socket_of(url, Path.cwd().joinpath, "url")
-        return cls(_client_of(ServerConfig(socket), telemetry.Settings(), on_request))
+        from agentguard.guard import served  # noqa: PLC0415  most guards have no server
+
+        return cls(served.connected(url, on_request))
 
     @classmethod
     def find(cls) -> Guard:
         """Return this process's guard for the nearest ``agentguard.toml``.
 
-        The search begins in the working directory and goes upwards. The first call opens the
-        guard, later calls share the guard, and the end of the process closes the guard. Raises as
-        ``open`` does.
+        The search begins in the working directory and goes upwards. A program of ``agentguard run``
+        needs no such file. The first call opens the guard, later calls share the guard, and the end
+        of the process closes the guard. Raises as ``open`` does.
         """
-        path = config.find(Path.cwd())
+        path = _nearest()
         with _SHARED_GUARDS_LOCK:
             guard = _SHARED_GUARDS.get(path)
             if guard is None or guard.closed:
-                guard = _SHARED_GUARDS[path] = Guard.open(path)
+                guard = Guard.connect() if path is None else Guard.open(path)
+                _SHARED_GUARDS[path] = guard
             return guard
 
     @classmethod
@@ -353,15 +359,16 @@ class Guard:
         return f"<Guard of {self.trust.trust_domain}>"
 
 
-def _client_of(
-    server: ServerConfig, settings: telemetry.Settings, on_request: OnRequest | None
-) -> Parts:
-    # imported here, because most guards have no server
-    from agentguard.client.link import Link  # noqa: PLC0415
-    from agentguard.client.parts import ClientParts  # noqa: PLC0415
+def _nearest() -> Path | None:
+    """Return the nearest configuration; None for a program of ``agentguard run`` without one."""
+    try:
+        return config.find(Path.cwd())
+    except ConfigError:
+        from agentguard.client.dial import is_inherited  # noqa: PLC0415  most guards have no server
 
-    link = Link(server.socket, timeout=server.timeout, patience=server.patience)
-    return ClientParts(link, settings, on_request)
+        if not is_inherited():
+            raise
+        return None
 
 
 def _require_no_roles(approver_roles: RolesFunction | None) -> None:
@@ -379,5 +386,5 @@ def _after_fork() -> None:
 
 _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
 fork.at_fork(fork.Stage.GUARDS, in_child=_after_fork)
-_SHARED_GUARDS: dict[Path, Guard] = {}
+_SHARED_GUARDS: dict[Path | None, Guard] = {}
 _SHARED_GUARDS_LOCK = threading.RLock()  # reentrant: importing a policy's module may call find()

@@ -40,6 +40,9 @@ class Sessions(Protocol):
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one for None; raises ``ServerError``."""
 
+    def launch(self, header: Mapping[str, Any], stream: Stream) -> None:
+        """Answer a launcher with a program's end of a new channel; raises ``AgentguardError``."""
+
     def leave(self, session: Session) -> None:
         """Note that a connection of the session has ended."""
 
@@ -71,9 +74,15 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
 
 
 def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | None:
-    """Answer the client's first frame; return None where the client is refused."""
+    """Answer the client's first frame; return None where no session begins.
+
+    The first frame of a launcher asks for a program's channel, and is the only one.
+    """
     header = stream.read().header
     try:
+        if header.get("op") == "launch":
+            sessions.launch(header, stream)
+            return None
         _require_hello(header)
         session = sessions.join(values.text_or_none(header.get("session")), stream)
     except AgentguardError as error:
@@ -104,7 +113,7 @@ def _require_hello(header: Mapping[str, Any]) -> None:
 def _answer(parts: Embedded, session: Session, request: Frame, sessions: Sessions) -> Frame:
     """Return the answer to a request; every failure is an answer, too."""
     name = request.header.get("op")
-    if name == "status" and session.isolation == "same-user":
+    if name == "status" and session.looks_after_server:
         return Frame(sessions.status())
     if name == "end":
         sessions.forget(session)

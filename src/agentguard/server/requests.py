@@ -113,7 +113,7 @@ def access_token(_parts: Embedded, session: Session, header: Header, _blobs: Blo
 
 def accept_tool(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Forget the pin of an agent's tool, for the server's own user alone."""
-    if session.isolation != "same-user":
+    if not session.looks_after_server:
         message = "only the server's own user accepts a changed tool"
         raise ServerError(message, code="server.stranger")
     agent, name = values.text(header.get("agent")), values.text(header.get("tool"))

@@ -25,14 +25,19 @@ from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConf
 from agentguard.errors import ConfigError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import connection
+from agentguard.server.launch import Channels, read_launch
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
 from agentguard.storage import lock
+from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
 
 _PEER: Final = struct.Struct("3i")
+_ROOT: Final = 0
+"""The user who reaches the server's files and memory, whatever the server's own user is."""
+
 _BACKLOG: Final = 256
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
@@ -57,7 +62,8 @@ class GuardServer:
         self._own = ClientConfig("", self._uid, (EVERYTHING,), (EVERYTHING,), answers=True)
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
-        self._streams: dict[Stream, tuple[int, int]] = {}
+        self._streams: dict[Stream, tuple[int, ClientConfig | None]] = {}
+        self._channels = Channels(self._begin, self._limits.max_clients)
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
@@ -94,20 +100,23 @@ class GuardServer:
                 accepted, _address = self._listener.accept()
             except OSError:  # closed
                 return
-            threading.Thread(
-                target=self._serve, args=(accepted,), name="agentguard-client", daemon=True
-            ).start()
+            self._begin(accepted, None)
 
-    def _serve(self, accepted: sockets.socket) -> None:
+    def _begin(self, accepted: sockets.socket, launched: ClientConfig | None) -> None:
+        """Serve a connection in a thread; ``launched`` is the client of a program's connection."""
+        threading.Thread(
+            target=self._serve, args=(accepted, launched), name="agentguard-client", daemon=True
+        ).start()
+
+    def _serve(self, accepted: sockets.socket, launched: ClientConfig | None) -> None:
         try:
-            packed = accepted.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
-            pid, uid, _gid = _PEER.unpack(packed)
+            uid = _peer_of(accepted) if launched is None else launched.uid
             stream = Stream(accepted, only_uid=uid)
         except OSError:
             accepted.close()
             return
         with self._lock:
-            self._streams[stream] = (uid, pid)
+            self._streams[stream] = (uid, launched)
         try:
             connection.serve(stream, self, self._parts)
         finally:
@@ -116,8 +125,8 @@ class GuardServer:
 
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one; raises ``ServerError``."""
-        uid, _pid = self._streams[stream]
-        client = self._client_of(uid)
+        uid, launched = self._streams[stream]
+        client = self._client_of(uid) if launched is None else launched
         with self._lock:
             session = self._session(handle, client, uid)
             if session.connections >= self._limits.max_connections:
@@ -125,6 +134,21 @@ class GuardServer:
                 raise ServerError(message, code="server.busy")
             session.connections += 1
             return session
+
+    def launch(self, header: Mapping[str, Any], stream: Stream) -> None:
+        """Open a channel for a program, and answer with the program's end.
+
+        Raises ``AgentguardError`` for a request that is refused.
+        """
+        requester, launched = self._streams[stream]
+        if launched is not None:
+            message = "a program that agentguard run has started starts no other one"
+            raise ServerError(message, code="server.launch")
+        if self.is_draining:
+            raise ServerError("the guard server is about to end", code="server.draining")
+        client = read_launch(header, requester, self._uid, self._parts.require_agent)
+        with self._channels.open(client) as channel:
+            stream.write_with(Frame({"client": client.name}), channel.fileno())
 
     def _session(self, handle: str | None, client: ClientConfig, uid: int) -> Session:
         if handle is not None:
@@ -138,7 +162,7 @@ class GuardServer:
         if len(self._sessions) >= self._limits.max_clients:
             message = f"the guard server has {len(self._sessions)} clients, which is the limit"
             raise ServerError(message, code="server.busy")
-        isolation: Isolation = "same-user" if uid == self._uid else "separate-user"
+        isolation: Isolation = "same-user" if uid in (self._uid, _ROOT) else "separate-user"
         session = Session(client, isolation, self._limits, self._pins)
         self._sessions[session.handle] = session
         return session
@@ -198,10 +222,18 @@ class GuardServer:
             self._limits.socket.unlink()
         with self._lock:
             streams, sessions = list(self._streams), list(self._sessions.values())
+        self._channels.close()
         for stream in streams:
             stream.close()
         for session in sessions:
             self.forget(session)
+
+
+def _peer_of(accepted: sockets.socket) -> int:
+    """Return the user of the process that has connected."""
+    packed = accepted.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
+    uid: int = _PEER.unpack(packed)[1]
+    return uid
 
 
 def _listen(path: Path) -> sockets.socket:

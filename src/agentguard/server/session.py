@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from agentguard.call.client import Isolation
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
-from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.domain.config.server import LAUNCHED, ClientConfig, ServerConfig
 from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerError
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins, pin_of
@@ -59,6 +59,11 @@ class Session:
     _calls: dict[str, ServedCall] = field(default_factory=dict)
     _over: dict[str, ServedCall] = field(default_factory=dict)
     _invocations: dict[str, ServedCall] = field(default_factory=dict)
+
+    @property
+    def looks_after_server(self) -> bool:
+        """Whether the client is the server's own user, and no program of ``agentguard run``."""
+        return self.isolation == "same-user" and not self.client.name.startswith(LAUNCHED)
 
     # --- agents and tools -----------------------------------------------------------------------
 

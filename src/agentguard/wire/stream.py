@@ -2,11 +2,14 @@
 
 On the server's side of a unix socket, ``Stream`` also checks who has sent each part of a frame: the
 kernel adds the sender's credentials to each message (``SO_PASSCRED``). A descriptor that one
-process passes on to a process of another user is therefore of no use to that process.
+process passes on to a process of another user is therefore of no use to that process. A server
+sends a descriptor to its client at times, and takes none.
 """
 
 from __future__ import annotations
 
+import array
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -18,6 +21,7 @@ from agentguard.wire.frame import Frame
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _ANCILLARY: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+_DESCRIPTOR: Final = array.array("i").itemsize
 _CHUNK: Final = 1 << 16
 
 
@@ -48,6 +52,29 @@ class Stream:
     def write(self, message: Frame) -> None:
         """Send a frame; raises ``EncodeError`` as ``frame.encode`` does."""
         self._socket.sendall(frame.encode(message))
+
+    def write_with(self, message: Frame, descriptor: int) -> None:
+        """Send a short frame and a copy of a descriptor; raises as ``write`` does."""
+        data = frame.encode(message)
+        if socket.send_fds(self._socket, [data], [descriptor]) != len(data):
+            raise OSError("a short frame was not sent as a whole")
+
+    def read_with(self) -> tuple[Frame, int | None]:
+        """Return the next frame, and the descriptor that comes with the frame, or None.
+
+        The descriptor is the caller's, and no child process inherits the descriptor.
+        """
+        data, ancillary, _flags, _address = self._socket.recvmsg(
+            _CHUNK, socket.CMSG_LEN(_DESCRIPTOR), socket.MSG_CMSG_CLOEXEC
+        )
+        descriptor = _descriptor(ancillary)
+        self._buffer += data
+        try:
+            return self.read(), descriptor
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
 
     def close(self) -> None:
         """Close the connection: a read that waits in another thread ends."""
@@ -94,3 +121,11 @@ class Stream:
         ]
         if senders != [self._only_uid] or len(ancillary) != 1 or flags & socket.MSG_CTRUNC:
             raise DecodeError("a message comes from another user", code="frame.sender")
+
+
+def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """Return the descriptor that came with a message, for which there was room once."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(data) == _DESCRIPTOR:
+            return array.array("i", data)[0]
+    return None

@@ -18,6 +18,9 @@ from agentguard.errors import ConfigError
 SCHEME: Final = "unix:"
 EVERYTHING: Final = "*"
 
+LAUNCHED: Final = "run:"
+"""The beginning of the names of the clients that ``agentguard run`` has started."""
+
 MAX_SOCKET: Final = 100
 """The most bytes of a socket's path; Linux accepts 107."""
 
@@ -108,6 +111,9 @@ def read_clients(root: Table) -> Mapping[str, ClientConfig] | None:
     """Read ``[clients]``; None without the table. Raises ``ConfigError``."""
     clients: dict[str, ClientConfig] = {}
     for name, table in root.tables("clients"):
+        if name.startswith(LAUNCHED):
+            message = f"{table.name('uid')}: only programs of agentguard run have names with run:"
+            raise ConfigError(message)
         uid = _uid(table)
         other = next((one.name for one in clients.values() if one.uid == uid), None)
         if other is not None:

@@ -1,0 +1,169 @@
+"""How a process gets a connection to its guard server: at a socket's path, or by inheritance.
+
+A program that ``agentguard run`` has started inherits a *channel* to the server, and the number of
+its descriptor in ``AGENTGUARD_SERVER_FD``. Each packet on the channel asks for a connection, and
+each answer brings one. An answer serves any process that asks, so threads and forked processes
+share the channel without a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+from typing import Final, Protocol
+
+from agentguard.errors import ConfigError, ServerError
+from agentguard.wire import values
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import Stream
+
+VARIABLE: Final = "AGENTGUARD_SERVER_FD"
+"""The variable of the environment that has the number of the inherited descriptor."""
+
+_TRIES: Final = 16
+"""How many connections of processes that have ended meanwhile a process skips."""
+
+
+class Dial(Protocol):
+    """Opens a connection to the server."""
+
+    def __call__(self, timeout: float) -> Stream:
+        """Return a new connection, on which an answer may take ``timeout`` seconds.
+
+        Raises ``OSError`` or ``DecodeError`` where there is no server, and ``AgentguardError`` for
+        a refusal.
+        """
+
+    def unreachable(self, error: BaseException) -> ServerError:
+        """Return the error (``server.unreachable``) that says what to do without a server."""
+
+
+class AtPath:
+    """Opens connections to the unix socket at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, timeout: float) -> Stream:
+        """Return a new connection (``Dial``)."""
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.settimeout(timeout)
+        try:
+            connected.connect(str(self._path))
+        except BaseException:
+            connected.close()
+            raise
+        return Stream(connected)
+
+    def unreachable(self, error: BaseException) -> ServerError:
+        """Return the error that says what to do without a server."""
+        message = (
+            f"the guard server at {self._path} can't be reached ({error}): start it with "
+            "agentguard serve"
+        )
+        return ServerError(message, code="server.unreachable")
+
+
+class Inherited:
+    """Opens connections over the channel at ``descriptor``, which stays open.
+
+    Raises ``ConfigError`` (``server.inherited``) where the descriptor is no such channel.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        try:
+            with self._channel() as channel:
+                kind = channel.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+                is_channel = (channel.family, kind) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except (OSError, OverflowError) as error:
+            raise _no_channel(f"the descriptor {descriptor} is not open, or no socket") from error
+        if not is_channel:
+            raise _no_channel(f"the descriptor {descriptor} is another socket")
+
+    def _channel(self) -> socket.socket:
+        """Return the channel, as a socket of its own that may be closed."""
+        copy = os.dup(self._descriptor)
+        try:
+            return socket.socket(fileno=copy)
+        except BaseException:
+            os.close(copy)
+            raise
+
+    def __call__(self, timeout: float) -> Stream:
+        """Return a new connection (``Dial``)."""
+        with self._channel() as channel:
+            channel.settimeout(timeout)
+            for _ in range(_TRIES):
+                connected = _ask(Stream(channel))
+                if not _has_ended(connected):
+                    connected.settimeout(timeout)
+                    return Stream(connected)
+                connected.close()
+        raise ConnectionError("the server closes the connections that it has given")
+
+    def unreachable(self, error: BaseException) -> ServerError:
+        """Return the error that says what to do without a server."""
+        message = (
+            f"the guard server for which this program was started can't be reached ({error}): "
+            "start the program again with agentguard run"
+        )
+        return ServerError(message, code="server.unreachable")
+
+
+def is_inherited() -> bool:
+    """Whether ``agentguard run`` has started this program, or a program around this one."""
+    return VARIABLE in os.environ
+
+
+def inherited() -> Inherited | None:
+    """Return the way to the server of ``agentguard run``; None in a program started otherwise.
+
+    Raises ``ConfigError`` (``server.inherited``).
+    """
+    number = os.environ.get(VARIABLE)
+    if number is None:
+        return None
+    if not (number.isascii() and number.isdigit()):
+        raise _no_channel(f"{number!r} is no descriptor")
+    return Inherited(int(number))
+
+
+def require_inherited() -> Inherited:
+    """Return the way to the server of ``agentguard run``.
+
+    Raises ``ConfigError`` (``server.inherited``), also in a program started otherwise.
+    """
+    found = inherited()
+    if found is None:
+        message = (
+            "this program was not started with agentguard run: do that, or pass the server's url, "
+            "as in 'unix:///run/agentguard/guard.sock'"
+        )
+        raise ConfigError(message, code="server.inherited")
+    return found
+
+
+def _ask(channel: Stream) -> socket.socket:
+    channel.write(Frame({"op": "connection"}))
+    answer, descriptor = channel.read_with()
+    if descriptor is None:
+        raise values.read_error(answer.header.get("error"))
+    return socket.socket(fileno=descriptor)
+
+
+def _has_ended(connected: socket.socket) -> bool:
+    """Whether the server has closed the connection, as after a process that never read it."""
+    poll = select.poll()
+    poll.register(connected, 0)
+    return bool(poll.poll(0))
+
+
+def _no_channel(problem: str) -> ConfigError:
+    message = (
+        f"{VARIABLE}: {problem}: start the program with agentguard run; where another program "
+        "starts the program, let that one pass the descriptor on (pass_fds)"
+    )
+    return ConfigError(message, code="server.inherited")

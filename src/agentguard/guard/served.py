@@ -1,0 +1,56 @@
+"""Makes the parts of a guard whose steps run in a guard server: over which connection, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentguard.client import dial
+from agentguard.client.link import Link
+from agentguard.client.parts import ClientParts
+from agentguard.domain.config.server import ServerConfig, socket_of
+from agentguard.flow.ports import OnRequest
+from agentguard.telemetry.settings import Settings
+
+_USUAL = ServerConfig(Path())
+"""The time limits of a client without a configuration."""
+
+
+def configured(
+    server: ServerConfig, settings: Settings, on_request: OnRequest | None
+) -> ClientParts:
+    """Return the parts for a configuration with ``[server]``.
+
+    In a program of ``agentguard run``, the server is the one for which the program was started.
+    Raises ``ConfigError`` (``server.inherited``) and ``ServerError``.
+    """
+    inherited = dial.inherited()
+    if inherited is not None:
+        return _over(inherited, server, settings, on_request)
+    return _at_path(server, settings, on_request)
+
+
+def connected(url: str | None, on_request: OnRequest | None) -> ClientParts:
+    """Return the parts for the server at ``url``; None stands for the inherited connection.
+
+    Raises ``ConfigError`` (``config.invalid``, ``server.inherited``) and ``ServerError``.
+    """
+    if url is None:
+        return _over(dial.require_inherited(), _USUAL, Settings(), on_request)
+    named = ServerConfig(socket_of(url, Path.cwd().joinpath, "url"))
+    return _at_path(named, Settings(), on_request)
+
+
+def _at_path(server: ServerConfig, settings: Settings, on_request: OnRequest | None) -> ClientParts:
+    at_path = dial.AtPath(server.socket)
+    link = Link(at_path, timeout=server.timeout, patience=server.patience)
+    return ClientParts(link, settings, on_request)
+
+
+def _over(
+    inherited: dial.Inherited,
+    server: ServerConfig,
+    settings: Settings,
+    on_request: OnRequest | None,
+) -> ClientParts:
+    """Return parts without patience: a server that is started anew knows nothing of the channel."""
+    return ClientParts(Link(inherited, timeout=server.timeout), settings, on_request)
