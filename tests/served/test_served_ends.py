@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agentguard import Denied, Guard, ServerError, StorageError
+from agentguard import ConfigError, Denied, Guard, ServerError, StorageError
 from agentguard.guard.embedded import open_embedded
 
 
@@ -121,3 +121,13 @@ def test_the_status_of_a_server(place):
     result = place.programs.run("-m", "agentguard.cli", "server", "status", cwd=place.folder)
     assert result.returncode == 2
     assert "server.unreachable" in result.stderr
+
+
+def test_the_server_s_own_user_looks_after_a_server_with_other_clients(founded):
+    with (founded.folder / "agentguard.toml").open("a", encoding="utf-8") as file:
+        file.write('[clients.somebody]\nuid = 64001\nagents = ["*"]\n')
+    founded.start()
+    assert founded.status()["clients"] == 1
+    with pytest.raises(ConfigError) as caught:
+        founded.connect().new_agent("clerk")
+    assert caught.value.code == "agent.refused"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import subprocess
 import sys
 
 import pytest
@@ -247,3 +249,86 @@ def test_without_a_server_no_program_starts(founded):
     assert "error [server.unreachable]" in result.stderr
     founded.start()
     assert run(founded, "print('started')").stdout == "started\n"
+
+
+def test_a_program_needs_no_table_of_clients(founded):
+    with (founded.folder / "agentguard.toml").open("a", encoding="utf-8") as file:
+        file.write('[clients.somebody]\nuid = 64001\nagents = ["helper"]\n')
+    founded.start()
+    assert run(founded, CALLS).stdout == "noted x\n"
+    by_path = CALLS.replace("connect()", f"connect({founded.url!r})")
+    assert "may not be the agent clerk" in run(founded, by_path).stderr
+
+
+@pytest.fixture
+def served_by_other(founded, tmp_path):
+    """A trust domain whose server runs under another user."""
+    uid, folder = uid_of_other(), founded.folder
+    folder.chmod(0o755)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, uid, pwd.getpwuid(uid).pw_gid)
+    with (folder / "output").open("wb") as output:
+        server = subprocess.Popen(
+            [*interpreter_of_other(), "-m", "agentguard.cli", "serve"],
+            stdout=output,
+            stderr=output,
+            user=uid,
+            group=pwd.getpwuid(uid).pw_gid,
+            extra_groups=[],
+            cwd=folder,
+        )
+    founded.wait_for(lambda: "serving" in founded.said())
+    (tmp_path / "agentguard.toml").write_text(f'[server]\nurl = "{founded.url}"\n')
+    yield founded
+    server.kill()
+    server.wait()
+
+
+@as_other
+def test_root_starts_programs_for_a_server_of_another_user(served_by_other, tmp_path):
+    place, own = served_by_other, ("--config", tmp_path / "agentguard.toml")
+    result = run(place, CALLS, *own, "--user", "daemon", python=interpreter_of_other())
+    assert (result.returncode, result.stdout, result.stderr) == (0, "noted x\n", "")
+    isolated = {call.client.isolation for call in place.calls() if call.client}
+    assert isolated == {"separate-user"}
+    result = run(place, CALLS, *own, "--user", OTHER, python=interpreter_of_other())
+    assert result.returncode == 0
+    isolated = {call.client.isolation for call in place.calls() if call.client}
+    assert isolated == {"separate-user", "same-user"}
+
+
+@as_other
+def test_root_starts_no_program_under_root_for_a_server_of_another_user(served_by_other, tmp_path):
+    own = ("--config", tmp_path / "agentguard.toml")
+    result = run(served_by_other, CALLS, *own)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "error [server.launch]" in result.stderr
+    assert "--user" in result.stderr
+    theirs = run(served_by_other, CALLS, "--user", OTHER)  # root takes no word of another user
+    assert (theirs.returncode, theirs.stdout) == (2, "")
+    assert "error [config.exposed]" in theirs.stderr
+
+
+@as_other
+def test_the_server_s_own_user_starts_programs_under_no_other_user(served_by_other):
+    folder = served_by_other.folder
+
+    def start(*options):
+        return subprocess.run(
+            [
+                *(*interpreter_of_other(), "-m", "agentguard.cli", "run", "--agent", "clerk"),
+                *(*options, "--", *interpreter_of_other(), "-c", program(CALLS)),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            user=OTHER,
+            group=pwd.getpwnam(OTHER).pw_gid,
+            extra_groups=[],
+            cwd=folder,
+        )
+
+    refused = start("--user", "daemon")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "error [server.launch]: only root starts a program under another" in refused.stderr
+    assert start().stdout == "noted x\n"

@@ -37,12 +37,18 @@ def why_not_other() -> str | None:
     """Return why no program can run under another user here, or None."""
     if os.getuid() != 0:
         return "only root starts programs under another user"
-    return None if interpreter_of_other() else "another user can read no interpreter here"
+    return None if _found() else "another user can read no interpreter with agentguard here"
+
+
+def interpreter_of_other() -> tuple[str, ...]:
+    """Return a command that runs Python with agentguard under another user."""
+    found = _found()
+    assert found is not None
+    return found
 
 
 @cache
-def interpreter_of_other() -> tuple[str, ...] | None:
-    """Return a command that runs Python with agentguard under another user, if any does."""
+def _found() -> tuple[str, ...] | None:
     paths = [Path(agentguard.__file__).parents[1], *filter(None, sys.path)]
     found = f"PYTHONPATH={os.pathsep.join(str(one) for one in paths)}"
     for python in (sys.executable, "/usr/bin/python3"):

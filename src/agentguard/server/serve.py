@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,7 +60,11 @@ class GuardServer:
         self._parts = parts
         self._pins = ToolPins(parts.runs)
         self._uid = os.getuid()
-        self._own = ClientConfig("", self._uid, (EVERYTHING,), (EVERYTHING,), answers=True)
+        self._own = ClientConfig("", self._uid)
+        if settings.clients is None:
+            self._own = replace(
+                self._own, agents=(EVERYTHING,), vouches_for=(EVERYTHING,), answers=True
+            )
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._streams: dict[Stream, tuple[int, ClientConfig | None]] = {}
@@ -168,14 +173,15 @@ class GuardServer:
         return session
 
     def _client_of(self, uid: int) -> ClientConfig:
-        """Return the client that a user is; raises ``ServerError`` (``server.stranger``)."""
-        if self._clients is None:
-            if uid == self._uid:
-                return self._own
-        else:
-            for client in self._clients.values():
-                if client.uid == uid:
-                    return client
+        """Return the client that a user is; raises ``ServerError`` (``server.stranger``).
+
+        With ``[clients]`` the server's own user looks after the server, and is no agent.
+        """
+        for client in (self._clients or {}).values():
+            if client.uid == uid:
+                return client
+        if uid == self._uid:
+            return self._own
         message = f"the user {uid} is no client of this guard server: see [clients]"
         raise ServerError(message, code="server.stranger")
 
