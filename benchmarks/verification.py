@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from measuring import Row, middle, no_collection, ratio, tracked
 from states import State, bare_rows, bare_signatures
 
-from agentguard.domain.signature_processes import default_jobs
+from agentguard.domain.entry_processes import default_jobs
 from agentguard.domain.verify import examine
 
 LONG = 100_000

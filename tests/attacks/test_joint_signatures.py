@@ -24,7 +24,7 @@ from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.prove import prove_call
 from agentguard.domain import keystore
-from agentguard.domain.signature_processes import signature_checker
+from agentguard.domain.entry_processes import entry_reader
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, sha256_hex
@@ -356,11 +356,11 @@ def test_no_statement_of_a_log_holds_because_others_of_its_signature_do(
 
 def signed(stored: list[StoredEntry], jobs: int) -> set[int]:
     """Return the entries of calls whose signatures hold."""
-    with signature_checker(jobs, alone=0) as checker:
+    with entry_reader(jobs, alone=0) as reader:
         return {
             read.stored.index
-            for read in read_ahead(stored, {}, checker, since=0)
-            if read.signer is not None
+            for read in read_ahead(stored, reader, since=0)
+            if read.reading.signer is not None
         }
 
 

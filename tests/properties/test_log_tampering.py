@@ -23,21 +23,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, merkle
-from agentguard.audit.ahead import BATCH, SignatureCheck, SignatureChecker
+from agentguard.audit import ahead, checkpoint, merkle
+from agentguard.audit.ahead import BATCH, Batch, EntryReader, InOneThread, Reading
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.findings import ShardReport
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
 from agentguard.audit.verify import ShardVerifier
+from agentguard.domain import entry_processes
+from agentguard.domain.entry_processes import entry_reader
 from agentguard.domain.report import Report
-from agentguard.domain.signature_processes import signature_checker
 from agentguard.domain.verify import examine
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
-from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
 from agentguard.storage import registry_file, sqlite
 from agentguard.storage.anchor import Anchor
@@ -422,33 +422,34 @@ def test_every_change_of_the_registry_is_found(log, other, data):
 # --- several processes --------------------------------------------------------------------------
 
 
-class NothingHolds:
-    """Finds no signature to hold, so that the verifier checks each in its place, entry by entry."""
+class NothingIsRead:
+    """Reads no entry, so that the verifier reads and checks each in its place, one by one."""
 
     batches = 1
 
-    def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
-        return lambda: [False] * len(checks)
+    def start(self, batch: Batch) -> Callable[[], Sequence[Reading]]:
+        return lambda: [Reading()] * len(batch.bodies)
 
 
-def checked_by(checker: SignatureChecker, copy: Copy) -> ShardReport:
-    verifier = ShardVerifier(0, copy.trust.origin(0), copy.trust, checker=checker)
+def read_by(reader: EntryReader, copy: Copy) -> ShardReport:
+    verifier = ShardVerifier(0, copy.trust.origin(0), copy.trust, reader=reader)
     for _done in verifier.walk(copy.stored(0), copy.checkpoints(0)):
         pass
     return verifier.report()
 
 
-def in_processes(jobs: int, copy: Copy) -> ShardReport:
-    """The report with each signature verified in another process."""
-    with signature_checker(jobs, alone=0) as checker:
-        return checked_by(checker, copy)
+def in_processes(jobs: int, copy: Copy, size: int = BATCH) -> ShardReport:
+    """The report with the first batches, of ``size`` entries, read in other processes."""
+    with pytest.MonkeyPatch.context() as patch, entry_reader(jobs, alone=0) as reader:
+        patch.setattr(ahead, "BATCH", size)
+        return read_by(reader, copy)
 
 
 def workers() -> list[int]:
-    """The ids of the processes that verify signatures for this one."""
+    """The ids of the processes that read entries for this one."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [child for child, command in commands.items() if b"signature_worker.py" in command]
+    return [child for child, command in commands.items() if b"entry_worker" in command]
 
 
 def with_another_signature(body: bytes, bit: int) -> bytes:
@@ -480,8 +481,9 @@ def test_the_findings_are_the_same_with_any_number_of_processes(
     copy = replace(long_log.with_bodies(bodies).signed_again(), about=about | long_log.about)
     report = examine(copy, copy.trust, jobs=1)
     assert examine(copy, copy.trust, jobs=jobs) == report
-    assert in_processes(jobs, copy) == report.shards[0]
-    assert checked_by(NothingHolds(), copy) == report.shards[0]
+    for size in (BATCH, 7):  # of small batches, this process reads some
+        assert in_processes(jobs, copy, size) == report.shards[0]
+    assert read_by(NothingIsRead(), copy) == report.shards[0]
     if attack is None:  # without an anchor, some other attacks leave a log that is whole
         assert report.ok == (bodies == long_log.bodies)
 
@@ -522,25 +524,8 @@ def test_what_stands_before_a_row_that_cannot_be_read_is_verified(long_log):
     assert not reports[0].anchored
 
 
-def test_a_check_that_cannot_be_made_is_an_error_and_no_answer(long_log):
-    """A check that can be made is answered."""
-    (call, *_others) = (body for body in long_log.bodies if b'"invocation":' in body)
-    members: Any = canonical.loads(call)
-    key = long_log.signer.public_key
-    statement = Envelope.parse(members["invocation"], may_be_joint=True).payload
-    stranger = SignatureCheck(bytes(64), statement, key)
-    broken = SignatureCheck(bytes(64), statement, None)  # type: ignore[arg-type]
-    for jobs in (1, 2):
-        with signature_checker(jobs, alone=0) as checker:
-            assert checker.start([stranger])() == [False]
-            with pytest.raises(AttributeError):
-                checker.start([stranger, broken])()
-
-
 @pytest.mark.parametrize("program", ["/bin/false", "/nonexistent", None])
-def test_where_no_process_verifies_each_signature_is_verified_in_its_place(
-    long_log, monkeypatch, program
-):
+def test_where_no_process_reads_each_entry_is_read_here(long_log, monkeypatch, program):
     """A program that ends at once, and none."""
     index = len(long_log.rows) - 1
     bodies = list(long_log.bodies)
@@ -553,8 +538,10 @@ def test_where_no_process_verifies_each_signature_is_verified_in_its_place(
     assert [problem.index for problem in in_processes(2, forged).problems] == [index]
 
 
-def test_a_process_that_is_killed_changes_no_finding(long_log):
-    """Its signatures, which nobody answers for, are verified here."""
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_changes_no_finding(long_log, monkeypatch, sent):
+    """Its batches, to which nobody answers, are read here."""
+    monkeypatch.setattr(entry_processes, "_PATIENCE", 0.5)
     bodies = list(long_log.bodies)
     for index in (BATCH, 2 * BATCH, len(bodies) - 1):
         bodies[index] = with_another_signature(bodies[index], 0)
@@ -563,20 +550,31 @@ def test_a_process_that_is_killed_changes_no_finding(long_log):
     expected = in_processes(2, forged)
     assert expected.problems
     for last in (1, BATCH, 2 * BATCH):
-        with signature_checker(2, alone=0) as checker:
-            verifier = ShardVerifier(0, forged.trust.origin(0), forged.trust, checker=checker)
+        with entry_reader(2, alone=0) as reader:
+            verifier = ShardVerifier(0, forged.trust.origin(0), forged.trust, reader=reader)
             for size in verifier.walk(forged.stored(0), forged.checkpoints(0)):
                 if size == last:
                     assert workers()
                     for process in workers():
-                        os.kill(process, signal.SIGKILL)
+                        os.kill(process, sent)
             assert verifier.report() == expected
+        assert not workers()
+
+
+def test_a_shard_that_is_not_read_to_its_end_changes_no_finding_of_the_next(long_log):
+    """What was begun of its later entries is not taken for the next shard's."""
+    rows = [row for row in long_log.rows if row[0] != 5]
+    with entry_reader(2, alone=0) as reader:
+        for _ in range(3):
+            (problem,) = read_by(reader, replace(long_log, rows=rows)).problems
+            assert "entry 5 is missing" in problem.what
+            assert read_by(reader, long_log) == read_by(InOneThread(), long_log)
 
 
 def test_an_interrupt_ends_the_processes(long_log):
     def interrupted() -> None:
-        with signature_checker(3, alone=0) as checker:
-            verifier = ShardVerifier(0, long_log.trust.origin(0), long_log.trust, checker=checker)
+        with entry_reader(3, alone=0) as reader:
+            verifier = ShardVerifier(0, long_log.trust.origin(0), long_log.trust, reader=reader)
             for size in verifier.walk(long_log.stored(0), long_log.checkpoints(0)):
                 if size == BATCH:
                     assert workers()

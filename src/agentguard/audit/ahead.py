@@ -1,10 +1,10 @@
-"""Reads the entries of a shard ahead of the verifier, and has signatures verified in batches.
+"""Reads the entries of a shard ahead of the verifier, in batches, with their signatures checked.
 
-Most of a verification's time goes into the signatures of calls and outcomes. Their checks are
-values, so that a ``SignatureChecker`` can work on many at once, on several cores. A joint signature
-stands in several entries, and is checked once for the entries of a batch. The results only spare
-work: ``contents.py`` checks again what was not read here, or does not hold here, and reports what
-it finds, entry by entry in the order of the log.
+Most of a verification's time goes into what concerns one entry alone: its JSON, its statement and
+the statement's signature. An ``EntryReader`` does this work for a batch, which is a value, so that
+several processes can do the work. The results only spare work: ``contents.py`` reads again what was
+not read here, checks again a signature that does not hold here, and reports what it finds, entry by
+entry in the order of the log.
 """
 
 from __future__ import annotations
@@ -12,146 +12,190 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
+from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
 
 BATCH: Final = 128
-"""The most entries whose signatures are verified together."""
+"""The most entries that are read together."""
 
 _BATCH_BYTES: Final = 1024 * 1024
-_MOST_KEYS: Final = 1024
+_BYTES_AHEAD: Final = 16 * _BATCH_BYTES
+"""The length of the entries in the started batches from which on no batch is started."""
+
+_MOST_KEYS: Final = 4096
+_STATEMENTS: Final = frozenset({"invocation", "statement"})
 
 
-class SignatureCheck(NamedTuple):
-    """The question whether ``signature`` is the signature of ``message`` by a key."""
+class Batch(NamedTuple):
+    """Entries to be read: their bodies, and what a reader of entries needs for the signatures.
 
-    signature: bytes
-    message: bytes
-    key: PublicKey
-
-    def holds(self) -> bool:
-        """Return whether the key has signed the message."""
-        try:
-            self.key.verify(self.signature, self.message)
-        except VerificationError:
-            return False
-        return True
-
-
-class SignatureChecker(Protocol):
-    """Answers signature checks, batch by batch."""
-
-    batches: int
-    """The most batches at a time that are started and not finished."""
-
-    def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
-        """Start a batch; the returned function waits and gives the answers in order.
-
-        An answer is ``SignatureCheck.holds``; an error in a check is raised by that function.
-        """
-
-
-class InOneThread:
-    """A ``SignatureChecker`` that answers at once."""
-
-    batches = 1
-
-    def start(self, checks: Sequence[SignatureCheck]) -> Callable[[], Sequence[bool]]:
-        """Answer the checks of a batch."""
-        answers = [check.holds() for check in checks]
-        return lambda: answers
-
-
-@dataclass(slots=True)
-class ReadEntry:
-    """An entry as far as it could be read: a part is None where the part raises an error.
-
-    ``at`` is the entry's time (seconds since the epoch), ``content`` the content of a call or an
-    outcome, and ``signer`` the key that was found to have signed it.
+    ``keys`` are the keys of the instances that the batches before did not have; they are not
+    verified. Signatures are checked in entries from the time ``since`` on (seconds since the
+    epoch).
     """
 
-    stored: StoredEntry
+    bodies: Sequence[bytes]
+    keys: Sequence[PublicKey] = ()
+    since: int = 0
+
+
+class Reading(NamedTuple):
+    """What could be read of an entry: a part is None where the part raises an error.
+
+    ``at`` is the entry's time (seconds since the epoch), ``content`` the content of a call or an
+    outcome, and ``signer`` the key that was found to have signed the content. With a ``content``,
+    the ``entry`` lacks the member with the signed statement.
+    """
+
     entry: Entry | None = None
     at: int | None = None
     content: Authorization | Outcome | None = None
     signer: PublicKey | None = None
 
 
-class _Batch(NamedTuple):
-    entries: list[ReadEntry]
-    checks: dict[SignatureCheck, list[ReadEntry]]  # each with the entries in which it stands
-    answers: Callable[[], Sequence[bool]]
+class ReadEntry(NamedTuple):
+    """An entry of a log's storage, and what could be read of the entry."""
+
+    stored: StoredEntry
+    reading: Reading = Reading()
+
+
+class EntryReader(Protocol):
+    """Reads the entries of batches."""
+
+    batches: int
+    """The most batches at a time that are started and not finished."""
+
+    def start(self, batch: Batch) -> Callable[[], Sequence[Reading]]:
+        """Start a batch; the returned function waits and gives the readings in order."""
+
+
+class InOneThread:
+    """An ``EntryReader`` that reads at once."""
+
+    batches = 1
+
+    def __init__(self) -> None:
+        self.keys: dict[str, PublicKey] = {}
+        """The newest keys of the batches so far, by their thumbprints."""
+
+    def learn(self, keys: Iterable[PublicKey]) -> None:
+        """Take up the keys of a batch that is read somewhere else."""
+        self.keys.update((key.thumbprint, key) for key in keys)
+        while len(self.keys) > _MOST_KEYS:
+            del self.keys[next(iter(self.keys))]
+
+    def start(self, batch: Batch) -> Callable[[], Sequence[Reading]]:
+        """Read the entries of a batch."""
+        self.learn(batch.keys)
+        signatures = _Signatures(self.keys)
+        readings = [_read(body, signatures, batch.since) for body in batch.bodies]
+        return lambda: readings
+
+
+class _Signatures:
+    """Checks the signatures of one batch, and each joint signature once."""
+
+    def __init__(self, keys: Mapping[str, PublicKey]) -> None:
+        self._keys = keys
+        self._held: dict[tuple[str, bytes, bytes], bool] = {}
+
+    def signer(self, envelope: Envelope) -> PublicKey | None:
+        """Return the key of an envelope's first signature, if it is known and has signed."""
+        for key_id in envelope.key_ids[:1]:
+            key = self._keys.get(key_id)
+            if key is not None and self._holds(envelope, key):
+                return key
+        return None
+
+    def _holds(self, envelope: Envelope, key: PublicKey) -> bool:
+        with suppress(VerificationError):  # the verifier reports the error in its order
+            signature, message = envelope.signed(key)
+            check = (key.thumbprint, signature, message)
+            if check not in self._held:
+                self._held[check] = False
+                key.verify(signature, message)
+                self._held[check] = True
+            return self._held[check]
+        return False
+
+
+def _read(body: bytes, signatures: _Signatures, since: int) -> Reading:
+    entry: Entry | None = None
+    at: int | None = None
+    content: Authorization | Outcome | None = None
+    try:
+        entry = parse_entry(body)
+        at = parse_time(entry.at)
+        if entry.kind == "authorization":
+            content = read_authorization(entry)
+        elif entry.kind == "outcome":
+            content = read_outcome(entry)
+    except AgentguardError:  # the verifier reads the entry again, and reports the error
+        return Reading(entry, at)
+    if content is None:
+        return Reading(entry, at)
+    others = {name: value for name, value in entry.members.items() if name not in _STATEMENTS}
+    signer = signatures.signer(content.envelope) if at >= since else None
+    return Reading(entry._replace(members=others), at, content, signer)
 
 
 def read_ahead(
-    stored: Iterable[StoredEntry],
-    keys: Mapping[str, PublicKey],
-    checker: SignatureChecker,
-    *,
-    since: int,
+    stored: Iterable[StoredEntry], reader: EntryReader, *, since: int
 ) -> Iterator[ReadEntry]:
-    """Yield the entries in order, each with what could be read of it and with its signer.
+    """Yield the entries in order, each with what ``reader`` could read of it.
 
-    ``keys`` are the keys of verified credentials by their thumbprints, which grow while the caller
-    verifies. Signatures are checked in entries from the time ``since`` on (seconds since the
-    epoch). An error of ``stored`` is raised after the last entry before the error.
+    ``since`` is the time of a ``Batch``. An error of ``stored`` is raised after the last entry
+    before the error.
     """
-    batches: deque[_Batch] = deque()
-    reading = _Reading(iter(stored), keys, since)
-    while not reading.is_done or batches:
-        while not reading.is_done and len(batches) < checker.batches:
-            entries, checks = reading.batch()
-            batches.append(_Batch(entries, checks, checker.start(list(checks))))
-        batch = batches.popleft()
-        for reads, holds in zip(batch.checks.values(), batch.answers(), strict=True):
-            if not holds:
-                for read in reads:
-                    read.signer = None
-        yield from batch.entries
-    if reading.error is not None:
-        raise reading.error
+    started: deque[_Started] = deque()
+    batches = _Batches(iter(stored))
+    while not batches.is_done or started:
+        size = sum(each.size for each in started)
+        while not batches.is_done and len(started) < reader.batches and size < _BYTES_AHEAD:
+            entries, size_of_batch = batches.next()
+            batch = Batch([_short(one.body) for one in entries], _keys(entries), since)
+            started.append(_Started(entries, size_of_batch, reader.start(batch)))
+            size += size_of_batch
+        oldest = started.popleft()
+        for one, reading in zip(oldest.entries, oldest.readings(), strict=True):
+            yield ReadEntry(one, reading)
+    if batches.error is not None:
+        raise batches.error
 
 
-class _Reading:
-    """Reads entries in batches of a bounded number and size."""
+class _Started(NamedTuple):
+    entries: Sequence[StoredEntry]
+    size: int
+    readings: Callable[[], Sequence[Reading]]
 
-    def __init__(
-        self, stored: Iterator[StoredEntry], keys: Mapping[str, PublicKey], since: int
-    ) -> None:
+
+class _Batches:
+    """Takes entries in batches of a bounded number and size."""
+
+    def __init__(self, stored: Iterator[StoredEntry]) -> None:
         self.is_done = False
         self.error: AgentguardError | None = None
         self._stored = stored
-        self._keys = keys
-        self._new_keys: dict[str, PublicKey] = {}  # of credentials that are not verified yet
-        self._since = since
-        self._latest_time = 0
 
-    def batch(self) -> tuple[list[ReadEntry], dict[SignatureCheck, list[ReadEntry]]]:
-        """Return the next entries, and the checks, each with the entries in which it stands."""
-        entries: list[ReadEntry] = []
-        checks: dict[SignatureCheck, list[ReadEntry]] = {}
+    def next(self) -> tuple[Sequence[StoredEntry], int]:
+        """Return the next entries, and how many bytes they have."""
+        entries: list[StoredEntry] = []
         size = 0
         while len(entries) < BATCH and size < _BATCH_BYTES:
             stored = self._next()
             if stored is None:
                 break
             size += len(stored.body) + sum(len(kept.data) for kept in stored.attachments)
-            read = ReadEntry(stored)
-            entries.append(read)
-            self._read(read)
-            if read.content is not None and self._latest_time >= self._since:
-                check = self._check(read.content.envelope)
-                if check is not None:
-                    read.signer = check.key
-                    checks.setdefault(check, []).append(read)
-        return entries, checks
+            entries.append(stored)
+        return entries, size
 
     def _next(self) -> StoredEntry | None:
         try:
@@ -161,30 +205,18 @@ class _Reading:
         self.is_done = stored is None
         return stored
 
-    def _read(self, read: ReadEntry) -> None:
-        try:
-            entry = read.entry = parse_entry(read.stored.body)
-            at = read.at = parse_time(entry.at)
-            self._latest_time = max(self._latest_time, at)
-            if entry.kind == "authorization":
-                read.content = read_authorization(entry)
-            elif entry.kind == "outcome":
-                read.content = read_outcome(entry)
-            elif entry.kind == "identity":
-                self._add_key(credential.read(str(entry.members["credential"])).key)
-        except AgentguardError:
-            return  # the verifier reads the entry again, and reports the error in its order
 
-    def _add_key(self, key: PublicKey) -> None:
-        if len(self._new_keys) >= _MOST_KEYS:
-            del self._new_keys[next(iter(self._new_keys))]
-        self._new_keys[key.thumbprint] = key
+def _short(body: bytes) -> bytes:
+    """Return a body, and nothing in place of one that is too long to be read."""
+    return body if len(body) <= canonical.MAX_BYTES else b""
 
-    def _check(self, envelope: Envelope) -> SignatureCheck | None:
-        """Return the check of an envelope's first signature, None where its key is not known."""
-        for key_id in envelope.key_ids[:1]:
-            key = self._keys.get(key_id) or self._new_keys.get(key_id)
-            if key is not None:
-                with suppress(VerificationError):  # the verifier reports it in its order
-                    return SignatureCheck(*envelope.signed(key), key)
-        return None
+
+def _keys(entries: Sequence[StoredEntry]) -> Sequence[PublicKey]:
+    """Return the keys of the credentials that stand in identity entries, by their columns."""
+    keys: list[PublicKey] = []
+    for stored in entries:
+        if stored.summary is not None and stored.summary.kind == "identity":
+            with suppress(AgentguardError):  # the verifier reports it in its order
+                token = parse_entry(stored.body).members["credential"]
+                keys.append(credential.read(str(token)).key)
+    return keys

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from agentguard.approvals.roster import Roster
 from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import Adoption, check_adoption
-from agentguard.audit.ahead import ReadEntry
+from agentguard.audit.ahead import ReadEntry, Reading
 from agentguard.audit.approval_checks import RequestDigests
 from agentguard.audit.calls import (
     Authorization,
@@ -37,7 +37,6 @@ from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import JSON
-from agentguard.signing.keys import PublicKey
 
 _REFUSALS: Final = {
     "revocation": statements.check_revocation,
@@ -100,24 +99,19 @@ class ContentsVerifier:
         """Whether the newest entry is recent enough for its signatures to be checked."""
         return self.latest_time >= self.since
 
-    @property
-    def keys(self) -> Mapping[str, PublicKey]:
-        """The keys of the credentials so far, by their thumbprints."""
-        return self._credentials.keys
-
     def verify(self, read: ReadEntry) -> None:
         """Verify the next entry and the data beside the entry.
 
         Raises ``DecodeError`` or ``VerificationError``.
         """
-        stored = read.stored
-        entry = parse_entry(stored.body) if read.entry is None else read.entry
-        at = parse_time(entry.at) if read.at is None else read.at
+        stored, reading = read.stored, read.reading
+        entry = parse_entry(stored.body) if reading.entry is None else reading.entry
+        at = parse_time(entry.at) if reading.at is None else reading.at
         # an entry with an older time does not revive a key that has ended
         self.latest_time = max(self.latest_time, at)
         if stored.index == 0 and entry.kind != "shard":
             raise VerificationError("a shard begins with its opening entry")
-        content = self._content(stored.index, read, entry, at)
+        content = self._content(stored.index, reading, entry, at)
         statements.check_attachments(stored.attachments, content.commitments)
         self._note_missing_data(stored, content)
         if stored.summary != content.summary:
@@ -142,7 +136,7 @@ class ContentsVerifier:
         if missing:
             self.missing_data.append(MissingData(stored.index, tuple(missing), *content.call))
 
-    def _content(self, index: int, read: ReadEntry, entry: Entry, at: int) -> _Content:
+    def _content(self, index: int, reading: Reading, entry: Entry, at: int) -> _Content:
         """Check the statement in an entry, and return the entry's commitments and summary.
 
         A key of the issuer or the administrator must be valid at the entry's time and at the time
@@ -150,9 +144,9 @@ class ContentsVerifier:
         """
         match entry.kind:
             case "authorization":
-                return self._authorization(index, read, entry, at)
+                return self._authorization(index, reading, entry, at)
             case "outcome":
-                return self._outcome(index, read, entry)
+                return self._outcome(index, reading, entry)
             case "secret":
                 return _Content(self._releases.check(entry))
             case "identity" | "delegation" | "request" | "resolution" | "erasure":
@@ -224,13 +218,13 @@ class ContentsVerifier:
             message = f"it leaves out the head of {absent[0]}, which an opening before it embeds"
             raise VerificationError(message, code="statement.mismatch")
 
-    def _authorization(self, index: int, read: ReadEntry, entry: Entry, at: int) -> _Content:
-        call = read.content
+    def _authorization(self, index: int, reading: Reading, entry: Entry, at: int) -> _Content:
+        call = reading.content
         if not isinstance(call, Authorization):
             call = read_authorization(entry)
         issued = self._credentials.of_call(call, at)
         chain = self._chain_of(call)
-        signatures = self._is_unchecked(read, issued)
+        signatures = self._is_unchecked(reading, issued)
         statements.check_call(call, issued, chain, at, signatures=signatures)
         digests = self._digests
         if call.config_sha256 not in digests or str(call.policy_sha256) not in digests:
@@ -275,19 +269,19 @@ class ContentsVerifier:
             raise VerificationError("a roster of approvers that no entry before it states")
         return roster
 
-    def _outcome(self, index: int, read: ReadEntry, entry: Entry) -> _Content:
-        outcome = read.content
+    def _outcome(self, index: int, reading: Reading, entry: Entry) -> _Content:
+        outcome = reading.content
         if not isinstance(outcome, Outcome):
             outcome = read_outcome(entry)
         call = self.open_calls.pop(outcome.invocation_sha256, None)
         self._releases.end(outcome.invocation_sha256)
         if call is None:
-            return self._outcome_without_call(index, read, entry, outcome)
+            return self._outcome_without_call(index, reading, entry, outcome)
         statements.check_place(outcome, self.shard, call.place)
         if outcome.invocation_id not in (None, call.invocation_id):
             raise VerificationError("an outcome names another call than the one that it is of")
         # the credential of the call's instance may have expired while the tool ran
-        if self._is_unchecked(read, call.issued):
+        if self._is_unchecked(reading, call.issued):
             outcome.envelope.verify(call.issued.key)
         outcome_summary = summary.of_outcome(
             call.invocation_id, call.issued.uri, at=entry.at, status=outcome.status
@@ -297,24 +291,24 @@ class ContentsVerifier:
         )
 
     def _outcome_without_call(
-        self, index: int, read: ReadEntry, entry: Entry, outcome: Outcome
+        self, index: int, reading: Reading, entry: Entry, outcome: Outcome
     ) -> _Content:
         """Check the outcome of a call that was interrupted before the authorization was durable."""
         if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
             raise VerificationError("an outcome without an authorised call that waits for one")
         signer = self._credentials.holder(outcome.envelope)
-        if self._is_unchecked(read, signer):
+        if self._is_unchecked(reading, signer):
             outcome.envelope.verify(signer.key)
         self._unauthorised[outcome.invocation_id] = index
         return _Content(
             summary.of_outcome(outcome.invocation_id, signer.uri, at=entry.at, status="not_run")
         )
 
-    def _is_unchecked(self, read: ReadEntry, issued: Credential) -> bool:
+    def _is_unchecked(self, reading: Reading, issued: Credential) -> bool:
         """Whether the statement in an entry is still to be checked against an instance's key."""
         if not self.checks_signatures:
             return False
-        return read.signer is not issued.key and read.signer != issued.key
+        return reading.signer is not issued.key and reading.signer != issued.key
 
 
 def _column_problem(kept: Summary | None, recomputed: Summary) -> str:

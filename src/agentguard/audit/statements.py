@@ -50,13 +50,10 @@ class Credentials:
 
     def __init__(self) -> None:
         self._by_agent: dict[str, list[Credential]] = {}
-        self.keys: dict[str, PublicKey] = {}
-        """The keys of the credentials, by their thumbprints."""
 
     def add(self, issued: Credential) -> None:
         """Add a credential that is newer than those before."""
         self._by_agent.setdefault(issued.uri, []).append(issued)
-        self.keys[issued.key.thumbprint] = issued.key
 
     def of_call(self, call: Authorization, at: int) -> Credential:
         """Return the credential of the instance that made a call; the call was logged ``at``.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentguard.audit import checkpoint, merkle, statements
-from agentguard.audit.ahead import InOneThread, ReadEntry, SignatureChecker, read_ahead
+from agentguard.audit.ahead import EntryReader, InOneThread, ReadEntry, read_ahead
 from agentguard.audit.checkpoint import Checkpoint, End, WitnessedCheckpoint
 from agentguard.audit.contents import ContentsVerifier
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
@@ -56,7 +56,7 @@ class ShardVerifier:
     contents: bool = True
     may_be_empty: bool = False
     invocations: set[bytes] = field(default_factory=set)
-    checker: SignatureChecker = field(default_factory=InOneThread)
+    reader: EntryReader = field(default_factory=InOneThread)
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
     _unlisted_count: int = 0
@@ -142,7 +142,7 @@ class ShardVerifier:
     def _read(self, entries: Iterable[StoredEntry]) -> Iterator[ReadEntry]:
         if not self.contents:
             return map(ReadEntry, entries)
-        return read_ahead(entries, self._contents.keys, self.checker, since=self.since)
+        return read_ahead(entries, self.reader, since=self.since)
 
     def _verify_contents(self, read: ReadEntry) -> None:
         try:

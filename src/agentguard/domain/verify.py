@@ -16,7 +16,7 @@ from itertools import starmap
 from pathlib import Path
 
 from agentguard.audit import checkpoint
-from agentguard.audit.ahead import SignatureChecker
+from agentguard.audit.ahead import EntryReader
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
@@ -27,8 +27,8 @@ from agentguard.audit.registry import verify_registry
 from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
+from agentguard.domain.entry_processes import entry_reader
 from agentguard.domain.report import Report
-from agentguard.domain.signature_processes import signature_checker
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor
@@ -55,9 +55,9 @@ def examine(  # noqa: PLR0913  what a caller may leave out or add
     doubt. Signatures are verified by ``jobs`` processes, for 1 by none but this one; the report is
     the same. ``progress`` gets the number of entries verified so far, of all shards.
     """
-    with signature_checker(jobs) as checker:
+    with entry_reader(jobs) as entry_reading:
         return _LogVerification(
-            reader, trust, anchor, apart, kept, since, contents, checker, progress
+            reader, trust, anchor, apart, kept, since, contents, entry_reading, progress
         ).report()
 
 
@@ -70,7 +70,7 @@ class _LogVerification:
     kept: Sequence[WitnessedCheckpoint]
     since: int
     contents: bool
-    checker: SignatureChecker
+    entry_reading: EntryReader
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
@@ -228,7 +228,7 @@ class _LogVerification:
             self.contents,
             may_be_empty=not is_known,
             invocations=self.calls,
-            checker=self.checker,
+            reader=self.entry_reading,
         )
         try:
             with self.reader.snapshot(number):
