@@ -50,11 +50,18 @@ class ClientRequests:
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
         """Return ``(key, request)`` of each request that this client may see, the oldest first."""
-        found = self._link.request({"op": "approvals.pending"}).header.get("pending")
-        return values.reads(
-            "list of requests",
-            lambda: [(values.text(key), _read(one)) for key, one in found],  # type: ignore[union-attr]
-        )
+        found: list[tuple[str, ApprovalRequest]] = []
+        after: tuple[int, str] | None = None
+        while True:
+            answer = self._link.request({"op": "approvals.pending", "after": after})
+            keys = values.texts(answer.header.get("keys"))
+            if len(keys) != len(answer.blobs):
+                raise DecodeError("not a list of requests", code="frame.malformed")
+            found += zip(keys, map(ApprovalRequest.loads, answer.blobs), strict=True)
+            if not keys or answer.header.get("are_all") is True:
+                return found
+            newest = found[-1][1]
+            after = newest.requested_at, newest.request_id
 
     def altered(self, now: int) -> list[str]:
         """Return the ids of stored requests that somebody has changed."""

@@ -266,7 +266,9 @@ class Link:
         stream.close()
 
     def _greet(self, stream: Stream, session: str | None) -> Greeting:
-        stream.read()  # from here on the server sees who sends
+        first = stream.read().header  # from here on the server sees who sends
+        if "error" in first:
+            raise values.read_error(first["error"])
         stream.write(Frame({"op": "hello", "protocol": PROTOCOL, "session": session}))
         answer = stream.read().header
         error = answer.get("error")

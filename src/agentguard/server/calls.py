@@ -13,8 +13,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-import orjson
-
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
@@ -76,9 +74,8 @@ def evaluate_call(session: Session, header: Header, blobs: Blobs) -> Frame:
 def _begin(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Frame:
     request_id = _request_id(header)
     known = session.add_call(request_id, call := _call(session, header, blobs, runs=runs))
-    with (known or call).lock:
-        if known is not None:
-            return known.reply or known.start()
+    call = known or call
+    with call.lock:  # two requests with one id may come at once, on two connections
         reply = call.start()
     session.settle(request_id, call)
     return reply
@@ -111,7 +108,14 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
         None if outer is None else outer.releases,
     )
     return ServedCall(
-        steps(call), recorder, around, session.lend, asks_facts=asks_facts, is_traced=is_traced
+        steps(call),
+        recorder,
+        around,
+        session.lend,
+        asks_facts=asks_facts,
+        is_traced=is_traced,
+        sha256=canonical.sha256_hex(values.encoded(header) + b"".join(blobs)),
+        size=sum(map(len, blobs)),
     )
 
 
@@ -144,12 +148,13 @@ def _arguments(header: Header, blobs: Blobs) -> Arguments | ArgumentsError:
     (encoded,) = _expected(blobs, 1)
     unbound = values.texts(header.get("unbound", []))
     try:
-        members = orjson.loads(encoded)
-        if isinstance(members, dict) and canonical.dumps(members) == encoded:
-            return Arguments(MappingProxyType(members), encoded, unbound)
-    except (ValueError, AgentguardError) as refused:
-        raise DecodeError("the arguments are no JSON", code="frame.malformed") from refused
-    raise DecodeError("the arguments are not canonical", code="frame.malformed")
+        members = canonical.loads_canonical(encoded)
+    except AgentguardError as refused:
+        message = "the arguments are no canonical JSON"
+        raise DecodeError(message, code="frame.malformed") from refused
+    if not isinstance(members, dict):
+        raise DecodeError("the arguments are no object", code="frame.malformed")
+    return Arguments(MappingProxyType(members), encoded, unbound)
 
 
 def span(session: Session, header: Header, _blobs: Blobs) -> Frame:

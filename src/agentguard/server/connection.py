@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
+from agentguard.server.share import LARGE
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import EndedError, Stream
@@ -22,6 +24,15 @@ _LOGGER = logging.getLogger("agentguard")
 
 PROTOCOL: Final = 1
 """The version of the protocol, which client and server must share."""
+
+GREETING: Final = 10.0
+"""Seconds within which a client has to begin its greeting."""
+
+_LONGEST_GREETING: Final = 64 << 10
+"""The most bytes of a greeting: so much may come before the client is known."""
+
+_LARGE: Final = frozenset({"approvals.pending", "approvals.read", "runs.read"})
+"""The operations with a short request whose answers are large."""
 
 _ENDS: Final = frozenset({"outcome", "withdraw", "runs.write", "runs.remove", "flush"})
 """The operations that a server which is about to end still carries out."""
@@ -56,13 +67,13 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
     try:
         stream.write(Frame({"protocol": PROTOCOL}))
         session = _greet(stream, sessions, parts)
-        while session is not None:
-            request = stream.read()
-            reply = _answer(parts, session, request, sessions)
-            if request.header.get("quiet") is not True:
-                _write(stream, reply)
-            elif "error" in reply.header:
-                _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
+        while session is not None and not session.has_ended:
+            size, header = stream.begin()
+            with _large(session, is_large=size > LARGE):
+                request = stream.rest(size, header)
+                is_large = size <= LARGE and request.header.get("op") in _LARGE
+                with _large(session, is_large=is_large):
+                    _exchange(stream, parts, session, request, sessions)
     except (EndedError, OSError):
         pass
     except DecodeError as error:
@@ -73,12 +84,30 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
             sessions.leave(session)
 
 
+def _large(session: Session, *, is_large: bool) -> AbstractContextManager[object]:
+    """Return what is held while a large frame is in memory."""
+    return session.share.large if is_large else nullcontext()
+
+
+def _exchange(
+    stream: Stream, parts: Embedded, session: Session, request: Frame, sessions: Sessions
+) -> None:
+    """Carry a request out, and write the answer, unless the request wants none."""
+    if session.has_ended:
+        return
+    reply = _answer(parts, session, request, sessions)
+    if request.header.get("quiet") is not True:
+        _write(stream, reply)
+    elif "error" in reply.header:
+        _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
+
+
 def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | None:
     """Answer the client's first frame; return None where no session begins.
 
     The first frame of a launcher asks for a program's channel, and is the only one.
     """
-    header = stream.read().header
+    header = stream.read(within=GREETING, at_most=_LONGEST_GREETING).header
     try:
         if header.get("op") == "launch":
             sessions.launch(header, stream)

@@ -18,7 +18,8 @@ from agentguard.errors import StorageError
 from agentguard.signing.canonical import sha256_hex
 from agentguard.wire import values
 
-_PREFIX: Final = "pin"
+_PREFIX: Final = "\0pin"
+"""No client's name begins so: what a client keeps of runs stands under its name."""
 
 
 class ToolPins:

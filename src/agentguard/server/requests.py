@@ -6,6 +6,7 @@ do, ``[clients]`` says: each function asks before it acts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from agentguard.server.session import Session, require_agent, require_principal
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.wire import values
-from agentguard.wire.frame import Frame
+from agentguard.wire.frame import MAX_BLOBS, Frame
 
 Operation = Callable[[Embedded, Session, Header, Blobs], Frame]
 
@@ -36,6 +37,7 @@ _TERMS: Final = (
 )
 _DONE: Final = Frame({})
 _WHOLE_ID: Final = 32
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 # --- agents, tools, delegations ---------------------------------------------------------------
@@ -65,8 +67,9 @@ def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Fr
     has_facts = spec.facts is not None
     spec = parts.tools.configure(spec)
     asks_facts = has_facts and not parts.tools.looks_up_facts(spec.name)
-    name = session.add_tool(spec, asks_facts=asks_facts)
-    return Frame({"tool": values.tool(spec), "name": name})
+    configured = values.tool(spec)
+    name = session.add_tool(spec, asks_facts=asks_facts, size=len(values.encoded(configured)))
+    return Frame({"tool": configured, "name": name})
 
 
 def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) -> Frame:
@@ -129,19 +132,29 @@ def flush(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) ->
 # --- approvals --------------------------------------------------------------------------------
 
 
-def pending(parts: Embedded, session: Session, _header: Header, _blobs: Blobs) -> Frame:
-    """Return the requests of the client's agents, or all where the client may answer."""
+def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return the requests of the client's agents, or all where the client may answer.
+
+    An answer has the oldest ones after the place ``after``, as many as a frame has blobs.
+    """
+    place: Any = header.get("after")
+    after = values.reads(
+        "place", lambda: None if place is None else (int(place[0]), values.text(place[1]))
+    )
     found = [
-        [key, request.dumps().decode()]
+        (key, request)
         for key, request in parts.requests().pending()
         if _is_visible(session, request)
+        and (after is None or (request.requested_at, request.request_id) > after)
     ]
-    return Frame({"pending": found})
+    page = found[:MAX_BLOBS]
+    keys, are_all = [key for key, _request in page], len(page) == len(found)
+    return Frame({"keys": keys, "are_all": are_all}, [one.dumps() for _key, one in page])
 
 
 def read_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return the request under a key, with its answers."""
-    stored = parts.requests().read(values.text(header.get("key")))
+    stored = parts.requests().read(_key(header))
     if stored is None or not _is_visible(session, stored.request):
         return Frame({"request": None})
     answers = [envelope.as_json() for envelope in stored.answers]
@@ -149,11 +162,13 @@ def read_request(parts: Embedded, session: Session, header: Header, _blobs: Blob
     return Frame({"request": request, "answers": answers, "altered": stored.altered})
 
 
-def altered(parts: Embedded, _session: Session, header: Header, _blobs: Blobs) -> Frame:
+def altered(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return the ids of the requests that somebody has changed."""
     now = header.get("now")
     if type(now) is not int:
         raise DecodeError("expected a time", code="frame.malformed")
+    if not session.client.answers:
+        return Frame({"altered": []})  # whose such a request is, nobody knows
     return Frame({"altered": parts.requests().altered(now)})
 
 
@@ -191,8 +206,12 @@ def vouch(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
 
 def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Withdraw a request whose call nobody will make any more."""
-    key = values.text_or_none(header.get("key"))
-    return Frame({"withdrawn": parts.requests().withdraw(_request(session, header), key)})
+    request, requests = _request(session, header), parts.requests()
+    key = None if header.get("key") is None else _key(header)
+    waiting = [one for _key, one in requests.pending() if one.request_id == request.request_id]
+    if waiting != [request] and (waiting or parts.runtime.status(request.request_id) is None):
+        raise _unknown(request)  # of another agent, say
+    return Frame({"withdrawn": requests.withdraw(request, key)})
 
 
 def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
@@ -207,9 +226,21 @@ def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
 def _request(session: Session, header: Header) -> ApprovalRequest:
     request = ApprovalRequest.loads(values.text(header.get("request")).encode())
     if not _is_visible(session, request):
-        message = f"no request {request.request_id} waits: see agentguard approvals list"
-        raise ApprovalError(message, code="request.unknown")
+        raise _unknown(request)
     return request
+
+
+def _unknown(request: ApprovalRequest) -> ApprovalError:
+    message = f"no request {request.request_id} waits: see agentguard approvals list"
+    return ApprovalError(message, code="request.unknown")
+
+
+def _key(header: Header) -> str:
+    """Return the key of a request in the store, which is a digest and no path of a file."""
+    key = values.text(header.get("key"))
+    if not _DIGEST.fullmatch(key):
+        raise DecodeError("the key of a request is 64 hex digits", code="frame.malformed")
+    return key
 
 
 def _is_visible(session: Session, request: ApprovalRequest) -> bool:

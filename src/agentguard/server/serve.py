@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket as sockets
 import stat
 import struct
@@ -29,7 +30,9 @@ from agentguard.server import connection
 from agentguard.server.launch import Channels, read_launch
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
+from agentguard.server.share import MOST_CONNECTIONS, Share
 from agentguard.storage import lock
+from agentguard.wire import frame, values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
@@ -40,6 +43,15 @@ _ROOT: Final = 0
 """The user who reaches the server's files and memory, whatever the server's own user is."""
 
 _BACKLOG: Final = 256
+_OWN_FILES: Final = 256
+"""The descriptors that the server needs beside those of connections."""
+
+_PAUSE: Final = 0.05
+"""Seconds until the next try where no connection can be accepted."""
+
+_SEND: Final = struct.pack("ll", 30, 0)
+"""How long the server waits for a client that does not read: seconds, microseconds."""
+
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
 
@@ -69,6 +81,7 @@ class GuardServer:
         self._sessions: dict[str, Session] = {}
         self._streams: dict[Stream, tuple[int, ClientConfig | None]] = {}
         self._channels = Channels(self._begin, self._limits.max_clients)
+        self._shares: dict[int, Share] = {}
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
@@ -103,30 +116,68 @@ class GuardServer:
         while True:
             try:
                 accepted, _address = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError:
+                if self._ended.is_set():
+                    return
+                time.sleep(_PAUSE)  # the server has no descriptor left, say
+                continue
             self._begin(accepted, None)
 
     def _begin(self, accepted: sockets.socket, launched: ClientConfig | None) -> None:
-        """Serve a connection in a thread; ``launched`` is the client of a program's connection."""
-        threading.Thread(
-            target=self._serve, args=(accepted, launched), name="agentguard-client", daemon=True
-        ).start()
+        """Serve a connection in a thread, or refuse the user at the other end.
 
-    def _serve(self, accepted: sockets.socket, launched: ClientConfig | None) -> None:
+        ``launched`` is the client of a program's connection.
+        """
+        share: Share | None = None
         try:
             uid = _peer_of(accepted) if launched is None else launched.uid
+            if launched is None and uid not in (_ROOT, self._uid):  # who launch programs
+                self._client_of(uid)
+            with self._lock:
+                share = self._share_of(uid)
+                share.open()
+            threading.Thread(
+                target=self._serve,
+                args=(accepted, uid, launched, share),
+                name="agentguard-client",
+                daemon=True,
+            ).start()
+        except ServerError as error:
+            _refuse(accepted, error)
+        except (OSError, RuntimeError):  # the client has gone; or no thread can be started
+            accepted.close()
+            with self._lock:
+                if share is not None:
+                    share.connections -= 1
+
+    def _share_of(self, uid: int) -> Share:
+        """Return what a user may hold; the caller has the lock."""
+        share = self._shares.get(uid)
+        if share is None:
+            files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
+            each = files // (len(self._clients or ()) + 1)
+            most = min(MOST_CONNECTIONS, each)
+            share = self._shares[uid] = Share(most, self._limits.max_clients)
+        return share
+
+    def _serve(
+        self, accepted: sockets.socket, uid: int, launched: ClientConfig | None, share: Share
+    ) -> None:
+        try:
+            accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
             stream = Stream(accepted, only_uid=uid)
+            with self._lock:
+                self._streams[stream] = (uid, launched)
+            try:
+                connection.serve(stream, self, self._parts)
+            finally:
+                with self._lock:
+                    self._streams.pop(stream, None)
         except OSError:
             accepted.close()
-            return
-        with self._lock:
-            self._streams[stream] = (uid, launched)
-        try:
-            connection.serve(stream, self, self._parts)
         finally:
             with self._lock:
-                self._streams.pop(stream, None)
+                share.connections -= 1
 
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one; raises ``ServerError``."""
@@ -164,11 +215,10 @@ class GuardServer:
             return known
         if self.is_draining:
             raise ServerError("the guard server is about to end", code="server.draining")
-        if len(self._sessions) >= self._limits.max_clients:
-            message = f"the guard server has {len(self._sessions)} clients, which is the limit"
-            raise ServerError(message, code="server.busy")
+        share = self._share_of(uid)
+        share.begin()
         isolation: Isolation = "same-user" if uid in (self._uid, _ROOT) else "separate-user"
-        session = Session(client, isolation, self._limits, self._pins)
+        session = Session(client, isolation, self._limits, self._pins, share)
         self._sessions[session.handle] = session
         return session
 
@@ -194,7 +244,8 @@ class GuardServer:
     def forget(self, session: Session) -> None:
         """Forget a session; its calls under way stay in doubt."""
         with self._lock:
-            self._sessions.pop(session.handle, None)
+            if self._sessions.pop(session.handle, None) is not None:
+                session.share.clients -= 1
         in_doubt = session.abandon()
         with self._lock:
             self.in_doubt += in_doubt
@@ -242,6 +293,14 @@ def _peer_of(accepted: sockets.socket) -> int:
     return uid
 
 
+def _refuse(accepted: sockets.socket, error: ServerError) -> None:
+    """Say why a user gets no connection; the client has sent nothing yet."""
+    with suppress(OSError):
+        accepted.settimeout(0)
+        accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
+    accepted.close()
+
+
 def _listen(path: Path) -> sockets.socket:
     """Return a socket that listens at ``path``; a socket of a server that is gone is replaced.
 
@@ -252,11 +311,8 @@ def _listen(path: Path) -> sockets.socket:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock.held(path.with_name(f"{path.name}.lock")):
             _remove_stale(path)
-            mask = os.umask(0o111)  # whoever reaches the folder may connect; the kernel says who
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
+            listener.bind(str(path))
+            path.chmod(0o666)  # whoever reaches the folder may connect; the kernel says who
             listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()

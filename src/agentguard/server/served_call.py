@@ -65,7 +65,8 @@ class ServedCall:
 
     ``around`` takes the place of the call around this one, which is at the client: what the steps
     tell ``around`` goes to the client. ``asks_facts`` says whether the application looks facts up,
-    and ``is_traced`` whether the client has spans.
+    and ``is_traced`` whether the client has spans. ``sha256`` tells the request from others, and
+    ``size`` is the number of bytes of the arguments.
     ``reply`` is the frame that says where the steps stand, sent again for a request that comes
     again. ``invocation_id`` and ``releases`` (the tool's secrets) are known once the tool may
     run. The methods may be called from any
@@ -81,7 +82,11 @@ class ServedCall:
         *,
         asks_facts: bool,
         is_traced: bool,
+        sha256: str,
+        size: int,
     ) -> None:
+        self.sha256 = sha256
+        self.size = size
         self.lock = threading.Lock()
         self.reply: Frame | None = None
         self.invocation_id: str | None = None
@@ -110,8 +115,8 @@ class ServedCall:
         return 0 if self.reply is None else sum(map(len, self.reply.blobs))
 
     def start(self) -> Frame:
-        """Begin the steps; return where they stand."""
-        return self._advance(lambda: next(self._flow))
+        """Begin the steps, unless they have begun; return where they stand."""
+        return self.reply or self._advance(lambda: next(self._flow))
 
     def take_span(self, traceparent: str | None) -> Frame:
         """Go on with the span that the client has begun (W3C ``traceparent``)."""

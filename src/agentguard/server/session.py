@@ -21,6 +21,7 @@ from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerE
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins, pin_of
 from agentguard.server.served_call import ServedCall
+from agentguard.server.share import Share
 from agentguard.signing import canonical
 from agentguard.wire import values
 
@@ -32,8 +33,13 @@ MAX_DELEGATIONS: Final = 4_096
 MAX_OVER: Final = 4_096
 """The most calls that are over and whose reply is kept for a request that comes again."""
 
-MAX_KEPT_REPLY: Final = 1 << 16
-"""The most bytes of such a reply: a longer one is the result of a journalled call."""
+_AGENT: Final = 64 << 10
+_TOOL: Final = 2 << 10
+_CALL: Final = 8 << 10
+"""The bytes that are noted for an agent, a tool and a call, beside what the client has sent."""
+
+_GROWS: Final = 32
+"""How many times its length JSON may take as Python's values, about: each ``[]`` is an object."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,20 +48,24 @@ class Session:
 
     ``lock`` is held while the members are changed. ``connections`` is the number of open
     connections, ``lost_at`` the time since which there is none (seconds of the monotonic clock).
+    ``share`` is what all processes of the client hold, ``has_ended`` whether the client has gone.
     """
 
     client: ClientConfig
     isolation: Isolation
     limits: ServerConfig
     pins: ToolPins
+    share: Share
     handle: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     connections: int = 0
     lost_at: float = 0.0
+    has_ended: bool = False
+    _held: int = 0
     _agents: dict[str, Instance] = field(default_factory=dict)
     _tools: dict[str, tuple[ToolSpec, bool]] = field(default_factory=dict)
     _tool_names: dict[bytes, str] = field(default_factory=dict)
-    _delegations: dict[str, Delegation] = field(default_factory=dict)
+    _delegations: dict[str, tuple[Delegation, int]] = field(default_factory=dict)
     _calls: dict[str, ServedCall] = field(default_factory=dict)
     _over: dict[str, ServedCall] = field(default_factory=dict)
     _invocations: dict[str, ServedCall] = field(default_factory=dict)
@@ -69,7 +79,7 @@ class Session:
 
     def add_agent(self, instance: Instance) -> str:
         """Keep an instance; return its name in this session. Raises ``ServerError``."""
-        return self._name(self._agents, instance, MAX_AGENTS, "agents")
+        return self._name(self._agents, instance, MAX_AGENTS, "agents", _AGENT)
 
     def agent(self, name: Any) -> Instance:
         """Return an instance of this session; raises ``ServerError`` (``server.unknown``)."""
@@ -77,18 +87,23 @@ class Session:
 
     def release(self, names: Any) -> None:
         """Forget instances that the client holds no more; calls under way keep theirs."""
-        for name in values.texts(names):
-            self._agents.pop(name, None)
+        with self.lock:
+            for name in values.texts(names):
+                if self._agents.pop(name, None) is not None:
+                    self._give(_AGENT)
 
-    def add_tool(self, spec: ToolSpec, *, asks_facts: bool) -> str:
-        """Keep a tool's specification; return its name here, the same for an equal one.
+    def add_tool(self, spec: ToolSpec, *, asks_facts: bool, size: int) -> str:
+        """Keep a tool's specification, which takes ``size`` bytes; return its name here.
+
+        An equal tool has the same name.
 
         Raises ``ServerError`` (``server.busy``).
         """
         key = pin_of(spec) + bytes([asks_facts])
         name = self._tool_names.get(key)
         if name is None:
-            name = self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools")
+            taken = _TOOL + _GROWS * size
+            name = self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools", taken)
             self._tool_names[key] = name
         return name
 
@@ -96,20 +111,37 @@ class Session:
         """Return a tool, and whether the client looks its facts up; raises ``ServerError``."""
         return _named(self._tools, name, "tool")
 
-    def _name(self, things: dict[str, T], thing: T, most: int, what: str) -> str:
+    def _name(self, things: dict[str, T], thing: T, most: int, what: str, size: int) -> str:
         """Keep a thing under a random name, which no other session has for anything."""
         name = secrets.token_hex(8)
         with self.lock:
             if len(things) >= most:
                 message = f"this client has {most} {what} already, which is the limit"
                 raise ServerError(message, code="server.busy")
+            self._hold(size)
             things[name] = thing
         return name
+
+    def _hold(self, size: int) -> None:
+        """Note so many bytes until the session ends; the caller has the lock."""
+        if self.has_ended:
+            raise ServerError("this client has ended its session", code="server.restarted")
+        self.share.take(size)
+        self._held += size
+
+    def _give(self, size: int) -> None:
+        """Note that so many bytes are not held any more; the caller has the lock."""
+        if not self.has_ended:
+            self.share.give(size)
+            self._held -= size
 
     # --- delegations ----------------------------------------------------------------------------
 
     def lend(self, delegation: Delegation) -> tuple[dict[str, Any], list[bytes]]:
-        """Keep a delegation that the client may name from now on; return it for the client."""
+        """Keep a delegation that the client may name from now on; return it for the client.
+
+        The oldest one is forgotten where there are too many.
+        """
         digest = delegation.key[0]
         described = {
             "id": digest,
@@ -119,14 +151,21 @@ class Session:
         with self.lock:
             if digest in self._delegations:
                 return described, []
-            if len(self._delegations) >= MAX_DELEGATIONS:
-                del self._delegations[next(iter(self._delegations))]
-            self._delegations[digest] = delegation
-        return described, [canonical.dumps(delegation.chain.as_json())]
+            encoded = canonical.dumps(delegation.chain.as_json())
+            size = _TOOL + 4 * len(encoded)
+            if self.has_ended:
+                return described, [encoded]
+            while len(self._delegations) >= MAX_DELEGATIONS or not self.share.try_take(size):
+                if not self._delegations:
+                    return described, [encoded]
+                self._give(self._delegations.pop(next(iter(self._delegations)))[1])
+            self._held += size
+            self._delegations[digest] = delegation, size
+        return described, [encoded]
 
     def lent(self, digest: Any) -> Delegation:
         """Return a delegation that ``lend`` has kept; raises ``ServerError``."""
-        return _named(self._delegations, digest, "delegation")
+        return _named(self._delegations, digest, "delegation")[0]
 
     def delegation(self, value: Any) -> Delegation | DelegationError | None:
         """Return the delegation of a call, as the client names it; None for none.
@@ -151,7 +190,8 @@ class Session:
     def add_call(self, request_id: str, call: ServedCall) -> ServedCall | None:
         """Keep a new call; return None. Return the call that has this id already, if any.
 
-        Raises ``ServerError`` (``server.busy``).
+        Raises ``ServerError`` (``server.busy``), and ``DecodeError`` (``frame.malformed``) where
+        another request has had this id.
         """
         with self.lock:
             known = self._calls.get(request_id) or self._over.get(request_id)
@@ -159,7 +199,11 @@ class Session:
                 if len(self._calls) >= self.limits.max_calls:
                     message = f"{len(self._calls)} calls of this client are under way: wait"
                     raise ServerError(message, code="server.busy")
+                self._hold(_CALL + _GROWS * call.size)
                 self._calls[request_id] = call
+            elif known.sha256 != call.sha256:
+                message = "another request of this client has had this id"
+                raise DecodeError(message, code="frame.malformed")
             return known
 
     def call(self, request_id: Any) -> ServedCall:
@@ -172,18 +216,26 @@ class Session:
 
     def settle(self, request_id: str, call: ServedCall) -> None:
         """Note where the steps of a call stand; the last replies are kept."""
-        if call.is_under_way:
-            if call.invocation_id is not None:
-                self._invocations[call.invocation_id] = call
-            return
         with self.lock:
-            if self._calls.pop(request_id, None) is None:
+            if call.is_under_way:
+                if call.invocation_id is not None:
+                    self._invocations[call.invocation_id] = call
+            elif self._calls.pop(request_id, None) is not None:
+                self._give(_CALL + _GROWS * call.size)
+                self._keep_reply(request_id, call)
+
+    def _keep_reply(self, request_id: str, call: ServedCall) -> None:
+        """Keep the reply of a call that is over, in the place of the oldest where need be."""
+        size = _TOOL + 4 * call.reply_size
+        while len(self._over) >= MAX_OVER or not self.share.try_take(size):
+            if not self._over:
+                self._invocations.pop(call.invocation_id or "", None)
                 return
-            if call.reply_size <= MAX_KEPT_REPLY:
-                self._over[request_id] = call
-            if len(self._over) > MAX_OVER:
-                oldest = self._over.pop(next(iter(self._over)))
-                self._invocations.pop(oldest.invocation_id or "", None)
+            oldest = self._over.pop(next(iter(self._over)))
+            self._invocations.pop(oldest.invocation_id or "", None)
+            self._give(_TOOL + 4 * oldest.reply_size)
+        self._held += size
+        self._over[request_id] = call
 
     def made(self, invocation_id: str) -> ServedCall | None:
         """Return the call of this session with this invocation's id, None for no known call."""
@@ -194,9 +246,11 @@ class Session:
         return len(self._calls)
 
     def abandon(self) -> int:
-        """End the steps of all calls under way; return how many stay in doubt."""
+        """End the session, and the steps of all calls; return how many calls stay in doubt."""
         with self.lock:
             calls, self._calls = self._calls, {}
+            self._give(self._held)
+            self.has_ended = True
         in_doubt = 0
         for call in calls.values():
             with call.lock:

@@ -54,13 +54,13 @@ def encode(frame: Frame) -> bytes:
     return b"".join((prefix, encoded, *frame.blobs))
 
 
-def rest_of(prefix: bytes) -> tuple[int, int]:
+def rest_of(prefix: bytes, at_most: int = MAX_FRAME) -> tuple[int, int]:
     """Return the number of bytes after the prefix, and of those the bytes of the header.
 
     Raises ``DecodeError`` (``frame.too_large``, ``frame.malformed``).
     """
     size, header = int.from_bytes(prefix[:4], "big") - 4, int.from_bytes(prefix[4:], "big")
-    if size + 4 > MAX_FRAME or header > MAX_HEADER:
+    if size + 4 > at_most or header > MAX_HEADER:
         raise DecodeError("a frame is longer than the limit", code="frame.too_large")
     if not len(b"{}") <= header <= size:
         raise _malformed("its lengths do not fit together")

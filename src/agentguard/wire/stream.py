@@ -12,6 +12,7 @@ import array
 import os
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -24,6 +25,9 @@ _ANCILLARY: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 _DESCRIPTOR: Final = array.array("i").itemsize
 _CHUNK: Final = 1 << 16
 
+REST: Final = 30.0
+"""Seconds that the rest of a frame may take on the server's side, once the frame has begun."""
+
 
 class EndedError(ConnectionError):
     """The other end has closed the connection between two frames."""
@@ -35,6 +39,9 @@ class Stream:
     The methods raise ``OSError`` where the connection fails, ``EndedError`` where it has ended, and
     ``DecodeError`` (``frame.malformed``, ``frame.too_large``, ``frame.sender``) for bytes that are
     no frame, or come from another user.
+
+    With ``only_uid``, the rest of a frame has to come within ``REST`` seconds: the other end does
+    not hold the reading thread up for ever.
     """
 
     def __init__(self, connected: socket.socket, *, only_uid: int | None = None) -> None:
@@ -44,10 +51,25 @@ class Stream:
         if only_uid is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
-    def read(self) -> Frame:
-        """Return the next frame; waits for it."""
-        size, header = frame.rest_of(self._take(frame.PREFIX, may_end=True))
-        return frame.decode(self._take(size), header)
+    def read(self, *, within: float | None = None, at_most: int = frame.MAX_FRAME) -> Frame:
+        """Return the next frame, of ``at_most`` so many bytes; waits for it as ``begin`` does."""
+        size, header = self.begin(within=within, at_most=at_most)
+        return self.rest(size, header)
+
+    def begin(
+        self, *, within: float | None = None, at_most: int = frame.MAX_FRAME
+    ) -> tuple[int, int]:
+        """Wait for the next frame; return the bytes after its prefix, and those of the header.
+
+        On the server's side, ``within`` is how many seconds the prefix may take; None waits for the
+        first byte for ever. Raises ``TimeoutError`` past a time limit.
+        """
+        until = None if within is None else time.monotonic() + within
+        return frame.rest_of(self._take(frame.PREFIX, until, may_end=True), at_most)
+
+    def rest(self, size: int, header: int) -> Frame:
+        """Return the frame that has begun, with the numbers that ``begin`` has returned."""
+        return frame.decode(self._take(size, None), header)
 
     def write(self, message: Frame) -> None:
         """Send a frame; raises ``EncodeError`` as ``frame.encode`` does."""
@@ -86,19 +108,36 @@ class Stream:
         """Close this process's copy of a connection that another process goes on with."""
         self._socket.close()
 
-    def _take(self, size: int, *, may_end: bool = False) -> bytes:
-        """Return the next ``size`` bytes; ``may_end`` where the connection may end before them."""
+    def _take(self, size: int, until: float | None, *, may_end: bool = False) -> bytes:
+        """Return the next ``size`` bytes; ``may_end`` where the connection may end before them.
+
+        ``until`` is the end of the time for them (of the monotonic clock), None for no end yet.
+        """
         buffer = self._buffer
+        is_limited = False
         while len(buffer) < size:
-            data = self._receive(max(_CHUNK, size - len(buffer)))
+            if self._only_uid is not None and (buffer or until is not None or not may_end):
+                until = time.monotonic() + REST if until is None else until
+                self._limit(until)
+                is_limited = True
+            data = self._receive(_CHUNK)
             if not data:
                 if may_end and not buffer:
                     raise EndedError("the connection has ended")
                 raise DecodeError("a frame ends too early", code="frame.malformed")
             buffer += data
+        if is_limited:
+            self._socket.settimeout(None)
         taken = bytes(buffer[:size])
         del buffer[:size]
         return taken
+
+    def _limit(self, until: float) -> None:
+        """Let the next read of the socket wait until then; raises ``TimeoutError``."""
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the other end takes too long to send a frame")
+        self._socket.settimeout(left)
 
     def _receive(self, size: int) -> bytes:
         if self._only_uid is None:

@@ -54,7 +54,8 @@ class ServerConfig:
     """``[server]``: the path of the unix socket, and the limits of the server.
 
     ``pin_tools`` says whether an agent's tool must stay what it was at the first call.
-    ``max_connections`` and ``max_calls`` (calls whose tools run) are for each client process.
+    ``max_clients`` is for each user, ``max_connections`` and ``max_calls`` (calls whose tools run)
+    are for each client process.
     ``reconnect`` is how many seconds a client that was lost may come back to report outcomes,
     ``drain`` how many seconds the server waits for outcomes before it ends, ``timeout`` how many
     seconds a client waits for an answer, and ``patience`` how many for a server that is started
@@ -111,6 +112,8 @@ def read_clients(root: Table) -> Mapping[str, ClientConfig] | None:
     """Read ``[clients]``; None without the table. Raises ``ConfigError``."""
     clients: dict[str, ClientConfig] = {}
     for name, table in root.tables("clients"):
+        if not name or not name.isprintable():
+            raise ConfigError(f"{table.name('uid')}: the name of a client is a text of one line")
         if name.startswith(LAUNCHED):
             message = f"{table.name('uid')}: only programs of agentguard run have names with run:"
             raise ConfigError(message)

@@ -1,0 +1,74 @@
+"""``Share``: what the processes of one user may hold in the server at a time.
+
+A connection takes a thread and a descriptor of the server, and what a client names takes memory.
+All processes of one user have one share, so that no user takes what the others need.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentguard.errors import ServerError
+
+MOST_CONNECTIONS: Final = 1024
+"""The most connections of one user, where the server may open enough files."""
+
+MOST_BYTES: Final = 256 << 20
+"""The most bytes that the agents, tools, delegations and calls of one user take, as estimated."""
+
+LARGE: Final = 64 << 10
+"""A frame of more bytes is large."""
+
+LARGE_AT_ONCE: Final = 4
+"""The most large frames of one user that are read, answered and written at a time."""
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """What the processes of one user hold. ``large`` is held from a large frame to its answer.
+
+    The server's lock guards ``connections`` and ``clients`` (processes).
+    """
+
+    most_connections: int
+    most_clients: int
+    connections: int = 0
+    clients: int = 0
+    large: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(LARGE_AT_ONCE))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _bytes: int = 0
+
+    def open(self) -> None:
+        """Note a connection; raises ``ServerError`` (``server.busy``)."""
+        if self.connections >= self.most_connections:
+            raise _busy(f"this user has {self.connections} connections")
+        self.connections += 1
+
+    def begin(self) -> None:
+        """Note a process; raises ``ServerError`` (``server.busy``)."""
+        if self.clients >= self.most_clients:
+            raise _busy(f"this user has {self.clients} clients")
+        self.clients += 1
+
+    def take(self, size: int) -> None:
+        """Note so many bytes; raises ``ServerError`` (``server.busy``)."""
+        if not self.try_take(size):
+            raise _busy("what the clients of this user have named takes too much memory")
+
+    def try_take(self, size: int) -> bool:
+        """Note so many bytes, unless they are too many; return whether they were noted."""
+        with self._lock:
+            has_room = self._bytes + size <= MOST_BYTES
+            self._bytes += size if has_room else 0
+            return has_room
+
+    def give(self, size: int) -> None:
+        """Note that so many bytes are not held any more."""
+        with self._lock:
+            self._bytes -= size
+
+
+def _busy(what: str) -> ServerError:
+    return ServerError(f"{what}, which is the limit: wait, or end some", code="server.busy")
