@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import select
 import socket as sockets
 import stat
 import struct
@@ -59,11 +60,15 @@ _SWEEP: Final = 0.5
 class GuardServer:
     """A guard server on a unix socket; ``close`` drains and ends it.
 
-    ``parts`` are those of an embedded guard, which the server uses and does not close. Raises
-    ``ConfigError`` and ``ServerError`` where the socket can't be made.
+    ``parts`` are those of an embedded guard, which the server uses and does not close.
+    ``listener`` is a listening unix socket that is used in place of one that the server makes;
+    whoever has made the socket may go on with it after the server's end. Raises ``ConfigError``
+    and ``ServerError`` where the socket can't be made.
     """
 
-    def __init__(self, settings: Config, parts: Embedded) -> None:
+    def __init__(
+        self, settings: Config, parts: Embedded, listener: sockets.socket | None = None
+    ) -> None:
         if settings.server is None:
             message = f"{settings.source}: server: expected a table [server] with a url, found none"
             raise ConfigError(message)
@@ -85,7 +90,10 @@ class GuardServer:
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
-        self._listener = _listen(self._limits.socket)
+        self._is_inherited = listener is not None
+        self._listener = _listen(self._limits.socket) if listener is None else listener
+        self._listener.settimeout(0)
+        self._wakes, self._woken = sockets.socketpair()
         self._threads = [
             threading.Thread(target=work, name=f"agentguard-{name}", daemon=True)
             for name, work in (("accept", self._accept), ("sweep", self._sweep))
@@ -96,6 +104,8 @@ class GuardServer:
     @property
     def socket(self) -> Path:
         """The path of the socket."""
+        if self._is_inherited:
+            return Path(self._listener.getsockname())
         return self._limits.socket
 
     def status(self) -> dict[str, Any]:
@@ -113,13 +123,14 @@ class GuardServer:
     # --- connections ----------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        while True:
+        waiting = select.poll()
+        waiting.register(self._listener, select.POLLIN)
+        waiting.register(self._woken, select.POLLIN)
+        while self._woken.fileno() not in dict(waiting.poll()):
             try:
                 accepted, _address = self._listener.accept()
-            except OSError:
-                if self._ended.is_set():
-                    return
-                time.sleep(_PAUSE)  # the server has no descriptor left, say
+            except OSError:  # the client is gone already, or the server has no descriptor left
+                self._ended.wait(_PAUSE)
                 continue
             self._begin(accepted, None)
 
@@ -272,11 +283,13 @@ class GuardServer:
         while time.monotonic() < until and self.status()["calls"]:
             time.sleep(0.02)
         self._ended.set()
-        with suppress(OSError):
-            self._listener.shutdown(sockets.SHUT_RDWR)
+        self._wakes.close()
+        self._threads[0].join()
+        self._woken.close()
         self._listener.close()
-        with suppress(OSError):
-            self._limits.socket.unlink()
+        if not self._is_inherited:
+            with suppress(OSError):
+                self._limits.socket.unlink()
         with self._lock:
             streams, sessions = list(self._streams), list(self._sessions.values())
         self._channels.close()

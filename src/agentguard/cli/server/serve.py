@@ -9,6 +9,7 @@ from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.guard.embedded import open_embedded
+from agentguard.server.activation import inherited_socket, notify
 from agentguard.server.hardening import harden
 from agentguard.server.serve import GuardServer
 
@@ -17,8 +18,9 @@ def serve(*, config: ConfigOption = None) -> None:
     """Serve the guard to programs in other processes.
 
     Opens the state, the policy and the log of the configuration, and listens at the url of
-    [server]. Keys, policy, log and approvals are then out of the reach of the agents' processes.
-    SIGTERM or Ctrl-C ends the server: it waits for the outcomes of calls that run.
+    [server], or at the socket that a service manager such as systemd hands over. Keys, policy, log
+    and approvals are then out of the reach of the agents' processes. SIGTERM or Ctrl-C ends the
+    server: it waits for the outcomes of calls that run.
     """
     harden()
     settings = location.load_own(config)
@@ -26,11 +28,13 @@ def serve(*, config: ConfigOption = None) -> None:
     parts = open_embedded(settings, None, is_server=True)
     ended = threading.Event()
     try:
-        server = GuardServer(settings, parts)
+        server = GuardServer(settings, parts, inherited_socket())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_signal: ended.set())
         screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
+        notify("READY=1")
         ended.wait()
+        notify("STOPPING=1")
         screen.line("ending: calls that run may still report their outcomes")
         server.close()
         if server.in_doubt:
