@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.guard.embedded import Embedded
+from agentguard.server.figures import Figures
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
 from agentguard.server.share import LARGE
@@ -45,8 +46,12 @@ class Sessions(Protocol):
     def is_draining(self) -> bool:
         """Whether the server is about to end."""
 
+    @property
+    def figures(self) -> Figures:
+        """What the server has done so far."""
+
     def status(self) -> dict[str, Any]:
-        """Return how many clients, connections and calls under way there are."""
+        """Return the figures, and how many clients, connections and calls under way there are."""
 
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one for None; raises ``ServerError``."""
@@ -96,6 +101,7 @@ def _exchange(
     if session.has_ended:
         return
     reply = _answer(parts, session, request, sessions)
+    sessions.figures.count(reply)
     if request.header.get("quiet") is not True:
         _write(stream, reply)
     elif "error" in reply.header:

@@ -16,6 +16,7 @@ import stat
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConf
 from agentguard.errors import ConfigError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import connection
+from agentguard.server.figures import Figures
 from agentguard.server.launch import Channels, read_launch
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
@@ -90,6 +92,7 @@ class GuardServer:
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
+        self.figures = Figures()
         self._is_inherited = listener is not None
         self._listener = _listen(self._limits.socket) if listener is None else listener
         self._listener.settimeout(0)
@@ -109,15 +112,17 @@ class GuardServer:
         return self._limits.socket
 
     def status(self) -> dict[str, Any]:
-        """Return how many clients, connections and calls under way there are."""
+        """Return the figures, and how many clients, connections and calls under way there are."""
         with self._lock:
             sessions = list(self._sessions.values())
         return {
+            **self.figures.as_json(),
             "clients": len(sessions),
             "connections": sum(one.connections for one in sessions),
             "calls": sum(one.running() for one in sessions),
             "in_doubt": self.in_doubt,
             "draining": self.is_draining,
+            "isolation": dict(Counter(one.isolation for one in sessions)),
         }
 
     # --- connections ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -20,15 +21,24 @@ app = typer.Typer(no_args_is_help=True, cls=Group)
 def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show how many clients a running guard server has, and how many calls.
 
-    Only the server's own user may ask. With --json, one object: clients, connections, calls (whose
-    tools run), in_doubt (calls of clients that were lost), draining. Exit code 2 if the server does
-    not answer.
+    Only the server's own user may ask. With --json, one object: version, uptime (seconds), requests
+    and denials (since the start), clients, connections, calls (under way), in_doubt (calls of
+    clients that were lost), draining, isolation (how many clients by their isolation). Exit code 2
+    if the server does not answer.
     """
     answer = _ask(config, {"op": "status"})
     if json:
         screen.json_line(answer)
         return
-    screen.sheet((name, str(value)) for name, value in answer.items())
+    screen.sheet((name.replace("_", " "), _shown(name, value)) for name, value in answer.items())
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "uptime":
+        return str(timedelta(seconds=value))
+    if isinstance(value, dict):
+        return ", ".join(f"{number} {kind}" for kind, number in sorted(value.items())) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 @app.command("accept")

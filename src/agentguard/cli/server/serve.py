@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import AbstractContextManager, closing, nullcontext
 
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
+from agentguard.domain.config.server import ServerConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server.activation import inherited_socket, notify
 from agentguard.server.hardening import harden
@@ -32,12 +34,22 @@ def serve(*, config: ConfigOption = None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_signal: ended.set())
         screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
-        notify("READY=1")
-        ended.wait()
-        notify("STOPPING=1")
-        screen.line("ending: calls that run may still report their outcomes")
-        server.close()
+        with _health(settings.server, server):
+            notify("READY=1")
+            ended.wait()
+            notify("STOPPING=1")
+            screen.line("ending: calls that run may still report their outcomes")
+            server.close()
         if server.in_doubt:
             screen.warn(f"{server.in_doubt} calls are in doubt: see agentguard audit list")
     finally:
         parts.close()
+
+
+def _health(config: ServerConfig | None, server: GuardServer) -> AbstractContextManager[object]:
+    """Return the listener for probes, which ends with the context; nothing where none is wanted."""
+    if config is None or config.health is None:
+        return nullcontext()
+    from agentguard.server.health import HealthListener  # noqa: PLC0415  few servers are probed
+
+    return closing(HealthListener(config.health, server.status))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,9 @@ LAUNCHED: Final = "run:"
 
 MAX_SOCKET: Final = 100
 """The most bytes of a socket's path; Linux accepts 107."""
+
+
+MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class ServerConfig:
     ``reconnect`` is how many seconds a client that was lost may come back to report outcomes,
     ``drain`` how many seconds the server waits for outcomes before it ends, ``timeout`` how many
     seconds a client waits for an answer, and ``patience`` how many for a server that is started
-    anew.
+    anew. ``health`` is the address and the port of the listener for probes, None for no listener.
     """
 
     socket: Path
@@ -71,6 +75,7 @@ class ServerConfig:
     drain: float = 10.0
     timeout: float = 30.0
     patience: float = 5.0
+    health: tuple[str, int] | None = None
 
 
 def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
@@ -86,9 +91,26 @@ def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
         drain=table.seconds("drain", default.drain),
         timeout=table.seconds("timeout", default.timeout),
         patience=table.seconds("patience", default.patience),
+        health=_health(table),
     )
     table.reject_unknown()
     return config
+
+
+def _health(table: Table) -> tuple[str, int] | None:
+    """Return the loopback address and the port of ``health``; raises ``ConfigError``."""
+    text = table.text("health", "")
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        is_valid = ip_address(host).is_loopback and 0 < int(port) <= MAX_PORT
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise table.mistake("health", "a loopback address and a port, as in '127.0.0.1:9464'")
+    return host, int(port)
 
 
 def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:

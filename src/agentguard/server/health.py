@@ -1,0 +1,144 @@
+"""``[server] health``: a small HTTP listener on loopback, for probes and for metrics.
+
+``/healthz`` answers 200 while the server takes calls, and 503 while the server drains. ``/metrics``
+has the figures of the server as text for Prometheus. Every process of the machine may ask, so there
+are counts and no names.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from typing import Any, Final
+
+from agentguard.errors import ServerError
+
+Status = Callable[[], Mapping[str, Any]]
+"""Returns what ``GuardServer.status`` returns."""
+
+_SECONDS: Final = 5
+"""How long a request may take to come in."""
+
+_AT_ONCE: Final = 16
+"""The most requests at a time; more connections are closed at once."""
+
+_METRICS: Final = (
+    ("clients", "gauge", "Client processes that are connected or may come back."),
+    ("connections", "gauge", "Connections of clients."),
+    ("calls", "gauge", "Calls under way."),
+    ("requests", "counter", "Requests of clients since the start."),
+    ("denials", "counter", "Calls that were denied since the start."),
+    ("in_doubt", "counter", "Calls that clients have left in doubt since the start."),
+    ("uptime", "gauge", "Seconds since the start."),
+    ("draining", "gauge", "1 while the server takes no new calls, because it is about to end."),
+)
+_NAMES: Final = {
+    "requests": "requests_total",
+    "denials": "denials_total",
+    "in_doubt": "in_doubt_total",
+    "uptime": "uptime_seconds",
+}
+
+
+class HealthListener:
+    """Listens at ``address`` (a loopback address and a port; 0 for any port) until ``close``.
+
+    Raises ``ServerError`` (``server.address``) where the address can't be had.
+    """
+
+    def __init__(self, address: tuple[str, int], status: Status) -> None:
+        try:
+            self._server = _Server(address, status)
+        except OSError as error:
+            host, port = address
+            message = f"[server] health: the server can't listen at {host} port {port}: {error}"
+            raise ServerError(message, code="server.address") from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="agentguard-health", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        port: int = self._server.server_address[1]
+        return port
+
+    def close(self) -> None:
+        """Answer no request any more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], status: Status) -> None:
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
+        self.status = status
+        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, unless too many requests come at once."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a request, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer ``/healthz`` and ``/metrics``."""
+        status = self.server.status()
+        if self.path == "/healthz":
+            is_draining = status["draining"]
+            self._send(503 if is_draining else 200, "draining\n" if is_draining else "ok\n")
+        elif self.path == "/metrics":
+            self._send(200, metrics(status), "text/plain; version=0.0.4; charset=utf-8")
+        else:
+            self._send(404, "not found\n")
+
+    def _send(self, code: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+        body = text.encode()
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Name no version of Python."""
+        return "agentguard"
+
+    def log_message(self, *_arguments: object) -> None:
+        """Log nothing."""
+
+
+def metrics(status: Mapping[str, Any]) -> str:
+    """Return the figures as text for Prometheus."""
+    lines: list[str] = []
+    for key, kind, meaning in _METRICS:
+        name = f"agentguard_server_{_NAMES.get(key, key)}"
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {status[key]:d}"]
+    name = "agentguard_server_info"
+    lines += [f"# HELP {name} The version of the server.", f"# TYPE {name} gauge"]
+    lines.append(f'{name}{{version="{status["version"]}"}} 1')
+    return "\n".join(lines) + "\n"
