@@ -1,7 +1,8 @@
 """Starts a program that inherits a channel to the guard server (``agentguard run``).
 
 The process of the launcher becomes the program: a user, an environment and a descriptor are set up,
-and the program takes the process over. So signals and the exit code are the program's own.
+and the program takes the process over. So signals and the exit code are the program's own. In a
+terminal of root's, the program runs in a child process without the terminal.
 """
 
 from __future__ import annotations
@@ -27,9 +28,23 @@ DESCRIPTOR: Final = 3
 _SECRETS: Final = ("AGENTGUARD_PASSPHRASE", "AGENTGUARD_APPROVER_PASSPHRASE")
 """The variables of an administrator that no program gets."""
 
+_KILLED: Final = 128
+"""What a shell adds to the number of the signal that has ended a program."""
+
 _LAST_STREAM: Final = 2
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _OPEN_FILES: Final = Path("/proc/self/fd")
+_TERMINAL: Final = "/dev/tty"
+_HANDED_ON: Final = {
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+}
+"""The signals that a waiting launcher takes: the last one is its own, and the others the program's.
+"""
+
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -73,6 +88,8 @@ def replace_with(
     environment[VARIABLE] = str(DESCRIPTOR)
     if user is not None:
         environment |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
+    if user is not None and user.pw_uid != os.getuid():
+        _leave_terminal(channel)
     _hand_on_only(channel)  # before the user changes: the list of open files is root's then
     if user is not None:
         _become(user)
@@ -92,6 +109,34 @@ def _hand_on_only(channel: socket.socket) -> None:
         os.set_inheritable(DESCRIPTOR, True)  # noqa: FBT003
     else:
         os.dup2(channel.fileno(), DESCRIPTOR)
+
+
+def _leave_terminal(channel: socket.socket) -> None:
+    """Go on in a child process without the terminal, if there is one.
+
+    A program can type into its terminal (``TIOCSTI``), and so give orders to root's shell. The
+    launcher waits for the child, hands signals on, and ends as the child does.
+    """
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    channel.close()
+    while True:
+        number = signal.sigwait(_HANDED_ON)
+        if number != signal.SIGCHLD:
+            os.kill(child, number)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else _KILLED - code)
 
 
 def _become(user: pwd.struct_passwd) -> None:

@@ -105,7 +105,7 @@ class Channels:
         """Answer each packet with a connection, until no process has the other end any more."""
         try:
             while True:
-                _require_request(channel.read())
+                _require_request(channel.read_packet())
                 self._answer(channel, client)
         except (EndedError, OSError):
             pass

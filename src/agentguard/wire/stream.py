@@ -71,6 +71,16 @@ class Stream:
         """Return the frame that has begun, with the numbers that ``begin`` has returned."""
         return frame.decode(self._take(size, None), header)
 
+    def read_packet(self) -> Frame:
+        """Return the next packet of a ``SOCK_SEQPACKET`` socket, which is a short frame."""
+        packet = self._receive(_CHUNK)
+        if not packet:
+            raise EndedError("the connection has ended")
+        size, header = frame.rest_of(packet[: frame.PREFIX].ljust(frame.PREFIX, b"\0"))
+        if len(packet) != frame.PREFIX + size:
+            raise DecodeError("a packet is no frame", code="frame.malformed")
+        return frame.decode(packet[frame.PREFIX :], header)
+
     def write(self, message: Frame) -> None:
         """Send a frame; raises ``EncodeError`` as ``frame.encode`` does."""
         self._socket.sendall(frame.encode(message))
