@@ -9,6 +9,7 @@ import hashlib
 from typing import Any
 
 import pytest
+from embedded_parts import runtime_of
 from secret_calls import NAME, OTHER, VALUE
 
 from agentguard import Decision, SecretError, idempotency_key, secret
@@ -107,7 +108,7 @@ def test_a_release_that_lies_is_found(scene, lie):
 
     def tool():
         secret(NAME)
-        ports = guard._runtime.current_ports()
+        ports = runtime_of(guard).current_ports()
         subject = subject_of(scene)._replace(**LIES.get(lie, {}))
         name = "OTHER" if lie == "another secret" else NAME
         at = scene.entries()[-1].at
@@ -124,7 +125,7 @@ def test_a_release_that_lies_is_found(scene, lie):
 def test_a_release_after_the_outcome_is_found(scene):
     with scene.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="deploy")(lambda: bool(secret(NAME))))
-        log = guard._runtime.current_ports().log
+        log = runtime_of(guard).current_ports().log
         log.flush()
         assert scene.verify().ok
         at = scene.entries("outcome")[-1].at
@@ -138,7 +139,7 @@ def test_a_release_beyond_the_scope_of_a_delegation_is_found(scene, lent):
     scene.scope = ("deploy:write",)
 
     def tool():
-        log, (call,) = guard._runtime.current_ports().log, scene.entries("authorization")
+        log, (call,) = runtime_of(guard).current_ports().log, scene.entries("authorization")
         log.append(records.secret(NAME, subject_of(scene), at=call.at))
 
     with scene.open() as guard, guard.delegate("user:alice", scope=lent):

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
+from embedded_parts import runtime_of
 from langchain_core.tools import StructuredTool
 from private_calls import PASSPHRASE
 from secret_calls import NAME, OTHER, VALUE
@@ -379,7 +380,7 @@ def test_no_repr_shows_a_value(scene, caplog):
     with scene.open() as guard:
         guard.new_agent("reader").call(guard.tool(name="deploy")(tool))
         refused(guard.new_agent("reader").call, asks(guard, "read"))
-        shown += [repr(guard._runtime.current_ports().secrets), repr(scene.settings)]
+        shown += [repr(runtime_of(guard).current_ports().secrets), repr(scene.settings)]
     assert VALUE not in caplog.text + "".join(shown)
     assert "tool read" in caplog.text  # the operator reads who was refused
 
