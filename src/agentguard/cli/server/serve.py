@@ -33,8 +33,8 @@ def serve(*, config: ConfigOption = None) -> None:
         server = GuardServer(settings, parts, inherited_socket())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_signal: ended.set())
-        screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
         with _health(settings.server, server):
+            screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
             notify("READY=1")
             ended.wait()
             notify("STOPPING=1")
