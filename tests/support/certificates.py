@@ -27,9 +27,16 @@ class Authority:
         return self._file
 
     def _signed(
-        self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool = False
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        *uris: str,
+        ca: bool = False,
+        hours: int = 1,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        names = names or [x509.IPAddress(ip_address("127.0.0.1"))]
         usage = {
             **dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment"), False),
             **dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False),
@@ -41,8 +48,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(now - timedelta(hours=24))
+            .not_valid_after(now + timedelta(hours=hours))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
             .add_extension(
@@ -50,19 +57,19 @@ class Authority:
                 critical=False,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
-                critical=False,
-            )
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """The files of a certificate and its key."""
+    def issue(self, name: str, *uris: str, hours: int = 1) -> tuple[Path, Path]:
+        """The files of a certificate and its key: for a client with ``uris``, or for 127.0.0.1.
+
+        The certificate expires in some ``hours``, or has expired so long ago.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         files = (self._folder / f"{name}.crt", self._folder / f"{name}.key")
-        certificate = self._signed(named, key.public_key())
+        certificate = self._signed(named, key.public_key(), *uris, hours=hours)
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files[1].write_bytes(
             key.private_bytes(

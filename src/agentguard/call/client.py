@@ -12,8 +12,11 @@ from typing import Literal, NamedTuple
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import JSON
 
-Isolation = Literal["same-user", "separate-user"]
-"""Whether a client runs under the user of the server, who reaches the server's files and memory."""
+Isolation = Literal["same-user", "separate-user", "remote"]
+"""Whether a client runs under the user of the server, who reaches the server's files and memory.
+
+A ``remote`` client is on another machine, or connects as if it were.
+"""
 
 
 class Client(NamedTuple):
@@ -32,7 +35,7 @@ class Client(NamedTuple):
         match value:
             case {
                 "name": str(name),
-                "isolation": "same-user" | "separate-user" as isolation,
+                "isolation": "same-user" | "separate-user" | "remote" as isolation,
                 **others,
             } if not others:
                 return cls(name, isolation)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 from pathlib import Path
 from typing import Final, Protocol
 
+from agentguard.domain.config.server import Host
 from agentguard.errors import ConfigError, ServerError
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
@@ -64,6 +66,51 @@ class AtPath:
             "agentguard serve"
         )
         return ServerError(message, code="server.unreachable")
+
+
+class AtHost:
+    """Opens connections to a server on another machine, over TCP with TLS.
+
+    Raises ``ConfigError`` where a certificate or the key can't be read.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._context = ssl.create_default_context(cafile=_text(host.ca))
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            self._context.load_cert_chain(host.certificate, host.key)
+        except OSError as error:  # among them ssl.SSLError
+            message = f"[server] certificate or key can't be read: {error}"
+            raise ConfigError(message) from error
+
+    def __call__(self, timeout: float) -> Stream:
+        """Return a new connection (``Dial``)."""
+        connected = socket.create_connection((self._host.name, self._host.port), timeout)
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            encrypted = self._context.wrap_socket(connected, server_hostname=self._host.name)
+        except BaseException:
+            connected.close()
+            raise
+        return Stream(encrypted)
+
+    def unreachable(self, error: BaseException) -> ServerError:
+        """Return the error that says what to do without a server."""
+        message = (
+            f"the guard server at {self._host.name}:{self._host.port} can't be reached ({error}): "
+            "see whether it runs, and whether both certificates are in force"
+        )
+        return ServerError(message, code="server.unreachable")
+
+
+def at(address: Path | Host) -> Dial:
+    """Return the way to a server; raises ``ConfigError``."""
+    return AtHost(address) if isinstance(address, Host) else AtPath(address)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 class Inherited:

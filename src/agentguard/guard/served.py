@@ -26,7 +26,7 @@ def configured(
     inherited = dial.inherited()
     if inherited is not None:
         return _over(inherited, server, settings, on_request)
-    return _at_path(server, settings, on_request)
+    return _at_address(server, settings, on_request)
 
 
 def connected(url: str | None, on_request: OnRequest | None) -> ClientParts:
@@ -37,12 +37,13 @@ def connected(url: str | None, on_request: OnRequest | None) -> ClientParts:
     if url is None:
         return _over(dial.require_inherited(), _USUAL, Settings(), on_request)
     named = ServerConfig(socket_of(url, Path.cwd().joinpath, "url"))
-    return _at_path(named, Settings(), on_request)
+    return _at_address(named, Settings(), on_request)
 
 
-def _at_path(server: ServerConfig, settings: Settings, on_request: OnRequest | None) -> ClientParts:
-    at_path = dial.AtPath(server.socket)
-    link = Link(at_path, timeout=server.timeout, patience=server.patience)
+def _at_address(
+    server: ServerConfig, settings: Settings, on_request: OnRequest | None
+) -> ClientParts:
+    link = Link(dial.at(server.address), timeout=server.timeout, patience=server.patience)
     return ClientParts(link, settings, on_request)
 
 

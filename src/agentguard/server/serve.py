@@ -12,29 +12,29 @@ import os
 import resource
 import select
 import socket as sockets
-import stat
+import ssl
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.call.client import Isolation
 from agentguard.domain.config import Config
 from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConfig
 from agentguard.errors import ConfigError, ServerError
 from agentguard.guard.embedded import Embedded
-from agentguard.server import connection
+from agentguard.server import connection, tls, unix_socket
 from agentguard.server.figures import Figures
 from agentguard.server.launch import Channels, read_launch
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
 from agentguard.server.share import MOST_CONNECTIONS, Share
-from agentguard.storage import lock
 from agentguard.wire import frame, values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
@@ -57,6 +57,21 @@ _SEND: Final = struct.pack("ll", 30, 0)
 
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
+
+
+Owner = int | str
+"""Whose connections are counted together: a user, or the SPIFFE ID of a remote client."""
+
+REMOTE: Final = ""
+"""The owner of the connections from other machines: the one listener has one share."""
+
+
+class _Admitted(NamedTuple):
+    """A connection, the user at its other end (None: another machine), and the client if known."""
+
+    stream: Stream
+    uid: int | None
+    client: ClientConfig | None
 
 
 class GuardServer:
@@ -86,16 +101,23 @@ class GuardServer:
             )
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
-        self._streams: dict[Stream, tuple[int, ClientConfig | None]] = {}
+        self._streams: dict[Stream, tuple[int | None, ClientConfig | None]] = {}
         self._channels = Channels(self._begin, self._limits.max_clients)
-        self._shares: dict[int, Share] = {}
+        self._shares: dict[Owner, Share] = {}
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
         self.figures = Figures()
         self._is_inherited = listener is not None
-        self._listener = _listen(self._limits.socket) if listener is None else listener
-        self._listener.settimeout(0)
+        local = unix_socket.listen(self._limits.socket()) if listener is None else listener
+        self._listeners: dict[sockets.socket, Callable[[sockets.socket], None]] = {
+            local: lambda accepted: self._begin(accepted, None)
+        }
+        if self._limits.tls is not None:
+            context = tls.context_of(self._limits.tls)
+            begin = partial(self._begin_remote, context=context)
+            self._listeners[tls.listen(self._limits.tls)] = begin
+        self._local = local
         self._wakes, self._woken = sockets.socketpair()
         self._threads = [
             threading.Thread(target=work, name=f"agentguard-{name}", daemon=True)
@@ -107,9 +129,7 @@ class GuardServer:
     @property
     def socket(self) -> Path:
         """The path of the socket."""
-        if self._is_inherited:
-            return Path(self._listener.getsockname())
-        return self._limits.socket
+        return Path(self._local.getsockname()) if self._is_inherited else self._limits.socket()
 
     def status(self) -> dict[str, Any]:
         """Return the figures, and how many clients, connections and calls under way there are."""
@@ -129,32 +149,64 @@ class GuardServer:
 
     def _accept(self) -> None:
         waiting = select.poll()
-        waiting.register(self._listener, select.POLLIN)
         waiting.register(self._woken, select.POLLIN)
-        while self._woken.fileno() not in dict(waiting.poll()):
-            try:
-                accepted, _address = self._listener.accept()
-            except OSError:  # the client is gone already, or the server has no descriptor left
-                self._ended.wait(_PAUSE)
-                continue
-            self._begin(accepted, None)
+        listeners = {listener.fileno(): listener for listener in self._listeners}
+        for listener in listeners.values():
+            listener.settimeout(0)
+            waiting.register(listener, select.POLLIN)
+        while self._woken.fileno() not in (ready := dict(waiting.poll())):
+            for listener in (listeners[number] for number in ready):
+                self._accept_at(listener)
+
+    def _accept_at(self, listener: sockets.socket) -> None:
+        try:
+            accepted, _address = listener.accept()
+        except OSError:  # the client is gone already, or the server has no descriptor left
+            self._ended.wait(_PAUSE)
+            return
+        accepted.settimeout(None)
+        self._listeners[listener](accepted)
 
     def _begin(self, accepted: sockets.socket, launched: ClientConfig | None) -> None:
         """Serve a connection in a thread, or refuse the user at the other end.
 
         ``launched`` is the client of a program's connection.
         """
-        share: Share | None = None
-        try:
-            uid = _peer_of(accepted) if launched is None else launched.uid
+
+        def admit() -> tuple[Owner, Callable[[], _Admitted]]:
+            uid = unix_socket.peer_of(accepted) if launched is None else _uid_of(launched)
             if launched is None and uid not in (_ROOT, self._uid):  # who launch programs
                 self._client_of(uid)
+
+            def admitted() -> _Admitted:
+                accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
+                return _Admitted(Stream(accepted, only_uid=uid), uid, launched)
+
+            return uid, admitted
+
+        self._start(accepted, admit)
+
+    def _begin_remote(self, accepted: sockets.socket, context: ssl.SSLContext) -> None:
+        """Serve a connection from another machine in a thread; its certificate says whose."""
+
+        def admitted() -> _Admitted:
+            stream, client = tls.accept(accepted, context, self._clients or {})
+            return _Admitted(stream, None, client)
+
+        self._start(accepted, lambda: (REMOTE, admitted))
+
+    def _start(
+        self, accepted: sockets.socket, admit: Callable[[], tuple[Owner, Callable[[], _Admitted]]]
+    ) -> None:
+        share: Share | None = None
+        try:
+            owner, admitted = admit()
             with self._lock:
-                share = self._share_of(uid)
+                share = self._share_of(owner)
                 share.open()
             threading.Thread(
                 target=self._serve,
-                args=(accepted, uid, launched, share),
+                args=(accepted, admitted, share),
                 name="agentguard-client",
                 daemon=True,
             ).start()
@@ -166,29 +218,31 @@ class GuardServer:
                 if share is not None:
                     share.connections -= 1
 
-    def _share_of(self, uid: int) -> Share:
-        """Return what a user may hold; the caller has the lock."""
-        share = self._shares.get(uid)
+    def _share_of(self, owner: Owner) -> Share:
+        """Return what an owner of connections may hold; the caller has the lock."""
+        share = self._shares.get(owner)
         if share is None:
             files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
             each = files // (len(self._clients or ()) + 1)
             most = min(MOST_CONNECTIONS, each)
-            share = self._shares[uid] = Share(most, self._limits.max_clients)
+            share = self._shares[owner] = Share(most, self._limits.max_clients)
         return share
 
     def _serve(
-        self, accepted: sockets.socket, uid: int, launched: ClientConfig | None, share: Share
+        self, accepted: sockets.socket, admitted: Callable[[], _Admitted], share: Share
     ) -> None:
         try:
-            accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
-            stream = Stream(accepted, only_uid=uid)
+            stream, uid, client = admitted()
             with self._lock:
-                self._streams[stream] = (uid, launched)
+                self._streams[stream] = (uid, client)
             try:
                 connection.serve(stream, self, self._parts)
             finally:
                 with self._lock:
                     self._streams.pop(stream, None)
+        except ServerError as error:
+            accepted.close()
+            _LOGGER.warning("a connection of another machine is refused: %s", error)
         except OSError:
             accepted.close()
         finally:
@@ -197,8 +251,8 @@ class GuardServer:
 
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one; raises ``ServerError``."""
-        uid, launched = self._streams[stream]
-        client = self._client_of(uid) if launched is None else launched
+        uid, known = self._streams[stream]
+        client = self._client_of(uid) if known is None else known
         with self._lock:
             session = self._session(handle, client, uid)
             if session.connections >= self._limits.max_connections:
@@ -212,9 +266,9 @@ class GuardServer:
 
         Raises ``AgentguardError`` for a request that is refused.
         """
-        requester, launched = self._streams[stream]
-        if launched is not None:
-            message = "a program that agentguard run has started starts no other one"
+        requester, known = self._streams[stream]
+        if known is not None or requester is None:
+            message = "only a process at the server's socket starts programs"
             raise ServerError(message, code="server.launch")
         if self.is_draining:
             raise ServerError("the guard server is about to end", code="server.draining")
@@ -222,7 +276,7 @@ class GuardServer:
         with self._channels.open(client) as channel:
             stream.write_with(Frame({"client": client.name}), channel.fileno())
 
-    def _session(self, handle: str | None, client: ClientConfig, uid: int) -> Session:
+    def _session(self, handle: str | None, client: ClientConfig, uid: int | None) -> Session:
         if handle is not None:
             known = self._sessions.get(handle)
             if known is None or known.client is not client:
@@ -231,20 +285,24 @@ class GuardServer:
             return known
         if self.is_draining:
             raise ServerError("the guard server is about to end", code="server.draining")
-        share = self._share_of(uid)
+        share = self._share_of(_owner(uid, client))
         share.begin()
-        isolation: Isolation = "same-user" if uid in (self._uid, _ROOT) else "separate-user"
-        session = Session(client, isolation, self._limits, self._pins, share)
+        session = Session(client, self._isolation(uid), self._limits, self._pins, share)
         self._sessions[session.handle] = session
         return session
 
-    def _client_of(self, uid: int) -> ClientConfig:
+    def _isolation(self, uid: int | None) -> Isolation:
+        if uid is None:
+            return "remote"
+        return "same-user" if uid in (self._uid, _ROOT) else "separate-user"
+
+    def _client_of(self, uid: int | None) -> ClientConfig:
         """Return the client that a user is; raises ``ServerError`` (``server.stranger``).
 
         With ``[clients]`` the server's own user looks after the server, and is no agent.
         """
         for client in (self._clients or {}).values():
-            if client.uid == uid:
+            if client.uid is not None and client.uid == uid:
                 return client
         if uid == self._uid:
             return self._own
@@ -291,10 +349,11 @@ class GuardServer:
         self._wakes.close()
         self._threads[0].join()
         self._woken.close()
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if not self._is_inherited:
             with suppress(OSError):
-                self._limits.socket.unlink()
+                self._limits.socket().unlink()
         with self._lock:
             streams, sessions = list(self._streams), list(self._sessions.values())
         self._channels.close()
@@ -304,11 +363,13 @@ class GuardServer:
             self.forget(session)
 
 
-def _peer_of(accepted: sockets.socket) -> int:
-    """Return the user of the process that has connected."""
-    packed = accepted.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
-    uid: int = _PEER.unpack(packed)[1]
-    return uid
+def _owner(uid: int | None, client: ClientConfig) -> Owner:
+    return client.spiffe or REMOTE if uid is None else uid
+
+
+def _uid_of(launched: ClientConfig) -> int:
+    assert launched.uid is not None  # noqa: S101  a program has a user
+    return launched.uid
 
 
 def _refuse(accepted: sockets.socket, error: ServerError) -> None:
@@ -317,44 +378,3 @@ def _refuse(accepted: sockets.socket, error: ServerError) -> None:
         accepted.settimeout(0)
         accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
     accepted.close()
-
-
-def _listen(path: Path) -> sockets.socket:
-    """Return a socket that listens at ``path``; a socket of a server that is gone is replaced.
-
-    Raises ``ServerError`` (``server.address``).
-    """
-    listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lock.held(path.with_name(f"{path.name}.lock")):
-            _remove_stale(path)
-            listener.bind(str(path))
-            path.chmod(0o666)  # whoever reaches the folder may connect; the kernel says who
-            listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        message = f"the guard server can't listen at {path}: {error.strerror or error}"
-        raise ServerError(message, code="server.address") from error
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        message = f"there is a file at {path} that is no socket: remove it, or name another path"
-        raise ServerError(message, code="server.address")
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink()
-            return
-    message = f"another guard server listens at {path}: stop that server first"
-    raise ServerError(message, code="server.address")

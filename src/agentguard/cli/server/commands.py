@@ -10,7 +10,7 @@ import typer
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
-from agentguard.client.dial import AtPath
+from agentguard.client import dial
 from agentguard.client.link import Link
 from agentguard.errors import ConfigError
 
@@ -65,7 +65,7 @@ def _ask(config: ConfigOption, request: dict[str, Any]) -> dict[str, Any]:
     if settings.server is None:
         message = f"{settings.source}: server: expected a table [server] with a url, found none"
         raise ConfigError(message)
-    link = Link(AtPath(settings.server.socket), timeout=settings.server.timeout)
+    link = Link(dial.at(settings.server.address), timeout=settings.server.timeout)
     try:
         return dict(link.request(request).header)
     finally:

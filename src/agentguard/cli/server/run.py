@@ -56,7 +56,7 @@ def run(
     uid = os.getuid() if account is None else account.pw_uid
     server = settings.server
     channel = launch.channel_for(
-        server.socket, agent, uid, vouches_for or (), timeout=server.timeout
+        server.socket(), agent, uid, vouches_for or (), timeout=server.timeout
     )
     launch.replace_with(command, channel, account)
 

@@ -7,17 +7,22 @@ serve`` with the same table listens there.
 from __future__ import annotations
 
 import pwd
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
 SCHEME: Final = "unix:"
+TLS: Final = "tls://"
+MAX_PORT: Final = 65_535
 EVERYTHING: Final = "*"
+
+_SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 
 LAUNCHED: Final = "run:"
 """The beginning of the names of the clients that ``agentguard run`` has started."""
@@ -33,16 +38,18 @@ MAX_PORT: Final = 65_535
 class ClientConfig:
     """``[clients.NAME]``: the user whose processes are this client, and what the client may do.
 
+    A client on another machine has no ``uid``, and the SPIFFE ID of a certificate (``spiffe``).
     ``agents`` are the names of the agents that the client may be, ``vouches_for`` the principals
     whose delegations the client begins and takes up; a name that ends in ``*`` stands for all
     names that begin so. ``answers`` says whether the application's word counts for approvals.
     """
 
     name: str
-    uid: int
+    uid: int | None
     agents: tuple[str, ...] = ()
     vouches_for: tuple[str, ...] = ()
     answers: bool = False
+    spiffe: str | None = None
 
     def may_be(self, agent: str) -> bool:
         """Whether the client may be this agent."""
@@ -53,9 +60,37 @@ class ClientConfig:
         return _matches(self.vouches_for, principal)
 
 
+class Host(NamedTuple):
+    """A server on another machine, and the files with which a client knows it and is known.
+
+    ``ca`` has the certificates that are trusted, by default the system's. ``certificate`` and
+    ``key`` are the client's.
+    """
+
+    name: str
+    port: int
+    ca: Path | None
+    certificate: Path
+    key: Path
+
+
+class TlsListener(NamedTuple):
+    """``[server.tls]``: where a server also listens for clients on other machines.
+
+    ``certificate`` and ``key`` are the server's, and ``ca`` has the certificates of the authority
+    that signs the clients'.
+    """
+
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+    ca: Path
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """``[server]``: the path of the unix socket, and the limits of the server.
+    """``[server]``: the address, a unix socket or a ``Host``, and the limits of the server.
 
     ``pin_tools`` says whether an agent's tool must stay what it was at the first call.
     ``max_clients`` is for each user, ``max_connections`` and ``max_calls`` (calls whose tools run)
@@ -66,7 +101,8 @@ class ServerConfig:
     anew. ``health`` is the address and the port of the listener for probes, None for no listener.
     """
 
-    socket: Path
+    address: Path | Host
+    tls: TlsListener | None = None
     pin_tools: bool = True
     max_clients: int = 256
     max_connections: int = 64
@@ -77,12 +113,20 @@ class ServerConfig:
     patience: float = 5.0
     health: tuple[str, int] | None = None
 
+    def socket(self) -> Path:
+        """Return the path of the unix socket; raises ``ConfigError`` for another address."""
+        if isinstance(self.address, Path):
+            return self.address
+        message = "[server] url: this needs the server's own address, unix:PATH"
+        raise ConfigError(message)
+
 
 def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
     """Read ``[server]``; raises ``ConfigError``."""
     default = ServerConfig(Path())
     config = ServerConfig(
-        socket_of(table.text("url"), resolve, table.name("url")),
+        _address(table, resolve),
+        _tls(table.table("tls"), resolve) if "tls" in table.names() else None,
         pin_tools=table.boolean("pin_tools", default=default.pin_tools),
         max_clients=table.count("max_clients", default.max_clients),
         max_connections=table.count("max_connections", default.max_connections),
@@ -93,10 +137,12 @@ def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
         patience=table.seconds("patience", default.patience),
         health=_health(table),
     )
+    table.allow("tls")
     table.reject_unknown()
     return config
 
 
+<<<<<<< HEAD
 def _health(table: Table) -> tuple[str, int] | None:
     """Return the loopback address and the port of ``health``; raises ``ConfigError``."""
     text = table.text("health", "")
@@ -111,6 +157,38 @@ def _health(table: Table) -> tuple[str, int] | None:
     if not is_valid:
         raise table.mistake("health", "a loopback address and a port, as in '127.0.0.1:9464'")
     return host, int(port)
+=======
+def _address(table: Table, resolve: Callable[[str], Path]) -> Path | Host:
+    url = table.text("url")
+    files = {name: table.text(name, "") for name in ("ca", "certificate", "key")}
+    if not url.startswith(TLS):
+        if any(files.values()):
+            message = (
+                f"{table.name('')}: ca, certificate and key are for a url that begins with {TLS}"
+            )
+            raise ConfigError(message)
+        return socket_of(url, resolve, table.name("url"))
+    name, port = _host(table, "url", url.removeprefix(TLS))
+    if not (files["certificate"] and files["key"]):
+        raise table.mistake("certificate", "the certificate and the key of this client")
+    paths = {one: resolve(text) if text else None for one, text in files.items()}
+    certificate, key = resolve(files["certificate"]), resolve(files["key"])
+    return Host(name, port, paths["ca"], certificate, key)
+
+
+def _tls(table: Table, resolve: Callable[[str], Path]) -> TlsListener:
+    host, port = _host(table, "listen", table.text("listen"))
+    files = [resolve(table.text(name)) for name in ("certificate", "key", "ca")]
+    table.reject_unknown()
+    return TlsListener(host, port, *files)
+
+
+def _host(table: Table, key: str, text: str) -> tuple[str, int]:
+    name, _, port = text.rpartition(":")
+    if not name or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+        raise table.mistake(key, "a host and a port, as in 'guard.example:7443'")
+    return name.removeprefix("[").removesuffix("]"), int(port)
+>>>>>>> 6b17ff5d (A guard server lets clients on other machines in, over TLS with client certificates)
 
 
 def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:
@@ -121,7 +199,7 @@ def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:
     scheme, _, rest = url.partition(":")
     text = "/" + rest.lstrip("/") if rest.startswith("//") else rest
     if f"{scheme}:" != SCHEME or not text.strip("/"):
-        message = f"{where}: expected unix:PATH, as in 'unix:///run/agentguard/guard.sock'"
+        message = f"{where}: expected unix:PATH or tls://HOST:PORT, as in 'unix:///run/agentguard/guard.sock'"
         raise ConfigError(f"{message}, got {url!r}")
     path = resolve(text)
     if len(str(path).encode()) > MAX_SOCKET:
@@ -139,31 +217,36 @@ def read_clients(root: Table) -> Mapping[str, ClientConfig] | None:
         if name.startswith(LAUNCHED):
             message = f"{table.name('uid')}: only programs of agentguard run have names with run:"
             raise ConfigError(message)
-        uid = _uid(table)
-        other = next((one.name for one in clients.values() if one.uid == uid), None)
-        if other is not None:
-            message = f"{table.name('uid')}: the client {other} has the same user"
-            raise ConfigError(message)
+        uid, spiffe = _who(table)
+        for other in clients.values():
+            if (other.uid, other.spiffe) == (uid, spiffe):
+                message = f"{table.name('')}: the client {other.name} is the same"
+                raise ConfigError(message)
         clients[name] = ClientConfig(
             name,
             uid,
             table.texts("agents", ()),
             table.texts("vouches_for", ()),
             table.boolean("answers", default=False),
+            spiffe,
         )
         table.reject_unknown()
     return clients if "clients" in root.names() else None
 
 
-def _uid(table: Table) -> int:
-    """Return the number of the user, which ``uid`` or ``user`` names."""
-    uid, user = table.number("uid"), table.text("user", "")
-    if (uid is None) == (not user):
-        raise table.mistake("uid", "either the number of a user, or user = 'NAME'")
+def _who(table: Table) -> tuple[int | None, str | None]:
+    """Return the number of the client's user, or the SPIFFE ID of its certificate."""
+    uid, user, spiffe = table.number("uid"), table.text("user", ""), table.text("spiffe", "")
+    if (uid is not None) + bool(user) + bool(spiffe) != 1:
+        raise table.mistake("uid", "one of uid, user = 'NAME' and spiffe = 'spiffe://...'")
+    if spiffe:
+        if not _SPIFFE.fullmatch(spiffe):
+            raise table.mistake("spiffe", "a SPIFFE ID, as in 'spiffe://acme.example/web-1'")
+        return None, spiffe
     if uid is not None:
-        return uid
+        return uid, None
     try:
-        return pwd.getpwnam(user).pw_uid
+        return pwd.getpwnam(user).pw_uid, None
     except KeyError as error:
         raise table.mistake("user", "the name of a user of this machine") from error
 

@@ -1,0 +1,161 @@
+"""Clients of a guard server on other machines: TLS, and a certificate for each client."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import Authority
+
+from agentguard import ConfigError, Denied, Guard, ServerError
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import Stream
+
+WEB, BATCH = "spiffe://acme.example/web-1", "spiffe://acme.example/batch"
+
+
+class Remote:
+    """A server that listens for remote clients, and what their configurations need."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+        self.authority = Authority(place.folder, "acme")
+        certificate, key = self.authority.issue("server")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        with (place.folder / "agentguard.toml").open("a", encoding="utf-8") as file:
+            file.write(
+                f'\n[server.tls]\nlisten = "127.0.0.1:{self.port}"\ncertificate = "{certificate}"\n'
+                f'key = "{key}"\nca = "{self.authority.file}"\n'
+                f'[clients.web]\nspiffe = "{WEB}"\nagents = ["clerk"]\nvouches_for = ["user:*"]\n'
+                f'[clients.batch]\nspiffe = "{BATCH}"\nagents = ["helper"]\n'
+            )
+        place.start()
+
+    def open(
+        self, files: tuple[Path, Path], ca: Path | None = None, host: str = "127.0.0.1"
+    ) -> Guard:
+        folder = self.place.folder / files[0].stem
+        folder.mkdir(exist_ok=True)
+        toml = folder / "agentguard.toml"
+        toml.write_text(
+            f'[server]\nurl = "tls://{host}:{self.port}"\nca = "{ca or self.authority.file}"\n'
+            f'certificate = "{files[0]}"\nkey = "{files[1]}"\npatience = 0.2\n'
+        )
+        guard = Guard.open(toml)
+        self.place.guards.append(guard)
+        return guard
+
+    def socket(self, files: tuple[Path, Path] | None, **options: Any) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        for name, value in options.items():
+            setattr(context, name, value)
+        if files is not None:
+            context.load_cert_chain(*files)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+@pytest.fixture
+def remote(founded) -> Remote:
+    return Remote(founded)
+
+
+def test_a_remote_client_makes_calls_as_its_agents(remote):
+    guard = remote.open(remote.authority.issue("web", WEB))
+    agent = guard.new_agent("clerk")
+    tool = guard.tool(name="note", requires=["read"])(lambda: "ok")
+    with guard.delegate("user:alice", scope=["read"]):
+        assert agent.call(tool) == "ok"
+    with pytest.raises(ConfigError) as caught:
+        guard.new_agent("helper")
+    assert caught.value.code == "agent.refused"
+    guard.close()
+    (call,) = remote.place.calls()
+    assert call.client == ("web", "remote")
+    assert remote.place.verify().ok
+
+
+def test_a_policy_reads_that_a_client_is_remote(remote):
+    guard = remote.open(remote.authority.issue("web", WEB))
+    with pytest.raises(Denied) as caught:
+        guard.new_agent("clerk").call(guard.tool(name="far")(lambda: "ok"))
+    assert "only from afar" in caught.value.reason
+
+
+@pytest.mark.parametrize("uris", [["spiffe://acme.example/other"], [], [WEB, BATCH]])
+def test_a_certificate_that_is_no_clients_is_refused(remote, uris):
+    with pytest.raises(ServerError) as caught:
+        remote.open(remote.authority.issue("stranger", *uris))
+    assert caught.value.code == "server.unreachable"
+    assert remote.open(remote.authority.issue("web", WEB)).new_agent("clerk").name == "clerk"
+
+
+def test_a_certificate_of_another_authority_is_refused(remote):
+    other = Authority(remote.place.folder, "other")
+    with pytest.raises(ServerError):
+        remote.open(other.issue("forged", WEB))
+
+
+def test_an_expired_certificate_is_refused(remote):
+    with pytest.raises(ServerError):
+        remote.open(remote.authority.issue("late", WEB, hours=-1))
+
+
+def test_a_server_that_another_authority_vouches_for_is_refused(remote):
+    other = Authority(remote.place.folder, "other")
+    with pytest.raises(ServerError):
+        remote.open(remote.authority.issue("web", WEB), ca=other.file)
+
+
+def test_a_server_of_another_name_is_refused(remote):
+    with pytest.raises(ServerError):
+        remote.open(remote.authority.issue("web", WEB), host="localhost")
+
+
+def test_without_a_certificate_nobody_is_greeted(remote):
+    with pytest.raises((ssl.SSLError, OSError)), remote.socket(None) as connected:
+        Stream(connected).read()
+
+
+def test_an_older_tls_is_refused(remote):
+    files = remote.authority.issue("web", WEB)
+    with pytest.raises((ssl.SSLError, OSError)):
+        remote.socket(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    with remote.socket(files) as connected:  # the twin
+        assert Stream(connected).read().header == {"protocol": 1}
+
+
+def test_a_client_without_tls_is_refused_and_stops_nobody(remote):
+    with socket.create_connection(("127.0.0.1", remote.port), timeout=30) as plain:
+        plain.sendall(b"\0" * 4096)
+        with pytest.raises((OSError, EOFError, AssertionError)):
+            assert plain.recv(1) == b"\x01"
+    assert remote.open(remote.authority.issue("web", WEB)).new_agent("clerk").name == "clerk"
+
+
+def test_a_session_is_joined_by_its_own_client_alone(remote):
+    web = remote.open(remote.authority.issue("web", WEB))
+    handle = web._parts._link._session
+    hello = {"op": "hello", "protocol": 1, "session": handle}
+    with remote.socket(remote.authority.issue("batch", BATCH)) as connected:
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame(hello))
+        assert stream.read().header["error"]["code"] == "server.restarted"
+    with remote.socket(remote.authority.issue("web2", WEB)) as connected:  # the twin
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame(hello))
+        assert stream.read().header["client"] == "web"
+
+
+def test_a_remote_client_starts_no_programs(remote):
+    with remote.socket(remote.authority.issue("web", WEB)) as connected:
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame({"op": "launch", "agent": "clerk", "uid": 0, "vouches_for": []}))
+        assert stream.read().header["error"]["code"] == "server.launch"
