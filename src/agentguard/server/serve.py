@@ -41,11 +41,9 @@ from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
 
-_PEER: Final = struct.Struct("3i")
 _ROOT: Final = 0
 """The user who reaches the server's files and memory, whatever the server's own user is."""
 
-_BACKLOG: Final = 256
 _OWN_FILES: Final = 256
 """The descriptors that the server needs beside those of connections."""
 

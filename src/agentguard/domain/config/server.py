@@ -19,7 +19,6 @@ from agentguard.errors import ConfigError
 
 SCHEME: Final = "unix:"
 TLS: Final = "tls://"
-MAX_PORT: Final = 65_535
 EVERYTHING: Final = "*"
 
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
@@ -142,7 +141,6 @@ def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
     return config
 
 
-<<<<<<< HEAD
 def _health(table: Table) -> tuple[str, int] | None:
     """Return the loopback address and the port of ``health``; raises ``ConfigError``."""
     text = table.text("health", "")
@@ -157,7 +155,8 @@ def _health(table: Table) -> tuple[str, int] | None:
     if not is_valid:
         raise table.mistake("health", "a loopback address and a port, as in '127.0.0.1:9464'")
     return host, int(port)
-=======
+
+
 def _address(table: Table, resolve: Callable[[str], Path]) -> Path | Host:
     url = table.text("url")
     files = {name: table.text(name, "") for name in ("ca", "certificate", "key")}
@@ -188,7 +187,6 @@ def _host(table: Table, key: str, text: str) -> tuple[str, int]:
     if not name or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
         raise table.mistake(key, "a host and a port, as in 'guard.example:7443'")
     return name.removeprefix("[").removesuffix("]"), int(port)
->>>>>>> 6b17ff5d (A guard server lets clients on other machines in, over TLS with client certificates)
 
 
 def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:
