@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 
 import pytest
@@ -131,3 +132,37 @@ def test_the_server_s_own_user_looks_after_a_server_with_other_clients(founded):
     with pytest.raises(ConfigError) as caught:
         founded.connect().new_agent("clerk")
     assert caught.value.code == "agent.refused"
+
+
+def test_an_outcome_arrives_after_the_connections_were_lost(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+
+    @guard.tool(name="slow")
+    def slow():
+        for stream in tuple(guard._parts._link._streams):
+            stream._socket.shutdown(socket.SHUT_RDWR)
+        return "done"
+
+    assert agent.call(slow) == "done"
+    before = agent.id
+    assert agent.call(guard.tool(name="note")(lambda: "ok")) == "ok"
+    assert agent.id == before  # it is the same session
+    guard.close()
+    assert [one.status for one in place.outcomes()] == ["ok", "ok"]
+    assert place.verify().in_doubt == ()
+    assert place.verify().ok
+
+
+def test_a_client_that_dies_in_a_tool_leaves_its_call_in_doubt(place):
+    program = (
+        "import os\nfrom agentguard import Guard\n"
+        "guard = Guard.open('agentguard.toml')\n"
+        "guard.new_agent('clerk').call(guard.tool(name='slow')(lambda: os._exit(0)))\n"
+    )
+    assert place.programs.run("-c", program, cwd=place.folder).returncode == 0
+    assert [call.decision for call in place.calls()] == ["allow"]
+    assert len(place.verify().in_doubt) == 1
+    place.wait_for(lambda: place.status()["in_doubt"] == 1, "the server forgets the client")
+    assert place.verify().ok
+    assert place.outcomes() == []  # nobody has made one up
