@@ -1,7 +1,7 @@
 """A server on the loopback that speaks what OpenBao and Vault speak of a key-value store.
 
-The server is a real HTTP server, with the answers of version 2 of the store. It is no OpenBao: a
-test against a real one is to follow.
+The server is a real HTTP server, with the answers of version 2 of the store. Other than a real
+OpenBao (``openbao.py``), this server can misbehave.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class VaultSource:
             for part in answer.iter_stream():
                 body += part
                 if len(body) > MAX_ANSWER:
-                    return f"answers with more than {MAX_ANSWER} bytes"
+                    return f"answers with more than {MAX_ANSWER} bytes: keep fewer fields at path"
             return Secret(bytes(body))
 
 

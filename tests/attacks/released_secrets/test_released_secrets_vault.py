@@ -1,6 +1,7 @@
 """A vault that means harm, hangs or is another server: no secret, no hang, no value in an error.
 
-The server is ``kv_server.py``, a real HTTP server; a test against a real OpenBao is to follow.
+The server is ``kv_server.py``, a real HTTP server; ``test_released_secrets_openbao.py`` has a real
+OpenBao.
 """
 
 from __future__ import annotations
