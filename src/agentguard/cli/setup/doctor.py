@@ -26,6 +26,7 @@ from agentguard.cli.setup import (
     doctor_approvals,
     doctor_graph,
     doctor_secrets,
+    doctor_server,
     doctor_tools,
 )
 from agentguard.cli.setup.doctor_graph import GraphTool
@@ -62,10 +63,11 @@ def doctor(
 ) -> None:
     """Check the setup of a trust domain.
 
-    Checks configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
-    code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached, origin, schema). The command
-    imports the functions that the configuration names, as a guard does: set PYTHONPATH as there.
+    Checks configuration, guard server, policy, rights, keys, anchor, agents, approvers, tools and
+    log; exit code 1 if a check fails. With --json, one object: ok, checks (each with status, check,
+    what), and for --graph tools (each with tool, where, agents, cached, origin, schema). The
+    command imports the functions that the configuration names, as a guard does: set PYTHONPATH as
+    there.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
@@ -98,6 +100,10 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         yield Finding("fail", "configuration", str(error))
         return
     yield Finding("ok", "configuration", f"{from_home(Path(settings.source))} loads")
+    yield from doctor_server.findings(settings)
+    if doctor_server.is_client(settings):  # the server has the rest
+        yield from _telemetry(settings)
+        return
     yield from _agents(settings)
     yield from _functions(settings)
     yield _attempt("policy", lambda: _policy(settings))

@@ -1,0 +1,165 @@
+"""The checks of ``agentguard doctor`` on a guard server, its socket and its clients.
+
+The checks run in the configuration of a server (with its state) and in that of a client. They look
+at owners and modes of files, and at no other access lists.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal.location import from_home
+from agentguard.client import dial
+from agentguard.client.link import Greeting, Link
+from agentguard.domain.config import Config, rights
+from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.errors import AgentguardError
+
+_CHECK: Final = "server"
+_READ, _WRITE, _ENTER = 4, 2, 1
+_ROOT: Final = 0
+
+
+def is_client(settings: Config) -> bool:
+    """Whether a configuration is that of a client, which has no policy and no state of its own."""
+    return (
+        settings.server is not None
+        and settings.policy is None
+        and not os.path.lexists(settings.state)
+    )
+
+
+def findings(settings: Config) -> Iterator[Finding]:
+    """Check the server of a configuration, and its clients."""
+    server = settings.server
+    if server is None:
+        return
+    own = not is_client(settings)
+    yield _answer(server, settings, own=own)
+    if server.socket.parent.is_dir():
+        yield _folder(server.socket.parent, own=own)
+    if own:
+        for client in (settings.clients or {}).values():
+            try:
+                yield _reach(client, settings)
+            except OSError as error:
+                yield Finding("fail", f"client {client.name}", str(error))
+
+
+def _answer(server: ServerConfig, settings: Config, *, own: bool) -> Finding:
+    try:
+        link = Link(dial.inherited() or dial.AtPath(server.socket), timeout=server.timeout)
+        try:
+            greeting = link.connect()
+        finally:
+            link.close()
+    except AgentguardError as error:
+        # before the start of a server, its configuration may be sound
+        is_absent = own and error.code == "server.unreachable"
+        return Finding("warn" if is_absent else "fail", _CHECK, str(error))
+    return _isolation(greeting, settings, own=own)
+
+
+def _isolation(greeting: Greeting, settings: Config, *, own: bool) -> Finding:
+    """Say how the server sees this process, and what that means."""
+    if greeting.isolation != "same-user":
+        what = (
+            f"it answers, and sees this process as client {greeting.client}, separate-user: this "
+            "user's processes get what [clients] allows, and reach neither keys nor policy nor log"
+        )
+        return Finding("ok", _CHECK, what)
+    if own and settings.clients is not None:
+        what = "it answers, and sees this process as same-user, which looks after the server"
+        return Finding("ok", _CHECK, what)
+    what = (
+        "it answers, and sees this process as same-user: code of an agent in such a process can "
+        "read and change the server's files; give the agents' programs users of their own, and "
+        "name the users in [clients] at the server"
+    )
+    return Finding("warn", _CHECK, what)
+
+
+def _folder(folder: Path, *, own: bool) -> Finding:
+    """Say whether others can put a socket of their own into the server's place.
+
+    A client can't know who the server's user is, and so looks at the modes alone.
+    """
+    if own:
+        try:
+            rights.refuse_if_writable_by_others(folder)
+        except (AgentguardError, OSError) as error:
+            return Finding("fail", "socket", str(error))
+    shared = next((at for at in (folder, *folder.resolve().parents) if _is_shared(at)), None)
+    if shared is not None:
+        what = (
+            f"others can write {from_home(shared)}, and put a socket of their own into the "
+            "server's place: the folder has to belong to root or to the server's user alone"
+        )
+        return Finding("fail", "socket", what)
+    return Finding("ok", "socket", f"only its owner can write {from_home(folder)}")
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether others can write a folder, and replace what is in the folder."""
+    mode = folder.stat().st_mode
+    return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
+
+
+def _reach(client: ClientConfig, settings: Config) -> Finding:
+    """Say which files of the server a client's user can read or change."""
+    check = f"client {client.name}"
+    if client.uid in (_ROOT, os.getuid()):
+        who = "root" if client.uid == _ROOT else "the server's own user"
+        what = (
+            f"it is {who}, who reaches keys, policy and log (same-user): give the agents' program "
+            "a user of its own"
+        )
+        return Finding("warn", check, what)
+    user = _User(client.uid)
+    for path in _private(settings):
+        if user.may(path, _READ) or user.may(path, _WRITE):
+            what = (
+                f"its user {client.uid} can read or write {from_home(path)}: run chmod go-rwx on it"
+            )
+            return Finding("fail", check, what)
+    what = f"its user {client.uid} can read neither the state, nor the passphrase, nor a secret"
+    return Finding("ok", check, what)
+
+
+def _private(settings: Config) -> list[Path]:
+    """Return the files that only the server's user may read."""
+    files = [secret.file for secret in settings.secrets.values()]
+    paths = (settings.state, settings.passphrase_file, *files)
+    return [path.resolve() for path in paths if path is not None and path.exists()]
+
+
+class _User:
+    """A user of this machine, with the groups of the user's account, if there is an account."""
+
+    def __init__(self, uid: int) -> None:
+        self._uid = uid
+        try:
+            account = pwd.getpwuid(uid)
+        except KeyError:
+            self._groups: frozenset[int] = frozenset()
+        else:
+            self._groups = frozenset(os.getgrouplist(account.pw_name, account.pw_gid))
+
+    def may(self, path: Path, bit: int) -> bool:
+        """Whether the modes of a file and of the folders above the file let the user do this."""
+        folders = all(self._allows(folder, _ENTER) for folder in path.parents)
+        return folders and self._allows(path, bit)
+
+    def _allows(self, path: Path, bit: int) -> bool:
+        status = path.stat()
+        if status.st_uid == self._uid:
+            return bool(status.st_mode >> 6 & bit)
+        if status.st_gid in self._groups:
+            return bool(status.st_mode >> 3 & bit)
+        return bool(status.st_mode & bit)

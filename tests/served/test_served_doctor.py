@@ -1,0 +1,118 @@
+"""``agentguard doctor`` in the configuration of a guard server, and in that of a client."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+OTHER = 64_002
+"""A user without an account, who is neither root nor the user of these tests."""
+
+
+def checks(place, folder=None) -> dict[str, tuple[str, str]]:
+    """Return what doctor finds, by the subject."""
+    command = ("-m", "agentguard.cli", "doctor", "--json")
+    printed = place.programs.run(*command, cwd=folder or place.folder).stdout
+    return {
+        found["check"]: (found["status"], found["what"]) for found in json.loads(printed)["checks"]
+    }
+
+
+def add(place, text: str) -> None:
+    path = place.folder / "agentguard.toml"
+    path.write_text(f"{path.read_text('utf-8')}\n{text}", "utf-8")
+
+
+@pytest.fixture
+def client(founded):
+    """The folder of a client's program, whose configuration has one table."""
+    folder = founded.folder / "client"
+    folder.mkdir()
+    (folder / "agentguard.toml").write_text('[server]\nurl = "unix:../s"\n', "utf-8")
+    return folder
+
+
+def test_a_server_without_clients_of_their_own_is_for_trying_out(founded):
+    status, what = checks(founded)["server"]
+    assert (status, "agentguard serve" in what) == ("warn", True)  # before the start
+    founded.start()
+    status, what = checks(founded)["server"]
+    assert status == "warn"
+    assert "same-user" in what
+    assert "[clients]" in what
+
+
+def test_the_servers_own_user_looks_after_it(founded):
+    add(founded, f"[clients.reviewer]\nuid = {OTHER}\nagents = ['clerk']")
+    founded.start()
+    found = checks(founded)
+    assert found["server"][0] == "ok"
+    assert "looks after the server" in found["server"][1]
+    assert found["client reviewer"][0] == "ok"
+    assert str(OTHER) in found["client reviewer"][1]
+    assert found["state"][0] == "ok"  # and the rest of the checks are there
+
+
+def test_a_client_checks_the_server_alone(founded, client):
+    status, what = checks(founded, client)["server"]
+    assert (status, "server.unreachable" in what or "can't be reached" in what) == ("fail", True)
+    founded.start()
+    found = checks(founded, client)
+    assert found["server"][0] == "warn"  # same-user
+    assert not {"policy", "state", "keys", "passphrase", "log"} & found.keys()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start programs under other users")
+def test_a_stranger_hears_that_the_server_refuses(founded, client):
+    add(founded, f"[clients.reviewer]\nuid = {OTHER}")
+    founded.start()
+    founded.folder.chmod(0o755)
+    for user, status, says in (
+        (OTHER, "ok", "client reviewer, separate-user"),
+        (OTHER + 1, "fail", "is no client"),
+    ):
+        found = founded.programs.run(
+            "-c",
+            f"import os; os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
+            "from agentguard.cli.commands import main; main()",
+            "doctor",
+            "--json",
+            cwd=client,
+        )
+        (server,) = (one for one in json.loads(found.stdout)["checks"] if one["check"] == "server")
+        assert server["status"] == status
+        assert says in server["what"]
+
+
+@pytest.mark.parametrize(("mode", "status"), [(0o755, "ok"), (0o777, "fail"), (0o1777, "fail")])
+def test_the_folder_of_the_socket_is_the_servers(founded, client, mode, status):
+    run = founded.folder / "run"
+    run.mkdir()
+    run.chmod(mode)
+    path = founded.folder / "agentguard.toml"
+    path.write_text(path.read_text("utf-8").replace("unix:s", "unix:run/s"), "utf-8")
+    assert checks(founded)["socket"][0] == status
+    if mode != 0o1777:
+        (client / "agentguard.toml").write_text('[server]\nurl = "unix:../run/s"\n', "utf-8")
+        assert checks(founded, client)["socket"][0] == status
+
+
+def test_a_secret_that_a_client_can_read_is_found(founded):
+    add(founded, f"[clients.reviewer]\nuid = {OTHER}")
+    founded.folder.chmod(0o711)
+    assert checks(founded)["client reviewer"][0] == "ok"
+    (founded.folder / "passphrase").chmod(0o644)
+    status, what = checks(founded)["client reviewer"]
+    assert status == "fail"
+    assert "passphrase" in what
+    (founded.folder).chmod(0o700)  # nobody gets to the file
+    assert checks(founded)["client reviewer"][0] == "ok"
+
+
+def test_a_client_that_is_the_servers_own_user_is_no_wall(founded):
+    add(founded, f"[clients.reviewer]\nuid = {os.getuid()}")
+    status, what = checks(founded)["client reviewer"]
+    assert status == "warn"
+    assert "same-user" in what
