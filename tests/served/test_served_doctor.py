@@ -116,3 +116,10 @@ def test_a_client_that_is_the_servers_own_user_is_no_wall(founded):
     status, what = checks(founded)["client reviewer"]
     assert status == "warn"
     assert "same-user" in what
+
+
+def test_a_client_on_another_machine_has_no_files_here(founded):
+    add(founded, "[clients.web]\nspiffe = 'spiffe://acme.example/web-1'\nagents = ['clerk']")
+    status, what = checks(founded)["client web"]
+    assert status == "ok"
+    assert "spiffe://acme.example/web-1" in what

@@ -42,8 +42,8 @@ def findings(settings: Config) -> Iterator[Finding]:
         return
     own = not is_client(settings)
     yield _answer(server, settings, own=own)
-    if server.socket.parent.is_dir():
-        yield _folder(server.socket.parent, own=own)
+    if isinstance(server.address, Path) and server.address.parent.is_dir():
+        yield _folder(server.address.parent, own=own)
     if own:
         for client in (settings.clients or {}).values():
             try:
@@ -54,7 +54,7 @@ def findings(settings: Config) -> Iterator[Finding]:
 
 def _answer(server: ServerConfig, settings: Config, *, own: bool) -> Finding:
     try:
-        link = Link(dial.inherited() or dial.AtPath(server.socket), timeout=server.timeout)
+        link = Link(dial.inherited() or dial.at(server.address), timeout=server.timeout)
         try:
             greeting = link.connect()
         finally:
@@ -70,8 +70,8 @@ def _isolation(greeting: Greeting, settings: Config, *, own: bool) -> Finding:
     """Say how the server sees this process, and what that means."""
     if greeting.isolation != "same-user":
         what = (
-            f"it answers, and sees this process as client {greeting.client}, separate-user: this "
-            "user's processes get what [clients] allows, and reach neither keys nor policy nor log"
+            f"it answers, and sees this process as client {greeting.client}, {greeting.isolation}: "
+            "the process gets what [clients] allows, and reaches neither keys nor policy nor log"
         )
         return Finding("ok", _CHECK, what)
     if own and settings.clients is not None:
@@ -114,6 +114,8 @@ def _is_shared(folder: Path) -> bool:
 def _reach(client: ClientConfig, settings: Config) -> Finding:
     """Say which files of the server a client's user can read or change."""
     check = f"client {client.name}"
+    if client.uid is None:
+        return Finding("ok", check, f"it is on another machine, and known by {client.spiffe}")
     if client.uid in (_ROOT, os.getuid()):
         who = "root" if client.uid == _ROOT else "the server's own user"
         what = (
@@ -135,7 +137,9 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
 def _private(settings: Config) -> list[Path]:
     """Return the files that only the server's user may read."""
     files = [secret.file for secret in settings.secrets.values()]
-    paths = (settings.state, settings.passphrase_file, *files)
+    tls = None if settings.server is None else settings.server.tls
+    keys = () if tls is None else (tls.key,)
+    paths = (settings.state, settings.passphrase_file, *keys, *files)
     return [path.resolve() for path in paths if path is not None and path.exists()]
 
 
