@@ -17,6 +17,7 @@ from served_place import Place
 
 from agentguard.errors import AgentguardError
 from agentguard.signing import canonical
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
@@ -24,7 +25,15 @@ from agentguard.wire.stream import Stream
 MALLORY, VICTIM, DESK, STRANGER, SERVER = 64_001, 64_002, 64_003, 64_004, 64_005
 """Users of the machine, none of whom has a name."""
 
+CAROL = Ed25519Signer.from_seed(os.urandom(32))
+"""The key of an approver."""
+
 CLIENTS = f"""
+[approvers.carol]
+principal = "user:carol"
+keys = ["{CAROL.public_key.openssh()}"]
+roles = ["manager"]
+
 [agents.mole]
 authority = "own"
 max_scope = ["pay", "read"]

@@ -80,6 +80,7 @@ tools = ["note"]
 [approvals]
 application = true
 application_roles = ["manager"]
+pending_per_agent = 25
 
 [approvers.bob]
 principal = "user:bob"
@@ -96,12 +97,16 @@ patience = 0.5
 
 @dataclass
 class Place:
-    """A trust domain with a server, in a folder with a short path."""
+    """A trust domain with a server, in a folder with a short path.
+
+    ``since`` is the number of entries of the log that count no more.
+    """
 
     folder: Path
     programs: Preloaded
     server: Process | None = None
     guards: list[Guard] = field(default_factory=list)
+    since: int = 0
 
     @property
     def url(self) -> str:
@@ -143,8 +148,9 @@ class Place:
 
     def status(self) -> dict[str, Any]:
         """Return what the server says of itself."""
-        link = self.connect()._parts._link  # type: ignore[attr-defined]
-        return dict(link.request({"op": "status"}).header)
+        with self.connect() as guard:
+            link = guard._parts._link  # type: ignore[attr-defined]
+            return dict(link.request({"op": "status"}).header)
 
     # --- the log --------------------------------------------------------------------------------
 
@@ -156,7 +162,7 @@ class Place:
                 parse_entry(body)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-            ]
+            ][self.since :]
         finally:
             reader.close()
 

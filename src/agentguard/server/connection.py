@@ -16,7 +16,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.server.figures import Figures
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
-from agentguard.server.share import LARGE
+from agentguard.server.share import LARGE, Share
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import EndedError, Stream
@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger("agentguard")
 PROTOCOL: Final = 1
 """The version of the protocol, which client and server must share."""
 
-GREETING: Final = 10.0
+GREETING: Final = 5.0
 """Seconds within which a client has to begin its greeting."""
 
 _LONGEST_GREETING: Final = 64 << 10
@@ -66,8 +66,8 @@ class Sessions(Protocol):
         """Forget a session: its client goes, and its calls under way stay in doubt."""
 
 
-def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
-    """Serve one connection until the client ends it."""
+def serve(stream: Stream, sessions: Sessions, parts: Embedded, share: Share) -> None:
+    """Serve one connection of a user until the client ends it."""
     session: Session | None = None
     try:
         stream.write(Frame({"protocol": PROTOCOL}))
@@ -76,13 +76,14 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded) -> None:
             size, header = stream.begin()
             with _large(session, is_large=size > LARGE):
                 request = stream.rest(size, header)
-                is_large = size <= LARGE and request.header.get("op") in _LARGE
+                is_large = size <= LARGE and str(request.header.get("op")) in _LARGE
                 with _large(session, is_large=is_large):
                     _exchange(stream, parts, session, request, sessions)
     except (EndedError, OSError):
         pass
     except DecodeError as error:
-        _LOGGER.warning("a connection of a client is closed: %s [%s]", error, error.code)
+        if share.may_warn():
+            _LOGGER.warning("a connection of a client is closed: %s [%s]", error, error.code)
     finally:
         stream.close()
         if session is not None:
@@ -104,7 +105,7 @@ def _exchange(
     sessions.figures.count(reply)
     if request.header.get("quiet") is not True:
         _write(stream, reply)
-    elif "error" in reply.header:
+    elif "error" in reply.header and session.share.may_warn():
         _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
 
 

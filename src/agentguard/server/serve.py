@@ -234,7 +234,7 @@ class GuardServer:
             with self._lock:
                 self._streams[stream] = (uid, client)
             try:
-                connection.serve(stream, self, self._parts)
+                connection.serve(stream, self, self._parts, share)
             finally:
                 with self._lock:
                     self._streams.pop(stream, None)
@@ -251,6 +251,7 @@ class GuardServer:
         """Return the session with this handle, or a new one; raises ``ServerError``."""
         uid, known = self._streams[stream]
         client = self._client_of(uid) if known is None else known
+        self._make_room(_owner(uid, client))
         with self._lock:
             session = self._session(handle, client, uid)
             if session.connections >= self._limits.max_connections:
@@ -258,6 +259,16 @@ class GuardServer:
                 raise ServerError(message, code="server.busy")
             session.connections += 1
             return session
+
+    def _make_room(self, owner: Owner) -> None:
+        """Forget the client that was lost first, where an owner has as many as it may have."""
+        with self._lock:
+            share = self._share_of(owner)
+            is_full = share.clients >= share.most_clients
+            mine = [one for one in self._sessions.values() if is_full and one.share is share]
+            lost = [one for one in mine if one.connections == 0]
+        if lost:
+            self.forget(min(lost, key=lambda one: one.lost_at))
 
     def launch(self, header: Mapping[str, Any], stream: Stream) -> None:
         """Open a channel for a program, and answer with the program's end.

@@ -7,6 +7,7 @@ All processes of one user have one share, so that no user takes what the others 
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +25,11 @@ LARGE: Final = 64 << 10
 LARGE_AT_ONCE: Final = 4
 """The most large frames of one user that are read, answered and written at a time."""
 
+MOST_WARNINGS: Final = 60
+"""The most warnings of what one user sends that the server logs in a minute."""
+
+_MINUTE: Final = 60.0
+
 
 @dataclass(slots=True, eq=False)
 class Share:
@@ -39,6 +45,8 @@ class Share:
     large: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(LARGE_AT_ONCE))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _bytes: int = 0
+    _warnings: int = 0
+    _warned_since: float = 0.0
 
     def open(self) -> None:
         """Note a connection; raises ``ServerError`` (``server.busy``)."""
@@ -68,6 +76,15 @@ class Share:
         """Note that so many bytes are not held any more."""
         with self._lock:
             self._bytes -= size
+
+    def may_warn(self) -> bool:
+        """Return whether to log one more warning: a client can send nonsense all day."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._warned_since > _MINUTE:
+                self._warned_since, self._warnings = now, 0
+            self._warnings += 1
+            return self._warnings <= MOST_WARNINGS
 
 
 def _busy(what: str) -> ServerError:

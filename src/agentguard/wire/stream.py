@@ -25,7 +25,7 @@ _ANCILLARY: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 _DESCRIPTOR: Final = array.array("i").itemsize
 _CHUNK: Final = 1 << 16
 
-REST: Final = 30.0
+REST: Final = 10.0
 """Seconds that the rest of a frame may take on the server's side, once the frame has begun."""
 
 

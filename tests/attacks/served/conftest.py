@@ -1,9 +1,14 @@
-"""A guard server whose clients are other users of the machine, one of them hostile."""
+"""A guard server whose clients are other users of the machine, one of them hostile.
+
+The tests of a module share a server, which has to hold out against all of them.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from served_intruder import CLIENTS, MALLORY, VICTIM, Intruder, dialled, require_root
@@ -15,17 +20,40 @@ FAILED = "failed in the server"
 """What the server's log says of a mistake in the server."""
 
 
-@pytest.fixture
-def place(programs) -> Iterator[Place]:
+def require_sound(place: Place) -> None:
+    """Fail unless the server still runs, and has met no error that it does not expect."""
+    said = place.said()
+    assert FAILED not in said
+    assert "Traceback" not in said
+    assert place.status()["clients"] > 0
+
+
+@pytest.fixture(scope="module")
+def server(programs) -> Iterator[Place]:
     """A trust domain whose server runs, for clients of several users."""
     require_root()
     with founded_place(programs, CLIENTS) as place:
         place.folder.chmod(0o755)
         place.start()
         yield place
-        if place.server is not None:
-            assert FAILED not in place.said()
-            assert "Traceback" not in place.said()
+
+
+@pytest.fixture
+def place(server) -> Iterator[Place]:
+    """The server of this module; of the log, what is new."""
+    server.since = len(server.entries()) + server.since
+    yield server
+    require_sound(server)
+
+
+@pytest.fixture
+def own_place(programs) -> Iterator[Place]:
+    """A server for one test."""
+    require_root()
+    with founded_place(programs, CLIENTS) as place:
+        place.folder.chmod(0o755)
+        place.start()
+        yield place
 
 
 @pytest.fixture
@@ -33,12 +61,14 @@ def intrude(place) -> Iterator[Callable[..., Intruder]]:
     """Make a client with code of its own, under a user (``MALLORY`` by default)."""
     made: list[Intruder] = []
 
-    def intrude(uid: int = MALLORY, **members: str) -> Intruder:
+    def intrude(uid: int = MALLORY, **members: Any) -> Intruder:
         made.append(Intruder(place, uid, **members))
         return made[-1]
 
     yield intrude
     for one in made:
+        with suppress(OSError):
+            one.tell("end")
         one.close()
 
 

@@ -156,7 +156,8 @@ time.sleep(120)
 
 
 @pytest.mark.parametrize(("program", "is_open"), [(SERVES, False), (SLEEPS, True)])
-def test_a_debugger_of_the_servers_own_user_gets_nothing(place, program, is_open):
+def test_a_debugger_of_the_servers_own_user_gets_nothing(own_place, program, is_open):
+    place = own_place
     place.stop()
     place.server = place.programs.begin("-c", program, cwd=place.folder)
     place.wait_for(lambda: "serving" in place.said())
@@ -193,7 +194,7 @@ def test_a_stranger_holds_no_connection(place, dial):
     for connected in held:
         assert Stream(connected).read().header["error"]["code"] == "server.stranger"
         assert connected.recv(1) == b""
-    assert place.status()["connections"] == 1
+    place.wait_for(lambda: place.status()["connections"] == 1)
 
 
 def test_a_descriptor_passed_on_speaks_for_nobody(place, greeted):

@@ -1,0 +1,363 @@
+"""Garbage, half frames, clients that do not read, and more than a client's share.
+
+In each test another client goes on. ``AGENTGUARD_ROUNDS=full`` sends ten million frames.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from rounds import FULL
+from served_intruder import CALL, MALLORY, VICTIM, Intruder, acting_as, described, dialled, new_id
+
+from agentguard.server.requests import OPERATIONS
+from agentguard.server.share import MOST_CONNECTIONS
+from agentguard.signing import canonical
+from agentguard.wire.frame import MAX_FRAME, Frame, encode
+from agentguard.wire.stream import Stream
+
+FRAMES = 10_000_000 if FULL else 200_000
+BROKEN = 200_000 if FULL else 3_000
+BATCH = 1_000
+HELLO = encode(Frame({"op": "hello", "protocol": 1, "session": None}))
+
+
+@pytest.fixture
+def goes_on(victim):
+    """A function that makes a call of another client."""
+    names = victim.agent("clerk"), victim.tool("note")
+
+    def goes_on():
+        assert victim.call(*names, {"text": "x"}).header["step"] == "run"
+
+    goes_on()
+    return goes_on
+
+
+def rss(place):
+    """Return the resident memory of the server, in MiB."""
+    status = Path(f"/proc/{place.server.pid}/status").read_text(encoding="ascii")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) >> 10
+
+
+# --- garbage --------------------------------------------------------------------------------------
+
+
+def framed(header, rest=b""):
+    """Return bytes with the prefix of a frame."""
+    size = 4 + len(header) + len(rest)
+    return size.to_bytes(4, "big") + len(header).to_bytes(4, "big") + header + rest
+
+
+def nonsense(chance):
+    """Return a well-framed request that means nothing; it has exactly one answer."""
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        0,
+        -1,
+        2**53,
+        1e300,
+        "",
+        "x",
+        "\x00",
+        [],
+        {},
+        [[]],
+        {"a": {}},
+    )
+    ops: tuple[Any, ...] = (*OPERATIONS, "hello", "launch", "status", "", "__class__", None, 5, [])
+    names = ("agent", "tool", "request_id", "delegation", "name", "key", "request", "answer", "id")
+    header = {name: chance.choice(values) for name in chance.sample(names, 4)}
+    return framed(orjson.dumps({**header, "op": chance.choice(ops)}))
+
+
+def test_frames_that_mean_nothing_are_answered(mallory, goes_on, place):
+    chance = random.Random(5)  # noqa: S311  no secret
+    batches = [b"".join(nonsense(chance) for _ in range(BATCH)) for _ in range(20)]
+    answers = 0
+
+    def read():
+        nonlocal answers
+        while answers < FRAMES:
+            assert mallory.stream.read().header is not None
+            answers += 1
+
+    reader = threading.Thread(target=read)
+    before = rss(place)
+    mallory.socket.settimeout(300)
+    with acting_as(MALLORY):
+        reader.start()
+        for number in range(FRAMES // BATCH):
+            mallory.socket.sendall(batches[number % len(batches)])
+            if number % 50 == 0:
+                time.sleep(0)
+        reader.join()
+    goes_on()
+    assert mallory.agent("mole")
+    assert rss(place) < before + 300
+
+
+def broken(chance):
+    """Return bytes that are no frame."""
+    noise = chance.randbytes(chance.randrange(1, 200))
+    return chance.choice(
+        (
+            noise,
+            framed(noise),
+            framed(b"{}", noise),
+            framed(b"[]"),
+            framed(b'{"blobs":[5]}'),
+            framed(b'{"blobs":[-1]}'),
+            framed(b'{"blobs":' + b"[" * 60_000 + b"]" * 60_000 + b"}"),
+            framed(b'{"blobs":[' + b"0," * 30 + b"0]}"),
+            framed(b"[" * 60_000),
+            framed(b'{"op":"\\ud800"}'),
+            (2**32 - 1).to_bytes(4, "big") + noise,
+            (MAX_FRAME - 4).to_bytes(4, "big") + (MAX_FRAME).to_bytes(4, "big"),
+            bytes(8),
+            bytes(200),
+        )
+    )
+
+
+@pytest.mark.parametrize("is_greeted", [False, True])
+def test_bytes_that_are_no_frame_end_the_connection(place, goes_on, is_greeted):
+    chance = random.Random(6)  # noqa: S311  no secret
+    for number in range(BROKEN):
+        connected = dialled(place.folder / "s", MALLORY)
+        with acting_as(MALLORY), suppress(OSError):
+            connected.sendall((HELLO if is_greeted else b"") + broken(chance))
+            connected.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            while connected.recv(1 << 16):
+                pass
+        connected.close()
+        if number % 500 == 0:
+            goes_on()
+    place.wait_for(lambda: place.status()["connections"] <= 3, "the connections end")
+    assert place.said().count("is closed") <= 200  # warnings fill no disk
+
+
+def test_reports_that_are_refused_fill_no_log(mallory, goes_on, place):
+    before = len(place.said())
+    report = framed(b'{"op":"outcome","quiet":true,"request_id":"%s"}' % (b"x" * 1000))
+    with acting_as(MALLORY):
+        for _ in range(20):
+            mallory.socket.sendall(report * 500)
+    assert mallory.agent("mole")
+    goes_on()
+    assert len(place.said()) < before + 200_000
+
+
+# --- clients that are slow ------------------------------------------------------------------------
+
+
+def test_half_frames_end_with_their_connections(place, greeted, intrude, goes_on):
+    silent = [greeted() for _ in range(50)]
+    halves = [greeted() for _ in range(50)]
+    begun = [intrude() for _ in range(4)]
+    slow = greeted()
+    with acting_as(MALLORY):
+        for one in halves:
+            one.sendall(HELLO[:11])
+        for client in begun:
+            client.socket.sendall((20 << 20).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"{}")
+    waiting = [slow, *silent, *halves, *(client.socket for client in begun)]
+    goes_on()
+    at = 0
+    for _ in range(600):
+        with acting_as(MALLORY), suppress(OSError):
+            at += slow.send(HELLO[at % len(HELLO) : at % len(HELLO) + 1]) if at < 12 else 0
+        waiting = [one for one in waiting if not has_ended(one)]
+        if not waiting:
+            break
+        time.sleep(0.1)
+    assert waiting == []
+    goes_on()
+    idle = intrude()  # the twin: a client that has said hello may be silent
+    assert not has_ended(idle.socket)
+
+
+def has_ended(connected):
+    connected.settimeout(0)
+    try:
+        return connected.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_clients_that_do_not_read_hold_nobody_up(place, intrude, goes_on):
+    data = b"x" * (8 << 20)
+    writer = intrude()
+    writer.got("runs.write", data, name="large")
+    deaf = [intrude() for _ in range(20)]
+    small = framed(orjson.dumps({"op": "approvals.altered", "now": 0}))
+    for number, client in enumerate(deaf):
+        client.socket.settimeout(0.2)
+        with acting_as(MALLORY), suppress(TimeoutError):
+            if number % 2:
+                client.socket.sendall(framed(orjson.dumps({"op": "runs.read", "name": "large"})))
+            else:
+                client.socket.sendall(small * 30_000)
+    for _ in range(20):
+        goes_on()
+    assert rss(place) < 1500
+    if FULL:  # the twin is each other client, which reads
+        place.wait_for(lambda: place.status()["connections"] <= 4, "the deaf lose connections")
+
+
+def test_large_frames_at_once_are_few(place, intrude, goes_on):
+    clients = [intrude() for _ in range(40)]
+    half = (20 << 20).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"{}" + b"x" * (1 << 20)
+    for client in clients:
+        client.socket.settimeout(0.05)
+        with acting_as(MALLORY), suppress(TimeoutError):
+            client.socket.sendall(half)
+    goes_on()
+    assert rss(place) < 1000
+
+
+# --- more than a share ----------------------------------------------------------------------------
+
+
+def test_connections_of_one_user_have_a_limit(place, goes_on):
+    held, refused = [], 0
+    while refused < 20:
+        connected = dialled(place.folder / "s", MALLORY)
+        held.append(connected)
+        first = Stream(connected).read().header
+        if "error" in first:
+            assert first["error"]["code"] == "server.busy"
+            refused += 1
+        assert len(held) <= MOST_CONNECTIONS + 20
+    goes_on()
+    other = Intruder(place, VICTIM)
+    assert other.error is None
+    other.close()
+    for connected in held:
+        connected.close()
+
+    def is_served():
+        client = dialled(place.folder / "s", MALLORY)
+        with client:
+            return "error" not in Stream(client).read().header
+
+    place.wait_for(is_served, "the place of connections that have ended")
+
+
+def test_clients_of_one_user_have_a_limit(place, intrude, goes_on):
+    def in_room():
+        return place.status()["clients"] <= 2
+
+    place.wait_for(in_room, "the clients of earlier tests are forgotten")
+    clients = [intrude() for _ in range(257)]
+    assert [client.error for client in clients[:256]] == [None] * 256
+    assert clients[256].error["code"] == "server.busy"
+    goes_on()
+    assert intrude(VICTIM).error is None
+    clients[0].ask("end")
+    assert intrude().error is None  # the twin: the place of one that has gone
+    clients[1].close()
+    place.wait_for(lambda: intrude().error is None, "the place of one that was lost")
+
+
+def test_connections_of_one_client_have_a_limit(place, intrude, mallory, goes_on):
+    handle = mallory.greeting["session"]
+    others = [intrude(session=handle) for _ in range(64)]
+    assert [other.error for other in others[:63]] == [None] * 63
+    assert others[63].error["code"] == "server.busy"
+    goes_on()
+
+
+def test_ended_sessions_keep_no_connection(place, intrude):
+    """A client that ends its session, and goes on sending, holds no place beside the limits."""
+    for _ in range(300):
+        client = intrude()
+        assert client.error is None
+        client.ask("end")
+    assert all(client.is_closed() for client in [client])
+    place.wait_for(lambda: place.status()["connections"] <= 2)
+
+
+def test_calls_of_one_client_have_a_limit(mallory, intrude, goes_on):
+    names = mallory.agent("mole"), mallory.tool("note")
+    codes = [mallory.call(*names).header for _ in range(1030)]
+    assert [code.get("step") for code in codes[:1024]] == ["run"] * 1024
+    assert {code["error"]["code"] for code in codes[1024:]} == {"server.busy"}
+    goes_on()
+    other = intrude()
+    assert other.call(other.agent("mole"), other.tool("note")).header["step"] == "run"
+
+
+def test_memory_of_one_user_has_a_limit(place, mallory, intrude, goes_on):
+    names = mallory.agent("mole"), mallory.tool("note")
+    large = canonical.dumps({"text": [[] for _ in range(80_000)]})
+    codes: set[str] = set()
+    for _ in range(40):
+        answer = mallory.call(*names, large).header
+        codes.add(answer["error"]["code"] if "error" in answer else answer["step"])
+    assert codes == {"run", "server.busy"}
+    other = intrude()  # all of a user's clients have one share
+    answer = other.call(other.agent("mole"), other.tool("note"), large).header
+    assert answer["error"]["code"] == "server.busy"
+    goes_on()
+    assert rss(place) < 1500
+    mallory.ask("end")
+    client = intrude()  # the twin: the place of a client that has gone
+    assert client.call(client.agent("mole"), client.tool("note")).header["step"] == "run"
+
+
+def test_tools_of_one_client_have_a_limit(mallory, goes_on):
+    codes: set[str | None] = set()
+    for number in range(200):
+        tool = described(f"t{number}", description="x" * 100_000)
+        codes.add(mallory.code("tool", tool=tool))
+    assert codes == {None, "server.busy"}
+    goes_on()
+
+
+def test_a_server_without_descriptors_comes_back(own_place):
+    place = own_place
+    victim = Intruder(place, VICTIM)
+    names = victim.agent("clerk"), victim.tool("note")
+    assert victim.call(*names).header["step"] == "run"
+    limits = resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE)
+    open_now = len(list(Path(f"/proc/{place.server.pid}/fd").iterdir()))
+    resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE, (open_now + 5, limits[1]))
+    held = [dialled(place.folder / "s", MALLORY) for _ in range(40)]
+    time.sleep(0.2)
+    for one in held:
+        one.close()
+    resource.prlimit(place.server.pid, resource.RLIMIT_NOFILE, limits)
+    other = Intruder(place, VICTIM)
+    assert other.error is None
+    assert victim.call(*names).header["step"] == "run"
+    victim.close()
+    other.close()
+
+
+def test_a_flood_of_calls_of_one_user_does_not_stop_another(place, intrude, goes_on):
+    clients = [intrude() for _ in range(12)]
+    names = [(client.agent("mole"), client.tool("drop")) for client in clients]
+    for client, (agent, tool) in zip(clients, names, strict=True):
+        calls = [{**CALL, "agent": agent, "tool": tool, "request_id": new_id()} for _ in range(40)]
+        with acting_as(MALLORY):
+            client.socket.sendall(b"".join(encode(Frame(call, [b"{}"])) for call in calls))
+    for _ in range(20):
+        goes_on()
+    for client in clients:
+        for _ in range(40):
+            assert client.stream.read().header["step"] == "denied"
