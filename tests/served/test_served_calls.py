@@ -257,8 +257,7 @@ def test_a_tool_stays_what_it_was_at_the_first_call(place):
         with pytest.raises(Denied) as caught:
             one.new_agent("clerk").call(changed, "x")
         assert caught.value.code == "tool.changed"
-    accept = ("-m", "agentguard.cli", "server", "accept", "clerk", "note")
-    assert place.programs.run(*accept, cwd=place.folder).returncode == 0
+    accept(place, "clerk", "note")
     assert agent.call(changed, "x") == "x"
     place.stop()
     place.start()  # the pin is durable
@@ -336,3 +335,19 @@ def test_a_delegation_that_the_server_has_forgotten_is_taken_up_again(place):
         guard.delegate("user:alice", scope=["read"])
     with lent:
         assert agent.call(tool) == "ok"
+
+
+def test_a_policy_reads_whose_word_the_facts_are(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    with pytest.raises(Denied) as caught:
+        agent.call(guard.tool(name="trusted", facts=lambda _given: {"x": 1})(lambda: "ran"))
+    assert caught.value.reason == "the client says so itself"
+    plain = guard.tool(name="trusted")(lambda: "ran")
+    accept(place, "clerk", "trusted")
+    assert agent.call(plain) == "ran"
+
+
+def accept(place, agent, tool):
+    words = ("-m", "agentguard.cli", "server", "accept", agent, tool)
+    assert place.programs.run(*words, cwd=place.folder).returncode == 0

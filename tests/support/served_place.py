@@ -34,7 +34,7 @@ package agent.authz
 
 default allow := false
 
-allow if input.action in {"note", "add", "slow", "balance_of"}
+allow if input.action in {"note", "add", "slow", "trusted"}
 
 allow if {
 	input.action == "balance"
@@ -42,6 +42,11 @@ allow if {
 }
 
 approval := {"reason": "money moves", "roles": ["manager"]} if input.action == "pay"
+
+deny_reasons contains "the client says so itself" if {
+	input.action == "trusted"
+	input.tool.facts == "client"
+}
 
 deny_reasons contains "only from afar" if {
 	input.action == "far"

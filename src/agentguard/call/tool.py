@@ -101,7 +101,8 @@ class ToolSpec:
     whole arguments (``repo:{repo}``). ``attributes`` maps names at the top level of the policy's
     input to argument names. ``facts`` looks up values that a policy must not take from the model.
     ``pinned_origin`` and ``pinned_schema`` (SHA-256, hex) are the configuration's pins; None pins
-    nothing.
+    nothing. ``facts_by_client`` says that the client of a guard server looks the facts up, so that
+    they are the client's word.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ToolSpec:
     facts: FactsFunction | None = None
     pinned_origin: str | None = None
     pinned_schema: str | None = None
+    facts_by_client: bool = False
 
     def __post_init__(self) -> None:
         try:

@@ -83,7 +83,7 @@ def document(
         "resource": resource,
         "task_id": task_id,
         "args": Fragment(arguments.encoded),
-        "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256},
+        "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256, **_facts_of(tool)},
     }
     if approval is not None:
         members["approval"] = approval
@@ -101,6 +101,11 @@ def document(
             message = f"tool {tool.name}: the fact {name!r} is no JSON value: {error}"
             raise FactsError(message, code="facts.invalid") from error
     return canonical.dumps_record(members)
+
+
+def _facts_of(tool: ToolSpec) -> dict[str, str]:
+    """Return the member that says whose word the facts are, where it is a client's."""
+    return {"facts": "client"} if tool.facts_by_client else {}
 
 
 def decide(answer: object) -> Decision:

@@ -83,7 +83,7 @@ def _begin(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Fra
 
 def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> ServedCall:
     instance = session.agent(header.get("agent"))
-    invocation, asks_facts = _invocation(session, instance.actor.name, header, blobs)
+    invocation = _invocation(session, instance.actor.name, header, blobs)
     inside = values.text_or_none(header.get("inside"))
     outer = None if inside is None else session.made(inside)
     if outer is not None:
@@ -112,31 +112,28 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
         recorder,
         around,
         session.lend,
-        asks_facts=asks_facts,
+        asks_facts=invocation.tool.facts_by_client,
         is_traced=is_traced,
         sha256=canonical.sha256_hex(values.encoded(header) + b"".join(blobs)),
         size=sum(map(len, blobs)),
     )
 
 
-def _invocation(
-    session: Session, agent: str, header: Header, blobs: Blobs
-) -> tuple[Invocation, bool]:
-    tool, asks_facts = session.tool(header.get("tool"))
+def _invocation(session: Session, agent: str, header: Header, blobs: Blobs) -> Invocation:
+    tool = session.tool(header.get("tool"))
     refusal = header.get("refusal")
     refused = session.pins.refusal(agent, tool) if session.limits.pin_tools else None
     if refusal is not None and refused is None:
         refused = values.read_decision(refusal)
         if refused.outcome != "deny":
             raise DecodeError("a refusal denies", code="frame.malformed")
-    invocation = Invocation(
+    return Invocation(
         tool,
         _arguments(header, blobs),
         _UNENCODABLE if header.get("site") is None else values.read_site(header["site"]),
         values.text_or_none(header.get("task_id")),
         refusal=refused,
     )
-    return invocation, asks_facts
 
 
 def _arguments(header: Header, blobs: Blobs) -> Arguments | ArgumentsError:

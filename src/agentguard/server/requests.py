@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from agentguard.approvals.request import ApprovalRequest
@@ -66,9 +67,10 @@ def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Fr
     spec = values.read_tool(header.get("tool"), client_facts)
     has_facts = spec.facts is not None
     spec = parts.tools.configure(spec)
-    asks_facts = has_facts and not parts.tools.looks_up_facts(spec.name)
+    by_client = has_facts and not parts.tools.looks_up_facts(spec.name)
     configured = values.tool(spec)
-    name = session.add_tool(spec, asks_facts=asks_facts, size=len(values.encoded(configured)))
+    spec = replace(spec, facts_by_client=by_client)
+    name = session.add_tool(spec, size=len(values.encoded(configured)))
     return Frame({"tool": configured, "name": name})
 
 

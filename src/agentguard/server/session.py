@@ -63,7 +63,7 @@ class Session:
     has_ended: bool = False
     _held: int = 0
     _agents: dict[str, Instance] = field(default_factory=dict)
-    _tools: dict[str, tuple[ToolSpec, bool]] = field(default_factory=dict)
+    _tools: dict[str, ToolSpec] = field(default_factory=dict)
     _tool_names: dict[bytes, str] = field(default_factory=dict)
     _delegations: dict[str, tuple[Delegation, int]] = field(default_factory=dict)
     _calls: dict[str, ServedCall] = field(default_factory=dict)
@@ -92,23 +92,21 @@ class Session:
                 if self._agents.pop(name, None) is not None:
                     self._give(_AGENT)
 
-    def add_tool(self, spec: ToolSpec, *, asks_facts: bool, size: int) -> str:
+    def add_tool(self, spec: ToolSpec, *, size: int) -> str:
         """Keep a tool's specification, which takes ``size`` bytes; return its name here.
 
-        An equal tool has the same name.
-
-        Raises ``ServerError`` (``server.busy``).
+        An equal tool has the same name. Raises ``ServerError`` (``server.busy``).
         """
-        key = pin_of(spec) + bytes([asks_facts])
+        key = pin_of(spec) + bytes([spec.facts_by_client])
         name = self._tool_names.get(key)
         if name is None:
             taken = _TOOL + _GROWS * size
-            name = self._name(self._tools, (spec, asks_facts), MAX_TOOLS, "tools", taken)
+            name = self._name(self._tools, spec, MAX_TOOLS, "tools", taken)
             self._tool_names[key] = name
         return name
 
-    def tool(self, name: Any) -> tuple[ToolSpec, bool]:
-        """Return a tool, and whether the client looks its facts up; raises ``ServerError``."""
+    def tool(self, name: Any) -> ToolSpec:
+        """Return a tool of this session; raises ``ServerError`` (``server.unknown``)."""
         return _named(self._tools, name, "tool")
 
     def _name(self, things: dict[str, T], thing: T, most: int, what: str, size: int) -> str:
