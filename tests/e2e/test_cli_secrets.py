@@ -1,14 +1,16 @@
-"""The releases of secrets in the commands that read the log, and the page of secrets."""
+"""The releases of secrets in the commands that read the log, doctor, and the page of secrets."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sqlite3
 import tomllib
 
 import docs_pages
 import pytest
+from openbao import token_file
 
 from agentguard.domain import config
 
@@ -136,6 +138,32 @@ def test_doctor_looks_each_secret_up(released):
     toml.write_text(text, encoding="utf-8")
     is_good = True
     assert finding()[0] == "warn"
+
+
+def test_doctor_looks_a_secret_up_in_openbao(begun, openbao):
+    path = f"{openbao.mount()}/data/deploy"
+    openbao.put(path, key=VALUE)
+    token = openbao.token_for(path)
+    toml = begun.folder / "agentguard.toml"
+    table = (
+        '[secrets.DEPLOY_TOKEN]\ntools = ["deploy"]\n[secrets.DEPLOY_TOKEN.vault]\n'
+        f'url = "{openbao.url}"\npath = "{path}"\nfield = "key"\n'
+        f'token_file = "{token_file(begun.folder, token)}"\n'
+    )
+    toml.write_text(f"{toml.read_text('utf-8')}\n{table}", encoding="utf-8")
+
+    def finding(code):
+        said = begun.run("doctor", "--json")
+        assert said.returncode == code
+        assert not any(text in said.stdout + said.stderr for text in (VALUE, token))
+        checks = json.loads(said.stdout)["checks"]
+        (found,) = [check for check in checks if check["check"] == "secret DEPLOY_TOKEN"]
+        return found["status"], found["what"]
+
+    assert finding(0) == ("ok", f"{path} of {openbao.url} has a value, for deploy")
+    openbao.revoke(token)
+    status, what = finding(1)
+    assert (status, "403" in what, "renew the token" in what) == ("fail", True, True)
 
 
 # --- the page -------------------------------------------------------------------------------------
