@@ -333,7 +333,7 @@ def test_the_server_takes_no_descriptor(place, launch, start):
         b"x",
         ASKS[:-1],
         ASKS + b"x",
-        os.urandom(64),
+        bytes(range(64)),
         b"\0" * 1000,
         encode(Frame({"op": "hello", "protocol": 1, "session": None})),
         encode(Frame({"op": ["connection"]})),
