@@ -177,7 +177,6 @@ class GuardServer:
                 self._client_of(uid)
 
             def admitted() -> _Admitted:
-                accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
                 return _Admitted(Stream(accepted, only_uid=uid), uid, launched)
 
             return uid, admitted
@@ -198,6 +197,7 @@ class GuardServer:
     ) -> None:
         share: Share | None = None
         try:
+            accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
             owner, admitted = admit()
             with self._lock:
                 share = self._share_of(owner)
@@ -234,8 +234,10 @@ class GuardServer:
             with self._lock:
                 self._streams[stream] = (uid, client)
             try:
+                share = self._share_after(share, uid, client)
                 connection.serve(stream, self, self._parts, share)
             finally:
+                stream.close()
                 with self._lock:
                     self._streams.pop(stream, None)
         except ServerError as error:
@@ -246,6 +248,16 @@ class GuardServer:
         finally:
             with self._lock:
                 share.connections -= 1
+
+    def _share_after(self, share: Share, uid: int | None, client: ClientConfig | None) -> Share:
+        """Return the share of the client, which is known for a remote one after the handshake."""
+        if uid is not None or client is None:
+            return share
+        with self._lock:
+            own = self._share_of(_owner(uid, client))
+            own.open()
+            share.connections -= 1
+        return own
 
     def join(self, handle: str | None, stream: Stream) -> Session:
         """Return the session with this handle, or a new one; raises ``ServerError``."""

@@ -60,7 +60,9 @@ def accept(
     encrypted = context.wrap_socket(connected, server_side=True)
     try:
         encrypted.settimeout(None)
-        return Stream(encrypted), _client_of(_uris(encrypted.getpeercert()), clients)
+        return Stream(encrypted, is_served=True), _client_of(
+            _uris(encrypted.getpeercert()), clients
+        )
     except BaseException:
         encrypted.close()
         raise

@@ -40,13 +40,16 @@ class Stream:
     ``DecodeError`` (``frame.malformed``, ``frame.too_large``, ``frame.sender``) for bytes that are
     no frame, or come from another user.
 
-    With ``only_uid``, the rest of a frame has to come within ``REST`` seconds: the other end does
-    not hold the reading thread up for ever.
+    ``is_served`` is for the server's side, and true with ``only_uid``: the rest of a frame has to
+    come within ``REST`` seconds, so the other end does not hold the reading thread up for ever.
     """
 
-    def __init__(self, connected: socket.socket, *, only_uid: int | None = None) -> None:
+    def __init__(
+        self, connected: socket.socket, *, only_uid: int | None = None, is_served: bool = False
+    ) -> None:
         self._socket = connected
         self._only_uid = only_uid
+        self._is_served = is_served or only_uid is not None
         self._buffer = bytearray()
         if only_uid is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -126,7 +129,7 @@ class Stream:
         buffer = self._buffer
         is_limited = False
         while len(buffer) < size:
-            if self._only_uid is not None and (buffer or until is not None or not may_end):
+            if self._is_served and (buffer or until is not None or not may_end):
                 until = time.monotonic() + REST if until is None else until
                 self._limit(until)
                 is_limited = True

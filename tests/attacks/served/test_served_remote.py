@@ -1,0 +1,107 @@
+"""Clients on other machines that are slow, or take more than their share, over TLS."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from served_place import founded_place
+from served_remote import BATCH, WEB, Remote
+
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import Stream
+
+HELLO = {"op": "hello", "protocol": 1, "session": None}
+
+
+@pytest.fixture
+def remote(programs) -> Iterator[Remote]:
+    with founded_place(programs) as place:
+        yield Remote(place)
+
+
+@pytest.fixture
+def dial(remote):
+    """Connect as a client by its certificate; the connections end with the test."""
+    files = {spiffe: remote.authority.issue(name, spiffe) for name, spiffe in
+             (("web", WEB), ("batch", BATCH))}  # fmt: skip
+    made = []
+
+    def dial(spiffe):
+        made.append(remote.socket(files[spiffe]))
+        return made[-1]
+
+    yield dial
+    for one in made:
+        one.close()
+
+
+def first_word(connected):
+    """Return the server's first word; None where the server has closed the connection."""
+    try:
+        return Stream(connected).read().header
+    except (OSError, ValueError):
+        return None
+
+
+def greeted(connected):
+    assert first_word(connected) == {"protocol": 1}
+    stream = Stream(connected)
+    stream.write(Frame(HELLO))
+    assert "session" in stream.read().header
+    return stream
+
+
+def has_ended(connected):
+    connected.settimeout(0.01)
+    try:
+        return connected.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_remote_clients_that_are_slow_lose_their_connections(remote, dial):
+    silent, half, begun, idle = (dial(WEB) for _ in range(4))
+    for connected in (silent, half):
+        assert first_word(connected) == {"protocol": 1}
+    half.sendall(b"\0\0")
+    for connected in (begun, idle):
+        greeted(connected)
+    begun.sendall((20 << 20).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"{}")
+    waiting = [silent, half, begun]
+    for _ in range(600):
+        waiting = [one for one in waiting if not has_ended(one)]
+        if not waiting:
+            break
+        time.sleep(0.1)
+    assert waiting == []
+    assert not has_ended(idle)  # the twin: a client that has said hello may be silent
+
+
+def test_a_remote_client_takes_no_place_of_another(remote, dial):
+    """Each has its share, also of the connections that have not said hello."""
+    limits = resource.prlimit(remote.place.server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(remote.place.server.pid, resource.RLIMIT_NOFILE, (400, limits[1]))
+    held, refused = [], 0
+    for _ in range(200):
+        connected = dial(WEB)
+        held.append(connected)
+        with suppress(OSError):
+            connected.settimeout(30)
+        word = first_word(connected)
+        if word != {"protocol": 1}:
+            refused += 1
+            if refused > 3:
+                break
+            continue
+        greeting = Stream(connected)
+        greeting.write(Frame(HELLO))
+        greeting.read()
+    assert refused > 3
+    greeted(dial(BATCH))  # the twin
+    assert "failed in the server" not in remote.place.said()
