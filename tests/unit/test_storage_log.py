@@ -151,6 +151,31 @@ def test_flush_writes_what_waits_and_nothing_otherwise(log, backend):
     assert backend.batches == [1]
 
 
+def test_flush_leaves_what_comes_meanwhile_to_others(log, backend):
+    log.enqueue(record(1))
+    backend.within = [lambda: log.enqueue(record(2))]
+    log.flush()
+    assert backend.batches == [1]
+    log.flush()
+    assert backend.batches == [1, 1]
+
+
+def test_flush_does_not_end_before_an_earlier_record_is_durable(log, backend, in_time):
+    log.enqueue(record(1))
+    backend.gate.clear()
+    leading = threading.Thread(target=log.append, args=[record(2)])
+    leading.start()
+    assert backend.entered.wait(60)
+    flushing = threading.Thread(target=log.flush)
+    flushing.start()
+    flushing.join(0.2)
+    assert flushing.is_alive()
+    backend.gate.set()
+    flushing.join(60)
+    leading.join(60)
+    assert bodies(backend) == [record(1).body, record(2).body]
+
+
 def test_a_durable_log_flushes_by_itself(signer):
     backend = Watched(MemoryBackend(ORIGIN, signer), durable=True)
     log = ShardLog(backend, signer)

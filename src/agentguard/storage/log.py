@@ -168,17 +168,20 @@ class ShardLog:
                 del self._unsigned[outcome.sha256]
 
     def flush(self) -> None:
-        """Make all enqueued records durable; raises ``StorageError`` as ``append`` does."""
+        """Make durable what is enqueued now; raises as ``append`` does."""
         with self._lock:  # after an ``enqueue`` that is under way, which has set ``_wake`` already
             waiting = self._unsigned.waiting()
         self._sign_alone(waiting)
+        left: set[QueuedRecord] | None = None
         while True:
             with self._lock:
                 while self._turn:
                     if self._would_deadlock():
                         raise _reentry_error()
                     self._changed.wait()
-                if not self._pending:
+                # what came later is left to others: the flusher would lead as long as they append
+                left = set(self._pending) if left is None else left.intersection(self._pending)
+                if not left:
                     return
             try:
                 self._lead(None)
