@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from typing import cast
 
 import pytest
 
 from agentguard import ConfigError, Denied, Guard, ServerError, StorageError
+from agentguard.client.link import Link
+from agentguard.client.names import Name
 from agentguard.guard.embedded import open_embedded
 
 
@@ -28,6 +31,36 @@ def test_without_a_server_nothing_runs(place):
     place.start()
     agent.call(tool, "after")  # by itself, as a new instance
     assert ran == ["before", "after"]
+
+
+def test_a_call_is_denied_where_the_server_is_gone_again(place):
+    guard = place.connect()
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
+    place.stop(signal.SIGKILL)
+    place.start()
+    assert guard.approvals.pending() == []  # the client has a new session, without the instance
+    place.stop(signal.SIGKILL)
+    with pytest.raises(Denied) as caught:
+        agent.call(tool)
+    assert caught.value.code == "server.unreachable"
+    place.start()
+    assert agent.call(tool) == "ok"
+
+
+def test_a_name_of_an_earlier_session_is_made_again():
+    class Sessions:
+        generation = 1
+
+    made: list[int] = []
+
+    def make():
+        made.append(Sessions.generation)
+        if len(made) == 1:  # another thread finds that the server was started anew
+            Sessions.generation += 1
+        return made[-1]
+
+    name = Name(cast("Link", Sessions), make)
+    assert [name(), name(), name()] == [1, 2, 2]
 
 
 def test_a_client_goes_on_with_a_server_that_was_started_anew(place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
@@ -19,7 +20,7 @@ from agentguard.client.tools import ClientTools
 from agentguard.delegation import context
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.errors import DelegationError
+from agentguard.errors import AgentguardError, DelegationError
 from agentguard.flow.authority import Authority
 from agentguard.flow.drive import Flow
 from agentguard.flow.listener import CallListener
@@ -58,7 +59,7 @@ class ClientInstance:
         self._delegations = delegations
         self._on_request = on_request
         self._made = Name(link, self._make)
-        self._made()
+        self._identity = self._made()[1]
 
     def _make(self) -> tuple[str, Identity]:
         profile = self._config.profile
@@ -68,8 +69,13 @@ class ClientInstance:
 
     @property
     def actor(self) -> Identity:
-        """The name, the identifier and the type of the instance in the present session."""
-        return self._made()[1]
+        """The name, the identifier and the type of the instance.
+
+        Without the server, they are those of the last session: the call itself is denied then.
+        """
+        with suppress(AgentguardError):
+            self._identity = self._made()[1]
+        return self._identity
 
     def __del__(self) -> None:
         """Let the server forget the instance, with the next request."""

@@ -38,9 +38,9 @@ class Name(Generic[T]):
         with self._lock:
             kept = self._kept
             if kept is None or kept.generation != self._link.generation:
-                name = self._make()
-                # the session may be another one since ``make`` began: then the name is made again
-                self._kept = kept = _Kept(self._link.generation, name)
+                # the session may be another one once the name is made: then the name is made again
+                generation = self._link.generation
+                self._kept = kept = _Kept(generation, self._make())
             return kept.name
 
     def forget(self, tell: Callable[[T], None]) -> None:
@@ -51,13 +51,15 @@ class Name(Generic[T]):
 
 
 def in_session(ask: Callable[[bool], T]) -> T:
-    """Return what ``ask`` returns; ask once more where the server does not know a name.
+    """Return what ``ask`` returns; ask again where the server does not know a name.
 
-    ``ask`` looks its names up each time, and is told whether it is asked once more.
+    ``ask`` looks its names up each time, and is told whether it is asked again. A server that is
+    started anew twice in a row is asked three times.
     """
-    try:
-        return ask(False)  # noqa: FBT003
-    except ServerError as error:
-        if error.code != "server.unknown":
-            raise
-        return ask(True)  # noqa: FBT003
+    for is_again in (False, True):
+        try:
+            return ask(is_again)
+        except ServerError as error:
+            if error.code != "server.unknown":
+                raise
+    return ask(True)  # noqa: FBT003
