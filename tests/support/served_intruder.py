@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,9 @@ def acting_as(uid: int) -> Iterator[None]:
 def in_process_of(uid: int, work: Callable[[], Any]) -> Any:
     """Do ``work`` in a process of another user that can't come back; return the result as text."""
     reads, writes = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():  # pytest-xdist has threads, of which the child needs none
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         said = "died"
         try:

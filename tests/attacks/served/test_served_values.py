@@ -9,11 +9,21 @@ import random
 import time
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounds import FULL
-from served_intruder import CALL, DESK, MALLORY, VICTIM, Intruder, described, new_id
+from served_intruder import (
+    CALL,
+    DESK,
+    MALLORY,
+    VICTIM,
+    Intruder,
+    acting_as,
+    described,
+    new_id,
+)
 
 from agentguard.approvals.answer import seal_answer
 from agentguard.approvals.request import ApprovalRequest
@@ -162,7 +172,7 @@ def filled(value: Any, things: dict[str, Any]) -> Any:
 
 
 @settings(
-    max_examples=2_000 if FULL else 40,
+    max_examples=600 if FULL else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -194,3 +204,27 @@ def test_a_request_without_members_has_an_answer(mallory, op):
                 != "server.failed"
             )
     assert mallory.agent("mole")
+
+
+@pytest.mark.parametrize("value", [b"[" * 900 + b"]" * 900, b'{"a":' * 900 + b"1" + b"}" * 900])
+def test_deep_values_have_an_answer(mallory, value):
+    names = mallory.agent("mole"), mallory.tool("note")
+    for op in sorted(OPERATIONS):
+        for member in sorted(MEMBERS):
+            usual: dict[str, Any] = {**CALL, "agent": names[0], "tool": names[1]}
+            usual |= {"request_id": new_id(), "name": "mole", "op": op}
+            usual.pop(member, None)
+            header = orjson.dumps(usual)[:-1] + b',"%s":%s}' % (member.encode(), value)
+            frame = (4 + len(header)).to_bytes(4, "big") + len(header).to_bytes(4, "big") + header
+            with acting_as(MALLORY):
+                mallory.socket.sendall(frame)
+            answer = mallory.stream.read().header
+            assert answer.get("error", {}).get("code") != "server.failed", (op, member)
+    tool = b'{"op":"tool","tool":%s}' % orjson.dumps(described("deep")).replace(
+        b'"schema":{}', b'"schema":{"a":%s}' % value
+    )
+    with acting_as(MALLORY):
+        mallory.socket.sendall(
+            (4 + len(tool)).to_bytes(4, "big") + len(tool).to_bytes(4, "big") + tool
+        )
+    assert mallory.stream.read().header["error"]["code"] != "server.failed"
