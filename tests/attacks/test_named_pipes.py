@@ -309,6 +309,7 @@ SOURCES = [
 ]
 OWN = {
     "src/agentguard/cli/setup/starter.py": "its templates, which are part of the package",
+    "src/agentguard/client/launch.py": "the terminal, of which no text is read",
     "src/agentguard/paths.py": "for tools, by a walk of its own; it refuses them as well",
 }
 

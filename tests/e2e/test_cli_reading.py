@@ -13,6 +13,7 @@ WRITING = {
     "serve",
     "server accept",
     "server status",  # asks a process, and reads no state
+    "run",
     "init",
     "adopt",
     "approvals approve",

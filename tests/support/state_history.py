@@ -34,6 +34,7 @@ SOME = Call("worker", "read", "some", "three calls")
 DAVE, SOON = Call("worker", "read", "dave", "dave"), Call("worker", "read", "soon", "soon")
 ROBOT = Call("robot", "read", "robot")
 READ = Call("clerk", "read", "clerk")
+UNLOCKED = Call("clerk", "unlock", "door")
 PLAIN = Call("worker", "read", "plain", "plain")
 MALLORY = Call("worker", "read", "mallory", "mallory")
 FORBIDDEN = Call("clerk", "forbidden", "x")
@@ -115,7 +116,7 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
     scene.make(second, TWO)
     for guard, call in ((second, SOME), (second, DAVE), (first, SOON), (first, ROBOT)):
         scene.make(guard, call)
-    for call in (MERGED, KEPT, PAID, ERASED, READ):
+    for call in (MERGED, KEPT, PAID, ERASED, READ, UNLOCKED):
         scene.make(first, call, agent=clerk)
     for call in (GONE, ONE):
         with suppress(Denied):

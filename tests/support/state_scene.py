@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentguard import ApprovalRequest, Decision, Guard, Requirement, adapters
+from agentguard import ApprovalRequest, Decision, Guard, Requirement, adapters, secret
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import config, domain
 from agentguard.domain.config import Config
@@ -26,6 +26,7 @@ from agentguard.signing.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse battery staple"
 PEOPLE = ("bob", "carol")
+SECRET = "DOOR_CODE"
 BRIEFLY = 600
 """Seconds for which some requests and delegations last; the others outlive the history."""
 
@@ -89,6 +90,7 @@ def tables(folder: Path, people: dict[str, Ed25519Signer]) -> dict[str, Any]:
             "twin": {"authority": "own", "max_scope": ["act"]},
             "worker": {"max_scope": ["act"]},
         },
+        "secrets": {SECRET: {"file": "secret", "tools": ["unlock"]}},
         "approvers": {
             name: {"principal": f"user:{name}", "keys": [key.public_key.openssh()]}
             for name, key in people.items()
@@ -116,6 +118,8 @@ class Scene:
         self.folder = folder
         self.clock = clock
         self.people = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
+        (folder / "secret").touch(mode=0o600)
+        (folder / "secret").write_text("open sesame", encoding="utf-8")
         source = tables(folder, self.people)
         self.settings: Config = config.parse(source, source="agentguard.toml", base=folder)
         self.ran: list[Call] = []
@@ -161,6 +165,8 @@ class Scene:
             self.ran.append(call)
             if ending is not None:
                 raise ending
+            if call.tool == "unlock":
+                secret(SECRET)
             return f"{call.tool} {call.what}: done {self.ran.count(call)}"
 
         bound = {"what": call.what, "token": "s3cret"}

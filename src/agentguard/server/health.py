@@ -81,7 +81,7 @@ class _Server(ThreadingHTTPServer):
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         self.status = status
         self._free = threading.BoundedSemaphore(_AT_ONCE)
-        super().__init__(address, _Handler)
+        super().__init__(address, _Answer)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, unless too many requests come at once."""
@@ -101,7 +101,7 @@ class _Server(ThreadingHTTPServer):
         """Say nothing of a client that has gone."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Answer(BaseHTTPRequestHandler):
     timeout = _SECONDS
     server: _Server
 
