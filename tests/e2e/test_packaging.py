@@ -70,7 +70,7 @@ def test_the_service_runs_a_command_that_there_is(tmp_path):
 
 def test_the_service_has_its_own_user_and_only_the_socket():
     service = settings("agentguard.service", "Service")
-    assert service["User"] == "agentguard"
+    assert service["User"] == "guard"
     assert service["Type"] == "notify"
     assert service["RestrictAddressFamilies"] == "AF_UNIX"
     assert "PrivateUsers" not in service  # the kernel must name the clients
