@@ -7,6 +7,7 @@ import ctypes
 import os
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -293,7 +294,8 @@ def test_a_session_that_was_ended_is_over_on_all_connections(place, mallory, int
     assert other.call(agent, tool).header["step"] == "run"  # the twin
     assert mallory.code("end") is None
     assert mallory.is_closed()
-    other.tell("flush")
+    with suppress(BrokenPipeError):  # it may be closed already
+        other.tell("flush")
     assert other.is_closed()
     assert intrude(session=mallory.greeting["session"]).error is not None
 
