@@ -32,8 +32,16 @@ GREETING: Final = 5.0
 _LONGEST_GREETING: Final = 64 << 10
 """The most bytes of a greeting: so much may come before the client is known."""
 
-_LARGE: Final = frozenset({"approvals.pending", "approvals.read", "runs.read"})
-"""The operations with a short request whose answers are large."""
+_COSTLY: Final = frozenset(
+    {
+        "approvals.history",
+        "approvals.pending",
+        "approvals.read",
+        "approvals.withdraw",
+        "runs.read",
+    }
+)
+"""The operations that have large answers, or read the whole log."""
 
 _ENDS: Final = frozenset({"outcome", "withdraw", "runs.write", "runs.remove", "flush"})
 """The operations that a server which is about to end still carries out."""
@@ -76,7 +84,7 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded, share: Share) -> 
             size, header = stream.begin()
             with _large(session, is_large=size > LARGE):
                 request = stream.rest(size, header)
-                is_large = size <= LARGE and str(request.header.get("op")) in _LARGE
+                is_large = size <= LARGE and str(request.header.get("op")) in _COSTLY
                 with _large(session, is_large=is_large):
                     _exchange(stream, parts, session, request, sessions)
     except (EndedError, OSError):
@@ -91,7 +99,7 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded, share: Share) -> 
 
 
 def _large(session: Session, *, is_large: bool) -> AbstractContextManager[object]:
-    """Return what is held while a large frame is in memory."""
+    """Return what is held while a large frame is in memory, or a costly request is at work."""
     return session.share.large if is_large else nullcontext()
 
 

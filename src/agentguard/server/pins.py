@@ -21,6 +21,9 @@ from agentguard.wire import values
 _PREFIX: Final = "\0pin"
 """No client's name begins so: what a client keeps of runs stands under its name."""
 
+_MOST: Final = 10_000
+"""The most pins that are kept in memory; the others are read from the store."""
+
 
 class ToolPins:
     """The pins of a state, in the store ``runs``. The methods may be called from any thread."""
@@ -53,6 +56,8 @@ class ToolPins:
             if pinned is None:
                 self._runs.write(name, found)
                 pinned = found
+            if len(self._known) >= _MOST:  # a client names as many tools as it likes
+                self._known.clear()
             self._known[name] = pinned
             return pinned
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.client import Client
+from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import ApprovalError, DecodeError, ServerError
 from agentguard.guard.embedded import Embedded
@@ -38,6 +39,8 @@ _TERMS: Final = (
 )
 _DONE: Final = Frame({})
 _WHOLE_ID: Final = 32
+_MOST_NAMES: Final = 256
+_LONGEST_NAME: Final = 1024
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -65,6 +68,7 @@ def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
 def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Apply the configuration to a tool, and keep the tool for calls."""
     spec = values.read_tool(header.get("tool"), client_facts)
+    _require_modest(spec)
     has_facts = spec.facts is not None
     spec = parts.tools.configure(spec)
     by_client = has_facts and not parts.tools.looks_up_facts(spec.name)
@@ -72,6 +76,17 @@ def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Fr
     spec = replace(spec, facts_by_client=by_client)
     name = session.add_tool(spec, size=len(values.encoded(configured)))
     return Frame({"tool": configured, "name": name})
+
+
+def _require_modest(spec: ToolSpec) -> None:
+    """Raise ``DecodeError`` for names in a number or of a length that no tool of a program has."""
+    names = (spec.name, *spec.requires, *spec.attributes, *spec.attributes.values())
+    if len(names) > _MOST_NAMES or max(map(len, names)) > _LONGEST_NAME:
+        message = (
+            f"a tool's name, scopes and attributes are {_MOST_NAMES} names at most, of at most "
+            f"{_LONGEST_NAME} characters"
+        )
+        raise DecodeError(message, code="frame.too_large")
 
 
 def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) -> Frame:

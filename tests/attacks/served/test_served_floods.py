@@ -329,6 +329,23 @@ def test_tools_of_one_client_have_a_limit(mallory, goes_on):
     goes_on()
 
 
+def test_names_without_end_are_refused(mallory, place, goes_on):
+    for members in (
+        {"requires": [f"s{number}:x" for number in range(10_000)]},
+        {"requires": ["x" * 100_000]},
+        {"attributes": {f"a{number}": "x" for number in range(10_000)}},
+    ):
+        assert mallory.code("tool", tool=described("note", **members)) == "frame.too_large"
+    assert mallory.code("tool", tool=described("x" * 2_000)) == "frame.too_large"
+    assert mallory.code("tool", tool=described("note", requires=["read"])) is None
+    before = rss(place)
+    for number in range(5_000):
+        assert mallory.code("tool", tool=described(f"t{number}")) is None
+    assert mallory.code("check_names") is None
+    goes_on()
+    assert rss(place) < before + 200
+
+
 def test_a_server_without_descriptors_comes_back(own_place):
     place = own_place
     victim = Intruder(place, VICTIM)

@@ -22,6 +22,9 @@ _PARTS: Final = re.compile(r"[:./]")
 _CLOSE_PARTS: Final = 0.7
 """The ratio for the parts of a scope, which are short."""
 
+_MOST: Final = 1_000
+"""So many names are kept to be compared: the clients of a guard server name what they like."""
+
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return one of the other ``names`` of which ``name`` may be a misspelling, or None."""
@@ -70,7 +73,8 @@ class ScopeSpelling:
         for scope in sorted(scopes - self._configured):
             what = f"the tool {tool} requires the scope {scope}, which no agent can have"
             self._warn(scope, self._configured, what)
-        self._required |= scopes
+        if len(self._required) + len(scopes) <= _MOST:
+            self._required |= scopes
 
     def delegate(self, subject: str, scopes: Iterable[str]) -> None:
         """Check the scopes that ``subject`` delegates."""
@@ -80,7 +84,7 @@ class ScopeSpelling:
             self._warn(scope, known, what)
 
     def _warn(self, scope: str, known: Iterable[str], what: str) -> None:
-        if scope in self._warned:
+        if scope in self._warned or len(self._warned) >= _MOST:
             return
         candidate = closest_scope(scope, known)
         if candidate is not None:
@@ -103,7 +107,8 @@ class Spelling:
 
     def add(self, tool: str) -> None:
         """Add the name of a guarded tool."""
-        self._tools.add(tool)
+        if tool in self._places or len(self._tools) < _MOST:
+            self._tools.add(tool)
 
     def warn(self) -> None:
         """Warn once about each configured name that no tool has and that is close to a tool's name.
