@@ -8,8 +8,9 @@ import threading
 from typing import cast
 
 import pytest
+from served_place import SECRET
 
-from agentguard import ConfigError, Denied, Guard, ServerError, StorageError
+from agentguard import ConfigError, Denied, Guard, ServerError, StorageError, secret
 from agentguard.client.link import Link
 from agentguard.client.names import Name
 from agentguard.guard.embedded import open_embedded
@@ -118,6 +119,82 @@ def test_a_server_that_ends_waits_for_the_outcomes(place):
     stopping.join()
     assert [one.status for one in place.outcomes()] == ["ok"]
     assert place.verify().in_doubt == ()
+
+
+def test_a_server_that_ends_serves_the_calls_under_way(founded):
+    settings = founded.folder / "agentguard.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("drain = 1", "drain = 30"), encoding="utf-8")
+    founded.start()
+    guard = founded.connect()
+    agent = guard.new_agent("clerk")
+    runs, looks_up, goes_on = threading.Event(), threading.Event(), threading.Event()
+    results: dict[str, str] = {}
+
+    @guard.tool(name="note")
+    def note():
+        runs.set()
+        goes_on.wait(30)
+        return secret("TOKEN")
+
+    def facts(_arguments):
+        looks_up.set()
+        goes_on.wait(30)
+        return {"balance": 200}
+
+    balance = guard.tool(name="balance", facts=facts)(lambda: "rich")
+
+    new = guard.tool(name="add")(lambda: "new")
+
+    def call(name, tool):
+        try:
+            results[name] = str(agent.call(tool))
+        except Denied as denied:
+            results[name] = denied.code
+
+    callers = [
+        threading.Thread(target=call, args=pair) for pair in (("note", note), ("balance", balance))
+    ]
+    for caller in callers:
+        caller.start()
+    assert runs.wait(30)
+    assert looks_up.wait(30)
+    stopping = threading.Thread(target=founded.stop)
+    stopping.start()
+    founded.wait_for(lambda: "ending" in founded.said() or not stopping.is_alive())
+    with pytest.raises(Denied) as caught:
+        agent.call(new)
+    goes_on.set()
+    for thread in (*callers, stopping):
+        thread.join()
+    assert caught.value.code == "server.draining"  # the twin
+    assert results == {"note": SECRET.decode(), "balance": "rich"}
+    assert founded.verify().in_doubt == ()
+
+
+def test_a_client_that_comes_back_to_a_full_server_has_its_place(founded):
+    settings = founded.folder / "agentguard.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("[server]", "[server]\nmax_clients = 2"), encoding="utf-8")
+    founded.start()
+    guard, other = founded.connect(), founded.connect()
+    agent = guard.new_agent("clerk")
+    link = other._parts._link
+
+    def is_lost():
+        return link.request({"op": "status"}).header["connections"] == 1
+
+    @guard.tool(name="slow")
+    def slow():
+        for stream in tuple(guard._parts._link._streams):
+            stream._socket.shutdown(socket.SHUT_RDWR)
+        founded.wait_for(is_lost, "the server notes that the connections are lost")
+        return "done"
+
+    assert agent.call(slow) == "done"
+    guard.flush()
+    assert [one.status for one in founded.outcomes()] == ["ok"]
+    assert founded.verify().in_doubt == ()
 
 
 def test_a_second_server_on_one_state_says_so(place):

@@ -43,8 +43,11 @@ _COSTLY: Final = frozenset(
 )
 """The operations that have large answers, or read the whole log."""
 
-_ENDS: Final = frozenset({"outcome", "withdraw", "runs.write", "runs.remove", "flush"})
-"""The operations that a server which is about to end still carries out."""
+_ENDS: Final = frozenset(
+    {"span", "facts", "secret", "chain", "outcome", "withdraw"}
+    | {"runs.write", "runs.remove", "flush"}
+)
+"""The operations that a server which is about to end still carries out, for calls under way."""
 
 
 class Sessions(Protocol):
@@ -132,6 +135,16 @@ def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | Non
     except AgentguardError as error:
         stream.write(Frame({"error": values.error(error)}))
         return None
+    try:
+        stream.write(_greeting(session, parts))
+    except BaseException:
+        sessions.leave(session)  # or a client that has gone would have a connection for ever
+        raise
+    return session
+
+
+def _greeting(session: Session, parts: Embedded) -> Frame:
+    """Return what a client learns when its session begins, or goes on."""
     place = parts.policy_place
     answer: dict[str, Any] = {
         "session": session.handle,
@@ -141,8 +154,7 @@ def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | Non
         "roster": parts.roster.as_json(),
         "trust": parts.trust.dumps().decode(),
     }
-    stream.write(Frame(answer))
-    return session
+    return Frame(answer)
 
 
 def _require_hello(header: Mapping[str, Any]) -> None:

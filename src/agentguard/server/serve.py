@@ -263,7 +263,8 @@ class GuardServer:
         """Return the session with this handle, or a new one; raises ``ServerError``."""
         uid, known = self._streams[stream]
         client = self._client_of(uid) if known is None else known
-        self._make_room(_owner(uid, client))
+        if handle is None:  # who comes back has a place
+            self._make_room(_owner(uid, client))
         with self._lock:
             session = self._session(handle, client, uid)
             if session.connections >= self._limits.max_connections:

@@ -274,6 +274,19 @@ def test_clients_of_one_user_have_a_limit(place, intrude, goes_on):
     place.wait_for(lambda: intrude().error is None, "the place of one that was lost")
 
 
+def test_clients_that_go_before_the_greeting_leave_no_session(place, greeted, intrude, goes_on):
+    stays = intrude()
+    for _ in range(100):
+        gone = greeted()
+        gone.shutdown(socket.SHUT_RD)  # the greeting can't be written
+        with acting_as(MALLORY):
+            gone.sendall(HELLO)
+        gone.close()
+    place.wait_for(lambda: place.status()["clients"] <= 3, "the clients that went are forgotten")
+    goes_on()
+    assert stays.agent("mole")  # the twin: a client that stays
+
+
 def test_connections_of_one_client_have_a_limit(place, intrude, mallory, goes_on):
     handle = mallory.greeting["session"]
     others = [intrude(session=handle) for _ in range(64)]
