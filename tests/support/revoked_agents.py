@@ -63,7 +63,7 @@ class Scene:
     def handed_to(self, agent: Any, delegation: Delegation) -> Any:
         """The chain that ends with an agent, and its token."""
         instance = agent._caller.instance()
-        return instance._acceptances[delegation.key].token
+        return instance._acceptances.get(delegation.key).token
 
     @property
     def file(self) -> Any:

@@ -26,6 +26,7 @@ from agentguard.domain.protocol import Domain
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
+from agentguard.guard.acceptances import Room
 from agentguard.guard.callbacks import Callbacks
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.instance import Instance
@@ -113,10 +114,12 @@ class Embedded:
             config = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         return self.runtime.directory.with_owner(config)
 
-    def instance(self, config: AgentConfig, client: Client | None = None) -> Instance:
+    def instance(
+        self, config: AgentConfig, client: Client | None = None, room: Room | None = None
+    ) -> Instance:
         """Make an instance of an agent, and record its credential; raises ``AgentguardError``.
 
-        A guard server makes instances for its ``client``.
+        A guard server makes instances for its ``client``, with the client's ``room``.
         """
         runtime = self.runtime
         domain, ports, roles = (
@@ -124,7 +127,7 @@ class Embedded:
             runtime.current_ports(),
             runtime.directory.roles,
         )
-        return Instance(config, domain, ports, roles, client)
+        return Instance(config, domain, ports, roles, client, room)
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""

@@ -32,6 +32,7 @@ from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import CallInput
+from agentguard.guard.acceptances import Acceptance, Acceptances, Room
 from agentguard.guard.parts import CurrentDelegation
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
@@ -48,17 +49,14 @@ RENEW_BEFORE: Final = 300
 TOKEN_RENEW_BEFORE: Final = 30
 """Seconds before an access token's expiry at which the instance renews the token."""
 
-MAX_ACCEPTANCES: Final = 4096
-"""The most accepted delegations that an instance keeps; the oldest is dropped for a newer one."""
-
 
 class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
     ``domain`` returns the current trust domain. ``ports`` has the parts that the agent's calls use.
     ``roles_of`` returns a principal's roles for the policy's input, and may raise
-    ``AgentguardError``. ``client`` makes the calls through a guard server. The methods may be
-    called from any thread.
+    ``AgentguardError``. ``client`` makes the calls through a guard server, which has ``room`` for
+    the accepted delegations. The methods may be called from any thread.
     """
 
     def __init__(
@@ -68,6 +66,7 @@ class Instance:
         ports: Ports,
         roles_of: Callable[[str], Sequence[str]],
         client: Client | None = None,
+        room: Room | None = None,
     ) -> None:
         self.ports = ports
         self._profile = config.profile
@@ -81,7 +80,7 @@ class Instance:
         self._is_abandoned = False
         self._current: Credential | None = None
         self._acceptance_lock = threading.RLock()
-        self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
+        self._acceptances = Acceptances(room)
         signer = Ed25519Signer.from_seed(ports.entropy(32))
         name = self._profile.name
         uri = credential.agent_uri(domain().trust.trust_domain, name, signer.public_key)
@@ -183,13 +182,13 @@ class Instance:
         actors = chain.actors if is_accepted else [*chain.actors, own]
         return AgentRun(chain.principal, actors, chain.root.task_id)
 
-    def acceptance(self, delegation: Delegation, now: datetime) -> _Acceptance | None:
+    def acceptance(self, delegation: Delegation, now: datetime) -> Acceptance | None:
         """Return the earlier acceptance of a delegation, None if absent or expired."""
         acceptance = self._acceptances.get(delegation.key)
         is_valid = acceptance is not None and seconds(now) < acceptance.renew_at
         return acceptance if is_valid else None
 
-    def accept(self, delegation: Delegation, now: datetime) -> _Acceptance:
+    def accept(self, delegation: Delegation, now: datetime) -> Acceptance:
         """Have the holder sign a hop for this instance; verify and record the chain; mint a token.
 
         If the instance accepted the delegation earlier, verify the chain again, and mint a token.
@@ -201,7 +200,7 @@ class Instance:
             if acceptance is not None:
                 return acceptance
             if now >= delegation.expires_at:
-                self._acceptances.pop(delegation.key, None)
+                self._acceptances.drop(delegation.key)
                 message = f"the delegation of {delegation.principal} has expired: get a new one"
                 raise DelegationError(message, code="delegation.expired")
             domain = self._domain()
@@ -216,15 +215,18 @@ class Instance:
                 chain, domain.issuer, now=at, jti=self.ports.entropy(16).hex()
             )
             is_renewable = token.expires_at < chain.leaf.expires_at
-            acceptance = _Acceptance(
+            acceptance = Acceptance(
                 self._authority(token),
                 token,
                 token.expires_at - TOKEN_RENEW_BEFORE if is_renewable else token.expires_at,
             )
-            if earlier is None and len(self._acceptances) >= MAX_ACCEPTANCES:
-                del self._acceptances[next(iter(self._acceptances))]  # the oldest
-            self._acceptances[delegation.key] = acceptance
+            self._acceptances.keep(delegation.key, acceptance)
             return acceptance
+
+    def release(self) -> None:
+        """Keep no acceptance any more: whoever had this instance makes no new call with it."""
+        with self._acceptance_lock:
+            self._acceptances.end()
 
     def _extended_chain(self, delegation: Delegation, domain: Domain, now: datetime) -> Chain:
         """Return the chain with a hop to this instance, after its verification and recording."""
@@ -321,17 +323,6 @@ class Instance:
         )
 
 
-class _Acceptance(NamedTuple):
-    """The authority and the access token that an instance has from an accepted delegation.
-
-    ``renew_at`` is the time to mint a new token, in seconds since the epoch.
-    """
-
-    authority: Authority
-    token: AccessToken
-    renew_at: int
-
-
 class _Source(NamedTuple):
     """The authority that one instance has from a delegation (``flow.authority.DelegationSource``).
 
@@ -348,7 +339,7 @@ class _Source(NamedTuple):
     def derive(self, now: datetime) -> Authority:
         return self.accept(now).authority
 
-    def accept(self, now: datetime) -> _Acceptance:
+    def accept(self, now: datetime) -> Acceptance:
         return self.instance.accept(self._usable_delegation(), now)
 
     def _usable_delegation(self) -> Delegation:

@@ -61,7 +61,7 @@ def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
     parts.require_agent(name)
     require_agent(session.client, name)
     client = Client(session.client.name, session.isolation)
-    made = parts.instance(parts.agent(name), client)
+    made = parts.instance(parts.agent(name), client, session)
     return Frame({"name": session.add_agent(made), "uri": made.actor.uri})
 
 

@@ -21,7 +21,7 @@ from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerE
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins, pin_of
 from agentguard.server.served_call import ServedCall
-from agentguard.server.share import Share
+from agentguard.server.share import MOST_SPARE, Share
 from agentguard.signing import canonical
 from agentguard.wire import values
 
@@ -87,10 +87,27 @@ class Session:
 
     def release(self, names: Any) -> None:
         """Forget instances that the client holds no more; calls under way keep theirs."""
-        with self.lock:
-            for name in values.texts(names):
-                if self._agents.pop(name, None) is not None:
+        gone: list[Instance] = []
+        for name in values.texts(names):
+            with self.lock:
+                instance = self._agents.pop(name, None)
+                if instance is not None:
                     self._give(_AGENT)
+                    gone.append(instance)
+        for instance in gone:  # without the lock: an instance that accepts asks for it
+            instance.release()
+
+    def try_take(self, size: int) -> bool:
+        """Note the bytes of an accepted delegation, unless there is no room for what can go."""
+        with self.lock:
+            has_room = not self.has_ended and self.share.try_take(size, at_most=MOST_SPARE)
+            self._held += size if has_room else 0
+            return has_room
+
+    def give(self, size: int) -> None:
+        """Note that so many bytes of accepted delegations are not held any more."""
+        with self.lock:
+            self._give(size)
 
     def add_tool(self, spec: ToolSpec, *, size: int) -> str:
         """Keep a tool's specification, which takes ``size`` bytes; return its name here.

@@ -19,6 +19,9 @@ MOST_CONNECTIONS: Final = 1024
 MOST_BYTES: Final = 256 << 20
 """The most bytes that the agents, tools, delegations and calls of one user take, as estimated."""
 
+MOST_SPARE: Final = MOST_BYTES // 2
+"""The bytes of a user up to which the server keeps what it can make anew."""
+
 LARGE: Final = 64 << 10
 """A frame of more bytes is large."""
 
@@ -65,10 +68,10 @@ class Share:
         if not self.try_take(size):
             raise _busy("what the clients of this user have named takes too much memory")
 
-    def try_take(self, size: int) -> bool:
+    def try_take(self, size: int, *, at_most: int = MOST_BYTES) -> bool:
         """Note so many bytes, unless they are too many; return whether they were noted."""
         with self._lock:
-            has_room = self._bytes + size <= MOST_BYTES
+            has_room = self._bytes + size <= at_most
             self._bytes += size if has_room else 0
             return has_room
 
