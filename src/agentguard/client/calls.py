@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
@@ -42,6 +42,9 @@ from agentguard.wire.frame import Frame
 
 _LOGGER = logging.getLogger("agentguard")
 
+_LONGEST_NAME: Final = 512
+"""The longest name of a type for the server."""
+
 _UNREAD = "the guard server's answer can't be read"
 
 
@@ -50,15 +53,17 @@ class Exchange(NamedTuple):
 
     ``begin`` sends the call, ``go_on`` the facts, ``end`` how the tool ended (and returns the
     server's answer, None where nobody waits for one). ``read`` returns the delegation in an answer,
-    ``known`` one that this process has (which does not block), ``fetch`` another one.
+    ``known`` one that this process has (which does not block), ``fetch`` another one. ``withdraw``
+    has the server end the call with an id, now or with the next request.
     """
 
     begin: Callable[[Mapping[str, Any], bytes], Frame]
-    go_on: Callable[[Mapping[str, Any]], Frame]
+    go_on: Callable[..., Frame]
     end: Callable[[Mapping[str, Any], Sequence[bytes], bool], Frame | None]
     read: Callable[[Frame], Delegation]
     known: Callable[[str], Delegation | None]
     fetch: Callable[[str], Delegation]
+    withdraw: Callable[[str, bool], None]
 
 
 @dataclass(slots=True)
@@ -142,9 +147,12 @@ class ClientCall:
             reports.tell(answer.header.get("reports"), self.listener, self._kept)
             refusal = self._refusal(answer)
         except (AgentguardError, OSError) as error:
+            # the server may have the call all the same: it must not wait for an outcome
+            is_away = isinstance(error, AgentguardError) and error.code == "server.unreachable"
+            yield from self._withdraw(waits=not is_away)
             raise Denied(_failed(error)) from error
-        except BaseException:  # interrupted: the server must not wait for an outcome
-            yield from self._withdraw()
+        except BaseException:  # interrupted
+            yield from self._withdraw(waits=True)
             raise
         if isinstance(refusal, ApprovalPending):
             self.nested_calls.asks(refusal.request.call_site, refusal.request)
@@ -237,17 +245,19 @@ class ClientCall:
         )
         answer: dict[str, Any] = {"op": "facts", "request_id": self.request_id}
         interrupt: BaseException | None = None
+        blobs: list[bytes] = []
         try:
             assert look_up is not None  # noqa: S101  the server knows which tools have one
             found = yield LookUp(look_up, facts_input)
-            answer |= _facts(found)
+            about, blobs = _facts(found)
+            answer |= about
         except Exception as error:
             _LOGGER.exception("the look-up of facts failed: the call is denied (facts.failed)")
-            answer["failure"] = type(error).__name__
+            answer["failure"] = _name(error)
         except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
-            answer |= {"failure": type(error).__name__, "interrupts": True}
+            answer |= {"failure": _name(error), "interrupts": True}
             interrupt = error
-        reply: Frame = yield Do(self.exchange.go_on, answer)
+        reply: Frame = yield Do(self.exchange.go_on, answer, *blobs)
         if interrupt is not None:
             raise interrupt
         return reply
@@ -268,12 +278,11 @@ class ClientCall:
         about = {"not_run": values.decision(refusal)}
         yield from self._report(about, (), waits=True)
 
-    def _withdraw(self) -> Generator[Effect, Any, None]:
-        about = {"op": "withdraw", "request_id": self.request_id}
+    def _withdraw(self, *, waits: bool) -> Generator[Effect, Any, None]:
         try:
-            yield Do(self.exchange.go_on, about)
+            yield Do(self.exchange.withdraw, self.request_id, waits)
         except Exception:
-            _LOGGER.exception("the guard server could not be told that a call was interrupted")
+            _LOGGER.exception("the guard server is not told yet that a call does not run")
 
     def _ended(
         self, ending: Ending, value: object, blobs: Sequence[bytes], *, waits: bool
@@ -291,7 +300,7 @@ class ClientCall:
         self.listener.outcome(str(ending.status), type_name if is_error else None, kept)
         about = {
             "ending": _NAMES[ending],
-            "type": type_name[:512],
+            "type": type_name[:_LONGEST_NAME],
             "has_journal": len(blobs) > 1 and bool(blobs[1]),
         }
         # another process may continue a journalled call, and then needs a durable outcome
@@ -347,14 +356,19 @@ _NAMES: Mapping[Ending, str] = {
 }
 
 
-def _facts(found: object) -> dict[str, Any]:
-    """Return facts for the server: those with a JSON form, and the types of those without.
+def _name(value: object) -> str:
+    """Return the name of the type of a value, as long as the server takes names."""
+    return type(value).__name__[:_LONGEST_NAME]
+
+
+def _facts(found: object) -> tuple[dict[str, Any], list[bytes]]:
+    """Return facts for the server: the types of those without a JSON form, and the others' JSON.
 
     ``type`` names the type of what is no mapping. The server refuses the call as it would refuse it
     with the values themselves.
     """
     if not isinstance(found, Mapping):
-        return {"type": type(found).__name__}
+        return {"type": _name(found)}, []
     facts: dict[str, Any] = {}
     types: dict[str, str] = {}
     for name, value in found.items():
@@ -362,8 +376,8 @@ def _facts(found: object) -> dict[str, Any]:
         try:
             facts[text] = canonical.loads(canonical.dumps(value))
         except AgentguardError:
-            types[text] = type(value).__name__
-    return {"facts": facts, "types": types}
+            types[text] = _name(value)
+    return {"types": types}, [canonical.dumps(facts)]
 
 
 def _call_on_request(on_request: OnRequest, request: ApprovalRequest) -> None:

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,6 +24,8 @@ from agentguard.wire.stream import Stream
 
 VARIABLE: Final = "AGENTGUARD_SERVER_FD"
 """The variable of the environment that has the number of the inherited descriptor."""
+
+_PAUSE: Final = 0.01
 
 _TRIES: Final = 16
 """How many connections of processes that have ended meanwhile a process skips."""
@@ -52,12 +55,24 @@ class AtPath:
         """Return a new connection (``Dial``)."""
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.settimeout(timeout)
+        until = time.monotonic() + timeout
         try:
-            connected.connect(str(self._path))
+            while not self._has_connected(connected, until):
+                time.sleep(_PAUSE)
         except BaseException:
             connected.close()
             raise
         return Stream(connected)
+
+    def _has_connected(self, connected: socket.socket, until: float) -> bool:
+        """Connect; return False where the server's queue is full, which nobody else waits for."""
+        try:
+            connected.connect(str(self._path))
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            return False
+        return True
 
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error that says what to do without a server."""
@@ -76,12 +91,12 @@ class AtHost:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._context = ssl.create_default_context(cafile=_text(host.ca))
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
+            self._context = ssl.create_default_context(cafile=_text(host.ca))
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_3
             self._context.load_cert_chain(host.certificate, host.key)
         except OSError as error:  # among them ssl.SSLError
-            message = f"[server] certificate or key can't be read: {error}"
+            message = f"[server] ca, certificate or key can't be read: {error}"
             raise ConfigError(message) from error
 
     def __call__(self, timeout: float) -> Stream:

@@ -155,8 +155,11 @@ class ClientInstance:
             link.report(about, *blobs)
             return None
 
+        def withdraw(request_id: str, waits: bool) -> None:  # noqa: FBT001
+            link.withdraw(request_id, waits=waits)
+
         made = self._delegations
-        return Exchange(begin, link.request, end, made.read, made.known, made.fetch)
+        return Exchange(begin, link.request, end, made.read, made.known, made.fetch, withdraw)
 
     def describe_run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
         """Describe a run of this agent under ``delegation``, or else the one in force here."""

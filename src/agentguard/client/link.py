@@ -4,8 +4,9 @@ A request takes a free connection, or opens one, and waits for the answer. A rep
 nobody waits for) is written and not answered; the next answer on the same connection means that the
 server has it. A connection that fails is given up. A request is then sent once more on a new
 connection of the same session: a call has an id, so that the server does not carry it out twice,
-and another request does no harm twice. While the server is started anew, a process that was
-connected before waits for it (``patience``).
+and another request does no harm twice. The reports of the lost connection go on the next one that
+has an answer. While the server is started anew, a process that was connected before waits for it
+(``patience``).
 
 A forked process has a session of its own: the parent's connections are closed in the child.
 """
@@ -17,8 +18,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.client.dial import Dial
@@ -35,6 +36,9 @@ MOST: Final = 32
 
 MOST_REPORTS: Final = 64
 """The most reports on a connection before the server is asked whether it has them."""
+
+_TRIES: Final = 3
+"""How many connections a message may break, or a withdrawal reach, before it is given up."""
 
 _PAUSE: Final = 0.05
 _AWAY: Final = frozenset({"server.draining", "server.unreachable"})
@@ -82,7 +86,10 @@ class Link:
         self._streams: set[Stream] = set()
         weakref.finalize(self, _close_all, self._streams)  # of a guard that nobody has closed
         self._free: list[_Connection] = []
-        self._slots = threading.BoundedSemaphore(MOST)
+        self._slots = list(range(MOST))
+        self._freed = threading.Condition(self._lock)  # of an RLock, too
+        self._unsent: deque[tuple[Frame, int]] = deque()  # messages, and how often each failed
+        self._lost: list[AgentguardError] = []
         self._session: str | None = None
         self._released: deque[str] = deque()
         self._is_closed = False
@@ -94,8 +101,9 @@ class Link:
 
     def connect(self) -> Greeting:
         """Open a connection, and begin or join the session; raises ``ServerError``."""
-        connection, greeting = self._open()
-        self._keep(connection)
+        with self._slot():
+            connection, greeting = self._open()
+            self._keep(connection)
         return greeting
 
     def request(self, header: Mapping[str, Any], *blobs: bytes) -> Frame:
@@ -142,31 +150,67 @@ class Link:
         """
         message = Frame({**header, "quiet": True}, blobs)
 
-        def tell(connection: _Connection) -> bool:
+        def tell(connection: _Connection) -> None:
             connection.stream.write(message)
             connection.reports.append(message)
-            return len(connection.reports) >= MOST_REPORTS
+            if len(connection.reports) >= MOST_REPORTS:
+                _confirm(connection)
 
-        if self._on_connection(tell):
-            self.flush()
+        self._on_connection(tell)
+
+    def withdraw(self, request_id: str, *, waits: bool) -> None:
+        """Have the server end a call that does not run here.
+
+        Where nobody ``waits``, the next connection that is used brings the message. Raises
+        ``ServerError`` where no connection can be had: the next one brings the message then, too.
+        """
+        self._unsent.append((Frame({"op": "withdraw", "request_id": request_id}), 0))
+        if waits:
+            self._on_connection(lambda _connection: None)
 
     def flush(self) -> None:
-        """Wait until the server has all reports."""
+        """Wait until the server has the reports so far.
+
+        Raises ``ServerError`` where the server can't be reached, and (once) for reports that were
+        lost since the last ``flush``.
+        """
         with self._lock:
             waiting = [connection for connection in self._free if connection.reports]
-            self._free = [connection for connection in self._free if not connection.reports]
         for connection in waiting:
-            try:
-                connection.stream.write(Frame({"op": "flush"}))
-                connection.stream.read()
-                connection.reports.clear()
-                self._keep(connection)
-            except (OSError, DecodeError):
-                self._give_up(connection)
+            with self._slot(), suppress(OSError, DecodeError):
+                if self._take(connection):
+                    self._do(connection, _confirm)
+        while self._unsent:  # each time sends one at least, or counts that it failed
+            self._on_connection(_confirm)
+        lost, self._lost = self._lost, []
+        if lost:
+            message = f"{len(lost)} outcomes did not reach the guard server: {lost[-1]}"
+            raise ServerError(message, code=lost[-1].code)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Hold one of the places for a connection in use; wait for a place.
+
+        A signal handler may need a place at any step of this thread: taking a place and giving it
+        back is therefore one step each.
+        """
+        with self._freed:
+            slot = None
+            while slot is None:
+                try:
+                    slot = self._slots.pop()
+                except IndexError:
+                    self._freed.wait(1)  # a handler may have taken another thread's notice
+        try:
+            yield
+        finally:
+            self._slots.append(slot)
+            with self._freed:
+                self._freed.notify()
 
     def _on_connection(self, work: Callable[[_Connection], T]) -> T:
         """Do ``work`` on a connection that nobody else uses, and once more on a new connection."""
-        with self._slots:
+        with self._slot():
             connection = self._take_free()
             if connection is not None:
                 try:
@@ -187,6 +231,14 @@ class Link:
         except BaseException:
             self._give_up(connection)
             raise
+        if self._unsent and not connection.reports:  # an answer has come: the connection works
+            try:
+                self._resend(connection)
+            except BaseException as error:
+                self._give_up(connection)
+                if isinstance(error, OSError | DecodeError):
+                    return done
+                raise
         self._keep(connection)
         return done
 
@@ -196,6 +248,15 @@ class Link:
                 raise ServerError("the guard is closed: open it again", code="storage.closed")
             return self._free.pop() if self._free else None
 
+    def _take(self, connection: _Connection) -> bool:
+        """Take this connection; return False where another thread has it, or it is closed."""
+        with self._lock:
+            try:
+                self._free.remove(connection)
+            except ValueError:
+                return False
+        return True
+
     def _keep(self, connection: _Connection) -> None:
         with self._lock:
             if not self._is_closed:
@@ -204,19 +265,40 @@ class Link:
         self._close(connection.stream)
 
     def _give_up(self, lost: _Connection) -> None:
-        """Close a connection that has failed, and send its reports on another one."""
+        """Close a connection that has failed; another one brings its reports."""
         self._close(lost.stream)
         reports, lost.reports = lost.reports, []
-        for message in reports:
+        self._unsent.extend((_waited_for(report), 0) for report in reports)
+
+    def _resend(self, connection: _Connection) -> None:
+        """Send what lost connections have not brought; raises where this one fails, too."""
+        for _ in range(len(self._unsent)):  # what comes back meanwhile waits for another time
             try:
-                connection, _greeting = self._open()
-                connection.stream.write(Frame({**message.header, "quiet": False}, message.blobs))
+                message, failed = self._unsent.popleft()
+            except IndexError:  # another thread has sent it
+                return
+            try:
+                connection.stream.write(message)
                 answer = connection.stream.read().header
-                self._keep(connection)
-                if "error" in answer:
-                    raise values.read_error(answer["error"])
-            except (OSError, AgentguardError) as error:
-                _LOGGER.warning("an outcome did not reach the guard server: %s", error)
+                refused = values.read_error(answer["error"]) if "error" in answer else None
+            except BaseException as error:
+                if failed + 1 < _TRIES:
+                    self._unsent.appendleft((message, failed + 1))
+                else:
+                    self._lose(message, self._dial.unreachable(error))
+                raise
+            if refused is None:
+                continue
+            if message.header["op"] == "withdraw" and failed + 1 < _TRIES:
+                self._unsent.append((message, failed + 1))  # the call may still be on its way
+            else:
+                self._lose(message, refused)
+
+    def _lose(self, message: Frame, error: AgentguardError) -> None:
+        """Note that the server does not get a message; of a withdrawn call it may know nothing."""
+        if message.header["op"] != "withdraw":
+            self._lost.append(error)
+            _LOGGER.warning("an outcome did not reach the guard server: %s", error)
 
     def _open(self) -> tuple[_Connection, Greeting]:
         until = time.monotonic() + (self._patience if self._was_connected else 0.0)
@@ -280,8 +362,17 @@ class Link:
                 if self._session == session:
                     self._session = None
                     self.generation += 1
-                    self._free.clear()
+                    self._end_connections(refused)
         raise refused
+
+    def _end_connections(self, error: AgentguardError) -> None:
+        """Close the connections of a session that the server has forgotten, with its calls."""
+        connections, self._free = self._free, []
+        for connection in connections:
+            self._give_up(connection)
+        with suppress(IndexError):
+            while True:
+                self._lose(self._unsent.popleft()[0], error)
 
     def forked(self) -> None:
         """Leave the parent's connections to the parent, in a forked process."""
@@ -302,14 +393,34 @@ class Link:
                 connection.stream.read()
 
     def close(self) -> None:
-        """Wait until the server has all reports, end the session, and close the connections."""
-        self.flush()
+        """Wait until the server has all reports, end the session, and close the connections.
+
+        What can't be sent is a warning.
+        """
+        try:
+            self.flush()
+        except AgentguardError as error:
+            _LOGGER.warning("the guard closes, and the guard server lacks outcomes: %s", error)
         self._end_session()
         with self._lock:
             self._is_closed = True
+            self._unsent.clear()
             connections, self._free = self._free, []
         for connection in connections:
             self._close(connection.stream)
+
+
+def _confirm(connection: _Connection) -> None:
+    """Ask the server on this connection whether it has all reports, and wait for the answer."""
+    connection.stream.write(Frame({"op": "flush"}))
+    connection.stream.read()
+    connection.reports.clear()
+
+
+def _waited_for(report: Frame) -> Frame:
+    """Return a report as a request, which the server answers."""
+    header = {name: value for name, value in report.header.items() if name != "quiet"}
+    return Frame(header, report.blobs)
 
 
 def _close_all(streams: set[Stream]) -> None:

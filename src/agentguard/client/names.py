@@ -27,7 +27,7 @@ class Name(Generic[T]):
     def __init__(self, link: Link, make: Callable[[], T]) -> None:
         self._link = link
         self._make = make
-        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self.forked()
         self._kept: _Kept[T] | None = None
 
     def __call__(self) -> T:
@@ -42,6 +42,13 @@ class Name(Generic[T]):
                 generation = self._link.generation
                 self._kept = kept = _Kept(generation, self._make())
             return kept.name
+
+    def forked(self) -> None:
+        """Renew the lock, in a forked process: a thread that is not here may have held the old one.
+
+        It is an RLock, since a signal handler may make a call meanwhile.
+        """
+        self._lock = threading.RLock()
 
     def forget(self, tell: Callable[[T], None]) -> None:
         """Tell ``tell`` the name, if the present session has it; waits for nobody."""

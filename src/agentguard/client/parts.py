@@ -116,6 +116,7 @@ class ClientParts:
     def forked(self) -> None:
         """Begin a session of its own, in a forked process."""
         self._link.forked()
+        self.tools.forked()
         self._start_threads()
 
     def close(self) -> None:

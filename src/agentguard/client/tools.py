@@ -19,17 +19,15 @@ class ClientTools:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._lock = threading.RLock()  # a signal handler may make a call meanwhile
-        self._names: dict[str, Name[str]] = {}
+        self._names: dict[str, Name[tuple[ToolSpec, str]]] = {}
 
     def configure(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with the settings of the server in place of its own.
 
         Raises ``ConfigError`` as an embedded guard does, and ``ServerError``.
         """
-        configured, name = self._register(spec)
-        first = [name]  # the name of this session; later sessions register the tool anew
-        made = Name(self._link, lambda: first.pop() if first else self._register(spec)[1])
-        made()
+        made = Name(self._link, lambda: self._register(spec))
+        configured = made()[0]
         with self._lock:
             # an adapter may also make calls of a tool that it has not configured
             self._names[_key(configured)] = self._names[_key(spec)] = made
@@ -46,7 +44,13 @@ class ClientTools:
         if made is None:
             self.configure(spec)
             made = self._names[_key(spec)]
-        return made()
+        return made()[1]
+
+    def forked(self) -> None:
+        """Renew the locks, in a forked process; the link begins a session without the names."""
+        self._lock = threading.RLock()
+        for name in self._names.values():
+            name.forked()
 
     def check_names(self) -> None:
         """Have the server log each name in its configuration that looks misspelt."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from agentguard.client import dial
 from agentguard.client.link import Link
 from agentguard.client.parts import ClientParts
-from agentguard.domain.config.server import ServerConfig, socket_of
+from agentguard.domain.config.server import TLS, ServerConfig, socket_of
+from agentguard.errors import ConfigError
 from agentguard.flow.ports import OnRequest
 from agentguard.telemetry.settings import Settings
 
@@ -36,6 +37,12 @@ def connected(url: str | None, on_request: OnRequest | None) -> ClientParts:
     """
     if url is None:
         return _over(dial.require_inherited(), _USUAL, Settings(), on_request)
+    if url.startswith(TLS):
+        message = (
+            f"{url} needs a certificate and a key: name them in [server] of a configuration, and "
+            "open the guard with Guard.open()"
+        )
+        raise ConfigError(message)
     named = ServerConfig(socket_of(url, Path.cwd().joinpath, "url"))
     return _at_address(named, Settings(), on_request)
 

@@ -25,18 +25,23 @@ from agentguard.flow.endings import Ending
 from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.prepare import CallInput
 from agentguard.flow.reported import ReportedError, ReportedResult
-from agentguard.server.served_call import ClientCodec, ServedCall, failure_named, stand_in
+from agentguard.server.served_call import (
+    TYPE_NAME,
+    ClientCodec,
+    ServedCall,
+    failure_named,
+    stand_in,
+)
 from agentguard.server.session import Session
 from agentguard.signing import canonical
 from agentguard.wire import values
-from agentguard.wire.frame import Frame
+from agentguard.wire.frame import MAX_FRAME, Frame
 from agentguard.wire.reports import Recorder
 
 Header = Mapping[str, Any]
 Blobs = Sequence[bytes]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-_TYPE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f-]{55}")
 _ENDINGS: Final[Mapping[str, Ending]] = {
     name: getattr(endings, name)
@@ -159,13 +164,13 @@ def span(session: Session, header: Header, _blobs: Blobs) -> Frame:
     return _go_on(session, header, lambda call: call.take_span(_traceparent(header)))
 
 
-def facts(session: Session, header: Header, _blobs: Blobs) -> Frame:
+def facts(session: Session, header: Header, blobs: Blobs) -> Frame:
     """Go on with what the client's look-up of facts has returned or raised."""
 
     def go_on(call: ServedCall) -> Frame:
         failure = header.get("failure")
         if failure is None:
-            return call.take_facts(_facts(header))
+            return call.take_facts(_facts(header, blobs))
         interrupts = header.get("interrupts") is True
         return call.fail_facts(failure_named(values.text(failure), interrupts=interrupts))
 
@@ -182,11 +187,13 @@ def _go_on(session: Session, header: Header, step: Callable[[ServedCall], Frame]
     return reply
 
 
-def _facts(header: Header) -> Any:
+def _facts(header: Header, blobs: Blobs) -> Any:
     """Return the facts; a value of a type with the right name stands for what has no JSON form."""
-    kind, found, types = header.get("type"), header.get("facts"), header.get("types")
+    kind, types = header.get("type"), header.get("types")
     if kind is not None:
         return stand_in(values.text(kind))
+    (encoded,) = _expected(blobs, 1)
+    found = canonical.loads(encoded, limit=MAX_FRAME)
     if not isinstance(found, dict) or not isinstance(types, dict):
         raise DecodeError("not facts", code="frame.malformed")
     return {**found, **{name: stand_in(values.text(kind)) for name, kind in types.items()}}
@@ -208,7 +215,7 @@ def _end(call: ServedCall, header: Header, blobs: Blobs) -> Frame:
         return call.fail(NotRun(values.read_decision(header["not_run"])))
     ending = _ENDINGS.get(values.text(header.get("ending")))
     type_name = values.text(header.get("type"))
-    if ending is None or not _TYPE_NAME.fullmatch(type_name):
+    if ending is None or not TYPE_NAME.fullmatch(type_name):
         raise DecodeError("not an end of a call", code="frame.malformed")
     if ending.status != "ok":
         return call.fail(ReportedError(ending, type_name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -36,7 +37,9 @@ Lend = Callable[[Delegation], tuple[dict[str, Any], list[bytes]]]
 
 _LOGGER = logging.getLogger("agentguard")
 
-_LONGEST_NAME: Final = 128
+TYPE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
+"""The name of a type that a client may send; the name of a generic class has brackets."""
+
 _FAILED: Final = Decision.refusal("the guard server failed", code="server.failed")
 _FACTS: ContextVar[Any] = ContextVar("agentguard_client_facts")
 
@@ -271,6 +274,6 @@ def stand_in(name: str) -> object:
 
 
 def _type(name: str, base: type[Any]) -> type[Any]:
-    if not name.isidentifier() or len(name) > _LONGEST_NAME:
+    if not TYPE_NAME.fullmatch(name):
         raise DecodeError("a type has no such name", code="frame.malformed")
     return type(name, (base,), {})

@@ -89,7 +89,7 @@ def test_an_outcome_of_another_sessions_call_is_refused(mallory, victim, place):
     for op, members in (
         ("outcome", ENDED),
         ("withdraw", {}),
-        ("facts", {"facts": {}, "types": {}}),
+        ("facts", {"types": {}}),
     ):
         blobs = (b'"ok"', b"") if op == "outcome" else ()
         assert mallory.code(op, *blobs, request_id=request_id, **members) == "server.unknown"
@@ -173,9 +173,9 @@ def test_a_call_that_does_not_run_yet_has_no_outcome(victim, place):
     early = victim.ask("outcome", b'"ok"', b"", request_id=request_id, **ENDED)
     assert early.header["step"] == "look_up"
     assert victim.code("span", request_id=request_id, traceparent=None) == "frame.malformed"
-    found = victim.ask("facts", request_id=request_id, facts={"balance": 200}, types={})
+    found = victim.ask("facts", b'{"balance":200}', request_id=request_id, types={})
     assert found.header["step"] == "run"  # the twin
-    assert victim.code("facts", request_id=request_id, facts={}, types={}) == "frame.malformed"
+    assert victim.code("facts", b"{}", request_id=request_id, types={}) == "frame.malformed"
     assert len(place.calls()) == 1
 
 
@@ -185,7 +185,7 @@ def test_facts_hide_no_member_of_the_policys_input(victim):
     for facts in ({"agent": {"name": "root"}}, {"args": {}}, {"action": "note"}):
         request_id = new_id()
         victim.call(agent, tool, NOTE, request_id=request_id)
-        answer = victim.ask("facts", request_id=request_id, facts=facts, types={})
+        answer = victim.ask("facts", canonical.dumps(facts), request_id=request_id, types={})
         assert answer.header["step"] == "denied"
 
 
