@@ -115,9 +115,11 @@ def test_what_is_no_listening_socket_is_refused(founded, start, kind, number, sa
 
 
 @pytest.mark.slow("starts an interpreter")
-@pytest.mark.parametrize("is_abstract", [False, True])
-def test_the_service_manager_hears_of_the_start_and_of_the_end(founded, start, is_abstract):
-    name = f"\0{founded.folder}" if is_abstract else str(founded.folder / "notify")
+@pytest.mark.parametrize("kind", ["path", "abstract", "path with @"])
+def test_the_service_manager_hears_of_the_start_and_of_the_end(founded, start, kind):
+    folder = founded.folder / ("u@1" if "@" in kind else "u")
+    folder.mkdir()
+    name = f"\0{folder}" if kind == "abstract" else str(folder / "notify")
     with (
         listening(founded.folder / "handed.sock") as handed,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,

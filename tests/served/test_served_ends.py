@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
+import time
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -195,6 +198,59 @@ def test_a_client_that_comes_back_to_a_full_server_has_its_place(founded):
     guard.flush()
     assert [one.status for one in founded.outcomes()] == ["ok"]
     assert founded.verify().in_doubt == ()
+
+
+@pytest.mark.parametrize("deaf", ["", "output", "manager"])
+def test_a_server_that_nobody_hears_waits_for_the_outcomes(founded, deaf):
+    """As below ``agentguard serve | head -1``, or where the service manager has gone."""
+    path = founded.folder / "notify"
+    reads, writes = os.pipe()
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        os.fdopen(reads, "rb") as said,
+        os.fdopen(writes, "wb") as output,
+        (founded.folder / "errors").open("wb") as errors,
+        Path(os.devnull).open("rb") as nothing,
+    ):
+        manager.bind(str(path))
+        words = ("-m", "agentguard.cli", "serve")
+        env = {**os.environ, "NOTIFY_SOCKET": str(path)}
+        streams = (nothing, output, errors)
+        server = founded.programs.start(*words, cwd=founded.folder, env=env, streams=streams)
+        output.close()
+        assert manager.recv(100) == b"READY=1"
+        if deaf == "manager":
+            path.unlink()
+        if deaf == "output":
+            said.close()
+        agent = founded.connect().new_agent("clerk")
+
+        def slow():
+            os.kill(server.pid, signal.SIGTERM)
+            time.sleep(0.3)
+            return "done"
+
+        assert agent.call(founded.guards[0].tool(name="slow")(slow)) == "done"
+        code = server.wait()
+    assert (code == 0) is (deaf == "")
+    assert [one.status for one in founded.outcomes()] == ["ok"]
+    assert founded.verify().in_doubt == ()
+    assert not (founded.folder / "s").exists()
+
+
+def test_a_socket_of_another_kind_is_not_replaced(founded):
+    path = founded.folder / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        result = founded.programs.run("-m", "agentguard.cli", "serve", cwd=founded.folder)
+        assert result.returncode == 2
+        assert "server.address" in result.stderr
+        assert path.is_socket()
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as gone:  # the twin: nobody listens
+        gone.bind(str(path))
+    founded.start()
+    assert founded.connect().new_agent("clerk").name == "clerk"
 
 
 def test_a_second_server_on_one_state_says_so(place):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import httpcore
@@ -116,6 +117,25 @@ def test_idle_connections_to_the_port_hold_up_no_call(founded, port):
             idle.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
         one_allowed_and_one_denied(guard)
     founded.wait_for(lambda: answers(port), "the port")
+
+
+def test_requests_that_come_byte_by_byte_do_not_hold_the_port(founded, port):
+    """A request has one time limit, which no byte begins anew."""
+    founded.start()
+    with ExitStack() as slow:
+        held = [
+            slow.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            for _ in range(16)
+        ]
+        assert not answers(port)
+        for _ in range(100):  # a read waits less than a tenth of the limit
+            for one in held:
+                with suppress(OSError):
+                    one.sendall(b"G")
+            if answers(port):
+                break
+            time.sleep(0.1)
+        assert answers(port)
 
 
 def answers(port: int) -> bool:

@@ -62,9 +62,10 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
+    place = "\0" + address[1:] if address.startswith("@") else address
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.sendto(state.encode(), address.replace("@", "\0", 1))
+            manager.sendto(state.encode(), place)
     except OSError as error:
         message = f"the service manager at {address} can't be told of the server: {error.strerror}"
         raise ServerError(message, code="server.address") from error

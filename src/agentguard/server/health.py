@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any, Final
 
 from agentguard.errors import ServerError
@@ -18,8 +19,8 @@ from agentguard.errors import ServerError
 Status = Callable[[], Mapping[str, Any]]
 """Returns what ``GuardServer.status`` returns."""
 
-_SECONDS: Final = 5
-"""How long a request may take to come in."""
+_SECONDS: Final = 5.0
+"""Seconds from the start of a connection to the end of its request, and of its answer."""
 
 _AT_ONCE: Final = 16
 """The most requests at a time; more connections are closed at once."""
@@ -91,18 +92,30 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a request, in its thread."""
+        """Answer a request, in its thread; one that takes too long loses its connection.
+
+        A time limit of the socket would begin anew with each byte that comes.
+        """
+        limit = threading.Timer(_SECONDS, _cut, (request,))
+        limit.daemon = True
         try:
+            limit.start()
             super().process_request_thread(request, client_address)
         finally:
+            limit.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that has gone."""
 
 
+def _cut(request: socket) -> None:
+    """End a connection: a read or a write that waits in another thread ends."""
+    with suppress(OSError):  # it has ended already
+        request.shutdown(SHUT_RDWR)
+
+
 class _Answer(BaseHTTPRequestHandler):
-    timeout = _SECONDS
     server: _Server
 
     def do_GET(self) -> None:

@@ -16,7 +16,7 @@ _BACKLOG: Final = 256
 
 
 def listen(path: Path) -> sockets.socket:
-    """Return a socket that listens at ``path``; a socket of a server that is gone is replaced.
+    """Return a socket that listens at ``path``; a socket at which nobody listens is replaced.
 
     Raises ``ServerError`` (``server.address``).
     """
@@ -49,7 +49,7 @@ def _remove_stale(path: Path) -> None:
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:  # nobody listens
             path.unlink()
             return
     message = f"another guard server listens at {path}: stop that server first"

@@ -34,12 +34,14 @@ def serve(*, config: ConfigOption = None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_signal: ended.set())
         with _health(settings.server, server):
-            screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
-            notify("READY=1")
-            ended.wait()
-            notify("STOPPING=1")
-            screen.line("ending: calls that run may still report their outcomes")
-            server.close()
+            try:
+                screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
+                notify("READY=1")
+                ended.wait()
+                notify("STOPPING=1")
+                screen.line("ending: calls that run may still report their outcomes")
+            finally:  # also where nobody could be told: calls that run need the drain
+                server.close()
         if server.in_doubt:
             screen.warn(f"{server.in_doubt} calls are in doubt: see agentguard audit list")
     finally:
