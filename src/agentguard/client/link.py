@@ -3,10 +3,10 @@
 A request takes a free connection, or opens one, and waits for the answer. A report (an outcome that
 nobody waits for) is written and not answered; the next answer on the same connection means that the
 server has it. A connection that fails is given up. A request is then sent once more on a new
-connection of the same session: a call has an id, so that the server does not carry it out twice,
-and another request does no harm twice. The reports of the lost connection go on the next one that
-has an answer. While the server is started anew, a process that was connected before waits for it
-(``patience``).
+connection of the same session: a call has an id, so that the server does not carry it out twice.
+Another request is carried out again, and its second answer may differ (ADR 0034). The reports of
+the lost connection go on the next one that has an answer. While the server is started anew, a
+process that was connected before waits for it (``patience``).
 
 A forked process has a session of its own: the parent's connections are closed in the child.
 """

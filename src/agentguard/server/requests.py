@@ -15,6 +15,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
+from agentguard.domain.config.server import LAUNCHED
 from agentguard.errors import ApprovalError, DecodeError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
@@ -274,7 +275,10 @@ def read_run(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
 
 
 def write_run(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:
-    """Write an adapter's record of a run; ``add`` says that no earlier record is replaced."""
+    """Write an adapter's record of a run; ``add`` says that no earlier record is replaced.
+
+    An ``add`` whose answer was lost finds its own record when it comes again: not ``added``.
+    """
     if len(blobs) != 1:
         raise DecodeError("expected a record", code="frame.malformed")
     name = _run_name(session, header)
@@ -291,9 +295,14 @@ def remove_run(parts: Embedded, session: Session, header: Header, _blobs: Blobs)
 
 
 def _run_name(session: Session, header: Header) -> str:
-    """Return the name in the store: the records of one client have no name in another client."""
-    name = values.text(header.get("name"))
-    return f"{session.client.name}\0{name}" if session.client.name else name
+    """Return the name in the store: the records of one client have no name in another client.
+
+    Programs that were started as one agent have the same records if they have the same user.
+    """
+    name, client = values.text(header.get("name")), session.client
+    if client.name.startswith(LAUNCHED):
+        return f"{client.name}\0{client.uid}\0{name}"
+    return f"{client.name}\0{name}" if client.name else name
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

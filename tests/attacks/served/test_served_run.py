@@ -147,6 +147,17 @@ def test_the_calls_of_a_program_have_its_name_on_record(start, place):
     assert (call.client.name, call.client.isolation) == ("run:clerk", "separate-user")
 
 
+def test_the_records_of_programs_are_each_users_own(start):
+    program, other = start(), start(uid=MALLORY)
+    program.got("runs.write", b"of the program", name="run")
+    for name in ("run", f"{PROGRAM}\0run", f"run:clerk\0{PROGRAM}\0run"):
+        assert other.got("runs.read", name=name).header["is_there"] is False
+        other.got("runs.write", b"forged", name=name)
+    assert program.got("runs.read", name="run").blobs == [b"of the program"]
+    again = start()  # the twin: a program of the same user goes on with a run
+    assert again.got("runs.read", name="run").blobs == [b"of the program"]
+
+
 def test_a_program_under_the_user_of_no_client_has_nothing_by_path(place, start):
     assert start().code("instance", name="clerk") is None  # the twin
     assert asked_to_launch(place, PROGRAM, op="hello", protocol=1) == "server.stranger"
