@@ -117,6 +117,21 @@ def test_the_connections_of_a_session_that_was_forgotten_are_closed(place):
     assert len(link._streams) == len(link._free) == 1
 
 
+def test_names_that_the_session_does_not_have_are_made_anew(place):
+    guard = place.connect()
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
+    agent.call(tool)
+    link, tools = guard._parts._link, guard._parts.tools
+    session = link._session
+    link._session = None  # as if another thread had begun a session meanwhile
+    link._end_connections(ServerError("gone"))
+    guard.require_agent("clerk")
+    assert link._session not in (session, None)
+    assert tools._names
+    assert agent.call(tool) == "ok"
+    assert agent.call(tool) == "ok"
+
+
 def test_large_facts_reach_the_policy(place):
     guard = place.connect()
     large = {**{f"k{number}": "x" * 250_000 for number in range(5)}, "balance": 200}

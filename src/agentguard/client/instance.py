@@ -147,7 +147,11 @@ class ClientInstance:
                 blobs = () if "error" in about else (arguments,)
                 return link.request({**about, **names}, *blobs)
 
-            return in_session(ask)
+            def drop() -> None:
+                self._made.drop()
+                self._tools.drop(invocation.tool)
+
+            return in_session(ask, drop)
 
         def end(about: Mapping[str, Any], blobs: Sequence[bytes], waits: bool) -> Frame | None:  # noqa: FBT001
             if waits:
@@ -188,4 +192,4 @@ class ClientInstance:
             }
             return values.text(self._link.request(asked).header.get("token"))
 
-        return in_session(ask)
+        return in_session(ask, self._made.drop)

@@ -20,8 +20,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
+from agentguard.client.connection import Connection, Greeting, read_greeting
 from agentguard.client.dial import Dial
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.wire import values
@@ -46,25 +47,6 @@ _AWAY: Final = frozenset({"server.draining", "server.unreachable"})
 T = TypeVar("T")
 
 
-class Greeting(NamedTuple):
-    """What the server says to a new connection: the session, and what the guard needs to know."""
-
-    session: str
-    client: str
-    isolation: str
-    policy: tuple[str, str | None]
-    roster: Any
-    trust: bytes
-
-
-class _Connection:
-    """A connection, and the reports that the server may not have got yet."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.reports: list[Frame] = []
-
-
 class Link:
     """The connections to a server, which ``dial`` opens. The methods may be called from any thread.
 
@@ -85,7 +67,7 @@ class Link:
         self._lock = threading.RLock()  # a signal handler may make a call meanwhile
         self._streams: set[Stream] = set()
         weakref.finalize(self, _close_all, self._streams)  # of a guard that nobody has closed
-        self._free: list[_Connection] = []
+        self._free: list[Connection] = []
         self._slots = list(range(MOST))
         self._freed = threading.Condition(self._lock)  # of an RLock, too
         self._unsent: deque[tuple[Frame, int]] = deque()  # messages, and how often each failed
@@ -115,7 +97,7 @@ class Link:
         released = self._take_released()
         message = Frame({**header, "released": released} if released else header, blobs)
 
-        def ask(connection: _Connection) -> Frame:
+        def ask(connection: Connection) -> Frame:
             connection.stream.write(message)
             answer = connection.stream.read()
             connection.reports.clear()  # the server reads one frame after another
@@ -150,11 +132,11 @@ class Link:
         """
         message = Frame({**header, "quiet": True}, blobs)
 
-        def tell(connection: _Connection) -> None:
+        def tell(connection: Connection) -> None:
             connection.stream.write(message)
             connection.reports.append(message)
             if len(connection.reports) >= MOST_REPORTS:
-                _confirm(connection)
+                connection.confirm()
 
         self._on_connection(tell)
 
@@ -179,9 +161,9 @@ class Link:
         for connection in waiting:
             with self._slot(), suppress(OSError, DecodeError):
                 if self._take(connection):
-                    self._do(connection, _confirm)
+                    self._do(connection, Connection.confirm)
         while self._unsent:  # each time sends one at least, or counts that it failed
-            self._on_connection(_confirm)
+            self._on_connection(Connection.confirm)
         lost, self._lost = self._lost, []
         if lost:
             message = f"{len(lost)} outcomes did not reach the guard server: {lost[-1]}"
@@ -208,7 +190,7 @@ class Link:
             with self._freed:
                 self._freed.notify()
 
-    def _on_connection(self, work: Callable[[_Connection], T]) -> T:
+    def _on_connection(self, work: Callable[[Connection], T]) -> T:
         """Do ``work`` on a connection that nobody else uses, and once more on a new connection."""
         with self._slot():
             connection = self._take_free()
@@ -222,7 +204,7 @@ class Link:
             except (OSError, DecodeError) as error:
                 raise self._dial.unreachable(error) from error
 
-    def _do(self, connection: _Connection, work: Callable[[_Connection], T]) -> T:
+    def _do(self, connection: Connection, work: Callable[[Connection], T]) -> T:
         try:
             done = work(connection)
         except EncodeError:  # nothing was written
@@ -242,13 +224,13 @@ class Link:
         self._keep(connection)
         return done
 
-    def _take_free(self) -> _Connection | None:
+    def _take_free(self) -> Connection | None:
         with self._lock:
             if self._is_closed:
                 raise ServerError("the guard is closed: open it again", code="storage.closed")
             return self._free.pop() if self._free else None
 
-    def _take(self, connection: _Connection) -> bool:
+    def _take(self, connection: Connection) -> bool:
         """Take this connection; return False where another thread has it, or it is closed."""
         with self._lock:
             try:
@@ -257,20 +239,19 @@ class Link:
                 return False
         return True
 
-    def _keep(self, connection: _Connection) -> None:
+    def _keep(self, connection: Connection) -> None:
         with self._lock:
             if not self._is_closed:
                 self._free.append(connection)
                 return
         self._close(connection.stream)
 
-    def _give_up(self, lost: _Connection) -> None:
+    def _give_up(self, lost: Connection) -> None:
         """Close a connection that has failed; another one brings its reports."""
         self._close(lost.stream)
-        reports, lost.reports = lost.reports, []
-        self._unsent.extend((_waited_for(report), 0) for report in reports)
+        self._unsent.extend((report, 0) for report in lost.take_reports())
 
-    def _resend(self, connection: _Connection) -> None:
+    def _resend(self, connection: Connection) -> None:
         """Send what lost connections have not brought; raises where this one fails, too."""
         for _ in range(len(self._unsent)):  # what comes back meanwhile waits for another time
             try:
@@ -300,7 +281,7 @@ class Link:
             self._lost.append(error)
             _LOGGER.warning("an outcome did not reach the guard server: %s", error)
 
-    def _open(self) -> tuple[_Connection, Greeting]:
+    def _open(self) -> tuple[Connection, Greeting]:
         until = time.monotonic() + (self._patience if self._was_connected else 0.0)
         while True:
             try:
@@ -314,7 +295,7 @@ class Link:
                 self._was_connected = True
                 return joined
 
-    def _join(self) -> tuple[_Connection, Greeting]:
+    def _join(self) -> tuple[Connection, Greeting]:
         """Open a connection of the session; the first one begins the session.
 
         Raises ``ServerError``: ``server.restarted`` where the server has forgotten the session,
@@ -333,7 +314,7 @@ class Link:
                 self._close(stream)
                 raise
             self._session = greeting.session
-        return _Connection(stream), greeting
+        return Connection(stream), greeting
 
     def _connected(self) -> Stream:
         try:
@@ -355,7 +336,7 @@ class Link:
         answer = stream.read().header
         error = answer.get("error")
         if error is None:
-            return values.reads("greeting", lambda: _greeting(answer))
+            return read_greeting(answer)
         refused = values.read_error(error)
         if refused.code == "server.restarted":
             with self._lock:
@@ -410,31 +391,6 @@ class Link:
             self._close(connection.stream)
 
 
-def _confirm(connection: _Connection) -> None:
-    """Ask the server on this connection whether it has all reports, and wait for the answer."""
-    connection.stream.write(Frame({"op": "flush"}))
-    connection.stream.read()
-    connection.reports.clear()
-
-
-def _waited_for(report: Frame) -> Frame:
-    """Return a report as a request, which the server answers."""
-    header = {name: value for name, value in report.header.items() if name != "quiet"}
-    return Frame(header, report.blobs)
-
-
 def _close_all(streams: set[Stream]) -> None:
     for stream in streams:
         stream.close()
-
-
-def _greeting(answer: Mapping[str, Any]) -> Greeting:
-    place, url = answer["policy"]
-    return Greeting(
-        values.text(answer["session"]),
-        values.text(answer["client"]),
-        values.text(answer["isolation"]),
-        (values.text(place), values.text_or_none(url)),
-        answer["roster"],
-        values.text(answer["trust"]).encode(),
-    )

@@ -50,6 +50,10 @@ class Name(Generic[T]):
         """
         self._lock = threading.RLock()
 
+    def drop(self) -> None:
+        """Have the name made anew the next time."""
+        self._kept = None
+
     def forget(self, tell: Callable[[T], None]) -> None:
         """Tell ``tell`` the name, if the present session has it; waits for nobody."""
         kept = self._kept
@@ -57,11 +61,11 @@ class Name(Generic[T]):
             tell(kept.name)
 
 
-def in_session(ask: Callable[[bool], T]) -> T:
+def in_session(ask: Callable[[bool], T], drop: Callable[[], None]) -> T:
     """Return what ``ask`` returns; ask again where the server does not know a name.
 
     ``ask`` looks its names up each time, and is told whether it is asked again. A server that is
-    started anew twice in a row is asked three times.
+    started anew twice in a row is asked three times; ``drop`` drops the names before the last time.
     """
     for is_again in (False, True):
         try:
@@ -69,4 +73,5 @@ def in_session(ask: Callable[[bool], T]) -> T:
         except ServerError as error:
             if error.code != "server.unknown":
                 raise
+    drop()
     return ask(True)  # noqa: FBT003

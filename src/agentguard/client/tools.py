@@ -46,6 +46,12 @@ class ClientTools:
             made = self._names[_key(spec)]
         return made()[1]
 
+    def drop(self, spec: ToolSpec) -> None:
+        """Have the name of a tool made anew the next time."""
+        made = self._names.get(_key(spec))
+        if made is not None:
+            made.drop()
+
     def forked(self) -> None:
         """Renew the locks, in a forked process; the link begins a session without the names."""
         self._lock = threading.RLock()

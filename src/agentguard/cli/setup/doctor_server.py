@@ -16,7 +16,8 @@ from typing import Final
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal.location import from_home
 from agentguard.client import dial
-from agentguard.client.link import Greeting, Link
+from agentguard.client.connection import Greeting
+from agentguard.client.link import Link
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.errors import AgentguardError
