@@ -56,7 +56,6 @@ _SEND: Final = struct.pack("ll", 30, 0)
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
 
-
 Owner = int | str
 """Whose connections are counted together: a user, or the SPIFFE ID of a remote client."""
 
@@ -102,6 +101,7 @@ class GuardServer:
         self._streams: dict[Stream, tuple[int | None, ClientConfig | None]] = {}
         self._channels = Channels(self._begin, self._limits.max_clients)
         self._shares: dict[Owner, Share] = {}
+        self._handshakes = tls.Handshakes(self._share_of(REMOTE).most_connections // 2)
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
@@ -177,7 +177,7 @@ class GuardServer:
                 self._client_of(uid)
 
             def admitted() -> _Admitted:
-                return _Admitted(Stream(accepted, only_uid=uid), uid, launched)
+                return _Admitted(Stream(accepted, only_uid=uid, is_served=True), uid, launched)
 
             return uid, admitted
 
@@ -187,7 +187,7 @@ class GuardServer:
         """Serve a connection from another machine in a thread; its certificate says whose."""
 
         def admitted() -> _Admitted:
-            stream, client = tls.accept(accepted, context, self._clients or {})
+            stream, client = tls.accept(accepted, context, self._clients or {}, self._handshakes)
             return _Admitted(stream, None, client)
 
         self._start(accepted, lambda: (REMOTE, admitted))
@@ -202,12 +202,8 @@ class GuardServer:
             with self._lock:
                 share = self._share_of(owner)
                 share.open()
-            threading.Thread(
-                target=self._serve,
-                args=(accepted, admitted, share),
-                name="agentguard-client",
-                daemon=True,
-            ).start()
+            work = partial(self._serve, accepted, admitted, share)
+            threading.Thread(target=work, name="agentguard-client", daemon=True).start()
         except ServerError as error:
             _refuse(accepted, error)
         except (OSError, RuntimeError):  # the client has gone; or no thread can be started
@@ -221,8 +217,7 @@ class GuardServer:
         share = self._shares.get(owner)
         if share is None:
             files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
-            each = files // (len(self._clients or ()) + 1)
-            most = min(MOST_CONNECTIONS, each)
+            most = min(MOST_CONNECTIONS, files // (len(self._clients or ()) + 1))
             share = self._shares[owner] = Share(most, self._limits.max_clients)
         return share
 
@@ -241,11 +236,12 @@ class GuardServer:
                 with self._lock:
                     self._streams.pop(stream, None)
         except ServerError as error:
-            accepted.close()
-            _LOGGER.warning("a connection of another machine is refused: %s", error)
+            if share.may_warn():
+                _LOGGER.warning("a connection of another machine is refused: %s", error)
         except OSError:
-            accepted.close()
+            pass
         finally:
+            accepted.close()
             with self._lock:
                 share.connections -= 1
 
@@ -395,8 +391,9 @@ def _uid_of(launched: ClientConfig) -> int:
 
 
 def _refuse(accepted: sockets.socket, error: ServerError) -> None:
-    """Say why a user gets no connection; the client has sent nothing yet."""
+    """Say why a user gets no connection; before TLS, nothing can be said to another machine."""
     with suppress(OSError):
-        accepted.settimeout(0)
-        accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
+        if accepted.family == sockets.AF_UNIX:
+            accepted.settimeout(0)
+            accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
     accepted.close()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from agentguard.domain.config.server import ClientConfig, TlsListener
@@ -17,6 +19,9 @@ from agentguard.wire.stream import Stream
 
 HANDSHAKE: Final = 10.0
 """Seconds that the handshake of a client may take."""
+
+_UNHEARD: Final = 30
+"""Seconds after which a machine is gone that takes no data, or answers no probe."""
 
 _BACKLOG: Final = 256
 
@@ -48,17 +53,63 @@ def listen(config: TlsListener) -> socket.socket:
         raise ServerError(message, code="server.address") from error
 
 
+class Handshakes:
+    """The handshakes that go on: past ``most``, the one that began first loses its connection.
+
+    Whoever has no certificate can begin many, and ends none; a client's takes a moment.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, None] = {}  # in the order of their beginnings
+
+    @contextmanager
+    def one(self, connected: socket.socket) -> Iterator[None]:
+        """Count a handshake until the context ends."""
+        with self._lock:
+            if len(self._open) >= self._most:
+                first = next(iter(self._open))
+                del self._open[first]
+                with suppress(OSError):
+                    socket.socket.shutdown(first, socket.SHUT_RDWR)  # not that of SSLSocket
+            self._open[connected] = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.pop(connected, None)
+
+
+def limit(connected: socket.socket) -> None:
+    """Have the kernel end a connection whose other end has gone, or does not read."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, _UNHEARD),
+        (socket.TCP_KEEPINTVL, _UNHEARD // 3),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, _UNHEARD * 1000),
+    ):
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def accept(
-    connected: socket.socket, context: ssl.SSLContext, clients: Mapping[str, ClientConfig]
+    connected: socket.socket,
+    context: ssl.SSLContext,
+    clients: Mapping[str, ClientConfig],
+    handshakes: Handshakes,
 ) -> tuple[Stream, ClientConfig]:
     """Take up a connection; return the stream, and the client that its certificate names.
 
     Raises ``OSError`` where the handshake fails, and ``ServerError`` (``server.stranger``) for a
     certificate that is no client's.
     """
+    limit(connected)
     connected.settimeout(HANDSHAKE)
-    encrypted = context.wrap_socket(connected, server_side=True)
+    encrypted = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
     try:
+        with handshakes.one(encrypted):
+            encrypted.do_handshake()
         encrypted.settimeout(None)
         return Stream(encrypted, is_served=True), _client_of(
             _uris(encrypted.getpeercert()), clients

@@ -40,8 +40,8 @@ class Stream:
     ``DecodeError`` (``frame.malformed``, ``frame.too_large``, ``frame.sender``) for bytes that are
     no frame, or come from another user.
 
-    ``is_served`` is for the server's side, and true with ``only_uid``: the rest of a frame has to
-    come within ``REST`` seconds, so the other end does not hold the reading thread up for ever.
+    ``is_served`` is for the server's side: the rest of a frame has to come within ``REST`` seconds,
+    so the other end does not hold the reading thread up for ever.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Stream:
     ) -> None:
         self._socket = connected
         self._only_uid = only_uid
-        self._is_served = is_served or only_uid is not None
+        self._is_served = is_served
         self._buffer = bytearray()
         if only_uid is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +13,7 @@ import pytest
 from served_place import founded_place
 from served_remote import BATCH, WEB, Remote
 
+from agentguard.server import tls
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
@@ -105,3 +108,45 @@ def test_a_remote_client_takes_no_place_of_another(remote, dial):
     assert refused > 3
     greeted(dial(BATCH))  # the twin
     assert "failed in the server" not in remote.place.said()
+
+
+def test_connections_without_a_certificate_shut_nobody_out(remote, dial):
+    """The handshake that began first ends; nothing is said in clear text."""
+    most = 1100
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 4096), limits[1]))
+    held: list[socket.socket] = []
+    try:
+        while len(held) < most:
+            held.append(socket.create_connection(("127.0.0.1", remote.port), timeout=30))
+        began = time.monotonic()
+        greeted(dial(BATCH))
+        assert time.monotonic() - began < tls.HANDSHAKE / 2
+        assert has_ended(held[0])
+        assert not has_ended(held[-1])
+    finally:
+        for one in held:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_remote_client_that_does_not_read_loses_its_connection(monkeypatch, reads):
+    monkeypatch.setattr(tls, "_UNHEARD", 3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as served,
+    ):
+        tls.limit(served)
+        assert served.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if reads:
+            sender = threading.Thread(target=served.sendall, args=(bytes(64 << 20),))
+            sender.start()
+            left = 64 << 20
+            while left:
+                left -= len(client.recv(min(left, 1 << 20)))
+            sender.join()
+        else:
+            with pytest.raises(OSError, match="timed out"):
+                served.sendall(bytes(64 << 20))
