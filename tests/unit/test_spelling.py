@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.domain.config.spelling import Spelling, closest_name
+from agentguard.domain.config import spelling
+from agentguard.domain.config.spelling import Spelling, closest_name, closest_scope
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,22 @@ def test_a_guard_says_it_of_its_configuration(caplog, first, config, said):
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (said is not None)
     assert all(text.startswith(str(said)) for text in told)
+
+
+def test_scopes_without_end_are_not_compared_without_end(monkeypatch, caplog):
+    compared = 0
+
+    def closest(scope, scopes):
+        nonlocal compared
+        compared += len(scopes)
+        return closest_scope(scope, scopes)
+
+    monkeypatch.setattr(spelling, "closest_scope", closest)
+    scopes = spelling.ScopeSpelling("agentguard.toml", ["files:read"])
+    scopes.delegate("user:alice", ["files:raed"])
+    assert "did you mean files:read?" in caplog.text  # the twin
+    scopes.require("tool", [f"t{number}" for number in range(900)])
+    scopes.delegate("user:alice", [f"long:{number:0100}" for number in range(1_000)])
+    assert compared < 2_000
+    scopes.delegate("user:alice", [f"x:y:{number}" for number in range(100_000)])
+    assert compared <= spelling._MOST_COMPARISONS

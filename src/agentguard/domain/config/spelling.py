@@ -25,6 +25,12 @@ _CLOSE_PARTS: Final = 0.7
 _MOST: Final = 1_000
 """So many names are kept to be compared: the clients of a guard server name what they like."""
 
+_LONGEST: Final = 64
+"""The most characters of a scope that is compared: the time grows with the square of them."""
+
+_MOST_COMPARISONS: Final = 10_000
+"""The most comparisons of scopes: clients of a guard server could ask for them without end."""
+
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return one of the other ``names`` of which ``name`` may be a misspelling, or None."""
@@ -58,6 +64,7 @@ def _are_close(one: str, other: str) -> bool:
 class ScopeSpelling:
     """Warns once about each scope that looks misspelt, where the program names the scope.
 
+    Long scopes are not compared, and neither is any scope after very many comparisons.
     ``configured`` are the scopes of the agents and the roles in ``source``, the configuration.
     """
 
@@ -66,6 +73,7 @@ class ScopeSpelling:
         self._configured = frozenset(configured)
         self._required: set[str] = set()
         self._warned: set[str] = set()
+        self._comparisons = 0
 
     def require(self, tool: str, scopes: Iterable[str]) -> None:
         """Check the scopes that ``tool`` requires, and add them to the known scopes."""
@@ -73,8 +81,9 @@ class ScopeSpelling:
         for scope in sorted(scopes - self._configured):
             what = f"the tool {tool} requires the scope {scope}, which no agent can have"
             self._warn(scope, self._configured, what)
-        if len(self._required) + len(scopes) <= _MOST:
-            self._required |= scopes
+        short = {scope for scope in scopes if len(scope) <= _LONGEST}
+        if len(self._required) + len(short) <= _MOST:
+            self._required |= short
 
     def delegate(self, subject: str, scopes: Iterable[str]) -> None:
         """Check the scopes that ``subject`` delegates."""
@@ -83,8 +92,11 @@ class ScopeSpelling:
             what = f"{subject} delegates the scope {scope}, which no agent, role or tool names"
             self._warn(scope, known, what)
 
-    def _warn(self, scope: str, known: Iterable[str], what: str) -> None:
-        if scope in self._warned or len(self._warned) >= _MOST:
+    def _warn(self, scope: str, known: frozenset[str], what: str) -> None:
+        if scope in self._warned or len(self._warned) >= _MOST or len(scope) > _LONGEST:
+            return
+        self._comparisons += len(known)
+        if self._comparisons > _MOST_COMPARISONS:
             return
         candidate = closest_scope(scope, known)
         if candidate is not None:
