@@ -219,6 +219,11 @@ def test_clients_that_do_not_read_hold_nobody_up(place, intrude, goes_on):
                 client.socket.sendall(framed(orjson.dumps({"op": "runs.read", "name": "large"})))
             else:
                 client.socket.sendall(small * 30_000)
+    waiting = intrude()
+    waiting.tell("runs.write", data[: 100 << 10], name="other")
+    waiting.socket.settimeout(0.5)
+    with pytest.raises(TimeoutError):  # large answers that are not read take all places
+        waiting.stream.read()
     for _ in range(20):
         goes_on()
     assert rss(place) < 1500

@@ -111,7 +111,7 @@ def test_a_remote_client_takes_no_place_of_another(remote, dial):
 
 
 def test_connections_without_a_certificate_shut_nobody_out(remote, dial):
-    """The handshake that began first ends; nothing is said in clear text."""
+    """The handshake that began first ends, and hears nothing in clear text."""
     most = 1100
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 4096), limits[1]))
