@@ -126,8 +126,10 @@ class Place:
         self.server = self.programs.begin("-m", "agentguard.cli", "serve", cwd=self.folder)
         self.wait_for(lambda: "serving" in self.said())
 
-    def wait_for(self, condition: Callable[[], bool], what: str = "the server") -> None:
-        for _ in range(3000):
+    def wait_for(
+        self, condition: Callable[[], bool], what: str = "the server", seconds: int = 30
+    ) -> None:
+        for _ in range(seconds * 100):
             if condition():
                 return
             time.sleep(0.01)

@@ -1,8 +1,8 @@
 """Garbage, half frames, clients that do not read, and more than a client's share.
 
-In each test another client goes on. ``AGENTGUARD_ROUNDS=full`` sends a million frames, and ends
-broken connections until there were 20,000 of a kind or 20 seconds have passed.
-``AGENTGUARD_FRAMES=10000000`` sends ten million frames, which takes a quarter of an hour.
+In each test another client goes on. ``AGENTGUARD_ROUNDS=full`` ends broken connections
+until there were 20,000 of a kind or 20 seconds have passed. ``AGENTGUARD_FRAMES=10000000`` sends
+ten million frames in place of 200,000, which takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentguard.signing import canonical
 from agentguard.wire.frame import MAX_FRAME, Frame, encode
 from agentguard.wire.stream import Stream
 
-FRAMES = int(os.environ.get("AGENTGUARD_FRAMES", 1_000_000 if FULL else 200_000))
+FRAMES = int(os.environ.get("AGENTGUARD_FRAMES", "200000"))
 BROKEN = 20_000 if FULL else 3_000
 SECONDS = 20.0
 """How long connections are broken, on a machine too slow for all of them."""
@@ -229,8 +229,9 @@ def test_clients_that_do_not_read_hold_nobody_up(place, intrude, goes_on):
     for _ in range(20):
         goes_on()
     assert rss(place) < 1500
-    if FULL:  # the twin is each other client, which reads
-        place.wait_for(lambda: place.status()["connections"] <= 4, "the deaf lose connections")
+    if FULL:  # the twin is each other client, which reads; six large answers wait for their turn
+        few = len(deaf) - 8
+        place.wait_for(lambda: place.status()["connections"] <= few, "the deaf go", seconds=120)
 
 
 def test_large_frames_at_once_are_few(place, intrude, goes_on):

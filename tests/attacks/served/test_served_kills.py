@@ -2,11 +2,12 @@
 
 No effect without a durable authorization, none twice; what a client was told of is in the log;
 calls without an outcome are in doubt; and the clients go on by themselves. A few kills by default,
-300 of each with ``AGENTGUARD_ROUNDS=full``.
+100 of each with ``AGENTGUARD_ROUNDS=full``, and as many as ``AGENTGUARD_KILLS`` says.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import textwrap
@@ -17,7 +18,7 @@ from rounds import FULL
 from served_intruder import MALLORY, require_root
 from served_place import founded_place
 
-KILLS = 300 if FULL else 4
+KILLS = int(os.environ.get("AGENTGUARD_KILLS", "100" if FULL else "4"))
 CLIENTS = 8
 
 POLICY = """
