@@ -292,10 +292,8 @@ def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
         "agent": subject.agent,
         "tool": subject.tool,
     }
-    release_summary = summary.of_secret(
-        subject.invocation_id, subject.agent, at=at, tool=subject.tool
-    )
-    return _record(members, release_summary)
+    about = summary.of_secret(subject.invocation_id, subject.agent, at=at, tool=subject.tool)
+    return _record(members, about)
 
 
 def outcome_statement(  # noqa: PLR0913  the members of one statement

@@ -26,12 +26,11 @@ from agentguard.client.connection import Connection, Greeting, read_greeting
 from agentguard.client.dial import Dial
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.wire import values
-from agentguard.wire.frame import Frame
+from agentguard.wire.frame import PROTOCOL, Frame
 from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
 
-PROTOCOL: Final = 1
 MOST: Final = 32
 """The most connections of a process at a time; more requests wait for a free connection."""
 

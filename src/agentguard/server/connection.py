@@ -18,13 +18,10 @@ from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
 from agentguard.server.share import LARGE, Share
 from agentguard.wire import values
-from agentguard.wire.frame import Frame
+from agentguard.wire.frame import PROTOCOL, Frame
 from agentguard.wire.stream import EndedError, Stream
 
 _LOGGER = logging.getLogger("agentguard")
-
-PROTOCOL: Final = 1
-"""The version of the protocol, which client and server must share."""
 
 GREETING: Final = 5.0
 """Seconds within which a client has to begin its greeting."""

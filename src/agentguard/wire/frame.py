@@ -15,6 +15,9 @@ import orjson
 
 from agentguard.errors import DecodeError, EncodeError
 
+PROTOCOL: Final = 1
+"""The version of the protocol, which client and server must share."""
+
 PREFIX: Final = 8
 """The bytes before the header: the length of the rest, and the length of the header."""
 
