@@ -47,11 +47,21 @@ class _First:
         )
         there.close()
         self._answers = self.asks.makefile("r", encoding="utf-8")
+        self._lock = threading.Lock()
         assert self._answers.readline() == "ready\n"
 
-    def answer(self) -> int:
-        """Return the number with which a question was answered."""
-        return int(self._answers.readline())
+    def has_ended(self) -> int | None:
+        """Return the exit code of the process; None while the process runs."""
+        return self._process.poll()
+
+    def ask(self, question: bytes, descriptors: Sequence[int] = ()) -> int:
+        """Return the number with which a question is answered.
+
+        Another thread's question waits, also while this one waits for the end of a program.
+        """
+        with self._lock:
+            socket.send_fds(self.asks, [question + b"\n"], descriptors)
+            return int(self._answers.readline())
 
     def close(self) -> None:
         """End the process."""
@@ -71,14 +81,25 @@ class Preloaded:
     def __init__(self, *modules: str) -> None:
         self._modules = modules
         self._count = 2 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 1
-        self._first: list[_First] = []
+        self._first: dict[int, _First] = {}
         self._turns = 0
+        self._lock = threading.Lock()
 
     def _next(self) -> _First:
+        with self._lock:
+            return self._of_turn()
+
+    def _of_turn(self) -> _First:
         turn, self._turns = self._turns % self._count, self._turns + 1
-        if turn == len(self._first):
-            self._first.append(_First(self._modules, seed=turn + 1))
-        return self._first[turn]
+        first = self._first.get(turn)
+        if first is not None and (code := first.has_ended()) is not None:
+            first.close()
+            first = None
+            message = f"the first process has ended with the code {code}: another one takes over"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        if first is None:
+            first = self._first[turn] = _First(self._modules, seed=turn + 1)
+        return first
 
     def start(
         self,
@@ -98,8 +119,7 @@ class Preloaded:
         }
         given = [one if isinstance(one, int) else one.fileno() for one in streams]
         first = self._next()
-        socket.send_fds(first.asks, [json.dumps(asked).encode() + b"\n"], given)
-        return Process(first, first.answer())
+        return Process(first, first.ask(json.dumps(asked).encode(), given))
 
     def begin(self, *words: str | Path, cwd: Path) -> Process:
         """Run ``python WORDS``; a file ``output`` in its folder takes what it prints."""
@@ -137,7 +157,7 @@ class Preloaded:
 
     def close(self) -> None:
         """End the first processes."""
-        for first in self._first:
+        for first in self._first.values():
             first.close()
 
 
@@ -154,8 +174,7 @@ class Process:
 
     def wait(self) -> int:
         """Wait for the end; return the exit code, as ``subprocess`` does."""
-        self.of.asks.sendall(b"%d\n" % self.pid)
-        return os.waitstatus_to_exitcode(self.of.answer())
+        return os.waitstatus_to_exitcode(self.of.ask(b"%d" % self.pid))
 
 
 class Talk(Process):
