@@ -11,9 +11,10 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 import rounds
 from preloaded import Preloaded, Process
+from served_folder import SERVER, serving
 
 from agentguard import Ed25519Signer
 from agentguard.audit.entry import parse_entry
@@ -46,13 +48,14 @@ from crewai.tools import tool
 from agentguard import ApprovalPending, Decision, Ed25519Signer, Guard
 from agentguard_crewai import answered, guard_crew, kickoff_or_pause, resumable
 
-ASKING = {"approval": False, "mode": "pause", "timeout": 20}
+ASKING = {"mode": "pause", "timeout": 20}
 DIE = []
 RESULTS = {}
 
 
 def decide(document):
-    if ASKING["approval"] and document["action"] == "pay" and document["args"]["to"][-1] in "13":
+    is_asked = os.path.exists("asked")  # decided in a guard server, or in the process of a crew
+    if is_asked and document["action"] == "pay" and document["args"]["to"][-1] in "13":
         return Decision.require_approval()
     return Decision.allow()
 
@@ -308,6 +311,8 @@ class Place:
         return Counter(self.lines("effects"))
 
     def begin(self, job: str, options: Any, *arguments: str) -> Process:
+        if options.get("asking", {}).get("approval", False):
+            (self.folder / "asked").touch()
         given = json.dumps([job, options, *arguments])
         return self.preloaded.begin("-c", MAIN, given, cwd=self.folder)
 
@@ -382,10 +387,24 @@ class Place:
             )
 
 
-@pytest.fixture
-def place(tmp_path, preloaded, template) -> Place:
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path, preloaded)
+SERVED = pytest.param(True, marks=pytest.mark.slow("a server, and crews that are killed"))
+
+
+@pytest.fixture(params=[False, SERVED], ids=["embedded", "served"])
+def place(request, preloaded, template) -> Iterator[Place]:
+    """A trust domain in a folder: each process has a guard of its own, or they share a server."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a socket has a short path
+        folder = Path(name)
+        shutil.copytree(template, folder, dirs_exist_ok=True)
+        server = None
+        if request.param:
+            with (folder / "agentguard.toml").open("a", encoding="utf-8") as tables:
+                tables.write(SERVER)
+            server = serving(preloaded, folder, PASSPHRASE.decode())
+        yield Place(folder, preloaded)
+        if server is not None:
+            server.kill()
+            server.wait()
 
 
 def first_and_slow(cases: list[tuple[object, ...]]) -> list[Any]:

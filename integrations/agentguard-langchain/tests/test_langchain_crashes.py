@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from preloaded import Preloaded, Process
+from preloaded import Preloaded
+from served_folder import SERVER, serving
 
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
@@ -136,12 +137,6 @@ authority = "own"
 """
 
 
-SERVER = """
-[server]
-url = "unix:s"
-reconnect = 1
-"""
-
 SERVED = pytest.param(True, marks=pytest.mark.slow("a server, and graphs that are killed"))
 
 
@@ -154,24 +149,11 @@ def folder(request: pytest.FixtureRequest, preloaded: Preloaded) -> Iterator[Pat
         (folder / "agentguard.toml").write_text(textwrap.dedent(tables), "utf-8")
         settings = config.load(folder / "agentguard.toml")
         domain.found(settings, b"of this test", now=datetime.now(UTC))
-        server = serving(preloaded, folder) if request.param else None
+        server = serving(preloaded, folder, "of this test") if request.param else None
         yield folder
         if server is not None:
             server.kill()
             server.wait()
-
-
-def serving(preloaded: Preloaded, folder: Path) -> Process:
-    """Start a guard server in a folder, and wait until the server listens."""
-    with Path(os.devnull).open("rb") as nothing, (folder / "server").open("wb") as said:
-        words = ("-m", "agentguard.cli", "serve")
-        env = {**os.environ, "AGENTGUARD_PASSPHRASE": "of this test", "PYTHONPATH": str(folder)}
-        server = preloaded.start(*words, cwd=folder, env=env, streams=(nothing, said, said))
-    for _ in range(3000):
-        if (folder / "s").exists():
-            return server
-        time.sleep(0.01)
-    pytest.fail((folder / "server").read_text("utf-8"))
 
 
 MOST_LINES = 12
