@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from agentguard.audit.evidence import Evidence, verify_evidence
     from agentguard.call.decision import Decision, Denied, Requirement
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
+    from agentguard.delegation.access_token import IssuedToken
     from agentguard.delegation.context import idempotency_key, secret
     from agentguard.delegation.handle import Delegation, current_delegation
     from agentguard.domain.report import Report
@@ -61,6 +62,7 @@ __all__ = [
     "Evidence",
     "FactsInput",
     "Guard",
+    "IssuedToken",
     "PolicyError",
     "Report",
     "RequestEndedError",
@@ -91,6 +93,7 @@ _HOMES = {
     "Evidence": "agentguard.audit.evidence",
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
+    "IssuedToken": "agentguard.delegation.access_token",
     "Report": "agentguard.domain.report",
     "RequestEndedError": "agentguard.approvals.status",
     "RequestStatus": "agentguard.approvals.status",

@@ -98,11 +98,11 @@ def test_near_the_end_of_the_stack_it_is_still_a_refusal(world):
     )
     hostile, good = forged.token(), forgery(world).token()
 
-    def deeper(token: str, levels: int) -> str | None:
+    def deeper(pair: tuple[str, bytes], levels: int) -> str | None:
         if levels:
-            return deeper(token, levels - 1)
+            return deeper(pair, levels - 1)
         try:
-            access_token.verify(token, world.trust, at=world.now)
+            access_token.verify(*pair, world.trust, at=world.now)
         except AgentguardError as error:
             return error.code
         return None

@@ -110,7 +110,7 @@ def _work(guard: Guard, agent, bob):
         guard.delegate("user:alice", scope=["all"]) as lent,
         adapters.agent_span(agent, conversation="t"),
     ):
-        token = agent.access_token()
+        token, _chain = agent.access_token()
         agent.call(push, "fix", SECRETS["argument"])
         with suppress(Denied):
             agent.call(push, "main", SECRETS["argument"])

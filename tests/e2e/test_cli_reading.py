@@ -87,7 +87,7 @@ def read(tmp_path_factory, told):
         "with Guard.open('agentguard.toml') as guard:\n"
         "    agent = guard.new_agent('assistant')\n"
         "    with guard.delegate('user:alice', scope=['files:read']) as task:\n"
-        "        open('token', 'w').write(agent.access_token())\n"
+        "        open('token', 'w').write(agent.access_token().token)\n"
     )
     delegated = project.python("-c", program)
     assert (delegated.returncode, delegated.stderr) == (0, "")

@@ -256,8 +256,10 @@ def test_a_token_that_was_revoked_holds_where_nobody_can_know_it(changed, tmp_pa
     (changed / ".agentguard" / "restrictions.json").unlink()  # the log says it still
     refused = run(changed, "token", "verify", "token", "--json")
     assert (refused.returncode, json.loads(refused.stdout)["code"]) == (1, "delegation.revoked")
-    shutil.copy(changed / "token", tmp_path)
-    assert run(tmp_path, "token", "verify", "token", "--trust", str(exported)).returncode == 0
+    for name in ("token", "chain.json"):
+        shutil.copy(changed / name, tmp_path)
+    given = ("--chain", "chain.json", "--trust", str(exported))
+    assert run(tmp_path, "token", "verify", "token", *given).returncode == 0
 
 
 def test_an_agent_is_shown_with_what_it_is_lent(changed):

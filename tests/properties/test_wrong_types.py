@@ -101,7 +101,7 @@ def tokens(world) -> dict[str, tuple[str, Any, Any]]:
         "token": (
             minted.token,
             world.issuer,
-            lambda text: access_token.verify(text, world.trust, **at),
+            lambda text: access_token.verify(text, short.dumps(), world.trust, **at),
         ),
     }
 

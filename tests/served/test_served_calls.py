@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,7 @@ from agentguard import (
     idempotency_key,
     secret,
 )
+from agentguard.delegation import access_token
 from agentguard.delegation.context import running_call
 
 
@@ -227,7 +229,10 @@ def test_an_access_token_of_a_delegation(place):
     guard = place.connect()
     agent = guard.new_agent("clerk")
     with guard.delegate("user:alice", scope=["read"]):
-        assert agent.access_token().count(".") == 2
+        issued = agent.access_token()
+    verified = access_token.verify(issued.token, issued.chain, guard.trust, at=int(time.time()))
+    assert verified.chain.principal == "user:alice"
+    assert verified.isolation == "same-user"
     with pytest.raises(Denied) as caught:
         agent.access_token()
     assert caught.value.code == "delegation.missing"

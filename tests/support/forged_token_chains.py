@@ -23,6 +23,7 @@ from token_forgery import (
     family,
     forgery,
     twin,
+    verify_pair,
 )
 
 from agentguard.delegation import access_token, verification
@@ -116,7 +117,7 @@ def depth_bombs(world: Any) -> Iterator[Case]:
     minted = access_token.mint(deepest, world.issuer, now=world.now, jti="token-0001")
     yield Case(
         "valid: 16 hops",
-        partial(access_token.verify, minted.token, world.trust, at=world.now),
+        partial(access_token.verify, minted.token, deepest.dumps(), world.trust, at=world.now),
         NONE,
     )
     last, holder = deepest.leaf, world.member(names[-1])
@@ -185,7 +186,7 @@ def depth_bombs(world: Any) -> Iterator[Case]:
 @family
 def wrong_audience_and_issuer(world: Any) -> Iterator[Case]:
     yield from twin(world)
-    token = forgery(world).token()
+    pair = forgery(world).token()
     for audience in (
         "",
         "*",
@@ -200,22 +201,22 @@ def wrong_audience_and_issuer(world: Any) -> Iterator[Case]:
     ):
         yield Case(
             f"at {audience!r}",
-            partial(access_token.verify, token, world.trust, at=world.now, audience=audience),
+            partial(verify_pair, pair, trust=world.trust, at=world.now, audience=audience),
             frozenset({"token.audience"}),
         )
     named = world.chain("a", audience=("https://a.example",))
     minted = access_token.mint(named, world.issuer, now=world.now, jti="token-0001").token
+    given: dict[str, Any] = {"trust": world.trust, "at": world.now}
+    other = (minted, named.dumps())
     yield Case(
         "valid where it is for",
-        partial(
-            access_token.verify, minted, world.trust, at=world.now, audience="https://a.example"
-        ),
+        partial(verify_pair, other, audience="https://a.example", **given),
         NONE,
     )
     for asked in (None, DOMAIN, "https://b.example", "https://a.example.evil", "https://A.example"):
         yield Case(
             f"for https://a.example at {asked}",
-            partial(access_token.verify, minted, world.trust, at=world.now, audience=asked),
+            partial(verify_pair, other, audience=asked, **given),
             frozenset({"token.audience"}),
         )
     issuers = ("spiffe://evil.example", DOMAIN + "/", DOMAIN.upper(), "user:alice", "acme.example")
@@ -229,9 +230,9 @@ def wrong_audience_and_issuer(world: Any) -> Iterator[Case]:
         )
     elsewhere = replace(world.trust, trust_domain="other.example")
     offers: dict[str, Callable[[], object]] = {
-        "the token": partial(access_token.verify, token, elsewhere, at=world.now),
+        "the token": partial(verify_pair, pair, trust=elsewhere, at=world.now),
         "the token, as it names itself": partial(
-            access_token.verify, token, elsewhere, at=world.now, audience=DOMAIN
+            verify_pair, pair, trust=elsewhere, at=world.now, audience=DOMAIN
         ),
         "the chain": lambda: verification.from_json(
             forgery(world).chain(), elsewhere, at=world.now
@@ -244,11 +245,11 @@ def wrong_audience_and_issuer(world: Any) -> Iterator[Case]:
 @family
 def at_other_times(world: Any) -> Iterator[Case]:
     yield from twin(world)
-    token, made = forgery(world).token(), forgery(world).chain()
+    pair, made = forgery(world).token(), forgery(world).chain()
     for at in (world.now - 1, 0, -1, -(2**70), world.now + 300, world.now + 3600, 2**63, 2**100):
         yield Case(
             f"the token at {at}",
-            partial(access_token.verify, token, world.trust, at=at),
+            partial(verify_pair, pair, trust=world.trust, at=at),
             frozenset({"token.expired", "token.not_yet_valid"}),
         )
         if not world.now <= at < world.now + 3600:

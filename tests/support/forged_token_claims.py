@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from token_forgery import DOMAIN, HOPS, Case, alone, family, forgery, twin
+from token_forgery import DOMAIN, HOPS, Case, alone, family, forgery, twin, verify_pair
 
 from agentguard.delegation import access_token
 
@@ -153,11 +153,11 @@ def claims_of_the_wrong_type(world: Any) -> Iterator[Case]:
                 forged.relink = claim != "par"
                 forged.part(place).claims[claim] = value
                 if claim == access_token.CHAIN_CLAIM:
-                    token = forged.part(place).sign()
+                    pair = forged.part(place).sign(), forged.token()[1]
                     yield Case(
                         f"{claim} {value!r}",
-                        partial(access_token.verify, token, world.trust, at=world.now),
-                        frozenset({"token.malformed", "chain.malformed"}),
+                        partial(verify_pair, pair, trust=world.trust, at=world.now),
+                        frozenset({"token.mismatch"}),
                     )
                     continue
                 yield from forged.offers(

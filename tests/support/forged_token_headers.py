@@ -21,9 +21,9 @@ from token_forgery import (
     family,
     forgery,
     twin,
+    verify_pair,
 )
 
-from agentguard.delegation import access_token
 from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.signing.canonical import b64url_encode
 
@@ -228,13 +228,14 @@ def tokens_for_one_another(world: Any) -> Iterator[Case]:
     """Whole tokens, as they were issued, in the places of others."""
     yield from twin(world)
     forged = forgery(world)
-    whole = {**dict(zip(PLACES, forged.tokens(PLACES), strict=True)), "token": forged.token()}
+    token, chain = forged.token()
+    whole = {**dict(zip(PLACES, forged.tokens(PLACES), strict=True)), "token": token}
     for place, other in itertools.permutations(PLACES, 2):
         if place == "token":
-            offered = whole[other]
+            pair = whole[other], chain
             yield Case(
                 f"{other} as token",
-                partial(access_token.verify, offered, world.trust, at=world.now),
+                partial(verify_pair, pair, trust=world.trust, at=world.now),
                 frozenset({"jws.type", "token.malformed", "key.unknown"}),
             )
             continue

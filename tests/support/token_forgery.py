@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from agentguard.delegation import access_token, verification
+from agentguard.delegation.chain import CHAIN_TYPE, hops_digest
 from agentguard.signing import jws
 from agentguard.signing.canonical import b64url_encode
 from agentguard.signing.keys import Ed25519Signer
@@ -90,10 +91,11 @@ class Forgery:
     def chain(self) -> dict[str, Any]:
         return {"hops": self.tokens(self.hops), "credentials": self.tokens(self.credentials)}
 
-    def token(self) -> str:
-        part = self.parts["token"]
-        part.claims[access_token.CHAIN_CLAIM] = self.chain()
-        return part.sign()
+    def token(self) -> tuple[str, bytes]:
+        """The token, and the chain beside it, whose digest the token has."""
+        part, chain = self.parts["token"], self.chain()
+        part.claims[access_token.CHAIN_CLAIM] = hops_digest(list(map(str, chain["hops"])))
+        return part.sign(), dumps({"type": CHAIN_TYPE, **chain})
 
     def offers(self, name: str, *codes: str, alone: bool = True) -> Iterator[Case]:
         """Offer it as a chain by itself, and as a token."""
@@ -102,7 +104,11 @@ class Forgery:
         if alone:
             taken = partial(verification.from_json, **given)
             yield Case(f"{name}, a chain", taken, expected, self.chain)
-        yield Case(f"{name}, a token", partial(access_token.verify, **given), expected, self.token)
+        yield Case(f"{name}, a token", partial(verify_pair, **given), expected, self.token)
+
+
+def verify_pair(pair: tuple[str, bytes], **given: Any) -> object:
+    return access_token.verify(*pair, **given)
 
 
 def digest(token: str) -> str:

@@ -99,6 +99,7 @@ def test_an_application_has_few_names():
         "Evidence",
         "FactsInput",
         "Guard",
+        "IssuedToken",
         "PolicyError",
         "Report",
         "RequestEndedError",

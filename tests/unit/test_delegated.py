@@ -560,10 +560,12 @@ def test_one_that_has_expired_is_over_in_its_block_too(monkeypatch):
 
 def test_an_access_token_for_what_is_in_force(guard, orchestrator, read):
     with guard.delegate("user:alice", scope=SCOPE, via="service:ci"):
-        token = orchestrator.access_token()
+        issued = orchestrator.access_token()
         orchestrator.call(read)
-        assert orchestrator.access_token() == token  # the same until it is renewed
-    verified = access_token.verify(token, guard.trust, at=int(datetime.now(UTC).timestamp()))
+        assert orchestrator.access_token() == issued  # the same until it is renewed
+    verified = access_token.verify(
+        issued.token, issued.chain, guard.trust, at=int(datetime.now(UTC).timestamp())
+    )
     assert verified.chain.principal == "user:alice"
     assert verified.chain.leaf.delegatee == orchestrator.id
     (call,) = calls(guard)

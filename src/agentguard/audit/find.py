@@ -182,6 +182,23 @@ def find_delegation(
     return None
 
 
+def find_chain(reader: LogReader, digest: str, delegatee: str) -> Entry | None:
+    """Return an entry with the chain of this digest, which ends with ``delegatee``; None without.
+
+    Raises ``StorageError``.
+    """
+    search = Search(kind="delegation", agent=delegatee)
+    for shard in reader.shards():
+        by_columns = (
+            read_entry_of_kind(reader, shard, index, "delegation")
+            for index in reader.search(shard, search, newest_first=True)
+        )
+        for located in itertools.chain(by_columns, scan_entries(reader, shard, ["delegation"])):
+            if located is not None and statements.chain_digest(located.entry) == digest:
+                return located.entry
+    return None
+
+
 def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> LocatedEntry | None:
     """Return the entry with the roster of this digest, from the shard's entries before an index.
 

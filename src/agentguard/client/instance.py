@@ -18,6 +18,7 @@ from agentguard.client.names import Name, in_session
 from agentguard.client.releases import ClientReleases
 from agentguard.client.tools import ClientTools
 from agentguard.delegation import context
+from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, DelegationError
@@ -176,7 +177,7 @@ class ClientInstance:
         actors = chain.actors if is_accepted else [*chain.actors, own]
         return AgentRun(chain.principal, actors, chain.root.task_id)
 
-    def access_token(self, delegation: Delegation | DelegationError | None) -> str | None:
+    def access_token(self, delegation: Delegation | DelegationError | None) -> IssuedToken | None:
         """Return the access token of a delegation, None where none is given or in force."""
         current = current_delegation(delegation)
         if current is None:
@@ -184,12 +185,15 @@ class ClientInstance:
         if isinstance(current, DelegationError):
             raise current
 
-        def ask(is_lost: bool) -> str:  # noqa: FBT001
+        def ask(is_lost: bool) -> IssuedToken:  # noqa: FBT001
             asked = {
                 "op": "access_token",
                 "agent": self._made()[0],
                 "delegation": self._delegations.name(current, is_lost=is_lost),
             }
-            return values.text(self._link.request(asked).header.get("token"))
+            answer = self._link.request(asked)
+            return values.reads(
+                "token", lambda: IssuedToken(values.text(answer.header["token"]), answer.blobs[0])
+            )
 
         return in_session(ask, self._made.drop)

@@ -1,16 +1,18 @@
 """The access token that is minted from a chain: RFC 8693 semantics in RFC 9068's form.
 
 ``typ: at+jwt``, at most five minutes, bound to the agent instance's key (``cnf.jkt``, RFC 7800),
-with the actors nested in ``act``, the newest outermost (RFC 8693, 4.1). The token carries its
-chain, so that a receiver can verify each delegation without trust in the issuer's word.
+with the agent that acts in ``act`` (RFC 8693, 4.1). The token has the digest of its chain, and the
+chain travels beside the token: a receiver verifies each delegation without trust in the issuer's
+word, and the token stays small whatever the depth of the chain (ADR 0036).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, get_args
 
+from agentguard.call.client import Isolation
 from agentguard.delegation import grant, verification
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
@@ -22,8 +24,17 @@ from agentguard.signing.keys import Signer
 TYPE: Final = "at+jwt"
 """The ``typ`` of an access token (RFC 9068, 2.1)."""
 
-CHAIN_CLAIM: Final = "urn:agentguard:chain"
-"""The claim that carries the chain, in the form of ``Chain.as_json``."""
+CHAIN_CLAIM: Final = "urn:agentguard:chain_sha256"
+"""The claim that has the digest of the chain (``Chain.sha256``)."""
+
+ISOLATION_CLAIM: Final = "urn:agentguard:isolation"
+"""The claim that says whether the agent's process could reach the keys (``ISOLATIONS``)."""
+
+SAME_PROCESS: Final = "same-process"
+"""The isolation of an agent whose guard, with all keys, is in the agent's process."""
+
+ISOLATIONS: Final = frozenset({SAME_PROCESS, *get_args(Isolation)})
+"""What a token says of isolation: ``SAME_PROCESS``, or what a guard server observed."""
 
 MAX_LIFETIME: Final = 300
 """The longest lifetime of an access token, in seconds."""
@@ -42,64 +53,90 @@ _CLAIMS: Final = frozenset(
         "act",
         "txn",
         CHAIN_CLAIM,
+        ISOLATION_CLAIM,
     }
 )
 
 
+class IssuedToken(NamedTuple):
+    """An access token to show to a service, and the chain that the service needs to verify it.
+
+    ``token`` is a compact JWS (``at+jwt``), which goes into the header ``Authorization``. ``chain``
+    is JSON in UTF-8 (docs/reference/delegation-formats.md, "A chain").
+    """
+
+    token: str
+    chain: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """An access token, minted here or verified; times are seconds since the epoch."""
+    """An access token, minted here or verified; times are seconds since the epoch.
+
+    ``isolation`` is one of ``ISOLATIONS``.
+    """
 
     token: str
     chain: Chain
+    isolation: str
     issued_at: int
     expires_at: int
     jti: str
 
 
-def mint(chain: Chain, issuer: Signer, *, now: int, jti: str) -> AccessToken:
-    """Mint a token for the last delegatee of a verified ``chain``; ``now`` is in seconds."""
+def mint(
+    chain: Chain, issuer: Signer, *, now: int, jti: str, isolation: str = SAME_PROCESS
+) -> AccessToken:
+    """Mint a token for the last delegatee of a verified ``chain``; ``now`` is in seconds.
+
+    ``isolation`` is one of ``ISOLATIONS``.
+    """
     expires_at = min(now + MAX_LIFETIME, chain.leaf.expires_at)
-    claims = _claims(chain, issued_at=now, expires_at=expires_at, jti=jti)
+    claims = {
+        **_claims(chain, issued_at=now, expires_at=expires_at, jti=jti),
+        ISOLATION_CLAIM: isolation,
+    }
     token = jws.sign(claims, issuer, typ=TYPE, header={"kid": issuer.key_id})
-    return AccessToken(token, chain, now, expires_at, jti)
+    return AccessToken(token, chain, isolation, now, expires_at, jti)
 
 
 def verify(
-    token: str, trust: TrustDocument, *, at: int, audience: str | None = None
+    token: str, chain: bytes, trust: TrustDocument, *, at: int, audience: str | None = None
 ) -> AccessToken:
-    """Verify a token and the chain in it as of ``at`` (seconds since the epoch).
+    """Verify a token, and the chain beside it, as of ``at`` (seconds since the epoch).
 
-    ``audience`` names the receiver; None is the trust domain itself. Raises ``DecodeError``
-    (``token.malformed``) and ``VerificationError``: ``token.audience``, ``token.expired``,
-    ``token.not_yet_valid``, ``token.lifetime``, ``token.mismatch`` for a claim that differs from
-    the chain. Raises also as ``jws.verify`` and ``verification.verify`` do.
+    ``chain`` is what ``Chain.dumps`` encodes. ``audience`` names the receiver; None is the trust
+    domain itself. Raises ``DecodeError`` (``token.malformed``) and ``VerificationError``:
+    ``token.audience``, ``token.expired``, ``token.not_yet_valid``, ``token.lifetime``,
+    ``token.mismatch`` for a claim that differs from the chain, also where the chain is another one
+    than the token names. Raises also as ``jws.verify`` and ``verification.loads`` do.
     """
     claims = _verified_claims(token, trust, at)
     issued_at, expires_at, jti = claims.get("iat"), claims.get("exp"), claims.get("jti")
-    carried = claims.get(CHAIN_CLAIM)
+    isolation = claims.get(ISOLATION_CLAIM)
     if (
         claims.keys() != _CLAIMS
         or not is_integer(issued_at)
         or not is_integer(expires_at)
         or not isinstance(jti, str)
         or not jws.is_jti(jti)
-        or not isinstance(carried, dict)
+        or not isinstance(isolation, str)
+        or isolation not in ISOLATIONS
     ):
         raise _malformed("its claims are not those of an access token")
     _check_times(issued_at, expires_at, at)
-    chain = verification.from_json(carried, trust, at=at)
-    if not grant.is_agent(chain.leaf.delegatee):
+    verified = verification.loads(chain, trust, at=at)
+    if not grant.is_agent(verified.leaf.delegatee):
         raise VerificationError("its chain ends with no agent", code="token.mismatch")
-    expected = _claims(chain, issued_at=issued_at, expires_at=expires_at, jti=jti)
+    expected = _claims(verified, issued_at=issued_at, expires_at=expires_at, jti=jti)
     for name, value in expected.items():
         if not _is_same(claims[name], value):
             message = f"its {name} is not what its chain says"
             raise VerificationError(message, code="token.mismatch")
-    if expires_at > chain.leaf.expires_at:
+    if expires_at > verified.leaf.expires_at:
         raise VerificationError("it outlives its chain", code="token.mismatch")
-    _require_audience(chain, f"spiffe://{trust.trust_domain}" if audience is None else audience)
-    return AccessToken(token, chain, issued_at, expires_at, jti)
+    _require_audience(verified, f"spiffe://{trust.trust_domain}" if audience is None else audience)
+    return AccessToken(token, verified, isolation, issued_at, expires_at, jti)
 
 
 def _verified_claims(token: str, trust: TrustDocument, at: int) -> dict[str, JSON]:
@@ -117,17 +154,6 @@ def _require_audience(chain: Chain, receiver: str) -> None:
         raise VerificationError(message, code="token.audience")
 
 
-def actors(chain: Chain) -> dict[str, JSON]:
-    """Return the ``act`` claim: the acting agent, with its delegator nested inside, and so on.
-
-    RFC 8693, 4.1.
-    """
-    nested: dict[str, JSON] = {}
-    for member in chain.members[1:]:
-        nested = {"sub": member, **({"act": nested} if nested else {})}
-    return nested
-
-
 def _claims(chain: Chain, *, issued_at: int, expires_at: int, jti: str) -> dict[str, JSON]:
     leaf = chain.leaf
     return {
@@ -140,9 +166,9 @@ def _claims(chain: Chain, *, issued_at: int, expires_at: int, jti: str) -> dict[
         "jti": jti,
         "scope": " ".join(leaf.scope),
         "cnf": {"jkt": leaf.key_id},
-        "act": actors(chain),
+        "act": {"sub": leaf.delegatee},  # the actors before are in the chain
         "txn": leaf.task_id,
-        CHAIN_CLAIM: chain.as_json(),
+        CHAIN_CLAIM: chain.sha256,
     }
 
 

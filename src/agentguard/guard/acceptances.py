@@ -15,7 +15,7 @@ MAX_ACCEPTANCES: Final = 4096
 
 _ACCEPTANCE: Final = 2 << 10
 _TIMES: Final = 4
-"""An acceptance takes so many bytes, and so many times the length of its token, about."""
+"""An acceptance takes so many bytes, and so many times the length of its tokens, about."""
 
 Key = tuple[str, tuple[str, ...]]
 """The key of a delegation (``Delegation.key``)."""
@@ -41,6 +41,13 @@ class Acceptance(NamedTuple):
     token: AccessToken
     renew_at: int
 
+    @property
+    def size(self) -> int:
+        """The length of the token and of the tokens of its chain, in characters."""
+        chain = self.token.chain
+        parts = (*(hop.token for hop in chain.hops), *(one.token for one in chain.credentials))
+        return len(self.token.token) + sum(map(len, parts))
+
 
 class Acceptances:
     """Acceptances by the keys of their delegations; the caller has a lock for all but ``get``.
@@ -61,7 +68,7 @@ class Acceptances:
     def keep(self, key: Key, acceptance: Acceptance) -> None:
         """Keep an acceptance in the place of the oldest where need be, or not at all."""
         self.drop(key)
-        size = _ACCEPTANCE + _TIMES * len(acceptance.token.token)
+        size = _ACCEPTANCE + _TIMES * acceptance.size
         while len(self._kept) >= MAX_ACCEPTANCES or not self._has_taken(size):
             if not self._kept:
                 return

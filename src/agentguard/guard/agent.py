@@ -15,6 +15,7 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import GuardedFunction, Tool
+from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import ConfigError
 from agentguard.guard.caller import Caller, unless_changed
@@ -113,12 +114,12 @@ class Agent:
             shared=False,  # the tuple and the dictionary were made for this call
         )
 
-    def access_token(self) -> str:
+    def access_token(self) -> IssuedToken:
         """Return an access token (``at+jwt``, RFC 8693 and 9068) for the delegation in force.
 
-        The token is valid for at most five minutes, is bound to this instance's key, and has the
-        chain in it (docs/how-to/delegation.md). Raises ``Denied`` without a delegation
-        (``delegation.missing``), and wherever a call would be denied.
+        The token is valid for at most five minutes, is bound to this instance's key, and names its
+        chain, which comes beside the token (docs/how-to/delegation.md). Raises ``Denied`` without a
+        delegation (``delegation.missing``), and wherever a call would be denied.
         """
         return self._caller.access_token()
 

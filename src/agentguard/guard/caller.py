@@ -14,6 +14,7 @@ from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation
 from agentguard.call.options import CallOptions
 from agentguard.delegation import context
+from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DelegationError
 from agentguard.flow import drive
@@ -142,7 +143,7 @@ class Caller(NamedTuple):
         run = None if lent is None else AgentRun(lent.principal, (), lent.root.task_id)
         return self.runtime.telemetry.workflow(name, run, conversation, paused)
 
-    def access_token(self) -> str:
+    def access_token(self) -> IssuedToken:
         """Return the access token of the delegation in force; raises ``Denied``."""
         instance = self.instance()
         try:

@@ -20,7 +20,7 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation, timestamp
 from agentguard.call.options import CallOptions
 from agentguard.delegation import access_token, chain_issuance, context, verification
-from agentguard.delegation.access_token import AccessToken
+from agentguard.delegation.access_token import AccessToken, IssuedToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
@@ -76,6 +76,7 @@ class Instance:
         self._roles_of = roles_of
         # RLocks: a signal handler may make a call while this thread holds one
         self._credential_lock = threading.RLock()
+        self._isolation = access_token.SAME_PROCESS if client is None else client.isolation
         self._renew_at = 0
         self._is_abandoned = False
         self._current: Credential | None = None
@@ -212,7 +213,11 @@ class Instance:
                 else self._extended_chain(delegation, domain, now)
             )
             token = access_token.mint(
-                chain, domain.issuer, now=at, jti=self.ports.entropy(16).hex()
+                chain,
+                domain.issuer,
+                now=at,
+                jti=self.ports.entropy(16).hex(),
+                isolation=self._isolation,
             )
             is_renewable = token.expires_at < chain.leaf.expires_at
             acceptance = Acceptance(
@@ -267,7 +272,7 @@ class Instance:
             lends=Delegation(chain, self.holder, chain.leaf.scope),
         )
 
-    def access_token(self, delegation: CurrentDelegation) -> str | None:
+    def access_token(self, delegation: CurrentDelegation) -> IssuedToken | None:
         """Return the access token of a delegation, None where no delegation is given or in force.
 
         Raises ``AgentguardError`` where a call under the delegation would be refused.
@@ -277,7 +282,7 @@ class Instance:
             return None
         acceptance = source.accept(self._now())
         require_unrevoked(self.ports.revocations, acceptance.authority.names)
-        return acceptance.token.token
+        return IssuedToken(acceptance.token.token, acceptance.token.chain.dumps())
 
     # --- its calls -------------------------------------------------------------------------------
 

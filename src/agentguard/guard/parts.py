@@ -17,6 +17,7 @@ from agentguard.call.invocation import Invocation
 from agentguard.call.journal import RunStore
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec
+from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.policy_place import PolicyPlace
@@ -66,7 +67,7 @@ class AgentInstance(Protocol):
     def describe_run(self, delegation: CurrentDelegation) -> AgentRun:
         """Describe a run of this agent under ``delegation``, for telemetry."""
 
-    def access_token(self, delegation: CurrentDelegation) -> str | None:
+    def access_token(self, delegation: CurrentDelegation) -> IssuedToken | None:
         """Return the access token of a delegation, None where no delegation is given or in force.
 
         Raises ``AgentguardError`` where a call under the delegation would be refused.

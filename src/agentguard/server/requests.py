@@ -16,7 +16,7 @@ from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import LAUNCHED
-from agentguard.errors import ApprovalError, DecodeError, ServerError
+from agentguard.errors import ApprovalError, DecodeError, DelegationError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
@@ -126,10 +126,12 @@ def chain(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> 
 
 
 def access_token(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Return the access token of a delegation."""
+    """Return the access token of a delegation, and the chain beside the token."""
     made = session.agent(header.get("agent"))
-    delegation = session.delegation(header.get("delegation"))
-    return Frame({"token": made.access_token(delegation)})
+    issued = made.access_token(session.delegation(header.get("delegation")))
+    if issued is None:
+        raise DelegationError("no delegation is given", code="delegation.missing")
+    return Frame({"token": issued.token}, [issued.chain])
 
 
 def accept_tool(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:

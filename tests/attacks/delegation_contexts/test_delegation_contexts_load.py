@@ -125,8 +125,10 @@ def test_many_users_in_threads(guard, scene, asked):
     with ThreadPoolExecutor(len(USERS)) as pool:
         made = list(pool.map(work, USERS))
     check_that_none_is_mixed_up(guard, asked, worker, helper)
-    for user, token in zip(USERS, made, strict=True):
-        verified = access_token.verify(token, guard.trust, at=int(now().timestamp()))
+    for user, issued in zip(USERS, made, strict=True):
+        verified = access_token.verify(
+            issued.token, issued.chain, guard.trust, at=int(now().timestamp())
+        )
         assert verified.chain.principal == user
 
 
@@ -159,8 +161,10 @@ def test_access_tokens_while_delegations_come_and_go(guard, worker):
     def work(user):
         for _ in range(3):
             with guard.delegate(user, scope=["read"]):
-                token = worker.access_token()
-            verified = access_token.verify(token, guard.trust, at=int(now().timestamp()))
+                issued = worker.access_token()
+            verified = access_token.verify(
+                issued.token, issued.chain, guard.trust, at=int(now().timestamp())
+            )
             if verified.chain.principal != user:
                 wrong.append(user)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from token_files import claims_of, write
+from token_files import claims_of
 
 from agentguard.cli.terminal import times
-from agentguard.delegation import access_token
-from agentguard.delegation.chain import CHAIN_TYPE
 
 LENT = """
 import sys
@@ -25,7 +22,9 @@ with Guard.open("agentguard.toml") as guard:
     @guard.tool
     def check() -> None:
         tester.call(read_file)
-        open("token", "w").write(tester.access_token() + "\\n")
+        issued = tester.access_token()
+        open("token", "w").write(issued.token + "\\n")
+        open("chain.json", "wb").write(issued.chain)
 
     lent = guard.delegate(
         "user:alice",
@@ -65,8 +64,6 @@ def lent(tmp_path_factory, told):
     (made.folder / "policies" / "authz.rego").write_text(policy)
     called = made.python("-c", LENT)
     assert called.returncode == 0, called.stderr
-    carried: Any = claims_of(made)[access_token.CHAIN_CLAIM]
-    write(made, "chain.json", {"type": CHAIN_TYPE, **carried})
     assert made.run("trust", "export", "-o", "trust.json").returncode == 0
     return made
 

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from token_files import claims_of, refused, told_as_json, words, write
 
 from agentguard.delegation import access_token, grant
+from agentguard.delegation.chain import hops_digest
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import b64url_encode
 from agentguard.signing.keys import Ed25519Signer
@@ -57,7 +59,7 @@ def test_without_a_service_it_is_the_application(other):
         "with Guard.open('agentguard.toml') as guard:\n"
         "    coder = guard.new_agent('coder')\n"
         "    with guard.delegate('user:alice', scope=['files:read']):\n"
-        "        open('token', 'w').write(coder.access_token())\n"
+        "        open('token', 'w').write(coder.access_token().token)\n"
     )
     assert other.python("-c", program).returncode == 0
     said = words(other.run("token", "inspect", "token"))
@@ -70,7 +72,9 @@ def test_inspected_as_json(lent):
     found = told_as_json(lent.run("token", "inspect", "token", "--json"))
     assert (found["holds"], found["problem"]) == (True, None)
     assert found["claims"]["sub"] == "user:alice"
-    assert access_token.CHAIN_CLAIM not in found["claims"]  # it is taken apart below
+    chain = (lent.folder / "chain.json").read_bytes()
+    digest = hops_digest(json.loads(chain)["hops"])
+    assert found["claims"][access_token.CHAIN_CLAIM] == digest
     assert [hop["depth"] for hop in found["hops"]] == [1, 2, 3]
     assert [hop["scope"] for hop in found["hops"]][1:] == ["files:read files:write", "files:read"]
     found = told_as_json(lent.run("token", "inspect", "chain.json", "--json"))
@@ -199,32 +203,35 @@ def test_for_somebody_else(lent):
 
 
 def test_elsewhere_with_the_trust_document_alone(lent, project):
-    for name in ("token", "task.json", "trust.json"):
+    for name in ("token", "chain.json", "task.json", "trust.json"):
         shutil.copy(lent.folder / name, project.folder)
-    for name in ("token", "task.json"):
+    for given in (("token", "--chain", "chain.json"), ("task.json",)):
         for command in ("inspect", "verify"):
-            assert project.run("token", command, name, "--trust", "trust.json").returncode == 0
+            assert project.run("token", command, *given, "--trust", "trust.json").returncode == 0
     state = lent.state
     assert project.run("token", "verify", "token", "--state", state, "--anchor", "").returncode == 0
 
 
 def test_without_one_it_is_explained_and_said_not_to_be_checked(lent, project):
-    shutil.copy(lent.folder / "token", project.folder)
-    result = project.run("token", "inspect", "token")
+    for name in ("token", "chain.json"):
+        shutil.copy(lent.folder / name, project.folder)
+    given = ("token", "--chain", "chain.json")
+    result = project.run("token", "inspect", *given)
     assert result.returncode == 0
     assert "NOT CHECKED: no trust document" in result.stdout
     assert "it holds" not in result.stdout
-    assert told_as_json(project.run("token", "inspect", "token", "--json"))["holds"] is None
-    refused(project.run("token", "verify", "token"), "config.missing")
+    assert told_as_json(project.run("token", "inspect", *given, "--json"))["holds"] is None
+    refused(project.run("token", "verify", *given), "config.missing")
     refused(project.run("token", "inspect", "token", "--state", "nowhere"), "storage.missing")
 
 
 def test_another_domain_believes_nothing_of_it(lent, project):
     assert project.run("init", "--trust-domain", "other.example").returncode == 0
-    for name in ("token", "task.json"):
+    for name in ("token", "chain.json", "task.json"):
         shutil.copy(lent.folder / name, project.folder)
+    for given in (("token", "--chain", "chain.json"), ("task.json",)):
         for command in ("inspect", "verify"):
-            result = project.run("token", command, name)
+            result = project.run("token", command, *given)
             assert (result.returncode, "[key.unknown]" in result.stdout) == (1, True)
 
 
@@ -279,17 +286,53 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]\u202e\r\n\x9b1m"
 
 def test_what_a_token_says_is_no_command_to_a_terminal(other):
     claims = claims_of(other)
-    hops: Any = claims[access_token.CHAIN_CLAIM]
-    grant_claims = jws.parse(hops["hops"][2]).claims()
-    hops["hops"][2] = unsigned({**grant_claims, "txn": HOSTILE}, grant.TYPE)
-    for change in ({"jti": HOSTILE}, {"sub": HOSTILE}, {"exp": 10**15}, {"exp": HOSTILE}, {}):
+    chain: Any = json.loads((other.folder / "chain.json").read_bytes())
+    grant_claims = jws.parse(chain["hops"][2]).claims()
+    chain["hops"][2] = unsigned({**grant_claims, "txn": HOSTILE}, grant.TYPE)
+    beside = ("--chain", write(other, "spoilt.json", chain))
+    alone = ("--state", "state")  # which has no chain of this digest
+    for change in (
+        {"jti": HOSTILE},
+        {"sub": HOSTILE},
+        {"aud": [HOSTILE]},
+        {"exp": 10**15},
+        {"exp": HOSTILE},
+        {access_token.CHAIN_CLAIM: HOSTILE},
+        {},
+    ):
         (other.folder / "hostile").write_text(unsigned({**claims, **change}))
-        result = other.run("token", "inspect", "hostile")
-        assert result.returncode == 1
-        shown = result.stdout
-        assert not any(ord(c) < 32 and c != "\n" for c in shown)
-        assert not {"\x7f", "\x9b", "\u202e"} & set(shown)
-        assert other.run("token", "inspect", "hostile", "--json").returncode == 1
+        for more in (beside, alone):
+            result = other.run("token", "inspect", "hostile", *more)
+            shown = result.stdout
+            assert not any(ord(c) < 32 and c != "\n" for c in shown)
+            assert not {"\x7f", "\x9b", "\u202e"} & set(shown)
+        assert other.run("token", "inspect", "hostile", *beside, "--json").returncode == 1
+
+
+def test_a_token_without_its_chain_shows_what_it_says_itself(lent, tmp_path):
+    """A receiver has neither the state nor its log."""
+    for name in ("token", "chain.json", "trust.json"):
+        shutil.copy(lent.folder / name, tmp_path)
+    elsewhere = replace(lent, folder=tmp_path)
+    said = words(elsewhere.run("token", "inspect", "token", "--trust", "trust.json"))
+    assert "for user:alice may files:read towards spiffe://project.internal" in said
+    assert "NOT CHECKED: its chain is not known: give --chain FILE" in said
+    refusal = elsewhere.run("token", "verify", "token", "--trust", "trust.json")
+    assert refusal.returncode == 2
+    assert "give its file with --chain FILE" in refusal.stderr
+    given = ("--trust", "trust.json", "--chain", "chain.json")
+    said = words(elsewhere.run("token", "inspect", "token", *given))  # the twin
+    assert re.search(r"hop 3 agent:coder:\S{4} lets agent:tester:\S{4}: files:read;", said)
+    assert "it holds: every signature, link and limit" in said
+    assert elsewhere.run("token", "verify", "token", *given).returncode == 0
+    assert elsewhere.run("token", "verify", "chain.json", *given).returncode == 2
+
+
+def test_the_chain_of_another_token_does_not_verify_a_token(lent):
+    given = ("--trust", "trust.json", "--chain", "task.json")
+    result = lent.run("token", "verify", "token", *given)
+    assert result.returncode == 1
+    assert "it does not hold [token.mismatch]" in result.stdout
 
 
 def test_a_thousand_hops_are_no_problem(other):

@@ -129,7 +129,8 @@ def _name(settings: Config, what: str, *, in_advance: bool) -> str:
     is_name = is_agent or in_advance
     is_file = not is_name and token_parts.is_path(what) and token_parts.is_file(what)
     if is_file or token_parts.is_inline(what):
-        return token_parts.read(what).last_hop_id
+        with closing(StateReader(settings.state)) as reader:
+            return token_parts.read(what).with_chain_of(reader).last_hop_id
     if is_agent:
         return f"agent:{what}"
     agents = {f"agent:{name}" for name in settings.agents}

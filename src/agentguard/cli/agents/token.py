@@ -6,7 +6,8 @@ apart is in ``token_parts.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -18,7 +19,7 @@ from agentguard.cli.agents import token_parts
 from agentguard.cli.agents.token_parts import TokenParts
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
-from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal import files, location, screen, times
 from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
@@ -29,7 +30,7 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.grant import Grant
-from agentguard.errors import AgentguardError, DecodeError
+from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -52,6 +53,14 @@ AudienceOption = Annotated[
         help="The audience to verify for; by default the trust domain itself.",
     ),
 ]
+ChainOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--chain",
+        metavar="FILE",
+        help="The chain of an access token; by default the one in the state's log.",
+    ),
+]
 AtOption = Annotated[
     datetime | None,
     typer.Option(
@@ -64,12 +73,16 @@ AtOption = Annotated[
 
 
 class VerificationInput(NamedTuple):
-    """The input of a verification: where the log is, whom to trust, the audience and the time."""
+    """The input of a verification: where the log is, whom to trust, the audience and the time.
+
+    ``chain`` is the file with the chain of an access token, None to look into the log.
+    """
 
     config: Path | None
     state: Path | None
     anchor: str | None
     trust: Path | None
+    chain: Path | None
     audience: str | None
     at: datetime
 
@@ -85,10 +98,11 @@ def _input(
     state: StateOption = None,
     anchor: AnchorOption = None,
     trust: TrustOption = None,
+    chain: ChainOption = None,
     audience: AudienceOption = None,
     at: AtOption = None,
 ) -> VerificationInput:
-    return VerificationInput(config, state, anchor, trust, audience, at or times.now())
+    return VerificationInput(config, state, anchor, trust, chain, audience, at or times.now())
 
 
 _with_options: Final = options_from("given", _input)
@@ -103,11 +117,11 @@ def inspect(source: TokenArgument, *, given: VerificationInput, json: JsonOption
     time of expiry, and says which hop is wrong. Signatures are checked where there is a trust
     document (--trust, or that of the state).
     """
-    parts = token_parts.read(source)
+    parts = _parts(source, given)
     trust: TrustDocument | None = None
-    doubt = ""
+    doubt = "its chain is not known: give --chain FILE" if parts.lacks_chain else ""
     try:
-        trust = _trust(given)
+        trust = None if parts.lacks_chain else _trust(given)
     except AgentguardError as error:
         if given.trust is not None or given.names_a_state:
             raise
@@ -136,7 +150,10 @@ def verify(source: TokenArgument, *, given: VerificationInput, json: JsonOption 
 
     Exit code 1 if it does not hold. Where there is a state, revocations and a freeze count as well.
     """
-    parts = token_parts.read(source)
+    parts = _parts(source, given)
+    if parts.lacks_chain:
+        message = "the chain of the token is not known: give its file with --chain FILE"
+        raise ConfigError(message)
     problem = _problem(parts, _trust(given), given)
     refusal = None if problem is not None else _refusal(parts, given)
     code, what = (problem.code, str(problem)) if problem is not None else refusal or ("", "")
@@ -148,6 +165,25 @@ def verify(source: TokenArgument, *, given: VerificationInput, json: JsonOption 
         screen.line(screen.styled("ok", "it holds: every signature, link and limit"))
     if code:
         raise typer.Exit(1)
+
+
+def _parts(source: str, given: VerificationInput) -> TokenParts:
+    """Return the parts of what a person names, with the chain of a token if it can be found."""
+    parts = token_parts.read(source)
+    if given.chain is not None:
+        if parts.claims is None:
+            raise ConfigError("--chain is for an access token: leave the option out")
+        return parts.with_chain(files.read(given.chain))
+    if not parts.lacks_chain:
+        return parts
+    try:
+        reader = location.locate(given.config, given.state, given.anchor).reader()
+    except AgentguardError:
+        if given.names_a_state:
+            raise
+        return parts
+    with closing(reader):
+        return parts.with_chain_of(reader)
 
 
 def _trust(given: VerificationInput) -> TrustDocument:
@@ -163,13 +199,13 @@ def _problem(
     """Return why the token or the delegation does not verify; None if it does."""
     at = seconds(given.at)
     try:
-        if parts.claims is not None:
-            access_token.verify(parts.text, trust, at=at, audience=given.audience)
-        elif parts.text.startswith("{"):
-            verification.loads(parts.text.encode(), trust, at=at)
-        else:
+        if parts.chain is None:
             message = "a hop by itself shows nothing: give the token or the delegation"
             raise DecodeError(message, code="chain.malformed")
+        if parts.claims is not None:
+            access_token.verify(parts.text, parts.chain, trust, at=at, audience=given.audience)
+        else:
+            verification.loads(parts.chain, trust, at=at)
     except AgentguardError as error:
         return error
     return None
@@ -204,6 +240,8 @@ def _rows(parts: TokenParts) -> Iterator[tuple[str, str | Text]]:
     if parts.claims is not None:
         expires_at = parts.claims.get("exp")
         yield "token", f"{parts.claims.get('jti')}, until {_time(expires_at)}"
+        if parts.lacks_chain:
+            yield from _claimed(parts.claims)
     before = None
     for number, hop in enumerate(parts.hops, start=1):
         parent, before = before, hop if isinstance(hop, Grant) else None
@@ -213,6 +251,14 @@ def _rows(parts: TokenParts) -> Iterator[tuple[str, str | Text]]:
             yield f"hop {number}", line
         else:
             yield f"hop {number}", screen.styled("fail", f"can't be read [{hop.code}]: {hop}")
+
+
+def _claimed(claims: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:
+    """Return rows of what a token says by itself, without its chain."""
+    named = {"who": "client_id", "for": "sub", "may": "scope", "towards": "aud"}
+    for title, claim in named.items():
+        value = claims.get(claim)
+        yield title, " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _time(moment: JSON) -> str:
@@ -233,5 +279,5 @@ def _as_json(
     ]
     description = {"code": problem.code, "what": str(problem)} if problem is not None else None
     holds = problem is None if checked else None
-    claims = {k: v for k, v in (parts.claims or {}).items() if k != access_token.CHAIN_CLAIM}
-    return {"holds": holds, "problem": description, "claims": claims or None, "hops": hops}
+    claims = None if parts.claims is None else dict(parts.claims)
+    return {"holds": holds, "problem": description, "claims": claims, "hops": hops}

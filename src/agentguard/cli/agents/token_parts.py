@@ -10,13 +10,17 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from agentguard.audit import statements
+from agentguard.audit.find import find_chain
+from agentguard.audit.log import LogReader
 from agentguard.cli.agents import delegations
 from agentguard.cli.terminal import files
 from agentguard.delegation import access_token, grant
+from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.signing import canonical, jws
@@ -28,10 +32,15 @@ _COMPACT_JWS: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9
 
 @dataclass(frozen=True, slots=True)
 class TokenParts:
-    """The text, the claims of an access token (else None), and each hop or why it can't be read."""
+    """The text, the claims of an access token (else None), and each hop or why it can't be read.
+
+    ``chain`` is a stored delegation, or the chain beside an access token; None for a single hop,
+    and for a token whose chain is not known.
+    """
 
     text: str
     claims: Mapping[str, JSON] | None
+    chain: bytes | None
     hops: list[Grant | AgentguardError]
 
     @property
@@ -55,6 +64,31 @@ class TokenParts:
             return last.jti
         message = "it has no hop that can be read: name what to revoke"
         raise ConfigError(message, code="hop.malformed")
+
+    @property
+    def lacks_chain(self) -> bool:
+        """Whether this is an access token whose chain is not known."""
+        return self.claims is not None and self.chain is None
+
+    def with_chain_of(self, reader: LogReader) -> TokenParts:
+        """Return the parts with the chain that the log has for the token, if there is one.
+
+        Raises ``StorageError``.
+        """
+        claims = self.claims or {}
+        digest, delegatee = claims.get(access_token.CHAIN_CLAIM), claims.get("client_id")
+        if not (self.lacks_chain and isinstance(digest, str) and isinstance(delegatee, str)):
+            return self
+        entry = find_chain(reader, digest, delegatee)
+        if entry is None:
+            return self
+        hops, credentials = statements.chain_tokens(entry)
+        found = {"type": CHAIN_TYPE, "hops": hops, "credentials": credentials}
+        return self.with_chain(canonical.dumps(found))
+
+    def with_chain(self, chain: bytes) -> TokenParts:
+        """Return the parts with a chain beside the token; raises ``DecodeError``."""
+        return replace(self, chain=chain, hops=_hops(canonical.loads_object(chain)))
 
 
 def is_inline(text: str) -> bool:
@@ -93,13 +127,13 @@ def read(source: str) -> TokenParts:
         text = files.read(Path(source)).decode("utf-8", "replace")
     text = text.strip()
     if text.startswith("{"):
-        return TokenParts(text, None, _hops(canonical.loads_object(text.encode())))
+        chain = text.encode()
+        return TokenParts(text, None, chain, _hops(canonical.loads_object(chain)))
     parsed = jws.parse(text)
     claims = parsed.claims()
     if parsed.header.get("typ") == grant.TYPE:
-        return TokenParts(text, None, [grant.read(text)])
-    chain = claims.get(access_token.CHAIN_CLAIM)
-    return TokenParts(text, claims, _hops(chain) if isinstance(chain, dict) else [])
+        return TokenParts(text, None, None, [grant.read(text)])
+    return TokenParts(text, claims, None, [])
 
 
 def _hops(members: Mapping[str, JSON]) -> list[Grant | AgentguardError]:
