@@ -138,6 +138,8 @@ def test_facts_that_the_application_looks_up(place):
     with pytest.raises(Denied) as caught:
         agent.call(balance, "nobody's")
     assert caught.value.code == "facts.failed"
+    assert "KeyError" in caught.value.reason
+    assert "Traceback" not in place.said()  # the client's log has the traceback
 
 
 def test_a_delegation_and_the_hop_to_a_sub_agent(place):

@@ -187,3 +187,16 @@ def health_of(address, folder):
     settings = config.parse(tables, source="test", base=folder)
     assert settings.server is not None
     return settings.server.health
+
+
+def test_a_server_that_can_not_start_leaves_no_file_beside_its_socket(founded, port):
+    with socket.create_server(("127.0.0.1", port)):
+        serve = ("-m", "agentguard.cli", "serve")
+        refused = founded.programs.run(*serve, cwd=founded.folder)
+        assert refused.returncode != 0
+        assert f"port {port}" in refused.stderr
+        assert not [*founded.folder.glob("s*.lock"), *founded.folder.glob("s")]
+    founded.start()
+    assert [path.name for path in founded.folder.glob("s*")] == ["s", "state"]
+    founded.stop()
+    assert not (founded.folder / "s").exists()

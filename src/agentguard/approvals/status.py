@@ -64,6 +64,15 @@ class RequestStatus:
         return f"the request {self.request_id} {state}{by}, and {end}"
 
 
+Shows = Callable[[str], bool]
+"""Returns whether the reader may see the requests of the agent with this name."""
+
+
+def shows_all(_agent: str) -> bool:
+    """Show the requests of each agent: the ``Shows`` of the guard's own process."""
+    return True
+
+
 History = Callable[[str], RequestStatus | None]
 """Returns what became of the request whose id begins so, from the log; None for no such request."""
 

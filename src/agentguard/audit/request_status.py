@@ -11,7 +11,13 @@ from contextlib import suppress
 from typing import Final
 
 from agentguard.approvals.answer import Approval
-from agentguard.approvals.status import CallState, RequestState, RequestStatus
+from agentguard.approvals.status import (
+    CallState,
+    RequestState,
+    RequestStatus,
+    Shows,
+    shows_all,
+)
 from agentguard.audit import approval_checks
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
@@ -28,14 +34,17 @@ _SHORTEST: Final = 8
 _OUTCOMES: Final[Mapping[str, CallState]] = {"ok": "ran", "error": "failed", "not_run": "not_made"}
 
 
-def status_of_request(reader: LogReader, request_id: str, now: int) -> RequestStatus | None:
+def status_of_request(
+    reader: LogReader, request_id: str, now: int, shows: Shows = shows_all
+) -> RequestStatus | None:
     """Return what became of the one request whose id begins with ``request_id``; None for none.
 
-    ``now`` is in seconds since the epoch. Raises ``StorageError``.
+    ``now`` is in seconds since the epoch. The requests of an agent that ``shows`` leaves out count
+    as none. Raises ``StorageError``.
     """
     if len(request_id) < _SHORTEST:
         return None
-    found = list(_requests(reader, request_id))
+    found = [one for one in _requests(reader, request_id) if _is_shown(one.entry, shows)]
     if len({str(one.entry.members["request_id"]) for one in found}) != 1:
         return None
     request = found[0].entry
@@ -67,6 +76,13 @@ def _requests(reader: LogReader, request_id: str) -> Iterator[LocatedEntry]:
                 request_id
             ):
                 yield located
+
+
+def _is_shown(request: Entry, shows: Shows) -> bool:
+    if shows is shows_all:
+        return True
+    name = agent_name(str(request.members["agent"]))
+    return name is not None and shows(name)
 
 
 def _decision(

@@ -30,6 +30,7 @@ from agentguard.flow.authority import Actor, Authority, DelegationSource
 from agentguard.flow.effects import Begin, Do, Effect, LookUp
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
+from agentguard.flow.reported import ReportedFailure
 from agentguard.identity.revocation import require_unrevoked
 from agentguard.signing.canonical import b64_encode
 
@@ -43,6 +44,7 @@ MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
 
 
+_FAILED: Final = "the look-up of facts failed"
 _EXPOSED: Final = (
     "an argument holds a secret that was released to the call around, and arguments go to the "
     "policy, to approvers and into the log"
@@ -360,9 +362,11 @@ def _facts(
         facts = yield LookUp(look_up, facts_input)
         if isinstance(facts, Mapping):
             return dict(facts), None, None
+    except ReportedFailure as error:
+        reason = f"{_FAILED} ({type(error).__name__})"
+        return {}, Decision.refusal(reason, code="facts.failed"), None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
-        failed = Decision.failure("facts.failed", "the look-up of facts failed", error)
-        return {}, failed, None
+        return {}, Decision.failure("facts.failed", _FAILED, error), None
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
         return {}, interrupted(error), error
     reason = f"the look-up of facts returned a {type(facts).__name__}, not a mapping"

@@ -1,7 +1,8 @@
-"""How a tool has ended in another process, as that process reports the end.
+"""What another process reports of a call: how the tool has ended, or that a look-up has failed.
 
-A guard server runs the steps of a call, and a client runs the tool. The client knows the result or
-the exception, and which ``Ending`` the framework gives the exception (``endings.py``).
+A guard server runs the steps of a call, and a client runs the tool and the application's look-up of
+facts. The client knows the result or the exception, and which ``Ending`` the framework gives the
+exception (``endings.py``).
 """
 
 from __future__ import annotations
@@ -31,3 +32,10 @@ class ReportedError(BaseException):
         super().__init__(type_name)
         self.ending = ending
         self.type_name = type_name
+
+
+class ReportedFailure(Exception):  # noqa: N818  the client's exception is the error
+    """Raised in the place of what a client's look-up of facts has raised.
+
+    A subclass has the name of the exception's type. The client's own log has the traceback.
+    """

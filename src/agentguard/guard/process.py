@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.status import RequestStatus
+from agentguard.approvals.status import RequestStatus, Shows, shows_all
 from agentguard.approvals.store import Store
 from agentguard.audit import records
 from agentguard.audit.request_status import status_of_request
@@ -198,17 +198,24 @@ class Runtime:
         policy = self._settings.policy
         return None if policy is None or policy.server is None else policy.server.url
 
-    def inbox(self) -> ApprovalInbox:
-        """Return the inbox in which people answer requests for approvals."""
+    def inbox(self, shows: Shows = shows_all) -> ApprovalInbox:
+        """Return the inbox in which people answer requests for approvals.
+
+        Of past requests, the inbox knows those of the agents that ``shows`` lets through.
+        """
         self.current_ports()
         store, roster = self.approval_store(self.domain), self._settings.roster
-        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, self.status)
+        history = partial(self.status, shows=shows)
+        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, history)
 
-    def status(self, request_id: str) -> RequestStatus | None:
-        """Return what became of a request that does not wait any more."""
+    def status(self, request_id: str, shows: Shows = shows_all) -> RequestStatus | None:
+        """Return what became of a request that does not wait any more.
+
+        None for no such request, or one of an agent that ``shows`` leaves out.
+        """
         self.flush()
         with closing(self.domain.read()) as reader:
-            return status_of_request(reader, request_id, seconds(clock()))
+            return status_of_request(reader, request_id, seconds(clock()), shows)
 
     def _require_open(self) -> None:
         if self._closed:

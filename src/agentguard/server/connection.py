@@ -7,8 +7,9 @@ message of another user, end the connection: nothing more can be understood on i
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final, Protocol
 
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
@@ -17,7 +18,7 @@ from agentguard.server.figures import Figures
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
 from agentguard.server.share import LARGE, Share
-from agentguard.wire import values
+from agentguard.wire import frame, values
 from agentguard.wire.frame import PROTOCOL, Frame
 from agentguard.wire.stream import EndedError, Stream
 
@@ -72,6 +73,15 @@ class Sessions(Protocol):
 
     def forget(self, session: Session) -> None:
         """Forget a session: its client goes, and its calls under way stay in doubt."""
+
+
+def refuse(accepted: socket.socket, error: ServerError) -> None:
+    """Say why a user gets no connection; before TLS, nothing can be said to another machine."""
+    with suppress(OSError):
+        if accepted.family == socket.AF_UNIX:
+            accepted.settimeout(0)
+            accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
+    accepted.close()
 
 
 def serve(stream: Stream, sessions: Sessions, parts: Embedded, share: Share) -> None:

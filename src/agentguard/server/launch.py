@@ -23,11 +23,11 @@ from agentguard.domain.config.server import LAUNCHED, ClientConfig
 from agentguard.errors import AgentguardError, DecodeError, ServerError
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
+from agentguard.wire.peer import ROOT
 from agentguard.wire.stream import EndedError, Stream
 
 _LOGGER = logging.getLogger("agentguard")
 
-_ROOT: Final = 0
 _NOBODY: Final = (1 << 32) - 1
 """The number that is no user's."""
 
@@ -61,11 +61,11 @@ def read_launch(
 
 
 def _require_launcher(requester: int, uid: int, own: int) -> None:
-    if requester not in (_ROOT, own):
+    if requester not in (ROOT, own):
         message = "only root and the server's own user start programs for the guard server"
-    elif requester != _ROOT and uid != own:
+    elif requester != ROOT and uid != own:
         message = f"only root starts a program under another user ({uid})"
-    elif uid == _ROOT != own:
+    elif uid == ROOT != own:
         message = "a program under root reaches the server's keys: name a user with --user"
     else:
         return

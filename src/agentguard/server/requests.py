@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.status import RequestStatus
+from agentguard.approvals.store import Store
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
@@ -39,7 +43,6 @@ _TERMS: Final = (
     "audience",
 )
 _DONE: Final = Frame({})
-_WHOLE_ID: Final = 32
 _MOST_NAMES: Final = 256
 _LONGEST_NAME: Final = 1024
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -164,7 +167,7 @@ def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
     found = [
         (key, request)
         for key, request in parts.requests().pending()
-        if _is_visible(session, request)
+        if _shows(session, request.agent_name)
         and (after is None or (request.requested_at, request.request_id) > after)
     ]
     page = found[:MAX_BLOBS]
@@ -175,7 +178,7 @@ def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
 def read_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return the request under a key, with its answers."""
     stored = parts.requests().read(_key(header))
-    if stored is None or not _is_visible(session, stored.request):
+    if stored is None or not _shows(session, stored.request.agent_name):
         return Frame({"request": None})
     answers = [envelope.as_json() for envelope in stored.answers]
     request = stored.request.dumps().decode()
@@ -194,13 +197,16 @@ def altered(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
 
 def refusal(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return why the call of a request can't run now."""
-    return Frame({"refusal": parts.requests().refusal(_request(session, header))})
+    request, requests = _request(session, header), parts.requests()
+    if not _waits(request, requests):  # what is revoked, and of whom, is nobody's to try out
+        raise _unknown(request)
+    return Frame({"refusal": requests.refusal(request)})
 
 
 def answer(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Store a signed answer of a person; the signature says whose answer it is."""
     envelope = Envelope.parse(header.get("answer"))
-    parts.inbox().accept(_request(session, header), envelope)
+    _inbox(parts, session).accept(_request(session, header), envelope)
     return _DONE
 
 
@@ -217,10 +223,10 @@ def vouch(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
         raise DecodeError("not a verdict", code="frame.malformed")
     principal = values.text(header.get("principal"))
     if header.get("only_checks") is True:
-        parts.inbox().check(request, verdict, principal=principal)
+        _inbox(parts, session).check(request, verdict, principal=principal)
         return Frame({"answer": None})
     note = values.text(header.get("note"))
-    given = parts.inbox().vouch(request, verdict, principal=principal, note=note)
+    given = _inbox(parts, session).vouch(request, verdict, principal=principal, note=note)
     return Frame({"answer": given.envelope.as_json()})
 
 
@@ -228,24 +234,36 @@ def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: 
     """Withdraw a request whose call nobody will make any more."""
     request, requests = _request(session, header), parts.requests()
     key = None if header.get("key") is None else _key(header)
-    waiting = [one for _key, one in requests.pending() if one.request_id == request.request_id]
-    if waiting != [request] and (waiting or parts.runtime.status(request.request_id) is None):
+    if not _waits(request, requests) and _past(parts, session, request.request_id) is None:
         raise _unknown(request)  # of another agent, say
     return Frame({"withdrawn": requests.withdraw(request, key)})
 
 
 def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Return what became of a request."""
-    request_id = values.text(header.get("request_id"))
-    if len(request_id) < _WHOLE_ID and not session.client.answers:
-        return Frame({"status": None})  # nobody can guess a whole id
-    status = parts.runtime.status(request_id)
+    """Return what became of a request of the client's agents, or of any that it may answer."""
+    status = _past(parts, session, values.text(header.get("request_id")))
     return Frame({"status": None if status is None else values.status(status)})
+
+
+def _past(parts: Embedded, session: Session, request_id: str) -> RequestStatus | None:
+    """Return what became of a request, None for one that the client does not see."""
+    return parts.runtime.status(request_id, partial(_shows, session))
+
+
+def _inbox(parts: Embedded, session: Session) -> ApprovalInbox:
+    """Return the inbox, whose errors tell the client nothing of another client's requests."""
+    return parts.runtime.inbox(partial(_shows, session))
+
+
+def _waits(request: ApprovalRequest, requests: Store) -> bool:
+    """Whether the store has this very request: a client can write one with another's id."""
+    stored = [one for _key, one in requests.pending() if one.request_id == request.request_id]
+    return stored == [request]
 
 
 def _request(session: Session, header: Header) -> ApprovalRequest:
     request = ApprovalRequest.loads(values.text(header.get("request")).encode())
-    if not _is_visible(session, request):
+    if not _shows(session, request.agent_name):
         raise _unknown(request)
     return request
 
@@ -263,8 +281,9 @@ def _key(header: Header) -> str:
     return key
 
 
-def _is_visible(session: Session, request: ApprovalRequest) -> bool:
-    return session.client.answers or session.client.may_be(request.agent_name)
+def _shows(session: Session, agent: str) -> bool:
+    """Whether the client sees the requests of an agent: its own, or all where it may answer."""
+    return session.client.answers or session.client.may_be(agent)
 
 
 # --- runs -------------------------------------------------------------------------------------

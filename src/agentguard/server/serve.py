@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,14 +34,11 @@ from agentguard.server.launch import Channels, read_launch
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
 from agentguard.server.share import MOST_CONNECTIONS, Share
-from agentguard.wire import frame, values
 from agentguard.wire.frame import Frame
+from agentguard.wire.peer import ROOT, peer_of
 from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
-
-_ROOT: Final = 0
-"""The user who reaches the server's files and memory, whatever the server's own user is."""
 
 _OWN_FILES: Final = 256
 """The descriptors that the server needs beside those of connections."""
@@ -107,15 +103,13 @@ class GuardServer:
         self.in_doubt = 0
         self.figures = Figures()
         self._is_inherited = listener is not None
-        local = unix_socket.listen(self._limits.socket()) if listener is None else listener
-        self._listeners: dict[sockets.socket, Callable[[sockets.socket], None]] = {
-            local: lambda accepted: self._begin(accepted, None)
-        }
-        if self._limits.tls is not None:
+        self._listeners: dict[sockets.socket, Callable[[sockets.socket], None]] = {}
+        if self._limits.tls is not None:  # first: where it fails, no file of a socket stays behind
             context = tls.context_of(self._limits.tls)
             begin = partial(self._begin_remote, context=context)
             self._listeners[tls.listen(self._limits.tls)] = begin
-        self._local = local
+        self._local = self._at_socket() if listener is None else listener
+        self._listeners[self._local] = lambda accepted: self._begin(accepted, None)
         self._wakes, self._woken = sockets.socketpair()
         self._threads = [
             threading.Thread(target=work, name=f"agentguard-{name}", daemon=True)
@@ -123,6 +117,14 @@ class GuardServer:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _at_socket(self) -> sockets.socket:
+        try:
+            return unix_socket.listen(self._limits.socket())
+        except BaseException:
+            for listener in self._listeners:
+                listener.close()
+            raise
 
     @property
     def socket(self) -> Path:
@@ -172,8 +174,8 @@ class GuardServer:
         """
 
         def admit() -> tuple[Owner, Callable[[], _Admitted]]:
-            uid = unix_socket.peer_of(accepted) if launched is None else _uid_of(launched)
-            if launched is None and uid not in (_ROOT, self._uid):  # who launch programs
+            uid = peer_of(accepted) if launched is None else _uid_of(launched)
+            if launched is None and uid not in (ROOT, self._uid):  # who launch programs
                 self._client_of(uid)
 
             def admitted() -> _Admitted:
@@ -205,7 +207,7 @@ class GuardServer:
             work = partial(self._serve, accepted, admitted, share)
             threading.Thread(target=work, name="agentguard-client", daemon=True).start()
         except ServerError as error:
-            _refuse(accepted, error)
+            connection.refuse(accepted, error)
         except (OSError, RuntimeError):  # the client has gone; or no thread can be started
             accepted.close()
             with self._lock:
@@ -312,7 +314,7 @@ class GuardServer:
     def _isolation(self, uid: int | None) -> Isolation:
         if uid is None:
             return "remote"
-        return "same-user" if uid in (self._uid, _ROOT) else "separate-user"
+        return "same-user" if uid in (self._uid, ROOT) else "separate-user"
 
     def _client_of(self, uid: int | None) -> ClientConfig:
         """Return the client that a user is; raises ``ServerError`` (``server.stranger``).
@@ -367,11 +369,10 @@ class GuardServer:
         self._wakes.close()
         self._threads[0].join()
         self._woken.close()
+        if not self._is_inherited:
+            unix_socket.remove(self._limits.socket())
         for listener in self._listeners:
             listener.close()
-        if not self._is_inherited:
-            with suppress(OSError):
-                self._limits.socket().unlink()
         with self._lock:
             streams, sessions = list(self._streams), list(self._sessions.values())
         self._channels.close()
@@ -388,12 +389,3 @@ def _owner(uid: int | None, client: ClientConfig) -> Owner:
 def _uid_of(launched: ClientConfig) -> int:
     assert launched.uid is not None  # noqa: S101  a program has a user
     return launched.uid
-
-
-def _refuse(accepted: sockets.socket, error: ServerError) -> None:
-    """Say why a user gets no connection; before TLS, nothing can be said to another machine."""
-    with suppress(OSError):
-        if accepted.family == sockets.AF_UNIX:
-            accepted.settimeout(0)
-            accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
-    accepted.close()

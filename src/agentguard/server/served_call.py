@@ -27,7 +27,7 @@ from agentguard.errors import DecodeError, EncodeError
 from agentguard.flow import endings
 from agentguard.flow.drive import Flow, perform
 from agentguard.flow.effects import Ask, Begin, Effect, LookUp, NotRun, Run
-from agentguard.flow.reported import ReportedError, ReportedResult
+from agentguard.flow.reported import ReportedError, ReportedFailure, ReportedResult
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.reports import Recorder
@@ -263,7 +263,7 @@ def failure_named(name: str, *, interrupts: bool) -> BaseException:
 
     The log names the exception's type. Raises ``DecodeError`` for a text that is no name.
     """
-    base: type[BaseException] = BaseException if interrupts else Exception
+    base: type[BaseException] = BaseException if interrupts else ReportedFailure
     failure: BaseException = _type(name, base)()
     return failure
 

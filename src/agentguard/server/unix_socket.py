@@ -1,17 +1,18 @@
-"""The unix socket of a guard server: where it listens, and which user is at the other end."""
+"""The unix socket of a guard server: its file, and the lock under which a server makes the file."""
 
 from __future__ import annotations
 
+import os
 import socket as sockets
 import stat
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from agentguard.errors import ServerError
 from agentguard.storage import lock
 
-_PEER: Final = struct.Struct("3i")
 _BACKLOG: Final = 256
 
 
@@ -23,7 +24,7 @@ def listen(path: Path) -> sockets.socket:
     listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock.held(path.with_name(f"{path.name}.lock")):
+        with _locked(path):
             _remove_stale(path)
             listener.bind(str(path))
             path.chmod(0o666)  # whoever reaches the folder may connect; the kernel says who
@@ -36,6 +37,37 @@ def listen(path: Path) -> sockets.socket:
         listener.close()
         raise
     return listener
+
+
+def remove(path: Path) -> None:
+    """Remove the socket's file, while the server still listens: no other server's file is there."""
+    with suppress(OSError):
+        path.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock under which one server at a time makes its socket, and leave no lock's file."""
+    name = path.with_name(f"{path.name}.lock")
+    while True:
+        number = lock.acquire(name)
+        try:
+            if _is_at(name, number):
+                try:
+                    yield
+                finally:
+                    name.unlink()
+                return
+        finally:
+            lock.release(number)
+
+
+def _is_at(name: Path, number: int) -> bool:
+    """Whether an open file still has this name: the server before may have removed the file."""
+    try:
+        return os.path.samestat(os.fstat(number), name.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_stale(path: Path) -> None:
@@ -54,10 +86,3 @@ def _remove_stale(path: Path) -> None:
             return
     message = f"another guard server listens at {path}: stop that server first"
     raise ServerError(message, code="server.address")
-
-
-def peer_of(accepted: sockets.socket) -> int:
-    """Return the user of the process that has connected."""
-    packed = accepted.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
-    uid: int = _PEER.unpack(packed)[1]
-    return uid

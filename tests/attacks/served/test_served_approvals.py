@@ -102,13 +102,37 @@ def test_a_key_is_no_path(mallory, desk, key):
         assert client.got("approvals.read", key="a" * 64).header["request"] is None
 
 
-def test_history_is_not_read_by_guessing(mallory, victim, desk, waiting):
+@pytest.fixture
+def rejected(desk, waiting):
+    """A request of the victim that was rejected, and whose call was made again."""
     desk.got("approvals.vouch", **waiting.asked, verdict="reject", principal="user:bob", note="")
     assert waiting.again().header["decision"]["code"] == "approval.rejected"
-    whole = waiting.request.request_id
-    for part in ("", whole[:1], whole[:8], whole[:31], "%", "*", "_" * 31):
+    return waiting
+
+
+def test_history_is_for_the_clients_of_the_agent_and_for_those_who_answer(
+    mallory, victim, desk, rejected
+):
+    whole = rejected.request.request_id
+    for part in ("", whole[:1], whole[:8], whole[:31], whole, "%", "*", "_" * 31):
         assert mallory.got("approvals.history", request_id=part).header["status"] is None
-    assert victim.got("approvals.history", request_id=whole).header["status"]["state"] == "rejected"
+    for client in (victim, desk):
+        for part in (whole, whole[:8]):
+            status = client.got("approvals.history", request_id=part).header["status"]
+            assert status["state"] == "rejected"
+
+
+def test_no_error_tells_another_client_what_became_of_a_request(mallory, victim, rejected):
+    """A client could show the server a request with another's id as its own agent's."""
+    for own in forgeries(rejected.request):
+        forged = {"request": own.dumps().decode()}
+        signed = answer_of(own, CAROL)
+        assert mallory.code("approvals.answer", **forged, answer=signed) == "request.unknown"
+        for op in ("refusal", "withdraw"):
+            assert mallory.code(f"approvals.{op}", **forged) == "request.unknown"
+    signed = answer_of(rejected.request, CAROL)
+    assert victim.code("approvals.answer", **rejected.asked, answer=signed) == "request.ended"
+    assert victim.code("approvals.withdraw", **rejected.asked) is None
 
 
 def test_ids_of_altered_requests_are_for_those_who_answer(place, mallory, desk, waiting):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
@@ -33,8 +33,9 @@ def serve(*, config: ConfigOption = None) -> None:
         server = GuardServer(settings, parts, inherited_socket())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_signal: ended.set())
-        with _health(settings.server, server):
+        with ExitStack() as until_closed:
             try:
+                until_closed.enter_context(_health(settings.server, server))
                 screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
                 notify("READY=1")
                 ended.wait()

@@ -21,10 +21,10 @@ from agentguard.client.link import Link
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.errors import AgentguardError
+from agentguard.wire.peer import ROOT
 
 _CHECK: Final = "server"
 _READ, _WRITE, _ENTER = 4, 2, 1
-_ROOT: Final = 0
 
 
 def is_client(settings: Config) -> bool:
@@ -117,8 +117,8 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
     check = f"client {client.name}"
     if client.uid is None:
         return Finding("ok", check, f"it is on another machine, and known by {client.spiffe}")
-    if client.uid in (_ROOT, os.getuid()):
-        who = "root" if client.uid == _ROOT else "the server's own user"
+    if client.uid in (ROOT, os.getuid()):
+        who = "root" if client.uid == ROOT else "the server's own user"
         what = (
             f"it is {who}, who reaches keys, policy and log (same-user): give the agents' program "
             "a user of its own"
