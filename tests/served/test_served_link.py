@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 from agentguard import ConfigError, Denied, Guard, ServerError
 from agentguard.client.dial import AtPath
 from agentguard.client.link import MOST
+from agentguard.client.slots import Slots
 from agentguard.wire.stream import Stream
 
 
@@ -122,11 +125,11 @@ def test_names_that_the_session_does_not_have_are_made_anew(place):
     agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
     agent.call(tool)
     link, tools = guard._parts._link, guard._parts.tools
-    session = link._session
-    link._session = None  # as if another thread had begun a session meanwhile
+    session = link._sessions.copy()
+    link._sessions.clear()  # as if another thread had begun a session meanwhile
     link._end_connections(ServerError("gone"))
     guard.require_agent("clerk")
-    assert link._session not in (session, None)
+    assert link._sessions not in (session, {})
     assert tools._names
     assert agent.call(tool) == "ok"
     assert agent.call(tool) == "ok"
@@ -177,6 +180,131 @@ def test_a_call_that_took_too_long_is_withdrawn(founded):
     assert founded.verify().in_doubt == ()
 
 
+def test_a_call_that_took_too_long_has_not_run_where_no_request_follows(founded):
+    path = founded.folder / "agentguard.toml"
+    text = path.read_text(encoding="utf-8").replace("reconnect = 2", "reconnect = 0.3")
+    path.write_text(text.replace("[server]", "[server]\ntimeout = 0.3"), encoding="utf-8")
+    founded.start()
+    guard, ran = founded.connect(), []
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: ran.append(1))
+    agent.call(tool)
+    os.kill(founded.server.pid, signal.SIGSTOP)
+    with pytest.raises(Denied):
+        agent.call(tool)
+    os.kill(founded.server.pid, signal.SIGCONT)
+    founded.wait_for(lambda: len(founded.outcomes()) == 2, "the outcome of the call that came late")
+    assert [one.status for one in founded.outcomes()] == ["ok", "not_run"]
+    assert ran == [1]
+    assert founded.verify().in_doubt == ()
+
+
+def test_a_flush_waits_for_the_outcomes_on_connections_in_use(place, monkeypatch):
+    guard = place.connect()
+    agent, link = guard.new_agent("clerk"), guard._parts._link
+    with losing(monkeypatch):
+        agent.call(guard.tool(name="note")(lambda: "ok"))
+    asks, goes_on = threading.Event(), threading.Event()
+    read = Stream.read
+    (connection,) = link._free
+
+    def waits(self, **options):
+        asks.set()
+        assert goes_on.wait(30)
+        if self is connection.stream:  # which has lost the outcome
+            raise ConnectionResetError
+        return read(self, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "read", waits)
+        other = threading.Thread(target=guard.require_agent, args=("clerk",))
+        other.start()
+        assert asks.wait(30)
+        flushing = threading.Thread(target=guard.flush)
+        flushing.start()
+        flushing.join(0.2)
+        assert flushing.is_alive()
+        goes_on.set()
+        other.join(30)
+        flushing.join(30)
+    assert not flushing.is_alive()
+    assert [one.status for one in place.outcomes()] == ["ok"]
+
+
+def test_a_signal_handler_waits_for_no_thread_that_its_signal_has_interrupted(place, monkeypatch):
+    guard = place.connect()
+    agent, link = guard.new_agent("clerk"), guard._parts._link
+    agent.call(guard.tool(name="note")(lambda: "ok"))
+    assert link._free[0].reports
+    write = Stream.write
+
+    def interrupted(self, message):
+        with monkeypatch.context() as patched:
+            patched.setattr(Stream, "write", write)
+            link.flush()  # as a handler does while the thread asks
+        write(self, message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "write", interrupted)
+        begun = time.monotonic()
+        guard.require_agent("clerk")
+    assert time.monotonic() - begun < 10
+    guard.flush()
+    assert [one.status for one in place.outcomes()] == ["ok"]
+
+
+def test_a_signal_handler_within_the_first_greeting_begins_no_other_session(place, monkeypatch):
+    guard = place.connect()
+    link = guard._parts._link
+    guard._parts.forked()  # which forgets the session
+    read, agents = Stream.read, []
+    handler = iter([lambda: agents.append(guard.new_agent("clerk"))])
+
+    def interrupted(self, **options):
+        for handle in handler:  # once
+            handle()
+        return read(self, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "read", interrupted)
+        guard.require_agent("clerk")
+    tool = guard.tool(name="note")(lambda: "ok")
+    together(agents[0], meeting(guard, 4), 4)
+    assert agents[0].call(tool) == "ok"
+    assert len(link._sessions) == 1
+    guard.flush()
+    assert [one.status for one in place.outcomes()] == ["ok"] * 5
+
+
+def test_an_interrupt_loses_no_place_for_a_connection():
+    slots = Slots(2)
+    source, first = inspect.getsourcelines(Slots.one)
+    # Python looks for signals after a call, and not between a generator's end and its `finally`
+    no_signal = first + source.index("            self._free.extend(mine)\n")
+
+    def trace(frame, event, _arg):
+        if frame.f_code.co_name not in {"one", "_take"}:
+            return None
+        if event == "line" and frame.f_lineno != no_signal:
+            lines.append(frame.f_lineno)
+            if len(lines) == stop:
+                raise KeyboardInterrupt
+        return trace
+
+    was, interrupted = sys.gettrace(), 0
+    for stop in range(1, 20):
+        lines: list[int] = []
+        sys.settrace(trace)
+        try:
+            with slots.one():
+                pass
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(was)
+        assert sorted(slots._free) == [0, 1], stop
+    assert interrupted > 6
+
+
 def test_a_signal_handler_makes_a_call_at_any_step_of_this_thread(place):
     guard = place.connect()
     agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
@@ -184,7 +312,8 @@ def test_a_signal_handler_makes_a_call_at_any_step_of_this_thread(place):
     done: list[str] = []
 
     def interrupted():
-        with link._freed:  # as within a step that takes a connection or gives it back
+        # as within a step that takes a connection or gives the connection back
+        with link._slots._changed, link._lock:
             done.append(agent.call(tool))
 
     thread = threading.Thread(target=interrupted, daemon=True)

@@ -94,7 +94,7 @@ def test_a_client_without_tls_is_refused_and_stops_nobody(remote):
 
 def test_a_session_is_joined_by_its_own_client_alone(remote):
     web = remote.open(remote.authority.issue("web", WEB))
-    handle = web._parts._link._session
+    handle = web._parts._link._sessions[0]
     hello = {"op": "hello", "protocol": 1, "session": handle}
     with remote.socket(remote.authority.issue("batch", BATCH)) as connected:
         stream = Stream(connected)

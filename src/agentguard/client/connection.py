@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,11 +23,29 @@ class Greeting(NamedTuple):
 
 
 class Connection:
-    """A connection, and the reports that the server may not have got yet."""
+    """A connection, and the messages that the server may not have got yet.
+
+    ``reports`` were written on this connection, and ``resent`` is one of a lost connection that is
+    on its way. ``user`` is the thread that uses the connection (``threading.get_ident``), None for
+    a free one.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.reports: list[Frame] = []
+        self.resent: Frame | None = None
+        self.user: int | None = threading.get_ident()
+
+    def newest(self) -> Frame | None:
+        """Return the message that was written last, of those that the server may not have."""
+        if self.resent is not None:
+            return self.resent
+        return self.reports[-1] if self.reports else None
+
+    def has(self, message: Frame | None) -> bool:
+        """Whether a message is among those that the server may not have; None never is."""
+        sent = (self.resent, *self.reports)
+        return message is not None and any(one is message for one in sent)
 
     def confirm(self) -> None:
         """Ask the server whether it has all reports, and wait for the answer."""
@@ -36,7 +55,7 @@ class Connection:
 
     def take_reports(self) -> list[Frame]:
         """Return the reports as requests, which the server answers, and forget them."""
-        reports, self.reports = self.reports, []
+        reports, self.reports, self.resent = self.reports, [], None
         return [_waited_for(report) for report in reports]
 
 

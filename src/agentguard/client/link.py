@@ -18,12 +18,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar
 
 from agentguard.client.connection import Connection, Greeting, read_greeting
 from agentguard.client.dial import Dial
+from agentguard.client.slots import Slots
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.wire import values
 from agentguard.wire.frame import PROTOCOL, Frame
@@ -67,11 +68,11 @@ class Link:
         self._streams: set[Stream] = set()
         weakref.finalize(self, _close_all, self._streams)  # of a guard that nobody has closed
         self._free: list[Connection] = []
-        self._slots = list(range(MOST))
-        self._freed = threading.Condition(self._lock)  # of an RLock, too
+        self._slots = Slots(MOST)
+        self._connections: set[Connection] = set()
         self._unsent: deque[tuple[Frame, int]] = deque()  # messages, and how often each failed
         self._lost: list[AgentguardError] = []
-        self._session: str | None = None
+        self._sessions: dict[int, str] = {}  # by the generation: each has one
         self._released: deque[str] = deque()
         self._is_closed = False
 
@@ -82,7 +83,7 @@ class Link:
 
     def connect(self) -> Greeting:
         """Open a connection, and begin or join the session; raises ``ServerError``."""
-        with self._slot():
+        with self._slots.one():
             connection, greeting = self._open()
             self._keep(connection)
         return greeting
@@ -93,7 +94,9 @@ class Link:
         Raises the server's ``AgentguardError``, and ``ServerError`` (``server.unreachable``) where
         no connection can be had.
         """
-        released = self._take_released()
+        released: list[str] = []
+        with suppress(IndexError):
+            released.extend(iter(self._released.popleft, None))
         message = Frame({**header, "released": released} if released else header, blobs)
 
         def ask(connection: Connection) -> Frame:
@@ -116,13 +119,6 @@ class Link:
     def release(self, name: str) -> None:
         """Note an instance that is not used any more, for the next request; waits for nobody."""
         self._released.append(name)
-
-    def _take_released(self) -> list[str]:
-        taken: list[str] = []
-        with suppress(IndexError):
-            while True:
-                taken.append(self._released.popleft())
-        return taken
 
     def report(self, header: Mapping[str, Any], *blobs: bytes) -> None:
         """Send a report that nobody waits for; what is lost with a connection is sent again.
@@ -150,48 +146,44 @@ class Link:
             self._on_connection(lambda _connection: None)
 
     def flush(self) -> None:
-        """Wait until the server has the reports so far.
+        """Wait until the server has the reports so far, also those of other threads.
 
         Raises ``ServerError`` where the server can't be reached, and (once) for reports that were
         lost since the last ``flush``.
         """
         with self._lock:
-            waiting = [connection for connection in self._free if connection.reports]
-        for connection in waiting:
-            with self._slot(), suppress(OSError, DecodeError):
-                if self._take(connection):
-                    self._do(connection, Connection.confirm)
-        while self._unsent:  # each time sends one at least, or counts that it failed
-            self._on_connection(Connection.confirm)
+            waiting = [(one, one.newest()) for one in tuple(self._connections)]
+        while waiting or self._unsent:
+            for connection, message in waiting:
+                self._confirm(connection, message)
+            if self._unsent:  # each time sends one at least, or counts that it failed
+                self._on_connection(Connection.confirm)
+            with self._lock:  # another thread may send what a lost connection has not brought
+                waiting = [(one, one.resent) for one in tuple(self._connections) if one.resent]
         lost, self._lost = self._lost, []
         if lost:
-            message = f"{len(lost)} outcomes did not reach the guard server: {lost[-1]}"
-            raise ServerError(message, code=lost[-1].code)
+            what = f"{len(lost)} outcomes did not reach the guard server: {lost[-1]}"
+            raise ServerError(what, code=lost[-1].code)
 
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Hold one of the places for a connection in use; wait for a place.
+    def _confirm(self, connection: Connection, message: Frame | None) -> None:
+        """Wait until the server has a message, or the connection has failed.
 
-        A signal handler may need a place at any step of this thread: taking a place and giving it
-        back is therefore one step each.
+        Another thread that uses the connection waits for an answer, or for the time-out. A signal
+        handler can't wait for the thread that the signal has interrupted.
         """
-        with self._freed:
-            slot = None
-            while slot is None:
-                try:
-                    slot = self._slots.pop()
-                except IndexError:
-                    self._freed.wait(1)  # a handler may have taken another thread's notice
-        try:
-            yield
-        finally:
-            self._slots.append(slot)
-            with self._freed:
-                self._freed.notify()
+        while True:
+            with self._lock:  # what a connection gives up is among the unsent ones at once
+                if not connection.has(message) or connection.user == threading.get_ident():
+                    return
+            with self._slots.one(), suppress(OSError, DecodeError):
+                if self._take(connection):
+                    self._do(connection, Connection.confirm)
+                    return
+            self._slots.wait(_PAUSE)
 
     def _on_connection(self, work: Callable[[Connection], T]) -> T:
         """Do ``work`` on a connection that nobody else uses, and once more on a new connection."""
-        with self._slot():
+        with self._slots.one():
             connection = self._take_free()
             if connection is not None:
                 try:
@@ -227,36 +219,45 @@ class Link:
         with self._lock:
             if self._is_closed:
                 raise ServerError("the guard is closed: open it again", code="storage.closed")
+            if self._free:
+                self._free[-1].user = threading.get_ident()
             return self._free.pop() if self._free else None
 
     def _take(self, connection: Connection) -> bool:
         """Take this connection; return False where another thread has it, or it is closed."""
         with self._lock:
-            try:
-                self._free.remove(connection)
-            except ValueError:
+            if connection not in self._free:
                 return False
+            connection.user = threading.get_ident()
+            self._free.remove(connection)
         return True
 
     def _keep(self, connection: Connection) -> None:
+        connection.user = None
         with self._lock:
             if not self._is_closed:
                 self._free.append(connection)
                 return
-        self._close(connection.stream)
+        self._end(connection)
 
     def _give_up(self, lost: Connection) -> None:
         """Close a connection that has failed; another one brings its reports."""
-        self._close(lost.stream)
-        self._unsent.extend((report, 0) for report in lost.take_reports())
+        self._end(lost)
+        with self._lock:
+            self._unsent.extend((report, 0) for report in lost.take_reports())
+
+    def _end(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._close(connection.stream)
 
     def _resend(self, connection: Connection) -> None:
         """Send what lost connections have not brought; raises where this one fails, too."""
         for _ in range(len(self._unsent)):  # what comes back meanwhile waits for another time
-            try:
+            with self._lock:
+                if not self._unsent:  # another thread has sent it
+                    return
                 message, failed = self._unsent.popleft()
-            except IndexError:  # another thread has sent it
-                return
+                connection.resent = message
             try:
                 connection.stream.write(message)
                 answer = connection.stream.read().header
@@ -267,12 +268,11 @@ class Link:
                 else:
                     self._lose(message, self._dial.unreachable(error))
                 raise
-            if refused is None:
-                continue
-            if message.header["op"] == "withdraw" and failed + 1 < _TRIES:
+            if refused is not None and message.header["op"] == "withdraw" and failed + 1 < _TRIES:
                 self._unsent.append((message, failed + 1))  # the call may still be on its way
-            else:
+            elif refused is not None:
                 self._lose(message, refused)
+            connection.resent = None
 
     def _lose(self, message: Frame, error: AgentguardError) -> None:
         """Note that the server does not get a message; of a withdrawn call it may know nothing."""
@@ -300,9 +300,10 @@ class Link:
         Raises ``ServerError``: ``server.restarted`` where the server has forgotten the session,
         which is then forgotten here, too.
         """
-        session = self._session
-        with nullcontext() if session is not None else self._lock:  # only one begins a session
-            session = self._session
+        is_begun = self.generation in self._sessions
+        with nullcontext() if is_begun else self._lock:  # only one thread begins a session
+            generation = self.generation
+            session = self._sessions.get(generation)
             stream = self._connected()
             try:
                 greeting = self._greet(stream, session)
@@ -312,8 +313,13 @@ class Link:
             except BaseException:
                 self._close(stream)
                 raise
-            self._session = greeting.session
-        return Connection(stream), greeting
+            if self._sessions.setdefault(generation, greeting.session) != greeting.session:
+                self._end_session(stream)  # a signal handler has begun the session meanwhile
+                self._close(stream)
+                return self._join()
+        connection = Connection(stream)
+        self._connections.add(connection)
+        return connection, greeting
 
     def _connected(self) -> Stream:
         try:
@@ -339,20 +345,17 @@ class Link:
         refused = values.read_error(error)
         if refused.code == "server.restarted":
             with self._lock:
-                if self._session == session:
-                    self._session = None
+                if self._sessions.get(self.generation) == session:
                     self.generation += 1
                     self._end_connections(refused)
         raise refused
 
     def _end_connections(self, error: AgentguardError) -> None:
         """Close the connections of a session that the server has forgotten, with its calls."""
-        connections, self._free = self._free, []
-        for connection in connections:
-            self._give_up(connection)
-        with suppress(IndexError):
-            while True:
-                self._lose(self._unsent.popleft()[0], error)
+        while self._free:
+            self._give_up(self._free.pop())
+        while self._unsent:
+            self._lose(self._unsent.popleft()[0], error)
 
     def forked(self) -> None:
         """Leave the parent's connections to the parent, in a forked process."""
@@ -363,14 +366,11 @@ class Link:
         self._start()
         self._is_closed = is_closed
 
-    def _end_session(self) -> None:
-        """Tell the server that this client goes; a server that does not hear it finds out."""
-        with self._lock:
-            connection = self._free[-1] if self._free else None
-        if connection is not None:
-            with suppress(OSError, DecodeError):
-                connection.stream.write(Frame({"op": "end"}))
-                connection.stream.read()
+    def _end_session(self, stream: Stream) -> None:
+        """Tell the server that a session is over; a server that does not hear it finds out."""
+        with suppress(OSError, DecodeError):
+            stream.write(Frame({"op": "end"}))
+            stream.read()
 
     def close(self) -> None:
         """Wait until the server has all reports, end the session, and close the connections.
@@ -381,13 +381,16 @@ class Link:
             self.flush()
         except AgentguardError as error:
             _LOGGER.warning("the guard closes, and the guard server lacks outcomes: %s", error)
-        self._end_session()
+        with self._lock:
+            stream = self._free[-1].stream if self._free else None
+        if stream is not None:
+            self._end_session(stream)
         with self._lock:
             self._is_closed = True
             self._unsent.clear()
             connections, self._free = self._free, []
         for connection in connections:
-            self._close(connection.stream)
+            self._end(connection)
 
 
 def _close_all(streams: set[Stream]) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
-from agentguard.call.decision import Decision
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.options import CallOptions
 from agentguard.errors import AgentguardError, ArgumentsError, DecodeError, SecretError
@@ -61,9 +60,6 @@ _UNENCODABLE: Final = CallSite("\ud800")
 """The site of a call whose own site, or whose task, has no UTF-8 form: such a call is refused."""
 
 _CODEC: Final = ClientCodec()
-_INTERRUPTED: Final = Decision.refusal(
-    "the call was interrupted before its tool began", code="call.interrupted"
-)
 
 
 def authorize(session: Session, header: Header, blobs: Blobs) -> Frame:
@@ -239,14 +235,7 @@ def secret(session: Session, header: Header, _blobs: Blobs) -> Frame:
 
 def withdraw(session: Session, header: Header, _blobs: Blobs) -> Frame:
     """End a call whose client was interrupted while it waited for the authorization."""
-
-    def end(call: ServedCall) -> Frame:
-        if call.runs:
-            return call.fail(NotRun(_INTERRUPTED))
-        call.abandon()
-        return Frame({"step": "ended"})
-
-    return _go_on(session, header, end)
+    return _go_on(session, header, ServedCall.withdraw)
 
 
 def _request_id(header: Header) -> str:

@@ -122,7 +122,8 @@ def _exchange(
     reply = _answer(parts, session, request, sessions)
     sessions.figures.count(reply)
     if request.header.get("quiet") is not True:
-        _write(stream, reply)
+        with session.answering(request.header.get("request_id"), reply):
+            _write(stream, reply)
     elif "error" in reply.header and session.share.may_warn():
         _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
 

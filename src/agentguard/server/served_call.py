@@ -41,6 +41,9 @@ TYPE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
 """The name of a type that a client may send; the name of a generic class has brackets."""
 
 _FAILED: Final = Decision.refusal("the guard server failed", code="server.failed")
+_INTERRUPTED: Final = Decision.refusal(
+    "the call was interrupted before its tool began", code="call.interrupted"
+)
 _FACTS: ContextVar[Any] = ContextVar("agentguard_client_facts")
 
 
@@ -71,9 +74,10 @@ class ServedCall:
     and ``is_traced`` whether the client has spans. ``sha256`` tells the request from others, and
     ``size`` is the number of bytes of the arguments.
     ``reply`` is the frame that says where the steps stand, sent again for a request that comes
-    again. ``invocation_id`` and ``releases`` (the tool's secrets) are known once the tool may
-    run. The methods may be called from any
-    thread, by one at a time.
+    again. ``is_unheard`` says that the client can't have got the reply that lets the tool run,
+    since the client had closed each connection before. ``invocation_id``
+    and ``releases`` (the tool's secrets) are known once the tool may run. The methods may be called
+    from any thread, by one at a time.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class ServedCall:
         self.lock = threading.Lock()
         self.reply: Frame | None = None
         self.invocation_id: str | None = None
+        self._heard = 0
+        self.is_unheard = False
         self.releases: Releases | None = None
         self._flow = flow
         self._recorder = recorder
@@ -156,6 +162,18 @@ class ServedCall:
         """End the call: the tool has raised, or has not run."""
         self._waiting_for(Run)
         return self._advance(lambda: self._flow.throw(error))
+
+    def hears(self, *, has_failed: bool) -> None:
+        """Note the beginning of a reply that lets the tool run, or that the reply has failed."""
+        self._heard += -1 if has_failed else 1
+        self.is_unheard = self._heard == 0
+
+    def withdraw(self) -> Frame:
+        """End a call that its client does not run."""
+        if self.runs:
+            return self.fail(NotRun(_INTERRUPTED))
+        self.abandon()
+        return Frame({"step": "ended"})
 
     def abandon(self) -> None:
         """End the steps of a lost client's call, which stays in doubt where its tool had begun."""

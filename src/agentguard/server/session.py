@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -24,6 +26,7 @@ from agentguard.server.served_call import ServedCall
 from agentguard.server.share import MOST_SPARE, Share
 from agentguard.signing import canonical
 from agentguard.wire import values
+from agentguard.wire.frame import Frame
 
 T = TypeVar("T")
 
@@ -256,12 +259,31 @@ class Session:
         """Return the call of this session with this invocation's id, None for no known call."""
         return self._invocations.get(invocation_id)
 
+    @contextmanager
+    def answering(self, request_id: Any, reply: Frame) -> Iterator[None]:
+        """Write a reply inside the context: a client that does not get it runs no tool."""
+        call = self._calls.get(str(request_id)) if reply.header.get("step") == "run" else None
+        if call is None:
+            yield
+            return
+        with self.lock:
+            call.hears(has_failed=False)
+        try:
+            yield
+        except OSError:
+            with self.lock:
+                call.hears(has_failed=True)
+            raise
+
     def running(self) -> int:
         """Return how many calls of this session are under way."""
         return len(self._calls)
 
     def abandon(self) -> int:
-        """End the session, and the steps of all calls; return how many calls stay in doubt."""
+        """End the session, and the steps of all calls; return how many calls stay in doubt.
+
+        A call whose client can't have got the reply has not run, and is withdrawn.
+        """
         with self.lock:
             calls, self._calls = self._calls, {}
             self._give(self._held)
@@ -269,6 +291,8 @@ class Session:
         in_doubt = 0
         for call in calls.values():
             with call.lock:
+                if call.is_unheard:
+                    call.withdraw()
                 in_doubt += call.runs
                 call.abandon()
         return in_doubt
