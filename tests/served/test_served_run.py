@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from launched import OTHER, interpreter_of_other, program, uid_of_other, why_not_other
@@ -265,6 +268,13 @@ def served_by_other(founded, tmp_path):
     """A trust domain whose server runs under another user."""
     uid, folder = uid_of_other(), founded.folder
     folder.chmod(0o755)
+    above = Path(tempfile.mkdtemp(prefix="ag", dir="/tmp"))  # of root, and in it the socket's
+    above.chmod(0o755)
+    (above / "run").mkdir(mode=0o755)
+    os.chown(above / "run", uid, pwd.getpwuid(uid).pw_gid)
+    url = f"unix:{above / 'run' / 's'}"
+    settings = folder / "agentguard.toml"
+    settings.write_text(settings.read_text("utf-8").replace("unix:s", url), "utf-8")
     for path in (folder, *folder.rglob("*")):
         os.chown(path, uid, pwd.getpwuid(uid).pw_gid)
     with (folder / "output").open("wb") as output:
@@ -278,10 +288,11 @@ def served_by_other(founded, tmp_path):
             cwd=folder,
         )
     founded.wait_for(lambda: "serving" in founded.said())
-    (tmp_path / "agentguard.toml").write_text(f'[server]\nurl = "{founded.url}"\n')
+    (tmp_path / "agentguard.toml").write_text(f'[server]\nurl = "{url}"\n')
     yield founded
     server.kill()
     server.wait()
+    shutil.rmtree(above)
 
 
 @as_other

@@ -156,6 +156,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "server.busy": _operator("raise the limits of [server], or find out what makes so many calls"),
     "server.draining": _operator("wait until the guard server is there again"),
     "server.failed": _operator("look into the log of the guard server"),
+    "server.imposter": _operator(
+        "find out who serves the socket, and keep it in a folder that only the server's user writes"
+    ),
     "server.unreachable": _operator(
         "start the guard server (agentguard serve), and then the programs of agentguard run again"
     ),

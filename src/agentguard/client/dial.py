@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
+from agentguard.client.imposter import require_server
 from agentguard.domain.config.server import Host
 from agentguard.errors import ConfigError, ServerError
 from agentguard.wire import values
@@ -46,7 +47,10 @@ class Dial(Protocol):
 
 
 class AtPath:
-    """Opens connections to the unix socket at ``path``."""
+    """Opens connections to the unix socket at ``path``.
+
+    Raises ``ServerError`` (``server.imposter``) where a process listens that may be no server.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,6 +63,7 @@ class AtPath:
         try:
             while not self._has_connected(connected, until):
                 time.sleep(_PAUSE)
+            require_server(connected, self._path)
         except BaseException:
             connected.close()
             raise
