@@ -1,11 +1,12 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are what an application uses. Six other modules are public:
+The names here are what an application uses. Seven other modules are public:
 
 - ``agentguard.adapters``: what an adapter of a framework uses
 - ``agentguard.errors``: all exceptions
 - ``agentguard.paths``: files that a tool opens inside a folder (``Folder``)
 - ``agentguard.policy``: the engines, for a program that makes one by itself (policies.md)
+- ``agentguard.proof``: a tool's server verifies who calls (tool-servers.md)
 - ``agentguard.telemetry``: traces and metrics
 - ``agentguard.testing``: a fixture for tests, and the tests that an adapter inherits
 
@@ -24,6 +25,7 @@ from agentguard.errors import (
     ConfigError,
     DelegationError,
     PolicyError,
+    ProofError,
     SecretError,
     ServerError,
     StorageError,
@@ -64,6 +66,7 @@ __all__ = [
     "Guard",
     "IssuedToken",
     "PolicyError",
+    "ProofError",
     "Report",
     "RequestEndedError",
     "RequestStatus",

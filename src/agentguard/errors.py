@@ -20,6 +20,7 @@ Every error has a stable reason code, ``noun.problem``, and a message for the pe
     ├── ServerError          the guard server can't be reached, or refuses a client
     ├── UnguardedCallError   a guarded tool was called without an agent
     ├── SecretError          a secret is not released to the running call
+    ├── ProofError           a request does not prove who calls, or a call gets no proof
     ├── Denied               the call was denied
     └── ApprovalPending      the call waits for a person
 """
@@ -145,3 +146,9 @@ class SecretError(AgentguardError):
     """
 
     default_code = "secret.refused"
+
+
+class ProofError(AgentguardError):
+    """A request does not prove who calls with which authority, or a running call gets no proof."""
+
+    default_code = "proof.refused"

@@ -22,6 +22,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+EXTRAS = (
+    *("rego", "opa", "cedar", "keyring", "otlp", "testing", "vault"),
+    *("fastapi", "httpx", "requests"),
+)
 FOLDERS = {
     "agentguard": ROOT,
     "agentguard_crewai": ROOT / "integrations" / "agentguard-crewai",
@@ -111,12 +115,7 @@ def built(request, tmp_path_factory) -> Built:
 
 
 def test_what_the_code_imports_is_declared_and_no_more(built):
-    declared = set[str]().union(
-        *(
-            built.needs(extra)
-            for extra in ("rego", "opa", "cedar", "keyring", "otlp", "testing", "vault")
-        )
-    )
+    declared = set[str]().union(*(built.needs(extra) for extra in EXTRAS))
     assert declared == built.imports()
 
 

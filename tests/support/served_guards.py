@@ -98,6 +98,8 @@ BOTH_WAYS = {
     "test_langchain_journal",
     "test_langchain_kit",
     "test_langchain_traces",
+    "test_proof_requests",
+    "test_proof_rights",
     "test_served_guards",
     "test_testing",
 }

@@ -101,6 +101,7 @@ def test_an_application_has_few_names():
         "Guard",
         "IssuedToken",
         "PolicyError",
+        "ProofError",
         "Report",
         "RequestEndedError",
         "RequestStatus",

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from agentguard.audit import checkpoint
-from agentguard.errors import KeyMaterialError, VerificationError
+from agentguard.errors import KeyMaterialError, ProofError, VerificationError
+from agentguard.proof import wpt
 from agentguard.signing import jws
 from agentguard.signing.canonical import b64_decode, b64url_decode, b64url_encode
 from agentguard.signing.dsse import pae
@@ -85,6 +86,28 @@ def test_wimse_the_proof_token_verifies_with_the_credentials_key(vectors: Path) 
     proof = jws.verify(wpt, PublicKey.from_jwk(confirmation["jwk"]), typ="wpt+jwt")
 
     assert proof.claims()["wth"] == b64url_encode(hashlib.sha256(wit.encode()).digest())
+
+
+def test_wimse_the_proof_token_is_verified_with_its_hashes(vectors: Path) -> None:
+    wit = (vectors / "wimse" / "wit.txt").read_text().strip()
+    wpt_token = (vectors / "wimse" / "wpt.txt").read_text().strip()
+    target, at = "https://workload.example.com/path", 1745510016 - 30
+
+    def verify(**changed: Any) -> Any:
+        # the access token of the draft's example of a request
+        given = {"credential": wit, "access_token": "16_mAd0GiwaZokU26_0902100", **changed}
+        return wpt.verify_possession(wpt_token, **{"target": target, "at": at, **given})
+
+    assert verify()["jti"] == "__bwc4ESC3acc2LTC1-_x"
+    for changed, code in (
+        ({"access_token": "another"}, "proof.token"),
+        ({"target": "https://workload.example.com/other"}, "proof.audience"),
+        ({"at": at + 30}, "proof.expired"),
+        ({"at": at - 31}, "proof.lifetime"),
+    ):
+        with pytest.raises(ProofError) as refused:
+            verify(**changed)
+        assert refused.value.code == code
 
 
 def test_wimse_the_credential_is_signed_with_es256_and_refused(

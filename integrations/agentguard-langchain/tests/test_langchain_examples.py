@@ -103,6 +103,18 @@ def test_an_example_runs(name, tmp_path, preloaded):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow("a server in a process of its own, with FastAPI")
+def test_the_example_of_a_tools_server_prints_what_its_page_says(tmp_path, preloaded):
+    folder = EXAMPLES / "tool_server"
+    done = preloaded.run("-W", "error", folder / "main.py", cwd=tmp_path)
+    page = (folder / "README.md").read_text("utf-8")
+    shown = page.partition("```text\n")[2].partition("```")[0]
+    assert (done.returncode, done.stdout) == (0, shown), done.stderr
+    codes = re.findall(r"a request was refused: .* \((.*)\)", done.stderr)
+    assert codes == ["proof.used", "proof.request", "proof.audience", "proof.missing"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow("three processes one after another")
 def test_the_steps_of_the_example_of_processes_run(tmp_path, preloaded):
     """``resume_later.py`` without the start of four interpreters."""

@@ -1,5 +1,6 @@
-"""The release of secrets to a running call: the protocols between a call and whoever has secrets.
+"""What a running call gets from its guard: secrets, and proofs for its requests to other servers.
 
+The module has the protocols between a call and whoever has the secrets and the keys.
 ``secrets/desk.py`` implements the protocols in the process of the guard.
 """
 
@@ -11,13 +12,41 @@ from typing import NamedTuple, Protocol
 from agentguard.signing.keys import Secret
 
 
+class RequestProof(NamedTuple):
+    """What a running call shows to another server, for one HTTP request.
+
+    ``credential`` is the Workload Identity Token of the agent instance, ``access_token`` says for
+    whom the agent acts, and ``proof`` is the Workload Proof Token: three compact JWSs. ``chain`` is
+    what ``Chain.dumps`` encodes, and ``chain_sha256`` the digest that the access token names.
+    """
+
+    credential: str
+    access_token: str
+    proof: str
+    chain: bytes
+    chain_sha256: str
+
+
+class Prover(Protocol):
+    """Signs proofs with the key of one agent instance, under one delegation."""
+
+    def prove(
+        self, method: str, url: str, *, body_sha256: str, invocation_sha256: str
+    ) -> RequestProof:
+        """Prove that a request belongs to the call with ``invocation_sha256``; digests are hex.
+
+        Raises ``ProofError`` (``proof.audience``, ``proof.malformed``), and what a call under the
+        delegation would be refused with.
+        """
+
+
 class ReleaseSubject(NamedTuple):
-    """The running call that asks for a secret.
+    """The running call that asks for a secret, or for the proof of a request.
 
     ``invocation_sha256`` (hex) is the digest of the signed invocation. ``shard`` and ``place``
     (the index) say where the authorization stands in the log. ``agent`` is the instance's URI.
     ``scope`` is what the agent may do, None for everything, and ``names`` are the names by which
-    the agent's authority can be revoked.
+    the agent's authority can be revoked. ``prover`` signs proofs, None without a delegation.
     """
 
     invocation_id: str
@@ -28,15 +57,23 @@ class ReleaseSubject(NamedTuple):
     tool: str
     scope: frozenset[str] | None
     names: frozenset[str]
+    prover: Prover | None = None
 
 
 class Releases(Protocol):
-    """The secrets that were released to one running call. Any thread may call the methods."""
+    """The secrets and the proofs of one running call. Any thread may call the methods."""
 
     def release(self, name: str) -> str:
         """Return the value of a secret, once the release is durably on record.
 
         Raises ``SecretError``: ``secret.unknown``, ``secret.refused``, ``secret.failed``.
+        """
+
+    def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
+        """Return the proof of an HTTP request that the running tool makes; the digest is hex.
+
+        Raises ``ProofError``: ``proof.refused``, ``proof.audience``, ``proof.malformed``,
+        ``proof.failed``.
         """
 
     @property

@@ -1,4 +1,4 @@
-"""``ClientReleases``: the secrets of a running call, which the guard server releases.
+"""``ClientReleases``: the secrets and the proofs of a running call, which the guard server has.
 
 The value travels to the process that runs the tool, where the tool needs it. The server has put the
 release on record before. The client keeps the value until the end of the call, to mask it in spans.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentguard.call.releases import Releases
+from agentguard.call.releases import Releases, RequestProof
 from agentguard.client.link import Link
-from agentguard.errors import AgentguardError, SecretError
+from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.signing.keys import Secret
+from agentguard.wire import values
 
 
 class ClientReleases:
-    """The secrets that the server releases to one call (``call.releases.Releases``)."""
+    """What the server gives to one running call (``call.releases.Releases``)."""
 
     __slots__ = ("_around", "_has_ended", "_held", "_link", "_request_id")
 
@@ -41,6 +42,27 @@ class ClientReleases:
             raise SecretError(message, code="secret.failed") from error
         self.hold(value)
         return value.reveal().decode()
+
+    def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
+        """Return the proof of a request, which the server signs; raises ``ProofError``."""
+        if self._has_ended:
+            message = "a proof is for a request of a running call, and this call has ended"
+            raise ProofError(message)
+        asked = {
+            "op": "proof",
+            "request_id": self._request_id,
+            "method": str(method),
+            "url": str(url),
+            "body_sha256": body_sha256,
+        }
+        try:
+            answer = self._link.request(asked)
+            return values.read_proof(answer.header, answer.blobs)
+        except ProofError:
+            raise
+        except AgentguardError as error:
+            message = f"no proof can be had from the guard server: {error}"
+            raise ProofError(message, code="proof.failed") from error
 
     @property
     def held(self) -> Sequence[Secret]:

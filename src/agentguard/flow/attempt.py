@@ -146,6 +146,7 @@ class Attempt:
             prepared.invocation.tool.name,
             prepared.authority.scope,
             prepared.authority.names,
+            prepared.authority.prover,
         )
         self.releases = prepared.ports.secrets.begin(subject, self.around)
         return self.releases

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from agentguard.call.client import Client
+from agentguard.call.releases import Prover
 from agentguard.signing.canonical import Fragment
 from agentguard.signing.keys import Signer
 
@@ -40,6 +41,9 @@ class Authority:
 
     lends: object = None
     """The delegation in force while the tool runs (``delegation/context.py``); None for none."""
+
+    prover: Prover | None = None
+    """Signs proofs for the requests of the tool; None on the agent's own authority."""
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return the required scopes that are not in the authority's scope."""

@@ -34,6 +34,7 @@ from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.acceptances import Acceptance, Acceptances, Room
 from agentguard.guard.parts import CurrentDelegation
+from agentguard.guard.prover import DelegatedProver
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.revocation import require_unrevoked
@@ -221,7 +222,7 @@ class Instance:
             )
             is_renewable = token.expires_at < chain.leaf.expires_at
             acceptance = Acceptance(
-                self._authority(token),
+                self._authority(token, delegation),
                 token,
                 token.expires_at - TOKEN_RENEW_BEFORE if is_renewable else token.expires_at,
             )
@@ -256,7 +257,7 @@ class Instance:
         self.ports.log.enqueue(records.delegation(verified, at=timestamp(now)))
         return verified
 
-    def _authority(self, token: AccessToken) -> Authority:
+    def _authority(self, token: AccessToken, delegation: Delegation) -> Authority:
         chain = token.chain
         return Authority(
             principal=chain.principal,
@@ -270,6 +271,7 @@ class Instance:
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
             description=_delegation_description(chain, self._roles_of(chain.principal)),
             lends=Delegation(chain, self.holder, chain.leaf.scope),
+            prover=DelegatedProver(self, delegation),
         )
 
     def access_token(self, delegation: CurrentDelegation) -> IssuedToken | None:

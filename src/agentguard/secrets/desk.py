@@ -1,4 +1,4 @@
-"""The desk of a guard: releases secrets to the calls that run in this process.
+"""The desk of a guard: releases secrets to running calls, and has requests of the calls proved.
 
 A release has four steps: the right of the call, the look-up of the value, the durable entry in the
 log, and the hand-over. Any failure before the hand-over is a ``SecretError``, which holds no value.
@@ -17,8 +17,8 @@ from typing import Final
 from agentguard.audit import records
 from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
-from agentguard.call.releases import Releases, ReleaseSubject
-from agentguard.errors import AgentguardError, SecretError
+from agentguard.call.releases import Releases, ReleaseSubject, RequestProof
+from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.identity.revocation import Revocations, require_unrevoked
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing.keys import Secret
@@ -65,6 +65,25 @@ class Desk:
             raise SecretError(f"the secret {name} is not released: {error}", code=code) from error
         return rule
 
+    def prove(
+        self, subject: ReleaseSubject, method: str, url: str, body_sha256: str
+    ) -> RequestProof:
+        """Have a request of a running call proved; raises ``ProofError``."""
+        if subject.prover is None:
+            message = "only a call under a delegation proves its requests: use guard.delegate"
+            raise ProofError(message)
+        try:
+            require_unrevoked(self._revocations, subject.names)
+            return subject.prover.prove(
+                method, url, body_sha256=body_sha256, invocation_sha256=subject.invocation_sha256
+            )
+        except ProofError:
+            raise
+        except AgentguardError as error:
+            is_refused = error.code.startswith("delegation.") or error.code == "domain.frozen"
+            code = "proof.refused" if is_refused else "proof.failed"
+            raise ProofError(f"the request is not proved: {error}", code=code) from error
+
     def record(self, name: str, subject: ReleaseSubject) -> None:
         """Make the entry of a release durable; raises ``SecretError`` (``secret.failed``)."""
         try:
@@ -77,7 +96,7 @@ class Desk:
 
 
 class RunningReleases:
-    """The releases of one running call (``call.releases.Releases``)."""
+    """The secrets and the proofs of one running call (``call.releases.Releases``)."""
 
     __slots__ = ("_around", "_desk", "_has_ended", "_held", "_process", "_recording", "_subject")
 
@@ -115,19 +134,30 @@ class RunningReleases:
             self._recording.discard(recorded)
         return value
 
+    def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
+        """Return the proof of a request that the running tool makes; raises ``ProofError``."""
+        self._require_provable()
+        proof = self._desk.prove(self._subject, method, url, body_sha256)
+        self._require_provable()
+        return proof
+
+    def _require_provable(self) -> None:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise ProofError(f"a proof is for a request of a running call, and {obstacle}")
+
     def _require_running(self, name: str) -> None:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise _refused(f"the secret {name} is for a running call, and {obstacle}")
+
+    def _obstacle(self) -> str | None:
+        """Return why the call does not run any more in this process; None where the call runs."""
         if self._has_ended:
-            message = (
-                f"the secret {name} is for a running call, and this call has ended: ask for the "
-                "secret before the tool returns"
-            )
-            raise _refused(message)
+            return "this call has ended: ask before the tool returns"
         if self._process != os.getpid():
-            message = (
-                f"the secret {name} is for a running call, and a forked process runs no call of "
-                "its parent: ask for the secret before the fork"
-            )
-            raise _refused(message)
+            return "a forked process runs no call of its parent: ask before the fork"
+        return None
 
     @property
     def held(self) -> Sequence[Secret]:

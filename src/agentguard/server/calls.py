@@ -1,4 +1,4 @@
-"""The requests of a client about guarded calls: authorize, evaluate, facts, outcome, withdraw.
+"""The requests of a client about guarded calls: authorize, facts, secret, proof, outcome and more.
 
 Each function takes the session, the header of a frame and its blobs, and returns the frame that
 answers. What a client sends is checked here, and every digest is computed from the bytes that the
@@ -17,7 +17,13 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.options import CallOptions
-from agentguard.errors import AgentguardError, ArgumentsError, DecodeError, SecretError
+from agentguard.errors import (
+    AgentguardError,
+    ArgumentsError,
+    DecodeError,
+    ProofError,
+    SecretError,
+)
 from agentguard.flow import endings
 from agentguard.flow.effects import NotRun
 from agentguard.flow.endings import Ending
@@ -231,6 +237,20 @@ def secret(session: Session, header: Header, _blobs: Blobs) -> Frame:
         message = f"the secret {name} is for a running call, and this call does not run"
         raise SecretError(message, code="secret.refused")
     return Frame({}, [call.releases.release(name).encode()])
+
+
+def proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Prove a request that a running tool makes; raises ``ProofError``.
+
+    The key of the instance signs, and stays in the server.
+    """
+    call = session.call(_request_id(header))
+    if not call.runs or call.releases is None:
+        message = "a proof is for a request of a running call, and this call does not run"
+        raise ProofError(message)
+    about = (values.text(header.get(name)) for name in ("method", "url", "body_sha256"))
+    made = call.releases.prove(*about)
+    return Frame(values.proof(made), [made.chain])
 
 
 def withdraw(session: Session, header: Header, _blobs: Blobs) -> Frame:

@@ -333,6 +333,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "facts": lambda _parts, *request: calls.facts(*request),
     "outcome": lambda _parts, *request: calls.outcome(*request),
     "secret": lambda _parts, *request: calls.secret(*request),
+    "proof": lambda _parts, *request: calls.proof(*request),
     "withdraw": lambda _parts, *request: calls.withdraw(*request),
     "agent": agent,
     "instance": instance,

@@ -6,7 +6,7 @@ since the other end may send anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
@@ -20,6 +20,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import CallSite
+from agentguard.call.releases import RequestProof
 from agentguard.call.tool import FactsFunction, ToolSpec
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, DecodeError
@@ -227,6 +228,30 @@ def read_status(value: Any) -> RequestStatus:
 def read_approval(value: Any) -> Approval:
     """Read an answer of a person, as ``Approval._asdict`` has it."""
     return reads("answer", lambda: Approval(**{**value, "roles": tuple(value["roles"])}))
+
+
+def proof(value: RequestProof) -> dict[str, Any]:
+    """Return the proof of a request as JSON, without the chain, which is a blob of the frame."""
+    return {
+        "credential": value.credential,
+        "access_token": value.access_token,
+        "proof": value.proof,
+        "chain_sha256": value.chain_sha256,
+    }
+
+
+def read_proof(value: Mapping[str, Any], blobs: Sequence[bytes]) -> RequestProof:
+    """Read the proof of a request, whose chain is the first blob."""
+    return reads(
+        "proof",
+        lambda: RequestProof(
+            text(value["credential"]),
+            text(value["access_token"]),
+            text(value["proof"]),
+            blobs[0],
+            text(value["chain_sha256"]),
+        ),
+    )
 
 
 def error(value: AgentguardError) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 
 NOTE = canonical.dumps({"text": "x"})
+REQUEST = {"method": "POST", "url": "https://x.example/", "body_sha256": "0" * 64}
 ENDED = {"ending": "DONE", "type": "builtins.str", "has_journal": False}
 
 
@@ -94,6 +95,7 @@ def test_an_outcome_of_another_sessions_call_is_refused(mallory, victim, place):
         blobs = (b'"ok"', b"") if op == "outcome" else ()
         assert mallory.code(op, *blobs, request_id=request_id, **members) == "server.unknown"
     assert mallory.code("secret", request_id=request_id, name="TOKEN") == "server.unknown"
+    assert mallory.code("proof", request_id=request_id, **REQUEST) == "server.unknown"
     assert victim.code("flush") is None
     assert place.outcomes() == []
     assert victim.code("outcome", b'"ok"', b"", request_id=request_id, **ENDED) is None
@@ -161,6 +163,7 @@ def test_a_denied_call_has_no_outcome(victim, place):
     answer = victim.ask("outcome", b'"ok"', b"", request_id=request_id, **ENDED)
     assert answer.header["step"] == "denied"
     assert victim.code("secret", request_id=request_id, name="TOKEN") == "secret.refused"
+    assert victim.code("proof", request_id=request_id, **REQUEST) == "proof.refused"
     victim.code("flush")
     assert place.outcomes() == []
 

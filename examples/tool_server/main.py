@@ -1,0 +1,148 @@
+"""A LangChain agent pays through a service that verifies each request; a thief tries the same.
+
+Run it with ``python examples/tool_server/main.py``. The service (``server.py``) is a process of its
+own. Everything runs offline: ``ScriptedModel`` stands in for a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from agentguard import Decision, Guard
+from agentguard.proof.httpx import CallerTransport
+from agentguard_langchain import guard_tools
+
+SERVER = Path(__file__).resolve().parent / "server.py"
+SCOPE = ["payments:write"]
+
+
+class ScriptedModel(BaseChatModel):
+    """A model that says what it is told to say."""
+
+    script: Iterator[AIMessage]
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:  # noqa: ARG002
+        """Take no notice of the tools: the script knows them."""
+        return self
+
+    def _generate(self, *_args: Any, **_kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=next(self.script))])
+
+
+def says(tool: str, **args: object) -> AIMessage:
+    """Return what a model says to call a tool."""
+    call = {"name": tool, "args": args, "id": f"call-{tool}", "type": "tool_call"}
+    return AIMessage("", tool_calls=[call])
+
+
+class Wiretap(httpx.HTTPTransport):
+    """Sends requests, and keeps what somebody on the way could see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[httpx.Request] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and keep it."""
+        self.seen.append(request)
+        return super().handle_request(request)
+
+
+def work(guard: Guard, url: str, wiretap: Wiretap) -> None:
+    """Let the agent pay for alice, and try a refund, for which alice has lent nothing."""
+    client = httpx.Client(transport=CallerTransport(url, transport=wiretap))  # the one line
+
+    def pay(to: str, cents: int) -> str:
+        """Pay somebody."""
+        answer = client.post(f"{url}/payments", json={"to": to, "cents": cents}).json()
+        print("  the service names the call of the log:", answer["call"] in calls_of(guard))
+        return str(answer["paid"])
+
+    def refund(to: str) -> str:
+        """Give money back."""
+        return f"status {client.post(f'{url}/refunds', json={'to': to}).status_code}"
+
+    tools = guard_tools([pay, refund], guard.new_agent("payer"))
+    script = [says("pay", to="rent", cents=42000), says("refund", to="rent"), AIMessage("Paid.")]
+    with client, guard.delegate("user:alice", scope=SCOPE, audience=[url]):
+        agent = create_agent(ScriptedModel(script=iter(script)), tools)
+        state = agent.invoke({"messages": [HumanMessage("Pay the rent.")]})
+    for message in state["messages"]:
+        if isinstance(message, ToolMessage):
+            print(f"  {message.name}: {message.content}")
+
+
+def calls_of(guard: Guard) -> set[str]:
+    """Return the digests of the invocations in the agent's log."""
+    entries = [json.loads(body) for _index, body in guard.reader().entries(0)]
+    calls = [entry["invocation"] for entry in entries if entry["kind"] == "authorization"]
+    return {hashlib.sha256(b64decode(call["payload"])).hexdigest() for call in calls}
+
+
+def steal(url: str, request: httpx.Request) -> None:
+    """Send what was seen on the way once more, as it is, and altered; no key is at hand."""
+    stolen, body = dict(request.headers), request.read()
+    altered = {**stolen, "content-length": str(len(body) + 1)}
+    token = {"authorization": stolen["authorization"]}
+    attempts = {
+        "the same request again": ("/payments", stolen, body),
+        "another amount": ("/payments", altered, body.replace(b"42000", b"420000")),
+        "another path": ("/refunds", stolen, body),
+        "the token alone": ("/payments", token, body),
+    }
+    with httpx.Client() as client:
+        for what, (path, headers, content) in attempts.items():
+            answer = client.post(f"{url}{path}", headers=headers, content=content)
+            print(f"  {what}: {answer.status_code} {answer.json()['title']}")
+
+
+@contextmanager
+def service(guard: Guard, folder: Path) -> Iterator[str]:
+    """Run the service in a process of its own; yield its URL."""
+    (folder / "trust.json").write_bytes(guard.trust.dumps())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # in production an https URL
+        words = (url, folder / "trust.json", folder / "proofs.sqlite", listener.fileno())
+        process = subprocess.Popen(  # noqa: S603  the words stand here
+            [sys.executable, SERVER, *map(str, words)], pass_fds=[listener.fileno()]
+        )
+    try:
+        httpx.get(f"{url}/healthz", timeout=60).raise_for_status()  # it waits in the listener
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    config = {"agents": {"payer": {"max_scope": SCOPE}}}
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Guard.ephemeral(lambda _call: Decision.allow(), config=config) as guard,
+        service(guard, Path(temporary)) as url,
+    ):
+        wiretap = Wiretap()
+        print("The agent works:", flush=True)  # before the service prints
+        work(guard, url, wiretap)
+        print("A thief sends what was seen on the way:")
+        steal(url, wiretap.seen[0])

@@ -1,0 +1,205 @@
+"""``CallerMiddleware``: verifies the caller of each request to an ASGI application.
+
+The middleware is ASGI alone, and works with Starlette and FastAPI. The application finds the caller
+in ``request.state.caller``. An answer to a request that is refused says little: the server's log
+(logger ``agentguard``) has the reason code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from agentguard.errors import ProofError
+from agentguard.proof import headers
+from agentguard.proof.presentation import CHAIN_WANTED
+from agentguard.proof.receiver import Receiver
+from agentguard.proof.verification import RequestCaller, UnknownChainError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY: Final = 1024 * 1024
+"""The longest body of a request by default, in bytes."""
+
+MAX_HEADERS: Final = 32 * 1024
+"""The most bytes of all headers of a request."""
+
+_LOGGER: Final = logging.getLogger("agentguard")
+_TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+_STATUSES: Final = {
+    "proof.scope": 403,
+    "proof.too_large": 413,
+    "proof.headers": 431,
+    "proof.unavailable": 503,
+    "delegation.revoked": 403,
+    "domain.frozen": 403,
+    "storage.missing": 503,
+    "storage.corrupt": 503,
+}
+"""The status of an answer by the reason code; each other code is 401."""
+
+
+class CallerMiddleware:
+    """Lets requests through whose caller is verified, and refuses all others.
+
+    ``app`` is the application, ``receiver`` the configuration of the server. A request has at most
+    ``max_body`` bytes of body. ``public`` are paths that anybody may request, such as ``/healthz``:
+    a path there counts exactly as written. WebSockets are refused.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        receiver: Receiver,
+        *,
+        max_body: int = MAX_BODY,
+        public: Iterable[str] = (),
+    ) -> None:
+        self._app = app
+        self._receiver = receiver
+        self._max_body = max_body
+        self._public = frozenset(public)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of ASGI, or hand the request on with its caller."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["path"] in self._public and scope.get("raw_path") == scope["path"].encode():
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            path, is_chain = _path(scope), _is_chain(scope)
+            listed = _headers(scope)
+            if not is_chain:  # before the body is read
+                headers.read(listed, accepts_dpop=self._receiver.accepts_dpop)
+            body = await _read_body(
+                receive, listed, headers.MAX_CHAIN if is_chain else self._max_body
+            )
+            if is_chain:
+                sha256 = path.removeprefix(headers.CHAINS_PATH)
+                await asyncio.to_thread(self._receiver.keep_chain, sha256, body)
+                await _send(send, 204, b"", [])
+                return
+            query = scope["query_string"].decode("ascii", "replace")
+            caller = await asyncio.to_thread(
+                self._receiver.verify, scope["method"], path, query, listed, body
+            )
+        except ProofError as error:
+            _LOGGER.warning("a request was refused: %s (%s)", error, error.code)
+            await refuse(send, error, accepts_dpop=self._receiver.accepts_dpop)
+            return
+        except _ClientGoneError:
+            return
+        await self._app(_with_caller(scope, caller), _replay(body, receive), send)
+
+
+class _ClientGoneError(Exception):
+    """The client went before the end of the request."""
+
+
+def _path(scope: Scope) -> str:
+    """Return the path as the request has it, percent-encoded.
+
+    Raises ``ProofError`` where the server hands over no such path.
+    """
+    raw = scope.get("raw_path")
+    if not isinstance(raw, bytes):
+        message = "the server hands over no raw_path, to which the proof is bound"
+        raise ProofError(message, code="proof.malformed")
+    return raw.decode("ascii", "replace")
+
+
+def _is_chain(scope: Scope) -> bool:
+    return scope["method"] == "PUT" and _path(scope).startswith(headers.CHAINS_PATH)
+
+
+def _headers(scope: Scope) -> list[tuple[str, str]]:
+    """Return the headers; raises ``ProofError`` (``proof.headers``) for too many bytes."""
+    listed = list(scope["headers"])
+    if sum(len(name) + len(value) for name, value in listed) > MAX_HEADERS:
+        raise ProofError("the headers of the request are too long", code="proof.headers")
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in listed]
+
+
+async def _read_body(receive: Receive, listed: list[tuple[str, str]], most: int) -> bytes:
+    """Return the body; raises ``ProofError`` (``proof.too_large``) beyond ``most`` bytes."""
+    announced = [value for name, value in listed if name.lower() == "content-length"]
+    if any(not value.isdecimal() or len(value) > 18 or int(value) > most for value in announced):  # noqa: PLR2004
+        raise _too_large()
+    parts: list[bytes] = []
+    size, has_more = 0, True
+    while has_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise _too_large()
+        has_more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return what hands the read body to the application, and then what the server has."""
+    is_read = False
+
+    async def replay() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _with_caller(scope: Scope, caller: RequestCaller) -> Scope:
+    return {**scope, "state": {**scope.get("state", {}), "caller": caller}}
+
+
+async def refuse(send: Send, error: ProofError, *, accepts_dpop: bool) -> None:
+    """Send the answer to a request that is refused: problem details (RFC 9457) without reasons."""
+    status = _STATUSES.get(error.code, 401)
+    problem = {"type": "about:blank", "title": _TITLES[status], "status": status}
+    more = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    if status == 401:  # noqa: PLR2004
+        is_missing = error.code == "proof.missing"
+        more.append(
+            (b"www-authenticate", b"Bearer" if is_missing else b'Bearer error="invalid_token"')
+        )
+        if accepts_dpop:
+            more.append((b"www-authenticate", b'DPoP algs="EdDSA Ed25519"'))
+    if isinstance(error, UnknownChainError):
+        more.append((CHAIN_WANTED.lower().encode(), error.sha256.encode()))
+    await _send(send, status, json.dumps(problem).encode(), more)
+
+
+async def _send(send: Send, status: int, body: bytes, more: list[tuple[bytes, bytes]]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    listed = [*more] if status == 204 else [length, *more]  # noqa: PLR2004
+    await send({"type": "http.response.start", "status": status, "headers": listed})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _too_large() -> ProofError:
+    return ProofError("the body of the request is too long", code="proof.too_large")

@@ -1,0 +1,101 @@
+"""``Receiver``: what the server of a tool knows beforehand, and the verification of its requests.
+
+``asgi.py`` uses a receiver in an application; a server of another kind calls ``verify`` itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from agentguard.errors import ProofError
+from agentguard.identity.trust import TrustDocument
+from agentguard.proof.target import parse_audience
+from agentguard.proof.verification import (
+    Chains,
+    HttpRequest,
+    RequestCaller,
+    RevokedNames,
+    UsedProofs,
+    verify_chain,
+    verify_request,
+)
+
+
+class ReceiverStore(UsedProofs, Chains, Protocol):
+    """The used proofs and the chains of a receiver (``storage.proof_store.ProofStore``)."""
+
+    def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
+        """Keep a verified chain; raises ``ProofError`` (``proof.unavailable``)."""
+
+
+class Receiver:
+    """A tool's server as its callers name it, whom the server trusts, and its store.
+
+    ``url`` is the URL under which callers reach the server, as in ``https://payments.example``. The
+    URL is also the server's audience, unless ``audience`` says another. ``trust`` has the keys of
+    one or more trust domains (``agentguard trust export``). ``store`` is a ``ProofStore``.
+    ``revocations`` may be a ``PublishedRevocations``. ``accepts_dpop`` takes DPoP proofs as well.
+    ``clock`` returns seconds since the epoch. Raises ``ConfigError`` for a URL that no proof can
+    name, or that does not protect requests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        trust: TrustDocument | Sequence[TrustDocument],
+        store: ReceiverStore,
+        *,
+        audience: str | None = None,
+        revocations: RevokedNames | None = None,
+        accepts_dpop: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._base = parse_audience(url)
+        self._audience = url if audience is None else audience
+        self._trust = trust
+        self._store = store
+        self._revocations = revocations
+        self._clock = clock
+        self.accepts_dpop = accepts_dpop
+
+    def verify(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+    ) -> RequestCaller:
+        """Verify a request, and use its proof up.
+
+        ``path`` and ``query`` are as the request has them, percent-encoded. The origin, and a path
+        before ``path`` that a proxy has removed, come from ``url``. Raises ``ProofError``.
+        """
+        if not path.startswith("/") or "?" in path:
+            message = "the request has no path that begins with a slash and ends before the query"
+            raise ProofError(message, code="proof.malformed")
+        url = self._base.uri.rstrip("/") + path + (f"?{query}" if query else "")
+        return verify_request(
+            HttpRequest(method, url, headers, body),
+            trust=self._trust,
+            audience=self._audience,
+            at=self._now(),
+            used=self._store,
+            chains=self._store,
+            revocations=self._revocations,
+            accepts_dpop=self.accepts_dpop,
+        )
+
+    def keep_chain(self, sha256: str, chain: bytes) -> None:
+        """Verify a chain that was sent by itself, and keep it; raises ``ProofError``."""
+        at = self._now()
+        verified = verify_chain(chain, sha256, self._trust, at=at)
+        self._store.keep_chain(sha256, chain, expires_at=verified.leaf.expires_at, at=at)
+
+    def _now(self) -> int:
+        try:
+            return int(self._clock())
+        except Exception as error:
+            raise ProofError("the clock can't be read", code="proof.unavailable") from error

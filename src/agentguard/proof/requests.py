@@ -1,0 +1,85 @@
+"""An adapter of requests that proves the requests of a guarded tool (the extra ``requests``).
+
+An adapter sees each request that is sent, also after a redirect. The ``auth`` of requests does not:
+requests would copy the headers of the proof to wherever a redirect leads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentguard.errors import ConfigError
+from agentguard.proof.presentation import (
+    CHAIN_WANTED,
+    Audiences,
+    chain_url,
+    is_chain_wanted,
+    proof_headers,
+    prove_request,
+)
+from agentguard.proof.target import Target
+
+try:
+    import requests
+    from requests.adapters import HTTPAdapter
+except ModuleNotFoundError as error:
+    what = "an adapter that proves requests"
+    raise ConfigError.without_extra("requests", what=what, brings="requests") from error
+
+
+class CallerAdapter(HTTPAdapter):
+    """An adapter that proves each request to one of ``audiences``, and no other request.
+
+    Mount the adapter for ``https://`` and, for servers on this machine, for ``http://``. A request
+    to an audience that can't be proved is not sent: raises as ``prove_request`` does. Raises
+    ``ConfigError`` for an audience that is no URL or does not protect requests, and for a body that
+    is neither bytes nor text.
+    """
+
+    def __init__(self, *audiences: str) -> None:
+        super().__init__()
+        self._audiences = Audiences(audiences)
+
+    def send(
+        self, request: requests.PreparedRequest, *given: Any, **more: Any
+    ) -> requests.Response:
+        """Send a request, with a proof of its own if the URL is in an audience."""
+        url, method = request.url or "", request.method or ""
+        base = self._audiences.find(url)
+        if base is None:
+            return super().send(request, *given, **more)
+        body = _body(request)
+        proof = prove_request(method, url, body)
+        sent = proof_headers(proof)
+        response = super().send(_proved(request, sent), *given, **more)
+        wanted = response.headers.get(CHAIN_WANTED)
+        if is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
+            response.close()
+            chain = _chain_request(base, proof.chain_sha256, proof.chain)
+            super().send(chain, *given, **more).close()
+            sent = proof_headers(prove_request(method, url, body))
+            response = super().send(_proved(request, sent), *given, **more)
+        response.request = request  # which has no tokens
+        return response
+
+
+def _body(request: requests.PreparedRequest) -> bytes:
+    body: Any = request.body
+    if body is None:
+        return b""
+    if not isinstance(body, str | bytes):
+        message = "a request to an audience needs its body as bytes or text, not as a stream"
+        raise ConfigError(message)
+    return body.encode() if isinstance(body, str) else body
+
+
+def _proved(request: requests.PreparedRequest, sent: dict[str, str]) -> requests.PreparedRequest:
+    """Return a copy of a request with the headers of a proof; the request itself gets none."""
+    copied = request.copy()
+    copied.headers.update(sent)
+    return copied
+
+
+def _chain_request(base: Target, sha256: str, chain: bytes) -> requests.PreparedRequest:
+    headers = {"Content-Type": "application/json"}
+    return requests.Request("PUT", chain_url(base, sha256), data=chain, headers=headers).prepare()

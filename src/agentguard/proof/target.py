@@ -1,0 +1,102 @@
+"""``Target``: the URL of a request, in the one spelling in which a proof names the URL.
+
+A target is compared byte for byte. So the parser accepts few spellings: it adds nothing, decodes
+nothing, and refuses what a server could read in two ways.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from agentguard.errors import ConfigError, ProofError
+
+MAX_URL: Final = 8192
+"""The longest URL that is accepted, in characters."""
+
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[!\"$->@-\[\]-~]*)?(?:\?(?P<query>[!\"$-~]*))?"
+)
+_PATH: Final = re.compile(r"(?:[^?%]|%[0-9A-Fa-f]{2})*")
+_ENCODED: Final = re.compile(r"%(?:2[eEfF]|5[cC]|00)")
+_PORTS: Final = {"http": "80", "https": "443"}
+_LOOPBACK: Final = re.compile(r"localhost|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|\[::1\]")
+
+
+class Target(NamedTuple):
+    """A URL in parts: ``origin`` (scheme, host, and a port that is not the default), path, query.
+
+    ``query`` is the text after the question mark, empty for none.
+    """
+
+    origin: str
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, url: object) -> Target:
+        """Return the parts of an absolute URL.
+
+        The path has neither dot segments nor encoded slashes, backslashes, dots or NULs. Raises
+        ``ProofError`` (``proof.malformed``).
+        """
+        match = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
+        if match is None:
+            raise _malformed("expected an http or https URL without a user and a fragment")
+        path = match["path"] or "/"
+        if not _PATH.fullmatch(path) or _ENCODED.search(path) or {".", ".."} & set(path.split("/")):
+            raise _malformed("its path could be read in two ways")
+        scheme, host, port = match["scheme"], match["host"].lower(), match["port"]
+        is_default = port is None or port == _PORTS[scheme]
+        return cls(
+            f"{scheme}://{host}" + ("" if is_default else f":{port}"), path, match["query"] or ""
+        )
+
+    @property
+    def uri(self) -> str:
+        """The URL without the query: the ``aud`` of a WPT, and the ``htu`` of a DPoP proof."""
+        return self.origin + self.path
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether nobody on the network can read a request: https, or this machine."""
+        scheme, _, authority = self.origin.partition("://")
+        host = authority if authority.endswith("]") else authority.partition(":")[0]
+        if authority.startswith("["):
+            host = authority.partition("]")[0] + "]"
+        return scheme == "https" or _LOOPBACK.fullmatch(host) is not None
+
+    def is_within(self, base: Target) -> bool:
+        """Whether this URL has the origin of ``base``, and a path at or below that of ``base``."""
+        prefix = base.path.rstrip("/")
+        is_below = self.path == prefix or self.path.startswith(f"{prefix}/")
+        return self.origin == base.origin and is_below and not base.query
+
+
+def audience_target(name: str) -> Target | None:
+    """Return the URL that an audience of a delegation is, None for an audience that is no URL.
+
+    A URL that does not protect a request (``Target.is_protected``) counts as none.
+    """
+    try:
+        base = Target.parse(name)
+    except ProofError:
+        return None
+    return base if base.is_protected and not base.query else None
+
+
+def parse_audience(url: str) -> Target:
+    """Return the URL of a receiver; raises ``ConfigError`` for one that protects no request."""
+    try:
+        base = Target.parse(url)
+    except ProofError as error:
+        raise ConfigError(f"{url!r} is no URL of a receiver: {error}") from error
+    if not base.is_protected or base.query:
+        message = f"{url!r} is no URL of a receiver: use https, or http on this machine's loopback"
+        raise ConfigError(message)
+    return base
+
+
+def _malformed(problem: str) -> ProofError:
+    return ProofError(f"not a URL that a proof can name: {problem}", code="proof.malformed")

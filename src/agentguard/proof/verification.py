@@ -1,0 +1,273 @@
+"""``verify_request``: verifies who sends a request, for whom, and with which authority.
+
+The function does no I/O but through the two stores that its caller gives: the used proofs, and the
+chains that were sent by themselves. ``receiver.py`` binds these to a server's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+from agentguard.delegation import access_token, verification
+from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
+from agentguard.delegation.chain import Chain
+from agentguard.errors import AgentguardError, DecodeError, ProofError
+from agentguard.identity import credential
+from agentguard.identity.trust import TrustDocument
+from agentguard.proof import dpop, headers, wpt
+from agentguard.proof.bound_request import BoundRequest, is_digest
+from agentguard.proof.headers import PresentedCaller
+from agentguard.signing import jws
+
+Assurance = Literal["wpt", "dpop"]
+"""What binds a request to its caller: a Workload Proof Token, or a DPoP proof."""
+
+MAX_TRUSTED: Final = 64
+"""The most trust documents of one receiver."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCaller:
+    """Who has sent a request, verified: an agent instance, and the authority of its call.
+
+    ``agent`` is the instance's URI (``spiffe://``), ``principal`` for whom the agent acts, as in
+    ``user:alice``, and ``actors`` are the delegatees from the first to the agent itself. ``scope``
+    is what the principal has lent. ``task_id`` is None for none. ``isolation`` says whether the
+    agent's process could reach the keys (``access_token.ISOLATIONS``). ``token_jti`` is the id of
+    the access token. ``assurance`` ``wpt`` means that this very request, with its query and its
+    body, belongs to the authorised call whose invocation has the digest ``invocation_sha256``
+    (hex) in the agent's log. With ``dpop`` the digest is None, and only the method and the path
+    are proved.
+    """
+
+    agent: str
+    principal: str
+    actors: tuple[str, ...]
+    scope: frozenset[str]
+    task_id: str | None
+    isolation: str
+    assurance: Assurance
+    invocation_sha256: str | None
+    token_jti: str
+    chain: Chain
+
+    def require(self, *scopes: str) -> None:
+        """Raise ``ProofError`` (``proof.scope``) unless the caller's scope has all ``scopes``."""
+        missing = sorted(set(scopes) - self.scope)
+        if missing:
+            message = f"the request needs the scope {' '.join(missing)}, which was not lent"
+            raise ProofError(message, code="proof.scope")
+
+
+class UsedProofs(Protocol):
+    """Remembers durably which proofs were used."""
+
+    def use(self, jkt: str, jti: str, *, expires_at: int, at: int) -> None:
+        """Use up the proof ``jti`` of the key ``jkt``; times are seconds since the epoch.
+
+        Raises ``ProofError``: ``proof.used`` for a proof that was used before, and
+        ``proof.unavailable`` where nobody can know.
+        """
+
+
+class Chains(Protocol):
+    """Has the chains that were sent by themselves."""
+
+    def chain(self, sha256: str) -> bytes | None:
+        """Return the chain with a digest (``Chain.sha256``), None where it is not there.
+
+        Raises ``ProofError`` (``proof.unavailable``).
+        """
+
+
+class RevokedNames(Protocol):
+    """Knows which names are revoked (``identity.revocation.Revocations`` in part)."""
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return the code and the reason why no bearer of ``names`` may act; None for none.
+
+        Raises ``StorageError``.
+        """
+
+
+class UnknownChainError(ProofError):
+    """The receiver has not got the chain that an access token names: send the chain, and repeat.
+
+    ``sha256`` is the digest of the chain, in hex.
+    """
+
+    default_code = "proof.chain_unknown"
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the chain {sha256} of the access token is not known here")
+        self.sha256 = sha256
+
+
+class HttpRequest(NamedTuple):
+    """An HTTP request as a server has received it.
+
+    ``url`` is the whole URL: its origin comes from the server's configuration, never from a header.
+    ``headers`` are all headers, with names in any case. ``body`` is what the client has sent,
+    before a decoding of ``Content-Encoding``.
+    """
+
+    method: str
+    url: str
+    headers: Iterable[tuple[str, str]]
+    body: bytes
+
+
+class _Proved(NamedTuple):
+    """What a verified proof says; ``expires_at`` is in seconds since the epoch."""
+
+    jti: str
+    expires_at: int
+    invocation_sha256: str | None
+
+
+def verify_request(
+    request: HttpRequest,
+    *,
+    trust: TrustDocument | Sequence[TrustDocument],
+    audience: str,
+    at: int,
+    used: UsedProofs,
+    chains: Chains | None = None,
+    revocations: RevokedNames | None = None,
+    accepts_dpop: bool = False,
+) -> RequestCaller:
+    """Verify the caller of one HTTP request, and use the proof up.
+
+    ``trust`` has the keys of one or more trust domains. ``audience`` names this receiver, as
+    delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
+    were sent before; ``revocations`` is asked for the names of the chain and of the token.
+    ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves less (``RequestCaller``).
+
+    Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
+    or key that does not count. ``UnknownChainError`` asks for the chain.
+    """
+    try:
+        bound = BoundRequest.of(request.method, request.url, request.body)
+        presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
+        issuer = _issuer_of(presented.access_token, trust)
+        token = _verified_token(presented, issuer, chains, audience, at)
+        leaf = token.chain.leaf
+        proved = _verify_proof(presented, bound, token, issuer, at)
+        _require_unrevoked(token, revocations)
+        used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=at)
+    except ProofError:
+        raise
+    except AgentguardError as error:
+        raise ProofError(str(error), code=error.code) from error
+    return RequestCaller(
+        agent=leaf.delegatee,
+        principal=token.chain.principal,
+        actors=tuple(token.chain.actors),
+        scope=frozenset(leaf.scope),
+        task_id=token.chain.root.task_id,
+        isolation=token.isolation,
+        assurance=presented.scheme,
+        invocation_sha256=proved.invocation_sha256,
+        token_jti=token.jti,
+        chain=token.chain,
+    )
+
+
+def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> None:
+    names = token.chain.names | {token.jti}
+    refused = None if revocations is None else revocations.refusal(names)
+    if refused is not None:
+        code, reason = refused
+        raise ProofError(reason, code=code)
+
+
+def _issuer_of(token: str, trust: TrustDocument | Sequence[TrustDocument]) -> TrustDocument:
+    """Return the trust document of the domain that a token names; the signature is not verified."""
+    trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
+    issuer = jws.parse(token).claims().get("iss")
+    for document in trusted:
+        if issuer == f"spiffe://{document.trust_domain}":
+            return document
+    raise ProofError("the access token is of no trusted domain", code="proof.issuer")
+
+
+def _verified_token(
+    presented: PresentedCaller, trust: TrustDocument, chains: Chains | None, audience: str, at: int
+) -> AccessToken:
+    """Verify the access token with its chain, from the header or from the store."""
+    if presented.chain is not None:
+        chain = headers.decode_chain(presented.chain)
+        return access_token.verify(presented.access_token, chain, trust, at=at, audience=audience)
+    # the digest only selects a chain; the token is verified with the chain
+    named: Any = jws.parse(presented.access_token).claims().get(CHAIN_CLAIM)
+    if not is_digest(named):
+        raise DecodeError("not an access token: it names no chain", code="token.malformed")
+    stored = None if chains is None else chains.chain(named)
+    if stored is None:
+        raise UnknownChainError(named)
+    return access_token.verify(presented.access_token, stored, trust, at=at, audience=audience)
+
+
+def _verify_proof(
+    presented: PresentedCaller,
+    request: BoundRequest,
+    token: AccessToken,
+    trust: TrustDocument,
+    at: int,
+) -> _Proved:
+    """Verify the proof, under the key to which the access token is bound."""
+    leaf = token.chain.leaf
+    if presented.credential is None:
+        proof = dpop.verify(
+            presented.proof,
+            request.method,
+            request.target,
+            access_token=presented.access_token,
+            at=at,
+        )
+        if proof.thumbprint != leaf.key_id:
+            raise _other_key()
+        return _Proved(proof.jti, proof.expires_at, None)
+    instance = credential.verify(presented.credential, trust, at=at)
+    if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
+        raise _other_key()
+    bound = wpt.verify(
+        presented.proof,
+        request,
+        credential=presented.credential,
+        access_token=presented.access_token,
+        at=at,
+    )
+    return _Proved(bound.jti, bound.expires_at, bound.invocation_sha256)
+
+
+def _other_key() -> ProofError:
+    message = "the access token is bound to another key than the one that proves the request"
+    return ProofError(message, code="proof.key")
+
+
+def verify_chain(
+    chain: bytes, sha256: str, trust: TrustDocument | Sequence[TrustDocument], *, at: int
+) -> Chain:
+    """Verify a chain that was sent by itself, as of ``at`` (seconds since the epoch).
+
+    Raises ``ProofError``, also for a chain with another digest than ``sha256``
+    (``proof.malformed``).
+    """
+    trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
+    refused = ProofError("the chain is of no trusted domain", code="proof.issuer")
+    if len(chain) > headers.MAX_CHAIN:
+        raise ProofError("the chain is too long", code="proof.too_large")
+    for document in trusted:
+        try:
+            verified = verification.loads(chain, document, at=at)
+        except AgentguardError as error:
+            refused = ProofError(str(error), code=error.code)
+            continue
+        if verified.sha256 != sha256:
+            raise ProofError("the chain has another digest", code="proof.malformed")
+        return verified
+    raise refused

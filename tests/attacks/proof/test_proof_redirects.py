@@ -1,0 +1,156 @@
+"""A redirect out of the audience gets no token and no proof; one within gets a proof of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+import requests
+from tool_servers import SCOPE, TLS, guard_in_memory, in_call, plain_server, tool_server
+
+from agentguard.errors import ConfigError, ProofError
+from agentguard.proof.headers import NAMES
+from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
+from agentguard.proof.requests import CallerAdapter
+
+
+@pytest.fixture
+def guard():
+    with guard_in_memory() as guard:
+        yield guard
+
+
+@pytest.fixture
+def server(guard, tmp_path):
+    with tool_server(guard, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def elsewhere():
+    with plain_server() as server:
+        yield server
+
+
+def with_httpx(audience, url):
+    transport = CallerTransport(audience, transport=httpx.HTTPTransport(verify=TLS))
+    with httpx.Client(transport=transport, follow_redirects=True) as client:
+        answer = client.post(url, content=b"body", headers={"X-Mine": "1"})
+        assert not NAMES & {name.lower() for name in answer.request.headers}
+        return answer.status_code, answer.text
+
+
+def with_async_httpx(audience, url):
+    async def send():
+        inner = httpx.AsyncHTTPTransport(verify=TLS)
+        transport = AsyncCallerTransport(audience, transport=inner)
+        async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
+            answer = await client.post(url, content=b"body", headers={"X-Mine": "1"})
+            assert not NAMES & {name.lower() for name in answer.request.headers}
+            return answer.status_code, answer.text
+
+    return asyncio.run(send())
+
+
+def with_requests(audience, url):
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", CallerAdapter(audience))
+        answer = session.post(url, data=b"body", headers={"X-Mine": "1"})
+        assert not NAMES & {name.lower() for name in answer.request.headers}
+        return answer.status_code, answer.text
+
+
+CLIENTS = pytest.mark.parametrize("post", [with_httpx, with_async_httpx, with_requests])
+
+
+@CLIENTS
+def test_a_redirect_elsewhere_carries_neither_token_nor_proof(guard, server, elsewhere, post):
+    url = f"{server.url}/onward?to={elsewhere.url}/take"
+    answered = in_call(guard, lambda: post(server.url, url), audience=[server.url])
+    assert answered == (200, "ok")
+    ((_method, path, headers),) = elsewhere.seen
+    assert (path, headers["x-mine"]) == ("/take", "1")
+    assert not NAMES & headers.keys()
+
+
+@CLIENTS
+def test_a_redirect_within_the_audience_has_a_proof_of_its_own(guard, server, post):
+    url = f"{server.url}/onward?to={server.url}/pay"
+    status, text = in_call(guard, lambda: post(server.url, url), audience=[server.url])
+    assert status == 200
+    assert '"principal":"user:alice"' in text
+    first, second = (headers for _method, _path, headers in server.seen)
+    assert first["workload-proof-token"] != second["workload-proof-token"]
+
+
+@CLIENTS
+def test_a_second_request_has_a_proof_of_its_own(guard, server, post):
+    def twice():
+        return [post(server.url, f"{server.url}/pay")[0] for _ in range(2)]
+
+    assert in_call(guard, twice, audience=[server.url]) == [200, 200]
+
+
+@CLIENTS
+def test_a_request_to_another_server_goes_as_it_is(guard, server, elsewhere, post):
+    url = f"{elsewhere.url}/take"
+    assert in_call(guard, lambda: post(server.url, url), audience=[server.url])[0] == 200
+    ((_method, _path, headers),) = elsewhere.seen
+    assert not NAMES & headers.keys()
+    assert in_call(guard, lambda: post(server.url, f"{server.url}/x"), audience=[server.url])
+
+
+@CLIENTS
+def test_a_request_that_the_delegation_does_not_name_is_not_sent(guard, server, post):
+    with pytest.raises(ProofError) as caught:
+        in_call(guard, lambda: post(server.url, server.url), audience=["https://x.example"])
+    assert caught.value.code == "proof.audience"
+    assert server.seen == []
+    in_call(guard, lambda: post(server.url, server.url), audience=[server.url])
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("made", [CallerTransport, AsyncCallerTransport, CallerAdapter])
+def test_an_audience_is_https_or_on_this_machine(made):
+    for audience in ("http://payments.example", "payments", "https://a@b.example", "https://b?x=1"):
+        with pytest.raises(ConfigError):
+            made(audience)
+    with pytest.raises(ConfigError):
+        made()
+    assert made("https://payments.example", "http://localhost:8000/v1")
+
+
+def test_a_redirect_to_the_clear_carries_nothing(guard):
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        onward = {"Location": "http://payments.example/pay"}
+        return httpx.Response(307, headers=onward) if len(sent) == 1 else httpx.Response(200)
+
+    def pay():
+        transport = CallerTransport(
+            "https://payments.example", transport=httpx.MockTransport(answer)
+        )
+        with httpx.Client(transport=transport, follow_redirects=True) as client:
+            return client.post("https://user:pass@payments.example/pay#x").status_code
+
+    with guard.delegate("user:alice", scope=SCOPE, audience=["https://payments.example"]):
+        assert guard.new_agent("payer").call(guard.tool(name="pay")(pay)) == 200
+    assert "workload-proof-token" in sent[0].headers
+    assert sent[0].headers["authorization"].startswith("Bearer ey")
+    assert not NAMES & {name.lower() for name in sent[1].headers} - {"authorization"}
+    assert not sent[1].headers.get("authorization", "").startswith("Bearer")
+
+
+def test_requests_sends_no_stream_to_an_audience(guard, server):
+    def stream():
+        with requests.Session() as session:
+            session.mount("http://", CallerAdapter(server.url))
+            return session.post(server.url, data=iter([b"x"])).status_code
+
+    with pytest.raises(ConfigError):
+        in_call(guard, stream, audience=[server.url])
+    assert server.seen == []

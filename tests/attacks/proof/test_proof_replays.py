@@ -1,0 +1,205 @@
+"""A proof counts once: for all threads, all worker processes, and after a restart."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from proof_scene import check, refused
+
+from agentguard.errors import ProofError
+from agentguard.proof import ProofStore
+from agentguard.storage import proof_store
+
+NOW = 1_800_000_000
+JKT = "k" * 43
+
+
+def use(store, jti, *, expires_at=NOW + 30, at=NOW):
+    """Use a proof up; return the reason code, or None."""
+    try:
+        store.use(JKT, jti, expires_at=expires_at, at=at)
+    except ProofError as error:
+        return error.code
+    return None
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "proofs.sqlite"
+
+
+def test_a_proof_counts_once(scene):
+    sent = scene.request()
+    check(scene.receiver, sent)
+    assert refused(scene.receiver, sent) == "proof.used"
+    assert refused(scene.new_receiver(), sent) == "proof.used"  # after a restart
+    check(scene.receiver, scene.request())
+
+
+def test_a_stolen_and_quicker_proof_is_refused_the_second_time(scene):
+    sent = scene.request()
+    with ThreadPoolExecutor(8) as threads:
+        receivers = [scene.new_receiver() for _ in range(4)] * 2
+        codes = list(threads.map(lambda receiver: _code(receiver, sent), receivers))
+    assert sorted(map(str, codes)) == ["None", *["proof.used"] * 7]
+
+
+def _code(receiver, sent):
+    try:
+        check(receiver, sent)
+    except ProofError as error:
+        return error.code
+    return None
+
+
+def _worker(path, start, jtis, answers):
+    start.wait()
+    store = ProofStore(path)
+    answers.put([use(store, jti) for jti in jtis])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_each_of_many_workers_finds_a_proof_used_that_another_has_used(path):
+    context = multiprocessing.get_context("fork")
+    start, answers = context.Event(), context.Queue()
+    jtis = [f"proof-{number:04}" for number in range(40)]
+    workers = [context.Process(target=_worker, args=(path, start, jtis, answers)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    start.set()  # so that all of them make the file at once
+    found = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    for together in zip(*found, strict=True):
+        assert sorted(map(str, together)) == ["None", "proof.used", "proof.used"]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_forked_worker_shares_the_store_with_its_parent(path):
+    store = ProofStore(path)
+    assert use(store, "before-the-fork") is None
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def child():
+        answers.put([use(store, "before-the-fork"), use(store, "in-the-child")])
+
+    worker = context.Process(target=child)
+    worker.start()
+    assert answers.get(timeout=60) == ["proof.used", None]
+    worker.join()
+    assert use(store, "in-the-child") == "proof.used"
+    assert use(store, "in-the-parent") is None
+
+
+def test_one_jti_of_two_keys_is_two_proofs(path):
+    store = ProofStore(path)
+    store.use("a" * 43, "the-same", expires_at=NOW + 30, at=NOW)
+    store.use("b" * 43, "the-same", expires_at=NOW + 30, at=NOW)
+    with pytest.raises(ProofError):
+        store.use("a" * 43, "the-same", expires_at=NOW + 30, at=NOW)
+
+
+def test_rows_go_after_their_end_and_a_clock_set_back_revives_none(path):
+    store = ProofStore(path)
+    for number in range(50):
+        assert use(store, f"proof-{number:04}") is None
+    assert use(store, "much-later", expires_at=NOW + 3600, at=NOW + 3570) is None
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM proofs").fetchone() == (1,)
+    connection.close()
+    assert use(store, "proof-0001") == "proof.expired"  # the clock was set back
+    assert use(store, "much-later", expires_at=NOW + 3600, at=NOW) == "proof.used"
+    assert use(store, "another-one", expires_at=NOW + 3600, at=NOW + 3570) is None
+
+
+def test_a_full_store_refuses_until_proofs_have_ended(path):
+    store = ProofStore(path, max_proofs=3)
+    assert [use(store, f"proof-{number:04}") for number in range(4)] == [None] * 3 + [
+        "proof.unavailable"
+    ]
+    assert use(store, "proof-0000") == "proof.used"
+    assert use(store, "much-later", expires_at=NOW + 60, at=NOW + 31) is None
+
+
+def test_a_damaged_store_refuses(path):
+    store = ProofStore(path)
+    assert use(store, "proof-0001") is None
+    store.close()
+    path.write_bytes(b"\xff" * 8192)
+    assert use(store, "proof-0002") == "proof.unavailable"
+    path.unlink()
+    for beside in path.parent.glob("proofs.sqlite-*"):
+        beside.unlink()
+    assert use(store, "proof-0003") is None
+
+
+def test_a_store_that_can_not_be_written_refuses(path, monkeypatch):
+    store = ProofStore(path)
+    held = sqlite3.connect(path, isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(proof_store, "PATIENCE", 0.05)
+    store.close()
+    assert use(store, "proof-0001") == "proof.unavailable"
+    held.execute("ROLLBACK")
+    held.close()
+    assert use(store, "proof-0001") is None
+
+
+def test_no_other_file_is_taken_for_a_store(tmp_path):
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (other, pipe, tmp_path, tmp_path / "missing" / "proofs.sqlite"):
+        with pytest.raises(ProofError) as caught:
+            ProofStore(place)
+        assert caught.value.code == "proof.unavailable"
+    made = ProofStore(tmp_path / "mine.sqlite")
+    assert use(made, "proof-0001") is None
+    assert (tmp_path / "mine.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_store_is_safe_for_many_threads(path):
+    store = ProofStore(path)
+    codes: list[str | None] = []
+
+    def run():
+        codes.extend(use(store, f"proof-{number:04}") for number in range(25))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (codes.count(None), codes.count("proof.used")) == (25, 75)
+
+
+def test_chains_are_kept_until_they_end_and_in_a_number(path):
+    store = ProofStore(path, max_chains=2)
+    for number in range(2):
+        store.keep_chain(f"{number}" * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    store.keep_chain("0" * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    with pytest.raises(ProofError):
+        store.keep_chain("2" * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    store.keep_chain("2" * 64, b"later", expires_at=NOW + 160, at=NOW + 60)
+    assert (store.chain("0" * 64), store.chain("2" * 64)) == (None, b"later")
+
+
+def test_a_used_proof_stays_used_until_its_end(scene):
+    sent = scene.request()
+    start = time.time()
+    check(scene.receiver, sent)
+    for shift, code in ((10, "proof.used"), (25, "proof.used"), (31, "proof.expired")):
+        scene.clock = lambda shift=shift: start + shift
+        assert refused(scene.receiver, sent) == code

@@ -1,0 +1,104 @@
+"""A revocation ends proofs: at the guard at once, and at a receiver that has the published file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from proof_scene import URL, ProofScene, check, refused
+from tool_servers import SCOPE, in_call
+
+from agentguard.domain import administration, config
+from agentguard.errors import ProofError
+from agentguard.proof import PublishedRevocations
+from agentguard.proof.presentation import prove_request
+from agentguard.signing.canonical import loads_object
+from agentguard.storage import restrictions_file
+
+PASSPHRASE = b"correct horse battery staple"
+AGENTS = {name: {"max_scope": SCOPE} for name in ("payer", "other")}
+
+
+class Domain:
+    """A durable domain with a receiver; ``publish`` copies the file of the revocations to it."""
+
+    def __init__(self, place, folder: Path) -> None:
+        tables = {**loads_object(place.config.encoded), "agents": AGENTS}
+        place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
+        self.config = place.config
+        self.scene = ProofScene(folder, place.open())
+        self.published = folder / "published"
+        self.published.mkdir()
+        self.publish()
+        self.knowing = self.scene.new_receiver(
+            revocations=PublishedRevocations(self.published, self.scene.guard.trust)
+        )
+
+    def publish(self) -> None:
+        shutil.copy(self.config.state / restrictions_file.FILE, self.published)
+
+    def revoke(self, name: str) -> None:
+        now = datetime.now(UTC)
+        administration.revoke(self.config, PASSPHRASE, name, note="n", now=now)
+
+
+@pytest.fixture
+def domain(place, tmp_path_factory) -> Iterator[Domain]:
+    domain = Domain(place, tmp_path_factory.mktemp("receiver"))
+    with domain.scene.guard:
+        yield domain
+
+
+@pytest.mark.parametrize("name", ["agent:payer", "user:alice"])
+def test_a_revoked_name_is_refused_where_the_receiver_has_the_file(domain, name):
+    before, after, elsewhere = (domain.scene.request() for _ in range(3))
+    assert check(domain.knowing, before).principal == "user:alice"
+    domain.revoke(name)
+    domain.publish()
+    assert refused(domain.knowing, after) == "delegation.revoked"
+    # a receiver without the file knows what was signed, for the five minutes of the token
+    assert check(domain.scene.receiver, elsewhere).principal == "user:alice"
+
+
+def test_another_agent_goes_on(domain):
+    domain.revoke("agent:other")
+    domain.publish()
+    assert check(domain.knowing, domain.scene.request()).principal == "user:alice"
+
+
+def test_a_frozen_domain_is_refused(domain):
+    sent = domain.scene.request()
+    now = datetime.now(UTC)
+    administration.freeze(domain.config, PASSPHRASE, frozen=True, note="n", now=now)
+    domain.publish()
+    assert refused(domain.knowing, sent) == "domain.frozen"
+    administration.freeze(domain.config, PASSPHRASE, frozen=False, note="n", now=now)
+    domain.publish()
+    assert check(domain.knowing, sent).principal == "user:alice"
+
+
+def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
+    path = domain.published / restrictions_file.FILE
+    whole, sent = path.read_bytes(), domain.scene.request()
+    path.write_bytes(whole.replace(b'"frozen":false', b'"frozen":true '))
+    assert refused(domain.knowing, sent) == "storage.corrupt"
+    path.unlink()
+    assert refused(domain.knowing, sent) == "storage.missing"
+    path.write_bytes(whole)
+    assert check(domain.knowing, sent).principal == "user:alice"
+
+
+def test_a_guard_proves_nothing_more_in_a_call_whose_agent_is_revoked_meanwhile(domain):
+    def tool():
+        first = prove_request("POST", f"{URL}/pay", b"")
+        domain.revoke("agent:payer")
+        with pytest.raises(ProofError) as caught:
+            prove_request("POST", f"{URL}/pay", b"")
+        return first, caught.value.code
+
+    first, code = in_call(domain.scene.guard, tool, audience=[URL])
+    assert first.proof
+    assert code == "proof.refused"

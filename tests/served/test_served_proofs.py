@@ -1,0 +1,47 @@
+"""A guard server in a process of its own proves the requests of its clients' running calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentguard import ProofError
+from agentguard.delegation.context import running_call
+from agentguard.proof.presentation import prove_request
+from agentguard.signing import jws
+
+URL = "https://payments.example"
+
+
+def test_the_server_proves_a_request_of_a_running_call_and_none_after_the_end(place):
+    guard = place.connect()
+    kept: list[Any] = []
+
+    def pay():
+        kept.append(running_call())
+        return prove_request("POST", f"{URL}/pay", b"3")
+
+    with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
+        proof = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
+    claims = jws.parse(proof.proof).claims()
+    assert claims["aud"] == f"{URL}/pay"
+    link, request_id = guard._parts._link, kept[0].releases._request_id
+    asked = {"op": "proof", "request_id": request_id, "method": "POST", "url": f"{URL}/pay"}
+    with pytest.raises(ProofError) as caught:
+        link.request({**asked, "body_sha256": "0" * 64})
+    assert caught.value.code == "proof.refused"
+
+
+def test_the_server_itself_looks_at_the_audience(place):
+    guard = place.connect()
+
+    def pay():
+        return prove_request("POST", "https://evil.example/pay", b"")
+
+    with (
+        guard.delegate("user:alice", scope=["pay"], audience=[URL]),
+        pytest.raises(ProofError) as caught,
+    ):
+        guard.new_agent("clerk").call(guard.tool(name="note")(pay))
+    assert caught.value.code == "proof.audience"

@@ -1,0 +1,133 @@
+"""DPoP proofs of other people's clients (RFC 9449), as PyJWT makes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from agentguard.errors import AgentguardError
+from agentguard.proof import dpop
+from agentguard.proof.target import Target
+from agentguard.proof.wpt import token_hash
+from agentguard.signing.keys import PublicKey
+
+NOW = 1_800_000_000
+TARGET = Target.parse("https://payments.example/pay")
+TOKEN = "a.b.c"
+P256, ED25519 = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()
+
+
+def jwk_of(key: Any) -> dict[str, Any]:
+    algorithm = jwt.algorithms.ECAlgorithm if key is P256 else jwt.algorithms.OKPAlgorithm
+    jwk: dict[str, Any] = json.loads(algorithm.to_jwk(key.public_key()))
+    return jwk
+
+
+def proof(key: Any = P256, *, header: dict[str, Any] | None = None, **claims: Any) -> str:
+    """Return a proof with these members of the header and claims; None takes one away."""
+    made = {
+        "jti": os.urandom(16).hex(),
+        "htm": "POST",
+        "htu": TARGET.uri,
+        "iat": NOW,
+        "ath": token_hash(TOKEN),
+        **claims,
+    }
+    named = {"typ": "dpop+jwt", "jwk": jwk_of(key), **(header or {})}
+    algorithm = "ES256" if key is P256 else "EdDSA"
+    return jwt.encode({k: v for k, v in made.items() if v is not None}, key, algorithm, named)
+
+
+def verified(token: str, **more: Any) -> dpop.DpopProof:
+    return dpop.verify(token, "POST", TARGET, access_token=TOKEN, at=NOW, **more)
+
+
+def refused(token: str) -> str:
+    with pytest.raises(AgentguardError) as caught:
+        verified(token)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("key", [P256, ED25519])
+def test_a_proof_is_verified_under_its_own_key(key):
+    found = verified(proof(key, extra="ignored"))
+    assert found.expires_at == NOW + dpop.WINDOW
+    if key is ED25519:
+        assert found.thumbprint == PublicKey(key.public_key().public_bytes_raw()).thumbprint
+    else:
+        assert len(found.thumbprint) == 43
+
+
+@pytest.mark.parametrize("key", [P256, ED25519])
+def test_a_tampered_proof_is_refused(key):
+    head, body, signature = proof(key).split(".")
+    _head, other, _signature = proof(key).split(".")
+    assert refused(f"{head}.{other}.{signature}") == "signature.invalid"
+    assert refused(f"{head}.{body}.{'A' * len(signature)}") == "signature.invalid"
+    assert refused(f"{head}.{body}.AAAA") in ("proof.malformed", "signature.invalid")
+    assert refused(f"{head}.{body}.") in ("proof.malformed", "signature.invalid")
+    assert refused(f"{head}.{body}") == "proof.malformed"
+    assert refused("A" * 5000) == "proof.malformed"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"typ": "jwt"},
+        {"typ": "wpt+jwt"},
+        {"jwk": None},
+        {"jwk": {}},
+        {"jwk": jwk_of(ED25519)},
+        {"jwk": {**jwk_of(P256), "d": "AAAA"}},
+        {"jwk": {**jwk_of(P256), "crv": "P-384"}},
+        {"jwk": {**jwk_of(P256), "x": "AAAA"}},
+        {"jwk": {**jwk_of(P256), "x": jwk_of(P256)["y"]}},
+        {"jwk": {**jwk_of(P256), "x": 5}},
+        {"jwk": {**jwk_of(P256), "alg": "ES384"}},
+        {"crit": ["exp"]},
+        {"jku": "https://evil.example"},
+        {"kid": "x"},
+    ],
+)
+def test_a_proof_with_another_header_is_refused(header):
+    refused(proof(header=header))
+    verified(proof())
+
+
+def test_another_algorithm_is_refused():
+    claims = {"jti": "j" * 22, "htm": "POST", "htu": TARGET.uri, "iat": NOW, "ath": "x"}
+    headers = {"typ": "dpop+jwt", "jwk": jwk_of(P256)}
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert refused(jwt.encode(claims, key, "RS256", headers)) == "proof.malformed"
+    assert refused(jwt.encode(claims, "s" * 32, "HS256", headers)) == "proof.malformed"
+    nothing: Any = None
+    assert refused(jwt.encode(claims, nothing, "none", headers)) == "proof.malformed"
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"htm": "GET"}, "proof.request"),
+        ({"htm": "post"}, "proof.request"),
+        ({"htu": "https://payments.example/other"}, "proof.audience"),
+        ({"htu": "https://payments.example/pay?x=1"}, "proof.audience"),
+        ({"htu": "https://payments.example/pay#x"}, "proof.malformed"),
+        ({"ath": token_hash("other")}, "proof.token"),
+        ({"ath": None}, "proof.malformed"),
+        ({"iat": NOW - dpop.WINDOW}, "proof.expired"),
+        ({"iat": NOW + dpop.WINDOW}, "proof.expired"),
+        ({"iat": str(NOW)}, "proof.malformed"),
+        ({"iat": None}, "proof.malformed"),
+        ({"jti": None}, "proof.malformed"),
+        ({"jti": "a b"}, "proof.malformed"),
+    ],
+)
+def test_a_proof_of_another_request_is_refused(claims, code):
+    assert refused(proof(**claims)) == code
+    verified(proof(iat=NOW - dpop.WINDOW + 1))
+    verified(proof(htu="https://payments.example:443/pay"))
