@@ -16,27 +16,41 @@ from agentguard.errors import ProofError
 
 if TYPE_CHECKING:
     from agentguard.proof.asgi import CallerMiddleware
+    from agentguard.proof.presentation import proof_headers, prove_request
     from agentguard.proof.receiver import Receiver
-    from agentguard.proof.verification import RequestCaller, verify_request
+    from agentguard.proof.verification import (
+        HttpRequest,
+        RequestCaller,
+        UnknownChainError,
+        verify_request,
+    )
     from agentguard.storage.proof_store import ProofStore
     from agentguard.storage.published_revocations import PublishedRevocations
 
 __all__ = [
     "CallerMiddleware",
+    "HttpRequest",
     "ProofError",
     "ProofStore",
     "PublishedRevocations",
     "Receiver",
     "RequestCaller",
+    "UnknownChainError",
+    "proof_headers",
+    "prove_request",
     "verify_request",
 ]
 
 _HOMES = {
     "CallerMiddleware": "agentguard.proof.asgi",
+    "HttpRequest": "agentguard.proof.verification",
     "ProofStore": "agentguard.storage.proof_store",
     "PublishedRevocations": "agentguard.storage.published_revocations",
     "Receiver": "agentguard.proof.receiver",
     "RequestCaller": "agentguard.proof.verification",
+    "UnknownChainError": "agentguard.proof.verification",
+    "proof_headers": "agentguard.proof.presentation",
+    "prove_request": "agentguard.proof.presentation",
     "verify_request": "agentguard.proof.verification",
 }
 """In which module each name stands that is imported at its first use."""

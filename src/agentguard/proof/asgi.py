@@ -109,6 +109,12 @@ class CallerMiddleware:
             return
         except _ClientGoneError:
             return
+        except Exception:
+            # a store or a file of revocations of the application's own may raise anything
+            _LOGGER.exception("a request was refused, because its verification failed")
+            failed = ProofError("the verification failed", code="proof.unavailable")
+            await refuse(send, failed, accepts_dpop=self._receiver.accepts_dpop)
+            return
         await self._app(_with_caller(scope, caller), _replay(body, receive), send)
 
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agentguard.errors import ProofError
+from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof.target import parse_audience
 from agentguard.proof.verification import (
@@ -36,9 +36,11 @@ class Receiver:
     ``url`` is the URL under which callers reach the server, as in ``https://payments.example``. The
     URL is also the server's audience, unless ``audience`` says another. ``trust`` has the keys of
     one or more trust domains (``agentguard trust export``). ``store`` is a ``ProofStore``.
-    ``revocations`` may be a ``PublishedRevocations``. ``accepts_dpop`` takes DPoP proofs as well.
-    ``clock`` returns seconds since the epoch. Raises ``ConfigError`` for a URL that no proof can
-    name, or that does not protect requests.
+    ``revocations`` may be a ``PublishedRevocations``, or a mapping with one for each trust domain:
+    a server that trusts several domains needs the mapping, because the names in two domains may be
+    equal. ``accepts_dpop`` takes DPoP proofs as well. ``clock`` returns seconds since the epoch.
+    Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, and
+    for revocations of one domain where several are trusted.
     """
 
     def __init__(
@@ -48,10 +50,14 @@ class Receiver:
         store: ReceiverStore,
         *,
         audience: str | None = None,
-        revocations: RevokedNames | None = None,
+        revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
         accepts_dpop: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        is_one = isinstance(trust, TrustDocument) or len(trust) == 1
+        if not (is_one or revocations is None or isinstance(revocations, Mapping)):
+            message = "with several trust domains, give revocations by the name of the domain"
+            raise ConfigError(message)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
         self._trust = trust

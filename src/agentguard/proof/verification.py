@@ -6,7 +6,7 @@ chains that were sent by themselves. ``receiver.py`` binds these to a server's c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -136,15 +136,16 @@ def verify_request(
     at: int,
     used: UsedProofs,
     chains: Chains | None = None,
-    revocations: RevokedNames | None = None,
+    revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
     accepts_dpop: bool = False,
 ) -> RequestCaller:
     """Verify the caller of one HTTP request, and use the proof up.
 
     ``trust`` has the keys of one or more trust domains. ``audience`` names this receiver, as
     delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
-    were sent before; ``revocations`` is asked for the names of the chain and of the token.
-    ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves less (``RequestCaller``).
+    were sent before. ``revocations`` is asked for the names of the chain and of the token; a
+    mapping has the revocations of each trust domain by its name. ``accepts_dpop`` also takes a DPoP
+    proof (RFC 9449), which proves less (``RequestCaller``).
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
@@ -156,7 +157,7 @@ def verify_request(
         token = _verified_token(presented, issuer, chains, audience, at)
         leaf = token.chain.leaf
         proved = _verify_proof(presented, bound, token, issuer, at)
-        _require_unrevoked(token, revocations)
+        _require_unrevoked(token, _of_domain(revocations, issuer.trust_domain))
         used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=at)
     except ProofError:
         raise
@@ -174,6 +175,12 @@ def verify_request(
         token_jti=token.jti,
         chain=token.chain,
     )
+
+
+def _of_domain(
+    revocations: RevokedNames | Mapping[str, RevokedNames] | None, trust_domain: str
+) -> RevokedNames | None:
+    return revocations.get(trust_domain) if isinstance(revocations, Mapping) else revocations
 
 
 def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> None:

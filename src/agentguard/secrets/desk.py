@@ -136,9 +136,13 @@ class RunningReleases:
 
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
         """Return the proof of a request that the running tool makes; raises ``ProofError``."""
-        self._require_provable()
-        proof = self._desk.prove(self._subject, method, url, body_sha256)
-        self._require_provable()
+        try:
+            self._require_provable()
+            proof = self._desk.prove(self._subject, method, url, body_sha256)
+            self._require_provable()
+        except ProofError as error:
+            _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
+            raise
         return proof
 
     def _require_provable(self) -> None:

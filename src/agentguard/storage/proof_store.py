@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard.errors import ProofError
+from agentguard.storage import sqlite
 
 MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
@@ -51,7 +52,8 @@ class ProofStore:
 
     ``path`` is the SQLite file, which is made where it is missing, in a folder that is there. The
     file is on a local disk. ``max_proofs`` and ``max_chains`` bound the rows. The methods may be
-    called from any thread, and in a forked process. Raises ``ProofError`` (``proof.unavailable``).
+    called from any thread. A forked process may use the store unless its parent has used the store
+    before the fork. Raises ``ProofError`` (``proof.unavailable``).
     """
 
     def __init__(
@@ -66,12 +68,10 @@ class ProofStore:
         self._max_chains = max_chains
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._process = 0
-        self._inherited: list[sqlite3.Connection] = []
-        # another thread of the parent may hold the lock at the time of a fork
-        os.register_at_fork(after_in_child=_renew_lock(weakref.ref(self)))
+        os.register_at_fork(after_in_child=_forked(weakref.ref(self)))
         with self._transaction():
             pass
+        self.close()  # so that a server may fork its workers after this
 
     def use(self, jkt: str, jti: str, *, expires_at: int, at: int) -> None:
         """Use up the proof ``jti`` of the key ``jkt``, durably; times are seconds of the epoch.
@@ -133,9 +133,7 @@ class ProofStore:
     def close(self) -> None:
         """Close the file; a later call opens it again."""
         with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            self._connection = None
+            self._drop()
 
     @contextmanager
     def _transaction(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
@@ -155,13 +153,20 @@ class ProofStore:
                 raise _unavailable(str(error)) from error
 
     def _connect(self) -> sqlite3.Connection:
-        if self._process != os.getpid() and self._connection is not None:
-            # SQLite's locks are the parent's: a close here would let go of them
-            self._inherited.append(self._connection)
-            self._connection = None
         if self._connection is None:
-            self._connection, self._process = _opened(self._path), os.getpid()
+            self._connection = _opened(self._path)
         return self._connection
+
+    def _leave_to_parent(self) -> None:
+        """Use the parent's connection no more, in a forked process.
+
+        SQLite believes that the process holds the locks of its parent: two processes could use one
+        proof (``sqlite.keep_inherited``). Another thread of the parent may have held the lock.
+        """
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            sqlite.keep_inherited(self._path, self._connection)
+            self._connection = None
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -170,16 +175,18 @@ class ProofStore:
             self._connection = None
 
 
-def _renew_lock(store: weakref.ref[ProofStore]) -> Callable[[], None]:
-    def renew() -> None:
+def _forked(store: weakref.ref[ProofStore]) -> Callable[[], None]:
+    def leave_to_parent() -> None:
         forked = store()
         if forked is not None:
-            forked._lock = threading.Lock()  # noqa: SLF001
+            forked._leave_to_parent()  # noqa: SLF001
 
-    return renew
+    return leave_to_parent
 
 
 def _opened(path: Path) -> sqlite3.Connection:
+    if sqlite.was_inherited(path):
+        raise _unavailable("it was used before this process was forked: use it in the workers only")
     if path.exists() and not path.is_file():
         raise _unavailable("it is no regular file")
     connection = sqlite3.connect(

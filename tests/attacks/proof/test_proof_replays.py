@@ -82,21 +82,35 @@ def test_each_of_many_workers_finds_a_proof_used_that_another_has_used(path):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
-def test_a_forked_worker_shares_the_store_with_its_parent(path):
+def test_a_forked_worker_refuses_where_its_parent_has_used_the_store(path):
+    """SQLite would think that the worker holds the locks of its parent."""
     store = ProofStore(path)
-    assert use(store, "before-the-fork") is None
+    assert in_a_fork(lambda: [use(store, "the-first"), use(ProofStore(path), "the-first")]) == [
+        None,
+        "proof.used",
+    ]
+    assert use(store, "the-first") == "proof.used"
+    found = in_a_fork(lambda: [use(store, "the-second"), made_anew(path)])
+    assert found == ["proof.unavailable"] * 2
+    assert use(store, "the-second") is None
+
+
+def made_anew(path):
+    try:
+        ProofStore(path)
+    except ProofError as error:
+        return error.code
+    return None
+
+
+def in_a_fork(function):
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-
-    def child():
-        answers.put([use(store, "before-the-fork"), use(store, "in-the-child")])
-
-    worker = context.Process(target=child)
+    worker = context.Process(target=lambda: answers.put(function()))
     worker.start()
-    assert answers.get(timeout=60) == ["proof.used", None]
+    found = answers.get(timeout=60)
     worker.join()
-    assert use(store, "in-the-child") == "proof.used"
-    assert use(store, "in-the-parent") is None
+    return found
 
 
 def test_one_jti_of_two_keys_is_two_proofs(path):

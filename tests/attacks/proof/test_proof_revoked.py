@@ -12,8 +12,8 @@ from proof_scene import URL, ProofScene, check, refused
 from tool_servers import SCOPE, in_call
 
 from agentguard.domain import administration, config
-from agentguard.errors import ProofError
-from agentguard.proof import PublishedRevocations
+from agentguard.errors import ConfigError, ProofError
+from agentguard.proof import ProofStore, PublishedRevocations, Receiver
 from agentguard.proof.presentation import prove_request
 from agentguard.signing.canonical import loads_object
 from agentguard.storage import restrictions_file
@@ -78,6 +78,23 @@ def test_a_frozen_domain_is_refused(domain):
     administration.freeze(domain.config, PASSPHRASE, frozen=False, note="n", now=now)
     domain.publish()
     assert check(domain.knowing, sent).principal == "user:alice"
+
+
+def test_a_revocation_in_one_domain_says_nothing_of_another(domain, tmp_path_factory):
+    """``agent:payer`` and ``user:alice`` are names in both domains."""
+    sent = domain.scene.request()
+    domain.revoke("agent:payer")
+    domain.publish()
+    ours = domain.scene.guard.trust
+    published = PublishedRevocations(domain.published, ours)
+    elsewhere = ProofScene(tmp_path_factory.mktemp("elsewhere"))
+    with elsewhere.guard:
+        trust, store = [ours, elsewhere.guard.trust], ProofStore(domain.published / "p.sqlite")
+        both = Receiver(URL, trust, store, revocations={ours.trust_domain: published})
+        assert refused(both, sent) == "delegation.revoked"
+        assert check(both, elsewhere.request()).principal == "user:alice"
+        with pytest.raises(ConfigError):
+            Receiver(URL, trust, store, revocations=published)
 
 
 def test_a_file_that_is_missing_or_altered_refuses_everything(domain):

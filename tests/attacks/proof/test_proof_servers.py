@@ -200,7 +200,9 @@ def test_a_chain_is_sent_to_nobody_who_wants_another(guard, tmp_path):
 # --- what a server of ASGI may hand over ----------------------------------------------------------
 
 
-def ask(scene: ProofScene, url: str, scope: dict[str, Any], *messages: dict[str, Any]) -> list[Any]:
+def ask(
+    scene: ProofScene, url: str, scope: dict[str, Any], *messages: dict[str, Any], **more: Any
+) -> list[Any]:
     """Hand one request to the middleware; return what the middleware sends."""
     sent: list[Any] = []
     waiting = iter(messages)
@@ -211,7 +213,7 @@ def ask(scene: ProofScene, url: str, scope: dict[str, Any], *messages: dict[str,
     async def send(message):
         sent.append(message)
 
-    middleware = CallerMiddleware(application(), receiver(url, scene.guard, scene.folder))
+    middleware = CallerMiddleware(application(), receiver(url, scene.guard, scene.folder, **more))
     asyncio.run(middleware(scope, receive, send))
     return sent
 
@@ -241,6 +243,24 @@ def test_a_server_that_hands_over_no_raw_path_gets_no_request_through(scene):
     start, body = ask(scene, url, scope_of(sent, state={"of": "the server"}), BODY)
     assert start["status"] == 200
     assert json.loads(body["body"])["principal"] == "user:alice"
+
+
+def test_a_verification_that_fails_refuses_the_request(scene, caplog):
+    url = "https://payments.example"
+    broken = {"revocations": Broken()}
+    sent = listed(proof_of(scene.guard, f"{url}/pay"))
+    with caplog.at_level(logging.ERROR, "agentguard"):
+        start, body = ask(scene, url, scope_of(sent), BODY, **broken)
+    assert (start["status"], b"a bug" in body["body"]) == (503, False)
+    assert "a bug" in caplog.text
+    assert ask(scene, url, scope_of(sent), BODY)[0]["status"] == 200
+
+
+class Broken:
+    """Revocations of an application's own, with a mistake."""
+
+    def refusal(self, _names):
+        raise ZeroDivisionError("a bug")
 
 
 def test_a_caller_in_the_state_of_the_server_does_not_count(scene):
