@@ -11,7 +11,8 @@ import errno
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
@@ -22,6 +23,9 @@ from agentguard.storage import files
 
 FACT: Final = "paths"
 """The name of the fact: ``input.paths.ARGUMENT`` is the resolved place of an argument."""
+
+_START: ContextVar[str | None] = ContextVar("agentguard_working_folder", default="")
+"""Where the relative paths of a call start; "" is the working directory, and None is nowhere."""
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST: Final = 4096
@@ -46,12 +50,13 @@ class Folder:
     def resolve(self, path: str) -> Path:
         """Return the absolute path of the file that ``path`` names, without links and ``..``.
 
-        Raises ``PermissionError`` for a path outside the folder, or without a place. Whoever can
-        write the folder may change links after this; ``open`` does not rely on the result alone.
+        Raises ``PermissionError`` for a path outside the folder, or without a place: one that leads
+        through folders which this process can't look into, say. Whoever can write the folder may
+        change links after this; ``open`` does not rely on the result alone.
         """
         try:
             # refuse a path that is too long before the system looks up its parts
-            resolved = Path(path if len(os.fsencode(path)) <= _LONGEST else "\0").resolve()
+            resolved = _resolved(Path(path if len(os.fsencode(path)) <= _LONGEST else "\0"))
             str(resolved).encode()
             is_loop = resolved.is_symlink()  # newer versions of Python return a part of a loop
         except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, too long, or no text
@@ -115,6 +120,34 @@ class Folder:
             os.close(folder)
 
 
+def _resolved(path: Path) -> Path:
+    """Return a path without links; raises ``OSError`` where links may be out of this user's sight.
+
+    Where nothing is there yet, the folders count in which a file would be.
+    """
+    try:
+        return path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        resolved = path.resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            resolved.lstat()
+        return resolved
+
+
+@contextmanager
+def starting_at(folder: str | None) -> Iterator[None]:
+    """Let the relative paths of a call start at ``folder`` inside the context.
+
+    For a guard server: ``folder`` is the absolute path of the client's working directory. None is
+    for a client whose files this process does not see: its paths have no place.
+    """
+    token = _START.set(folder)
+    try:
+        yield
+    finally:
+        _START.reset(token)
+
+
 def of_tool(folders: Mapping[str, Folder], spec: ToolSpec) -> ToolSpec:
     """Return a tool's specification with facts about the arguments that have a folder."""
     parameters = spec.schema.get("properties") or ()
@@ -137,12 +170,14 @@ def facts(folders: Mapping[str, Folder], more: FactsFunction | None = None) -> F
 
 
 def _places(folders: Mapping[str, Folder], values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    places = {}
-    for name, folder in folders.items():
+    places: dict[str, str] = {}
+    start = _START.get()
+    for name, folder in folders.items() if start is not None else ():
         value = values.get(name)
         if isinstance(value, str):
             try:
-                places[name] = folder.resolve(value).relative_to(folder.root).as_posix()
+                place = folder.resolve(os.path.join(start, value) if start else value)  # noqa: PTH118  keeps ".."
+                places[name] = place.relative_to(folder.root).as_posix()
             except PermissionError:
                 continue
     return {FACT: places}

@@ -144,6 +144,7 @@ class ClientInstance:
                     "agent": self._made()[0],
                     "tool": self._tools.name(invocation.tool),
                     "delegation": self._delegations.name(current, is_lost=is_lost),
+                    "folder": _working_folder(),
                 }
                 blobs = () if "error" in about else (arguments,)
                 return link.request({**about, **names}, *blobs)
@@ -197,3 +198,13 @@ class ClientInstance:
             )
 
         return in_session(ask, self._made.drop)
+
+
+def _working_folder() -> str | None:
+    """Return where this process's relative paths start; None where that has no UTF-8 form."""
+    try:
+        folder = os.getcwd()  # noqa: PTH109  a text
+        folder.encode()
+    except (OSError, UnicodeError):
+        return None
+    return folder

@@ -32,6 +32,7 @@ from agentguard.flow.prepare import CallInput
 from agentguard.flow.reported import ReportedError, ReportedResult
 from agentguard.server.served_call import (
     TYPE_NAME,
+    CallRequest,
     ClientCodec,
     ServedCall,
     failure_named,
@@ -64,6 +65,9 @@ _ENDINGS: Final[Mapping[str, Ending]] = {
 
 _UNENCODABLE: Final = CallSite("\ud800")
 """The site of a call whose own site, or whose task, has no UTF-8 form: such a call is refused."""
+
+_NOWHERE: Final = "/\0"
+"""A folder that no file system has."""
 
 _CODEC: Final = ClientCodec()
 
@@ -114,16 +118,14 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
         NestedCalls(around),
         None if outer is None else outer.releases,
     )
-    return ServedCall(
-        steps(call),
-        recorder,
-        around,
-        session.lend,
+    request = CallRequest(
         asks_facts=invocation.tool.facts_by_client,
         is_traced=is_traced,
+        folder=None if session.isolation == "remote" else _folder(header),
         sha256=canonical.sha256_hex(values.encoded(header) + b"".join(blobs)),
         size=sum(map(len, blobs)),
     )
+    return ServedCall(steps(call), recorder, around, session.lend, request)
 
 
 def _invocation(session: Session, agent: str, header: Header, blobs: Blobs) -> Invocation:
@@ -159,6 +161,12 @@ def _arguments(header: Header, blobs: Blobs) -> Arguments | ArgumentsError:
     if not isinstance(members, dict):
         raise DecodeError("the arguments are no object", code="frame.malformed")
     return Arguments(MappingProxyType(members), encoded, unbound)
+
+
+def _folder(header: Header) -> str | None:
+    """Return the client's working directory; without one, relative paths lead nowhere."""
+    folder = header.get("folder")
+    return folder if isinstance(folder, str) and folder.startswith("/") else _NOWHERE
 
 
 def span(session: Session, header: Header, _blobs: Blobs) -> Frame:

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import UnionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from agentguard import paths
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending
 from agentguard.call.decision import Decision, Denied
@@ -66,13 +67,27 @@ class ClientCodec:
         return data
 
 
+class CallRequest(NamedTuple):
+    """What a client's request says of a call.
+
+    ``asks_facts`` says whether the application looks facts up, and ``is_traced`` whether the client
+    has spans. ``folder`` is the client's working directory, None for a client whose files this
+    process does not see. ``sha256`` tells the request from others, and ``size`` is the number of
+    bytes of the arguments.
+    """
+
+    asks_facts: bool
+    is_traced: bool
+    folder: str | None
+    sha256: str
+    size: int
+
+
 class ServedCall:
     """The steps of a call, and where they stand.
 
     ``around`` takes the place of the call around this one, which is at the client: what the steps
-    tell ``around`` goes to the client. ``asks_facts`` says whether the application looks facts up,
-    and ``is_traced`` whether the client has spans. ``sha256`` tells the request from others, and
-    ``size`` is the number of bytes of the arguments.
+    tell ``around`` goes to the client.
     ``reply`` is the frame that says where the steps stand, sent again for a request that comes
     again. ``is_unheard`` says that the client can't have got the reply that lets the tool run,
     since the client had closed each connection before. ``invocation_id``
@@ -86,14 +101,9 @@ class ServedCall:
         recorder: Recorder,
         around: NestedCalls,
         lend: Lend,
-        *,
-        asks_facts: bool,
-        is_traced: bool,
-        sha256: str,
-        size: int,
+        request: CallRequest,
     ) -> None:
-        self.sha256 = sha256
-        self.size = size
+        self.request = request
         self.lock = threading.Lock()
         self.reply: Frame | None = None
         self.invocation_id: str | None = None
@@ -104,8 +114,6 @@ class ServedCall:
         self._recorder = recorder
         self._around = around
         self._lend = lend
-        self._asks_facts = asks_facts
-        self._is_traced = is_traced
         self._effect: Effect | None = None
 
     @property
@@ -139,7 +147,7 @@ class ServedCall:
         def look_up() -> Effect:
             token = _FACTS.set(facts)
             try:
-                found = _perform(effect, self._recorder)
+                found = self._perform(effect)
             except Exception as error:  # noqa: BLE001  the flow decides what it means
                 return self._flow.throw(error)
             finally:
@@ -192,7 +200,7 @@ class ServedCall:
             effect = go_on()
             while not self._is_for_client(effect):
                 try:
-                    result = _perform(effect, self._recorder)
+                    result = self._perform(effect)
                 except BaseException as error:  # noqa: BLE001  the flow decides what it means
                     effect = self._flow.throw(error)
                 else:
@@ -216,10 +224,21 @@ class ServedCall:
         self.reply = Frame({**step, **self._standing()}, blobs)
         return self.reply
 
+    def _perform(self, effect: Effect) -> Any:
+        """Carry out an effect; no event loop runs in this thread, so a coroutine gets one."""
+        if not isinstance(effect, LookUp):
+            return perform(effect, _no_tool, self._recorder)
+        with paths.starting_at(self.request.folder):
+            if not inspect.iscoroutinefunction(effect.function):
+                return perform(effect, _no_tool, self._recorder)
+            import asyncio  # noqa: PLC0415  few look-ups of facts are coroutine functions
+
+            return asyncio.run(effect.function(effect.facts_input))
+
     def _is_for_client(self, effect: Effect) -> bool:
         if isinstance(effect, Begin | Ask):
-            return self._is_traced
-        return isinstance(effect, Run) or (isinstance(effect, LookUp) and self._asks_facts)
+            return self.request.is_traced
+        return isinstance(effect, Run) or (isinstance(effect, LookUp) and self.request.asks_facts)
 
     def _ask(self, effect: Effect) -> tuple[dict[str, Any], list[bytes]]:
         if isinstance(effect, Ask):
@@ -261,15 +280,6 @@ def _end(value: Any) -> tuple[dict[str, Any], list[bytes]]:
 
 def _denial(decision: Decision) -> tuple[dict[str, Any], list[bytes]]:
     return {"step": "denied", "decision": values.decision(decision)}, []
-
-
-def _perform(effect: Effect, recorder: Recorder) -> Any:
-    """Carry out an effect; no event loop runs in this thread, so a coroutine gets one."""
-    if isinstance(effect, LookUp) and inspect.iscoroutinefunction(effect.function):
-        import asyncio  # noqa: PLC0415  few look-ups of facts are coroutine functions
-
-        return asyncio.run(effect.function(effect.facts_input))
-    return perform(effect, _no_tool, recorder)
 
 
 def _no_tool() -> Any:

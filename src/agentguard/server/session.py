@@ -217,9 +217,9 @@ class Session:
                 if len(self._calls) >= self.limits.max_calls:
                     message = f"{len(self._calls)} calls of this client are under way: wait"
                     raise ServerError(message, code="server.busy")
-                self._hold(_CALL + _GROWS * call.size)
+                self._hold(_CALL + _GROWS * call.request.size)
                 self._calls[request_id] = call
-            elif known.sha256 != call.sha256:
+            elif known.request.sha256 != call.request.sha256:
                 message = "another request of this client has had this id"
                 raise DecodeError(message, code="frame.malformed")
             return known
@@ -239,7 +239,7 @@ class Session:
                 if call.invocation_id is not None:
                     self._invocations[call.invocation_id] = call
             elif self._calls.pop(request_id, None) is not None:
-                self._give(_CALL + _GROWS * call.size)
+                self._give(_CALL + _GROWS * call.request.size)
                 self._keep_reply(request_id, call)
 
     def _keep_reply(self, request_id: str, call: ServedCall) -> None:
