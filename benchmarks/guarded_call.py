@@ -235,6 +235,11 @@ def run(repetitions: int, calls: int) -> dict[str, Any]:
                     "ratio": round(statistics.median(ratios), 2),
                 }
             )
+    return figures(probe, results)
+
+
+def figures(probe: float, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results with the machine, and how quiet it was; ``probe`` is ``fdatasync_p50``."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
@@ -245,13 +250,8 @@ def run(repetitions: int, calls: int) -> dict[str, Any]:
     }
 
 
-def show(figures: Mapping[str, Any]) -> None:
-    """Print the figures as a table."""
-    table = Table(title=f"guarded call ({figures['machine']})")
-    for heading in ("arm", "clock", "floor µs", "guarded µs", "ratio"):
-        table.add_column(heading, justify="left" if heading in ("arm", "clock") else "right")
-    for row in figures["results"]:
-        table.add_row(*(str(value) for value in row.values()))
+def show_table(table: Table, figures: Mapping[str, Any]) -> None:
+    """Print a table of the figures, and how quiet the machine was."""
     console = Console()
     console.print(table)
     void = " (over 1 ms: the durable figures are void)" if figures["durable_void"] else ""
@@ -261,6 +261,25 @@ def show(figures: Mapping[str, Any]) -> None:
     )
 
 
+def report(
+    figures: dict[str, Any], show: Callable[[dict[str, Any]], None], file: Path | None
+) -> None:
+    """Print the figures, and write the JSON file if one is named."""
+    show(figures)
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table(title=f"guarded call ({figures['machine']})")
+    for heading in ("arm", "clock", "floor µs", "guarded µs", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("arm", "clock") else "right")
+    for row in figures["results"]:
+        table.add_row(*(str(value) for value in row.values()))
+    show_table(table, figures)
+
+
 def main() -> None:
     """Parse the command line, measure, print, and write the JSON file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -268,10 +287,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = run(options.repetitions, options.calls)
-    show(figures)
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    report(run(options.repetitions, options.calls), show, options.json)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ fdatasync the figures tell of the disk alone.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,8 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from guarded_call import POLICY, VOID_OVER, fdatasync_p50
-from rich.console import Console
+from guarded_call import POLICY, fdatasync_p50, figures, report, show_table
 from rich.progress import Progress
 from rich.table import Table
 
@@ -199,14 +196,7 @@ def run(clients: Sequence[int], seconds: float, repetitions: int) -> dict[str, A
                 progress.advance(task)
     finally:
         shutil.rmtree(base)
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}",
-        "load_average": os.getloadavg()[0],
-        "fdatasync_p50_us": round(probe, 1),
-        "durable_void": probe > VOID_OVER,
-        "results": results,
-    }
+    return figures(probe, results)
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -217,13 +207,7 @@ def show(figures: dict[str, Any]) -> None:
         table.add_column(heading, justify="left" if heading == "clients" else "right")
     for one in figures["results"]:
         table.add_row(*(str(value) for value in one.values()))
-    console = Console()
-    console.print(table)
-    void = " (over 1 ms: the figures are void)" if figures["durable_void"] else ""
-    console.print(
-        f"load average {figures['load_average']:.2f}, "
-        f"bare fdatasync p50 {figures['fdatasync_p50_us']} µs{void}"
-    )
+    show_table(table, figures)
 
 
 def main() -> None:
@@ -234,10 +218,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = run(options.clients, options.seconds, options.repetitions)
-    show(figures)
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    report(run(options.clients, options.seconds, options.repetitions), show, options.json)
 
 
 if __name__ == "__main__":

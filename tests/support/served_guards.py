@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from agentguard.approvals.application import RolesFunction
-from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit.log import LogReader
 from agentguard.client.dial import AtPath
 from agentguard.client.link import Link
@@ -50,9 +49,6 @@ class ServedParts(ClientParts):
     def runtime(self) -> Runtime:
         return self._inner.runtime
 
-    def inbox(self) -> ApprovalInbox:
-        return super().inbox()
-
     def reader(self) -> LogReader:
         self._link.flush()
         return self._inner.reader()
@@ -78,8 +74,7 @@ def _served(
 ) -> Any:
     inner = embedded.Embedded(settings, engine, domain, None, approver_roles, **more)
     try:
-        asked = on_request
-        return ServedParts(settings, inner, asked)
+        return ServedParts(settings, inner, on_request)
     except BaseException:
         inner.close()
         raise

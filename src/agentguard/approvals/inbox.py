@@ -21,7 +21,7 @@ from agentguard.approvals.quorum import is_rejected, lacking, may_reject, requir
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
-from agentguard.approvals.store import Check, Store
+from agentguard.approvals.store import Check, InboxStore
 from agentguard.errors import AgentguardError, ApprovalError, VerificationError
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import seconds
@@ -38,7 +38,7 @@ class ApprovalInbox:
 
     def __init__(
         self,
-        store: Store,
+        store: InboxStore,
         roster: Roster,
         clock: Callable[[], datetime],
         roles: RoleLookUp | None = None,

@@ -93,8 +93,19 @@ class Approvals(Protocol):
         """Remove the request under ``key``, with its answers, once its call is decided."""
 
 
-class Store(Approvals, Protocol):
-    """The store of requests with what an inbox needs; each method raises ``StorageError``."""
+class InboxStore(Protocol):
+    """What an inbox needs of a store of requests; each method raises ``StorageError``."""
+
+    def read(self, key: str) -> StoredRequest | None:
+        """Read the request under ``key`` and compare it with the log; None without a request."""
+
+    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+        """Mark a request as withdrawn, durably; return whether no call has used the request.
+
+        Where the method returns true, no call can use the request afterwards, and it is removed
+        from under ``key`` (None where the store does not hold the request). A withdrawn request can
+        be withdrawn again.
+        """
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
         """Return ``(key, request)`` of each stored request that the log has, the oldest first."""
@@ -116,3 +127,7 @@ class Store(Approvals, Protocol):
 
         Such a reason is a freeze, or a revocation of the agent or of anybody in the agent's chain.
         """
+
+
+class Store(Approvals, InboxStore, Protocol):
+    """A store of requests for the calls, and for an inbox."""

@@ -6,9 +6,9 @@ application's own word counts where the server's ``[clients]`` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Never
+from typing import Any
 
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.inbox import ApprovalInbox
@@ -24,17 +24,10 @@ from agentguard.wire import values
 
 
 class ClientRequests:
-    """The store of requests in a server, with what an inbox needs (``approvals.store.Store``).
-
-    Calls use requests up in the server alone: those methods are not for a client.
-    """
+    """The store of requests in a server, as an inbox needs it (``approvals.store.InboxStore``)."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-
-    def has(self, key: str) -> bool:
-        """Return whether a request is stored under ``key``."""
-        return self.read(key) is not None
 
     def read(self, key: str) -> StoredRequest | None:
         """Read the request under ``key``; None without a request."""
@@ -88,22 +81,6 @@ class ClientRequests:
         """Withdraw a request; return whether no call has used it."""
         asked = {"op": "approvals.withdraw", **_asked(request), "key": key}
         return self._link.request(asked).header.get("withdrawn") is True
-
-    def ask(self, key: str, request: ApprovalRequest) -> Never:
-        """Raise: a call asks in the server."""
-        raise NotImplementedError
-
-    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> Never:
-        """Raise: a call uses its approvals up in the server."""
-        raise NotImplementedError
-
-    def is_alone(self, request: ApprovalRequest) -> Never:
-        """Raise: a call looks into the log in the server."""
-        raise NotImplementedError
-
-    def remove(self, key: str) -> Never:
-        """Raise: a call removes its request in the server."""
-        raise NotImplementedError
 
     def history(self, request_id: str) -> RequestStatus | None:
         """Return what became of a request that does not wait any more."""

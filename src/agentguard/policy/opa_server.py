@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
+from agentguard import base_url
 from agentguard.errors import ConfigError
 
 TIMEOUT: Final = 2.0
 CONNECT_TIMEOUT: Final = 1.0
-
-_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +53,8 @@ class Server:
     @property
     def address(self) -> SplitResult:
         """The parts of ``url``."""
-        parts = _split(self.url)
-        if (
-            parts is None
-            or parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or not self.url.isascii()
-            or parts.username is not None
-            or parts.password is not None
-            or "?" in self.url
-            or "#" in self.url
-            or not _PATH.fullmatch(parts.path)
-        ):
+        parts = base_url.parse(self.url)
+        if parts is None:
             # The message does not repeat the URL, which may hold a password.
             message = (
                 "url: expected one such as 'https://opa.example:8181', without user, password, "
@@ -90,17 +77,4 @@ class Server:
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine, with no network between."""
-        host = self.address.hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
+        return base_url.is_loopback(self.address)

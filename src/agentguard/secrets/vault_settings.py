@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
+from agentguard import base_url
 from agentguard.errors import ConfigError
 
 TIMEOUT: Final = 5.0
 """The default of ``timeout``, in seconds."""
 
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+[A-Za-z0-9_~-][A-Za-z0-9._~-]*\Z")
-_BASE: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class VaultSettings:
 
     def __post_init__(self) -> None:
         address = self.address
-        if address.scheme == "http" and not _is_loopback(address.hostname or ""):
+        if address.scheme == "http" and not base_url.is_loopback(address):
             message = (
                 "url: the token and the secret would go unencrypted over a network: begin the url "
                 "with https, or have the server on this machine"
@@ -60,19 +59,8 @@ class VaultSettings:
     @property
     def address(self) -> SplitResult:
         """The parts of ``url``."""
-        parts = _split(self.url)
-        if (
-            parts is None
-            or parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or not self.url.isascii()
-            or parts.username is not None
-            or parts.password is not None
-            or "?" in self.url
-            or "#" in self.url
-            or not _BASE.match(parts.path)
-            or parts.path.rstrip("/").endswith("/v1")
-        ):
+        parts = base_url.parse(self.url)
+        if parts is None or parts.path.rstrip("/").endswith("/v1"):
             # The message does not repeat the URL, which may hold a password.
             message = (
                 "url: expected one such as 'https://vault.example:8200', without /v1, user, "
@@ -80,19 +68,3 @@ class VaultSettings:
             )
             raise ConfigError(message)
         return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
