@@ -57,6 +57,8 @@ class Noted(Table):
         first, _, rest = path.partition(".")
         below = ".vault" if path.endswith(".vault.") else ""
         self._table = f"{first}.NAME{below}" if rest else first
+        if first == "server":  # its tables have names of their own
+            self._table = path.removesuffix(".")
 
     def _note(self, key: str, kind: str, default: object = None) -> None:
         name = "NAME" if self._table in NAMED else key

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from token_issuer import TokenIssuer
 
 OTHER = 64_002
 """A user without an account, who is neither root nor the user of these tests."""
@@ -116,6 +117,29 @@ def test_a_client_that_is_the_servers_own_user_is_no_wall(founded):
     status, what = checks(founded)["client reviewer"]
     assert status == "warn"
     assert "same-user" in what
+
+
+def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
+    issuer = TokenIssuer()
+    add(
+        founded,
+        "[issuers.cluster]\nissuer = 'https://issuer.example'\njwks_file = 'keys.json'\n"
+        "audience = ['agentguard']\nalgorithms = ['ES256']\n"
+        "[issuers.sso]\nissuer = 'https://sso.example'\njwks_url = 'https://sso.invalid/jwks'\n"
+        "audience = ['agentguard']\nalgorithms = ['RS256']\n"
+        "[clients.billing]\nissuer = 'cluster'\nsubject = 'billing'\nagents = ['clerk']",
+    )
+    found = checks(founded)
+    assert found["issuer cluster"][0] == "fail"
+    assert found["issuer sso"] == (
+        "warn",
+        "no client in [clients] names it, so none of its tokens counts",
+    )
+    assert found["client billing"][1].endswith("known by tokens of cluster for billing")
+    (founded.folder / "keys.json").write_bytes(issuer.jwks())
+    status, what = checks(founded)["issuer cluster"]
+    assert status == "ok"
+    assert what.endswith("keys.json has 1 key of https://issuer.example")
 
 
 def test_a_client_on_another_machine_has_no_files_here(founded):

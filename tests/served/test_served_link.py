@@ -372,7 +372,7 @@ def test_a_full_queue_of_a_server_is_waited_for(founded):
 
 
 def test_a_url_of_another_machine_needs_a_configuration():
-    with pytest.raises(ConfigError, match=r"certificate and a key.*Guard\.open"):
+    with pytest.raises(ConfigError, match=r"certificate with its key, or a token.*Guard\.open"):
         Guard.connect("tls://guard.example:7443")
 
 

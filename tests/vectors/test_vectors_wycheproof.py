@@ -1,4 +1,4 @@
-"""C2SP/wycheproof: Ed25519 signatures, and JOSE tokens that a verifier of Ed25519 must refuse."""
+"""C2SP/wycheproof: Ed25519 signatures, and JOSE tokens with keys of every kind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from agentguard.errors import AgentguardError, VerificationError
+from agentguard.identity import jwa
+from agentguard.identity.jwks import KeySet, parse_jwks
 from agentguard.proof import dpop
 from agentguard.signing import jws
 from agentguard.signing.canonical import b64url_decode, loads_object
@@ -95,3 +97,44 @@ def test_no_jose_token_gets_as_far_as_its_signature(
         "json.malformed",
     }
     assert codes["jws.algorithm"] > 0
+
+
+def test_tokens_with_outside_keys_are_verified_as_the_vectors_say(vectors: Path) -> None:
+    """Those with RSA keys and curves. Four keys say another ``alg`` than their tokens have."""
+    results: Counter[str] = Counter()
+    for group in groups(vectors, "wycheproof_json_web_signature_test"):
+        jwk = group.get("public")
+        if jwk is None or jwk["kty"] not in ("RSA", "EC"):
+            continue
+        keys = parse_jwks(json.dumps({"keys": [jwk]}).encode(), "sig")
+        for case in group["tests"]:
+            accepted = isinstance(case["jws"], str) and is_signed(case["jws"], keys)
+            if case["result"] == "valid" and jwk.get("alg") not in (None, alg_of(case["jws"])):
+                results["other alg"] += 1
+                assert not accepted
+                continue
+            assert accepted == (case["result"] == "valid"), (case["tcId"], case["comment"])
+            results[case["result"]] += 1
+
+    assert min(results["valid"], results["invalid"]) > 20
+    assert results["other alg"] == 4
+
+
+def alg_of(token: str) -> object:
+    return loads_object(b64url_decode(token.split(".", maxsplit=1)[0]))["alg"]
+
+
+def is_signed(token: str, keys: KeySet) -> bool:
+    try:
+        header, payload, signature = token.split(".")
+        members = loads_object(b64url_decode(header))
+        name, kid = members["alg"], members.get("kid")
+        assert isinstance(name, str)
+        assert kid is None or isinstance(kid, str)
+        (candidate,) = keys.candidates(kid, name, jwa.ALGORITHMS[name])
+        data = f"{header}.{payload}".encode()
+        b64url_decode(payload)
+        jwa.verify(jwa.ALGORITHMS[name], candidate.key, b64url_decode(signature), data)
+    except (AgentguardError, ValueError, LookupError):
+        return False
+    return True

@@ -128,6 +128,12 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "invalid_scope": _developer(
         "let the scope of a sub-agent or a block be a part of the scope that is in force"
     ),
+    "issuer.keys": _operator(
+        "correct the key set of the issuer; the server's log says what it lacks"
+    ),
+    "issuer.unreachable": _operator(
+        "start the issuer, or correct its jwks_url or jwks_file; the server's log says which"
+    ),
     "journal.cut_short": _operator("find out whether the tool ran"),
     "journal.in_doubt": _operator(_OUTCOME),
     "journal.missing": _operator(_STATE),
@@ -161,6 +167,10 @@ CODES: Final[Mapping[str, Responsibility]] = {
     ),
     "server.unreachable": _operator(
         "start the guard server (agentguard serve), and then the programs of agentguard run again"
+    ),
+    "server.token": _operator(
+        "see why the client's token does not count; the server's log and the message say so, and "
+        "docs/how-to/workload-tokens.md has the set-ups"
     ),
     "signature.failed": _operator(_STATE),
     "site.unencodable": _developer("give the thread, the turn and the task names that are text"),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from agentguard.errors import DecodeError
+from agentguard.signing.keys import Secret
 from agentguard.wire import values
-from agentguard.wire.frame import Frame
+from agentguard.wire.frame import PROTOCOL, Frame
 from agentguard.wire.stream import Stream
 
 
 class Greeting(NamedTuple):
-    """What the server says to a new connection: the session, and what the guard needs to know."""
+    """What the server says to a new connection: the session, and what the guard needs to know.
+
+    ``ends_in`` is how many seconds the connection may serve, None where it has no token that ends.
+    """
 
     session: str
     client: str
@@ -20,6 +26,7 @@ class Greeting(NamedTuple):
     policy: tuple[str, str | None]
     roster: Any
     trust: bytes
+    ends_in: float | None
 
 
 class Connection:
@@ -64,7 +71,41 @@ def _waited_for(report: Frame) -> Frame:
     return Frame(header, report.blobs)
 
 
-def read_greeting(answer: Mapping[str, Any]) -> Greeting:
+def greet(stream: Stream, session: str | None, token: Secret | None) -> Greeting:
+    """Greet the server on a new connection, and return what the server says.
+
+    ``session`` is that to go on with, None for a new one. ``token`` says who this client is, where
+    the connection itself does not. Raises the server's ``AgentguardError``, ``DecodeError`` and
+    ``OSError``.
+    """
+    first = stream.read().header  # from here on the server sees who sends
+    if "error" in first:
+        raise values.read_error(first["error"])
+    hello = {"op": "hello", "protocol": PROTOCOL, "session": session}
+    if token is None:
+        stream.write(Frame(hello))
+    else:
+        stream.write(Frame({**hello, "token": token.reveal().decode("ascii")}))
+    answer = stream.read().header
+    if "error" in answer:
+        raise values.read_error(answer["error"])
+    return _read_greeting(answer)
+
+
+def end_session(stream: Stream) -> None:
+    """Tell the server that a session is over; a server that does not hear it finds out."""
+    with suppress(OSError, DecodeError):
+        stream.write(Frame({"op": "end"}))
+        stream.read()
+
+
+def close_all(streams: set[Stream]) -> None:
+    """Close all streams."""
+    for stream in streams:
+        stream.close()
+
+
+def _read_greeting(answer: Mapping[str, Any]) -> Greeting:
     """Read what the server says to a new connection; raises ``DecodeError``."""
 
     def read() -> Greeting:
@@ -76,6 +117,7 @@ def read_greeting(answer: Mapping[str, Any]) -> Greeting:
             (values.text(place), values.text_or_none(url)),
             answer["roster"],
             values.text(answer["trust"]).encode(),
+            None if answer.get("ends_in") is None else float(answer["ends_in"]),
         )
 
     return values.reads("greeting", read)

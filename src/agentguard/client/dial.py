@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard.client.imposter import require_server
+from agentguard.client.tokens import tokens_of
 from agentguard.domain.config.server import Host
 from agentguard.errors import ConfigError, ServerError
+from agentguard.signing.keys import Secret
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
@@ -42,11 +44,32 @@ class Dial(Protocol):
         a refusal.
         """
 
+    def token(self) -> Secret | None:
+        """Return the token for a greeting, None where the connection itself says who this is.
+
+        Raises ``ServerError`` (``server.token``).
+        """
+
+    def forget_token(self) -> bool:
+        """Forget a token that the server has refused; return whether there can be a newer one."""
+
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error (``server.unreachable``) that says what to do without a server."""
 
 
-class AtPath:
+class _WithoutToken:
+    """What every way has to which the connection itself says who the client is."""
+
+    def token(self) -> Secret | None:
+        """Return None (``Dial``)."""
+        return None
+
+    def forget_token(self) -> bool:
+        """Return False (``Dial``)."""
+        return False
+
+
+class AtPath(_WithoutToken):
     """Opens connections to the unix socket at ``path``.
 
     Raises ``ServerError`` (``server.imposter``) where a process listens that may be no server.
@@ -91,7 +114,8 @@ class AtPath:
 class AtHost:
     """Opens connections to a server on another machine, over TCP with TLS.
 
-    Raises ``ConfigError`` where a certificate or the key can't be read.
+    Raises ``ConfigError`` where a certificate or the key can't be read, or the token endpoint can't
+    be used.
     """
 
     def __init__(self, host: Host) -> None:
@@ -99,10 +123,12 @@ class AtHost:
         try:
             self._context = ssl.create_default_context(cafile=_text(host.ca))
             self._context.minimum_version = ssl.TLSVersion.TLSv1_3
-            self._context.load_cert_chain(host.certificate, host.key)
+            if host.certificate is not None:
+                self._context.load_cert_chain(host.certificate, host.key)
         except OSError as error:  # among them ssl.SSLError
             message = f"[server] ca, certificate or key can't be read: {error}"
             raise ConfigError(message) from error
+        self._tokens = tokens_of(host)
 
     def __call__(self, timeout: float) -> Stream:
         """Return a new connection (``Dial``)."""
@@ -115,11 +141,20 @@ class AtHost:
             raise
         return Stream(encrypted)
 
+    def token(self) -> Secret | None:
+        """Return the token of this process, None for a client with a certificate (``Dial``)."""
+        return None if self._tokens is None else self._tokens.token()
+
+    def forget_token(self) -> bool:
+        """Forget a token that the server has refused (``Dial``)."""
+        return self._tokens is not None and self._tokens.forget()
+
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error that says what to do without a server."""
+        proof = "both certificates are" if self._tokens is None else "the server's certificate is"
         message = (
             f"the guard server at {self._host.name}:{self._host.port} can't be reached ({error}): "
-            "see whether it runs, and whether both certificates are in force"
+            f"see whether it runs, and whether {proof} in force"
         )
         return ServerError(message, code="server.unreachable")
 
@@ -133,7 +168,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-class Inherited:
+class Inherited(_WithoutToken):
     """Opens connections over the channel at ``descriptor``, which stays open.
 
     Raises ``ConfigError`` (``server.inherited``) where the descriptor is no such channel.

@@ -6,7 +6,8 @@ server has it. A connection that fails is given up. A request is then sent once 
 connection of the same session: a call has an id, so that the server does not carry it out twice.
 Another request is carried out again, and its second answer may differ (ADR 0034). The reports of
 the lost connection go on the next one that has an answer. While the server is started anew, a
-process that was connected before waits for it (``patience``).
+process that was connected before waits for it (``patience``). A connection with a token is renewed
+before the token ends.
 
 A forked process has a session of its own: the parent's connections are closed in the child.
 """
@@ -22,12 +23,14 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar
 
-from agentguard.client.connection import Connection, Greeting, read_greeting
+from agentguard.client.connection import Connection, Greeting, close_all, end_session, greet
 from agentguard.client.dial import Dial
+from agentguard.client.renewal import Renewal
 from agentguard.client.slots import Slots
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
+from agentguard.signing.keys import Secret
 from agentguard.wire import values
-from agentguard.wire.frame import PROTOCOL, Frame
+from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
@@ -66,7 +69,8 @@ class Link:
     def _start(self) -> None:
         self._lock = threading.RLock()  # a signal handler may make a call meanwhile
         self._streams: set[Stream] = set()
-        weakref.finalize(self, _close_all, self._streams)  # of a guard that nobody has closed
+        weakref.finalize(self, close_all, self._streams)  # of a guard that nobody has closed
+        self._renewal = Renewal(self)
         self._free: list[Connection] = []
         self._slots = Slots(MOST)
         self._connections: set[Connection] = set()
@@ -280,6 +284,17 @@ class Link:
             self._lost.append(error)
             _LOGGER.warning("an outcome did not reach the guard server: %s", error)
 
+    def renew(self) -> None:
+        """Open a connection with a new token in place of the free ones; raises ``ServerError``."""
+        with self._slots.one():
+            connection = self._open()[0]
+            with self._lock:
+                while self._free:
+                    self._give_up(self._free.pop())
+            self._keep(connection)
+        while self._unsent:  # reports that the old connections may not have brought
+            self._on_connection(Connection.confirm)
+
     def _open(self) -> tuple[Connection, Greeting]:
         until = time.monotonic() + (self._patience if self._was_connected else 0.0)
         while True:
@@ -287,7 +302,8 @@ class Link:
                 joined = self._join()
             except ServerError as error:
                 is_away = error.code in _AWAY and time.monotonic() < until
-                if error.code != "server.restarted" and not is_away:
+                is_old = error.code == "server.token" and self._dial.forget_token()
+                if error.code != "server.restarted" and not is_away and not is_old:
                     raise
                 time.sleep(_PAUSE if is_away else 0)
             else:
@@ -304,9 +320,10 @@ class Link:
         with nullcontext() if is_begun else self._lock:  # only one thread begins a session
             generation = self.generation
             session = self._sessions.get(generation)
+            token = self._dial.token()  # before the server waits for the greeting
             stream = self._connected()
             try:
-                greeting = self._greet(stream, session)
+                greeting = self._greet(stream, session, token)
             except (OSError, DecodeError) as error:
                 self._close(stream)
                 raise self._dial.unreachable(error) from error
@@ -314,9 +331,10 @@ class Link:
                 self._close(stream)
                 raise
             if self._sessions.setdefault(generation, greeting.session) != greeting.session:
-                self._end_session(stream)  # a signal handler has begun the session meanwhile
+                end_session(stream)  # a signal handler has begun the session meanwhile
                 self._close(stream)
                 return self._join()
+        self._renewal.schedule(greeting.ends_in)
         connection = Connection(stream)
         self._connections.add(connection)
         return connection, greeting
@@ -333,22 +351,16 @@ class Link:
         self._streams.discard(stream)
         stream.close()
 
-    def _greet(self, stream: Stream, session: str | None) -> Greeting:
-        first = stream.read().header  # from here on the server sees who sends
-        if "error" in first:
-            raise values.read_error(first["error"])
-        stream.write(Frame({"op": "hello", "protocol": PROTOCOL, "session": session}))
-        answer = stream.read().header
-        error = answer.get("error")
-        if error is None:
-            return read_greeting(answer)
-        refused = values.read_error(error)
-        if refused.code == "server.restarted":
-            with self._lock:
-                if self._sessions.get(self.generation) == session:
-                    self.generation += 1
-                    self._end_connections(refused)
-        raise refused
+    def _greet(self, stream: Stream, session: str | None, token: Secret | None) -> Greeting:
+        try:
+            return greet(stream, session, token)
+        except ServerError as refused:
+            if refused.code == "server.restarted":
+                with self._lock:
+                    if self._sessions.get(self.generation) == session:
+                        self.generation += 1
+                        self._end_connections(refused)
+            raise
 
     def _end_connections(self, error: AgentguardError) -> None:
         """Close the connections of a session that the server has forgotten, with its calls."""
@@ -366,12 +378,6 @@ class Link:
         self._start()
         self._is_closed = is_closed
 
-    def _end_session(self, stream: Stream) -> None:
-        """Tell the server that a session is over; a server that does not hear it finds out."""
-        with suppress(OSError, DecodeError):
-            stream.write(Frame({"op": "end"}))
-            stream.read()
-
     def close(self) -> None:
         """Wait until the server has all reports, end the session, and close the connections.
 
@@ -384,15 +390,11 @@ class Link:
         with self._lock:
             stream = self._free[-1].stream if self._free else None
         if stream is not None:
-            self._end_session(stream)
+            end_session(stream)
+        self._renewal.end()
         with self._lock:
             self._is_closed = True
             self._unsent.clear()
             connections, self._free = self._free, []
         for connection in connections:
             self._end(connection)
-
-
-def _close_all(streams: set[Stream]) -> None:
-    for stream in streams:
-        stream.close()

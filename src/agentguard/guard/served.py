@@ -39,8 +39,8 @@ def connected(url: str | None, on_request: OnRequest | None) -> ClientParts:
         return _over(dial.require_inherited(), _USUAL, Settings(), on_request)
     if url.startswith(TLS):
         message = (
-            f"{url} needs a certificate and a key: name them in [server] of a configuration, and "
-            "open the guard with Guard.open()"
+            f"{url} needs a certificate with its key, or a token: name them in [server] of a "
+            "configuration, and open the guard with Guard.open()"
         )
         raise ConfigError(message)
     named = ServerConfig(socket_of(url, Path.cwd().joinpath, "url"))

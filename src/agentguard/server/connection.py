@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server.figures import Figures
+from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session
-from agentguard.server.share import LARGE, Share
+from agentguard.server.share import LARGE
 from agentguard.wire import frame, values
 from agentguard.wire.frame import PROTOCOL, Frame
 from agentguard.wire.stream import EndedError, Stream
@@ -62,7 +63,7 @@ class Sessions(Protocol):
     def status(self) -> dict[str, Any]:
         """Return the figures, and how many clients, connections and calls under way there are."""
 
-    def join(self, handle: str | None, stream: Stream) -> Session:
+    def join(self, handle: str | None, stream: Stream, token: object) -> Session:
         """Return the session with this handle, or a new one for None; raises ``ServerError``."""
 
     def launch(self, header: Mapping[str, Any], stream: Stream) -> None:
@@ -84,23 +85,27 @@ def refuse(accepted: socket.socket, error: ServerError) -> None:
     accepted.close()
 
 
-def serve(stream: Stream, sessions: Sessions, parts: Embedded, share: Share) -> None:
-    """Serve one connection of a user until the client ends it."""
+def serve(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> None:
+    """Serve one connection until the client ends it, or the client's token ends.
+
+    A request that has come as a whole before the token's end is still carried out.
+    """
     session: Session | None = None
     try:
         stream.write(Frame({"protocol": PROTOCOL}))
-        session = _greet(stream, sessions, parts)
+        session = _greet(stream, sessions, parts, peer)
         while session is not None and not session.has_ended:
-            size, header = stream.begin()
+            size, header = stream.begin(within=peer.time_left())
             with _large(session, is_large=size > LARGE):
                 request = stream.rest(size, header)
+                peer.time_left()
                 is_large = size <= LARGE and str(request.header.get("op")) in _COSTLY
                 with _large(session, is_large=is_large):
                     _exchange(stream, parts, session, request, sessions)
     except (EndedError, OSError):
         pass
     except DecodeError as error:
-        if share.may_warn():
+        if peer.share.may_warn():
             _LOGGER.warning("a connection of a client is closed: %s [%s]", error, error.code)
     finally:
         stream.close()
@@ -128,7 +133,7 @@ def _exchange(
         _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
 
 
-def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | None:
+def _greet(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> Session | None:
     """Answer the client's first frame; return None where no session begins.
 
     The first frame of a launcher asks for a program's channel, and is the only one.
@@ -139,19 +144,20 @@ def _greet(stream: Stream, sessions: Sessions, parts: Embedded) -> Session | Non
             sessions.launch(header, stream)
             return None
         _require_hello(header)
-        session = sessions.join(values.text_or_none(header.get("session")), stream)
+        handle = values.text_or_none(header.get("session"))
+        session = sessions.join(handle, stream, header.get("token"))
     except AgentguardError as error:
         stream.write(Frame({"error": values.error(error)}))
         return None
     try:
-        stream.write(_greeting(session, parts))
+        stream.write(_greeting(session, parts, peer))
     except BaseException:
         sessions.leave(session)  # or a client that has gone would have a connection for ever
         raise
     return session
 
 
-def _greeting(session: Session, parts: Embedded) -> Frame:
+def _greeting(session: Session, parts: Embedded, peer: Peer) -> Frame:
     """Return what a client learns when its session begins, or goes on."""
     place = parts.policy_place
     answer: dict[str, Any] = {
@@ -161,6 +167,7 @@ def _greeting(session: Session, parts: Embedded) -> Frame:
         "policy": [place.place, place.url],
         "roster": parts.roster.as_json(),
         "trust": parts.trust.dumps().decode(),
+        "ends_in": peer.time_left(),
     }
     return Frame(answer)
 

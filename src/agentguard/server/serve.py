@@ -1,15 +1,14 @@
 """``GuardServer``: listens on a unix socket, and serves each connection in a thread.
 
 A thread serves one connection with blocking reads and writes; the threads that write to the log at
-the same time share one commit (``storage/log.py``). Who a client is, the kernel says: the user of
-the process at the other end of the socket.
+the same time share one commit (``storage/log.py``). The kernel says which user is at the other end
+of the socket. For a client on another machine, a certificate or a token says who the client is.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
 import select
 import socket as sockets
 import ssl
@@ -26,22 +25,23 @@ from typing import Any, Final, NamedTuple
 from agentguard.call.client import Isolation
 from agentguard.domain.config import Config
 from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConfig
+from agentguard.domain.issuer_keys import open_issuers
 from agentguard.errors import ConfigError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import connection, tls, unix_socket
 from agentguard.server.figures import Figures
 from agentguard.server.launch import Channels, read_launch
+from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session
-from agentguard.server.share import MOST_CONNECTIONS, Share
+from agentguard.server.share import REMOTE, Owner, Shares, owner_of
+from agentguard.server.tokens import TokenClients
 from agentguard.wire.frame import Frame
 from agentguard.wire.peer import ROOT, peer_of
 from agentguard.wire.stream import Stream
 
 _LOGGER = logging.getLogger("agentguard")
 
-_OWN_FILES: Final = 256
-"""The descriptors that the server needs beside those of connections."""
 
 _PAUSE: Final = 0.05
 """Seconds until the next try where no connection can be accepted."""
@@ -51,12 +51,6 @@ _SEND: Final = struct.pack("ll", 30, 0)
 
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
-
-Owner = int | str
-"""Whose connections are counted together: a user, or the SPIFFE ID of a remote client."""
-
-REMOTE: Final = ""
-"""The owner of the connections from other machines: the one listener has one share."""
 
 
 class _Admitted(NamedTuple):
@@ -94,10 +88,11 @@ class GuardServer:
             )
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
-        self._streams: dict[Stream, tuple[int | None, ClientConfig | None]] = {}
+        self._peers: dict[Stream, Peer] = {}
         self._channels = Channels(self._begin, self._limits.max_clients)
-        self._shares: dict[Owner, Share] = {}
-        self._handshakes = tls.Handshakes(self._share_of(REMOTE).most_connections // 2)
+        self._shares = Shares(self._limits.max_clients, len(self._clients or ()))
+        self._handshakes = tls.Handshakes(self._shares.of(REMOTE).most_connections // 2)
+        self._tokens = _token_clients(settings)
         self._ended = threading.Event()
         self.is_draining = False
         self.in_doubt = 0
@@ -105,7 +100,7 @@ class GuardServer:
         self._is_inherited = listener is not None
         self._listeners: dict[sockets.socket, Callable[[sockets.socket], None]] = {}
         if self._limits.tls is not None:  # first: where it fails, no file of a socket stays behind
-            context = tls.context_of(self._limits.tls)
+            context = tls.context_of(self._limits.tls, takes_tokens=self._tokens is not None)
             begin = partial(self._begin_remote, context=context)
             self._listeners[tls.listen(self._limits.tls)] = begin
         self._local = self._at_socket() if listener is None else listener
@@ -186,7 +181,7 @@ class GuardServer:
         self._start(accepted, admit)
 
     def _begin_remote(self, accepted: sockets.socket, context: ssl.SSLContext) -> None:
-        """Serve a connection from another machine in a thread; its certificate says whose."""
+        """Serve a connection from another machine in a thread."""
 
         def admitted() -> _Admitted:
             stream, client = tls.accept(accepted, context, self._clients or {}, self._handshakes)
@@ -197,72 +192,65 @@ class GuardServer:
     def _start(
         self, accepted: sockets.socket, admit: Callable[[], tuple[Owner, Callable[[], _Admitted]]]
     ) -> None:
-        share: Share | None = None
+        peer: Peer | None = None
         try:
             accepted.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, _SEND)
             owner, admitted = admit()
             with self._lock:
-                share = self._share_of(owner)
+                share = self._shares.of(owner)
                 share.open()
-            work = partial(self._serve, accepted, admitted, share)
+                peer = Peer(accepted, share)
+            work = partial(self._serve, admitted, peer)
             threading.Thread(target=work, name="agentguard-client", daemon=True).start()
         except ServerError as error:
             connection.refuse(accepted, error)
         except (OSError, RuntimeError):  # the client has gone; or no thread can be started
             accepted.close()
             with self._lock:
-                if share is not None:
-                    share.connections -= 1
+                if peer is not None:
+                    peer.share.connections -= 1
 
-    def _share_of(self, owner: Owner) -> Share:
-        """Return what an owner of connections may hold; the caller has the lock."""
-        share = self._shares.get(owner)
-        if share is None:
-            files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
-            most = min(MOST_CONNECTIONS, files // (len(self._clients or ()) + 1))
-            share = self._shares[owner] = Share(most, self._limits.max_clients)
-        return share
-
-    def _serve(
-        self, accepted: sockets.socket, admitted: Callable[[], _Admitted], share: Share
-    ) -> None:
+    def _serve(self, admitted: Callable[[], _Admitted], peer: Peer) -> None:
         try:
-            stream, uid, client = admitted()
+            stream, peer.uid, peer.client = admitted()
             with self._lock:
-                self._streams[stream] = (uid, client)
+                self._peers[stream] = peer
             try:
-                share = self._share_after(share, uid, client)
-                connection.serve(stream, self, self._parts, share)
+                if peer.uid is None and peer.client is not None:
+                    self._count_for(peer, peer.client)
+                connection.serve(stream, self, self._parts, peer)
             finally:
                 stream.close()
                 with self._lock:
-                    self._streams.pop(stream, None)
+                    self._peers.pop(stream, None)
         except ServerError as error:
-            if share.may_warn():
+            if peer.share.may_warn():
                 _LOGGER.warning("a connection of another machine is refused: %s", error)
         except OSError:
             pass
         finally:
-            accepted.close()
+            self._handshakes.end(peer.accepted)
+            peer.accepted.close()
             with self._lock:
-                share.connections -= 1
+                peer.share.connections -= 1
 
-    def _share_after(self, share: Share, uid: int | None, client: ClientConfig | None) -> Share:
-        """Return the share of the client, which is known for a remote one after the handshake."""
-        if uid is not None or client is None:
-            return share
+    def _count_for(self, peer: Peer, client: ClientConfig) -> None:
+        """Count a connection for its client, once the client on another machine is known."""
         with self._lock:
-            own = self._share_of(_owner(uid, client))
+            own = self._shares.of(owner_of(None, client))
             own.open()
-            share.connections -= 1
-        return own
+            peer.share.connections -= 1
+            peer.share = own
 
-    def join(self, handle: str | None, stream: Stream) -> Session:
-        """Return the session with this handle, or a new one; raises ``ServerError``."""
-        uid, known = self._streams[stream]
-        client = self._client_of(uid) if known is None else known
+    def join(self, handle: str | None, stream: Stream, token: object) -> Session:
+        """Return the session with this handle, or a new one; raises ``ServerError``.
+
+        ``token`` is that of a client on another machine without a certificate, and None for others.
+        """
+        peer = self._peers[stream]
+        client, uid = self._client(peer, token), peer.uid
         if handle is None:  # who comes back has a place
-            self._make_room(_owner(uid, client))
+            self._make_room(owner_of(uid, client))
         with self._lock:
             session = self._session(handle, client, uid)
             if session.connections >= self._limits.max_connections:
@@ -271,10 +259,29 @@ class GuardServer:
             session.connections += 1
             return session
 
+    def _client(self, peer: Peer, token: object) -> ClientConfig:
+        """Return the client of a connection that greets; raises ``ServerError``."""
+        if peer.needs_token and self._tokens is not None:
+            try:
+                client, ends_at = self._tokens.client_of(token)
+            except ServerError as error:
+                if peer.share.may_warn():
+                    why = "" if error.__cause__ is None else f" ({error.__cause__})"
+                    _LOGGER.warning("a client of another machine is refused: %s%s", error, why)
+                raise
+            self._count_for(peer, client)
+            self._handshakes.end(peer.accepted)
+            peer.limit(ends_at)
+            peer.client = client
+        elif token is not None:
+            message = "the server knows this client without a token: leave the token out"
+            raise ServerError(message, code="server.token")
+        return self._client_of(peer.uid) if peer.client is None else peer.client
+
     def _make_room(self, owner: Owner) -> None:
         """Forget the client that was lost first, where an owner has as many as it may have."""
         with self._lock:
-            share = self._share_of(owner)
+            share = self._shares.of(owner)
             is_full = share.clients >= share.most_clients
             mine = [one for one in self._sessions.values() if is_full and one.share is share]
             lost = [one for one in mine if one.connections == 0]
@@ -286,13 +293,13 @@ class GuardServer:
 
         Raises ``AgentguardError`` for a request that is refused.
         """
-        requester, known = self._streams[stream]
-        if known is not None or requester is None:
+        peer = self._peers[stream]
+        if peer.client is not None or peer.uid is None:
             message = "only a process at the server's socket starts programs"
             raise ServerError(message, code="server.launch")
         if self.is_draining:
             raise ServerError("the guard server is about to end", code="server.draining")
-        client = read_launch(header, requester, self._uid, self._parts.require_agent)
+        client = read_launch(header, peer.uid, self._uid, self._parts.require_agent)
         with self._channels.open(client) as channel:
             stream.write_with(Frame({"client": client.name}), channel.fileno())
 
@@ -305,7 +312,7 @@ class GuardServer:
             return known
         if self.is_draining:
             raise ServerError("the guard server is about to end", code="server.draining")
-        share = self._share_of(_owner(uid, client))
+        share = self._shares.of(owner_of(uid, client))
         share.begin()
         session = Session(client, self._isolation(uid), self._limits, self._pins, share)
         self._sessions[session.handle] = session
@@ -374,7 +381,7 @@ class GuardServer:
         for listener in self._listeners:
             listener.close()
         with self._lock:
-            streams, sessions = list(self._streams), list(self._sessions.values())
+            streams, sessions = list(self._peers), list(self._sessions.values())
         self._channels.close()
         for stream in streams:
             stream.close()
@@ -382,8 +389,10 @@ class GuardServer:
             self.forget(session)
 
 
-def _owner(uid: int | None, client: ClientConfig) -> Owner:
-    return client.spiffe or REMOTE if uid is None else uid
+def _token_clients(settings: Config) -> TokenClients | None:
+    """Return the clients with tokens, None without one; raises ``ConfigError``."""
+    clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
+    return TokenClients(open_issuers(settings), clients) if clients else None
 
 
 def _uid_of(launched: ClientConfig) -> int:

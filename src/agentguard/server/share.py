@@ -6,11 +6,13 @@ All processes of one user have one share, so that no user takes what the others 
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentguard.domain.config.server import ClientConfig
 from agentguard.errors import ServerError
 
 MOST_CONNECTIONS: Final = 1024
@@ -32,6 +34,15 @@ MOST_WARNINGS: Final = 60
 """The most warnings of what one user sends that the server logs in a minute."""
 
 _MINUTE: Final = 60.0
+
+_OWN_FILES: Final = 256
+"""The descriptors that the server needs beside those of connections."""
+
+Owner = int | str
+"""Whose connections are counted together: a user, or a client on another machine."""
+
+REMOTE: Final = ""
+"""The owner of connections from other machines whose clients are not known yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +99,33 @@ class Share:
                 self._warned_since, self._warnings = now, 0
             self._warnings += 1
             return self._warnings <= MOST_WARNINGS
+
+
+class Shares:
+    """The share of each owner of connections. The caller of ``of`` has the server's lock.
+
+    ``most_clients`` is for each owner; ``clients`` is how many clients there are in the
+    configuration.
+    """
+
+    def __init__(self, most_clients: int, clients: int) -> None:
+        self._most_clients = most_clients
+        self._clients = clients
+        self._shares: dict[Owner, Share] = {}
+
+    def of(self, owner: Owner) -> Share:
+        """Return what an owner of connections may hold."""
+        share = self._shares.get(owner)
+        if share is None:
+            files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
+            most = min(MOST_CONNECTIONS, files // (self._clients + 1))
+            share = self._shares[owner] = Share(most, self._most_clients)
+        return share
+
+
+def owner_of(uid: int | None, client: ClientConfig) -> Owner:
+    """Return the owner of a client's connections; ``uid`` None is for another machine."""
+    return f"client {client.name}" if uid is None else uid
 
 
 def _busy(what: str) -> ServerError:

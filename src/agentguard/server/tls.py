@@ -1,7 +1,9 @@
-"""Clients on other machines: TCP with TLS, where each client has a certificate.
+"""Clients on other machines: TCP with TLS, where a client has a certificate or shows a token.
 
 The certificate of a client is signed by the authority that ``[server.tls] ca`` names, and has a
-SPIFFE ID among its alternative names (a URI, SPIFFE X.509-SVID), which ``[clients]`` lists.
+SPIFFE ID among its alternative names (a URI, SPIFFE X.509-SVID), which ``[clients]`` lists. Where
+``[clients]`` also lists subjects of an issuer, a client may come without a certificate; its
+greeting then has a token (``tokens.py``).
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from agentguard.domain.config.server import ClientConfig, TlsListener
@@ -26,14 +28,20 @@ _UNHEARD: Final = 30
 _BACKLOG: Final = 256
 
 
-def context_of(config: TlsListener) -> ssl.SSLContext:
-    """Return what the server's end of TLS goes by; raises ``ServerError`` (``server.address``)."""
+def context_of(config: TlsListener, *, takes_tokens: bool) -> ssl.SSLContext:
+    """Return what the server's end of TLS goes by.
+
+    ``takes_tokens`` says whether a client may come without a certificate. Raises ``ServerError``
+    (``server.address``).
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
+    without_ca = ssl.CERT_NONE if config.ca is None else ssl.CERT_OPTIONAL
+    context.verify_mode = without_ca if takes_tokens else ssl.CERT_REQUIRED
     try:
         context.load_cert_chain(config.certificate, config.key)
-        context.load_verify_locations(config.ca)
+        if config.ca is not None:
+            context.load_verify_locations(config.ca)
     except OSError as error:  # among them ssl.SSLError
         message = f"[server.tls]: a certificate or a key can't be read: {error}"
         raise ServerError(message, code="server.address") from error
@@ -54,31 +62,30 @@ def listen(config: TlsListener) -> socket.socket:
 
 
 class Handshakes:
-    """The handshakes that go on: past ``most``, the one that began first loses its connection.
+    """The connections whose clients are not known yet.
 
-    Whoever has no certificate can begin many, and ends none; a client's takes a moment.
+    Past ``most``, the connection that began first is ended. Whoever has neither certificate nor
+    token can begin many, and gets no further; a client's takes a moment.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, None] = {}  # in the order of their beginnings
+        self._open: dict[socket.socket, socket.socket] = {}  # in the order of their beginnings
 
-    @contextmanager
-    def one(self, connected: socket.socket) -> Iterator[None]:
-        """Count a handshake until the context ends."""
+    def begin(self, accepted: socket.socket, encrypted: socket.socket) -> None:
+        """Count a connection until ``end``; ``accepted`` is the socket before TLS."""
         with self._lock:
             if len(self._open) >= self._most:
-                first = next(iter(self._open))
-                del self._open[first]
+                first = self._open.pop(next(iter(self._open)))
                 with suppress(OSError):
                     socket.socket.shutdown(first, socket.SHUT_RDWR)  # not that of SSLSocket
-            self._open[connected] = None
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open.pop(connected, None)
+            self._open[accepted] = encrypted
+
+    def end(self, accepted: socket.socket) -> None:
+        """Count a connection no more: its client is known, or has gone."""
+        with self._lock:
+            self._open.pop(accepted, None)
 
 
 def limit(connected: socket.socket) -> None:
@@ -98,9 +105,10 @@ def accept(
     context: ssl.SSLContext,
     clients: Mapping[str, ClientConfig],
     handshakes: Handshakes,
-) -> tuple[Stream, ClientConfig]:
+) -> tuple[Stream, ClientConfig | None]:
     """Take up a connection; return the stream, and the client that its certificate names.
 
+    Without a certificate, the client is None, and the connection stays among ``handshakes``.
     Raises ``OSError`` where the handshake fails, and ``ServerError`` (``server.stranger``) for a
     certificate that is no client's.
     """
@@ -108,13 +116,17 @@ def accept(
     connected.settimeout(HANDSHAKE)
     encrypted = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
     try:
-        with handshakes.one(encrypted):
-            encrypted.do_handshake()
+        handshakes.begin(connected, encrypted)
+        encrypted.do_handshake()
         encrypted.settimeout(None)
-        return Stream(encrypted, is_served=True), _client_of(
-            _uris(encrypted.getpeercert()), clients
-        )
+        certificate = encrypted.getpeercert()
+        client = None
+        if certificate is not None:
+            client = _client_of(_uris(certificate), clients)
+            handshakes.end(connected)
+        return Stream(encrypted, is_served=True), client
     except BaseException:
+        handshakes.end(connected)
         encrypted.close()
         raise
 

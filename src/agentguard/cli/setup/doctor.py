@@ -110,6 +110,10 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
     yield from doctor_secrets.findings(settings)
+    if settings.issuers:
+        from agentguard.cli.setup import doctor_issuers  # noqa: PLC0415  few name an issuer
+
+        yield from doctor_issuers.findings(settings)
     if not os.path.lexists(settings.state):
         yield Finding("fail", "state", _no_state(settings))
         yield _passphrase(settings)

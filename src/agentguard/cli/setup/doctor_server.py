@@ -116,7 +116,8 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
     """Say which files of the server a client's user can read or change."""
     check = f"client {client.name}"
     if client.uid is None:
-        return Finding("ok", check, f"it is on another machine, and known by {client.spiffe}")
+        proof = client.spiffe or f"tokens of {client.issuer} for {client.subject}"
+        return Finding("ok", check, f"it is on another machine, and known by {proof}")
     if client.uid in (ROOT, os.getuid()):
         who = "root" if client.uid == ROOT else "the server's own user"
         what = (

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.domain.config.agents import (
     delegators_of,
@@ -38,6 +38,9 @@ from agentguard.errors import ConfigError, EncodeError
 from agentguard.signing import canonical
 from agentguard.storage import files
 from agentguard.telemetry.settings import ENDPOINT, RECEIVER, Settings
+
+if TYPE_CHECKING:
+    from agentguard.domain.config.issuers import IssuerConfig
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
@@ -84,6 +87,9 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     has_table = "principals" in tables and not root.is_text("principals")
     owners = root.text("owners", "") or None
     approvals = root.table("approvals")
+    issuers = _issuers(root, resolve_path)
+    clients = read_clients(root, issuers)
+    has_server = "server" in tables
     config = Config(
         source=source,
         base=base,
@@ -113,8 +119,9 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         approver_roles=approvals.text("roles", "") or None,
         redactions=read_redactions(root.table("redact")),
         secrets=read_secrets(root, resolve_path),
-        server=read_server(root.table("server"), resolve_path) if "server" in tables else None,
-        clients=read_clients(root),
+        server=read_server(root.table("server"), resolve_path, clients) if has_server else None,
+        issuers=issuers,
+        clients=clients,
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
@@ -122,6 +129,16 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     root.reject_unknown()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
+
+
+def _issuers(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
+    if "issuers" not in root.names():
+        root.allow("issuers")
+        return {}
+    # few configurations name an issuer
+    from agentguard.domain.config.issuers import read_issuers  # noqa: PLC0415
+
+    return read_issuers(root, resolve_path)
 
 
 def _trust_domain(root: Table) -> str:

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
+if TYPE_CHECKING:
+    from agentguard.issuers.client_credentials import ClientCredentials
+
 SCHEME: Final = "unix:"
 TLS: Final = "tls://"
 EVERYTHING: Final = "*"
+
+_ONE_PROOF: Final = (
+    "one proof of who this client is: certificate and key, or token_file, or a table [server.oauth]"
+)
 
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 
@@ -37,7 +44,8 @@ MAX_PORT: Final = 65_535
 class ClientConfig:
     """``[clients.NAME]``: the user whose processes are this client, and what the client may do.
 
-    A client on another machine has no ``uid``, and the SPIFFE ID of a certificate (``spiffe``).
+    A client on another machine has no ``uid``. Such a client has the SPIFFE ID of a certificate
+    (``spiffe``), or a token of the ``issuer`` of this name whose subject is ``subject``.
     ``agents`` are the names of the agents that the client may be, ``vouches_for`` the principals
     whose delegations the client begins and takes up; a name that ends in ``*`` stands for all
     names that begin so. ``answers`` says whether the application's word counts for approvals.
@@ -49,6 +57,13 @@ class ClientConfig:
     vouches_for: tuple[str, ...] = ()
     answers: bool = False
     spiffe: str | None = None
+    issuer: str | None = None
+    subject: str | None = None
+
+    @property
+    def mark(self) -> tuple[int | str | None, ...]:
+        """What the server knows the client by; no two clients have the same."""
+        return (self.uid, self.spiffe, self.issuer, self.subject)
 
     def may_be(self, agent: str) -> bool:
         """Whether the client may be this agent."""
@@ -62,29 +77,32 @@ class ClientConfig:
 class Host(NamedTuple):
     """A server on another machine, and the files with which a client knows it and is known.
 
-    ``ca`` has the certificates that are trusted, by default the system's. ``certificate`` and
-    ``key`` are the client's.
+    ``ca`` has the certificates that are trusted, by default the system's. The client has a
+    ``certificate`` and its ``key``, or a token: from ``token_file``, or from the token endpoint of
+    ``oauth``.
     """
 
     name: str
     port: int
     ca: Path | None
-    certificate: Path
-    key: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    token_file: Path | None = None
+    oauth: ClientCredentials | None = None
 
 
 class TlsListener(NamedTuple):
     """``[server.tls]``: where a server also listens for clients on other machines.
 
-    ``certificate`` and ``key`` are the server's, and ``ca`` has the certificates of the authority
-    that signs the clients'.
+    ``certificate`` and ``key`` are the server's. ``ca`` has the certificates of the authority that
+    signs the clients', None where every client has a token.
     """
 
     host: str
     port: int
     certificate: Path
     key: Path
-    ca: Path
+    ca: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +138,15 @@ class ServerConfig:
         raise ConfigError(message)
 
 
-def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
-    """Read ``[server]``; raises ``ConfigError``."""
+def read_server(
+    table: Table, resolve: Callable[[str], Path], clients: Mapping[str, ClientConfig] | None
+) -> ServerConfig:
+    """Read ``[server]``, for these ``clients``; raises ``ConfigError``."""
     default = ServerConfig(Path())
+    tls = table.table("tls") if "tls" in table.names() else None
     config = ServerConfig(
         _address(table, resolve),
-        _tls(table.table("tls"), resolve) if "tls" in table.names() else None,
+        None if tls is None else _tls(tls, resolve, (clients or {}).values()),
         pin_tools=table.boolean("pin_tools", default=default.pin_tools),
         max_clients=table.count("max_clients", default.max_clients),
         max_connections=table.count("max_connections", default.max_connections),
@@ -136,7 +157,8 @@ def read_server(table: Table, resolve: Callable[[str], Path]) -> ServerConfig:
         patience=table.seconds("patience", default.patience),
         health=_health(table),
     )
-    table.allow("tls")
+    for name in ("tls", "oauth"):
+        table.allow(name)
     table.reject_unknown()
     return config
 
@@ -159,27 +181,58 @@ def _health(table: Table) -> tuple[str, int] | None:
 
 def _address(table: Table, resolve: Callable[[str], Path]) -> Path | Host:
     url = table.text("url")
-    files = {name: table.text(name, "") for name in ("ca", "certificate", "key")}
+    files = {name: table.text(name, "") for name in ("ca", "certificate", "key", "token_file")}
     if not url.startswith(TLS):
-        if any(files.values()):
+        if any(files.values()) or "oauth" in table.names():
             message = (
-                f"{table.name('')}: ca, certificate and key are for a url that begins with {TLS}"
+                f"{table.name('')}: ca, certificate, key, token_file and oauth are for a url that "
+                f"begins with {TLS}"
             )
             raise ConfigError(message)
         return socket_of(url, resolve, table.name("url"))
     name, port = _host(table, "url", url.removeprefix(TLS))
-    if not (files["certificate"] and files["key"]):
-        raise table.mistake("certificate", "the certificate and the key of this client")
     paths = {one: resolve(text) if text else None for one, text in files.items()}
-    certificate, key = resolve(files["certificate"]), resolve(files["key"])
-    return Host(name, port, paths["ca"], certificate, key)
+    oauth = _oauth(table.table("oauth"), resolve) if "oauth" in table.names() else None
+    host = Host(name, port, **paths, oauth=oauth)
+    has_certificate = host.certificate is not None or host.key is not None
+    if has_certificate + (host.token_file is not None) + (oauth is not None) != 1:
+        raise table.mistake("certificate", _ONE_PROOF)
+    if has_certificate and None in (host.certificate, host.key):
+        raise table.mistake("certificate", "the certificate and the key of this client")
+    return host
 
 
-def _tls(table: Table, resolve: Callable[[str], Path]) -> TlsListener:
-    host, port = _host(table, "listen", table.text("listen"))
-    files = [resolve(table.text(name)) for name in ("certificate", "key", "ca")]
+def _oauth(table: Table, resolve: Callable[[str], Path]) -> ClientCredentials:
+    # few clients ask a token endpoint
+    from agentguard.issuers.address import address_of  # noqa: PLC0415
+    from agentguard.issuers.client_credentials import ClientCredentials  # noqa: PLC0415
+
+    url, client, secret = (
+        table.text(key) for key in ("token_url", "client_id", "client_secret_file")
+    )
+    scope, ca = table.text("scope", ""), table.text("ca", "")
     table.reject_unknown()
-    return TlsListener(host, port, *files)
+    address_of(url, table.name("token_url"))
+    if not client or not client.isascii():
+        raise table.mistake("client_id", "the identifier of this client at the provider")
+    if not secret:
+        raise table.mistake("client_secret_file", "the path of a file")
+    return ClientCredentials(
+        url, client, resolve(secret), scope or None, resolve(ca) if ca else None
+    )
+
+
+def _tls(
+    table: Table, resolve: Callable[[str], Path], clients: Iterable[ClientConfig]
+) -> TlsListener:
+    host, port = _host(table, "listen", table.text("listen"))
+    certificate, key = (resolve(table.text(name)) for name in ("certificate", "key"))
+    ca = table.text("ca", "")
+    proofs = {client.spiffe is not None for client in clients if client.uid is None}
+    if not ca and proofs != {False}:
+        raise table.mistake("ca", "the certificates of the authority of the clients' certificates")
+    table.reject_unknown()
+    return TlsListener(host, port, certificate, key, resolve(ca) if ca else None)
 
 
 def _host(table: Table, key: str, text: str) -> tuple[str, int]:
@@ -206,8 +259,11 @@ def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:
     return path
 
 
-def read_clients(root: Table) -> Mapping[str, ClientConfig] | None:
-    """Read ``[clients]``; None without the table. Raises ``ConfigError``."""
+def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientConfig] | None:
+    """Read ``[clients]``; None without the table. ``issuers`` are the names in ``[issuers]``.
+
+    Raises ``ConfigError``.
+    """
     clients: dict[str, ClientConfig] = {}
     for name, table in root.tables("clients"):
         if not name or not name.isprintable():
@@ -215,36 +271,54 @@ def read_clients(root: Table) -> Mapping[str, ClientConfig] | None:
         if name.startswith(LAUNCHED):
             message = f"{table.name('uid')}: only programs of agentguard run have names with run:"
             raise ConfigError(message)
-        uid, spiffe = _who(table)
-        for other in clients.values():
-            if (other.uid, other.spiffe) == (uid, spiffe):
-                message = f"{table.name('')}: the client {other.name} is the same"
-                raise ConfigError(message)
-        clients[name] = ClientConfig(
+        uid, spiffe, issuer, subject = _who(table, issuers)
+        client = ClientConfig(
             name,
             uid,
             table.texts("agents", ()),
             table.texts("vouches_for", ()),
             table.boolean("answers", default=False),
             spiffe,
+            issuer,
+            subject,
         )
+        for other in clients.values():
+            if other.mark == client.mark:
+                message = f"{table.name('')}: the client {other.name} is the same"
+                raise ConfigError(message)
+        clients[name] = client
         table.reject_unknown()
     return clients if "clients" in root.names() else None
 
 
-def _who(table: Table) -> tuple[int | None, str | None]:
-    """Return the number of the client's user, or the SPIFFE ID of its certificate."""
+_Who = tuple[int | None, str | None, str | None, str | None]
+
+
+def _who(table: Table, issuers: Collection[str]) -> _Who:
+    """Return the user's number, or the SPIFFE ID, or the issuer and the subject of a client."""
     uid, user, spiffe = table.number("uid"), table.text("user", ""), table.text("spiffe", "")
-    if (uid is not None) + bool(user) + bool(spiffe) != 1:
-        raise table.mistake("uid", "one of uid, user = 'NAME' and spiffe = 'spiffe://...'")
+    issuer, subject = table.text("issuer", ""), table.text("subject", "")
+    if (uid is not None) + bool(user) + bool(spiffe) + bool(issuer) != 1:
+        expected = "one of uid, user = 'NAME', spiffe = 'spiffe://...', and issuer with subject"
+        raise table.mistake("uid", expected)
+    if bool(issuer) is not bool(subject):
+        raise table.mistake("subject", "the subject of the client's tokens, beside their issuer")
+    if issuer:
+        if issuer not in issuers:
+            raise table.mistake("issuer", "the NAME of a table [issuers.NAME]")
+        return None, None, issuer, subject
     if spiffe:
         if not _SPIFFE.fullmatch(spiffe):
             raise table.mistake("spiffe", "a SPIFFE ID, as in 'spiffe://acme.example/web-1'")
-        return None, spiffe
+        return None, spiffe, None, None
+    return _uid(table, uid, user), None, None, None
+
+
+def _uid(table: Table, uid: int | None, user: str) -> int:
     if uid is not None:
-        return uid, None
+        return uid
     try:
-        return pwd.getpwnam(user).pw_uid, None
+        return pwd.getpwnam(user).pw_uid
     except KeyError as error:
         raise table.mistake("user", "the name of a user of this machine") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentguard.approvals.roster import Roster
 from agentguard.approvals.store import Limits
@@ -26,6 +26,9 @@ from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.principal import require_principal
 from agentguard.paths import Folder
 from agentguard.telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from agentguard.domain.config.issuers import IssuerConfig
 
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain of a configuration that names none, such as that of a guard in memory."""
@@ -86,6 +89,8 @@ class Config:
     secrets: Mapping[str, SecretConfig] = field(default_factory=dict)
     """``[secrets]``: where each secret is kept, and the tools that may have the secret."""
     server: ServerConfig | None = None
+    issuers: Mapping[str, IssuerConfig] = field(default_factory=dict)
+    """``[issuers]``: whose tokens count, and where the issuers' keys are."""
     clients: Mapping[str, ClientConfig] | None = None
     """``[clients]``, for ``agentguard serve``; None without that table."""
 

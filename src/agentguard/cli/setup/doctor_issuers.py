@@ -1,0 +1,47 @@
+"""The checks of ``agentguard doctor`` on issuers of tokens: whether their keys can be had.
+
+A file is read. A URL is not asked: ``doctor`` uses no network beside the server's own address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal.location import from_home
+from agentguard.domain.config import Config
+from agentguard.domain.config.issuers import IssuerConfig
+from agentguard.domain.issuer_keys import open_source
+from agentguard.errors import AgentguardError
+
+
+def findings(settings: Config) -> Iterator[Finding]:
+    """Check each issuer of a configuration."""
+    used = {client.issuer for client in (settings.clients or {}).values()}
+    for name, issuer in settings.issuers.items():
+        check = f"issuer {name}"
+        try:
+            source = open_source(issuer, settings.source)
+            if issuer.jwks_file is None:
+                what = (
+                    f"doctor does not ask {issuer.jwks_url}: the first token makes the server ask"
+                )
+                yield Finding("ok", check, what)
+            else:
+                keys = source.keys().keys
+                place = from_home(issuer.jwks_file)
+                yield Finding("ok", check, f"{place} has {_count(len(keys))} of {_who(issuer)}")
+        except AgentguardError as error:
+            yield Finding("fail", check, str(error))
+        if name not in used:
+            what = "no client in [clients] names it, so none of its tokens counts"
+            yield Finding("warn", check, what)
+
+
+def _count(keys: int) -> str:
+    return "1 key" if keys == 1 else f"{keys} keys"
+
+
+def _who(issuer: IssuerConfig) -> str:
+    rule = issuer.rule
+    return rule.issuer or f"the trust domain {rule.trust_domain}"

@@ -1,0 +1,124 @@
+"""Reads ``[issuers]``: whose tokens count, and where the issuers' keys are.
+
+This module opens no file and asks no server: ``domain/issuer_keys.py`` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError
+from agentguard.identity.jwa import ALGORITHMS
+from agentguard.identity.jwt import ABSENT, JwtRule
+from agentguard.issuers.address import address_of
+
+LEEWAY: Final = 30
+"""The default of ``leeway``, in seconds."""
+
+MAX_LEEWAY: Final = 300
+
+TYPES: Final = ("JWT", "at+jwt", ABSENT)
+"""The default of ``types``: Keycloak says JWT, RFC 9068 says at+jwt, and others say nothing."""
+
+SPIFFE_TYPES: Final = ("JWT", "JOSE", ABSENT)
+"""The default of ``types`` for JWT-SVIDs (SPIFFE JWT-SVID, 2.3)."""
+
+_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerConfig:
+    """``[issuers.NAME]``: what a token has to be, and exactly one place of the issuer's keys.
+
+    ``ca`` has the certificates that are trusted for ``jwks_url``, None for the system's.
+    """
+
+    rule: JwtRule
+    jwks_file: Path | None
+    jwks_url: str | None
+    ca: Path | None = None
+
+
+def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
+    """Read ``[issuers]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
+    issuers: dict[str, IssuerConfig] = {}
+    for name, table in root.tables("issuers"):
+        if not name or not name.isprintable():
+            raise ConfigError(f"{table.name('')}: the name of an issuer is a text of one line")
+        issuer = _issuer(name, table, resolve)
+        for other in issuers.values():
+            rules = other.rule, issuer.rule
+            if len({(one.issuer, one.trust_domain) for one in rules}) == 1:
+                message = f"{table.name('')}: the issuer {other.rule.name} is the same"
+                raise ConfigError(message)
+        issuers[name] = issuer
+    return issuers
+
+
+def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
+    issuer, domain = table.text("issuer", ""), table.text("spiffe", "")
+    if bool(issuer) is bool(domain):
+        expected = "one of issuer (the exact iss of its tokens) and spiffe = 'TRUST.DOMAIN'"
+        raise table.mistake("issuer", expected)
+    if domain and not _DOMAIN.fullmatch(domain):
+        raise table.mistake("spiffe", "a trust domain without spiffe://, as in 'acme.example'")
+    subject = table.text("subject_claim", "sub")
+    if not subject or (domain and subject != "sub"):
+        raise table.mistake("subject_claim", "the name of a claim; of a JWT-SVID, it is sub")
+    rule = JwtRule(
+        name,
+        issuer or None,
+        domain or None,
+        frozenset(_audience(table)),
+        frozenset(_algorithms(table)),
+        frozenset(table.texts("types", SPIFFE_TYPES if domain else TYPES)),
+        subject,
+        _leeway(table),
+    )
+    config = _with_keys(rule, table, resolve)
+    table.reject_unknown()
+    return config
+
+
+def _audience(table: Table) -> tuple[str, ...]:
+    audience = table.texts("audience", ())
+    if not audience or "" in audience:
+        expected = "a list of audiences, one of which has to be in a token's aud"
+        raise table.mistake("audience", expected)
+    return audience
+
+
+def _algorithms(table: Table) -> tuple[str, ...]:
+    algorithms = table.texts("algorithms", ())
+    if not algorithms or not ALGORITHMS.keys() >= set(algorithms):
+        raise table.mistake("algorithms", f"a list of some of {', '.join(ALGORITHMS)}")
+    return algorithms
+
+
+def _leeway(table: Table) -> int:
+    leeway = table.number("leeway")
+    if leeway is not None and leeway > MAX_LEEWAY:
+        raise table.mistake("leeway", f"at most {MAX_LEEWAY} seconds")
+    return LEEWAY if leeway is None else leeway
+
+
+def _with_keys(rule: JwtRule, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
+    file, url, ca = (table.text(key, "") for key in ("jwks_file", "jwks_url", "ca"))
+    if bool(file) is bool(url):
+        expected = "one of jwks_file and jwks_url, where the issuer's public keys are"
+        raise table.mistake("jwks_file", expected)
+    if url:
+        address_of(url, table.name("jwks_url"))
+    if ca and not url.startswith("https:"):
+        raise table.mistake("ca", "no ca: it is for a jwks_url that begins with https")
+    return IssuerConfig(
+        rule,
+        resolve(file) if file else None,
+        url or None,
+        resolve(ca) if ca else None,
+    )

@@ -1,0 +1,59 @@
+"""Makes the issuers that a configuration names, with the sources of their keys."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from agentguard.domain.config import Config, rights
+from agentguard.domain.config.issuers import IssuerConfig
+from agentguard.errors import ConfigError, ServerError
+from agentguard.identity.jwks import KeySet, Use
+from agentguard.issuers.keys import FetchedKeys, FileKeys, KeySource, parse_keys
+from agentguard.issuers.trusted import Issuers, TrustedIssuer
+
+if TYPE_CHECKING:
+    from agentguard.issuers.http import Endpoint
+
+
+def open_issuers(settings: Config) -> Issuers:
+    """Return the issuers of ``[issuers]``; no file is read, and no server asked, before a token.
+
+    Raises ``ConfigError``: ``config.extra_missing``, and for a ``ca`` that can't be used.
+    """
+    return Issuers(
+        [
+            TrustedIssuer(one.rule, open_source(one, settings.source))
+            for one in settings.issuers.values()
+        ]
+    )
+
+
+def open_source(issuer: IssuerConfig, where: str) -> KeySource:
+    """Return the source of an issuer's keys; ``where`` names the configuration.
+
+    Raises ``ConfigError`` as ``open_issuers`` does.
+    """
+    name = issuer.rule.name
+    use: Use = "sig" if issuer.rule.trust_domain is None else "jwt-svid"
+    if issuer.jwks_file is not None:
+        return FileKeys(name, issuer.jwks_file, use, rights.read)
+    try:
+        from agentguard.issuers.http import Endpoint  # noqa: PLC0415  an optional extra
+    except ModuleNotFoundError as error:
+        what = "the jwks_url of an issuer"
+        raise ConfigError.without_extra("tokens", what=what, brings="httpcore") from error
+    assert issuer.jwks_url is not None  # noqa: S101  one place of the keys is there
+    try:
+        endpoint = Endpoint(issuer.jwks_url, "jwks_url", issuer.ca)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: issuers.{name}.{error}") from error
+    return FetchedKeys(name, partial(_fetched, name, endpoint, use))
+
+
+def _fetched(name: str, endpoint: Endpoint, use: Use) -> KeySet:
+    body = endpoint.ask("GET")
+    if isinstance(body, str):
+        message = f"the server at jwks_url of the issuer {name} {body}"
+        raise ServerError(message, code="issuer.unreachable")
+    return parse_keys(name, body.reveal(), use)

@@ -1,0 +1,130 @@
+"""Tokens for this process from an OAuth token endpoint: the client credentials grant.
+
+The process shows its client identifier and secret to the organisation's provider, and gets a token
+in its own name (RFC 6749, 4.4). The token is kept in memory until shortly before its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote_plus, urlencode
+
+from agentguard.errors import AgentguardError, DecodeError, ServerError
+from agentguard.issuers.http import Endpoint
+from agentguard.signing import canonical
+from agentguard.signing.keys import Secret
+
+_MARGIN: Final = 60.0
+"""Seconds before its end from which a token is not used for a new connection."""
+
+_MAX_SECRET: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """``[server.oauth]``: the token endpoint, and who this process is there.
+
+    ``secret_file`` has the client's secret, ``scope`` the scopes that are asked for, None for the
+    provider's default. ``ca`` has the certificates that are trusted, None for the system's.
+    """
+
+    token_url: str
+    client_id: str
+    secret_file: Path
+    scope: str | None = None
+    ca: Path | None = None
+
+
+class TokenEndpoint:
+    """Gets tokens, and keeps the newest. Threads may share an endpoint.
+
+    ``read`` reads the file with the secret, of at most so many bytes. Raises ``ConfigError`` for a
+    URL or a ``ca`` that can't be used.
+    """
+
+    def __init__(
+        self,
+        credentials: ClientCredentials,
+        read: Callable[[Path, int], bytes],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = credentials
+        self._read = read
+        self._clock = clock
+        self._endpoint = Endpoint(credentials.token_url, "token_url", credentials.ca)
+        self._lock = threading.Lock()
+        self._kept: tuple[Secret, float] | None = None
+        self._is_reused = False
+
+    def token(self) -> Secret:
+        """Return a token; raises ``ServerError`` (``server.token``)."""
+        with self._lock:
+            if self._kept is not None and self._clock() < self._kept[1]:
+                self._is_reused = True
+                return self._kept[0]
+            self._kept, self._is_reused = None, False
+            body = self._endpoint.ask("POST", self._headers(), self._form())
+            answer = body if isinstance(body, str) else _read_answer(body)
+            if isinstance(answer, str):
+                message = f"the token endpoint of [server.oauth] {answer}"
+                raise ServerError(message, code="server.token")
+            token, seconds = answer
+            if seconds is not None:
+                margin = min(_MARGIN, seconds / 2)
+                self._kept = token, self._clock() + seconds - margin
+            return token
+
+    def forget(self) -> bool:
+        """Forget the token that is kept, which was refused; return whether it was used before.
+
+        A token that is refused at its first use leaves no hope for the next one.
+        """
+        with self._lock:
+            self._kept = None
+            return self._is_reused
+
+    def _form(self) -> Secret:
+        form = {"grant_type": "client_credentials"}
+        if self._credentials.scope is not None:
+            form["scope"] = self._credentials.scope
+        return Secret(urlencode(form).encode())
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers, with the client's secret (RFC 6749, 2.3.1)."""
+        try:
+            secret = self._read(self._credentials.secret_file, _MAX_SECRET).strip()
+            pair = f"{quote_plus(self._credentials.client_id)}:{quote_plus(secret)}"
+        except (OSError, AgentguardError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            message = (
+                f"[server.oauth] client_secret_file: {self._credentials.secret_file} can't be "
+                f"read ({reason})"
+            )
+            raise ServerError(message, code="server.token") from None
+        return [
+            (b"Authorization", b"Basic " + b64encode(pair.encode("ascii"))),
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+        ]
+
+
+def _read_answer(body: Secret) -> tuple[Secret, float | None] | str:
+    """Return a token and the seconds that it counts, or the problem (RFC 6749, 5.1)."""
+    try:
+        answer = canonical.loads_object(body.reveal())
+    except DecodeError:
+        return "answers with something else than JSON: correct token_url"
+    token, kind = answer.get("access_token"), answer.get("token_type")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        return "gives no token of the type Bearer: configure the client at the provider"
+    if not isinstance(token, str) or not token.isascii() or not token:
+        return "gives no token: configure the client at the provider"
+    seconds = answer.get("expires_in")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        seconds = None
+    return Secret(token.encode("ascii")), seconds

@@ -1,0 +1,162 @@
+"""Where the public keys of an issuer come from: a file, or a URL whose answer is cached.
+
+A file is read for each token, so a program that rotates keys replaces the file. The answer of a URL
+counts for ``FRESH`` seconds. While the issuer can't be asked, the last answer counts up to
+``KEPT`` seconds; after that, every token is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from agentguard.errors import AgentguardError, ServerError
+from agentguard.identity.jwks import KeySet, Use, parse_jwks
+from agentguard.storage import files
+
+_LOGGER = logging.getLogger("agentguard")
+
+FRESH: Final = 300.0
+"""Seconds after which the keys of a URL are fetched again."""
+
+KEPT: Final = 3600.0
+"""Seconds for which the last keys count while the issuer can't be asked."""
+
+COOL_DOWN: Final = 30.0
+"""Seconds between two fetches: whoever sends tokens with unknown keys must not steer more."""
+
+RETRY: Final = 5.0
+"""Seconds between two fetches after one that has failed."""
+
+
+class KeySource(Protocol):
+    """The public keys of one issuer. Threads may share a source."""
+
+    def keys(self) -> KeySet:
+        """Return the keys that count now.
+
+        Raises ``ServerError``: ``issuer.unreachable`` where they can't be had, ``issuer.keys``
+        where what can be had is no key set.
+        """
+
+    def newer(self, than: KeySet) -> KeySet | None:
+        """Return keys for a token whose key is not in ``than``; None where there are none yet."""
+
+
+class FileKeys:
+    """The keys in a file, such as a SPIFFE bundle; ``name`` is the issuer's name.
+
+    ``read`` reads a file that no other user can have written. It raises ``AgentguardError``, and
+    ``OSError`` for a file that can't be read.
+    """
+
+    def __init__(self, name: str, path: Path, use: Use, read: Callable[[Path], bytes]) -> None:
+        self._name = name
+        self._path = path
+        self._use = use
+        self._read = read
+
+    def keys(self) -> KeySet:
+        """Return the keys that the file has now (``KeySource``)."""
+        try:
+            data = self._read(self._path)
+        except OSError as error:
+            problem = files.unreadable(self._path, error)
+            message = f"the keys of the issuer {self._name} can't be had: {problem}"
+            raise ServerError(message, code="issuer.unreachable") from error
+        except AgentguardError as error:
+            message = f"the keys of the issuer {self._name} can't be used: {error}"
+            raise ServerError(message, code="issuer.keys") from error
+        return parse_keys(self._name, data, self._use)
+
+    def newer(self, than: KeySet) -> KeySet | None:  # noqa: ARG002  the file was just read
+        """Return None: the keys of a file are never old."""
+        return None
+
+
+class _Kept(NamedTuple):
+    keys: KeySet
+    at: float
+
+
+class FetchedKeys:
+    """The keys that ``fetch`` returns, cached. ``clock`` is a monotonic one, in seconds.
+
+    ``fetch`` raises ``AgentguardError`` where the keys can't be had; the server's log then says
+    why. One thread fetches at a time. The others go on with keys that still count.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fetch: Callable[[], KeySet],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: _Kept | None = None
+        self._next = float("-inf")  # no fetch before this time
+        self._problem: AgentguardError | None = None
+
+    def keys(self) -> KeySet:
+        """Return the keys that count now, fetched again where they are old (``KeySource``)."""
+        if not self._is_younger(FRESH):
+            self._refresh(waits=not self._is_younger(KEPT))
+        kept = self._kept
+        if kept is not None and self._is_younger(KEPT):
+            return kept.keys
+        raise self._unreachable()
+
+    def newer(self, than: KeySet) -> KeySet | None:
+        """Return keys that were fetched after ``than``; fetch them, unless it is too early."""
+        if self._kept is None or self._kept.keys is than:
+            self._refresh(waits=True)
+        kept = self._kept
+        return None if kept is None or kept.keys is than else kept.keys
+
+    def _is_younger(self, seconds: float) -> bool:
+        return self._kept is not None and self._clock() - self._kept.at < seconds
+
+    def _refresh(self, *, waits: bool) -> None:
+        if not self._lock.acquire(blocking=waits):
+            return  # another thread fetches
+        try:
+            if self._clock() < self._next:
+                return
+            try:
+                self._kept, self._problem = _Kept(self._fetch(), self._clock()), None
+            except AgentguardError as error:
+                self._problem = error
+                _LOGGER.warning("the keys of the issuer %s can't be fetched: %s", self._name, error)
+            self._next = self._clock() + (COOL_DOWN if self._problem is None else RETRY)
+        finally:
+            self._lock.release()
+
+    def _unreachable(self) -> ServerError:
+        message = (
+            f"the keys of the issuer {self._name} can't be had, so no token of the issuer counts: "
+            "see the log of the guard server"
+        )
+        error = ServerError(message, code="issuer.unreachable")
+        error.__cause__ = self._problem
+        return error
+
+
+def parse_keys(name: str, data: bytes, use: Use) -> KeySet:
+    """Parse the keys of an issuer; raises ``ServerError`` (``issuer.keys``)."""
+    try:
+        keys = parse_jwks(data, use)
+    except AgentguardError as error:
+        message = f"the keys of the issuer {name} can't be used: {error} [{error.code}]"
+        raise ServerError(message, code="issuer.keys") from error
+    if not keys.keys:
+        what = "signatures (use: sig)" if use == "sig" else "JWT-SVIDs (use: jwt-svid)"
+        message = f"the issuer {name} has no key for {what} in its key set"
+        raise ServerError(message, code="issuer.keys")
+    return keys

@@ -1,0 +1,183 @@
+"""Hostile clients on other machines, without a certificate: forged, stolen and foreign tokens.
+
+The tests of this module share a server; ``tests/attacks/test_issuer_tokens.py`` has every forgery.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from served_place import founded_place
+from served_tokens import CLUSTER, PROVIDER, WEB, WORKLOAD, Tokens, handle_of
+from token_issuer import ISSUER, TokenIssuer, fresh
+
+from agentguard.server import tls
+from agentguard.wire.frame import Frame
+from agentguard.wire.stream import Stream
+
+
+@pytest.fixture(scope="module")
+def tokens(programs) -> Iterator[Tokens]:
+    with founded_place(programs) as place:
+        made = Tokens(place)
+        yield made
+        assert "failed in the server" not in place.said()
+        assert "Exception in thread" not in place.said()
+        made.close()
+
+
+def refusal(tokens: Tokens, token: Any, **options: Any) -> tuple[str, str]:
+    """Return the code and the message; the client's own token is greeted right after."""
+    error = tokens.greet(token, **options)["error"]
+    assert tokens.greet(tokens.account())["client"] == "billing"
+    return error["code"], error["message"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"iss": f"{CLUSTER}/"}, "jwt.issuer"),
+        ({"iss": CLUSTER.removesuffix(".local")}, "jwt.issuer"),
+        ({"iss": PROVIDER}, "jwt.algorithm"),  # another issuer of the same server
+        ({"iss": ISSUER}, "jwt.issuer"),
+        ({"iss": None, "sub": WORKLOAD}, "jwt.algorithm"),
+        ({"aud": [CLUSTER]}, "jwt.audience"),
+        ({"aud": "agentguard2"}, "jwt.audience"),
+        ({"exp": 1_700_000_000}, "jwt.expired"),
+        ({"exp": None}, "jwt.lifetime"),
+        ({"nbf": 4_000_000_000}, "jwt.not_yet_valid"),
+        ({"cnf": {"jkt": "x"}}, "jwt.bound"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_token_that_does_not_count_is_refused(tokens, claims, code):
+    got, message = refusal(tokens, tokens.account(**claims))
+    assert got == "server.token"
+    assert f"[{code}]" in message
+
+
+def test_a_token_of_somebody_else_is_refused(tokens):
+    mallory = TokenIssuer("mallory", alg="RS256", issuer=CLUSTER)
+    code, message = refusal(tokens, mallory.token(**fresh()))
+    assert code == "server.token"
+    assert "[jwt.signature]" in message
+
+
+@pytest.mark.parametrize("typ", ["ID", "logout+jwt", "dpop+jwt"])
+def test_a_token_for_something_else_is_refused(tokens, typ):
+    token = tokens.cluster.token({"typ": typ}, **fresh())
+    assert "[jwt.type]" in refusal(tokens, token)[1]
+
+
+def test_no_token_and_what_is_no_token_are_refused(tokens):
+    assert refusal(tokens, None)[0] == "server.token"
+    for value in ("", "a.b.c", "x" * 20_000, 7, [tokens.account()], {"token": "x"}, True):
+        assert refusal(tokens, value)[0] == "server.token"
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["system:serviceaccount:prod:billing2", "system:serviceaccount:dev:billing", "billing", WEB],
+)
+def test_a_subject_that_is_no_client_is_a_stranger(tokens, subject):
+    code, message = refusal(tokens, tokens.account(sub=subject))
+    assert code == "server.stranger"
+    assert subject in message
+
+
+def test_a_subject_counts_with_its_own_issuer_alone(tokens):
+    """The provider may have a user whose name is that of a service account, or of a workload."""
+    names = ("system:serviceaccount:prod:billing", WORKLOAD)
+    for name in names:
+        token = tokens.http.issuer.token(azp=name, **fresh())
+        assert refusal(tokens, token)[0] == "server.stranger"
+    assert tokens.greet(tokens.http.issuer.token(azp="billing", **fresh()))["client"] == "oauth"
+
+
+def test_a_stolen_session_is_of_no_use_to_another_client(tokens):
+    handle = handle_of(tokens.with_token(tokens.account()))
+    assert refusal(tokens, tokens.svid(), session=handle)[0] == "server.restarted"
+    assert refusal(tokens, None, session=handle)[0] == "server.token"
+    assert refusal(tokens, tokens.account(exp=1), session=handle)[0] == "server.token"
+    files = tokens.authority.issue("web", WEB)
+    assert refusal(tokens, None, session=handle, files=files)[0] == "server.restarted"
+    assert tokens.greet(tokens.account(), session=handle)["session"] == handle  # the twin
+
+
+def test_a_client_is_known_by_one_proof_alone(tokens):
+    """A certificate and a token could name two clients."""
+    files = tokens.authority.issue("web", WEB)
+    assert refusal(tokens, tokens.account(), files=files)[0] == "server.token"
+    assert tokens.greet(None, files=files)["client"] == "web"
+
+
+def test_a_client_of_the_socket_shows_no_token(tokens):
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(str(tokens.folder / "s"))
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame({"op": "hello", "protocol": 1, "token": tokens.account()}))
+        assert stream.read().header["error"]["code"] == "server.token"
+
+
+def test_a_client_with_a_token_starts_no_programs(tokens):
+    with tokens.socket() as connected:
+        stream = Stream(connected)
+        stream.read()
+        launch = {"op": "launch", "agent": "clerk", "uid": 0, "token": tokens.account()}
+        stream.write(Frame(launch))
+        assert stream.read().header["error"]["code"] == "server.launch"
+
+
+def test_nothing_is_done_after_the_end_of_a_token(tokens):
+    """A frame that has begun in time and ends too late is not carried out."""
+    with tokens.socket() as connected:
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame({"op": "hello", "protocol": 1, "token": tokens.account(1)}))
+        ends_in = stream.read().header["ends_in"]
+        assert 0 < ends_in <= 1
+        stream.write(Frame({"op": "flush"}))
+        assert stream.read().header == {}  # the twin
+        connected.sendall((20).to_bytes(4, "big") + (16).to_bytes(4, "big") + b'{"op":')
+        time.sleep(1.1)
+        connected.sendall(b'"flush"   ')
+        with pytest.raises(OSError):  # noqa: PT011  it is closed, in one way or the other
+            stream.read()
+
+
+def test_a_token_that_is_in_a_request_is_not_answered(tokens):
+    token = tokens.account()
+    with tokens.socket() as connected:
+        stream = Stream(connected)
+        stream.read()
+        stream.write(Frame({"op": "hello", "protocol": 1, "token": token}))
+        assert token not in str(stream.read().header)
+    assert token not in tokens.place.said()
+
+
+def test_connections_without_a_token_shut_nobody_out():
+    """The one that began first is ended, and those whose clients are known are not counted."""
+    handshakes, ends = tls.Handshakes(2), [socket.socketpair() for _ in range(4)]
+    accepted = [socket.socket() for _ in ends]
+    for index in (0, 1):
+        handshakes.begin(accepted[index], ends[index][0])
+    handshakes.end(accepted[0])  # its client is known
+    handshakes.begin(accepted[2], ends[2][0])
+    handshakes.begin(accepted[3], ends[3][0])
+    states: list[bytes | None] = []
+    for mine, other in ends:
+        other.setblocking(False)
+        try:
+            states.append(other.recv(1))
+        except BlockingIOError:
+            states.append(None)
+        mine.close()
+        other.close()
+    for one in accepted:
+        one.close()
+    assert states == [None, b"", None, None]

@@ -1,0 +1,190 @@
+"""Clients on other machines that show a token of an issuer in place of a certificate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from served_tokens import WEB, Tokens, handle_of
+from token_issuer import fresh
+
+from agentguard import AgentguardError, ConfigError, Denied, ServerError
+
+
+@pytest.fixture
+def tokens(founded) -> Iterator[Tokens]:
+    made = Tokens(founded)
+    yield made
+    made.close()
+
+
+def note(guard, does=lambda: "ok"):
+    return guard.tool(name="note", requires=["read"])(does)
+
+
+def test_a_service_account_of_kubernetes_makes_calls(tokens):
+    guard = tokens.with_token(tokens.account())
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    with guard.delegate("user:alice", scope=["read"]):
+        assert agent.call(tool) == "ok"
+    with pytest.raises(ConfigError) as caught:
+        guard.new_agent("helper")
+    assert caught.value.code == "agent.refused"
+    guard.close()
+    (call,) = tokens.place.calls()
+    assert call.client == ("billing", "remote")
+    assert tokens.place.verify().ok
+
+
+async def test_a_workload_of_spire_makes_calls(tokens):
+    guard = tokens.with_token(tokens.svid())
+
+    async def does() -> str:
+        return "ok"
+
+    tool = note(guard, does)
+    with guard.delegate("user:alice", scope=["read"]):
+        assert await guard.new_agent("helper").acall(tool) == "ok"
+    guard.close()
+    (call,) = tokens.place.calls()
+    assert call.client == ("svid", "remote")
+
+
+def test_a_client_of_an_oauth_provider_makes_calls(tokens):
+    guard = tokens.with_oauth()
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    assert agent.call(tool) == "ok"
+    assert tokens.http.requests.count("/token") == 1
+    assert tokens.http.requests.count("/jwks") == 1
+
+
+def test_a_client_with_a_certificate_comes_beside_those_with_tokens(tokens):
+    certificate, key = tokens.authority.issue("web", WEB)
+    guard = tokens.open("web", f'certificate = "{certificate}"\nkey = "{key}"')
+    assert guard.new_agent("clerk").call(note(guard)) == "ok"
+    assert tokens.with_token(tokens.account()).new_agent("clerk").name == "clerk"
+    stranger = tokens.authority.issue("stranger", "spiffe://acme.example/other")
+    with pytest.raises(ServerError) as caught:
+        tokens.open("stranger", f'certificate = "{stranger[0]}"\nkey = "{stranger[1]}"')
+    assert caught.value.code == "server.unreachable"
+
+
+def test_a_token_is_in_no_log_and_in_no_error(tokens):
+    token, late = tokens.account(), tokens.account(-60)
+    guard = tokens.with_token(token)
+    guard.new_agent("clerk").call(note(guard))
+    with pytest.raises(ServerError) as caught:
+        tokens.with_token(late, "late")
+    guard.close()
+    tokens.place.stop()
+    texts = [str(caught.value), repr(caught.value.__cause__), repr(guard)]
+    texts += [
+        path.read_bytes().decode("latin-1")
+        for path in (tokens.folder / "state").rglob("*")
+        if path.is_file()
+    ]
+    for secret in (token, late):
+        for part in secret.split(".")[1:]:
+            assert not [text for text in texts if part in text]
+
+
+def test_a_connection_is_renewed_before_its_token_ends(tokens):
+    """The token's end comes while a tool runs, and the client sends nothing."""
+    guard = tokens.with_token(tokens.account(0.8))
+    agent, session = guard.new_agent("clerk"), handle_of(guard)
+    connections: list[int] = []
+
+    def works() -> str:
+        tokens.write(tokens.account(600))
+        time.sleep(1.2)
+        connections.append(tokens.place.status()["connections"])
+        return "done"
+
+    tool = note(guard, works)
+    assert agent.call(tool) == "done"
+    assert agent.call(tool) == "done"
+    assert handle_of(guard) == session
+    assert connections[0] == 2  # with that of the test's own question
+    guard.close()
+    assert len(tokens.place.outcomes()) == 2
+    assert tokens.place.verify().ok
+
+
+@pytest.mark.slow("waits until the server would have forgotten a client that is lost")
+def test_a_session_outlives_its_tokens(tokens):
+    guard = tokens.with_token(tokens.account(0.8))
+    agent, session = guard.new_agent("clerk"), handle_of(guard)
+
+    def works() -> str:
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            tokens.write(tokens.account(0.8))
+            time.sleep(0.1)
+        return "done"
+
+    tool = note(guard, works)
+    assert agent.call(tool) == "done"
+    assert handle_of(guard) == session
+    guard.close()
+    assert [one.status for one in tokens.place.outcomes()] == ["ok"]
+
+
+def test_a_token_that_is_not_replaced_ends_the_connection(tokens):
+    guard = tokens.with_token(tokens.account(0.8))
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    assert agent.call(tool) == "ok"
+    tokens.place.wait_for(lambda: tokens.place.status()["connections"] == 1)
+    with pytest.raises(Denied) as caught:
+        agent.call(tool)
+    assert caught.value.decision.code == "server.token"
+    tokens.write(tokens.account())
+    assert agent.call(tool) == "ok"
+
+
+def test_a_key_that_is_rotated_is_known_at_once(tokens):
+    tokens.with_token(tokens.account())
+    tokens.cluster.rotate("second")
+    with pytest.raises(ServerError) as caught:
+        tokens.with_token(tokens.account(), "new")
+    assert "jwt.key" in str(caught.value)
+    tokens.publish()
+    assert tokens.with_token(tokens.account(), "new").new_agent("clerk").name == "clerk"
+
+
+def test_while_a_provider_is_down_its_last_keys_count(tokens):
+    token = tokens.http.issuer.token(sub="x", azp="billing", **fresh())
+    tokens.http.answers["/jwks"] = (500, {}, b"{}")
+    with pytest.raises(ServerError) as caught:
+        tokens.with_token(token)
+    assert caught.value.code == "issuer.unreachable"
+    assert "127.0.0.1" not in str(caught.value)  # its address is the server's matter
+    tokens.place.wait_for(lambda: "sso can't be fetched" in tokens.place.said())
+    assert tokens.with_token(tokens.account(), "other").new_agent("clerk").name == "clerk"
+    del tokens.http.answers["/jwks"]
+    tokens.place.stop()
+    tokens.place.start()
+    guard = tokens.with_token(token)
+    tokens.http.close()
+    assert tokens.with_token(token, "again").new_agent("clerk").name == "clerk"
+    assert guard.new_agent("clerk").call(note(guard)) == "ok"
+
+
+def test_a_wrong_secret_gets_no_connection(tokens):
+    with pytest.raises(AgentguardError) as caught:
+        tokens.with_oauth("wrong")
+    assert caught.value.code == "server.token"
+    assert tokens.with_oauth().new_agent("clerk").name == "clerk"
+
+
+def test_a_token_that_the_server_refuses_is_got_anew(tokens):
+    """As after the provider has withdrawn its key: the token that is kept is of no use."""
+    guard = tokens.with_oauth()
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    tokens.http.issuer.rotate("second")
+    tokens.http.issuer.keys[:1] = []
+    tokens.place.stop()
+    tokens.place.start()
+    assert guard.new_agent("clerk").call(tool) == "ok"
+    assert agent.name == "clerk"
+    assert tokens.http.requests.count("/token") == 2

@@ -1,0 +1,253 @@
+"""The keys of an issuer: read from a file, fetched over HTTP, cached, and fetched again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from functools import partial
+
+import pytest
+from certificates import Authority
+from token_issuer import AUDIENCE, ISSUER, NOW, SUBJECT, HttpIssuer, TokenIssuer, fresh
+
+from agentguard.domain.config import parse, rights
+from agentguard.domain.issuer_keys import open_issuers
+from agentguard.errors import AgentguardError, ConfigError, ServerError
+from agentguard.issuers.http import Endpoint
+from agentguard.issuers.keys import COOL_DOWN, FRESH, KEPT, RETRY, FetchedKeys, FileKeys, parse_keys
+from agentguard.issuers.trusted import Issuers, TrustedIssuer
+
+
+@pytest.fixture
+def issuer() -> TokenIssuer:
+    return TokenIssuer()
+
+
+@pytest.fixture
+def provider(issuer):
+    served = HttpIssuer(issuer)
+    yield served
+    served.close()
+
+
+class Source:
+    """Keys that are fetched from an issuer in this process, at a time that the test sets."""
+
+    def __init__(self, issuer):
+        self.issuer, self.now, self.fetches, self.is_down = issuer, 0.0, 0, False
+        self.source = FetchedKeys("cluster", self.fetch, lambda: self.now)
+        self.issuers = Issuers([TrustedIssuer(issuer.rule(), self.source)], lambda: NOW)
+
+    def fetch(self):
+        self.fetches += 1
+        if self.is_down:
+            raise ServerError("it is down", code="issuer.unreachable")
+        return parse_keys("cluster", self.issuer.jwks(), "sig")
+
+
+@pytest.fixture
+def source(issuer):
+    return Source(issuer)
+
+
+def code_of(work, *arguments):
+    with pytest.raises(AgentguardError) as caught:
+        work(*arguments)
+    return caught.value.code
+
+
+def test_keys_are_fetched_once_and_again_when_they_are_old(source, issuer):
+    for _ in range(3):
+        assert source.issuers.verify(issuer.token()).subject == SUBJECT
+    assert source.fetches == 1
+    source.now = FRESH
+    source.issuers.verify(issuer.token())
+    assert source.fetches == 2
+
+
+def test_a_new_key_is_fetched_at_once_and_then_after_a_pause(source, issuer):
+    source.issuers.verify(issuer.token())
+    source.now = COOL_DOWN
+    issuer.rotate("second")
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT
+    assert source.fetches == 2
+    issuer.rotate("third")
+    for _ in range(5):  # whoever sends unknown keys does not steer more requests
+        assert code_of(source.issuers.verify, issuer.token()) == "jwt.key"
+    assert source.fetches == 2
+    source.now += COOL_DOWN
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT
+    assert source.fetches == 3
+
+
+def test_a_forged_signature_fetches_nothing(source, issuer):
+    source.issuers.verify(issuer.token())
+    source.now = COOL_DOWN
+    assert code_of(source.issuers.verify, TokenIssuer("mallory").token()) == "jwt.signature"
+    assert source.fetches == 1
+
+
+def test_while_the_issuer_is_down_the_last_keys_count_for_a_time(source, issuer, caplog):
+    source.issuers.verify(issuer.token())
+    source.is_down = True
+    for source.now in (FRESH, KEPT - 1):
+        with caplog.at_level(logging.WARNING):
+            assert source.issuers.verify(issuer.token()).subject == SUBJECT
+    assert "cluster can't be fetched: it is down" in caplog.text
+    source.now = KEPT + RETRY
+    assert code_of(source.issuers.verify, issuer.token()) == "issuer.unreachable"
+    source.is_down = False
+    source.now += RETRY - 1
+    assert code_of(source.issuers.verify, issuer.token()) == "issuer.unreachable"
+    source.now += 1
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT
+
+
+def test_a_key_that_the_issuer_has_withdrawn_counts_no_more_after_a_time(source, issuer):
+    token = issuer.token()
+    source.issuers.verify(token)
+    issuer.rotate("second")
+    issuer.keys[:1] = []
+    source.now = FRESH
+    assert code_of(source.issuers.verify, token) == "jwt.key"
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT
+
+
+def test_many_threads_fetch_once(source, issuer):
+    held, token = threading.Event(), issuer.token()
+    fetch = source.fetch
+
+    def slow():
+        held.wait(30)
+        return fetch()
+
+    source.source._fetch = slow
+    subjects: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: subjects.append(source.issuers.verify(token).subject))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    held.set()
+    for thread in threads:
+        thread.join(30)
+    assert subjects == [SUBJECT] * 8
+    assert source.fetches == 1
+
+
+def test_a_file_is_read_for_each_token(issuer, tmp_path):
+    path = tmp_path / "bundle.json"
+    issuers = Issuers(
+        [TrustedIssuer(issuer.rule(), FileKeys("cluster", path, "sig", rights.read))], lambda: NOW
+    )
+    with pytest.raises(ServerError, match="cluster can't be had") as caught:
+        issuers.verify(issuer.token())
+    assert caught.value.code == "issuer.unreachable"
+    path.write_bytes(issuer.jwks())
+    issuers.verify(issuer.token())
+    issuer.rotate("second")
+    assert code_of(issuers.verify, issuer.token()) == "jwt.key"
+    path.write_bytes(issuer.jwks())
+    assert issuers.verify(issuer.token()).subject == SUBJECT
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"keys": []}', '{"keys": [{"k": "AA"}]}'])
+def test_a_file_without_keys_is_an_error_of_the_issuer(issuer, tmp_path, text):
+    path = tmp_path / "bundle.json"
+    path.write_text(text)
+    assert code_of(FileKeys("cluster", path, "sig", rights.read).keys) == "issuer.keys"
+
+
+def test_a_file_that_others_can_write_has_no_keys(issuer, tmp_path):
+    path = tmp_path / "bundle.json"
+    path.write_bytes(issuer.jwks())
+    source = FileKeys("cluster", path, "sig", rights.read)
+    path.chmod(0o666)
+    assert code_of(source.keys) == "issuer.keys"
+    path.chmod(0o644)
+    assert len(source.keys().keys) == 1
+
+
+# --- over HTTP ----------------------------------------------------------------------------------
+
+
+def configured(provider, url="/jwks", **members):
+    table = {
+        "issuer": ISSUER,
+        "jwks_url": f"{provider.url}{url}",
+        "audience": [AUDIENCE],
+        "algorithms": ["ES256"],
+        **members,
+    }
+    return parse({"issuers": {"cluster": table}}, source="agentguard.toml", base=provider.folder)
+
+
+@pytest.fixture
+def settings(provider, tmp_path):
+    provider.folder = tmp_path
+    return partial(configured, provider)
+
+
+def test_keys_are_fetched_over_http(provider, issuer, settings):
+    issuers = open_issuers(settings())
+    for _ in range(2):
+        assert issuers.verify(issuer.token(**fresh())).issuer == "cluster"
+    assert provider.requests == ["/jwks"]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (302, {"Location": "/jwks"}, b""),
+        (500, {}, b"{}"),
+        (404, {}, b"{}"),
+        (200, {"Content-Type": "text/html"}, b"<html>"),
+        (200, {"Content-Encoding": "gzip"}, b"x"),
+        (200, {}, b'{"keys": "none"}'),
+        (200, {}, b" " * (300 << 10)),
+    ],
+)
+def test_another_answer_is_no_key_set(provider, issuer, settings, status, headers, body):
+    issuers = open_issuers(settings(url="/odd"))
+    provider.answers["/odd"] = (status, headers, body)
+    assert code_of(issuers.verify, issuer.token(**fresh())) == "issuer.unreachable"
+    assert provider.requests == ["/odd"]  # a redirection is not followed
+
+
+def test_an_answer_that_does_not_end_takes_its_time_and_no_more(provider, monkeypatch):
+    monkeypatch.setattr("agentguard.issuers.http.TIMEOUT", 0.3)
+    provider.answers["/slow"] = (200, {"Content-Length": "1000"}, b"{")
+    problem = Endpoint(f"{provider.url}/slow", "jwks_url", None).ask("GET")
+    assert isinstance(problem, str)
+    assert "in time" in problem
+
+
+def test_nobody_at_the_url_is_an_issuer_that_is_unreachable(provider, issuer, settings):
+    issuers = open_issuers(settings())
+    provider.close()
+    assert code_of(issuers.verify, issuer.token(**fresh())) == "issuer.unreachable"
+
+
+def test_a_ca_that_can_not_be_used_is_an_error_at_the_start(settings, tmp_path):
+    url = "https://127.0.0.1:9/jwks"
+    with pytest.raises(ConfigError, match=r"issuers\.cluster\.ca: .*bad\.pem can't be used"):
+        open_issuers(settings(jwks_url=url, ca="bad.pem"))
+    authority = Authority(tmp_path, "acme")
+    open_issuers(settings(jwks_url=url, ca=str(authority.file)))
+
+
+def test_a_proxy_of_the_environment_is_not_asked(provider, issuer, settings, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert open_issuers(settings()).verify(issuer.token(**fresh())).issuer == "cluster"
+
+
+def test_a_token_of_no_issuer_in_the_configuration_asks_nobody(provider, settings):
+    other = TokenIssuer(issuer="https://other.example")
+    issuers = open_issuers(settings())
+    assert code_of(issuers.verify, other.token(**fresh())) == "jwt.issuer"
+    assert code_of(issuers.verify, "no token") == "jwt.malformed"
+    assert code_of(issuers.verify, json.dumps({})) == "jwt.malformed"
+    assert provider.requests == []
