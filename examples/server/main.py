@@ -50,7 +50,10 @@ def why_not() -> str | None:
     try:
         Users(are_real=True).run(STRANGER, "-c", "import agentguard", stderr=subprocess.DEVNULL)
     except (OSError, SystemExit):
-        return f"other users can't run {sys.executable}, or can't read agentguard"
+        return (
+            f"other users can't run {sys.executable}, or can't read agentguard (start the example "
+            "with a Python that every user can run: see README.md in this folder)"
+        )
     return None
 
 
@@ -70,7 +73,7 @@ def main(folder: Path, reason: str | None) -> None:
     try:
         if server.stdout is None or not server.stdout.readline().startswith("serving"):
             sys.exit("the server has ended")
-        program = (HERE / "agent.py", f"unix:{run / 'guard.sock'}", home, server.pid)
+        program = (run / "agent.py", f"unix:{run / 'guard.sock'}", home, server.pid)
         print(users.run(REVIEWER, *program), end="")
         if users.are_real:
             print("The same program, started by a user who is no client:")
@@ -98,6 +101,8 @@ def prepare(home: Path, run: Path, users: Users) -> None:
     home.mkdir(mode=0o700)
     run.mkdir()
     run.chmod(0o755)  # everybody reaches the socket, and only the server's user makes one
+    shutil.copyfile(HERE / "agent.py", run / "agent.py")  # other users may not see the clone
+    (run / "agent.py").chmod(0o644)
     uid = REVIEWER if users.are_real else os.getuid()
     settings = (HERE / "agentguard.toml").read_text("utf-8")
     (home / "agentguard.toml").write_text(f"{settings}uid = {uid}\n", "utf-8")

@@ -274,6 +274,30 @@ def test_a_tool_stays_what_it_was_at_the_first_call(place):
     assert agent.call(changed, "x") == "x"
 
 
+def test_an_edit_of_the_servers_configuration_changes_no_tool(place):
+    guard = place.connect()
+    agent, note = guard.new_agent("clerk"), guard.tool(name="note")(lambda text: text)
+    assert agent.call(note, "x") == "x"
+    place.stop()
+    configuration = place.folder / "agentguard.toml"
+    text = configuration.read_text("utf-8")
+    configuration.write_text(f'{text}\n[tools.note]\nrequires = ["read"]\n', "utf-8")
+    place.start()
+    other = place.connect()
+    for one, tool in (
+        (agent, note),
+        (agent, guard.tool(name="note")(lambda text: text)),
+        (other.new_agent("clerk"), other.tool(name="note")(lambda text: text)),
+        (other.new_agent("clerk"), guard.tool(name="note")(lambda text: text)),
+    ):
+        assert one.call(tool, "x") == "x"
+    assert other.tool(name="note")(lambda text: text).spec.requires == ("read",)
+    changed = guard.tool(name="note", requires=["read"])(lambda text: text)  # by the program
+    with pytest.raises(Denied) as caught:
+        agent.call(changed, "x")
+    assert caught.value.code == "tool.changed"
+
+
 def test_a_secret_is_released_to_the_running_tool_and_is_on_record(place):
     guard = place.connect()
     agent = guard.new_agent("clerk")

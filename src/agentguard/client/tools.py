@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from agentguard.call.tool import ToolSpec
 from agentguard.client.link import Link
 from agentguard.client.names import Name
 from agentguard.signing.canonical import sha256_hex
 from agentguard.wire import values
+
+_DECLARED: Final = "_agentguard_declared"
+"""Where a configured tool keeps the program's own specification, for another guard's server."""
 
 
 class ClientTools:
@@ -34,9 +37,12 @@ class ClientTools:
         return configured
 
     def _register(self, spec: ToolSpec) -> tuple[ToolSpec, str]:
-        answer = self._link.request({"op": "tool", "tool": values.tool(spec)}).header
+        declared: ToolSpec = spec.__dict__.get(_DECLARED, spec)
+        answer = self._link.request({"op": "tool", "tool": values.tool(declared)}).header
         configured = values.read_tool(answer.get("tool"), _unused)
-        return replace(configured, facts=spec.facts), values.text(answer.get("name"))
+        configured = replace(configured, facts=spec.facts)
+        configured.__dict__[_DECLARED] = declared  # what the server compares with its pin
+        return configured, values.text(answer.get("name"))
 
     def name(self, spec: ToolSpec) -> str:
         """Return the name of a configured tool in the session; registers the tool if need be."""

@@ -129,9 +129,9 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
 
 
 def _invocation(session: Session, agent: str, header: Header, blobs: Blobs) -> Invocation:
-    tool = session.tool(header.get("tool"))
+    tool, pin = session.tool(header.get("tool"))
     refusal = header.get("refusal")
-    refused = session.pins.refusal(agent, tool) if session.limits.pin_tools else None
+    refused = session.pins.refusal(agent, tool.name, pin) if session.limits.pin_tools else None
     if refusal is not None and refused is None:
         refused = values.read_decision(refusal)
         if refused.outcome != "deny":

@@ -1,9 +1,10 @@
-"""Pins: the tools that each agent has called, as they were at the first call.
+"""Pins: the tools that each agent has called, as the program described them at the first call.
 
 A program describes its tools itself. Code that an agent is talked into running could describe
 another tool under the same name, with a harmless description and without the scopes that it needs.
-So the server keeps what a tool was at the agent's first call of the name, and refuses another tool
-of that name until the server's user accepts it (``agentguard server accept``).
+So the server keeps how a program described a tool at the agent's first call of the name, and
+refuses another description until the server's user accepts it (``agentguard server accept``). What
+the server's own configuration adds (``[tools.NAME]``) is in no pin: the administrator may edit it.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ class ToolPins:
         self._lock = threading.Lock()
         self._known: dict[str, bytes] = {}
 
-    def refusal(self, agent: str, spec: ToolSpec) -> Decision | None:
-        """Return the refusal of a tool that differs from the pin; the first tool is pinned."""
-        name, found = _name(agent, spec.name), pin_of(spec)
+    def refusal(self, agent: str, tool: str, found: bytes) -> Decision | None:
+        """Return the refusal of a tool that differs from the pin; the first tool is pinned.
+
+        ``tool`` is the tool's name in the policy, and ``found`` is what ``pin_of`` returns for the
+        program's description of the tool.
+        """
+        name = _name(agent, tool)
         try:
             pinned = self._known.get(name) or self._pin(name, found)
         except StorageError as error:
@@ -43,9 +48,10 @@ class ToolPins:
         if pinned == found:
             return None
         reason = (
-            f"the tool {spec.name} is not the one that agent {agent} called before: its "
-            "description, schema, origin or settings have changed. If the change is meant: "
-            f"agentguard server accept {agent} {spec.name}"
+            f"the tool {tool} is not the one that agent {agent} called before: the program has "
+            "changed its description (docstring), schema, origin, resource, requires, attributes "
+            "or facts. If the change is meant, run this as the server's user: "
+            f"agentguard server accept {agent} {tool}"
         )
         return Decision.refusal(reason, code="tool.changed")
 
@@ -75,7 +81,7 @@ class ToolPins:
 
 
 def pin_of(spec: ToolSpec) -> bytes:
-    """Return what a pin compares: all that a program says of a tool, and the configuration's."""
+    """Return what a pin compares, for a tool as the program describes it: a SHA-256, in hex."""
     return sha256_hex(values.encoded(values.tool(spec))).encode()
 
 

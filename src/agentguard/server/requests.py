@@ -24,6 +24,7 @@ from agentguard.errors import ApprovalError, DecodeError, DelegationError, Serve
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
+from agentguard.server.pins import pin_of
 from agentguard.server.served_call import client_facts
 from agentguard.server.session import Session, require_agent, require_principal
 from agentguard.signing import canonical
@@ -73,12 +74,12 @@ def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Fr
     """Apply the configuration to a tool, and keep the tool for calls."""
     spec = values.read_tool(header.get("tool"), client_facts)
     _require_modest(spec)
-    has_facts = spec.facts is not None
+    has_facts, pin = spec.facts is not None, pin_of(spec)
     spec = parts.tools.configure(spec)
     by_client = has_facts and not parts.tools.looks_up_facts(spec.name)
     configured = values.tool(spec)
     spec = replace(spec, facts_by_client=by_client)
-    name = session.add_tool(spec, size=len(values.encoded(configured)))
+    name = session.add_tool(spec, pin, size=len(values.encoded(configured)))
     return Frame({"tool": configured, "name": name})
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agentguard.call.client import Isolation
 from agentguard.call.tool import ToolSpec
@@ -21,7 +21,7 @@ from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import LAUNCHED, ClientConfig, ServerConfig
 from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerError
 from agentguard.guard.instance import Instance
-from agentguard.server.pins import ToolPins, pin_of
+from agentguard.server.pins import ToolPins
 from agentguard.server.served_call import ServedCall
 from agentguard.server.share import MOST_SPARE, Share
 from agentguard.signing import canonical
@@ -45,6 +45,13 @@ _GROWS: Final = 32
 """How many times its length JSON may take as Python's values, about: each ``[]`` is an object."""
 
 
+class RegisteredTool(NamedTuple):
+    """A tool of a session: the configured specification, and the pin of the program's own one."""
+
+    spec: ToolSpec
+    pin: bytes
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """A client process in the server. ``handle`` is 64 hex digits, which the client alone knows.
@@ -66,7 +73,7 @@ class Session:
     has_ended: bool = False
     _held: int = 0
     _agents: dict[str, Instance] = field(default_factory=dict)
-    _tools: dict[str, ToolSpec] = field(default_factory=dict)
+    _tools: dict[str, RegisteredTool] = field(default_factory=dict)
     _tool_names: dict[bytes, str] = field(default_factory=dict)
     _delegations: dict[str, tuple[Delegation, int]] = field(default_factory=dict)
     _calls: dict[str, ServedCall] = field(default_factory=dict)
@@ -112,20 +119,21 @@ class Session:
         with self.lock:
             self._give(size)
 
-    def add_tool(self, spec: ToolSpec, *, size: int) -> str:
-        """Keep a tool's specification, which takes ``size`` bytes; return its name here.
+    def add_tool(self, spec: ToolSpec, pin: bytes, *, size: int) -> str:
+        """Keep a configured tool, which takes ``size`` bytes; return its name here.
 
-        An equal tool has the same name. Raises ``ServerError`` (``server.busy``).
+        ``pin`` is that of the tool as the program describes it (``pin_of``). A tool that the
+        program describes in the same way has the same name. Raises ``ServerError``
+        (``server.busy``).
         """
-        key = pin_of(spec) + bytes([spec.facts_by_client])
-        name = self._tool_names.get(key)
+        name = self._tool_names.get(pin)
         if name is None:
-            taken = _TOOL + _GROWS * size
-            name = self._name(self._tools, spec, MAX_TOOLS, "tools", taken)
-            self._tool_names[key] = name
+            taken, made = _TOOL + _GROWS * size, RegisteredTool(spec, pin)
+            name = self._name(self._tools, made, MAX_TOOLS, "tools", taken)
+            self._tool_names[pin] = name
         return name
 
-    def tool(self, name: Any) -> ToolSpec:
+    def tool(self, name: Any) -> RegisteredTool:
         """Return a tool of this session; raises ``ServerError`` (``server.unknown``)."""
         return _named(self._tools, name, "tool")
 

@@ -55,7 +55,12 @@ def accept(
     """
     answer = _ask(config, {"op": "accept_tool", "agent": agent, "tool": tool})
     if answer.get("accepted") is not True:
-        screen.warn(f"agent {agent} has called no tool {tool}: nothing is pinned")
+        what = (
+            f"no tool {tool} of agent {agent} is pinned, since the agent has not called the tool, "
+            "or the change is accepted already: there is nothing to do, and the next call pins the "
+            "tool"
+        )
+        screen.warn(what)
         raise typer.Exit(1)
     screen.line(f"accepted: the next call of {tool} by {agent} pins the tool anew")
 
