@@ -9,6 +9,9 @@ import pytest
 from token_issuer import TokenIssuer
 
 OTHER = 64_002
+LISTENER = (
+    "[server.tls]\nlisten = '127.0.0.1:7443'\ncertificate = 's.pem'\nkey = 's.key'\nca = 'ca.pem'\n"
+)
 """A user without an account, who is neither root nor the user of these tests."""
 
 
@@ -123,7 +126,7 @@ def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
     issuer = TokenIssuer()
     add(
         founded,
-        "[issuers.cluster]\nissuer = 'https://issuer.example'\njwks_file = 'keys.json'\n"
+        f"{LISTENER}[issuers.cluster]\nissuer = 'https://issuer.example'\njwks_file = 'keys.json'\n"
         "audience = ['agentguard']\nalgorithms = ['ES256']\n"
         "[issuers.sso]\nissuer = 'https://sso.example'\njwks_url = 'https://sso.invalid/jwks'\n"
         "audience = ['agentguard']\nalgorithms = ['RS256']\n"
@@ -144,6 +147,10 @@ def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
 
 def test_a_client_on_another_machine_has_no_files_here(founded):
     add(founded, "[clients.web]\nspiffe = 'spiffe://acme.example/web-1'\nagents = ['clerk']")
+    status, what = checks(founded)["client web"]
+    assert status == "warn"
+    assert "add [server.tls]" in what
+    add(founded, LISTENER)
     status, what = checks(founded)["client web"]
     assert status == "ok"
     assert "spiffe://acme.example/web-1" in what

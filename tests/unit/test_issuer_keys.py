@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from functools import partial
 
@@ -158,6 +159,32 @@ def test_a_file_without_keys_is_an_error_of_the_issuer(issuer, tmp_path, text):
     path = tmp_path / "bundle.json"
     path.write_text(text)
     assert code_of(FileKeys("cluster", path, "sig", rights.read).keys) == "issuer.keys"
+
+
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "pipe"
+    assert code_of(FileKeys("cluster", path, "sig", rights.read).keys) == "issuer.unreachable"
+    with pytest.raises(ConfigError, match="pipe can't be used"):
+        Endpoint("https://issuer.example/jwks", "jwks_url", path)
+
+
+def test_an_issuer_with_a_url_comes_before_the_trust_domain_of_its_subjects(tmp_path):
+    """Its subjects may be SPIFFE IDs; a JWT-SVID may have an ``iss``, too."""
+    subject = "spiffe://acme.example/a"
+    sso, spire = TokenIssuer("sso"), TokenIssuer("spire", issuer="https://spire.example")
+    spire.use = "jwt-svid"
+    trusted = []
+    for issuer, rule in (
+        (spire, spire.rule(issuer=None, trust_domain="acme.example")),
+        (sso, sso.rule()),
+    ):
+        path = tmp_path / issuer.name
+        path.write_bytes(issuer.jwks())
+        trusted.append(TrustedIssuer(rule, FileKeys(issuer.name, path, "sig", rights.read)))
+    issuers = Issuers(trusted, lambda: NOW)
+    assert issuers.verify(sso.token(sub=subject)).issuer == "sso"
+    assert issuers.verify(spire.token(sub=subject)).issuer == "spire"
 
 
 def test_a_file_that_others_can_write_has_no_keys(issuer, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from token_issuer import HttpIssuer, TokenIssuer
 
@@ -135,6 +137,11 @@ def test_a_token_file_is_read_each_time(tmp_path):
     path.write_text("d.e.f")
     assert source.token().reveal() == b"d.e.f"
     assert not source.forget()
+
+
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_token(tmp_path):
+    os.mkfifo(tmp_path / "token")
+    assert code_of(TokenFile(tmp_path / "token").token)[0] == "server.token"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", "é".encode(), b"a" * 20_000])

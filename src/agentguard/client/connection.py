@@ -85,11 +85,18 @@ def greet(stream: Stream, session: str | None, token: Secret | None) -> Greeting
     if token is None:
         stream.write(Frame(hello))
     else:
-        stream.write(Frame({**hello, "token": token.reveal().decode("ascii")}))
+        _write_with(token, stream, hello)
     answer = stream.read().header
     if "error" in answer:
         raise values.read_error(answer["error"])
     return _read_greeting(answer)
+
+
+def _write_with(token: Secret, stream: Stream, hello: Mapping[str, Any]) -> None:
+    try:
+        stream.write(Frame({**hello, "token": token.reveal().decode("ascii")}))
+    except OSError as error:  # a report of the error shows the variables of each frame
+        raise error.with_traceback(None) from None
 
 
 def end_session(stream: Stream) -> None:

@@ -67,10 +67,15 @@ class Renewal:
                 self._thread.start()
 
     def end(self) -> None:
-        """Renew nothing any more."""
-        with self._changed:
-            self._has_ended = True
+        """Renew nothing any more.
+
+        Waits for no lock: in a forked process, a thread of the parent may have it for ever. A
+        thread that hears nothing ends when the next renewal is due.
+        """
+        self._has_ended = True
+        if self._changed.acquire(blocking=False):
             self._changed.notify()
+            self._changed.release()
 
     def _work(self) -> None:
         has_failed = False

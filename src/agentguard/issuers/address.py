@@ -1,10 +1,13 @@
-"""URLs of an issuer: https, or http on this machine alone."""
+"""URLs of an issuer: https, or http on this machine alone.
+
+Unlike a base URL (``base_url.py``), such a URL may have a query and ``/.well-known/``.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from agentguard import base_url
 from agentguard.errors import ConfigError
 
 
@@ -22,7 +25,7 @@ def address_of(url: str, key: str) -> SplitResult:
             "password and fragment"
         )
         raise ConfigError(message)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not base_url.is_loopback(parts):
         message = (
             f"{key}: others on the network could change what http brings: begin the URL with "
             "https; http is for a server on this machine"
@@ -42,10 +45,3 @@ def _split(url: str) -> SplitResult | None:
     if not is_plain or has_user or parts.scheme not in ("http", "https") or not parts.hostname:
         return None
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -29,7 +29,8 @@ class Issuers:
     def __init__(
         self, issuers: Sequence[TrustedIssuer], clock: Callable[[], float] = time.time
     ) -> None:
-        self._issuers = tuple(issuers)
+        # an issuer with a URL may give its subjects SPIFFE IDs
+        self._issuers = sorted(issuers, key=lambda one: one.rule.issuer is None)
         self._clock = clock
 
     def verify(self, token: object) -> VerifiedJwt:

@@ -5,7 +5,9 @@ The tests of this module share a server; ``tests/attacks/test_issuer_tokens.py``
 
 from __future__ import annotations
 
+import resource
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from served_tokens import CLUSTER, PROVIDER, WEB, WORKLOAD, Tokens, handle_of
 from token_issuer import ISSUER, TokenIssuer, fresh
 
 from agentguard.server import tls
+from agentguard.server.share import MOST_CONNECTIONS
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
@@ -181,3 +184,32 @@ def test_connections_without_a_token_shut_nobody_out():
     for one in accepted:
         one.close()
     assert states == [None, b"", None, None]
+
+
+@pytest.mark.slow("makes six hundred connections with TLS")
+def test_many_connections_without_a_token_shut_nobody_out(tokens):
+    """They get through the handshake, and count as long as their clients are not known."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 4096), limits[1]))
+    context = ssl.create_default_context(cafile=str(tokens.authority.file))
+    held = []
+    try:
+        for _ in range(MOST_CONNECTIONS // 2 + 100):
+            plain = socket.create_connection(("127.0.0.1", tokens.port), timeout=30)
+            held.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+        assert tokens.greet(tokens.account())["client"] == "billing"
+        assert tokens.greet(tokens.svid())["client"] == "svid"
+        files = tokens.authority.issue("web", WEB)
+        assert tokens.greet(None, files=files)["client"] == "web"
+        with pytest.raises(OSError):  # noqa: PT011  it is closed, in one way or the other
+            read_to_the_end(held[0])
+    finally:
+        for one in held:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def read_to_the_end(connected: ssl.SSLSocket) -> None:
+    stream = Stream(connected)
+    while True:
+        stream.read()

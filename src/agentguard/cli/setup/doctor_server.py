@@ -116,6 +116,9 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
     """Say which files of the server a client's user can read or change."""
     check = f"client {client.name}"
     if client.uid is None:
+        if settings.server is None or settings.server.tls is None:
+            what = "it is on another machine, and no client gets here from there: add [server.tls]"
+            return Finding("warn", check, what)
         proof = client.spiffe or f"tokens of {client.issuer} for {client.subject}"
         return Finding("ok", check, f"it is on another machine, and known by {proof}")
     if client.uid in (ROOT, os.getuid()):
