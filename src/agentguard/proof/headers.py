@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 from agentguard.errors import DecodeError, ProofError
+from agentguard.proof.wpt import MAX_PROOF
 from agentguard.signing.canonical import b64url_decode, b64url_encode
 
 AUTHORIZATION: Final = "authorization"
@@ -34,7 +35,7 @@ CHAINS_PATH: Final = "/.well-known/agentguard/chains/"
 
 _MAX_TOKEN: Final = 4 * 1024
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_LIMITS: Final = {CHAIN: MAX_CHAIN_HEADER}
+_LIMITS: Final = {CHAIN: MAX_CHAIN_HEADER, PROOF: MAX_PROOF}
 
 
 class PresentedCaller(NamedTuple):
@@ -66,8 +67,8 @@ def read(headers: Iterable[tuple[str, str]], *, accepts_dpop: bool) -> Presented
     if found.keys() - {AUTHORIZATION, CHAIN} != {*expected}:
         raise _malformed("the request has two kinds of proof")
     tokens = [token, *(found[name] for name in expected)]
-    if not all(_TOKEN.fullmatch(one) and len(one) <= _MAX_TOKEN for one in tokens):
-        raise _malformed("a header has no compact JWS, or one that is too long")
+    if not all(map(_TOKEN.fullmatch, tokens)):
+        raise _malformed("a header has no compact JWS")
     chain = found.get(CHAIN)
     if is_dpop:
         return PresentedCaller("dpop", token, found[DPOP], None, chain)

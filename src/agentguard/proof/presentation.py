@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from agentguard.call.releases import RequestProof
 from agentguard.delegation.context import running_call
 from agentguard.errors import ConfigError, ProofError, UnguardedCallError
@@ -12,7 +15,9 @@ from agentguard.proof import headers
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing.canonical import sha256_hex
 
-CHAIN_WANTED = "Agentguard-Chain-Wanted"
+_AUTHORITY: Final = re.compile(r"[A-Za-z]+://[^/?#]*")
+
+CHAIN_WANTED: Final = "Agentguard-Chain-Wanted"
 """The header of an answer that asks for a chain: its value is the digest of the chain."""
 
 
@@ -29,12 +34,26 @@ class Audiences:
         self._bases = [parse_audience(url) for url in urls]
 
     def find(self, url: str) -> Target | None:
-        """Return the audience of a URL, None for a URL that gets no proof."""
+        """Return the audience of a URL, None for a URL that gets no proof.
+
+        Raises ``ProofError`` (``proof.malformed``) for a URL at the server of an audience that no
+        proof can name: without a proof, the server would refuse the request.
+        """
         try:
             target = Target.parse(url)
         except ProofError:
+            if self._is_near(url):
+                raise
             return None
         return next((base for base in self._bases if target.is_within(base)), None)
+
+    def _is_near(self, url: str) -> bool:
+        authority = _AUTHORITY.match(url)
+        try:
+            origin = Target.parse("" if authority is None else authority[0]).origin
+        except ProofError:
+            return False
+        return any(base.origin == origin for base in self._bases)
 
 
 def prove_request(method: str, url: str, body: bytes) -> RequestProof:

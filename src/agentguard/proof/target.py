@@ -19,7 +19,9 @@ _URL: Final = re.compile(
     r"(?P<path>/[!\"$->@-\[\]-~]*)?(?:\?(?P<query>[!\"$-~]*))?"
 )
 _PATH: Final = re.compile(r"(?:[^?%]|%[0-9A-Fa-f]{2})*")
-_ENCODED: Final = re.compile(r"%(?:2[eEfF]|5[cC]|00)")
+_ENCODED: Final = re.compile(r"%(?:2e|2f|5c)", re.IGNORECASE)
+_CHARACTERS: Final = {"%2e": ".", "%2f": "/", "%5c": "\\"}
+_NUL: Final = "%00"
 _PORTS: Final = {"http": "80", "https": "443"}
 _LOOPBACK: Final = re.compile(r"localhost|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|\[::1\]")
 
@@ -38,14 +40,14 @@ class Target(NamedTuple):
     def parse(cls, url: object) -> Target:
         """Return the parts of an absolute URL.
 
-        The path has neither dot segments nor encoded slashes, backslashes, dots or NULs. Raises
-        ``ProofError`` (``proof.malformed``).
+        The path has no NUL and no dot segment, also none that is encoded or has a parameter, which
+        some servers would resolve. Raises ``ProofError`` (``proof.malformed``).
         """
         match = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
         if match is None:
             raise _malformed("expected an http or https URL without a user and a fragment")
         path = match["path"] or "/"
-        if not _PATH.fullmatch(path) or _ENCODED.search(path) or {".", ".."} & set(path.split("/")):
+        if not _PATH.fullmatch(path) or _NUL in path or _has_dot_segment(path):
             raise _malformed("its path could be read in two ways")
         scheme, host, port = match["scheme"], match["host"].lower(), match["port"]
         is_default = port is None or port == _PORTS[scheme]
@@ -72,6 +74,13 @@ class Target(NamedTuple):
         prefix = base.path.rstrip("/")
         is_below = self.path == prefix or self.path.startswith(f"{prefix}/")
         return self.origin == base.origin and is_below and not base.query
+
+
+def _has_dot_segment(path: str) -> bool:
+    """Whether a server could find ``.`` or ``..`` among the segments of a path."""
+    decoded = _ENCODED.sub(lambda match: _CHARACTERS[match[0].lower()], path)
+    segments = re.split(r"[/\\]", decoded)
+    return any(segment.partition(";")[0] in (".", "..") for segment in segments)
 
 
 def audience_target(name: str) -> Target | None:

@@ -30,6 +30,9 @@ MAX_LIFETIME: Final = 60
 The difference to ``LIFETIME`` is what the clocks of both sides may differ by.
 """
 
+MAX_PROOF: Final = 8 * 1024
+"""The longest proof, in characters: room for a path of about 2,500, or for a query of 5,000."""
+
 _CLAIMS: Final = frozenset({"aud", "exp", "jti", "wth", "ath"})
 _HEADER: Final = frozenset({"alg", "typ"})
 
@@ -60,7 +63,8 @@ def mint(
     """Sign a proof that ``request`` belongs to the call with ``invocation_sha256`` (hex).
 
     ``credential`` is the Workload Identity Token of the signer's key. ``now`` is in seconds since
-    the epoch; the proof ends ``LIFETIME`` seconds later.
+    the epoch; the proof ends ``LIFETIME`` seconds later. Raises ``ProofError``
+    (``proof.malformed``) for a URL that is too long for a proof.
     """
     claims: dict[str, JSON] = {
         "aud": request.target.uri,
@@ -70,7 +74,11 @@ def mint(
         "ath": token_hash(access_token),
         CLAIM: request.claim(invocation_sha256),
     }
-    return jws.sign(claims, signer, typ=TYPE)
+    token = jws.sign(claims, signer, typ=TYPE)
+    if len(token) > MAX_PROOF:
+        message = f"the URL is too long: its proof has more than {MAX_PROOF} characters"
+        raise ProofError(message, code="proof.malformed")
+    return token
 
 
 def verify(

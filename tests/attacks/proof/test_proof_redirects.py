@@ -154,3 +154,18 @@ def test_requests_sends_no_stream_to_an_audience(guard, server):
     with pytest.raises(ConfigError):
         in_call(guard, stream, audience=[server.url])
     assert server.seen == []
+
+
+@CLIENTS
+@pytest.mark.parametrize("path", ["/x%00", f"/{'x' * 9000}", f"/{'x' * 4000}"], ids=len)
+def test_a_url_that_no_proof_can_name_is_not_sent_to_an_audience(
+    guard, server, elsewhere, post, path
+):
+    with pytest.raises(ProofError) as caught:
+        in_call(guard, lambda: post(server.url, f"{server.url}{path}"), audience=[server.url])
+    assert caught.value.code == "proof.malformed"
+    assert server.seen == []
+    url = f"{server.url}/{'x' * 2000}?{'y' * 500}"
+    assert in_call(guard, lambda: post(server.url, url), audience=[server.url])[0] == 200
+    odd = f"{elsewhere.url}{path}"
+    assert in_call(guard, lambda: post(server.url, odd), audience=[server.url])[0] == 200

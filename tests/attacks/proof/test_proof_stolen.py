@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -157,6 +158,23 @@ def test_another_trust_domain_counts_only_where_it_is_trusted(scene, tmp_path):
     check(scene.receiver, scene.request())
     with pytest.raises(ProofError):
         Receiver(URL, [], ProofStore(tmp_path / "third.sqlite")).verify(*_parts(sent))
+
+
+def test_an_instance_of_another_trusted_domain_does_not_act_with_the_token(scene, tmp_path):
+    """A receiver may trust two domains; the token and the credential are of one of them."""
+    sent = scene.request()
+    with guard_in_memory() as stranger:
+        theirs = Sent(listed(proof_of(stranger, f"{URL}/pay?currency=EUR", BODY)))
+        trust = [scene.guard.trust, replace(stranger.trust, trust_domain="other.example")]
+        both = Receiver(URL, trust, ProofStore(tmp_path / "both.sqlite"))
+        ath = token_hash(header(sent, "Authorization").split()[1])
+        forged = resigned(header(theirs, PROOF), key_of(theirs), {"ath": ath}, {})
+        wit = header(theirs, "Workload-Identity-Token")
+        swapped = with_header(with_header(sent, "Workload-Identity-Token", wit), PROOF, forged)
+        assert refused(both, swapped) == "key.unknown"
+        chain = header(theirs, "Agentguard-Chain")
+        assert refused(both, with_header(sent, "Agentguard-Chain", chain)) == "key.unknown"
+    check(both, sent)
 
 
 def _parts(sent):

@@ -1,0 +1,134 @@
+"""What the proof of a request costs: the guard signs, and a tool's server verifies.
+
+    uv run python benchmarks/request_proofs.py [--repetitions N] [--requests N] [--json FILE]
+
+The floor of a proof is one bare Ed25519 signature. The floor of a first verification is the bare
+verifications of all signatures in the request: the access token, each hop and credential of the
+chain, the credential of the instance, and the proof. Floor and measured arm run alternately. A
+process verifies a signature once that it sees again, so the first request of a delegation is told
+from the later ones, and the process forgets what it kept of tokens before the first. Durable: with
+the row of the used proof on disk, and a bare fdatasync in the floor; past 1 ms that is void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from delegation import KEPT
+from guarded_call import VOID_OVER, fdatasync_p50
+from measuring import Row, command, figures, middle, no_collection, ratio, tracked
+
+from agentguard import Decision, Ed25519Signer, Guard
+from agentguard.proof import ProofStore, Receiver, proof_headers, prove_request
+
+URL = "https://payments.example"
+BODY = b'{"amount":3}'
+SCOPE = ["payments:write"]
+CONFIG = {"agents": {name: {"max_scope": SCOPE} for name in ("lead", "payer")}}
+SIGNATURES = (
+    7  # the token, three hops, the chain's two credentials, one of them the instance's; WPT
+)
+
+
+class Forgetful:
+    """A store in memory that keeps nothing: what the verification itself costs."""
+
+    def use(self, jkt: str, jti: str, *, expires_at: int, at: int) -> None:
+        """Accept every proof."""
+
+    def chain(self, sha256: str) -> None:
+        """Have no chain."""
+
+    def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
+        """Keep nothing."""
+
+
+class Times(NamedTuple):
+    """Microseconds of one repetition: of each proof, and of each verification."""
+
+    proofs: list[float]
+    verifications: list[float]
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the microseconds that a function takes, and what the function returns."""
+    started = time.perf_counter()
+    result = function()
+    return (time.perf_counter() - started) * 1e6, result
+
+
+def repetition(guard: Guard, receiver: Receiver, requests: int) -> Times:
+    """Prove requests in a call of an agent that another agent calls, and verify them."""
+    times, sent = Times([], []), []
+
+    def prove() -> None:
+        for _ in range(requests):
+            taken, proof = timed(lambda: prove_request("POST", f"{URL}/pay?x=1", BODY))
+            times.proofs.append(taken)
+            sent.append([*proof_headers(proof).items()])
+
+    inner = guard.tool(name="pay")(prove)
+    outer = guard.tool(name="lead")(lambda: guard.new_agent("payer").call(inner))
+    with guard.delegate("user:alice", scope=SCOPE, audience=[URL]):
+        guard.new_agent("lead").call(outer)
+    for kept in KEPT:
+        kept.cache_clear()
+    for headers in sent:
+        verify = partial(receiver.verify, "POST", "/pay", "x=1", headers, BODY)
+        times.verifications.append(timed(verify)[0])
+    return times
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every arm and return the figures."""
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+    signature = signer.sign(BODY)
+    with tempfile.TemporaryDirectory() as name, Guard.ephemeral(allow, config=CONFIG) as guard:
+        folder = Path(name)
+        before = os.getloadavg()[0], fdatasync_p50(folder)
+        store = ProofStore(folder / "proofs.sqlite")
+        arms = {"in memory": Receiver(URL, guard.trust, Forgetful())}
+        arms["durable"] = Receiver(URL, guard.trust, store)
+        rows: list[Row] = []
+        for where, receiver in arms.items():
+            signed, verified, times = [], [], []
+            with no_collection():
+                for _ in tracked(range(options.repetitions), where):
+                    signed.append(timed(lambda: signer.sign(BODY))[0])
+                    bare = timed(lambda: signer.public_key.verify(signature, BODY))[0]
+                    verified.append(bare * SIGNATURES + (before[1] if where == "durable" else 0))
+                    times.append(repetition(guard, receiver, options.requests))
+            rows += table(where, signed, verified, times)
+        after = os.getloadavg()[0], fdatasync_p50(folder)
+    return figures("agentguard", before, after, rows, void_over=VOID_OVER)
+
+
+def table(where: str, signed: list[float], verified: list[float], times: list[Times]) -> list[Row]:
+    """Return the rows of one arm."""
+    first = [one.verifications[0] for one in times]
+    later = [middle(one.verifications[1:]) for one in times]
+    rows = [
+        Row(f"verify, first request, {where}", "µs", middle(verified), middle(first),
+            ratio(first, verified)),
+        Row(f"verify, later request, {where}", "µs", None, middle(later), None),
+    ]  # fmt: skip
+    if where == "in memory":
+        proofs = [middle(one.proofs) for one in times]
+        rows.insert(0, Row("prove", "µs", middle(signed), middle(proofs), ratio(proofs, signed)))
+    return rows
+
+
+def allow(_call: Any) -> Decision:
+    """Allow every call."""
+    return Decision.allow()
+
+
+if __name__ == "__main__":
+    command(__doc__, "proof of a request", run, repetitions=30, requests=10)
