@@ -47,10 +47,8 @@ _STATUSES: Final = {
     "proof.unavailable": 503,
     "delegation.revoked": 403,
     "domain.frozen": 403,
-    "storage.missing": 503,
-    "storage.corrupt": 503,
 }
-"""The status of an answer by the reason code; each other code is 401."""
+"""The status of an answer by the reason code; for others see ``_status``."""
 
 
 class CallerMiddleware:
@@ -185,7 +183,7 @@ def _with_caller(scope: Scope, caller: RequestCaller) -> Scope:
 
 async def refuse(send: Send, error: ProofError, *, accepts_dpop: bool) -> None:
     """Send the answer to a request that is refused: problem details (RFC 9457) without reasons."""
-    status = _STATUSES.get(error.code, 401)
+    status = _status(error.code)
     problem = {"type": "about:blank", "title": _TITLES[status], "status": status}
     more = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
     if status == 401:  # noqa: PLR2004
@@ -198,6 +196,11 @@ async def refuse(send: Send, error: ProofError, *, accepts_dpop: bool) -> None:
     if isinstance(error, UnknownChainError):
         more.append((CHAIN_WANTED.lower().encode(), error.sha256.encode()))
     await _send(send, status, json.dumps(problem).encode(), more)
+
+
+def _status(code: str) -> int:
+    """Return the status of an answer: 503 for a file that can't be read, 401 for all else."""
+    return _STATUSES.get(code) or (503 if code.startswith("storage.") else 401)
 
 
 async def _send(send: Send, status: int, body: bytes, more: list[tuple[bytes, bytes]]) -> None:

@@ -21,7 +21,8 @@ from agentguard.storage import restrictions_file
 class PublishedRevocations:
     """The revocations in ``folder``, which has the file ``restrictions.json`` of a trust domain.
 
-    The file is read anew when it changes. The methods may be called from any thread.
+    The file is read anew when it changes. An older copy than the one before is refused: the object
+    remembers, and a new process does not. The methods may be called from any thread.
     """
 
     def __init__(self, folder: str | os.PathLike[str], trust: TrustDocument) -> None:
@@ -33,7 +34,8 @@ class PublishedRevocations:
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the code and the reason why no bearer of ``names`` may act; None for none.
 
-        Raises ``StorageError`` for a file that is missing, or that no key of the log has signed.
+        Raises ``StorageError``: ``storage.missing`` for a missing file, ``storage.corrupt`` for one
+        that no key of the log has signed, ``storage.rolled_back`` for one older than before.
         """
         return self._restrictions().refusal(names)
 
@@ -47,6 +49,9 @@ class PublishedRevocations:
                 raise StorageError(message, code="storage.missing") from error
             seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             if self._known is None or self._known[0] != seen:
-                loaded = restrictions_file.load(self._folder).verify(self._trust)
-                self._known = seen, loaded.restrictions
+                loaded = restrictions_file.load(self._folder).verify(self._trust).restrictions
+                if self._known is not None and loaded.newest < self._known[1].newest:
+                    message = f"{path} is older than the copy that was there before: get the newest"
+                    raise StorageError(message, code="storage.rolled_back")
+                self._known = seen, loaded
             return self._known[1]

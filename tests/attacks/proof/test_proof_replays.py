@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -93,6 +94,22 @@ def test_a_forked_worker_refuses_where_its_parent_has_used_the_store(path):
     found = in_a_fork(lambda: [use(store, "the-second"), made_anew(path)])
     assert found == ["proof.unavailable"] * 2
     assert use(store, "the-second") is None
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
+def test_a_proof_is_used_though_the_worker_was_killed_at_once(path):
+    context = multiprocessing.get_context("fork")
+
+    def die():
+        ProofStore(path).use(JKT, "the-first", expires_at=NOW + 30, at=NOW)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    worker = context.Process(target=die)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    store = ProofStore(path)
+    assert [use(store, "the-first"), use(store, "the-second")] == ["proof.used", None]
 
 
 def made_anew(path):

@@ -108,6 +108,19 @@ def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
     assert check(domain.knowing, sent).principal == "user:alice"
 
 
+def test_an_older_file_in_the_place_of_the_newest_refuses_everything(domain):
+    path = domain.published / restrictions_file.FILE
+    sent, older = domain.scene.request(), path.read_bytes()
+    domain.revoke("agent:other")
+    domain.publish()
+    newest = path.read_bytes()
+    assert check(domain.knowing, domain.scene.request()).principal == "user:alice"
+    path.write_bytes(older)
+    assert refused(domain.knowing, sent) == "storage.rolled_back"
+    path.write_bytes(newest)
+    assert check(domain.knowing, sent).principal == "user:alice"
+
+
 def test_a_guard_proves_nothing_more_in_a_call_whose_agent_is_revoked_meanwhile(domain):
     def tool():
         first = prove_request("POST", f"{URL}/pay", b"")
