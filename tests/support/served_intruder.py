@@ -171,6 +171,7 @@ CALL = {
     "site": ["c", None, None, None],
     "task_id": None,
     "delegation": None,
+    "folder": "/",
     "inside": None,
     "refusal": None,
     "has_codec": False,

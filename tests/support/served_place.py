@@ -100,6 +100,26 @@ patience = 0.5
 """
 
 
+IMPATIENT = """
+import struct
+from agentguard.server import connection, health, serve, tls
+from agentguard.wire import stream
+
+serve._SEND = struct.pack("ll", 5, 0)  # seconds for a client that does not read
+tls._UNHEARD = 3  # seconds for such a client on another machine
+connection.GREETING = stream.REST = 3.0
+health._SECONDS = 2.0
+"""
+"""Code for a server that waits a few seconds where it waits up to 30 by default."""
+
+_SERVES = """
+import runpy, sys
+
+sys.argv = ["agentguard", "serve"]
+runpy.run_module("agentguard.cli", run_name="__main__", alter_sys=True)
+"""
+
+
 @dataclass
 class Place:
     """A trust domain with a server, in a folder with a short path.
@@ -121,9 +141,10 @@ class Place:
     def settings(self) -> config.Config:
         return config.load(self.folder / "agentguard.toml")
 
-    def start(self) -> None:
-        """Start the server, and wait until it listens."""
-        self.server = self.programs.begin("-m", "agentguard.cli", "serve", cwd=self.folder)
+    def start(self, before: str = "") -> None:
+        """Start the server, and wait until it listens; its process runs ``before`` first."""
+        words = ("-c", before + _SERVES) if before else ("-m", "agentguard.cli", "serve")
+        self.server = self.programs.begin(*words, cwd=self.folder)
         self.wait_for(lambda: "serving" in self.said())
 
     def wait_for(

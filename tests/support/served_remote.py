@@ -15,9 +15,12 @@ WEB, BATCH = "spiffe://acme.example/web-1", "spiffe://acme.example/batch"
 
 
 class Remote:
-    """A server that listens for remote clients, and what their configurations need."""
+    """A server that listens for remote clients, and what their configurations need.
 
-    def __init__(self, place: Any) -> None:
+    The server's process runs ``before`` first.
+    """
+
+    def __init__(self, place: Any, before: str = "") -> None:
         self.place = place
         self.authority = Authority(place.folder, "acme")
         certificate, key = self.authority.issue("server")
@@ -30,7 +33,7 @@ class Remote:
                 f'[clients.web]\nspiffe = "{WEB}"\nagents = ["clerk"]\nvouches_for = ["user:*"]\n'
                 f'[clients.batch]\nspiffe = "{BATCH}"\nagents = ["helper"]\n'
             )
-        place.start()
+        place.start(before)
 
     def open(
         self, files: tuple[Path, Path], ca: Path | None = None, host: str = "127.0.0.1"

@@ -29,12 +29,15 @@ def require_sound(place: Place) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(programs) -> Iterator[Place]:
-    """A trust domain whose server runs, for clients of several users."""
+def server(request, programs) -> Iterator[Place]:
+    """A trust domain whose server runs, for clients of several users.
+
+    A parameter is code that the server's process runs first.
+    """
     require_root()
     with founded_place(programs, CLIENTS) as place:
         place.folder.chmod(0o755)
-        place.start()
+        place.start(getattr(request, "param", ""))
         yield place
 
 

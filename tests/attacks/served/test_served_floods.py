@@ -21,6 +21,7 @@ import orjson
 import pytest
 from rounds import FULL
 from served_intruder import CALL, MALLORY, VICTIM, Intruder, acting_as, described, dialled, new_id
+from served_place import IMPATIENT
 
 from agentguard.server.requests import OPERATIONS
 from agentguard.server.share import LARGE_AT_ONCE, MOST_CONNECTIONS, MOST_WARNINGS
@@ -33,6 +34,7 @@ BROKEN = 20_000 if FULL else 3_000
 SECONDS = 20.0
 """How long connections are broken, on a machine too slow for all of them."""
 BATCH = 1_000
+impatient = pytest.mark.parametrize("server", [IMPATIENT], ids=["impatient"], indirect=True)
 HELLO = encode(Frame({"op": "hello", "protocol": 1, "session": None}))
 
 
@@ -172,6 +174,7 @@ def test_reports_that_are_refused_fill_no_log(mallory, goes_on, place):
 # --- clients that are slow ------------------------------------------------------------------------
 
 
+@impatient
 def test_half_frames_end_with_their_connections(place, greeted, intrude, goes_on):
     silent = [greeted() for _ in range(50)]
     halves = [greeted() for _ in range(50)]
@@ -208,6 +211,7 @@ def has_ended(connected):
         return True
 
 
+@impatient
 def test_clients_that_do_not_read_hold_nobody_up(place, intrude, goes_on):
     data = b"x" * (8 << 20)
     writer = intrude()

@@ -142,9 +142,9 @@ def test_kills_of_the_server_at_any_moment(place):
     for worker in workers:
         worker.goes_on()
     for _ in range(KILLS):
-        time.sleep(random.random() * 0.5)  # noqa: S311  no secret
+        time.sleep(random.random() * 0.25)  # noqa: S311  no secret
         place.stop(signal.SIGKILL)
-        time.sleep(random.random() ** 3 * 0.5)  # noqa: S311
+        time.sleep(random.random() ** 3 * 0.25)  # noqa: S311
         place.start()
     for worker in workers:  # by itself, whatever it did when the server was killed
         worker.goes_on()

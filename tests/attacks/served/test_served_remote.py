@@ -10,20 +10,34 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from served_place import founded_place
+from served_place import IMPATIENT, founded_place
 from served_remote import BATCH, WEB, Remote
 
 from agentguard.server import tls
+from agentguard.server.share import MOST_WARNINGS
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
 HELLO = {"op": "hello", "protocol": 1, "session": None}
 
 
+impatient = pytest.mark.parametrize("remote", [IMPATIENT], ids=["impatient"], indirect=True)
+
+FEW = """
+from agentguard.server import serve, tls
+
+serve.MOST_CONNECTIONS = 3
+few = tls.Handshakes
+tls.Handshakes = lambda _most: few(100)  # else the first of three would make room for the fourth
+"""
+"""Code for a server that has three connections of other machines at a time."""
+
+
 @pytest.fixture
-def remote(programs) -> Iterator[Remote]:
+def remote(request, programs) -> Iterator[Remote]:
+    """A server for other machines; a parameter is code that the server's process runs first."""
     with founded_place(programs) as place:
-        yield Remote(place)
+        yield Remote(place, getattr(request, "param", ""))
 
 
 @pytest.fixture
@@ -68,6 +82,7 @@ def has_ended(connected):
         return True
 
 
+@impatient
 def test_remote_clients_that_are_slow_lose_their_connections(remote, dial):
     silent, half, begun, idle = (dial(WEB) for _ in range(4))
     for connected in (silent, half):
@@ -128,6 +143,59 @@ def test_connections_without_a_certificate_shut_nobody_out(remote, dial):
         for one in held:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@impatient
+def test_a_remote_client_that_does_not_read_an_answer_loses_its_connection(remote, dial):
+    data, (deaf, reader) = b"x" * (8 << 20), (dial(WEB), dial(WEB))
+    for connected in (deaf, reader):
+        assert first_word(connected) == {"protocol": 1}
+        connected.settimeout(30)
+        Stream(connected).write(Frame(HELLO))
+        assert "session" in Stream(connected).read().header
+    Stream(reader).write(Frame({"op": "runs.write", "name": "large"}, [data]))
+    assert Stream(reader).read().header == {"added": True}
+    for connected in (deaf, reader):
+        Stream(connected).write(Frame({"op": "runs.read", "name": "large"}))
+    assert Stream(reader).read().blobs == [data]  # the twin
+
+    def is_gone():
+        with remote.place.connect() as guard:
+            status = guard._parts._link.request({"op": "status"}).header
+        return status["connections"] == 2  # of the reader, and of this question
+
+    remote.place.wait_for(is_gone, "the connection of the deaf client")
+
+
+def test_refused_certificates_hear_nothing_and_fill_no_log(remote, dial):
+    files = remote.authority.issue("stranger", "spiffe://acme.example/stranger")
+    for _ in range(MOST_WARNINGS + 10):
+        with remote.socket(files) as refused:
+            assert refused.recv(100) == b""
+    said = remote.place.said().count("a connection of another machine is refused")
+    assert 0 < said <= MOST_WARNINGS
+    greeted(dial(WEB))  # the twin
+
+
+@pytest.mark.parametrize("remote", [FEW], ids=["few"], indirect=True)
+def test_a_connection_past_the_limit_ends_before_tls_and_hears_nothing(remote, dial):
+    address = ("127.0.0.1", remote.port)
+    held = [socket.create_connection(address, timeout=30) for _ in range(3)]
+    try:
+        assert not any(has_ended(one) for one in held)
+        with socket.create_connection(address, timeout=30) as refused:
+            assert refused.recv(100) == b""
+    finally:
+        for one in held:
+            one.close()
+    remote.place.wait_for(lambda: is_served(dial), "a place of a connection that has ended")
+
+
+def is_served(dial):
+    try:
+        return first_word(dial(WEB)) == {"protocol": 1}
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("reads", [False, True])
