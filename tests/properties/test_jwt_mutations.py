@@ -22,7 +22,7 @@ ALGORITHMS = ["ES256", "ES512", "RS256", "PS256", "EdDSA"]
 def issued(alg):
     """Return a token, the issuer's keys and the rule."""
     issuer = TokenIssuer("mutated", alg=alg)
-    return issuer.token(), parse_jwks(issuer.jwks(), "sig"), issuer.rule()
+    return issuer.token(), parse_jwks(issuer.jwks()), issuer.rule()
 
 
 def require_refused(alg, token):
@@ -63,7 +63,7 @@ def test_another_signature_is_refused(alg, signature):
 @given(st.binary(max_size=300))
 def test_any_key_set_is_parsed_or_refused(data):
     with suppress(DecodeError):
-        parse_jwks(data, "sig")
+        parse_jwks(data)
 
 
 JSONS = st.recursive(
@@ -85,7 +85,7 @@ def objects(names, values):
 @given(objects(MEMBERS, JSONS | TEXTS))
 def test_any_key_is_parsed_or_refused(jwk):
     with suppress(DecodeError):
-        parse_jwks(json.dumps({"keys": [jwk]}).encode(), "sig")
+        parse_jwks(json.dumps({"keys": [jwk]}).encode())
 
 
 @given(objects(CLAIMS, JSONS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from served_tokens import WEB, Tokens, handle_of
 from token_issuer import fresh
 
 from agentguard import AgentguardError, ConfigError, Denied, ServerError
+from agentguard.signing.canonical import b64_encode
 
 
 @pytest.fixture
@@ -46,6 +48,11 @@ async def test_a_workload_of_spire_makes_calls(tokens):
     tool = note(guard, does)
     with guard.delegate("user:alice", scope=["read"]):
         assert await guard.new_agent("helper").acall(tool) == "ok"
+    for jwk in tokens.spire.keys:  # as spiffe-helper writes the keys of the Workload API
+        del jwk["use"]
+    sets = {"acme.example": b64_encode(tokens.spire.jwks())}
+    (tokens.folder / "bundle.json").write_text(json.dumps(sets))
+    assert tokens.with_token(tokens.svid(), "again").new_agent("helper").name == "helper"
     guard.close()
     (call,) = tokens.place.calls()
     assert call.client == ("svid", "remote")

@@ -44,7 +44,7 @@ class Source:
         self.fetches += 1
         if self.is_down:
             raise ServerError("it is down", code="issuer.unreachable")
-        return parse_keys("cluster", self.issuer.jwks(), "sig")
+        return parse_keys(self.issuer.rule(), self.issuer.jwks())
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def test_many_threads_fetch_once(source, issuer):
 def test_a_file_is_read_for_each_token(issuer, tmp_path):
     path = tmp_path / "bundle.json"
     issuers = Issuers(
-        [TrustedIssuer(issuer.rule(), FileKeys("cluster", path, "sig", rights.read))], lambda: NOW
+        [TrustedIssuer(issuer.rule(), FileKeys(issuer.rule(), path, rights.read))], lambda: NOW
     )
-    with pytest.raises(ServerError, match="cluster can't be had") as caught:
+    with pytest.raises(ServerError, match="issuer can't be had") as caught:
         issuers.verify(issuer.token())
     assert caught.value.code == "issuer.unreachable"
     path.write_bytes(issuer.jwks())
@@ -158,13 +158,13 @@ def test_a_file_is_read_for_each_token(issuer, tmp_path):
 def test_a_file_without_keys_is_an_error_of_the_issuer(issuer, tmp_path, text):
     path = tmp_path / "bundle.json"
     path.write_text(text)
-    assert code_of(FileKeys("cluster", path, "sig", rights.read).keys) == "issuer.keys"
+    assert code_of(FileKeys(issuer.rule(), path, rights.read).keys) == "issuer.keys"
 
 
-def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(tmp_path):
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(issuer, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     path = tmp_path / "pipe"
-    assert code_of(FileKeys("cluster", path, "sig", rights.read).keys) == "issuer.unreachable"
+    assert code_of(FileKeys(issuer.rule(), path, rights.read).keys) == "issuer.unreachable"
     with pytest.raises(ConfigError, match="pipe can't be used"):
         Endpoint("https://issuer.example/jwks", "jwks_url", path)
 
@@ -172,8 +172,10 @@ def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(tmp_path):
 def test_an_issuer_with_a_url_comes_before_the_trust_domain_of_its_subjects(tmp_path):
     """Its subjects may be SPIFFE IDs; a JWT-SVID may have an ``iss``, too."""
     subject = "spiffe://acme.example/a"
-    sso, spire = TokenIssuer("sso"), TokenIssuer("spire", issuer="https://spire.example")
-    spire.use = "jwt-svid"
+    sso, spire = (
+        TokenIssuer("sso"),
+        TokenIssuer("spire", issuer="https://s.example", use="jwt-svid"),
+    )
     trusted = []
     for issuer, rule in (
         (spire, spire.rule(issuer=None, trust_domain="acme.example")),
@@ -181,7 +183,7 @@ def test_an_issuer_with_a_url_comes_before_the_trust_domain_of_its_subjects(tmp_
     ):
         path = tmp_path / issuer.name
         path.write_bytes(issuer.jwks())
-        trusted.append(TrustedIssuer(rule, FileKeys(issuer.name, path, "sig", rights.read)))
+        trusted.append(TrustedIssuer(rule, FileKeys(rule, path, rights.read)))
     issuers = Issuers(trusted, lambda: NOW)
     assert issuers.verify(sso.token(sub=subject)).issuer == "sso"
     assert issuers.verify(spire.token(sub=subject)).issuer == "spire"
@@ -190,7 +192,7 @@ def test_an_issuer_with_a_url_comes_before_the_trust_domain_of_its_subjects(tmp_
 def test_a_file_that_others_can_write_has_no_keys(issuer, tmp_path):
     path = tmp_path / "bundle.json"
     path.write_bytes(issuer.jwks())
-    source = FileKeys("cluster", path, "sig", rights.read)
+    source = FileKeys(issuer.rule(), path, rights.read)
     path.chmod(0o666)
     assert code_of(source.keys) == "issuer.keys"
     path.chmod(0o644)

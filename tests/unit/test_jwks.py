@@ -8,7 +8,8 @@ import pytest
 from token_issuer import private_key, public_jwk
 
 from agentguard.errors import AgentguardError
-from agentguard.identity.jwks import MAX_KEYS, parse_jwks
+from agentguard.identity.jwks import MAX_KEYS, parse_jwks, parse_spiffe_bundle
+from agentguard.signing.canonical import b64_encode
 
 EC, RSA = (
     public_jwk("ES256", private_key("ES256", "a")),
@@ -16,13 +17,17 @@ EC, RSA = (
 )
 
 
-def keys_of(*jwks, use="sig"):
-    return parse_jwks(json.dumps({"keys": list(jwks)}).encode(), use).keys
+def keys_of(*jwks):
+    return parse_jwks(json.dumps({"keys": list(jwks)}).encode()).keys
 
 
-def code_of(data, use="sig"):
+def svid_keys_of(document):
+    return parse_spiffe_bundle(json.dumps(document).encode(), "acme.example").keys
+
+
+def code_of(data, parse=parse_jwks):
     with pytest.raises(AgentguardError) as caught:
-        parse_jwks(data if isinstance(data, bytes) else json.dumps(data).encode(), use)
+        parse(data if isinstance(data, bytes) else json.dumps(data).encode())
     return caught.value.code
 
 
@@ -52,8 +57,36 @@ def test_a_key_for_something_else_is_skipped(members):
 
 def test_a_bundle_of_spiffe_says_what_each_key_is_for():
     svid, x509 = {**EC, "use": "jwt-svid"}, {**EC, "use": "x509-svid", "x5c": ["MII"]}
-    assert len(keys_of(svid, x509, EC, use="jwt-svid")) == 1
+    bundle = {"keys": [svid, x509, EC], "spiffe_sequence": 1, "spiffe_refresh_hint": 300}
+    assert len(svid_keys_of(bundle)) == 1
     assert len(keys_of(svid, x509, EC)) == 1  # the one without a use
+
+
+def test_bundles_of_spiffe_helper_have_a_key_set_for_each_trust_domain():
+    mine, other = {**EC, "kid": "mine"}, {**RSA, "kid": "other"}
+    sets = {
+        domain: b64_encode(json.dumps({"keys": [jwk]}).encode())
+        for domain, jwk in (("acme.example", mine), ("other.example", other))
+    }
+    assert [key.kid for key in svid_keys_of(sets)] == ["mine"]
+    x509 = b64_encode(json.dumps({"keys": [{**EC, "use": "x509-svid"}]}).encode())
+    assert svid_keys_of({"acme.example": x509}) == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({"other.example": b64_encode(b'{"keys": []}')}, "jwks.malformed"),
+        ({"acme.example": {"keys": []}}, "base64.malformed"),
+        ({"acme.example": "{}"}, "base64.malformed"),
+        ({"acme.example": b64_encode(b"[]")}, "json.not_object"),
+        ({"acme.example": b64_encode(b"{}")}, "jwks.malformed"),
+        ({"acme.example": b64_encode(b'{"keys": [{"k": "AA"}]}')}, "jwks.private"),
+        ({"keys": {}, "acme.example": b64_encode(b'{"keys": []}')}, "jwks.malformed"),
+    ],
+)
+def test_a_bundle_of_another_form_is_refused(document, code):
+    assert code_of(document, lambda data: parse_spiffe_bundle(data, "acme.example")) == code
 
 
 @pytest.mark.parametrize(("bits", "count"), [(1024, 0), (2048, 1)])

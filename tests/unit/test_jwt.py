@@ -14,7 +14,7 @@ from token_issuer import AUDIENCE, ISSUER, NOW, SUBJECT, TokenIssuer
 from agentguard.errors import AgentguardError
 from agentguard.identity import jwt
 from agentguard.identity.jwa import ALGORITHMS
-from agentguard.identity.jwks import parse_jwks
+from agentguard.identity.jwks import parse_jwks, parse_spiffe_bundle
 from agentguard.identity.jwt import ABSENT
 from agentguard.signing.canonical import sha256_hex
 
@@ -26,8 +26,11 @@ def issuer() -> TokenIssuer:
     return TokenIssuer()
 
 
-def verified(issuer, token, now=NOW, use="sig", **rule):
-    return jwt.verify(token, parse_jwks(issuer.jwks(), use), issuer.rule(**rule), now)
+def verified(issuer, token, now=NOW, **rule):
+    domain = rule.get("trust_domain")
+    data = issuer.jwks()
+    keys = parse_jwks(data) if domain is None else parse_spiffe_bundle(data, domain)
+    return jwt.verify(token, keys, issuer.rule(**rule), now)
 
 
 def code_of(issuer, token, **options):
@@ -170,7 +173,7 @@ def test_the_type_of_a_token(issuer, typ, code):
 def test_a_jwt_svid_names_a_workload_of_the_trust_domain(subject, code):
     spire = TokenIssuer("spire", issuer=None, use="jwt-svid", says_alg=False)
     token = spire.token(sub=subject, jti=None, nbf=None)
-    options = {"use": "jwt-svid", "trust_domain": "acme.example"}
+    options = {"trust_domain": "acme.example"}
     if code is None:
         assert verified(spire, token, **options).subject == subject
     else:

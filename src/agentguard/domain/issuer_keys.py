@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.issuers import IssuerConfig
 from agentguard.errors import ConfigError, ServerError
-from agentguard.identity.jwks import KeySet, Use
+from agentguard.identity.jwks import KeySet
+from agentguard.identity.jwt import JwtRule
 from agentguard.issuers.keys import FetchedKeys, FileKeys, KeySource, parse_keys
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 
@@ -35,9 +36,8 @@ def open_source(issuer: IssuerConfig, where: str) -> KeySource:
     Raises ``ConfigError`` as ``open_issuers`` does.
     """
     name = issuer.rule.name
-    use: Use = "sig" if issuer.rule.trust_domain is None else "jwt-svid"
     if issuer.jwks_file is not None:
-        return FileKeys(name, issuer.jwks_file, use, rights.read)
+        return FileKeys(issuer.rule, issuer.jwks_file, rights.read)
     try:
         from agentguard.issuers.http import Endpoint  # noqa: PLC0415  an optional extra
     except ModuleNotFoundError as error:
@@ -48,12 +48,12 @@ def open_source(issuer: IssuerConfig, where: str) -> KeySource:
         endpoint = Endpoint(issuer.jwks_url, "jwks_url", issuer.ca)
     except ConfigError as error:
         raise ConfigError(f"{where}: issuers.{name}.{error}") from error
-    return FetchedKeys(name, partial(_fetched, name, endpoint, use))
+    return FetchedKeys(name, partial(_fetched, issuer.rule, endpoint))
 
 
-def _fetched(name: str, endpoint: Endpoint, use: Use) -> KeySet:
+def _fetched(rule: JwtRule, endpoint: Endpoint) -> KeySet:
     body = endpoint.ask("GET")
     if isinstance(body, str):
-        message = f"the server at jwks_url of the issuer {name} {body}"
+        message = f"the server at jwks_url of the issuer {rule.name} {body}"
         raise ServerError(message, code="issuer.unreachable")
-    return parse_keys(name, body.reveal(), use)
+    return parse_keys(rule, body.reveal())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -19,9 +19,6 @@ from agentguard.identity.jwa import Algorithm, Key
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, b64url_decode
 from agentguard.signing.keys import PublicKey
-
-Use = Literal["sig", "jwt-svid"]
-"""What the keys are for: ``sig`` (RFC 7517, 4.2), or ``jwt-svid`` in a SPIFFE bundle."""
 
 MAX_KEYS: Final = 64
 """The most keys of a set."""
@@ -78,15 +75,37 @@ class KeySet:
         return named[:MAX_TRIES]
 
 
-def parse_jwks(data: bytes, use: Use) -> KeySet:
-    """Parse a JSON Web Key Set, and return the keys that are for ``use``.
+def parse_jwks(data: bytes) -> KeySet:
+    """Parse a JSON Web Key Set, and return the keys that are for signatures.
 
     Skipped are keys of another ``use``, ``kty`` or ``crv``, keys whose ``key_ops`` lack ``verify``,
     and RSA keys shorter than ``MIN_RSA`` or longer than ``MAX_RSA``. Raises ``DecodeError``:
     ``jwks.private`` for a set with a private or secret key; ``jwks.malformed`` for another form,
     or more than ``MAX_KEYS`` keys; ``json.*``; ``base64.malformed``. RFC 7517, 4 and 5.
     """
-    keys = canonical.loads_object(data).get("keys")
+    return _key_set(canonical.loads_object(data), "sig", default="sig")
+
+
+def parse_spiffe_bundle(data: bytes, trust_domain: str) -> KeySet:
+    """Parse the keys of a trust domain for JWT-SVIDs, in either of two forms.
+
+    A SPIFFE bundle is a key set, and says the use of each key (SPIFFE Trust Domain and Bundle,
+    4.2.2). spiffe-helper writes an object with a key set in base64 for each trust domain, as the
+    Workload API has them; such a set has keys for JWT-SVIDs alone, which need not say their use.
+    Skips keys, and raises, as ``parse_jwks`` does.
+    """
+    document = canonical.loads_object(data)
+    if "keys" in document:
+        return _key_set(document, "jwt-svid", default=None)
+    if trust_domain not in document:
+        raise _malformed(f"expected keys, or a key set of the trust domain {trust_domain}")
+    encoded = canonical.b64_decode(document[trust_domain])
+    return _key_set(canonical.loads_object(encoded), "jwt-svid", default="jwt-svid")
+
+
+def _key_set(document: Jwk, use: str, *, default: str | None) -> KeySet:
+    """Return the keys for ``use``; ``default`` is the use of a key that does not say its use."""
+    keys = document.get("keys")
     if not isinstance(keys, list) or len(keys) > MAX_KEYS:
         raise _malformed(f"keys: expected a list of at most {MAX_KEYS} keys")
     found = []
@@ -99,24 +118,20 @@ def parse_jwks(data: bytes, use: Use) -> KeySet:
                 "public keys alone"
             )
             raise DecodeError(message, code="jwks.private")
-        parsed = _key(jwk, use)
+        parsed = _key(jwk) if jwk.get("use", default) == use else None
         if parsed is not None:
             found.append(parsed)
     return KeySet(tuple(found))
 
 
-def _key(jwk: Jwk, use: Use) -> IssuerKey | None:
+def _key(jwk: Jwk) -> IssuerKey | None:
     """Return a key, None for one that is skipped."""
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list):
         raise _malformed("key_ops: expected a list")
-    # a SPIFFE bundle says the use of each key (SPIFFE Trust Domain and Bundle, 4.2.2)
-    default: JSON = "sig" if use == "sig" else None
-    if jwk.get("use", default) != use or "verify" not in operations:
-        return None
     kty, crv = _text(jwk, "kty"), _text(jwk, "crv")
     read = _READERS.get((kty, crv) if kty != "RSA" else (kty, None))
-    key = None if read is None else read(jwk)
+    key = None if read is None or "verify" not in operations else read(jwk)
     if key is None:
         return None
     kid, alg = _text(jwk, "kid"), _text(jwk, "alg")

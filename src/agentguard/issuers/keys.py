@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from agentguard.errors import AgentguardError, ServerError
-from agentguard.identity.jwks import KeySet, Use, parse_jwks
+from agentguard.identity.jwks import KeySet, parse_jwks, parse_spiffe_bundle
+from agentguard.identity.jwt import JwtRule
 from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")
@@ -48,16 +49,15 @@ class KeySource(Protocol):
 
 
 class FileKeys:
-    """The keys in a file, such as a SPIFFE bundle; ``name`` is the issuer's name.
+    """The keys of a rule's issuer in a file, which ``read`` reads anew each time.
 
     ``read`` reads a file that no other user can have written. It raises ``AgentguardError``, and
     ``OSError`` for a file that can't be read.
     """
 
-    def __init__(self, name: str, path: Path, use: Use, read: Callable[[Path], bytes]) -> None:
-        self._name = name
+    def __init__(self, rule: JwtRule, path: Path, read: Callable[[Path], bytes]) -> None:
+        self._rule = rule
         self._path = path
-        self._use = use
         self._read = read
 
     def keys(self) -> KeySet:
@@ -66,12 +66,12 @@ class FileKeys:
             data = self._read(self._path)
         except OSError as error:
             problem = files.unreadable(self._path, error)
-            message = f"the keys of the issuer {self._name} can't be had: {problem}"
+            message = f"the keys of the issuer {self._rule.name} can't be had: {problem}"
             raise ServerError(message, code="issuer.unreachable") from error
         except AgentguardError as error:
-            message = f"the keys of the issuer {self._name} can't be used: {error}"
+            message = f"the keys of the issuer {self._rule.name} can't be used: {error}"
             raise ServerError(message, code="issuer.keys") from error
-        return parse_keys(self._name, data, self._use)
+        return parse_keys(self._rule, data)
 
     def newer(self, than: KeySet) -> KeySet | None:  # noqa: ARG002  the file was just read
         """Return None: the keys of a file are never old."""
@@ -148,15 +148,19 @@ class FetchedKeys:
         return error
 
 
-def parse_keys(name: str, data: bytes, use: Use) -> KeySet:
-    """Parse the keys of an issuer; raises ``ServerError`` (``issuer.keys``)."""
+def parse_keys(rule: JwtRule, data: bytes) -> KeySet:
+    """Parse the keys of a rule's issuer; raises ``ServerError`` (``issuer.keys``)."""
     try:
-        keys = parse_jwks(data, use)
+        keys = (
+            parse_jwks(data)
+            if rule.trust_domain is None
+            else parse_spiffe_bundle(data, rule.trust_domain)
+        )
     except AgentguardError as error:
-        message = f"the keys of the issuer {name} can't be used: {error} [{error.code}]"
+        message = f"the keys of the issuer {rule.name} can't be used: {error} [{error.code}]"
         raise ServerError(message, code="issuer.keys") from error
     if not keys.keys:
-        what = "signatures (use: sig)" if use == "sig" else "JWT-SVIDs (use: jwt-svid)"
-        message = f"the issuer {name} has no key for {what} in its key set"
+        what = "signatures" if rule.trust_domain is None else "JWT-SVIDs (use: jwt-svid)"
+        message = f"the issuer {rule.name} has no key for {what} in its key set"
         raise ServerError(message, code="issuer.keys")
     return keys
