@@ -135,6 +135,11 @@ class ProofStore:
         with self._lock:
             self._drop()
 
+    def __del__(self) -> None:
+        """Close the file with the end of the object: nobody has to close a store."""
+        with suppress(AttributeError):  # of an object whose making has failed
+            self._drop()
+
     @contextmanager
     def _transaction(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
         """Run statements as one durable transaction, of all threads one at a time."""
