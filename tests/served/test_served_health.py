@@ -11,7 +11,6 @@ from typing import Any
 
 import httpcore
 import pytest
-from served_place import IMPATIENT
 
 from agentguard import ConfigError, Denied
 from agentguard.domain import config
@@ -111,7 +110,7 @@ def test_a_server_that_drains_is_not_ready(founded, port):
 
 
 def test_idle_connections_to_the_port_hold_up_no_call(founded, port):
-    founded.start(IMPATIENT)
+    founded.start()
     guard = founded.connect()
     with ExitStack() as idle:
         for _ in range(40):
@@ -122,7 +121,7 @@ def test_idle_connections_to_the_port_hold_up_no_call(founded, port):
 
 def test_requests_that_come_byte_by_byte_do_not_hold_the_port(founded, port):
     """A request has one time limit, which no byte begins anew."""
-    founded.start(IMPATIENT)
+    founded.start()
     with ExitStack() as slow:
         held = [
             slow.enter_context(closing(socket.create_connection(("127.0.0.1", port))))

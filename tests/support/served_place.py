@@ -102,13 +102,12 @@ patience = 0.5
 
 IMPATIENT = """
 import struct
-from agentguard.server import connection, health, serve, tls
+from agentguard.server import connection, serve, tls
 from agentguard.wire import stream
 
 serve._SEND = struct.pack("ll", 5, 0)  # seconds for a client that does not read
 tls._UNHEARD = 3  # seconds for such a client on another machine
 connection.GREETING = stream.REST = 3.0
-health._SECONDS = 2.0
 """
 """Code for a server that waits a few seconds where it waits up to 30 by default."""
 
