@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -205,6 +206,28 @@ def test_a_call_that_a_person_approves(place):
     assert agent.call(tool, 5) == "paid 5"
     with pytest.raises(ApprovalPending):  # one approval, one call
         agent.call(tool, 5)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_program_that_waits_for_an_answer_asks_seldom(place, is_async):
+    guard = place.connect()
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="pay")(lambda cents: f"paid {cents}")
+    with pytest.raises(ApprovalPending) as pending:
+        agent.call(tool, 5)
+    request, inbox = pending.value.request, guard.approvals
+
+    def is_over(timeout: float) -> bool:
+        if is_async:
+            return asyncio.run(inbox.await_(request, timeout=timeout))
+        return inbox.wait(request, timeout=timeout)
+
+    before = place.status()["requests"]
+    assert not is_over(0.8)  # each look is three requests
+    assert place.status()["requests"] - before < 30
+    later = threading.Timer(0.2, inbox.vouch, (request, "approve"), {"principal": "user:bob"})
+    later.start()
+    assert is_over(20)  # the twin: an answer ends the wait
+    later.join()
 
 
 def test_a_rejected_call(place):

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from served_place import founded_place
 from token_issuer import TokenIssuer
 
 OTHER = 64_002
@@ -66,6 +67,58 @@ def test_a_client_checks_the_server_alone(founded, client):
     found = checks(founded, client)
     assert found["server"][0] == "warn"  # same-user
     assert not {"policy", "state", "keys", "passphrase", "log"} & found.keys()
+
+
+@pytest.fixture
+def settled(founded, programs):
+    """A folder that has a policy and a state from the time before it became a client's."""
+    with founded_place(programs) as other:
+        path = other.folder / "agentguard.toml"
+        url = f"unix:{founded.folder}/s"
+        path.write_text(path.read_text("utf-8").replace("unix:s", url), "utf-8")
+        yield other
+
+
+def command(place, folder, *words: str):
+    return place.programs.run("-m", "agentguard.cli", *words, cwd=folder)
+
+
+def test_a_clients_state_from_before_the_server_does_not_count(founded, settled):
+    assert checks(founded, settled.folder)["state"][0] == "ok"  # nobody says who serves
+    founded.start()
+    found = checks(founded, settled.folder)
+    assert "do not" in found["client"][1]
+    assert found["socket"][0] == "ok"
+    assert not {"policy", "state", "keys", "passphrase", "log"} & found.keys()
+    reading = (("audit", "list"), ("approvals", "list"), ("agents", "list"), ("keys", "list"))
+    for words in (*reading, ("freeze", "--note", "x")):
+        refused = command(founded, settled.folder, *words)
+        assert refused.returncode == 2
+        assert "server.remote" in refused.stderr
+        assert "where the server runs" in " ".join(refused.stderr.split())
+    for words in reading:  # the twin: the server's own folder
+        assert command(founded, founded.folder, *words).returncode == 0
+    assert command(founded, settled.folder, "audit", "list", "--state", "state").returncode == 0
+
+
+def test_a_folder_of_a_client_has_no_log(founded, client):
+    founded.start()
+    for words in (("audit", "list"), ("approvals", "list"), ("audit", "verify")):
+        refused = command(founded, client, *words)
+        assert refused.returncode == 2
+        assert "server.remote" in refused.stderr
+    assert command(founded, client, "server", "status").returncode == 0  # the server's own user
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to other users")
+def test_a_socket_of_another_user_is_that_of_another_state(founded, settled):
+    os.chown(founded.folder, OTHER, OTHER)  # and no server answers
+    found = checks(founded, settled.folder)
+    assert found["socket"][0] == "ok"
+    assert "state" not in found
+    assert "server.remote" in command(founded, settled.folder, "audit", "list").stderr
+    os.chown(founded.folder, 0, 0)
+    assert command(founded, settled.folder, "audit", "list").returncode == 0
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start programs under other users")

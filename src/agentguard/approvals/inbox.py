@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from agentguard.approvals.answer import Verdict, read_answer, seal_answer
 from agentguard.approvals.application import RoleLookUp, application_roles
@@ -30,11 +30,16 @@ from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey, Signer
 
 POLL_INTERVAL: Final = 0.05
-"""Seconds between two polls while ``ApprovalInbox.wait`` waits."""
+"""Seconds between the first two polls while ``ApprovalInbox.wait`` waits."""
 
 
 class ApprovalInbox:
-    """The requests that wait, and the answers to them."""
+    """The requests that wait, and the answers to them.
+
+    ``longest_pause`` is the most seconds between two polls: the pause doubles up to it.
+    """
+
+    longest_pause: ClassVar[float] = POLL_INTERVAL
 
     def __init__(
         self,
@@ -308,23 +313,32 @@ class ApprovalInbox:
 
         Returns False where none of them happens within ``timeout`` (seconds, or a ``timedelta``).
         """
-        end = time.monotonic() + _in_seconds(timeout)
+        pauses = self._pauses(timeout)
         while not self._is_over(request):
-            if time.monotonic() >= end:
+            pause = next(pauses, None)
+            if pause is None:
                 return False
-            time.sleep(POLL_INTERVAL)
+            time.sleep(pause)
         return True
 
     async def await_(self, request: ApprovalRequest, *, timeout: timedelta | float) -> bool:  # noqa: ASYNC109
         """Wait as ``wait`` does, without blocking the event loop."""
         import asyncio  # noqa: PLC0415  a program without an event loop does without it
 
-        end = time.monotonic() + _in_seconds(timeout)
+        pauses = self._pauses(timeout)
         while not await asyncio.to_thread(self._is_over, request):
-            if time.monotonic() >= end:
+            pause = next(pauses, None)
+            if pause is None:
                 return False
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(pause)
         return True
+
+    def _pauses(self, timeout: timedelta | float) -> Iterator[float]:
+        """Yield the seconds until the next poll, as long as ``timeout`` is not over."""
+        end, pause = time.monotonic() + _in_seconds(timeout), POLL_INTERVAL
+        while (left := end - time.monotonic()) > 0:
+            yield min(pause, left)
+            pause = min(2 * pause, self.longest_pause)
 
     def _is_over(self, request: ApprovalRequest) -> bool:
         return seconds(self._clock()) >= request.expires_at or self._is_decided(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.inbox import ApprovalInbox
@@ -91,6 +91,8 @@ class ClientRequests:
 
 class ClientInbox(ApprovalInbox):
     """The inbox of a client: the server decides whether the application's word counts."""
+
+    longest_pause: ClassVar[float] = 1.0  # many programs may wait at one server
 
     def __init__(self, link: Link, roster: Roster, clock: Callable[[], datetime]) -> None:
         store = ClientRequests(link)

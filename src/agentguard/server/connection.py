@@ -60,8 +60,11 @@ class Sessions(Protocol):
     def figures(self) -> Figures:
         """What the server has done so far."""
 
-    def status(self) -> dict[str, Any]:
-        """Return the figures, and how many clients, connections and calls under way there are."""
+    def status(self, asking: Session) -> dict[str, Any]:
+        """Return the figures, and how many clients, connections and calls under way there are.
+
+        The session that asks is not counted.
+        """
 
     def join(self, handle: str | None, stream: Stream, token: object) -> Session:
         """Return the session with this handle, or a new one for None; raises ``ServerError``."""
@@ -184,12 +187,13 @@ def _require_hello(header: Mapping[str, Any]) -> None:
 def _answer(parts: Embedded, session: Session, request: Frame, sessions: Sessions) -> Frame:
     """Return the answer to a request; every failure is an answer, too."""
     name = request.header.get("op")
-    if name == "status" and session.looks_after_server:
-        return Frame(sessions.status())
     if name == "end":
         sessions.forget(session)
         name = "flush"
     try:
+        if name == "status":
+            session.require_own_user("sees how the server does")
+            return Frame(sessions.status(session))
         if "released" in request.header:
             session.release(request.header["released"])
         operation = _operation(name, is_draining=sessions.is_draining)

@@ -20,7 +20,7 @@ from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import LAUNCHED
-from agentguard.errors import ApprovalError, DecodeError, DelegationError, ServerError
+from agentguard.errors import ApprovalError, DecodeError, DelegationError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
@@ -140,9 +140,7 @@ def access_token(_parts: Embedded, session: Session, header: Header, _blobs: Blo
 
 def accept_tool(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Forget the pin of an agent's tool, for the server's own user alone."""
-    if not session.looks_after_server:
-        message = "only the server's own user accepts a changed tool"
-        raise ServerError(message, code="server.stranger")
+    session.require_own_user("accepts a changed tool")
     agent, name = values.text(header.get("agent")), values.text(header.get("tool"))
     return Frame({"accepted": session.pins.accept(agent, name)})
 

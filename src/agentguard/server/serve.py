@@ -126,10 +126,10 @@ class GuardServer:
         """The path of the socket."""
         return Path(self._local.getsockname()) if self._is_inherited else self._limits.socket()
 
-    def status(self) -> dict[str, Any]:
-        """Return the figures, and how many clients, connections and calls under way there are."""
+    def status(self, asking: Session | None = None) -> dict[str, Any]:
+        """Return the figures, and the clients, connections and calls but those of ``asking``."""
         with self._lock:
-            sessions = list(self._sessions.values())
+            sessions = [one for one in self._sessions.values() if one is not asking]
         return {
             **self.figures.as_json(),
             "clients": len(sessions),

@@ -326,5 +326,5 @@ def test_a_decision_releases_no_secret(victim):
 
 
 def test_the_status_is_for_the_servers_user(mallory, place):
-    assert mallory.code("status") == "frame.malformed"
+    assert mallory.code("status") == "server.remote"
     assert place.status()["clients"] >= 1

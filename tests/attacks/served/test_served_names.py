@@ -407,8 +407,8 @@ def test_another_agents_tools_are_pinned_apart(mallory, victim):
     assert refused(mallory.call(agent, other, NOTE)) is None
     other = victim.tool("slow", description="another")
     assert refused(victim.call(victim.agent("clerk"), other, NOTE)) is None
-    assert mallory.code("accept_tool", agent="clerk", tool="note") == "server.stranger"
-    assert mallory.code("accept_tool", agent="mole", tool="note") == "server.stranger"
+    assert mallory.code("accept_tool", agent="clerk", tool="note") == "server.remote"
+    assert mallory.code("accept_tool", agent="mole", tool="note") == "server.remote"
 
 
 # --- calls inside calls ---------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_a_stranger_holds_no_connection(place, dial):
     for connected in held:
         assert Stream(connected).read().header["error"]["code"] == "server.stranger"
         assert connected.recv(1) == b""
-    place.wait_for(lambda: place.status()["connections"] == 1)
+    place.wait_for(lambda: place.status()["connections"] == 0)
 
 
 def test_a_descriptor_passed_on_speaks_for_nobody(place, greeted):

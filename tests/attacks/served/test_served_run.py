@@ -134,8 +134,8 @@ def test_a_program_answers_no_request_by_its_word(start, intrude):
 def test_a_program_does_not_look_after_the_server_even_under_its_user(start, place):
     program = start(uid=os.getuid())
     assert program.greeting["isolation"] == "same-user"
-    assert program.code("status") is not None
-    assert program.code("accept_tool", agent="clerk", tool="note") == "server.stranger"
+    assert program.code("status") == "server.remote"
+    assert program.code("accept_tool", agent="clerk", tool="note") == "server.remote"
     assert place.status()["draining"] is False  # the twin: the server's own user, by path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,21 +16,28 @@ from agentguard.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 
+_LABELS: Final = {
+    "requests": "requests since start",
+    "denials": "denials since start",
+    "in_doubt": "in doubt since start",
+}
+
 
 @app.command("status")
 def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show how many clients a running guard server has, and how many calls.
 
-    Only the server's own user may ask. With --json, one object: version, uptime (seconds), requests
-    and denials (since the start), clients, connections, calls (under way), in_doubt (calls of
-    clients that were lost), draining, isolation (how many clients by their isolation). Exit code 2
-    if the server does not answer.
+    Only the server's own user may ask, and is not counted. With --json, one object: version, uptime
+    (seconds), requests, denials and in_doubt (calls of clients that were lost), each since the
+    start, clients, connections, calls (under way), draining, isolation (how many clients by their
+    isolation). All calls in doubt: agentguard audit list. Exit code 2 if the server does not
+    answer.
     """
     answer = _ask(config, {"op": "status"})
     if json:
         screen.json_line(answer)
         return
-    screen.sheet((name.replace("_", " "), _shown(name, value)) for name, value in answer.items())
+    screen.sheet((_LABELS.get(name, name), _shown(name, value)) for name, value in answer.items())
 
 
 def _shown(name: str, value: Any) -> str:
@@ -66,7 +73,7 @@ def accept(
 
 
 def _ask(config: ConfigOption, request: dict[str, Any]) -> dict[str, Any]:
-    settings = location.load_own(config)
+    settings = location.load(config)
     if settings.server is None:
         message = f"{settings.source}: server: expected a table [server] with a url, found none"
         raise ConfigError(message)

@@ -25,7 +25,7 @@ def serve(*, config: ConfigOption = None) -> None:
     server: it waits for the outcomes of calls that run.
     """
     harden()
-    settings = location.load_own(config)
+    settings = location.load_to_serve(config)
     telemetry.follow(settings.telemetry)
     parts = open_embedded(settings, None, is_server=True)
     ended = threading.Event()

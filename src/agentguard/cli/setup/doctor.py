@@ -31,7 +31,7 @@ from agentguard.cli.setup import (
 )
 from agentguard.cli.setup.doctor_graph import GraphTool
 from agentguard.cli.setup.finding import Finding
-from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal import client_side, location, screen
 from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
@@ -100,8 +100,9 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         yield Finding("fail", "configuration", str(error))
         return
     yield Finding("ok", "configuration", f"{from_home(Path(settings.source))} loads")
-    yield from doctor_server.findings(settings)
-    if doctor_server.is_client(settings):  # the server has the rest
+    is_client = client_side.is_client(settings)
+    yield from doctor_server.findings(settings, own=not is_client)
+    if is_client:  # the server has the rest
         yield from _telemetry(settings)
         return
     yield from _agents(settings)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal import client_side
 from agentguard.cli.terminal.location import from_home
 from agentguard.client import dial
 from agentguard.client.connection import Greeting
@@ -27,21 +28,16 @@ _CHECK: Final = "server"
 _READ, _WRITE, _ENTER = 4, 2, 1
 
 
-def is_client(settings: Config) -> bool:
-    """Whether a configuration is that of a client, which has no policy and no state of its own."""
-    return (
-        settings.server is not None
-        and settings.policy is None
-        and not os.path.lexists(settings.state)
-    )
+def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
+    """Check the server of a configuration, and its clients.
 
-
-def findings(settings: Config) -> Iterator[Finding]:
-    """Check the server of a configuration, and its clients."""
+    ``own`` says that the configuration is the server's, and not a client's (``client_side``).
+    """
     server = settings.server
     if server is None:
         return
-    own = not is_client(settings)
+    if not own and (settings.policy is not None or os.path.lexists(settings.state)):
+        yield Finding("ok", "client", _unused(server, settings))
     yield _answer(server, settings, own=own)
     if isinstance(server.address, Path) and server.address.parent.is_dir():
         yield _folder(server.address.parent, own=own)
@@ -51,6 +47,15 @@ def findings(settings: Config) -> Iterator[Finding]:
                 yield _reach(client, settings)
             except OSError as error:
                 yield Finding("fail", f"client {client.name}", str(error))
+
+
+def _unused(server: ServerConfig, settings: Config) -> str:
+    """Say what a client's configuration has from the time before the server."""
+    return (
+        f"programs with this configuration use the guard server at {client_side.name(server)}: its "
+        f"policy, agents and log count, and those of this configuration ({settings.source}, "
+        f"{from_home(settings.state)}) do not"
+    )
 
 
 def _answer(server: ServerConfig, settings: Config, *, own: bool) -> Finding:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentguard.audit.log import LogReader
-from agentguard.cli.terminal import files
+from agentguard.cli.terminal import client_side, files
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.errors import ConfigError, StorageError
@@ -89,6 +89,17 @@ def load(config_file: Path | None) -> Config:
 def load_own(config_file: Path | None) -> Config:
     """Load the configuration of the state that a command will change; raises as ``locate``."""
     settings = load(config_file)
+    client_side.refuse(settings)
+    _check(settings.state, settings.anchor, settings)
+    return settings
+
+
+def load_to_serve(config_file: Path | None) -> Config:
+    """Load the configuration of a guard server that is about to start; raises as ``locate``.
+
+    Another server at the same address is an error of the server's start.
+    """
+    settings = load(config_file)
     _check(settings.state, settings.anchor, settings)
     return settings
 
@@ -100,11 +111,13 @@ def locate(
 
     If ``state`` is named and ``anchor`` is not, the anchor comes from ``config_file``, or from the
     nearest configuration if it names this state; otherwise it is the default.
-    Raises ``ConfigError``, or ``StorageError`` (``storage.missing``) if there is no state.
+    Raises ``ConfigError`` (``server.remote`` where a guard server has the state), or
+    ``StorageError`` (``storage.missing``) if there is no state.
     """
     settings: Config | None
     if state is None:
         settings = load(config_file)
+        client_side.refuse(settings, hint="; --state names the state of before the server")
         state = settings.state
     else:
         settings = load(config_file) if config_file is not None else _config_of(state)
