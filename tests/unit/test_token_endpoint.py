@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from token_issuer import HttpIssuer, TokenIssuer
@@ -64,6 +65,44 @@ def test_a_token_that_counts_for_less_than_a_minute_is_kept_for_half_its_time(en
     assert made.token() is first
     now[0] = 5.0
     assert made.token() is not first
+
+
+def test_while_the_endpoint_is_down_the_last_token_counts_until_its_end(endpoint, provider):
+    now = [0.0]
+    made = endpoint(clock=lambda: now[0])
+    first = made.token()
+    provider.answers["/token"] = (503, {}, b"{}")
+    now[0] = 599.0
+    assert made.token() is first
+    now[0] = 600.0
+    assert code_of(made.token)[0] == "server.token"
+    del provider.answers["/token"]
+    assert made.token() is not first
+
+
+def test_a_forked_process_waits_for_no_lock_of_its_parent(endpoint):
+    """A thread of the parent was asking for a token when another one forked."""
+    made = endpoint()
+    held, release = threading.Event(), threading.Event()
+
+    def holds():
+        with made._lock:
+            held.set()
+            release.wait(30)
+
+    thread = threading.Thread(target=holds)
+    thread.start()
+    held.wait(30)
+    made._process = 0  # as in a child
+    assert made.token().reveal()
+    release.set()
+    thread.join()
+
+
+def test_a_signal_handler_may_ask_within_a_question(endpoint):
+    made = endpoint()
+    with made._lock:  # as where the signal interrupts this thread
+        assert made.token().reveal()
 
 
 def test_a_token_that_was_refused_is_forgotten(endpoint, provider):

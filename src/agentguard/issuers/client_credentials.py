@@ -6,13 +6,14 @@ in its own name (RFC 6749, 4.4). The token is kept in memory until shortly befor
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 from agentguard.errors import AgentguardError, DecodeError, ServerError
@@ -41,8 +42,14 @@ class ClientCredentials:
     ca: Path | None = None
 
 
+class _Kept(NamedTuple):
+    token: Secret
+    fresh_until: float
+    ends_at: float
+
+
 class TokenEndpoint:
-    """Gets tokens, and keeps the newest. Threads may share an endpoint.
+    """Gets tokens, and keeps the newest. Threads may share an endpoint, also after a fork.
 
     ``read`` reads the file with the secret, of at most so many bytes. Raises ``ConfigError`` for a
     URL or a ``ca`` that can't be used.
@@ -58,26 +65,34 @@ class TokenEndpoint:
         self._read = read
         self._clock = clock
         self._endpoint = Endpoint(credentials.token_url, "token_url", credentials.ca)
-        self._lock = threading.Lock()
-        self._kept: tuple[Secret, float] | None = None
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a signal handler may make a call meanwhile
+        self._kept: _Kept | None = None
         self._is_reused = False
 
     def token(self) -> Secret:
-        """Return a token; raises ``ServerError`` (``server.token``)."""
-        with self._lock:
-            if self._kept is not None and self._clock() < self._kept[1]:
+        """Return a token; raises ``ServerError`` (``server.token``).
+
+        While the endpoint gives none, the token that is kept counts until its end.
+        """
+        with self._own_lock():
+            kept = self._kept
+            if kept is not None and self._clock() < kept.fresh_until:
                 self._is_reused = True
-                return self._kept[0]
-            self._kept, self._is_reused = None, False
+                return kept.token
             body = self._endpoint.ask("POST", self._headers(), self._form())
             answer = body if isinstance(body, str) else _read_answer(body)
             if isinstance(answer, str):
+                if kept is not None and self._clock() < kept.ends_at:
+                    return kept.token
                 message = f"the token endpoint of [server.oauth] {answer}"
                 raise ServerError(message, code="server.token")
             token, seconds = answer
+            now = self._clock()
+            self._kept, self._is_reused = None, False
             if seconds is not None:
                 margin = min(_MARGIN, seconds / 2)
-                self._kept = token, self._clock() + seconds - margin
+                self._kept = _Kept(token, now + seconds - margin, now + seconds)
             return token
 
     def forget(self) -> bool:
@@ -85,9 +100,14 @@ class TokenEndpoint:
 
         A token that is refused at its first use leaves no hope for the next one.
         """
-        with self._lock:
-            self._kept = None
-            return self._is_reused
+        with self._own_lock():
+            was_reused, self._kept, self._is_reused = self._is_reused, None, False
+            return was_reused
+
+    def _own_lock(self) -> threading.RLock:
+        if self._process != os.getpid():  # a thread of the parent may have had the lock
+            self._process, self._lock = os.getpid(), threading.RLock()
+        return self._lock
 
     def _form(self) -> Secret:
         form = {"grant_type": "client_credentials"}
