@@ -24,9 +24,9 @@ HELLO = {"op": "hello", "protocol": 1, "session": None}
 impatient = pytest.mark.parametrize("remote", [IMPATIENT], ids=["impatient"], indirect=True)
 
 FEW = """
-from agentguard.server import serve, tls
+from agentguard.server import share, tls
 
-serve.MOST_CONNECTIONS = 3
+share.MOST_CONNECTIONS = 3
 few = tls.Handshakes
 tls.Handshakes = lambda _most: few(100)  # else the first of three would make room for the fourth
 """
@@ -183,8 +183,10 @@ def test_a_connection_past_the_limit_ends_before_tls_and_hears_nothing(remote, d
     held = [socket.create_connection(address, timeout=30) for _ in range(3)]
     try:
         assert not any(has_ended(one) for one in held)
+        began = time.monotonic()
         with socket.create_connection(address, timeout=30) as refused:
             assert refused.recv(100) == b""
+        assert time.monotonic() - began < tls.HANDSHAKE / 2  # which would end it as well
     finally:
         for one in held:
             one.close()
