@@ -185,7 +185,7 @@ def test_a_client_that_comes_back_to_a_full_server_has_its_place(founded):
     link = other._parts._link
 
     def is_lost():
-        return link.request({"op": "status"}).header["connections"] == 1
+        return link.request({"op": "status"}).header["connections"] == 0
 
     @guard.tool(name="slow")
     def slow():
