@@ -158,6 +158,20 @@ def test_a_configuration_that_an_access_list_lets_another_user_write_is_refused(
     assert config.load(project / "agentguard.toml").trust_domain == "acme.example"
 
 
+@as_root
+@pytest.mark.parametrize("given", ["agentguard.toml", "."])
+def test_a_configuration_of_another_user_is_refused_by_the_owners_name(project, given):
+    """Root, say, with the configuration of the guard server's user."""
+    path = (project / given).resolve()
+    os.chown(path, AGENT, AGENT)
+    with pytest.raises(ConfigError, match=rf"belongs to the user \D*{AGENT}") as caught:
+        config.load(project / "agentguard.toml")
+    assert (caught.value.code, str(path) in str(caught.value)) == ("config.exposed", True)
+    assert "runs as root (0)" in str(caught.value)
+    os.chown(path, 0, 0)
+    assert config.load(project / "agentguard.toml").trust_domain == "acme.example"
+
+
 def let_write(path: Path, user: int) -> None:
     """Give a user the right to write a file, as ``setfacl -m u:USER:rwx`` does."""
     nobody = 0xFFFFFFFF

@@ -198,6 +198,19 @@ def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
     assert what.endswith("keys.json has 1 key of https://issuer.example")
 
 
+@pytest.mark.parametrize(
+    ("agents", "says"),
+    [("clerc", "did you mean clerk?"), ("cl*", None), ("clerk", None), ("x*", "'x*'")],
+)
+def test_a_client_may_be_agents_that_there_are(founded, agents, says):
+    add(founded, f"[clients.reviewer]\nuid = {OTHER}\nagents = ['{agents}']")
+    status, what = checks(founded).get("clients", ("ok", ""))
+    assert status == ("ok" if says is None else "warn")
+    assert says is None or says in what
+    founded.start()
+    assert ("[clients.reviewer]" in founded.said()) == (says is not None)
+
+
 def test_a_client_on_another_machine_has_no_files_here(founded):
     add(founded, "[clients.web]\nspiffe = 'spiffe://acme.example/web-1'\nagents = ['clerk']")
     status, what = checks(founded)["client web"]

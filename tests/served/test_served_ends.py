@@ -16,6 +16,7 @@ from served_place import SECRET
 from agentguard import ConfigError, Denied, Guard, ServerError, StorageError, secret
 from agentguard.client.link import Link
 from agentguard.client.names import Name
+from agentguard.delegation.context import running_call
 from agentguard.guard.embedded import open_embedded
 
 
@@ -175,6 +176,55 @@ def test_a_server_that_ends_serves_the_calls_under_way(founded):
     assert founded.verify().in_doubt == ()
 
 
+def test_another_interrupt_ends_the_wait_for_outcomes(founded):
+    settings = founded.folder / "agentguard.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("drain = 1", "drain = 60"), encoding="utf-8")
+    founded.start()
+    guard = founded.connect()
+    agent, runs, goes_on = guard.new_agent("clerk"), threading.Event(), threading.Event()
+
+    @guard.tool(name="note")
+    def note():
+        runs.set()
+        goes_on.wait(30)
+
+    caller = threading.Thread(target=agent.call, args=(note,))
+    caller.start()
+    assert runs.wait(30)
+    server = founded.server
+    os.kill(server.pid, signal.SIGINT)
+    founded.wait_for(lambda: "ending: 1 calls run" in founded.said())
+    assert "Ctrl-C" in founded.said()
+    founded.stop(signal.SIGINT)  # a wait of 60 seconds would end the test
+    assert len(founded.verify().in_doubt) == 1
+    goes_on.set()
+    caller.join()
+
+
+def test_an_outcome_that_is_lost_names_its_call(place, caplog):
+    """The server is killed while a tool runs: one line at the client, with what to do."""
+    guard = place.connect()
+    agent, ids = guard.new_agent("clerk"), []
+
+    @guard.tool(name="note")
+    def note():
+        call = running_call()
+        assert call is not None
+        ids.append(call.invocation_id)
+        place.stop(signal.SIGKILL)
+        return "done"
+
+    assert agent.call(note) == "done"
+    with pytest.raises(ServerError):
+        guard.flush()
+    assert (
+        f"the outcome of call {ids[0]} of tool note did not reach the guard server" in caplog.text
+    )
+    assert "agentguard resolve" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_a_client_that_comes_back_to_a_full_server_has_its_place(founded):
     settings = founded.folder / "agentguard.toml"
     text = settings.read_text(encoding="utf-8")
@@ -298,6 +348,8 @@ def test_the_server_s_own_user_looks_after_a_server_with_other_clients(founded):
     with pytest.raises(ConfigError) as caught:
         founded.connect().new_agent("clerk")
     assert caught.value.code == "agent.refused"
+    assert "the server's own user may not be the agent clerk" in str(caught.value)
+    assert "agentguard.toml, and start the server anew" in str(caught.value)
 
 
 def test_an_outcome_arrives_after_the_connections_were_lost(place):

@@ -235,7 +235,8 @@ def test_a_url_in_the_code_comes_first(place, monkeypatch):
     [
         (("--agent", "nobody-s", "--", "true"), "error [agent.unknown]"),
         (("--agent", "clerk", "--user", "no-such-user", "--", "true"), "'no-such-user' is no user"),
-        (("--agent", "clerk", "--", "/no/such/program"), "error [system.failed]"),
+        (("--agent", "clerk", "--", "/no/such/program"), "no program /no/such/program that"),
+        (("--agent", "clerk", "--", "nosuchprog"), "there is no program nosuchprog that this"),
         (("--agent", "clerk"), "Missing argument"),
         (("--", "true"), "Missing option '--agent'"),
     ],

@@ -46,6 +46,8 @@ def test_a_certificate_that_is_no_clients_is_refused(remote, uris):
     with pytest.raises(ServerError) as caught:
         remote.open(remote.authority.issue("stranger", *uris))
     assert caught.value.code == "server.unreachable"
+    assert "SPIFFE ID" in str(caught.value)  # the server can't say why
+    assert "[clients]" in str(caught.value)
     assert remote.open(remote.authority.issue("web", WEB)).new_agent("clerk").name == "clerk"
 
 
@@ -53,6 +55,19 @@ def test_a_certificate_of_another_authority_is_refused(remote):
     other = Authority(remote.place.folder, "other")
     with pytest.raises(ServerError):
         remote.open(other.issue("forged", WEB))
+
+
+def test_a_file_of_a_client_that_is_not_there_is_named(remote):
+    files = remote.authority.issue("web", WEB)
+    absent = remote.place.folder / "absent.pem"
+    for given, ca, name in (
+        (files, absent, f"ca ({absent})"),
+        ((absent, files[1]), None, f"certificate ({absent})"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            remote.open(given, **({} if ca is None else {"ca": ca}))
+        assert name in str(caught.value)
+    remote.open(files)  # the twin
 
 
 def test_an_expired_certificate_is_refused(remote):

@@ -159,11 +159,37 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "pass no secret on to another tool: name that tool in [secrets.NAME] tools, and let it "
         "call agentguard.secret itself"
     ),
+    "server.address": _operator(
+        "stop the other server, or name another url in [server] (another port in [server] health)"
+    ),
     "server.busy": _operator("raise the limits of [server], or find out what makes so many calls"),
     "server.draining": _operator("wait until the guard server is there again"),
+    "server.exposed": _operator(
+        "start agentguard serve where the kernel has prctl(PR_SET_DUMPABLE), as Linux has"
+    ),
     "server.failed": _operator("look into the log of the guard server"),
     "server.imposter": _operator(
         "find out who serves the socket, and keep it in a folder that only the server's user writes"
+    ),
+    "server.inherited": _operator(
+        "start the program with agentguard run, and pass the descriptor on to a program that it "
+        "starts (pass_fds)"
+    ),
+    "server.launch": _operator(
+        "use agentguard run as the server's own user, or as root with --user, for a program that "
+        "the user can run"
+    ),
+    "server.protocol": _operator("install one version of agentguard for server and client"),
+    "server.remote": _operator(
+        "run the command where the guard server runs, as the server's user and in its folder"
+    ),
+    "server.restarted": _operator("nothing, unless it comes often: read the guard server's log"),
+    "server.stranger": _operator(
+        "add the user, the SPIFFE ID or the subject to [clients] in the server's agentguard.toml, "
+        "and start the server anew"
+    ),
+    "server.unknown": _operator(
+        "make the call again: the server was started anew, or has forgotten the client"
     ),
     "server.unreachable": _operator(
         "start the guard server (agentguard serve), and then the programs of agentguard run again"
@@ -187,7 +213,8 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "storage.used": _operator("stop the programs that use the state, and start the server again"),
     "subagent.parallel": _AGENT,
     "tool.changed": _developer(
-        "find out what changed in the tool; correct [tools.NAME] if the change is meant"
+        "find out what changed in the tool; if the change is meant, correct [tools.NAME], or run "
+        "agentguard server accept AGENT TOOL where a guard server runs"
     ),
 }
 """The reason codes of refusals."""

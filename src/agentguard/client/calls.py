@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
@@ -28,6 +28,8 @@ from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
 from agentguard.call.releases import Releases
 from agentguard.call.tool import FactsInput
+from agentguard.client import outcome_log
+from agentguard.client.facts import LONGEST_NAME, encoded_facts, type_name
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.flow import endings
@@ -41,9 +43,6 @@ from agentguard.wire import reports, values
 from agentguard.wire.frame import Frame
 
 _LOGGER = logging.getLogger("agentguard")
-
-_LONGEST_NAME: Final = 512
-"""The longest name of a type for the server."""
 
 _UNREAD = "the guard server's answer can't be read"
 
@@ -88,6 +87,7 @@ class ClientCall:
     releases: Releases
     on_request: OnRequest | None = None
     _redactions: Sequence[Redaction] = ()
+    _invocation_id: str = ""
 
     # --- the steps ------------------------------------------------------------------------------
 
@@ -106,13 +106,13 @@ class ClientCall:
         is_journalled = answer.header.get("is_journalled") is not False
         self.nested_calls.runs(is_journalled=is_journalled)
         try:
-            invocation_id = values.text(answer.header.get("invocation_id"))
+            self._invocation_id = values.text(answer.header.get("invocation_id"))
             authority = replace(self.authority, lends=(yield from self._lent(answer)))
         except AgentguardError as error:
             yield from self._not_run(Decision.of_error(error))
             raise Denied(_failed(error)) from error
         try:
-            result = yield Run(invocation_id, authority, self.nested_calls, self.releases)
+            result = yield Run(self._invocation_id, authority, self.nested_calls, self.releases)
         except NotRun as not_run:
             yield from self._not_run(not_run.refusal)
             self.nested_calls.ends()
@@ -124,7 +124,7 @@ class ClientCall:
         ending = endings.ending_of_return(
             self.options,
             self.nested_calls,
-            invocation_id=invocation_id,
+            invocation_id=self._invocation_id,
             is_journalled=is_journalled and self.options.codec is not None,
         )
         blobs = self._result(ending, result)
@@ -249,13 +249,13 @@ class ClientCall:
         try:
             assert look_up is not None  # noqa: S101  the server knows which tools have one
             found = yield LookUp(look_up, facts_input)
-            about, blobs = _facts(found)
+            about, blobs = encoded_facts(found)
             answer |= about
         except Exception as error:
             _LOGGER.exception("the look-up of facts failed: the call is denied (facts.failed)")
-            answer["failure"] = _name(error)
+            answer["failure"] = type_name(error)
         except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
-            answer |= {"failure": _name(error), "interrupts": True}
+            answer |= {"failure": type_name(error), "interrupts": True}
             interrupt = error
         reply: Frame = yield Do(self.exchange.go_on, answer, *blobs)
         if interrupt is not None:
@@ -294,13 +294,13 @@ class ClientCall:
         elif ending is endings.HANDED_ON:
             self.listener.handed_on()
         kind = type(value)
-        type_name = f"{kind.__module__}.{kind.__qualname__}"
+        name = f"{kind.__module__}.{kind.__qualname__}"
         is_error = isinstance(value, BaseException) and ending.status != "ok"
         kept = self._copy("result", blobs[0]) if blobs and blobs[0] else ()
-        self.listener.outcome(str(ending.status), type_name if is_error else None, kept)
+        self.listener.outcome(str(ending.status), name if is_error else None, kept)
         about = {
             "ending": _NAMES[ending],
-            "type": type_name[:_LONGEST_NAME],
+            "type": name[:LONGEST_NAME],
             "has_journal": len(blobs) > 1 and bool(blobs[1]),
         }
         # another process may continue a journalled call, and then needs a durable outcome
@@ -313,13 +313,13 @@ class ClientCall:
         self, about: Mapping[str, Any], blobs: Sequence[bytes], *, waits: bool
     ) -> Generator[Effect, Any, None]:
         """Report an outcome; without it the call stays in doubt."""
+        call = {"call": self._invocation_id, "tool": self.invocation.tool.name}
+        header = {"op": "outcome", "request_id": self.request_id, **call, **about}
         try:
-            header = {"op": "outcome", "request_id": self.request_id, **about}
             yield Do(self.exchange.end, header, blobs, waits)
-        except Exception:
+        except Exception as error:  # noqa: BLE001  the tool has run: its caller gets the result
             self.listener.outcome("in_doubt")
-            # the tool has run, and its caller gets the result
-            _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
+            outcome_log.warn(header, error)
 
     def _result(self, ending: Ending, result: object) -> tuple[bytes, bytes]:
         """Return a result as canonical JSON, and as the codec writes it; empty for what is not."""
@@ -354,30 +354,6 @@ class ClientCall:
 _NAMES: Mapping[Ending, str] = {
     value: name for name, value in vars(endings).items() if isinstance(value, Ending)
 }
-
-
-def _name(value: object) -> str:
-    """Return the name of the type of a value, as long as the server takes names."""
-    return type(value).__name__[:_LONGEST_NAME]
-
-
-def _facts(found: object) -> tuple[dict[str, Any], list[bytes]]:
-    """Return facts for the server: the types of those without a JSON form, and the others' JSON.
-
-    ``type`` names the type of what is no mapping. The server refuses the call as it would refuse it
-    with the values themselves.
-    """
-    if not isinstance(found, Mapping):
-        return {"type": _name(found)}, []
-    facts: dict[str, Any] = {}
-    types: dict[str, str] = {}
-    for name, value in found.items():
-        text = str(name).encode("utf-8", "backslashreplace").decode()
-        try:
-            facts[text] = canonical.loads(canonical.dumps(value))
-        except AgentguardError:
-            types[text] = _name(value)
-    return {"types": types}, [canonical.dumps(facts)]
 
 
 def _call_on_request(on_request: OnRequest, request: ApprovalRequest) -> None:

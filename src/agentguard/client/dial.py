@@ -23,7 +23,7 @@ from agentguard.errors import ConfigError, ServerError
 from agentguard.signing.keys import Secret
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
-from agentguard.wire.stream import Stream
+from agentguard.wire.stream import EndedError, Stream
 
 VARIABLE: Final = "AGENTGUARD_SERVER_FD"
 """The variable of the environment that has the number of the inherited descriptor."""
@@ -120,13 +120,16 @@ class AtHost:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        what = f"ca ({host.ca})"
         try:
             self._context = ssl.create_default_context(cafile=_text(host.ca))
             self._context.minimum_version = ssl.TLSVersion.TLSv1_3
             if host.certificate is not None:
+                what = f"certificate ({host.certificate}) or key ({host.key})"
                 self._context.load_cert_chain(host.certificate, host.key)
         except OSError as error:  # among them ssl.SSLError
-            message = f"[server] ca, certificate or key can't be read: {error}"
+            reason = error.strerror or error
+            message = f"[server] {what} can't be read: {reason}: name files in PEM that are there"
             raise ConfigError(message) from error
         self._tokens = tokens_of(host)
 
@@ -151,17 +154,32 @@ class AtHost:
 
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error that says what to do without a server."""
-        proof = "both certificates are" if self._tokens is None else "the server's certificate is"
-        message = (
-            f"the guard server at {self._host.name}:{self._host.port} can't be reached ({error}): "
-            f"see whether it runs, and whether {proof} in force"
-        )
+        at = f"the guard server at {self._host.name}:{self._host.port}"
+        if self._tokens is not None:
+            advice = "see whether it runs, and whether its certificate is in force"
+        elif _has_hung_up(error):  # before the end of the handshake the server can't say why
+            advice = (
+                "it may have refused this client's certificate: see whether [clients] at the "
+                "server has the certificate's SPIFFE ID, whether [server.tls] ca there has signed "
+                "the certificate, and whether the certificate is in force; the server's log says "
+                "which"
+            )
+        else:
+            advice = "see whether it runs, and whether both certificates are in force"
+        message = f"{at} can't be reached ({error}): {advice}"
         return ServerError(message, code="server.unreachable")
 
 
 def at(address: Path | Host) -> Dial:
     """Return the way to a server; raises ``ConfigError``."""
     return AtHost(address) if isinstance(address, Host) else AtPath(address)
+
+
+def _has_hung_up(error: BaseException) -> bool:
+    """Whether a server has ended the connection, or the handshake."""
+    return isinstance(error, EndedError | ConnectionResetError | BrokenPipeError) or (
+        isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError)
+    )
 
 
 def _text(path: Path | None) -> str | None:

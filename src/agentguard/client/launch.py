@@ -12,7 +12,7 @@ import os
 import pwd
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -81,8 +81,7 @@ def replace_with(
 
     The command inherits the channel and the standard streams, and no other descriptor. Neither the
     command nor what it starts ever gets more rights than the user has. Raises ``ServerError``
-    (``server.launch``) where this process can't become the user, and ``OSError`` where the command
-    can't be started.
+    (``server.launch``) where this process can't become the user, or the command can't be started.
     """
     environment = {name: text for name, text in os.environ.items() if name not in _SECRETS}
     environment[VARIABLE] = str(DESCRIPTOR)
@@ -96,7 +95,23 @@ def replace_with(
     _forgo_rights()
     for number in _IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
-    os.execvpe(command[0], [*command], environment)  # noqa: S606  the command that the user has named
+    try:
+        os.execvpe(command[0], [*command], environment)  # noqa: S606  the command that the user names
+    except OSError as error:
+        raise _no_program(command[0], user, environment) from error
+
+
+def _no_program(
+    program: str, user: pwd.struct_passwd | None, environment: Mapping[str, str]
+) -> ServerError:
+    """Return the error for a program that is not there, or that the user can't run."""
+    place = "" if os.sep in program else f" in the folders of PATH ({environment.get('PATH', '')})"
+    name = "this user" if user is None else f"the user {user.pw_name}"
+    message = (
+        f"there is no program {program} that {name} can run{place}: correct the name after --, or "
+        "give the program's path"
+    )
+    return ServerError(message, code="server.launch")
 
 
 def _hand_on_only(channel: socket.socket) -> None:

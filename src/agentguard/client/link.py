@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar
 
+from agentguard.client import outcome_log
 from agentguard.client.connection import Connection, Greeting, close_all, end_session, greet
 from agentguard.client.dial import Dial
 from agentguard.client.renewal import Renewal
@@ -64,6 +65,7 @@ class Link:
         self._patience = patience
         self.generation = 0
         self._was_connected = False
+        self._is_closed = False
         self._start()
 
     def _start(self) -> None:
@@ -78,7 +80,6 @@ class Link:
         self._lost: list[AgentguardError] = []
         self._sessions: dict[int, str] = {}  # by the generation: each has one
         self._released: deque[str] = deque()
-        self._is_closed = False
 
     @property
     def is_closed(self) -> bool:
@@ -282,7 +283,7 @@ class Link:
         """Note that the server does not get a message; of a withdrawn call it may know nothing."""
         if message.header["op"] != "withdraw":
             self._lost.append(error)
-            _LOGGER.warning("an outcome did not reach the guard server: %s", error)
+            outcome_log.warn(message.header, error)
 
     def renew(self) -> None:
         """Open a connection with a new token in place of the free ones; raises ``ServerError``."""
@@ -374,9 +375,7 @@ class Link:
         for stream in self._streams:
             stream.abandon()
         self.generation += 1
-        is_closed = self._is_closed
         self._start()
-        self._is_closed = is_closed
 
     def close(self) -> None:
         """Wait until the server has all reports, end the session, and close the connections.

@@ -7,6 +7,7 @@ message of another user, end the connection: nothing more can be understood on i
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -17,7 +18,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.server.figures import Figures
 from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
-from agentguard.server.session import Session
+from agentguard.server.session import Session, who
 from agentguard.server.share import LARGE
 from agentguard.wire import frame, values
 from agentguard.wire.frame import PROTOCOL, Frame
@@ -30,6 +31,8 @@ GREETING: Final = 5.0
 
 _LONGEST_GREETING: Final = 64 << 10
 """The most bytes of a greeting: so much may come before the client is known."""
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _COSTLY: Final = frozenset(
     {
@@ -133,7 +136,15 @@ def _exchange(
         with session.answering(request.header.get("request_id"), reply):
             _write(stream, reply)
     elif "error" in reply.header and session.share.may_warn():
-        _LOGGER.warning("a report of a client was refused: %s", reply.header["error"])
+        _warn_of_refusal(session, request.header, values.read_error(reply.header["error"]))
+
+
+def _warn_of_refusal(session: Session, about: Mapping[str, Any], error: AgentguardError) -> None:
+    """Log that a report of a client does not count, with the id that the log has of its call."""
+    call = str(about.get("call"))
+    which = f"call {call}" if _ID.fullmatch(call) else "a call"  # the text is the client's
+    message = "the report of %s about %s was refused, and the call may be in doubt: %s [%s]"
+    _LOGGER.warning(message, who(session.client), which, error, error.code)
 
 
 def _greet(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> Session | None:

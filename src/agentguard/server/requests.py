@@ -26,7 +26,13 @@ from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
 from agentguard.server.pins import pin_of
 from agentguard.server.served_call import client_facts
-from agentguard.server.session import Session, require_agent, require_principal
+from agentguard.server.session import (
+    AT_SERVER,
+    Session,
+    require_agent,
+    require_principal,
+    who,
+)
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.wire import values
@@ -213,8 +219,8 @@ def vouch(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
     """Answer by the word of a client that may answer, or check whether the answer would count."""
     if not session.client.answers:
         message = (
-            f"the word of the client {session.client.name} does not count for approvals: see "
-            "answers in [clients] at the server, or sign the answer"
+            f"the word of {who(session.client)} does not count for approvals: sign the answer, or "
+            f"set answers = true in the client's table of [clients] {AT_SERVER}"
         )
         raise ApprovalError(message, code="approval.refused")
     request, verdict = _request(session, header), header.get("verdict")

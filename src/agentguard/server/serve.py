@@ -33,7 +33,7 @@ from agentguard.server.figures import Figures
 from agentguard.server.launch import Channels, read_launch
 from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
-from agentguard.server.session import Session
+from agentguard.server.session import Session, ending, stranger
 from agentguard.server.share import REMOTE, Owner, Shares, owner_of
 from agentguard.server.tokens import TokenClients
 from agentguard.wire.frame import Frame
@@ -298,7 +298,7 @@ class GuardServer:
             message = "only a process at the server's socket starts programs"
             raise ServerError(message, code="server.launch")
         if self.is_draining:
-            raise ServerError("the guard server is about to end", code="server.draining")
+            raise ending()
         client = read_launch(header, peer.uid, self._uid, self._parts.require_agent)
         with self._channels.open(client) as channel:
             stream.write_with(Frame({"client": client.name}), channel.fileno())
@@ -311,7 +311,7 @@ class GuardServer:
                 raise ServerError(message, code="server.restarted")
             return known
         if self.is_draining:
-            raise ServerError("the guard server is about to end", code="server.draining")
+            raise ending()
         share = self._shares.of(owner_of(uid, client))
         share.begin()
         session = Session(client, self._isolation(uid), self._limits, self._pins, share)
@@ -333,8 +333,7 @@ class GuardServer:
                 return client
         if uid == self._uid:
             return self._own
-        message = f"the user {uid} is no client of this guard server: see [clients]"
-        raise ServerError(message, code="server.stranger")
+        raise stranger(uid)
 
     def leave(self, session: Session) -> None:
         """Note that a connection of the session has ended."""
@@ -366,11 +365,11 @@ class GuardServer:
             for session in lost:
                 self.forget(session)
 
-    def close(self) -> None:
-        """Accept no call any more, wait for the outcomes of running calls, and end."""
+    def close(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Accept no call any more, wait for outcomes unless it ``is_hurried``, and end."""
         self.is_draining = True
         until = time.monotonic() + self._limits.drain
-        while time.monotonic() < until and self.status()["calls"]:
+        while time.monotonic() < until and self.status()["calls"] and not is_hurried():
             time.sleep(0.02)
         self._ended.set()
         self._wakes.close()

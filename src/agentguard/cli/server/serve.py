@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
+from agentguard.domain.config import client_agents
 from agentguard.domain.config.server import ServerConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server.activation import inherited_socket, notify
@@ -22,17 +23,26 @@ def serve(*, config: ConfigOption = None) -> None:
     Opens the state, the policy and the log of the configuration, and listens at the url of
     [server], or at the socket that a service manager such as systemd hands over. Keys, policy, log
     and approvals are then out of the reach of the agents' processes. SIGTERM or Ctrl-C ends the
-    server: it waits for the outcomes of calls that run.
+    server: it waits for the outcomes of calls that run. Another Ctrl-C ends the wait.
     """
     harden()
     settings = location.load_to_serve(config)
     telemetry.follow(settings.telemetry)
+    for what in client_agents.warnings(settings):
+        screen.warn(what)
     parts = open_embedded(settings, None, is_server=True)
     ended = threading.Event()
+    hurries: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        if ended.is_set() and number == signal.SIGINT:
+            hurries.append(number)
+        ended.set()
+
     try:
         server = GuardServer(settings, parts, inherited_socket())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_signal: ended.set())
+            signal.signal(number, on_signal)
         with ExitStack() as until_closed:
             try:
                 until_closed.enter_context(_health(settings.server, server))
@@ -40,13 +50,23 @@ def serve(*, config: ConfigOption = None) -> None:
                 notify("READY=1")
                 ended.wait()
                 notify("STOPPING=1")
-                screen.line("ending: calls that run may still report their outcomes")
+                screen.line(_farewell(server.status()["calls"], settings.server))
             finally:  # also where nobody could be told: calls that run need the drain
-                server.close()
+                server.close(lambda: bool(hurries))
         if server.in_doubt:
             screen.warn(f"{server.in_doubt} calls are in doubt: see agentguard audit list")
     finally:
         parts.close()
+
+
+def _farewell(calls: int, config: ServerConfig | None) -> str:
+    """Say what a server that ends still waits for."""
+    if not calls or config is None:
+        return "ending: no call runs"
+    return (
+        f"ending: {calls} calls run, and their clients have {config.drain:g} seconds to report the "
+        "outcomes; Ctrl-C ends the server at once, and leaves these calls in doubt"
+    )
 
 
 def _health(config: ServerConfig | None, server: GuardServer) -> AbstractContextManager[object]:

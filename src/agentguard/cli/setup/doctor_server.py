@@ -19,7 +19,7 @@ from agentguard.cli.terminal.location import from_home
 from agentguard.client import dial
 from agentguard.client.connection import Greeting
 from agentguard.client.link import Link
-from agentguard.domain.config import Config, rights
+from agentguard.domain.config import Config, client_agents, rights
 from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.errors import AgentguardError
 from agentguard.wire.peer import ROOT
@@ -42,6 +42,8 @@ def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
     if isinstance(server.address, Path) and server.address.parent.is_dir():
         yield _folder(server.address.parent, own=own)
     if own:
+        for what in client_agents.warnings(settings):
+            yield Finding("warn", "clients", what)
         for client in (settings.clients or {}).values():
             try:
                 yield _reach(client, settings)

@@ -72,9 +72,11 @@ def refuse_if_replaceable(path: Path) -> None:
     for name in writers.way(path):
         folder, status = name.parent, name.parent.stat()
         shared = _is_shared(folder, status)
+        if status.st_uid not in trusted_users and not _is_read_only(folder):
+            raise _of_another(folder, status, f"can replace {path}")
         if shared and status.st_mode & stat.S_ISVTX:
             shared = name.lstat().st_uid not in trusted_users
-        if (shared or status.st_uid not in trusted_users) and not _is_read_only(folder):
+        if shared and not _is_read_only(folder):
             message = (
                 f"others can write the folder {folder}, and so replace {path}: run chmod go-w on "
                 f"the folder, and chown on the folder and {name} if another user owns them; or "
@@ -95,11 +97,28 @@ def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
 
 
 def _require_own(path: Path, status: os.stat_result) -> None:
-    if _is_shared(path, status) or status.st_uid not in (os.getuid(), 0):
-        message = (
-            f"others can write {path}: run chmod go-w on it, and chown if another user owns it"
-        )
+    if status.st_uid not in (os.getuid(), 0):
+        raise _of_another(path, status, "can write it")
+    if _is_shared(path, status):
+        message = f"others can write {path}: run chmod go-w on it"
         raise ConfigError(message, code="config.exposed")
+
+
+def _of_another(path: Path, status: os.stat_result, does: str) -> ConfigError:
+    """Return the error for a file or a folder that is neither this user's nor root's."""
+    message = (
+        f"{path} belongs to the user {_user(status.st_uid)}, who {does}, and this program runs as "
+        f"{_user(os.getuid())}: run the program as the owner, or name a file that this user or "
+        "root owns, with its folders (chown)"
+    )
+    return ConfigError(message, code="config.exposed")
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return str(uid)
 
 
 def _is_shared(path: Path, status: os.stat_result) -> bool:
