@@ -20,6 +20,7 @@ from agentguard.errors import AgentguardError, DecodeError, ServerError
 from agentguard.issuers.http import Endpoint
 from agentguard.signing import canonical
 from agentguard.signing.keys import Secret
+from agentguard.storage import files
 
 _MARGIN: Final = 60.0
 """Seconds before its end from which a token is not used for a new connection."""
@@ -121,11 +122,9 @@ class TokenEndpoint:
             secret = self._read(self._credentials.secret_file, _MAX_SECRET).strip()
             pair = f"{quote_plus(self._credentials.client_id)}:{quote_plus(secret)}"
         except (OSError, AgentguardError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            message = (
-                f"[server.oauth] client_secret_file: {self._credentials.secret_file} can't be "
-                f"read ({reason})"
-            )
+            path = self._credentials.secret_file
+            problem = files.unreadable(path, error) if isinstance(error, OSError) else error
+            message = f"[server.oauth] client_secret_file: {problem}"
             raise ServerError(message, code="server.token") from None
         return [
             (b"Authorization", b"Basic " + b64encode(pair.encode("ascii"))),

@@ -35,7 +35,7 @@ from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import Session, ending, stranger
 from agentguard.server.share import REMOTE, Owner, Shares, owner_of
-from agentguard.server.tokens import TokenClients
+from agentguard.server.tokens import TokenClients, with_cause
 from agentguard.wire.frame import Frame
 from agentguard.wire.peer import ROOT, peer_of
 from agentguard.wire.stream import Stream
@@ -266,8 +266,7 @@ class GuardServer:
                 client, ends_at = self._tokens.client_of(token)
             except ServerError as error:
                 if peer.share.may_warn():
-                    why = "" if error.__cause__ is None else f" ({error.__cause__})"
-                    _LOGGER.warning("a client of another machine is refused: %s%s", error, why)
+                    _LOGGER.warning("a client is refused: %s", with_cause(error))
                 raise
             self._count_for(peer, client)
             self._handshakes.end(peer.accepted)

@@ -54,3 +54,9 @@ class TokenClients:
             )
             raise ServerError(message, code="server.stranger")
         return client, verified.expires_at
+
+
+def with_cause(error: ServerError) -> str:
+    """Return the message of a refusal for the server's log, with what the client is not told."""
+    is_told = not isinstance(error.__cause__, ServerError)
+    return str(error) if is_told else f"{error} ({error.__cause__})"
