@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 from certificates import Authority
@@ -49,6 +52,22 @@ def test_a_certificate_that_is_no_clients_is_refused(remote, uris):
     assert "SPIFFE ID" in str(caught.value)  # the server can't say why
     assert "[clients]" in str(caught.value)
     assert remote.open(remote.authority.issue("web", WEB)).new_agent("clerk").name == "clerk"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl here")
+def test_the_certificates_of_the_page_are_taken(founded):
+    page = (Path(__file__).parents[2] / "docs/how-to/server-operations.md").read_text("utf-8")
+    (commands,) = (block for block in page.split("```") if block.startswith("sh\nissue()"))
+    commands = commands.removeprefix("sh\n").replace("DNS:guard.acme.example", "IP:127.0.0.1")
+    folder = founded.folder / "made"
+    folder.mkdir()
+    subprocess.run(["sh", "-ec", commands], cwd=folder, check=True, capture_output=True)
+    files = (folder / "server.pem", folder / "server.key")
+    remote = Remote(founded, server=files, ca=folder / "ca.pem")
+    client = remote.open((folder / "web-1.pem", folder / "web-1.key"), ca=folder / "ca.pem")
+    assert client.new_agent("clerk").call(client.tool(name="note")(lambda: "ok")) == "ok"
+    with pytest.raises(ServerError):  # the server's certificate is no client's
+        remote.open(files, ca=folder / "ca.pem")
 
 
 def test_a_certificate_of_another_authority_is_refused(remote):

@@ -17,19 +17,26 @@ WEB, BATCH = "spiffe://acme.example/web-1", "spiffe://acme.example/batch"
 class Remote:
     """A server that listens for remote clients, and what their configurations need.
 
-    The server's process runs ``before`` first.
+    The server's process runs ``before`` first. ``server`` has the server's certificate and its key,
+    and ``ca`` the authority of clients; the authority of the test makes what is not given.
     """
 
-    def __init__(self, place: Any, before: str = "") -> None:
+    def __init__(
+        self,
+        place: Any,
+        before: str = "",
+        server: tuple[Path, Path] | None = None,
+        ca: Path | None = None,
+    ) -> None:
         self.place = place
         self.authority = Authority(place.folder, "acme")
-        certificate, key = self.authority.issue("server")
+        certificate, key = server or self.authority.issue("server")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         with (place.folder / "agentguard.toml").open("a", encoding="utf-8") as file:
             file.write(
                 f'\n[server.tls]\nlisten = "127.0.0.1:{self.port}"\ncertificate = "{certificate}"\n'
-                f'key = "{key}"\nca = "{self.authority.file}"\n'
+                f'key = "{key}"\nca = "{ca or self.authority.file}"\n'
                 f'[clients.web]\nspiffe = "{WEB}"\nagents = ["clerk"]\nvouches_for = ["user:*"]\n'
                 f'[clients.batch]\nspiffe = "{BATCH}"\nagents = ["helper"]\n'
             )
