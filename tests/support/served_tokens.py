@@ -153,7 +153,9 @@ class Tokens:
         return self.open(name, f'token_file = "{self.folder / name}"')
 
     def write(self, token: str, name: str = "token") -> None:
-        (self.folder / name).write_text(token)
+        new = self.folder / f"{name}.new"
+        new.write_text(token)
+        new.replace(self.folder / name)
 
     def with_oauth(self, secret: str | None = None) -> Guard:
         path = self.folder / "client-secret"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 from token_issuer import HttpIssuer, TokenIssuer
@@ -181,6 +182,13 @@ def test_a_token_file_is_read_each_time(tmp_path):
 def test_nobody_waits_for_a_pipe_in_the_place_of_a_token(tmp_path):
     os.mkfifo(tmp_path / "token")
     assert code_of(TokenFile(tmp_path / "token").token)[0] == "server.token"
+
+
+def test_a_file_that_is_empty_for_a_moment_is_read_again(tmp_path, monkeypatch):
+    path = tmp_path / "token"
+    path.write_text("")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: path.write_text("a.b.c"))
+    assert TokenFile(path).token().reveal() == b"a.b.c"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", "é".encode(), b"a" * 20_000])

@@ -6,6 +6,7 @@ token is in no message and in no log.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,6 +16,9 @@ from agentguard.signing.keys import Secret
 from agentguard.storage import files
 
 _MAX_TOKEN: Final = 16 * 1024
+
+_PAUSE: Final = 0.1
+"""Seconds for which another program may leave the file empty."""
 
 
 class TokenSource(Protocol):
@@ -35,15 +39,21 @@ class TokenFile:
 
     def token(self) -> Secret:
         """Return the token that the file has now (``TokenSource``)."""
-        try:
-            token = Secret(files.read(self._path, limit=_MAX_TOKEN).strip())
-        except OSError as error:
-            message = f"[server] token_file: {files.unreadable(self._path, error)}"
-            raise ServerError(message, code="server.token") from error
+        token = self._read()
+        if not token.reveal():  # spiffe-helper empties the file, and then writes the next token
+            time.sleep(_PAUSE)
+            token = self._read()
         if not token.reveal().isascii() or not token.reveal():
             message = f"[server] token_file: {self._path} has no token"
             raise ServerError(message, code="server.token")
         return token
+
+    def _read(self) -> Secret:
+        try:
+            return Secret(files.read(self._path, limit=_MAX_TOKEN).strip())
+        except OSError as error:
+            message = f"[server] token_file: {files.unreadable(self._path, error)}"
+            raise ServerError(message, code="server.token") from error
 
     def forget(self) -> bool:
         """Return False: the file was just read."""
