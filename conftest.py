@@ -92,7 +92,15 @@ def _no_passphrase_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW_LEFT_OUT = "not slow"
 """The marker expression of ``scripts/test`` without arguments."""
 
-SERVERS = {"opa", "opa_program", "jaeger_program", "jaeger_urls", "openbao", "openbao_program"}
+SERVERS = {
+    "opa",
+    "opa_program",
+    "jaeger_program",
+    "jaeger_urls",
+    "keycloak",
+    "openbao",
+    "openbao_program",
+}
 """The fixtures behind which a real server, or its program, stands."""
 
 _left_out = pytest.StashKey[int]()

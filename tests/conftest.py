@@ -30,6 +30,7 @@ import binaries
 import pytest
 import servers
 from hypothesis import HealthCheck, settings
+from keycloak import Keycloak
 from openbao import OpenBao
 from preloaded import Preloaded
 from trials import Trials
@@ -362,6 +363,16 @@ def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
         return
     with _started(servers.OPENBAO, tmp_path_factory.mktemp("services")) as urls:
         yield OpenBao.named(urls)
+
+
+@pytest.fixture(scope="session")
+def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
+    """A real Keycloak: the one of ``scripts/services env``, or one of this session's own."""
+    if all(os.environ.get(name) for name in (Keycloak.URL, Keycloak.TOKEN_FILE)):
+        yield Keycloak.named(os.environ)
+        return
+    with _started(servers.KEYCLOAK, tmp_path_factory.mktemp("services")) as urls:
+        yield Keycloak.named(urls)
 
 
 @contextmanager

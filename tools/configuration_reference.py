@@ -55,7 +55,7 @@ class Noted(Table):
     def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
         super().__init__(members, source, path)
         first, _, rest = path.partition(".")
-        below = ".vault" if path.endswith(".vault.") else ""
+        below = next((end for end in (".vault", ".users") if path.endswith(f"{end}.")), "")
         self._table = f"{first}.NAME{below}" if rest else first
         if first == "server":  # its tables have names of their own
             self._table = path.removesuffix(".")

@@ -18,10 +18,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from archived_program import ArchivedProgram
 from binaries import TOOLS, Binary, Program
 from go_program import GoProgram
 from packaged_program import PackagedProgram
@@ -76,6 +77,7 @@ class Server:
 
     ``token_variable`` is the variable in which it is told the token that may do everything, for a
     server that has one. Such a server prints the token: its log has what it writes to stderr alone.
+    ``variables`` are further variables of its environment.
     """
 
     program: Program
@@ -83,6 +85,7 @@ class Server:
     path: str
     arguments: Callable[[Mapping[str, int]], list[str]]
     token_variable: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -141,7 +144,7 @@ class Server:
         self.file("new").write_text(json.dumps(asdict(start)), "utf-8")
         self.file("new").rename(self.file("json"))
         ours = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        ours |= {name: str(port) for name, port in start.ports.items()}
+        ours |= {name: str(port) for name, port in start.ports.items()} | dict(self.variables)
         if self.token_variable is not None:
             ours[self.token_variable] = self.new_token()
         with self.file("lock").open("w") as lock, self.file("log").open("wb") as log:
@@ -186,7 +189,7 @@ class Server:
             while self.alive() and time.monotonic() < deadline:
                 pid = self.pid()
                 if pid is not None and not sent:
-                    os.kill(pid, number)
+                    os.killpg(pid, number)  # it leads a session: its children are stopped, too
                     sent = True
                 time.sleep(0.02)
         if self.alive():
@@ -294,7 +297,42 @@ OPENBAO: Final = Server(
     ],
     token_variable="BAO_DEV_ROOT_TOKEN_ID",  # noqa: S106  a name
 )
+KEYCLOAK: Final = Server(
+    ArchivedProgram(
+        "keycloak",
+        "kc",
+        "put a program in KC_BIN that answers `version` and otherwise is Keycloak's kc.sh: "
+        "https://www.keycloak.org/downloads",
+        "bin/kc.sh",
+        ("build", "--db=dev-mem", "--health-enabled=true", "--cache=local"),
+    ),
+    (
+        Port("AGENTGUARD_KEYCLOAK_HEALTH_PORT", 9180, "AGENTGUARD_KEYCLOAK_HEALTH_URL"),
+        Port("AGENTGUARD_KEYCLOAK_PORT", 8180, "AGENTGUARD_KEYCLOAK_URL"),
+    ),
+    "/health/ready",
+    lambda ports: [
+        "start",
+        "--optimized",
+        "--http-enabled=true",
+        "--hostname-strict=false",
+        f"--http-host={LOOPBACK}",
+        f"--http-port={ports['AGENTGUARD_KEYCLOAK_PORT']}",
+        f"--http-management-host={LOOPBACK}",
+        f"--http-management-port={ports['AGENTGUARD_KEYCLOAK_HEALTH_PORT']}",
+        "--cache=local",
+    ],
+    token_variable="KC_BOOTSTRAP_ADMIN_PASSWORD",  # noqa: S106  a name
+    variables={
+        "KC_BOOTSTRAP_ADMIN_USERNAME": "admin",
+        "JAVA_OPTS_KC_HEAP": "-Xms64m -Xmx320m",
+        "JAVA_OPTS_APPEND": "-XX:TieredStopAtLevel=1",
+    },
+)
 SERVERS: Final = (OPA, JAEGER, OPENBAO)
+"""What is started where nothing is named."""
+
+ALL_SERVERS: Final = (*SERVERS, KEYCLOAK)
 
 
 def is_open(port: int) -> bool:

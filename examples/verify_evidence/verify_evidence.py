@@ -170,7 +170,8 @@ def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[s
         need((header["typ"], kid) == ("ag-hop+jwt", thumbprint(jwk)), "no hop, or another key")
 
         # It goes on where the one before it ended, and gives no more.
-        says = ("application", "issuer") if first else (None, None)
+        by_token = "oidc" if "subject_token" in hop else "application"
+        says = (by_token, "issuer") if first else (None, None)
         link = {"iss": held["client_id"], "depth": held["depth"] + 1, "par": parent}
         link |= {"sub": held["sub"], "txn": held["txn"]}
         link |= {"assurance": says[0], "asserted_by": says[1]}

@@ -32,6 +32,7 @@ WIDER: dict[str, tuple[str, Any, str]] = {
     "another task": ("txn", "t-2", "hop.task"),
     "no task": ("txn", None, "hop.task"),
     "vouched for again": ("assurance", "application", "hop.issuer"),
+    "vouched for by a token": ("assurance", "oidc", "hop.malformed"),
     "the issuer's word": ("asserted_by", "issuer", "hop.key"),
     "by the user": ("iss", "user:alice", "hop.issuer"),
     "by the trust domain": ("iss", DOMAIN, "hop.issuer"),

@@ -126,6 +126,17 @@ def test_another_key_and_another_type_are_refused(good, signer, stranger):
 
 # --- what it may say ------------------------------------------------------------------------------
 
+SUBJECT_TOKEN: dict[str, Any] = {
+    "iss": "https://login.example",
+    "sub": "f3b1",
+    "sha256": "0" * 64,
+    "jti": "t-1",
+    "sid": None,
+    "auth_time": NOW - 60,
+    "acr": "1",
+    "roles": ["reader", "writer"],
+}
+
 MALFORMED: dict[str, dict[str, Any]] = {
     "iss is no text": {"iss": 5},
     "iss is empty": {"iss": ""},
@@ -203,7 +214,9 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "par is no digest": {"par": "x"},
     "par in capitals": {"par": "A" * 64},
     "par is a number": {"par": 5},
-    "assurance is of another kind": {"assurance": "oidc"},
+    "assurance is of another kind": {"assurance": "saml"},
+    "assurance without the token": {"assurance": "oidc"},
+    "a token without the assurance": {"subject_token": SUBJECT_TOKEN},
     "assurance is true": {"assurance": True},
     "asserted by somebody else": {"asserted_by": "me"},
     "asserted by true": {"asserted_by": True},
@@ -222,6 +235,70 @@ def test_a_hop_that_says_it_otherwise_is_refused_whoever_has_signed_it(good, sig
     with pytest.raises(DecodeError) as caught:
         grant.read(token)
     assert caught.value.code == "hop.malformed"
+
+
+BY_A_TOKEN: dict[str, dict[str, Any]] = {
+    "as most providers say it": {},
+    "without an id": {"jti": None},
+    "with its session": {"sid": "b1946ac9"},
+    "without the time of the log-in": {"auth_time": None},
+    "logged in at the earliest time": {"auth_time": 0},
+    "logged in at the latest time": {"auth_time": LATEST},
+    "without a context": {"acr": None},
+    "without roles": {"roles": []},
+    "with the longest subject": {"sub": "s" * 1024},
+}
+
+MALFORMED_TOKENS: dict[str, Any] = {
+    "no object": "x",
+    "none": None,
+    "empty": {},
+    **{
+        f"{name} is a list": {**SUBJECT_TOKEN, name: ["x"]}
+        for name in SUBJECT_TOKEN
+        if name != "roles"
+    },
+    **{f"{name} is true": {**SUBJECT_TOKEN, name: True} for name in SUBJECT_TOKEN},
+    "an issuer that is none": {**SUBJECT_TOKEN, "iss": None},
+    "an empty issuer": {**SUBJECT_TOKEN, "iss": ""},
+    "a subject that is too long": {**SUBJECT_TOKEN, "sub": "s" * 1025},
+    "a subject with a line feed": {**SUBJECT_TOKEN, "sub": "s\n"},
+    "a subject in another alphabet": {**SUBJECT_TOKEN, "sub": "\u0430lice"},
+    "a digest in capitals": {**SUBJECT_TOKEN, "sha256": "A" * 64},
+    "a short digest": {**SUBJECT_TOKEN, "sha256": "0" * 63},
+    "a log-in in a fraction of a second": {**SUBJECT_TOKEN, "auth_time": 1.5},
+    "a log-in before 1970": {**SUBJECT_TOKEN, "auth_time": -1},
+    "a log-in past all time": {**SUBJECT_TOKEN, "auth_time": LATEST + 1},
+    "roles out of order": {**SUBJECT_TOKEN, "roles": ["writer", "reader"]},
+    "a role twice": {**SUBJECT_TOKEN, "roles": ["reader", "reader"]},
+    "a role that is a number": {**SUBJECT_TOKEN, "roles": [5]},
+    "a member more": {**SUBJECT_TOKEN, "email": "a@acme.example"},
+}
+
+
+@pytest.mark.parametrize("change", BY_A_TOKEN.values(), ids=BY_A_TOKEN)
+def test_a_first_hop_says_which_token_was_verified(good, signer, change):
+    said = {**SUBJECT_TOKEN, **change}
+    claims = {**good.claims(), "assurance": "oidc", "subject_token": said}
+    read = grant.verify(signed(claims, signer), signer.public_key).grant
+    assert read.subject_token is not None
+    assert read.subject_token.as_json() == said
+    assert read.claims() == claims
+
+
+@pytest.mark.parametrize("said", MALFORMED_TOKENS.values(), ids=MALFORMED_TOKENS)
+def test_a_hop_that_says_otherwise_which_token_was_verified_is_refused(good, signer, said):
+    claims = {**good.claims(), "assurance": "oidc", "subject_token": SUBJECT_TOKEN}
+    grant.verify(signed(claims, signer), signer.public_key)  # the twin
+    token = signed({**claims, "subject_token": said}, signer)
+    assert refused(token, signer.public_key) == "hop.malformed"
+
+
+def test_a_token_of_the_principal_lacks_no_member(good, signer):
+    for name in SUBJECT_TOKEN:
+        said = {key: value for key, value in SUBJECT_TOKEN.items() if key != name}
+        claims = {**good.claims(), "assurance": "oidc", "subject_token": said}
+        assert refused(signed(claims, signer), signer.public_key) == "hop.malformed"
 
 
 def test_a_hop_that_says_less_is_refused(good, signer):

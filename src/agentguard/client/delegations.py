@@ -14,6 +14,7 @@ from typing import Any, Final
 from agentguard.client.link import Link
 from agentguard.delegation import context, grant, terms, verification
 from agentguard.delegation.handle import Delegation, Holder
+from agentguard.delegation.terms import Lender
 from agentguard.errors import (
     AgentguardError,
     DecodeError,
@@ -21,7 +22,6 @@ from agentguard.errors import (
     EncodeError,
     ServerError,
 )
-from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.wire import values
@@ -41,7 +41,7 @@ class ClientDelegations:
 
     def begin(
         self,
-        subject: str,
+        lender: Lender,
         *,
         scope: Iterable[str] | None,
         via: str | None,
@@ -51,13 +51,15 @@ class ClientDelegations:
         max_calls: int | None,
         audience: Iterable[str],
     ) -> Delegation:
-        """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``.
+        """Have a principal lend ``scope``; raises as ``Guard.delegate`` does.
 
         ``principal.refused``: the server does not let this client vouch for ``subject``.
         """
+        lender.check()
         asked = {
             "op": "delegate",
-            "subject": require_principal(subject, "principal", DelegationError),
+            "subject": lender.name,
+            "subject_token": lender.token,
             "scope": None if scope is None else grant.parse_scopes(scope),
             "via": via,
             "task_id": task_id,

@@ -17,6 +17,7 @@ from typing import Final
 from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant, Hop
+from agentguard.delegation.subject_token import SubjectToken
 from agentguard.errors import AgentguardError, DelegationError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.principal import require_principal
@@ -40,7 +41,8 @@ class Terms:
 
     ``via`` is the service that asked for the delegation; None stands for the application itself,
     which a chain names by the trust domain's URI. An empty ``audience`` stands for the trust
-    domain. ``expires_in`` is in seconds.
+    domain. ``expires_in`` is in seconds. ``subject_token`` is the token with which the principal
+    came; None where the application vouches for the principal.
     """
 
     principal: str
@@ -51,6 +53,7 @@ class Terms:
     expires_in: int = 3600
     max_depth: int = DEFAULT_DEPTH
     max_calls: int | None = None
+    subject_token: SubjectToken | None = None
 
     def check(self, now: int) -> None:
         """Raise ``DelegationError``, which names the parameter, for a value that no hop can have.
@@ -105,8 +108,9 @@ def begin(issuer: Signer, trust_domain: str, terms: Terms, *, now: int, jti: str
         max_depth=terms.max_depth,
         max_calls=terms.max_calls,
         parent=None,
-        assurance="application",
+        assurance="application" if terms.subject_token is None else "oidc",
         is_asserted=True,
+        subject_token=terms.subject_token,
     )
     return Chain((_signed(first, issuer),))
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from agentguard.delegation import subject_token
+from agentguard.delegation.subject_token import SubjectToken
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
@@ -63,8 +65,14 @@ _CLAIMS: Final = frozenset(
     }
 )
 
-Assurance = Literal["application"]
-"""Who authenticated the principal: ``application``, the program that agentguard is part of."""
+_WITH_TOKEN: Final = _CLAIMS | {"subject_token"}
+
+Assurance = Literal["application", "oidc"]
+"""Who authenticated the principal.
+
+``application`` is the program that agentguard is part of. ``oidc`` is an outside issuer, of which
+agentguard has verified a token.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,8 @@ class Grant:
     ``principal`` with ``scope`` (sorted; empty grants nothing) towards ``audience`` (sorted). Times
     are seconds since the epoch. ``max_calls`` None sets no limit. ``parent`` is the SHA-256 (hex)
     of the parent hop's signing input, None in the first hop. Only the first hop has an
-    ``assurance``. ``is_asserted`` is true for a delegatee without a key: ``key_id`` is an issuer
-    key then, and the issuer signs the next hop.
+    ``assurance``, and, for ``oidc`` alone, a ``subject_token``. ``is_asserted`` is true for a
+    delegatee without a key: ``key_id`` is an issuer key then, and the issuer signs the next hop.
     """
 
     delegator: str
@@ -95,9 +103,11 @@ class Grant:
     parent: str | None
     assurance: Assurance | None
     is_asserted: bool
+    subject_token: SubjectToken | None = None
 
     def claims(self) -> dict[str, JSON]:
         """Return the claims of the hop's JWT (records.md, Delegation)."""
+        login = self.subject_token
         return {
             "iss": self.delegator,
             "sub": self.principal,
@@ -115,6 +125,7 @@ class Grant:
             "par": self.parent,
             "assurance": self.assurance,
             "asserted_by": "issuer" if self.is_asserted else None,
+            **({} if login is None else {"subject_token": login.as_json()}),
         }
 
 
@@ -233,10 +244,10 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
             "max_depth": max_depth,
             "max_calls": max_calls,
             "par": str() | None as parent,
-            "assurance": None | "application" as assurance,
+            "assurance": None | "application" | "oidc" as assurance,
             "asserted_by": None | "issuer" as asserted_by,
         } if (
-            claims.keys() == _CLAIMS
+            claims.keys() == (_WITH_TOKEN if assurance == "oidc" else _CLAIMS)
             and not further
             and is_integer(issued_at)
             and is_integer(expires_at)
@@ -261,6 +272,7 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
                 parent=parent,
                 assurance=assurance,
                 is_asserted=asserted_by is not None,
+                subject_token=subject_token.parse(claims.get("subject_token")),
             )
             _check(grant)
             return grant
@@ -273,6 +285,8 @@ def _check(grant: Grant) -> None:
         raise _malformed("its sub is no name of a principal, as in user:alice")
     if not _is_party(grant.delegator) or not _is_party(grant.delegatee):
         raise _malformed("its iss or client_id is no principal, agent or trust domain")
+    if (grant.assurance == "oidc") is (grant.subject_token is None):
+        raise _malformed("its subject_token does not say which token of the principal was verified")
     if not jws.is_jti(grant.jti) or not _THUMBPRINT.match(grant.key_id):
         raise _malformed("its jti or cnf.jkt has not the form of one")
     if grant.parent is not None and not _SHA256.match(grant.parent):

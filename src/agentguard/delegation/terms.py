@@ -1,11 +1,31 @@
-"""Reads the terms of a delegation as an application gives them: its lifetime and its audience."""
+"""The terms of a delegation as an application gives them: who lends, how long, towards whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import NamedTuple
 
 from agentguard.errors import DelegationError
+from agentguard.identity.principal import require_principal
+
+
+class Lender(NamedTuple):
+    """Who lends: a principal for whom the application vouches, or one who came with a token.
+
+    With both, the token has to be the principal's.
+    """
+
+    name: str | None
+    token: str | None = None
+
+    def check(self) -> None:
+        """Raise ``DelegationError`` (``principal.malformed``) for a name of another form, or none.
+
+        A token brings its name along.
+        """
+        if self.name is not None or self.token is None:
+            require_principal(self.name, "principal", DelegationError)
 
 
 def lifetime(given: object) -> int:

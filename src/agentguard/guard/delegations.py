@@ -7,35 +7,48 @@ A delegation as an application holds it stands in ``delegation/handle.py``, its 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from agentguard.delegation import chain_issuance, verification
 from agentguard.delegation import terms as given_terms
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.chain_issuance import Terms
 from agentguard.delegation.handle import Delegation, Holder
+from agentguard.delegation.terms import Lender
 from agentguard.domain.config import Config
+from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.spelling import ScopeSpelling
-from agentguard.errors import DecodeError, DelegationError
+from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.guard import process
 from agentguard.guard.process import Runtime
-from agentguard.identity.principal import require_principal
 from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
+from agentguard.signing.canonical import is_integer
+
+if TYPE_CHECKING:
+    from agentguard.domain.users import User, UserTokens
 
 
 class Delegations:
-    """Signs the first hop of a chain with the issuer's key, and verifies stored chains."""
+    """Signs the first hop of a chain with the issuer's key, and verifies stored chains.
 
-    def __init__(self, settings: Config, runtime: Runtime, scopes: ScopeSpelling) -> None:
+    ``users`` is None where no issuer of the configuration knows users.
+    """
+
+    def __init__(
+        self, settings: Config, runtime: Runtime, scopes: ScopeSpelling, users: UserTokens | None
+    ) -> None:
         self._settings = settings
+        self._users = users
         self._scopes = scopes
         self._runtime = runtime
 
     def begin(
         self,
-        subject: str,
+        lender: Lender,
         *,
         scope: Iterable[str] | None,
         via: str | None,
@@ -45,10 +58,15 @@ class Delegations:
         max_calls: int | None,
         audience: Iterable[str],
     ) -> Delegation:
-        """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``."""
+        """Have a principal lend ``scope``; raises as ``Guard.delegate`` does."""
+        now = seconds(process.clock())
+        lender.check()
+        user = self._user(lender, now)
+        principal = str(lender.name) if user is None else user.principal
+        self._settings.require_assurance(principal, "application" if user is None else "oidc")
         terms = Terms(
-            principal=require_principal(subject, "principal", DelegationError),
-            scope=self._settings.delegable_scope(subject, scope, self._runtime.directory.principal),
+            principal=principal,
+            scope=self._settings.delegable_scope(principal, scope, self._rights_of(user)),
             via=via,
             task_id=task_id,
             audience=given_terms.names(audience),
@@ -56,13 +74,35 @@ class Delegations:
             max_depth=max_depth,
             max_calls=max_calls,
         )
-        self._scopes.delegate(subject, terms.scope)
+        if user is not None:
+            terms = _with_token(terms, user, now)
+        self._scopes.delegate(principal, terms.scope)
         domain = self._runtime.renewed_domain()
-        now, jti = seconds(process.clock()), os.urandom(16).hex()
+        jti = os.urandom(16).hex()
         trust_domain = domain.trust.trust_domain
         return self._handle(
             chain_issuance.begin(domain.issuer, trust_domain, terms, now=now, jti=jti)
         )
+
+    def _user(self, lender: Lender, now: int) -> User | None:
+        """Return who came with a token, None for a principal without one."""
+        if lender.token is None:
+            return None
+        if self._users is None:
+            message = "no issuer knows users here: describe them in [issuers.NAME.users]"
+            raise VerificationError(message, code="jwt.issuer")
+        user = self._users.verify(lender.token, now=now)
+        if lender.name not in (None, user.principal):
+            message = f"the token is of {user.principal}, and not of {lender.name}"
+            raise DelegationError(message, code="principal.assurance")
+        return user
+
+    def _rights_of(self, user: User | None) -> Callable[[str], PrincipalConfig | None] | None:
+        """Return the look-up of what a principal may lend; None where nothing limits that."""
+        if user is not None and user.rights is not None:
+            rights = user.rights
+            return lambda _principal: rights
+        return self._runtime.directory.principal if self._settings.lists_principals else None
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
@@ -82,6 +122,7 @@ class Delegations:
             raise DecodeError(message, code="chain.malformed")
         domain = self._runtime.renewed_domain()
         chain = verification.loads(stored, domain.trust, at=seconds(process.clock()))
+        self._settings.require_assurance(chain.principal, chain.root.assurance)
         if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
@@ -92,3 +133,11 @@ class Delegations:
             return Holder(self._runtime.renewed_domain().issuer, None)
 
         return Delegation(chain, holder, chain.leaf.scope)
+
+
+def _with_token(terms: Terms, user: User, now: int) -> Terms:
+    """Return the terms with the token, and an end that is no later than the token allows."""
+    longest = user.ends_at - now
+    is_longer = is_integer(terms.expires_in) and terms.expires_in > longest
+    expires_in = longest if is_longer else terms.expires_in
+    return replace(terms, expires_in=expires_in, subject_token=user.token)

@@ -41,6 +41,7 @@ from agentguard.telemetry.settings import Settings
 if TYPE_CHECKING:
     from agentguard.domain.passphrase import Passphrase
     from agentguard.domain.report import Report
+    from agentguard.domain.users import UserTokens
 
 
 class Embedded:
@@ -62,7 +63,7 @@ class Embedded:
         self.runtime = Runtime(settings, engine, domain, callbacks, is_server=is_server)
         scopes = ScopeSpelling(settings.source, settings.scopes)
         self.tools = Tools(settings, scopes)
-        self.delegations = Delegations(settings, self.runtime, scopes)
+        self.delegations = Delegations(settings, self.runtime, scopes, _users(settings))
         self.policy_place = PolicyPlace(
             self.runtime.policy_place, self.runtime.policy_url, self.runtime.is_durable
         )
@@ -174,6 +175,15 @@ class Embedded:
     def close(self) -> None:
         """Make all entries durable and release the shard."""
         self.runtime.close()
+
+
+def _users(settings: Config) -> UserTokens | None:
+    if all(issuer.users is None for issuer in settings.issuers.values()):
+        return None
+    # few configurations name an issuer that knows users
+    from agentguard.domain.users import UserTokens  # noqa: PLC0415
+
+    return UserTokens(settings)
 
 
 def open_embedded(

@@ -23,6 +23,7 @@ from agentguard.audit.log import LogReader
 from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, guarded
 from agentguard.delegation.chain_issuance import DEFAULT_DEPTH
 from agentguard.delegation.handle import Delegation
+from agentguard.delegation.terms import Lender
 from agentguard.domain import config, memory
 from agentguard.domain.config.engine_loader import (
     PolicySource,
@@ -174,10 +175,11 @@ class Guard:
         self._parts.tools.check_names()
         return Agent(Caller(runtime))
 
-    def delegate(
+    def delegate(  # noqa: PLR0913  what a delegation says
         self,
-        subject: str,
+        subject: str | None = None,
         *,
+        subject_token: str | None = None,
         scope: Iterable[str] | None = None,
         via: str | None = None,
         task_id: str | None = None,
@@ -188,22 +190,30 @@ class Guard:
     ) -> Delegation:
         """Return a delegation of ``scope`` from ``subject`` to this guard's agents.
 
-        ``subject`` is a user or a service that the program has authenticated. In a ``with`` (or
+        ``subject`` is a user or a service that the program has authenticated. In its place,
+        ``subject_token`` is a token of the principal's own, of an issuer that ``[issuers]`` names
+        (docs/how-to/users.md): agentguard verifies the token, and the chain says so. With both, the
+        token has to be ``subject``'s. A first token of an issuer may wait for its keys: call this
+        method in a thread, if the program has an event loop. In a ``with`` (or
         ``async with``) block over the delegation the agents make their calls for ``subject``, with
         no more than ``scope``; an agent's own configuration may narrow the scope further.
         ``scope`` None stands for all that the roles of ``subject`` allow (``[principals]``).
         ``via`` names the service through which the request came. ``expires_in`` is a ``timedelta``
-        or a number of seconds. ``max_depth`` limits the hops of the chain, ``max_calls`` limits
+        or a number of seconds; with a token, the delegation ends sooner if the issuer's
+        configuration says so. ``max_depth`` limits the hops of the chain, ``max_calls`` limits
         the calls of all agents under the delegation, and ``audience`` says who may accept the
         delegation's access tokens.
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
         that ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
-        ``hop.malformed``, ``delegation.depth``.
+        ``principal.assurance`` where a token is wanted, or is another principal's,
+        ``hop.malformed``, ``delegation.depth``. For a token that does not verify, raises
+        ``VerificationError`` or ``DecodeError`` (``jwt.*``), and ``ServerError``
+        (``issuer.unreachable``, ``issuer.keys``) where its issuer's keys can't be had.
         """
         return self._parts.delegations.begin(
-            subject,
+            Lender(subject, subject_token),
             scope=scope,
             via=via,
             task_id=task_id,

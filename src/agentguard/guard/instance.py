@@ -383,4 +383,13 @@ def _delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
         "assurance": chain.root.assurance,
         "roles": list(roles),
     }
+    login = chain.root.subject_token
+    if login is not None:
+        members["roles"] = list[JSON](sorted({*roles, *login.roles}))
+        members["subject_token"] = {
+            "iss": login.issuer,
+            "sub": login.subject,
+            "auth_time": login.auth_time,
+            "acr": login.acr,
+        }
     return Fragment(canonical.dumps(members))

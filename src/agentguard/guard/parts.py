@@ -19,6 +19,7 @@ from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.access_token import IssuedToken
 from agentguard.delegation.handle import Delegation
+from agentguard.delegation.terms import Lender
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.errors import DelegationError
@@ -89,7 +90,7 @@ class DelegationsPart(Protocol):
 
     def begin(
         self,
-        subject: str,
+        lender: Lender,
         *,
         scope: Iterable[str] | None,
         via: str | None,
@@ -99,7 +100,7 @@ class DelegationsPart(Protocol):
         max_calls: int | None,
         audience: Iterable[str],
     ) -> Delegation:
-        """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``."""
+        """Have a principal lend ``scope``; raises as ``Guard.delegate`` does."""
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""

@@ -19,6 +19,7 @@ from agentguard.approvals.store import Store
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
+from agentguard.delegation.terms import Lender
 from agentguard.domain.config.server import LAUNCHED
 from agentguard.errors import ApprovalError, DecodeError, DelegationError
 from agentguard.guard.embedded import Embedded
@@ -107,11 +108,12 @@ def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blo
 
 
 def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Begin a delegation of a principal whom the client vouches for."""
-    subject = values.text(header.get("subject"))
-    require_principal(session.client, subject)
+    """Begin a delegation of a principal who comes with a token, or whom the client vouches for."""
+    lender: Any = Lender(header.get("subject"), header.get("subject_token"))
+    if lender.token is None:
+        require_principal(session.client, values.text(lender.name))
     terms: Any = {name: header.get(name) for name in _TERMS}
-    return _lent(session, parts.delegations.begin(subject, **terms))  # which checks each of them
+    return _lent(session, parts.delegations.begin(lender, **terms))  # which checks each of them
 
 
 def resume(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:

@@ -229,6 +229,8 @@ def _rows(parts: TokenParts) -> Iterator[tuple[str, str | Text]]:
         first, last = readable[0], readable[-1]
         yield "who", phrases.delegatee(last)
         yield "for", f"{first.principal} (assurance: {first.assurance or 'none said'})"
+        if first.subject_token is not None:
+            yield "vouched for", f"by {phrases.voucher(first)}"
         through = [phrases.delegatee(hop) for hop in readable[:-1]]
         yield "through", ", then ".join(through) or "nobody"
         yield "may", " ".join(last.scope) or "nothing: its scope is empty"

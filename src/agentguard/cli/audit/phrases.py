@@ -72,7 +72,7 @@ def facts(document: JSON) -> dict[str, JSON]:
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
     """Yield the rows of a delegation chain: each hop, and the scope of the last one."""
     first = chain.root
-    yield "vouched for", f"by the {first.assurance}, which has authenticated {first.principal}"
+    yield "vouched for", f"by {voucher(first)}, which has authenticated {first.principal}"
     parent: Grant | None = None
     for hop in chain.hops:
         yield f"hop {hop.grant.depth}", hop_text(hop.grant, parent)
@@ -81,6 +81,15 @@ def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
     yield "may", f"{' '.join(leaf.scope) or 'nothing: its scope is empty'}; until {time(leaf)}"
     for jti, most in chain.limits:
         yield "calls", f"{most} at the most ({jti})"
+
+
+def voucher(first: Grant) -> str:
+    """Return who vouches for the principal of a first hop."""
+    login = first.subject_token
+    if login is None:
+        return "the application"
+    time_of_login = "" if login.auth_time is None else f", log-in at {moment(login.auth_time)}"
+    return f"{login.issuer} (token {login.token_id or login.sha256[:16]}{time_of_login})"
 
 
 def hop_text(grant: Grant, parent: Grant | None) -> str:

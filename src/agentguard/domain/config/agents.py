@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agentguard.delegation.grant import Assurance
 from agentguard.domain.config.spelling import did_you_mean
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DelegationError
@@ -63,12 +64,24 @@ def read_role(table: Table) -> frozenset[str]:
     return scope
 
 
+def read_assurance(root: Table) -> Assurance:
+    """Read ``[principals] assurance``: the least that vouches for a principal.
+
+    Raises ``ConfigError``.
+    """
+    return root.table("principals").choice("assurance", ("application", "oidc"), "application")
+
+
 def read_principals(
     root: Table, roles: Mapping[str, frozenset[str]]
 ) -> Mapping[str, PrincipalConfig]:
     """Read ``[principals]``; ``roles`` has the scopes of each role. Raises ``ConfigError``."""
     principals: dict[str, PrincipalConfig] = {}
-    for name, table in root.tables("principals"):
+    outer = root.table("principals")
+    for name in outer.names():
+        if name == "assurance":
+            continue
+        table = outer.table(name)
         table.principal("", name)
         principals[name] = PrincipalConfig(*_roles(table, roles))
         table.reject_unknown()

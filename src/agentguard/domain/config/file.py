@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentguard.domain.config.agents import (
     delegators_of,
     read_agent,
+    read_assurance,
     read_delegatees,
     read_principals,
     read_role,
@@ -106,6 +107,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         },
         role_scopes=roles,
         principals=read_principals(root, roles) if has_table else None,
+        assurance=read_assurance(root) if has_table else "application",
         principals_function=root.text("principals") if root.is_text("principals") else None,
         owners_function=owners,
         directory_seconds=root.seconds("directory_seconds", DIRECTORY_SECONDS),

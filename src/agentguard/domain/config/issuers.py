@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 from agentguard.identity.jwa import ALGORITHMS
 from agentguard.identity.jwt import ABSENT, JwtRule
+from agentguard.identity.principal import is_principal
 from agentguard.issuers.address import address_of
 
 LEEWAY: Final = 30
@@ -32,6 +33,24 @@ _DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
+class UsersConfig:
+    """``[issuers.NAME.users]``: how tokens of the issuer name principals who lend to agents.
+
+    ``claim`` names the principal, after ``prefix``. ``kind`` is the kind of token that counts, and
+    ``audience`` for whom such tokens are. ``roles`` leads to the list of the principal's roles, as
+    in ``("realm_access", "roles")``; it is empty where ``[principals]`` has the roles. ``longest``
+    is how many seconds a delegation lasts at the most, None for as long as the token.
+    """
+
+    claim: str
+    prefix: str
+    kind: Literal["access", "ID"]
+    audience: frozenset[str]
+    roles: tuple[str, ...]
+    longest: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class IssuerConfig:
     """``[issuers.NAME]``: what a token has to be, and exactly one place of the issuer's keys.
 
@@ -42,6 +61,8 @@ class IssuerConfig:
     jwks_file: Path | None
     jwks_url: str | None
     ca: Path | None = None
+    users: UsersConfig | None = None
+    """``[issuers.NAME.users]``; None where the issuer knows no users."""
 
 
 def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
@@ -81,6 +102,33 @@ def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerCo
         _leeway(table),
     )
     config = _with_keys(rule, table, resolve)
+    if "users" in table.names():
+        if domain:
+            raise table.mistake("users", "no users: a JWT-SVID is a workload's")
+        config = replace(config, users=_users(table.table("users"), rule.audience))
+    table.reject_unknown()
+    return config
+
+
+def _users(table: Table, audience: frozenset[str]) -> UsersConfig:
+    claim, prefix = table.text("claim"), table.text("prefix", "user:")
+    if not is_principal(f"{prefix}x"):
+        raise table.mistake("prefix", "the beginning of a principal's name, as in 'user:'")
+    longest = table.number("longest")
+    if longest == 0:
+        raise table.mistake("longest", "a whole number of seconds from 1")
+    roles = table.text("roles", "")
+    config = UsersConfig(
+        claim,
+        prefix,
+        table.choice("token", ("access", "ID"), "access"),
+        frozenset(table.texts("audience", tuple(audience))),
+        tuple(roles.split(".")) if roles else (),
+        longest,
+    )
+    if not claim or "" in config.roles or not config.audience or "" in config.audience:
+        message = f"{table.name('')}: claim, audience and the parts of roles are not empty"
+        raise ConfigError(message)
     table.reject_unknown()
     return config
 

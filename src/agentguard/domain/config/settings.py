@@ -16,6 +16,7 @@ from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
 from agentguard.delegation import grant
+from agentguard.delegation.grant import Assurance
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.domain.config.secrets import SecretConfig
@@ -54,6 +55,9 @@ class Config:
 
     principals: Mapping[str, PrincipalConfig] | None = None
     """``[principals]``; None without that table."""
+
+    assurance: Assurance = "application"
+    """``[principals] assurance``: with ``oidc``, a principal has to come with a token."""
 
     principals_function: str | None = None
     """``principals`` as ``package.module:callable``, from a principal to roles or None.
@@ -126,17 +130,18 @@ class Config:
         self,
         subject: str,
         scope: Iterable[str] | None,
-        principal_of: Callable[[str], PrincipalConfig | None],
+        principal_of: Callable[[str], PrincipalConfig | None] | None,
     ) -> tuple[str, ...]:
         """Return the scope that ``subject`` delegates, if the subject's roles allow that scope.
 
         ``scope`` None means every scope that the roles allow. ``principal_of`` returns the roles of
-        a principal, or None for an unknown principal. Raises ``DelegationError``:
+        a principal, or None for an unknown principal; without the function, anybody may delegate
+        any scope. Raises ``DelegationError``:
         ``principal.malformed``; ``principal.unknown``; ``scope.malformed``; ``scope.exceeded`` for
         a scope that the roles do not allow, and for None if the roles allow no scope.
         """
         require_principal(subject, "principal", DelegationError)
-        if self.principals is None and self.principals_function is None:
+        if principal_of is None:
             if scope is None:
                 message = (
                     f"name the scope that {subject} delegates, because {self.source} has no "
@@ -158,6 +163,23 @@ class Config:
             )
             raise DelegationError(message, code="scope.exceeded")
         return request
+
+    @property
+    def lists_principals(self) -> bool:
+        """Whether the configuration says which principals may delegate."""
+        return self.principals is not None or self.principals_function is not None
+
+    def require_assurance(self, subject: str, assurance: Assurance | None) -> None:
+        """Refuse an application's word for a principal where ``[principals]`` wants a token.
+
+        Raises ``DelegationError`` (``principal.assurance``).
+        """
+        if self.assurance == "oidc" and assurance != "oidc":
+            message = (
+                f"{subject} has to come with a token of an issuer ([principals] assurance in "
+                f"{self.source}): pass the token, guard.delegate(subject_token=...)"
+            )
+            raise DelegationError(message, code="principal.assurance")
 
     def _unknown(self, subject: str) -> DelegationError:
         if self.principals is None:

@@ -1,0 +1,146 @@
+"""``UserTokens``: which principal a token of an outside issuer is of, and for how long it may lend.
+
+``[issuers.NAME.users]`` says that the issuer knows users: which claim names the principal, which
+kind of token counts, and which claim has roles. ``issuers/`` verifies the token itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from agentguard.delegation.subject_token import SubjectToken, is_sound
+from agentguard.domain.config import Config
+from agentguard.domain.config.agents import PrincipalConfig
+from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
+from agentguard.domain.issuer_keys import open_source
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity import jwt
+from agentguard.identity.jwt import VerifiedJwt
+from agentguard.identity.principal import is_principal
+from agentguard.issuers.trusted import Issuers, TrustedIssuer
+from agentguard.signing.canonical import JSON, is_integer
+
+_OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
+_OF_ACCESS_TOKENS = ("scope", "scp", "client_id")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A principal who came with a verified token.
+
+    ``ends_at`` is the latest end of what the principal may lend, in seconds since the epoch.
+    ``rights`` are the roles that the token gives, with their scopes; None where the issuer's
+    configuration names no claim for roles, so that ``[principals]`` decides.
+    """
+
+    principal: str
+    token: SubjectToken
+    ends_at: int
+    rights: PrincipalConfig | None
+
+
+class UserTokens:
+    """Verifies tokens of the issuers that know users."""
+
+    def __init__(self, settings: Config) -> None:
+        self._roles = settings.role_scopes
+        self._users = {
+            name: issuer.users
+            for name, issuer in settings.issuers.items()
+            if issuer.users is not None
+        }
+        self._issuers = Issuers(
+            [
+                _for_users(issuer, issuer.users, settings.source)
+                for issuer in settings.issuers.values()
+                if issuer.users is not None
+            ]
+        )
+
+    def verify(self, token: str, *, now: int) -> User:
+        """Verify a token; ``now`` is in seconds since the epoch.
+
+        Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for the other
+        kind of token, and ``jwt.subject`` for a token that names no principal.
+        """
+        verified = self._issuers.verify(token)
+        users = self._users[verified.issuer]
+        _require_kind(token, verified, users)
+        rights = self._rights(verified.claims, users)
+        known = _known(token, verified, rights)
+        ends_at = int(verified.expires_at) if users.longest is None else now + users.longest
+        return User(_principal(verified.claims, users), known, ends_at, rights)
+
+    def _rights(self, claims: Mapping[str, JSON], users: UsersConfig) -> PrincipalConfig | None:
+        """Return what the roles of the token allow, as far as ``[roles]`` has them."""
+        if not users.roles:
+            return None
+        value: JSON = dict(claims)
+        for name in users.roles:
+            value = value.get(name) if isinstance(value, dict) else None
+        given = value if isinstance(value, list) else []
+        roles = sorted({role for role in given if isinstance(role, str) and role in self._roles})
+        scope = frozenset[str]().union(*(self._roles[role] for role in roles))
+        return PrincipalConfig(tuple(roles), scope)
+
+
+def _for_users(issuer: IssuerConfig, users: UsersConfig, where: str) -> TrustedIssuer:
+    rule = replace(issuer.rule, audience=users.audience)
+    return TrustedIssuer(rule, open_source(issuer, where))
+
+
+def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None:
+    """Tell an ID token from an access token, which providers sign with the same keys.
+
+    OpenID Connect Core, 2; RFC 9068, 2.2; the claim ``typ`` is Keycloak's.
+    """
+    claims, header = verified.claims, jwt.parse(token).header
+    typ = str(header.get("typ", "")).lower().removeprefix("application/")
+    is_access = typ == "at+jwt" or claims.get("typ") == "Bearer"
+    is_id = claims.get("typ") == "ID"
+    if users.kind == "access":
+        wrong = is_id or any(name in claims for name in _OF_ID_TOKENS)
+    else:
+        wrong = is_access or any(name in claims for name in _OF_ACCESS_TOKENS)
+    if wrong:
+        message = f"the token is no {users.kind} token: pass the provider's {users.kind} token"
+        raise VerificationError(message, code="jwt.type")
+
+
+def _principal(claims: Mapping[str, JSON], users: UsersConfig) -> str:
+    value = claims.get(users.claim)
+    principal = f"{users.prefix}{value}" if isinstance(value, str) and value else ""
+    if not is_principal(principal):
+        message = (
+            f"the token's {users.claim} is {value!r}, which is no name of a principal after "
+            f"{users.prefix!r}: correct claim or prefix of the issuer's users"
+        )
+        raise VerificationError(message, code="jwt.subject")
+    return principal
+
+
+def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) -> SubjectToken:
+    """Return what the first hop says of the token; raises ``DecodeError`` (``jwt.malformed``)."""
+    claims = verified.claims
+    auth_time = claims.get("auth_time")
+    known = SubjectToken(
+        issuer=str(claims.get("iss")),
+        subject=str(claims.get("sub")),
+        sha256=sha256(token.encode("ascii")).hexdigest(),
+        token_id=_text(claims, "jti"),
+        session=_text(claims, "sid"),
+        auth_time=auth_time if is_integer(auth_time) else None,
+        acr=_text(claims, "acr"),
+        roles=() if rights is None else rights.roles,
+    )
+    if not is_sound(known):
+        message = "iss, sub, jti, sid and acr of a token are printable ASCII, 1,024 characters each"
+        raise DecodeError(message, code="jwt.malformed")
+    return known
+
+
+def _text(claims: Mapping[str, JSON], name: str) -> str | None:
+    value = claims.get(name)
+    return value if isinstance(value, str) else None

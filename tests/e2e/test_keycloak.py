@@ -1,0 +1,203 @@
+"""Users and their tokens of a real identity provider, Keycloak: alice logs in with a browser.
+
+What a provider says that misbehaves is in ``test_users.py``, which signs the tokens itself.
+"""
+
+from __future__ import annotations
+
+import runpy
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import Authority
+from keycloak import AUDIENCE
+from served_place import founded_place
+
+from agentguard import AgentguardError, Guard, verify_evidence
+from agentguard.delegation.context import running_call
+from agentguard.domain import config, domain
+from agentguard.signing import jws
+
+pytestmark = pytest.mark.slow("starts a real Keycloak, and logs in there")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
+INDEPENDENT: Callable[[bytes, bytes], Any] = runpy.run_path(str(EXAMPLE))["verify"]
+
+CONFIG = """
+trust_domain = "acme.example"
+state = "state"
+anchor = ""
+
+[policy]
+path = "authz.rego"
+
+[agents.clerk]
+roles = ["reader"]
+
+[roles.reader]
+scope = ["read"]
+
+[principals]
+assurance = "oidc"
+
+[issuers.acme]
+issuer = "{issuer}"
+jwks_url = "{jwks_url}"
+audience = ["{audience}"]
+algorithms = ["RS256"]
+
+[issuers.acme.users]
+claim = "preferred_username"
+roles = "realm_access.roles"
+"""
+
+POLICY = """package agent.authz
+allow if input.delegation.subject_token.iss == "{issuer}"
+"""
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def realm(keycloak):
+    return keycloak.realm()
+
+
+@pytest.fixture(scope="module")
+def tokens(realm):
+    return realm.log_in()
+
+
+@pytest.fixture
+def folder(realm, tmp_path):
+    text = CONFIG.format(issuer=realm.issuer, jwks_url=realm.jwks_url, audience=AUDIENCE)
+    (tmp_path / "agentguard.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "authz.rego").write_text(POLICY.format(issuer=realm.issuer), encoding="utf-8")
+    settings = config.load(tmp_path / "agentguard.toml")
+    domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    return tmp_path
+
+
+@pytest.fixture
+def guard(folder):
+    with Guard.open(folder / "agentguard.toml", passphrase=PASSPHRASE) as guard:
+        yield guard
+
+
+def code_of(guard, token: str) -> str:
+    with pytest.raises(AgentguardError) as caught:
+        guard.delegate(subject_token=token)
+    return caught.value.code
+
+
+def test_an_agent_acts_for_a_user_who_has_logged_in(guard, tokens, realm):
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="read", requires=["read"])(lambda: "x")
+    with guard.delegate(subject_token=tokens["access_token"]) as lent:
+        assert agent.call(tool) == "x"
+    root = lent.chain.root
+    claims: dict[str, Any] = jws.parse(tokens["access_token"]).claims()
+    assert (root.principal, root.scope, root.assurance) == ("user:alice", ("read",), "oidc")
+    login = root.subject_token
+    assert (login.issuer, login.subject) == (realm.issuer, claims["sub"])
+    assert (login.token_id, login.session) == (claims["jti"], claims["sid"])
+    assert login.auth_time == pytest.approx(time.time(), abs=600)
+    assert login.roles == ("reader",)
+    assert lent.expires_at.timestamp() <= claims["exp"] + 30
+    assert guard.verify().problems == ()
+
+
+def test_evidence_of_the_call_names_the_token(guard, tokens, realm):
+    """To agentguard's verifier, and to the one of the examples, which shares no code with it."""
+    calls: list[Any] = []
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="read")
+    with guard.delegate(subject_token=tokens["access_token"]):
+        agent.call(tool(lambda: calls.append(running_call())))
+    guard.flush()
+    file = guard.prove(calls[0].invocation_id)
+    chain: Any = verify_evidence(file, guard.trust).chain
+    assert chain.root.subject_token.issuer == realm.issuer
+    INDEPENDENT(file, guard.trust.dumps())
+    changed = file.replace(b'"decision\\":\\"allow', b'"decision\\":\\"deny')
+    assert changed != file
+    for verify, trust in ((verify_evidence, guard.trust), (INDEPENDENT, guard.trust.dumps())):
+        with pytest.raises(Exception, match=r"."):  # the tampered twin
+            verify(changed, trust)
+
+
+def test_a_token_of_another_kind_is_refused(guard, tokens):
+    assert code_of(guard, tokens["id_token"]) == "jwt.audience"
+    assert code_of(guard, tokens["refresh_token"]) in ("jwt.key", "jwt.algorithm")
+    guard.delegate(subject_token=tokens["access_token"])  # the twin
+
+
+TABLES = """
+[server.tls]
+listen = "127.0.0.1:{port}"
+certificate = "{certificate}"
+key = "{key}"
+ca = "{ca}"
+
+[issuers.acme]
+issuer = "{issuer}"
+jwks_url = "{jwks_url}"
+audience = ["{audience}"]
+algorithms = ["RS256"]
+subject_claim = "azp"
+
+[clients.worker]
+issuer = "acme"
+subject = "worker"
+agents = ["clerk"]
+"""
+
+CLIENT = """
+[server]
+url = "tls://127.0.0.1:{port}"
+ca = "{ca}"
+
+[server.oauth]
+token_url = "{token_url}"
+client_id = "worker"
+client_secret_file = "secret"
+"""
+
+
+def test_a_program_on_another_machine_shows_a_token_of_the_provider(realm, programs, tmp_path):
+    """The client credentials grant (RFC 6749, 4.4) gives the program its tokens."""
+    authority = Authority(tmp_path, "acme")
+    certificate, key = authority.issue("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"port": port, "ca": authority.file, "audience": AUDIENCE, "issuer": realm.issuer}
+    files = {"certificate": certificate, "key": key, "jwks_url": realm.jwks_url}
+    (tmp_path / "secret").write_text(realm.secret, encoding="ascii")
+    (tmp_path / "secret").chmod(0o600)
+    client = CLIENT.format(token_url=realm.token_url, **given)
+    (tmp_path / "agentguard.toml").write_text(client, encoding="utf-8")
+    with founded_place(programs, TABLES.format(**given, **files)) as place:
+        place.start()
+        with Guard.open(tmp_path / "agentguard.toml") as guard:
+            agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+            assert agent.call(tool) == "noted"
+            with pytest.raises(AgentguardError) as caught:
+                guard.new_agent("helper")
+            assert caught.value.code == "agent.refused"
+        (call,) = place.calls()
+        assert call.client == ("worker", "remote")
+        (tmp_path / "secret").write_text("another", encoding="ascii")
+        with pytest.raises(AgentguardError) as caught:
+            Guard.open(tmp_path / "agentguard.toml")
+        assert caught.value.code == "server.token"
+
+
+def test_a_token_of_another_realm_is_refused(guard, keycloak, tokens):
+    other = keycloak.realm().log_in()["access_token"]
+    assert code_of(guard, other) == "jwt.issuer"
+    head, claims, _signature = tokens["access_token"].split(".")
+    assert code_of(guard, f"{head}.{claims}.{other.split('.')[2]}") == "jwt.signature"
+    guard.delegate(subject_token=tokens["access_token"])  # the twin

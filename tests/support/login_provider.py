@@ -1,0 +1,60 @@
+"""An identity provider without a server: its key set in a file, and the tokens that it signs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from token_issuer import TokenIssuer
+
+ISSUER = "https://login.acme.example/realms/acme"
+AUDIENCE = "agentguard"
+LOGGED_IN = 1_799_999_000
+
+
+class Provider:
+    """Signs tokens with RS256, as most providers do. ``path`` has its public keys."""
+
+    def __init__(self, folder: Path, name: str = "login") -> None:
+        self._issuer = TokenIssuer(name, alg="RS256", issuer=ISSUER)
+        self.path = folder / "jwks.json"
+        self.path.write_bytes(self._issuer.jwks())
+
+    def token(self, *, header: str = "JWT", without: str = "", **claims: Any) -> str:
+        """Return an access token of alice, as Keycloak says it; a claim may be changed."""
+        now = int(time.time())
+        whole = {
+            "sub": "f3b1c2d4-0000-4000-8000-000000000001",
+            "aud": AUDIENCE,
+            "exp": now + 300,
+            "iat": now,
+            "nbf": None,
+            "jti": "onrtac:7f2d1e44",
+            "sid": "b1946ac9",
+            "auth_time": LOGGED_IN,
+            "acr": "1",
+            "typ": "Bearer",
+            "azp": "chat",
+            "scope": "openid profile",
+            "preferred_username": "alice",
+            "realm_access": {"roles": ["reader", "offline_access"]},
+            **claims,
+        }
+        whole |= {without: None} if without else {}
+        return self._issuer.token({"typ": header}, **whole)
+
+    def id_token(self, **claims: Any) -> str:
+        """Return an ID token of alice, for the program in which she logged in."""
+        said = {"aud": "chat", "typ": "ID", "nonce": "n", "at_hash": "h", **claims}
+        return self.token(without="scope", **said)
+
+    def table(self, **more: Any) -> dict[str, Any]:
+        """Return ``[issuers.acme]``; ``more`` is for its users."""
+        return {
+            "issuer": ISSUER,
+            "jwks_file": str(self.path),
+            "audience": [AUDIENCE],
+            "algorithms": ["RS256"],
+            "users": {"claim": "preferred_username", **more},
+        }
