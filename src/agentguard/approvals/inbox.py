@@ -34,12 +34,10 @@ POLL_INTERVAL: Final = 0.05
 
 
 class ApprovalInbox:
-    """The requests that wait, and the answers to them.
+    """The requests that wait, and the answers to them."""
 
-    ``longest_pause`` is the most seconds between two polls: the pause doubles up to it.
-    """
-
-    longest_pause: ClassVar[float] = POLL_INTERVAL
+    # the most seconds between two polls: the pause doubles up to it
+    _longest_pause: ClassVar[float] = POLL_INTERVAL
 
     def __init__(
         self,
@@ -338,7 +336,7 @@ class ApprovalInbox:
         end, pause = time.monotonic() + _in_seconds(timeout), POLL_INTERVAL
         while (left := end - time.monotonic()) > 0:
             yield min(pause, left)
-            pause = min(2 * pause, self.longest_pause)
+            pause = min(2 * pause, self._longest_pause)
 
     def _is_over(self, request: ApprovalRequest) -> bool:
         return seconds(self._clock()) >= request.expires_at or self._is_decided(request)

@@ -92,7 +92,7 @@ class ClientRequests:
 class ClientInbox(ApprovalInbox):
     """The inbox of a client: the server decides whether the application's word counts."""
 
-    longest_pause: ClassVar[float] = 1.0  # many programs may wait at one server
+    _longest_pause: ClassVar[float] = 1.0  # many programs may wait at one server
 
     def __init__(self, link: Link, roster: Roster, clock: Callable[[], datetime]) -> None:
         store = ClientRequests(link)
