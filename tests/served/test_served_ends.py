@@ -194,7 +194,7 @@ def test_another_interrupt_ends_the_wait_for_outcomes(founded):
     assert runs.wait(30)
     server = founded.server
     os.kill(server.pid, signal.SIGINT)
-    founded.wait_for(lambda: "ending: 1 calls run" in founded.said())
+    founded.wait_for(lambda: "ending: 1 call runs" in founded.said())
     assert "Ctrl-C" in founded.said()
     founded.stop(signal.SIGINT)  # a wait of 60 seconds would end the test
     assert len(founded.verify().in_doubt) == 1

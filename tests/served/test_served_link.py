@@ -75,6 +75,20 @@ def test_outcomes_that_were_lost_with_connections_arrive(place, monkeypatch):
     assert place.verify().in_doubt == ()
 
 
+@pytest.mark.parametrize(
+    ("call", "says"), [("a" * 32, f"call {'a' * 32} was refused"), ("x\nforged", "a call")]
+)
+def test_the_server_logs_whose_report_about_which_call_is_refused(place, call, says):
+    guard = place.connect()
+    link = guard._parts._link
+    link.report({"op": "outcome", "request_id": "0" * 32, "call": call})
+    guard.flush()
+    place.wait_for(lambda: "was refused" in place.said())
+    assert f"the report of the server's own user about {says}" in " ".join(place.said().split())
+    assert "forged" not in place.said()
+    assert "{" not in place.said()
+
+
 def test_a_request_brings_the_outcomes_too(place, monkeypatch):
     guard = place.connect()
     agent, link = guard.new_agent("clerk"), guard._parts._link

@@ -143,7 +143,7 @@ def _warn_of_refusal(session: Session, about: Mapping[str, Any], error: Agentgua
     """Log that a report of a client does not count, with the id that the log has of its call."""
     call = str(about.get("call"))
     which = f"call {call}" if _ID.fullmatch(call) else "a call"  # the text is the client's
-    message = "the report of %s about %s was refused, and the call may be in doubt: %s [%s]"
+    message = "the report of %s about %s was refused: %s [%s]"
     _LOGGER.warning(message, who(session.client), which, error, error.code)
 
 
@@ -203,7 +203,7 @@ def _answer(parts: Embedded, session: Session, request: Frame, sessions: Session
         name = "flush"
     try:
         if name == "status":
-            session.require_own_user("sees how the server does")
+            session.require_own_user("may see the status")
             return Frame(sessions.status(session))
         if "released" in request.header:
             session.release(request.header["released"])

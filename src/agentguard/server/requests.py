@@ -148,7 +148,7 @@ def access_token(_parts: Embedded, session: Session, header: Header, _blobs: Blo
 
 def accept_tool(_parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Forget the pin of an agent's tool, for the server's own user alone."""
-    session.require_own_user("accepts a changed tool")
+    session.require_own_user("may accept a changed tool")
     agent, name = values.text(header.get("agent")), values.text(header.get("tool"))
     return Frame({"accepted": session.pins.accept(agent, name)})
 

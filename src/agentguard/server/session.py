@@ -88,15 +88,13 @@ class Session:
         """Whether the client is the server's own user, and no program of ``agentguard run``."""
         return self.isolation == "same-user" and not self.client.name.startswith(LAUNCHED)
 
-    def require_own_user(self, does: str) -> None:
+    def require_own_user(self, may: str) -> None:
         """Raise ``ServerError`` (``server.remote``) unless the client looks after the server.
 
-        ``does`` says what only the server's own user does, for the message.
+        ``may`` says what only the server's own user may do, for the message.
         """
         if not self.looks_after_server:
-            message = (
-                f"only the guard server's own user {does}: run the command there, as that user"
-            )
+            message = f"only the guard server's own user {may}: run the command there, as that user"
             raise ServerError(message, code="server.remote")
 
     # --- agents and tools -----------------------------------------------------------------------

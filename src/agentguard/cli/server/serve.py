@@ -63,9 +63,10 @@ def _farewell(calls: int, config: ServerConfig | None) -> str:
     """Say what a server that ends still waits for."""
     if not calls or config is None:
         return "ending: no call runs"
+    running = "1 call runs" if calls == 1 else f"{calls} calls run"
     return (
-        f"ending: {calls} calls run, and their clients have {config.drain:g} seconds to report the "
-        "outcomes; Ctrl-C ends the server at once, and leaves these calls in doubt"
+        f"ending: {running}, and the clients have {config.drain:g} seconds to report the outcomes; "
+        "Ctrl-C ends the server at once, and leaves running calls in doubt"
     )
 
 

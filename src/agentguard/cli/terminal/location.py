@@ -117,7 +117,9 @@ def locate(
     settings: Config | None
     if state is None:
         settings = load(config_file)
-        client_side.refuse(settings, hint="; --state names the state of before the server")
+        client_side.refuse(
+            settings, hint="; to read the state from before the server, name it with --state"
+        )
         state = settings.state
     else:
         settings = load(config_file) if config_file is not None else _config_of(state)
