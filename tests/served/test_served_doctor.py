@@ -183,14 +183,17 @@ def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
         "audience = ['agentguard']\nalgorithms = ['ES256']\n"
         "[issuers.sso]\nissuer = 'https://sso.example'\njwks_url = 'https://sso.invalid/jwks'\n"
         "audience = ['agentguard']\nalgorithms = ['RS256']\n"
+        "[issuers.people]\nissuer = 'https://id.example'\njwks_url = 'https://id.invalid/jwks'\n"
+        "audience = ['agentguard']\nalgorithms = ['RS256']\nusers.claim = 'email'\n"
         "[clients.billing]\nissuer = 'cluster'\nsubject = 'billing'\nagents = ['clerk']",
     )
     found = checks(founded)
     assert found["issuer cluster"][0] == "fail"
     assert found["issuer sso"] == (
         "warn",
-        "no client in [clients] names it, so none of its tokens counts",
+        "no client in [clients] names it, and it has no users: none of its tokens counts",
     )
+    assert found["issuer people"][0] == "ok"
     assert found["client billing"][1].endswith("known by tokens of cluster for billing")
     (founded.folder / "keys.json").write_bytes(issuer.jwks())
     status, what = checks(founded)["issuer cluster"]

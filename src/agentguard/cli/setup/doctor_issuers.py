@@ -33,8 +33,8 @@ def findings(settings: Config) -> Iterator[Finding]:
                 yield Finding("ok", check, f"{place} has {_count(len(keys))} of {_who(issuer)}")
         except AgentguardError as error:
             yield Finding("fail", check, str(error))
-        if name not in used:
-            what = "no client in [clients] names it, so none of its tokens counts"
+        if name not in used and issuer.users is None:
+            what = "no client in [clients] names it, and it has no users: none of its tokens counts"
             yield Finding("warn", check, what)
 
 
