@@ -11,14 +11,15 @@ import re
 import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.guard.embedded import Embedded
-from agentguard.server.figures import Figures
+from agentguard.server.launch import Channels
 from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
 from agentguard.server.session import Session, who
+from agentguard.server.sessions import Sessions
 from agentguard.server.share import LARGE
 from agentguard.wire import frame, values
 from agentguard.wire.frame import PROTOCOL, Frame
@@ -52,36 +53,6 @@ _ENDS: Final = frozenset(
 """The operations that a server which is about to end still carries out, for calls under way."""
 
 
-class Sessions(Protocol):
-    """The sessions of a server, as a connection needs them."""
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the server is about to end."""
-
-    @property
-    def figures(self) -> Figures:
-        """What the server has done so far."""
-
-    def status(self, asking: Session) -> dict[str, Any]:
-        """Return the figures, and how many clients, connections and calls under way there are.
-
-        The session that asks is not counted.
-        """
-
-    def join(self, handle: str | None, stream: Stream, token: object) -> Session:
-        """Return the session with this handle, or a new one for None; raises ``ServerError``."""
-
-    def launch(self, header: Mapping[str, Any], stream: Stream) -> None:
-        """Answer a launcher with a program's end of a new channel; raises ``AgentguardError``."""
-
-    def leave(self, session: Session) -> None:
-        """Note that a connection of the session has ended."""
-
-    def forget(self, session: Session) -> None:
-        """Forget a session: its client goes, and its calls under way stay in doubt."""
-
-
 def refuse(accepted: socket.socket, error: ServerError) -> None:
     """Say why a user gets no connection; before TLS, nothing can be said to another machine."""
     with suppress(OSError):
@@ -91,7 +62,9 @@ def refuse(accepted: socket.socket, error: ServerError) -> None:
     accepted.close()
 
 
-def serve(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> None:
+def serve(
+    stream: Stream, sessions: Sessions, channels: Channels, parts: Embedded, peer: Peer
+) -> None:
     """Serve one connection until the client ends it, or the client's token ends.
 
     A request that has come as a whole before the token's end is still carried out.
@@ -99,7 +72,7 @@ def serve(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> No
     session: Session | None = None
     try:
         stream.write(Frame({"protocol": PROTOCOL}))
-        session = _greet(stream, sessions, parts, peer)
+        session = _greet(stream, sessions, channels, parts, peer)
         while session is not None and not session.has_ended:
             size, header = stream.begin(within=peer.time_left())
             with _large(session, is_large=size > LARGE):
@@ -147,7 +120,9 @@ def _warn_of_refusal(session: Session, about: Mapping[str, Any], error: Agentgua
     _LOGGER.warning(message, who(session.client), which, error, error.code)
 
 
-def _greet(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> Session | None:
+def _greet(
+    stream: Stream, sessions: Sessions, channels: Channels, parts: Embedded, peer: Peer
+) -> Session | None:
     """Answer the client's first frame; return None where no session begins.
 
     The first frame of a launcher asks for a program's channel, and is the only one.
@@ -155,11 +130,12 @@ def _greet(stream: Stream, sessions: Sessions, parts: Embedded, peer: Peer) -> S
     header = stream.read(within=GREETING, at_most=_LONGEST_GREETING).header
     try:
         if header.get("op") == "launch":
-            sessions.launch(header, stream)
+            sessions.require_time()
+            channels.launch(header, peer, stream, parts.require_agent)
             return None
         _require_hello(header)
         handle = values.text_or_none(header.get("session"))
-        session = sessions.join(handle, stream, header.get("token"))
+        session = sessions.join(handle, peer, header.get("token"))
     except AgentguardError as error:
         stream.write(Frame({"error": values.error(error)}))
         return None

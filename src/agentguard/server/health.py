@@ -17,7 +17,7 @@ from typing import Any, Final
 from agentguard.errors import ServerError
 
 Status = Callable[[], Mapping[str, Any]]
-"""Returns what ``GuardServer.status`` returns."""
+"""Returns what ``Sessions.status`` returns."""
 
 _SECONDS: Final = 5.0
 """Seconds from the start of a connection to the end of its request, and of its answer."""

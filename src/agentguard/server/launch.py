@@ -13,6 +13,7 @@ of the processes that ask, so that a program and its forked processes need no lo
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 import threading
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from agentguard.domain.config.server import LAUNCHED, ClientConfig
 from agentguard.errors import AgentguardError, DecodeError, ServerError
+from agentguard.server.peer import Peer
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.peer import ROOT
@@ -80,6 +82,20 @@ class Channels:
         self._most = most
         self._lock = threading.Lock()
         self._open: set[Stream] = set()
+
+    def launch(
+        self, header: Any, peer: Peer, stream: Stream, require_agent: Callable[[str], None]
+    ) -> None:
+        """Answer a launcher on ``stream`` with a program's end of a new channel.
+
+        Raises ``AgentguardError`` for a request that is refused.
+        """
+        if peer.client is not None or peer.uid is None:
+            message = "only a process at the server's socket starts programs"
+            raise ServerError(message, code="server.launch")
+        client = read_launch(header, peer.uid, os.getuid(), require_agent)
+        with self.open(client) as channel:
+            stream.write_with(Frame({"client": client.name}), channel.fileno())
 
     def open(self, client: ClientConfig) -> socket.socket:
         """Open a channel for a program; return the program's end. Raises ``ServerError``."""

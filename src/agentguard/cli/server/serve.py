@@ -50,11 +50,11 @@ def serve(*, config: ConfigOption = None) -> None:
                 notify("READY=1")
                 ended.wait()
                 notify("STOPPING=1")
-                screen.line(_farewell(server.status()["calls"], settings.server))
+                screen.line(_farewell(server.sessions.status()["calls"], settings.server))
             finally:  # also where nobody could be told: calls that run need the drain
                 server.close(lambda: bool(hurries))
-        if server.in_doubt:
-            screen.warn(f"{server.in_doubt} calls are in doubt: see agentguard audit list")
+        if server.sessions.in_doubt:
+            screen.warn(f"{server.sessions.in_doubt} calls are in doubt: see agentguard audit list")
     finally:
         parts.close()
 
@@ -76,4 +76,4 @@ def _health(config: ServerConfig | None, server: GuardServer) -> AbstractContext
         return nullcontext()
     from agentguard.server.health import HealthListener  # noqa: PLC0415  few servers are probed
 
-    return closing(HealthListener(config.health, server.status))
+    return closing(HealthListener(config.health, server.sessions.status))
