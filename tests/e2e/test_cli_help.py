@@ -37,6 +37,7 @@ COMMANDS = [
     "audit verify",
     "evidence make",
     "evidence verify",
+    "token exchange",
     "token inspect",
     "token verify",
     "revoke",

@@ -252,3 +252,18 @@ def test_the_cases_of_an_example_hold(programs, example, command):
     ran = programs.run(*words, cwd=EXAMPLES.parent)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert example in {"cedar", "opa"}
+
+
+def test_platform_api(output_of, tmp_path):
+    assert output_of("platform_api.py", tmp_path) == [
+        "grant types: urn:ietf:params:oauth:grant-type:token-exchange",
+        "registered: spiffe://acme.example/agent/support",
+        "exchanged for the scope: tickets:read",
+        (
+            "refused: the token service refuses the request: invalid_scope: the agent may not have "
+            "this scope: see max_scope in [agents]"
+        ),
+        "verified: agent:support acts for user:alice",
+        "active: True",
+        "a request has the headers: Authorization DPoP",
+    ]

@@ -131,3 +131,12 @@ def test_a_proof_of_another_request_is_refused(claims, code):
     assert refused(proof(**claims)) == code
     verified(proof(iat=NOW - dpop.WINDOW + 1))
     verified(proof(htu="https://payments.example:443/pay"))
+
+
+def test_a_proof_for_a_request_without_a_token_names_none():
+    without: dict[str, Any] = {"access_token": None, "at": NOW}
+    assert dpop.verify(proof(ath=None), "POST", TARGET, **without).expires_at == NOW + dpop.WINDOW
+    for ath in (token_hash(TOKEN), "", False):
+        with pytest.raises(AgentguardError) as caught:
+            dpop.verify(proof(ath=ath), "POST", TARGET, **without)
+        assert caught.value.code == "proof.token"

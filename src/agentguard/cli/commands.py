@@ -46,7 +46,7 @@ _PLACES: Final = {
     "trace": ("audit.trace:trace", "Show the calls of one run as a tree, from the log alone."),
     "audit": ("audit.commands:app", "Read the log, and verify it."),
     "evidence": ("audit.evidence:app", "Make the evidence of one call, and verify it."),
-    "token": ("agents.token:app", "Inspect and verify access tokens and delegations."),
+    "token": ("agents.token:app", "Get, inspect and verify access tokens and delegations."),
     "revoke": ("agents.revoke:revoke", "Revoke an agent, a delegation, a principal or a key."),
     "freeze": ("agents.freeze:freeze", "Deny every call of every agent."),
     "thaw": ("agents.freeze:thaw", "Allow calls again after a freeze."),

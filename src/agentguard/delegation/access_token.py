@@ -85,31 +85,48 @@ class AccessToken:
 
 
 def mint(
-    chain: Chain, issuer: Signer, *, now: int, jti: str, isolation: str = SAME_PROCESS
+    chain: Chain,
+    issuer: Signer,
+    *,
+    now: int,
+    jti: str,
+    isolation: str = SAME_PROCESS,
+    url: str | None = None,
 ) -> AccessToken:
     """Mint a token for the last delegatee of a verified ``chain``; ``now`` is in seconds.
 
-    ``isolation`` is one of ``ISOLATIONS``.
+    ``isolation`` is one of ``ISOLATIONS``. ``url`` is the ``iss`` of the token: the URL of a token
+    service (RFC 8414, 2), None for the URI of the trust domain.
     """
     expires_at = min(now + MAX_LIFETIME, chain.leaf.expires_at)
     claims = {
         **_claims(chain, issued_at=now, expires_at=expires_at, jti=jti),
         ISOLATION_CLAIM: isolation,
     }
+    if url is not None:
+        claims["iss"] = url
     token = jws.sign(claims, issuer, typ=TYPE, header={"kid": issuer.key_id})
     return AccessToken(token, chain, isolation, now, expires_at, jti)
 
 
 def verify(
-    token: str, chain: bytes, trust: TrustDocument, *, at: int, audience: str | None = None
+    token: str,
+    chain: bytes,
+    trust: TrustDocument,
+    *,
+    at: int,
+    audience: str | None = None,
+    issuer: str | None = None,
 ) -> AccessToken:
     """Verify a token, and the chain beside it, as of ``at`` (seconds since the epoch).
 
     ``chain`` is what ``Chain.dumps`` encodes. ``audience`` names the receiver; None is the trust
-    domain itself. Raises ``DecodeError`` (``token.malformed``) and ``VerificationError``:
-    ``token.audience``, ``token.expired``, ``token.not_yet_valid``, ``token.lifetime``,
-    ``token.mismatch`` for a claim that differs from the chain, also where the chain is another one
-    than the token names. Raises also as ``jws.verify`` and ``verification.loads`` do.
+    domain itself. ``iss`` has to be the URI of the trust domain, or ``issuer``: the URL of the
+    trust domain's token service, None where no such URL counts. Raises ``DecodeError``
+    (``token.malformed``) and ``VerificationError``: ``token.audience``, ``token.expired``,
+    ``token.not_yet_valid``, ``token.lifetime``, ``token.mismatch`` for a claim that differs from
+    the chain, also where the chain is another one than the token names. Raises also as
+    ``jws.verify`` and ``verification.loads`` do.
     """
     claims = _verified_claims(token, trust, at)
     issued_at, expires_at, jti = claims.get("iat"), claims.get("exp"), claims.get("jti")
@@ -129,6 +146,8 @@ def verify(
     if not grant.is_agent(verified.leaf.delegatee):
         raise VerificationError("its chain ends with no agent", code="token.mismatch")
     expected = _claims(verified, issued_at=issued_at, expires_at=expires_at, jti=jti)
+    if issuer is not None and _is_same(claims["iss"], issuer):
+        expected["iss"] = issuer
     for name, value in expected.items():
         if not _is_same(claims[name], value):
             message = f"its {name} is not what its chain says"

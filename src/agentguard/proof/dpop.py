@@ -34,7 +34,7 @@ MAX_PROOF: Final = 4096
 _PARTS: Final = 3
 _SIZE: Final = 32
 _HEADER: Final = frozenset({"typ", "alg", "jwk"})
-_CLAIMS: Final = frozenset({"jti", "htm", "htu", "iat", "ath"})
+_CLAIMS: Final = frozenset({"jti", "htm", "htu", "iat"})
 _EDDSA: Final = ("EdDSA", "Ed25519")
 _EC_MEMBERS: Final = frozenset({"kty", "crv", "x", "y"})
 _OKP_MEMBERS: Final = frozenset({"kty", "crv", "x"})
@@ -55,10 +55,13 @@ class DpopProof(NamedTuple):
     expires_at: int
 
 
-def verify(token: str, method: str, target: Target, *, access_token: str, at: int) -> DpopProof:
+def verify(
+    token: str, method: str, target: Target, *, access_token: str | None, at: int
+) -> DpopProof:
     """Verify a proof for a request with ``access_token``, as of ``at`` (seconds of the epoch).
 
-    The caller compares ``thumbprint`` with the ``cnf.jkt`` of the access token. Raises
+    The caller compares ``thumbprint`` with the ``cnf.jkt`` of the access token. ``access_token`` is
+    None for a request without one, as at a token endpoint: the proof then has no ``ath``. Raises
     ``ProofError``: ``proof.malformed``, ``proof.audience``, ``proof.request`` for another method,
     ``proof.expired`` for an ``iat`` outside of ``WINDOW``, ``proof.token`` for another access
     token. Raises also ``DecodeError``, ``KeyMaterialError`` and ``VerificationError``.
@@ -69,8 +72,9 @@ def verify(token: str, method: str, target: Target, *, access_token: str, at: in
     verify_signature(signature, signing_input)
     claims = canonical.loads_object(payload)
     issued_at, jti, uri = claims.get("iat"), claims.get("jti"), claims.get("htu")
-    if not claims.keys() >= _CLAIMS or not jws.is_jti(jti) or not is_integer(issued_at):
-        raise _malformed("its claims are not jti, htm, htu, iat and ath")
+    required = _CLAIMS if access_token is None else _CLAIMS | {"ath"}
+    if not claims.keys() >= required or not jws.is_jti(jti) or not is_integer(issued_at):
+        raise _malformed(f"its claims are not {', '.join(sorted(required))}")
     if not at - WINDOW < issued_at < at + WINDOW:
         message = f"the proof is from another time: more than {WINDOW} s away"
         raise ProofError(message, code="proof.expired")
@@ -78,7 +82,8 @@ def verify(token: str, method: str, target: Target, *, access_token: str, at: in
         raise ProofError("the proof is for another method", code="proof.request")
     if not isinstance(uri, str) or "?" in uri or Target.parse(uri).uri != target.uri:
         raise ProofError("the proof is for another URI", code="proof.audience")
-    if claims["ath"] != token_hash(access_token):
+    expected = {} if access_token is None else {"ath": token_hash(access_token)}
+    if {name: claims[name] for name in claims.keys() & {"ath"}} != expected:
         raise ProofError("the proof is for another access token", code="proof.token")
     return DpopProof(str(jti), thumbprint, issued_at + WINDOW)
 

@@ -38,7 +38,9 @@ class Receiver:
     one or more trust domains (``agentguard trust export``). ``store`` is a ``ProofStore``.
     ``revocations`` may be a ``PublishedRevocations``, or a mapping with one for each trust domain:
     a server that trusts several domains needs the mapping, because the names in two domains may be
-    equal. ``accepts_dpop`` takes DPoP proofs as well. ``clock`` returns seconds since the epoch.
+    equal. ``accepts_dpop`` takes DPoP proofs as well. ``issuers`` has the URLs of the token
+    services whose tokens count, each with the name of its trust domain, as in
+    ``{"https://agents.example": "acme.example"}``. ``clock`` returns seconds since the epoch.
     Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, and
     for revocations of one domain where several are trusted.
     """
@@ -52,6 +54,7 @@ class Receiver:
         audience: str | None = None,
         revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
         accepts_dpop: bool = False,
+        issuers: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         is_one = isinstance(trust, TrustDocument) or len(trust) == 1
@@ -65,6 +68,7 @@ class Receiver:
         self._revocations = revocations
         self._clock = clock
         self.accepts_dpop = accepts_dpop
+        self._issuers = dict(issuers or {})
 
     def verify(
         self,
@@ -92,6 +96,7 @@ class Receiver:
             chains=self._store,
             revocations=self._revocations,
             accepts_dpop=self.accepts_dpop,
+            issuers=self._issuers,
         )
 
     def keep_chain(self, sha256: str, chain: bytes) -> None:

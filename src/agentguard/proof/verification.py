@@ -128,7 +128,7 @@ class _Proved(NamedTuple):
     invocation_sha256: str | None
 
 
-def verify_request(
+def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     request: HttpRequest,
     *,
     trust: TrustDocument | Sequence[TrustDocument],
@@ -138,6 +138,7 @@ def verify_request(
     chains: Chains | None = None,
     revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
     accepts_dpop: bool = False,
+    issuers: Mapping[str, str] | None = None,
 ) -> RequestCaller:
     """Verify the caller of one HTTP request, and use the proof up.
 
@@ -145,7 +146,8 @@ def verify_request(
     delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
     were sent before. ``revocations`` is asked for the names of the chain and of the token; a
     mapping has the revocations of each trust domain by its name. ``accepts_dpop`` also takes a DPoP
-    proof (RFC 9449), which proves less (``RequestCaller``).
+    proof (RFC 9449), which proves less (``RequestCaller``). ``issuers`` has the URLs of the token
+    services whose tokens count, each with the name of its trust domain.
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
@@ -153,8 +155,8 @@ def verify_request(
     try:
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
-        issuer = _issuer_of(presented.access_token, trust)
-        token = _verified_token(presented, issuer, chains, audience, at)
+        issuer, url = _issuer_of(presented.access_token, trust, issuers or {})
+        token = _verified_token(presented, issuer, url, chains, audience, at)
         leaf = token.chain.leaf
         proved = _verify_proof(presented, bound, token, issuer, at)
         _require_unrevoked(token, _of_domain(revocations, issuer.trust_domain))
@@ -191,31 +193,45 @@ def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> 
         raise ProofError(reason, code=code)
 
 
-def _issuer_of(token: str, trust: TrustDocument | Sequence[TrustDocument]) -> TrustDocument:
-    """Return the trust document of the domain that a token names; the signature is not verified."""
+def _issuer_of(
+    token: str, trust: TrustDocument | Sequence[TrustDocument], urls: Mapping[str, str]
+) -> tuple[TrustDocument, str | None]:
+    """Return the trust document of the domain that a token names, and its ``iss`` if a URL.
+
+    The signature is not verified.
+    """
     trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
     issuer = jws.parse(token).claims().get("iss")
+    url = issuer if isinstance(issuer, str) and issuer in urls else None
+    named = issuer if url is None else f"spiffe://{urls[url]}"
     for document in trusted:
-        if issuer == f"spiffe://{document.trust_domain}":
-            return document
+        if named == f"spiffe://{document.trust_domain}":
+            return document, url
     raise ProofError("the access token is of no trusted domain", code="proof.issuer")
 
 
 def _verified_token(
-    presented: PresentedCaller, trust: TrustDocument, chains: Chains | None, audience: str, at: int
+    presented: PresentedCaller,
+    trust: TrustDocument,
+    issuer: str | None,
+    chains: Chains | None,
+    audience: str,
+    at: int,
 ) -> AccessToken:
     """Verify the access token with its chain, from the header or from the store."""
+    text = presented.access_token
     if presented.chain is not None:
-        chain = headers.decode_chain(presented.chain)
-        return access_token.verify(presented.access_token, chain, trust, at=at, audience=audience)
-    # the digest only selects a chain; the token is verified with the chain
-    named: Any = jws.parse(presented.access_token).claims().get(CHAIN_CLAIM)
-    if not is_digest(named):
-        raise DecodeError("not an access token: it names no chain", code="token.malformed")
-    stored = None if chains is None else chains.chain(named)
-    if stored is None:
-        raise UnknownChainError(named)
-    return access_token.verify(presented.access_token, stored, trust, at=at, audience=audience)
+        shown = headers.decode_chain(presented.chain)
+    else:
+        # the digest only selects a chain; the token is verified with the chain
+        named: Any = jws.parse(text).claims().get(CHAIN_CLAIM)
+        if not is_digest(named):
+            raise DecodeError("not an access token: it names no chain", code="token.malformed")
+        stored = None if chains is None else chains.chain(named)
+        if stored is None:
+            raise UnknownChainError(named)
+        shown = stored
+    return access_token.verify(text, shown, trust, at=at, audience=audience, issuer=issuer)
 
 
 def _verify_proof(

@@ -1,7 +1,7 @@
-"""The group ``agentguard token``: commands that inspect and verify a token or a stored delegation.
+"""The group ``agentguard token``: inspects and verifies a token or a stored delegation.
 
 The input comes from anywhere, and nothing in it is believed before it verifies. How it is taken
-apart is in ``token_parts.py``.
+apart is in ``token_parts.py``. ``token_exchange.py`` has the command ``exchange``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 
 from agentguard.cli.agents import token_parts
+from agentguard.cli.agents.token_exchange import exchange
 from agentguard.cli.agents.token_parts import TokenParts
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
@@ -37,6 +38,7 @@ from agentguard.signing.canonical import JSON
 from agentguard.storage import ledger
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
+app.command("exchange")(exchange)
 
 TokenArgument = Annotated[
     str,
@@ -61,6 +63,15 @@ ChainOption = Annotated[
         help="The chain of an access token; by default the one in the state's log.",
     ),
 ]
+IssuerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--issuer",
+        metavar="URL",
+        help="The URL of the trust domain's token service, as the issuer of the token; by default "
+        "no such URL counts.",
+    ),
+]
 AtOption = Annotated[
     datetime | None,
     typer.Option(
@@ -75,7 +86,8 @@ AtOption = Annotated[
 class VerificationInput(NamedTuple):
     """The input of a verification: where the log is, whom to trust, the audience and the time.
 
-    ``chain`` is the file with the chain of an access token, None to look into the log.
+    ``chain`` is the file with the chain of an access token, None to look into the log. ``issuer``
+    is the URL of a token service, None where no URL counts as an issuer.
     """
 
     config: Path | None
@@ -84,6 +96,7 @@ class VerificationInput(NamedTuple):
     trust: Path | None
     chain: Path | None
     audience: str | None
+    issuer: str | None
     at: datetime
 
     @property
@@ -100,9 +113,12 @@ def _input(
     trust: TrustOption = None,
     chain: ChainOption = None,
     audience: AudienceOption = None,
+    issuer: IssuerOption = None,
     at: AtOption = None,
 ) -> VerificationInput:
-    return VerificationInput(config, state, anchor, trust, chain, audience, at or times.now())
+    return VerificationInput(
+        config, state, anchor, trust, chain, audience, issuer, at or times.now()
+    )
 
 
 _with_options: Final = options_from("given", _input)
@@ -203,7 +219,8 @@ def _problem(
             message = "a hop by itself shows nothing: give the token or the delegation"
             raise DecodeError(message, code="chain.malformed")
         if parts.claims is not None:
-            access_token.verify(parts.text, parts.chain, trust, at=at, audience=given.audience)
+            receiver = {"audience": given.audience, "issuer": given.issuer}
+            access_token.verify(parts.text, parts.chain, trust, at=at, **receiver)
         else:
             verification.loads(parts.chain, trust, at=at)
     except AgentguardError as error:

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
-from agentguard.domain.config import client_agents
+from agentguard.domain.config import Config, client_agents
 from agentguard.domain.config.server import ServerConfig
-from agentguard.guard.embedded import open_embedded
+from agentguard.guard.embedded import Embedded, open_embedded
 from agentguard.server.activation import inherited_socket, notify
 from agentguard.server.hardening import harden
 from agentguard.server.serve import GuardServer
@@ -22,8 +22,9 @@ def serve(*, config: ConfigOption = None) -> None:
 
     Opens the state, the policy and the log of the configuration, and listens at the url of
     [server], or at the socket that a service manager such as systemd hands over. Keys, policy, log
-    and approvals are then out of the reach of the agents' processes. SIGTERM or Ctrl-C ends the
-    server: it waits for the outcomes of calls that run. Another Ctrl-C ends the wait.
+    and approvals are then out of the reach of the agents' processes. With [service], also answers
+    over HTTP as a token service. SIGTERM or Ctrl-C ends the server: it waits for the outcomes of
+    calls that run. Another Ctrl-C ends the wait.
     """
     harden()
     settings = location.load_to_serve(config)
@@ -46,7 +47,10 @@ def serve(*, config: ConfigOption = None) -> None:
         with ExitStack() as until_closed:
             try:
                 until_closed.enter_context(_health(settings.server, server))
+                until_closed.enter_context(_service(settings, parts))
                 screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
+                if settings.service is not None:
+                    screen.line(f"tokens at {settings.service.issuer}")
                 notify("READY=1")
                 ended.wait()
                 notify("STOPPING=1")
@@ -77,3 +81,14 @@ def _health(config: ServerConfig | None, server: GuardServer) -> AbstractContext
     from agentguard.server.health import HealthListener  # noqa: PLC0415  few servers are probed
 
     return closing(HealthListener(config.health, server.sessions.status))
+
+
+def _service(settings: Config, parts: Embedded) -> AbstractContextManager[object]:
+    """Return the token service, which ends with the context; nothing where none is wanted."""
+    if settings.service is None or settings.server is None:
+        return nullcontext()
+    # few servers issue tokens, and the extra brings what these modules import
+    from agentguard.service.listener import ServiceListener  # noqa: PLC0415
+    from agentguard.service.parts import open_parts  # noqa: PLC0415
+
+    return closing(ServiceListener(open_parts(settings, parts), drain=settings.server.drain))

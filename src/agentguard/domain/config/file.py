@@ -42,6 +42,7 @@ from agentguard.telemetry.settings import ENDPOINT, RECEIVER, Settings
 
 if TYPE_CHECKING:
     from agentguard.domain.config.issuers import IssuerConfig
+    from agentguard.domain.config.service import ServiceConfig
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
@@ -124,6 +125,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         server=read_server(root.table("server"), resolve_path, clients) if has_server else None,
         issuers=issuers,
         clients=clients,
+        service=_service(root, resolve_path),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
@@ -141,6 +143,19 @@ def _issuers(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, I
     from agentguard.domain.config.issuers import read_issuers  # noqa: PLC0415
 
     return read_issuers(root, resolve_path)
+
+
+def _service(root: Table, resolve_path: Callable[[str], Path]) -> ServiceConfig | None:
+    if "service" not in root.names():
+        root.allow("service")
+        return None
+    if "server" not in root.names():
+        message = f"{root.name('service')}: expected a table [server] beside it, found none"
+        raise ConfigError(message)
+    # few configurations have a token service
+    from agentguard.domain.config.service import read_service  # noqa: PLC0415
+
+    return read_service(root.table("service"), resolve_path)
 
 
 def _trust_domain(root: Table) -> str:

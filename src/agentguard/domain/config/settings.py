@@ -30,6 +30,7 @@ from agentguard.telemetry.settings import Settings
 
 if TYPE_CHECKING:
     from agentguard.domain.config.issuers import IssuerConfig
+    from agentguard.domain.config.service import ServiceConfig
 
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain of a configuration that names none, such as that of a guard in memory."""
@@ -97,6 +98,9 @@ class Config:
     """``[issuers]``: whose tokens count, and where the issuers' keys are."""
     clients: Mapping[str, ClientConfig] | None = None
     """``[clients]``, for ``agentguard serve``; None without that table."""
+
+    service: ServiceConfig | None = None
+    """``[service]``, for ``agentguard serve``; None without that table."""
 
     telemetry: Settings = field(default_factory=Settings)
     encoded: bytes = b"{}"

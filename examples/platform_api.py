@@ -1,0 +1,163 @@
+"""An agent's program that gets its identity and its tokens over HTTP, from ``agentguard serve``.
+
+Run it with ``python examples/platform_api.py``. A stand-in for the company's identity provider
+signs two tokens: one of the program (a workload token), and one of alice. The program registers a
+key of its own as an instance of the agent ``support``, and exchanges alice's token for an access
+token of this instance. Everything happens in a temporary folder, which is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agentguard.delegation import access_token
+from agentguard.errors import ServerError
+from agentguard.identity.trust import TrustDocument
+from agentguard.service.client import TokenService
+
+PROVIDER = "https://login.acme.example"
+TICKETS = "https://tickets.acme.example"
+
+SETTINGS = """
+trust_domain = "acme.example"
+state = "state"
+anchor = "anchor"
+keys.passphrase_file = "passphrase"
+
+[policy]
+path = "authz.rego"
+
+[agents.support]
+authority = "delegated"
+max_scope = ["tickets:read", "tickets:write"]
+
+[server]
+url = "unix:guard.sock"
+
+[service]                                    # the token service, at URL
+issuer = "URL"
+listen = "ADDRESS"
+audiences = ["https://tickets.acme.example"]
+
+[issuers.acme]                               # whose workload tokens count
+issuer = "https://login.acme.example"
+jwks_file = "provider.json"
+audience = ["agentguard"]
+algorithms = ["EdDSA"]
+
+[issuers.acme.users]                         # and whose users may lend to agents
+claim = "preferred_username"
+audience = ["support-app"]
+
+[clients.support-web]                        # the program, by its workload token
+issuer = "acme"
+subject = "support-web"
+agents = ["support"]
+"""
+
+POLICY = "package agent.authz\n\ndefault allow := false\n"
+
+
+class Provider:
+    """A stand-in for the company's identity provider: it signs any token."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+
+    def keys(self) -> str:
+        """Return the provider's public keys, as a key set."""
+        public = {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": encoded(self._key.public_key().public_bytes_raw()),
+        }
+        return json.dumps({"keys": [{**public, "kid": "one", "alg": "EdDSA", "use": "sig"}]})
+
+    def token(self, **claims: object) -> str:
+        """Return a token that counts for five minutes."""
+        now = int(time.time())
+        whole = {"iss": PROVIDER, "iat": now, "exp": now + 300, **claims}
+        header = {"typ": "JWT", "alg": "EdDSA", "kid": "one"}
+        signed = ".".join(encoded(json.dumps(part).encode()) for part in (header, whole))
+        return f"{signed}.{encoded(self._key.sign(signed.encode()))}"
+
+
+def encoded(data: bytes) -> str:
+    """Return base64url without padding."""
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def main(folder: Path) -> None:
+    """Start the service, and make the calls of an agent's program."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    url, provider = f"http://{address}", Provider()
+    settings = SETTINGS.replace("URL", url).replace("ADDRESS", address)
+    for name, text in {
+        "agentguard.toml": settings,
+        "authz.rego": POLICY,
+        "provider.json": provider.keys(),
+    }.items():
+        (folder / name).write_text(text, "utf-8")
+    agentguard = [sys.executable, "-m", "agentguard.cli"]
+    subprocess.run([*agentguard, "init"], cwd=folder, check=True, capture_output=True)  # noqa: S603
+    server = subprocess.Popen([*agentguard, "serve"], cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    try:
+        if server.stdout is None or not server.stdout.readline().startswith("serving"):
+            sys.exit("the server has ended")
+        call(url, provider, TrustDocument.loads((folder / "state/trust.json").read_bytes()))
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def call(url: str, provider: Provider, trust: TrustDocument) -> None:
+    """Get an identity and a token, and look at both as others do."""
+    metadata = httpx.get(f"{url}/.well-known/oauth-authorization-server").json()
+    print("grant types:", *metadata["grant_types_supported"])
+    workload = provider.token(sub="support-web", aud="agentguard")
+    alice = provider.token(sub="4711", preferred_username="alice", aud="support-app")
+    with TokenService(url) as service:
+        identity = service.identities.register("support", workload_token=workload)
+        print("registered:", identity.uri.rpartition("/")[0])
+        got = service.tokens.exchange(identity, alice, scope=["tickets:read"], audience=[TICKETS])
+        print("exchanged for the scope:", *got.scope)
+        try:
+            service.tokens.exchange(identity, alice, scope=["admin"])
+        except ServerError as error:
+            print("refused:", error)
+
+    # The ticket system verifies the token offline, and asks the service about revocations.
+    verified = access_token.verify(
+        *got.issued, trust, at=int(time.time()), audience=TICKETS, issuer=url
+    )
+    print("verified:", " acts for ".join([verified.chain.actors[-1], verified.chain.principal]))
+    said = httpx.post(
+        f"{url}/introspect",
+        data={"token": got.issued.token},
+        headers={"Authorization": f"Bearer {workload}"},
+    ).json()
+    print("active:", said["active"])
+    # With each request, the program proves that it has the key of the token (RFC 9449).
+    headers = {
+        "Authorization": f"DPoP {got.issued.token}",
+        "DPoP": identity.proof("GET", f"{TICKETS}/42", access_token=got.issued.token),
+    }
+    print("a request has the headers:", *headers)
+
+
+if __name__ == "__main__":
+    os.environ["COLUMNS"] = "100"
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary))

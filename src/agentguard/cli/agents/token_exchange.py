@@ -1,0 +1,144 @@
+"""The command ``agentguard token exchange``: a user's token for an access token of an agent.
+
+The command asks a token service, and needs no state. Tokens come from files or stdin, since
+everybody can read the arguments of a process. The instance's key is in a file, because the access
+token is of no use without the key.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentguard.cli.terminal import files
+from agentguard.errors import ConfigError, DecodeError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import b64url_decode, b64url_encode
+from agentguard.signing.keys import Ed25519Signer
+
+_MAX_TOKEN: Final = 16 * 1024
+_MAX_KEY: Final = 4096
+_SEED: Final = 32
+
+ServiceOption = Annotated[
+    str, typer.Option("--service", metavar="URL", help="The URL of the token service.")
+]
+AgentOption = Annotated[
+    str, typer.Option("--agent", metavar="NAME", help="The agent that acts with the token.")
+]
+WorkloadOption = Annotated[
+    Path,
+    typer.Option(
+        "--workload-token",
+        metavar="FILE",
+        help="A file with the workload token of this program.",
+    ),
+]
+KeyOption = Annotated[
+    Path,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="The private key of the agent's instance, as a JWK. A file that is missing is made, "
+        "with a new key.",
+    ),
+]
+ChainOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--chain",
+        metavar="FILE",
+        help="Where to write the chain of the token; an older file is replaced.",
+    ),
+]
+ScopeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scope",
+        metavar="NAME",
+        help="A scope of the token; may be repeated. By default, all that the user and the agent "
+        "share.",
+    ),
+]
+AudienceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--audience",
+        metavar="NAME",
+        help="A receiver of the token; may be repeated. By default, the trust domain itself.",
+    ),
+]
+
+
+def exchange(
+    subject_token: Annotated[
+        Path, typer.Argument(metavar="FILE|-", help="A file with the user's token, - for stdin.")
+    ],
+    *,
+    service: ServiceOption,
+    agent: AgentOption,
+    workload_token: WorkloadOption,
+    key: KeyOption,
+    chain: ChainOption = None,
+    scope: ScopeOption = None,
+    audience: AudienceOption = None,
+) -> None:
+    """Exchange a user's token for an access token of an agent.
+
+    Registers the key as an instance of the agent at the token service, and prints the access token.
+    The token counts for five minutes at most, and only with a proof of the key.
+    """
+    # few commands send a request, and the extra brings what the module imports
+    from agentguard.service.client import TokenService  # noqa: PLC0415
+
+    user = _token(subject_token)
+    workload = _token(workload_token)
+    with TokenService(service) as tokens:
+        signer = _signer(key)
+        identity = tokens.identities.register(agent, workload_token=workload, signer=signer)
+        got = tokens.tokens.exchange(identity, user, scope=scope or None, audience=audience or ())
+    if chain is not None:
+        with files.new(chain, force=True) as written:
+            written.write(got.issued.chain + b"\n")
+    typer.echo(got.issued.token)  # in one piece: a screen's line would be wrapped
+
+
+def _token(path: Path) -> str:
+    """Return the token in a file; raises ``ConfigError`` for a file without one."""
+    data = files.read_or_stdin(path, _MAX_TOKEN + 1).strip()
+    if not data or len(data) > _MAX_TOKEN or not data.isascii() or b" " in data:
+        raise ConfigError(f"{path} has no token: expected a text without spaces")
+    return data.decode("ascii")
+
+
+def _signer(path: Path) -> Ed25519Signer:
+    """Return the key in a file, which is made where it is missing.
+
+    Raises ``ConfigError`` for a file without an Ed25519 key.
+    """
+    if not os.path.lexists(path):
+        seed = os.urandom(_SEED)
+        signer = Ed25519Signer.from_seed(seed)
+        made = {**signer.public_key.jwk(), "d": b64url_encode(seed)}
+        with files.new(path, force=False) as written:
+            written.write(canonical.dumps(made) + b"\n")
+        return signer
+    try:
+        jwk = canonical.loads_object(files.read(path, _MAX_KEY))
+        seed = b64url_decode(jwk.get("d"))
+    except DecodeError as error:
+        raise _no_key(path) from error
+    if len(seed) != _SEED:
+        raise _no_key(path)
+    signer = Ed25519Signer.from_seed(seed)
+    if {**jwk, "d": ""} != {**signer.public_key.jwk(), "d": ""}:
+        raise _no_key(path)
+    return signer
+
+
+def _no_key(path: Path) -> ConfigError:
+    message = f"{path} has no private Ed25519 key as a JWK: name a missing file, for a new key"
+    return ConfigError(message)

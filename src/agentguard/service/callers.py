@@ -1,0 +1,134 @@
+"""Who sends a request: a client with a workload token, or an agent's instance with its credential.
+
+Each function returns the caller, or raises ``RefusedError``. The proof of a request is used up
+last, so that nobody uses up a proof of another caller.
+"""
+
+from __future__ import annotations
+
+from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.config.server import ClientConfig
+from agentguard.errors import (
+    AgentguardError,
+    ConfigError,
+    DelegationError,
+    ProofError,
+    ServerError,
+)
+from agentguard.identity import credential
+from agentguard.identity.credential import Credential
+from agentguard.identity.revocation import require_unrevoked
+from agentguard.identity.trust import seconds
+from agentguard.proof import dpop
+from agentguard.proof.dpop import DpopProof
+from agentguard.proof.target import Target
+from agentguard.service.answers import (
+    RefusedError,
+    invalid_client,
+    invalid_token,
+    unavailable,
+)
+from agentguard.service.parts import LOGGER, ServiceParts
+from agentguard.service.reading import Request
+
+_CREDENTIAL = "workload-identity-token"
+
+
+def client_of(parts: ServiceParts, request: Request) -> tuple[ClientConfig, str]:
+    """Return the client whose workload token the request has, and the token.
+
+    Raises ``RefusedError``: ``invalid_token``, and ``temporarily_unavailable`` where the keys of
+    the token's issuer can't be had. RFC 6750, 2.1.
+    """
+    scheme, _space, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise invalid_token("send a workload token: Authorization: Bearer TOKEN")
+    try:
+        client, _ends_at = parts.clients.client_of(token)
+    except ServerError as error:
+        LOGGER.info("the token service refuses a workload token: %s (%s)", error, error.code)
+        if error.code in ("issuer.unreachable", "issuer.keys"):
+            raise unavailable("the keys of the token's issuer can't be had now") from error
+        raise invalid_token("the workload token is of no client of this service") from error
+    return client, token
+
+
+def instance_of(parts: ServiceParts, request: Request) -> Credential:
+    """Return the credential of the instance that sends the request, and use the proof up.
+
+    The credential stands in the header ``Workload-Identity-Token``; the header ``DPoP`` has a proof
+    of the credential's key, without an access token (RFC 9449, 5). Raises ``RefusedError``:
+    ``invalid_client``, ``invalid_dpop_proof``, ``unauthorized_client`` while the trust domain is
+    frozen.
+    """
+    token = request.headers.get(_CREDENTIAL)
+    if token is None:
+        raise invalid_client("send the credential in the header Workload-Identity-Token")
+    at = seconds(parts.now())
+    try:
+        instance = credential.verify(token, parts.trust, at=at)
+    except AgentguardError as error:
+        LOGGER.info("the token service refuses a credential: %s (%s)", error, error.code)
+        raise invalid_client(f"the credential does not count [{error.code}]") from error
+    proof = read_proof(parts, request, access_token=None, at=at)
+    if proof.thumbprint != instance.key.thumbprint:
+        raise invalid_client("the DPoP proof is of another key than the credential's")
+    require_active(parts, instance.uri, instance.profile.name, instance.key.thumbprint)
+    use_proof(parts, proof, at=at)
+    return instance
+
+
+def read_proof(
+    parts: ServiceParts, request: Request, *, access_token: str | None, at: int
+) -> DpopProof:
+    """Return the verified DPoP proof of a request; ``at`` is in seconds since the epoch.
+
+    Raises ``RefusedError`` (``invalid_dpop_proof``, RFC 9449, 5).
+    """
+    proof = request.headers.get("dpop")
+    if proof is None:
+        raise _invalid_proof("send a DPoP proof in the header DPoP")
+    target = Target.parse(parts.url(request.path))
+    try:
+        return dpop.verify(proof, request.method, target, access_token=access_token, at=at)
+    except AgentguardError as error:
+        raise _invalid_proof(f"the DPoP proof does not count [{error.code}]") from error
+
+
+def use_proof(parts: ServiceParts, proof: DpopProof, *, at: int) -> None:
+    """Use a proof up, durably. Raises ``RefusedError`` for a proof that was used before."""
+    try:
+        parts.store.use(proof.thumbprint, proof.jti, expires_at=proof.expires_at, at=at)
+    except ProofError as error:
+        if error.code == "proof.unavailable":
+            raise unavailable("the used proofs can't be kept now") from error
+        raise _invalid_proof(f"the DPoP proof does not count [{error.code}]") from error
+
+
+def require_active(parts: ServiceParts, uri: str, name: str, thumbprint: str) -> None:
+    """Raise ``RefusedError`` where the agent or the instance is revoked, or all are frozen."""
+    try:
+        require_unrevoked(parts.ports.revocations, frozenset({uri, f"agent:{name}", thumbprint}))
+    except DelegationError as error:
+        if error.code == "domain.frozen":
+            message = f"no tokens are issued now [{error.code}]"
+            raise RefusedError(400, "unauthorized_client", message) from error
+        raise invalid_client(f"the agent is revoked [{error.code}]") from error
+
+
+def agent_of(parts: ServiceParts, name: str, unknown: RefusedError) -> AgentConfig:
+    """Return the configuration of an agent; raise ``unknown`` where there is none of this name.
+
+    Raises ``RefusedError`` (``temporarily_unavailable``) where the agent's owner can't be had.
+    """
+    try:
+        return parts.guard.agent(name)
+    except ConfigError as error:
+        if error.code == "agent.unknown":
+            raise unknown from error
+        LOGGER.warning("the token service can't describe an agent: %s (%s)", error, error.code)
+        raise unavailable("the owner of the agent can't be looked up now") from error
+
+
+def _invalid_proof(description: str) -> RefusedError:
+    return RefusedError(400, "invalid_dpop_proof", description)

@@ -1,0 +1,205 @@
+"""A client of a token service: ``TokenService`` and its async twin, over httpx.
+
+Both register a key of this process as an instance of an agent, and exchange users' tokens for
+access tokens. ``messages.py`` says what is sent. The extra ``httpx`` brings httpx.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from agentguard.errors import ConfigError
+from agentguard.service import messages
+from agentguard.service.messages import ACCESS_TOKEN, ExchangedToken, Identity, Sent
+from agentguard.signing.keys import Ed25519Signer
+
+try:
+    import httpx
+except ModuleNotFoundError as missing:
+    what = "a client of a token service"
+    raise ConfigError.without_extra("httpx", what=what, brings="httpx") from missing
+
+_TIMEOUT: Final = 30.0
+
+
+class TokenService:
+    """The token service at ``url``: ``https``, or ``http`` on this machine.
+
+    ``identities.register`` and ``tokens.exchange`` each make one request. ``http`` sends the
+    requests, and is not closed here; None makes a client that ``close`` closes. Raises
+    ``ConfigError`` for another URL.
+    """
+
+    def __init__(self, url: str, *, http: httpx.Client | None = None) -> None:
+        self._own = httpx.Client(timeout=_TIMEOUT) if http is None else None
+        used = http or self._own
+        assert used is not None  # noqa: S101  one of both is there
+        base = messages.parse_url(url)
+        self.identities = Identities(base, used)
+        self.tokens = Tokens(base, used)
+
+    def close(self) -> None:
+        """Close the client of httpx that was made here."""
+        if self._own is not None:
+            self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Identities:
+    """The identities that a token service gives."""
+
+    def __init__(self, url: str, http: httpx.Client) -> None:
+        self._url, self._http = url, http
+
+    def register(
+        self, agent: str, *, workload_token: str, signer: Ed25519Signer | None = None
+    ) -> Identity:
+        """Return an identity of the agent; the key is ``signer``, or a new key.
+
+        ``workload_token`` is a token of an issuer that the service knows, of a client that may be
+        the agent. Raises ``ServerError``: ``service.refused``, ``service.unreachable``,
+        ``service.malformed``.
+        """
+        key = _key(signer)
+        sent = messages.registration(self._url, agent, workload_token, key)
+        return messages.read_identity(*_post(self._http, sent), agent, key)
+
+
+class Tokens:
+    """The access tokens that a token service issues."""
+
+    def __init__(self, url: str, http: httpx.Client) -> None:
+        self._url, self._http = url, http
+
+    def exchange(
+        self,
+        identity: Identity,
+        subject_token: str,
+        *,
+        subject_token_type: str = ACCESS_TOKEN,
+        scope: Iterable[str] | None = None,
+        audience: Iterable[str] = (),
+    ) -> ExchangedToken:
+        """Return an access token with which the identity acts for the user of ``subject_token``.
+
+        ``scope`` None asks for all that the user and the agent share. ``audience`` names the
+        receivers, none for the trust domain itself. Raises as ``Identities.register`` does.
+        RFC 8693, 2.
+        """
+        sent = messages.exchange(
+            self._url, identity, subject_token, subject_token_type, scope, audience
+        )
+        return messages.read_token(*_post(self._http, sent))
+
+
+class AsyncTokenService:
+    """The twin of ``TokenService`` for asyncio, with an ``httpx.AsyncClient``."""
+
+    def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
+        self._own = httpx.AsyncClient(timeout=_TIMEOUT) if http is None else None
+        used = http or self._own
+        assert used is not None  # noqa: S101  one of both is there
+        base = messages.parse_url(url)
+        self.identities = AsyncIdentities(base, used)
+        self.tokens = AsyncTokens(base, used)
+
+    async def aclose(self) -> None:
+        """Close the client of httpx that was made here."""
+        if self._own is not None:
+            await self._own.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncIdentities:
+    """The twin of ``Identities`` for asyncio."""
+
+    def __init__(self, url: str, http: httpx.AsyncClient) -> None:
+        self._url, self._http = url, http
+
+    async def register(
+        self, agent: str, *, workload_token: str, signer: Ed25519Signer | None = None
+    ) -> Identity:
+        """Return an identity of the agent, as ``Identities.register`` does."""
+        key = _key(signer)
+        sent = messages.registration(self._url, agent, workload_token, key)
+        return messages.read_identity(*await _apost(self._http, sent), agent, key)
+
+
+class AsyncTokens:
+    """The twin of ``Tokens`` for asyncio."""
+
+    def __init__(self, url: str, http: httpx.AsyncClient) -> None:
+        self._url, self._http = url, http
+
+    async def exchange(
+        self,
+        identity: Identity,
+        subject_token: str,
+        *,
+        subject_token_type: str = ACCESS_TOKEN,
+        scope: Iterable[str] | None = None,
+        audience: Iterable[str] = (),
+    ) -> ExchangedToken:
+        """Return an access token of the identity, as ``Tokens.exchange`` does."""
+        sent = messages.exchange(
+            self._url, identity, subject_token, subject_token_type, scope, audience
+        )
+        return messages.read_token(*await _apost(self._http, sent))
+
+
+def _key(signer: Ed25519Signer | None) -> Ed25519Signer:
+    return Ed25519Signer.from_seed(os.urandom(32)) if signer is None else signer
+
+
+def _post(http: httpx.Client, sent: Sent) -> tuple[int, bytes]:
+    """Return the status and the body of an answer; a redirect is never followed."""
+    try:
+        with http.stream(
+            "POST", sent.url, content=sent.body, headers=sent.headers, follow_redirects=False
+        ) as answer:
+            body = b""
+            for part in answer.iter_bytes():
+                body += part
+                if len(body) > messages.MAX_ANSWER:
+                    break  # a text that is cut off is no JSON
+            return answer.status_code, body
+    except httpx.HTTPError as error:
+        raise messages.unreachable(error) from error
+
+
+async def _apost(http: httpx.AsyncClient, sent: Sent) -> tuple[int, bytes]:
+    try:
+        async with http.stream(
+            "POST", sent.url, content=sent.body, headers=sent.headers, follow_redirects=False
+        ) as answer:
+            body = b""
+            async for part in answer.aiter_bytes():
+                body += part
+                if len(body) > messages.MAX_ANSWER:
+                    break
+            return answer.status_code, body
+    except httpx.HTTPError as error:
+        raise messages.unreachable(error) from error

@@ -1,0 +1,200 @@
+"""``POST /token``: a user's token for an access token of an agent's instance (RFC 8693).
+
+The issuer signs two hops: what the user lends to the application, on the word of the user's token,
+and what the application hands to the instance. Both hops are in the log before the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from agentguard.audit import records
+from agentguard.call.invocation import timestamp
+from agentguard.delegation import access_token, chain_issuance, grant, verification
+from agentguard.delegation.access_token import AccessToken
+from agentguard.delegation.chain import Chain
+from agentguard.delegation.handle import Delegation
+from agentguard.delegation.terms import Lender
+from agentguard.errors import AgentguardError, DelegationError, ProofError
+from agentguard.identity.credential import Credential
+from agentguard.identity.revocation import require_unrevoked
+from agentguard.identity.trust import seconds
+from agentguard.service.answers import (
+    Answer,
+    RefusedError,
+    invalid_client,
+    invalid_request,
+    success,
+    unavailable,
+)
+from agentguard.service.callers import agent_of, instance_of
+from agentguard.service.messages import ACCESS_TOKEN, CHAIN, GRANT
+from agentguard.service.parts import LOGGER, ServiceParts
+from agentguard.service.reading import Form, Request, one, read_form, required
+from agentguard.signing import canonical
+
+_TYPES: Final = "urn:ietf:params:oauth:token-type:"
+SUBJECT_TYPES: Final = {ACCESS_TOKEN: "access", f"{_TYPES}id_token": "ID", f"{_TYPES}jwt": None}
+"""The types of a user's token (RFC 8693, 3), each with the kind that the issuer's users have."""
+
+_REPEATED: Final = frozenset({"audience", "resource"})
+_LIFETIME: Final = 3600
+_SCOPE_CODES: Final = frozenset({"scope.exceeded", "scope.malformed", "invalid_scope"})
+
+
+class _Wanted(NamedTuple):
+    """What an exchange asks for; ``scope`` None is all that the principal and the agent allow."""
+
+    subject_token: str
+    subject_type: str
+    scope: tuple[str, ...] | None
+    audience: tuple[str, ...]
+
+
+def exchange(parts: ServiceParts, request: Request) -> Answer:
+    """Return an access token for the instance that sends the request, and the chain of the token.
+
+    The instance shows its credential and a DPoP proof. Raises ``RefusedError``:
+    ``unsupported_grant_type``, ``invalid_request`` (also for a user's token that does not count,
+    RFC 8693, 2.2.2), ``invalid_scope``, ``invalid_target``, and as ``instance_of`` does.
+    """
+    form = read_form(request, _REPEATED)
+    if required(form, "grant_type") != GRANT:
+        raise RefusedError(400, "unsupported_grant_type", f"the grant_type here is {GRANT}")
+    wanted = _read(parts, form)
+    instance = instance_of(parts, request)
+    if one(form, "client_id") not in (None, instance.uri):
+        raise invalid_client("client_id is another than the URI of the credential")
+    unknown = invalid_client("the agent of the credential is none of [agents] any more")
+    limit = agent_of(parts, instance.profile.name, unknown).scope
+    lent = _begin(parts, wanted, limit)
+    token = _hand_on(parts, lent, instance, limit)
+    _keep_chain(parts, token)
+    return success(
+        {
+            "access_token": token.token,
+            "issued_token_type": ACCESS_TOKEN,
+            "token_type": "DPoP",
+            "expires_in": token.expires_at - token.issued_at,
+            "scope": " ".join(token.chain.leaf.scope),
+            CHAIN: canonical.loads(token.chain.dumps()),
+        }
+    )
+
+
+def _read(parts: ServiceParts, form: Form) -> _Wanted:
+    """Read the parameters of an exchange (RFC 8693, 2.1); raises ``RefusedError``."""
+    subject_type = required(form, "subject_token_type")
+    if subject_type not in SUBJECT_TYPES:
+        raise invalid_request("subject_token_type is none of access_token, id_token and jwt")
+    if "actor_token" in form or "actor_token_type" in form:
+        raise invalid_request("the actor is the instance of the credential: send no actor_token")
+    if one(form, "requested_token_type") not in (None, ACCESS_TOKEN):
+        raise invalid_request(f"the requested_token_type here is {ACCESS_TOKEN}")
+    audience = (*form.get("audience", ()), *form.get("resource", ()))
+    allowed = {*parts.config.audiences, f"spiffe://{parts.settings.trust_domain}"}
+    if not allowed.issuperset(audience):
+        message = "a token for one of these audiences is not issued here: see [service] audiences"
+        raise RefusedError(400, "invalid_target", message)
+    scope = one(form, "scope")
+    try:
+        names = None if scope is None else grant.parse_scopes(scope.split(" "))
+    except DelegationError as error:
+        raise _invalid_scope(error) from error
+    return _Wanted(required(form, "subject_token"), subject_type, names, audience)
+
+
+def _begin(parts: ServiceParts, wanted: _Wanted, limit: frozenset[str] | None) -> Delegation:
+    """Have the user lend to the application; ``limit`` is the largest scope of the agent."""
+    if limit is not None and wanted.scope is not None and not limit.issuperset(wanted.scope):
+        message = "the agent may not have this scope: see max_scope in [agents]"
+        raise RefusedError(400, "invalid_scope", message)
+    try:
+        lent = parts.guard.delegations.begin(
+            Lender(None, wanted.subject_token),
+            scope=wanted.scope,
+            via=None,
+            task_id=None,
+            expires_in=_LIFETIME,
+            max_depth=chain_issuance.DEFAULT_DEPTH,
+            max_calls=None,
+            audience=wanted.audience,
+        )
+        _require_type(parts, lent.chain, wanted.subject_type)
+        require_unrevoked(parts.ports.revocations, lent.chain.names)
+    except AgentguardError as error:
+        raise _refused(error) from error
+    return lent
+
+
+def _require_type(parts: ServiceParts, chain: Chain, subject_type: str) -> None:
+    """Raise ``RefusedError`` where the user's token is of another type than the request says."""
+    expected, token = SUBJECT_TYPES[subject_type], chain.root.subject_token
+    kinds = {
+        issuer.rule.issuer: issuer.users.kind
+        for issuer in parts.settings.issuers.values()
+        if issuer.users is not None
+    }
+    if token is None or (expected is not None and kinds.get(token.issuer) != expected):
+        raise invalid_request("the subject_token is of another type than subject_token_type says")
+
+
+def _hand_on(
+    parts: ServiceParts, lent: Delegation, instance: Credential, limit: frozenset[str] | None
+) -> AccessToken:
+    """Hand what the user lends to the instance, record the chain, and return a token."""
+    moment = parts.now()
+    at = seconds(moment)
+    domain, entropy = parts.guard.runtime.renewed_domain(), parts.ports.entropy
+    scope = [name for name in lent.scope if limit is None or name in limit]
+    if not scope:
+        raise RefusedError(400, "invalid_scope", "the user and the agent share no scope")
+    try:
+        chain = chain_issuance.extend(
+            lent.chain,
+            domain.issuer,
+            instance,
+            by=None,
+            scope=scope,
+            now=at,
+            jti=entropy(16).hex(),
+        )
+        verified = verification.from_json(chain.as_json(), domain.trust, at=at)
+    except AgentguardError as error:
+        raise _refused(error) from error
+    token = access_token.mint(
+        verified, domain.issuer, now=at, jti=entropy(16).hex(), url=parts.config.issuer
+    )
+    log = parts.ports.log
+    log.enqueue(records.delegation(verified, at=timestamp(moment)))
+    log.flush()
+    return token
+
+
+def _keep_chain(parts: ServiceParts, token: AccessToken) -> None:
+    """Keep the chain, so that ``/introspect`` needs the token alone."""
+    chain = token.chain
+    try:
+        parts.store.keep_chain(
+            chain.sha256,
+            chain.dumps(),
+            expires_at=token.expires_at,
+            at=token.issued_at,
+        )
+    except ProofError as error:  # whoever asks /introspect sends the chain as well
+        LOGGER.warning("the token service can't keep a chain: %s", error)
+
+
+def _refused(error: AgentguardError) -> RefusedError:
+    """Return the refusal of an exchange by the reason code of the guard."""
+    LOGGER.info("the token service refuses an exchange: %s (%s)", error, error.code)
+    noun = error.code.partition(".")[0]
+    if error.code in _SCOPE_CODES:
+        return _invalid_scope(error)
+    if noun in ("issuer", "storage", "server") or error.code == "principal.failed":
+        return unavailable(f"the user's token can't be verified now [{error.code}]")
+    return invalid_request(f"the user's token does not count here [{error.code}]")
+
+
+def _invalid_scope(error: AgentguardError) -> RefusedError:
+    return RefusedError(400, "invalid_scope", f"this scope can't be lent [{error.code}]")

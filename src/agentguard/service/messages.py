@@ -1,0 +1,169 @@
+"""The requests to a token service and its answers, as values; ``client.py`` sends and receives."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from urllib.parse import urlencode
+
+from agentguard.delegation.access_token import IssuedToken
+from agentguard.errors import DecodeError, ServerError
+from agentguard.proof.target import Target, parse_audience
+from agentguard.service import proofs
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import Ed25519Signer
+
+GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+"""The grant type of a token exchange (RFC 8693, 2.1)."""
+
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  a type's name
+"""The type of an OAuth access token (RFC 8693, 3)."""
+
+CHAIN: Final = "urn:agentguard:chain"
+"""The member of an answer with the chain of the token, and the parameter of ``/introspect``."""
+
+MAX_ANSWER: Final = 256 * 1024
+"""The longest answer that is read, in bytes."""
+
+_MAX_ERROR: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An instance of an agent whose key is in this process, with its credential.
+
+    ``expires_at`` is the end of the credential, in seconds since the epoch: register the same key
+    again before.
+    """
+
+    agent: str
+    uri: str
+    credential: str = field(repr=False)
+    expires_at: int
+    signer: Ed25519Signer = field(repr=False)
+
+    def proof(self, method: str, url: str, *, access_token: str | None = None) -> str:
+        """Return a DPoP proof for one request: the value of the header ``DPoP``.
+
+        A query of ``url`` is left out (RFC 9449, 4.2). Raises ``ProofError`` (``proof.malformed``)
+        for a URL that a proof can't name.
+        """
+        return _proof(self.signer, method, Target.parse(url).uri, access_token)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangedToken:
+    """An access token of an instance, with the chain that verifies the token.
+
+    ``issued`` has the token and the chain, ``scope`` what the token allows. ``expires_in`` is in
+    seconds from the answer on.
+    """
+
+    issued: IssuedToken = field(repr=False)
+    scope: tuple[str, ...]
+    expires_in: int
+
+
+class Sent(NamedTuple):
+    """A request: a ``POST`` to a URL."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def parse_url(url: str) -> str:
+    """Return the URL of a service without a slash at its end; raises ``ConfigError``."""
+    return parse_audience(url).origin
+
+
+def registration(url: str, agent: str, workload_token: str, signer: Ed25519Signer) -> Sent:
+    """Return the request for a credential of a key."""
+    target = f"{url}/identities"
+    headers = {
+        "Authorization": f"Bearer {workload_token}",
+        "Content-Type": "application/json",
+        proofs.HEADER: _proof(signer, "POST", target, workload_token),
+    }
+    body = canonical.dumps({"agent": agent, "jwk": {**signer.public_key.jwk()}})
+    return Sent(target, headers, body)
+
+
+def exchange(
+    url: str,
+    identity: Identity,
+    subject_token: str,
+    subject_token_type: str,
+    scope: Iterable[str] | None,
+    audience: Iterable[str],
+) -> Sent:
+    """Return the request for an access token."""
+    target = f"{url}/token"
+    form = [
+        ("grant_type", GRANT),
+        ("subject_token", subject_token),
+        ("subject_token_type", subject_token_type),
+        *(("audience", name) for name in audience),
+    ]
+    if scope is not None:
+        form.append(("scope", " ".join(scope)))
+    headers = {
+        "Workload-Identity-Token": identity.credential,
+        "Content-Type": "application/x-www-form-urlencoded",
+        proofs.HEADER: _proof(identity.signer, "POST", target, None),
+    }
+    return Sent(target, headers, urlencode(form).encode("ascii"))
+
+
+def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:
+    """Return the identity in an answer; raises ``ServerError``."""
+    match _answer(status, body, 201):
+        case {"credential": str(credential), "uri": str(uri), "expires_at": int(expires_at)}:
+            return Identity(agent, uri, credential, expires_at, signer)
+    raise _malformed()
+
+
+def read_token(status: int, body: bytes) -> ExchangedToken:
+    """Return the token in an answer, unverified; raises ``ServerError``."""
+    answer = _answer(status, body, 200)
+    chain = answer.get(CHAIN)
+    match answer:
+        case {"access_token": str(token), "scope": str(scope), "expires_in": int(expires_in)} if (
+            isinstance(chain, dict) and answer.get("token_type") == "DPoP"
+        ):
+            issued = IssuedToken(token, canonical.dumps(chain))
+            return ExchangedToken(issued, tuple(scope.split()), expires_in)
+    raise _malformed()
+
+
+def unreachable(error: Exception) -> ServerError:
+    """Return the error for a service that does not answer."""
+    message = f"the token service can't be reached ({type(error).__name__}): try again later"
+    return ServerError(message, code="service.unreachable")
+
+
+def _answer(status: int, body: bytes, expected: int) -> dict[str, JSON]:
+    """Return the object in an answer; raises ``ServerError`` for a refusal (RFC 6749, 5.2)."""
+    try:
+        answer = canonical.loads_object(body)
+    except DecodeError as error:
+        raise _malformed() from error
+    if status == expected:
+        return answer
+    said = f"{answer.get('error')}: {answer.get('error_description', '')}"
+    message = f"the token service refuses the request: {said}"[:_MAX_ERROR]
+    code = "service.unreachable" if status == 503 else "service.refused"  # noqa: PLR2004
+    raise ServerError(message, code=code)
+
+
+def _proof(signer: Ed25519Signer, method: str, url: str, access_token: str | None) -> str:
+    given = {"access_token": access_token, "at": int(time.time()), "jti": os.urandom(16).hex()}
+    return proofs.sign(signer, method, url, **given)  # type: ignore[arg-type]
+
+
+def _malformed() -> ServerError:
+    return ServerError("what answers is no token service", code="service.malformed")

@@ -1,0 +1,160 @@
+"""``GET /openapi.json``: the endpoints in the form of OpenAPI 3.1, written by hand.
+
+A test holds the description against the routes of ``application.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentguard.service.answers import Answer, public
+from agentguard.service.exchange import SUBJECT_TYPES
+from agentguard.service.messages import CHAIN, GRANT
+from agentguard.service.parts import ServiceParts
+from agentguard.service.reading import FORM, Request
+
+_TEXT: Final = {"type": "string"}
+_NUMBER: Final = {"type": "integer"}
+_OBJECT: Final = {"type": "object"}
+_JSON: Final = "application/json"
+
+
+def _object(required: tuple[str, ...], **members: object) -> dict[str, object]:
+    return {"type": "object", "required": list(required), "properties": members}
+
+
+def _content(media_type: str, schema: object) -> dict[str, object]:
+    return {media_type: {"schema": schema}}
+
+
+def _answers(status: str, meaning: str, schema: object, *refusals: str) -> dict[str, object]:
+    refused = {code: {"$ref": "#/components/responses/Refusal"} for code in (*refusals, "503")}
+    return {status: {"description": meaning, "content": _content(_JSON, schema)}, **refused}
+
+
+def _public(summary: str) -> dict[str, object]:
+    return {"get": {"summary": summary, "responses": _answers("200", summary, _OBJECT)}}
+
+
+_POSTED: Final = ("400", "401", "408", "413", "415", "431")
+
+_CHAIN_SCHEMA: Final = {
+    "type": "object",
+    "description": "The signed hops and credentials: docs/reference/delegation-formats.md.",
+}
+
+_IDENTITIES: Final = {
+    "summary": "Get a credential for a key of your own",
+    "security": [{"workload": [], "proof": []}],
+    "requestBody": {
+        "required": True,
+        "content": _content(_JSON, _object(("agent", "jwk"), agent=_TEXT, jwk=_OBJECT)),
+    },
+    "responses": _answers(
+        "201",
+        "The credential",
+        _object(
+            ("credential", "uri", "expires_in", "expires_at"),
+            credential=_TEXT,
+            uri=_TEXT,
+            expires_in=_NUMBER,
+            expires_at=_NUMBER,
+        ),
+        *_POSTED,
+        "403",
+    ),
+}
+
+_TOKEN: Final = {
+    "summary": "Exchange a user's token for an access token (RFC 8693)",
+    "security": [{"credential": [], "proof": []}],
+    "requestBody": {
+        "required": True,
+        "content": _content(
+            FORM,
+            _object(
+                ("grant_type", "subject_token", "subject_token_type"),
+                grant_type={"const": GRANT},
+                subject_token=_TEXT,
+                subject_token_type={"enum": list(SUBJECT_TYPES)},
+                scope=_TEXT,
+                audience={"type": "array", "items": _TEXT},
+                resource={"type": "array", "items": _TEXT},
+                client_id=_TEXT,
+                requested_token_type=_TEXT,
+            ),
+        ),
+    },
+    "responses": _answers(
+        "200",
+        "The access token and its chain",
+        {
+            "type": "object",
+            "required": ["access_token", "issued_token_type", "token_type", "expires_in", CHAIN],
+            "properties": {
+                "access_token": _TEXT,
+                "issued_token_type": _TEXT,
+                "token_type": {"const": "DPoP"},
+                "expires_in": _NUMBER,
+                "scope": _TEXT,
+                CHAIN: _CHAIN_SCHEMA,
+            },
+        },
+        *_POSTED,
+    ),
+}
+
+_INTROSPECT: Final = {
+    "summary": "Ask whether an access token counts now (RFC 7662)",
+    "security": [{"workload": []}],
+    "requestBody": {
+        "required": True,
+        "content": _content(
+            FORM,
+            {
+                "type": "object",
+                "required": ["token"],
+                "properties": {"token": _TEXT, "token_type_hint": _TEXT, CHAIN: _TEXT},
+            },
+        ),
+    },
+    "responses": _answers(
+        "200", "What the token says", _object(("active",), active={"type": "boolean"}), *_POSTED
+    ),
+}
+
+DESCRIPTION: Final[Mapping[str, Any]] = {
+    "openapi": "3.1.0",
+    "info": {"title": "agentguard token service", "version": "1"},
+    "paths": {
+        "/.well-known/oauth-authorization-server": _public("The metadata (RFC 8414)"),
+        "/jwks.json": _public("The keys of the issuer (RFC 7517)"),
+        "/healthz": _public("Whether the service answers"),
+        "/openapi.json": _public("This description"),
+        "/identities": {"post": _IDENTITIES},
+        "/token": {"post": _TOKEN},
+        "/introspect": {"post": _INTROSPECT},
+    },
+    "components": {
+        "securitySchemes": {
+            "workload": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            "credential": {"type": "apiKey", "in": "header", "name": "Workload-Identity-Token"},
+            "proof": {"type": "apiKey", "in": "header", "name": "DPoP"},
+        },
+        "responses": {
+            "Refusal": {
+                "description": "A refusal in the form of RFC 6749, 5.2",
+                "content": _content(
+                    _JSON, _object(("error",), error=_TEXT, error_description=_TEXT)
+                ),
+            }
+        },
+    },
+}
+"""The description without the address of the service."""
+
+
+def describe(parts: ServiceParts, _request: Request) -> Answer:
+    """Return the description, with the URL of this service."""
+    return public({**DESCRIPTION, "servers": [{"url": parts.config.issuer}]})

@@ -1,0 +1,74 @@
+"""``ServiceParts``: what the endpoints of the token service use of the guard and the configuration.
+
+The endpoints are functions of these parts and a request. ``open_parts`` makes the parts once.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from agentguard.domain.config import Config
+from agentguard.domain.config.service import ServiceConfig
+from agentguard.domain.issuer_keys import open_issuers
+from agentguard.errors import ConfigError
+from agentguard.flow.ports import Ports
+from agentguard.guard.embedded import Embedded
+from agentguard.identity.trust import TrustDocument
+from agentguard.server.tokens import TokenClients
+from agentguard.storage.proof_store import ProofStore
+
+LOGGER: Final = logging.getLogger("agentguard")
+
+STORE: Final = "service-store.db"
+"""The file in the state with the used proofs, and with the chains of tokens that were issued."""
+
+_MOST_CHAINS: Final = 65_536
+
+
+class ServiceParts(NamedTuple):
+    """The configuration, the guard, the clients with workload tokens, and the used proofs."""
+
+    settings: Config
+    config: ServiceConfig
+    guard: Embedded
+    clients: TokenClients
+    store: ProofStore
+
+    @property
+    def ports(self) -> Ports:
+        """The log, the revocations, the clock and the entropy of the guard."""
+        return self.guard.runtime.current_ports()
+
+    @property
+    def trust(self) -> TrustDocument:
+        """The trust document in force, read anew if somebody has rotated the keys."""
+        return self.guard.runtime.renewed_domain().trust
+
+    def now(self) -> datetime:
+        """Return the time, which is never before the newest entry of the log."""
+        ports = self.ports
+        return max(ports.clock(), ports.log.last_at)
+
+    def url(self, path: str) -> str:
+        """Return the URL of an endpoint, as others know the service."""
+        return self.config.issuer + path
+
+
+def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
+    """Return the parts of the service that ``[service]`` describes.
+
+    ``guard`` is the server's own, and is not closed here. Raises ``ConfigError`` without the table,
+    and ``ProofError`` (``proof.unavailable``) where the used proofs can't be kept.
+    """
+    if settings.service is None:
+        raise ConfigError(f"{settings.source}: service: expected a table [service], found none")
+    clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
+    return ServiceParts(
+        settings,
+        settings.service,
+        guard,
+        TokenClients(open_issuers(settings), clients),
+        ProofStore(settings.state / STORE, max_chains=_MOST_CHAINS),
+    )

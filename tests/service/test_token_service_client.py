@@ -1,0 +1,155 @@
+"""Clients of a token service: the library's own two, and one of other people."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+from authlib.integrations.httpx_client import OAuth2Client
+from token_service import CHAIN, GRANT, PAYMENTS, TYPES, claims
+
+from agentguard import AgentguardError
+from agentguard.delegation import access_token
+from agentguard.domain import keystore
+from agentguard.proof import ProofStore, Receiver, dpop
+from agentguard.proof.headers import encode_chain
+from agentguard.proof.target import Target
+from agentguard.service.client import AsyncTokenService, TokenService
+
+
+def code_of(function, *args, **given) -> str:
+    with pytest.raises(AgentguardError) as caught:
+        function(*args, **given)
+    return caught.value.code
+
+
+def verified(service, issued):
+    trust = keystore.load_trust(service.place.folder / "state")
+    given: dict[str, Any] = {"at": int(time.time()), "audience": PAYMENTS, "issuer": service.url}
+    return access_token.verify(issued.token, issued.chain, trust, **given)
+
+
+def test_a_program_registers_an_agent_and_exchanges_a_token(service):
+    user = service.provider.token()
+    with TokenService(service.url) as tokens:
+        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        got = tokens.tokens.exchange(identity, user, scope=["read"], audience=[PAYMENTS])
+        again = tokens.identities.register(
+            "clerk", workload_token=service.workload(), signer=identity.signer
+        )
+    assert verified(service, got.issued).chain.leaf.delegatee == identity.uri == again.uri
+    assert got.scope == ("read",)
+    assert user not in repr((identity, got))
+    assert got.issued.token not in repr(got)
+
+
+def test_the_proof_of_an_identity_verifies_at_a_receiver(service):
+    with TokenService(service.url) as tokens:
+        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        token = tokens.tokens.exchange(identity, service.provider.token()).issued.token
+    proof = identity.proof("GET", f"{PAYMENTS}/invoices?page=2", access_token=token)
+    target = Target.parse(f"{PAYMENTS}/invoices")
+    given: dict[str, Any] = {"access_token": token, "at": int(time.time())}
+    assert dpop.verify(proof, "GET", target, **given).thumbprint == claims(token)["cnf"]["jkt"]
+    assert code_of(dpop.verify, proof, "POST", target, **given) == "proof.request"
+
+
+def test_the_asynchronous_twin_does_the_same(service):
+    async def work():
+        async with AsyncTokenService(service.url) as tokens:
+            workload = service.workload()
+            identity = await tokens.identities.register("clerk", workload_token=workload)
+            user = service.provider.token()
+            return identity, await tokens.tokens.exchange(identity, user, audience=[PAYMENTS])
+
+    identity, got = asyncio.run(work())
+    assert verified(service, got.issued).chain.leaf.delegatee == identity.uri
+
+
+def test_a_refusal_says_why_and_holds_no_token(service):
+    with TokenService(service.url) as tokens:
+        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        user = service.provider.token()
+        with pytest.raises(AgentguardError) as caught:
+            tokens.tokens.exchange(identity, user, scope=["admin"])
+        assert caught.value.code == "service.refused"
+        assert "invalid_scope" in str(caught.value)
+        assert user not in str(caught.value)
+        workload = service.workload("batch-1")
+        assert code_of(tokens.identities.register, "clerk", workload_token=workload) == (
+            "service.refused"
+        )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>"),
+        httpx.Response(201, json={"credential": 1, "uri": "x", "expires_at": 5}),
+        httpx.Response(201, content=b"[" * 300_000),
+        httpx.Response(201, json={}),
+        httpx.Response(302, headers={"Location": "https://evil.example"}),
+    ],
+    ids=["HTML", "a number", "long", "nothing", "a redirect"],
+)
+def test_an_answer_of_something_else_is_an_error(answer):
+    http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
+    identities = TokenService("https://agents.example", http=http).identities
+    assert code_of(identities.register, "clerk", workload_token="a.b.c") == "service.malformed"
+
+
+def test_a_service_that_is_not_there_is_unreachable():
+    with TokenService("http://127.0.0.1:9") as tokens:
+        code = code_of(tokens.identities.register, "clerk", workload_token="a.b.c")
+    assert code == "service.unreachable"
+
+
+@pytest.mark.parametrize("url", ["http://agents.example", "agents.example", "ftp://a", ""])
+def test_a_service_that_others_could_read_is_refused(url):
+    assert code_of(TokenService, url) == "config.invalid"
+
+
+def test_a_client_of_authlib_exchanges_a_token(service, key, credential):
+    endpoint = f"{service.url}/token"
+    with OAuth2Client("", token_endpoint_auth_method="none") as client:
+        token = client.fetch_token(
+            endpoint,
+            grant_type=GRANT,
+            subject_token=service.provider.token(),
+            subject_token_type=f"{TYPES}access_token",
+            scope="read",
+            audience=PAYMENTS,
+            headers={"Workload-Identity-Token": credential, "DPoP": key.proof(endpoint)},
+        )
+    assert token["token_type"] == "DPoP"
+    assert token["scope"] == "read"
+    assert claims(token["access_token"])["sub"] == "user:alice"
+    assert len(token[CHAIN]["hops"]) == 2
+
+
+def test_a_tool_s_server_takes_a_token_of_a_service_that_it_names(service, tmp_path):
+    with TokenService(service.url) as tokens:
+        identity = tokens.identities.register("clerk", workload_token=service.workload())
+        user = service.provider.token()
+        issued = tokens.tokens.exchange(identity, user, audience=[PAYMENTS]).issued
+    trust = keystore.load_trust(service.place.folder / "state")
+
+    def caller(issuers, method="GET"):
+        store = ProofStore(tmp_path / f"proofs-{len(issuers)}")
+        receiver = Receiver(PAYMENTS, trust, store, issuers=issuers, accepts_dpop=True)
+        proof = identity.proof("GET", f"{PAYMENTS}/invoices", access_token=issued.token)
+        sent = [
+            ("authorization", f"DPoP {issued.token}"),
+            ("dpop", proof),
+            ("agentguard-chain", encode_chain(issued.chain)),
+        ]
+        return receiver.verify(method, "/invoices", "", sent, b"")
+
+    known = {service.url: "acme.example"}
+    assert (caller(known).principal, caller(known).assurance) == ("user:alice", "dpop")
+    assert code_of(caller, known, "POST") == "proof.request"
+    for others in ({}, {f"{service.url}/": "acme.example"}, {service.url: "evil.example"}):
+        assert code_of(caller, others) == "proof.issuer"
