@@ -40,6 +40,7 @@ _COSTLY: Final = frozenset(
         "approvals.history",
         "approvals.pending",
         "approvals.read",
+        "approvals.refusal",
         "approvals.withdraw",
         "runs.read",
     }
