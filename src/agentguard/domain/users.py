@@ -18,12 +18,14 @@ from agentguard.domain.issuer_keys import open_source
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import jwt
 from agentguard.identity.jwt import VerifiedJwt
-from agentguard.identity.principal import is_principal
+from agentguard.identity.principal import is_principal, shown
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON, is_integer
 
 _OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
 _OF_ACCESS_TOKENS = ("scope", "scp", "client_id")
+_TYPE_CLAIM = {"access": "Bearer", "ID": "ID"}
+_CLIENT_CLAIMS = ("azp", "client_id", "cid", "appid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,33 @@ class UserTokens:
     def verify(self, token: str, *, now: int) -> User:
         """Verify a token; ``now`` is in seconds since the epoch.
 
-        Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for the other
-        kind of token, and ``jwt.subject`` for a token that names no principal.
+        Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for a token of
+        another kind, and ``jwt.subject`` for a token that is a program's, that names no principal,
+        or that names a principal of another issuer.
         """
         verified = self._issuers.verify(token)
         users = self._users[verified.issuer]
         _require_kind(token, verified, users)
+        _require_person(verified.claims)
+        principal = _principal(verified.claims, users)
+        self._require_own(principal, users)
         rights = self._rights(verified.claims, users)
         known = _known(token, verified, rights)
         ends_at = int(verified.expires_at) if users.longest is None else now + users.longest
-        return User(_principal(verified.claims, users), known, ends_at, rights)
+        return User(principal, known, ends_at, rights)
+
+    def _require_own(self, principal: str, users: UsersConfig) -> None:
+        """Raise ``VerificationError`` for a name that only another issuer may give.
+
+        Of two prefixes with which a name begins, the longer one has the name.
+        """
+        for name, other in self._users.items():
+            if len(other.prefix) > len(users.prefix) and principal.startswith(other.prefix):
+                message = (
+                    f"the token's {users.claim} makes {principal}, a name for users of the issuer "
+                    f"{name} alone (prefix {other.prefix!r})"
+                )
+                raise VerificationError(message, code="jwt.subject")
 
     def _rights(self, claims: Mapping[str, JSON], users: UsersConfig) -> PrincipalConfig | None:
         """Return what the roles of the token allow, as far as ``[roles]`` has them."""
@@ -87,26 +106,48 @@ class UserTokens:
 
 
 def _for_users(issuer: IssuerConfig, users: UsersConfig, where: str) -> TrustedIssuer:
-    rule = replace(issuer.rule, audience=users.audience)
+    # subject_claim is for programs; the first hop names the sub of a user's token
+    rule = replace(issuer.rule, audience=users.audience, subject_claim="sub")
     return TrustedIssuer(rule, open_source(issuer, where))
 
 
 def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None:
-    """Tell an ID token from an access token, which providers sign with the same keys.
+    """Tell the kinds of tokens apart, which providers sign with the same keys.
 
-    OpenID Connect Core, 2; RFC 9068, 2.2; the claim ``typ`` is Keycloak's.
+    OpenID Connect Core, 2; RFC 9068, 2.2. The claim ``typ`` is Keycloak's. A token with ``events``
+    tells of a log-out, say (RFC 8417, 2.2; OpenID Connect Back-Channel Logout, 2.4).
     """
     claims, header = verified.claims, jwt.parse(token).header
     typ = str(header.get("typ", "")).lower().removeprefix("application/")
-    is_access = typ == "at+jwt" or claims.get("typ") == "Bearer"
-    is_id = claims.get("typ") == "ID"
-    if users.kind == "access":
-        wrong = is_id or any(name in claims for name in _OF_ID_TOKENS)
-    else:
-        wrong = is_access or any(name in claims for name in _OF_ACCESS_TOKENS)
+    others = _OF_ID_TOKENS if users.kind == "access" else _OF_ACCESS_TOKENS
+    wrong = (
+        (users.kind == "ID" and typ == "at+jwt")
+        or claims.get("typ", _TYPE_CLAIM[users.kind]) != _TYPE_CLAIM[users.kind]
+        or any(name in claims for name in (*others, "events"))
+    )
     if wrong:
         message = f"the token is no {users.kind} token: pass the provider's {users.kind} token"
         raise VerificationError(message, code="jwt.type")
+
+
+def _require_person(claims: Mapping[str, JSON]) -> None:
+    """Raise ``VerificationError`` for a token that a program got in its own name.
+
+    Such a token says that its subject is the client (RFC 9068, 2.2 and 5). Keycloak has a user
+    ``service-account-CLIENT`` for each such client, Auth0 the subject ``CLIENT@clients`` and
+    ``gty``, and Microsoft Entra ID ``idtyp``.
+    """
+    clients = {_text(claims, name) for name in _CLIENT_CLAIMS} - {None}
+    subject, user = _text(claims, "sub"), _text(claims, "preferred_username")
+    is_program = (
+        subject in {*clients, *(f"{client}@clients" for client in clients)}
+        or user in {f"service-account-{client}".lower() for client in clients}
+        or claims.get("idtyp") == "app"
+        or claims.get("gty") == "client-credentials"
+    )
+    if is_program:
+        message = "the token is a program's own: pass the token with which a user has come"
+        raise VerificationError(message, code="jwt.subject")
 
 
 def _principal(claims: Mapping[str, JSON], users: UsersConfig) -> str:
@@ -114,9 +155,12 @@ def _principal(claims: Mapping[str, JSON], users: UsersConfig) -> str:
     principal = f"{users.prefix}{value}" if isinstance(value, str) and value else ""
     if not is_principal(principal):
         message = (
-            f"the token's {users.claim} is {value!r}, which is no name of a principal after "
+            f"the token's {users.claim} is {shown(value)}, which is no name of a principal after "
             f"{users.prefix!r}: correct claim or prefix of the issuer's users"
         )
+        raise VerificationError(message, code="jwt.subject")
+    if users.claim == "email" and claims.get("email_verified", True) is not True:
+        message = "the provider has not verified the token's email: anybody could have written it"
         raise VerificationError(message, code="jwt.subject")
     return principal
 

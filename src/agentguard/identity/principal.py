@@ -56,7 +56,7 @@ def require_principal(name: object, role: str, error: type[AgentguardError]) -> 
     """
     if isinstance(name, str) and is_principal(name):
         return name
-    raise error(f"{_shown(name)} is no name of a {role}: {_advice(name, role)}", code=MALFORMED)
+    raise error(f"{shown(name)} is no name of a {role}: {_advice(name, role)}", code=MALFORMED)
 
 
 def _advice(name: object, role: str) -> str:
@@ -83,7 +83,7 @@ def _suggestion(name: object, default_kind: str) -> str | None:
     return suggestion if is_principal(suggestion) else None
 
 
-def _shown(name: object) -> str:
-    """Show a name in ASCII, so that no letter can look like another letter."""
-    shown = ascii(name)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+def shown(name: object) -> str:
+    """Show a refused name in ASCII, so that no letter can look like another, and cut it short."""
+    text = ascii(name)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

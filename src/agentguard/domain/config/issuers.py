@@ -77,6 +77,14 @@ def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, Is
             if len({(one.issuer, one.trust_domain) for one in rules}) == 1:
                 message = f"{table.name('')}: the issuer {other.rule.name} is the same"
                 raise ConfigError(message)
+            prefixes = [one.users.prefix for one in (other, issuer) if one.users is not None]
+            if len(prefixes) > len(set(prefixes)):
+                message = (
+                    f"{table.name('users')}.prefix: the users of the issuer {other.rule.name} have "
+                    "the same prefix, so that an alice of either would be the same principal: give "
+                    "each issuer's users a prefix of its own, as in 'user:partner/'"
+                )
+                raise ConfigError(message)
         issuers[name] = issuer
     return issuers
 

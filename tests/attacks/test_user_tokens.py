@@ -1,0 +1,151 @@
+"""Tokens that an honest provider has signed, passed for something that they are not.
+
+A program's token for a user's, a log-out for a log-in, a user of one provider for a user of
+another. Each refusal stands beside what is allowed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from login_provider import AUDIENCE, Provider
+from token_issuer import TokenIssuer, fresh
+
+from agentguard import AgentguardError, ConfigError, Decision, Guard
+
+PARTNER = "https://login.partner.example"
+
+
+@pytest.fixture
+def provider(tmp_path):
+    return Provider(tmp_path)
+
+
+@pytest.fixture
+def partner():
+    return TokenIssuer("partner", issuer=PARTNER)
+
+
+def opened(issuers: dict[str, Any]) -> Guard:
+    config = {"agents": {"clerk": {}}, "issuers": issuers}
+    return Guard.ephemeral(lambda _call: Decision.allow(), config=config)
+
+
+def partner_table(folder: Path, partner: TokenIssuer, **users: Any) -> dict[str, Any]:
+    path = folder / "partner.json"
+    path.write_bytes(partner.jwks())
+    return {
+        "issuer": PARTNER,
+        "jwks_file": str(path),
+        "audience": [AUDIENCE],
+        "algorithms": ["ES256"],
+        "users": {"claim": "preferred_username", **users},
+    }
+
+
+def lender(guard: Guard, token: str) -> str:
+    return guard.delegate(subject_token=token, scope=["read"]).principal
+
+
+def refused(guard: Guard, token: str) -> AgentguardError:
+    with pytest.raises(AgentguardError) as caught:
+        guard.delegate(subject_token=token, scope=["read"])
+    assert token not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("claims", "user"),
+    [
+        ({"preferred_username": "service-account-chat"}, {"preferred_username": "service-chat"}),
+        ({"azp": "Chat", "preferred_username": "service-account-chat"}, {"azp": "Chat"}),
+        ({"sub": "chat"}, {"sub": "chat-1"}),
+        ({"azp": None, "client_id": "batch", "sub": "batch"}, {"client_id": "batch"}),
+        ({"azp": None, "cid": "0oa1", "sub": "0oa1"}, {"cid": "0oa1"}),
+        ({"sub": "chat@clients"}, {"sub": "alice@clients"}),
+        ({"gty": "client-credentials"}, {"gty": "password"}),
+        ({"idtyp": "app"}, {"idtyp": "user"}),
+    ],
+    ids=str,
+)
+def test_a_token_that_a_program_got_for_itself_is_no_users(provider, claims, user):
+    with opened({"acme": provider.table()}) as guard:
+        assert refused(guard, provider.token(**claims)).code == "jwt.subject"
+        assert lender(guard, provider.token(**user)).startswith("user:")  # the twin
+
+
+@pytest.mark.parametrize("kind", ["access", "ID"])
+def test_a_token_that_tells_of_a_log_out_is_no_users(provider, kind):
+    """A provider sends such a token to programs, when a user has logged out."""
+    logout: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
+    good: dict[str, Any] = {"without": "scope", "typ": None}
+    with opened({"acme": provider.table(token=kind)}) as guard:
+        for change in ({"events": logout}, {"typ": "Logout"}, {"typ": "Refresh"}, {"typ": ["ID"]}):
+            assert refused(guard, provider.token(**{**good, **change})).code == "jwt.type"
+        assert lender(guard, provider.token(**good)) == "user:alice"  # the twin
+
+
+def test_a_token_without_a_subject_is_no_users_whatever_names_the_programs(provider):
+    """The first hop names the subject. A program's subject may be in another claim."""
+    table = {**provider.table(), "subject_claim": "azp"}
+    with opened({"acme": table}) as guard:
+        wrong: list[Any] = ["", 5, ["alice"], {"name": "alice"}]
+        for sub in wrong:
+            assert refused(guard, provider.token(sub=sub)).code == "jwt.malformed"
+        assert refused(guard, provider.token(without="sub")).code == "jwt.subject"
+        lent = guard.delegate(subject_token=provider.token(without="azp"), scope=["read"])
+        login = lent.chain.root.subject_token
+        assert login is not None
+        assert login.subject == "f3b1c2d4-0000-4000-8000-000000000001"
+
+
+def test_an_address_that_the_provider_has_not_verified_names_nobody(provider):
+    with opened({"acme": provider.table(claim="email")}) as guard:
+        unverified: list[Any] = [False, "false", "true", 1]
+        for said in unverified:
+            token = provider.token(email="alice@acme.example", email_verified=said)
+            assert refused(guard, token).code == "jwt.subject"
+        for twin in ({"email_verified": True}, {}):
+            token = provider.token(email="alice@acme.example", **twin)
+            assert lender(guard, token) == "user:alice@acme.example"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["agent:clerk", "Alice", "\u0430lice", "alice\u200b", "alice ", "x" * 15_000, "a\nb", "\u202e"],
+    ids=ascii,
+)
+def test_a_refused_name_is_shown_in_ascii_and_cut_short(provider, name):
+    """The message goes into logs, and a name may come from a stranger's registration."""
+    with opened({"acme": provider.table()}) as guard:
+        error = refused(guard, provider.token(preferred_username=name, realm_access=None))
+        assert error.code in ("jwt.subject", "jwt.malformed")
+        assert str(error).isascii()
+        assert str(error).isprintable()
+        assert len(str(error)) < 400
+        assert lender(guard, provider.token()) == "user:alice"  # the twin
+
+
+def test_the_users_of_two_providers_do_not_share_names(provider, partner, tmp_path):
+    """An alice of one provider is not the alice of the other."""
+    same = {"acme": provider.table(), "partner": partner_table(tmp_path, partner)}
+    with pytest.raises(ConfigError, match="a prefix of its own"):
+        opened(same)
+    apart = partner_table(tmp_path, partner, prefix="user:partner/")
+    with opened({"acme": provider.table(), "partner": apart}) as guard:  # the twin
+        theirs = partner.token(preferred_username="alice", **fresh())
+        assert lender(guard, theirs) == "user:partner/alice"
+        assert lender(guard, provider.token()) == "user:alice"
+
+
+def test_a_name_under_the_prefix_of_another_provider_is_refused(provider, partner, tmp_path):
+    apart = partner_table(tmp_path, partner, prefix="user:partner/")
+    with opened({"acme": provider.table(), "partner": apart}) as guard:
+        intruder = provider.token(preferred_username="partner/alice")
+        assert refused(guard, intruder).code == "jwt.subject"
+        near = provider.token(preferred_username="partners/alice")
+        assert lender(guard, near) == "user:partners/alice"  # the twin
+    with opened({"acme": provider.table()}) as guard:  # where nobody else has these names
+        assert lender(guard, intruder) == "user:partner/alice"
