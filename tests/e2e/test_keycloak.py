@@ -153,6 +153,7 @@ subject_claim = "azp"
 issuer = "acme"
 subject = "worker"
 agents = ["clerk"]
+claims = {{ client_id = "worker" }}
 """
 
 CLIENT = """

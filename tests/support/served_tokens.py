@@ -69,6 +69,12 @@ issuer = "sso"
 subject = "billing"
 agents = ["clerk"]
 
+[clients.batch]
+issuer = "sso"
+subject = "batch"
+agents = ["clerk"]
+claims = {{ gty = "m2m" }}
+
 [clients.web]
 spiffe = "{web}"
 agents = ["clerk"]

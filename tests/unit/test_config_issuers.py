@@ -142,6 +142,17 @@ def test_a_mistake_in_a_client_says_what_to_do(client, message):
     assert message in mistake(issuers={"cluster": ISSUER}, clients={"billing": client})
 
 
+def test_a_client_may_name_claims_of_its_tokens():
+    client = {**CLIENT, "claims": {"typ": "Bearer", "client_id": "billing"}}
+    got = read(issuers={"cluster": ISSUER}, clients={"billing": client}).clients["billing"]
+    assert got.claims == (("client_id", "billing"), ("typ", "Bearer"))
+    for wrong in ("client_id", {"client_id": 5}):
+        tables = {"issuers": {"cluster": ISSUER}, "clients": {"a": {**CLIENT, "claims": wrong}}}
+        assert "claims: expected a table of strings" in mistake(**tables)
+    local = {"uid": 7, "claims": {"client_id": "billing"}}
+    assert "claims: expected no claims" in mistake(clients={"local": local})
+
+
 def test_two_clients_can_not_have_one_subject():
     clients = {"a": CLIENT, "b": {**CLIENT, "agents": ["x"]}}
     assert "the client a is the same" in mistake(issuers={"cluster": ISSUER}, clients=clients)

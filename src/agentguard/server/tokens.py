@@ -7,10 +7,15 @@ log.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from agentguard.domain.config.server import ClientConfig
 from agentguard.errors import AgentguardError, ServerError
+from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers
+
+_OF_A_LOGIN: Final = ("amr", "at_hash", "auth_time", "c_hash", "nonce", "session_state", "sid")
+"""Claims that tell of a person's log-in (OpenID Connect Core, 2; Front-Channel Logout, 3)."""
 
 
 class TokenClients:
@@ -49,11 +54,31 @@ class TokenClients:
         client = self._clients.get((verified.issuer, verified.subject))
         if client is None:
             message = (
-                f"the subject {verified.subject!r} of the issuer {verified.issuer} is no client of "
+                f"the subject {verified.subject!a} of the issuer {verified.issuer} is no client of "
                 "this guard server: see issuer and subject in [clients]"
             )
             raise ServerError(message, code="server.stranger")
+        _require_program(client, verified)
         return client, verified.expires_at
+
+
+def _require_program(client: ClientConfig, verified: VerifiedJwt) -> None:
+    """Raise ``ServerError`` (``server.token``) for a token that is not the client's own.
+
+    A claim such as ``azp`` names the program through which a user has come, too.
+    """
+    is_sub = verified.subject == verified.claims.get("sub")
+    marks = [] if is_sub else [name for name in _OF_A_LOGIN if name in verified.claims]
+    if marks:
+        message = (
+            f"the token tells of the log-in of a person ({', '.join(marks)}), and a client shows a "
+            "token of its own"
+        )
+        raise ServerError(message, code="server.token")
+    for name, value in client.claims:
+        if verified.claims.get(name) != value:
+            message = f"the token's {name} is not as claims of the client in [clients] says"
+            raise ServerError(message, code="server.token")
 
 
 def with_cause(error: ServerError) -> str:

@@ -101,6 +101,26 @@ def test_a_subject_counts_with_its_own_issuer_alone(tokens):
     assert tokens.greet(tokens.http.issuer.token(azp="billing", **fresh()))["client"] == "oauth"
 
 
+@pytest.mark.parametrize("mark", ["sid", "session_state", "auth_time", "nonce", "at_hash", "amr"])
+def test_a_user_of_a_program_is_not_the_program(tokens, mark):
+    """The claim azp names the program in a user's token as well."""
+    issued = tokens.http.issuer.token
+    got, message = refusal(tokens, issued(azp="billing", **{mark: "x"}, **fresh()))
+    assert got == "server.token"
+    assert mark in message
+    assert tokens.greet(issued(azp="billing", **fresh()))["client"] == "oauth"  # the twin
+    kept = issued(azp="billing", sub="billing", **{mark: "x"}, **fresh())  # the program by its sub
+    assert tokens.greet(kept)["client"] == "oauth"
+
+
+def test_a_token_of_a_client_has_the_claims_in_the_configuration(tokens):
+    issued = tokens.http.issuer.token
+    wrong: list[Any] = [{}, {"gty": "password"}, {"gty": ["m2m"]}, {"gty": "M2M"}, {"gty": "m2m "}]
+    for claims in wrong:
+        assert refusal(tokens, issued(azp="batch", **claims, **fresh()))[0] == "server.token"
+    assert tokens.greet(issued(azp="batch", gty="m2m", **fresh()))["client"] == "batch"  # the twin
+
+
 def test_a_stolen_session_is_of_no_use_to_another_client(tokens):
     handle = handle_of(tokens.with_token(tokens.account()))
     assert refusal(tokens, tokens.svid(), session=handle)[0] == "server.restarted"

@@ -45,7 +45,8 @@ class ClientConfig:
     """``[clients.NAME]``: the user whose processes are this client, and what the client may do.
 
     A client on another machine has no ``uid``. Such a client has the SPIFFE ID of a certificate
-    (``spiffe``), or a token of the ``issuer`` of this name whose subject is ``subject``.
+    (``spiffe``), or a token of the ``issuer`` of this name whose subject is ``subject``, and which
+    has these ``claims`` besides, each with exactly this text.
     ``agents`` are the names of the agents that the client may be, ``vouches_for`` the principals
     whose delegations the client begins and takes up; a name that ends in ``*`` stands for all
     names that begin so. ``answers`` says whether the application's word counts for approvals.
@@ -59,6 +60,7 @@ class ClientConfig:
     spiffe: str | None = None
     issuer: str | None = None
     subject: str | None = None
+    claims: tuple[tuple[str, str], ...] = ()
 
     @property
     def mark(self) -> tuple[int | str | None, ...]:
@@ -281,6 +283,7 @@ def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientCo
             spiffe,
             issuer,
             subject,
+            _claims(table, issuer),
         )
         for other in clients.values():
             if other.mark == client.mark:
@@ -312,6 +315,13 @@ def _who(table: Table, issuers: Collection[str]) -> _Who:
             raise table.mistake("spiffe", "a SPIFFE ID, as in 'spiffe://acme.example/web-1'")
         return None, spiffe, None, None
     return _uid(table, uid, user), None, None, None
+
+
+def _claims(table: Table, issuer: str | None) -> tuple[tuple[str, str], ...]:
+    claims = table.mapping("claims")
+    if claims and issuer is None:
+        raise table.mistake("claims", "no claims: they are those of a token, beside an issuer")
+    return tuple(sorted((claims or {}).items()))
 
 
 def _uid(table: Table, uid: int | None, user: str) -> int:
