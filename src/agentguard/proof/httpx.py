@@ -7,6 +7,7 @@ would copy the headers of the proof to wherever a redirect leads.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from agentguard.call.releases import RequestProof
 from agentguard.errors import ConfigError
@@ -26,14 +27,18 @@ except ModuleNotFoundError as error:
     what = "a transport that proves requests"
     raise ConfigError.without_extra("httpx", what=what, brings="httpx") from error
 
+_FIRST: Final = "agentguard.audience"
+"""The extension of a request with its audience; httpx copies extensions to redirected requests."""
+
 
 class CallerTransport(httpx.BaseTransport):
     """A transport that proves each request to one of ``audiences``, and no other request.
 
     ``audiences`` are URLs of servers, which the delegation of the call names too. ``transport``
     sends the requests; None is ``httpx.HTTPTransport()``. A request to an audience that can't be
-    proved is not sent: raises as ``prove_request`` does. Raises ``ConfigError`` for an audience
-    that is no URL, or does not protect requests.
+    proved is not sent: raises as ``prove_request`` does. A request after a redirect is proved only
+    if the first request was to the same audience. Raises ``ConfigError`` for an audience that is no
+    URL, or does not protect requests.
     """
 
     def __init__(self, *audiences: str, transport: httpx.BaseTransport | None = None) -> None:
@@ -42,7 +47,7 @@ class CallerTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        base = self._audiences.find(_url(request))
+        base = _audience(self._audiences, request)
         if base is None:
             return self._transport.handle_request(request)
         body = request.read()
@@ -53,7 +58,7 @@ class CallerTransport(httpx.BaseTransport):
         if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
             return response
         response.close()
-        self._transport.handle_request(_chain_request(base, proof)).close()
+        self._transport.handle_request(_chain_request(request, base, proof)).close()
         sent = proof_headers(prove_request(request.method, _url(request), body))
         return self._transport.handle_request(_proved(request, sent, body))
 
@@ -74,7 +79,7 @@ class AsyncCallerTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        base = self._audiences.find(_url(request))
+        base = _audience(self._audiences, request)
         if base is None:
             return await self._transport.handle_async_request(request)
         body = await request.aread()
@@ -86,7 +91,7 @@ class AsyncCallerTransport(httpx.AsyncBaseTransport):
         if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
             return response
         await response.aclose()
-        taken = await self._transport.handle_async_request(_chain_request(base, proof))
+        taken = await self._transport.handle_async_request(_chain_request(request, base, proof))
         await taken.aclose()
         sent = proof_headers(await asyncio.to_thread(prove_request, *about))
         return await self._transport.handle_async_request(_proved(request, sent, body))
@@ -94,6 +99,15 @@ class AsyncCallerTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transport that sends the requests."""
         await self._transport.aclose()
+
+
+def _audience(audiences: Audiences, request: httpx.Request) -> Target | None:
+    """Return the audience of a request that is to be proved, None for any other request.
+
+    Another server may choose where a redirect leads, and does not choose what is proved there.
+    """
+    found = audiences.find(_url(request))
+    return found if request.extensions.setdefault(_FIRST, found) == found else None
 
 
 def _url(request: httpx.Request) -> str:
@@ -115,10 +129,12 @@ def _proved(request: httpx.Request, sent: dict[str, str], body: bytes) -> httpx.
     )
 
 
-def _chain_request(base: Target, proof: RequestProof) -> httpx.Request:
+def _chain_request(request: httpx.Request, base: Target, proof: RequestProof) -> httpx.Request:
+    """Return the request that sends a chain, with the time limits of ``request``."""
     return httpx.Request(
         "PUT",
         chain_url(base, proof.chain_sha256),
         content=proof.chain,
         headers={"Content-Type": "application/json"},
+        extensions=request.extensions,
     )

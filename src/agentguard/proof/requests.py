@@ -6,7 +6,8 @@ requests would copy the headers of the proof to wherever a redirect leads.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ConfigError
 from agentguard.proof.presentation import (
@@ -27,13 +28,19 @@ except ModuleNotFoundError as error:
     raise ConfigError.without_extra("requests", what=what, brings="requests") from error
 
 
+_BEFORE_PROXIES: Final = 4
+"""How many positional arguments of ``HTTPAdapter.send`` stand before ``proxies``."""
+
+
 class CallerAdapter(HTTPAdapter):
     """An adapter that proves each request to one of ``audiences``, and no other request.
 
     Mount the adapter for ``https://`` and, for servers on this machine, for ``http://``. A request
-    to an audience that can't be proved is not sent: raises as ``prove_request`` does. Raises
-    ``ConfigError`` for an audience that is no URL or does not protect requests, and for a body that
-    is neither bytes nor text.
+    to an audience that can't be proved is not sent: raises as ``prove_request`` does. A request
+    after a redirect is proved only if the first request was to the same audience. A proved request
+    over ``http`` goes to this machine itself, and through no proxy. Raises ``ConfigError`` for an
+    audience that is no URL or does not protect requests, and for a body that is neither bytes nor
+    text.
     """
 
     def __init__(self, *audiences: str) -> None:
@@ -44,23 +51,61 @@ class CallerAdapter(HTTPAdapter):
         self, request: requests.PreparedRequest, *given: Any, **more: Any
     ) -> requests.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        url, method = request.url or "", request.method or ""
-        base = self._audiences.find(url)
+        base = _audience(self._audiences, request)
         if base is None:
             return super().send(request, *given, **more)
-        body = _body(request)
-        proof = prove_request(method, url, body)
+        if not base.is_encrypted:  # a proxy would read the proof before this machine does
+            given, more = given[:_BEFORE_PROXIES], {**more, "proxies": None}
+        try:
+            response = self._send_proved(request, base, given, more)
+        except requests.RequestException as error:
+            error.request = request  # which has no tokens
+            raise
+        response.request = request
+        return response
+
+    def _send_proved(
+        self,
+        request: requests.PreparedRequest,
+        base: Target,
+        given: tuple[Any, ...],
+        more: Mapping[str, Any],
+    ) -> requests.Response:
+        about = request.method or "", request.url or "", _body(request)
+        proof = prove_request(*about)
         sent = proof_headers(proof)
         response = super().send(_proved(request, sent), *given, **more)
         wanted = response.headers.get(CHAIN_WANTED)
-        if is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-            response.close()
-            chain = _chain_request(base, proof.chain_sha256, proof.chain)
-            super().send(chain, *given, **more).close()
-            sent = proof_headers(prove_request(method, url, body))
-            response = super().send(_proved(request, sent), *given, **more)
-        response.request = request  # which has no tokens
-        return response
+        if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
+            return response
+        response.close()
+        chain = _chain_request(base, proof.chain_sha256, proof.chain)
+        super().send(chain, *given, **more).close()
+        sent = proof_headers(prove_request(*about))
+        return super().send(_proved(request, sent), *given, **more)
+
+
+class _FirstAudience(NamedTuple):
+    """A hook that does nothing: requests hands the hooks on to the request after a redirect."""
+
+    found: Target | None
+
+    def __call__(self, *_given: Any, **_more: Any) -> None:
+        """Leave the response as it is."""
+
+
+def _audience(audiences: Audiences, request: requests.PreparedRequest) -> Target | None:
+    """Return the audience of a request that is to be proved, None for any other request.
+
+    Another server may choose where a redirect leads, and does not choose what is proved there.
+    """
+    found = audiences.find(request.url or "")
+    hooks: list[Any] = request.hooks.setdefault("response", [])
+    first = next((hook for hook in hooks if isinstance(hook, _FirstAudience)), None)
+    if first is None:
+        hooks.append(_FirstAudience(found))
+        return found
+    return found if first.found == found else None
 
 
 def _body(request: requests.PreparedRequest) -> bytes:

@@ -23,7 +23,9 @@ _ENCODED: Final = re.compile(r"%(?:2e|2f|5c)", re.IGNORECASE)
 _CHARACTERS: Final = {"%2e": ".", "%2f": "/", "%5c": "\\"}
 _NUL: Final = "%00"
 _PORTS: Final = {"http": "80", "https": "443"}
-_LOOPBACK: Final = re.compile(r"localhost|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|\[::1\]")
+_BYTE: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LOOPBACK: Final = re.compile(rf"localhost|127(?:\.{_BYTE}){{3}}|\[::1\]")
+"""No other text: a number that is no address, as in 127.0.0.256, is a name for the resolver."""
 
 
 class Target(NamedTuple):
@@ -61,13 +63,18 @@ class Target(NamedTuple):
         return self.origin + self.path
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether the URL is ``https``."""
+        return self.origin.startswith("https://")
+
+    @property
     def is_protected(self) -> bool:
         """Whether nobody on the network can read a request: https, or this machine."""
-        scheme, _, authority = self.origin.partition("://")
+        authority = self.origin.partition("://")[2]
         host = authority if authority.endswith("]") else authority.partition(":")[0]
         if authority.startswith("["):
             host = authority.partition("]")[0] + "]"
-        return scheme == "https" or _LOOPBACK.fullmatch(host) is not None
+        return self.is_encrypted or _LOOPBACK.fullmatch(host) is not None
 
     def is_within(self, base: Target) -> bool:
         """Whether this URL has the origin of ``base``, and a path at or below that of ``base``."""
