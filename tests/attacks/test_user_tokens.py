@@ -28,8 +28,8 @@ def partner():
     return TokenIssuer("partner", issuer=PARTNER)
 
 
-def opened(issuers: dict[str, Any]) -> Guard:
-    config = {"agents": {"clerk": {}}, "issuers": issuers}
+def opened(issuers: dict[str, Any], **tables: Any) -> Guard:
+    config = {"agents": {"clerk": {}}, "issuers": issuers, **tables}
     return Guard.ephemeral(lambda _call: Decision.allow(), config=config)
 
 
@@ -74,6 +74,19 @@ def test_a_token_that_a_program_got_for_itself_is_no_users(provider, claims, use
     with opened({"acme": provider.table()}) as guard:
         assert refused(guard, provider.token(**claims)).code == "jwt.subject"
         assert lender(guard, provider.token(**user)).startswith("user:")  # the twin
+
+
+def test_a_client_in_the_configuration_is_no_user(provider):
+    """Whatever else its token says, as where the provider puts a name into each token."""
+    tables = {"acme": provider.table()}
+    clients = {"web": {"issuer": "acme", "subject": "web-1"}}
+    with opened(tables, clients=clients) as guard:
+        assert refused(guard, provider.token(sub="web-1")).code == "jwt.subject"
+        assert lender(guard, provider.token(sub="web-2")) == "user:alice"  # the twin
+    clients = {"web": {"issuer": "acme", "subject": "chat"}}
+    azp = {"acme": {**provider.table(), "subject_claim": "azp"}}
+    with opened(azp, clients=clients) as guard:  # a user comes through the program
+        assert lender(guard, provider.token(azp="chat")) == "user:alice"
 
 
 @pytest.mark.parametrize("kind", ["access", "ID"])

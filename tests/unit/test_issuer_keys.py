@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 from functools import partial
 
@@ -15,6 +16,7 @@ from token_issuer import AUDIENCE, ISSUER, NOW, SUBJECT, HttpIssuer, TokenIssuer
 from agentguard.domain.config import parse, rights
 from agentguard.domain.issuer_keys import open_issuers
 from agentguard.errors import AgentguardError, ConfigError, ServerError
+from agentguard.identity.jwks import KeySet
 from agentguard.issuers.http import Endpoint
 from agentguard.issuers.keys import COOL_DOWN, FRESH, KEPT, RETRY, FetchedKeys, FileKeys, parse_keys
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
@@ -136,6 +138,47 @@ def test_many_threads_fetch_once(source, issuer):
         thread.join(30)
     assert subjects == [SUBJECT] * 8
     assert source.fetches == 1
+
+
+def test_a_forked_process_waits_for_no_fetch_of_its_parent(issuer):
+    """A thread of the parent was fetching keys when another one forked."""
+    parent, held, release = os.getpid(), threading.Event(), threading.Event()
+
+    def fetch():
+        if os.getpid() == parent:
+            held.set()
+            release.wait(30)
+        return parse_keys(issuer.rule(), issuer.jwks())
+
+    keys = FetchedKeys("acme", fetch)
+    thread = threading.Thread(target=keys.keys)
+    thread.start()
+    held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # ends a child that waits
+        os._exit(len(keys.keys().keys))
+    release.set()
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert len(keys.keys().keys) == 1  # the twin
+
+
+def test_a_signal_handler_may_need_keys_within_a_fetch(issuer):
+    fetches: list[KeySet] = []
+
+    def fetch():
+        fetches.append(parse_keys(issuer.rule(), issuer.jwks()))
+        if len(fetches) == 1:  # as where a signal interrupts this thread, and its handler delegates
+            assert keys.keys() is fetches[1]
+        return fetches[-1]
+
+    keys = FetchedKeys("acme", fetch)
+    thread = threading.Thread(target=keys.keys, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_file_is_read_for_each_token(issuer, tmp_path):

@@ -48,6 +48,13 @@ class UserTokens:
 
     def __init__(self, settings: Config) -> None:
         self._roles = settings.role_scopes
+        self._programs = {
+            (client.issuer, client.subject)
+            for client in (settings.clients or {}).values()
+            if client.issuer is not None
+            # another claim names the program through which a user comes, too
+            and settings.issuers[client.issuer].rule.subject_claim == "sub"
+        }
         self._users = {
             name: issuer.users
             for name, issuer in settings.issuers.items()
@@ -71,7 +78,9 @@ class UserTokens:
         verified = self._issuers.verify(token)
         users = self._users[verified.issuer]
         _require_kind(token, verified, users)
-        _require_person(verified.claims)
+        if (verified.issuer, verified.subject) in self._programs or _is_program(verified.claims):
+            message = "the token is a program's own: pass the token with which a user has come"
+            raise VerificationError(message, code="jwt.subject")
         principal = _principal(verified.claims, users)
         self._require_own(principal, users)
         rights = self._rights(verified.claims, users)
@@ -130,24 +139,21 @@ def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None
         raise VerificationError(message, code="jwt.type")
 
 
-def _require_person(claims: Mapping[str, JSON]) -> None:
-    """Raise ``VerificationError`` for a token that a program got in its own name.
+def _is_program(claims: Mapping[str, JSON]) -> bool:
+    """Whether a token says that a program got the token in its own name.
 
-    Such a token says that its subject is the client (RFC 9068, 2.2 and 5). Keycloak has a user
-    ``service-account-CLIENT`` for each such client, Auth0 the subject ``CLIENT@clients`` and
-    ``gty``, and Microsoft Entra ID ``idtyp``.
+    The subject is the client (RFC 9068, 2.2 and 5). Keycloak has a user ``service-account-CLIENT``
+    for each such client, Auth0 the subject ``CLIENT@clients`` and ``gty``, and Microsoft Entra ID
+    ``idtyp``.
     """
     clients = {_text(claims, name) for name in _CLIENT_CLAIMS} - {None}
     subject, user = _text(claims, "sub"), _text(claims, "preferred_username")
-    is_program = (
+    return (
         subject in {*clients, *(f"{client}@clients" for client in clients)}
         or user in {f"service-account-{client}".lower() for client in clients}
         or claims.get("idtyp") == "app"
         or claims.get("gty") == "client-credentials"
     )
-    if is_program:
-        message = "the token is a program's own: pass the token with which a user has come"
-        raise VerificationError(message, code="jwt.subject")
 
 
 def _principal(claims: Mapping[str, JSON], users: UsersConfig) -> str:

@@ -107,7 +107,8 @@ class TokenEndpoint:
 
     def _own_lock(self) -> threading.RLock:
         if self._process != os.getpid():  # a thread of the parent may have had the lock
-            self._process, self._lock = os.getpid(), threading.RLock()
+            self._lock = threading.RLock()
+            self._process = os.getpid()  # last: another thread must not take the parent's lock
         return self._lock
 
     def _form(self) -> Secret:

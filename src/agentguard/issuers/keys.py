@@ -8,6 +8,7 @@ counts for ``FRESH`` seconds. While the issuer can't be asked, the last answer c
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -87,7 +88,8 @@ class FetchedKeys:
     """The keys that ``fetch`` returns, cached. ``clock`` is a monotonic one, in seconds.
 
     ``fetch`` raises ``AgentguardError`` where the keys can't be had; the server's log then says
-    why. One thread fetches at a time. The others go on with keys that still count.
+    why. One thread fetches at a time. The others go on with keys that still count. A forked process
+    goes on with the keys, and waits for no fetch of its parent.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class FetchedKeys:
         self._name = name
         self._fetch = fetch
         self._clock = clock
-        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a signal handler may need keys while this thread fetches
         self._kept: _Kept | None = None
         self._next = float("-inf")  # no fetch before this time
         self._problem: AgentguardError | None = None
@@ -124,7 +127,8 @@ class FetchedKeys:
         return self._kept is not None and self._clock() - self._kept.at < seconds
 
     def _refresh(self, *, waits: bool) -> None:
-        if not self._lock.acquire(blocking=waits):
+        lock = self._own_lock()
+        if not lock.acquire(blocking=waits):
             return  # another thread fetches
         try:
             if self._clock() < self._next:
@@ -136,7 +140,13 @@ class FetchedKeys:
                 _LOGGER.warning("the keys of the issuer %s can't be fetched: %s", self._name, error)
             self._next = self._clock() + (COOL_DOWN if self._problem is None else RETRY)
         finally:
-            self._lock.release()
+            lock.release()
+
+    def _own_lock(self) -> threading.RLock:
+        if self._process != os.getpid():  # a thread of the parent may have had the lock
+            self._lock = threading.RLock()
+            self._process = os.getpid()  # last: another thread must not take the parent's lock
+        return self._lock
 
     def _unreachable(self) -> ServerError:
         message = (
