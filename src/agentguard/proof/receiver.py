@@ -100,9 +100,15 @@ class Receiver:
         )
 
     def keep_chain(self, sha256: str, chain: bytes) -> None:
-        """Verify a chain that was sent by itself, and keep it; raises ``ProofError``."""
+        """Verify a chain that was sent by itself, and keep it.
+
+        Raises ``ProofError``, also for a chain of a delegation to other servers
+        (``token.audience``).
+        """
         at = self._now()
         verified = verify_chain(chain, sha256, self._trust, at=at)
+        if self._audience not in verified.leaf.audience:
+            raise ProofError("the chain is for other servers", code="token.audience")
         self._store.keep_chain(sha256, chain, expires_at=verified.leaf.expires_at, at=at)
 
     def _now(self) -> int:

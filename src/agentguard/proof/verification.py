@@ -14,19 +14,23 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
 from agentguard.delegation.chain import Chain
-from agentguard.errors import AgentguardError, DecodeError, ProofError
+from agentguard.errors import AgentguardError, DecodeError, ProofError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import dpop, headers, wpt
 from agentguard.proof.bound_request import BoundRequest, is_digest
 from agentguard.proof.headers import PresentedCaller
 from agentguard.signing import jws
+from agentguard.visible import visible_text
 
 Assurance = Literal["wpt", "dpop"]
 """What binds a request to its caller: a Workload Proof Token, or a DPoP proof."""
 
 MAX_TRUSTED: Final = 64
 """The most trust documents of one receiver."""
+
+LEEWAY: Final = wpt.MAX_LIFETIME - wpt.LIFETIME
+"""How far the clock that dated a caller's tokens may be ahead of the receiver's, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +160,17 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
         issuer, url = _issuer_of(presented.access_token, trust, issuers or {})
-        token = _verified_token(presented, issuer, url, chains, audience, at)
+        as_of = _as_of(presented, at)
+        token = _verified_token(presented, issuer, url, chains, audience, as_of)
         leaf = token.chain.leaf
-        proved = _verify_proof(presented, bound, token, issuer, at)
+        _require_holder(presented, token, issuer, as_of)
+        proved = _verify_proof(presented, bound, token, at)
         _require_unrevoked(token, _of_domain(revocations, issuer.trust_domain))
         used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=at)
     except ProofError:
         raise
     except AgentguardError as error:
-        raise ProofError(str(error), code=error.code) from error
+        raise _refused(error) from error
     return RequestCaller(
         agent=leaf.delegatee,
         principal=token.chain.principal,
@@ -177,6 +183,17 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
         token_jti=token.jti,
         chain=token.chain,
     )
+
+
+def _as_of(presented: PresentedCaller, at: int) -> int:
+    """Return the time as of which the tokens count: ``at``, or up to ``LEEWAY`` seconds later.
+
+    A token that a clock ahead of this one has dated would not be valid yet. The times are not
+    verified here: a later time lets a token end earlier, and never later.
+    """
+    tokens = [token for token in (presented.access_token, presented.credential) if token]
+    dated = [time for time in map(jws.claimed_time, tokens) if time is not None]
+    return min(max(at, *dated), at + LEEWAY)
 
 
 def _of_domain(
@@ -234,15 +251,21 @@ def _verified_token(
     return access_token.verify(text, shown, trust, at=at, audience=audience, issuer=issuer)
 
 
+def _require_holder(
+    presented: PresentedCaller, token: AccessToken, trust: TrustDocument, at: int
+) -> None:
+    """Verify the credential beside a WPT: of the instance and the key of the access token."""
+    if presented.credential is None:
+        return
+    instance, leaf = credential.verify(presented.credential, trust, at=at), token.chain.leaf
+    if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
+        raise _other_key()
+
+
 def _verify_proof(
-    presented: PresentedCaller,
-    request: BoundRequest,
-    token: AccessToken,
-    trust: TrustDocument,
-    at: int,
+    presented: PresentedCaller, request: BoundRequest, token: AccessToken, at: int
 ) -> _Proved:
     """Verify the proof, under the key to which the access token is bound."""
-    leaf = token.chain.leaf
     if presented.credential is None:
         proof = dpop.verify(
             presented.proof,
@@ -251,12 +274,9 @@ def _verify_proof(
             access_token=presented.access_token,
             at=at,
         )
-        if proof.thumbprint != leaf.key_id:
+        if proof.thumbprint != token.chain.leaf.key_id:
             raise _other_key()
         return _Proved(proof.jti, proof.expires_at, None)
-    instance = credential.verify(presented.credential, trust, at=at)
-    if instance.uri != leaf.delegatee or instance.key.thumbprint != leaf.key_id:
-        raise _other_key()
     bound = wpt.verify(
         presented.proof,
         request,
@@ -277,8 +297,8 @@ def verify_chain(
 ) -> Chain:
     """Verify a chain that was sent by itself, as of ``at`` (seconds since the epoch).
 
-    Raises ``ProofError``, also for a chain with another digest than ``sha256``
-    (``proof.malformed``).
+    A chain counts also if it becomes valid within ``LEEWAY`` seconds. Raises ``ProofError``, also
+    for a chain with another digest than ``sha256`` (``proof.malformed``).
     """
     trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
     refused = ProofError("the chain is of no trusted domain", code="proof.issuer")
@@ -286,11 +306,25 @@ def verify_chain(
         raise ProofError("the chain is too long", code="proof.too_large")
     for document in trusted:
         try:
-            verified = verification.loads(chain, document, at=at)
+            verified = _loads(chain, document, at)
         except AgentguardError as error:
-            refused = ProofError(str(error), code=error.code)
+            refused = _refused(error)
             continue
         if verified.sha256 != sha256:
             raise ProofError("the chain has another digest", code="proof.malformed")
         return verified
     raise refused
+
+
+def _loads(chain: bytes, trust: TrustDocument, at: int) -> Chain:
+    try:
+        return verification.loads(chain, trust, at=at)
+    except VerificationError as error:
+        if error.code != "hop.not_yet_valid":
+            raise
+    return verification.loads(chain, trust, at=at + LEEWAY)
+
+
+def _refused(error: AgentguardError) -> ProofError:
+    """Return the error of a token as one of the request; its text is one line, as in a log."""
+    return ProofError(visible_text(str(error)), code=error.code)

@@ -24,7 +24,7 @@ MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
 
 MAX_CHAINS: Final = 4_096
-"""The most chains that a store has by default."""
+"""The most chains that a store has by default; each further one takes the place of the oldest."""
 
 PATIENCE: Final = 5.0
 """Seconds that a worker waits for another worker's transaction."""
@@ -53,7 +53,9 @@ class ProofStore:
     ``path`` is the SQLite file, which is made where it is missing, in a folder that is there. The
     file is on a local disk. ``max_proofs`` and ``max_chains`` bound the rows. The methods may be
     called from any thread. A forked process may use the store unless its parent has used the store
-    before the fork. Raises ``ProofError`` (``proof.unavailable``).
+    before the fork. An open store whose file is removed or replaced refuses everything until
+    ``close``: a worker with the old file and one with a new file would each accept the same proof.
+    Raises ``ProofError`` (``proof.unavailable``).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ProofStore:
         self._max_chains = max_chains
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         os.register_at_fork(after_in_child=_forked(weakref.ref(self)))
         with self._transaction():
             pass
@@ -117,17 +120,19 @@ class ProofStore:
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
         """Keep a verified chain until ``expires_at``; times are seconds since the epoch.
 
-        Raises ``ProofError`` (``proof.unavailable``), also where the store has too many chains.
+        In a full store the chain takes the place of the one that came first: an agent that sends
+        chains without end keeps nobody else's chain out. Raises ``ProofError``
+        (``proof.unavailable``).
         """
         with self._transaction() as connection:
             connection.execute("DELETE FROM chains WHERE expires_at <= ?", (at,))
-            ((kept,),) = connection.execute(
-                "SELECT count(*) FROM chains WHERE sha256 <> ?", (sha256,)
-            )
-            if kept >= self._max_chains:
-                raise _unavailable("it has as many chains as it may have")
             connection.execute(
                 "INSERT OR REPLACE INTO chains VALUES (?, ?, ?)", (sha256, chain, expires_at)
+            )  # a new row has the highest rowid
+            connection.execute(
+                "DELETE FROM chains WHERE rowid IN"
+                " (SELECT rowid FROM chains ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                (self._max_chains,),
             )
 
     def close(self) -> None:
@@ -160,6 +165,9 @@ class ProofStore:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = _opened(self._path)
+            self._file = _identity(self._path)
+        elif _identity(self._path) != self._file:
+            raise _unavailable("its file was removed or replaced: restart all workers")
         return self._connection
 
     def _leave_to_parent(self) -> None:
@@ -209,6 +217,15 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a file, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:

@@ -5,13 +5,18 @@ Each altered request has its twin, the request as it was proved.
 
 from __future__ import annotations
 
+import json
+import os
+import time
+
 import pytest
-from proof_scene import URL, Sent, check, header, refused, with_header
+from proof_scene import URL, Sent, check, header, refused, resigned, with_header
 from tool_servers import listed, proof_of
 
-from agentguard.errors import ConfigError
+from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import Receiver
 from agentguard.proof.headers import encode_chain
+from agentguard.signing.keys import Ed25519Signer
 
 
 def test_the_request_as_it_was_proved_is_accepted(scene):
@@ -173,3 +178,50 @@ def test_a_body_of_no_bytes_is_proved_as_any_other(scene):
     sent = Sent(listed(proof), "GET", "/", "", b"")
     assert refused(scene.receiver, sent._replace(body=b"\0")) == "proof.request"
     check(scene.receiver, sent)
+
+
+@pytest.mark.parametrize("part", ["Authorization", "Workload-Identity-Token", "chain"])
+def test_a_token_writes_no_line_into_the_log_of_the_server(scene, part):
+    """The reason of a refusal quotes the token, and the server's log has the reason."""
+    sent, thief = scene.request(), Ed25519Signer.from_seed(os.urandom(32))
+    lines = {"kid": "x\nINFO a request of the payer was accepted\r\x1b[2K"}
+    if part == "chain":
+        proof = scene.prove()
+        chain = json.loads(proof.chain)
+        hops = [resigned(hop, thief, {}, lines) for hop in chain["hops"]]
+        data = json.dumps({**chain, "hops": hops}).encode()
+        with pytest.raises(ProofError) as caught:
+            scene.receiver.keep_chain(proof.chain_sha256, data)
+        scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
+    else:
+        scheme, _, token = header(sent, part).rpartition(" ")
+        forged = f"{scheme} {resigned(token, thief, {}, lines)}".lstrip()
+        with pytest.raises(ProofError) as caught:
+            check(scene.receiver, with_header(sent, part, forged))
+    assert caught.value.code == "key.unknown"
+    assert str(caught.value).isprintable()
+    assert "a request of the payer was accepted" in str(caught.value)
+    check(scene.receiver, sent)
+
+
+def test_a_chain_for_another_server_is_not_kept(scene):
+    for audience, code in (("https://other.example", "token.audience"), (URL, None)):
+        proof = proof_of(scene.guard, f"{audience}/pay")
+        if code is None:
+            scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
+            continue
+        with pytest.raises(ProofError) as caught:
+            scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
+        assert caught.value.code == code
+
+
+def test_a_chain_of_a_clock_that_is_a_little_ahead_is_kept(scene):
+    proof, start = scene.prove(), time.time()
+    for shift, code in ((-40, "hop.not_yet_valid"), (-20, None)):
+        scene.clock = lambda shift=shift: start + shift
+        if code is None:
+            scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
+            continue
+        with pytest.raises(ProofError) as caught:
+            scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
+        assert caught.value.code == code

@@ -216,15 +216,32 @@ def test_the_store_is_safe_for_many_threads(path):
     assert (codes.count(None), codes.count("proof.used")) == (25, 75)
 
 
-def test_chains_are_kept_until_they_end_and_in_a_number(path):
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_proof_does_not_count_again_in_a_new_file(path, is_replaced):
+    """A program that tidies up may remove the file; a worker that starts then makes a new one."""
+    old = ProofStore(path)
+    assert use(old, "proof-0001") is None
+    for file in path.parent.glob("proofs.sqlite*"):
+        file.unlink()
+    if is_replaced:
+        assert use(ProofStore(path), "proof-0002") is None
+    for _ in range(2):
+        assert use(old, "proof-0002") == "proof.unavailable"
+    old.close()  # as a restart does
+    assert use(old, "proof-0002") == ("proof.used" if is_replaced else None)
+
+
+def test_chains_are_kept_until_they_end_and_the_last_ones_in_a_number(path):
     store = ProofStore(path, max_chains=2)
-    for number in range(2):
-        store.keep_chain(f"{number}" * 64, b"chain", expires_at=NOW + 60, at=NOW)
-    store.keep_chain("0" * 64, b"chain", expires_at=NOW + 60, at=NOW)
-    with pytest.raises(ProofError):
-        store.keep_chain("2" * 64, b"chain", expires_at=NOW + 60, at=NOW)
-    store.keep_chain("2" * 64, b"later", expires_at=NOW + 160, at=NOW + 60)
-    assert (store.chain("0" * 64), store.chain("2" * 64)) == (None, b"later")
+    for number in "010":
+        store.keep_chain(number * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    assert (store.chain("0" * 64), store.chain("1" * 64)) == (b"chain", b"chain")
+    store.keep_chain("2" * 64, b"later", expires_at=NOW + 160, at=NOW)
+    kept = [store.chain(number * 64) for number in "012"]
+    assert kept == [b"chain", None, b"later"]
+    store.keep_chain("3" * 64, b"later", expires_at=NOW + 160, at=NOW + 60)
+    kept = [store.chain(number * 64) for number in "023"]
+    assert kept == [None, b"later", b"later"]
 
 
 def test_a_used_proof_stays_used_until_its_end(scene):

@@ -137,6 +137,16 @@ def test_a_proof_counts_for_its_seconds_alone(scene):
     check(scene.receiver, sent)
 
 
+@pytest.mark.parametrize(("shift", "is_accepted"), [(-1, True), (-25, True), (-40, False)])
+def test_the_clock_of_a_caller_may_be_a_little_ahead(scene, shift, is_accepted):
+    sent = scene.request()
+    start = time.time()
+    scene.clock = lambda: start + shift
+    if is_accepted:
+        assert check(scene.receiver, sent).principal == "user:alice"
+    assert refused(scene.receiver, sent) == ("proof.used" if is_accepted else "token.not_yet_valid")
+
+
 def test_a_clock_that_fails_refuses(scene):
     sent = scene.request()
 
