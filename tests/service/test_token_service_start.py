@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import ssl
@@ -9,7 +10,7 @@ import ssl
 import httpx
 import pytest
 from certificates import Authority
-from token_service import free_port, served
+from token_service import PAYMENTS, free_port, served
 
 from agentguard.domain.config import parse
 from agentguard.domain.config.service import ServiceConfig
@@ -133,3 +134,36 @@ def test_the_service_answers_with_tls_of_its_own(programs):
             httpx.get(f"{url}/healthz")
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http") + "/healthz")
+
+
+def checked(service) -> list[tuple[str, str]]:
+    """Return what doctor finds about the token service."""
+    place = service.place
+    words = ("-m", "agentguard.cli", "doctor", "--json")
+    printed = place.programs.run(*words, cwd=place.folder).stdout
+    found = json.loads(printed)["checks"]
+    return [(one["status"], one["what"]) for one in found if one["check"] == "token service"]
+
+
+def test_doctor_says_who_could_use_the_service(programs):
+    with served(programs) as service:
+        ((status, what),) = checked(service)
+        assert (status, service.url in what, PAYMENTS in what) == ("ok", True, True)
+        config = service.place.folder / "agentguard.toml"
+        good = config.read_text()
+        for changed, expected in (
+            (without_clients(good), "nobody gets an identity"),
+            (without_users(good), "nobody gets an access token"),
+        ):
+            config.write_text(changed)
+            ((status, what),) = checked(service)
+            assert (status, what.partition(":")[0]) == ("warn", expected)
+
+
+def without_clients(text: str) -> str:
+    return text.partition("[clients.web]")[0]
+
+
+def without_users(text: str) -> str:
+    before, _, after = text.partition("[issuers.acme.users]")
+    return before + after[after.index("[clients.web]") :]

@@ -153,10 +153,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(programs: Preloaded, more: str = "") -> Iterator[Service]:
-    """Start a service; ``more`` is added to its configuration."""
+def served(programs: Preloaded, more: str = "", url: str | None = None) -> Iterator[Service]:
+    """Start a service; ``more`` is added to its configuration.
+
+    ``url`` is that of a proxy in front, None for the service's own.
+    """
     listen = f"127.0.0.1:{free_port()}"
-    url = f"http://{listen}"
+    url = url or f"http://{listen}"
     config = CONFIG.replace("URL", url).replace("LISTEN", listen)
     with founded_place(programs, config + more) as place, httpx.Client(base_url=url) as http:
         service = Service(place, Provider(place.folder), url, http)

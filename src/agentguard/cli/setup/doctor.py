@@ -115,6 +115,10 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         from agentguard.cli.setup import doctor_issuers  # noqa: PLC0415  few name an issuer
 
         yield from doctor_issuers.findings(settings)
+    if settings.service is not None:
+        from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have a token service
+
+        yield from doctor_service.findings(settings)
     if not os.path.lexists(settings.state):
         yield Finding("fail", "state", _no_state(settings))
         yield _passphrase(settings)

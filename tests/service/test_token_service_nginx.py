@@ -1,0 +1,112 @@
+"""The token service behind a real nginx, with the block that the page has."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docs_pages
+import pytest
+from token_service import PAYMENTS, Key, Service, claims, error_of, free_port, served
+
+pytestmark = pytest.mark.slow("starts a real nginx")
+
+PAGE = docs_pages.text("how-to/token-service")
+WHY = "there is no nginx here: install nginx (nginx-light of Debian has all that the test needs)"
+AROUND = """
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{server}
+}}
+"""
+
+
+def program() -> str:
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail(WHY)
+    return found or pytest.skip(WHY)
+
+
+def block_of_the_page(port: int, upstream: str) -> str:
+    """Return the page's block, with another port, without TLS."""
+    (block,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
+    assert "listen 443 ssl;" in block
+    block = block.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
+    return str(block.replace("http://127.0.0.1:8787", upstream))
+
+
+@contextmanager
+def nginx(folder: Path, port: int, upstream: str) -> Iterator[None]:
+    server = block_of_the_page(port, upstream)
+    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, server=server))
+    command: list[str | Path] = [
+        program(),
+        "-p",
+        folder,
+        "-c",
+        folder / "nginx.conf",
+        "-e",
+        folder / "error.log",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        try:
+            for _ in range(1000):
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert running.poll() is None, (folder / "error.log").read_text()
+                    time.sleep(0.01)
+            yield
+        finally:
+            running.terminate()
+
+
+@pytest.fixture
+def service(programs, tmp_path) -> Iterator[Service]:
+    port = free_port()
+    with served(programs, url=f"http://127.0.0.1:{port}") as running:
+        config = tomllib.loads((running.place.folder / "agentguard.toml").read_text())
+        with nginx(tmp_path, port, f"http://{config['service']['listen']}"):
+            yield running
+
+
+def test_an_agent_gets_its_identity_and_a_token_through_nginx(service):
+    key = Key()
+    credential = service.credential(key)
+    token = service.exchange(key, credential, audience=PAYMENTS).json()["access_token"]
+    assert claims(token)["iss"] == service.url
+    assert service.introspect(token)["active"] is True
+    metadata = service.http.get("/.well-known/oauth-authorization-server").json()
+    assert metadata["token_endpoint"] == f"{service.url}/token"
+
+
+def test_a_proof_is_for_the_url_of_the_proxy_alone(service):
+    key = Key()
+    credential = service.credential(key)
+    config = tomllib.loads((service.place.folder / "agentguard.toml").read_text())
+    behind = f"http://{config['service']['listen']}/token"
+    refused = service.exchange(key, credential, {"DPoP": key.proof(behind)})
+    assert error_of(refused) == (400, "invalid_dpop_proof")
+    forged = {"Host": "evil.example", "DPoP": key.proof("http://evil.example/token")}
+    assert error_of(service.exchange(key, credential, forged)) == (400, "invalid_dpop_proof")
+    assert service.exchange(key, credential).is_success
