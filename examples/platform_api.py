@@ -127,7 +127,8 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
     metadata = httpx.get(f"{url}/.well-known/oauth-authorization-server").json()
     print("grant types:", *metadata["grant_types_supported"])
     workload = provider.token(sub="support-web", aud="agentguard")
-    alice = provider.token(sub="4711", preferred_username="alice", aud="support-app")
+    said = {"sub": "4711", "preferred_username": "alice", "scope": "openid"}
+    alice = provider.token(aud="support-app", **said)
     with TokenService(url) as service:
         identity = service.identities.register("support", workload_token=workload)
         print("registered:", identity.uri.rpartition("/")[0])

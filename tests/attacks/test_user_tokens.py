@@ -93,11 +93,32 @@ def test_a_client_in_the_configuration_is_no_user(provider):
 def test_a_token_that_tells_of_a_log_out_is_no_users(provider, kind):
     """A provider sends such a token to programs, when a user has logged out."""
     logout: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
-    good: dict[str, Any] = {"without": "scope", "typ": None}
+    good: dict[str, Any] = {"without": "scope" if kind == "ID" else "", "typ": None}
     with opened({"acme": provider.table(token=kind)}) as guard:
         for change in ({"events": logout}, {"typ": "Logout"}, {"typ": "Refresh"}, {"typ": ["ID"]}):
             assert refused(guard, provider.token(**{**good, **change})).code == "jwt.type"
         assert lender(guard, provider.token(**good)) == "user:alice"  # the twin
+
+
+def test_a_token_that_says_nothing_of_its_kind_is_no_access_token(provider):
+    """An ID token may be without a nonce, and for the same audience."""
+    silent: dict[str, Any] = {"without": "scope", "typ": None}
+    marks: list[dict[str, Any]] = [
+        {"header": "at+jwt"},
+        {"typ": "Bearer"},
+        {"scp": ["files"]},
+        {"client_id": "chat"},
+        {"scope": "openid", "without": "", "token_use": "access"},
+    ]
+    with opened({"acme": provider.table()}) as guard:
+        for change in ({}, {"token_use": "access"}, {"scp": "files", "token_use": "id"}):
+            assert refused(guard, provider.token(**{**silent, **change})).code == "jwt.type"
+        for mark in marks:  # the twins
+            assert lender(guard, provider.token(**{**silent, **mark})) == "user:alice"
+    with opened({"acme": provider.table(token="ID")}) as guard:
+        for mark in marks:
+            assert refused(guard, provider.token(**{**silent, **mark})).code == "jwt.type"
+        assert lender(guard, provider.token(**silent, token_use="id")) == "user:alice"  # the twin
 
 
 def test_a_token_without_a_subject_is_no_users_whatever_names_the_programs(provider):
@@ -148,7 +169,7 @@ def test_the_users_of_two_providers_do_not_share_names(provider, partner, tmp_pa
         opened(same)
     apart = partner_table(tmp_path, partner, prefix="user:partner/")
     with opened({"acme": provider.table(), "partner": apart}) as guard:  # the twin
-        theirs = partner.token(preferred_username="alice", **fresh())
+        theirs = partner.token(preferred_username="alice", scope="openid", **fresh())
         assert lender(guard, theirs) == "user:partner/alice"
         assert lender(guard, provider.token()) == "user:alice"
 

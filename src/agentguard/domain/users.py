@@ -23,8 +23,11 @@ from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON, is_integer
 
 _OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
-_OF_ACCESS_TOKENS = ("scope", "scp", "client_id")
-_TYPE_CLAIM = {"access": "Bearer", "ID": "ID"}
+_OF_ACCESS_TOKENS = ("scope", "scp", "client_id", "cid")
+_KINDS = (
+    ("typ", {"access": "Bearer", "ID": "ID"}),
+    ("token_use", {"access": "access", "ID": "id"}),
+)
 _CLIENT_CLAIMS = ("azp", "client_id", "cid", "appid")
 
 
@@ -86,6 +89,8 @@ class UserTokens:
         rights = self._rights(verified.claims, users)
         known = _known(token, verified, rights)
         ends_at = int(verified.expires_at) if users.longest is None else now + users.longest
+        if ends_at <= now:
+            raise VerificationError("the token has expired", code="jwt.expired")
         return User(principal, known, ends_at, rights)
 
     def _require_own(self, principal: str, users: UsersConfig) -> None:
@@ -123,16 +128,23 @@ def _for_users(issuer: IssuerConfig, users: UsersConfig, where: str) -> TrustedI
 def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None:
     """Tell the kinds of tokens apart, which providers sign with the same keys.
 
-    OpenID Connect Core, 2; RFC 9068, 2.2. The claim ``typ`` is Keycloak's. A token with ``events``
-    tells of a log-out, say (RFC 8417, 2.2; OpenID Connect Back-Channel Logout, 2.4).
+    An access token has to say that it is one, because an ID token may say nothing. A token with
+    ``events`` tells of a log-out, say. OpenID Connect Core, 2; RFC 9068, 2.2; RFC 8417, 2.2; OpenID
+    Connect Back-Channel Logout, 2.4. The claim ``typ`` is Keycloak's, ``token_use`` Amazon
+    Cognito's.
     """
     claims, header = verified.claims, jwt.parse(token).header
     typ = str(header.get("typ", "")).lower().removeprefix("application/")
-    others = _OF_ID_TOKENS if users.kind == "access" else _OF_ACCESS_TOKENS
+    is_access = (
+        typ == "at+jwt"
+        or claims.get("typ") == "Bearer"
+        or any(name in claims for name in _OF_ACCESS_TOKENS)
+    )
     wrong = (
-        (users.kind == "ID" and typ == "at+jwt")
-        or claims.get("typ", _TYPE_CLAIM[users.kind]) != _TYPE_CLAIM[users.kind]
-        or any(name in claims for name in (*others, "events"))
+        is_access is not (users.kind == "access")
+        or any(claims.get(name, says[users.kind]) != says[users.kind] for name, says in _KINDS)
+        or (users.kind == "access" and any(name in claims for name in _OF_ID_TOKENS))
+        or "events" in claims
     )
     if wrong:
         message = f"the token is no {users.kind} token: pass the provider's {users.kind} token"
