@@ -18,6 +18,7 @@ from agentguard.proof.target import Target, audience_target
         ("http://[::1]:8000/x?", ("http://[::1]:8000", "/x", "")),
         ("https://a.example/x%20y/(z)@1?q=/?[]", ("https://a.example", "/x%20y/(z)@1", "q=/?[]")),
         ("https://a.example/x%2Fy%2ez/...;..", ("https://a.example", "/x%2Fy%2ez/...;..", "")),
+        ("https://a.example/x..%3b/y", ("https://a.example", "/x..%3b/y", "")),
     ],
 )
 def test_a_url_is_read(url, target):
@@ -51,6 +52,8 @@ def test_a_url_is_read(url, target):
         "https://a.example/v1%2f..%2fadmin",
         "https://a.example/v1/..%5Cadmin",
         "https://a.example/v1/..;/admin",
+        "https://a.example/v1/..%3b/admin",
+        "https://a.example/v1/%2e.%3Bx=1/admin",
         "https://a.example/v1/.%2e;x=1/admin",
         "https://a.example/x%00",
         "https://a.example/%zz",

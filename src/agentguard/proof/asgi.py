@@ -85,15 +85,14 @@ class CallerMiddleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            path, is_chain = _path(scope), _is_chain(scope)
+            path, sha256 = _path(scope), _chain_digest(scope)
             listed = _headers(scope)
-            if not is_chain:  # before the body is read
+            if sha256 is None:  # before the body is read
                 headers.read(listed, accepts_dpop=self._receiver.accepts_dpop)
             body = await _read_body(
-                receive, listed, headers.MAX_CHAIN if is_chain else self._max_body
+                receive, listed, self._max_body if sha256 is None else headers.MAX_CHAIN
             )
-            if is_chain:
-                sha256 = path.removeprefix(headers.CHAINS_PATH)
+            if sha256 is not None:
                 await asyncio.to_thread(self._receiver.keep_chain, sha256, body)
                 await _send(send, 204, b"", [])
                 return
@@ -132,8 +131,15 @@ def _path(scope: Scope) -> str:
     return raw.decode("ascii", "replace")
 
 
-def _is_chain(scope: Scope) -> bool:
-    return scope["method"] == "PUT" and _path(scope).startswith(headers.CHAINS_PATH)
+def _chain_digest(scope: Scope) -> str | None:
+    """Return what follows ``CHAINS_PATH`` in a request that sends a chain, None for another one.
+
+    A path at which the application is mounted, or that the server has put in front
+    (``root_path``), stands before.
+    """
+    path = _path(scope).removeprefix(scope.get("root_path", "").rstrip("/"))
+    is_chain = scope["method"] == "PUT" and path.startswith(headers.CHAINS_PATH)
+    return path.removeprefix(headers.CHAINS_PATH) if is_chain else None
 
 
 def _headers(scope: Scope) -> list[tuple[str, str]]:

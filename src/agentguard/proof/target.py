@@ -19,8 +19,8 @@ _URL: Final = re.compile(
     r"(?P<path>/[!\"$->@-\[\]-~]*)?(?:\?(?P<query>[!\"$-~]*))?"
 )
 _PATH: Final = re.compile(r"(?:[^?%]|%[0-9A-Fa-f]{2})*")
-_ENCODED: Final = re.compile(r"%(?:2e|2f|5c)", re.IGNORECASE)
-_CHARACTERS: Final = {"%2e": ".", "%2f": "/", "%5c": "\\"}
+_ENCODED: Final = re.compile(r"%(?:2e|2f|3b|5c)", re.IGNORECASE)
+_CHARACTERS: Final = {"%2e": ".", "%2f": "/", "%3b": ";", "%5c": "\\"}
 _NUL: Final = "%00"
 _PORTS: Final = {"http": "80", "https": "443"}
 _BYTE: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"

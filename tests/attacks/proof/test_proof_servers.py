@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 import pytest
 from proof_scene import ProofScene
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from tool_servers import (
     SCOPE,
+    ToolServer,
     application,
     guard_in_memory,
     in_call,
@@ -148,6 +151,26 @@ def test_a_long_chain_is_sent_once_and_the_request_is_made_anew(guard, server):
     assert (first["principal"], second["body"]) == ("user:alice", '{"n":1}')
     assert [method for method, _path, _headers in server.seen] == ["POST", "PUT", "POST", "POST"]
     assert all("agentguard-chain" not in headers for _method, _path, headers in server.seen)
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/v2/"])
+def test_an_application_below_a_path_takes_long_chains_too(guard, tmp_path, path):
+    """The middleware stands in front of one of the applications of a server."""
+
+    def mounted(url):
+        audience = url + path.rstrip("/")
+        below = CallerMiddleware(application(), receiver(url, guard, tmp_path, audience=audience))
+        return Starlette(routes=[Mount(path, app=below)])
+
+    server = ToolServer(mounted)
+    base = server.url + path.rstrip("/")
+    with guard.delegate("user:alice", scope=SCOPE, audience=[base], max_depth=12):
+        answer = deep(guard, server, lambda: send(f"{base}/pay", base).json())
+        beside = f"{server.url}{CHAINS_PATH}{'0' * 64}"
+        assert send_plainly("PUT", beside, content=b"{}").status_code == 404
+    server.stop()
+    assert len(answer["actors"]) == 10
+    assert [method for method, _path, _headers in server.seen] == ["POST", "PUT", "POST", "PUT"]
 
 
 def test_only_a_whole_chain_of_a_trusted_domain_is_kept(guard, server):
