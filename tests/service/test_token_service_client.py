@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
+import tracemalloc
 from typing import Any
 
 import httpx
 import pytest
 from authlib.integrations.httpx_client import OAuth2Client
+from token_issuer import HttpIssuer, TokenIssuer
 from token_service import CHAIN, GRANT, PAYMENTS, TYPES, claims
 
 from agentguard import AgentguardError
@@ -110,6 +113,50 @@ def test_a_service_that_is_not_there_is_unreachable():
 @pytest.mark.parametrize("url", ["http://agents.example", "agents.example", "ftp://a", ""])
 def test_a_service_that_others_could_read_is_refused(url):
     assert code_of(TokenService, url) == "config.invalid"
+
+
+def registered_by_both(url: str, workload: str) -> list[str]:
+    """Return what each of the two clients says: the URI of an identity, or the code of an error."""
+
+    async def wait():
+        async with AsyncTokenService(url) as tokens:
+            return await tokens.identities.register("clerk", workload_token=workload)
+
+    def plain():
+        with TokenService(url) as tokens:
+            return tokens.identities.register("clerk", workload_token=workload)
+
+    said: list[str] = []
+    for register in (plain, lambda: asyncio.run(wait())):
+        try:
+            said.append(register().uri)
+        except AgentguardError as error:
+            said.append(error.code)
+    return said
+
+
+def test_a_proxy_of_the_environment_sees_no_token_that_has_no_tls(service, monkeypatch):
+    proxy = HttpIssuer(TokenIssuer())
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    said = registered_by_both(service.url, service.workload())
+    assert [one.startswith("spiffe://") for one in said] == [True, True]
+    assert proxy.requests == []
+    proxy.close()
+
+
+def test_a_packed_answer_is_not_unpacked(service):
+    """A few bytes can become gigabytes."""
+    other = HttpIssuer(TokenIssuer())
+    packed = gzip.compress(b'{"uri":"spiffe://a","credential":"' + b"x" * 50_000_000 + b'"}')
+    other.answers["/identities"] = (201, {"Content-Encoding": "gzip"}, packed)
+    tracemalloc.start()
+    try:
+        assert registered_by_both(other.url, "x") == ["service.malformed"] * 2
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+        other.close()
 
 
 def test_a_client_of_authlib_exchanges_a_token(service, key, credential):

@@ -140,6 +140,44 @@ def test_many_threads_fetch_once(source, issuer):
     assert source.fetches == 1
 
 
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_while_an_issuer_is_slow_one_thread_waits_and_no_other(source, issuer, has_keys):
+    """Else somebody with tokens of unknown keys would have all threads of a server wait."""
+    token = issuer.token()
+    if has_keys:
+        assert source.issuers.verify(token).subject == SUBJECT
+    source.is_down, source.now = True, COOL_DOWN
+    unknown = issuer.token({"kid": "unknown"}) if has_keys else token
+    refusal = "jwt.key" if has_keys else "issuer.unreachable"
+    assert code_of(source.issuers.verify, unknown) == refusal
+    source.now += RETRY
+    fetch, fetching, release = source.fetch, threading.Event(), threading.Event()
+
+    def slow():
+        fetching.set()
+        release.wait(30)
+        return fetch()
+
+    source.source._fetch = slow
+    codes: list[str] = []
+    waiting = threading.Thread(
+        target=lambda: codes.append(code_of(source.issuers.verify, unknown)), daemon=True
+    )
+    waiting.start()
+    assert fetching.wait(30)
+    other = threading.Thread(
+        target=lambda: codes.append(code_of(source.issuers.verify, unknown)), daemon=True
+    )
+    other.start()
+    other.join(5)
+    assert codes == [refusal]
+    if has_keys:  # the twin: a known key counts meanwhile
+        assert source.issuers.verify(token).subject == SUBJECT
+    release.set()
+    waiting.join(30)
+    assert codes == [refusal] * 2
+
+
 def test_a_forked_process_waits_for_no_fetch_of_its_parent(issuer):
     """A thread of the parent was fetching keys when another one forked."""
     parent, held, release = os.getpid(), threading.Event(), threading.Event()

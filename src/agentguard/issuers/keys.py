@@ -88,8 +88,10 @@ class FetchedKeys:
     """The keys that ``fetch`` returns, cached. ``clock`` is a monotonic one, in seconds.
 
     ``fetch`` raises ``AgentguardError`` where the keys can't be had; the server's log then says
-    why. One thread fetches at a time. The others go on with keys that still count. A forked process
-    goes on with the keys, and waits for no fetch of its parent.
+    why. One thread fetches at a time. The others go on with keys that still count. Without such
+    keys they wait, but not where the last fetch has failed: whoever sends tokens must not have
+    every thread wait for a slow issuer. A forked process goes on with the keys, and waits for no
+    fetch of its parent.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class FetchedKeys:
 
     def _refresh(self, *, waits: bool) -> None:
         lock = self._own_lock()
-        if not lock.acquire(blocking=waits):
+        if not lock.acquire(blocking=waits and self._problem is None):
             return  # another thread fetches
         try:
             if self._clock() < self._next:

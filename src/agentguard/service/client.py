@@ -34,10 +34,10 @@ class TokenService:
     """
 
     def __init__(self, url: str, *, http: httpx.Client | None = None) -> None:
-        self._own = httpx.Client(timeout=_TIMEOUT) if http is None else None
-        used = http or self._own
-        assert used is not None  # noqa: S101  one of both is there
         base = messages.parse_url(url)
+        own = httpx.Client(timeout=_TIMEOUT, trust_env=_has_tls(base)) if http is None else None
+        self._own, used = own, http or own
+        assert used is not None  # noqa: S101  one of both is there
         self.identities = Identities(base, used)
         self.tokens = Tokens(base, used)
 
@@ -109,10 +109,11 @@ class AsyncTokenService:
     """The twin of ``TokenService`` for asyncio, with an ``httpx.AsyncClient``."""
 
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
-        self._own = httpx.AsyncClient(timeout=_TIMEOUT) if http is None else None
-        used = http or self._own
-        assert used is not None  # noqa: S101  one of both is there
         base = messages.parse_url(url)
+        tls = _has_tls(base)
+        own = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=tls) if http is None else None
+        self._own, used = own, http or own
+        assert used is not None  # noqa: S101  one of both is there
         self.identities = AsyncIdentities(base, used)
         self.tokens = AsyncTokens(base, used)
 
@@ -174,6 +175,17 @@ def _key(signer: Ed25519Signer | None) -> Ed25519Signer:
     return Ed25519Signer.from_seed(os.urandom(32)) if signer is None else signer
 
 
+def _has_tls(url: str) -> bool:
+    """Whether a proxy of the environment may be used: not without TLS, as it would see tokens."""
+    return url.startswith("https:")
+
+
+def _is_plain(answer: httpx.Response) -> bool:
+    """Whether an answer is not packed; a packed one is never unpacked, as it may be huge then."""
+    encoding: str = answer.headers.get("Content-Encoding", "identity")
+    return encoding.lower() == "identity"
+
+
 def _post(http: httpx.Client, sent: Sent) -> tuple[int, bytes]:
     """Return the status and the body of an answer; a redirect is never followed."""
     try:
@@ -181,7 +193,7 @@ def _post(http: httpx.Client, sent: Sent) -> tuple[int, bytes]:
             "POST", sent.url, content=sent.body, headers=sent.headers, follow_redirects=False
         ) as answer:
             body = b""
-            for part in answer.iter_bytes():
+            for part in answer.iter_bytes() if _is_plain(answer) else ():
                 body += part
                 if len(body) > messages.MAX_ANSWER:
                     break  # a text that is cut off is no JSON
@@ -196,10 +208,11 @@ async def _apost(http: httpx.AsyncClient, sent: Sent) -> tuple[int, bytes]:
             "POST", sent.url, content=sent.body, headers=sent.headers, follow_redirects=False
         ) as answer:
             body = b""
-            async for part in answer.aiter_bytes():
-                body += part
-                if len(body) > messages.MAX_ANSWER:
-                    break
+            if _is_plain(answer):
+                async for part in answer.aiter_bytes():
+                    body += part
+                    if len(body) > messages.MAX_ANSWER:
+                        break
             return answer.status_code, body
     except httpx.HTTPError as error:
         raise messages.unreachable(error) from error

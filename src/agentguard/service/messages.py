@@ -30,6 +30,7 @@ MAX_ANSWER: Final = 256 * 1024
 """The longest answer that is read, in bytes."""
 
 _MAX_ERROR: Final = 300
+_PLAIN: Final = {"Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def registration(url: str, agent: str, workload_token: str, signer: Ed25519Signe
     """Return the request for a credential of a key."""
     target = f"{url}/identities"
     headers = {
+        **_PLAIN,
         "Authorization": f"Bearer {workload_token}",
         "Content-Type": "application/json",
         proofs.HEADER: _proof(signer, "POST", target, workload_token),
@@ -112,6 +114,7 @@ def exchange(
     if scope is not None:
         form.append(("scope", " ".join(scope)))
     headers = {
+        **_PLAIN,
         "Workload-Identity-Token": identity.credential,
         "Content-Type": "application/x-www-form-urlencoded",
         proofs.HEADER: _proof(identity.signer, "POST", target, None),
