@@ -38,11 +38,13 @@ class Receiver:
     one or more trust domains (``agentguard trust export``). ``store`` is a ``ProofStore``.
     ``revocations`` may be a ``PublishedRevocations``, or a mapping with one for each trust domain:
     a server that trusts several domains needs the mapping, because the names in two domains may be
-    equal. ``accepts_dpop`` takes DPoP proofs as well. ``issuers`` has the URLs of the token
+    equal. In the mapping, None stands for a domain whose file the server does not get.
+    ``accepts_dpop`` takes DPoP proofs as well. ``issuers`` has the URLs of the token
     services whose tokens count, each with the name of its trust domain, as in
     ``{"https://agents.example": "acme.example"}``. ``clock`` returns seconds since the epoch.
-    Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, and
-    for revocations of one domain where several are trusted.
+    Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, for
+    revocations of one domain where several are trusted, and for a mapping that does not name
+    exactly the trusted domains.
     """
 
     def __init__(
@@ -52,15 +54,12 @@ class Receiver:
         store: ReceiverStore,
         *,
         audience: str | None = None,
-        revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
+        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
         accepts_dpop: bool = False,
         issuers: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        is_one = isinstance(trust, TrustDocument) or len(trust) == 1
-        if not (is_one or revocations is None or isinstance(revocations, Mapping)):
-            message = "with several trust domains, give revocations by the name of the domain"
-            raise ConfigError(message)
+        _require_revocations(trust, revocations)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
         self._trust = trust
@@ -116,3 +115,24 @@ class Receiver:
             return int(self._clock())
         except Exception as error:
             raise ProofError("the clock can't be read", code="proof.unavailable") from error
+
+
+def _require_revocations(
+    trust: TrustDocument | Sequence[TrustDocument],
+    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+) -> None:
+    """Raise ``ConfigError`` where it is in doubt for which domain revocations are."""
+    trusted = [trust] if isinstance(trust, TrustDocument) else trust
+    names = {document.trust_domain for document in trusted}
+    if revocations is None:
+        return
+    if not isinstance(revocations, Mapping):
+        if len(trusted) != 1:
+            message = "with several trust domains, give revocations by the name of the domain"
+            raise ConfigError(message)
+    elif revocations.keys() != names:  # a domain whose name is misspelt would have none
+        message = (
+            f"the revocations are for {' '.join(sorted(revocations))}, and the trusted domains are "
+            f"{' '.join(sorted(names))}: name each domain, with None for one without a file"
+        )
+        raise ConfigError(message)

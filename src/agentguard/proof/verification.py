@@ -140,7 +140,7 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     at: int,
     used: UsedProofs,
     chains: Chains | None = None,
-    revocations: RevokedNames | Mapping[str, RevokedNames] | None = None,
+    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
     accepts_dpop: bool = False,
     issuers: Mapping[str, str] | None = None,
 ) -> RequestCaller:
@@ -149,9 +149,10 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     ``trust`` has the keys of one or more trust domains. ``audience`` names this receiver, as
     delegations name it. ``at`` is the time in seconds since the epoch. ``chains`` has chains that
     were sent before. ``revocations`` is asked for the names of the chain and of the token; a
-    mapping has the revocations of each trust domain by its name. ``accepts_dpop`` also takes a DPoP
-    proof (RFC 9449), which proves less (``RequestCaller``). ``issuers`` has the URLs of the token
-    services whose tokens count, each with the name of its trust domain.
+    mapping has the revocations of each trust domain by its name, and None for a domain whose
+    revocations nobody knows here. ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves
+    less (``RequestCaller``). ``issuers`` has the URLs of the token services whose tokens count,
+    each with the name of its trust domain.
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
@@ -197,9 +198,14 @@ def _as_of(presented: PresentedCaller, at: int) -> int:
 
 
 def _of_domain(
-    revocations: RevokedNames | Mapping[str, RevokedNames] | None, trust_domain: str
+    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None, trust_domain: str
 ) -> RevokedNames | None:
-    return revocations.get(trust_domain) if isinstance(revocations, Mapping) else revocations
+    if not isinstance(revocations, Mapping):
+        return revocations
+    if trust_domain not in revocations:
+        message = f"the revocations of the trust domain {trust_domain} are not known here"
+        raise ProofError(message, code="proof.unavailable")
+    return revocations[trust_domain]
 
 
 def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,13 @@ from tool_servers import SCOPE, in_call
 
 from agentguard.domain import administration, config
 from agentguard.errors import ConfigError, ProofError
-from agentguard.proof import ProofStore, PublishedRevocations, Receiver
+from agentguard.proof import (
+    HttpRequest,
+    ProofStore,
+    PublishedRevocations,
+    Receiver,
+    verify_request,
+)
 from agentguard.proof.presentation import prove_request
 from agentguard.signing.canonical import loads_object
 from agentguard.storage import restrictions_file
@@ -90,11 +97,30 @@ def test_a_revocation_in_one_domain_says_nothing_of_another(domain, tmp_path_fac
     elsewhere = ProofScene(tmp_path_factory.mktemp("elsewhere"))
     with elsewhere.guard:
         trust, store = [ours, elsewhere.guard.trust], ProofStore(domain.published / "p.sqlite")
-        both = Receiver(URL, trust, store, revocations={ours.trust_domain: published})
+        other = elsewhere.guard.trust.trust_domain
+        known = {ours.trust_domain: published, other: None}
+        both = Receiver(URL, trust, store, revocations=known)
         assert refused(both, sent) == "delegation.revoked"
         assert check(both, elsewhere.request()).principal == "user:alice"
         with pytest.raises(ConfigError):
             Receiver(URL, trust, store, revocations=published)
+
+
+def test_revocations_under_a_misspelt_name_of_a_domain_do_not_count_as_none(domain, tmp_path):
+    ours, store = domain.scene.guard.trust, ProofStore(tmp_path / "p.sqlite")
+    published = PublishedRevocations(domain.published, ours)
+    misspelt = {f"{ours.trust_domain}x": published}
+    for revocations in (misspelt, {}, {**misspelt, ours.trust_domain: published}):
+        with pytest.raises(ConfigError):
+            Receiver(URL, ours, store, revocations=revocations)
+    Receiver(URL, ours, store, revocations={ours.trust_domain: published})
+    sent = domain.scene.request()
+    request = HttpRequest(sent.method, f"{URL}{sent.path}?{sent.query}", sent.headers, sent.body)
+    terms = {"trust": ours, "audience": URL, "at": int(time.time()), "used": store}
+    with pytest.raises(ProofError) as caught:
+        verify_request(request, revocations=misspelt, **terms)
+    assert caught.value.code == "proof.unavailable"
+    assert verify_request(request, revocations={ours.trust_domain: published}, **terms).agent
 
 
 def test_a_file_that_is_missing_or_altered_refuses_everything(domain):
