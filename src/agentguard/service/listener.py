@@ -32,6 +32,7 @@ LONGEST: Final = 60.0
 """Seconds after which a connection is closed that has no request under way."""
 
 _START: Final = 30.0
+_MARGIN: Final = 5.0
 _BACKLOG: Final = 128
 
 
@@ -44,6 +45,7 @@ class ServiceListener:
 
     def __init__(self, parts: ServiceParts, *, drain: float) -> None:
         self._parts = parts
+        self._longest_end = drain + _MARGIN
         config = parts.config
         self._socket = _bound(config)
         try:
@@ -73,9 +75,12 @@ class ServiceListener:
         raise ServerError("the token service does not start", code="server.address")
 
     def close(self) -> None:
-        """Accept no request any more, wait for those under way, and end."""
+        """Accept no request any more, wait for those under way, and end.
+
+        A request that hangs does not keep the process: its thread is left behind.
+        """
         self._server.should_exit = True
-        self._thread.join()
+        self._thread.join(self._longest_end)
         self._socket.close()
         self._parts.store.close()
 

@@ -8,19 +8,19 @@ import pytest
 from token_service import Key, Service, served
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(programs) -> Iterator[Service]:
     with served(programs) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def key() -> Key:
     """The key of an instance of the agent clerk."""
     return Key()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def credential(service, key) -> str:
     """The credential of that key."""
     return service.credential(key)
