@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from agentguard.errors import ProofError
+from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import headers
 from agentguard.proof.presentation import CHAIN_WANTED
 from agentguard.proof.receiver import Receiver
@@ -56,7 +56,8 @@ class CallerMiddleware:
 
     ``app`` is the application, ``receiver`` the configuration of the server. A request has at most
     ``max_body`` bytes of body. ``public`` are paths that anybody may request, such as ``/healthz``:
-    a path there counts exactly as written. WebSockets are refused.
+    a path there counts exactly as written. WebSockets are refused. Raises ``ConfigError`` for a
+    text as ``public``, and for a path there that does not begin with a slash.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class CallerMiddleware:
         self._app = app
         self._receiver = receiver
         self._max_body = max_body
-        self._public = frozenset(public)
+        self._public = _paths(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of ASGI, or hand the request on with its caller."""
@@ -113,6 +114,15 @@ class CallerMiddleware:
             await refuse(send, failed, accepts_dpop=self._receiver.accepts_dpop)
             return
         await self._app(_with_caller(scope, caller), _replay(body, receive), send)
+
+
+def _paths(public: Iterable[str]) -> frozenset[str]:
+    """Return the paths for everybody; raises ``ConfigError``."""
+    paths = frozenset(() if isinstance(public, str) else public)
+    # the letters of a text would be paths, "/" among them
+    if isinstance(public, str) or not all(path.startswith("/") for path in paths):
+        raise ConfigError(f"public is a list of paths that begin with a slash, not {public!r}")
+    return paths
 
 
 class _ClientGoneError(Exception):

@@ -33,7 +33,9 @@ MAX_CHAIN: Final = 64 * 1024
 CHAINS_PATH: Final = "/.well-known/agentguard/chains/"
 """Where a receiver takes a chain (``PUT``); the digest of the chain (SHA-256, hex) follows."""
 
-_MAX_TOKEN: Final = 4 * 1024
+MAX_AUTHORIZATION: Final = 4 * 1024 + len("Bearer ")
+"""The longest header with an access token or with a credential, in characters."""
+
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _LIMITS: Final = {CHAIN: MAX_CHAIN_HEADER, PROOF: MAX_PROOF}
 
@@ -83,7 +85,7 @@ def _each_once(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
             continue
         if name in found or written.lower() != name:
             raise _malformed("a header comes twice, or has an underscore in its name")
-        if len(value) > _LIMITS.get(name, _MAX_TOKEN + len("Bearer ")):
+        if len(value) > _LIMITS.get(name, MAX_AUTHORIZATION):
             raise _malformed("a header is too long")
         found[name] = value
     return found

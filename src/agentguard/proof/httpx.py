@@ -36,9 +36,9 @@ class CallerTransport(httpx.BaseTransport):
 
     ``audiences`` are URLs of servers, which the delegation of the call names too. ``transport``
     sends the requests; None is ``httpx.HTTPTransport()``. A request to an audience that can't be
-    proved is not sent: raises as ``prove_request`` does. A request after a redirect is proved only
-    if the first request was to the same audience. Raises ``ConfigError`` for an audience that is no
-    URL, or does not protect requests.
+    proved is not sent: raises as ``prove_request`` and ``proof_headers`` do. A request after a
+    redirect is proved only if the first request was to the same audience. Raises ``ConfigError``
+    for an audience that is no URL, or does not protect requests.
     """
 
     def __init__(self, *audiences: str, transport: httpx.BaseTransport | None = None) -> None:

@@ -72,9 +72,20 @@ def prove_request(method: str, url: str, body: bytes) -> RequestProof:
 
 
 def proof_headers(proof: RequestProof) -> dict[str, str]:
-    """Return the headers that carry a proof; a chain that is too long for a header is left out."""
+    """Return the headers that carry a proof; a chain that is too long for a header is left out.
+
+    Raises ``ProofError`` (``proof.too_large``) for an access token or a chain that every receiver
+    refuses.
+    """
+    authorization = f"Bearer {proof.access_token}"
+    if len(authorization) > headers.MAX_AUTHORIZATION or len(proof.chain) > headers.MAX_CHAIN:
+        message = (
+            "the access token or its chain is too long for a receiver: delegate with fewer scopes "
+            "and a shorter audience, or through fewer agents"
+        )
+        raise ProofError(message, code="proof.too_large")
     made = {
-        "Authorization": f"Bearer {proof.access_token}",
+        "Authorization": authorization,
         "Workload-Identity-Token": proof.credential,
         "Workload-Proof-Token": proof.proof,
     }

@@ -19,12 +19,16 @@ from tool_servers import (
     SCOPE,
     TLS,
     ToolServer,
+    allow,
     guard_in_memory,
     in_call,
     plain_server,
+    send,
     tool_server,
 )
 
+from agentguard import Guard
+from agentguard.errors import ProofError
 from agentguard.proof.headers import NAMES
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 from agentguard.proof.presentation import prove_request
@@ -192,3 +196,19 @@ def test_a_chain_is_sent_with_the_time_limits_of_the_request(guard, is_async):
         hand_on(9)
     limits = dict.fromkeys(("connect", "read", "write", "pool"), 7)
     assert seen == [("POST", limits), ("PUT", limits), ("POST", limits)]
+
+
+@pytest.mark.parametrize(("number", "is_sent"), [(40, True), (150, False)])
+def test_a_token_that_every_receiver_refuses_is_not_sent(tmp_path, number, is_sent):
+    """A scope may be longer than a header: the caller hears so, and not only a refusal."""
+    scope = [f"payments-of-the-department-{place:03}:write" for place in range(number)]
+    config = {"agents": {"payer": {"max_scope": scope}}}
+    with Guard.ephemeral(allow, config=config) as guard, tool_server(guard, tmp_path) as server:
+        tool = guard.tool(name="pay")(lambda: send(f"{server.url}/pay", server.url).status_code)
+        with guard.delegate("user:alice", scope=scope, audience=[server.url]):
+            if is_sent:
+                assert guard.new_agent("payer").call(tool) == 200
+                return
+            with pytest.raises(ProofError) as caught:
+                guard.new_agent("payer").call(tool)
+        assert (caught.value.code, server.seen) == ("proof.too_large", [])

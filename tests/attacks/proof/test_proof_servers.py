@@ -28,6 +28,7 @@ from tool_servers import (
 )
 
 from agentguard import UnguardedCallError
+from agentguard.errors import ConfigError
 from agentguard.proof import CallerMiddleware
 from agentguard.proof.headers import CHAINS_PATH, MAX_CHAIN
 
@@ -121,6 +122,15 @@ def test_only_a_public_path_needs_no_proof(server):
     assert send_plainly("GET", f"{server.url}/healthz").text == "ok"
     for path in ("/healthz/", "/%68ealthz", "//healthz", "/healthz/x", "/Healthz", "/"):
         assert send_plainly("GET", f"{server.url}{path}").status_code == 401
+
+
+def test_public_paths_are_a_list_of_paths(guard, tmp_path):
+    """The letters of a text would be paths: everybody could ask for ``/``."""
+    known = receiver("https://payments.example", guard, tmp_path)
+    for public in ("/healthz", ["healthz"], ["/healthz", ""]):
+        with pytest.raises(ConfigError):
+            CallerMiddleware(application(), known, public=public)
+    CallerMiddleware(application(), known, public=("/healthz", "/"))
 
 
 def test_a_request_from_outside_a_call_is_not_sent(guard, server):
