@@ -6,16 +6,19 @@ another. Each refusal stands beside what is allowed.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from login_provider import AUDIENCE, Provider
+from login_provider import AUDIENCE, ISSUER, Provider
 from token_issuer import TokenIssuer, fresh
 
-from agentguard import AgentguardError, ConfigError, Decision, Guard
+from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
+from agentguard.domain import config, domain
 
 PARTNER = "https://login.partner.example"
+PASSPHRASE = b"correct horse"
 
 
 @pytest.fixture
@@ -29,8 +32,8 @@ def partner():
 
 
 def opened(issuers: dict[str, Any], **tables: Any) -> Guard:
-    config = {"agents": {"clerk": {}}, "issuers": issuers, **tables}
-    return Guard.ephemeral(lambda _call: Decision.allow(), config=config)
+    whole = {"agents": {"clerk": {}}, "issuers": issuers, **tables}
+    return Guard.ephemeral(lambda _call: Decision.allow(), config=whole)
 
 
 def partner_table(folder: Path, partner: TokenIssuer, **users: Any) -> dict[str, Any]:
@@ -160,6 +163,92 @@ def test_a_refused_name_is_shown_in_ascii_and_cut_short(provider, name):
         assert str(error).isprintable()
         assert len(str(error)) < 400
         assert lender(guard, provider.token()) == "user:alice"  # the twin
+
+
+STATE = """
+trust_domain = "acme.example"
+state = "state"
+anchor = ""
+
+[policy]
+path = "authz.rego"
+
+[agents.clerk]
+
+[roles.reader]
+scope = ["read"]
+
+[roles.admin]
+scope = ["read", "write"]
+
+[issuers.acme]
+issuer = "{issuer}"
+jwks_file = "jwks.json"
+audience = ["{audience}"]
+algorithms = ["RS256"]
+
+[issuers.acme.users]
+claim = "preferred_username"
+{users}
+
+[principals]
+{principals}
+
+[principals."user:alice"]
+roles = ["admin"]
+"""
+
+
+@pytest.fixture
+def place(provider, tmp_path):
+    """Make configurations of one state; ``policy`` says who may call tools."""
+
+    def configured(name: str, users: str = "", principals: str = "", policy: str = "true") -> Path:
+        path = tmp_path / f"{name}.toml"
+        given = {"issuer": ISSUER, "audience": AUDIENCE, "users": users, "principals": principals}
+        path.write_text(STATE.format(**given), encoding="utf-8")
+        (tmp_path / "authz.rego").write_text(f"package agent.authz\nallow if {policy}\n")
+        if not (tmp_path / "state").exists():
+            domain.found(config.load(path), PASSPHRASE, now=datetime.now(UTC))
+        return path
+
+    return configured
+
+
+def denied(agent: Any, tool: Any) -> str:
+    with pytest.raises(Denied) as caught:
+        agent.call(tool)
+    return caught.value.decision.code
+
+
+def test_another_guard_of_the_process_brings_no_word_in_place_of_a_token(provider, place):
+    """A guard that wants tokens meets a delegation of one that takes an application's word."""
+    lax, strict = place("lax"), place("strict", principals='assurance = "oidc"')
+    with (
+        Guard.open(lax, passphrase=PASSPHRASE) as lender_guard,
+        Guard.open(strict, passphrase=PASSPHRASE) as guard,
+    ):
+        agent, tool = guard.new_agent("clerk"), guard.tool(name="read")(lambda: "text")
+        with lender_guard.delegate("user:alice", scope=["read"]):
+            assert denied(agent, tool) == "principal.assurance"
+        with lender_guard.delegate(subject_token=provider.token(), scope=["read"]):  # the twin
+            assert agent.call(tool) == "text"
+
+
+def test_the_policy_sees_no_role_that_the_token_does_not_give(provider, place):
+    """The provider has taken the role away, and the table [principals] still has it."""
+    path = place(
+        "roles", 'roles = "realm_access.roles"', policy='"admin" in input.delegation.roles'
+    )
+    with Guard.open(path, passphrase=PASSPHRASE) as guard:
+        agent, tool = guard.new_agent("clerk"), guard.tool(name="read")(lambda: "text")
+        for roles in (["reader"], []):
+            token = provider.token(realm_access={"roles": roles})
+            with guard.delegate(subject_token=token, scope=["read"] if roles else []):
+                assert denied(agent, tool) == "policy.denied"
+        token = provider.token(realm_access={"roles": ["admin"]})
+        with guard.delegate(subject_token=token, scope=["read"]):  # the twin
+            assert agent.call(tool) == "text"
 
 
 def test_the_users_of_two_providers_do_not_share_names(provider, partner, tmp_path):

@@ -7,7 +7,7 @@ A delegation as an application holds it stands in ``delegation/handle.py``, its 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -103,6 +103,27 @@ class Delegations:
             rights = user.rights
             return lambda _principal: rights
         return self._runtime.directory.principal if self._settings.lists_principals else None
+
+    def roles_of(self, chain: Chain) -> Sequence[str]:
+        """Return the roles of a chain's principal for the policy's input.
+
+        They are the token's where the issuer of the token has a claim for roles, and else those of
+        ``[principals]``. Raises ``DelegationError``: ``principal.assurance`` for a chain of another
+        guard in this process that took an application's word, and ``principal.failed``.
+        """
+        self._settings.require_assurance(chain.principal, chain.root.assurance)
+        login = chain.root.subject_token
+        if login is not None and (login.roles or self._gives_roles(login.issuer)):
+            return login.roles
+        return self._runtime.directory.roles(chain.principal)
+
+    def _gives_roles(self, iss: str) -> bool:
+        """Whether tokens with this ``iss`` say the roles of users."""
+        issuers = self._settings.issuers.values()
+        return any(
+            one.rule.issuer == iss and one.users is not None and bool(one.users.roles)
+            for one in issuers
+        )
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""

@@ -123,12 +123,8 @@ class Embedded:
         A guard server makes instances for its ``client``, with the client's ``room``.
         """
         runtime = self.runtime
-        domain, ports, roles = (
-            runtime.renewed_domain,
-            runtime.current_ports(),
-            runtime.directory.roles,
-        )
-        return Instance(config, domain, ports, roles, client, room)
+        domain, ports = runtime.renewed_domain, runtime.current_ports()
+        return Instance(config, domain, ports, self.delegations.roles_of, client, room)
 
     def inbox(self) -> ApprovalInbox:
         """Return the inbox in which people answer requests for approvals."""

@@ -55,7 +55,7 @@ class Instance:
     """An agent instance in one process: the key, the credential, and the accepted delegations.
 
     ``domain`` returns the current trust domain. ``ports`` has the parts that the agent's calls use.
-    ``roles_of`` returns a principal's roles for the policy's input, and may raise
+    ``roles_of`` returns the roles of a chain's principal for the policy's input, and may raise
     ``AgentguardError``. ``client`` makes the calls through a guard server, which has ``room`` for
     the accepted delegations. The methods may be called from any thread.
     """
@@ -65,7 +65,7 @@ class Instance:
         config: AgentConfig,
         domain: Callable[[], Domain],
         ports: Ports,
-        roles_of: Callable[[str], Sequence[str]],
+        roles_of: Callable[[Chain], Sequence[str]],
         client: Client | None = None,
         room: Room | None = None,
     ) -> None:
@@ -269,7 +269,7 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
-            description=_delegation_description(chain, self._roles_of(chain.principal)),
+            description=_delegation_description(chain, self._roles_of(chain)),
             lends=Delegation(chain, self.holder, chain.leaf.scope),
             prover=DelegatedProver(self, delegation),
         )
@@ -385,7 +385,6 @@ def _delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
     }
     login = chain.root.subject_token
     if login is not None:
-        members["roles"] = list[JSON](sorted({*roles, *login.roles}))
         members["subject_token"] = {
             "iss": login.issuer,
             "sub": login.subject,
