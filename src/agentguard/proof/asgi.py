@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import headers
@@ -132,13 +133,19 @@ class _ClientGoneError(Exception):
 def _path(scope: Scope) -> str:
     """Return the path as the request has it, percent-encoded.
 
-    Raises ``ProofError`` where the server hands over no such path.
+    Raises ``ProofError`` where the server hands over no such path, or where the application would
+    see another one.
     """
     raw = scope.get("raw_path")
     if not isinstance(raw, bytes):
         message = "the server hands over no raw_path, to which the proof is bound"
         raise ProofError(message, code="proof.malformed")
-    return raw.decode("ascii", "replace")
+    path, handled = raw.decode("ascii", "replace"), scope["path"]
+    # some applications take the path at which they are mounted away from ``path``
+    if unquote(path) not in (handled, scope.get("root_path", "") + handled):
+        message = "the path was rewritten before the verification: the proof is bound to raw_path"
+        raise ProofError(message, code="proof.malformed")
+    return path
 
 
 def _chain_digest(scope: Scope) -> str | None:

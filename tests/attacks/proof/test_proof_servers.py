@@ -278,6 +278,22 @@ def test_a_server_that_hands_over_no_raw_path_gets_no_request_through(scene):
     assert json.loads(body["body"])["principal"] == "user:alice"
 
 
+def test_a_path_that_was_rewritten_before_the_verification_is_refused(scene):
+    """The proof is bound to the path of the request, and the application acts by its own path."""
+    url = "https://payments.example"
+    for path, root, raw, status in (
+        ("/refund", "", "/pay", 401),
+        ("/refund", "/pay", "/pay", 401),
+        ("/pay", "/refund", "/pay", 200),  # a server's root_path stands in the path already, or not
+        ("/pay", "/api", "/api/pay", 200),
+        ("/b\u00fcro x", "", "/b%C3%BCro%20x", 200),
+        ("/b\u00fcro y", "", "/b%C3%BCro%20x", 401),
+    ):
+        sent = listed(proof_of(scene.guard, url + raw))
+        changed = {"path": path, "root_path": root, "raw_path": raw.encode()}
+        assert ask(scene, url, scope_of(sent, **changed), BODY)[0]["status"] == status
+
+
 def test_a_verification_that_fails_refuses_the_request(scene, caplog):
     url = "https://payments.example"
     broken = {"revocations": Broken()}
