@@ -201,6 +201,24 @@ def test_the_keys_of_issuers_are_looked_for_in_files_alone(founded):
     assert what.endswith("keys.json has 1 key of https://issuer.example")
 
 
+def test_a_client_for_which_a_user_could_be_taken_is_named(founded):
+    keys = "jwks_url = 'https://sso.invalid/jwks'\naudience = ['a']\nalgorithms = ['RS256']\n"
+    client = "agents = ['clerk']\nissuer = 'sso'\n"
+    add(
+        founded,
+        f"{LISTENER}[issuers.sso]\nissuer = 'https://sso.example'\n{keys}subject_claim = 'azp'\n"
+        f"[issuers.cluster]\nissuer = 'https://cluster.example'\n{keys}"
+        f"[clients.web]\n{client}subject = 'web'\n"
+        f"[clients.job]\n{client}subject = 'job'\nclaims = {{ client_id = 'job' }}\n"
+        "[clients.pod]\nagents = ['clerk']\nissuer = 'cluster'\nsubject = 'pod'",
+    )
+    found = checks(founded)
+    status, what = found["claims of web"]
+    assert status == "warn"
+    assert "a user's token may have the same azp" in what
+    assert not {"claims of job", "claims of pod"} & found.keys()  # the twins
+
+
 @pytest.mark.parametrize(
     ("agents", "says"),
     [("clerc", "did you mean clerk?"), ("cl*", None), ("clerk", None), ("x*", "'x*'")],

@@ -1,4 +1,4 @@
-"""The checks of ``agentguard doctor`` on issuers of tokens: whether their keys can be had.
+"""The checks of ``agentguard doctor`` on issuers of tokens: their keys, and whose tokens count.
 
 A file is read. A URL is not asked: ``doctor`` uses no network beside the server's own address.
 """
@@ -16,7 +16,7 @@ from agentguard.errors import AgentguardError
 
 
 def findings(settings: Config) -> Iterator[Finding]:
-    """Check each issuer of a configuration."""
+    """Check each issuer of a configuration, and the clients that show tokens."""
     used = {client.issuer for client in (settings.clients or {}).values()}
     for name, issuer in settings.issuers.items():
         check = f"issuer {name}"
@@ -36,6 +36,21 @@ def findings(settings: Config) -> Iterator[Finding]:
         if name not in used and issuer.users is None:
             what = "no client in [clients] names it, and it has no users: none of its tokens counts"
             yield Finding("warn", check, what)
+    yield from _unclear_clients(settings)
+
+
+def _unclear_clients(settings: Config) -> Iterator[Finding]:
+    """Warn of clients for whose program a user's token could be taken."""
+    for name, client in (settings.clients or {}).items():
+        if client.issuer is None or client.claims:
+            continue
+        claim = settings.issuers[client.issuer].rule.subject_claim
+        if claim != "sub":
+            what = (
+                f"a user's token may have the same {claim}: name a claim that only tokens of the "
+                f"program have, as in [clients.{name}] claims = {{ client_id = '{name}' }}"
+            )
+            yield Finding("warn", f"claims of {name}", what)
 
 
 def _count(keys: int) -> str:
