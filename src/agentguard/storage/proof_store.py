@@ -65,7 +65,7 @@ class ProofStore:
         max_proofs: int = MAX_PROOFS,
         max_chains: int = MAX_CHAINS,
     ) -> None:
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # a server may change its folder afterwards
         self._max_proofs = max_proofs
         self._max_chains = max_chains
         self._lock = threading.Lock()

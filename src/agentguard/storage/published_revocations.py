@@ -26,7 +26,7 @@ class PublishedRevocations:
     """
 
     def __init__(self, folder: str | os.PathLike[str], trust: TrustDocument) -> None:
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # a server may change its folder afterwards
         self._trust = trust
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, ...], Restrictions] | None = None

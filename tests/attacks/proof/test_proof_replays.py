@@ -231,6 +231,20 @@ def test_a_proof_does_not_count_again_in_a_new_file(path, is_replaced):
     assert use(old, "proof-0002") == ("proof.used" if is_replaced else None)
 
 
+def test_a_server_that_changes_its_folder_keeps_its_store(path, tmp_path, monkeypatch):
+    """With a file in each folder, a proof would count once in each."""
+    monkeypatch.chdir(path.parent)
+    store = ProofStore(path.name)
+    assert use(store, "proof-0001") is None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert use(store, "proof-0001") == "proof.used"
+    store.close()
+    assert use(store, "proof-0001") == "proof.used"
+    assert use(store, "proof-0002") is None
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_chains_are_kept_until_they_end_and_the_last_ones_in_a_number(path):
     store = ProofStore(path, max_chains=2)
     for number in "010":
