@@ -6,6 +6,7 @@ another. Each refusal stands beside what is allowed.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from login_provider import AUDIENCE, ISSUER, Provider
 from token_issuer import TokenIssuer, fresh
 
 from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
+from agentguard.delegation.terms import Lender
 from agentguard.domain import config, domain
+from agentguard.service import messages
+from agentguard.service.reading import Request
+from agentguard.signing.keys import Ed25519Signer
 
 PARTNER = "https://login.partner.example"
 PASSPHRASE = b"correct horse"
@@ -48,7 +53,7 @@ def partner_table(folder: Path, partner: TokenIssuer, **users: Any) -> dict[str,
     }
 
 
-def lender(guard: Guard, token: str) -> str:
+def lender_of(guard: Guard, token: str) -> str:
     return guard.delegate(subject_token=token, scope=["read"]).principal
 
 
@@ -76,7 +81,7 @@ def refused(guard: Guard, token: str) -> AgentguardError:
 def test_a_token_that_a_program_got_for_itself_is_no_users(provider, claims, user):
     with opened({"acme": provider.table()}) as guard:
         assert refused(guard, provider.token(**claims)).code == "jwt.subject"
-        assert lender(guard, provider.token(**user)).startswith("user:")  # the twin
+        assert lender_of(guard, provider.token(**user)).startswith("user:")  # the twin
 
 
 def test_a_client_in_the_configuration_is_no_user(provider):
@@ -85,11 +90,11 @@ def test_a_client_in_the_configuration_is_no_user(provider):
     clients = {"web": {"issuer": "acme", "subject": "web-1"}}
     with opened(tables, clients=clients) as guard:
         assert refused(guard, provider.token(sub="web-1")).code == "jwt.subject"
-        assert lender(guard, provider.token(sub="web-2")) == "user:alice"  # the twin
+        assert lender_of(guard, provider.token(sub="web-2")) == "user:alice"  # the twin
     clients = {"web": {"issuer": "acme", "subject": "chat"}}
     azp = {"acme": {**provider.table(), "subject_claim": "azp"}}
     with opened(azp, clients=clients) as guard:  # a user comes through the program
-        assert lender(guard, provider.token(azp="chat")) == "user:alice"
+        assert lender_of(guard, provider.token(azp="chat")) == "user:alice"
 
 
 @pytest.mark.parametrize("kind", ["access", "ID"])
@@ -100,7 +105,7 @@ def test_a_token_that_tells_of_a_log_out_is_no_users(provider, kind):
     with opened({"acme": provider.table(token=kind)}) as guard:
         for change in ({"events": logout}, {"typ": "Logout"}, {"typ": "Refresh"}, {"typ": ["ID"]}):
             assert refused(guard, provider.token(**{**good, **change})).code == "jwt.type"
-        assert lender(guard, provider.token(**good)) == "user:alice"  # the twin
+        assert lender_of(guard, provider.token(**good)) == "user:alice"  # the twin
 
 
 def test_a_token_that_says_nothing_of_its_kind_is_no_access_token(provider):
@@ -117,11 +122,13 @@ def test_a_token_that_says_nothing_of_its_kind_is_no_access_token(provider):
         for change in ({}, {"token_use": "access"}, {"scp": "files", "token_use": "id"}):
             assert refused(guard, provider.token(**{**silent, **change})).code == "jwt.type"
         for mark in marks:  # the twins
-            assert lender(guard, provider.token(**{**silent, **mark})) == "user:alice"
+            assert lender_of(guard, provider.token(**{**silent, **mark})) == "user:alice"
     with opened({"acme": provider.table(token="ID")}) as guard:
         for mark in marks:
             assert refused(guard, provider.token(**{**silent, **mark})).code == "jwt.type"
-        assert lender(guard, provider.token(**silent, token_use="id")) == "user:alice"  # the twin
+        assert (
+            lender_of(guard, provider.token(**silent, token_use="id")) == "user:alice"
+        )  # the twin
 
 
 def test_a_token_without_a_subject_is_no_users_whatever_names_the_programs(provider):
@@ -146,7 +153,7 @@ def test_an_address_that_the_provider_has_not_verified_names_nobody(provider):
             assert refused(guard, token).code == "jwt.subject"
         for twin in ({"email_verified": True}, {}):
             token = provider.token(email="alice@acme.example", **twin)
-            assert lender(guard, token) == "user:alice@acme.example"
+            assert lender_of(guard, token) == "user:alice@acme.example"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_a_refused_name_is_shown_in_ascii_and_cut_short(provider, name):
         assert str(error).isascii()
         assert str(error).isprintable()
         assert len(str(error)) < 400
-        assert lender(guard, provider.token()) == "user:alice"  # the twin
+        assert lender_of(guard, provider.token()) == "user:alice"  # the twin
 
 
 STATE = """
@@ -251,6 +258,39 @@ def test_the_policy_sees_no_role_that_the_token_does_not_give(provider, place):
             assert agent.call(tool) == "text"
 
 
+def described(error: BaseException) -> str:
+    """Return all that an error and its causes say."""
+    shown: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        shown += [repr(cause), repr(vars(cause))]
+        cause = cause.__cause__ or cause.__context__
+    return "".join(shown)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"exp": 5}, {"aud": "x"}, {"iss": PARTNER}, {"typ": "ID"}, {"sub": "\u00e9"}],
+    ids=str,
+)
+def test_a_refused_token_is_in_no_error(provider, claims):
+    with opened({"acme": provider.table()}) as guard:
+        token = provider.token(**claims)
+        for sent in (token, f"{token[:-5]}AAAAA", f"{token}x", token.replace(".", "..")):
+            assert sent not in described(refused(guard, sent))
+
+
+def test_what_carries_a_token_does_not_show_the_token():
+    """A tool that reports errors may show the variables of each function."""
+    key = Ed25519Signer.from_seed(os.urandom(32))
+    sent = messages.registration("https://agents.example", "clerk", "the-token", key)
+    request = Request("POST", "/identities", sent.headers, b"the-token")
+    lender = Lender("user:alice", "the-token")
+    assert (lender.token, sent.headers["Authorization"]) == ("the-token", "Bearer the-token")
+    assert "the-token" not in repr((lender, sent, request))
+    assert "user:alice" in repr(lender)  # the twin
+
+
 def test_the_users_of_two_providers_do_not_share_names(provider, partner, tmp_path):
     """An alice of one provider is not the alice of the other."""
     same = {"acme": provider.table(), "partner": partner_table(tmp_path, partner)}
@@ -259,8 +299,8 @@ def test_the_users_of_two_providers_do_not_share_names(provider, partner, tmp_pa
     apart = partner_table(tmp_path, partner, prefix="user:partner/")
     with opened({"acme": provider.table(), "partner": apart}) as guard:  # the twin
         theirs = partner.token(preferred_username="alice", scope="openid", **fresh())
-        assert lender(guard, theirs) == "user:partner/alice"
-        assert lender(guard, provider.token()) == "user:alice"
+        assert lender_of(guard, theirs) == "user:partner/alice"
+        assert lender_of(guard, provider.token()) == "user:alice"
 
 
 def test_a_name_under_the_prefix_of_another_provider_is_refused(provider, partner, tmp_path):
@@ -269,6 +309,6 @@ def test_a_name_under_the_prefix_of_another_provider_is_refused(provider, partne
         intruder = provider.token(preferred_username="partner/alice")
         assert refused(guard, intruder).code == "jwt.subject"
         near = provider.token(preferred_username="partners/alice")
-        assert lender(guard, near) == "user:partners/alice"  # the twin
+        assert lender_of(guard, near) == "user:partners/alice"  # the twin
     with opened({"acme": provider.table()}) as guard:  # where nobody else has these names
-        assert lender(guard, intruder) == "user:partner/alice"
+        assert lender_of(guard, intruder) == "user:partner/alice"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple
 
 from agentguard.errors import DelegationError
 from agentguard.identity.principal import require_principal
 
 
-class Lender(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lender:
     """Who lends: a principal for whom the application vouches, or one who came with a token.
 
     With both, the token has to be the principal's.
     """
 
     name: str | None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Raise ``DelegationError`` (``principal.malformed``) for a name of another form, or none.

@@ -6,7 +6,8 @@ and what the application hands to the instance. Both hops are in the log before 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
@@ -42,10 +43,11 @@ _LIFETIME: Final = 3600
 _SCOPE_CODES: Final = frozenset({"scope.exceeded", "scope.malformed", "invalid_scope"})
 
 
-class _Wanted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Wanted:
     """What an exchange asks for; ``scope`` None is all that the principal and the agent allow."""
 
-    subject_token: str
+    subject_token: str = field(repr=False)
     subject_type: str
     scope: tuple[str, ...] | None
     audience: tuple[str, ...]

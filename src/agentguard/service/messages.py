@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlencode
 
 from agentguard.delegation.access_token import IssuedToken
@@ -69,12 +69,13 @@ class ExchangedToken:
     expires_in: int
 
 
-class Sent(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sent:
     """A request: a ``POST`` to a URL."""
 
     url: str
-    headers: dict[str, str]
-    body: bytes
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def parse_url(url: str) -> str:

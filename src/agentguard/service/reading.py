@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from agentguard.errors import DecodeError
@@ -48,13 +49,14 @@ Form = Mapping[str, tuple[str, ...]]
 """The parameters of a form that have a value; only those that may repeat have several."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     """A request: ``headers`` has those that are read, with names in lower case."""
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
