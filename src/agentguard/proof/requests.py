@@ -35,12 +35,12 @@ _BEFORE_PROXIES: Final = 4
 class CallerAdapter(HTTPAdapter):
     """An adapter that proves each request to one of ``audiences``, and no other request.
 
-    Mount the adapter for ``https://`` and, for servers on this machine, for ``http://``. A request
-    to an audience that can't be proved is not sent: raises as ``prove_request`` and
-    ``proof_headers`` do. A request after a redirect is proved only if the first request was to the
-    same audience. A proved request over ``http`` goes to this machine itself, and through no proxy.
-    Raises ``ConfigError`` for an audience that is no URL or does not protect requests, and for a
-    body that is neither bytes nor text.
+    Mount one adapter for ``https://`` and for ``http://``: the adapter has to see where a line of
+    redirects begins. A request to an audience that can't be proved is not sent: raises as
+    ``prove_request`` and ``proof_headers`` do. A request after a redirect is proved only if the
+    first request was to the same audience. A proved request over ``http`` goes to this machine
+    itself, and through no proxy. Raises ``ConfigError`` for an audience that is no URL or does not
+    protect requests, and for a body that is neither bytes nor text.
     """
 
     def __init__(self, *audiences: str) -> None:

@@ -135,6 +135,21 @@ def test_a_path_of_an_origin_has_no_request_to_another_path_proved(guard):
     assert proved == [("/one", True), ("/other", False), ("/one", True), ("/one/more", True)]
 
 
+def test_two_adapters_of_one_session_know_of_each_other(guard, payments, thief):
+    """A session may have an adapter for each server."""
+    both = [thief.url, payments.url]
+
+    def post(url):
+        with requests.Session() as session:
+            for audience in both:
+                session.mount(audience, CallerAdapter(audience))
+            return session.post(url, data=b"body").status_code
+
+    assert in_call(guard, lambda: post(f"{thief.url}/ask?status=307"), audience=both) == 401
+    assert not NAMES & payments.seen[0][2].keys()
+    assert in_call(guard, lambda: post(f"{payments.url}/pay"), audience=both) == 200
+
+
 def test_a_request_to_this_machine_goes_through_no_proxy(guard, payments, monkeypatch):
     """A proxy would see the proof before the server does, and could use the proof up."""
     with plain_server() as proxy:
