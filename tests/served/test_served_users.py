@@ -106,3 +106,18 @@ def test_the_server_says_nothing_of_a_token(guard, provider, founded):
         everything += path.read_bytes() if path.is_file() else b""
     for token in tokens:
         assert token.split(".")[2].encode() not in everything
+
+
+def test_a_client_learns_no_file_of_the_server_s_keys(guard, provider, founded):
+    token = provider.token()
+    guard.delegate(subject_token=token, scope=["read"])  # the twin
+    for text, code in (("{}", "issuer.keys"), (None, "issuer.unreachable")):
+        if text is None:
+            provider.path.unlink()
+        else:
+            provider.path.write_text(text, encoding="utf-8")
+        with pytest.raises(AgentguardError) as caught:
+            guard.delegate(subject_token=token, scope=["read"])
+        assert caught.value.code == code
+        assert "jwks.json" not in str(caught.value)
+    assert "jwks.json" in founded.said()

@@ -6,6 +6,7 @@ do, ``[clients]`` says: each function asks before it acts.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
 from agentguard.domain.config.server import LAUNCHED
-from agentguard.errors import ApprovalError, DecodeError, DelegationError
+from agentguard.errors import ApprovalError, DecodeError, DelegationError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
@@ -38,6 +39,8 @@ from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.wire import values
 from agentguard.wire.frame import MAX_BLOBS, Frame
+
+_LOGGER = logging.getLogger("agentguard")
 
 Operation = Callable[[Embedded, Session, Header, Blobs], Frame]
 
@@ -113,7 +116,14 @@ def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
     if lender.token is None:
         require_principal(session.client, values.text(lender.name))
     terms: Any = {name: header.get(name) for name in _TERMS}
-    return _lent(session, parts.delegations.begin(lender, **terms))  # which checks each of them
+    try:
+        begun = parts.delegations.begin(lender, **terms)  # which checks each of them
+    except ServerError as error:  # its message may name files of the server
+        if session.share.may_warn():
+            _LOGGER.warning("a user's token can't be verified: %s (%s)", error, error.code)
+        message = "the guard server can't get the keys of the token's issuer: its log says why"
+        raise ServerError(message, code=error.code) from error
+    return _lent(session, begun)
 
 
 def resume(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:
