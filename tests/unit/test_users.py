@@ -200,6 +200,13 @@ def test_a_delegation_ends_with_the_token(guard, provider):
     assert code_of(lend, guard, provider.token(), expires_in=0) == "hop.malformed"
 
 
+def test_a_token_that_ends_within_this_second_has_expired(guard, provider):
+    """A delegation lasts for a whole second at least. The leeway is 30 seconds."""
+    ends = int(time.time()) - 30 + 0.999
+    assert code_of(lend, guard, provider.token(exp=ends)) == "jwt.expired"
+    lend(guard, provider.token(exp=ends + 30))  # the twin
+
+
 def test_the_configuration_lets_it_last_longer(provider):
     """A task may last longer than the five minutes of a token."""
     with opened(provider, users={"longest": 7200}) as guard:
