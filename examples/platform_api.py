@@ -66,7 +66,13 @@ subject = "support-web"
 agents = ["support"]
 """
 
-POLICY = "package agent.authz\n\ndefault allow := false\n"
+POLICY = """
+package agent.authz
+
+default allow := false
+
+allow if "tickets:read" in input.delegation.scope
+"""
 
 
 class Provider:

@@ -170,11 +170,10 @@ def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[s
         need((header["typ"], kid) == ("ag-hop+jwt", thumbprint(jwk)), "no hop, or another key")
 
         # It goes on where the one before it ended, and gives no more.
-        by_token = "oidc" if "subject_token" in hop else "application"
-        says = (by_token, "issuer") if first else (None, None)
+        known_by = "oidc" if "subject_token" in hop else "application"
         link = {"iss": held["client_id"], "depth": held["depth"] + 1, "par": parent}
-        link |= {"sub": held["sub"], "txn": held["txn"]}
-        link |= {"assurance": says[0], "asserted_by": says[1]}
+        link |= {"sub": held["sub"], "txn": held["txn"], "asserted_by": "issuer" if first else None}
+        link |= {"assurance": known_by if first else None}
         need({**hop, **link} == hop, "a hop that does not go on from the one before")
         alike = [name.lower().startswith(("agent:", "spiffe:")) for name in (hop["sub"], to)]
         need(alike == [False, not first or to == domain], "a user or service like an agent")

@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "audit verify": (),
     "evidence make": ("CALL", "-o", "made.json"),
     "evidence verify": ("call.json", "--trust", "trust.json"),
+    "token exchange": ("--help",),  # it asks a service, and no state
     "token inspect": ("token",),
     "token verify": ("token",),
     "keys list": (),

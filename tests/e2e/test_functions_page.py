@@ -235,7 +235,7 @@ def test_the_table_of_commands_is_complete():
     assert "`agents show`" in COMMANDS
 
 
-WRITING = {"init", "keys rotate", "trust pin", "run", "serve", "server accept"}
+WRITING = {"init", "keys rotate", "trust pin", "run", "serve", "server accept", "token exchange"}
 WRITING |= {"approvals approve", "approvals reject", "approvals import"}
 JSON_ANYWAY = {"approvals export", "audit export", "evidence make", "trust export"}
 

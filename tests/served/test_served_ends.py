@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import socket
 import threading
@@ -18,6 +20,26 @@ from agentguard.client.link import Link
 from agentguard.client.names import Name
 from agentguard.delegation.context import running_call
 from agentguard.guard.embedded import open_embedded
+
+TGKILL = 234 if platform.machine() == "x86_64" else 131
+"""The number of Linux's system call that sends a signal to one thread."""
+
+
+@pytest.mark.parametrize("which", ["oldest", "newest", "main"])
+def test_a_signal_that_any_thread_gets_ends_the_server(place, which):
+    """The kernel may give a signal to any thread, and Python's handler runs in the first one."""
+    pid = place.server.pid
+    assert place.connect().new_agent("clerk").name == "clerk"
+    tasks = [
+        int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid
+    ]
+    assert len(tasks) >= 2
+    chosen = {"oldest": min(tasks), "newest": max(tasks), "main": pid}[which]
+    sent = ctypes.CDLL(None).syscall(TGKILL, pid, chosen, int(signal.SIGTERM))
+    assert sent == 0
+    place.wait_for(lambda: "ending" in place.said(), "the end of the server", seconds=10)
+    assert place.server.wait() == 0
+    place.server = None
 
 
 def test_without_a_server_nothing_runs(place):

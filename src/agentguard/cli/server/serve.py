@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from typing import Final
 
 from agentguard import telemetry
 from agentguard.cli.terminal import location, screen
@@ -15,6 +16,9 @@ from agentguard.guard.embedded import Embedded, open_embedded
 from agentguard.server.activation import inherited_socket, notify
 from agentguard.server.hardening import harden
 from agentguard.server.serve import GuardServer
+
+_LOOK: Final = 0.25
+"""Seconds after which the server looks whether a signal has come, at the latest."""
 
 
 def serve(*, config: ConfigOption = None) -> None:
@@ -41,9 +45,9 @@ def serve(*, config: ConfigOption = None) -> None:
         ended.set()
 
     try:
-        server = GuardServer(settings, parts, inherited_socket())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
+        server = GuardServer(settings, parts, inherited_socket())
         with ExitStack() as until_closed:
             try:
                 until_closed.enter_context(_health(settings.server, server))
@@ -52,7 +56,10 @@ def serve(*, config: ConfigOption = None) -> None:
                 if settings.service is not None:
                     screen.line(f"tokens at {settings.service.issuer}")
                 notify("READY=1")
-                ended.wait()
+                # A signal that another thread gets, or that comes just before the wait, does not
+                # end the wait: Python runs its handler when this thread goes on.
+                while not ended.wait(_LOOK):
+                    continue
                 notify("STOPPING=1")
                 screen.line(_farewell(server.sessions.status()["calls"], settings.server))
             finally:  # also where nobody could be told: calls that run need the drain
