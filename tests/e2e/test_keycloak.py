@@ -125,7 +125,7 @@ def test_evidence_of_the_call_names_the_token(guard, tokens, realm):
     changed = file.replace(b'"decision\\":\\"allow', b'"decision\\":\\"deny')
     assert changed != file
     for verify, trust in ((verify_evidence, guard.trust), (INDEPENDENT, guard.trust.dumps())):
-        with pytest.raises(Exception, match=r"."):  # the tampered twin
+        with pytest.raises((AgentguardError, ValueError)):  # the tampered twin
             verify(changed, trust)
 
 

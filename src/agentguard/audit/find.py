@@ -8,7 +8,6 @@ entry. Nothing that these functions return has been verified.
 
 from __future__ import annotations
 
-import itertools
 import re
 from binascii import Error, a2b_base64
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -169,15 +168,8 @@ def find_delegation(
 
     Raises ``StorageError``.
     """
-    search = Search(kind="delegation", agent=call.agent)
-    by_columns = (
-        read_entry_of_kind(reader, shard, index, "delegation")
-        for index in reader.search(shard, search, newest_first=True)
-    )
-    for located in itertools.chain(by_columns, scan_entries(reader, shard, ["delegation"])):
-        if located is None or located.index >= before:
-            continue
-        if statements.chain_digest(located.entry) == call.chain_sha256:
+    for located in _delegations(reader, shard, call.agent):
+        if located.index < before and statements.chain_digest(located.entry) == call.chain_sha256:
             return located
     return None
 
@@ -187,16 +179,21 @@ def find_chain(reader: LogReader, digest: str, delegatee: str) -> Entry | None:
 
     Raises ``StorageError``.
     """
-    search = Search(kind="delegation", agent=delegatee)
     for shard in reader.shards():
-        by_columns = (
-            read_entry_of_kind(reader, shard, index, "delegation")
-            for index in reader.search(shard, search, newest_first=True)
-        )
-        for located in itertools.chain(by_columns, scan_entries(reader, shard, ["delegation"])):
-            if located is not None and statements.chain_digest(located.entry) == digest:
+        for located in _delegations(reader, shard, delegatee):
+            if statements.chain_digest(located.entry) == digest:
                 return located.entry
     return None
+
+
+def _delegations(reader: LogReader, shard: int, agent: str) -> Iterator[LocatedEntry]:
+    """Yield the delegation entries of an agent by the columns, and then all of the shard."""
+    search = Search(kind="delegation", agent=agent)
+    for index in reader.search(shard, search, newest_first=True):
+        located = read_entry_of_kind(reader, shard, index, "delegation")
+        if located is not None:
+            yield located
+    yield from scan_entries(reader, shard, ["delegation"])
 
 
 def find_roster(reader: LogReader, digest: str, shard: int, before: int) -> LocatedEntry | None:

@@ -7,19 +7,16 @@ traceback can show variables.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import httpcore
 
-from agentguard.errors import ConfigError
 from agentguard.issuers.address import address_of
-from agentguard.policy.exchange import Exchange, Network, exchanging, is_of_tls
+from agentguard.policy.exchange import Exchange, Network, context_of, exchanging, is_of_tls
 from agentguard.signing import canonical
 from agentguard.signing.keys import Secret
-from agentguard.storage import files
 
 TIMEOUT: Final = 5.0
 """Seconds of a whole request, from the connection to the end of the answer."""
@@ -55,7 +52,7 @@ class Endpoint:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"agentguard"),
         ]
-        self._tls = _tls(ca) if address.scheme == "https" else None
+        self._tls = context_of(ca) if address.scheme == "https" else None
 
     def ask(
         self, method: str, headers: Sequence[Header] = (), body: Secret | None = None
@@ -124,13 +121,3 @@ def _fault(error: Exception, exchange: Exchange) -> str:
     if isinstance(error, httpcore.RemoteProtocolError):
         return "does not answer in HTTP: correct the URL"
     return f"can't be asked ({type(error).__name__})"
-
-
-def _tls(ca: Path | None) -> ssl.SSLContext:
-    try:
-        if ca is not None:
-            files.require_regular(ca)  # ssl would wait for the writer of a pipe
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ConfigError(f"ca: {ca} can't be used: {reason}") from error

@@ -12,9 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import httpcore
+
+from agentguard.errors import ConfigError
+from agentguard.storage import files
 
 _BEGINNING: Final = b"HTTP/1."
 _SLICE: Final = 16 * 1024
@@ -133,3 +137,17 @@ def is_of_tls(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def context_of(ca: Path | None) -> ssl.SSLContext:
+    """Return the TLS settings of a client; ``ca`` None trusts the system's certificates.
+
+    Raises ``ConfigError`` for a file that is no certificate.
+    """
+    try:
+        if ca is not None:
+            files.require_regular(ca)  # ssl would wait for the writer of a pipe
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ConfigError(f"ca: {ca} can't be used: {reason}") from error

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
-from pathlib import Path
 from typing import Final
 
 import httpcore
 
-from agentguard.errors import ConfigError, DecodeError, SecretError
-from agentguard.policy.exchange import Exchange, Network, exchanging, is_of_tls
+from agentguard.errors import DecodeError, SecretError
+from agentguard.policy.exchange import Exchange, Network, context_of, exchanging, is_of_tls
 from agentguard.secrets.rule import secret_of
 from agentguard.secrets.sources import FileSource, ReadPrivate
 from agentguard.secrets.vault_settings import VaultSettings
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Secret
-from agentguard.storage import files
 
 MAX_ANSWER: Final = canonical.MAX_BYTES
 """Bytes of the longest answer."""
@@ -68,7 +65,7 @@ class VaultSource:
             (b"User-Agent", b"agentguard"),
             (b"X-Vault-Request", b"true"),
         ]
-        self._tls = _tls(settings.ca) if address.scheme == "https" else None
+        self._tls = context_of(settings.ca) if address.scheme == "https" else None
 
     def fetch(self) -> Secret:
         """Return the secret. Raises ``SecretError`` (``secret.failed``)."""
@@ -177,13 +174,3 @@ def _fault(error: Exception, exchange: Exchange) -> str:
     if isinstance(error, httpcore.RemoteProtocolError):
         return "does not answer in HTTP: correct url"
     return f"can't be asked ({type(error).__name__})"
-
-
-def _tls(ca: Path | None) -> ssl.SSLContext:
-    try:
-        if ca is not None:
-            files.require_regular(ca)  # ssl would wait for the writer of a pipe
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ConfigError(f"ca: {ca} can't be used: {reason}") from error
