@@ -31,6 +31,9 @@ COLUMNS: Final = (
 )
 """The names of the table's columns."""
 
+_ISOLATED: Final = (*COLUMNS[:6], "isolation", "tool")
+"""The columns of a table with the isolation, which fits a terminal of 80 columns."""
+
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 """The beginning of a time; an edited log may hold any text in its place."""
 
@@ -43,11 +46,21 @@ class Table:
     A row that only repeats another row is hidden, such as an outcome, which is in the row of its
     call. A filter by kind, or ``every``, shows these rows too. ``several`` says that the log has
     several shards. ``acting`` holds the options for a command that writes to the log
-    (``location.config_option``).
+    (``location.config_option``). With ``isolated``, the table says how well each agent was kept
+    apart from the guard, in place of the principal and the resource.
     """
 
-    def __init__(self, selection: Filter, *, several: bool, every: bool, acting: str) -> None:
+    def __init__(
+        self,
+        selection: Filter,
+        *,
+        several: bool,
+        every: bool,
+        acting: str,
+        isolated: bool = False,
+    ) -> None:
         self.hidden = 0
+        self.columns = _ISOLATED if isolated else COLUMNS
         self._every = every or selection.search.kind not in (None, "authorization")
         self._several = several
         self._remedies = selection.in_doubt
@@ -72,18 +85,17 @@ class Table:
             yield self._cells(row), self._note(row)
 
     def _cells(self, row: Row) -> tuple[str | Text, ...]:
-        outcome = _outcome(row)
-        return (
+        cells = (
             f"{row.shard}/{row.index}" if self._several or row.shard else str(row.index),
             (row.at or "")[11:19],
             _kind(row),
             _decision(row),
-            outcome,
+            _outcome(row),
             agent_alias(row.agent or "").removeprefix("agent:"),
-            _principal(row),
-            row.tool or "",
-            row.resource or "",
         )
+        if self.columns is _ISOLATED:
+            return *cells, row.isolation or "", row.tool or ""
+        return *cells, _principal(row), row.tool or "", row.resource or ""
 
     def _note(self, row: Row) -> str | Text:
         if self._remedies and row.outcome == "in_doubt":

@@ -15,7 +15,7 @@ from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
-from agentguard.cli.audit.list_table import COLUMNS, Table
+from agentguard.cli.audit.list_table import Table
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
 
@@ -33,12 +33,22 @@ LastOption = Annotated[
 ]
 
 
+IsolationOption = Annotated[
+    bool,
+    typer.Option(
+        "--isolation",
+        help="How well each agent was kept apart from the guard, in place of whom it acted for.",
+    ),
+]
+
+
 @filters.with_options
 def list_entries(
     *,
     selection: Filter,
     last: LastOption = None,
     every: EveryOption = False,
+    isolation: IsolationOption = False,
     config: ConfigOption = None,
     state: StateOption = None,
     json: JsonOption = False,
@@ -50,7 +60,8 @@ def list_entries(
     With --json, one object a line: index, shard, kind, at, agent, principal, tool, resource,
     decision (allow, deny, approval), enforced (false for a call that ran while the policy was only
     observed), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and
-    nothing is known since). What a kind does not have is null.
+    nothing is known since), client (its name in [clients] of the guard server), isolation
+    (same-process, same-user, separate-user, remote). What a kind does not have is null.
     """
     where = location.locate(config, state)
     reader = where.reader()
@@ -59,7 +70,7 @@ def list_entries(
         _print_json(History(reader), selection, last or 0)
         return
     several, acting = len(reader.shards()) > 1, location.config_option(where)
-    table = Table(selection, several=several, every=every, acting=acting)
+    table = Table(selection, several=several, every=every, acting=acting, isolated=isolation)
     _print_table(reader, selection, table, _SHOWN if last is None else last)
 
 
@@ -79,7 +90,7 @@ def _print_table(reader: LogReader, selection: Filter, table: Table, last: int) 
         )
         _hint(selection.search.principal)
     else:
-        screen.columns(COLUMNS, chain([first], lines))
+        screen.columns(table.columns, chain([first], lines))
     hidden, where = table.hidden, ""
     if last and next(coming, None) is not None:
         screen.line(f"these are the newest {last}; --last 0 lists them all")

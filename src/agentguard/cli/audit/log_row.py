@@ -20,6 +20,7 @@ from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.cli.audit import phrases
 from agentguard.delegation import grant
+from agentguard.delegation.access_token import SAME_PROCESS
 from agentguard.signing import jws
 from agentguard.signing.canonical import JSON
 
@@ -42,6 +43,8 @@ _MEMBERS: Final = (
     "reason",
     "invocation_id",
     "outcome",
+    "client",
+    "isolation",
 )
 
 
@@ -50,7 +53,8 @@ class Row:
     """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
 
     Of a call that ran while the policy was only observed, ``decision`` is what it would have been,
-    and was not ``enforced``.
+    and was not ``enforced``. ``client`` and ``isolation`` say who made the call, and how well its
+    process was kept apart from the guard's.
 
     The list leaves out the members from ``entry`` on: the entry, and what it is about by its own
     word, None for a damaged one; the compact JWS of an identity entry; whether a call in doubt
@@ -70,6 +74,8 @@ class Row:
     reason: str | None = None
     invocation_id: str | None = None
     outcome: str | None = None
+    client: str | None = None
+    isolation: str | None = None
     entry: Entry | None = None
     about: Summary | None = None
     credential: str | None = None
@@ -267,6 +273,8 @@ def _named(row: Row, call: Authorization) -> Row:
         tool=call.tool,
         resource=_text(call.predicate.get("resource")),
         invocation_id=call.invocation_id,
+        client=None if call.client is None else call.client.name,
+        isolation=SAME_PROCESS if call.client is None else call.client.isolation,
     )
 
 
