@@ -14,7 +14,7 @@ from agentguard.issuers.keys import FetchedKeys, FileKeys, KeySource, parse_keys
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 
 if TYPE_CHECKING:
-    from agentguard.issuers.http import Endpoint
+    from agentguard.http.endpoint import Endpoint
 
 
 def open_issuers(settings: Config) -> Issuers:
@@ -39,13 +39,13 @@ def open_source(issuer: IssuerConfig, where: str) -> KeySource:
     if issuer.jwks_file is not None:
         return FileKeys(issuer.rule, issuer.jwks_file, rights.read)
     try:
-        from agentguard.issuers.http import Endpoint  # noqa: PLC0415  an optional extra
+        from agentguard.issuers.http import endpoint_of  # noqa: PLC0415  an optional extra
     except ModuleNotFoundError as error:
         what = "the jwks_url of an issuer"
         raise ConfigError.without_extra("tokens", what=what, brings="httpcore") from error
     assert issuer.jwks_url is not None  # noqa: S101  one place of the keys is there
     try:
-        endpoint = Endpoint(issuer.jwks_url, "jwks_url", issuer.ca)
+        endpoint = endpoint_of(issuer.jwks_url, "jwks_url", issuer.ca)
     except ConfigError as error:
         raise ConfigError(f"{where}: issuers.{name}.{error}") from error
     return FetchedKeys(name, partial(_fetched, issuer.rule, endpoint))

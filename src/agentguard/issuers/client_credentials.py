@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 from agentguard.errors import AgentguardError, DecodeError, ServerError
-from agentguard.issuers.http import Endpoint
+from agentguard.issuers.http import endpoint_of
 from agentguard.signing import canonical
 from agentguard.signing.keys import Secret
 from agentguard.storage import files
@@ -65,7 +65,7 @@ class TokenEndpoint:
         self._credentials = credentials
         self._read = read
         self._clock = clock
-        self._endpoint = Endpoint(credentials.token_url, "token_url", credentials.ca)
+        self._endpoint = endpoint_of(credentials.token_url, "token_url", credentials.ca)
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal handler may make a call meanwhile
         self._kept: _Kept | None = None

@@ -1,8 +1,8 @@
 """One POST to an OPA server: kept-alive connections, one deadline for an exchange, bounded reads.
 
-This module knows HTTP and TLS, and nothing of policies; ``exchange.py`` keeps the deadline. A proxy
-that the environment names is not used, since a proxy could decide calls. Requests carry the current
-trace context, and the server's decision log then names the trace.
+This module knows HTTP and TLS, and nothing of policies; ``http/exchange.py`` keeps the deadline. A
+proxy that the environment names is not used, since a proxy could decide calls. Requests carry the
+current trace context, and the server's decision log then names the trace.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import httpcore
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.http.exchange import Exchange, Network, exchanging, is_exchanging, is_of_tls
 from agentguard.policy.document import MAX_AT_ONCE
-from agentguard.policy.exchange import Exchange, Network, exchanging, is_exchanging, is_of_tls
 from agentguard.policy.opa_server import Server
 from agentguard.storage import files
 

@@ -1,9 +1,8 @@
-"""A secret in OpenBao or Vault: one GET to a key-value store of version 2, with one deadline.
+"""A secret in OpenBao or Vault: one GET to a key-value store of version 2 (``http/endpoint.py``).
 
-Each look-up opens a connection of its own, and reads the token anew. A redirection is not followed,
-and an answer is read to 256 KiB. A function that has the token or the answer as text raises
-nothing, because a traceback can show variables: the function returns the problem, and its caller
-raises the error.
+Each look-up opens a connection of its own, and reads the token anew. A function that has the answer
+as text raises nothing, because a traceback can show variables: the function returns the problem,
+and its caller raises the error.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ import os
 import re
 from typing import Final
 
-import httpcore
-
 from agentguard.errors import DecodeError, SecretError
-from agentguard.policy.exchange import Exchange, Network, context_of, exchanging, is_of_tls
+from agentguard.http.endpoint import Endpoint, Wanted
 from agentguard.secrets.rule import secret_of
 from agentguard.secrets.sources import FileSource, ReadPrivate
 from agentguard.secrets.vault_settings import VaultSettings
@@ -23,11 +20,7 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Secret
 
-MAX_ANSWER: Final = canonical.MAX_BYTES
-"""Bytes of the longest answer."""
-
 _TOKEN: Final = re.compile(rb"[!-~]+")
-_ANSWERED: Final = 200
 _PROBLEMS: Final = {
     400: "does not understand the request (400): check path",
     403: "does not let this token read the secret (403): renew the token, or give the token a "
@@ -52,20 +45,9 @@ class VaultSource:
         self._settings = settings
         self._read = read
         address = settings.address
-        self._url = httpcore.URL(
-            scheme=address.scheme.encode(),
-            host=(address.hostname or "").encode(),
-            port=address.port,
-            target=f"{address.path.rstrip('/')}/v1/{settings.path}".encode(),
-        )
-        self._headers = [
-            (b"Host", address.netloc.encode()),
-            (b"Accept", b"application/json"),
-            (b"Accept-Encoding", b"identity"),
-            (b"User-Agent", b"agentguard"),
-            (b"X-Vault-Request", b"true"),
-        ]
-        self._tls = context_of(settings.ca) if address.scheme == "https" else None
+        target = f"{address.path.rstrip('/')}/v1/{settings.path}"
+        wanted = Wanted("url", problems=_PROBLEMS)
+        self._endpoint = Endpoint(address, target, wanted, settings.ca, settings.timeout)
 
     def fetch(self) -> Secret:
         """Return the secret. Raises ``SecretError`` (``secret.failed``)."""
@@ -100,44 +82,8 @@ class VaultSource:
 
     def _ask(self, token: Secret) -> Secret | str:
         """Return the body of the answer, or the problem."""
-        timeout = self._settings.timeout
-        with exchanging(timeout) as exchange:
-            try:
-                with httpcore.ConnectionPool(
-                    ssl_context=self._tls, max_connections=1, network_backend=Network()
-                ) as pool:
-                    return self._exchange(pool, token)
-            except Exception as error:  # noqa: BLE001  the problem is raised by the caller
-                return _fault(error, exchange)
-
-    def _exchange(self, pool: httpcore.ConnectionPool, token: Secret) -> Secret | str:
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), self._settings.timeout)
-        headers = [*self._headers, (b"X-Vault-Token", token.reveal())]
-        extensions = {"timeout": timeouts}
-        with pool.stream("GET", self._url, headers=headers, extensions=extensions) as answer:
-            problem = _problem(answer)
-            if problem is not None:
-                return problem
-            body = bytearray()
-            for part in answer.iter_stream():
-                body += part
-                if len(body) > MAX_ANSWER:
-                    return f"answers with more than {MAX_ANSWER} bytes: keep fewer fields at path"
-            return Secret(bytes(body))
-
-
-def _problem(answer: httpcore.Response) -> str | None:
-    """Return what is wrong with the head of an answer; None for a good answer."""
-    status = answer.status
-    if 300 <= status < 400:  # noqa: PLR2004  the redirections
-        return f"redirects to another place ({status}), which is not followed: correct url"
-    if status != _ANSWERED:
-        return _PROBLEMS.get(status, f"answered with status {status}: read the server's log")
-    headers = {name.lower(): value.lower() for name, value in answer.headers}
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip()
-    if media_type != b"application/json" or b"content-encoding" in headers:
-        return "answers with something else than plain JSON: check url"
-    return None
+        own = [(b"X-Vault-Request", b"true"), (b"X-Vault-Token", token.reveal())]
+        return self._endpoint.ask("GET", own)
 
 
 def _field(body: Secret, name: str) -> Secret | str:
@@ -159,18 +105,3 @@ def _field(body: Secret, name: str) -> Secret | str:
         return Secret(value.encode())
     except UnicodeEncodeError:
         return f"has a field {name} that is no text"
-
-
-def _fault(error: Exception, exchange: Exchange) -> str:
-    """Return the problem of a failed exchange."""
-    if is_of_tls(error):
-        return "is not trusted (TLS): let ca name the authority of its certificate"
-    if isinstance(error, httpcore.TimeoutException):
-        return "did not answer in time: look at its load, or raise timeout"
-    if isinstance(error, httpcore.ConnectError):
-        return "can't be reached: start the server, or correct url"
-    if exchange.has_ended or isinstance(error, httpcore.NetworkError):
-        return "hung up while it was asked: read the server's log"
-    if isinstance(error, httpcore.RemoteProtocolError):
-        return "does not answer in HTTP: correct url"
-    return f"can't be asked ({type(error).__name__})"
