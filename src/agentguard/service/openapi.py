@@ -34,7 +34,8 @@ def _answers(status: str, meaning: str, schema: object, *refusals: str) -> dict[
 
 
 def _public(summary: str) -> dict[str, object]:
-    return {"get": {"summary": summary, "responses": _answers("200", summary, _OBJECT)}}
+    answers = _answers("200", summary, _OBJECT, "400", "431")
+    return {"get": {"summary": summary, "responses": answers}}
 
 
 _POSTED: Final = ("400", "401", "408", "413", "415", "431")
