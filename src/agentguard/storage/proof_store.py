@@ -24,7 +24,7 @@ MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
 
 MAX_CHAINS: Final = 4_096
-"""The most chains that a store has by default; each further one takes the place of the oldest."""
+"""The most chains that a store has by default: those that came last."""
 
 PATIENCE: Final = 5.0
 """Seconds that a worker waits for another worker's transaction."""
@@ -45,6 +45,8 @@ _SCHEMA: Final = (
     "INSERT INTO removal VALUES (1, 0, 0)",
     "PRAGMA application_id = 1095192625",
 )
+_CHAINS_BY_END: Final = "CREATE INDEX IF NOT EXISTS chains_by_end ON chains (expires_at)"
+"""Spares a look at each chain for each new one; an earlier version made files without the index."""
 
 
 class ProofStore:
@@ -120,18 +122,25 @@ class ProofStore:
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
         """Keep a verified chain until ``expires_at``; times are seconds since the epoch.
 
-        In a full store the chain takes the place of the one that came first: an agent that sends
-        chains without end keeps nobody else's chain out. Raises ``ProofError``
+        The store keeps the last ``max_chains`` chains that came: an agent that sends chains without
+        end keeps nobody else's chain out. A chain that comes again keeps its place, so that one
+        chain, sent without end, takes no place of another. Raises ``ProofError``
         (``proof.unavailable``).
         """
         with self._transaction() as connection:
-            connection.execute("DELETE FROM chains WHERE expires_at <= ?", (at,))
-            connection.execute(
-                "INSERT OR REPLACE INTO chains VALUES (?, ?, ?)", (sha256, chain, expires_at)
-            )  # a new row has the highest rowid
             connection.execute(
                 "DELETE FROM chains WHERE rowid IN"
-                " (SELECT rowid FROM chains ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                " (SELECT rowid FROM chains WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+                (at, _REMOVED_AT_ONCE),
+            )
+            connection.execute(
+                "INSERT INTO chains VALUES (?, ?, ?) ON CONFLICT (sha256)"
+                " DO UPDATE SET (body, expires_at) = (excluded.body, excluded.expires_at)",
+                (sha256, chain, expires_at),
+            )
+            # a new row has the highest rowid: the difference tells how many chains came later
+            connection.execute(
+                "DELETE FROM chains WHERE rowid <= (SELECT max(rowid) FROM chains) - ?",
                 (self._max_chains,),
             )
 
@@ -243,6 +252,7 @@ def _require_schema(connection: sqlite3.Connection) -> None:
         if _is_new(connection):
             for statement in _SCHEMA:
                 connection.execute(statement)
+        connection.execute(_CHAINS_BY_END)
     except BaseException:
         _roll_back(connection)
         raise

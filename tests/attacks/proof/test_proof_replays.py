@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -247,15 +248,66 @@ def test_a_server_that_changes_its_folder_keeps_its_store(path, tmp_path, monkey
 
 def test_chains_are_kept_until_they_end_and_the_last_ones_in_a_number(path):
     store = ProofStore(path, max_chains=2)
-    for number in "010":
+    for number in "01":
         store.keep_chain(number * 64, b"chain", expires_at=NOW + 60, at=NOW)
-    assert (store.chain("0" * 64), store.chain("1" * 64)) == (b"chain", b"chain")
+    assert kept(store, "01") == [b"chain", b"chain"]
     store.keep_chain("2" * 64, b"later", expires_at=NOW + 160, at=NOW)
-    kept = [store.chain(number * 64) for number in "012"]
-    assert kept == [b"chain", None, b"later"]
+    assert kept(store, "012") == [None, b"chain", b"later"]
     store.keep_chain("3" * 64, b"later", expires_at=NOW + 160, at=NOW + 60)
-    kept = [store.chain(number * 64) for number in "023"]
-    assert kept == [None, b"later", b"later"]
+    assert kept(store, "123") == [None, b"later", b"later"]
+
+
+def test_one_chain_sent_without_end_takes_no_place_of_another(path):
+    store = ProofStore(path, max_chains=2)
+    store.keep_chain("0" * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    for number in range(5):
+        store.keep_chain("1" * 64, b"%d" % number, expires_at=NOW + 60, at=NOW)
+    assert kept(store, "01") == [b"chain", b"4"]
+    store.keep_chain("2" * 64, b"chain", expires_at=NOW + 60, at=NOW)
+    assert kept(store, "012") == [None, b"4", b"chain"]
+
+
+def kept(store, numbers):
+    """Return the chains with the digests that these digits make, None for each that is gone."""
+    return [store.chain(number * 64) for number in numbers]
+
+
+def test_a_chain_costs_the_same_work_beside_many_chains(path):
+    """A thousand agents, each with a chain, must not make the next request slow."""
+    store = ProofStore(path)
+    steps: list[int] = []
+    for chains in (1, 1000):
+        for number in range(chains):
+            _keep(store, f"{number:064}")
+        steps.append(steps_of(store, partial(_keep, store, f"{chains:064}")))
+    assert steps[1] < 2 * steps[0]
+
+
+def test_a_store_of_an_earlier_version_gets_what_it_lacks(path):
+    store = ProofStore(path)
+    _keep(store, "0" * 64)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX chains_by_end")
+    connection.close()
+    assert store.chain("0" * 64) == b"chain"
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA index_info (chains_by_end)").fetchall()
+    connection.close()
+
+
+def _keep(store, sha256):
+    store.keep_chain(sha256, b"chain", expires_at=NOW + 60, at=NOW)
+
+
+def steps_of(store, function):
+    """Return how many instructions SQLite carries out."""
+    counted = []
+    store._connection.set_progress_handler(lambda: counted.append(1), 1)
+    function()
+    store._connection.set_progress_handler(None, 1)
+    return len(counted)
 
 
 def test_a_used_proof_stays_used_until_its_end(scene):
