@@ -90,7 +90,7 @@ def test_a_clients_state_from_before_the_server_does_not_count(founded, settled)
     assert "do not" in found["client"][1]
     assert found["socket"][0] == "ok"
     assert not {"policy", "state", "keys", "passphrase", "log"} & found.keys()
-    reading = (("audit", "list"), ("approvals", "list"), ("agents", "list"), ("keys", "list"))
+    reading = (("audit", "list"), ("agents", "list"), ("keys", "list"))
     for words in (*reading, ("freeze", "--note", "x")):
         refused = command(founded, settled.folder, *words)
         assert refused.returncode == 2
@@ -103,7 +103,7 @@ def test_a_clients_state_from_before_the_server_does_not_count(founded, settled)
 
 def test_a_folder_of_a_client_has_no_log(founded, client):
     founded.start()
-    for words in (("audit", "list"), ("approvals", "list"), ("audit", "verify")):
+    for words in (("audit", "list"), ("audit", "verify")):
         refused = command(founded, client, *words)
         assert refused.returncode == 2
         assert "server.remote" in refused.stderr

@@ -23,7 +23,7 @@ from agentguard.wire import values
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
-MALLORY, VICTIM, DESK, STRANGER, SERVER = 64_001, 64_002, 64_003, 64_004, 64_005
+MALLORY, VICTIM, DESK, STRANGER, SERVER, APPROVER = range(64_001, 64_007)
 """Users of the machine, none of whom has a name."""
 
 CAROL = Ed25519Signer.from_seed(os.urandom(32))
@@ -60,6 +60,10 @@ vouches_for = ["user:alice"]
 [clients.desk]
 uid = {DESK}
 answers = true
+
+[clients.approver]
+uid = {APPROVER}
+sees_requests = true
 """
 
 

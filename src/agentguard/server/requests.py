@@ -173,7 +173,7 @@ def flush(parts: Embedded, _session: Session, _header: Header, _blobs: Blobs) ->
 
 
 def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Return the requests of the client's agents, or all where the client may answer.
+    """Return the requests of the client's agents, or all where the client sees all.
 
     An answer has the oldest ones after the place ``after``, as many as a frame has blobs.
     """
@@ -207,7 +207,7 @@ def altered(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
     now = header.get("now")
     if type(now) is not int:
         raise DecodeError("expected a time", code="frame.malformed")
-    if not session.client.answers:
+    if not (session.client.answers or session.client.sees_requests):
         return Frame({"altered": []})  # whose such a request is, nobody knows
     return Frame({"altered": parts.requests().altered(now)})
 
@@ -251,13 +251,15 @@ def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: 
     """Withdraw a request whose call nobody will make any more."""
     request, requests = _request(session, header), parts.requests()
     key = None if header.get("key") is None else _key(header)
+    if not (session.client.answers or session.client.may_be(request.agent_name)):
+        raise _unknown(request)  # whoever only sees requests withdraws none
     if not _waits(request, requests) and _past(parts, session, request.request_id) is None:
         raise _unknown(request)  # of another agent, say
     return Frame({"withdrawn": requests.withdraw(request, key)})
 
 
 def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Return what became of a request of the client's agents, or of any that it may answer."""
+    """Return what became of a request that the client sees."""
     status = _past(parts, session, values.text(header.get("request_id")))
     return Frame({"status": None if status is None else values.status(status)})
 
@@ -299,8 +301,8 @@ def _key(header: Header) -> str:
 
 
 def _shows(session: Session, agent: str) -> bool:
-    """Whether the client sees the requests of an agent: its own, or all where it may answer."""
-    return session.client.answers or session.client.may_be(agent)
+    """Whether the client sees the requests of an agent."""
+    return session.client.may_see_requests_of(agent)
 
 
 # --- runs -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from served_intruder import CAROL, DESK, new_id
+from served_intruder import APPROVER, CAROL, DESK, new_id
 
 from agentguard.approvals.answer import seal_answer
 from agentguard.approvals.request import ApprovalRequest
@@ -155,6 +155,40 @@ def test_ids_of_altered_requests_are_for_those_who_answer(place, mallory, desk, 
         assert desk.code("approvals.altered", now=now) == "frame.malformed"
     for now in (-(2**63), 2**63 - 1):
         assert desk.code("approvals.altered", now=now) is None
+
+
+# --- a client that only sees requests ------------------------------------------------------------
+
+
+@pytest.fixture
+def approver(intrude):
+    """A client that sees all requests, and is no agent: a person who signs answers."""
+    return intrude(APPROVER)
+
+
+def test_a_client_that_sees_requests_brings_signed_answers_alone(approver, mallory, waiting):
+    request_id = waiting.request.request_id
+    assert request_id in seen(approver)
+    assert request_id not in seen(mallory)  # the twin: a client without the right
+    given = {"verdict": "approve", "principal": "user:bob", "note": ""}
+    for only_checks in (True, False):
+        asked = {**waiting.asked, **given, "only_checks": only_checks}
+        assert approver.code("approvals.vouch", **asked) == "approval.refused"
+    of_nobody = answer_of(waiting.request, Ed25519Signer.from_seed(os.urandom(32)))
+    assert approver.code("approvals.answer", **waiting.asked, answer=of_nobody) is not None
+    assert approver.code("approvals.withdraw", **waiting.asked) == "request.unknown"
+    assert waiting.is_pending()
+    signed = answer_of(waiting.request, CAROL)
+    assert approver.code("approvals.answer", **waiting.asked, answer=signed) is None
+    assert waiting.again().header["step"] == "run"
+
+
+def test_a_client_that_sees_requests_is_no_agent(approver, victim):
+    assert approver.code("agent", name="clerk") == "agent.refused"
+    assert approver.code("instance", name="clerk") == "agent.refused"
+    assert approver.code("delegate", subject="user:alice") == "principal.refused"
+    assert approver.code("status") == "server.remote"
+    assert victim.code("agent", name="clerk") is None  # the twin
 
 
 # --- answering ------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """``agentguard approvals``: lists and shows the requests for approval, and signs answers.
 
 A person signs an answer with a personal key; no command here needs a key or the passphrase of the
-guard. ``request.py`` prints a request, and ``approver.py`` loads the person's key.
+guard. In the configuration of a guard server's client, the commands ask the server. ``request.py``
+prints a request, and ``approver.py`` loads the person's key.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,9 +23,11 @@ from agentguard.approvals.status import RequestStatus
 from agentguard.audit.request_status import status_of_request
 from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
-from agentguard.cli.terminal import files, location, screen, times
+from agentguard.cli.terminal import client_side, files, location, screen, times
 from agentguard.cli.terminal.options import ConfigOption, ForceOption, JsonOption, OutputOption
+from agentguard.client.approvals import ClientInbox
 from agentguard.errors import ConfigError
+from agentguard.guard import served
 from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
@@ -74,7 +77,11 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
     Warns of approvals that expired before their call was made again. With --json, one object a
     line.
     """
-    inbox = _inbox(config)
+    with _inbox(config) as inbox:
+        _list(inbox, json=json)
+
+
+def _list(inbox: ApprovalInbox, *, json: bool) -> None:
     waiting = inbox.pending()
     for request_id in inbox.altered():
         screen.warn(
@@ -93,7 +100,7 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
             screen.json_line({**_members(pending), "missing": inbox.missing(pending)})
         return
     if not waiting:
-        screen.line("nothing waits for an approval")
+        screen.line(_nothing(inbox))
         return
     now = times.now()
     names = ("request", "asked at", "time left", "agent", "for", "tool")
@@ -117,11 +124,12 @@ def show(
     Nothing is left out. Characters that a terminal would not show are written out, and the text of
     the call stands behind a bar. With --json, all in ASCII.
     """
-    approval_request, inbox = _question(request_id, request_file, config)
-    if json:
-        screen.json_line(_members(approval_request))
-        return
-    request.draw(approval_request, inbox.answers(approval_request) if inbox is not None else ())
+    with _question(request_id, request_file, config) as (approval_request, inbox):
+        if json:
+            screen.json_line(_members(approval_request))
+            return
+        answers = inbox.answers(approval_request) if inbox is not None else ()
+        request.draw(approval_request, answers)
 
 
 @app.command("approve")
@@ -142,7 +150,8 @@ def approve(
     yourself with --as: the signed answer is written to -o FILE, for approvals import.
     """
     options = _AnswerOptions(key, note, yes, principal, output)
-    _answer("approve", _question(request_id, request_file, config), options)
+    with _question(request_id, request_file, config) as question:
+        _answer("approve", question, options)
 
 
 @app.command("reject")
@@ -162,7 +171,8 @@ def reject(
     The agent is told the note.
     """
     options = _AnswerOptions(key, note, yes, principal, output)
-    _answer("reject", _question(request_id, request_file, config), options)
+    with _question(request_id, request_file, config) as question:
+        _answer("reject", question, options)
 
 
 @app.command("export")
@@ -177,9 +187,8 @@ def export(
 
     The file holds the arguments of the call.
     """
-    approval_request, _inbox = _question(request_id, None, config)
-    with files.new(output, force=force) as file:
-        file.write(approval_request.dumps() + b"\n")
+    with _question(request_id, None, config) as question, files.new(output, force=force) as file:
+        file.write(question.approval_request.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
 
@@ -191,10 +200,20 @@ def import_answer(
     config: ConfigOption = None,
 ) -> None:
     """Record a signed answer from another machine, if it counts."""
-    inbox = _inbox(config)
-    approval_request, envelope = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
-    answer = inbox.accept(approval_request, envelope)
-    _print_result(answer.approval.verdict, answer.approval.approver, approval_request, inbox)
+    with _inbox(config) as inbox:
+        approval_request, envelope = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
+        answer = inbox.accept(approval_request, envelope)
+        _print_result(answer.approval.verdict, answer.approval.approver, approval_request, inbox)
+
+
+def _nothing(inbox: ApprovalInbox) -> str:
+    """Say that no request is there to be seen."""
+    if isinstance(inbox, ClientInbox):
+        return (
+            "nothing waits for an approval that this user sees; sees_requests in the user's table "
+            "of [clients] at the guard server shows the requests of all agents"
+        )
+    return "nothing waits for an approval"
 
 
 class _AnswerOptions(NamedTuple):
@@ -214,7 +233,18 @@ class _Question(NamedTuple):
     inbox: ApprovalInbox | None
 
 
-def _inbox(config: Path | None) -> ApprovalInbox:
+@contextmanager
+def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
+    """Open the inbox of a configuration: that of its state, or of its guard server."""
+    settings = location.load(config)
+    if settings.server is None or not client_side.is_client(settings):
+        yield _own_inbox(config)
+        return
+    with closing(served.configured(settings.server, settings.telemetry, None)) as parts:
+        yield parts.inbox()
+
+
+def _own_inbox(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
     place = location.locate(config)
 
@@ -226,16 +256,20 @@ def _inbox(config: Path | None) -> ApprovalInbox:
     return ApprovalInbox(store, settings.roster, times.now, history=history)
 
 
-def _question(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
+@contextmanager
+def _question(
+    request_id: str | None, file: Path | None, config: Path | None
+) -> Iterator[_Question]:
     if (request_id is None) == (file is None):
         raise typer.BadParameter(
             "name one request: REQUEST as approvals list shows it, or --request"
         )
     if file is not None:
         data = files.read_or_stdin(file, MAX_REQUEST_BYTES + 2)
-        return _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
-    inbox = _inbox(config)
-    return _Question(inbox.find(str(request_id)), inbox)
+        yield _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
+        return
+    with _inbox(config) as inbox:
+        yield _Question(inbox.find(str(request_id)), inbox)
 
 
 def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> None:

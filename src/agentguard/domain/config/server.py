@@ -49,7 +49,9 @@ class ClientConfig:
     has these ``claims`` besides, each with exactly this text.
     ``agents`` are the names of the agents that the client may be, ``vouches_for`` the principals
     whose delegations the client begins and takes up; a name that ends in ``*`` stands for all
-    names that begin so. ``answers`` says whether the application's word counts for approvals.
+    names that begin so. ``answers`` says whether the application's word counts for approvals, and
+    ``sees_requests`` whether the client sees the requests of all agents, as a person who signs
+    answers has to.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ClientConfig:
     agents: tuple[str, ...] = ()
     vouches_for: tuple[str, ...] = ()
     answers: bool = False
+    sees_requests: bool = False
     spiffe: str | None = None
     issuer: str | None = None
     subject: str | None = None
@@ -66,6 +69,10 @@ class ClientConfig:
     def mark(self) -> tuple[int | str | None, ...]:
         """What the server knows the client by; no two clients have the same."""
         return (self.uid, self.spiffe, self.issuer, self.subject)
+
+    def may_see_requests_of(self, agent: str) -> bool:
+        """Whether the client sees the requests for approvals of this agent."""
+        return self.answers or self.sees_requests or self.may_be(agent)
 
     def may_be(self, agent: str) -> bool:
         """Whether the client may be this agent."""
@@ -280,6 +287,7 @@ def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientCo
             table.texts("agents", ()),
             table.texts("vouches_for", ()),
             table.boolean("answers", default=False),
+            table.boolean("sees_requests", default=False),
             spiffe,
             issuer,
             subject,
