@@ -9,17 +9,40 @@ import base64
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from token_issuer import private_key
 
 AUDIENCE: Final = "agentguard"
+KEY_PROVIDER: Final = "org.keycloak.keys.KeyProvider"
 _BACK: Final = "http://127.0.0.1:9/back"
 _PASSWORD: Final = "of alice, and of no use elsewhere"
+
+
+def _key_provider(kind: str, key: RSAPrivateKey, priority: int) -> dict[str, Any]:
+    """Return the component with which a realm has a key of the test."""
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    config = {"privateKey": [private], "priority": [str(priority)]}
+    return {"name": f"{kind} {priority}", "providerId": kind, "config": config}
+
+
+def _key_providers(signing: RSAPrivateKey) -> list[dict[str, Any]]:
+    """Return the keys of a new realm: one that signs, one for encryption, and its secrets."""
+    encrypting = private_key("RS256", "of Keycloak, for encryption")
+    return [
+        _key_provider("rsa", signing, 100),
+        _key_provider("rsa-enc", encrypting, 100),
+        {"name": "hmac", "providerId": "hmac-generated", "config": {"algorithm": ["HS512"]}},
+        {"name": "aes", "providerId": "aes-generated"},
+    ]
 
 
 class Keycloak:
@@ -31,6 +54,7 @@ class Keycloak:
     def __init__(self, url: str, password: str) -> None:
         self.url = url
         self._password = password
+        self._token, self._renews_at = "", float("-inf")
 
     @classmethod
     def named(cls, variables: Mapping[str, str]) -> Keycloak:
@@ -39,6 +63,20 @@ class Keycloak:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Have the administrator ask for something; return the answer, None without a body."""
+        if time.monotonic() > self._renews_at:
+            self._token, self._renews_at = self._admin_token(), time.monotonic() + 30
+        answer = httpx.request(
+            method,
+            f"{self.url}/admin/realms{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=30,
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def _admin_token(self) -> str:
+        """Log in as the administrator; the token counts for a minute."""
         answer = httpx.post(
             f"{self.url}/realms/master/protocol/openid-connect/token",
             data={
@@ -47,20 +85,15 @@ class Keycloak:
                 "username": "admin",
                 "password": self._password,
             },
-        )
-        token = answer.raise_for_status().json()["access_token"]
-        answer = httpx.request(
-            method,
-            f"{self.url}/admin/realms{path}",
-            json=body,
-            headers={"Authorization": f"Bearer {token}"},
             timeout=30,
         )
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return str(answer.raise_for_status().json()["access_token"])
 
     def realm(self) -> Realm:
-        """Make a realm: alice, who is a reader, a program for people, and a worker."""
+        """Make a realm: alice, who is a reader, a program for people, and a worker.
+
+        The realm signs with a key of the test, which is made in no time: Keycloak takes seconds.
+        """
         name, secret = f"t{secrets.token_hex(4)}", secrets.token_hex(16)
         to_us = {
             "name": "to agentguard",
@@ -98,6 +131,7 @@ class Keycloak:
             {
                 "realm": name,
                 "enabled": True,
+                "components": {KEY_PROVIDER: _key_providers(private_key("RS256", name))},
                 "roles": {"realm": [{"name": "reader"}]},
                 "clients": [chat, worker],
                 "users": [alice],
@@ -107,19 +141,42 @@ class Keycloak:
 
 
 class Realm:
-    """A realm of a test; ``issuer`` is the ``iss`` of its tokens."""
+    """A realm of a test; ``issuer`` is the ``iss`` of its tokens, and ``key`` signs them."""
 
     def __init__(self, keycloak: Keycloak, name: str, secret: str) -> None:
         self.keycloak = keycloak
         self.name = name
         self.secret = secret
+        self.key: RSAPrivateKey = private_key("RS256", name)
         self.issuer = f"{keycloak.url}/realms/{name}"
         self._endpoint = f"{self.issuer}/protocol/openid-connect"
         self.jwks_url = f"{self._endpoint}/certs"
         self.token_url = f"{self._endpoint}/token"
+        self.userinfo_url = f"{self._endpoint}/userinfo"
 
-    def log_in(self) -> dict[str, Any]:
-        """Have alice log in as with a browser; return the tokens (OpenID Connect Core, 3.1)."""
+    def publish(self, key: RSAPrivateKey, priority: int) -> str:
+        """Have the realm sign with a key of the test from now on; return the name of the key.
+
+        The key with the highest ``priority`` signs, and others are published as well.
+        """
+        provider = {
+            **_key_provider("rsa", key, priority),
+            "providerType": KEY_PROVIDER,
+            "parentId": self.keycloak.ask("GET", f"/{self.name}")["id"],
+        }
+        self.keycloak.ask("POST", f"/{self.name}/components", provider)
+        return str(provider["name"])
+
+    def withdraw(self, name: str) -> None:
+        """Have the realm publish a key no more."""
+        found = self.keycloak.ask("GET", f"/{self.name}/components?name={quote(name)}")
+        self.keycloak.ask("DELETE", f"/{self.name}/components/{found[0]['id']}")
+
+    def log_in(self, dpop: str | None = None) -> dict[str, Any]:
+        """Have alice log in as with a browser; return the tokens (OpenID Connect Core, 3.1).
+
+        With a DPoP proof for ``token_url``, the access token is bound to the key of the proof.
+        """
         verifier = secrets.token_urlsafe(48)
         digest = hashlib.sha256(verifier.encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -147,6 +204,7 @@ class Realm:
         came_back = parse_qs(urlsplit(answer.headers["location"]).query)
         assert came_back["state"] == [asked["state"]]
         return self._tokens(
+            dpop,
             grant_type="authorization_code",
             client_id="chat",
             code=came_back["code"][0],
@@ -154,8 +212,9 @@ class Realm:
             code_verifier=verifier,
         )
 
-    def _tokens(self, **form: str) -> dict[str, Any]:
-        """Ask for tokens (RFC 6749, 4.1.3)."""
-        answer = httpx.post(self.token_url, data=form, timeout=30)
+    def _tokens(self, dpop: str | None, **form: str) -> dict[str, Any]:
+        """Ask for tokens (RFC 6749, 4.1.3; RFC 9449, 5)."""
+        headers = {} if dpop is None else {"DPoP": dpop}
+        answer = httpx.post(self.token_url, data=form, headers=headers, timeout=30)
         assert answer.status_code == httpx.codes.OK, answer.text
         return dict(answer.json())
