@@ -36,8 +36,10 @@ from agentguard.errors import (
 if TYPE_CHECKING:
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
     from agentguard.approvals.status import RequestEndedError, RequestStatus
+    from agentguard.audit.evaluations import verify_evaluation
     from agentguard.audit.evidence import Evidence, verify_evidence
     from agentguard.call.decision import Decision, Denied, Requirement
+    from agentguard.call.evaluation import Evaluation
     from agentguard.call.tool import AsyncTool, FactsInput, Tool
     from agentguard.delegation.access_token import IssuedToken
     from agentguard.delegation.context import idempotency_key, secret
@@ -61,6 +63,7 @@ __all__ = [
     "DelegationError",
     "Denied",
     "Ed25519Signer",
+    "Evaluation",
     "Evidence",
     "FactsInput",
     "Guard",
@@ -81,6 +84,7 @@ __all__ = [
     "current_delegation",
     "idempotency_key",
     "secret",
+    "verify_evaluation",
     "verify_evidence",
 ]
 
@@ -93,6 +97,7 @@ _HOMES = {
     "Delegation": "agentguard.delegation.handle",
     "Denied": "agentguard.call.decision",
     "Ed25519Signer": "agentguard.signing.keys",
+    "Evaluation": "agentguard.call.evaluation",
     "Evidence": "agentguard.audit.evidence",
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
@@ -106,6 +111,7 @@ _HOMES = {
     "current_delegation": "agentguard.delegation.handle",
     "idempotency_key": "agentguard.delegation.context",
     "secret": "agentguard.delegation.context",
+    "verify_evaluation": "agentguard.audit.evaluations",
     "verify_evidence": "agentguard.audit.evidence",
 }
 """In which module each name stands that is imported at its first use."""

@@ -118,6 +118,7 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
         scene.make(guard, call)
     for call in (MERGED, KEPT, PAID, ERASED, READ, UNLOCKED):
         scene.make(first, call, agent=clerk)
+    assert clerk.authorize(first.tool(name="look")(_look), "x").allowed
     for call in (GONE, ONE):
         with suppress(Denied):
             scene.make(first, call)
@@ -127,6 +128,11 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
         _die(call, scene)
     _keep_run(first, scene, "first")
     _keep_run(first, scene, "second")
+
+
+def _look(what: str) -> str:
+    """Return what is looked at."""
+    return what
 
 
 def _die(call: Call, scene: Scene) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry, records
+from agentguard.audit import entry, evaluations, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
+from agentguard.audit.evaluations import Basis
 from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ReleaseSubject
@@ -21,7 +24,7 @@ from agentguard.signing.dsse import seal, statement
 AT = "2026-11-25T12:00:00.000000Z"
 TERMS = chain_issuance.Terms(principal="user:alice", scope=("a",))
 AGENT = "spiffe://acme.example/agent/reader/x"
-PREDICATE = {
+PREDICATE: dict[str, Any] = {
     "invocation_id": "the-id",
     "agent": AGENT,
     "principal": "agent:reader",
@@ -99,6 +102,22 @@ def built(signer):
         "revocation": records.revocation(signer, "agent:a", note="", at=AT),
         "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
         "adoption": records.adoption(signer, "acme.example", lost=[], note="", at=AT),
+        "evaluation": evaluations.evaluation(
+            signer,
+            {
+                **PREDICATE,
+                "chain_sha256": None,
+                "token_jti": None,
+                "tool": {**PREDICATE["tool"], "origin": "here:note"},
+                "resource": None,
+                "invocation_id": "0" * 32,
+            },
+            Decision.deny("no"),
+            Basis("0" * 64, None, None, "enforce"),
+            name="a",
+            actors=(),
+            at=AT,
+        )[0],
     }
 
 
@@ -119,6 +138,7 @@ KINDS = [
     "revocation",
     "freeze",
     "adoption",
+    "evaluation",
 ]
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import approval_checks, statements, summary
+from agentguard.audit import approval_checks, evaluations, statements, summary
 from agentguard.audit.adoption import Adoption, check_adoption
 from agentguard.audit.ahead import ReadEntry, Reading
 from agentguard.audit.approval_checks import RequestDigests
@@ -27,6 +27,7 @@ from agentguard.audit.calls import (
 )
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.evaluations import LoggedEvaluation
 from agentguard.audit.findings import MissingData, OpenCall
 from agentguard.audit.secret_releases import ReleaseVerifier
 from agentguard.audit.statements import AdminStatement, Credentials
@@ -60,8 +61,8 @@ class _Content(NamedTuple):
 class ContentsVerifier:
     """Verifies the entries of one shard in their order, and collects what other shards need.
 
-    ``invocations`` are the digests of all invocations so far, also of the shards before this one:
-    an agent signs each invocation once. Signatures are checked in entries from the time ``since``
+    ``invocations`` are the digests of all invocations and evaluations so far, also of the shards
+    before this one: each is signed once. Signatures are checked in entries from the time ``since``
     on (seconds since the epoch).
     """
 
@@ -149,6 +150,8 @@ class ContentsVerifier:
                 return self._outcome(index, reading, entry)
             case "secret":
                 return _Content(self._releases.check(entry))
+            case "evaluation":
+                return _Content(self._evaluation(entry, at))
             case "identity" | "delegation" | "request" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
         self._announcement(index, entry)
@@ -226,13 +229,9 @@ class ContentsVerifier:
         chain = self._chain_of(call)
         signatures = self._is_unchecked(reading, issued)
         statements.check_call(call, issued, chain, at, signatures=signatures)
-        digests = self._digests
-        if call.config_sha256 not in digests or str(call.policy_sha256) not in digests:
-            raise VerificationError("a configuration or policy that no entry before it announces")
-        if self._modes.get(call.config_sha256) != call.mode:
-            raise VerificationError("the policy was asked in another mode than is configured")
+        self._require_announced(call)
         self.observed_calls += not call.enforced
-        self._require_first(call)
+        self._require_first("invocation", call.invocation_sha256)
         answers = approval_checks.check_approvals(call, entry, self._roster_of(entry), issued, at)
         if call.allowed:
             if answers:
@@ -246,13 +245,31 @@ class ContentsVerifier:
         call_summary = summary.of_call(call.predicate, at=entry.at, decision=call.effect)
         return _Content(call_summary, call.commitments, (index, call.invocation_sha256))
 
-    def _require_first(self, call: Authorization) -> None:
-        digest = bytes.fromhex(call.invocation_sha256)  # half the size of the text, for many calls
+    def _evaluation(self, entry: Entry, at: int) -> Summary:
+        """Check an evaluation against the entries before it, and return the entry's summary."""
+        read = evaluations.check_evaluation(
+            entry, self.trust, self.latest_time, signatures=self.checks_signatures
+        )
+        self._require_announced(read)
+        self._require_first("evaluation", read.sha256)
+        evaluations.check_chain(read, self._chain_of(read), at)
+        return read.summary
+
+    def _require_announced(self, call: Authorization | LoggedEvaluation) -> None:
+        """Require that entries before have the configuration, the policy and the mode of a call."""
+        digests = self._digests
+        if call.config_sha256 not in digests or str(call.policy_sha256) not in digests:
+            raise VerificationError("a configuration or policy that no entry before it announces")
+        if self._modes.get(call.config_sha256) != call.mode:
+            raise VerificationError("the policy was asked in another mode than is configured")
+
+    def _require_first(self, what: str, sha256: str) -> None:
+        digest = bytes.fromhex(sha256)  # half the size of the text, for many calls
         if digest in self.invocations:
-            raise VerificationError("the same invocation stands in the log before")
+            raise VerificationError(f"the same {what} stands in the log before")
         self.invocations.add(digest)
 
-    def _chain_of(self, call: Authorization) -> Chain | None:
+    def _chain_of(self, call: Authorization | LoggedEvaluation) -> Chain | None:
         if call.chain_sha256 is None:
             return None
         chain = self._chains.get(call.chain_sha256)

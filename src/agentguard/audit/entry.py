@@ -80,6 +80,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
     "adoption": frozenset({"statement"}),
+    "evaluation": frozenset({"statement"}),
 }
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
     "authorization": frozenset({"client", "evaluation", "journal", "replay_of"}),

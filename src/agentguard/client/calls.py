@@ -21,6 +21,7 @@ from agentguard.audit.entry import Attachment
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision, Denied
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
 from agentguard.call.journal import MAX_RESULT
 from agentguard.call.masking import Masks
@@ -95,6 +96,19 @@ class ClientCall:
         """Return the decision that the call would get; raises ``ApprovalPending``."""
         answer = yield from self._decided("evaluate")
         return values.read_decision(answer.header.get("decision"))
+
+    def authorize(self) -> Generator[Effect, Any, Evaluation]:
+        """Return the policy's signed decision about the call; a failure is a refusal."""
+        try:
+            answer = yield from self._decided("evaluation")
+            decision = values.read_decision(answer.header.get("decision"))
+            entry = values.text_or_none(answer.header.get("entry"))
+            statement, salt = values.reads("evaluation", lambda: answer.blobs)
+        except Denied as denied:
+            return Evaluation(denied.decision)
+        except AgentguardError as error:
+            return Evaluation(_failed(error))
+        return Evaluation(decision, entry, statement or None, salt)
 
     def run(self) -> Generator[Effect, Any, Any]:
         """Run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``."""
@@ -185,7 +199,7 @@ class ClientCall:
             case "pending":
                 request = values.reads("answer", lambda: ApprovalRequest.loads(answer.blobs[0]))
                 return ApprovalPending(request, values.text(header.get("missing")))
-            case "run" | "replayed" | "decision":
+            case "run" | "replayed" | "decision" | "evaluation":
                 return None
         raise DecodeError(_UNREAD, code="frame.malformed")
 

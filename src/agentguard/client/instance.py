@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.decision import Decision
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
 from agentguard.call.options import CallOptions
 from agentguard.client.calls import ClientCall, Exchange
@@ -104,6 +105,15 @@ class ClientInstance:
     ) -> Flow[Decision]:
         """Return the steps that lead to the decision on a call, and run nothing."""
         return self._call(invocation, listener, options, delegation).evaluate()
+
+    def authorize(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        delegation: Delegation | DelegationError | None,
+    ) -> Flow[Evaluation]:
+        """Return the steps that lead to a signed decision on a call, and run nothing."""
+        return self._call(invocation, listener, CallOptions(), delegation).authorize()
 
     def _call(
         self,

@@ -74,7 +74,7 @@ def rule(
     A call with a ``journal_entry`` does not run again, so nobody is asked to approve it once more.
     If the call ran while the policy was only observed, nobody approved it, and it is refused.
     """
-    ruling = yield from _evaluate(prepared)
+    ruling = yield from ask_policy(prepared)
     is_evaluated = ruling.document is not None and ruling.interrupt is None
     if prepared.ports.mode == "observe" and is_evaluated:
         return ruling._replace(enforced=False)
@@ -111,10 +111,10 @@ def _replayed(ruling: Ruling, journal_entry: JournalEntry) -> Ruling:
 # --- 5: the policy ------------------------------------------------------------------------------
 
 
-def _evaluate(
+def ask_policy(
     prepared: PreparedCall, approval: Fragment | None = None
 ) -> Generator[Effect, Any, Ruling]:
-    """Evaluate the policy and tell the listener; ``approval`` is that member of the input.
+    """Step 5: evaluate the policy and tell the listener; ``approval`` is that member of the input.
 
     Every failure, and an earlier refusal, is a denial.
     """
@@ -240,7 +240,7 @@ def _judge_answers(
     lacking = missing_approvals(request.requirements, answers, requesters=requesters)
     if lacking is not None or not answers:  # no input.approval without an answer that was verified
         return ApprovalPending(request, lacking or "nobody has answered yet")
-    ruling = yield from _evaluate(prepared, _approval(answers))
+    ruling = yield from ask_policy(prepared, _approval(answers))
     ruling = ruling._replace(answers=answers)  # the policy's input has them, so the log has, too
     if ruling.decision.outcome == "deny":
         return ruling

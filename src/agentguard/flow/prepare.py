@@ -103,8 +103,13 @@ class _Place(NamedTuple):
     task_id: str | None
 
 
-def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
-    """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal."""
+def prepare(
+    call: CallInput, *, seeks_approval: bool = True
+) -> Generator[Effect, Any, PreparedCall]:
+    """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal.
+
+    Where nobody ``seeks_approval``, no request for one is looked for.
+    """
     actor, ports, invocation, listener = call.actor, call.ports, call.invocation, call.listener
     now, refusal = effective_time(ports)
     refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
@@ -120,7 +125,8 @@ def prepare(call: CallInput) -> Generator[Effect, Any, PreparedCall]:
     refusal = refusal or failed or _require(actor, ports, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
     place, key, stored = _Place(call_site, resource, task_id), None, None
-    if refusal is None and ports.roster.can_answer and isinstance(arguments, Arguments):
+    has_people = seeks_approval and ports.roster.can_answer
+    if refusal is None and has_people and isinstance(arguments, Arguments):
         key = _request_key(actor, authority, invocation, place, arguments)
         stored, refusal = yield from _stored_request(ports, key)
     request = stored.request if stored is not None and not stored.altered else None

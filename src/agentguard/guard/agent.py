@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.call.arguments import Arguments
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import GuardedFunction, Tool
@@ -26,6 +27,10 @@ R = TypeVar("R")
 
 _OPTIONS: Final = CallOptions()
 """An agent's own calls have no options: no framework makes them again."""
+
+
+_NO_SITE: Final = CallSite("authorize")
+"""The site of a call that nobody makes; an evaluation does not state a site."""
 
 
 class Agent:
@@ -101,6 +106,35 @@ class Agent:
         run = bound if tool.is_async else partial(in_thread, unless_changed(invocation, bound))
         result: R = await self._caller.arun(invocation, run, _OPTIONS)
         return result
+
+    def authorize(
+        self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Evaluation:
+        """Return the policy's decision about a call, signed and recorded; the call is not made.
+
+        The log gets an entry of the kind ``evaluation``, without the arguments. The evaluation lets
+        no tool run: ``call`` asks anew. No approval and no counted call is used up, and nobody is
+        asked for an approval. Every failure is a refusal (``Evaluation.decision``). Raises
+        ``ConfigError`` (``tool.invalid``) for what is no guarded tool.
+        """
+        _require_guarded(tool)
+        return self._caller.authorize(self._evaluated(tool, args, kwargs))
+
+    async def aauthorize(
+        self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Evaluation:
+        """Return the policy's decision about a call; the async twin of ``authorize``."""
+        _require_guarded(tool)
+        return await self._caller.aauthorize(self._evaluated(tool, args, kwargs))
+
+    def _evaluated(
+        self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Invocation:
+        """Return the invocation of a call that nobody makes, which has no site."""
+        bind, declared = tool.bind.bind, tool.bind.declared
+        return Invocation.bind(
+            tool.spec, lambda: Arguments.of(bind(args, kwargs), declared=declared), _NO_SITE
+        )
 
     def _invocation(
         self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

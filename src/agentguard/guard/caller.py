@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
 from agentguard.call.decision import Decision, Denied
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
 from agentguard.call.options import CallOptions
 from agentguard.delegation import context
@@ -98,6 +99,28 @@ class Caller(NamedTuple):
             return refused.decision
         listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
         steps = instance.evaluate(invocation, listener, options, self.delegation)
+        return await drive_async.arun(steps, _no_tool, listener, self.runtime.parts.executors)
+
+    def authorize(self, invocation: Invocation) -> Evaluation:
+        """Return the policy's signed decision about a call (``Agent.authorize``)."""
+        try:
+            instance = self.instance()
+        except Denied as refused:
+            return Evaluation(refused.decision)
+        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
+        steps = instance.authorize(invocation, listener, self.delegation)
+        return drive.run(steps, _no_tool, listener)
+
+    async def aauthorize(self, invocation: Invocation) -> Evaluation:
+        """Return the policy's signed decision about a call; the async twin of ``authorize``."""
+        from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
+
+        try:
+            instance = await self._ainstance()
+        except Denied as refused:
+            return Evaluation(refused.decision)
+        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
+        steps = instance.authorize(invocation, listener, self.delegation)
         return await drive_async.arun(steps, _no_tool, listener, self.runtime.parts.executors)
 
     def log_denial(self, invocation: Invocation, decision: Decision, options: CallOptions) -> None:

@@ -17,6 +17,7 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.audit import records
 from agentguard.call.client import Client
 from agentguard.call.decision import Decision
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation, timestamp
 from agentguard.call.options import CallOptions
 from agentguard.delegation import access_token, chain_issuance, context, verification
@@ -27,21 +28,21 @@ from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.protocol import Domain
 from agentguard.errors import DelegationError
 from agentguard.flow.authority import Actor, Authority
+from agentguard.flow.authorize import authorize
 from agentguard.flow.drive import Flow
 from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.listener import CallListener
 from agentguard.flow.ports import Ports
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.acceptances import Acceptance, Acceptances, Room
+from agentguard.guard.descriptions import agent_description, delegation_description
 from agentguard.guard.parts import CurrentDelegation
 from agentguard.guard.prover import DelegatedProver
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
-from agentguard.signing import canonical
-from agentguard.signing.canonical import JSON, Fragment
-from agentguard.signing.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer, Signer
 from agentguard.telemetry import AgentRun
 
 RENEW_BEFORE: Final = 300
@@ -94,7 +95,7 @@ class Instance:
             signer=signer,
             has_credential=self._has_credential,
             renew=self._renew,
-            description=_agent_description(uri, config, signer.key_id, client),
+            description=agent_description(uri, config, signer.key_id, client),
             uri=uri,
             type=self._profile.type,
             owner=config.profile.owner,
@@ -269,7 +270,7 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
-            description=_delegation_description(chain, self._roles_of(chain)),
+            description=delegation_description(chain, self._roles_of(chain)),
             lends=Delegation(chain, self.holder, chain.leaf.scope),
             prover=DelegatedProver(self, delegation),
         )
@@ -307,6 +308,19 @@ class Instance:
     ) -> Flow[Decision]:
         """Return the steps that lead to the decision on a call, and run nothing."""
         return evaluate(self._input(invocation, listener, options, delegation))
+
+    def authorize(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        delegation: CurrentDelegation,
+    ) -> Flow[Evaluation]:
+        """Return the steps that lead to a signed decision on a call, and run nothing."""
+        return authorize(self._input(invocation, listener, CallOptions(), delegation), self.issuer)
+
+    def issuer(self) -> Signer:
+        """Return the issuer's signer, which signs the evaluations."""
+        return self._domain().issuer
 
     def _input(
         self,
@@ -353,42 +367,3 @@ class _Source(NamedTuple):
         if isinstance(self.delegation, DelegationError):
             raise self.delegation
         return self.delegation
-
-
-def _agent_description(
-    uri: str, config: AgentConfig, instance: str, client: Client | None
-) -> Fragment:
-    """Return the member ``agent`` of the policy's input (policy-document.md, Input)."""
-    members: dict[str, JSON] = {
-        "id": uri,
-        "name": config.profile.name,
-        "type": config.profile.type,
-        "instance": instance,
-        "roles": list(config.roles),
-    }
-    if client is not None:
-        members |= {"client": client.name, "isolation": client.isolation}
-    return Fragment(canonical.dumps(members))
-
-
-def _delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
-    """Return the member ``delegation`` of the policy's input (policy-document.md, Input)."""
-    members: dict[str, JSON] = {
-        "subject": chain.principal,
-        "actor": chain.principal,
-        "via": chain.via,
-        "chain": list(chain.members),
-        "scope": list(chain.leaf.scope),
-        "depth": len(chain.hops),
-        "assurance": chain.root.assurance,
-        "roles": list(roles),
-    }
-    login = chain.root.subject_token
-    if login is not None:
-        members["subject_token"] = {
-            "iss": login.issuer,
-            "sub": login.subject,
-            "auth_time": login.auth_time,
-            "acr": login.acr,
-        }
-    return Fragment(canonical.dumps(members))

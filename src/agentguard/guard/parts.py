@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
 from agentguard.call.journal import RunStore
 from agentguard.call.options import CallOptions
@@ -64,6 +65,14 @@ class AgentInstance(Protocol):
         delegation: CurrentDelegation,
     ) -> Flow[Decision]:
         """Return the steps that lead to the decision on a call, and run nothing."""
+
+    def authorize(
+        self,
+        invocation: Invocation,
+        listener: CallListener,
+        delegation: CurrentDelegation,
+    ) -> Flow[Evaluation]:
+        """Return the steps that lead to a signed decision on a call, and run nothing."""
 
     def describe_run(self, delegation: CurrentDelegation) -> AgentRun:
         """Describe a run of this agent under ``delegation``, for telemetry."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from agentguard.errors import (
     SecretError,
 )
 from agentguard.flow import endings
+from agentguard.flow.authorize import authorize as flow_authorize
+from agentguard.flow.drive import Flow
 from agentguard.flow.effects import NotRun
 from agentguard.flow.endings import Ending
 from agentguard.flow.guarded_call import evaluate, guarded_call
@@ -46,6 +49,8 @@ from agentguard.wire.reports import Recorder
 
 Header = Mapping[str, Any]
 Blobs = Sequence[bytes]
+Steps = Callable[[CallInput], Flow[Any]]
+"""Returns the steps of a call, or those that lead to the decision on the call alone."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f-]{55}")
@@ -74,17 +79,24 @@ _CODEC: Final = ClientCodec()
 
 def authorize(session: Session, header: Header, blobs: Blobs) -> Frame:
     """Begin a guarded call, up to the tool; a request that comes again gets the same answer."""
-    return _begin(session, header, blobs, runs=True)
+    return _begin(session, header, blobs, guarded_call)
+
+
+def evaluation(session: Session, header: Header, blobs: Blobs) -> Frame:
+    """Return the policy's decision about a call, signed and recorded; the call is not made."""
+    instance = session.agent(header.get("agent"))
+    steps = partial(flow_authorize, issuer=instance.issuer, asked_by=session.client.name or None)
+    return _begin(session, header, blobs, steps)
 
 
 def evaluate_call(session: Session, header: Header, blobs: Blobs) -> Frame:
     """Return the decision that a call would get."""
-    return _begin(session, header, blobs, runs=False)
+    return _begin(session, header, blobs, evaluate)
 
 
-def _begin(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Frame:
+def _begin(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Frame:
     request_id = _request_id(header)
-    known = session.add_call(request_id, call := _call(session, header, blobs, runs=runs))
+    known = session.add_call(request_id, call := _call(session, header, blobs, steps))
     call = known or call
     with call.lock:  # two requests with one id may come at once, on two connections
         reply = call.start()
@@ -92,7 +104,7 @@ def _begin(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Fra
     return reply
 
 
-def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> ServedCall:
+def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> ServedCall:
     instance = session.agent(header.get("agent"))
     invocation = _invocation(session, instance.actor.name, header, blobs)
     inside = values.text_or_none(header.get("inside"))
@@ -107,7 +119,6 @@ def _call(session: Session, header: Header, blobs: Blobs, *, runs: bool) -> Serv
         codec=_CODEC if header.get("has_codec") is True else None,
         reentrant=header.get("reentrant") is True,
     )
-    steps = guarded_call if runs else evaluate
     call = CallInput(
         instance.actor,
         instance.ports,

@@ -347,6 +347,7 @@ def _run_name(session: Session, header: Header) -> str:
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "authorize": lambda _parts, *request: calls.authorize(*request),
+    "evaluation": lambda _parts, *request: calls.evaluation(*request),
     "evaluate": lambda _parts, *request: calls.evaluate_call(*request),
     "span": lambda _parts, *request: calls.span(*request),
     "facts": lambda _parts, *request: calls.facts(*request),

@@ -21,6 +21,7 @@ from agentguard import paths
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending
 from agentguard.call.decision import Decision, Denied
+from agentguard.call.evaluation import Evaluation
 from agentguard.call.releases import Releases
 from agentguard.call.tool import FactsInput
 from agentguard.delegation.handle import Delegation
@@ -273,6 +274,9 @@ def _end(value: Any) -> tuple[dict[str, Any], list[bytes]]:
     """Return the end of the steps, by what the generator has returned."""
     if isinstance(value, Decision):
         return {"step": "decision", "decision": values.decision(value)}, []
+    if isinstance(value, Evaluation):
+        step = {"step": "evaluation", "decision": values.decision(value.decision)}
+        return {**step, "entry": value.entry}, [value.statement or b"", value.salt]
     if isinstance(value, bytes):
         return {"step": "replayed"}, [value]
     return {"step": "ended"}, []

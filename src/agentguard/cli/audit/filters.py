@@ -99,10 +99,10 @@ def _selection(  # noqa: PLR0913  one for each option
     )
     if decision == "approval" and search.kind is None:
         search = search._replace(kind="request")
-    # A request has all these members as well, and a trace has both calls and requests.
+    # A request and an evaluation have these members as well. A trace has calls and requests.
     is_trace = trace is not None and kind is None
-    selects_requests = not in_doubt and (search.kind == "request" or is_trace)
-    if (in_doubt or _is_of_calls(search)) and not selects_requests:
+    selects_others = not in_doubt and (search.kind in ("request", "evaluation") or is_trace)
+    if (in_doubt or _is_of_calls(search)) and not selects_others:
         if search.kind not in (None, "authorization"):
             message = (
                 "--principal, --tool, --decision, --task, --trace and --in-doubt select calls, and "

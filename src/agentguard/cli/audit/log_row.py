@@ -15,6 +15,7 @@ from agentguard.audit import approval_checks, statements, summary
 from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
+from agentguard.audit.evaluations import read_evaluation
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
@@ -194,6 +195,24 @@ def of_secret(row: Row, parsed: Entry) -> Row:
     )
 
 
+def of_evaluation(row: Row, parsed: Entry) -> Row:
+    """Add what the policy decided about a call that nobody made, unverified.
+
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
+    read = read_evaluation(parsed)
+    return replace(
+        row,
+        agent=read.agent,
+        principal=read.principal,
+        tool=read.tool,
+        resource=read.resource,
+        decision=read.decision,
+        reason="; ".join(read.reasons) or None,
+        about=read.summary,
+    )
+
+
 ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
@@ -202,6 +221,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "revocation": of_freeze_or_revocation,
     "freeze": of_freeze_or_revocation,
     "adoption": of_adoption,
+    "evaluation": of_evaluation,
 }
 """What adds to a row all that its entry says, by kind: those that need no other entry."""
 

@@ -27,6 +27,7 @@ Kind = Literal[
     "resolution",
     "erasure",
     "request",
+    "evaluation",
     "delegation",
     "revocation",
     "freeze",
@@ -320,8 +321,8 @@ KindOption = Annotated[
         "--kind",
         metavar="KIND",
         parser=one_of(Kind),
-        help="Entries of a kind: call, secret, outcome, resolution, erasure, request, delegation, "
-        "revocation, freeze, adoption, identity, config, policy, roster, key, shard.",
+        help="Entries of a kind: call, secret, outcome, resolution, erasure, request, evaluation, "
+        "delegation, revocation, freeze, adoption, identity, config, policy, roster, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[
