@@ -153,14 +153,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(programs: Preloaded, more: str = "", url: str | None = None) -> Iterator[Service]:
+def served(
+    programs: Preloaded, more: str = "", url: str | None = None, audience: str = PAYMENTS
+) -> Iterator[Service]:
     """Start a service; ``more`` is added to its configuration.
 
-    ``url`` is that of a proxy in front, None for the service's own.
+    ``url`` is that of a proxy in front, None for the service's own. ``audience`` is the one
+    receiver of tokens.
     """
     listen = f"127.0.0.1:{free_port()}"
     url = url or f"http://{listen}"
-    config = CONFIG.replace("URL", url).replace("LISTEN", listen)
+    config = CONFIG.replace("URL", url).replace("LISTEN", listen).replace(PAYMENTS, audience)
     with founded_place(programs, config + more) as place, httpx.Client(base_url=url) as http:
         service = Service(place, Provider(place.folder), url, http)
         place.start()
