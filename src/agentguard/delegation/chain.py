@@ -111,9 +111,13 @@ class Chain:
             "credentials": [credential.token for credential in self.credentials],
         }
 
+    def document(self) -> dict[str, JSON]:
+        """Return the chain as a document of its own, which ``verification.loads`` takes as JSON."""
+        return {"type": CHAIN_TYPE, **self.as_json()}
+
     def dumps(self) -> bytes:
-        """Encode the chain as a file of its own, in canonical JSON."""
-        return canonical.dumps({"type": CHAIN_TYPE, **self.as_json()})
+        """Encode ``document`` in canonical JSON."""
+        return canonical.dumps(self.document())
 
 
 def hops_digest(tokens: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.spelling import ScopeSpelling
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.guard import process
-from agentguard.guard.process import Runtime
+from agentguard.guard.process import Present, Runtime
 from agentguard.identity.revocation import require_unrevoked
 from agentguard.identity.trust import seconds
 from agentguard.signing.canonical import is_integer
@@ -46,7 +46,7 @@ class Delegations:
         self._scopes = scopes
         self._runtime = runtime
 
-    def begin(
+    def begin(  # noqa: PLR0913  the terms of a delegation
         self,
         lender: Lender,
         *,
@@ -57,9 +57,14 @@ class Delegations:
         max_depth: int,
         max_calls: int | None,
         audience: Iterable[str],
+        present: Present | None = None,
     ) -> Delegation:
-        """Have a principal lend ``scope``; raises as ``Guard.delegate`` does."""
-        now = seconds(process.clock())
+        """Have a principal lend ``scope``; raises as ``Guard.delegate`` does.
+
+        ``present`` is the time and the domain of a caller who has just looked at the keys; None for
+        a look of this method.
+        """
+        now = seconds(process.clock()) if present is None else present.at
         lender.check()
         user = self._user(lender, now)
         principal = str(lender.name) if user is None else user.principal
@@ -77,7 +82,7 @@ class Delegations:
         if user is not None:
             terms = _with_token(terms, user, now)
         self._scopes.delegate(principal, terms.scope)
-        domain = self._runtime.renewed_domain()
+        domain = self._runtime.renewed_domain() if present is None else present.domain
         jti = os.urandom(16).hex()
         trust_domain = domain.trust.trust_domain
         return self._handle(

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
@@ -53,6 +53,21 @@ SAVE_EVERY: Final = 4096
 
 _CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
 """The time after which a guard looks for new keys before it signs a checkpoint."""
+
+
+class Present(NamedTuple):
+    """A moment, and the domain as a look at its keys right after this moment found the domain.
+
+    A key that was in force at the look was in force at the moment, too.
+    """
+
+    moment: datetime
+    domain: Domain
+
+    @property
+    def at(self) -> int:
+        """The moment in whole seconds since the epoch."""
+        return seconds(self.moment)
 
 
 class Runtime:
@@ -228,6 +243,14 @@ class Runtime:
             if renewed is not None:
                 self.domain = renewed
             return self.domain
+
+    def present(self) -> Present:
+        """Return the time, never before the newest entry of the log, and the domain by then.
+
+        Raises as ``renewed_domain`` does.
+        """
+        ports = self.current_ports()
+        return Present(max(ports.clock(), ports.log.last_at), self.renewed_domain())
 
     def _check_keys(self, at: str) -> None:
         """Switch to the newest key that is valid at the time ``at``, before the log signs.

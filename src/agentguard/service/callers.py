@@ -1,10 +1,12 @@
 """Who sends a request: a client with a workload token, or an agent's instance with its credential.
 
 Each function returns the caller, or raises ``RefusedError``. The proof of a request is used up
-last, so that nobody uses up a proof of another caller.
+after the caller is known, so that nobody uses up a proof of another caller.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.config.server import ClientConfig
@@ -15,10 +17,10 @@ from agentguard.errors import (
     ProofError,
     ServerError,
 )
+from agentguard.guard.process import Present
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.revocation import require_unrevoked
-from agentguard.identity.trust import seconds
 from agentguard.proof import dpop
 from agentguard.proof.dpop import DpopProof
 from agentguard.proof.target import Target
@@ -30,6 +32,7 @@ from agentguard.service.answers import (
 )
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Request
+from agentguard.storage.proof_store import KeptChain
 
 _CREDENTIAL = "workload-identity-token"
 
@@ -53,8 +56,19 @@ def client_of(parts: ServiceParts, request: Request) -> tuple[ClientConfig, str]
     return client, token
 
 
-def instance_of(parts: ServiceParts, request: Request) -> Credential:
-    """Return the credential of the instance that sends the request, and use the proof up.
+class Instance(NamedTuple):
+    """An instance that sends a request, with the proof of the request, which is yet to be used up.
+
+    Credential and proof were verified at the time and by the keys of ``present``.
+    """
+
+    credential: Credential
+    proof: DpopProof
+    present: Present
+
+
+def instance_of(parts: ServiceParts, request: Request) -> Instance:
+    """Return the instance that sends the request; the caller of this function uses the proof up.
 
     The credential stands in the header ``Workload-Identity-Token``; the header ``DPoP`` has a proof
     of the credential's key, without an access token (RFC 9449, 5). Raises ``RefusedError``:
@@ -64,9 +78,10 @@ def instance_of(parts: ServiceParts, request: Request) -> Credential:
     token = request.headers.get(_CREDENTIAL)
     if token is None:
         raise invalid_client("send the credential in the header Workload-Identity-Token")
-    at = seconds(parts.now())
+    present = parts.present()
+    at = present.at
     try:
-        instance = credential.verify(token, parts.trust, at=at)
+        instance = credential.verify(token, present.domain.trust, at=at)
     except AgentguardError as error:
         LOGGER.info("the token service refuses a credential: %s (%s)", error, error.code)
         raise invalid_client(f"the credential does not count [{error.code}]") from error
@@ -74,8 +89,7 @@ def instance_of(parts: ServiceParts, request: Request) -> Credential:
     if proof.thumbprint != instance.key.thumbprint:
         raise invalid_client("the DPoP proof is of another key than the credential's")
     require_active(parts, instance.uri, instance.profile.name, instance.key.thumbprint)
-    use_proof(parts, proof, at=at)
-    return instance
+    return Instance(instance, proof, present)
 
 
 def read_proof(
@@ -95,10 +109,18 @@ def read_proof(
         raise _invalid_proof(f"the DPoP proof does not count [{error.code}]") from error
 
 
-def use_proof(parts: ServiceParts, proof: DpopProof, *, at: int) -> None:
-    """Use a proof up, durably. Raises ``RefusedError`` for a proof that was used before."""
+def use_proof(
+    parts: ServiceParts, proof: DpopProof, *, at: int, keeps: KeptChain | None = None
+) -> None:
+    """Use a proof up, durably, and keep the chain of the token that goes with the proof.
+
+    ``at`` is in seconds since the epoch. Raises ``RefusedError``: ``invalid_dpop_proof`` for a
+    proof that was used before, and ``temporarily_unavailable``.
+    """
     try:
-        parts.store.use(proof.thumbprint, proof.jti, expires_at=proof.expires_at, at=at)
+        parts.store.use(
+            proof.thumbprint, proof.jti, expires_at=proof.expires_at, at=at, keeps=keeps
+        )
     except ProofError as error:
         if error.code == "proof.unavailable":
             raise unavailable("the used proofs can't be kept now") from error

@@ -16,10 +16,9 @@ from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
-from agentguard.errors import AgentguardError, DelegationError, ProofError
-from agentguard.identity.credential import Credential
+from agentguard.errors import AgentguardError, DelegationError
+from agentguard.guard.process import Present
 from agentguard.identity.revocation import require_unrevoked
-from agentguard.identity.trust import seconds
 from agentguard.service.answers import (
     Answer,
     RefusedError,
@@ -28,11 +27,11 @@ from agentguard.service.answers import (
     success,
     unavailable,
 )
-from agentguard.service.callers import agent_of, instance_of
+from agentguard.service.callers import Instance, agent_of, instance_of, use_proof
 from agentguard.service.messages import ACCESS_TOKEN, CHAIN, GRANT
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Form, Request, one, read_form, required
-from agentguard.signing import canonical
+from agentguard.storage.proof_store import KeptChain
 
 _TYPES: Final = "urn:ietf:params:oauth:token-type:"
 SUBJECT_TYPES: Final = {ACCESS_TOKEN: "access", f"{_TYPES}id_token": "ID", f"{_TYPES}jwt": None}
@@ -65,13 +64,17 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
         raise RefusedError(400, "unsupported_grant_type", f"the grant_type here is {GRANT}")
     wanted = _read(parts, form)
     instance = instance_of(parts, request)
-    if one(form, "client_id") not in (None, instance.uri):
-        raise invalid_client("client_id is another than the URI of the credential")
-    unknown = invalid_client("the agent of the credential is none of [agents] any more")
-    limit = agent_of(parts, instance.profile.name, unknown).scope
-    lent = _begin(parts, wanted, limit)
-    token = _hand_on(parts, lent, instance, limit)
-    _keep_chain(parts, token)
+    try:
+        token = _issue(parts, form, wanted, instance)
+    except Exception:
+        # the proof of a refused exchange does not count a second time, either
+        use_proof(parts, instance.proof, at=instance.present.at)
+        raise
+    # The token leaves the service after its proof is used up, and after its chain is on record.
+    use_proof(parts, instance.proof, at=token.issued_at, keeps=_kept(token))
+    log = parts.ports.log
+    log.enqueue(records.delegation(token.chain, at=timestamp(instance.present.moment)))
+    log.flush()
     return success(
         {
             "access_token": token.token,
@@ -79,9 +82,20 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
             "token_type": "DPoP",
             "expires_in": token.expires_at - token.issued_at,
             "scope": " ".join(token.chain.leaf.scope),
-            CHAIN: canonical.loads(token.chain.dumps()),
+            CHAIN: token.chain.document(),
         }
     )
+
+
+def _issue(parts: ServiceParts, form: Form, wanted: _Wanted, instance: Instance) -> AccessToken:
+    """Have the issuer sign both hops and the token; nobody has got them yet."""
+    agent, present = instance.credential, instance.present
+    if one(form, "client_id") not in (None, agent.uri):
+        raise invalid_client("client_id is another than the URI of the credential")
+    unknown = invalid_client("the agent of the credential is none of [agents] any more")
+    limit = agent_of(parts, agent.profile.name, unknown).scope
+    lent = _begin(parts, wanted, limit, present)
+    return _hand_on(parts, lent, instance, limit)
 
 
 def _read(parts: ServiceParts, form: Form) -> _Wanted:
@@ -106,7 +120,9 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
     return _Wanted(required(form, "subject_token"), subject_type, names, audience)
 
 
-def _begin(parts: ServiceParts, wanted: _Wanted, limit: frozenset[str] | None) -> Delegation:
+def _begin(
+    parts: ServiceParts, wanted: _Wanted, limit: frozenset[str] | None, present: Present
+) -> Delegation:
     """Have the user lend to the application; ``limit`` is the largest scope of the agent."""
     if limit is not None and wanted.scope is not None and not limit.issuperset(wanted.scope):
         message = "the agent may not have this scope: see max_scope in [agents]"
@@ -121,6 +137,7 @@ def _begin(parts: ServiceParts, wanted: _Wanted, limit: frozenset[str] | None) -
             max_depth=chain_issuance.DEFAULT_DEPTH,
             max_calls=None,
             audience=wanted.audience,
+            present=present,
         )
         _require_type(parts, lent.chain, wanted.subject_type)
         require_unrevoked(parts.ports.revocations, lent.chain.names)
@@ -142,12 +159,10 @@ def _require_type(parts: ServiceParts, chain: Chain, subject_type: str) -> None:
 
 
 def _hand_on(
-    parts: ServiceParts, lent: Delegation, instance: Credential, limit: frozenset[str] | None
+    parts: ServiceParts, lent: Delegation, instance: Instance, limit: frozenset[str] | None
 ) -> AccessToken:
-    """Hand what the user lends to the instance, record the chain, and return a token."""
-    moment = parts.now()
-    at = seconds(moment)
-    domain, entropy = parts.guard.runtime.renewed_domain(), parts.ports.entropy
+    """Hand what the user lends to the instance, and return a token for the verified chain."""
+    at, domain, entropy = instance.present.at, instance.present.domain, parts.ports.entropy
     scope = [name for name in lent.scope if limit is None or name in limit]
     if not scope:
         raise RefusedError(400, "invalid_scope", "the user and the agent share no scope")
@@ -155,7 +170,7 @@ def _hand_on(
         chain = chain_issuance.extend(
             lent.chain,
             domain.issuer,
-            instance,
+            instance.credential,
             by=None,
             scope=scope,
             now=at,
@@ -164,27 +179,14 @@ def _hand_on(
         verified = verification.from_json(chain.as_json(), domain.trust, at=at)
     except AgentguardError as error:
         raise _refused(error) from error
-    token = access_token.mint(
+    return access_token.mint(
         verified, domain.issuer, now=at, jti=entropy(16).hex(), url=parts.config.issuer
     )
-    log = parts.ports.log
-    log.enqueue(records.delegation(verified, at=timestamp(moment)))
-    log.flush()
-    return token
 
 
-def _keep_chain(parts: ServiceParts, token: AccessToken) -> None:
-    """Keep the chain, so that ``/introspect`` needs the token alone."""
-    chain = token.chain
-    try:
-        parts.store.keep_chain(
-            chain.sha256,
-            chain.dumps(),
-            expires_at=token.expires_at,
-            at=token.issued_at,
-        )
-    except ProofError as error:  # whoever asks /introspect sends the chain as well
-        LOGGER.warning("the token service can't keep a chain: %s", error)
+def _kept(token: AccessToken) -> KeptChain:
+    """Return the chain of a token as the store keeps it: ``/introspect`` needs the token alone."""
+    return KeptChain(token.chain.sha256, token.chain.dumps(), token.expires_at)
 
 
 def _refused(error: AgentguardError) -> RefusedError:

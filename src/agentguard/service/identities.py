@@ -9,9 +9,9 @@ from __future__ import annotations
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError
+from agentguard.guard.process import Present
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
-from agentguard.identity.trust import seconds
 from agentguard.service.answers import (
     Answer,
     RefusedError,
@@ -41,20 +41,20 @@ def register(parts: ServiceParts, request: Request) -> Answer:
     """
     client, token = client_of(parts, request)
     name, key = _read(request)
-    moment = parts.now()
-    at = seconds(moment)
+    present = parts.present()
+    at, domain = present.at, present.domain
     proof = read_proof(parts, request, access_token=token, at=at)
     if proof.thumbprint != key.thumbprint:
         raise invalid_request("the DPoP proof is of another key than jwk")
     if not client.may_be(name):
         raise _not_allowed()
     profile = agent_of(parts, name, _not_allowed()).profile
-    uri = credential.agent_uri(parts.trust.trust_domain, name, key)
+    uri = credential.agent_uri(domain.trust.trust_domain, name, key)
     require_active(parts, uri, name, key.thumbprint)
     use_proof(parts, proof, at=at)
-    issued = _issue(parts, profile, key, at)
+    issued = _issue(parts, profile, key, present)
     log = parts.ports.log
-    log.enqueue(records.identity(issued, at=timestamp(moment)))
+    log.enqueue(records.identity(issued, at=timestamp(present.moment)))
     log.flush()
     value = {
         "credential": issued.token,
@@ -77,8 +77,10 @@ def _read(request: Request) -> tuple[str, PublicKey]:
         raise invalid_request(f"jwk is no public Ed25519 key [{error.code}]") from error
 
 
-def _issue(parts: ServiceParts, profile: AgentProfile, key: PublicKey, at: int) -> Credential:
-    domain = parts.guard.runtime.renewed_domain()
+def _issue(
+    parts: ServiceParts, profile: AgentProfile, key: PublicKey, present: Present
+) -> Credential:
+    domain, at = present.domain, present.at
     issued = credential.issue(
         domain.issuer,
         domain.trust.trust_domain,

@@ -15,6 +15,7 @@ from agentguard.domain.issuer_keys import open_issuers
 from agentguard.errors import ConfigError
 from agentguard.flow.ports import Ports
 from agentguard.guard.embedded import Embedded
+from agentguard.guard.process import Present
 from agentguard.identity.trust import TrustDocument
 from agentguard.server.tokens import TokenClients
 from agentguard.storage.proof_store import ProofStore
@@ -40,6 +41,13 @@ class ServiceParts(NamedTuple):
     def ports(self) -> Ports:
         """The log, the revocations, the clock and the entropy of the guard."""
         return self.guard.runtime.current_ports()
+
+    def present(self) -> Present:
+        """Return the time of a request, and the domain with the keys in force.
+
+        One look serves a whole request. Raises ``AgentguardError``.
+        """
+        return self.guard.runtime.present()
 
     @property
     def trust(self) -> TrustDocument:

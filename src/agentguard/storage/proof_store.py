@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ProofError
 from agentguard.storage import sqlite
@@ -49,6 +49,14 @@ _CHAINS_BY_END: Final = "CREATE INDEX IF NOT EXISTS chains_by_end ON chains (exp
 """Spares a look at each chain for each new one; an earlier version made files without the index."""
 
 
+class KeptChain(NamedTuple):
+    """A verified chain, its digest (``Chain.sha256``) and its end in seconds since the epoch."""
+
+    sha256: str
+    chain: bytes
+    expires_at: int
+
+
 class ProofStore:
     """The used proofs and the received chains of a receiver.
 
@@ -78,11 +86,14 @@ class ProofStore:
             pass
         self.close()  # so that a server may fork its workers after this
 
-    def use(self, jkt: str, jti: str, *, expires_at: int, at: int) -> None:
+    def use(
+        self, jkt: str, jti: str, *, expires_at: int, at: int, keeps: KeptChain | None = None
+    ) -> None:
         """Use up the proof ``jti`` of the key ``jkt``, durably; times are seconds of the epoch.
 
-        Raises ``ProofError``: ``proof.used`` for a proof that was used before, ``proof.expired``
-        for one whose row may be gone, ``proof.unavailable`` for a full or broken store.
+        ``keeps`` is a chain to keep in the same transaction, as ``keep_chain`` does. Raises
+        ``ProofError``: ``proof.used`` for a proof that was used before, ``proof.expired`` for one
+        whose row may be gone, ``proof.unavailable`` for a full or broken store.
         """
         with self._transaction() as connection:
             until, proofs = _removal(connection)
@@ -107,6 +118,8 @@ class ProofStore:
                 raise _unavailable("it has as many unexpired proofs as it may have")
             until = max([until, *(row[2] for row in ends)])
             connection.execute("UPDATE removal SET until = ?, proofs = ?", (until, proofs))
+            if keeps is not None:
+                _keep(connection, keeps, at=at, most=self._max_chains)
 
     def chain(self, sha256: str) -> bytes | None:
         """Return the chain with a digest, None where it is not there.
@@ -128,21 +141,7 @@ class ProofStore:
         (``proof.unavailable``).
         """
         with self._transaction() as connection:
-            connection.execute(
-                "DELETE FROM chains WHERE rowid IN"
-                " (SELECT rowid FROM chains WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-                (at, _REMOVED_AT_ONCE),
-            )
-            connection.execute(
-                "INSERT INTO chains VALUES (?, ?, ?) ON CONFLICT (sha256)"
-                " DO UPDATE SET (body, expires_at) = (excluded.body, excluded.expires_at)",
-                (sha256, chain, expires_at),
-            )
-            # a new row has the highest rowid: the difference tells how many chains came later
-            connection.execute(
-                "DELETE FROM chains WHERE rowid <= (SELECT max(rowid) FROM chains) - ?",
-                (self._max_chains,),
-            )
+            _keep(connection, KeptChain(sha256, chain, expires_at), at=at, most=self._max_chains)
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
@@ -278,6 +277,24 @@ def _removal(connection: sqlite3.Connection) -> tuple[int, int]:
     if row is None:
         raise _unavailable("it lacks a row that it always has")
     return row[0], row[1]
+
+
+def _keep(connection: sqlite3.Connection, kept: KeptChain, *, at: int, most: int) -> None:
+    """Keep a chain, remove chains that have ended, and leave the last ``most`` chains."""
+    connection.execute(
+        "DELETE FROM chains WHERE rowid IN"
+        " (SELECT rowid FROM chains WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+        (at, _REMOVED_AT_ONCE),
+    )
+    connection.execute(
+        "INSERT INTO chains VALUES (?, ?, ?) ON CONFLICT (sha256)"
+        " DO UPDATE SET (body, expires_at) = (excluded.body, excluded.expires_at)",
+        kept,
+    )
+    # a new row has the highest rowid: the difference tells how many chains came later
+    connection.execute(
+        "DELETE FROM chains WHERE rowid <= (SELECT max(rowid) FROM chains) - ?", (most,)
+    )
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

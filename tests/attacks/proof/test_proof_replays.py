@@ -18,6 +18,7 @@ from proof_scene import check, refused
 from agentguard.errors import ProofError
 from agentguard.proof import ProofStore
 from agentguard.storage import proof_store
+from agentguard.storage.proof_store import KeptChain
 
 NOW = 1_800_000_000
 JKT = "k" * 43
@@ -265,6 +266,19 @@ def test_one_chain_sent_without_end_takes_no_place_of_another(path):
     assert kept(store, "01") == [b"chain", b"4"]
     store.keep_chain("2" * 64, b"chain", expires_at=NOW + 60, at=NOW)
     assert kept(store, "012") == [None, b"4", b"chain"]
+
+
+def test_a_chain_is_kept_with_the_proof_or_not_at_all(path):
+    store = ProofStore(path)
+    for number, jti in ((0, "the-first"), (1, "the-first"), (2, "the-second")):
+        chain = KeptChain(f"{number}" * 64, b"chain", NOW + 60)
+        used = partial(store.use, JKT, jti, expires_at=NOW + 30, at=NOW, keeps=chain)
+        if number == 1:
+            with pytest.raises(ProofError):
+                used()
+        else:
+            used()
+    assert kept(store, "012") == [b"chain", None, b"chain"]
 
 
 def kept(store, numbers):

@@ -26,6 +26,43 @@ def test_a_proof_counts_once(service, key, credential):
 
 
 @pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"scope": "admin"}, (400, "invalid_scope")),
+        ({"subject_token": "no-token"}, (400, "invalid_request")),
+        ({"client_id": "spiffe://acme.example/agent/other"}, (401, "invalid_client")),
+    ],
+    ids=str,
+)
+def test_the_proof_of_a_refused_exchange_counts_no_second_time(
+    service, key, credential, changes, error
+):
+    proof = {"DPoP": key.proof(f"{service.url}/token")}
+    assert error_of(service.exchange(key, credential, proof, **changes)) == error
+    for again in (changes, {"scope": "read"}):
+        answer = service.exchange(key, credential, proof, **again)
+        assert error_of(answer) == (400, "invalid_dpop_proof")
+    assert service.exchange(key, credential).is_success
+
+
+def _chains(service):
+    """Return how many chains the log has."""
+    return sum(entry.kind == "delegation" for entry in service.place.entries())
+
+
+def test_a_repeated_exchange_leaves_nothing_in_the_log(service, key, credential):
+    """The service signs a chain before it uses the proof up: that chain leaves no trace."""
+    proof = {"DPoP": key.proof(f"{service.url}/token")}
+    assert service.exchange(key, credential, proof).is_success
+    before = _chains(service)
+    for _ in range(3):
+        assert error_of(service.exchange(key, credential, proof)) == (400, "invalid_dpop_proof")
+    assert _chains(service) == before
+    assert service.exchange(key, credential).is_success
+    assert _chains(service) == before + 1
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"htu": "https://evil.example/token"},
