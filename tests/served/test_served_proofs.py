@@ -8,7 +8,8 @@ import pytest
 
 from agentguard import ProofError
 from agentguard.delegation.context import running_call
-from agentguard.proof.presentation import prove_request
+from agentguard.proof.call_proof import params_digest
+from agentguard.proof.presentation import prove_call, prove_request
 from agentguard.signing import jws
 
 URL = "https://payments.example"
@@ -45,3 +46,21 @@ def test_the_server_itself_looks_at_the_audience(place):
     ):
         guard.new_agent("clerk").call(guard.tool(name="note")(pay))
     assert caught.value.code == "proof.audience"
+
+
+def test_the_server_proves_a_request_over_mcp_and_itself_looks_at_the_audience(place):
+    guard = place.connect()
+    params = {"name": "pay", "arguments": {"cents": 3}}
+
+    def pay(audience):
+        return prove_call(audience, "tools/call", params)
+
+    tool = guard.tool(name="note")(pay)
+    with guard.delegate("user:alice", scope=["pay"], audience=["mcp:payments"]):
+        clerk = guard.new_agent("clerk")
+        proved = clerk.call(tool, "mcp:payments")
+        with pytest.raises(ProofError) as caught:
+            clerk.call(tool, "mcp:other")
+    assert caught.value.code == "proof.audience"
+    claims = jws.parse(str(proved["_meta"]["dev.agentguard/proof"])).claims()
+    assert (claims["aud"], claims["mdg"]) == ("mcp:payments", params_digest(params))

@@ -13,11 +13,12 @@ from agentguard.signing.keys import Secret
 
 
 class RequestProof(NamedTuple):
-    """What a running call shows to another server, for one HTTP request.
+    """What a running call shows to another server, for one request.
 
     ``credential`` is the Workload Identity Token of the agent instance, ``access_token`` says for
-    whom the agent acts, and ``proof`` is the Workload Proof Token: three compact JWSs. ``chain`` is
-    what ``Chain.dumps`` encodes, and ``chain_sha256`` the digest that the access token names.
+    whom the agent acts, and ``proof`` is the Workload Proof Token, or the call proof of an MCP
+    request: three compact JWSs. ``chain`` is what ``Chain.dumps`` encodes, and ``chain_sha256`` the
+    digest that the access token names.
     """
 
     credential: str
@@ -38,6 +39,11 @@ class Prover(Protocol):
         Raises ``ProofError`` (``proof.audience``, ``proof.malformed``), and what a call under the
         delegation would be refused with.
         """
+
+    def prove_call(
+        self, audience: str, method: str, *, params_sha256: str, invocation_sha256: str
+    ) -> RequestProof:
+        """Prove that an MCP request belongs to a call; digests are hex, and raises as ``prove``."""
 
 
 class ReleaseSubject(NamedTuple):
@@ -74,6 +80,13 @@ class Releases(Protocol):
 
         Raises ``ProofError``: ``proof.refused``, ``proof.audience``, ``proof.malformed``,
         ``proof.failed``.
+        """
+
+    def prove_call(self, audience: str, method: str, params_sha256: str) -> RequestProof:
+        """Return the proof of an MCP request that the running tool sends; raises as ``prove``.
+
+        ``audience`` names the server, and ``params_sha256`` is the digest of the request's
+        parameters in hex (``proof/call_proof.py``).
         """
 
     @property

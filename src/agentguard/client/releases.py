@@ -45,18 +45,32 @@ class ClientReleases:
 
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
         """Return the proof of a request, which the server signs; raises ``ProofError``."""
+        return self._proved(
+            {
+                "op": "proof",
+                "method": str(method),
+                "url": str(url),
+                "body_sha256": body_sha256,
+            }
+        )
+
+    def prove_call(self, audience: str, method: str, params_sha256: str) -> RequestProof:
+        """Return the proof of an MCP request, which the server signs; raises ``ProofError``."""
+        return self._proved(
+            {
+                "op": "call_proof",
+                "audience": str(audience),
+                "method": str(method),
+                "params_sha256": params_sha256,
+            }
+        )
+
+    def _proved(self, asked: dict[str, str]) -> RequestProof:
         if self._has_ended:
             message = "a proof is for a request of a running call, and this call has ended"
             raise ProofError(message)
-        asked = {
-            "op": "proof",
-            "request_id": self._request_id,
-            "method": str(method),
-            "url": str(url),
-            "body_sha256": body_sha256,
-        }
         try:
-            answer = self._link.request(asked)
+            answer = self._link.request({**asked, "request_id": self._request_id})
             return values.read_proof(answer.header, answer.blobs)
         except ProofError:
             raise

@@ -1,7 +1,7 @@
 """``DelegatedProver``: signs proofs for the requests of an agent instance under a delegation.
 
 A proof names one request and one authorised call. ``secrets/desk.py`` asks for a proof while the
-call runs; ``proof/wpt.py`` has the form of the proof.
+call runs; ``proof/wpt.py`` and ``proof/call_proof.py`` have the forms of the proofs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentguard.call.releases import RequestProof
+from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import ProofError
 from agentguard.identity.trust import seconds
-from agentguard.proof import wpt
+from agentguard.proof import call_proof, wpt
 from agentguard.proof.bound_request import BoundRequest
+from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.target import Target, audience_target
+from agentguard.signing.keys import Signer
 
 if TYPE_CHECKING:
     from agentguard.guard.instance import Instance
@@ -32,31 +35,75 @@ class DelegatedProver(NamedTuple):
     ) -> RequestProof:
         """Return the proof of a request to a server in the audience of the delegation."""
         request = BoundRequest.of_digest(method, url, body_sha256)
+        holder = self._holder()
+        _require_audience(request.target, holder.token.chain.leaf.audience)
+        proof = wpt.mint(
+            request,
+            holder.signer,
+            credential=holder.credential,
+            access_token=holder.token.token,
+            invocation_sha256=invocation_sha256,
+            now=holder.now,
+            jti=holder.jti,
+        )
+        return holder.shown_with(proof)
+
+    def prove_call(
+        self, audience: str, method: str, *, params_sha256: str, invocation_sha256: str
+    ) -> RequestProof:
+        """Return the proof of an MCP request to a server that the delegation names."""
+        call = BoundCall.of_digest(audience, method, params_sha256)
+        holder = self._holder()
+        named = holder.token.chain.leaf.audience
+        if audience not in named:
+            raise _other_audience(audience, named, "name")
+        proof = call_proof.mint(
+            call,
+            holder.signer,
+            credential=holder.credential,
+            access_token=holder.token.token,
+            invocation_sha256=invocation_sha256,
+            now=holder.now,
+            jti=holder.jti,
+        )
+        return holder.shown_with(proof)
+
+    def _holder(self) -> _Holder:
+        """Return the tokens of the instance under the delegation; raises as a call would."""
         ports = self.instance.ports
         now = max(ports.clock(), ports.log.last_at)
         token = self.instance.accept(self.delegation, now).token
-        _require_audience(request.target, token.chain.leaf.audience)
         signer, credential = self.instance.holder(now)
         assert credential is not None  # noqa: S101  an agent instance always has one
-        proof = wpt.mint(
-            request,
-            signer,
-            credential=credential.token,
-            access_token=token.token,
-            invocation_sha256=invocation_sha256,
-            now=seconds(now),
-            jti=ports.entropy(16).hex(),
-        )
-        chain = token.chain
-        return RequestProof(credential.token, token.token, proof, chain.dumps(), chain.sha256)
+        jti = ports.entropy(16).hex()
+        return _Holder(signer, credential.token, token, seconds(now), jti)
+
+
+class _Holder(NamedTuple):
+    """Who proves a request, and when; ``now`` is in seconds since the epoch."""
+
+    signer: Signer
+    credential: str
+    token: AccessToken
+    now: int
+    jti: str
+
+    def shown_with(self, proof: str) -> RequestProof:
+        """Return what the caller shows to the server together with a proof."""
+        chain = self.token.chain
+        return RequestProof(self.credential, self.token.token, proof, chain.dumps(), chain.sha256)
 
 
 def _require_audience(target: Target, audience: Sequence[str]) -> None:
     """Raise ``ProofError`` (``proof.audience``) for a URL that the delegation does not name."""
     bases = map(audience_target, audience)
     if not any(base is not None and target.is_within(base) for base in bases):
-        message = (
-            f"{target.uri} is in no audience of the delegation ({' '.join(audience)}): name the "
-            "server's URL in guard.delegate(..., audience=[...])"
-        )
-        raise ProofError(message, code="proof.audience")
+        raise _other_audience(target.uri, audience, "URL")
+
+
+def _other_audience(server: str, audience: Sequence[str], kind: str) -> ProofError:
+    message = (
+        f"{server} is in no audience of the delegation ({' '.join(audience)}): name the "
+        f"server's {kind} in guard.delegate(..., audience=[...])"
+    )
+    return ProofError(message, code="proof.audience")

@@ -4,6 +4,8 @@
 ``asgi.py`` and ``fastapi.py`` put both into an application. ``presentation.py`` gets a proof from
 the guard inside a running call, and ``httpx.py`` and ``requests.py`` send the proof with requests.
 ``wpt.py``, ``dpop.py``, ``target.py``, ``bound_request.py`` and ``headers.py`` have the formats.
+``call_proof.py``, ``call_verification.py`` and ``call_receiver.py`` do the same for requests of the
+Model Context Protocol, which ``agentguard_mcp`` sends and receives.
 The names here are imported when they are first used.
 """
 
@@ -16,7 +18,9 @@ from agentguard.errors import ProofError
 
 if TYPE_CHECKING:
     from agentguard.proof.asgi import CallerMiddleware
-    from agentguard.proof.presentation import proof_headers, prove_request
+    from agentguard.proof.call_receiver import CallReceiver
+    from agentguard.proof.call_verification import verify_call
+    from agentguard.proof.presentation import proof_headers, prove_call, prove_request
     from agentguard.proof.receiver import Receiver
     from agentguard.proof.verification import (
         HttpRequest,
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from agentguard.storage.published_revocations import PublishedRevocations
 
 __all__ = [
+    "CallReceiver",
     "CallerMiddleware",
     "HttpRequest",
     "ProofError",
@@ -37,11 +42,14 @@ __all__ = [
     "RequestCaller",
     "UnknownChainError",
     "proof_headers",
+    "prove_call",
     "prove_request",
+    "verify_call",
     "verify_request",
 ]
 
 _HOMES = {
+    "CallReceiver": "agentguard.proof.call_receiver",
     "CallerMiddleware": "agentguard.proof.asgi",
     "HttpRequest": "agentguard.proof.verification",
     "ProofStore": "agentguard.storage.proof_store",
@@ -50,7 +58,9 @@ _HOMES = {
     "RequestCaller": "agentguard.proof.verification",
     "UnknownChainError": "agentguard.proof.verification",
     "proof_headers": "agentguard.proof.presentation",
+    "prove_call": "agentguard.proof.presentation",
     "prove_request": "agentguard.proof.presentation",
+    "verify_call": "agentguard.proof.call_verification",
     "verify_request": "agentguard.proof.verification",
 }
 """In which module each name stands that is imported at its first use."""

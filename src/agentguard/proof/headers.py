@@ -44,9 +44,10 @@ class PresentedCaller(NamedTuple):
     """What a request says about its caller, unverified.
 
     ``credential`` is None with the scheme ``dpop``. ``chain`` is the text of the header, or None.
+    The scheme ``call`` is that of a request of the Model Context Protocol (``call_proof.py``).
     """
 
-    scheme: Literal["wpt", "dpop"]
+    scheme: Literal["wpt", "dpop", "call"]
     access_token: str
     proof: str
     credential: str | None
@@ -69,12 +70,17 @@ def read(headers: Iterable[tuple[str, str]], *, accepts_dpop: bool) -> Presented
     if found.keys() - {AUTHORIZATION, CHAIN} != {*expected}:
         raise _malformed("the request has two kinds of proof")
     tokens = [token, *(found[name] for name in expected)]
-    if not all(map(_TOKEN.fullmatch, tokens)):
+    if not all(map(is_compact_jws, tokens)):
         raise _malformed("a header has no compact JWS")
     chain = found.get(CHAIN)
     if is_dpop:
         return PresentedCaller("dpop", token, found[DPOP], None, chain)
     return PresentedCaller("wpt", token, found[PROOF], found[CREDENTIAL], chain)
+
+
+def is_compact_jws(text: str) -> bool:
+    """Whether a text has the form of a compact JWS; nothing is decoded."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def _each_once(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

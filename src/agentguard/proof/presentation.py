@@ -1,17 +1,19 @@
-"""Gets the proof of a request from the guard of the running call, and puts it into headers.
+"""Gets the proof of a request from the guard of the running call, and puts it into the request.
 
-``httpx.py`` and ``requests.py`` use this module. Which requests get a proof, ``Audiences`` says.
+``httpx.py`` and ``requests.py`` use this module, and ``agentguard_mcp`` for requests of the Model
+Context Protocol. Which HTTP requests get a proof, ``Audiences`` says.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from agentguard.call.releases import RequestProof
+from agentguard.call.releases import Releases, RequestProof
 from agentguard.delegation.context import running_call
 from agentguard.errors import ConfigError, ProofError, UnguardedCallError
-from agentguard.proof import headers
+from agentguard.proof import call_proof, headers
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing.canonical import sha256_hex
 
@@ -64,11 +66,43 @@ def prove_request(method: str, url: str, body: bytes) -> RequestProof:
     ``UnguardedCallError`` (``tool.unguarded``) outside a guarded call, and ``ProofError``:
     ``proof.refused``, ``proof.audience``, ``proof.malformed``, ``proof.failed``.
     """
+    return _releases().prove(method, url, sha256_hex(body))
+
+
+def prove_call(audience: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters of an MCP request that the running tool sends, with a fresh proof.
+
+    ``audience`` names the server as the delegation does, letter for letter; take the name from the
+    configuration, and never from the server. ``method`` and ``params`` are those of the JSON-RPC
+    request. The result has the members of ``_meta`` that say who calls, in the place of such
+    members in ``params``, which is not changed. Every request needs a proof of its own, also one
+    that is sent again. Raises as ``prove_request`` does, and ``ProofError``: ``proof.malformed``
+    for parameters without a canonical form (RFC 8785), and ``proof.too_large``.
+    """
+    digest = call_proof.params_digest(params)
+    proof = _releases().prove_call(audience, method, digest)
+    chain = headers.encode_chain(proof.chain)
+    tokens = (proof.access_token, proof.credential, proof.proof)
+    if len(proof.chain) > headers.MAX_CHAIN or len(chain) > call_proof.MAX_CHAIN_TEXT:
+        raise _too_large()
+    if any(len(token) > call_proof.MAX_TOKEN for token in tokens):
+        raise _too_large()
+    meta = {
+        **call_proof.meta_of(params),
+        call_proof.TOKEN: proof.access_token,
+        call_proof.CREDENTIAL: proof.credential,
+        call_proof.CHAIN: chain,
+        call_proof.PROOF: proof.proof,
+    }
+    return {**(params or {}), "_meta": meta}
+
+
+def _releases() -> Releases:
     running = running_call()
     if running is None:
         message = "a proof is for a guarded call, and none is running here: call with agent.call"
         raise UnguardedCallError(message)
-    return running.releases.prove(method, url, sha256_hex(body))
+    return running.releases
 
 
 def proof_headers(proof: RequestProof) -> dict[str, str]:
@@ -79,11 +113,7 @@ def proof_headers(proof: RequestProof) -> dict[str, str]:
     """
     authorization = f"Bearer {proof.access_token}"
     if len(authorization) > headers.MAX_AUTHORIZATION or len(proof.chain) > headers.MAX_CHAIN:
-        message = (
-            "the access token or its chain is too long for a receiver: delegate with fewer scopes "
-            "and a shorter audience, or through fewer agents"
-        )
-        raise ProofError(message, code="proof.too_large")
+        raise _too_large()
     made = {
         "Authorization": authorization,
         "Workload-Identity-Token": proof.credential,
@@ -93,6 +123,14 @@ def proof_headers(proof: RequestProof) -> dict[str, str]:
     if len(chain) <= headers.MAX_CHAIN_HEADER:
         made["Agentguard-Chain"] = chain
     return made
+
+
+def _too_large() -> ProofError:
+    message = (
+        "the access token or its chain is too long for a receiver: delegate with fewer scopes "
+        "and a shorter audience, or through fewer agents"
+    )
+    return ProofError(message, code="proof.too_large")
 
 
 def chain_url(base: Target, sha256: str) -> str:

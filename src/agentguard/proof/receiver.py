@@ -59,7 +59,7 @@ class Receiver:
         issuers: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _require_revocations(trust, revocations)
+        require_revocations(trust, revocations)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
         self._trust = trust
@@ -90,7 +90,7 @@ class Receiver:
             HttpRequest(method, url, headers, body),
             trust=self._trust,
             audience=self._audience,
-            at=self._now(),
+            at=read_clock(self._clock),
             used=self._store,
             chains=self._store,
             revocations=self._revocations,
@@ -104,20 +104,22 @@ class Receiver:
         Raises ``ProofError``, also for a chain of a delegation to other servers
         (``token.audience``).
         """
-        at = self._now()
+        at = read_clock(self._clock)
         verified = verify_chain(chain, sha256, self._trust, at=at)
         if self._audience not in verified.leaf.audience:
             raise ProofError("the chain is for other servers", code="token.audience")
         self._store.keep_chain(sha256, chain, expires_at=verified.leaf.expires_at, at=at)
 
-    def _now(self) -> int:
-        try:
-            return int(self._clock())
-        except Exception as error:
-            raise ProofError("the clock can't be read", code="proof.unavailable") from error
+
+def read_clock(clock: Callable[[], float]) -> int:
+    """Return the seconds since the epoch; raises ``ProofError`` (``proof.unavailable``)."""
+    try:
+        return int(clock())
+    except Exception as error:
+        raise ProofError("the clock can't be read", code="proof.unavailable") from error
 
 
-def _require_revocations(
+def require_revocations(
     trust: TrustDocument | Sequence[TrustDocument],
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
 ) -> None:

@@ -1,13 +1,16 @@
-"""``verify_request``: verifies who sends a request, for whom, and with which authority.
+"""Verifies who sends a request, for whom, and with which authority.
 
-The function does no I/O but through the two stores that its caller gives: the used proofs, and the
-chains that were sent by themselves. ``receiver.py`` binds these to a server's configuration.
+``verify_request`` is about an HTTP request; ``call_verification.py`` has the twin for a request of
+the Model Context Protocol. The functions do no I/O but through the two stores that their caller
+gives: the used proofs, and the chains that were sent by themselves. ``receiver.py`` binds these to
+a server's configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -23,8 +26,8 @@ from agentguard.proof.headers import PresentedCaller
 from agentguard.signing import jws
 from agentguard.visible import visible_text
 
-Assurance = Literal["wpt", "dpop"]
-"""What binds a request to its caller: a Workload Proof Token, or a DPoP proof."""
+Assurance = Literal["wpt", "dpop", "call"]
+"""What binds a request to its caller: a Workload Proof Token, a DPoP proof, or a call proof."""
 
 MAX_TRUSTED: Final = 64
 """The most trust documents of one receiver."""
@@ -43,8 +46,9 @@ class RequestCaller:
     agent's process could reach the keys (``access_token.ISOLATIONS``). ``token_jti`` is the id of
     the access token. ``assurance`` ``wpt`` means that this very request, with its query and its
     body, belongs to the authorised call whose invocation has the digest ``invocation_sha256``
-    (hex) in the agent's log. With ``dpop`` the digest is None, and only the method and the path
-    are proved.
+    (hex) in the agent's log. ``call`` means the same of a request of the Model Context Protocol,
+    with its method and its parameters. With ``dpop`` the digest is None, and only the method and
+    the path are proved.
     """
 
     agent: str
@@ -124,7 +128,7 @@ class HttpRequest(NamedTuple):
     body: bytes
 
 
-class _Proved(NamedTuple):
+class Proved(NamedTuple):
     """What a verified proof says; ``expires_at`` is in seconds since the epoch."""
 
     jti: str
@@ -157,21 +161,50 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
     """
-    try:
+    known = Known(trust, audience, at, used, chains, revocations, issuers or {})
+    with as_proof_error():
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
-        issuer, url = _issuer_of(presented.access_token, trust, issuers or {})
-        as_of = _as_of(presented, at)
-        token = _verified_token(presented, issuer, url, chains, audience, as_of)
-        leaf = token.chain.leaf
-        _require_holder(presented, token, issuer, as_of)
-        proved = _verify_proof(presented, bound, token, at)
-        _require_unrevoked(token, _of_domain(revocations, issuer.trust_domain))
-        used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=at)
+        return verified_caller(
+            presented, lambda token: _verify_proof(presented, bound, token, at), known
+        )
+
+
+class Known(NamedTuple):
+    """What the receiver of a request knows beforehand; ``verify_request`` has the parts."""
+
+    trust: TrustDocument | Sequence[TrustDocument]
+    audience: str
+    at: int
+    used: UsedProofs
+    chains: Chains | None
+    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None
+    issuers: Mapping[str, str]
+
+
+@contextmanager
+def as_proof_error() -> Iterator[None]:
+    """Raise the error of a token, a credential, a chain or a key as one of the request."""
+    try:
+        yield
     except ProofError:
         raise
     except AgentguardError as error:
         raise _refused(error) from error
+
+
+def verified_caller(
+    presented: PresentedCaller, verify_proof: Callable[[AccessToken], Proved], known: Known
+) -> RequestCaller:
+    """Verify the token, the credential, the proof and the revocations; then use the proof up."""
+    issuer, url = _issuer_of(presented.access_token, known.trust, known.issuers)
+    as_of = _as_of(presented, known.at)
+    token = _verified_token(presented, issuer, url, known.chains, known.audience, as_of)
+    leaf = token.chain.leaf
+    _require_holder(presented, token, issuer, as_of)
+    proved = verify_proof(token)
+    _require_unrevoked(token, _of_domain(known.revocations, issuer.trust_domain))
+    known.used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at)
     return RequestCaller(
         agent=leaf.delegatee,
         principal=token.chain.principal,
@@ -270,7 +303,7 @@ def _require_holder(
 
 def _verify_proof(
     presented: PresentedCaller, request: BoundRequest, token: AccessToken, at: int
-) -> _Proved:
+) -> Proved:
     """Verify the proof, under the key to which the access token is bound."""
     if presented.credential is None:
         proof = dpop.verify(
@@ -282,7 +315,7 @@ def _verify_proof(
         )
         if proof.thumbprint != token.chain.leaf.key_id:
             raise _other_key()
-        return _Proved(proof.jti, proof.expires_at, None)
+        return Proved(proof.jti, proof.expires_at, None)
     bound = wpt.verify(
         presented.proof,
         request,
@@ -290,7 +323,7 @@ def _verify_proof(
         access_token=presented.access_token,
         at=at,
     )
-    return _Proved(bound.jti, bound.expires_at, bound.invocation_sha256)
+    return Proved(bound.jti, bound.expires_at, bound.invocation_sha256)
 
 
 def _other_key() -> ProofError:

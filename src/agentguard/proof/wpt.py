@@ -106,11 +106,12 @@ def verify(
 
 
 def verify_possession(
-    token: str, *, credential: str, access_token: str, target: str, at: int
+    token: str, *, credential: str, access_token: str, target: str, at: int, typ: str = TYPE
 ) -> Mapping[str, Any]:
     """Verify what the draft alone requires of a proof; return the claims.
 
-    ``target`` is the request's URI without query and fragment. Raises ``ProofError``:
+    ``target`` is the request's URI without query and fragment; ``call_proof.py`` has another
+    ``target`` and another ``typ``, and otherwise the same claims. Raises ``ProofError``:
     ``proof.malformed``, ``proof.audience``, ``proof.expired``, ``proof.lifetime``, ``proof.token``
     for the hash of another token. Raises also as ``jws.verify`` does. Section 2 of the draft.
     """
@@ -118,7 +119,7 @@ def verify_possession(
     key: Any = confirmed.get("jwk") if isinstance(confirmed, dict) else None
     if not isinstance(key, dict):
         raise _malformed("its credential names no key")
-    verified = jws.verify(token, PublicKey.from_jwk(key), typ=TYPE)
+    verified = jws.verify(token, PublicKey.from_jwk(key), typ=typ)
     if verified.header.keys() != _HEADER or verified.header["alg"] != key.get("alg"):
         raise _malformed("its header is not alg and typ, with the alg of the credential's key")
     claims = verified.claims()
@@ -126,7 +127,7 @@ def verify_possession(
         raise _malformed("its claims are not those of a proof")
     _check_time(claims["exp"], at)
     if claims["aud"] != target:
-        raise ProofError("the proof is for another URI", code="proof.audience")
+        raise ProofError("the proof is for another receiver", code="proof.audience")
     hashes = claims["wth"], claims["ath"]
     if hashes != (token_hash(credential), token_hash(access_token)):
         message = "the proof is for another credential, or for another access token"
@@ -145,4 +146,4 @@ def _check_time(expires_at: JSON, at: int) -> None:
 
 
 def _malformed(problem: str) -> ProofError:
-    return ProofError(f"not a Workload Proof Token: {problem}", code="proof.malformed")
+    return ProofError(f"not a proof of a request: {problem}", code="proof.malformed")

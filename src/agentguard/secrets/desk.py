@@ -17,7 +17,7 @@ from typing import Final
 from agentguard.audit import records
 from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
-from agentguard.call.releases import Releases, ReleaseSubject, RequestProof
+from agentguard.call.releases import Prover, Releases, ReleaseSubject, RequestProof
 from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.identity.revocation import Revocations, require_unrevoked
 from agentguard.secrets.rule import SecretRule
@@ -66,17 +66,18 @@ class Desk:
         return rule
 
     def prove(
-        self, subject: ReleaseSubject, method: str, url: str, body_sha256: str
+        self, subject: ReleaseSubject, proving: Callable[[Prover, str], RequestProof]
     ) -> RequestProof:
-        """Have a request of a running call proved; raises ``ProofError``."""
+        """Have a request of a running call proved; raises ``ProofError``.
+
+        ``proving`` takes the prover and the digest of the call's invocation.
+        """
         if subject.prover is None:
             message = "only a call under a delegation proves its requests: use guard.delegate"
             raise ProofError(message)
         try:
             require_unrevoked(self._revocations, subject.names)
-            return subject.prover.prove(
-                method, url, body_sha256=body_sha256, invocation_sha256=subject.invocation_sha256
-            )
+            return proving(subject.prover, subject.invocation_sha256)
         except ProofError:
             raise
         except AgentguardError as error:
@@ -136,9 +137,24 @@ class RunningReleases:
 
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
         """Return the proof of a request that the running tool makes; raises ``ProofError``."""
+        return self._proved(
+            lambda prover, invocation: prover.prove(
+                method, url, body_sha256=body_sha256, invocation_sha256=invocation
+            )
+        )
+
+    def prove_call(self, audience: str, method: str, params_sha256: str) -> RequestProof:
+        """Return the proof of an MCP request of the running tool; raises ``ProofError``."""
+        return self._proved(
+            lambda prover, invocation: prover.prove_call(
+                audience, method, params_sha256=params_sha256, invocation_sha256=invocation
+            )
+        )
+
+    def _proved(self, proving: Callable[[Prover, str], RequestProof]) -> RequestProof:
         try:
             self._require_provable()
-            proof = self._desk.prove(self._subject, method, url, body_sha256)
+            proof = self._desk.prove(self._subject, proving)
             self._require_provable()
         except ProofError as error:
             _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)

@@ -18,6 +18,7 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.options import CallOptions
+from agentguard.call.releases import Releases
 from agentguard.errors import (
     AgentguardError,
     ArgumentsError,
@@ -263,13 +264,25 @@ def proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
 
     The key of the instance signs, and stays in the server.
     """
+    about = (values.text(header.get(name)) for name in ("method", "url", "body_sha256"))
+    made = _provable(session, header).prove(*about)
+    return Frame(values.proof(made), [made.chain])
+
+
+def call_proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Prove an MCP request that a running tool sends; the twin of ``proof``."""
+    about = (values.text(header.get(name)) for name in ("audience", "method", "params_sha256"))
+    made = _provable(session, header).prove_call(*about)
+    return Frame(values.proof(made), [made.chain])
+
+
+def _provable(session: Session, header: Header) -> Releases:
+    """Return the releases of a call whose tool runs; raises ``ProofError``."""
     call = session.call(_request_id(header))
     if not call.runs or call.releases is None:
         message = "a proof is for a request of a running call, and this call does not run"
         raise ProofError(message)
-    about = (values.text(header.get(name)) for name in ("method", "url", "body_sha256"))
-    made = call.releases.prove(*about)
-    return Frame(values.proof(made), [made.chain])
+    return call.releases
 
 
 def withdraw(session: Session, header: Header, _blobs: Blobs) -> Frame:

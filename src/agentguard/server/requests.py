@@ -354,6 +354,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "outcome": lambda _parts, *request: calls.outcome(*request),
     "secret": lambda _parts, *request: calls.secret(*request),
     "proof": lambda _parts, *request: calls.proof(*request),
+    "call_proof": lambda _parts, *request: calls.call_proof(*request),
     "withdraw": lambda _parts, *request: calls.withdraw(*request),
     "agent": agent,
     "instance": instance,

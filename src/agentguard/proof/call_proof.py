@@ -1,0 +1,235 @@
+"""Call proofs (``typ: ag-call+jwt``): an agent instance proves that an MCP request is its own.
+
+The Model Context Protocol has no headers on a pipe. So the tokens and the proof are members of
+``_meta`` in the parameters of the request, and the proof is bound to the parameters as a JSON
+value. ``wpt.py`` has the proof of an HTTP request. The module knows JSON-RPC values alone, and no
+SDK of the protocol (docs/adr/0043-a-call-over-mcp-proves-its-caller.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from agentguard.errors import EncodeError, ProofError
+from agentguard.proof import headers, wpt
+from agentguard.proof.bound_request import is_digest
+from agentguard.proof.headers import PresentedCaller
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import Signer
+
+TYPE: Final = "ag-call+jwt"
+"""The ``typ`` of a call proof."""
+
+TOKEN: Final = "dev.agentguard/token"  # noqa: S105  the name of a member
+CREDENTIAL: Final = "dev.agentguard/credential"
+CHAIN: Final = "dev.agentguard/chain"
+PROOF: Final = "dev.agentguard/proof"
+
+MEMBERS: Final = frozenset({TOKEN, CREDENTIAL, CHAIN, PROOF})
+"""The members of ``_meta`` that say who calls."""
+
+UNBOUND: Final = MEMBERS | {
+    "progressToken",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "io.modelcontextprotocol/protocolVersion",
+    "io.modelcontextprotocol/clientInfo",
+    "io.modelcontextprotocol/clientCapabilities",
+    "io.modelcontextprotocol/logLevel",
+}
+"""The members of ``_meta`` to which a proof is not bound: a gateway may write these anew."""
+
+MAX_METHOD: Final = 128
+"""The longest method, in characters."""
+
+MAX_CHAIN_TEXT: Final = 64 * 1024
+"""The longest chain in ``_meta``, in characters (``headers.encode_chain``)."""
+
+MAX_TOKEN: Final = 4 * 1024
+"""The longest access token, credential and proof, in characters."""
+
+_CLAIMS: Final = frozenset({"aud", "iat", "exp", "jti", "wth", "ath", "mth", "mdg", "inv"})
+_LIMITS: Final = {
+    TOKEN: MAX_TOKEN,
+    CREDENTIAL: MAX_TOKEN,
+    PROOF: MAX_TOKEN,
+    CHAIN: MAX_CHAIN_TEXT,
+}
+
+
+class BoundCall(NamedTuple):
+    """What a proof is bound to: the server, the method, and the SHA-256 (hex) of the parameters."""
+
+    audience: str
+    method: str
+    params_sha256: str
+
+    @classmethod
+    def of(cls, audience: str, method: object, params: object) -> BoundCall:
+        """Return the bound parts of a request; raises ``ProofError`` (``proof.malformed``)."""
+        return cls.of_digest(audience, method, params_digest(params))
+
+    @classmethod
+    def of_digest(cls, audience: str, method: object, params_sha256: object) -> BoundCall:
+        """Return the bound parts of a request with this digest of parameters; raises as ``of``."""
+        if not isinstance(method, str) or not 1 <= len(method) <= MAX_METHOD:
+            raise _malformed(f"the method of a request has 1 to {MAX_METHOD} characters")
+        if not method.isascii() or not method.isprintable():
+            raise _malformed("the method of a request is printable ASCII")
+        if not is_digest(params_sha256):
+            raise _malformed("the digest of the parameters is 64 hex digits")
+        return cls(audience, method, str(params_sha256))
+
+
+class CallProof(NamedTuple):
+    """A verified proof. ``expires_at`` is in seconds since the epoch; the digest is in hex."""
+
+    jti: str
+    expires_at: int
+    invocation_sha256: str
+
+
+def params_digest(params: object) -> str:
+    """Return the SHA-256 (hex) of the parameters of a request in canonical form (RFC 8785).
+
+    ``params`` is a JSON object, or None for none. The members of ``_meta`` in ``UNBOUND`` are left
+    out, and then an empty ``_meta``. Raises ``ProofError`` (``proof.malformed``) for parameters
+    without a canonical form. The message names the argument of the tool that has none.
+    """
+    bound = dict(_object(params, "the parameters of a request"))
+    meta = {name: value for name, value in meta_of(bound).items() if name not in UNBOUND}
+    bound.pop("_meta", None)
+    if meta:
+        bound["_meta"] = meta
+    try:
+        return canonical.digest(bound)
+    except EncodeError as error:
+        message = f"{_place(bound)} can't be proved, because its value has no canonical form"
+        raise ProofError(f"{message}: {error}", code="proof.malformed") from error
+
+
+def meta_of(params: object) -> Mapping[str, JSON]:
+    """Return ``_meta`` of the parameters of a request, empty for none.
+
+    Raises ``ProofError`` (``proof.malformed``) where the parameters or ``_meta`` are no object.
+    """
+    return _object(_object(params, "the parameters of a request").get("_meta"), "_meta")
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(type(member) is str for member in value):
+        raise _malformed(f"{name} is no JSON object")
+    return value
+
+
+def _place(params: Mapping[str, JSON]) -> str:
+    """Return the name of the first parameter without a canonical form, an argument if it is one."""
+    for name, value in params.items():
+        if _is_encodable({name: value}):
+            continue
+        if name == "arguments" and isinstance(value, Mapping):
+            for argument, inner in value.items():
+                if not _is_encodable({argument: inner}):
+                    return f"the argument {argument!r}"
+        return f"the parameter {name!r}"
+    return "the request"
+
+
+def _is_encodable(value: object) -> bool:
+    try:
+        canonical.dumps(value)
+    except EncodeError:
+        return False
+    return True
+
+
+def read(params: object) -> PresentedCaller:
+    """Return what the parameters of a request say about the caller, unverified.
+
+    Raises ``ProofError``: ``proof.missing`` where a member of ``_meta`` is missing, and
+    ``proof.malformed`` for a member that is too long or has another form.
+    """
+    meta = meta_of(params)
+    found: dict[str, str] = {}
+    for name in MEMBERS & meta.keys():
+        value = meta[name]
+        if not isinstance(value, str) or len(value) > _LIMITS[name]:
+            raise _malformed(f"{name} is no text, or is too long")
+        if name != CHAIN and not headers.is_compact_jws(value):
+            raise _malformed(f"{name} is no compact JWS")
+        found[name] = value
+    if found.keys() != MEMBERS:
+        message = "the request has no access token with its chain, a credential and a proof"
+        raise ProofError(message, code="proof.missing")
+    return PresentedCaller("call", found[TOKEN], found[PROOF], found[CREDENTIAL], found[CHAIN])
+
+
+def mint(
+    call: BoundCall,
+    signer: Signer,
+    *,
+    credential: str,
+    access_token: str,
+    invocation_sha256: str,
+    now: int,
+    jti: str,
+) -> str:
+    """Sign a proof that ``call`` belongs to the authorised call ``invocation_sha256`` (hex).
+
+    ``credential`` is the Workload Identity Token of the signer's key. ``now`` is in seconds since
+    the epoch; the proof ends ``wpt.LIFETIME`` seconds later.
+    """
+    claims: dict[str, JSON] = {
+        "aud": call.audience,
+        "iat": now,
+        "exp": now + wpt.LIFETIME,
+        "jti": jti,
+        "wth": wpt.token_hash(credential),
+        "ath": wpt.token_hash(access_token),
+        "mth": call.method,
+        "mdg": call.params_sha256,
+        "inv": invocation_sha256,
+    }
+    return jws.sign(claims, signer, typ=TYPE)
+
+
+def verify(
+    token: str, call: BoundCall, *, credential: str, access_token: str, at: int
+) -> CallProof:
+    """Verify a proof for ``call`` as of ``at`` (seconds since the epoch).
+
+    ``credential`` is a verified Workload Identity Token, and ``access_token`` the token in the
+    request. Raises as ``wpt.verify_possession`` does, and ``ProofError``: ``proof.lifetime`` for a
+    proof from the future or of more than ``wpt.MAX_LIFETIME`` seconds, ``proof.request`` for a
+    proof of another method or of other parameters.
+    """
+    claims = wpt.verify_possession(
+        token,
+        credential=credential,
+        access_token=access_token,
+        target=call.audience,
+        at=at,
+        typ=TYPE,
+    )
+    if claims.keys() != _CLAIMS:
+        raise _malformed("the claims are not those of a call proof")
+    issued_at, invocation = claims["iat"], claims["inv"]
+    if not is_integer(issued_at) or not is_digest(invocation):
+        raise _malformed("the proof has no time, or names no digest of a call")
+    is_early = issued_at > at + wpt.MAX_LIFETIME - wpt.LIFETIME
+    if is_early or not 0 < claims["exp"] - issued_at <= wpt.MAX_LIFETIME:
+        message = f"the proof is from the future, or lives for more than {wpt.MAX_LIFETIME} s"
+        raise ProofError(message, code="proof.lifetime")
+    if (claims["mth"], claims["mdg"]) != (call.method, call.params_sha256):
+        message = "the proof is for another method or for other parameters"
+        raise ProofError(message, code="proof.request")
+    return CallProof(claims["jti"], claims["exp"], invocation)
+
+
+def _malformed(problem: str) -> ProofError:
+    return ProofError(problem, code="proof.malformed")

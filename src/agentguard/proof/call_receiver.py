@@ -1,0 +1,70 @@
+"""``CallReceiver``: what an MCP server knows beforehand, and the verification of its requests.
+
+``receiver.py`` has the twin for HTTP requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agentguard.delegation.grant import is_audience
+from agentguard.errors import ConfigError
+from agentguard.identity.trust import TrustDocument
+from agentguard.proof.call_verification import verify_call
+from agentguard.proof.receiver import read_clock, require_revocations
+from agentguard.proof.verification import RequestCaller, RevokedNames, UsedProofs
+
+
+class CallReceiver:
+    """An MCP server as its callers name it, whom the server trusts, and the used proofs.
+
+    ``audience`` is the server's name in delegations, letter for letter: for a server over HTTP its
+    URL (RFC 8707), for a server on a pipe a name such as ``mcp:files``. The name comes from the
+    configuration of both sides, and never over the wire. ``trust``, ``revocations``, ``issuers``
+    and ``clock`` are those of ``Receiver``. ``store`` is a ``ProofStore``, which all workers of the
+    server share. Raises ``ConfigError`` for an audience that no delegation can name, and for
+    revocations as ``Receiver`` does.
+    """
+
+    def __init__(
+        self,
+        audience: str,
+        trust: TrustDocument | Sequence[TrustDocument],
+        store: UsedProofs,
+        *,
+        revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
+        issuers: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        require_audience(audience)
+        require_revocations(trust, revocations)
+        self.audience = audience
+        self._trust = trust
+        self._store = store
+        self._revocations = revocations
+        self._issuers = dict(issuers or {})
+        self._clock = clock
+
+    def verify(self, method: object, params: object) -> RequestCaller:
+        """Verify a JSON-RPC request as it came over the wire, and use its proof up.
+
+        ``params`` are all parameters, with ``_meta``. Raises ``ProofError``.
+        """
+        return verify_call(
+            method,
+            params,
+            trust=self._trust,
+            audience=self.audience,
+            at=read_clock(self._clock),
+            used=self._store,
+            revocations=self._revocations,
+            issuers=self._issuers,
+        )
+
+
+def require_audience(name: object) -> None:
+    """Raise ``ConfigError`` for the name of a server that no delegation can have."""
+    if not is_audience(name):
+        message = f"{name!r} is no audience of a delegation: use printable ASCII without spaces"
+        raise ConfigError(message)

@@ -1,0 +1,306 @@
+"""A request over MCP counts once, from its holder, at its server, and as it was proved."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from call_scene import AUDIENCE, PARAMS, CallScene, check, meta, refused, with_meta
+from proof_scene import resigned
+from tool_servers import guard_in_memory, in_call
+
+from agentguard.delegation.context import running_call
+from agentguard.errors import ConfigError, ProofError, UnguardedCallError
+from agentguard.proof import CallReceiver, ProofStore, prove_call, prove_request
+from agentguard.proof.wpt import token_hash
+from agentguard.signing import jws
+from agentguard.signing.keys import Ed25519Signer
+
+SIGNERS: list[Ed25519Signer] = []
+
+
+@pytest.fixture(autouse=True)
+def known_keys(monkeypatch):
+    """Note the keys that are made, with which a test signs what a careless agent would sign."""
+    made = Ed25519Signer.from_seed
+
+    def noting(seed):
+        SIGNERS.append(made(seed))
+        return SIGNERS[-1]
+
+    monkeypatch.setattr(Ed25519Signer, "from_seed", staticmethod(noting))
+    yield
+    SIGNERS.clear()
+
+
+@pytest.fixture
+def scene(tmp_path):
+    scene = CallScene(tmp_path)
+    with scene.guard:
+        yield scene
+
+
+def key_of(params) -> Ed25519Signer:
+    agent = str(jws.parse(meta(params, "token")).claims()["client_id"])
+    return next(one for one in SIGNERS if agent.endswith(one.key_id))
+
+
+def test_the_server_knows_the_agent_the_user_and_the_call(scene):
+    caller = check(scene.receiver, scene.prove(task_id="T-1"))
+    assert (caller.principal, caller.actors[-1]) == ("user:alice", "agent:payer")
+    assert (caller.assurance, caller.task_id) == ("call", "T-1")
+    claims = jws.parse(meta(scene.prove(), "proof")).claims()
+    assert claims.keys() == {"aud", "iat", "exp", "jti", "wth", "ath", "mth", "mdg", "inv"}
+    assert (claims["aud"], claims["mth"]) == (AUDIENCE, "tools/call")
+
+
+def test_a_proof_counts_once_for_all_workers_and_after_a_restart(scene):
+    params = scene.prove()
+    workers = [scene.new_receiver() for _ in range(4)] * 2
+
+    def code(receiver):
+        try:
+            check(receiver, params)
+        except ProofError as error:
+            return error.code
+        return "accepted"
+
+    with ThreadPoolExecutor(8) as threads:
+        codes = list(threads.map(code, workers))
+    assert sorted(codes) == ["accepted", *["proof.used"] * 7]
+    assert refused(scene.new_receiver(), params) == "proof.used"
+    check(scene.receiver, scene.prove())  # the same request with a fresh proof
+
+
+def test_a_proof_for_one_server_is_refused_by_another(scene):
+    def prove(audience):
+        made = []
+        in_call(
+            scene.guard,
+            lambda: made.append(prove_call(audience, "tools/call", PARAMS)),
+            audience=[AUDIENCE, "mcp:other"],
+        )
+        return made[0]
+
+    other, params = scene.new_receiver("mcp:other"), prove(AUDIENCE)
+    assert refused(other, params) == "proof.audience"
+    check(scene.receiver, params)
+    check(other, prove("mcp:other"))
+
+
+def test_no_proof_is_signed_for_a_server_that_the_delegation_does_not_name(scene):
+    def prove(audience):
+        in_call(
+            scene.guard,
+            lambda: prove_call(audience, "tools/call", PARAMS),
+            audience=[AUDIENCE],
+        )
+
+    for audience in ("mcp:other", "mcp:payment", f"{AUDIENCE}/x", ""):
+        with pytest.raises(ProofError) as caught:
+            prove(audience)
+        assert caught.value.code == "proof.audience"
+    prove(AUDIENCE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {**PARAMS["arguments"], "cents": 4201}},
+        {"arguments": {**PARAMS["arguments"], "extra": None}},
+        {"name": "refund"},
+        {"requestState": "sealed-2"},
+        {"inputResponses": {"a": {"action": "accept"}}},
+        {"arguments": {**PARAMS["arguments"], "tags": ["b", "a"]}},
+    ],
+)
+def test_changed_parameters_are_refused(scene, change):
+    params = scene.prove()
+    assert refused(scene.receiver, {**params, **change}) == "proof.request"
+    check(scene.receiver, params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fastmcp": {"version": "1"}}, {"fastmcp": None}, {"io.example/x": 1}, {"dev.agentguard": 1}],
+)
+def test_an_added_changed_or_removed_member_of_meta_is_refused(scene, change):
+    params = scene.prove()
+    assert refused(scene.receiver, with_meta(params, **change)) == "proof.request"
+    check(scene.receiver, params)
+
+
+def test_a_gateway_may_write_the_unbound_members_of_meta_anew(scene):
+    changed = with_meta(
+        scene.prove(),
+        progressToken="other",
+        traceparent="00-1",
+        **{"io.modelcontextprotocol/protocolVersion": "2026-07-28"},
+    )
+    assert check(scene.receiver, changed).principal == "user:alice"
+
+
+def test_another_method_is_refused(scene):
+    params = scene.prove()
+    for method in ("prompts/get", "tools/Call", "", None, 7, "x" * 200):
+        code = refused(scene.receiver, params, method)
+        assert code in ("proof.request", "proof.malformed")
+    check(scene.receiver, params)
+
+
+@pytest.mark.parametrize("member", ["token", "credential", "chain", "proof"])
+def test_a_request_without_one_of_the_members_is_refused(scene, member):
+    params = scene.prove()
+    assert refused(scene.receiver, with_meta(params, **{member: None})) == "proof.missing"
+    for value in (7, "", "a.b", "x" * 70_000, [meta(params, member)]):
+        code = refused(scene.receiver, with_meta(params, **{member: value}))
+        assert code == "proof.malformed"
+    check(scene.receiver, params)
+
+
+@pytest.mark.parametrize("params", [None, {}, [], "x", {"_meta": 1}, {"_meta": {}}, {1: 2}])
+def test_a_request_without_a_proof_is_refused(scene, params):
+    assert refused(scene.receiver, params) in ("proof.missing", "proof.malformed")
+    bare = scene.prove(None, method="ping")
+    assert check(scene.receiver, bare, "ping").principal == "user:alice"
+
+
+def test_a_stolen_token_without_the_key_is_of_no_use(scene):
+    params, thief = scene.prove(), Ed25519Signer.from_seed(os.urandom(32))
+    forged = resigned(meta(params, "proof"), thief, {"jti": "a" * 22}, {})
+    assert refused(scene.receiver, with_meta(params, proof=forged)) == "signature.invalid"
+    check(scene.receiver, params)
+
+
+def test_another_instance_does_not_act_with_the_token(scene):
+    params, other = scene.prove(), scene.prove(agent="other")
+    ath = token_hash(meta(params, "token"))
+    forged = resigned(meta(other, "proof"), key_of(other), {"ath": ath}, {})
+    swapped = with_meta(params, credential=meta(other, "credential"), proof=forged)
+    assert refused(scene.receiver, swapped) == "proof.key"
+    check(scene.receiver, params)
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"wth": token_hash("x")}, "proof.token"),
+        ({"ath": token_hash("x")}, "proof.token"),
+        ({"aud": [AUDIENCE]}, "proof.audience"),
+        ({"exp": 1}, "proof.expired"),
+        ({"exp": 9_999_999_999}, "proof.lifetime"),
+        ({"iat": 1}, "proof.lifetime"),
+        ({"iat": 9_999_999_999}, "proof.lifetime"),
+        ({"iat": True}, "proof.malformed"),
+        ({"exp": "soon"}, "proof.malformed"),
+        ({"jti": 7}, "proof.malformed"),
+        ({"inv": "0"}, "proof.malformed"),
+        ({"mdg": "0" * 64}, "proof.request"),
+        ({"mth": "tools/list"}, "proof.request"),
+        ({"more": 1}, "proof.malformed"),
+    ],
+)
+def test_a_proof_with_another_claim_is_refused_though_the_key_has_signed(scene, claims, code):
+    params = scene.prove()
+    altered = resigned(meta(params, "proof"), key_of(params), claims, {})
+    assert refused(scene.receiver, with_meta(params, proof=altered)) == code
+    check(scene.receiver, params)
+
+
+def test_the_proof_of_an_http_request_is_no_proof_of_a_call(scene):
+    """The types of the two proofs differ, so that one signature never says two things."""
+    made = []
+    url = "https://payments.example"
+    in_call(
+        scene.guard,
+        lambda: made.append((prove_request("POST", url, b""), prove_call(url, "x", None))),
+        audience=[url],
+    )
+    request, params = made[0]
+    receiver = scene.new_receiver(url)
+    swapped = with_meta(
+        params, proof=request.proof, token=request.access_token, credential=request.credential
+    )
+    assert refused(receiver, swapped, "x") == "jws.type"
+    check(receiver, params, "x")
+
+
+def test_a_proof_counts_for_its_seconds_alone(scene):
+    params, start = scene.prove(), time.time()
+    for shift, code in ((60, "proof.expired"), (-60, "token.not_yet_valid")):
+        scene.clock = lambda shift=shift: start + shift
+        assert refused(scene.receiver, params) == code
+    scene.clock = lambda: start + 20
+    check(scene.receiver, params)
+
+
+def test_a_revoked_delegation_is_refused_where_the_server_gets_the_revocations(scene):
+    class Revoked:
+        def refusal(self, names):
+            return ("delegation.revoked", "revoked") if "user:alice" in names else None
+
+    params = scene.prove()
+    assert refused(scene.new_receiver(revocations=Revoked()), params) == "delegation.revoked"
+    check(scene.receiver, params)
+
+
+def test_a_token_of_another_trust_domain_is_refused(scene):
+    params = scene.prove()
+    with guard_in_memory() as stranger:
+        receiver = CallReceiver(AUDIENCE, stranger.trust, ProofStore(scene.folder / "other.sqlite"))
+        assert refused(receiver, params) == "key.unknown"
+    check(scene.receiver, params)
+
+
+def test_only_a_running_call_under_a_delegation_is_proved(scene):
+    with pytest.raises(UnguardedCallError):
+        prove_call(AUDIENCE, "tools/call", PARAMS)
+    alone = scene.guard.new_agent("alone")
+    kept: list[Any] = []
+
+    def keep():
+        kept.append(running_call())
+        return prove_call(AUDIENCE, "tools/call", PARAMS)
+
+    with pytest.raises(ProofError) as caught:
+        alone.call(scene.guard.tool(name="keep")(keep))
+    assert caught.value.code == "proof.refused"
+    in_call(scene.guard, keep, audience=[AUDIENCE])
+    with pytest.raises(ProofError) as caught:
+        kept[-1].releases.prove_call(AUDIENCE, "tools/call", "0" * 64)
+    assert caught.value.code == "proof.refused"
+
+
+def test_the_parameters_of_the_application_are_not_changed(scene):
+    params = {"name": "pay", "arguments": {}, "_meta": {"a": 1}}
+    proved = scene.prove(params)
+    assert params == {"name": "pay", "arguments": {}, "_meta": {"a": 1}}
+    again = scene.prove(proved)  # an earlier proof gives way to the new one
+    check(scene.receiver, proved)
+    check(scene.receiver, again)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [(2**53, "'cents'"), (float("nan"), "'cents'"), ("\ud800", "'cents'"), (b"x", "'cents'")],
+)
+def test_an_argument_without_a_canonical_form_is_refused_by_its_name(scene, value, place):
+    params = {"name": "pay", "arguments": {"to": "Zoë", "cents": value}}
+    with pytest.raises(ProofError, match=f"the argument {place}") as caught:
+        scene.prove(params)
+    assert caught.value.code == "proof.malformed"
+    assert refused(scene.receiver, {**params, "_meta": scene.prove()["_meta"]}) == (
+        "proof.malformed"
+    )
+    largest = {"name": "pay", "arguments": {"to": "Zoë", "cents": 2**53 - 1}}
+    check(scene.receiver, scene.prove(largest))
+
+
+@pytest.mark.parametrize("audience", ["", "a b", "é", 7, None])
+def test_a_receiver_has_an_audience_that_a_delegation_can_name(scene, audience):
+    with pytest.raises(ConfigError):
+        scene.new_receiver(audience)
+    scene.new_receiver("https://payments.example/mcp")
