@@ -98,6 +98,7 @@ SERVERS = {
     "jaeger_program",
     "jaeger_urls",
     "keycloak",
+    "oidc",
     "openbao",
     "openbao_program",
 }

@@ -31,6 +31,7 @@ import pytest
 import servers
 from hypothesis import HealthCheck, settings
 from keycloak import Keycloak
+from oidc_server import OidcServer
 from openbao import OpenBao
 from preloaded import Preloaded
 from trials import Trials
@@ -373,6 +374,16 @@ def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
         return
     with _started(servers.KEYCLOAK, tmp_path_factory.mktemp("services")) as urls:
         yield Keycloak.named(urls)
+
+
+@pytest.fixture(scope="session")
+def oidc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcServer]:
+    """A small provider of OpenID Connect: that of ``scripts/services env``, or one of its own."""
+    if os.environ.get(OidcServer.URL):
+        yield OidcServer(os.environ[OidcServer.URL])
+        return
+    with _started(servers.OIDC, tmp_path_factory.mktemp("services")) as urls:
+        yield OidcServer(urls[OidcServer.URL])
 
 
 @contextmanager

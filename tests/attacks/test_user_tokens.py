@@ -131,6 +131,23 @@ def test_a_token_that_says_nothing_of_its_kind_is_no_access_token(provider):
         )  # the twin
 
 
+@pytest.mark.parametrize("mark", ["nonce", "at_hash", "c_hash"])
+def test_an_id_token_that_names_the_client_is_no_access_token(provider, mark):
+    """So are those of zitadel/oidc. Of the three marks, no access token has one."""
+    named: dict[str, Any] = {"without": "scope", "typ": None, "client_id": "chat", mark: "x"}
+    doubtful: list[dict[str, Any]] = [{"typ": "Bearer"}, {"header": "at+jwt"}, {"scp": "files"}]
+    with opened({"acme": provider.table()}) as guard:
+        assert refused(guard, provider.token(**named)).code == "jwt.type"
+        assert lender_of(guard, provider.token(**{**named, mark: None})) == "user:alice"
+        for change in doubtful:
+            assert refused(guard, provider.token(**{**named, **change})).code == "jwt.type"
+    with opened({"acme": provider.table(token="ID")}) as guard:
+        assert lender_of(guard, provider.token(**named)) == "user:alice"  # the twin
+        assert refused(guard, provider.token(**{**named, mark: None})).code == "jwt.type"
+        for change in doubtful:
+            assert refused(guard, provider.token(**{**named, **change})).code == "jwt.type"
+
+
 def test_a_token_without_a_subject_is_no_users_whatever_names_the_programs(provider):
     """The first hop names the subject. A program's subject may be in another claim."""
     table = {**provider.table(), "subject_claim": "azp"}

@@ -547,7 +547,9 @@ def test_openbao_is_pinned_by_hashes(bare, tmp_path):
     assert f"--requirement {ROOT / 'tools/openbao/requirements.txt'}" in asked
 
 
-USAGE = "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak]\n"
+USAGE = (
+    "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak | oidc]\n"
+)
 
 
 @pytest.mark.parametrize(

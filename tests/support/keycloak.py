@@ -5,7 +5,6 @@ Tests share a server. So each takes a realm whose name is its own.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import secrets
@@ -19,7 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import httpx
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from token_issuer import private_key
+from token_issuer import b64, private_key
 
 AUDIENCE: Final = "agentguard"
 KEY_PROVIDER: Final = "org.keycloak.keys.KeyProvider"
@@ -43,6 +42,11 @@ def _key_providers(signing: RSAPrivateKey) -> list[dict[str, Any]]:
         {"name": "hmac", "providerId": "hmac-generated", "config": {"algorithm": ["HS512"]}},
         {"name": "aes", "providerId": "aes-generated"},
     ]
+
+
+def challenge_of(verifier: str) -> str:
+    """Return the challenge of PKCE (RFC 7636, 4.2)."""
+    return b64(hashlib.sha256(verifier.encode()).digest())
 
 
 class Keycloak:
@@ -178,8 +182,6 @@ class Realm:
         With a DPoP proof for ``token_url``, the access token is bound to the key of the proof.
         """
         verifier = secrets.token_urlsafe(48)
-        digest = hashlib.sha256(verifier.encode()).digest()
-        challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         asked = {
             "client_id": "chat",
             "response_type": "code",
@@ -187,7 +189,7 @@ class Realm:
             "redirect_uri": _BACK,
             "state": secrets.token_hex(8),
             "nonce": secrets.token_hex(8),
-            "code_challenge": challenge,
+            "code_challenge": challenge_of(verifier),
             "code_challenge_method": "S256",
         }
         page = httpx.get(f"{self._endpoint}/auth", params=asked, timeout=30).raise_for_status()

@@ -23,7 +23,7 @@ from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON, is_integer
 
 _OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
-_OF_ACCESS_TOKENS = ("scope", "scp", "client_id", "cid")
+_OF_ACCESS_TOKENS = ("scope", "scp", "cid")
 _KINDS = (
     ("typ", {"access": "Bearer", "ID": "ID"}),
     ("token_use", {"access": "access", "ID": "id"}),
@@ -131,19 +131,21 @@ def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None
     An access token has to say that it is one, because an ID token may say nothing. A token with
     ``events`` tells of a log-out, say. OpenID Connect Core, 2; RFC 9068, 2.2; RFC 8417, 2.2; OpenID
     Connect Back-Channel Logout, 2.4. The claim ``typ`` is Keycloak's, ``token_use`` Amazon
-    Cognito's.
+    Cognito's. The ID tokens of zitadel/oidc have ``client_id``, as access tokens have.
     """
     claims, header = verified.claims, jwt.parse(token).header
     typ = str(header.get("typ", "")).lower().removeprefix("application/")
+    says_id = any(name in claims for name in _OF_ID_TOKENS)
     is_access = (
         typ == "at+jwt"
         or claims.get("typ") == "Bearer"
         or any(name in claims for name in _OF_ACCESS_TOKENS)
+        or ("client_id" in claims and not says_id)
     )
     wrong = (
         is_access is not (users.kind == "access")
         or any(claims.get(name, says[users.kind]) != says[users.kind] for name, says in _KINDS)
-        or (users.kind == "access" and any(name in claims for name in _OF_ID_TOKENS))
+        or (users.kind == "access" and says_id)
         or "events" in claims
     )
     if wrong:
