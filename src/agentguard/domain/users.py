@@ -16,7 +16,6 @@ from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
 from agentguard.domain.issuer_keys import open_source
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.identity import jwt
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.identity.principal import is_principal, shown
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
@@ -80,7 +79,7 @@ class UserTokens:
         """
         verified = self._issuers.verify(token)
         users = self._users[verified.issuer]
-        _require_kind(token, verified, users)
+        _require_kind(verified, users)
         if (verified.issuer, verified.subject) in self._programs or _is_program(verified.claims):
             message = "the token is a program's own: pass the token with which a user has come"
             raise VerificationError(message, code="jwt.subject")
@@ -125,7 +124,7 @@ def _for_users(issuer: IssuerConfig, users: UsersConfig, where: str) -> TrustedI
     return TrustedIssuer(rule, open_source(issuer, where))
 
 
-def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None:
+def _require_kind(verified: VerifiedJwt, users: UsersConfig) -> None:
     """Tell the kinds of tokens apart, which providers sign with the same keys.
 
     An access token has to say that it is one, because an ID token may say nothing. A token with
@@ -133,8 +132,8 @@ def _require_kind(token: str, verified: VerifiedJwt, users: UsersConfig) -> None
     Connect Back-Channel Logout, 2.4. The claim ``typ`` is Keycloak's, ``token_use`` Amazon
     Cognito's. The ID tokens of zitadel/oidc have ``client_id``, as access tokens have.
     """
-    claims, header = verified.claims, jwt.parse(token).header
-    typ = str(header.get("typ", "")).lower().removeprefix("application/")
+    claims = verified.claims
+    typ = str(verified.header.get("typ", "")).lower().removeprefix("application/")
     says_id = any(name in claims for name in _OF_ID_TOKENS)
     is_access = (
         typ == "at+jwt"

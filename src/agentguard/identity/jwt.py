@@ -68,8 +68,9 @@ class JwtRule:
 
 @dataclass(frozen=True, slots=True)
 class Jwt:
-    """The decoded parts of a token, of which nothing is verified."""
+    """The decoded parts of a token, of which nothing is verified; ``text`` is the token itself."""
 
+    text: str = field(repr=False)
     header: Mapping[str, JSON] = field(repr=False)
     claims: Mapping[str, JSON] = field(repr=False)
     signing_input: bytes = field(repr=False)
@@ -82,7 +83,8 @@ class VerifiedJwt:
 
     ``issuer`` is the issuer's name in the configuration. ``id`` is the token's ``jti``, or
     ``sha256:`` and the digest of the token's text. ``expires_at`` is the token's ``exp`` and the
-    leeway, in Unix time: at this time, the token counts no more. ``claims`` are all claims.
+    leeway, in Unix time: at this time, the token counts no more. ``claims`` are all claims, and
+    ``header`` is the whole header.
     """
 
     issuer: str
@@ -90,6 +92,7 @@ class VerifiedJwt:
     id: str
     expires_at: float
     claims: Mapping[str, JSON] = field(repr=False)
+    header: Mapping[str, JSON] = field(repr=False)
 
 
 def parse(token: object) -> Jwt:
@@ -109,21 +112,32 @@ def parse(token: object) -> Jwt:
     claims = canonical.loads_object(b64url_decode(parts[1]))
     signing_input = f"{parts[0]}.{parts[1]}".encode("ascii")
     return Jwt(
-        MappingProxyType(header), MappingProxyType(claims), signing_input, b64url_decode(parts[2])
+        str(token),
+        MappingProxyType(header),
+        MappingProxyType(claims),
+        signing_input,
+        b64url_decode(parts[2]),
     )
 
 
 def verify(token: str, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
     """Verify a token of an issuer whose keys these are; ``now`` is Unix time.
 
-    Raises ``DecodeError`` as ``parse`` does, and ``jwt.malformed`` for a claim of another type;
-    ``VerificationError``: ``jwt.header`` for an extension that changes what is signed,
-    ``jwt.algorithm``, ``jwt.type``, ``jwt.key`` where the issuer has no such key,
-    ``jwt.signature``, ``jwt.issuer``, ``jwt.audience``, ``jwt.lifetime`` without an ``exp``,
-    ``jwt.expired``, ``jwt.not_yet_valid``, ``jwt.subject``, and ``jwt.bound`` for a token that
-    counts only with the proof of a key (RFC 7800). RFC 7519, 4.1 and 7.2; RFC 8725, 3.
+    Raises as ``parse`` and ``verify_parsed`` do.
     """
-    jwt = parse(token)
+    return verify_parsed(parse(token), keys, rule, now)
+
+
+def verify_parsed(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
+    """Verify what ``parse`` has returned; ``now`` is Unix time.
+
+    Raises ``DecodeError`` (``jwt.malformed``) for a claim of another type; ``VerificationError``:
+    ``jwt.header`` for an extension that changes what is signed, ``jwt.algorithm``, ``jwt.type``,
+    ``jwt.key`` where the issuer has no such key, ``jwt.signature``, ``jwt.issuer``,
+    ``jwt.audience``, ``jwt.lifetime`` without an ``exp``, ``jwt.expired``, ``jwt.not_yet_valid``,
+    ``jwt.subject``, and ``jwt.bound`` for a token that counts only with the proof of a key
+    (RFC 7800). RFC 7519, 4.1 and 7.2; RFC 8725, 3.
+    """
     _verify_signature(jwt, keys, rule)
     claims = jwt.claims
     if not rule.is_issuer_of(claims):
@@ -133,8 +147,8 @@ def verify(token: str, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
         raise VerificationError(message, code="jwt.bound")
     _require_audience(claims.get("aud"), rule)
     ends = _require_time(claims, rule.leeway, now)
-    token_id = _optional_text(claims, "jti") or f"sha256:{sha256_hex(token.encode('ascii'))}"
-    return VerifiedJwt(rule.name, _subject(claims, rule), token_id, ends, claims)
+    token_id = _optional_text(claims, "jti") or f"sha256:{sha256_hex(jwt.text.encode('ascii'))}"
+    return VerifiedJwt(rule.name, _subject(claims, rule), token_id, ends, claims, jwt.header)
 
 
 def _verify_signature(jwt: Jwt, keys: KeySet, rule: JwtRule) -> None:

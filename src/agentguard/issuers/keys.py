@@ -52,14 +52,15 @@ class KeySource(Protocol):
 class FileKeys:
     """The keys of a rule's issuer in a file, which ``read`` reads anew each time.
 
-    ``read`` reads a file that no other user can have written. It raises ``AgentguardError``, and
-    ``OSError`` for a file that can't be read.
+    The keys are parsed anew where the file has changed. ``read`` reads a file that no other user
+    can have written. It raises ``AgentguardError``, and ``OSError`` for a file that can't be read.
     """
 
     def __init__(self, rule: JwtRule, path: Path, read: Callable[[Path], bytes]) -> None:
         self._rule = rule
         self._path = path
         self._read = read
+        self._parsed: tuple[bytes, KeySet] | None = None
 
     def keys(self) -> KeySet:
         """Return the keys that the file has now (``KeySource``)."""
@@ -72,7 +73,10 @@ class FileKeys:
         except AgentguardError as error:
             message = f"the keys of the issuer {self._rule.name} can't be used: {error}"
             raise ServerError(message, code="issuer.keys") from error
-        return parse_keys(self._rule, data)
+        parsed = self._parsed  # one look, since another thread may replace the pair
+        if parsed is None or parsed[0] != data:
+            self._parsed = parsed = data, parse_keys(self._rule, data)
+        return parsed[1]
 
     def newer(self, than: KeySet) -> KeySet | None:  # noqa: ARG002  the file was just read
         """Return None: the keys of a file are never old."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agentguard.errors import VerificationError
 from agentguard.identity import jwt
-from agentguard.identity.jwt import JwtRule, VerifiedJwt
+from agentguard.identity.jwt import Jwt, JwtRule, VerifiedJwt
 from agentguard.issuers.keys import KeySource
 
 
@@ -40,21 +40,20 @@ class Issuers:
         issuer that is not in the configuration, and ``ServerError`` (``issuer.unreachable``,
         ``issuer.keys``).
         """
-        claims = jwt.parse(token).claims
-        text = str(token)
+        parsed = jwt.parse(token)
         for rule, source in self._issuers:
-            if rule.is_issuer_of(claims):
-                return self._verify(text, rule, source)
+            if rule.is_issuer_of(parsed.claims):
+                return self._verify(parsed, rule, source)
         message = "the token's iss (of a JWT-SVID, the trust domain of sub) is no issuer here"
         raise VerificationError(message, code="jwt.issuer")
 
-    def _verify(self, token: str, rule: JwtRule, source: KeySource) -> VerifiedJwt:
+    def _verify(self, token: Jwt, rule: JwtRule, source: KeySource) -> VerifiedJwt:
         """Verify a token; where the issuer has no such key yet, with keys fetched anew."""
         keys = source.keys()
         try:
-            return jwt.verify(token, keys, rule, self._clock())
+            return jwt.verify_parsed(token, keys, rule, self._clock())
         except VerificationError as error:
             newer = source.newer(keys) if error.code == "jwt.key" else None
             if newer is None:
                 raise
-        return jwt.verify(token, newer, rule, self._clock())
+        return jwt.verify_parsed(token, newer, rule, self._clock())

@@ -72,9 +72,8 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
         raise
     # The token leaves the service after its proof is used up, and after its chain is on record.
     use_proof(parts, instance.proof, at=token.issued_at, keeps=_kept(token))
-    log = parts.ports.log
-    log.enqueue(records.delegation(token.chain, at=timestamp(instance.present.moment)))
-    log.flush()
+    at = timestamp(instance.present.moment)
+    parts.ports.log.append(records.delegation(token.chain, at=at))
     return success(
         {
             "access_token": token.token,

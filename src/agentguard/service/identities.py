@@ -53,9 +53,7 @@ def register(parts: ServiceParts, request: Request) -> Answer:
     require_active(parts, uri, name, key.thumbprint)
     use_proof(parts, proof, at=at)
     issued = _issue(parts, profile, key, present)
-    log = parts.ports.log
-    log.enqueue(records.identity(issued, at=timestamp(present.moment)))
-    log.flush()
+    parts.ports.log.append(records.identity(issued, at=timestamp(present.moment)))
     value = {
         "credential": issued.token,
         "uri": issued.uri,

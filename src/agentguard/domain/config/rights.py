@@ -70,7 +70,8 @@ def refuse_if_replaceable(path: Path) -> None:
     """
     trusted_users = (os.getuid(), 0)
     for name in writers.way(path):
-        folder, status = name.parent, name.parent.stat()
+        folder = name.parent
+        status = folder.stat()
         shared = _is_shared(folder, status)
         if status.st_uid not in trusted_users and not _is_read_only(folder):
             raise _of_another(folder, status, f"can replace {path}")
