@@ -48,6 +48,7 @@ COMMANDS = [
     "serve",
     "run",
     "server status",
+    "server reload",
     "server accept",
     "keys list",
     "keys rotate",

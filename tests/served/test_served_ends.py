@@ -371,7 +371,7 @@ def test_the_server_s_own_user_looks_after_a_server_with_other_clients(founded):
         founded.connect().new_agent("clerk")
     assert caught.value.code == "agent.refused"
     assert "the server's own user may not be the agent clerk" in str(caught.value)
-    assert "agentguard.toml, and start the server anew" in str(caught.value)
+    assert "agentguard.toml, and then run agentguard server reload" in str(caught.value)
 
 
 def test_an_outcome_arrives_after_the_connections_were_lost(place):

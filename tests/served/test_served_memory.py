@@ -23,9 +23,10 @@ def guard():
 
 
 @pytest.fixture
-def session():
+def session(guard):
     unused: Any = None
-    return Session(ClientConfig("c", 1), "separate-user", unused, unused, Share(1, 1))
+    ports = guard._parts.runtime.current_ports()
+    return Session(ClientConfig("c", 1), "separate-user", unused, unused, Share(1, 1), ports)
 
 
 def accepted(guard, session):
@@ -33,7 +34,7 @@ def accepted(guard, session):
     made = guard._parts.instance(
         guard._parts.agent("clerk"), Client("c", "separate-user"), room=session
     )
-    name = session.add_agent(made)
+    name = session.add_agent(made, made.ports)
     lent = [guard.delegate("user:alice", scope=["read"]) for _ in range(DELEGATIONS)]
     for delegation in lent:
         assert made.access_token(delegation)

@@ -180,13 +180,14 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "the user can run"
     ),
     "server.protocol": _operator("install one version of agentguard for server and client"),
+    "server.reload": _operator("start the server anew, or take the change back"),
     "server.remote": _operator(
         "run the command where the guard server runs, as the server's user and in its folder"
     ),
     "server.restarted": _operator("nothing, unless it comes often: read the guard server's log"),
     "server.stranger": _operator(
         "add the user, the SPIFFE ID or the subject to [clients] in the server's agentguard.toml, "
-        "and start the server anew"
+        "and run agentguard server reload"
     ),
     "server.unknown": _operator(
         "make the call again: the server was started anew, or has forgotten the client"

@@ -34,7 +34,7 @@ call goes on when the function returns.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Ports:
     """The parts that every call of a guard runs on, in one process."""
 

@@ -61,14 +61,38 @@ class Embedded:
         self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
         callbacks = Callbacks.of(settings, on_request, approver_roles)
         self.runtime = Runtime(settings, engine, domain, callbacks, is_server=is_server)
-        scopes = ScopeSpelling(settings.source, settings.scopes)
-        self.tools = Tools(settings, scopes)
-        self.delegations = Delegations(settings, self.runtime, scopes, _users(settings))
-        self.policy_place = PolicyPlace(
-            self.runtime.policy_place, self.runtime.policy_url, self.runtime.is_durable
-        )
+        self.tools, self.delegations = self._tables(settings)
         self.runtime.current_ports()
         watch_pending(self.waiting)
+
+    def _tables(self, settings: Config) -> tuple[Tools, Delegations]:
+        scopes = ScopeSpelling(settings.source, settings.scopes)
+        delegations = Delegations(settings, self.runtime, scopes, _users(settings))
+        return Tools(settings, scopes), delegations
+
+    def reload(self, settings: Config) -> None:
+        """Go by another configuration of the same state from the next calls on.
+
+        The policy is loaded and checked, and both are put on record, before anything changes.
+        Instances and tools that were made before go on as they are: ``Instance.follow`` has an
+        instance follow. Raises ``AgentguardError``, and then nothing has changed.
+        """
+        engine = open_engine(settings)
+        try:
+            tables = self._tables(settings)
+            use = self.runtime.prepare(settings, engine, Callbacks.of(settings, None, None))
+        except BaseException:
+            engine.close()
+            raise
+        self._settings = settings
+        self.tools, self.delegations = tables
+        use()  # last: whoever has the new ports has the rest
+
+    @property
+    def policy_place(self) -> PolicyPlace:
+        """Where the policy is."""
+        runtime = self.runtime
+        return PolicyPlace(runtime.policy_place, runtime.policy_url, runtime.is_durable)
 
     @property
     def trust(self) -> TrustDocument:

@@ -71,6 +71,7 @@ class Instance:
         room: Room | None = None,
     ) -> None:
         self.ports = ports
+        self.config = config
         self._profile = config.profile
         self._max_scope = config.scope
         self._require_delegator = config.require_delegator
@@ -229,6 +230,16 @@ class Instance:
             )
             self._acceptances.keep(delegation.key, acceptance)
             return acceptance
+
+    def follow(self, ports: Ports, roles_of: Callable[[Chain], Sequence[str]]) -> None:
+        """Use other ``ports``, and accept delegations anew, from the next call on.
+
+        The guard's configuration was loaded anew, and says the same of the agent as before.
+        """
+        with self._acceptance_lock:
+            self._acceptances.clear()
+            self._roles_of = roles_of
+            self.ports = ports
 
     def release(self) -> None:
         """Keep no acceptance any more: whoever had this instance makes no new call with it."""

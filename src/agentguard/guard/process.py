@@ -1,16 +1,14 @@
 """Opens what a guard needs in one process: the threads, the shard of the log, and the ports.
 
 The ports (``flow.ports.Ports``) are what each call uses: policy engine, log, clock, approvals,
-journal and so on. Only ``Runtime`` makes ports. A process opens its ports when a call first needs
-them; a forked process opens new ports, with a new shard.
-``Runtime`` also switches to a new key after the key that signs the log was rotated. Applications
-use ``Guard`` (``guard.py``).
+journal and so on; ``setup.py`` puts them together. A process opens its ports when a call first
+needs them; a forked process opens new ports, with a new shard. ``Runtime`` also switches to a new
+key after the key that signs the log was rotated. Applications use ``Guard`` (``guard.py``).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,23 +22,20 @@ from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.status import RequestStatus, Shows, shows_all
 from agentguard.approvals.store import Store
-from agentguard.audit import records
 from agentguard.audit.request_status import status_of_request
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
 from agentguard.domain.protocol import Domain
-from agentguard.domain.secret_sources import open_secrets
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
 from agentguard.guard.callbacks import Callbacks
+from agentguard.guard.setup import Setup, ports_on, put_on_record
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
-from agentguard.secrets.desk import Desk
-from agentguard.signing import canonical
 from agentguard.storage.log import ShardLog
 
 if TYPE_CHECKING:
@@ -90,12 +85,8 @@ class Runtime:
     ) -> None:
         self._is_server = is_server
         self._claim: Callable[[], None] = _nothing
-        self._settings = settings
-        self.directory = Directory(settings)
-        self._callbacks = callbacks
+        self._setup = Setup.of(settings, engine, callbacks)
         self.requests: Store | None = None
-        self._engine = engine
-        self._secrets = open_secrets(settings)
         self.domain = domain
         self.runs: RunStore  # the process's first ports bring it
         self._closed = False
@@ -146,7 +137,10 @@ class Runtime:
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(now, ledger)
         try:
-            ports = self._ports_on(log, domain, ledger)
+            store = self.approval_store(domain, ledger)
+            ports = ports_on(self._setup, log, domain, ledger, store, clock)
+            self.runs = domain.runs()
+            put_on_record(self._setup, ports, domain)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
             self._require_open()  # another thread may have closed the guard meanwhile
         except BaseException:
@@ -155,62 +149,57 @@ class Runtime:
         log.check_before_signing(partial(_check_keys, weakref.ref(self)))
         return ports
 
-    def _ports_on(self, log: ShardLog, domain: Domain, ledger: Ledger | None) -> Ports:
-        """Put the ports together; log the configuration, the roster and the policy."""
-        engine, settings = self._engine, self._settings
-        revocations = domain.revocations(ledger)
-        ports = Ports(
-            engine=engine,
-            engine_name={"name": engine.name, "version": engine.version},
-            log=log,
-            clock=clock,
-            entropy=os.urandom,
-            config_sha256=canonical.sha256_hex(settings.encoded),
-            redactions=settings.redactions,
-            revocations=revocations,
-            approvals=self.approval_store(domain, ledger),
-            journal=domain.journal(ledger),
-            secrets=Desk(self._secrets, log, revocations, clock),
-            roster=settings.roster,
-            trust_domain=settings.trust_domain,
-            on_request=self._callbacks.on_request,
-            mode=settings.policy.mode if settings.policy is not None else "enforce",
-        )
-        self.runs = domain.runs()
-        at = timestamp(max(clock(), log.last_at))
-        log.enqueue(records.config(settings.encoded, at=at))
-        if settings.roster.can_answer:
-            log.enqueue(
-                records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at)
-            )
-        log.append(
-            records.policy(ports.engine_name, engine.policy_sha256, engine.policy_files, at=at)
-        )
-        return ports
+    def prepare(self, settings: Config, engine: Engine, callbacks: Callbacks) -> Callable[[], None]:
+        """Put another configuration and its policy on record; return what makes calls use them.
+
+        A call that has begun goes on with the earlier ones, whose engine is closed after the last
+        such call. Raises ``AgentguardError``, and the earlier ones stay in force.
+        """
+        setup = Setup.of(settings, engine, callbacks)
+        with self._ports_lock:
+            earlier, log = self.current_ports(), self._log
+            assert log is not None  # noqa: S101  ports have a log
+            domain, ledger = self.domain, self._ledger
+            store = domain.approvals(settings.limits, ledger)
+            ports = ports_on(setup, log, domain, ledger, store, clock)
+            put_on_record(setup, ports, domain)
+
+        def use() -> None:
+            weakref.finalize(earlier, self._setup.engine.close)
+            self._setup, self.requests = setup, store
+            self._ports = ports
+
+        return use
+
+    @property
+    def directory(self) -> Directory:
+        """The look-up of principals and owners."""
+        return self._setup.directory
 
     def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
         """Return the store of the requests for approvals, the same store for all callers."""
         if self.requests is None:
-            self.requests = domain.approvals(self._settings.limits, ledger)
+            self.requests = domain.approvals(self._setup.settings.limits, ledger)
         return self.requests
 
     @property
     def is_durable(self) -> bool:
         """Whether the log and the policy are those that a configuration names."""
-        return self._settings.policy is not None
+        return self._setup.settings.policy is not None
 
     @property
     def policy_place(self) -> str:
         """Where the policy is, for people: the path in the configuration, or the files."""
-        policy = self._settings.policy
+        policy = self._setup.settings.policy
         if policy is None:
-            return ", ".join(sorted(self._engine.policy_files)) or self._engine.name
+            engine = self._setup.engine
+            return ", ".join(sorted(engine.policy_files)) or engine.name
         return policy.path or self.policy_url or "the policy server"
 
     @property
     def policy_url(self) -> str | None:
         """The address of the policy server that the configuration names; None without one."""
-        policy = self._settings.policy
+        policy = self._setup.settings.policy
         return None if policy is None or policy.server is None else policy.server.url
 
     def inbox(self, shows: Shows = shows_all) -> ApprovalInbox:
@@ -219,9 +208,10 @@ class Runtime:
         Of past requests, the inbox knows those of the agents that ``shows`` lets through.
         """
         self.current_ports()
-        store, roster = self.approval_store(self.domain), self._settings.roster
+        store, setup = self.approval_store(self.domain), self._setup
         history = partial(self.status, shows=shows)
-        return ApprovalInbox(store, roster, clock, self._callbacks.approver_roles, history)
+        roles = setup.callbacks.approver_roles
+        return ApprovalInbox(store, setup.settings.roster, clock, roles, history)
 
     def status(self, request_id: str, shows: Shows = shows_all) -> RequestStatus | None:
         """Return what became of a request that does not wait any more.
@@ -340,7 +330,7 @@ class Runtime:
             give_back, self._claim = self._claim, _nothing
             give_back()
             self.executors.shutdown()
-            self._engine.close()
+            self._setup.engine.close()
             telemetry.flush()
 
 

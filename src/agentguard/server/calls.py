@@ -42,7 +42,8 @@ from agentguard.server.served_call import (
     failure_named,
     stand_in,
 )
-from agentguard.server.session import Session
+from agentguard.server.session import OutdatedError, Session
+from agentguard.server.tools import RegisteredTool
 from agentguard.signing import canonical
 from agentguard.wire import values
 from agentguard.wire.frame import MAX_FRAME, Frame
@@ -107,12 +108,15 @@ def _begin(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Fram
 
 def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> ServedCall:
     instance = session.agent(header.get("agent"))
-    invocation = _invocation(session, instance.actor.name, header, blobs)
+    ports, tool = instance.ports, session.tool(header.get("tool"))
+    if tool.ports is not ports:  # the session follows another configuration just now
+        raise OutdatedError
+    invocation = _invocation(session, tool, instance.actor.name, header, blobs)
     inside = values.text_or_none(header.get("inside"))
     outer = None if inside is None else session.made(inside)
     if outer is not None:
         invocation = replace(invocation, inside=inside)
-    redactions = instance.ports.redactions_of(invocation.tool.name)
+    redactions = ports.redactions_of(invocation.tool.name)
     is_traced = header.get("is_traced") is True
     recorder, around = Recorder(redactions, is_traced=is_traced), NestedCalls()
     delegation = session.delegation(header.get("delegation"))
@@ -122,7 +126,7 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
     )
     call = CallInput(
         instance.actor,
-        instance.ports,
+        ports,
         invocation,
         recorder,
         instance.delegation_source(delegation),
@@ -140,16 +144,18 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
     return ServedCall(steps(call), recorder, around, session.lend, request)
 
 
-def _invocation(session: Session, agent: str, header: Header, blobs: Blobs) -> Invocation:
-    tool, pin = session.tool(header.get("tool"))
-    refusal = header.get("refusal")
-    refused = session.pins.refusal(agent, tool.name, pin) if session.limits.pin_tools else None
+def _invocation(
+    session: Session, tool: RegisteredTool, agent: str, header: Header, blobs: Blobs
+) -> Invocation:
+    spec, refusal = tool.spec, header.get("refusal")
+    is_pinned = session.limits.pin_tools
+    refused = session.pins.refusal(agent, spec.name, tool.pin) if is_pinned else None
     if refusal is not None and refused is None:
         refused = values.read_decision(refusal)
         if refused.outcome != "deny":
             raise DecodeError("a refusal denies", code="frame.malformed")
     return Invocation(
-        tool,
+        spec,
         _arguments(header, blobs),
         _UNENCODABLE if header.get("site") is None else values.read_site(header["site"]),
         values.text_or_none(header.get("task_id")),

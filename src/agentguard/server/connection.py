@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final
@@ -18,7 +19,8 @@ from agentguard.guard.embedded import Embedded
 from agentguard.server.launch import Channels
 from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
-from agentguard.server.session import Session, who
+from agentguard.server.rights import who
+from agentguard.server.session import OutdatedError, Session
 from agentguard.server.sessions import Sessions
 from agentguard.server.share import LARGE
 from agentguard.wire import frame, values
@@ -32,6 +34,12 @@ GREETING: Final = 5.0
 
 _LONGEST_GREETING: Final = 64 << 10
 """The most bytes of a greeting: so much may come before the client is known."""
+
+_PAUSE: Final = 0.001
+"""Seconds until a request is carried out again whose session follows another configuration."""
+
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds that a session has to follow another configuration."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -182,16 +190,32 @@ def _answer(parts: Embedded, session: Session, request: Frame, sessions: Session
         if name == "status":
             session.require_own_user("may see the status")
             return Frame(sessions.status(session))
+        if name == "reload":
+            session.require_own_user("may have the configuration loaded anew")
+            return Frame({"changed": sessions.reload()})
         if "released" in request.header:
             session.release(request.header["released"])
         operation = _operation(name, is_draining=sessions.is_draining)
-        return operation(parts, session, request.header, request.blobs)
+        return _carried_out(operation, parts, session, request)
     except AgentguardError as error:
         return Frame({"error": values.error(error)})
     except Exception as error:
         _LOGGER.exception("a request of a client failed in the server")
         message = f"the guard server failed ({type(error).__name__}): its log has the error"
         return Frame({"error": values.error(ServerError(message))})
+
+
+def _carried_out(operation: Operation, parts: Embedded, session: Session, request: Frame) -> Frame:
+    """Carry an operation out, once more where the session follows another configuration."""
+    until = time.monotonic() + _LONGEST_PAUSE
+    while True:
+        try:
+            return operation(parts, session, request.header, request.blobs)
+        except OutdatedError as error:
+            if time.monotonic() > until:
+                message = "the guard server loads its configuration anew: wait"
+                raise ServerError(message, code="server.busy") from error
+            time.sleep(_PAUSE)
 
 
 def _operation(name: object, *, is_draining: bool) -> Operation:

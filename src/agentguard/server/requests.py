@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -26,15 +25,10 @@ from agentguard.errors import ApprovalError, DecodeError, DelegationError, Serve
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
-from agentguard.server.pins import pin_of
+from agentguard.server.rights import AT_SERVER, require_agent, require_principal, who
 from agentguard.server.served_call import client_facts
-from agentguard.server.session import (
-    AT_SERVER,
-    Session,
-    require_agent,
-    require_principal,
-    who,
-)
+from agentguard.server.session import Session
+from agentguard.server.tools import register
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.wire import values
@@ -71,25 +65,23 @@ def agent(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
 
 
 def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Make an instance of an agent, whose key stays in the server."""
+    """Make an instance of an agent, whose key stays here; raises ``OutdatedError``, too."""
+    ports = parts.runtime.current_ports()
     name = values.text(header.get("name"))
     parts.require_agent(name)
     require_agent(session.client, name)
     client = Client(session.client.name, session.isolation)
     made = parts.instance(parts.agent(name), client, session)
-    return Frame({"name": session.add_agent(made), "uri": made.actor.uri})
+    return Frame({"name": session.add_agent(made, ports), "uri": made.actor.uri})
 
 
 def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
-    """Apply the configuration to a tool, and keep the tool for calls."""
-    spec = values.read_tool(header.get("tool"), client_facts)
-    _require_modest(spec)
-    has_facts, pin = spec.facts is not None, pin_of(spec)
-    spec = parts.tools.configure(spec)
-    by_client = has_facts and not parts.tools.looks_up_facts(spec.name)
-    configured = values.tool(spec)
-    spec = replace(spec, facts_by_client=by_client)
-    name = session.add_tool(spec, pin, size=len(values.encoded(configured)))
+    """Apply the configuration to a tool, and keep the tool; raises ``OutdatedError``, too."""
+    declared = values.read_tool(header.get("tool"), client_facts)
+    _require_modest(declared)
+    registered = register(declared, parts)
+    configured = values.tool(registered.spec)
+    name = session.add_tool(registered, size=len(values.encoded(configured)))
     return Frame({"tool": configured, "name": name})
 
 

@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -69,7 +69,6 @@ class GuardServer:
             message = f"{settings.source}: server: expected a table [server] with a url, found none"
             raise ConfigError(message)
         self._limits: ServerConfig = settings.server
-        self._clients: Mapping[str, ClientConfig] = settings.clients or {}
         self._parts = parts
         self._uid = os.getuid()
         self.sessions = Sessions(settings, settings.server, parts)
@@ -151,7 +150,7 @@ class GuardServer:
 
         def admitted() -> _Admitted:
             handshakes = self.sessions.handshakes
-            stream, client = tls.accept(accepted, context, self._clients, handshakes)
+            stream, client = tls.accept(accepted, context, self.sessions.clients, handshakes)
             return _Admitted(stream, None, client)
 
         self._start(accepted, lambda: (REMOTE, admitted))

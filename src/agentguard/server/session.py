@@ -11,19 +11,26 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from agentguard.call.client import Isolation
-from agentguard.call.tool import ToolSpec
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import LAUNCHED, ClientConfig, ServerConfig
-from agentguard.errors import ConfigError, DecodeError, DelegationError, ServerError
+from agentguard.errors import (
+    AgentguardError,
+    DecodeError,
+    DelegationError,
+    ServerError,
+)
+from agentguard.flow.ports import Ports
+from agentguard.guard.embedded import Embedded
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins
 from agentguard.server.served_call import ServedCall
 from agentguard.server.share import MOST_SPARE, Share
+from agentguard.server.tools import RegisteredTool, register
 from agentguard.signing import canonical
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
@@ -36,9 +43,6 @@ MAX_DELEGATIONS: Final = 4_096
 MAX_OVER: Final = 4_096
 """The most calls that are over and whose reply is kept for a request that comes again."""
 
-AT_SERVER: Final = "in the server's agentguard.toml, and start the server anew"
-"""Where an administrator edits what clients may do, for messages."""
-
 _AGENT: Final = 64 << 10
 _TOOL: Final = 2 << 10
 _CALL: Final = 8 << 10
@@ -48,11 +52,8 @@ _GROWS: Final = 32
 """How many times its length JSON may take as Python's values, about: each ``[]`` is an object."""
 
 
-class RegisteredTool(NamedTuple):
-    """A tool of a session: the configured specification, and the pin of the program's own one."""
-
-    spec: ToolSpec
-    pin: bytes
+class OutdatedError(Exception):
+    """A thing was made under a configuration that the session does not go by: make it anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,8 @@ class Session:
     ``lock`` is held while the members are changed. ``connections`` is the number of open
     connections, ``lost_at`` the time since which there is none (seconds of the monotonic clock).
     ``share`` is what all processes of the client hold, ``has_ended`` whether the client has gone.
+    ``ports`` are those of the configuration that agents and tools are of, None for a moment while
+    the session follows another configuration.
     """
 
     client: ClientConfig
@@ -69,6 +72,7 @@ class Session:
     limits: ServerConfig
     pins: ToolPins
     share: Share
+    ports: Ports | None
     handle: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
     connections: int = 0
@@ -97,11 +101,42 @@ class Session:
             message = f"only the guard server's own user {may}: run the command there, as that user"
             raise ServerError(message, code="server.remote")
 
+    def follow(self, client: ClientConfig, parts: Embedded) -> None:
+        """Go by a configuration that was loaded anew, and by what the configuration lets do.
+
+        The client keeps its tools, as they are configured now, and the instances of which the
+        configuration says the same. Calls under way end under what they began with.
+        """
+        with self.lock:
+            self.ports = None
+            has_name, self.client = client.name == self.client.name, client
+            agents, tools = dict(self._agents), dict(self._tools)
+        for name, instance in agents.items():  # without the lock, as in release
+            if has_name and _stays(instance, client, parts):
+                instance.follow(parts.runtime.current_ports(), parts.delegations.roles_of)
+            else:
+                self.release([name])
+        kept: dict[str, RegisteredTool] = {}
+        for name, tool in tools.items():
+            # a tool that can't be configured has no name any more: the client learns why from its
+            # next attempt to name the tool
+            with suppress(AgentguardError):
+                kept[name] = register(tool.declared, parts)
+        with self.lock:  # last: nothing new has a name before
+            self._tools = kept
+            self._tool_names = {tool.pin: name for name, tool in kept.items()}
+            self.ports = parts.runtime.current_ports()
+
     # --- agents and tools -----------------------------------------------------------------------
 
-    def add_agent(self, instance: Instance) -> str:
-        """Keep an instance; return its name in this session. Raises ``ServerError``."""
-        return self._name(self._agents, instance, MAX_AGENTS, "agents", _AGENT)
+    def add_agent(self, instance: Instance, ports: Ports) -> str:
+        """Keep an instance; return its name in this session.
+
+        Raises ``ServerError``, and ``OutdatedError`` for other ``ports`` than the session's.
+        """
+        if instance.ports is not ports:
+            raise OutdatedError
+        return self._name(self._agents, instance, MAX_AGENTS, "agents", _AGENT, ports)
 
     def agent(self, name: Any) -> Instance:
         """Return an instance of this session; raises ``ServerError`` (``server.unknown``)."""
@@ -131,28 +166,31 @@ class Session:
         with self.lock:
             self._give(size)
 
-    def add_tool(self, spec: ToolSpec, pin: bytes, *, size: int) -> str:
-        """Keep a configured tool, which takes ``size`` bytes; return its name here.
+    def add_tool(self, tool: RegisteredTool, *, size: int) -> str:
+        """Keep a tool, which takes ``size`` bytes; return its name here.
 
-        ``pin`` is that of the tool as the program describes it (``pin_of``). A tool that the
-        program describes in the same way has the same name. Raises ``ServerError``
-        (``server.busy``).
+        A tool that the program describes in the same way has the same name. Raises ``ServerError``
+        (``server.busy``), and ``OutdatedError`` for a tool of another configuration.
         """
-        name = self._tool_names.get(pin)
-        if name is None:
-            taken, made = _TOOL + _GROWS * size, RegisteredTool(spec, pin)
-            name = self._name(self._tools, made, MAX_TOOLS, "tools", taken)
-            self._tool_names[pin] = name
+        name = self._tool_names.get(tool.pin)
+        if name not in self._tools or tool.ports is not self.ports:
+            taken = _TOOL + _GROWS * size
+            name = self._name(self._tools, tool, MAX_TOOLS, "tools", taken, tool.ports)
+            self._tool_names[tool.pin] = name
         return name
 
     def tool(self, name: Any) -> RegisteredTool:
         """Return a tool of this session; raises ``ServerError`` (``server.unknown``)."""
         return _named(self._tools, name, "tool")
 
-    def _name(self, things: dict[str, T], thing: T, most: int, what: str, size: int) -> str:
+    def _name(
+        self, things: dict[str, T], thing: T, most: int, what: str, size: int, ports: Ports
+    ) -> str:
         """Keep a thing under a random name, which no other session has for anything."""
         name = secrets.token_hex(8)
         with self.lock:
+            if ports is not self.ports:
+                raise OutdatedError
             if len(things) >= most:
                 message = f"this client has {most} {what} already, which is the limit"
                 raise ServerError(message, code="server.busy")
@@ -318,51 +356,17 @@ class Session:
         return in_doubt
 
 
+def _stays(instance: Instance, client: ClientConfig, parts: Embedded) -> bool:
+    """Whether a client keeps an instance: the configuration says of the agent what it said."""
+    name = instance.actor.name
+    try:
+        return client.may_be(name) and parts.agent(name) == instance.config
+    except AgentguardError:
+        return False
+
+
 def _named(things: dict[str, T], name: Any, what: str) -> T:
     if isinstance(name, str) and name in things:
         return things[name]
     message = f"the server has no such {what} of this client"
     raise ServerError(message, code="server.unknown")
-
-
-def require_agent(client: ClientConfig, name: str) -> None:
-    """Raise ``ConfigError`` (``agent.refused``) unless the client may be this agent."""
-    if not client.may_be(name):
-        message = f"{who(client)} may not be the agent {name}: {_mended(client, 'agents')}"
-        raise ConfigError(message, code="agent.refused")
-
-
-def require_principal(client: ClientConfig, principal: str) -> None:
-    """Raise ``DelegationError`` (``principal.refused``) unless the client vouches for it."""
-    if not client.may_vouch_for(principal):
-        message = f"{who(client)} may not vouch for {principal}: {_mended(client, 'vouches_for')}"
-        raise DelegationError(message, code="principal.refused")
-
-
-def who(client: ClientConfig) -> str:
-    """Return how a message names a client."""
-    return f"the client {client.name}" if client.name else "the server's own user"
-
-
-def _mended(client: ClientConfig, key: str) -> str:
-    """Say how an administrator lets a client do what it may not do yet."""
-    if client.name.startswith(LAUNCHED):
-        option = "--agent" if key == "agents" else "--vouches-for"
-        return f"see {option} of agentguard run"
-    if client.name:
-        return f"add it to {key} of [clients.{client.name}] {AT_SERVER}"
-    return f"run the program under a user of its own, with a table [clients.NAME] {AT_SERVER}"
-
-
-def stranger(uid: int | None) -> ServerError:
-    """Return the error (``server.stranger``) for a user who is no client."""
-    message = (
-        f"the user {uid} is no client of this guard server: add the user to [clients] {AT_SERVER}"
-    )
-    return ServerError(message, code="server.stranger")
-
-
-def ending() -> ServerError:
-    """Return the error (``server.draining``) for what a server that ends does not begin."""
-    message = "the guard server is about to end: try again once it has been started anew"
-    return ServerError(message, code="server.draining")

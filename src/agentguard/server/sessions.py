@@ -13,19 +13,23 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from agentguard.call.client import Isolation
+from agentguard.domain import config
 from agentguard.domain.config import Config
-from agentguard.domain.config.server import EVERYTHING, ClientConfig, ServerConfig
+from agentguard.domain.config.server import EVERYTHING, LAUNCHED, ClientConfig, ServerConfig
 from agentguard.domain.issuer_keys import open_issuers
-from agentguard.errors import ServerError
+from agentguard.errors import AgentguardError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import tls
 from agentguard.server.figures import Figures
 from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
-from agentguard.server.session import Session, ending, stranger
+from agentguard.server.reload import changes
+from agentguard.server.rights import ending, stranger
+from agentguard.server.session import Session
 from agentguard.server.share import REMOTE, Owner, Shares, owner_of
 from agentguard.server.tokens import TokenClients, with_cause
 from agentguard.wire.peer import ROOT
@@ -36,7 +40,8 @@ _LOGGER = logging.getLogger("agentguard")
 class Sessions:
     """The sessions of a server, and what each owner of connections holds.
 
-    ``lock`` is held while ``shares`` or the sessions change. ``handshakes`` are the connections of
+    ``lock`` is held while ``shares``, ``clients`` or the sessions change. ``clients`` are those of
+    the configuration in force. ``handshakes`` are the connections of
     other machines whose clients are not known yet, and ``takes_tokens`` says whether a token can
     name such a client. ``in_doubt`` counts the calls that lost clients have left in doubt. Raises
     ``ConfigError`` where the issuers of tokens can't be used.
@@ -47,20 +52,60 @@ class Sessions:
         self.is_draining = False
         self.in_doubt = 0
         self.figures = Figures()
+        self._settings = settings
+        self._parts = parts
         self._limits = limits
-        self._clients: Mapping[str, ClientConfig] = settings.clients or {}
+        self._reloading = threading.Lock()
+        self.clients: Mapping[str, ClientConfig] = settings.clients or {}
         self._pins = ToolPins(parts.runs)
         self._uid = os.getuid()
-        self._own = ClientConfig("", self._uid)
-        if settings.clients is None:
-            self._own = replace(
-                self._own, agents=(EVERYTHING,), vouches_for=(EVERYTHING,), answers=True
-            )
+        self._own = _own_user(settings, self._uid)
         self._sessions: dict[str, Session] = {}
-        self.shares = Shares(limits.max_clients, len(self._clients))
+        self.shares = Shares(limits.max_clients, len(self.clients))
         self.handshakes = tls.Handshakes(self.shares.of(REMOTE).most_connections // 2)
         self._tokens = _token_clients(settings)
         self.takes_tokens = self._tokens is not None
+
+    def reload(self) -> tuple[str, ...]:
+        """Load the configuration and the policy anew; return the names of what has changed.
+
+        All is checked first, and is put on record. Calls under way end under what they began with,
+        and the next calls go by what was loaded. Raises ``AgentguardError``: then the earlier
+        configuration stays in force. The server's log has both.
+        """
+        with self._reloading:
+            try:
+                changed = self._reload()
+            except AgentguardError as error:
+                _LOGGER.warning("the configuration in force stays: %s [%s]", error, error.code)
+                raise
+        # a server without settings for its logs shows no less than a warning
+        _LOGGER.warning("loaded anew: %s", ", ".join(changed) or "no change")
+        return changed
+
+    def _reload(self) -> tuple[str, ...]:
+        settings, parts = config.load(Path(self._settings.source)), self._parts
+        changed, tokens = changes(self._settings, settings), _token_clients(settings)
+        before = parts.runtime.current_ports().engine.policy_sha256
+        parts.reload(settings)
+        with self.lock:
+            self._settings, self._tokens = settings, tokens
+            self.clients, self._own = settings.clients or {}, _own_user(settings, self._uid)
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            client = self._now(session.client)
+            session.follow(client or _without_rights(session.client), parts)
+        is_same = parts.runtime.current_ports().engine.policy_sha256 == before
+        return changed if is_same else tuple(sorted({*changed, "policy"}))
+
+    def _now(self, client: ClientConfig) -> ClientConfig | None:
+        """Return what the configuration in force says of a client, None for no client any more."""
+        if client.name.startswith(LAUNCHED):
+            return client
+        for one in self.clients.values():
+            if (one.mark, one.claims) == (client.mark, client.claims):
+                return one
+        return self._own if client.uid == self._uid else None
 
     def status(self, asking: Session | None = None) -> dict[str, Any]:
         """Return the figures, and the clients, connections and calls but those of ``asking``."""
@@ -85,7 +130,10 @@ class Sessions:
         if handle is None:  # who comes back has a place
             self._make_room(owner_of(uid, client))
         with self.lock:
-            session = self._session(handle, client, uid)
+            now = self._now(client)  # a reload may come between
+            if now is None:
+                raise stranger(uid)
+            session = self._session(handle, now, uid)
             if session.connections >= self._limits.max_connections:
                 message = f"this client has {session.connections} connections already"
                 raise ServerError(message, code="server.busy")
@@ -143,7 +191,8 @@ class Sessions:
         self.require_time()
         share = self.shares.of(owner_of(uid, client))
         share.begin()
-        session = Session(client, self._isolation(uid), self._limits, self._pins, share)
+        ports = self._parts.runtime.current_ports()
+        session = Session(client, self._isolation(uid), self._limits, self._pins, share, ports)
         self._sessions[session.handle] = session
         return session
 
@@ -157,7 +206,7 @@ class Sessions:
 
         With ``[clients]`` the server's own user looks after the server, and is no agent.
         """
-        for client in self._clients.values():
+        for client in self.clients.values():
             if client.uid is not None and client.uid == uid:
                 return client
         if uid == self._uid:
@@ -197,6 +246,19 @@ class Sessions:
             sessions = list(self._sessions.values())
         for session in sessions:
             self.forget(session)
+
+
+def _own_user(settings: Config, uid: int) -> ClientConfig:
+    """Return the server's own user as a client, who is any agent without ``[clients]``."""
+    own = ClientConfig("", uid)
+    if settings.clients is not None:
+        return own
+    return replace(own, agents=(EVERYTHING,), vouches_for=(EVERYTHING,), answers=True)
+
+
+def _without_rights(client: ClientConfig) -> ClientConfig:
+    """Return a client that the configuration has no more: it may report outcomes, and no more."""
+    return replace(client, agents=(), vouches_for=(), answers=False, sees_requests=False)
 
 
 def _token_clients(settings: Config) -> TokenClients | None:

@@ -359,6 +359,7 @@ def test_a_decision_releases_no_secret(victim):
     assert victim.code("secret", request_id=request_id, name="TOKEN") == "secret.refused"
 
 
-def test_the_status_is_for_the_servers_user(mallory, place):
-    assert mallory.code("status") == "server.remote"
+def test_the_status_and_a_reload_are_for_the_servers_user(mallory, place):
+    for op in ("status", "reload"):
+        assert mallory.code(op) == "server.remote"
     assert place.status()["clients"] >= 1

@@ -13,6 +13,7 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.client import dial
 from agentguard.client.link import Link
 from agentguard.errors import ConfigError
+from agentguard.wire import values
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 
@@ -46,6 +47,19 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{number} {kind}" for kind, number in sorted(value.items())) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+@app.command("reload")
+def reload(*, config: ConfigOption = None) -> None:
+    """Have a running guard server load its configuration and its policy anew.
+
+    The server checks both, and puts both on record. Calls under way end under what they began with.
+    Where something is wrong, or only a new start can make the change (state, keys, addresses and
+    limits of the server, traces), the server says so, goes on as before, and the exit code is 2.
+    Only the server's own user may ask.
+    """
+    changed = values.texts(_ask(config, {"op": "reload"}).get("changed"))
+    screen.line(f"loaded anew: {', '.join(changed)}" if changed else "loaded anew: no change")
 
 
 @app.command("accept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -12,10 +13,13 @@ from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.domain.config import Config, client_agents
 from agentguard.domain.config.server import ServerConfig
+from agentguard.errors import AgentguardError
 from agentguard.guard.embedded import Embedded, open_embedded
 from agentguard.server.activation import inherited_socket, notify
 from agentguard.server.hardening import harden
 from agentguard.server.serve import GuardServer
+
+_LOGGER: Final = logging.getLogger("agentguard")
 
 _LOOK: Final = 0.25
 """Seconds after which the server looks whether a signal has come, at the latest."""
@@ -27,8 +31,9 @@ def serve(*, config: ConfigOption = None) -> None:
     Opens the state, the policy and the log of the configuration, and listens at the url of
     [server], or at the socket that a service manager such as systemd hands over. Keys, policy, log
     and approvals are then out of the reach of the agents' processes. With [service], also answers
-    over HTTP as a token service. SIGTERM or Ctrl-C ends the server: it waits for the outcomes of
-    calls that run. Another Ctrl-C ends the wait.
+    over HTTP as a token service. SIGHUP has the server load the configuration and the policy anew,
+    as agentguard server reload does. SIGTERM or Ctrl-C ends the server: it waits for the outcomes
+    of calls that run. Another Ctrl-C ends the wait.
     """
     harden()
     settings = location.load_to_serve(config)
@@ -36,7 +41,7 @@ def serve(*, config: ConfigOption = None) -> None:
     for what in client_agents.warnings(settings):
         screen.warn(what)
     parts = open_embedded(settings, None, is_server=True)
-    ended = threading.Event()
+    ended, reloads = threading.Event(), threading.Event()
     hurries: list[int] = []
 
     def on_signal(number: int, _frame: object) -> None:
@@ -47,6 +52,7 @@ def serve(*, config: ConfigOption = None) -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
+        signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
         server = GuardServer(settings, parts, inherited_socket())
         with ExitStack() as until_closed:
             try:
@@ -59,7 +65,9 @@ def serve(*, config: ConfigOption = None) -> None:
                 # A signal that another thread gets, or that comes just before the wait, does not
                 # end the wait: Python runs its handler when this thread goes on.
                 while not ended.wait(_LOOK):
-                    continue
+                    if reloads.is_set():
+                        reloads.clear()
+                        _reload(server)
                 notify("STOPPING=1")
                 screen.line(_farewell(server.sessions.status()["calls"], settings.server))
             finally:  # also where nobody could be told: calls that run need the drain
@@ -68,6 +76,16 @@ def serve(*, config: ConfigOption = None) -> None:
             screen.warn(f"{server.sessions.in_doubt} calls are in doubt: see agentguard audit list")
     finally:
         parts.close()
+
+
+def _reload(server: GuardServer) -> None:
+    """Load the configuration anew, for a signal; the log says what has become of that."""
+    try:
+        server.sessions.reload()
+    except AgentguardError:  # the server's log has said why, and the server goes on as before
+        pass
+    except Exception:
+        _LOGGER.exception("the configuration could not be loaded anew, and stays as it was")
 
 
 def _farewell(calls: int, config: ServerConfig | None) -> str:

@@ -1,0 +1,83 @@
+"""``Setup``: what a configuration says, ready for use; and the ports that calls have from it.
+
+``process.py`` opens the state, and keeps the setup in force.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from agentguard.approvals.store import Store
+from agentguard.audit import records
+from agentguard.call.invocation import timestamp
+from agentguard.domain.config import Config
+from agentguard.domain.directory import Directory
+from agentguard.domain.protocol import Domain
+from agentguard.domain.secret_sources import open_secrets
+from agentguard.flow.ports import Clock, Ports
+from agentguard.guard.callbacks import Callbacks
+from agentguard.policy.engine import Engine
+from agentguard.secrets.desk import Desk
+from agentguard.secrets.rule import SecretRule
+from agentguard.signing import canonical
+from agentguard.storage.log import ShardLog
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Ledger
+
+
+class Setup(NamedTuple):
+    """What a configuration says, ready for use: its policy, its functions and its secrets."""
+
+    settings: Config
+    engine: Engine
+    callbacks: Callbacks
+    directory: Directory
+    secrets: Mapping[str, SecretRule]
+
+    @classmethod
+    def of(cls, settings: Config, engine: Engine, callbacks: Callbacks) -> Self:
+        """Return the setup of a configuration; raises ``ConfigError``."""
+        return cls(settings, engine, callbacks, Directory(settings), open_secrets(settings))
+
+
+def ports_on(
+    setup: Setup,
+    log: ShardLog,
+    domain: Domain,
+    ledger: Ledger | None,
+    approvals: Store,
+    clock: Clock,
+) -> Ports:
+    """Put the ports of a configuration together."""
+    engine, settings = setup.engine, setup.settings
+    revocations = domain.revocations(ledger)
+    return Ports(
+        engine=engine,
+        engine_name={"name": engine.name, "version": engine.version},
+        log=log,
+        clock=clock,
+        entropy=os.urandom,
+        config_sha256=canonical.sha256_hex(settings.encoded),
+        redactions=settings.redactions,
+        revocations=revocations,
+        approvals=approvals,
+        journal=domain.journal(ledger),
+        secrets=Desk(setup.secrets, log, revocations, clock),
+        roster=settings.roster,
+        trust_domain=settings.trust_domain,
+        on_request=setup.callbacks.on_request,
+        mode=settings.policy.mode if settings.policy is not None else "enforce",
+    )
+
+
+def put_on_record(setup: Setup, ports: Ports, domain: Domain) -> None:
+    """Log the configuration, the roster and the policy, before the first call that uses them."""
+    settings, engine, log = setup.settings, setup.engine, ports.log
+    at = timestamp(max(ports.clock(), log.last_at))
+    log.enqueue(records.config(settings.encoded, at=at))
+    if settings.roster.can_answer:
+        log.enqueue(records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at))
+    log.append(records.policy(ports.engine_name, engine.policy_sha256, engine.policy_files, at=at))

@@ -1,0 +1,54 @@
+"""What a client may be and whom it may vouch for, and the errors that say what is in the way."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentguard.domain.config.server import LAUNCHED, ClientConfig
+from agentguard.errors import ConfigError, DelegationError, ServerError
+
+AT_SERVER: Final = "in the server's agentguard.toml, and then run agentguard server reload"
+"""Where an administrator edits what clients may do, for messages."""
+
+
+def require_agent(client: ClientConfig, name: str) -> None:
+    """Raise ``ConfigError`` (``agent.refused``) unless the client may be this agent."""
+    if not client.may_be(name):
+        message = f"{who(client)} may not be the agent {name}: {_mended(client, 'agents')}"
+        raise ConfigError(message, code="agent.refused")
+
+
+def require_principal(client: ClientConfig, principal: str) -> None:
+    """Raise ``DelegationError`` (``principal.refused``) unless the client vouches for it."""
+    if not client.may_vouch_for(principal):
+        message = f"{who(client)} may not vouch for {principal}: {_mended(client, 'vouches_for')}"
+        raise DelegationError(message, code="principal.refused")
+
+
+def who(client: ClientConfig) -> str:
+    """Return how a message names a client."""
+    return f"the client {client.name}" if client.name else "the server's own user"
+
+
+def _mended(client: ClientConfig, key: str) -> str:
+    """Say how an administrator lets a client do what it may not do yet."""
+    if client.name.startswith(LAUNCHED):
+        option = "--agent" if key == "agents" else "--vouches-for"
+        return f"see {option} of agentguard run"
+    if client.name:
+        return f"add it to {key} of [clients.{client.name}] {AT_SERVER}"
+    return f"run the program under a user of its own, with a table [clients.NAME] {AT_SERVER}"
+
+
+def stranger(uid: int | None) -> ServerError:
+    """Return the error (``server.stranger``) for a user who is no client."""
+    message = (
+        f"the user {uid} is no client of this guard server: add the user to [clients] {AT_SERVER}"
+    )
+    return ServerError(message, code="server.stranger")
+
+
+def ending() -> ServerError:
+    """Return the error (``server.draining``) for what a server that ends does not begin."""
+    message = "the guard server is about to end: try again once it has been started anew"
+    return ServerError(message, code="server.draining")
