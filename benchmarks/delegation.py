@@ -67,7 +67,7 @@ CONFIGURATION: Mapping[str, Any] = {
 KEPT = (
     jws._kept_parts,  # noqa: SLF001  a process that meets a chain for the first time kept nothing
     jws._kept_verified,  # noqa: SLF001
-    jws._kept_time,  # noqa: SLF001
+    jws._kept_claimed,  # noqa: SLF001
     grant._kept_grant,  # noqa: SLF001
     credential._kept_claims,  # noqa: SLF001
 )

@@ -435,6 +435,23 @@ def test_a_token_that_claims_anything_else_claims_no_time(
     assert jws.claimed_time(token) is None
 
 
+@pytest.mark.parametrize(
+    ("claims", "issuer", "subject"),
+    [
+        ({"iss": "spiffe://a", "sub": "user:alice"}, "spiffe://a", "user:alice"),
+        ({"iss": ["spiffe://a"], "sub": {"name": "alice"}}, None, None),
+        ({"iss": 1, "sub": None}, None, None),
+        ({"sub": "user:alice"}, None, "user:alice"),
+    ],
+)
+def test_a_token_claims_an_issuer_and_a_subject_that_are_texts(
+    signer: Ed25519Signer, claims: dict[str, canonical.JSON], issuer: str, subject: str
+) -> None:
+    token = jws.sign(claims, signer, typ=TYPE)
+    for _ in range(2):  # the second time from what was kept
+        assert jws.claimed(token) == (None, issuer, subject)
+
+
 @pytest.mark.parametrize(("members", "is_kept"), [(1, True), (1000, False)])
 def test_nothing_is_kept_of_a_token_whose_header_takes_much_memory(
     signer: Ed25519Signer, members: int, is_kept: bool

@@ -126,14 +126,13 @@ class _CarriedCredentials:
     def __init__(self, tokens: Sequence[str], trust: TrustDocument) -> None:
         self._tokens = tokens
         self._trust = trust
-        self._subjects: dict[str, JSON] = {}
         self._needed: dict[str, Credential] = {}
 
     def find(self, hop: Grant, *, at: int) -> Credential:
         """Return the credential that a hop's delegatee had at the time ``at``."""
         reason: AgentguardError | None = None
         for token in self._tokens:
-            if self._claimed_subject(token) != hop.delegatee:
+            if jws.claimed(token).subject != hop.delegatee:  # it only selects a candidate
                 continue
             try:
                 verified = credential.verify(token, self._trust, at=at)
@@ -146,12 +145,6 @@ class _CarriedCredentials:
         message = f"the chain brings no credential of {hop.delegatee} valid when a hop was signed"
         code = "chain.credential" if reason is None else reason.code
         raise VerificationError(message if reason is None else str(reason), code=code)
-
-    def _claimed_subject(self, token: str) -> JSON:
-        """Return the subject that a token claims, unverified: it only selects a candidate."""
-        if token not in self._subjects:
-            self._subjects[token] = jws.parse(token).claims().get("sub")
-        return self._subjects[token]
 
     def all_needed(self) -> tuple[Credential, ...]:
         """Return the credentials, in the order in which the hops need them.

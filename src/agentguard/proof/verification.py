@@ -257,8 +257,8 @@ def _issuer_of(
     The signature is not verified.
     """
     trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
-    issuer = jws.parse(token).claims().get("iss")
-    url = issuer if isinstance(issuer, str) and issuer in urls else None
+    issuer = jws.claimed(token).issuer
+    url = issuer if issuer in urls else None
     named = issuer if url is None else f"spiffe://{urls[url]}"
     for document in trusted:
         if named == f"spiffe://{document.trust_domain}":

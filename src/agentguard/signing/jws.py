@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.signing import canonical
@@ -116,20 +116,40 @@ def _parts(token: str) -> Jws:
 _kept_parts: Final = lru_cache(maxsize=1024)(_parts)
 
 
-def claimed_time(token: str) -> int | None:
-    """Return the ``iat`` of a token, unverified: it only selects among trusted keys.
+class Claimed(NamedTuple):
+    """What a token claims of itself, unverified: it only selects among trusted keys and tokens.
 
-    Returns None where that is no whole number. Raises as ``parse`` and ``Jws.claims`` do.
+    ``issued_at`` is the ``iat`` in seconds since the epoch, None where that is no whole number.
+    ``issuer`` and ``subject`` are the ``iss`` and the ``sub``, None where they are no texts.
     """
-    return _kept_time(token) if _is_kept(token) else _time(token)
+
+    issued_at: int | None
+    issuer: str | None
+    subject: str | None
 
 
-def _time(token: str) -> int | None:
-    issued_at = parse(token).claims().get("iat")
-    return issued_at if canonical.is_integer(issued_at) else None
+def claimed(token: str) -> Claimed:
+    """Return what a token claims, unverified; raises as ``parse`` and ``Jws.claims`` do."""
+    return _kept_claimed(token) if _is_kept(token) else _claimed(token)
 
 
-_kept_time: Final = lru_cache(maxsize=1024)(_time)
+def claimed_time(token: str) -> int | None:
+    """Return ``claimed(token).issued_at``."""
+    return claimed(token).issued_at
+
+
+def _claimed(token: str) -> Claimed:
+    claims = parse(token).claims()
+    issued_at, issuer, subject = (claims.get(name) for name in ("iat", "iss", "sub"))
+    return Claimed(
+        issued_at if canonical.is_integer(issued_at) else None,
+        issuer if isinstance(issuer, str) else None,
+        subject if isinstance(subject, str) else None,
+    )
+
+
+# The decoded claims as a whole would take many times the memory of the token.
+_kept_claimed: Final = lru_cache(maxsize=1024)(_claimed)
 
 
 def is_jti(value: object) -> bool:
