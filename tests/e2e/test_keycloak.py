@@ -5,6 +5,7 @@ What a provider says that misbehaves is in ``test_users.py``, which signs the to
 
 from __future__ import annotations
 
+import os
 import runpy
 import socket
 import time
@@ -202,3 +203,60 @@ def test_a_token_of_another_realm_is_refused(guard, keycloak, tokens):
     head, claims, _signature = tokens["access_token"].split(".")
     assert code_of(guard, f"{head}.{claims}.{other.split('.')[2]}") == "jwt.signature"
     guard.delegate(subject_token=tokens["access_token"])  # the twin
+
+
+SERVICE = """
+[service]
+issuer = "http://127.0.0.1:{port}"
+listen = "127.0.0.1:{port}"
+
+[issuers.acme]
+issuer = "{issuer}"
+jwks_url = "{jwks_url}"
+audience = ["{audience}"]
+algorithms = ["RS256"]
+
+[issuers.acme.users]
+claim = "preferred_username"
+longest = 3600
+logout_audience = ["chat"]
+
+[principals."user:bob"]
+roles = ["customer"]
+
+[clients.program]
+uid = {uid}
+agents = ["clerk"]
+"""
+
+
+def test_a_log_out_at_the_provider_ends_what_the_agent_does_for_the_user(keycloak, programs):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    realm = keycloak.realm(f"http://127.0.0.1:{port}/backchannel-logout")
+    named = {"issuer": realm.issuer, "jwks_url": realm.jwks_url, "audience": AUDIENCE}
+    alice, bob = realm.log_in(), realm.log_in(user="bob")
+
+    def code(call: Callable[[], object]) -> str:
+        with pytest.raises(AgentguardError) as caught:
+            call()
+        return caught.value.code
+
+    with founded_place(programs, SERVICE.format(port=port, uid=os.getuid(), **named)) as place:
+        place.start()
+        guard = place.connect()
+        agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+
+        def lent(tokens: dict[str, Any]) -> Any:
+            return agent.under(guard.delegate(subject_token=tokens["access_token"], scope=["read"]))
+
+        for_alice, for_bob = lent(alice), lent(bob)
+        assert [for_alice.call(tool), for_bob.call(tool)] == ["noted", "noted"]
+        realm.log_out(alice)
+        assert code(lambda: for_alice.call(tool)) == "delegation.logged_out"
+        assert code(lambda: lent(alice)) == "delegation.logged_out"
+        assert for_bob.call(tool) == "noted"  # the twin
+        assert lent(realm.log_in()).call(tool) == "noted"  # a new log-in
+        guard.flush()
+        assert [one.kind for one in place.entries()].count("logout") == 1
+        assert place.verify().problems == ()

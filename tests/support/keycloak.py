@@ -93,10 +93,11 @@ class Keycloak:
         )
         return str(answer.raise_for_status().json()["access_token"])
 
-    def realm(self) -> Realm:
-        """Make a realm: alice, who is a reader, a program for people, and a worker.
+    def realm(self, logout_url: str = "") -> Realm:
+        """Make a realm: alice and bob, who are readers, a program for people, and a worker.
 
         The realm signs with a key of the test, which is made in no time: Keycloak takes seconds.
+        Keycloak tells ``logout_url`` of each log-out.
         """
         name, secret = f"t{secrets.token_hex(4)}", secrets.token_hex(16)
         to_us = {
@@ -109,7 +110,11 @@ class Keycloak:
             "clientId": "chat",
             "publicClient": True,
             "redirectUris": [_BACK],
-            "attributes": {"pkce.code.challenge.method": "S256"},
+            "attributes": {
+                "pkce.code.challenge.method": "S256",
+                "backchannel.logout.url": logout_url,
+                "backchannel.logout.session.required": "true",
+            },
             "protocolMappers": [to_us],
         }
         worker = {
@@ -119,16 +124,19 @@ class Keycloak:
             "standardFlowEnabled": False,
             "protocolMappers": [to_us],
         }
-        alice = {
-            "username": "alice",
-            "enabled": True,
-            "email": "alice@acme.example",
-            "emailVerified": True,
-            "firstName": "Alice",
-            "lastName": "Example",
-            "credentials": [{"type": "password", "value": _PASSWORD}],
-            "realmRoles": ["reader"],
-        }
+        people = [
+            {
+                "username": name,
+                "enabled": True,
+                "email": f"{name}@acme.example",
+                "emailVerified": True,
+                "firstName": name.title(),
+                "lastName": "Example",
+                "credentials": [{"type": "password", "value": _PASSWORD}],
+                "realmRoles": ["reader"],
+            }
+            for name in ("alice", "bob")
+        ]
         self.ask(
             "POST",
             "",
@@ -138,7 +146,7 @@ class Keycloak:
                 "components": {KEY_PROVIDER: _key_providers(private_key("RS256", name))},
                 "roles": {"realm": [{"name": "reader"}]},
                 "clients": [chat, worker],
-                "users": [alice],
+                "users": people,
             },
         )
         return Realm(self, name, secret)
@@ -176,8 +184,8 @@ class Realm:
         found = self.keycloak.ask("GET", f"/{self.name}/components?name={quote(name)}")
         self.keycloak.ask("DELETE", f"/{self.name}/components/{found[0]['id']}")
 
-    def log_in(self, dpop: str | None = None) -> dict[str, Any]:
-        """Have alice log in as with a browser; return the tokens (OpenID Connect Core, 3.1).
+    def log_in(self, dpop: str | None = None, *, user: str = "alice") -> dict[str, Any]:
+        """Have a user log in as with a browser; return the tokens (OpenID Connect Core, 3.1).
 
         With a DPoP proof for ``token_url``, the access token is bound to the key of the proof.
         """
@@ -198,7 +206,7 @@ class Realm:
         (form,) = re.findall(r'<form[^>]*action="([^"]+)"', page.text)
         answer = httpx.post(
             unescape(form),
-            data={"username": "alice", "password": _PASSWORD},
+            data={"username": user, "password": _PASSWORD},
             headers={"Cookie": "; ".join(cookies)},
             timeout=30,
         )
@@ -213,6 +221,12 @@ class Realm:
             redirect_uri=_BACK,
             code_verifier=verifier,
         )
+
+    def log_out(self, tokens: dict[str, Any]) -> None:
+        """Have the user of these tokens log out, as the program does for the user."""
+        form = {"client_id": "chat", "refresh_token": tokens["refresh_token"]}
+        answer = httpx.post(f"{self._endpoint}/logout", data=form, timeout=30)
+        assert answer.status_code == httpx.codes.NO_CONTENT, answer.text
 
     def _tokens(self, dpop: str | None, **form: str) -> dict[str, Any]:
         """Ask for tokens (RFC 6749, 4.1.3; RFC 9449, 5)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,25 @@ class Provider:
         """Return an ID token of alice, for the program in which she logged in."""
         said = {"aud": "chat", "typ": "ID", "nonce": "n", "at_hash": "h", **claims}
         return self.token(without="scope", **said)
+
+    def logout_token(self, *, header: str = "logout+jwt", **claims: Any) -> str:
+        """Return a log-out token, as a provider sends it; a claim may be changed or left out.
+
+        OpenID Connect Back-Channel Logout 1.0, 2.4.
+        """
+        now = int(time.time())
+        whole = {
+            "sub": "f3b1c2d4-0000-4000-8000-000000000001",
+            "aud": AUDIENCE,
+            "exp": now + 120,
+            "iat": now,
+            "nbf": None,
+            "jti": secrets.token_hex(8),
+            "sid": "b1946ac9",
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+            **claims,
+        }
+        return self._issuer.token({"typ": header}, **whole)
 
     def table(self, **more: Any) -> dict[str, Any]:
         """Return ``[issuers.acme]``; ``more`` is for its users."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 from unittest.mock import patch
@@ -13,8 +13,10 @@ from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard
 from agentguard.adapters import run_store
+from agentguard.audit import logouts
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal_files import FileJournal
@@ -36,6 +38,7 @@ ROBOT = Call("robot", "read", "robot")
 READ = Call("clerk", "read", "clerk")
 UNLOCKED = Call("clerk", "unlock", "door")
 PLAIN = Call("worker", "read", "plain", "plain")
+LEAVER = Call("worker", "read", "leaver", "leaver")
 MALLORY = Call("worker", "read", "mallory", "mallory")
 FORBIDDEN = Call("clerk", "forbidden", "x")
 UNLENT = Call("worker", "read", "more", "nothing")
@@ -94,6 +97,9 @@ def _lend(guard: Guard, scene: Scene) -> None:
         delegation = guard.delegate(subject, **lasting)
         scene.lent[name] = delegation.dumps()
         scene.hops[name] = delegation.id
+    token = scene.provider.token()
+    leaver = guard.delegate(subject_token=token, scope=["act"], expires_in=24 * 3600)
+    scene.lent["leaver"] = leaver.dumps()
 
 
 def _ask(guard: Guard, scene: Scene) -> None:
@@ -176,6 +182,7 @@ def _administer(scene: Scene) -> datetime:
     administration.erase(scene.settings, PASSPHRASE, ids[ERASED.what], **common)
     for name in ("agent:robot", scene.hops["dave"]):
         administration.revoke(scene.settings, PASSPHRASE, name, **common)
+    _log_out(scene)
     freeze(scene, frozen=True)
     scene.keep("frozen before")
     freeze(scene, frozen=False)
@@ -183,6 +190,15 @@ def _administer(scene: Scene) -> datetime:
     since = scene.clock()
     administration.revoke(scene.settings, PASSPHRASE, "user:mallory", note="n", now=since)
     return since
+
+
+def _log_out(scene: Scene) -> None:
+    """Have the provider say that the user with the token has logged out."""
+    home = domain.take_up(scene.settings, PASSPHRASE)
+    with closing(home.lease(scene.clock())) as log:
+        at = timestamp(max(scene.clock(), log.last_at))
+        log.append(logouts.record(scene.provider.logout_token(), at=at))
+    home.revocations()
 
 
 def _invocations(scene: Scene) -> dict[str, str]:

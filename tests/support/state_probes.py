@@ -50,6 +50,7 @@ PROBES: Mapping[str, Probe] = {
     "an expired approval is used": Probe(past.LATE, 1, ("approval.expired",)),
     "a revoked agent acts": Probe(past.ROBOT, 1, ("delegation.revoked",)),
     "a revoked hop is used": Probe(past.DAVE, 1, ("delegation.revoked",)),
+    "a logged-out user's agent acts": Probe(past.LEAVER, 1, ("delegation.logged_out",)),
     "a revoked principal's agent acts": Probe(past.MALLORY, 1, ("delegation.revoked",)),
     "a delegation whose calls are used up is used": Probe(past.ONE, 1, ("calls.exceeded",)),
     "a delegation with two calls left is used": Probe(past.SOME, 3, ("calls.exceeded",)),

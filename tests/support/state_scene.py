@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from login_provider import Provider
+
 from agentguard import ApprovalRequest, Decision, Guard, Requirement, adapters, secret
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import config, domain
@@ -78,7 +80,7 @@ def policy(document: Any) -> Decision:
     return Decision.allow()
 
 
-def tables(folder: Path, people: dict[str, Ed25519Signer]) -> dict[str, Any]:
+def tables(folder: Path, people: dict[str, Ed25519Signer], provider: Provider) -> dict[str, Any]:
     return {
         "trust_domain": "acme.example",
         "state": str(folder / "state"),
@@ -90,6 +92,7 @@ def tables(folder: Path, people: dict[str, Ed25519Signer]) -> dict[str, Any]:
             "twin": {"authority": "own", "max_scope": ["act"]},
             "worker": {"max_scope": ["act"]},
         },
+        "issuers": {"acme": provider.table(longest=24 * 3600)},
         "secrets": {SECRET: {"file": "secret", "tools": ["unlock"]}},
         "approvers": {
             name: {"principal": f"user:{name}", "keys": [key.public_key.openssh()]}
@@ -120,7 +123,8 @@ class Scene:
         self.people = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         (folder / "secret").touch(mode=0o600)
         (folder / "secret").write_text("open sesame", encoding="utf-8")
-        source = tables(folder, self.people)
+        self.provider = Provider(folder)
+        source = tables(folder, self.people, self.provider)
         self.settings: Config = config.parse(source, source="agentguard.toml", base=folder)
         self.ran: list[Call] = []
         self.shown: set[bytes] = set()

@@ -50,6 +50,10 @@ issuer = "acme"
 subject = "web-1"
 agents = ["clerk"]
 
+[clients.program]
+uid = {os.getuid()}
+agents = ["clerk"]
+
 [clients.batch]
 issuer = "acme"
 subject = "batch-1"
@@ -138,6 +142,11 @@ class Service:
         }
         sent = urlencode({name: value for name, value in form.items() if value is not None}, True)
         return self.http.post("/token", content=sent, headers=given)
+
+    def log_out(self, token: str | None = None, **claims: Any) -> httpx.Response:
+        """Say that a user has logged out, with a log-out token or with one of these claims."""
+        sent = self.provider.logout_token(**claims) if token is None else token
+        return self.http.post("/backchannel-logout", data={"logout_token": sent})
 
     def introspect(self, token: str, **given: str) -> dict[str, Any]:
         """Ask whether a token counts, as a client."""

@@ -8,7 +8,7 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry, evaluations, records
+from agentguard.audit import entry, evaluations, logouts, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.evaluations import Basis
 from agentguard.audit.records import LoggedRuling
@@ -101,6 +101,7 @@ def built(signer):
         ),
         "revocation": records.revocation(signer, "agent:a", note="", at=AT),
         "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
+        "logout": logouts.record("a.b.c", at=AT),
         "adoption": records.adoption(signer, "acme.example", lost=[], note="", at=AT),
         "evaluation": evaluations.evaluation(
             signer,
@@ -137,6 +138,7 @@ KINDS = [
     "delegation",
     "revocation",
     "freeze",
+    "logout",
     "adoption",
     "evaluation",
 ]

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import approval_checks, evaluations, statements, summary
+from agentguard.audit import approval_checks, evaluations, logouts, statements, summary
 from agentguard.audit.adoption import Adoption, check_adoption
 from agentguard.audit.ahead import ReadEntry, Reading
 from agentguard.audit.approval_checks import RequestDigests
@@ -28,7 +28,7 @@ from agentguard.audit.calls import (
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evaluations import LoggedEvaluation
-from agentguard.audit.findings import MissingData, OpenCall
+from agentguard.audit.findings import LatestCall, LoggedOut, MissingData, OpenCall
 from agentguard.audit.secret_releases import ReleaseVerifier
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.audit.summary import Summary
@@ -81,6 +81,8 @@ class ContentsVerifier:
     requests: list[tuple[RequestDigests, Summary]] = field(default_factory=list)
     adoptions: list[tuple[int, Adoption]] = field(default_factory=list)
     call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    logouts: list[LoggedOut] = field(default_factory=list)
+    latest_calls: dict[str, LatestCall] = field(default_factory=dict)
     open_calls: dict[str, OpenCall] = field(default_factory=dict)
     observed_calls: int = 0
     _embedded_origins: set[str] = field(default_factory=set)
@@ -199,6 +201,8 @@ class ContentsVerifier:
                 self._rosters[signed.roster.sha256] = signed.roster
             case "revocation" | "freeze":
                 _REFUSALS[entry.kind](entry, self.trust, at, signatures=signatures)
+            case "logout":
+                self.logouts.append(LoggedOut(logouts.read(entry), parse_time(entry.at)))
             case "adoption":
                 adopted = check_adoption(entry, self.trust, at, signatures=signatures)
                 self.adoptions.append((index, adopted))
@@ -239,6 +243,8 @@ class ContentsVerifier:
                 self.approvals += [(request, index) for request in requests]
             if chain is not None and "replay_of" not in entry.members:
                 self.call_counts.update(chain.limits)
+            if chain is not None and chain.root.subject_token is not None:
+                self.latest_calls[chain.sha256] = LatestCall(at, index, chain.names)
             subject = call.invocation_sha256
             self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
             self._releases.begin(call, index, chain)

@@ -79,6 +79,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "delegation": frozenset({"chain"}),
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
+    "logout": frozenset({"token"}),
     "adoption": frozenset({"statement"}),
     "evaluation": frozenset({"statement"}),
 }

@@ -15,6 +15,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.identity.credential import Credential
+from agentguard.identity.login import LogOut
 
 MAX_LISTED: Final = 100
 """The number of problems of one shard that are listed; further problems are only counted."""
@@ -27,6 +28,25 @@ class Problem:
     shard: int
     index: int | None
     what: str
+
+
+class LoggedOut(NamedTuple):
+    """A log-out in the log, and the time of its entry in seconds since the epoch."""
+
+    logout: LogOut
+    at: int
+
+
+class LatestCall(NamedTuple):
+    """The latest authorised call of a shard under a chain of a user who came with a token.
+
+    ``at`` is the time of the call in seconds since the epoch, ``place`` the index of the
+    authorization, and ``names`` are the chain's.
+    """
+
+    at: int
+    place: int
+    names: frozenset[str]
 
 
 class OpenCall(NamedTuple):
@@ -88,3 +108,9 @@ class ShardReport:
 
     adoptions: tuple[tuple[int, Adoption], ...] = ()
     """The adoptions in this shard, each with the index of its entry."""
+
+    logouts: tuple[LoggedOut, ...] = ()
+    """The log-outs in this shard."""
+
+    latest_calls: tuple[LatestCall, ...] = ()
+    """Of each chain of a user who came with a token, the latest authorised call in this shard."""

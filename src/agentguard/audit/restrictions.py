@@ -1,7 +1,8 @@
 """The restrictions: how the entries of all shards together restrict later calls.
 
 ``Restrictions`` holds the revocations, the freeze, the used approvals, the calls made under a
-limit, the calls that must not run twice, and the newest time. The waiting requests are here, too.
+limit, the calls that must not run twice, the log-outs of users, and the newest time. The waiting
+requests are here, too.
 ``restrictions_builder.py`` builds the restrictions from entries; ``storage/restrictions_file.py``
 stores them.
 """
@@ -13,11 +14,17 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from agentguard.audit.entry import parse_time
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.call.responsibility import THAW
+from agentguard.identity import login
+from agentguard.identity.login import Ended, LogOut
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
+
+LOGGED_OUT: Final = "the user has logged out since: a new log-in lets the agent act again"
+"""The reason of each denial because of a log-out."""
 
 _LAST_SEQUENCE: Final = 2**48
 """The highest ``sequence`` of a freeze that counts.
@@ -80,6 +87,7 @@ class Restrictions(NamedTuple):
     the log has. ``read`` and ``malformed`` say which entries the restrictions come from.
 
     - ``revoked``: the names that an administrator has revoked.
+    - ``logouts``: which log-ins of users have ended, by the keys of ``LogOut.keys``.
     - ``sequence``: the number of the newest freeze or thaw.
     - ``frozen``: whether every call is denied until a thaw.
     - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
@@ -110,10 +118,29 @@ class Restrictions(NamedTuple):
     names: JournalNames = JournalNames()
     read: Mapping[int, ReadPlace] = MappingProxyType({})
     malformed: int = 0
+    logouts: Mapping[str, Ended] = MappingProxyType({})
 
     def with_revoked(self, name: str) -> Restrictions:
         """Return restrictions that also revoke ``name``."""
         return self._replace(revoked=self.revoked | {name})
+
+    def with_logout(self, logout: LogOut, received_at: int) -> Restrictions:
+        """Return the restrictions after a log-out; ``received_at`` is in seconds of the epoch."""
+        ended = Ended(logout.issued_at, received_at)
+        return self._replace(logouts=_joined(self.logouts, dict.fromkeys(logout.keys, ended)))
+
+    def without_old_logouts(self) -> Restrictions:
+        """Return the restrictions without log-outs whose log-ins can't count any more."""
+        if not self.logouts:
+            return self
+        past = parse_time(self.newest) - login.KEPT
+        kept = {key: one for key, one in self.logouts.items() if one.received_at >= past}
+        return self if len(kept) == len(self.logouts) else self._replace(logouts=kept)
+
+    def has_ended(self, logout: LogOut) -> bool:
+        """Whether a log-out is known that ends all that this log-out ends."""
+        known = (self.logouts.get(key) for key in logout.keys)
+        return all(one is not None and one.issued_at >= logout.issued_at for one in known)
 
     def with_freeze(self, sequence: int, *, frozen: bool) -> Restrictions:
         """Return the restrictions after a freeze or thaw; a lower number changes nothing."""
@@ -122,16 +149,17 @@ class Restrictions(NamedTuple):
         return self._replace(sequence=sequence, frozen=frozen)
 
     def joined(self, other: Restrictions) -> Restrictions:
-        """Add the revocations, erasures and freeze of ``other``; the later time counts."""
+        """Add the revocations, log-outs, erasures and freeze of ``other``; the later time wins."""
         union = self._replace(
             revoked=self.revoked | other.revoked,
+            logouts=_joined(self.logouts, other.logouts),
             erased=self.erased | other.erased,
             newest=max(self.newest, other.newest),
         )
-        return union.with_freeze(other.sequence, frozen=other.frozen)
+        return union.with_freeze(other.sequence, frozen=other.frozen).without_old_logouts()
 
     def with_refusals(self, other: Restrictions) -> Restrictions:
-        """Add the revocations, erasures, freeze and used approvals of ``other``.
+        """Add the revocations, log-outs, erasures, freeze and used approvals of ``other``.
 
         Somebody with a stolen key of the log may have signed ``other``: it thaws nothing, sets no
         time and counts no calls. The ``sequence`` of ``other`` counts: a running process may have
@@ -141,6 +169,7 @@ class Restrictions(NamedTuple):
         """
         union = self._replace(
             revoked=self.revoked | other.revoked,
+            logouts=_joined(self.logouts, other.logouts),
             erased=self.erased | other.erased,
             used={**other.used, **self.used},
         )
@@ -155,6 +184,8 @@ class Restrictions(NamedTuple):
         """Return the code and reason for denying calls of these names; None where none applies."""
         if self.frozen:
             return "domain.frozen", f"all calls are frozen: {THAW}"
+        if self.logouts and login.any_ended(names, self.logouts):
+            return "delegation.logged_out", LOGGED_OUT
         if self.revoked.isdisjoint(names):
             return None
         revoked = min(self.revoked & names)
@@ -172,3 +203,9 @@ class Restrictions(NamedTuple):
     def entries(self) -> int:
         """The number of entries read so far, in all shards."""
         return sum(place.size for place in self.read.values())
+
+
+def _joined(ones: Mapping[str, Ended], others: Mapping[str, Ended]) -> Mapping[str, Ended]:
+    if not others or ones is others:
+        return ones
+    return {**ones, **{key: one.joined(ones.get(key)) for key, one in others.items()}}

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit import approval_checks, statements
+from agentguard.audit import approval_checks, logouts, statements
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
@@ -36,7 +36,15 @@ _EXPIRY_SLACK: Final = 24 * 3600
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _ALWAYS: Final = tuple(
     f'"kind":"{kind}"'.encode()
-    for kind in ("revocation", "freeze", "request", "delegation", "resolution", "erasure")
+    for kind in (
+        "revocation",
+        "logout",
+        "freeze",
+        "request",
+        "delegation",
+        "resolution",
+        "erasure",
+    )
 )
 _AUTHORIZATION: Final = b'"kind":"authorization"'
 _OUTCOME: Final = b'"kind":"outcome"'
@@ -110,6 +118,9 @@ class RestrictionsBuilder:
                 self._request(entry)
             case "delegation":
                 self._delegation(entry)
+            case "logout":
+                logout = logouts.read(entry)
+                self._base = self._base.with_logout(logout, parse_time(entry.at))
             case "revocation" | "freeze" | "resolution" | "erasure":
                 self._admin_statement(entry)
 
@@ -219,7 +230,7 @@ class RestrictionsBuilder:
             names=names._replace(added=names.added | self._new_names) if self._new_names else names,
             read=dict(self._read),
             malformed=self._malformed,
-        )
+        ).without_old_logouts()
 
     def _still_open(self, chains: Mapping[str, object]) -> Iterator[tuple[str, UnsettledCall]]:
         for sha256, call in self._unsettled.items():

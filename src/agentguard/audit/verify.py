@@ -125,6 +125,8 @@ class ShardVerifier:
             requests=tuple(contents.requests),
             observed_calls=contents.observed_calls,
             adoptions=tuple(contents.adoptions),
+            logouts=tuple(contents.logouts),
+            latest_calls=tuple(contents.latest_calls.values()),
         )
 
     def compare_end(self, end: End | None) -> None:

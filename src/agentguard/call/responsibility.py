@@ -99,6 +99,7 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "resume the run under the delegation of the principal who began it"
     ),
     "delegation.missing": _developer(_DELEGATE),
+    "delegation.logged_out": _AGENT,
     "delegation.revoked": _operator(
         "nobody can undo a revocation: let the principal lend again, or give the agent another name"
     ),

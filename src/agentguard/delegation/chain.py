@@ -73,10 +73,17 @@ class Chain:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names whose revocation ends the chain: members, actors, agents' keys, hops' ids."""
+        """The names whose revocation ends the chain: members, actors, agents' keys, hops' ids.
+
+        Of a user who came with a token, the names of the log-in are here, too.
+        """
         grants = [hop.grant for hop in self.hops]
         keys = {each.key_id for each in grants if not each.is_asserted}  # else it is the issuer's
-        return frozenset(keys.union(self.members, self.actors, (each.jti for each in grants)))
+        token = self.root.subject_token
+        login = frozenset[str]() if token is None else token.login(self.root.issued_at).names
+        return frozenset(
+            keys.union(self.members, self.actors, (each.jti for each in grants), login)
+        )
 
     @property
     def issuer_keys(self) -> frozenset[str]:

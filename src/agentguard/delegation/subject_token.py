@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from agentguard.identity.login import LogIn
 from agentguard.signing.canonical import JSON, is_integer
 
 _TEXT: Final = re.compile(r"[\x20-\x7e]{1,1024}\Z")
@@ -47,6 +48,16 @@ class SubjectToken(NamedTuple):
             "acr": self.acr,
             "roles": list(self.roles),
         }
+
+    def login(self, issued_at: int) -> LogIn:
+        """Return the log-in of a hop that was issued at a time, in seconds since the epoch.
+
+        Without ``auth_time``, the person logged in before the hop was made.
+        """
+        if self.auth_time is None:
+            return LogIn(self.issuer, self.subject, self.session, issued_at, "here")
+        at = min(self.auth_time, issued_at)  # no log-in of the future outlasts its log-out
+        return LogIn(self.issuer, self.subject, self.session, at, "provider")
 
 
 def parse(value: JSON | Mapping[str, JSON]) -> SubjectToken | None:

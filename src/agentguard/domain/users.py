@@ -16,7 +16,9 @@ from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
 from agentguard.domain.issuer_keys import open_source
 from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity import login
 from agentguard.identity.jwt import VerifiedJwt
+from agentguard.identity.login import LogIn
 from agentguard.identity.principal import is_principal, shown
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON, is_integer
@@ -36,13 +38,15 @@ class User:
 
     ``ends_at`` is the latest end of what the principal may lend, in seconds since the epoch.
     ``rights`` are the roles that the token gives, with their scopes; None where the issuer's
-    configuration names no claim for roles, so that ``[principals]`` decides.
+    configuration names no claim for roles, so that ``[principals]`` decides. ``login`` is the
+    log-in at the provider, by the times of the token.
     """
 
     principal: str
     token: SubjectToken
     ends_at: int
     rights: PrincipalConfig | None
+    login: LogIn
 
 
 class UserTokens:
@@ -74,8 +78,8 @@ class UserTokens:
         """Verify a token; ``now`` is in seconds since the epoch.
 
         Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for a token of
-        another kind, and ``jwt.subject`` for a token that is a program's, that names no principal,
-        or that names a principal of another issuer.
+        another kind, ``jwt.subject`` for a token that is a program's, that names no principal, or
+        that names a principal of another issuer, and ``jwt.lifetime`` for a token without ``iat``.
         """
         verified = self._issuers.verify(token)
         users = self._users[verified.issuer]
@@ -87,10 +91,16 @@ class UserTokens:
         self._require_own(principal, users)
         rights = self._rights(verified.claims, users)
         known = _known(token, verified, rights)
+        issued_at = _issued_at(verified.claims)
+        longest = issued_at + login.LONGEST
         ends_at = int(verified.expires_at) if users.longest is None else now + users.longest
-        if ends_at <= now:
+        if min(ends_at, longest) <= now:
             raise VerificationError("the token has expired", code="jwt.expired")
-        return User(principal, known, ends_at, rights)
+        if users.longest is None:
+            ends_at = min(ends_at, longest)
+        at = min(known.auth_time or issued_at, issued_at)
+        log_in = LogIn(known.issuer, known.subject, known.session, at, "provider")
+        return User(principal, known, ends_at, rights, log_in)
 
     def _require_own(self, principal: str, users: UsersConfig) -> None:
         """Raise ``VerificationError`` for a name that only another issuer may give.
@@ -202,6 +212,15 @@ def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) ->
         message = "iss, sub, jti, sid and acr of a token are printable ASCII, 1,024 characters each"
         raise DecodeError(message, code="jwt.malformed")
     return known
+
+
+def _issued_at(claims: Mapping[str, JSON]) -> int:
+    """Return ``iat``, which tells whether a log-out came after the token."""
+    issued_at = claims.get("iat")
+    if issued_at is None:
+        message = "the token has no iat: have the issuer set one"
+        raise VerificationError(message, code="jwt.lifetime")
+    return int(float(str(issued_at)))  # a number, as jwt.verify has found
 
 
 def _text(claims: Mapping[str, JSON], name: str) -> str | None:

@@ -23,6 +23,7 @@ from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
 from agentguard.audit.find import entries_of_call, read_entry_of_kind
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
 from agentguard.audit.log import LogReader
+from agentguard.audit.logouts import late_calls
 from agentguard.audit.registry import verify_registry
 from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search
@@ -99,6 +100,7 @@ class _LogVerification:
         self._count_calls(reports)
         self._count_approvals(reports)
         self._find_unapproved(reports)
+        self.problems += late_calls(reports)
         settlement = ResolutionVerifier(self.reader, self.trust, reports, frozenset(self.damaged))
         try:
             self.problems += settlement.problems()

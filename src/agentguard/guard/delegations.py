@@ -97,6 +97,7 @@ class Delegations:
             message = "no issuer knows users here: describe them in [issuers.NAME.users]"
             raise VerificationError(message, code="jwt.issuer")
         user = self._users.verify(lender.token, now=now)
+        require_unrevoked(self._runtime.current_ports().revocations, user.login.names)
         if lender.name not in (None, user.principal):
             message = f"the token is of {user.principal}, and not of {lender.name}"
             raise DelegationError(message, code="principal.assurance")

@@ -208,9 +208,11 @@ class Guard:
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
         that ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
         ``principal.assurance`` where a token is wanted, or is another principal's,
-        ``hop.malformed``, ``delegation.depth``. For a token that does not verify, raises
+        ``hop.malformed``, ``delegation.depth``; for a token, ``delegation.logged_out`` after the
+        user's log-out, and ``domain.frozen``. For a token that does not verify, raises
         ``VerificationError`` or ``DecodeError`` (``jwt.*``), and ``ServerError``
-        (``issuer.unreachable``, ``issuer.keys``) where its issuer's keys can't be had.
+        (``issuer.unreachable``, ``issuer.keys``) where its issuer's keys can't be had, and
+        ``StorageError`` where the log-outs can't.
         """
         return self._parts.delegations.begin(
             Lender(subject, subject_token),
@@ -228,6 +230,7 @@ class Guard:
 
         Raises ``DecodeError`` or ``VerificationError`` for a delegation that does not verify or has
         expired, ``StorageError``, and ``DelegationError`` (``delegation.revoked``,
+        ``delegation.logged_out``,
         ``domain.frozen``, ``delegation.holder``) for a delegation that nobody may use any more.
         """
         return self._parts.delegations.resume(stored)

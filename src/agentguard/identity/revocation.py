@@ -1,4 +1,4 @@
-"""The protocol ``Revocations``: which names are revoked, and how many calls a delegation has left.
+"""The protocol ``Revocations``: who may act no more, and how many calls a delegation has left.
 
 ``storage/revocations.py`` implements the protocol in the state's folder. ``require_unrevoked`` is
 the check that calls, access tokens and stored delegations share.
@@ -11,10 +11,11 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from agentguard.errors import DelegationError
+from agentguard.identity.login import LogOut
 
 
 class Revocations(Protocol):
-    """The revoked names, the freeze, and the counts of calls, which all processes share."""
+    """The revoked names, the log-outs, the freeze and the counts of calls, of all processes."""
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return the reason code and the reason why no bearer of ``names`` may act now, or None.
@@ -31,6 +32,15 @@ class Revocations(Protocol):
 
     def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Whether the log has no more calls than the limits allow; raises as ``consume`` does."""
+
+    def has_ended(self, logout: LogOut) -> bool:
+        """Whether the log is known to have a log-out that ends all that this log-out ends."""
+
+    def publish(self) -> None:
+        """Have every process of the state learn, before this returns, what the log has by now.
+
+        Raises as ``consume`` does.
+        """
 
 
 def require_unrevoked(revocations: Revocations, names: AbstractSet[str]) -> None:

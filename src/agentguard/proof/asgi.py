@@ -46,6 +46,7 @@ _STATUSES: Final = {
     "proof.too_large": 413,
     "proof.headers": 431,
     "proof.unavailable": 503,
+    "delegation.logged_out": 403,
     "delegation.revoked": 403,
     "domain.frozen": 403,
 }

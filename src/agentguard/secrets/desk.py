@@ -25,6 +25,8 @@ from agentguard.signing.keys import Secret
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
+_REFUSALS: Final = ("delegation.revoked", "delegation.logged_out", "domain.frozen")
+
 _PATIENCE: Final = 60.0
 """Seconds after which the end of a call no longer waits for the entry of a release."""
 
@@ -60,8 +62,8 @@ class Desk:
         try:
             require_unrevoked(self._revocations, subject.names)
         except AgentguardError as error:
-            is_revoked = error.code in ("delegation.revoked", "domain.frozen")
-            code = "secret.refused" if is_revoked else "secret.failed"
+            is_refused = error.code in _REFUSALS
+            code = "secret.refused" if is_refused else "secret.failed"
             raise SecretError(f"the secret {name} is not released: {error}", code=code) from error
         return rule
 

@@ -23,6 +23,7 @@ from agentguard.service.answers import (
 from agentguard.service.exchange import exchange
 from agentguard.service.identities import register
 from agentguard.service.introspection import introspect
+from agentguard.service.logout import log_out
 from agentguard.service.metadata import health, keys, metadata
 from agentguard.service.openapi import describe
 from agentguard.service.parts import LOGGER, ServiceParts
@@ -64,6 +65,7 @@ ROUTES: Final[dict[Place, Endpoint]] = {
     Place("POST", "/identities"): register,
     Place("POST", "/token"): exchange,
     Place("POST", "/introspect"): introspect,
+    Place("POST", "/backchannel-logout"): log_out,
 }
 """The endpoints; each path has one method."""
 

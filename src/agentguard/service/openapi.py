@@ -125,6 +125,15 @@ _INTROSPECT: Final = {
     ),
 }
 
+_LOGOUT: Final = {
+    "summary": "Say that a user has logged out (OpenID Connect Back-Channel Logout 1.0)",
+    "requestBody": {
+        "required": True,
+        "content": _content(FORM, _object(("logout_token",), logout_token=_TEXT)),
+    },
+    "responses": _answers("200", "The log-out is recorded", _OBJECT, *_POSTED),
+}
+
 DESCRIPTION: Final[Mapping[str, Any]] = {
     "openapi": "3.1.0",
     "info": {"title": "agentguard token service", "version": "1"},
@@ -136,6 +145,7 @@ DESCRIPTION: Final[Mapping[str, Any]] = {
         "/identities": {"post": _IDENTITIES},
         "/token": {"post": _TOKEN},
         "/introspect": {"post": _INTROSPECT},
+        "/backchannel-logout": {"post": _LOGOUT},
     },
     "components": {
         "securitySchemes": {

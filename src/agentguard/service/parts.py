@@ -6,12 +6,14 @@ The endpoints are functions of these parts and a request. ``open_parts`` makes t
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from agentguard.domain.config import Config
 from agentguard.domain.config.service import ServiceConfig
 from agentguard.domain.issuer_keys import open_issuers
+from agentguard.domain.logouts import LogOutTokens
 from agentguard.errors import ConfigError
 from agentguard.flow.ports import Ports
 from agentguard.guard.embedded import Embedded
@@ -29,13 +31,19 @@ _MOST_CHAINS: Final = 65_536
 
 
 class ServiceParts(NamedTuple):
-    """The configuration, the guard, the clients with workload tokens, and the used proofs."""
+    """The configuration, the guard, the clients with workload tokens, and the used proofs.
+
+    ``logouts`` verifies the log-out tokens of providers; one request at a time has the ``turn`` to
+    record one.
+    """
 
     settings: Config
     config: ServiceConfig
     guard: Embedded
     clients: TokenClients
     store: ProofStore
+    logouts: LogOutTokens
+    turn: threading.Lock
 
     @property
     def ports(self) -> Ports:
@@ -79,4 +87,6 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
         guard,
         TokenClients(open_issuers(settings), clients),
         ProofStore(settings.state / STORE, max_chains=_MOST_CHAINS),
+        LogOutTokens(settings),
+        threading.Lock(),
     )

@@ -17,6 +17,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.store import Check, Limits, StoredRequest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
+from agentguard.identity.login import LogOut
 from agentguard.signing.dsse import Envelope
 from agentguard.storage.approval_files import warn_if_unused
 from agentguard.storage.reentry import ReentryGuard
@@ -197,3 +198,10 @@ class MemoryRevocations:
     def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:  # noqa: ARG002
         """Return true: nobody changes a count in memory."""
         return True
+
+    def has_ended(self, logout: LogOut) -> bool:  # noqa: ARG002
+        """Return false: a guard in memory learns of no log-out."""
+        return False
+
+    def publish(self) -> None:
+        """Do nothing: no other process has this guard."""

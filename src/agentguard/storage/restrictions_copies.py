@@ -1,8 +1,8 @@
 """The files with one log's restrictions: one in the state and, with an anchor, a copy beside it.
 
 Somebody who can write only the state can't change the copy. So the copy says how far the log was
-read, and the file in the state only adds revocations, erasures, a newer freeze or thaw, and a later
-time. Beside each file lies a second file with the names of journalled calls.
+read, and the file in the state only adds revocations, log-outs, erasures, a newer freeze or thaw,
+and a later time. Beside each file lies a second file with the names of journalled calls.
 ``restrictions_file.py`` has the format of both files.
 """
 
@@ -168,6 +168,7 @@ def _is_stale(saved: Restrictions, restrictions: Restrictions, most: int) -> boo
 def _decisive(restrictions: Restrictions) -> tuple[object, ...]:
     return (
         restrictions.revoked,
+        restrictions.logouts,
         restrictions.sequence,
         restrictions.frozen,
         restrictions.used,

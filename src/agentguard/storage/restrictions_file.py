@@ -30,6 +30,7 @@ from agentguard.audit.restrictions import (
     UseCount,
 )
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
+from agentguard.identity.login import Ended
 from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, b64_decode, b64_encode
@@ -220,6 +221,8 @@ def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
             for shard, place in restrictions.read.items()
         },
         "malformed": restrictions.malformed,
+        # a reader of an earlier release refuses the file only where it would miss a log-out
+        **({"logouts": _rows(restrictions.logouts)} if restrictions.logouts else {}),
     }
 
 
@@ -232,7 +235,7 @@ _MEMBERS: Final = frozenset(_encoded(Restrictions(), NamesFile.of(b"")))
 
 def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
-    if members.keys() != _MEMBERS:
+    if members.keys() - {"logouts"} != _MEMBERS:
         raise ValueError(sorted(members))
     restrictions = Restrictions(
         revoked=frozenset(_texts(members["revoked"])),
@@ -256,6 +259,7 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
             for shard, (size, peaks) in _of(dict, members["read"]).items()
         },
         malformed=_of(int, members["malformed"]),
+        logouts=_each(members.get("logouts", {}), lambda row: Ended(*_row(row, int, int))),
     )
     return restrictions, NamesFile(*_row(members["names"], str, int))
 

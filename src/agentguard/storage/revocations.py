@@ -1,9 +1,9 @@
-"""Which calls are refused because of a revocation or a freeze, or because a delegation is used up.
+"""Which calls are refused by a revocation, a log-out or a freeze, or by a used-up delegation.
 
-The ledger (``ledger.py``) knows revocations and freezes. Calls under a delegation that allows a
-number of them are counted here: one byte a call, in one file a hop. The log counts the same calls,
-once they are authorised, and the higher of the two numbers counts. So whoever cuts or removes a
-file gives nobody more calls.
+The ledger (``ledger.py``) knows revocations, log-outs and freezes. Calls under a delegation that
+allows a number of them are counted here: one byte a call, in one file a hop. The log counts the
+same calls, once they are authorised, and the higher of the two numbers counts. So whoever cuts or
+removes a file gives nobody more calls.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentguard.storage import files, lock
 from agentguard.storage.reentry import ReentryGuard
 
 if TYPE_CHECKING:
+    from agentguard.identity.login import LogOut
     from agentguard.storage.ledger import Ledger
 
 CALLS: Final = "calls"
@@ -68,6 +69,14 @@ class FileRevocations:
         """Whether the log has no more calls than the limits allow."""
         calls = self._ledger.read_on().calls
         return all(jti not in calls or calls[jti].calls <= most for jti, most in limits)
+
+    def has_ended(self, logout: LogOut) -> bool:
+        """Whether a log-out is known that ends all that this log-out ends."""
+        return self._ledger.restrictions.has_ended(logout)
+
+    def publish(self) -> None:
+        """Read the log on, and save what denies calls where every process looks in each call."""
+        self._ledger.keep(at_once=True)
 
     def _counts(self, counters: dict[str, int]) -> dict[str, int]:
         """Return how many calls each hop has, by its file or by the log: the higher number."""

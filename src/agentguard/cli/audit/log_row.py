@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard.audit import approval_checks, statements, summary
+from agentguard.audit import approval_checks, logouts, statements, summary
 from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
@@ -154,6 +154,14 @@ def of_freeze_or_revocation(row: Row, parsed: Entry) -> Row:
     return row
 
 
+def of_logout(row: Row, parsed: Entry) -> Row:
+    """Add who has logged out, and where; raises as ``logouts.read`` does."""
+    logout = logouts.read(parsed)
+    which = "all log-ins" if logout.session is None else f"the log-in {logout.session}"
+    whose = "" if logout.subject is None else f" of {logout.subject}"
+    return replace(row, reason=f"{logout.issuer} has ended {which}{whose}")
+
+
 def of_adoption(row: Row, parsed: Entry) -> Row:
     """Add what was lost with an adoption; raises as ``adoption.read`` does."""
     return replace(row, reason=read_adoption(parsed).words())
@@ -220,6 +228,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "secret": of_secret,
     "revocation": of_freeze_or_revocation,
     "freeze": of_freeze_or_revocation,
+    "logout": of_logout,
     "adoption": of_adoption,
     "evaluation": of_evaluation,
 }

@@ -31,6 +31,7 @@ Kind = Literal[
     "delegation",
     "revocation",
     "freeze",
+    "logout",
     "adoption",
     "identity",
     "config",

@@ -15,6 +15,7 @@ from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 from agentguard.identity.jwa import ALGORITHMS
 from agentguard.identity.jwt import ABSENT, JwtRule
+from agentguard.identity.login import LONGEST
 from agentguard.identity.principal import is_principal
 from agentguard.issuers.address import address_of
 
@@ -40,6 +41,7 @@ class UsersConfig:
     ``audience`` for whom such tokens are. ``roles`` leads to the list of the principal's roles, as
     in ``("realm_access", "roles")``; it is empty where ``[principals]`` has the roles. ``longest``
     is how many seconds a delegation lasts at the most, None for as long as the token.
+    ``logout_audience`` is for whom the log-out tokens of users are.
     """
 
     claim: str
@@ -48,6 +50,7 @@ class UsersConfig:
     audience: frozenset[str]
     roles: tuple[str, ...]
     longest: int | None
+    logout_audience: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +126,22 @@ def _users(table: Table, audience: frozenset[str]) -> UsersConfig:
     if not is_principal(f"{prefix}x"):
         raise table.mistake("prefix", "the beginning of a principal's name, as in 'user:'")
     longest = table.number("longest")
-    if longest == 0:
-        raise table.mistake("longest", "a whole number of seconds from 1")
+    if longest is not None and not 1 <= longest <= LONGEST:
+        raise table.mistake("longest", f"a whole number of seconds from 1 to {LONGEST}")
     roles = table.text("roles", "")
+    own = table.texts("audience", tuple(audience))
     config = UsersConfig(
         claim,
         prefix,
         table.choice("token", ("access", "ID"), "access"),
-        frozenset(table.texts("audience", tuple(audience))),
+        frozenset(own),
         tuple(roles.split(".")) if roles else (),
         longest,
+        frozenset(table.texts("logout_audience", own)),
     )
-    if not claim or "" in config.roles or not config.audience or "" in config.audience:
-        message = f"{table.name('')}: claim, audience and the parts of roles are not empty"
+    audiences = config.audience, config.logout_audience
+    if not claim or "" in config.roles or any(not one or "" in one for one in audiences):
+        message = f"{table.name('')}: claim, audiences and the parts of roles are not empty"
         raise ConfigError(message)
     table.reject_unknown()
     return config
