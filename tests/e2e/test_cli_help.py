@@ -63,6 +63,7 @@ HEAVY = [
     "httpcore",
     "keyring",
     "httpx",
+    "httpx2",
     "starlette",
     "opentelemetry.sdk",
     "langchain",

@@ -6,29 +6,15 @@ would copy the headers of the proof to wherever a redirect leads.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
-from agentguard.call.releases import RequestProof
 from agentguard.errors import ConfigError
-from agentguard.proof.presentation import (
-    CHAIN_WANTED,
-    Audiences,
-    chain_url,
-    is_chain_wanted,
-    proof_headers,
-    prove_request,
-)
-from agentguard.proof.target import Target
+from agentguard.proof import proving
+from agentguard.proof.presentation import Audiences
 
 try:
     import httpx
 except ModuleNotFoundError as error:
     what = "a transport that proves requests"
     raise ConfigError.without_extra("httpx", what=what, brings="httpx") from error
-
-_FIRST: Final = "agentguard.audience"
-"""The extension of a request with its audience; httpx copies extensions to redirected requests."""
 
 
 class CallerTransport(httpx.BaseTransport):
@@ -47,20 +33,8 @@ class CallerTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        base = _audience(self._audiences, request)
-        if base is None:
-            return self._transport.handle_request(request)
-        body = request.read()
-        proof = prove_request(request.method, _url(request), body)
-        sent = proof_headers(proof)
-        response = self._transport.handle_request(_proved(request, sent, body))
-        wanted = response.headers.get(CHAIN_WANTED)
-        if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-            return response
-        response.close()
-        self._transport.handle_request(_chain_request(request, base, proof)).close()
-        sent = proof_headers(prove_request(request.method, _url(request), body))
-        return self._transport.handle_request(_proved(request, sent, body))
+        response: httpx.Response = proving.send(self._audiences, self._transport, request)
+        return response
 
     def close(self) -> None:
         """Close the transport that sends the requests."""
@@ -79,62 +53,9 @@ class AsyncCallerTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        base = _audience(self._audiences, request)
-        if base is None:
-            return await self._transport.handle_async_request(request)
-        body = await request.aread()
-        about = request.method, _url(request), body
-        proof = await asyncio.to_thread(prove_request, *about)
-        sent = proof_headers(proof)
-        response = await self._transport.handle_async_request(_proved(request, sent, body))
-        wanted = response.headers.get(CHAIN_WANTED)
-        if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-            return response
-        await response.aclose()
-        taken = await self._transport.handle_async_request(_chain_request(request, base, proof))
-        await taken.aclose()
-        sent = proof_headers(await asyncio.to_thread(prove_request, *about))
-        return await self._transport.handle_async_request(_proved(request, sent, body))
+        response: httpx.Response = await proving.asend(self._audiences, self._transport, request)
+        return response
 
     async def aclose(self) -> None:
         """Close the transport that sends the requests."""
         await self._transport.aclose()
-
-
-def _audience(audiences: Audiences, request: httpx.Request) -> Target | None:
-    """Return the audience of a request that is to be proved, None for any other request.
-
-    Another server may choose where a redirect leads, and does not choose what is proved there.
-    """
-    found = audiences.find(_url(request))
-    return found if request.extensions.setdefault(_FIRST, found) == found else None
-
-
-def _url(request: httpx.Request) -> str:
-    """Return the URL as it is sent: without a user and a fragment."""
-    url = request.url
-    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii')}"
-
-
-def _proved(request: httpx.Request, sent: dict[str, str], body: bytes) -> httpx.Request:
-    """Return a copy of a request with the headers of a proof; the request itself gets none."""
-    copied = httpx.Headers(request.headers)
-    copied.update(sent)
-    return httpx.Request(
-        request.method,
-        request.url,
-        headers=copied,
-        stream=httpx.ByteStream(body),
-        extensions=request.extensions,
-    )
-
-
-def _chain_request(request: httpx.Request, base: Target, proof: RequestProof) -> httpx.Request:
-    """Return the request that sends a chain, with the time limits of ``request``."""
-    return httpx.Request(
-        "PUT",
-        chain_url(base, proof.chain_sha256),
-        content=proof.chain,
-        headers={"Content-Type": "application/json"},
-        extensions=request.extensions,
-    )

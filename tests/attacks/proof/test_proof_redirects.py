@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import httpx2
 import pytest
 import requests
 from tool_servers import SCOPE, TLS, guard_in_memory, in_call, plain_server, tool_server
 
 from agentguard.errors import ConfigError, ProofError
+from agentguard.proof import httpx2 as proving2
 from agentguard.proof.headers import NAMES
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 from agentguard.proof.requests import CallerAdapter
@@ -53,6 +55,26 @@ def with_async_httpx(audience, url):
     return asyncio.run(send())
 
 
+def with_httpx2(audience, url):
+    transport = proving2.CallerTransport(audience, transport=httpx2.HTTPTransport(verify=TLS))
+    with httpx2.Client(transport=transport, follow_redirects=True) as client:
+        answer = client.post(url, content=b"body", headers={"X-Mine": "1"})
+        assert not NAMES & {name.lower() for name in answer.request.headers}
+        return answer.status_code, answer.text
+
+
+def with_async_httpx2(audience, url):
+    async def send():
+        inner = httpx2.AsyncHTTPTransport(verify=TLS)
+        transport = proving2.AsyncCallerTransport(audience, transport=inner)
+        async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+            answer = await client.post(url, content=b"body", headers={"X-Mine": "1"})
+            assert not NAMES & {name.lower() for name in answer.request.headers}
+            return answer.status_code, answer.text
+
+    return asyncio.run(send())
+
+
 def with_requests(audience, url):
     with requests.Session() as session:
         session.trust_env = False
@@ -62,7 +84,9 @@ def with_requests(audience, url):
         return answer.status_code, answer.text
 
 
-CLIENTS = pytest.mark.parametrize("post", [with_httpx, with_async_httpx, with_requests])
+CLIENTS = pytest.mark.parametrize(
+    "post", [with_httpx, with_async_httpx, with_httpx2, with_async_httpx2, with_requests]
+)
 
 
 @CLIENTS
