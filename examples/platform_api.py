@@ -2,8 +2,9 @@
 
 Run it with ``python examples/platform_api.py``. A stand-in for the company's identity provider
 signs two tokens: one of the program (a workload token), and one of alice. The program registers a
-key of its own as an instance of the agent ``support``, and exchanges alice's token for an access
-token of this instance. Everything happens in a temporary folder, which is removed.
+key of its own as an instance of the agent ``support``, exchanges alice's token for an access token
+of this instance, and asks what the policy decides about two calls (AuthZEN). Everything happens in
+a temporary folder, which is removed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentguard import verify_evaluation
 from agentguard.delegation import access_token
 from agentguard.errors import ServerError
 from agentguard.identity.trust import TrustDocument
@@ -44,6 +46,14 @@ max_scope = ["tickets:read", "tickets:write"]
 
 [server]
 url = "unix:guard.sock"
+
+[tools.read_ticket]                          # what an evaluation knows of a tool
+requires = ["tickets:read"]
+resource = "ticket:{ticket}"
+
+[tools.close_ticket]
+requires = ["tickets:write"]
+resource = "ticket:{ticket}"
 
 [service]                                    # the token service, at URL
 issuer = "URL"
@@ -129,7 +139,7 @@ def main(folder: Path) -> None:
 
 
 def call(url: str, provider: Provider, trust: TrustDocument) -> None:
-    """Get an identity and a token, and look at both as others do."""
+    """Get an identity, a token and two decisions, and look at them as others do."""
     metadata = httpx.get(f"{url}/.well-known/oauth-authorization-server").json()
     print("grant types:", *metadata["grant_types_supported"])
     workload = provider.token(sub="support-web", aud="agentguard")
@@ -140,10 +150,26 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
         print("registered:", identity.uri.rpartition("/")[0])
         got = service.tokens.exchange(identity, alice, scope=["tickets:read"], audience=[TICKETS])
         print("exchanged for the scope:", *got.scope)
+        read, close = (
+            service.authorize(
+                identity,
+                tool,
+                {"ticket": "42"},
+                resource="ticket:42",
+                access_token=got.issued.token,
+            )
+            for tool in ("read_ticket", "close_ticket")
+        )
+        print("read_ticket of ticket:42:", read.decision.outcome)
+        print("close_ticket of ticket:42:", close.decision.outcome, close.code)
         try:
             service.tokens.exchange(identity, alice, scope=["admin"])
         except ServerError as error:
             print("refused:", error)
+
+    # Whoever gets the decision verifies the issuer's signature. The decision lets no tool run.
+    decided = verify_evaluation(close.statement or b"", trust)
+    print("decided:", decided.tool, decided.decision, "for", decided.principal)
 
     # The ticket system verifies the token offline, and asks the service about revocations.
     verified = access_token.verify(

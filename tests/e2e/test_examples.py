@@ -259,10 +259,13 @@ def test_platform_api(output_of, tmp_path):
         "grant types: urn:ietf:params:oauth:grant-type:token-exchange",
         "registered: spiffe://acme.example/agent/support",
         "exchanged for the scope: tickets:read",
+        "read_ticket of ticket:42: allow",
+        "close_ticket of ticket:42: deny scope.exceeded",
         (
             "refused: the token service refuses the request: invalid_scope: the agent may not have "
             "this scope: see max_scope in [agents]"
         ),
+        "decided: close_ticket deny for user:alice",
         "verified: agent:support acts for user:alice",
         "active: True",
         "a request has the headers: Authorization DPoP",

@@ -45,6 +45,16 @@ algorithms = ["RS256"]
 claim = "preferred_username"
 audience = ["agentguard"]
 
+[tools.slow]
+resource = "note:{{text}}"
+
+[tools.add]
+requires = ["read"]
+
+[tools.pay]
+
+[tools.drop]
+
 [clients.web]
 issuer = "acme"
 subject = "web-1"
@@ -147,6 +157,32 @@ class Service:
         """Say that a user has logged out, with a log-out token or with one of these claims."""
         sent = self.provider.logout_token(**claims) if token is None else token
         return self.http.post("/backchannel-logout", data={"logout_token": sent})
+
+    def evaluate(
+        self,
+        key: Key | None,
+        uri: str,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        path: str = "/access/v1/evaluation",
+        **changes: Any,
+    ) -> httpx.Response:
+        """Ask what the policy decides, as an instance with its key; None sends ``headers`` alone.
+
+        Without a ``token``, ``headers`` have the credential. A member of the body may be changed or
+        (None) left out.
+        """
+        body = {
+            "subject": {"type": "agent", "id": uri},
+            "action": {"name": "slow"},
+            "resource": {"type": "note", "id": "x"},
+            "context": {"arguments": {"text": "x"}},
+            **changes,
+        }
+        shown = {} if token is None else {"Authorization": f"DPoP {token}"}
+        proof = {} if key is None else {"DPoP": key.proof(f"{self.url}{path}", token)}
+        sent = {name: value for name, value in body.items() if value is not None}
+        return self.http.post(path, json=sent, headers={**shown, **proof, **(headers or {})})
 
     def introspect(self, token: str, **given: str) -> dict[str, Any]:
         """Ask whether a token counts, as a client."""

@@ -154,6 +154,11 @@ class Decision:
         return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
 
     @property
+    def is_failure(self) -> bool:
+        """Whether a part has failed (the log, the clock, the engine), and no rule has decided."""
+        return self.code.partition(".")[0] in _BROKEN
+
+    @property
     def may_pass_later(self) -> bool:
         """Whether the same call may run later although nobody answers, lends or repairs anything.
 

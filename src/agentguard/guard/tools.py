@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentguard import paths
@@ -46,6 +47,22 @@ class Tools:
         self._spelling.add(spec.name)
         self._scopes.require(spec.name, spec.requires)
         return spec
+
+    def described(self, name: str, arguments: Collection[str]) -> ToolSpec | None:
+        """Return a tool as ``[tools.NAME]`` describes it; None for a name without such a table.
+
+        The tool's code is in another process: its description, its schema and the scopes in its
+        code are not known here, and no pin is compared. ``arguments`` are the names of a call's
+        arguments. Raises ``ConfigError``.
+        """
+        table = self._settings.tools.get(name)
+        if table is None:
+            return None
+        bare = ToolSpec(name, "", {}, table.origin or f"tools.{name}")
+        spec = replace(table.over(bare), pinned_origin=None, pinned_schema=None)
+        self._settings.require_redactable(spec)
+        given = replace(spec, schema={"properties": {key: {} for key in arguments}})
+        return replace(spec, facts=paths.of_tool(self._settings.paths, given).facts)
 
     def looks_up_facts(self, name: str) -> bool:
         """Return whether the configuration names a look-up of facts for a configured tool."""

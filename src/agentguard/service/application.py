@@ -8,7 +8,7 @@ becomes an answer in JSON.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ from agentguard.service.answers import (
     refusal,
     unavailable,
 )
+from agentguard.service.evaluations import configuration, evaluate, evaluate_many
 from agentguard.service.exchange import exchange
 from agentguard.service.identities import register
 from agentguard.service.introspection import introspect
@@ -47,6 +48,8 @@ AT_ONCE: Final = 16
 SECONDS: Final = 10.0
 """The seconds in which the body of a request has to come."""
 
+_REQUEST_ID: Final = "x-request-id"
+
 Endpoint = Callable[[ServiceParts, Request], Answer]
 
 
@@ -66,6 +69,9 @@ ROUTES: Final[dict[Place, Endpoint]] = {
     Place("POST", "/token"): exchange,
     Place("POST", "/introspect"): introspect,
     Place("POST", "/backchannel-logout"): log_out,
+    Place("GET", "/.well-known/authzen-configuration"): configuration,
+    Place("POST", "/access/v1/evaluation"): evaluate,
+    Place("POST", "/access/v1/evaluations"): evaluate_many,
 }
 """The endpoints; each path has one method."""
 
@@ -95,6 +101,7 @@ async def _answer(
     turns: asyncio.Semaphore,
     http: HttpRequest,
 ) -> Response:
+    headers: Mapping[str, str] = {}
     try:
         headers = read_headers(http.scope["headers"])
         request = Request(place.method, place.path, headers, await _body(http))
@@ -102,7 +109,10 @@ async def _answer(
             answer = await run_in_threadpool(_carry_out, parts, endpoint, request)
     except RefusedError as refused:
         answer = refusal(refused)
-    return _response(answer)
+    response = _response(answer)
+    if _REQUEST_ID in headers:  # AuthZEN, "Request Identification"
+        response.headers[_REQUEST_ID] = headers[_REQUEST_ID]
+    return response
 
 
 def _carry_out(parts: ServiceParts, endpoint: Endpoint, request: Request) -> Answer:

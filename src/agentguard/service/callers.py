@@ -133,7 +133,7 @@ def require_active(parts: ServiceParts, uri: str, name: str, thumbprint: str) ->
         require_unrevoked(parts.ports.revocations, frozenset({uri, f"agent:{name}", thumbprint}))
     except DelegationError as error:
         if error.code == "domain.frozen":
-            message = f"no tokens are issued now [{error.code}]"
+            message = f"the trust domain is frozen [{error.code}]"
             raise RefusedError(400, "unauthorized_client", message) from error
         raise invalid_client(f"the agent is revoked [{error.code}]") from error
 

@@ -1,19 +1,22 @@
 """A client of a token service: ``TokenService`` and its async twin, over httpx.
 
-Both register a key of this process as an instance of an agent, and exchange users' tokens for
-access tokens. ``messages.py`` says what is sent. The extra ``httpx`` brings httpx.
+Both register a key of this process as an instance of an agent, exchange users' tokens for access
+tokens, and ask what the policy decides about calls. ``messages.py`` says what is sent. The extra
+``httpx`` brings httpx.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
+from agentguard.call.evaluation import Evaluation
 from agentguard.errors import ConfigError
 from agentguard.service import messages
 from agentguard.service.messages import ACCESS_TOKEN, ExchangedToken, Identity, Sent
+from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer
 
 try:
@@ -28,8 +31,8 @@ _TIMEOUT: Final = 30.0
 class TokenService:
     """The token service at ``url``: ``https``, or ``http`` on this machine.
 
-    ``identities.register`` and ``tokens.exchange`` each make one request. ``http`` sends the
-    requests, and is not closed here; None makes a client that ``close`` closes. Raises
+    ``identities.register``, ``tokens.exchange`` and ``authorize`` each make one request. ``http``
+    sends the requests, and is not closed here; None makes a client that ``close`` closes. Raises
     ``ConfigError`` for another URL.
     """
 
@@ -38,8 +41,29 @@ class TokenService:
         own = httpx.Client(timeout=_TIMEOUT, trust_env=_has_tls(base)) if http is None else None
         self._own, used = own, http or own
         assert used is not None  # noqa: S101  one of both is there
+        self._url, self._http = base, used
         self.identities = Identities(base, used)
         self.tokens = Tokens(base, used)
+
+    def authorize(
+        self,
+        identity: Identity,
+        tool: str,
+        arguments: Mapping[str, JSON],
+        *,
+        resource: str,
+        access_token: str | None = None,
+    ) -> Evaluation:
+        """Return the policy's decision about a call of the identity; nobody makes the call.
+
+        ``tool`` is a tool of the service's ``[tools]``. ``resource`` is ``TYPE:ID``, that of the
+        arguments where the configuration has a template. With ``access_token``, the identity acts
+        for the user of the token, else on its own authority. The signature of the statement is not
+        verified: ``agentguard.verify_evaluation`` does that. Raises ``ConfigError`` for a malformed
+        resource, and as ``Identities.register`` does. AuthZEN Authorization API 1.0.
+        """
+        sent = messages.authorization(self._url, identity, tool, arguments, resource, access_token)
+        return messages.read_evaluation(*_post(self._http, sent))
 
     def close(self) -> None:
         """Close the client of httpx that was made here."""
@@ -114,8 +138,22 @@ class AsyncTokenService:
         own = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=tls) if http is None else None
         self._own, used = own, http or own
         assert used is not None  # noqa: S101  one of both is there
+        self._url, self._http = base, used
         self.identities = AsyncIdentities(base, used)
         self.tokens = AsyncTokens(base, used)
+
+    async def authorize(
+        self,
+        identity: Identity,
+        tool: str,
+        arguments: Mapping[str, JSON],
+        *,
+        resource: str,
+        access_token: str | None = None,
+    ) -> Evaluation:
+        """Return the policy's decision about a call, as ``TokenService.authorize`` does."""
+        sent = messages.authorization(self._url, identity, tool, arguments, resource, access_token)
+        return messages.read_evaluation(*await _apost(self._http, sent))
 
     async def aclose(self) -> None:
         """Close the client of httpx that was made here."""

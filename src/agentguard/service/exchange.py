@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.delegation import access_token, chain_issuance, grant, verification
 from agentguard.delegation.access_token import AccessToken
@@ -73,7 +72,7 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
     # The token leaves the service after its proof is used up, and after its chain is on record.
     use_proof(parts, instance.proof, at=token.issued_at, keeps=_kept(token))
     at = timestamp(instance.present.moment)
-    parts.ports.log.append(records.delegation(token.chain, at=at))
+    parts.chains.record(parts.ports.log, token.chain, at)
     return success(
         {
             "access_token": token.token,

@@ -6,20 +6,16 @@ have the token already, and learns only what the token and the chain say.
 
 from __future__ import annotations
 
-from typing import Any
-
-from agentguard.delegation import access_token
 from agentguard.delegation.access_token import CHAIN_CLAIM, ISOLATION_CLAIM, AccessToken
 from agentguard.delegation.chain import Chain
-from agentguard.errors import AgentguardError, DelegationError, ProofError
+from agentguard.errors import AgentguardError, DelegationError
 from agentguard.identity.revocation import require_unrevoked
-from agentguard.identity.trust import seconds
-from agentguard.proof.headers import MAX_CHAIN
 from agentguard.service.answers import Answer, success, unavailable
 from agentguard.service.callers import client_of
 from agentguard.service.messages import CHAIN
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Request, one, read_form, required
+from agentguard.service.tokens import read_token
 from agentguard.signing import jws
 
 _INACTIVE = {"active": False}
@@ -39,27 +35,11 @@ def introspect(parts: ServiceParts, request: Request) -> Answer:
 
 def _active(parts: ServiceParts, text: str, chain: str | None) -> AccessToken | None:
     """Return the token if the token counts now; raises ``RefusedError`` where nobody can know."""
+    token = read_token(parts, text, None if chain is None else chain.encode())
+    if token is None:
+        return None
     try:
-        claims: Any = jws.parse(text).claims()
-        audience = claims.get("aud")
-        digest = claims.get(CHAIN_CLAIM)
-        if not isinstance(audience, list) or not audience or not isinstance(digest, str):
-            return None
-        shown = parts.store.chain(digest) if chain is None else chain.encode()
-        if shown is None or len(shown) > MAX_CHAIN:
-            return None
-        # which of its audiences asks is for the asking server to compare
-        token = access_token.verify(
-            text,
-            shown,
-            parts.trust,
-            at=seconds(parts.now()),
-            audience=audience[0],
-            issuer=parts.config.issuer,
-        )
         require_unrevoked(parts.ports.revocations, token.chain.names | {token.jti})
-    except ProofError as error:
-        raise unavailable("the chains of tokens can't be read now") from error
     except DelegationError as error:
         LOGGER.info("a token that is asked for is refused: %s", error.code)
         return None

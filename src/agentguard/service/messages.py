@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
+from agentguard.approvals.request import read_requirement
+from agentguard.call.decision import Decision
+from agentguard.call.evaluation import Evaluation
 from agentguard.delegation.access_token import IssuedToken
-from agentguard.errors import DecodeError, ServerError
+from agentguard.errors import ConfigError, DecodeError, ServerError
 from agentguard.proof.target import Target, parse_audience
 from agentguard.service import proofs
 from agentguard.signing import canonical
@@ -121,6 +124,62 @@ def exchange(
         proofs.HEADER: _proof(identity.signer, "POST", target, None),
     }
     return Sent(target, headers, urlencode(form).encode("ascii"))
+
+
+def authorization(
+    url: str,
+    identity: Identity,
+    tool: str,
+    arguments: Mapping[str, JSON],
+    resource: str,
+    access_token: str | None,
+) -> Sent:
+    """Return the request for an evaluation; raises ``ConfigError`` for a malformed resource."""
+    kind, colon, identifier = resource.partition(":")
+    if not colon:
+        raise ConfigError(f"resource: expected TYPE:ID, got {resource!r}")
+    target = f"{url}/access/v1/evaluation"
+    body = {
+        "subject": {"type": "agent", "id": identity.uri},
+        "action": {"name": tool},
+        "resource": {"type": kind, "id": identifier},
+        "context": {"arguments": {**arguments}},
+    }
+    shown = (
+        {"Workload-Identity-Token": identity.credential}
+        if access_token is None
+        else {"Authorization": f"DPoP {access_token}"}
+    )
+    headers = {
+        **_PLAIN,
+        **shown,
+        "Content-Type": "application/json",
+        proofs.HEADER: _proof(identity.signer, "POST", target, access_token),
+    }
+    return Sent(target, headers, canonical.dumps(body))
+
+
+def read_evaluation(status: int, body: bytes) -> Evaluation:
+    """Return the evaluation in an answer, unverified; raises ``ServerError``."""
+    answer = _answer(status, body, 200)
+    match answer.get("context"):
+        case {
+            "outcome": "allow" | "deny" | "approval" as outcome,
+            "code": str(code),
+            "reasons": [*reasons],
+            "requirements": [*requirements],
+            "entry": str(entry),
+            "statement": {**statement},
+            "salt": str(salt),
+        } if answer.get("decision") is (outcome == "allow"):
+            try:
+                needed = tuple(map(read_requirement, requirements))
+                decision = Decision(outcome, code, tuple(map(str, reasons)), needed)
+                sealed = canonical.dumps(statement)
+                return Evaluation(decision, entry, sealed, canonical.b64url_decode(salt))
+            except DecodeError as error:
+                raise _malformed() from error
+    raise _malformed()
 
 
 def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentguard.service.answers import Answer, public
+from agentguard.service.evaluations import MOST
 from agentguard.service.exchange import SUBJECT_TYPES
 from agentguard.service.messages import CHAIN, GRANT
 from agentguard.service.parts import ServiceParts
@@ -134,6 +135,45 @@ _LOGOUT: Final = {
     "responses": _answers("200", "The log-out is recorded", _OBJECT, *_POSTED),
 }
 
+_ASKED: Final = {
+    "subject": _object(("type", "id"), type=_TEXT, id=_TEXT, properties=_OBJECT),
+    "action": _object(("name",), name=_TEXT),
+    "resource": _object(("type", "id"), type=_TEXT, id=_TEXT),
+    "context": _object((), arguments=_OBJECT),
+}
+
+_DECIDED: Final = _object(("decision",), decision={"type": "boolean"}, context=_OBJECT)
+
+
+def _evaluated(summary: str, body: object, meaning: str, answer: object) -> dict[str, object]:
+    return {
+        "summary": summary,
+        "security": [{"token": [], "proof": []}, {"credential": [], "proof": []}, {"workload": []}],
+        "parameters": [{"name": "X-Request-ID", "in": "header", "schema": _TEXT}],
+        "requestBody": {"required": True, "content": _content(_JSON, body)},
+        "responses": _answers("200", meaning, answer, *_POSTED, "403"),
+    }
+
+
+_EVALUATION: Final = _evaluated(
+    "Ask what the policy decides about a call that nobody makes (AuthZEN)",
+    _object(("subject", "action", "resource"), **_ASKED),
+    "The decision, signed and on record",
+    _DECIDED,
+)
+
+_EVALUATIONS: Final = _evaluated(
+    "Ask about several calls (AuthZEN)",
+    _object(
+        (),
+        **_ASKED,
+        evaluations={"type": "array", "items": _object((), **_ASKED), "maxItems": MOST},
+        options=_OBJECT,
+    ),
+    "The decisions, in the order of the request",
+    _object((), evaluations={"type": "array", "items": _DECIDED}),
+)
+
 DESCRIPTION: Final[Mapping[str, Any]] = {
     "openapi": "3.1.0",
     "info": {"title": "agentguard token service", "version": "1"},
@@ -146,10 +186,14 @@ DESCRIPTION: Final[Mapping[str, Any]] = {
         "/token": {"post": _TOKEN},
         "/introspect": {"post": _INTROSPECT},
         "/backchannel-logout": {"post": _LOGOUT},
+        "/.well-known/authzen-configuration": _public("The metadata (AuthZEN)"),
+        "/access/v1/evaluation": {"post": _EVALUATION},
+        "/access/v1/evaluations": {"post": _EVALUATIONS},
     },
     "components": {
         "securitySchemes": {
             "workload": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            "token": {"type": "http", "scheme": "dpop"},
             "credential": {"type": "apiKey", "in": "header", "name": "Workload-Identity-Token"},
             "proof": {"type": "apiKey", "in": "header", "name": "DPoP"},
         },

@@ -20,6 +20,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.process import Present
 from agentguard.identity.trust import TrustDocument
 from agentguard.server.tokens import TokenClients
+from agentguard.service.recorded_chains import RecordedChains
 from agentguard.storage.proof_store import ProofStore
 
 LOGGER: Final = logging.getLogger("agentguard")
@@ -31,7 +32,7 @@ _MOST_CHAINS: Final = 65_536
 
 
 class ServiceParts(NamedTuple):
-    """The configuration, the guard, the clients with workload tokens, and the used proofs.
+    """The configuration, the guard, the clients, the used proofs, and the chains in the log.
 
     ``logouts`` verifies the log-out tokens of providers; one request at a time has the ``turn`` to
     record one.
@@ -44,6 +45,7 @@ class ServiceParts(NamedTuple):
     store: ProofStore
     logouts: LogOutTokens
     turn: threading.Lock
+    chains: RecordedChains
 
     @property
     def ports(self) -> Ports:
@@ -89,4 +91,5 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
         ProofStore(settings.state / STORE, max_chains=_MOST_CHAINS),
         LogOutTokens(settings),
         threading.Lock(),
+        RecordedChains(),
     )

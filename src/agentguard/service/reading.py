@@ -35,6 +35,7 @@ _ONCE: Final = frozenset(
         "content-type",
         "dpop",
         "workload-identity-token",
+        "x-request-id",
     }
 )
 """The headers that are read; each comes once at most."""
