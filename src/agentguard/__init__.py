@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from agentguard.domain.report import Report
     from agentguard.guard.agent import Agent
     from agentguard.guard.guard import Guard
+    from agentguard.guard.receiver_log import ReceiverLog
     from agentguard.identity.trust import TrustDocument
     from agentguard.signing.keys import Ed25519Signer
 
@@ -70,6 +71,7 @@ __all__ = [
     "IssuedToken",
     "PolicyError",
     "ProofError",
+    "ReceiverLog",
     "Report",
     "RequestEndedError",
     "RequestStatus",
@@ -102,6 +104,7 @@ _HOMES = {
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
     "IssuedToken": "agentguard.delegation.access_token",
+    "ReceiverLog": "agentguard.guard.receiver_log",
     "Report": "agentguard.domain.report",
     "RequestEndedError": "agentguard.approvals.status",
     "RequestStatus": "agentguard.approvals.status",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from agentguard import ProofError
+from agentguard import ConfigError, ProofError, ReceiverLog
+from agentguard.audit.entry import parse_entry
+from agentguard.audit.http_requests import read_proof
 from agentguard.delegation.context import running_call
 from agentguard.proof.call_proof import params_digest
 from agentguard.proof.presentation import prove_call, prove_request
 from agentguard.signing import jws
+from agentguard.signing.canonical import sha256_hex
+from agentguard.storage.reader import StateReader
 
 URL = "https://payments.example"
 
@@ -32,6 +37,26 @@ def test_the_server_proves_a_request_of_a_running_call_and_none_after_the_end(pl
     with pytest.raises(ProofError) as caught:
         link.request({**asked, "body_sha256": "0" * 64})
     assert caught.value.code == "proof.refused"
+
+
+def test_the_proof_is_in_the_server_s_log_before_the_client_has_the_proof(place):
+    guard = place.connect()
+
+    def pay():
+        proof = prove_request("POST", f"{URL}/pay", b"3")
+        with closing(StateReader(place.settings.state)) as reader:
+            bodies = [body for _index, body in reader.entries(0)]
+        (entry,) = [one for one in map(parse_entry, bodies) if one.kind == "proof"]
+        return proof.proof, read_proof(entry).record.sha256
+
+    with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
+        proof, digest = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
+    assert digest == sha256_hex(proof.encode())
+
+
+def test_a_receiver_opens_its_log_in_its_own_process(place):
+    with pytest.raises(ConfigError, match=r"Guard\.open"):
+        ReceiverLog(place.connect())
 
 
 def test_the_server_itself_looks_at_the_audience(place):

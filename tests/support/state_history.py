@@ -9,14 +9,16 @@ from typing import Any
 from unittest.mock import patch
 
 from embedded_parts import runtime_of
-from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
+from state_scene import BRIEFLY, PASSPHRASE, SERVER, Call, Crash, LeftError, Scene
 
-from agentguard import ApprovalPending, Denied, Guard
+from agentguard import ApprovalPending, Denied, Guard, ReceiverLog
 from agentguard.adapters import run_store
 from agentguard.audit import logouts
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
 from agentguard.call.invocation import timestamp
+from agentguard.call.releases import RequestRecord
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal_files import FileJournal
@@ -35,6 +37,7 @@ ONE, TWO = Call("worker", "read", "one", "two calls"), Call("worker", "read", "t
 SOME = Call("worker", "read", "some", "three calls")
 DAVE, SOON = Call("worker", "read", "dave", "dave"), Call("worker", "read", "soon", "soon")
 ROBOT = Call("robot", "read", "robot")
+SENT = Call("worker", "send", "letter", "sent")
 READ = Call("clerk", "read", "clerk")
 UNLOCKED = Call("clerk", "unlock", "door")
 PLAIN = Call("worker", "read", "plain", "plain")
@@ -92,6 +95,7 @@ def _lend(guard: Guard, scene: Scene) -> None:
         ("soon", "user:alice", {"expires_in": BRIEFLY}),
         ("nothing", "user:alice", {"scope": []}),
         ("plain", "user:erin", {}),
+        ("sent", "user:erin", {"audience": [SERVER]}),
     ):
         lasting: Any = {"scope": ["act"], "expires_in": 24 * 3600, **terms}
         delegation = guard.delegate(subject, **lasting)
@@ -125,6 +129,8 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
     for call in (MERGED, KEPT, PAID, ERASED, READ, UNLOCKED):
         scene.make(first, call, agent=clerk)
     assert clerk.authorize(first.tool(name="look")(_look), "x").allowed
+    scene.make(first, SENT)
+    _receive(first)
     for call in (GONE, ONE):
         with suppress(Denied):
             scene.make(first, call)
@@ -139,6 +145,18 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
 def _look(what: str) -> str:
     """Return what is looked at."""
     return what
+
+
+def _receive(guard: Guard) -> None:
+    """Put requests on record as a tool's server does that has the state as its own."""
+    log, request = ReceiverLog(guard), RequestRecord("POST", SERVER, None, "0" * 64)
+    caller = "spiffe://acme.example/agent/worker/x", "user:erin"
+    server, token, digest = (SERVER, SERVER), ("token", "1" * 64), "2" * 64
+    accepted = ReceivedRequest(
+        request, *server, "proof", digest, "key", "wpt", "3" * 64, *token, *caller
+    )
+    log.received(accepted)
+    log.refused(RefusedRequest("proof.used", request, *server, digest, *token, *caller))
 
 
 def _die(call: Call, scene: Scene) -> None:

@@ -24,11 +24,13 @@ from agentguard.errors import EncodeError
 from agentguard.guard.agent import Agent
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
+from agentguard.proof import prove_request
 from agentguard.signing.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse battery staple"
 PEOPLE = ("bob", "carol")
 SECRET = "DOOR_CODE"
+SERVER = "https://door.example"
 BRIEFLY = 600
 """Seconds for which some requests and delegations last; the others outlive the history."""
 
@@ -171,6 +173,8 @@ class Scene:
                 raise ending
             if call.tool == "unlock":
                 secret(SECRET)
+            if call.tool == "send":
+                prove_request("POST", SERVER, b"")
             return f"{call.tool} {call.what}: done {self.ran.count(call)}"
 
         bound = {"what": call.what, "token": "s3cret"}

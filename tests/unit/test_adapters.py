@@ -102,6 +102,7 @@ def test_an_application_has_few_names():
         "IssuedToken",
         "PolicyError",
         "ProofError",
+        "ReceiverLog",
         "Report",
         "RequestEndedError",
         "RequestStatus",

@@ -8,12 +8,13 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry, evaluations, logouts, records
+from agentguard.audit import entry, evaluations, http_requests, logouts, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.evaluations import Basis
+from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
 from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
-from agentguard.call.releases import ReleaseSubject
+from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.delegation import chain_issuance
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
@@ -33,6 +34,13 @@ PREDICATE: dict[str, Any] = {
     "task_id": "the-task",
     "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
 }
+
+
+SUBJECT = ReleaseSubject("the-id", "0" * 64, 1, 7, AGENT, "note", None, frozenset())
+REQUEST = RequestRecord("POST", "https://a.example/pay", "1" * 64, "2" * 64)
+SERVER = ("https://a.example", "https://a.example")
+TOKEN = ("the-token", "4" * 64)
+CALLER = (AGENT, "user:alice")
 
 
 @pytest.fixture
@@ -86,9 +94,20 @@ def built(signer):
         "config": records.config(b'{"a":1}', at=AT),
         "identity": records.identity(issued, at=AT),
         "authorization": records.authorization(sealed, PREDICATE, ruling, at=AT),
-        "secret": records.secret(
-            "TOKEN",
-            ReleaseSubject("the-id", "0" * 64, 1, 7, AGENT, "note", None, frozenset()),
+        "secret": records.secret("TOKEN", SUBJECT, at=AT),
+        "proof": http_requests.proof(
+            ProofRecord(REQUEST, "wpt", "https://a.example", "the-proof", "3" * 64), SUBJECT, at=AT
+        ),
+        "received": http_requests.received(
+            ReceivedRequest(
+                REQUEST, *SERVER, "the-proof", "3" * 64, "key", "wpt", "0" * 64, *TOKEN, *CALLER
+            ),
+            unrecorded=0,
+            at=AT,
+        ),
+        "refused": http_requests.refused(
+            RefusedRequest("proof.used", REQUEST, *SERVER, "3" * 64, *TOKEN, *CALLER),
+            unrecorded=2,
             at=AT,
         ),
         "outcome": records.outcome(
@@ -132,6 +151,9 @@ KINDS = [
     "identity",
     "authorization",
     "secret",
+    "proof",
+    "received",
+    "refused",
     "outcome",
     "resolution",
     "erasure",

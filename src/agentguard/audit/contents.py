@@ -29,6 +29,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evaluations import LoggedEvaluation
 from agentguard.audit.findings import LatestCall, LoggedOut, MissingData, OpenCall
+from agentguard.audit.http_requests import ProofVerifier, summary_of_receipt
 from agentguard.audit.secret_releases import ReleaseVerifier
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.audit.summary import Summary
@@ -93,9 +94,11 @@ class ContentsVerifier:
     _modes: dict[str, str] = field(default_factory=dict)
     _unauthorised: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call
     _releases: ReleaseVerifier = field(init=False)
+    _proofs: ProofVerifier = field(init=False)
 
     def __post_init__(self) -> None:
         self._releases = ReleaseVerifier(self.shard)
+        self._proofs = ProofVerifier(self.shard)
 
     @property
     def checks_signatures(self) -> bool:
@@ -150,14 +153,20 @@ class ContentsVerifier:
                 return self._authorization(index, reading, entry, at)
             case "outcome":
                 return self._outcome(index, reading, entry)
-            case "secret":
-                return _Content(self._releases.check(entry))
+            case "secret" | "proof" | "received" | "refused":
+                return _Content(self._release(entry))
             case "evaluation":
                 return _Content(self._evaluation(entry, at))
             case "identity" | "delegation" | "request" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
         self._announcement(index, entry)
         return _Content(Summary(entry.kind, entry.at))
+
+    def _release(self, entry: Entry) -> Summary:
+        """Check what a running call got, or what a receiver says of a request."""
+        if entry.kind == "secret":
+            return self._releases.check(entry)
+        return self._proofs.check(entry) if entry.kind == "proof" else summary_of_receipt(entry)
 
     def _subject(self, index: int, entry: Entry, at: int) -> Summary:
         """Check an entry about an agent or a call, and return the entry's summary."""
@@ -248,6 +257,7 @@ class ContentsVerifier:
             subject = call.invocation_sha256
             self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
             self._releases.begin(call, index, chain)
+            self._proofs.begin(call, index, chain)
         call_summary = summary.of_call(call.predicate, at=entry.at, decision=call.effect)
         return _Content(call_summary, call.commitments, (index, call.invocation_sha256))
 
@@ -298,6 +308,7 @@ class ContentsVerifier:
             outcome = read_outcome(entry)
         call = self.open_calls.pop(outcome.invocation_sha256, None)
         self._releases.end(outcome.invocation_sha256)
+        self._proofs.end(outcome.invocation_sha256)
         if call is None:
             return self._outcome_without_call(index, reading, entry, outcome)
         statements.check_place(outcome, self.shard, call.place)

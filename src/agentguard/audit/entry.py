@@ -1,10 +1,11 @@
 """One entry of the audit log: the members of each kind, and how an entry is read.
 
 An entry is canonical JSON ``{kind, at, ...}``. Where somebody other than the log vouches for the
-content, the entry embeds that signed statement (log.md). ``records.py`` builds
-new entries; ``calls.py``, ``approval_checks.py`` and ``statements.py`` read the members of a kind.
-A new kind also needs its rule in ``contents.py`` (the verifier), in ``restrictions_builder.py``
-where the kind restricts later calls, and a row in ``cli/audit/log_row.py``.
+content, the entry embeds that signed statement (log.md). ``records.py`` and ``http_requests.py``
+build new entries; ``calls.py``, ``approval_checks.py`` and ``statements.py`` read the members of a
+kind. A new kind also needs its rule in ``contents.py`` (the verifier), in
+``restrictions_builder.py`` where the kind restricts later calls, and a row in
+``cli/audit/log_row.py``.
 """
 
 from __future__ import annotations
@@ -72,6 +73,46 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "secret": frozenset(
         {"name", "invocation_id", "invocation_sha256", "authorization", "agent", "tool"}
+    ),
+    "proof": frozenset(
+        {
+            "request",
+            "assurance",
+            "audience",
+            "proof",
+            "invocation_id",
+            "invocation_sha256",
+            "authorization",
+            "agent",
+            "tool",
+        }
+    ),
+    "received": frozenset(
+        {
+            "request",
+            "audience",
+            "server",
+            "proof",
+            "assurance",
+            "invocation_sha256",
+            "token",
+            "agent",
+            "principal",
+            "unrecorded",
+        }
+    ),
+    "refused": frozenset(
+        {
+            "code",
+            "request",
+            "audience",
+            "server",
+            "proof_sha256",
+            "token",
+            "agent",
+            "principal",
+            "unrecorded",
+        }
     ),
     "outcome": frozenset({"statement", "copies"}),
     "resolution": frozenset({"statement"}),

@@ -19,6 +19,7 @@ from typing import Final
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
+from agentguard.audit.http_requests import read_proof
 from agentguard.audit.log import LogReader
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
@@ -146,8 +147,9 @@ def entries_of_call(
 def releases_of_call(
     reader: LogReader, shard: int, begin: int, end: int | None, call: Authorization
 ) -> list[LocatedEntry]:
-    """Return the releases of secrets to a call, from the entries between its two entries.
+    """Return the entries of what a running call got: secrets, and proofs of HTTP requests.
 
+    The entries stand between the two entries of the call.
     ``begin`` is the index of the authorization, and ``end`` the index of the outcome, None without
     an outcome. The columns are not used. Raises ``StorageError``.
     """
@@ -155,7 +157,7 @@ def releases_of_call(
     for index, body in reader.entries(shard, after=begin):
         if index == end:
             break
-        located = _as_located(shard, index, body, ["secret"])
+        located = _as_located(shard, index, body, ["secret", "proof"])
         if located is not None and _is_about(located.entry, call):
             found.append(located)
     return found
@@ -357,12 +359,14 @@ def _as_call(located: LocatedEntry | None, invocation_id: str | None = None) -> 
 
 
 def _is_about(entry: Entry, call: Authorization) -> bool:
-    """Return whether an outcome, a release or an admin's statement names the call's invocation."""
+    """Return whether an entry of a call names the call's invocation."""
     with suppress(DecodeError, VerificationError):
         if entry.kind == "outcome":
             subject = read_outcome(entry).invocation_sha256
         elif entry.kind == "secret":
             subject = read_release(entry).invocation_sha256
+        elif entry.kind == "proof":
+            subject = read_proof(entry).invocation_sha256
         else:
             subject = statements.read_admin_statement(entry).call.invocation_sha256
         return subject == call.invocation_sha256

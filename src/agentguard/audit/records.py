@@ -66,7 +66,7 @@ class UnsignedOutcome(NamedTuple):
             "statement": envelope.as_json(),
             "copies": _copies(self.attachments, self.result),
         }
-        return _record(members, self.summary, self.attachments)
+        return new_record(members, self.summary, self.attachments)
 
 
 class LoggedRuling(NamedTuple):
@@ -132,7 +132,7 @@ def policy(
 ) -> Record:
     """Build the entry of the policy in force from now on; ``files`` are ``{path: sha256}``."""
     encoded_files = Fragment(canonical.dumps(dict(files)))  # a path may hold any character
-    return _record(
+    return new_record(
         {
             "kind": "policy",
             "at": at,
@@ -146,7 +146,7 @@ def policy(
 def config(encoded: bytes, *, at: str) -> Record:
     """Build the entry of the configuration (canonical JSON without secrets) from now on."""
     digest = canonical.sha256_hex(encoded)
-    return _record(
+    return new_record(
         {"kind": "config", "at": at, "config_sha256": digest, "config": Fragment(encoded)}
     )
 
@@ -185,19 +185,19 @@ def request(request: ApprovalRequest, *, at: str) -> Record:
         task_id=request.task_id,
         traceparent=request.traceparent,
     )
-    return _record(members, request_summary)
+    return new_record(members, request_summary)
 
 
 def identity(credential: Credential, *, at: str) -> Record:
     """Build the entry of a credential (a compact JWS) of an agent instance."""
     members = {"kind": "identity", "at": at, "credential": credential.token}
-    return _record(members, summary.of_identity(credential.uri, at=at))
+    return new_record(members, summary.of_identity(credential.uri, at=at))
 
 
 def delegation(chain: Chain, *, at: str) -> Record:
     """Build the entry of a chain of delegation: the signed hops, and their credentials."""
     members = {"kind": "delegation", "at": at, "chain": Fragment(canonical.dumps(chain.as_json()))}
-    return _record(members, summary.of_delegation(chain.leaf, at=at))
+    return new_record(members, summary.of_delegation(chain.leaf, at=at))
 
 
 def revocation(admin: Signer, name: str, *, note: str, at: str) -> Record:
@@ -274,7 +274,7 @@ def authorization(
         members["replay_of"] = replay_of
     effect = decision.outcome if ruling.enforced else summary.OBSERVED
     call_summary = summary.of_call(predicate, at=at, decision=effect)
-    return _record(members, call_summary, attachments)
+    return new_record(members, call_summary, attachments)
 
 
 def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
@@ -293,7 +293,7 @@ def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
         "tool": subject.tool,
     }
     about = summary.of_secret(subject.invocation_id, subject.agent, at=at, tool=subject.tool)
-    return _record(members, about)
+    return new_record(members, about)
 
 
 def outcome_statement(  # noqa: PLR0913  the members of one statement
@@ -379,22 +379,22 @@ def _admin_record(
     predicate = {"invocation_id": call.invocation_id, "authorization": place, **content}
     statement = dsse.statement(kind, call.invocation_sha256, "invocation", predicate)
     members = {"kind": kind, "at": at, "statement": dsse.seal(statement, admin).as_json()}
-    return _record(members, Summary(kind, at, call.invocation_id))
+    return new_record(members, Summary(kind, at, call.invocation_id))
 
 
 def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
     envelope = dsse.seal(statement, signer)
-    return _record({"kind": kind, "at": at, "statement": envelope.as_json()})
+    return new_record({"kind": kind, "at": at, "statement": envelope.as_json()})
 
 
-def _record(
+def new_record(
     members: Mapping[str, object],
     entry_summary: Summary | None = None,
     attachments: tuple[Attachment, ...] = (),
 ) -> Record:
-    body = canonical.dumps_record(members)
+    """Build an entry from its members; raises ``EncodeError`` (``entry.too_large``)."""
+    body, kind, at = canonical.dumps_record(members), str(members["kind"]), str(members["at"])
     if len(body) > canonical.MAX_BYTES:
-        message = f"a {members['kind']} entry of {len(body)} bytes is too long to be read again"
+        message = f"a {kind} entry of {len(body)} bytes is too long to be read again"
         raise EncodeError(message, code="entry.too_large")
-    kind, at = str(members["kind"]), str(members["at"])
     return Record(body, entry_summary or Summary(kind, at), attachments)

@@ -124,6 +124,16 @@ def of_secret(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
     return Summary("secret", at, invocation_id, agent, tool=tool)
 
 
+def of_proof(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
+    """Return the summary of the entry of the proof of an HTTP request."""
+    return Summary("proof", at, invocation_id, agent, tool=tool)
+
+
+def of_receipt(kind: str, agent: str, principal: str, *, at: str) -> Summary:
+    """Return the summary of a receiver's entry of a request (``received``, ``refused``)."""
+    return Summary(kind, at, agent=agent, principal=principal)
+
+
 def of_identity(uri: str, *, at: str) -> Summary:
     """Return the summary of an identity entry, from the URI of the instance."""
     return Summary("identity", at, agent=uri)

@@ -28,21 +28,52 @@ class RequestProof(NamedTuple):
     chain_sha256: str
 
 
+class RequestRecord(NamedTuple):
+    """What a log says of a request: the method, the URL, and digests (SHA-256, hex).
+
+    ``url`` has no query, in which a secret may stand: ``query_sha256`` is the digest of the query
+    without the question mark, None for a request without a query. Of a request of the Model Context
+    Protocol, ``url`` is the server's name in delegations, and ``body_sha256`` the digest of the
+    parameters (``proof/call_proof.py``).
+    """
+
+    method: str
+    url: str
+    query_sha256: str | None
+    body_sha256: str
+
+
+class ProofRecord(NamedTuple):
+    """What the log says of the proof of a request that a running call makes.
+
+    ``assurance`` is ``wpt`` for an HTTP request, and ``call`` for one of the Model Context
+    Protocol. ``audience`` is the name in the delegation to which the URL belongs. ``jti`` is the id
+    of the proof, and ``sha256`` (hex) the digest of the whole proof.
+    """
+
+    request: RequestRecord
+    assurance: str
+    audience: str
+    jti: str
+    sha256: str
+
+
 class Prover(Protocol):
     """Signs proofs with the key of one agent instance, under one delegation."""
 
     def prove(
         self, method: str, url: str, *, body_sha256: str, invocation_sha256: str
-    ) -> RequestProof:
+    ) -> tuple[RequestProof, ProofRecord]:
         """Prove that a request belongs to the call with ``invocation_sha256``; digests are hex.
 
+        Returns also what the log is to say of the proof before anybody gets the proof.
         Raises ``ProofError`` (``proof.audience``, ``proof.malformed``), and what a call under the
         delegation would be refused with.
         """
 
     def prove_call(
         self, audience: str, method: str, *, params_sha256: str, invocation_sha256: str
-    ) -> RequestProof:
+    ) -> tuple[RequestProof, ProofRecord]:
         """Prove that an MCP request belongs to a call; digests are hex, and raises as ``prove``."""
 
 
@@ -78,6 +109,7 @@ class Releases(Protocol):
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
         """Return the proof of an HTTP request that the running tool makes; the digest is hex.
 
+        The proof is durably on record before this method returns.
         Raises ``ProofError``: ``proof.refused``, ``proof.audience``, ``proof.malformed``,
         ``proof.failed``.
         """
@@ -99,11 +131,11 @@ class Releases(Protocol):
     def end(self) -> bool:
         """End the call: nothing is released to the call any more.
 
-        Returns True while a release is still being put on record; ``settle`` then waits.
+        Returns True while a release or a proof is being put on record; ``settle`` then waits.
         """
 
     def settle(self) -> None:
-        """Wait until no release is being put on record."""
+        """Wait until no release and no proof is being put on record."""
 
     def forget(self) -> None:
         """Drop the values, once nothing of the call is to be kept any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentguard.call.releases import RequestProof
+from agentguard.call.releases import ProofRecord, RequestProof, RequestRecord
 from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.handle import Delegation
 from agentguard.errors import ProofError
@@ -18,6 +18,7 @@ from agentguard.proof import call_proof, wpt
 from agentguard.proof.bound_request import BoundRequest
 from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.target import Target, audience_target
+from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Signer
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ class DelegatedProver(NamedTuple):
 
     def prove(
         self, method: str, url: str, *, body_sha256: str, invocation_sha256: str
-    ) -> RequestProof:
-        """Return the proof of a request to a server in the audience of the delegation."""
+    ) -> tuple[RequestProof, ProofRecord]:
+        """Return the proof of a request to a server in the audience of the delegation.
+
+        Returns also what the log is to say of the proof.
+        """
         request = BoundRequest.of_digest(method, url, body_sha256)
         holder = self._holder()
-        _require_audience(request.target, holder.token.chain.leaf.audience)
+        audience = _audience_of(request.target, holder.token.chain.leaf.audience)
         proof = wpt.mint(
             request,
             holder.signer,
@@ -46,12 +50,15 @@ class DelegatedProver(NamedTuple):
             now=holder.now,
             jti=holder.jti,
         )
-        return holder.shown_with(proof)
+        return holder.shown_with(proof), holder.record(request.record, "wpt", audience, proof)
 
     def prove_call(
         self, audience: str, method: str, *, params_sha256: str, invocation_sha256: str
-    ) -> RequestProof:
-        """Return the proof of an MCP request to a server that the delegation names."""
+    ) -> tuple[RequestProof, ProofRecord]:
+        """Return the proof of an MCP request to a server that the delegation names.
+
+        Returns also what the log is to say of the proof.
+        """
         call = BoundCall.of_digest(audience, method, params_sha256)
         holder = self._holder()
         named = holder.token.chain.leaf.audience
@@ -66,7 +73,7 @@ class DelegatedProver(NamedTuple):
             now=holder.now,
             jti=holder.jti,
         )
-        return holder.shown_with(proof)
+        return holder.shown_with(proof), holder.record(call.record, "call", audience, proof)
 
     def _holder(self) -> _Holder:
         """Return the tokens of the instance under the delegation; raises as a call would."""
@@ -93,12 +100,27 @@ class _Holder(NamedTuple):
         chain = self.token.chain
         return RequestProof(self.credential, self.token.token, proof, chain.dumps(), chain.sha256)
 
+    def record(
+        self, request: RequestRecord, assurance: str, audience: str, proof: str
+    ) -> ProofRecord:
+        """Return what the log is to say of a proof."""
+        return ProofRecord(request, assurance, audience, self.jti, sha256_hex(proof.encode()))
 
-def _require_audience(target: Target, audience: Sequence[str]) -> None:
-    """Raise ``ProofError`` (``proof.audience``) for a URL that the delegation does not name."""
-    bases = map(audience_target, audience)
-    if not any(base is not None and target.is_within(base) for base in bases):
+
+def _audience_of(target: Target, audience: Sequence[str]) -> str:
+    """Return the narrowest audience of the delegation that has a URL.
+
+    Raises ``ProofError`` (``proof.audience``) for a URL that the delegation does not name.
+    """
+    bases = {name: audience_target(name) for name in audience}
+    found = {
+        name: len(base.path)
+        for name, base in bases.items()
+        if base is not None and target.is_within(base)
+    }
+    if not found:
         raise _other_audience(target.uri, audience, "URL")
+    return max(found, key=lambda name: found[name])
 
 
 def _other_audience(server: str, audience: Sequence[str], kind: str) -> ProofError:

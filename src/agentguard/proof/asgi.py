@@ -47,6 +47,7 @@ _STATUSES: Final = {
     "proof.headers": 431,
     "proof.unavailable": 503,
     "delegation.logged_out": 403,
+    "proof.unrecorded": 503,
     "delegation.revoked": 403,
     "domain.frozen": 403,
 }
@@ -115,7 +116,8 @@ class CallerMiddleware:
             failed = ProofError("the verification failed", code="proof.unavailable")
             await refuse(send, failed, accepts_dpop=self._receiver.accepts_dpop)
             return
-        await self._app(_with_caller(scope, caller), _replay(body, receive), send)
+        seen = _with_caller(scope, caller, self._receiver)
+        await self._app(seen, _replay(body, receive), send)
 
 
 def _paths(public: Iterable[str]) -> frozenset[str]:
@@ -201,8 +203,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _with_caller(scope: Scope, caller: RequestCaller) -> Scope:
-    return {**scope, "state": {**scope.get("state", {}), "caller": caller}}
+def _with_caller(scope: Scope, caller: RequestCaller, receiver: Receiver) -> Scope:
+    return {**scope, "state": {**scope.get("state", {}), "caller": caller, "receiver": receiver}}
 
 
 async def refuse(send: Send, error: ProofError, *, accepts_dpop: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from agentguard.call.releases import RequestRecord
 from agentguard.errors import ProofError
 from agentguard.proof.target import Target
 from agentguard.signing.canonical import JSON, sha256_hex
@@ -42,6 +43,13 @@ class BoundRequest(NamedTuple):
             message = "the digest of a body is 64 hex digits"
             raise ProofError(message, code="proof.malformed")
         return cls(method, Target.parse(url), str(body_sha256))
+
+    @property
+    def record(self) -> RequestRecord:
+        """What a log says of the request: the query is there as a digest alone."""
+        query = self.target.query
+        digest = sha256_hex(query.encode()) if query else None
+        return RequestRecord(self.method, self.target.uri, digest, self.body_sha256)
 
     def claim(self, invocation_sha256: str) -> dict[str, JSON]:
         """Return the value of the claim for the call with this digest (hex)."""

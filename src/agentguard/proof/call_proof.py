@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from agentguard.call.releases import RequestRecord
 from agentguard.errors import EncodeError, ProofError
 from agentguard.proof import headers, wpt
 from agentguard.proof.bound_request import is_digest
@@ -82,6 +83,11 @@ class BoundCall(NamedTuple):
         if not is_digest(params_sha256):
             raise _malformed("the digest of the parameters is 64 hex digits")
         return cls(audience, method, str(params_sha256))
+
+    @property
+    def record(self) -> RequestRecord:
+        """What a log says of the request: the name of the server is in the place of a URL."""
+        return RequestRecord(self.method, self.audience, None, self.params_sha256)
 
 
 class CallProof(NamedTuple):

@@ -13,6 +13,7 @@ from agentguard.errors import ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof.call_verification import verify_call
 from agentguard.proof.receiver import read_clock, require_revocations
+from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.verification import RequestCaller, RevokedNames, UsedProofs
 
 
@@ -21,10 +22,10 @@ class CallReceiver:
 
     ``audience`` is the server's name in delegations, letter for letter: for a server over HTTP its
     URL (RFC 8707), for a server on a pipe a name such as ``mcp:files``. The name comes from the
-    configuration of both sides, and never over the wire. ``trust``, ``revocations``, ``issuers``
-    and ``clock`` are those of ``Receiver``. ``store`` is a ``ProofStore``, which all workers of the
-    server share. Raises ``ConfigError`` for an audience that no delegation can name, and for
-    revocations as ``Receiver`` does.
+    configuration of both sides, and never over the wire. ``trust``, ``revocations``, ``issuers``,
+    ``log`` and ``clock`` are those of ``Receiver``. ``store`` is a ``ProofStore``, which all
+    workers of the server share. Raises ``ConfigError`` for an audience that no delegation
+    can name, and for revocations as ``Receiver`` does.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class CallReceiver:
         *,
         revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
         issuers: Mapping[str, str] | None = None,
+        log: RequestLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         require_audience(audience)
@@ -45,21 +47,27 @@ class CallReceiver:
         self._revocations = revocations
         self._issuers = dict(issuers or {})
         self._clock = clock
+        self._recorder = Recorder(log, audience, audience)
 
     def verify(self, method: object, params: object) -> RequestCaller:
         """Verify a JSON-RPC request as it came over the wire, and use its proof up.
 
-        ``params`` are all parameters, with ``_meta``. Raises ``ProofError``.
+        ``params`` are all parameters, with ``_meta``. The request is on record in the log, if any,
+        before this method returns. Raises ``ProofError``: for a log that can't be written,
+        ``proof.unrecorded``.
         """
-        return verify_call(
-            method,
-            params,
-            trust=self._trust,
-            audience=self.audience,
-            at=read_clock(self._clock),
-            used=self._store,
-            revocations=self._revocations,
-            issuers=self._issuers,
+        return self._recorder.verified(
+            lambda on_caller: verify_call(
+                method,
+                params,
+                trust=self._trust,
+                audience=self.audience,
+                at=read_clock(self._clock),
+                used=self._store,
+                revocations=self._revocations,
+                issuers=self._issuers,
+                on_caller=on_caller,
+            )
         )
 
 

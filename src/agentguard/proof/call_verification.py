@@ -6,12 +6,13 @@ of the proof. ``call_receiver.py`` binds the function to a server's configuratio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agentguard.delegation.access_token import AccessToken
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import call_proof
 from agentguard.proof.call_proof import BoundCall
+from agentguard.proof.evidence import KnownCaller
 from agentguard.proof.verification import (
     Known,
     Proved,
@@ -23,7 +24,7 @@ from agentguard.proof.verification import (
 )
 
 
-def verify_call(
+def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
     method: object,
     params: object,
     *,
@@ -33,6 +34,7 @@ def verify_call(
     used: UsedProofs,
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
     issuers: Mapping[str, str] | None = None,
+    on_caller: Callable[[KnownCaller], None] | None = None,
 ) -> RequestCaller:
     """Verify the caller of one request of the Model Context Protocol, and use the proof up.
 
@@ -43,7 +45,7 @@ def verify_call(
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count.
     """
-    known = Known(trust, audience, at, used, None, revocations, issuers or {})
+    known = Known(trust, audience, at, used, None, revocations, issuers or {}, on_caller)
     with as_proof_error():
         presented = call_proof.read(params)
         bound = BoundCall.of(audience, method, params)
@@ -59,4 +61,4 @@ def verify_call(
             )
             return Proved(proof.jti, proof.expires_at, proof.invocation_sha256)
 
-        return verified_caller(presented, verify_proof, known)
+        return verified_caller(presented, bound.record, verify_proof, known)

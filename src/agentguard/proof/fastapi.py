@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentguard.errors import ConfigError, ProofError
+from agentguard.proof.receiver import Receiver
 from agentguard.proof.verification import RequestCaller
 
 try:
@@ -20,7 +21,8 @@ except ModuleNotFoundError as error:
 def requires(*scopes: str) -> Callable[[Request], RequestCaller]:
     """Return a dependency that returns the caller of a request, whose scope has all ``scopes``.
 
-    Another caller gets the status 403, and a request without a verified caller 401.
+    Another caller gets the status 403, which the receiver's log says, and a request without a
+    verified caller 401.
     """
 
     def verified_caller(request: Request) -> RequestCaller:
@@ -30,6 +32,9 @@ def requires(*scopes: str) -> Callable[[Request], RequestCaller]:
         try:
             caller.require(*scopes)
         except ProofError as error:
+            receiver = getattr(request.state, "receiver", None)
+            if isinstance(receiver, Receiver):
+                receiver.refuse(caller, error)
             challenge = f'Bearer error="insufficient_scope", scope="{" ".join(scopes)}"'
             raise HTTPException(403, "Forbidden", {"WWW-Authenticate": challenge}) from error
         return caller

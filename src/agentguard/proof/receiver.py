@@ -11,7 +11,9 @@ from typing import Protocol
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
-from agentguard.proof.target import parse_audience
+from agentguard.proof.evidence import KnownCaller
+from agentguard.proof.recorder import Recorder, RequestLog
+from agentguard.proof.target import audience_target, parse_audience
 from agentguard.proof.verification import (
     Chains,
     HttpRequest,
@@ -41,13 +43,15 @@ class Receiver:
     equal. In the mapping, None stands for a domain whose file the server does not get.
     ``accepts_dpop`` takes DPoP proofs as well. ``issuers`` has the URLs of the token
     services whose tokens count, each with the name of its trust domain, as in
-    ``{"https://agents.example": "acme.example"}``. ``clock`` returns seconds since the epoch.
+    ``{"https://agents.example": "acme.example"}``. ``log`` is the receiver's own log
+    (``agentguard.ReceiverLog``), in which each accepted request stands before the request is
+    handled; None for no log. ``clock`` returns seconds since the epoch.
     Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, for
     revocations of one domain where several are trusted, and for a mapping that does not name
     exactly the trusted domains.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a server knows beforehand
         self,
         url: str,
         trust: TrustDocument | Sequence[TrustDocument],
@@ -57,6 +61,7 @@ class Receiver:
         revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
         accepts_dpop: bool = False,
         issuers: Mapping[str, str] | None = None,
+        log: RequestLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         require_revocations(trust, revocations)
@@ -68,6 +73,10 @@ class Receiver:
         self._clock = clock
         self.accepts_dpop = accepts_dpop
         self._issuers = dict(issuers or {})
+        named = audience_target(self._audience)
+        is_narrower = named is not None and named.is_within(self._base)
+        server = named.uri if named is not None and is_narrower else self._base.uri
+        self._recorder = Recorder(log, self._audience, server)
 
     def verify(
         self,
@@ -77,11 +86,33 @@ class Receiver:
         headers: Iterable[tuple[str, str]],
         body: bytes,
     ) -> RequestCaller:
-        """Verify a request, and use its proof up.
+        """Verify a request, use its proof up, and put the request on record in the log, if any.
 
         ``path`` and ``query`` are as the request has them, percent-encoded. The origin, and a path
-        before ``path`` that a proxy has removed, come from ``url``. Raises ``ProofError``.
+        before ``path`` that a proxy has removed, come from ``url``. Raises ``ProofError``: for a
+        log that can't be written, ``proof.unrecorded``.
         """
+        return self._recorder.verified(
+            lambda on_caller: self._verify(method, path, query, headers, body, on_caller)
+        )
+
+    def refuse(self, caller: RequestCaller, error: ProofError) -> None:
+        """Put on record that the application refuses a request of a verified caller.
+
+        ``requires`` of ``fastapi.py`` calls this method where the caller lacks a scope. The request
+        is on record as received already.
+        """
+        self._recorder.refuse(caller, error)
+
+    def _verify(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        on_caller: Callable[[KnownCaller], None],
+    ) -> RequestCaller:
         if not path.startswith("/") or "?" in path:
             message = "the request has no path that begins with a slash and ends before the query"
             raise ProofError(message, code="proof.malformed")
@@ -96,6 +127,7 @@ class Receiver:
             revocations=self._revocations,
             accepts_dpop=self.accepts_dpop,
             issuers=self._issuers,
+            on_caller=on_caller,
         )
 
     def keep_chain(self, sha256: str, chain: bytes) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from agentguard.call.releases import RequestRecord
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
 from agentguard.delegation.chain import Chain
@@ -22,6 +23,7 @@ from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import dpop, headers, wpt
 from agentguard.proof.bound_request import BoundRequest, is_digest
+from agentguard.proof.evidence import KnownCaller, RequestEvidence, evidence_of
 from agentguard.proof.headers import PresentedCaller
 from agentguard.signing import jws
 from agentguard.visible import visible_text
@@ -48,7 +50,7 @@ class RequestCaller:
     body, belongs to the authorised call whose invocation has the digest ``invocation_sha256``
     (hex) in the agent's log. ``call`` means the same of a request of the Model Context Protocol,
     with its method and its parameters. With ``dpop`` the digest is None, and only the method and
-    the path are proved.
+    the path are proved. ``evidence`` has what a log says of the request itself.
     """
 
     agent: str
@@ -61,6 +63,7 @@ class RequestCaller:
     invocation_sha256: str | None
     token_jti: str
     chain: Chain
+    evidence: RequestEvidence
 
     def require(self, *scopes: str) -> None:
         """Raise ``ProofError`` (``proof.scope``) unless the caller's scope has all ``scopes``."""
@@ -147,6 +150,7 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
     accepts_dpop: bool = False,
     issuers: Mapping[str, str] | None = None,
+    on_caller: Callable[[KnownCaller], None] | None = None,
 ) -> RequestCaller:
     """Verify the caller of one HTTP request, and use the proof up.
 
@@ -156,17 +160,21 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     mapping has the revocations of each trust domain by its name, and None for a domain whose
     revocations nobody knows here. ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves
     less (``RequestCaller``). ``issuers`` has the URLs of the token services whose tokens count,
-    each with the name of its trust domain.
+    each with the name of its trust domain. ``on_caller`` gets the caller once the access token and
+    the credential hold, and before the proof is verified.
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
     """
-    known = Known(trust, audience, at, used, chains, revocations, issuers or {})
+    known = Known(trust, audience, at, used, chains, revocations, issuers or {}, on_caller)
     with as_proof_error():
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
         return verified_caller(
-            presented, lambda token: _verify_proof(presented, bound, token, at), known
+            presented,
+            bound.record,
+            lambda token: _verify_proof(presented, bound, token, at),
+            known,
         )
 
 
@@ -180,6 +188,7 @@ class Known(NamedTuple):
     chains: Chains | None
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None
     issuers: Mapping[str, str]
+    on_caller: Callable[[KnownCaller], None] | None = None
 
 
 @contextmanager
@@ -194,14 +203,23 @@ def as_proof_error() -> Iterator[None]:
 
 
 def verified_caller(
-    presented: PresentedCaller, verify_proof: Callable[[AccessToken], Proved], known: Known
+    presented: PresentedCaller,
+    request: RequestRecord,
+    verify_proof: Callable[[AccessToken], Proved],
+    known: Known,
 ) -> RequestCaller:
-    """Verify the token, the credential, the proof and the revocations; then use the proof up."""
+    """Verify the token, the credential, the proof and the revocations; then use the proof up.
+
+    ``request`` is what a log says of the request.
+    """
     issuer, url = _issuer_of(presented.access_token, known.trust, known.issuers)
     as_of = _as_of(presented, known.at)
     token = _verified_token(presented, issuer, url, known.chains, known.audience, as_of)
     leaf = token.chain.leaf
     _require_holder(presented, token, issuer, as_of)
+    evidence = evidence_of(presented, request)
+    if known.on_caller is not None:
+        known.on_caller(KnownCaller(leaf.delegatee, token.chain.principal, token.jti, evidence))
     proved = verify_proof(token)
     _require_unrevoked(token, _of_domain(known.revocations, issuer.trust_domain))
     known.used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at)
@@ -216,6 +234,7 @@ def verified_caller(
         invocation_sha256=proved.invocation_sha256,
         token_jti=token.jti,
         chain=token.chain,
+        evidence=evidence._replace(proof_jti=proved.jti),
     )
 
 

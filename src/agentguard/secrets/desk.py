@@ -1,8 +1,10 @@
 """The desk of a guard: releases secrets to running calls, and has requests of the calls proved.
 
 A release has four steps: the right of the call, the look-up of the value, the durable entry in the
-log, and the hand-over. Any failure before the hand-over is a ``SecretError``, which holds no value.
-No frame on the way has a variable with the value as text, because a traceback can show variables.
+log, and the hand-over. The proof of a request takes the same steps, with a signature in the place
+of the look-up. Any failure before the hand-over is a ``SecretError`` or a ``ProofError``, which
+holds no value. No frame on the way has a variable with the value as text, because a traceback can
+show variables.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import records
+from agentguard.audit import http_requests, records
 from agentguard.audit.log import AuditLog
+from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
-from agentguard.call.releases import Prover, Releases, ReleaseSubject, RequestProof
+from agentguard.call.releases import ProofRecord, Prover, Releases, ReleaseSubject, RequestProof
 from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.identity.revocation import Revocations, require_unrevoked
 from agentguard.secrets.rule import SecretRule
@@ -27,8 +31,11 @@ _LOGGER: Final = logging.getLogger("agentguard")
 
 _REFUSALS: Final = ("delegation.revoked", "delegation.logged_out", "domain.frozen")
 
+_Proving = Callable[[Prover, str], tuple[RequestProof, ProofRecord]]
+"""Proves a request, with the prover and the digest of the call's invocation."""
+
 _PATIENCE: Final = 60.0
-"""Seconds after which the end of a call no longer waits for the entry of a release."""
+"""Seconds after which the end of a call no longer waits for the entry of a release or a proof."""
 
 
 class Desk:
@@ -67,35 +74,42 @@ class Desk:
             raise SecretError(f"the secret {name} is not released: {error}", code=code) from error
         return rule
 
-    def prove(
-        self, subject: ReleaseSubject, proving: Callable[[Prover, str], RequestProof]
-    ) -> RequestProof:
-        """Have a request of a running call proved; raises ``ProofError``.
+    def prove(self, subject: ReleaseSubject, proving: _Proving) -> RequestProof:
+        """Have a request of a running call proved, and put the proof on record.
 
-        ``proving`` takes the prover and the digest of the call's invocation.
+        ``proving`` takes the prover and the digest of the call's invocation. Raises ``ProofError``.
         """
         if subject.prover is None:
             message = "only a call under a delegation proves its requests: use guard.delegate"
             raise ProofError(message)
         try:
             require_unrevoked(self._revocations, subject.names)
-            return proving(subject.prover, subject.invocation_sha256)
+            made, record = proving(subject.prover, subject.invocation_sha256)
         except ProofError:
             raise
         except AgentguardError as error:
             is_refused = error.code.startswith("delegation.") or error.code == "domain.frozen"
             code = "proof.refused" if is_refused else "proof.failed"
             raise ProofError(f"the request is not proved: {error}", code=code) from error
+        try:
+            self._append(lambda at: http_requests.proof(record, subject, at=at))
+        except Exception as error:
+            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
+            message = f"the request is not proved, because the log can't say so: {problem}"
+            raise ProofError(message, code="proof.failed") from error
+        return made
 
     def record(self, name: str, subject: ReleaseSubject) -> None:
         """Make the entry of a release durable; raises ``SecretError`` (``secret.failed``)."""
         try:
-            at = timestamp(max(self._clock(), self._log.last_at))
-            self._log.append(records.secret(name, subject, at=at))
+            self._append(lambda at: records.secret(name, subject, at=at))
         except Exception as error:
             problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
             message = f"the secret {name} is not released, because the log can't say so: {problem}"
             raise SecretError(message, code="secret.failed") from error
+
+    def _append(self, build: Callable[[str], Record]) -> None:
+        self._log.append(build(timestamp(max(self._clock(), self._log.last_at))))
 
 
 class RunningReleases:
@@ -124,21 +138,32 @@ class RunningReleases:
     def _value(self, name: str) -> Secret:
         self._require_running(name)
         value = _fetch(self._desk.permit(name, self._subject))
-        recorded = threading.Event()
-        try:
-            self._recording.add(recorded)
-            # after the line above: from here on the end of the call waits for the entry
+        with self._on_record():
             self._require_running(name)
             self._desk.record(name, self._subject)
             self.hold(value)
             self._require_running(name)
+        return value
+
+    @contextmanager
+    def _on_record(self) -> Iterator[None]:
+        """Let the end of the call wait for the entry that the block makes.
+
+        The block begins with a look whether the call still runs.
+        """
+        recorded = threading.Event()
+        try:
+            self._recording.add(recorded)
+            yield
         finally:
             recorded.set()
             self._recording.discard(recorded)
-        return value
 
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
-        """Return the proof of a request that the running tool makes; raises ``ProofError``."""
+        """Return the proof of a request that the running tool makes, durably on record before.
+
+        Raises ``ProofError``.
+        """
         return self._proved(
             lambda prover, invocation: prover.prove(
                 method, url, body_sha256=body_sha256, invocation_sha256=invocation
@@ -146,17 +171,22 @@ class RunningReleases:
         )
 
     def prove_call(self, audience: str, method: str, params_sha256: str) -> RequestProof:
-        """Return the proof of an MCP request of the running tool; raises ``ProofError``."""
+        """Return the proof of an MCP request of the running tool, durably on record before.
+
+        Raises ``ProofError``.
+        """
         return self._proved(
             lambda prover, invocation: prover.prove_call(
                 audience, method, params_sha256=params_sha256, invocation_sha256=invocation
             )
         )
 
-    def _proved(self, proving: Callable[[Prover, str], RequestProof]) -> RequestProof:
+    def _proved(self, proving: _Proving) -> RequestProof:
         try:
             self._require_provable()
-            proof = self._desk.prove(self._subject, proving)
+            with self._on_record():
+                self._require_provable()
+                proof = self._desk.prove(self._subject, proving)
             self._require_provable()
         except ProofError as error:
             _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
@@ -198,12 +228,15 @@ class RunningReleases:
             self._around.hold(value)
 
     def end(self) -> bool:
-        """End the call; return True while a release is still being put on record."""
+        """End the call; return True while a release or a proof is being put on record."""
         self._has_ended = True
         return bool(self._recording)
 
     def settle(self) -> None:
-        """Wait until no release is being put on record; a forked process does not wait."""
+        """Wait until no release and no proof is being put on record.
+
+        A forked process does not wait.
+        """
         if self._process == os.getpid():
             for recorded in tuple(self._recording):
                 recorded.wait(_PATIENCE)

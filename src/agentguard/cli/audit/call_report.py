@@ -70,8 +70,8 @@ class CallReport:
     ``around`` is the call whose tool made this one, unverified; None where there is no such call,
     or the log does not have it. ``request`` is the request for the call's approval, unverified;
     None where nobody was asked, or the log does not have it. ``releases`` are the entries of the
-    secrets that the tool got, unverified. ``attachments`` maps a role to the
-    decoded data beside the log. ``problems`` lists the checks that failed.
+    secrets and of the proofs of HTTP requests that the tool got, unverified. ``attachments`` maps a
+    role to the decoded data beside the log. ``problems`` lists the checks that failed.
     """
 
     shard: int
@@ -95,6 +95,10 @@ class CallReport:
     def commitments(self) -> Commitments:
         """Return the digests of the data to which the call and its outcome commit, by role."""
         return {**self.call.commitments, **(self.outcome.commitments if self.outcome else {})}
+
+    def releases_of(self, kind: str) -> Iterator[LocatedEntry]:
+        """Yield the entries of the secrets (``secret``), or of the proofs (``proof``)."""
+        return (release for release in self.releases if release.entry.kind == kind)
 
     def as_json(self) -> dict[str, JSON]:
         """Return what ``audit show --json`` prints."""
@@ -129,7 +133,8 @@ class CallReport:
             "policy_sha256": members["policy_sha256"],
             "evaluation": call.evaluation.as_json() if call.evaluation else None,
             "config_sha256": members["config_sha256"],
-            "secrets": [_release_json(release) for release in self.releases],
+            "secrets": [_release_json(one) for one in self.releases_of("secret")],
+            "requests": [_proof_json(one) for one in self.releases_of("proof")],
             **phrases.client_json(call),
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
@@ -355,6 +360,12 @@ def _request_json(request: LocatedEntry | None) -> JSON:
 def _release_json(release: LocatedEntry) -> JSON:
     members = release.entry.members
     return {"name": members["name"], "at": release.entry.at, "index": release.index}
+
+
+def _proof_json(proof: LocatedEntry) -> JSON:
+    members = proof.entry.members
+    shown = {name: members[name] for name in ("request", "assurance", "audience", "proof")}
+    return {**shown, "at": proof.entry.at, "index": proof.index}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

@@ -16,6 +16,7 @@ from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.evaluations import read_evaluation
+from agentguard.audit.http_requests import read_proof, read_received, read_refused
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
@@ -221,11 +222,47 @@ def of_evaluation(row: Row, parsed: Entry) -> Row:
     )
 
 
+def of_proof(row: Row, parsed: Entry) -> Row:
+    """Add of which call a request was proved, unverified; raises ``DecodeError``."""
+    proved = read_proof(parsed)
+    request = proved.record.request
+    return replace(
+        row,
+        agent=proved.agent,
+        tool=proved.tool,
+        reason=f"the request {request.method} {request.url} of the call was proved",
+        invocation_id=proved.invocation_id,
+        about=proved.summary,
+    )
+
+
+def of_received(row: Row, parsed: Entry) -> Row:
+    """Add whose request a server has accepted, unverified; raises ``DecodeError``."""
+    entry = read_received(parsed)
+    what = f"the request {entry.request.method} {entry.request.url} was accepted"
+    return _at_the_receiver(row, parsed, entry.agent, entry.principal, what)
+
+
+def of_refused(row: Row, parsed: Entry) -> Row:
+    """Add whose request a server has refused, unverified; raises ``DecodeError``."""
+    entry = read_refused(parsed)
+    what = f"the request {entry.request.method} {entry.request.url} was refused: {entry.code}"
+    return _at_the_receiver(row, parsed, entry.agent, entry.principal, what)
+
+
+def _at_the_receiver(row: Row, parsed: Entry, agent: str, principal: str, what: str) -> Row:
+    about = summary.of_receipt(parsed.kind, agent, principal, at=parsed.at)
+    return replace(row, agent=agent, principal=principal, reason=what, about=about)
+
+
 ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
     "request": of_request,
     "secret": of_secret,
+    "proof": of_proof,
+    "received": of_received,
+    "refused": of_refused,
     "revocation": of_freeze_or_revocation,
     "freeze": of_freeze_or_revocation,
     "logout": of_logout,

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from agentguard.approvals.roster import Answer
 from agentguard.audit.calls import Authorization, Evaluation
+from agentguard.audit.find import LocatedEntry
+from agentguard.audit.http_requests import read_proof
 from agentguard.call.decision import Requirement
 from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import screen
@@ -41,6 +43,18 @@ def observed(call: Authorization) -> str:
         "the policy was only observed (mode observe): the call was let run whatever it said, and "
         f"no policy has authorised it; it would {WOULD[call.decision]}"
     )
+
+
+def released(entry: LocatedEntry) -> tuple[str, str]:
+    """Return the row of what a running call got: a secret, or the proof of a request.
+
+    Raises ``DecodeError``.
+    """
+    when = f"at {entry.entry.at} (entry {entry.shard}/{entry.index})"
+    if entry.entry.kind == "secret":
+        return "secret", f"{entry.entry.members['name']}, released {when}"
+    request = read_proof(entry.entry).record.request
+    return "request", f"{request.method} {request.url}, proved {when}"
 
 
 def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:

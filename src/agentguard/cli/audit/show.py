@@ -312,9 +312,7 @@ def _outcome_rows(report: CallReport, acting: str) -> Iterator[_SheetRow]:
     if not report.call.signed:
         yield "signed", screen.styled("warn", phrases.UNSIGNED)
     yield "decided at", report.entry.at
-    for release in report.releases:
-        when = f"at {release.entry.at} (entry {release.shard}/{release.index})"
-        yield "secret", f"{release.entry.members['name']}, released {when}"
+    yield from map(phrases.released, report.releases)
     if not report.call.allowed:
         yield "outcome", "the tool did not run"
     elif report.outcome is None or report.outcome_entry is None:

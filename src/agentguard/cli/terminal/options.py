@@ -24,6 +24,9 @@ Kind = Literal[
     "authorization",
     "outcome",
     "secret",
+    "proof",
+    "received",
+    "refused",
     "resolution",
     "erasure",
     "request",
@@ -322,8 +325,9 @@ KindOption = Annotated[
         "--kind",
         metavar="KIND",
         parser=one_of(Kind),
-        help="Entries of a kind: call, secret, outcome, resolution, erasure, request, evaluation, "
-        "delegation, revocation, freeze, adoption, identity, config, policy, roster, key, shard.",
+        help="Entries of a kind: call, secret, proof, received, refused, outcome, resolution, "
+        "erasure, request, evaluation, delegation, revocation, freeze, adoption, identity, config, "
+        "policy, roster, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[

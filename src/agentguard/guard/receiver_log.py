@@ -1,0 +1,126 @@
+"""``ReceiverLog``: the tamper-evident log of a tool's server, in a state of the server's own.
+
+``proof/receiver.py`` verifies the requests and says what goes on record. This module writes the
+entries into the log of a guard, and bounds the entries of refused requests.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from agentguard.audit import http_requests
+from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
+from agentguard.audit.records import Record
+from agentguard.call.invocation import timestamp
+from agentguard.errors import AgentguardError, ConfigError, ProofError
+from agentguard.flow.ports import Ports
+from agentguard.guard.embedded import Embedded
+from agentguard.guard.guard import Guard
+
+MAX_REFUSALS: Final = 60
+"""The most entries of refused requests in a minute by default, of each process."""
+
+_MINUTE: Final = timedelta(minutes=1)
+
+
+class ReceiverLog:
+    """The log of a receiver: each accepted request stands there before the request is handled.
+
+    ``guard`` is a guard of the receiver's own state (``agentguard init``, ``Guard.open``); a guard
+    in memory is for tests. Several workers share a state: each process writes a shard of its own. A
+    refused request gets an entry only if its access token and its credential hold, and at most
+    ``max_refusals`` in a minute do. All others are counted, and the next entry of this process has
+    their number: requests of strangers do not fill the disk. The methods may be called from any
+    thread. Raises ``ConfigError`` for a guard whose log is in a guard server.
+    """
+
+    def __init__(self, guard: Guard, *, max_refusals: int = MAX_REFUSALS) -> None:
+        parts = guard._parts  # noqa: SLF001  a guard and its log are one unit
+        if not isinstance(parts, Embedded):
+            message = "the log of a receiver is in its own process: open its state with Guard.open"
+            raise ConfigError(message)
+        self._ports: Callable[[], Ports] = parts.runtime.current_ports
+        self._recent: deque[datetime] = deque(maxlen=max(max_refusals, 0))
+        self._unrecorded = 0
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=_forked(weakref.ref(self)))
+
+    def received(self, request: ReceivedRequest) -> None:
+        """Put an accepted request durably on record.
+
+        Raises ``ProofError`` (``proof.unrecorded``).
+        """
+        self._append(
+            lambda at, unrecorded: http_requests.received(request, unrecorded=unrecorded, at=at)
+        )
+
+    def refused(self, request: RefusedRequest | None) -> None:
+        """Put a refused request durably on record where there is room, and count it elsewhere.
+
+        None stands for a request of nobody who is known. Raises ``ProofError``
+        (``proof.unrecorded``).
+        """
+        if request is None or not self._has_room():
+            with self._lock:
+                self._unrecorded += 1
+            return
+        self._append(
+            lambda at, unrecorded: http_requests.refused(request, unrecorded=unrecorded, at=at)
+        )
+
+    def _has_room(self) -> bool:
+        """Whether another refused request may have an entry now; take the room."""
+        now = self._now()
+        with self._lock:
+            recent = self._recent
+            is_full = len(recent) == recent.maxlen
+            if is_full and (not recent or abs(now - recent[0]) < _MINUTE):
+                return False
+            recent.append(now)
+            return True
+
+    def _now(self) -> datetime:
+        try:
+            return self._ports().clock()
+        except Exception as error:
+            raise _unrecorded(error) from error
+
+    def _append(self, build: Callable[[str, int], Record]) -> None:
+        with self._lock:
+            unrecorded, self._unrecorded = self._unrecorded, 0
+        try:
+            ports = self._ports()
+            at = timestamp(max(ports.clock(), ports.log.last_at))
+            ports.log.append(build(at, unrecorded))
+        except BaseException as error:
+            with self._lock:
+                self._unrecorded += unrecorded
+            if not isinstance(error, Exception):
+                raise
+            raise _unrecorded(error) from error
+
+    def _leave_to_parent(self) -> None:
+        """Begin anew in a forked process, where another thread may have held the lock."""
+        self._lock = threading.Lock()
+        self._unrecorded = 0
+
+
+def _unrecorded(error: Exception) -> ProofError:
+    problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
+    message = f"the log of the receiver can't be written: {problem}"
+    return ProofError(message, code="proof.unrecorded")
+
+
+def _forked(log: weakref.ref[ReceiverLog]) -> Callable[[], None]:
+    def leave_to_parent() -> None:
+        forked = log()
+        if forked is not None:
+            forked._leave_to_parent()  # noqa: SLF001  a method of this file's class
+
+    return leave_to_parent
