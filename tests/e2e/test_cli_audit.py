@@ -29,6 +29,8 @@ MEMBERS = [
     "reason",
     "invocation_id",
     "outcome",
+    "client",
+    "isolation",
 ]
 HOSTILE_TOOL = "evil[red]\x1b[31m\u202etool"
 REFUSED = "the argument path must lead into the project, and to no hidden file"
@@ -191,6 +193,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "evaluation",
         "config_sha256",
         "secrets",
+        "requests",
         "outcome",
         "problems",
         "resolution",

@@ -1,4 +1,4 @@
-"""tool-servers.md as a reader follows it: its program runs, and prints what the page says."""
+"""The pages of tool servers as a reader follows them: a program prints what its page says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import docs_pages
+import pytest
 
 from agentguard.proof import headers
 
@@ -13,9 +14,10 @@ PAGE = docs_pages.text("how-to/tool-servers")
 FORMAT = docs_pages.text("reference/proof-format")
 
 
-def test_the_program_of_the_page_prints_what_the_page_says(capsys):
-    ((code, expected),) = docs_pages.prints(PAGE)
-    exec(compile(code, "tool-servers.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+@pytest.mark.parametrize("name", ["tool-servers", "receiver-log"])
+def test_the_program_of_the_page_prints_what_the_page_says(capsys, name):
+    ((code, expected),) = docs_pages.prints(docs_pages.text(f"how-to/{name}"))
+    exec(compile(code, f"{name}.md", "exec"), {"__name__": "__main__"})  # noqa: S102
     assert capsys.readouterr().out == expected
 
 
