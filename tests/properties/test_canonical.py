@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -196,6 +197,7 @@ def test_base64_round_trips_and_only_the_canonical_text_is_read(data: bytes) -> 
                 assert decoded.code == "base64.malformed"
             else:
                 assert encode(decoded) == other
+    assert canonical.b64url_encode(data) == base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def naive_root(leaves: list[bytes]) -> bytes:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import json
@@ -44,6 +43,14 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 # appends ".0", and uses exponents at smaller magnitudes. The upper bound excludes infinity.
 _SMALLEST_SIMPLE: Final = 1e-5
 _LARGEST_SIMPLE: Final = 1e16
+_SHORT: Final = 16
+"""Characters of the shortest text of an integer that may be beyond ``MAX_INTEGER``."""
+
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_PADDING: Final = (b"", b"===", b"==", b"=")
+"""The padding of base64 by the length of the text, modulo 4."""
+
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _STRICT: Final = _SORTED | orjson.OPT_STRICT_INTEGER
 _RECORD_OPTIONS: Final = (
@@ -158,7 +165,7 @@ def sha256_hex(data: bytes) -> str:
 
 def b64url_encode(data: bytes) -> str:
     """Encode as base64url without padding (RFC 7515, 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def b64url_decode(text: object) -> bytes:
@@ -170,7 +177,8 @@ def b64url_decode(text: object) -> bytes:
     if not isinstance(text, str):
         raise DecodeError("base64url is text", code="base64.malformed")
     try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        encoded = text.encode("ascii").translate(_FROM_URL)
+        data = binascii.a2b_base64(encoded + _PADDING[len(encoded) % 4])
     except ValueError:
         data = b""
     if b64url_encode(data) != text:
@@ -252,6 +260,8 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 
 def _integer(text: str) -> int | float:
+    if len(text) < _SHORT:
+        return int(text)
     number = _float(text)
     # Beyond 2^53-1 the digits may stand for a float. Below, the text is short enough for int().
     return int(text) if abs(number) <= MAX_INTEGER else number
