@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -201,3 +202,38 @@ def test_a_server_that_can_not_start_leaves_no_file_beside_its_socket(founded, p
     assert [path.name for path in founded.folder.glob("s*")] == ["s", "state"]
     founded.stop()
     assert not (founded.folder / "s").exists()
+
+
+def test_calls_in_doubt_from_before_the_start_are_counted_until_somebody_settles_them(
+    founded, port
+):
+    founded.start()
+    guard = founded.connect()
+    one_allowed_and_one_denied(guard)
+    guard.flush()
+
+    @guard.tool(name="slow")
+    def slow():
+        founded.stop(signal.SIGKILL)
+
+    guard.new_agent("clerk").call(slow)
+    guard.close()
+    founded.start("from agentguard.server import doubts; doubts._SETTLED_AFTER = 0.0")
+    founded.wait_for(lambda: "in doubt from before the start: 1" in founded.said())
+
+    def figures() -> tuple[Any, ...]:
+        code, text = get(port, "/metrics")
+        assert code == 200
+        status = founded.status()
+        row = f"agentguard_server_in_doubt_before_start {status['in_doubt_before']}\n"
+        return status["in_doubt_before"], status["in_doubt"], row in text
+
+    assert figures() == (1, 0, True)
+    command = ("-m", "agentguard.cli", "server", "status")
+    shown = founded.programs.run(*command, cwd=founded.folder).stdout
+    assert "in doubt before start | 1" in shown
+    (in_doubt,) = founded.verify().in_doubt
+    resolve = ("-m", "agentguard.cli", "resolve", in_doubt, "--ran", "--note", "x")
+    settled = founded.programs.run(*resolve, cwd=founded.folder)
+    assert settled.returncode == 0, settled.stderr
+    assert figures() == (0, 0, True)

@@ -32,6 +32,11 @@ _METRICS: Final = (
     ("requests", "counter", "Requests of clients since the start."),
     ("denials", "counter", "Calls that were denied since the start."),
     ("in_doubt", "counter", "Calls that clients have left in doubt since the start."),
+    (
+        "in_doubt_before",
+        "gauge",
+        "Calls in doubt from before the start; 1000 stands for so many or more.",
+    ),
     ("uptime", "gauge", "Seconds since the start."),
     ("draining", "gauge", "1 while the server takes no new calls, because it is about to end."),
 )
@@ -39,6 +44,7 @@ _NAMES: Final = {
     "requests": "requests_total",
     "denials": "denials_total",
     "in_doubt": "in_doubt_total",
+    "in_doubt_before": "in_doubt_before_start",
     "uptime": "uptime_seconds",
 }
 
@@ -146,9 +152,11 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return the figures as text for Prometheus."""
+    """Return the figures as text for Prometheus, without those that are not known yet."""
     lines: list[str] = []
     for key, kind, meaning in _METRICS:
+        if status[key] is None:  # not counted yet
+            continue
         name = f"agentguard_server_{_NAMES.get(key, key)}"
         lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {status[key]:d}"]
     name = "agentguard_server_info"

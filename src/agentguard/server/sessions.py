@@ -24,6 +24,7 @@ from agentguard.domain.issuer_keys import open_issuers
 from agentguard.errors import AgentguardError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import tls
+from agentguard.server.doubts import EarlierDoubts
 from agentguard.server.figures import Figures
 from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
@@ -51,6 +52,7 @@ class Sessions:
         self.lock = threading.Lock()
         self.is_draining = False
         self.in_doubt = 0
+        self._earlier = EarlierDoubts(parts.runtime.domain.read)
         self.figures = Figures()
         self._settings = settings
         self._parts = parts
@@ -117,6 +119,7 @@ class Sessions:
             "connections": sum(one.connections for one in sessions),
             "calls": sum(one.running() for one in sessions),
             "in_doubt": self.in_doubt,
+            "in_doubt_before": self._earlier.count(),
             "draining": self.is_draining,
             "isolation": dict(Counter(one.isolation for one in sessions)),
         }

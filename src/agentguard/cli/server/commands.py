@@ -21,6 +21,7 @@ _LABELS: Final = {
     "requests": "requests since start",
     "denials": "denials since start",
     "in_doubt": "in doubt since start",
+    "in_doubt_before": "in doubt before start",
 }
 
 
@@ -30,9 +31,10 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Only the server's own user may ask, and is not counted. With --json, one object: version, uptime
     (seconds), requests, denials and in_doubt (calls of clients that were lost), each since the
-    start, clients, connections, calls (under way), draining, isolation (how many clients by their
-    isolation). All calls in doubt: agentguard audit list. Exit code 2 if the server does not
-    answer.
+    start, in_doubt_before (calls in doubt from before the start that nobody has settled; 1000 for
+    so many or more, null until they are counted), clients, connections, calls (under way),
+    draining, isolation (how many clients by their isolation). All calls in doubt: agentguard audit
+    list --in-doubt. Exit code 2 if the server does not answer.
     """
     answer = _ask(config, {"op": "status"})
     if json:
@@ -42,6 +44,8 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "not counted yet"
     if name == "uptime":
         return str(timedelta(seconds=value))
     if isinstance(value, dict):

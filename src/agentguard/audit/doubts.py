@@ -1,0 +1,58 @@
+"""Finds the calls in doubt: allowed, without an outcome, and settled by no person.
+
+The columns beside the entries select the calls, so few entries are read. Nothing is verified here:
+``audit verify`` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.find import read_entry_of_kind
+from agentguard.audit.log import LogReader
+from agentguard.audit.summary import Search
+from agentguard.errors import DecodeError
+
+Place = tuple[int, int]
+"""A shard, and an index in the shard."""
+
+
+def ends(reader: LogReader) -> dict[int, int]:
+    """Return for each shard how many entries the shard has; raises ``StorageError``."""
+    found = {shard: reader.end(shard) for shard in reader.shards()}
+    return {shard: end.size for shard, end in found.items() if end is not None}
+
+
+def doubts(reader: LogReader, before: Mapping[int, int]) -> Iterator[Place]:
+    """Yield the places of the calls in doubt, of which ``before`` has the end of each shard.
+
+    Raises ``StorageError``.
+    """
+    for shard, end in before.items():
+        for index in reader.unsettled(shard):
+            if index >= end:
+                break
+            if is_in_doubt(reader, (shard, index)):
+                yield shard, index
+
+
+def is_in_doubt(reader: LogReader, place: Place) -> bool:
+    """Whether no person has settled the call at a place; raises ``StorageError``."""
+    shard, index = place
+    located = read_entry_of_kind(reader, shard, index, "authorization")
+    if located is None:
+        return False
+    with suppress(DecodeError):
+        call = read_authorization(located.entry)
+        search = Search("resolution", call.invocation_id)
+        for other in reader.shards():
+            for at in reader.search(other, search):
+                resolution = read_entry_of_kind(reader, other, at, "resolution")
+                if resolution is not None and statements.read_admin_statement(
+                    resolution.entry
+                ).is_of(shard, index, call):
+                    return False
+    return True
