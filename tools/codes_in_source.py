@@ -12,6 +12,7 @@ SOURCES = (
     "integrations/agentguard-crewai/src",
     "integrations/agentguard-demo/src",
     "integrations/agentguard-langchain/src",
+    "integrations/agentguard-mcp/src",
 )
 CODE = re.compile(r"[a-z0-9]+\.(?!(?:json|lock|next|py|rego|toml)\Z)[a-z_]+\Z")  # no file's name
 # Not codes, though they look like some.

@@ -50,13 +50,19 @@ COMMANDS = [
     "server status",
     "server reload",
     "server accept",
+    "mcp run",
+    "mcp pin",
+    "mcp diff",
     "keys list",
     "keys rotate",
     "trust export",
     "trust pin",
     "adopt",
 ]
-GROUPS = ["policy", "agents", "approvals", "audit", "evidence", "token", "keys", "trust", "server"]
+GROUPS = [
+    *("policy", "agents", "approvals", "audit", "evidence", "token", "keys", "trust", "server"),
+    "mcp",
+]
 PAGES = Path(__file__).parents[2] / "docs" / "reference" / "cli"
 HEAVY = [
     "jwt",
@@ -73,6 +79,7 @@ HEAVY = [
     "cedarpy",
     "regorus",
     "agentguard_langchain",
+    "agentguard_mcp",
 ]
 
 
@@ -174,7 +181,7 @@ def test_a_command_is_listed_by_the_first_sentence_of_its_help():
     deferred = []
     for group in (root, root.resolve_command(context, ["audit"])[1]):
         deferred += [one for one in group.commands.values() if isinstance(one, Deferred)]
-    assert len(deferred) == 20 + 5
+    assert len(deferred) == 21 + 5
     for command in deferred:
         assert command.resolve().get_short_help_str(1000) == command.help
 

@@ -31,6 +31,7 @@ FOLDERS = {
     "agentguard_crewai": ROOT / "integrations" / "agentguard-crewai",
     "agentguard_demo": ROOT / "integrations" / "agentguard-demo",
     "agentguard_langchain": ROOT / "integrations" / "agentguard-langchain",
+    "agentguard_mcp": ROOT / "integrations" / "agentguard-mcp",
 }
 ELSEWHERE = {
     "opentelemetry": "opentelemetry-api",

@@ -61,6 +61,7 @@ def pythons(project: Path) -> set[str]:
         ("core", ROOT),
         ("langchain", ROOT / "integrations" / "agentguard-langchain"),
         ("crewai", ROOT / "integrations" / "agentguard-crewai"),
+        ("mcp", ROOT / "integrations" / "agentguard-mcp"),
     ],
 )
 def test_the_tests_run_on_each_python_that_the_distribution_names(part, project):

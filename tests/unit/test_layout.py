@@ -25,6 +25,7 @@ SOURCES = [
     ROOT / "integrations" / "agentguard-crewai" / "src",
     ROOT / "integrations" / "agentguard-demo" / "src",
     ROOT / "integrations" / "agentguard-langchain" / "src",
+    ROOT / "integrations" / "agentguard-mcp" / "src",
 ]
 ADAPTER = Path("integrations", "agentguard-langchain", "src", "agentguard_langchain")
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
@@ -111,7 +112,7 @@ def test_each_module_says_what_it_is_and_has_a_noun_of_its_own():
 
 
 def test_the_distributions_declare_what_the_documentation_promises():
-    names = ["agentguard-langchain", "agentguard-demo"]
+    names = ["agentguard-langchain", "agentguard-demo", "agentguard-mcp"]
     if sys.version_info < (3, 14):  # as far as CrewAI itself goes
         names.append("agentguard-crewai")
     adapters = set(map(version, names))

@@ -16,8 +16,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-OURS = {"agentguard", "agentguard-langchain", "agentguard-crewai", "agentguard-demo"}
-INTEGRATIONS = {"constraints.txt": ("langchain", "demo"), "constraints-crewai.txt": ("crewai",)}
+OURS = {"agentguard", *(f"agentguard-{name}" for name in ("langchain", "crewai", "demo", "mcp"))}
+INTEGRATIONS = {
+    "constraints.txt": ("langchain", "demo", "mcp"),
+    "constraints-crewai.txt": ("crewai",),
+}
 """The distributions that each file is for, beside the core."""
 
 

@@ -216,7 +216,15 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "subagent.parallel": _AGENT,
     "tool.changed": _developer(
         "find out what changed in the tool; if the change is meant, correct [tools.NAME], or run "
-        "agentguard server accept AGENT TOOL where a guard server runs"
+        "agentguard server accept AGENT TOOL where a guard server runs, or agentguard mcp pin for "
+        "a tool of an MCP server"
+    ),
+    "tool.unknown": _AGENT,
+    "tool.unlisted": _operator(
+        "see why the MCP server behind the gateway does not answer tools/list"
+    ),
+    "tool.unpinned": _developer(
+        "look at the tool with agentguard mcp diff, and pin the tool with agentguard mcp pin"
     ),
 }
 """The reason codes of refusals."""

@@ -39,6 +39,10 @@ _PLACES: Final = {
     "serve": ("server.serve:serve", "Serve the guard to programs in other processes."),
     "run": ("server.run:run", "Start a program as one agent of a running guard server."),
     "server": ("server.commands:app", "Look after a running guard server."),
+    "mcp": (
+        "mcp.commands:app",
+        "Put a gateway in front of an MCP server, and pin the server's tools.",
+    ),
     "approvals": (
         "approvals.commands:app",
         "List the calls that wait for a person, and answer them.",

@@ -42,6 +42,7 @@ from agentguard.telemetry.settings import ENDPOINT, RECEIVER, Settings
 
 if TYPE_CHECKING:
     from agentguard.domain.config.issuers import IssuerConfig
+    from agentguard.domain.config.mcp import McpConfig
     from agentguard.domain.config.service import ServiceConfig
 
 FILE: Final = "agentguard.toml"
@@ -126,6 +127,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         issuers=issuers,
         clients=clients,
         service=_service(root, resolve_path),
+        mcp=_mcp(root, resolve_path),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
@@ -156,6 +158,16 @@ def _service(root: Table, resolve_path: Callable[[str], Path]) -> ServiceConfig 
     from agentguard.domain.config.service import read_service  # noqa: PLC0415
 
     return read_service(root.table("service"), resolve_path)
+
+
+def _mcp(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, McpConfig]:
+    if "mcp" not in root.names():
+        root.allow("mcp")
+        return {}
+    # few configurations name a server behind a gateway
+    from agentguard.domain.config.mcp import read_mcp  # noqa: PLC0415
+
+    return read_mcp(root, resolve_path)
 
 
 def _trust_domain(root: Table) -> str:

@@ -30,6 +30,7 @@ from agentguard.telemetry.settings import Settings
 
 if TYPE_CHECKING:
     from agentguard.domain.config.issuers import IssuerConfig
+    from agentguard.domain.config.mcp import McpConfig
     from agentguard.domain.config.service import ServiceConfig
 
 NO_DOMAIN: Final = "ephemeral.invalid"
@@ -101,6 +102,9 @@ class Config:
 
     service: ServiceConfig | None = None
     """``[service]``, for ``agentguard serve``; None without that table."""
+
+    mcp: Mapping[str, McpConfig] = field(default_factory=dict)
+    """``[mcp]``, for ``agentguard mcp``: the MCP servers behind gateways, by name."""
 
     telemetry: Settings = field(default_factory=Settings)
     encoded: bytes = b"{}"

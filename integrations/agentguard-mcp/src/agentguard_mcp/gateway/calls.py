@@ -1,0 +1,259 @@
+"""The guarded calls of a gateway: each request that runs code becomes one call of the agent.
+
+``Calls.answer`` has the policy decide about a request, lets the relay forward it only once the
+authorization is in the log, and records how the call ended. The tools are held against their pins
+before each call, by a list that the server gives then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, Protocol
+
+from agentguard import Agent, AgentguardError, ApprovalPending, Decision, Delegation, Denied, Guard
+from agentguard.adapters import (
+    Arguments,
+    CallOptions,
+    CallSite,
+    Invocation,
+    arun,
+    next_call_id,
+)
+from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, Catalog
+from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
+from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.upstream import UpstreamLostError
+
+GUARDED: Final = frozenset({"tools/call", *METHODS})
+"""The methods that run code of the server, and of which each request is a guarded call."""
+
+_MEMBERS: Final = {
+    "tools/call": {"name", "arguments", "inputResponses", "requestState"},
+    "resources/read": {"uri", "inputResponses", "requestState"},
+    "prompts/get": {"name", "arguments", "inputResponses", "requestState"},
+}
+_OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
+_HOUR: Final = timedelta(hours=1)
+_MARGIN: Final = timedelta(minutes=5)
+_MAX_PAGES: Final = 100
+
+
+class Ask(Protocol):
+    """Sends a request of the gateway's own to the server, and returns the response.
+
+    Raises ``TimeoutError`` and ``UpstreamLostError``.
+    """
+
+    def __call__(self, method: str, params: dict[str, Any]) -> Awaitable[Message]:
+        """Ask the server."""
+
+
+class NotSentError(Exception):
+    """The server had ended before the call was sent: the call did not run."""
+
+
+class _FailedError(Exception):
+    """The server has answered with an error; ``response`` is the answer."""
+
+    def __init__(self, response: Message) -> None:
+        super().__init__("the MCP server reports an error")
+        self.response = response
+
+
+class _InvalidError(Exception):
+    """A request does not have the params that MCP asks for."""
+
+
+class Calls:
+    """Makes the guarded calls of one agent on one server."""
+
+    def __init__(self, guard: Guard, agent: Agent, settings: Settings, ask: Ask) -> None:
+        self.catalog = Catalog(settings, agent)
+        self._guard = guard
+        self._agent = agent
+        self._settings = settings
+        self._ask = ask
+        self._delegation: Delegation | None = None
+        self._lock = asyncio.Lock()
+        self._delegating = asyncio.Lock()
+        self._listed_at: float | None = None
+
+    def forget_list(self) -> None:
+        """Note that the server's tools have changed: the next call asks for the list anew."""
+        self._listed_at = None
+
+    async def answer(
+        self, request: Message, forward: Callable[[Message], Awaitable[Message]]
+    ) -> Message:
+        """Return the response to a guarded request.
+
+        ``forward`` sends a request to the server and returns the response; it is awaited once the
+        call is authorised and on record, and never otherwise. ``forward`` raises ``NotSentError``,
+        ``TimeoutError`` or ``UpstreamLostError``.
+        """
+        try:
+            sent, name, arguments = _parsed(request)
+        except _InvalidError as error:
+            return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
+        if request["method"] == "tools/call":
+            refused = await self._tool_refusal(name, request)
+            spec = self.catalog.spec(name)
+        else:
+            spec, refused = self.catalog.method(request["method"])
+        agent, failed = await self._under_delegation()
+        refused = refused or failed
+        declared = spec.schema.get("properties")
+        bind = partial(
+            Arguments.of, arguments, declared=declared if isinstance(declared, dict) else ()
+        )
+
+        async def run() -> Any:
+            response = await forward(sent)
+            if "error" in response or response["result"].get("isError") is True:
+                raise _FailedError(response)
+            return response["result"]
+
+        for last in (False, True):
+            site = CallSite(next_call_id(agent, spec.name))
+            invocation = Invocation.bind(spec, bind, site, shared=False)
+            if refused is not None:
+                invocation = replace(invocation, refusal=refused)
+            try:
+                result = await arun(agent, invocation, run, _OPTIONS)
+                return {"id": request["id"], "result": result}
+            except ApprovalPending as waiting:
+                if last or not await self._approved(waiting):
+                    return answers.pending(request, name, waiting.request)
+            except Exception as error:  # noqa: BLE001  each error has an answer of its own
+                return self._failure(request, name, error)
+        raise AssertionError  # pragma: no cover  the second round returns
+
+    def _failure(self, request: Message, name: str, error: Exception) -> Message:
+        """Return the answer to a request whose call ended with ``error``."""
+        server = self._settings.server
+        if isinstance(error, Denied):
+            return answers.refusal(request, name, error.decision)
+        if isinstance(error, _FailedError):
+            return {**error.response, "id": request["id"]}
+        if isinstance(error, TimeoutError):
+            what = f"the MCP server {server} did not answer in {self._settings.timeout:g} seconds"
+            return answers.in_doubt(request, name, "tool.timeout", what)
+        if isinstance(error, UpstreamLostError):
+            what = f"the MCP server {server} ended before the answer"
+            return answers.in_doubt(request, name, "tool.lost", what)
+        if isinstance(error, NotSentError):
+            what = f"the MCP server {server} has ended"
+            return answers.failed(request, name, "tool.unreachable", what)
+        decision = Decision.of_exception(error, "tool.failed", "the call failed in the gateway")
+        return answers.failed(request, name, decision.code, "the gateway has met an error")
+
+    async def _tool_refusal(self, name: str, request: Message) -> Decision | None:
+        """Return why a tool is refused by the list that the server gives now."""
+        try:
+            await self._refresh(request)
+        except Exception as error:  # noqa: BLE001  a list that can't be had refuses the call
+            what = f"the MCP server {self._settings.server} does not say which tools it has"
+            return Decision.refusal(f"{what} ({type(error).__name__})", code="tool.unlisted")
+        return self.catalog.refusal(name)
+
+    async def _refresh(self, request: Message) -> None:
+        """Ask the server for its tools, unless a list that is new enough is known.
+
+        Calls that wait share the next list, which was asked for after they came. Raises
+        ``TimeoutError``, ``UpstreamLostError`` and ``LookupError``.
+        """
+        clock = asyncio.get_running_loop().time
+        oldest = clock() - self._settings.recheck
+        async with self._lock:
+            if self._listed_at is not None and self._listed_at >= oldest:
+                return
+            begun = self._listed_at = clock()
+            try:
+                tools = await self._list(request)
+            except BaseException:
+                self._listed_at = None
+                raise
+            self.catalog.replace(tools)
+            if self._listed_at != begun:  # a notice of a change has come meanwhile
+                self._listed_at = None
+
+    async def _list(self, request: Message) -> list[Any]:
+        """Return all pages of the server's list of tools; raises ``LookupError`` for no list."""
+        tools: list[Any] = []
+        params: dict[str, Any] = {}
+        if is_modern(request):
+            standard = plain_meta(meta_of(request))
+            standard.pop("progressToken", None)
+            params["_meta"] = standard
+        for _page in range(_MAX_PAGES):
+            response = await self._ask("tools/list", params)
+            result = response.get("result", {})
+            page = result.get("tools")
+            if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
+                raise LookupError
+            tools += page
+            cursor = result.get("nextCursor")
+            if not isinstance(cursor, str):
+                return tools
+            params = {**params, "cursor": cursor}
+        raise LookupError
+
+    async def _under_delegation(self) -> tuple[Agent, Decision | None]:
+        """Return the agent under a delegation of the principal, and why there is none."""
+        if self._settings.principal is None:
+            return self._agent, None
+        async with self._delegating:
+            delegation = self._delegation
+            if delegation is None or delegation.expires_at - datetime.now(UTC) < _MARGIN:
+                try:
+                    delegation = await asyncio.to_thread(
+                        self._guard.delegate,
+                        self._settings.principal,
+                        scope=self._settings.delegated,
+                        task_id=self._settings.task_id,
+                        expires_in=_HOUR,
+                    )
+                except AgentguardError as error:
+                    return self._agent, Decision.of_error(error)
+                self._delegation = delegation
+        return self._agent.under(delegation), None
+
+    async def _approved(self, waiting: ApprovalPending) -> bool:
+        """Wait for the answer to a request; return whether one has come."""
+        if not self._settings.wait:
+            return False
+        return await self._agent.approvals.await_(waiting.request, timeout=self._settings.wait)
+
+
+def _parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
+    """Return the request as it goes on, the name of the tool, and the arguments.
+
+    Raises ``_InvalidError``.
+    """
+    method, params = request["method"], request.get("params", {})
+    kept = {name: value for name, value in params.items() if name != "_meta"}
+    unknown = sorted(kept.keys() - _MEMBERS[method])
+    if unknown:
+        raise _InvalidError(f"{method}: the gateway passes no {unknown[0]!r} on")
+    meta = plain_meta(meta_of(request))
+    sent = {
+        "id": request["id"],
+        "method": method,
+        "params": {**kept, "_meta": meta} if meta else kept,
+    }
+    if method == "resources/read":
+        uri = params.get("uri")
+        if not isinstance(uri, str):
+            raise _InvalidError("resources/read: expected a text as uri")
+        return sent, method, {"uri": uri}
+    name, arguments = params.get("name"), params.get("arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise _InvalidError(f"{method}: expected a text as name, and an object as arguments")
+    if method == "prompts/get":
+        return sent, method, {"name": name, "arguments": arguments}
+    return sent, name, arguments

@@ -1,0 +1,178 @@
+"""``Catalog``: which tools a server offers now, held against the pins, and what the client may see.
+
+A tool that is not pinned, or differs from its pin, is neither shown nor called. Where nothing is
+pinned, each tool is held to its first description in this run. The catalog does no I/O:
+``calls.py`` asks the server, and ``relay.py`` passes lists on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import orjson
+
+from agentguard import Agent, AgentguardError, Decision
+from agentguard.adapters import EncodeError, ToolSpec, configure_tool
+from agentguard_mcp.gateway.pins import Definition, digest_of
+from agentguard_mcp.gateway.settings import Settings
+
+MAX_TOOLS: Final = 2_000
+"""The most tools of a server; each takes memory for as long as the gateway runs."""
+
+METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "resources/read": (
+        "Read a resource of an MCP server.",
+        {"type": "object", "properties": {"uri": {"type": "string"}}, "required": ["uri"]},
+    ),
+    "prompts/get": (
+        "Get a prompt of an MCP server.",
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "arguments": {"type": "object"}},
+            "required": ["name"],
+        },
+    ),
+}
+"""The methods beside ``tools/call`` that are guarded, each as a tool: description and schema."""
+
+
+class Catalog:
+    """The tools of one server, as the server described them last.
+
+    ``agent`` is the agent whose calls the gateway makes; ``[tools.NAME]`` of its configuration
+    applies to the server's tools.
+    """
+
+    def __init__(self, settings: Settings, agent: Agent) -> None:
+        self._settings = settings
+        self._agent = agent
+        pins = settings.pins
+        self._pinned: dict[str, str] = {} if pins is None else pins.digests
+        self._is_pinned = pins is not None
+        self._offered: dict[str, str | None] = {}
+        self._specs: dict[str, ToolSpec | Decision] = {}
+        self._methods: dict[str, ToolSpec | Decision] = {}
+        self._digests: dict[bytes, str | None] = {}
+
+    def replace(self, definitions: Iterable[object]) -> None:
+        """Take the complete list of the server's tools in the place of all earlier ones."""
+        self._offered = {}
+        self.learn(definitions)
+
+    def learn(self, definitions: Iterable[object]) -> list[Definition]:
+        """Take a list of tools, or one page of the list; return those that the client may see.
+
+        Two tools of one name in one list are both refused.
+        """
+        known: dict[str, Definition] = {}
+        twice: set[str] = set()
+        for one in definitions:
+            name = one.get("name") if isinstance(one, dict) else None
+            if isinstance(name, str) and isinstance(one, dict):
+                if name in known:
+                    twice.add(name)
+                known[name] = one
+        for name, definition in known.items():
+            self._note(name, None if name in twice else self._digest(definition), definition)
+        return [one for name, one in known.items() if self._shows(name)]
+
+    def refusal(self, name: str) -> Decision | None:
+        """Return why a call of the tool is refused before the policy is asked; None for no reason.
+
+        The codes are ``tool.unknown``, ``tool.unpinned`` and ``tool.changed``, or the code of a
+        mistake in the configuration of the tool.
+        """
+        server = self._settings.server
+        if name not in self._offered or not self._matches(name):
+            reason = f"the MCP server {server} has no tool {name} for this client"
+            return Decision.refusal(reason, code="tool.unknown")
+        if name not in self._pinned:
+            reason = (
+                f"the tool {name} of the MCP server {server} is not pinned: see agentguard mcp "
+                f"diff --name {server}; if the tool is meant, agentguard mcp pin --name {server}"
+            )
+            return Decision.refusal(reason, code="tool.unpinned")
+        if self._offered[name] != self._pinned[name]:
+            reason = (
+                f"the tool {name} of the MCP server {server} is not as it was pinned: the "
+                "server describes the tool in another way, or twice. See agentguard mcp diff "
+                f"--name {server}"
+            )
+            return Decision.refusal(reason, code="tool.changed")
+        spec = self._specs[name]
+        return spec if isinstance(spec, Decision) else None
+
+    def spec(self, name: str) -> ToolSpec:
+        """Return the specification for a call of a tool; a bare one for a tool that is refused."""
+        spec = self._specs.get(name)
+        return spec if isinstance(spec, ToolSpec) else self._bare(name)
+
+    def method(self, name: str) -> tuple[ToolSpec, Decision | None]:
+        """Return the specification of a guarded method, and why each call of it is refused."""
+        if name not in self._methods:
+            description, schema = METHODS[name]
+            self._methods[name] = self._configured(name, description, schema)
+        spec = self._methods[name]
+        return (spec, None) if isinstance(spec, ToolSpec) else (self._bare(name), spec)
+
+    def _note(self, name: str, found: str | None, definition: Definition) -> None:
+        if name not in self._offered and len(self._offered) >= MAX_TOOLS:
+            return
+        self._offered[name] = found
+        if not self._is_pinned and found is not None:
+            self._pinned.setdefault(name, found)
+        if found is not None and found == self._pinned.get(name) and name not in self._specs:
+            self._specs[name] = self._specified(name, definition)
+
+    def _specified(self, name: str, definition: Definition) -> ToolSpec | Decision:
+        """Return the specification of a tool whose definition is the pinned one."""
+        if name in METHODS:
+            reason = f"a tool of the MCP server has the name of the method {name}"
+            return Decision.refusal(reason, code="tool.changed")
+        description, schema = definition.get("description", ""), definition.get("inputSchema")
+        if not isinstance(description, str) or not isinstance(schema, dict):
+            reason = f"the tool {name} of the MCP server has no description and schema"
+            return Decision.refusal(reason, code="tool.changed")
+        return self._configured(name, description, schema)
+
+    def _configured(
+        self, name: str, description: str, schema: Mapping[str, Any]
+    ) -> ToolSpec | Decision:
+        """Return the specification after ``[tools.NAME]``, or the refusal for a mistake there."""
+        named = f"{self._settings.prefix}{name}"
+        try:
+            spec = ToolSpec(named, description, schema, self._settings.origin)
+            return configure_tool(self._agent, spec)
+        except AgentguardError as error:
+            return Decision.of_error(error)
+
+    def _bare(self, name: str) -> ToolSpec:
+        return ToolSpec(f"{self._settings.prefix}{name}", "", {}, self._settings.origin)
+
+    def _matches(self, name: str) -> bool:
+        patterns = self._settings.tools
+        return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    def _shows(self, name: str) -> bool:
+        spec = self._specs.get(name)
+        if not isinstance(spec, ToolSpec) or self.refusal(name) is not None:
+            return False
+        scope = self._settings.scope
+        return scope is None or scope.issuperset(spec.requires)
+
+    def _digest(self, definition: Definition) -> str | None:
+        """Return the digest of a definition, None for one without a canonical form.
+
+        A server is asked for its tools again and again, and says the same in the same bytes.
+        """
+        data = orjson.dumps(definition)
+        if data not in self._digests:
+            if len(self._digests) >= MAX_TOOLS:
+                self._digests.clear()
+            try:
+                self._digests[data] = digest_of(definition)
+            except EncodeError:
+                self._digests[data] = None
+        return self._digests[data]

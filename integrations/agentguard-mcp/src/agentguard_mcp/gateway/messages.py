@@ -1,0 +1,140 @@
+"""Reads and writes one line of MCP's stdio transport: one JSON-RPC message, strictly.
+
+Two readers of JSON can see two messages in one line: where a key stands twice, one takes the first
+value and the other the last. So the gateway refuses what readers do not agree on, and never passes
+a line on: each message is written anew from the value that the gateway has read. This module does
+no I/O. MCP, "Transports", stdio; JSON-RPC 2.0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from agentguard.adapters import DecodeError, EncodeError
+
+MAX_LINE: Final = 16 << 20
+"""The longest line that the gateway takes from a client or a server, in bytes."""
+
+OWN: Final = "dev.agentguard/"
+"""The prefix of agentguard's own keys in ``_meta`` (MCP, "General fields: _meta")."""
+
+STANDARD: Final = "io.modelcontextprotocol/"
+"""The prefix of the keys in ``_meta`` that MCP itself defines (revision 2026-07-28)."""
+
+_TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
+_MAX_ID: Final = 256
+_MEMBERS: Final = ("id", "method", "params", "result", "error")
+
+Message = dict[str, Any]
+RequestId = str | int
+
+
+def read(line: bytes) -> Message:
+    """Return the message of one line, with the members that JSON-RPC 2.0 names and no others.
+
+    The message is a request (``id`` and ``method``), a notification (``method``) or a response
+    (``id`` with ``result`` or ``error``). Raises ``DecodeError`` (``json.*``) for a line that two
+    readers may read in different ways (duplicate keys, numbers beyond a double's range or 64 bits,
+    lone surrogates), that is nested too deep, or that is no message; a batch is no message.
+    """
+    try:
+        value = json.loads(
+            line.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+        )
+        orjson.dumps(value)  # refuses deep nesting, long integers and lone surrogates
+    except UnicodeDecodeError as error:
+        raise DecodeError("a message is not UTF-8", code="json.utf8") from error
+    except (ValueError, RecursionError, TypeError) as error:
+        message = f"a message can't be read or written anew ({type(error).__name__})"
+        raise DecodeError(message, code="json.malformed") from error
+    if not isinstance(value, dict):
+        raise DecodeError("a message is no JSON object", code="json.not_object")
+    return _message(value)
+
+
+def write(message: Mapping[str, Any]) -> bytes:
+    """Return a message as one line; raises ``EncodeError`` for a value without a JSON form."""
+    try:
+        return orjson.dumps({"jsonrpc": "2.0", **message}, option=orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, ValueError) as error:
+        raise EncodeError(f"a message can't be written: {error}") from error
+
+
+def meta_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``_meta`` of a request or a notification, empty where there is none."""
+    meta = message.get("params", {}).get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def is_modern(message: Mapping[str, Any]) -> bool:
+    """Return whether a request is one of revision 2026-07-28, which has no ``initialize``."""
+    return f"{STANDARD}protocolVersion" in meta_of(message)
+
+
+def without_own(container: dict[str, Any]) -> dict[str, Any]:
+    """Return params or a result without agentguard's own keys in ``_meta``."""
+    meta = container.get("_meta")
+    if not isinstance(meta, dict) or not any(key.startswith(OWN) for key in meta):
+        return container
+    kept = {key: value for key, value in meta.items() if not key.startswith(OWN)}
+    rest = {key: value for key, value in container.items() if key != "_meta"}
+    return {**rest, "_meta": kept} if kept else rest
+
+
+def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of ``_meta`` that go on with a guarded call.
+
+    A server may choose by any other key what it runs, as by ``fastmcp.version``; no decision covers
+    such a key.
+    """
+    return {key: meta[key] for key in meta if key in _TRACE or key.startswith(STANDARD)}
+
+
+def _message(value: dict[str, Any]) -> Message:
+    message: Message = {name: value[name] for name in _MEMBERS if name in value}
+    is_response = "method" not in message
+    identifier, params = message.get("id", 0), message.get("params", {})
+    is_id = isinstance(identifier, str | int) and not isinstance(identifier, bool)
+    has_shape = (
+        ("id" in message and ("result" in message) is not ("error" in message))
+        if is_response
+        else isinstance(message["method"], str)
+        and isinstance(params, dict)
+        and not ({"result", "error"} & message.keys())
+    )
+    if (
+        value.get("jsonrpc") != "2.0"
+        or not is_id
+        or not has_shape
+        or len(str(identifier)) > _MAX_ID
+        or not isinstance(message.get("error", {}), dict)
+        or not isinstance(message.get("result", {}), dict)
+    ):
+        raise DecodeError("a line is no message of JSON-RPC 2.0", code="json.malformed")
+    return message
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise DecodeError("a JSON object names a key twice", code="json.duplicate_key")
+    return value
+
+
+def _constant(_name: str) -> float:
+    raise DecodeError("NaN and Infinity are no JSON", code="json.number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise DecodeError("a number is outside a double's range", code="json.number")
+    return value

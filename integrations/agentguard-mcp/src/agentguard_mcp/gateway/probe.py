@@ -1,0 +1,142 @@
+"""Asks a server for its tools, as a client would, and makes pins of the answer.
+
+The server is started for this alone and ended afterwards. A server may offer a tool only to clients
+that can do something for the server, so the probe says that it can do what the gateway passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from agentguard import AgentguardError, ServerError
+from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.catalog import MAX_TOOLS
+from agentguard_mcp.gateway.messages import STANDARD, Message, read
+from agentguard_mcp.gateway.pins import Pins, pins_of
+from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
+
+LEGACY: Final = "2025-11-25"
+"""The newest revision of MCP with ``initialize``, with which the probe begins."""
+
+MODERN: Final = "2026-07-28"
+"""The revision of a server that has no ``initialize``."""
+
+_CAPABILITIES: Final[dict[str, Any]] = {"roots": {}, "sampling": {}, "elicitation": {}}
+_CLIENT: Final = {"name": "agentguard", "version": "1"}
+_MAX_PAGES: Final = 100
+_MAX_LINES: Final = 10_000
+_SETTLES: Final = 0.3
+"""Seconds in which a server that has just been started may still change its tools."""
+
+
+def list_tools(settings: Settings) -> Pins:
+    """Start the server of ``settings``, and return the pins of the tools that it offers.
+
+    Raises ``ConfigError`` for a server that can't be started, ``ServerError`` (``tool.unlisted``)
+    for one that ends, breaks the protocol or does not answer within the time-out of ``settings``,
+    and ``DecodeError`` (``pins.malformed``) for tools that can't be pinned.
+    """
+    return asyncio.run(_listed(settings))
+
+
+async def _listed(settings: Settings) -> Pins:
+    upstream = await Upstream.start(settings)
+    try:
+        async with asyncio.timeout(settings.timeout):
+            return pins_of(settings.server, await _Probe(upstream).tools())
+    except (TimeoutError, UpstreamLostError, ValueError, AgentguardError) as error:
+        if isinstance(error, AgentguardError) and error.code == "pins.malformed":
+            raise
+        why = f"{error} ({type(error).__name__})" if str(error) else type(error).__name__
+        message = f"the MCP server {settings.server} does not say which tools it has: {why}"
+        raise ServerError(message, code="tool.unlisted") from error
+    finally:
+        await upstream.end()
+
+
+class _Probe:
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._meta: dict[str, Any] = {}
+        self._number = 0
+        self._has_changed = False
+
+    async def tools(self) -> list[Any]:
+        """Return the server's tools, once they have settled."""
+        hello = {
+            "protocolVersion": LEGACY,
+            "capabilities": _CAPABILITIES,
+            "clientInfo": _CLIENT,
+        }
+        if "result" in await self._ask("initialize", hello):
+            self._upstream.send({"method": "notifications/initialized"})
+        else:
+            self._meta = {
+                f"{STANDARD}protocolVersion": MODERN,
+                f"{STANDARD}clientCapabilities": _CAPABILITIES,
+                f"{STANDARD}clientInfo": _CLIENT,
+            }
+        tools = await self._pages()
+        try:
+            async with asyncio.timeout(_SETTLES):
+                while not self._has_changed:
+                    await self._next()
+        except TimeoutError:
+            return tools
+        await asyncio.sleep(_SETTLES)  # tools are often added one by one, with a notice each
+        return await self._pages()
+
+    async def _pages(self) -> list[Any]:
+        tools: list[Any] = []
+        params: dict[str, Any] = {}
+        for _page in range(_MAX_PAGES):
+            response = await self._ask("tools/list", params)
+            result = response.get("result", {})
+            page = result.get("tools")
+            if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
+                raise ValueError("an answer has no list of tools, or too many")
+            if not all(isinstance(one, dict) for one in page):
+                raise ValueError("a tool is no JSON object")
+            tools += page
+            if not isinstance(result.get("nextCursor"), str):
+                return tools
+            params = {"cursor": result["nextCursor"]}
+        raise ValueError("the list of tools has too many pages")
+
+    async def _ask(self, method: str, params: dict[str, Any]) -> Message:
+        self._number += 1
+        number = self._number
+        if self._meta:
+            params = {**params, "_meta": self._meta}
+        self._upstream.send({"id": number, "method": method, "params": params})
+        for _line in range(_MAX_LINES):
+            message = await self._next()
+            if "method" not in message and message.get("id") == number:
+                return message
+        raise ValueError("the server sends more than the probe reads")
+
+    async def _next(self) -> Message:
+        """Return the next message of the server, and answer a request of the server's own."""
+        try:
+            line = await self._upstream.output.readuntil()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise UpstreamLostError("the server has ended, or a line is too long") from error
+        try:
+            message = read(line)
+        except AgentguardError:
+            return {}  # a line that is no message: some servers print such lines
+        if message.get("method") == "notifications/tools/list_changed":
+            self._has_changed = True
+        elif "method" in message and "id" in message:
+            self._upstream.send(_reply(message))
+        return message
+
+
+def _reply(request: Message) -> Message:
+    """Return the answer to a request of the server: the probe has no roots, and does no more."""
+    replies: dict[str, Any] = {"roots/list": {"roots": []}, "ping": {}}
+    if request["method"] in replies:
+        return {"id": request["id"], "result": replies[request["method"]]}
+    return answers.error(request["id"], answers.METHOD_NOT_FOUND, "no such method")

@@ -1,0 +1,348 @@
+"""``Relay``: passes the messages between one client and one server, and guards those that run code.
+
+The client's requests keep their ids. A response counts only for a request that waits for it, so a
+server can't answer what nobody has asked, and a client can't answer what the server has not asked.
+A method that MCP does not name is refused in both directions: nobody knows whether it runs code.
+``calls.py`` decides on calls, ``stdio.py`` connects the relay to its streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from agentguard import AgentguardError
+from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.calls import GUARDED, Calls, NotSentError
+from agentguard_mcp.gateway.messages import (
+    MAX_LINE,
+    OWN,
+    Message,
+    RequestId,
+    read,
+    without_own,
+)
+from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.upstream import UpstreamLostError
+
+PASSED: Final = frozenset(
+    {
+        "completion/complete",
+        "initialize",
+        "logging/setLevel",
+        "ping",
+        "prompts/list",
+        "resources/list",
+        "resources/subscribe",
+        "resources/templates/list",
+        "resources/unsubscribe",
+        "server/discover",
+        "subscriptions/listen",
+        "tools/list",
+    }
+)
+"""The requests of a client that go on without a decision (MCP 2024-11-05 to 2026-07-28)."""
+
+FROM_SERVER: Final = frozenset(
+    {"elicitation/create", "ping", "roots/list", "sampling/createMessage"}
+)
+"""The requests of a server that go on to the client."""
+
+MAX_PENDING: Final = 1_000
+"""The most requests of one side that wait for an answer."""
+
+_ENDLESS: Final = "subscriptions/listen"
+_LISTING_TIMEOUT: Final = 30.0
+_LOGGER = logging.getLogger("agentguard.mcp")
+
+
+class Peer(Protocol):
+    """One end of the relay, to which messages are written."""
+
+    def send(self, message: Message) -> None:
+        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
+
+
+@dataclass(slots=True)
+class _Passed:
+    """A client's request that went on without a decision; ``timer`` ends the wait."""
+
+    request: Message
+    timer: asyncio.TimerHandle | None
+
+
+class Relay:
+    """The messages between a client and a server.
+
+    ``make_calls`` gets the function with which the gateway asks the server itself, and returns the
+    ``Calls``. ``from_client`` and ``from_server`` take one line each; ``lose_server`` and ``close``
+    end the relay.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Peer,
+        server: Peer,
+        make_calls: Callable[[Callable[[str, dict[str, Any]], Any]], Calls],
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._server = server
+        self._calls = make_calls(self._ask)
+        self._passed: dict[RequestId, _Passed] = {}
+        self._guarded: dict[RequestId, asyncio.Task[None]] = {}
+        self._awaited: dict[RequestId, asyncio.Future[Message]] = {}
+        self._asked: set[RequestId] = set()
+        self._own = 0
+        self._is_lost = False
+
+    # --- from the client --------------------------------------------------------------------------
+
+    def from_client(self, line: bytes) -> None:
+        """Take a line of the client; raises ``UpstreamLostError`` where the server is gone."""
+        try:
+            message = read(line)
+        except AgentguardError as error:
+            self._client.send(answers.error(None, answers.PARSE_ERROR, f"{error} [{error.code}]"))
+            return
+        if "method" not in message:
+            if message["id"] in self._asked:
+                self._asked.discard(message["id"])
+                self._server.send(_cleaned(message))
+        elif "id" in message:
+            self._request(message)
+        else:
+            self._notice_of_client(_cleaned(message))
+
+    def refuse_long_line(self) -> None:
+        """Tell the client that a line was longer than the gateway takes."""
+        text = f"a message is longer than {MAX_LINE} bytes [json.size]"
+        self._client.send(answers.error(None, answers.PARSE_ERROR, text))
+
+    def _request(self, message: Message) -> None:
+        identifier, method = message["id"], message["method"]
+        waiting = len(self._passed) + len(self._guarded)
+        if identifier in self._passed or identifier in self._guarded or _is_own(identifier):
+            self._refuse(identifier, answers.INVALID_REQUEST, "the id is in use")
+        elif waiting >= MAX_PENDING:
+            self._refuse(identifier, answers.REFUSED, "too many requests wait for an answer")
+        elif method in GUARDED:
+            task = asyncio.get_running_loop().create_task(self._guard(message))
+            self._guarded[identifier] = task
+        elif method in PASSED:
+            message = _cleaned(message)
+            self._pass(_without_tasks(message, "params") if method == "initialize" else message)
+        else:
+            text = f"the gateway passes no {method[:64]!r} on"
+            self._refuse(identifier, answers.METHOD_NOT_FOUND, text)
+
+    def _refuse(self, identifier: RequestId, code: int, text: str) -> None:
+        self._client.send(answers.error(identifier, code, text))
+
+    def _pass(self, message: Message) -> None:
+        identifier, timer = message["id"], None
+        self._server.send(message)
+        if message["method"] != _ENDLESS:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(self._settings.timeout, self._give_up, identifier)
+        self._passed[identifier] = _Passed(message, timer)
+
+    def _give_up(self, identifier: RequestId) -> None:
+        if self._passed.pop(identifier, None) is not None:
+            text = f"the MCP server did not answer in {self._settings.timeout:g} seconds"
+            self._refuse(identifier, answers.REFUSED, text)
+
+    def _notice_of_client(self, message: Message) -> None:
+        if message["method"] == "notifications/cancelled":
+            identifier = message.get("params", {}).get("requestId")
+            if not isinstance(identifier, str | int):
+                return
+            task, passed = self._guarded.get(identifier), self._passed.pop(identifier, None)
+            if task is not None:
+                task.cancel()  # the task tells the server, if the call has gone there
+            if passed is None:
+                return
+            _stop(passed)
+        if message["method"].startswith("notifications/"):
+            self._server.send(message)
+
+    async def _guard(self, request: Message) -> None:
+        """Answer a guarded request, unless the client cancels it."""
+        try:
+            answer = await self._calls.answer(request, self._forward)
+        except Exception:
+            _LOGGER.exception("a call failed in the gateway")
+            text = "the gateway has met an error: look at its log"
+            answer = answers.error(request["id"], answers.REFUSED, text)
+        finally:
+            self._guarded.pop(request["id"], None)
+        self._client.send(answer)
+
+    async def _forward(self, request: Message) -> Message:
+        """Send an authorised request to the server, and return the response."""
+        if self._is_lost:
+            raise NotSentError
+        try:
+            return await self._exchange(request, self._settings.timeout)
+        except (TimeoutError, asyncio.CancelledError):
+            self._cancel(request["id"])
+            raise
+
+    def _cancel(self, identifier: RequestId) -> None:
+        params = {"requestId": identifier, "reason": "the client or the gateway gave up"}
+        with suppress(UpstreamLostError):
+            self._server.send({"method": "notifications/cancelled", "params": params})
+
+    async def _ask(self, method: str, params: dict[str, Any]) -> Message:
+        """Ask the server for the gateway itself."""
+        self._own += 1
+        request = {"id": f"{OWN}{self._own}", "method": method, "params": params}
+        return await self._exchange(request, min(self._settings.timeout, _LISTING_TIMEOUT))
+
+    async def _exchange(self, request: Message, timeout: float) -> Message:  # noqa: ASYNC109
+        """Send a request and return its response, with the id of the request.
+
+        Raises ``TimeoutError`` and ``UpstreamLostError``.
+        """
+        if self._is_lost:
+            raise UpstreamLostError
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._awaited[request["id"]] = future
+        try:
+            self._server.send(request)
+            async with asyncio.timeout(timeout):
+                return await future
+        finally:
+            del self._awaited[request["id"]]
+
+    # --- from the server --------------------------------------------------------------------------
+
+    def from_server(self, line: bytes) -> None:
+        """Take a line of the server; a line that is no message, or answers nothing, is dropped."""
+        try:
+            message = _cleaned(read(line))
+        except AgentguardError as error:
+            self._drop(f"{error} [{error.code}]")
+            return
+        if "method" not in message:
+            self._response(message)
+        elif "id" in message:
+            self._request_of_server(message)
+        elif message["method"] != "notifications/tasks/status":
+            self._notice_of_server(message)
+
+    def _response(self, message: Message) -> None:
+        identifier = message["id"]
+        if (future := self._awaited.get(identifier)) is not None:
+            if not future.done():
+                future.set_result(message)
+        elif (passed := self._passed.pop(identifier, None)) is not None:
+            _stop(passed)
+            if passed.request["method"] == "tools/list":
+                message = self._filtered(message)
+            elif passed.request["method"] == "initialize":
+                message = _without_tasks(message, "result")
+            self._client.send(message)
+        else:
+            self._drop("a response to no request")
+
+    def _filtered(self, message: Message) -> Message:
+        """Return a list of tools with those that the client may see."""
+        result = message.get("result")
+        if result is None:
+            return message
+        tools = result.get("tools")
+        shown = self._calls.catalog.learn(tools if isinstance(tools, list) else [])
+        result = {**result, "tools": shown}
+        if "cacheScope" in result:
+            result["cacheScope"] = "private"  # another agent may see other tools
+        return {**message, "result": result}
+
+    def _request_of_server(self, message: Message) -> None:
+        identifier, refused = message["id"], None
+        if message["method"] not in FROM_SERVER:
+            refused = answers.error(identifier, answers.METHOD_NOT_FOUND, "no such method")
+        elif identifier in self._asked or len(self._asked) >= MAX_PENDING:
+            refused = answers.error(identifier, answers.INVALID_REQUEST, "the id is in use")
+        if refused is not None:
+            self._server.send(refused)
+            return
+        self._asked.add(identifier)
+        self._client.send(message)
+
+    def _notice_of_server(self, message: Message) -> None:
+        if not message["method"].startswith("notifications/"):
+            return
+        if message["method"] == "notifications/tools/list_changed":
+            self._calls.forget_list()
+        if message["method"] == "notifications/cancelled":
+            identifier = message.get("params", {}).get("requestId")
+            if not isinstance(identifier, str | int) or identifier not in self._asked:
+                return
+            self._asked.discard(identifier)
+        self._client.send(message)
+
+    def _drop(self, what: str) -> None:
+        _LOGGER.warning("the MCP server %s: a line is dropped: %s", self._settings.server, what)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def lose_server(self) -> None:
+        """Answer all that waits for a server that is gone; calls that went there are in doubt."""
+        self._is_lost = True
+        text = f"the MCP server {self._settings.server} has ended"
+        for identifier, passed in list(self._passed.items()):
+            _stop(passed)
+            self._refuse(identifier, answers.REFUSED, text)
+        self._passed.clear()
+        for future in self._awaited.values():
+            if not future.done():
+                future.set_exception(UpstreamLostError())
+        await self._settle()
+
+    async def close(self) -> None:
+        """Cancel all calls that run: the client is gone, and their outcomes stay unknown."""
+        for passed in self._passed.values():
+            _stop(passed)
+        self._passed.clear()
+        for task in self._guarded.values():
+            task.cancel()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        await asyncio.gather(*self._guarded.values(), return_exceptions=True)
+
+
+def _stop(passed: _Passed) -> None:
+    if passed.timer is not None:
+        passed.timer.cancel()
+
+
+def _is_own(identifier: RequestId) -> bool:
+    return isinstance(identifier, str) and identifier.startswith(OWN)
+
+
+def _cleaned(message: Message) -> Message:
+    """Return a message without agentguard's own keys in the ``_meta`` of its params or result."""
+    for part in ("params", "result"):
+        container = message.get(part)
+        if isinstance(container, dict):
+            cleaned = without_own(container)
+            if cleaned is not container:
+                message = {**message, part: cleaned}
+    return message
+
+
+def _without_tasks(message: Message, part: str) -> Message:
+    """Return an ``initialize`` whose sender has no tasks: the gateway passes none on."""
+    container = message.get(part, {})
+    capabilities = container.get("capabilities")
+    if not isinstance(capabilities, dict) or "tasks" not in capabilities:
+        return message
+    kept = {name: value for name, value in capabilities.items() if name != "tasks"}
+    return {**message, part: {**container, "capabilities": kept}}

@@ -1,0 +1,50 @@
+"""``Settings``: what one gateway does, as the command line and agentguard.toml have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentguard_mcp.gateway.pins import Pins
+
+TIMEOUT: Final = 300.0
+"""Seconds that a server has for an answer, unless the configuration says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One gateway: for which agent it calls, in front of which server.
+
+    ``server`` is the server's name; its tools have the origin ``mcp:SERVER``. ``command`` starts
+    the server. ``principal`` is the user for whom the agent acts, None for an agent that acts on
+    its own authority; ``delegated`` is the scope that the principal delegates, None for all that
+    the principal's roles allow, and ``task_id`` the task of the delegation. ``prefix`` stands
+    before the name of each tool in the policy and the log. ``pins`` are the pinned tools, None
+    where no tool is pinned. ``tools`` are the patterns (``git_*``) of the tools that the client may
+    see and call, None for all. ``scope`` is the largest scope of the agent, None where
+    this process does not know it. ``environment`` is the whole environment of the server.
+    ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
+    tools counts for a call; 0 asks the server before each call. ``wait`` is the number of seconds
+    for which a call waits for an approval before the client is told that the call is pending.
+    """
+
+    server: str
+    command: tuple[str, ...]
+    agent: str
+    principal: str | None = None
+    delegated: tuple[str, ...] | None = None
+    task_id: str | None = None
+    prefix: str = ""
+    pins: Pins | None = None
+    tools: tuple[str, ...] | None = None
+    scope: frozenset[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = TIMEOUT
+    recheck: float = 0.0
+    wait: float = 0.0
+
+    @property
+    def origin(self) -> str:
+        """The origin of the server's tools in the policy's input and in the log."""
+        return f"mcp:{self.server}"

@@ -1,0 +1,154 @@
+"""A gateway on stdio: one client at standard input and output, one server as a child process.
+
+``run`` opens the guard and serves until the client or the server is gone. ``serve`` does the same
+for streams and a guard that the caller has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard import ConfigError, Guard
+from agentguard_mcp.gateway.calls import Calls
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
+from agentguard_mcp.gateway.relay import Relay
+from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError
+
+_FAILED: Final = 1
+
+
+class _Client:
+    """The client's end: messages are written to a stream, whose buffer is bounded by ``drain``."""
+
+    def __init__(self, output: asyncio.StreamWriter) -> None:
+        self._output = output
+
+    def send(self, message: Message) -> None:
+        """Write a message, unless the client is gone."""
+        if not self._output.transport.is_closing():
+            self._output.write(write(message))
+
+
+def run(settings: Settings, config: Path) -> int:
+    """Serve the client of this process; return the exit code: 0, or 1 where the server has ended.
+
+    ``config`` is the agentguard.toml of the guard. Until the end, what else this process prints
+    goes to standard error. Raises as ``Guard.open`` does, and ``ConfigError`` for a server that
+    can't be started or an agent that the configuration does not name.
+    """
+    incoming, outgoing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout.flush()
+    os.dup2(2, 1)  # a library that prints must not speak MCP
+    with Guard.open(config) as guard:
+        return asyncio.run(_served(guard, settings, incoming, outgoing))
+
+
+async def _served(guard: Guard, settings: Settings, incoming: int, outgoing: int) -> int:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    reader = asyncio.StreamReader(limit=MAX_LINE)
+    try:
+        await loop.connect_read_pipe(
+            partial(asyncio.StreamReaderProtocol, reader), os.fdopen(incoming, "rb", buffering=0)
+        )
+        transport, protocol = await loop.connect_write_pipe(
+            asyncio.streams.FlowControlMixin, os.fdopen(outgoing, "wb", buffering=0)
+        )
+    except ValueError as error:
+        message = "standard input and output of the gateway must be pipes: an MCP client starts it"
+        raise ConfigError(message) from error
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return await serve(guard, settings, reader, writer, stop)
+
+
+async def serve(
+    guard: Guard,
+    settings: Settings,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Serve one client at two streams until the client or the server is gone, or ``stop`` is set.
+
+    Returns 1 where the server ended or broke the protocol, and 0 otherwise. A call that runs at the
+    end is in the log with the outcome ``unknown``. Raises ``ConfigError`` for a server that can't
+    be started, and what ``Guard.new_agent`` raises.
+    """
+    agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+    upstream = await Upstream.start(settings)
+    relay = Relay(settings, _Client(writer), upstream, partial(Calls, guard, agent, settings))
+    from_client = asyncio.ensure_future(_from_client(relay, reader))
+    from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
+    stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
+    is_lost = False
+    tasks: set[asyncio.Future[Any]] = {from_client, from_server, stopped}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        is_lost = from_server.done() or (from_client.done() and not from_client.result())
+        if is_lost:
+            await relay.lose_server()
+        return _FAILED if is_lost else 0
+    finally:
+        await relay.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(OSError):
+            await asyncio.wait_for(writer.drain(), GRACE)
+        writer.close()
+        await upstream.end(at_once=is_lost)
+
+
+async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:
+    """Pass the client's lines on; return True once the client is gone, False for a lost server."""
+    with suppress(UpstreamLostError):
+        while (line := await _line(reader)) != b"":
+            if line is None:
+                relay.refuse_long_line()
+            elif not line.isspace():
+                relay.from_client(line)
+        return True
+    return False
+
+
+async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> bool:
+    """Pass the server's lines on until the server ends, or sends a line that is too long."""
+    with suppress(OSError, UpstreamLostError):
+        while line := await _line(upstream.output, skips=False):
+            if not line.isspace():
+                relay.from_server(line)
+                await writer.drain()
+    return True
+
+
+async def _line(reader: asyncio.StreamReader, *, skips: bool = True) -> bytes | None:
+    """Return the next line, empty at the end, and None for a line longer than ``MAX_LINE``.
+
+    The rest of the long line is read and thrown away with ``skips``. A last line without a line
+    feed is no line: whoever wrote it died in the middle.
+    """
+    is_long = False
+    while True:
+        try:
+            line = await reader.readuntil()
+        except asyncio.IncompleteReadError:
+            return b""
+        except asyncio.LimitOverrunError as error:
+            if not skips:
+                return None
+            is_long = True
+            await reader.readexactly(error.consumed)
+        else:
+            return None if is_long else line

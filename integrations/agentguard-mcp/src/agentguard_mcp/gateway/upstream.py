@@ -1,0 +1,116 @@
+"""The server behind a gateway: its process, what the process inherits, and how the process ends.
+
+The process gets an environment that the gateway's settings name in full, no open file but its three
+streams, and a session of its own. It inherits the standard error of the gateway, as a server that a
+client starts by itself inherits the client's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from agentguard import ConfigError
+from agentguard_mcp.gateway.messages import MAX_LINE, write
+from agentguard_mcp.gateway.settings import Settings
+
+GRACE: Final = 2.0
+"""Seconds that a process has to end by itself, and again after SIGTERM."""
+
+MAX_UNREAD: Final = 2 * MAX_LINE
+"""The most bytes that wait for a process that does not read, before the process counts as lost."""
+
+_CHUNK: Final = 1 << 20
+
+INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER")
+"""The variables that a server gets in any case: they say where and in which language it runs."""
+
+
+class UpstreamLostError(Exception):
+    """The server has ended, does not read, or has broken the protocol: an answer will not come."""
+
+
+class Upstream:
+    """A running server. Make one with ``start``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None  # noqa: S101  start has asked for both pipes
+        assert process.stdout is not None  # noqa: S101
+        self._process = process
+        self._input = process.stdin
+        self.output: asyncio.StreamReader = process.stdout
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Upstream:
+        """Start the server; raises ``ConfigError`` for a command that can't be started."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *settings.command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=dict(settings.environment),
+                limit=MAX_LINE,
+                start_new_session=True,  # Ctrl-C is for the gateway, which ends the server
+            )
+        except (OSError, ValueError) as error:
+            message = f"the MCP server {settings.server} can't be started: {error}"
+            raise ConfigError(message) from error
+        return cls(process)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Write a message, without a wait for the process.
+
+        Raises ``UpstreamLostError`` for a process that has ended or does not read, and
+        ``EncodeError``.
+        """
+        line = write(message)
+        transport = self._input.transport
+        if transport.is_closing():
+            raise UpstreamLostError
+        if transport.get_write_buffer_size() + len(line) > MAX_UNREAD:
+            transport.abort()
+            raise UpstreamLostError
+        self._input.write(line)
+
+    async def end(self, *, at_once: bool = False) -> None:
+        """End the process: close its input, then SIGTERM, then SIGKILL to all of its session.
+
+        ``at_once`` gives the process no time to end by itself: it has broken the protocol.
+        """
+        self._input.close()
+        if at_once:
+            self._kill(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), GRACE)
+                break
+            self._kill(number)
+        self._kill(signal.SIGKILL)  # what the process has started and left behind
+        with suppress(TimeoutError):  # what stands in the pipe keeps the pipe open
+            async with asyncio.timeout(GRACE):
+                while await self.output.read(_CHUNK):
+                    continue
+                await self._process.wait()
+
+    def _kill(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+def environment(source: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the environment of a server: what each server gets, and the variables ``names``.
+
+    No variable of agentguard's own is part of it, since such a variable may be a passphrase. Raises
+    ``ConfigError`` if ``names`` has one, or has a variable that ``source`` lacks.
+    """
+    for name in names:
+        if name.upper().startswith("AGENTGUARD_"):
+            message = f"{name} is a variable of agentguard's own, which no MCP server gets"
+            raise ConfigError(message)
+        if name not in source:
+            raise ConfigError(f"the environment has no variable {name} for the MCP server")
+    return {name: source[name] for name in (*INHERITED, *names) if name in source}

@@ -1,0 +1,227 @@
+"""Attacks on the gateway by a client and by a server, each beside its allowed twin."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from gateway_scene import DECISION, code_of, gateway, settings, shown, until
+
+from agentguard import ConfigError
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import environment
+from agentguard_mcp.gateway.messages import MAX_LINE, read, write
+
+CALL = '{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":"echo","arguments":%s}}'
+
+
+@pytest.fixture
+def recorded():
+    made = RecordedGuard.make()
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+@pytest.fixture
+def ran(tmp_path):
+    return tmp_path / "ran"
+
+
+def line_of(message):
+    return json.dumps({"jsonrpc": "2.0", **message})
+
+
+# --- a hostile client -----------------------------------------------------------------------------
+
+
+AMBIGUOUS = [
+    (CALL % ("7", '{"text":"good","text":"bad"}'), "json.duplicate_key"),
+    (CALL % ("7", '{"text":"good"},"name":"fail"'), "json.duplicate_key"),
+    ('{"jsonrpc":"2.0","id":7,"id":8,"method":"ping"}', "json.duplicate_key"),
+    (CALL % ("7", '{"text":1e999}'), "json.number"),
+    (CALL % ("7", '{"text":NaN}'), "json.number"),
+    (CALL % ("7", '{"text":"\\ud800"}'), "json.malformed"),
+    (CALL % ("7", f'{{"text":{2**70}}}'), "json.malformed"),
+    (CALL % ("7", "[" * 600 + "]" * 600), "json.malformed"),
+    (CALL % ("7", "[" * 100_000), "json.malformed"),
+    (CALL % ("true", "{}"), "json.malformed"),
+    (CALL % ("1.5", "{}"), "json.malformed"),
+    (CALL % ("null", "{}"), "json.malformed"),
+    (f'"{"x" * 300}"'.join(CALL.split("%s", 1)) % "{}", "json.malformed"),
+    ("[" + CALL % ("7", "{}") + "]", "json.not_object"),
+    (CALL % ("7", "{}") + CALL % ("8", "{}"), "json.malformed"),
+    ('{"id":7,"method":"ping"}', "json.malformed"),
+    ('{"jsonrpc":"2.0","id":7,"method":"ping","result":{}}', "json.malformed"),
+    ('{"jsonrpc":"2.0","id":7,"result":{},"error":{}}', "json.malformed"),
+    ("\N{BYTE ORDER MARK}" + CALL % ("7", "{}"), "json.malformed"),
+]
+"""Lines that two readers of JSON read in different ways, or that are no message; with the code."""
+
+
+async def test_a_line_that_can_be_read_in_two_ways_does_not_pass(recorded, ran):
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        for line, code in AMBIGUOUS:
+            client.write(line.encode())
+            refused = await client.next()
+            assert refused["error"]["message"].endswith(f"[{code}]"), line
+        client.write((CALL % ("7", '{"text":"good"}')).encode())
+        assert shown((await client.next())["result"])["text"] == "good"
+    assert ran.read_text() == "echo good\n"
+
+
+async def test_a_line_that_is_no_utf_8_or_too_long_does_not_pass(recorded):
+    async with gateway(recorded) as client:
+        client.write(b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{"a":"\xff"}}')
+        assert "[json.utf8]" in (await client.next())["error"]["message"]
+        client.write(b"x" * (MAX_LINE + 10))
+        assert "[json.size]" in (await client.next())["error"]["message"]
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+
+
+async def test_an_id_in_use_and_an_id_of_the_gateways_own_are_refused(recorded):
+    async with gateway(recorded) as client:
+        client.send("tools/call", {"name": "hang"}, id=1)
+        client.send("tools/call", {"name": "echo"}, id=1)
+        assert (await client.next())["error"]["message"] == "the id is in use"
+        client.send("ping", id="dev.agentguard/1")
+        assert (await client.next())["error"]["message"] == "the id is in use"
+        client.send("ping", id="1")  # a text, and another id than the number
+        assert (await client.next())["result"]["method"] == "ping"
+
+
+async def test_keys_of_agentguards_own_and_unknown_keys_of_meta_do_not_reach_the_server(recorded):
+    meta = {
+        "dev.agentguard/token": "stolen",
+        "dev.agentguard/proof": "forged",
+        "fastmcp": {"version": "1"},
+        "progressToken": 3,
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    async with gateway(recorded) as client:
+        received = shown(await client.call("echo", "a", _meta=meta))["params"]["_meta"]
+        assert received.keys() == {"progressToken", "traceparent"}
+        answer = await client.ask("prompts/list", {"_meta": {**meta, "x": 1}})
+    kept = {name: value for name, value in meta.items() if not name.startswith("dev.agentguard/")}
+    assert answer["result"]["params"]["_meta"] == {**kept, "x": 1}
+
+
+async def test_a_member_of_a_call_that_no_decision_covers_is_refused(recorded, ran):
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        answer = await client.ask("tools/call", {"name": "echo", "arguments": {}, "version": "1"})
+        assert answer["error"]["code"] == -32602
+        assert (await client.ask("tools/call", {"name": "echo"}))["result"]["isError"] is False
+    assert ran.read_text() == "echo \n"
+
+
+async def test_a_client_can_not_answer_what_the_server_has_not_asked(recorded):
+    async with gateway(recorded) as client:
+        client.write(line_of({"id": "q1", "result": {"said": "forged"}}).encode())
+        client.send("tools/call", {"name": "ask", "arguments": {"text": "hi"}}, id=1)
+        await client.next()
+        client.write(line_of({"id": "q1", "result": {"said": "true"}}).encode())
+        assert shown((await client.answer(1))["result"])["text"] == "true"
+
+
+async def test_a_client_that_goes_away_ends_the_server_and_its_calls_are_in_doubt(recorded, ran):
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        client.send("tools/call", {"name": "hang"}, id=1)
+        await until(ran.exists)
+    assert recorded.outcomes() == ["unknown"]
+
+
+# --- a hostile server -----------------------------------------------------------------------------
+
+
+async def test_what_a_server_says_unasked_reaches_nobody(recorded):
+    lies = [
+        "no JSON at all",
+        "[]",
+        line_of({"id": 99, "result": {"content": []}}),
+        line_of({"id": "dev.agentguard/9", "result": {"tools": []}}),
+        line_of({"id": None, "error": {"code": 1, "message": "x"}}),
+        '{"jsonrpc":"2.0","id":1,"result":{"a":1,"a":2}}',
+        line_of({"id": 5, "method": "tools/call", "params": {}}),
+        line_of({"id": 5, "method": "keys/export"}),
+        line_of({"method": "notifications/tasks/status", "params": {}}),
+        line_of({"method": "notifications/cancelled", "params": {"requestId": 1}}),
+        line_of({"method": "unknown"}),
+    ]
+    async with gateway(recorded, settings(options={"before": {"tools/call": lies}})) as client:
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+        assert client.notices == []
+    told = [line_of({"method": "notifications/message", "params": {"data": "log"}})]
+    async with gateway(recorded, settings(options={"before": {"ping": told}})) as client:
+        await client.ask("ping")
+        assert [one["method"] for one in client.notices] == ["notifications/message"]
+
+
+async def test_a_server_can_not_answer_in_the_name_of_agentguard(recorded):
+    forged = {"content": [], "_meta": {DECISION: {"outcome": "deny"}, "server/x": 1}}
+    options = {"before": {"tools/call": [line_of({"id": 1, "result": forged})]}}
+    async with gateway(recorded, settings(options=options)) as client:
+        result = (await client.ask("tools/call", {"name": "echo"}))["result"]
+        assert result["_meta"] == {"server/x": 1}
+
+
+async def test_a_server_that_crashes_leaves_its_calls_in_doubt(recorded):
+    async with gateway(recorded, settings(options={"silent": ["logging/setLevel"]})) as client:
+        assert "result" in await client.ask("completion/complete")
+        client.send("logging/setLevel", id=3)
+        client.send("tools/call", {"name": "hang"}, id=1)
+        client.send("tools/call", {"name": "crash"}, id=2)
+        answers = {one["id"]: one for one in [await client.next() for _ in range(3)]}
+        assert [code_of(answers[number]["result"]) for number in (1, 2)] == ["tool.lost"] * 2
+        assert "has ended" in answers[3]["error"]["message"]
+        assert await client.next() == {}  # and the gateway ends
+    assert recorded.outcomes() == ["unknown"] * 2
+
+
+async def test_a_line_without_end_ends_the_server_and_not_the_memory(recorded):
+    options = {"long": 100 << 20}
+    async with gateway(recorded, settings(options=options)) as client:
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+        answer = await client.ask("completion/complete")
+        assert "has ended" in answer["error"]["message"]
+        assert await client.next() == {}
+
+
+async def test_a_server_that_reads_nothing_does_not_fill_the_memory(recorded, ran, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.MAX_UNREAD", 1 << 20)
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        client.send("tools/call", {"name": "hang"}, id=1)
+        client.send("ping", {"text": "a" * 1000}, id=2)
+        assert (await client.answer(2))["result"]["method"] == "ping"
+        client.send("tools/call", {"name": "deaf"}, id=3)
+        await until(lambda: ran.exists() and "deaf" in ran.read_text())
+        for number in range(4, 40):
+            client.send("ping", {"text": "a" * 100_000}, id=number)
+        with suppress(ConnectionResetError):  # the gateway ends, and leaves lines unread
+            while message := await client.next():
+                assert "result" not in message or code_of(message["result"]) == "tool.lost"
+    assert recorded.outcomes() == ["unknown", "unknown"]
+
+
+# --- the environment, and the messages themselves -------------------------------------------------
+
+
+async def test_a_server_gets_no_variable_but_those_that_it_needs(recorded):
+    source = {"PATH": "/bin", "TOKEN": "t", "AGENTGUARD_PASSPHRASE": "p", "OTHER": "o"}
+    given = settings(environment=environment(source, ("TOKEN",)))
+    async with gateway(recorded, given) as client:
+        assert {"PATH", "TOKEN"} <= {*shown(await client.call("echo"))["environment"]}
+        assert not {"OTHER", "AGENTGUARD_PASSPHRASE"} & {
+            *shown(await client.call("echo"))["environment"]
+        }
+    for name in ("AGENTGUARD_PASSPHRASE", "agentguard_passphrase", "MISSING"):
+        with pytest.raises(ConfigError):
+            environment(source, (name,))
+
+
+def test_a_message_is_written_as_it_was_read():
+    for text in ('{"id":1,"method":"a"}', '{"id":"1","result":{"a":[1,-2,2.5,"\\u00e9",null]}}'):
+        message = read(text.replace("{", '{"jsonrpc":"2.0",', 1).encode())
+        assert read(write(message)) == message
+    unknown = read(b'{"jsonrpc":"2.0","id":1,"method":"a","other":1}')
+    assert unknown == {"id": 1, "method": "a"}

@@ -1,0 +1,200 @@
+"""A call through the gateway is decided, logged and forwarded once; all else passes."""
+
+from __future__ import annotations
+
+import pytest
+from gateway_scene import DECISION, LIMIT, code_of, gateway, settings, shown, until
+
+from agentguard import Decision
+from agentguard.testing import RecordedGuard
+
+
+@pytest.fixture
+def recorded():
+    made = RecordedGuard.make()
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+async def test_an_allowed_call_runs_and_a_denied_one_does_not(recorded, tmp_path):
+    ran = tmp_path / "ran"
+    recorded.decide = lambda call: (
+        Decision.allow() if call["args"]["text"] == "good" else Decision.deny("only good texts")
+    )
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        allowed = await client.call("echo", "good")
+        denied = await client.call("echo", "bad")
+    assert shown(allowed)["text"] == "good"
+    assert code_of(denied) == "policy.denied"
+    assert "only good texts" in denied["content"][0]["text"]
+    assert ran.read_text() == "echo good\n"
+    assert [(one.tool, one.decision) for one in recorded.calls()] == [
+        ("echo", "allow"),
+        ("echo", "deny"),
+    ]
+    assert recorded.outcomes() == ["ok"]
+    assert recorded.calls()[0].predicate["tool"]["origin"] == "mcp:files"
+
+
+async def test_resources_and_prompts_are_guarded_calls_too(recorded, tmp_path):
+    ran = tmp_path / "ran"
+    recorded.decide = lambda call: (
+        Decision.deny() if "secret" in str(call["args"]) else Decision.allow()
+    )
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        read = await client.ask("resources/read", {"uri": "file:///notes"})
+        unread = await client.ask("resources/read", {"uri": "file:///secret"})
+        prompt = await client.ask("prompts/get", {"name": "greet", "arguments": {"who": "me"}})
+        unasked = await client.ask("prompts/get", {"name": "secret"})
+    assert read["result"]["params"] == {"uri": "file:///notes"}
+    assert prompt["result"]["params"] == {"name": "greet", "arguments": {"who": "me"}}
+    for refused in (unread, unasked):
+        assert refused["error"]["data"][DECISION] == {"outcome": "deny", "code": "policy.denied"}
+    assert ran.read_text() == "resources/read file:///notes\nprompts/get greet\n"
+    assert [call["action"] for call in recorded.policy_inputs] == [
+        *("resources/read", "resources/read", "prompts/get", "prompts/get"),
+    ]
+
+
+async def test_the_agent_acts_for_the_principal_of_the_configuration(tmp_path):
+    recorded = RecordedGuard.make(
+        roles={"reader": {"scope": ["files:read"]}},
+        principals={"user:alice": {"roles": ["reader"]}, "user:eve": {"roles": []}},
+        agents={"assistant": {"authority": "delegated", "max_scope": ["files:read", "x:y"]}},
+        tools={"fail": {"requires": ["x:y"]}},
+    )
+    given = settings(principal="user:alice", task_id="ticket-7", scope=frozenset({"files:read"}))
+    async with gateway(recorded, given) as client:
+        assert "fail" not in await client.tools()
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+        assert code_of(await client.call("fail", "a")) == "scope.exceeded"
+    async with gateway(recorded, settings(principal="user:eve")) as client:
+        assert code_of(await client.call("echo", "a")) == "scope.exceeded"
+    async with gateway(recorded, settings()) as client:
+        assert code_of(await client.call("echo", "a")) == "delegation.missing"
+    first = recorded.calls()[0]
+    assert (first.principal, first.predicate["task_id"]) == ("user:alice", "ticket-7")
+    recorded.guard.close()
+
+
+async def test_a_tool_that_reports_an_error_has_failed(recorded):
+    async with gateway(recorded) as client:
+        result = await client.call("fail", "a")
+        assert result["isError"] is True
+        assert "_meta" not in result
+    assert recorded.outcomes() == ["error"]
+
+
+async def test_all_else_passes_in_both_directions(recorded):
+    async with gateway(recorded) as client:
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {"roots": {}, "tasks": {}}}
+        result = (await client.ask("initialize", hello))["result"]
+        assert result["seen"] == {**hello, "capabilities": {"roots": {}}}
+        assert result["capabilities"] == {"tools": {"listChanged": True}}
+        for method in ("ping", "prompts/list", "completion/complete", "server/discover"):
+            answer = await client.ask(method, {"a": [1, 2.5, None, "é"]})
+            assert answer["result"] == {"method": method, "params": {"a": [1, 2.5, None, "é"]}}
+        client.send("tools/call", {"name": "ask", "arguments": {"text": "hi"}}, id="c1")
+        asked = await client.next()
+        assert (asked["method"], asked["params"]) == ("sampling/createMessage", {"prompt": "hi"})
+        client.writer.write(b'{"jsonrpc":"2.0","id":"q1","result":{"said":"yes"}}\n')
+        assert shown((await client.answer("c1"))["result"])["text"] == "yes"
+    assert recorded.outcomes() == ["ok"]
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "files/format", "roots/list"])
+async def test_a_method_that_the_gateway_does_not_know_does_not_pass(recorded, method):
+    async with gateway(recorded) as client:
+        assert (await client.ask(method))["error"]["code"] == -32601
+        assert "result" in await client.ask("prompts/list")
+
+
+async def test_a_call_as_a_task_does_not_run(recorded, tmp_path):
+    ran = tmp_path / "ran"
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        answer = await client.ask("tools/call", {"name": "echo", "task": {"ttl": 1}})
+        assert answer["error"]["code"] == -32602
+        await client.call("echo", "plain")
+    assert ran.read_text() == "echo plain\n"
+
+
+async def test_a_cancelled_call_is_cancelled_at_the_server_and_its_outcome_is_unknown(
+    recorded, tmp_path
+):
+    ran = tmp_path / "ran"
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        client.send("tools/call", {"name": "hang"}, id="slow")
+        await until(ran.exists)
+        client.send("notifications/cancelled", {"requestId": "slow"})
+        client.send("notifications/cancelled", {"requestId": "of nobody"})
+        await client.call("echo", "next")
+    assert ran.read_text() == 'hang \nnotifications/cancelled "slow"\necho next\n'
+    assert recorded.outcomes() == ["unknown", "ok"]
+
+
+async def test_a_server_that_hangs_leaves_the_call_in_doubt(recorded):
+    async with gateway(recorded, settings(timeout=0.3)) as client:
+        result = await client.call("hang", "a")
+        assert code_of(result) == "tool.timeout"
+        assert result["_meta"][DECISION]["outcome"] == "unknown"
+        assert shown(await client.call("echo", "b"))["text"] == "b"
+    assert recorded.outcomes() == ["unknown", "ok"]
+
+
+async def test_many_calls_at_once_each_get_their_own_answer(recorded):
+    async with gateway(recorded) as client:
+        for number in range(30):
+            client.send(
+                "tools/call", {"name": "echo", "arguments": {"text": str(number)}}, id=number
+            )
+        answers = [await client.next() for _ in range(30)]
+    assert {one["id"]: shown(one["result"])["text"] for one in answers} == {
+        number: str(number) for number in range(30)
+    }
+    assert recorded.outcomes() == ["ok"] * 30
+
+
+async def test_a_modern_request_needs_no_initialize(recorded):
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    recorded.decide = lambda call: (
+        Decision.deny() if call["args"]["text"] == "bad" else Decision.allow()
+    )
+    async with gateway(recorded) as client:
+        allowed = await client.call("echo", "a", _meta=meta, inputResponses={}, requestState="s")
+        assert shown(allowed)["params"]["_meta"] == meta
+        assert shown(allowed)["params"]["requestState"] == "s"
+        assert (await client.call("echo", "bad", _meta=meta))["resultType"] == "complete"
+        assert "resultType" not in await client.call("echo", "bad")
+
+
+async def test_a_call_that_needs_an_approval_runs_once_somebody_has_approved(recorded, tmp_path):
+    ran = tmp_path / "ran"
+    recorded.decide = lambda _call: Decision.require_approval()
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        for _try in range(3):  # a client that tries again executes nothing
+            waiting = await client.call("echo", "a")
+            assert code_of(waiting) == "approval.required"
+        (request,) = recorded.guard.approvals.pending()
+        assert waiting["_meta"][DECISION]["request"] == request.request_id
+        assert not ran.exists()
+        recorded.approve()
+        assert code_of(await client.call("echo", "b")) == "approval.required"
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+        assert code_of(await client.call("echo", "a")) == "approval.required"
+    assert ran.read_text() == "echo a\n"
+
+
+async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(recorded):
+    recorded.decide = lambda _call: Decision.require_approval()
+    async with gateway(recorded, settings(wait=LIMIT)) as client:
+        client.send("tools/call", {"name": "echo", "arguments": {"text": "a"}}, id=1)
+        await until(lambda: bool(recorded.guard.approvals.pending()))
+        recorded.approve()
+        assert shown((await client.answer(1))["result"])["text"] == "a"
+    async with gateway(recorded, settings(wait=0.1)) as client:
+        assert code_of(await client.call("echo", "b")) == "approval.required"
+    assert recorded.outcomes() == ["ok"]

@@ -1,0 +1,1 @@
+"""The commands of the MCP gateway: ``agentguard mcp``."""

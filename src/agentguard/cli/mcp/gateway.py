@@ -1,0 +1,162 @@
+"""What the commands of ``agentguard mcp`` share: the gateway's package, its settings, its pins.
+
+The core imports no adapter, so the package is imported by its name at the first use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from agentguard.domain.config import Config, rights
+from agentguard.domain.config.mcp import McpConfig, require_server_name
+from agentguard.errors import ConfigError, DelegationError
+from agentguard.storage import files
+
+_PACKAGE: Final = "agentguard_mcp.gateway"
+
+FOLDER: Final = "mcp-pins"
+"""The folder of the pins, beside agentguard.toml."""
+
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="SERVER",
+        help="The server's name, as in [mcp.SERVER]; by default the program's.",
+    ),
+]
+CommandArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="COMMAND...",
+        help="The server and its arguments, after --; by default [mcp.SERVER].",
+    ),
+]
+
+
+class Command(TyperCommand):
+    """A command whose options end before the first word of the server's program."""
+
+    allow_interspersed_args = False
+
+
+def package() -> Any:
+    """Import ``agentguard_mcp.gateway``; raises ``ConfigError`` (``command.missing``)."""
+    try:
+        return import_module(_PACKAGE)
+    except ModuleNotFoundError as error:
+        message = (
+            f"agentguard mcp needs {error.name}, which is not installed: from a clone of the "
+            "project, run pip install . ./integrations/agentguard-mcp"
+        )
+        raise ConfigError(message, code="command.missing") from error
+
+
+def server_of(
+    config: Config, name: str | None, command: Sequence[str]
+) -> tuple[str, McpConfig, tuple[str, ...]]:
+    """Return the server's name, its table and the command that starts the server.
+
+    Raises ``ConfigError`` for a server without a command, or without a name.
+    """
+    if name is None and command:
+        name = Path(command[0]).stem
+    if name is None:
+        raise ConfigError("name the MCP server with --name, or its command after --")
+    table = config.mcp.get(require_server_name(name), McpConfig())
+    chosen = tuple(command) or table.command
+    if not chosen:
+        message = (
+            f"the MCP server {name} has no command: name the command after --, or as command in "
+            f"[mcp.{name}] of {config.source}"
+        )
+        raise ConfigError(message)
+    return name, table, chosen
+
+
+def settings_for_probe(config: Config, name: str | None, command: Sequence[str]) -> Any:
+    """Return settings that start a server and call no tool; raises ``ConfigError``."""
+    gateway = package()
+    server, table, chosen = server_of(config, name, command)
+    return gateway.Settings(
+        server=server,
+        command=chosen,
+        agent="",
+        environment=gateway.environment(os.environ, table.env),
+        timeout=table.timeout,
+    )
+
+
+def pins_path(config: Config, server: str) -> Path:
+    """Return the file of a server's pins."""
+    table = config.mcp.get(server)
+    named = table.pins if table is not None else None
+    return named or config.base / FOLDER / f"{server}.json"
+
+
+def read_pins(config: Config, server: str) -> Any:
+    """Return the pins of a server, None where the default file does not exist.
+
+    Raises ``ConfigError`` for a file that the configuration names and that does not exist
+    (``config.missing``), or that others can write (``config.exposed``); ``DecodeError``
+    (``pins.malformed``) and ``OSError``.
+    """
+    path = pins_path(config, server)
+    try:
+        data = rights.read(path)
+    except FileNotFoundError as error:
+        table = config.mcp.get(server)
+        if table is None or table.pins is None:
+            return None
+        message = f"there is no file {path}: write it with agentguard mcp pin --name {server}"
+        raise ConfigError(message, code="config.missing") from error
+    return package().Pins.loads(data, server)
+
+
+def write_pins(config: Config, pins: Any) -> Path:
+    """Write the pins of a server, and return the file; raises ``StorageError``."""
+    path = pins_path(config, pins.server)
+    files.replace(path, pins.dumps())
+    return path
+
+
+class Scope(NamedTuple):
+    """What the principal ``delegated`` (None: all that the roles allow), and what is ``visible``.
+
+    ``visible`` is the largest scope that a call can have, None where only the guard knows that.
+    """
+
+    delegated: tuple[str, ...] | None
+    visible: frozenset[str] | None
+
+
+def scope_of(config: Config, agent: str, principal: str | None, named: frozenset[str]) -> Scope:
+    """Return the scope of the calls of ``agent`` for ``principal``, None for no principal.
+
+    ``named`` is the scope that ``[mcp.NAME]`` names, empty for none. Where the configuration has no
+    roles of principals, the principal delegates what the agent may have. Behind a guard server, and
+    for roles that the application looks up, only the guard knows the largest scope.
+    """
+    profile = config.agents.get(agent)
+    most = None if profile is None or config.server is not None else profile.scope
+    if principal is None:
+        return Scope(None, most)
+    delegated = tuple(sorted(named)) or None
+    if delegated is None and most is not None and not config.lists_principals:
+        delegated = tuple(sorted(most))
+    if most is None or delegated is not None:
+        return Scope(delegated, most if delegated is None or most is None else most & {*delegated})
+    if config.principals is None:
+        return Scope(None, most)
+    try:
+        allowed = config.delegable_scope(principal, None, config.principals.get)
+    except DelegationError:  # each call is denied, with this error as the reason
+        return Scope(None, frozenset())
+    return Scope(None, most.intersection(allowed))

@@ -1,0 +1,91 @@
+"""Reads ``[mcp]``: the MCP servers behind gateways, and for whom each gateway calls.
+
+``agentguard mcp`` reads these tables (docs/how-to/mcp-gateway.md). No guard does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError
+
+TIMEOUT: Final = 300.0
+"""Seconds that a server has for an answer, by default."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class McpConfig:
+    """``[mcp.NAME]``: one server behind a gateway; each value has a default.
+
+    ``command`` starts the server, empty where the command line names a command. ``agent`` makes the
+    calls, for ``principal`` or on its own authority. ``scope`` is what the principal delegates,
+    empty for all that the principal's roles allow. ``prefix`` stands before the name of each of the
+    server's tools in the policy and the log. ``tools`` are patterns of the tools that a client
+    sees, None for all. ``env`` names the variables that the server gets. ``pins`` is the file of
+    the pinned tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in seconds.
+    """
+
+    command: tuple[str, ...] = ()
+    agent: str | None = None
+    principal: str | None = None
+    scope: frozenset[str] = frozenset()
+    prefix: str = ""
+    tools: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    pins: Path | None = None
+    timeout: float = TIMEOUT
+    recheck: int = 0
+    wait: int = 0
+
+
+def require_server_name(name: str) -> str:
+    """Return ``name`` if it can name an MCP server; raises ``ConfigError``.
+
+    The name stands in the origin of the server's tools (``mcp:NAME``) and in the name of a file.
+    """
+    if not _NAME.match(name):
+        message = (
+            f"{name!r} can't name an MCP server: expected letters, digits, '_', '-' and '.', at "
+            "most 64, beginning with a letter or a digit"
+        )
+        raise ConfigError(message)
+    return name
+
+
+def read_mcp(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, McpConfig]:
+    """Read ``[mcp]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
+    servers: dict[str, McpConfig] = {}
+    for name, table in root.tables("mcp"):
+        try:
+            servers[require_server_name(name)] = _server(table, resolve)
+        except ConfigError as error:
+            if not _NAME.match(name):
+                raise ConfigError(f"{root.name('mcp')}: {error}") from error
+            raise
+    return servers
+
+
+def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
+    principal, pins = table.text("principal", ""), table.text("pins", "")
+    server = McpConfig(
+        command=table.texts("command", ()),
+        agent=table.text("agent", "") or None,
+        principal=table.principal("principal", principal) if principal else None,
+        scope=table.scope("scope"),
+        prefix=table.text("prefix", ""),
+        tools=table.texts("tools", None),
+        env=table.texts("env", ()),
+        pins=resolve(pins) if pins else None,
+        timeout=table.seconds("timeout", TIMEOUT),
+        recheck=table.number("recheck") or 0,
+        wait=table.number("wait") or 0,
+    )
+    table.reject_unknown()
+    return server
