@@ -96,6 +96,7 @@ def test_an_application_has_few_names():
         "DelegationError",
         "Denied",
         "Ed25519Signer",
+        "Evaluation",
         "Evidence",
         "FactsInput",
         "Guard",
@@ -117,6 +118,7 @@ def test_an_application_has_few_names():
         "current_delegation",
         "idempotency_key",
         "secret",
+        "verify_evaluation",
         "verify_evidence",
     ]
 
@@ -124,10 +126,12 @@ def test_an_application_has_few_names():
 def test_an_agent_has_what_a_user_types():
     public = [name for name in vars(agentguard.Agent) if not name.startswith("_")]
     assert sorted(public) == [
+        "aauthorize",
         "acall",
         "access_token",
         "alias",
         "approvals",
+        "authorize",
         "call",
         "delegation",
         "id",

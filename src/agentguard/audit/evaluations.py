@@ -185,7 +185,8 @@ def verify_evaluation(statement: bytes, trust: TrustDocument) -> LoggedEvaluatio
     """Return what a signed evaluation says, after the check of the issuer's signature.
 
     ``statement`` is that of an ``Evaluation``. The check needs no log: the issuer of ``trust``
-    vouches for the content, as of the time ``at`` in the statement. An evaluation is no
+    vouches for the content, as of the time ``at`` in the statement. Whoever has stolen a key can
+    state an older time: the entry in the log shows the real order. An evaluation is no
     authorization of a call. Raises ``DecodeError`` and ``VerificationError``.
     """
     members: dict[str, JSON] = {"statement": canonical.loads(statement)}

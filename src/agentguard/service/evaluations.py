@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final, NamedTuple, Never
 from urllib.parse import unquote
 
@@ -20,12 +21,13 @@ from agentguard.call.invocation import CallSite, Invocation, timestamp
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec, escape
 from agentguard.domain.config.agents import AgentConfig
-from agentguard.errors import AgentguardError, ArgumentsError
+from agentguard.errors import AgentguardError, ArgumentsError, DelegationError
 from agentguard.flow.authority import Actor, Authority
 from agentguard.flow.authorize import authorize
 from agentguard.flow.drive_async import arun
 from agentguard.flow.prepare import CallInput
 from agentguard.guard.descriptions import agent_description, delegation_description
+from agentguard.identity.trust import seconds
 from agentguard.service.answers import (
     Answer,
     RefusedError,
@@ -221,13 +223,19 @@ class _Lent(NamedTuple):
     parts: ServiceParts
     asked: _Asked
 
-    def authority(self, _now: object) -> Authority | None:
+    def authority(self, _now: datetime) -> Authority | None:
         """Return None: the roles of the principal may have to be looked up."""
 
-    def derive(self, _now: object) -> Authority:
-        """Return the authority; raises ``AgentguardError`` where the roles can't be had."""
+    def derive(self, now: datetime) -> Authority:
+        """Return the authority.
+
+        Raises ``DelegationError`` (``delegation.expired``) for a token that has ended meanwhile,
+        and ``AgentguardError`` where the roles can't be had.
+        """
         subject, limit = self.asked.subject, self.asked.agent.scope
-        assert subject.token is not None  # noqa: S101  _source has looked
+        assert subject.token is not None  # noqa: S101  _decide has looked
+        if seconds(now) >= subject.token.expires_at:
+            raise DelegationError("the access token has expired", code="delegation.expired")
         chain = subject.token.chain
         scope = frozenset(chain.leaf.scope)
         return Authority(
