@@ -186,6 +186,23 @@ def test_a_client_has_the_rights_that_its_table_has_now(founded):
     assert agent.call(tool, "x") == "noted x"
 
 
+def test_a_client_that_can_not_follow_begins_anew(founded):
+    founded.start(
+        """
+from agentguard.server import session
+def fail(*_): raise RuntimeError("can't follow")
+session.Session.follow = fail
+"""
+    )
+    guard = founded.connect()
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    agent.call(tool, "x")
+    edit(founded, "authz.rego", NOTE, NO_NOTE)
+    assert reload(guard) == ["policy"]
+    assert code_of(lambda: agent.call(tool, "x")) == "policy.denied"
+    assert founded.said().count("can't follow") == 1
+
+
 def test_the_command_and_the_signal_load_anew(place):
     guard = place.connect()
     agent, tool = guard.new_agent("clerk"), note(guard)

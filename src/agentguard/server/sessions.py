@@ -95,10 +95,18 @@ class Sessions:
             self.clients, self._own = settings.clients or {}, _own_user(settings, self._uid)
             sessions = list(self._sessions.values())
         for session in sessions:
-            client = self._now(session.client)
-            session.follow(client or _without_rights(session.client), parts)
+            self._have_follow(session)
         is_same = parts.runtime.current_ports().engine.policy_sha256 == before
         return changed if is_same else tuple(sorted({*changed, "policy"}))
+
+    def _have_follow(self, session: Session) -> None:
+        """Have a session go by the configuration in force; a session that can't is forgotten."""
+        client = self._now(session.client) or _without_rights(session.client)
+        try:
+            session.follow(client, self._parts)
+        except Exception:
+            _LOGGER.exception("a client can't go on under what was loaded anew, and begins anew")
+            self.forget(session)
 
     def _now(self, client: ClientConfig) -> ClientConfig | None:
         """Return what the configuration in force says of a client, None for no client any more."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import os
 import socket
-import struct
 import time
 from contextlib import suppress
 from typing import Final
@@ -19,9 +18,9 @@ from typing import Final
 from agentguard.errors import DecodeError
 from agentguard.wire import frame
 from agentguard.wire.frame import Frame
+from agentguard.wire.peer import CREDENTIALS
 
-_CREDENTIALS: Final = struct.Struct("3i")
-_ANCILLARY: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
+_ANCILLARY: Final = socket.CMSG_SPACE(CREDENTIALS.size)
 _DESCRIPTOR: Final = array.array("i").itemsize
 _CHUNK: Final = 1 << 16
 
@@ -166,10 +165,10 @@ class Stream:
         A message that also brings descriptors is refused: they would stay open in this process.
         """
         senders = [
-            _CREDENTIALS.unpack(data)[1]
+            CREDENTIALS.unpack(data)[1]
             for level, kind, data in ancillary
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
-            and len(data) == _CREDENTIALS.size
+            and len(data) == CREDENTIALS.size
         ]
         if senders != [self._only_uid] or len(ancillary) != 1 or flags & socket.MSG_CTRUNC:
             raise DecodeError("a message comes from another user", code="frame.sender")
