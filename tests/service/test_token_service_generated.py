@@ -12,12 +12,13 @@ import httpx
 import pytest
 import requests
 import schemathesis
+from described_calls import Caller, schemes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import FULL
 from schemathesis import GenerationMode, checks
 from schemathesis.core.failures import FailureGroup
-from token_service import GRANT, TYPES
+from token_service import GRANT, TYPES, claims
 
 from agentguard.service.openapi import DESCRIPTION
 
@@ -30,7 +31,7 @@ CHECKS: list[Any] = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-EXAMPLES = 150 if FULL else 8
+EXAMPLES = 30 if FULL else 5
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +45,30 @@ def session():
 def test_an_answer_is_no_failure_and_the_description_has_it(
     service, key, credential, session, label
 ):
-    operation = OPERATIONS[label]
-    workload, user = service.workload(), service.provider.token()
-    good = {
+    operation, caller = OPERATIONS[label], Caller(service, key, credential)
+    good: dict[str, Any] = {
         "grant_type": GRANT,
-        "subject_token": user,
+        "subject_token": service.provider.token(),
         "subject_token_type": f"{TYPES}jwt",
-        "token": service.exchange(key, credential).json()["access_token"],
+        "token": caller.access_token,
         "agent": "clerk",
         "jwk": key.jwk,
+        "subject": {"type": "agent", "id": claims(credential)["sub"]},
+        "action": {"name": "slow"},
+        "resource": {"type": "note", "id": "x"},
     }
-    ath = workload if operation.path == "/identities" else None
+    ways = [frozenset(), *schemes_of(operation.path, operation.method)]
 
     @settings(max_examples=EXAMPLES, derandomize=True, database=None)
-    @given(data=st.data(), is_caller=st.booleans())
-    def ask(data, is_caller):
+    @given(data=st.data(), schemes=st.sampled_from(ways))
+    def ask(data, schemes):
         mode = data.draw(st.sampled_from(list(GenerationMode)))
         case = data.draw(operation.as_strategy(generation_mode=mode))
         if isinstance(case.body, dict):
             chosen = data.draw(st.sets(st.sampled_from(sorted(good))))
             case.body |= {name: good[name] for name in sorted(chosen) if name in case.body}
-        headers = {
-            "Authorization": f"Bearer {workload}",
-            "Workload-Identity-Token": credential,
-            "DPoP": key.proof(f"{service.url}{operation.path}", ath),
-        }
-        answer = case.call(
-            base_url=service.url, session=session, headers=headers if is_caller else {}
-        )
+        headers = caller.headers(operation.path, schemes)
+        answer = case.call(base_url=service.url, session=session, headers=headers)
         case.validate_response(answer, checks=CHECKS)
 
     ask()
@@ -85,7 +82,13 @@ def test_a_good_answer_is_the_one_of_the_description(service, key, credential):
         data={"token": exchanged.json()["access_token"]},
         headers={"Authorization": f"Bearer {service.workload()}"},
     )
-    good = {"identities": registered, "token": exchanged, "introspect": asked}
+    token, uri = exchanged.json()["access_token"], claims(credential)["sub"]
+    good = {
+        "identities": registered,
+        "token": exchanged,
+        "introspect": asked,
+        "access/v1/evaluation": service.evaluate(key, uri, token),
+    }
     for name, answer in good.items():
         assert answer.is_success, answer.text
         OPERATIONS[f"POST /{name}"].Case().validate_response(answer, checks=CHECKS)

@@ -8,11 +8,11 @@ import time
 
 import httpx
 import pytest
+from described_calls import Caller, media_type_of, schemes_of
 from rounds import FULL
 from token_service import FORM, GRANT, TYPES, error_of
 
 from agentguard.service.application import ROUTES
-from agentguard.service.openapi import DESCRIPTION
 
 PATHS = sorted({place.path for place in ROUTES})
 POSTED = [place.path for place in ROUTES if place.method == "POST"]
@@ -51,12 +51,6 @@ KINDS = [JSON, FORM, {}, {"Content-Type": "text/plain"}]
 GIVEN = {"access_token", "credential"}
 
 
-def kind_of(path: str) -> dict[str, str]:
-    """Return the media type of an endpoint's body, as the description says it."""
-    (kind,) = DESCRIPTION["paths"][path]["post"]["requestBody"]["content"]
-    return {"Content-Type": kind}
-
-
 def settled(answer: httpx.Response) -> None:
     """An answer is a refusal in JSON, or gives nothing; no word is of the service's insides."""
     if answer.status_code == 200:  # as {"active":false}, of a token that is none
@@ -68,24 +62,16 @@ def settled(answer: httpx.Response) -> None:
     assert "authz.rego" not in answer.text
 
 
-@pytest.fixture(scope="module")
-def workload(service) -> str:
-    return service.workload()
-
-
 @pytest.mark.parametrize("path", POSTED)
-def test_a_body_that_no_caller_sends_is_refused(service, key, credential, workload, path):
+def test_a_body_that_no_caller_sends_is_refused(service, key, credential, path):
     began = time.monotonic()
-    ath = workload if path == "/identities" else None
+    caller = Caller(service, key, credential)
+    own = {"Content-Type": media_type_of(path)}
     for body in BODIES.values():
-        for kind in KINDS if FULL else [kind_of(path)]:
-            headers = {
-                **kind,
-                "Authorization": f"Bearer {workload}",
-                "Workload-Identity-Token": credential,
-                "DPoP": key.proof(f"{service.url}{path}", ath),
-            }
-            settled(service.http.post(path, content=body, headers=headers))
+        for schemes in schemes_of(path):
+            for kind in KINDS if FULL else [own]:
+                headers = {**kind, **caller.headers(path, schemes)}
+                settled(service.http.post(path, content=body, headers=headers))
     assert time.monotonic() - began < 60
     assert service.http.get("/healthz").is_success
 
