@@ -198,3 +198,36 @@ async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(re
     async with gateway(recorded, settings(wait=0.1)) as client:
         assert code_of(await client.call("echo", "b")) == "approval.required"
     assert recorded.outcomes() == ["ok"]
+
+
+async def test_a_call_that_a_client_makes_again_while_it_runs_runs_once(recorded, tmp_path):
+    ran = tmp_path / "ran"
+    options = {"ran": str(ran), "extra": ["slow"]}
+    async with gateway(recorded, settings(options=options)) as client:
+        for number in range(3):
+            params = {
+                "name": "slow",
+                "arguments": {"text": "a"},
+                "_meta": {"progressToken": number},
+            }
+            client.send("tools/call", params, id=number)
+        client.send("tools/call", {"name": "slow", "arguments": {"text": "b"}}, id=3)
+        client.send("notifications/cancelled", {"requestId": 0})
+        answers = {}
+        for _answer in range(3):
+            message = await client.next()
+            answers[message["id"]] = shown(message["result"])["text"]
+        assert answers == {1: "a", 2: "a", 3: "b"}
+        assert shown(await client.call("slow", "a"))["text"] == "a"  # a call of its own
+    assert sorted(ran.read_text().splitlines()) == ["slow a", "slow a", "slow b"]
+    assert recorded.outcomes() == ["ok"] * 3
+
+
+async def test_an_error_of_the_server_is_no_error_of_the_connection(recorded):
+    async with gateway(recorded, settings(options={"extra": ["broken"]})) as client:
+        result = await client.call("broken")
+        assert code_of(result) == "tool.error"
+        assert "it broke" in result["content"][0]["text"]
+        passed = await client.ask("tools/call", {"name": "broken", "arguments": {"text": "-32602"}})
+        assert passed["error"] == {"code": -32602, "message": "it broke"}
+    assert recorded.outcomes() == ["error", "error"]

@@ -3,7 +3,7 @@
 It speaks the protocol by hand and imports little, so that a test starts it in a moment. It notes
 each call that it runs in the file ``ran``, one line each. Its tools are ``echo``, ``fail``,
 ``hang``, ``crash``, ``deaf``, ``ask`` (which asks the client something first) and the ``extra``
-ones of its options.
+ones of its options, of which ``slow`` and ``broken`` do what they say.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def call(identifier, params):
     name, text = params["name"], params.get("arguments", {}).get("text", "")
     note(name, text)
     if name == "hang":
+        return
+    if name == "slow":
+        time.sleep(0.3)
+    if name == "broken":
+        write({"id": identifier, "error": {"code": int(text or -32603), "message": "it broke"}})
         return
     if name == "crash":
         os._exit(3)

@@ -27,6 +27,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 PARSE_ERROR: Final = -32700
+_URL_ELICITATION: Final = -32042
+_NOT_RUN: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND, _URL_ELICITATION})
 
 
 def error(
@@ -55,6 +57,20 @@ def pending(request: Message, tool: str, waiting: ApprovalRequest) -> Message:
     )
     decision = {"outcome": "approval", "code": "approval.required", "request": identifier}
     return _answer(request, text, decision)
+
+
+def of_server(request: Message, tool: str, response: Message) -> Message:
+    """Return a server's own answer to a call that failed there.
+
+    A JSON-RPC error of ``tools/call`` becomes a result with ``isError``, since the call may have
+    run. Two errors stay what they are, as the client has to act on them and nothing has run:
+    invalid params, and the elicitation of a URL (MCP 2025-11-25, "URL Elicitation Required").
+    """
+    failure = response.get("error")
+    if failure is None or request["method"] != "tools/call" or failure.get("code") in _NOT_RUN:
+        return {**response, "id": request["id"]}
+    text = f"The MCP server reports an error for {tool}: {failure.get('message', '')}"
+    return _answer(request, text, {"outcome": "error", "code": "tool.error"})
 
 
 def in_doubt(request: Message, tool: str, code: str, what: str) -> Message:

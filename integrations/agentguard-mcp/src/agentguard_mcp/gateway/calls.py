@@ -139,7 +139,7 @@ class Calls:
         if isinstance(error, Denied):
             return answers.refusal(request, name, error.decision)
         if isinstance(error, _FailedError):
-            return {**error.response, "id": request["id"]}
+            return answers.of_server(request, name, error.response)
         if isinstance(error, TimeoutError):
             what = f"the MCP server {server} did not answer in {self._settings.timeout:g} seconds"
             return answers.in_doubt(request, name, "tool.timeout", what)

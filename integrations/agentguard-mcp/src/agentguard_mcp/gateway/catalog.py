@@ -121,7 +121,7 @@ class Catalog:
         if name not in self._offered and len(self._offered) >= MAX_TOOLS:
             return
         self._offered[name] = found
-        if not self._is_pinned and found is not None:
+        if not self._is_pinned and found is not None and len(self._pinned) < MAX_TOOLS:
             self._pinned.setdefault(name, found)
         if found is not None and found == self._pinned.get(name) and name not in self._specs:
             self._specs[name] = self._specified(name, definition)

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import orjson
+
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.calls import GUARDED, Calls, NotSentError
@@ -57,6 +59,9 @@ MAX_PENDING: Final = 1_000
 
 _ENDLESS: Final = "subscriptions/listen"
 _LISTING_TIMEOUT: Final = 30.0
+_MAX_NOTED: Final = 100
+"""How many dropped lines are logged; a server may print millions."""
+
 _LOGGER = logging.getLogger("agentguard.mcp")
 
 
@@ -73,6 +78,14 @@ class _Passed:
 
     request: Message
     timer: asyncio.TimerHandle | None
+
+
+@dataclass(slots=True)
+class _Execution:
+    """A guarded call that runs, and how many requests of the client wait for its answer."""
+
+    task: asyncio.Task[Message]
+    waiting: int = 0
 
 
 class Relay:
@@ -96,9 +109,11 @@ class Relay:
         self._calls = make_calls(self._ask)
         self._passed: dict[RequestId, _Passed] = {}
         self._guarded: dict[RequestId, asyncio.Task[None]] = {}
+        self._executions: dict[bytes, _Execution] = {}
         self._awaited: dict[RequestId, asyncio.Future[Message]] = {}
         self._asked: set[RequestId] = set()
         self._own = 0
+        self._dropped = 0
         self._is_lost = False
 
     # --- from the client --------------------------------------------------------------------------
@@ -127,7 +142,8 @@ class Relay:
     def _request(self, message: Message) -> None:
         identifier, method = message["id"], message["method"]
         waiting = len(self._passed) + len(self._guarded)
-        if identifier in self._passed or identifier in self._guarded or _is_own(identifier):
+        in_use = (self._passed, self._guarded, self._awaited)
+        if _is_own(identifier) or any(identifier in requests for requests in in_use):
             self._refuse(identifier, answers.INVALID_REQUEST, "the id is in use")
         elif waiting >= MAX_PENDING:
             self._refuse(identifier, answers.REFUSED, "too many requests wait for an answer")
@@ -172,9 +188,28 @@ class Relay:
             self._server.send(message)
 
     async def _guard(self, request: Message) -> None:
-        """Answer a guarded request, unless the client cancels it."""
+        """Answer a guarded request, unless the client cancels it.
+
+        A client that has given a call up, and makes the same call again while the first one still
+        runs, gets the answer of the first one: some clients try three times. The call ends early
+        only if the client has cancelled all of these requests.
+        """
+        key = _call_key(request)
+        execution = self._executions.get(key)
+        if execution is None:
+            answering = self._calls.answer(request, self._forward)
+            execution = _Execution(asyncio.get_running_loop().create_task(answering))
+            self._executions[key] = execution
+            execution.task.add_done_callback(lambda _task: self._executions.pop(key, None))
+        execution.waiting += 1
         try:
-            answer = await self._calls.answer(request, self._forward)
+            answer = {**await asyncio.shield(execution.task), "id": request["id"]}
+        except asyncio.CancelledError:
+            execution.waiting -= 1
+            if not execution.waiting:
+                execution.task.cancel()
+                await asyncio.wait([execution.task])  # the next call finds this one ended
+            raise
         except Exception:
             _LOGGER.exception("a call failed in the gateway")
             text = "the gateway has met an error: look at its log"
@@ -288,7 +323,9 @@ class Relay:
         self._client.send(message)
 
     def _drop(self, what: str) -> None:
-        _LOGGER.warning("the MCP server %s: a line is dropped: %s", self._settings.server, what)
+        self._dropped += 1
+        if self._dropped <= _MAX_NOTED:
+            _LOGGER.warning("the MCP server %s: a line is dropped: %s", self._settings.server, what)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -321,6 +358,12 @@ class Relay:
 def _stop(passed: _Passed) -> None:
     if passed.timer is not None:
         passed.timer.cancel()
+
+
+def _call_key(request: Message) -> bytes:
+    """Return what two requests share that are the same call: all but the id and ``_meta``."""
+    params = {name: value for name, value in request.get("params", {}).items() if name != "_meta"}
+    return orjson.dumps([request["method"], params], option=orjson.OPT_SORT_KEYS)
 
 
 def _is_own(identifier: RequestId) -> bool:
