@@ -53,6 +53,7 @@ COMMANDS = [
     "mcp run",
     "mcp pin",
     "mcp diff",
+    "mcp install",
     "keys list",
     "keys rotate",
     "trust export",

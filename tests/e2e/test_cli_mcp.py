@@ -86,9 +86,8 @@ def test_the_table_of_a_server_takes_the_place_of_options(domain):
     assert domain.run("mcp", "diff", "--name", "files").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_a_mistake_on_the_command_line_is_named(domain):
+    for words, said in (
         (["run", "--name", "files"], "has no command"),
         (["run", "--", "/bin/cat"], "name the agent with --agent"),
         (["run", "--agent", "assistant"], "name the MCP server with --name"),
@@ -96,11 +95,9 @@ def test_the_table_of_a_server_takes_the_place_of_options(domain):
         (["run", "--agent", "a", "--task", "t", "--", "/bin/cat"], "needs a principal"),
         (["pin", "--name", "files", "--", "/not/there"], "can't be started"),
         (["diff", "--name", "files", "--", "/bin/cat"], "nothing is pinned"),
-    ],
-)
-def test_a_mistake_on_the_command_line_is_named(domain, words, said):
-    result = domain.run("mcp", *words)
-    assert (result.returncode, said in result.stderr) == (2, True), result.stderr
+    ):
+        result = domain.run("mcp", *words)
+        assert (result.returncode, said in result.stderr) == (2, True), result.stderr
 
 
 def test_pins_that_others_can_write_or_that_were_edited_are_refused(domain):

@@ -18,6 +18,10 @@ class _Mcp(Group):
         "run": ("mcp.run:run", "Serve an MCP client, and guard each call on the server behind."),
         "pin": ("mcp.pins:pin", "Pin the tools of an MCP server as they are now."),
         "diff": ("mcp.pins:diff", "Show how the tools of an MCP server differ from the pins."),
+        "install": (
+            "mcp.install:install",
+            "Put a gateway in front of a server that an MCP client has in its configuration.",
+        ),
     }
 
 

@@ -33,6 +33,10 @@ def run(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="The task for which PRINCIPAL delegates.")
     ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIABLE", help="A variable that the server gets; may be repeated."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve an MCP client, and guard each call on the server behind.
@@ -70,7 +74,7 @@ def run(
         tools=table.tools,
         delegated=scope.delegated,
         scope=scope.visible,
-        environment=package.environment(os.environ, table.env),
+        environment=package.environment(os.environ, (*table.env, *(env or ()))),
         timeout=table.timeout,
         recheck=table.recheck,
         wait=table.wait,

@@ -1,0 +1,125 @@
+"""``agentguard mcp install``: puts a gateway into the configuration file of an MCP client."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from agentguard.cli.mcp import client_files, gateway
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption
+from agentguard.domain.config.mcp import require_server_name
+from agentguard.errors import ConfigError
+from agentguard.storage import files
+
+BACKUP: Final = ".before-agentguard"
+"""What is added to the name of the file for the copy of the file as it was."""
+
+
+def install(
+    client: Annotated[
+        str, typer.Argument(metavar="CLIENT", help=f"{', '.join(client_files.CLIENTS)}.")
+    ],
+    *,
+    name: Annotated[
+        str, typer.Option(metavar="SERVER", help="The server's name in the client's file.")
+    ],
+    agent: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."),
+    ] = None,
+    principal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRINCIPAL",
+            help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The client's file, if it is in another place."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the change, and write nothing.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the gateway away, and start the server again.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Put a gateway in front of a server that an MCP client has in its configuration.
+
+    Changes the entry of this one server, and leaves the rest of the file as it is. The file as it
+    was is kept beside it (.before-agentguard). The client has to be started anew. A server with a
+    URL, and a file with comments, can't be changed.
+    """
+    if client not in client_files.CLIENTS:
+        known = ", ".join(client_files.CLIENTS)
+        raise typer.BadParameter(f"{client!r} is not one of {known}", param_hint="CLIENT")
+    known_client = client_files.CLIENTS[client]
+    path = (file or known_client.file()).resolve()
+    data = _read(path)
+    text = data.decode()
+    entry = client_files.entry_of(text, known_client.member, name, str(path))
+    if undo:
+        if not client_files.is_wrapped(entry):
+            raise ConfigError(f"{path}: {name} has no gateway of agentguard's in front of it")
+        changed = client_files.unwrapped(entry)
+    else:
+        if client_files.is_wrapped(entry):
+            raise ConfigError(f"{path}: {name} has a gateway already; --undo takes it away")
+        changed = client_files.wrapped(entry, _options(config, name, agent, principal))
+    _show("before", entry)
+    _show("after", changed)
+    if dry_run:
+        screen.line("nothing was written")
+        return
+    written = client_files.replaced(text, (known_client.member, name), changed)
+    _write(path, data, written.encode())
+    screen.line(f"changed {name} in {location.from_home(path)}: start {client} anew")
+
+
+def _options(config: Path | None, name: str, agent: str | None, principal: str | None) -> list[str]:
+    """Return the options of ``agentguard mcp run``; raises ``ConfigError`` for an unknown agent."""
+    settings = location.load(config)
+    table = settings.mcp.get(require_server_name(name))
+    caller = agent or (table.agent if table is not None else None)
+    if caller is None:
+        raise ConfigError(f"name the agent with --agent, or as agent in [mcp.{name}]")
+    if settings.server is None and caller not in settings.agents:
+        message = f"{settings.source}: there is no table [agents.{caller}]"
+        raise ConfigError(message, code="agent.unknown")
+    if not gateway.pins_path(settings, name).exists():
+        screen.warn(f"nothing is pinned of {name} yet: run agentguard mcp pin --name {name}")
+    options = ["--config", str(Path(settings.source).absolute()), "--name", name]
+    options += ["--agent", agent] if agent is not None else []
+    return options + (["--principal", principal] if principal is not None else [])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = files.read(path)
+        data.decode()
+    except FileNotFoundError as error:
+        message = f"there is no file {path}: name the client's file with --file"
+        raise ConfigError(message, code="config.missing") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read as UTF-8: {error}") from error
+    return data
+
+
+def _write(path: Path, before: bytes, after: bytes) -> None:
+    """Write the file whole or not at all, with the mode that it had, and a private copy of it."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    files.replace(path.with_name(f"{path.name}{BACKUP}"), before)
+    files.replace(path, after)
+    path.chmod(mode)
+
+
+def _show(when: str, entry: dict[str, Any]) -> None:
+    """Print the command of an entry; the values of ``env`` may be secrets."""
+    screen.item(f"{when}: ", json.dumps([entry["command"], *entry.get("args", [])]))

@@ -1,0 +1,149 @@
+"""``agentguard mcp install``: one entry of a client's file is changed, and changed back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentguard.cli.mcp import client_files
+from agentguard.errors import ConfigError
+
+CURSOR = """{
+    "theme" : "dark\\u00e9",
+    "mcpServers": { "other": {"url": "https://tickets.example/mcp"},
+        "git": {
+            "command": "uvx",
+            "args": ["mcp-server-git", "--repository", "/srv/é"],
+            "env": {"TOKEN": "t0p"}
+        } },
+    "last": [1.50, {"mcpServers": {"git": 1}}]
+}
+"""
+
+
+@pytest.fixture
+def domain(project):
+    assert project.run("init").returncode == 0
+    (project.home / ".cursor").mkdir()
+    (project.home / ".cursor" / "mcp.json").write_text(CURSOR)
+    return project
+
+
+def install(project, *words, client="cursor", name="git"):
+    return project.run("mcp", "install", client, "--name", name, *words)
+
+
+def test_a_gateway_is_put_in_front_of_one_server_and_taken_away(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    file.chmod(0o640)
+    result = install(domain, "--agent", "assistant", "--principal", "user:ada")
+    assert result.returncode == 0, result.stderr
+    assert "t0p" not in result.stdout
+    text = file.read_text()
+    entry = json.loads(text)["mcpServers"]["git"]
+    config = str(domain.folder / "agentguard.toml")
+    assert entry == {
+        "command": sys.executable,
+        "args": [
+            *("-m", "agentguard.cli", "mcp", "run", "--config", config, "--name", "git"),
+            *("--agent", "assistant", "--principal", "user:ada", "--env", "TOKEN", "--"),
+            *("uvx", "mcp-server-git", "--repository", "/srv/é"),
+        ],
+        "env": {"TOKEN": "t0p"},
+    }
+    start, end = CURSOR.index('{\n            "command"'), CURSOR.index(' },\n    "last"')
+    assert text.startswith(CURSOR[:start])
+    assert text.endswith(CURSOR[end:])
+    assert file.stat().st_mode & 0o777 == 0o640
+    backup = file.with_name("mcp.json.before-agentguard")
+    assert (backup.read_text(), backup.stat().st_mode & 0o777) == (CURSOR, 0o600)
+    assert install(domain, "--agent", "assistant").returncode == 2
+    assert install(domain, "--undo").returncode == 0
+    assert json.loads(file.read_text()) == json.loads(CURSOR)
+    assert install(domain, "--undo").returncode == 2
+
+
+def test_a_dry_run_writes_nothing(domain):
+    result = install(domain, "--agent", "assistant", "--dry-run")
+    assert (result.returncode, "nothing was written" in result.stdout) == (0, True)
+    assert '"uvx", "mcp-server-git"' in result.stdout
+    assert (domain.home / ".cursor" / "mcp.json").read_text() == CURSOR
+    assert len([*(domain.home / ".cursor").iterdir()]) == 1
+
+
+def test_each_client_has_a_file_of_its_own(domain):
+    (domain.folder / ".vscode").mkdir()
+    file = domain.folder / ".vscode" / "mcp.json"
+    file.write_text('{"servers":{"git":{"type":"stdio","command":"uvx"}}}')
+    assert install(domain, "--agent", "assistant", client="vscode").returncode == 0
+    assert json.loads(file.read_text())["servers"]["git"]["type"] == "stdio"
+    assert install(domain, "--undo", client="vscode").returncode == 0
+    assert json.loads(file.read_text())["servers"]["git"] == {"type": "stdio", "command": "uvx"}
+    link = domain.folder / "linked.json"
+    link.symlink_to(file)
+    words = ("--agent", "assistant", "--file", str(link))
+    assert install(domain, *words, client="vscode").returncode == 0
+    assert link.is_symlink()
+    assert client_files.is_wrapped(json.loads(file.read_text())["servers"]["git"])
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"client": "emacs"}, "is not one of"),
+    ({"client": "claude-code"}, "there is no file"),
+    ({"name": "svn"}, "has no server svn in mcpServers; the servers there are: other, git"),
+    ({"name": "other"}, "has no command"),
+    ({"agent": "nobody"}, "[agent.unknown]"),
+    ({"agent": None}, "name the agent"),
+    ({"text": CURSOR.replace("{", "{ // a comment\n", 1)}, "is not plain JSON"),
+    ({"text": CURSOR.replace('"last"', '"theme"')}, "names a key twice"),
+    ({"text": "[" * 100_000}, "is not plain JSON"),
+    ({"text": "[]"}, "has no server git"),
+]
+
+
+def test_what_can_not_be_changed_stays_as_it_is(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    for words, said in MISTAKES:
+        before = words.get("text", CURSOR)
+        file.write_text(before)
+        agent = words.get("agent", "assistant")
+        given = {name: value for name, value in words.items() if name in ("client", "name")}
+        result = install(domain, *(("--agent", agent) if agent else ()), **given)
+        assert (result.returncode, said in result.stderr) == (2, True), result.stderr
+        assert file.read_text() == before
+
+
+KEYS = st.text(max_size=4)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    before=st.dictionaries(KEYS, TREES, max_size=3),
+    servers=st.dictionaries(KEYS, TREES, max_size=3),
+    indent=st.sampled_from([None, 0, 2, "\t"]),
+    plain=st.booleans(),
+)
+def test_all_else_of_any_file_stays_as_it_is(before, servers, indent, plain):
+    entry = {"command": "a", "args": ["b"], "x": [1]}
+    document = {**before, "mcpServers": {**servers, "git": entry, "z": {}}, "zz": "}"}
+    text = json.dumps(document, indent=indent, ensure_ascii=plain)
+    path = ("mcpServers", "git")
+    wrapped = client_files.wrapped(entry, ["--name", "git"])
+    changed = client_files.replaced(text, path, wrapped)
+    document["mcpServers"]["git"] = wrapped
+    assert json.loads(changed) == document
+    back = client_files.replaced(changed, path, client_files.unwrapped(wrapped))
+    assert json.loads(back) == json.loads(text)
+    found = client_files.entry_of(back, *path, "test")
+    assert found == entry
+    with pytest.raises(ConfigError):
+        client_files.entry_of(text, "mcpServers", "not there", "test")
