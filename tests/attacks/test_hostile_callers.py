@@ -1,7 +1,7 @@
 """What strangers show to each verifier of a caller: hostile texts, and hostile JSON, well signed.
 
 Each is refused with a code, soon, and the good token of the same verifier counts before and after.
-The verifiers are those of proofs (WPT, DPoP), of users' tokens and of workload tokens, and
+The verifiers are those of proofs (WPT, MCP, DPoP), of users, log-outs and programs, and
 ``verify_request`` with each header that it reads. Chains, hops and credentials that are signed are
 in ``test_hostile_tokens.py``.
 """
@@ -23,12 +23,15 @@ from token_issuer import NOW, SUBJECT, TokenIssuer
 from token_service import Key
 
 from agentguard import AgentguardError, Decision, Guard
+from agentguard.domain.config import parse
 from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.logouts import LogOutTokens
 from agentguard.identity.jwks import parse_jwks
 from agentguard.issuers.keys import FetchedKeys
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
-from agentguard.proof import dpop, wpt
+from agentguard.proof import call_proof, dpop, wpt
 from agentguard.proof.bound_request import BoundRequest
+from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.target import Target
 from agentguard.server.tokens import TokenClients
 from agentguard.signing import jws
@@ -86,10 +89,25 @@ def wpt_door(world) -> Door:
     )
 
 
+def call_door(world) -> Door:
+    """The proof of a request of the Model Context Protocol."""
+    member = world.member("payer")
+    call = BoundCall.of(URL, "tools/call", {"name": "pay", "arguments": {}})
+    given = {"credential": member.credential.token, "access_token": "a.b.c"}
+    made = {"invocation_sha256": "0" * 64, "now": world.now, "jti": "j" * 22}
+    parsed = jws.parse(call_proof.mint(call, member.signer, **given, **made))
+    return Door(
+        lambda token: call_proof.verify(token, call, at=world.now, **given),
+        lambda header, payload: signed_by(member.signer, header, payload),
+        {**parsed.header},
+        {**parsed.claims()},
+        tuple(parsed.claims()),
+    )
+
+
 def dpop_door(_world) -> Door:
     key, target = Key(), Target.parse(f"{URL}/pay")
-    parts = key.proof(f"{URL}/pay", "a.b.c").split(".")[:2]
-    header, claims = (json.loads(b64url_decode(part)) for part in parts)
+    header, claims = decoded(key.proof(f"{URL}/pay", "a.b.c"))
     now = claims["iat"]
     return Door(
         lambda token: dpop.verify(token, "POST", target, access_token="a.b.c", at=now),
@@ -114,18 +132,40 @@ def workload_door(_world) -> Door:
     )
 
 
-@pytest.fixture(params=["WPT", "DPoP", "workload token", "user's token"])
+def decoded(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims of a token."""
+    header, claims = (json.loads(b64url_decode(part)) for part in token.split(".")[:2])
+    return header, claims
+
+
+def logout_door(provider: Provider) -> Door:
+    tables = {"trust_domain": "acme.example", "issuers": {"acme": provider.table()}}
+    tokens = LogOutTokens(parse(tables, source="a test", base=provider.path.parent))
+    header, claims = decoded(provider.logout_token())
+    return Door(
+        lambda token: tokens.verify(token, now=claims["iat"]),
+        provider.signed,
+        header,
+        claims,
+        ("iss", "aud", "exp", "iat", "jti", "events", "sub"),
+    )
+
+
+DOORS = {"WPT": wpt_door, "MCP": call_door, "DPoP": dpop_door, "workload token": workload_door}
+
+
+@pytest.fixture(params=[*DOORS, "log-out token", "user's token"])
 def door(request, world, tmp_path):
-    doors = {"WPT": wpt_door, "DPoP": dpop_door, "workload token": workload_door}
-    if request.param in doors:
-        yield doors[request.param](world)
+    if request.param in DOORS:
+        yield DOORS[request.param](world)
         return
     provider = Provider(tmp_path)
+    if request.param == "log-out token":
+        yield logout_door(provider)
+        return
     config: dict[str, Any] = {"agents": {"clerk": {}}, "issuers": {"acme": provider.table()}}
     with Guard.ephemeral(lambda _call: Decision.allow(), config=config) as guard:
-        header, claims = (
-            json.loads(b64url_decode(part)) for part in provider.token().split(".")[:2]
-        )
+        header, claims = decoded(provider.token())
         yield Door(
             lambda token: guard.delegate(subject_token=token, scope=["read"]),
             provider.signed,
