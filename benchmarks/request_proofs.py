@@ -7,7 +7,9 @@ verifications of all signatures in the request: the access token, each hop and c
 chain, the credential of the instance, and the proof. Floor and measured arm run alternately. A
 process verifies a signature once that it sees again, so the first request of a delegation is told
 from the later ones, and the process forgets what it kept of tokens before the first. Durable: with
-the row of the used proof on disk, and a bare fdatasync in the floor; past 1 ms that is void.
+the agent's log or the row of the used proof on disk, and a bare fdatasync in the floor; past 1 ms
+that is void. With a log: the receiver also puts each request on record in a log of its own, and the
+floor has two fdatasyncs.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +29,9 @@ from delegation import KEPT
 from guarded_call import VOID_OVER, fdatasync_p50
 from measuring import Row, command, figures, middle, no_collection, ratio, tracked
 
-from agentguard import Decision, Ed25519Signer, Guard
+from agentguard import Decision, Ed25519Signer, Guard, ReceiverLog
+from agentguard.domain import config, domain
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.proof import ProofStore, Receiver, proof_headers, prove_request
 
 URL = "https://payments.example"
@@ -48,6 +54,15 @@ class Forgetful:
 
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
         """Keep nothing."""
+
+
+class Arm(NamedTuple):
+    """A guard that proves and a receiver that verifies, and how often the receiver's disk waits."""
+
+    where: str
+    guard: Guard
+    receiver: Receiver
+    syncs: int
 
 
 class Times(NamedTuple):
@@ -90,22 +105,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every arm and return the figures."""
     signer = Ed25519Signer.from_seed(os.urandom(32))
     signature = signer.sign(BODY)
-    with tempfile.TemporaryDirectory() as name, Guard.ephemeral(allow, config=CONFIG) as guard:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         before = os.getloadavg()[0], fdatasync_p50(folder)
-        store = ProofStore(folder / "proofs.sqlite")
-        arms = {"in memory": Receiver(URL, guard.trust, Forgetful())}
-        arms["durable"] = Receiver(URL, guard.trust, store)
         rows: list[Row] = []
-        for where, receiver in arms.items():
+        for arm in arms(stack, folder):
             signed, verified, times = [], [], []
             with no_collection():
-                for _ in tracked(range(options.repetitions), where):
-                    signed.append(timed(lambda: signer.sign(BODY))[0])
+                for _ in tracked(range(options.repetitions), arm.where):
+                    wait = before[1] if arm.syncs else 0
+                    signed.append(timed(lambda: signer.sign(BODY))[0] + wait)
                     bare = timed(lambda: signer.public_key.verify(signature, BODY))[0]
-                    verified.append(bare * SIGNATURES + (before[1] if where == "durable" else 0))
-                    times.append(repetition(guard, receiver, options.requests))
-            rows += table(where, signed, verified, times)
+                    verified.append(bare * SIGNATURES + before[1] * arm.syncs)
+                    times.append(repetition(arm.guard, arm.receiver, options.requests))
+            rows += table(arm.where, signed, verified, times)
         after = os.getloadavg()[0], fdatasync_p50(folder)
     return figures("agentguard", before, after, rows, void_over=VOID_OVER)
 
@@ -114,15 +127,42 @@ def table(where: str, signed: list[float], verified: list[float], times: list[Ti
     """Return the rows of one arm."""
     first = [one.verifications[0] for one in times]
     later = [middle(one.verifications[1:]) for one in times]
-    rows = [
+    proofs = [middle(one.proofs) for one in times]
+    return [
+        Row(f"prove, {where}", "µs", middle(signed), middle(proofs), ratio(proofs, signed)),
         Row(f"verify, first request, {where}", "µs", middle(verified), middle(first),
             ratio(first, verified)),
         Row(f"verify, later request, {where}", "µs", None, middle(later), None),
     ]  # fmt: skip
-    if where == "in memory":
-        proofs = [middle(one.proofs) for one in times]
-        rows.insert(0, Row("prove", "µs", middle(signed), middle(proofs), ratio(proofs, signed)))
-    return rows
+
+
+def arms(stack: ExitStack, folder: Path) -> Iterator[Arm]:
+    """Set up the guards and receivers that are measured."""
+    guard = stack.enter_context(Guard.ephemeral(allow, config=CONFIG))
+    yield Arm("in memory", guard, Receiver(URL, guard.trust, Forgetful()), 0)
+    guard = stack.enter_context(founded(folder / "agent"))
+    store = ProofStore(folder / "proofs.sqlite")
+    yield Arm("durable", guard, Receiver(URL, guard.trust, store), 1)
+    log = ReceiverLog(stack.enter_context(founded(folder / "receiver")))
+    yield Arm("with a log", guard, Receiver(URL, guard.trust, store, log=log), 2)
+
+
+def founded(folder: Path) -> Guard:
+    """Found a trust domain in ``folder`` whose policy allows every call, and open it."""
+    folder.mkdir()
+    files = {
+        "authz.rego": "package agent.authz\n\ndefault allow := true\n",
+        "passphrase": os.urandom(16).hex(),
+        config.FILE: 'trust_domain = "acme.example"\nanchor = "anchor"\n[policy]\n'
+        'path = "authz.rego"\n[keys]\npassphrase_file = "passphrase"\n'
+        + "".join(f"[agents.{name}]\nmax_scope = {SCOPE}\n" for name in ("lead", "payer")),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    settings = config.load(folder / config.FILE)
+    domain.found(settings, passphrase_of(settings), now=datetime.now(UTC))
+    return Guard.open(folder / config.FILE)
 
 
 def allow(_call: Any) -> Decision:

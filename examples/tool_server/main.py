@@ -1,7 +1,8 @@
 """A LangChain agent pays through a service that verifies each request; a thief tries the same.
 
 Run it with ``python examples/tool_server/main.py``. The service (``server.py``) is a process of its
-own. Everything runs offline: ``ScriptedModel`` stands in for a model.
+own. The agent's guard and the service each keep a log, and the logs are compared at the end.
+Everything runs offline: ``ScriptedModel`` stands in for a model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from langchain.agents import create_agent
@@ -24,12 +26,27 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from agentguard import Decision, Guard
+from agentguard import Guard
 from agentguard.proof.httpx import CallerTransport
 from agentguard_langchain import guard_tools
 
 SERVER = Path(__file__).resolve().parent / "server.py"
+AGENTGUARD = [sys.executable, "-m", "agentguard.cli"]  # the command agentguard
 SCOPE = ["payments:write"]
+CONFIG = """
+trust_domain = "{domain}"
+anchor = "anchors"
+
+[keys]
+passphrase_file = "passphrase"
+
+[policy]
+path = "policy.rego"
+
+[agents.payer]
+max_scope = ["payments:write"]
+"""
+POLICY = "package agent.authz\n\ndefault allow := true\n"
 
 
 class ScriptedModel(BaseChatModel):
@@ -116,13 +133,35 @@ def steal(url: str, request: httpx.Request) -> None:
             print(f"  {what}: {answer.status_code} {answer.json()['title']}")
 
 
+def found(folder: Path, domain: str) -> Path:
+    """Make the keys and the log of one side; return the path of its configuration."""
+    folder.mkdir()
+    file = folder / "agentguard.toml"
+    file.write_text(CONFIG.format(domain=domain))
+    (folder / "policy.rego").write_text(POLICY)
+    command = [*AGENTGUARD, "init", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  its words are here
+    return file
+
+
+def compare(agent: Path, receiver: Path) -> None:
+    """Compare the logs of both sides: agentguard audit match AGENT RECEIVER --all."""
+    command = [*AGENTGUARD, "audit", "match", str(agent), str(receiver), "--all", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+    *requests, last = map(json.loads, done.stdout.splitlines())
+    for request in requests:
+        print(f"  {request['state']}: {request['method']} {urlsplit(request['url']).path}")
+    print("  the logs agree:", last["summary"]["ok"])
+
+
 @contextmanager
 def service(guard: Guard, folder: Path) -> Iterator[str]:
-    """Run the service in a process of its own; yield its URL."""
+    """Run the service, whose files are in ``folder``, in a process of its own; yield its URL."""
     (folder / "trust.json").write_bytes(guard.trust.dumps())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # in production an https URL
-        words = (url, folder / "trust.json", folder / "proofs.sqlite", listener.fileno())
+        files = folder / "trust.json", folder / "proofs.sqlite", folder / "agentguard.toml"
+        words = (url, *files, listener.fileno())
         process = subprocess.Popen(  # noqa: S603  the words stand here
             [sys.executable, SERVER, *map(str, words)], pass_fds=[listener.fileno()]
         )
@@ -135,14 +174,14 @@ def service(guard: Guard, folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    config = {"agents": {"payer": {"max_scope": SCOPE}}}
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        Guard.ephemeral(lambda _call: Decision.allow(), config=config) as guard,
-        service(guard, Path(temporary)) as url,
-    ):
-        wiretap = Wiretap()
-        print("The agent works:", flush=True)  # before the service prints
-        work(guard, url, wiretap)
-        print("A thief sends what was seen on the way:")
-        steal(url, wiretap.seen[0])
+    with tempfile.TemporaryDirectory() as temporary:
+        agent = found(Path(temporary) / "agent", "agents.example")
+        receiver = found(Path(temporary) / "service", "payments.example")
+        with Guard.open(agent) as guard, service(guard, receiver.parent) as url:
+            wiretap = Wiretap()
+            print("The agent works:", flush=True)  # before the service prints
+            work(guard, url, wiretap)
+            print("A thief sends what was seen on the way:")
+            steal(url, wiretap.seen[0])
+        print("The logs of the agent and of the service are compared:")
+        compare(agent, receiver)

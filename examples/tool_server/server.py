@@ -1,7 +1,8 @@
 """A payment service that verifies by itself who calls: the agent, the user, the scope, the call.
 
 ``main.py`` starts this program. The service knows the public keys of the agents' trust domain, and
-the URL under which callers reach the service. It asks nobody during a request.
+the URL under which callers reach the service. It asks nobody during a request. Each request that it
+accepts is on record in a log of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import uvicorn
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
-from agentguard import TrustDocument
+from agentguard import Guard, ReceiverLog, TrustDocument
 from agentguard.proof import CallerMiddleware, ProofStore, Receiver, RequestCaller
 from agentguard.proof.fastapi import requires
 
@@ -54,8 +55,10 @@ def healthz() -> str:
 
 
 if __name__ == "__main__":
-    url, trust, store, descriptor = sys.argv[1:]
-    receiver = Receiver(url, TrustDocument.loads(Path(trust).read_bytes()), ProofStore(store))
-    app.add_middleware(CallerMiddleware, receiver=receiver, public=["/healthz"])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    server.run(sockets=[socket.socket(fileno=int(descriptor))])
+    url, trust, store, configuration, descriptor = sys.argv[1:]
+    agents = TrustDocument.loads(Path(trust).read_bytes())
+    with Guard.open(configuration) as own:
+        receiver = Receiver(url, agents, ProofStore(store), log=ReceiverLog(own))
+        app.add_middleware(CallerMiddleware, receiver=receiver, public=["/healthz"])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        server.run(sockets=[socket.socket(fileno=int(descriptor))])

@@ -35,6 +35,7 @@ COMMANDS = [
     "audit tail",
     "audit export",
     "audit verify",
+    "audit match",
     "evidence make",
     "evidence verify",
     "token exchange",
@@ -182,7 +183,7 @@ def test_a_command_is_listed_by_the_first_sentence_of_its_help():
     deferred = []
     for group in (root, root.resolve_command(context, ["audit"])[1]):
         deferred += [one for one in group.commands.values() if isinstance(one, Deferred)]
-    assert len(deferred) == 21 + 5
+    assert len(deferred) == 21 + 6
     for command in deferred:
         assert command.resolve().get_short_help_str(1000) == command.help
 

@@ -229,6 +229,22 @@ def read_refused(entry: Entry) -> RefusedRequest:
     raise _malformed("a refused request")
 
 
+def parts_of(entry: ProofEntry | ReceivedRequest) -> dict[str, str | None]:
+    """Return by name all that the logs of both sides say of one request, for a comparison."""
+    if isinstance(entry, ProofEntry):
+        record = entry.record
+        request, assurance, jti = record.request, record.assurance, record.jti
+    else:
+        request, assurance, jti = entry.request, entry.assurance, entry.proof_jti
+    return {
+        **request._asdict(),
+        "assurance": assurance,
+        "invocation_sha256": entry.invocation_sha256,
+        "agent": entry.agent,
+        "proof_jti": jti,
+    }
+
+
 def unrecorded_before(entry: Entry) -> int:
     """Return how many refused requests before an entry of a receiver have no entry."""
     count = entry.members.get("unrecorded")

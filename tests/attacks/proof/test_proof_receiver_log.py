@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 from call_scene import AUDIENCE, CallScene
 from call_scene import check as check_call
 from call_scene import refused as refused_call
+from fastapi import Depends, FastAPI
 from proof_scene import URL, check, header, refused, with_header
 from request_logs import QUERY
+from tool_servers import SCOPE, in_call, send, tool_server
 
 from agentguard import ReceiverLog
+from agentguard.audit.http_requests import read_received
 from agentguard.errors import StorageError
-from agentguard.proof import ProofStore, Receiver
+from agentguard.proof import CallerMiddleware, ProofStore, Receiver
+from agentguard.proof.fastapi import requires
+from agentguard.proof.httpx import AsyncCallerTransport
 from agentguard.signing.canonical import sha256_hex
 
 PROOF = "Workload-Proof-Token"
@@ -164,3 +171,52 @@ def test_a_request_over_mcp_is_on_record_on_both_sides(sides):
     assert again.members["code"] == "proof.used"
     assert sides.agent.verify().ok
     assert sides.server.verify().ok
+
+
+def test_a_server_answers_503_where_its_log_can_t_be_written(sides, put_faults):
+    with sides.agent.open() as guard, sides.server.open() as own:
+        faults = put_faults(own)
+        with tool_server(guard, sides.folder, log=ReceiverLog(own)) as server:
+
+            def pay():
+                answers = []
+                for fault in (StorageError("full", code="storage.full"), None):
+                    faults.before = fault
+                    answers.append(send(f"{server.url}/pay", server.url, content=b"{}"))
+                return [answer.status_code for answer in answers]
+
+            statuses = in_call(guard, pay, audience=[server.url])
+    assert statuses == [503, 200]
+    assert len(sides.server.entries("received")) == 1
+
+
+def test_a_scope_that_an_endpoint_lacks_is_on_record(sides):
+    app = FastAPI()
+
+    @app.post("/pay", dependencies=[Depends(requires("payments:write"))])
+    async def pay(): ...
+
+    @app.post("/refund", dependencies=[Depends(requires("refunds:write"))])
+    def refund(): ...
+
+    async def make(path):
+        transport = AsyncCallerTransport(URL, transport=httpx.ASGITransport(app))
+        async with httpx.AsyncClient(transport=transport) as client:
+            return (await client.post(f"{URL}{path}")).status_code
+
+    with sides.open() as opened:
+        app.add_middleware(CallerMiddleware, receiver=opened.receiver)
+        tool, agent = opened.guard.tool(name="pay")(make), opened.guard.new_agent("payer")
+
+        async def calls():
+            return [await agent.acall(tool, path) for path in ("/pay", "/refund")]
+
+        with opened.guard.delegate("user:alice", scope=SCOPE, audience=[URL]):
+            assert asyncio.run(calls()) == [200, 403]
+    received = [read_received(entry) for entry in sides.server.entries("received")]
+    assert [one.request.url for one in received] == [f"{URL}/pay", f"{URL}/refund"]
+    (entry,) = sides.server.entries("refused")
+    assert (entry.members["code"], entry.members["proof_sha256"]) == (
+        "proof.scope",
+        received[1].proof_sha256,
+    )

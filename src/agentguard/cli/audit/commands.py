@@ -21,6 +21,10 @@ class _Audit(Group):
         "tail": ("audit.tail:tail", "Print the newest calls, and wait for new ones."),
         "export": ("audit.export:export", "Write the log's entries as JSON lines."),
         "verify": ("audit.verify:verify", "Verify the whole log."),
+        "match": (
+            "audit.match:match",
+            "Compare the requests in the logs of an agent and of a tool's server.",
+        ),
     }
 
 

@@ -1,0 +1,292 @@
+"""``agentguard audit match``: compares the requests in an agent's log and in a receiver's log.
+
+This module opens and verifies both logs, and reads their entries. ``storage/request_table.py``
+joins the requests, and ``match_report.py`` prints the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple, TypeVar
+
+import typer
+
+from agentguard.audit import find, http_requests
+from agentguard.audit.entry import Entry, Receipt, parse_entry
+from agentguard.audit.log import LogReader
+from agentguard.call.invocation import timestamp
+from agentguard.call.releases import ProofRecord
+from agentguard.cli.audit import history
+from agentguard.cli.audit.match_report import MatchReport, Verified
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.location import Location, TrustedLog
+from agentguard.cli.terminal.options import JobsOption, JsonOption, SinceOption
+from agentguard.delegation.grant import is_audience
+from agentguard.domain import config, keystore
+from agentguard.domain.entry_processes import default_jobs
+from agentguard.domain.verify import examine
+from agentguard.errors import ConfigError, DecodeError, ProofError
+from agentguard.proof.target import Target, parse_audience
+from agentguard.signing import canonical
+from agentguard.storage import sqlite
+from agentguard.storage.request_table import RequestTable
+
+T = TypeVar("T")
+
+_KINDS: Final = ("proof", "received", "refused")
+
+AgentArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="AGENT", help="The agent's log: a state, an agentguard.toml, or its folder."
+    ),
+]
+ReceiverArgument = Annotated[
+    Path, typer.Argument(metavar="RECEIVER", help="The receiver's log, named in the same way.")
+]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Take the agent's requests to this URL and below, or to the MCP server of this name; "
+        "may be repeated; by default the receiver's log says.",
+    ),
+]
+AllRequestsOption = Annotated[
+    bool, typer.Option("--all", help="Also list the requests on which both logs agree.")
+]
+NoVerifyOption = Annotated[
+    bool, typer.Option("--no-verify", help="Compare without a verification of the logs.")
+]
+AgentTrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--agent-trust",
+        metavar="FILE",
+        help="The trust document of the agent's log; by default the copy in the anchor.",
+    ),
+]
+ReceiverTrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--receiver-trust",
+        metavar="FILE",
+        help="The trust document of the receiver's log; by default the copy in the anchor.",
+    ),
+]
+
+
+def match(  # noqa: PLR0913  the options of the command
+    agent: AgentArgument,
+    receiver: ReceiverArgument,
+    *,
+    server: ServerOption = None,
+    since: SinceOption = None,
+    every: AllRequestsOption = False,
+    no_verify: NoVerifyOption = False,
+    agent_trust: AgentTrustOption = None,
+    receiver_trust: ReceiverTrustOption = None,
+    jobs: JobsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare the requests in the logs of an agent and of a tool's server.
+
+    Verifies both logs, and lists each request that is only in one log (lost or not received, or
+    forged) or that differs, and what the receiver has refused. Exit code 1 if there is such a
+    difference, or if a log does not verify. A refused request is no difference: both logs know it.
+
+    With --json, one object a line for each listed request: state (both, differs, refused,
+    agent_only, receiver_only), at, method, url, agent, tool, invocation_id, invocation_sha256,
+    agent_entry, receiver_entry, differs, code, assurance. The last line has the member summary: ok,
+    the number of requests of each state, and what was left out.
+    """
+    servers = {*map(_server, server or ())}
+    logs = _open(agent, agent_trust), _open(receiver, receiver_trust)
+    at_agent, at_receiver = (log.location.reader_of_what_is_left() for log in logs)
+    verified: Sequence[Verified] = ()
+    if not no_verify:
+        verified = [
+            _verify(which, log, reader, jobs or default_jobs())
+            for which, log, reader in zip(
+                ("agent", "receiver"), logs, (at_agent, at_receiver), strict=True
+            )
+        ]
+    with closing(at_agent), closing(at_receiver), RequestTable() as table:
+        start = timestamp(since) if since is not None else ""
+        filling = _Filling(table, logs[0].trust.document.trust_domain, servers, start)
+        filling.read(at_agent, at_receiver)
+        report = MatchReport(at_agent, at_receiver, verified, filling.left_out, every=every)
+        report.print(table.matches(), json=json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+class _Read(NamedTuple):
+    place: Receipt
+    entry: Entry
+
+
+@dataclass(slots=True)
+class _Filling:
+    """Reads the entries of both logs into a table, and counts what is left out of the comparison.
+
+    ``trust_domain`` is that of the agent's log. Requests from before ``start`` (RFC 3339) are left
+    out if only one log has them.
+    """
+
+    table: RequestTable
+    trust_domain: str
+    servers: set[str]
+    start: str
+    left_out: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("elsewhere", "other_domains", "earlier", "unrecorded", "unreadable"), 0
+        )
+    )
+
+    def read(self, at_agent: LogReader, at_receiver: LogReader) -> None:
+        """Read the receiver's log first, and then the agent's.
+
+        The agent's entry is durable before its request is sent. So the agent's log has, when it is
+        read, each request that the receiver's log had when that was read.
+        """
+        names_servers = not self.servers
+        for place, entry in self._entries(at_receiver, "reading the receiver's entry"):
+            if entry.kind == "received":
+                self._received(place, entry, names_servers=names_servers)
+            elif entry.kind == "refused":
+                self._refused(place, entry, names_servers=names_servers)
+        for place, entry in self._entries(at_agent, "reading the agent's entry"):
+            if entry.kind == "proof":
+                self._sent(place, entry)
+
+    def _entries(self, reader: LogReader, what: str) -> Iterator[_Read]:
+        count = 0
+        with screen.counter(what, history.expected(reader)) as progress:
+            for shard in reader.shards():
+                for index, body in reader.entries(shard):
+                    count += 1
+                    progress(count)
+                    if not any(find.may_be_kind(body, kind) for kind in _KINDS):
+                        continue
+                    try:
+                        yield _Read(Receipt(shard, index), parse_entry(body))
+                    except DecodeError:
+                        self.left_out["unreadable"] += 1
+
+    def _received(self, place: Receipt, entry: Entry, *, names_servers: bool) -> None:
+        request = self._parsed(http_requests.read_received, entry)
+        if request is None:
+            return
+        self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
+        self._note_server(request.server, names_servers=names_servers)
+        counts = self._is_of_the_domain(request.agent) and self._is_recent(entry)
+        parts = _digest(request)
+        self.table.add_received(request.proof_sha256, place, parts, counts=counts)
+
+    def _refused(self, place: Receipt, entry: Entry, *, names_servers: bool) -> None:
+        request = self._parsed(http_requests.read_refused, entry)
+        if request is not None:
+            self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
+            self._note_server(request.server, names_servers=names_servers)
+            self.table.add_refused(request.proof_sha256, place)
+
+    def _sent(self, place: Receipt, entry: Entry) -> None:
+        proved = self._parsed(http_requests.read_proof, entry)
+        if proved is not None:
+            counts = self._is_here(proved.record) and self._is_recent(entry)
+            self.table.add_sent(proved.record.sha256, place, _digest(proved), counts=counts)
+
+    def _parsed(self, read: Callable[[Entry], T], entry: Entry) -> T | None:
+        try:
+            return read(entry)
+        except DecodeError:
+            self.left_out["unreadable"] += 1
+            return None
+
+    def _note_server(self, url: str, *, names_servers: bool) -> None:
+        if names_servers:
+            self.servers.add(url)
+
+    def _is_here(self, proved: ProofRecord) -> bool:
+        """Whether a request was for the receiver; in doubt it was."""
+        url = proved.request.url
+        if proved.assurance == "call":  # the server of the Model Context Protocol has one name
+            is_here = url in self.servers
+        else:
+            target, bases = _target(url), filter(None, map(_target, self.servers))
+            is_here = target is None or any(map(target.is_within, bases))
+        if is_here or not self.servers:
+            return True
+        self.left_out["elsewhere"] += 1
+        return False
+
+    def _is_of_the_domain(self, agent: str) -> bool:
+        if agent.startswith(f"spiffe://{self.trust_domain}/"):
+            return True
+        self.left_out["other_domains"] += 1
+        return False
+
+    def _is_recent(self, entry: Entry) -> bool:
+        if entry.at >= self.start:
+            return True
+        self.left_out["earlier"] += 1
+        return False
+
+
+def _digest(entry: http_requests.ProofEntry | http_requests.ReceivedRequest) -> bytes:
+    """Return what stands for the parts of a request that both logs name."""
+    return bytes.fromhex(canonical.digest(http_requests.parts_of(entry)))
+
+
+def _target(url: str) -> Target | None:
+    try:
+        return Target.parse(url)
+    except ProofError:
+        return None
+
+
+def _server(name: str) -> str:
+    """Return the URL or the name of --server; raises ``typer.BadParameter``."""
+    if "://" not in name and is_audience(name):
+        return name
+    try:
+        return parse_audience(name).uri
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _open(path: Path, trust: Path | None) -> TrustedLog:
+    where = _locate(path)
+    return TrustedLog(where, location.trust(where, trust))
+
+
+def _locate(path: Path) -> Location:
+    """Find the log that an argument names; raises as ``location.locate`` does.
+
+    A folder with a state is a state, whatever else lies there: a configuration beside a state may
+    come from whoever sent the state.
+    """
+    is_state = any((path / name).exists() for name in (keystore.TRUST, sqlite.FOLDER))
+    file = path / config.FILE if path.is_dir() else path
+    if not is_state and file.is_file():
+        return location.locate(file)
+    return location.locate(None, path)
+
+
+def _verify(which: str, log: TrustedLog, reader: LogReader, jobs: int) -> Verified:
+    """Verify one of the two logs, as ``audit verify`` does."""
+    with screen.counter(f"verifying the {which}'s entry", history.expected(reader)) as count:
+        report = examine(
+            reader,
+            log.trust.document,
+            anchor=log.location.anchor,
+            apart=log.is_apart(),
+            jobs=jobs,
+            progress=count,
+        )
+    return Verified(which, log, report)

@@ -1,0 +1,262 @@
+"""Prints the result of ``agentguard audit match``, for people or as JSON lines.
+
+``match.py`` compares the logs. This file reads the entries of each listed request again, and prints
+what both logs say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from agentguard.audit import find, http_requests
+from agentguard.audit.entry import Entry, Receipt
+from agentguard.audit.http_requests import ProofEntry, ReceivedRequest, RefusedRequest
+from agentguard.audit.log import LogReader
+from agentguard.cli.audit.verify_report import unanchored
+from agentguard.cli.terminal import screen
+from agentguard.cli.terminal.location import TrustedLog, from_home
+from agentguard.domain.report import Report
+from agentguard.errors import StorageError
+from agentguard.identity.credential import agent_alias
+from agentguard.signing.canonical import JSON
+from agentguard.storage.request_table import Match, MatchState
+
+_COLUMNS: Final = ("request", "agent's entry", "receiver's", "at", "agent", "tool", "method, URL")
+_WORDS: Final[Mapping[MatchState, str]] = {
+    "both": "on both sides",
+    "differs": "differing",
+    "refused": "refused",
+    "agent_only": "only at the agent",
+    "receiver_only": "only at the receiver",
+}
+_STYLES: Final[Mapping[MatchState, str]] = {
+    "both": "ok",
+    "differs": "fail",
+    "refused": "warn",
+    "agent_only": "warn",
+    "receiver_only": "fail",
+}
+_DIFFERENCES: Final[tuple[MatchState, ...]] = ("differs", "agent_only", "receiver_only")
+_LEFT_OUT: Final = {
+    "elsewhere": "requests of the agent to other servers are left out",
+    "other_domains": "requests of agents of other trust domains are left out",
+    "earlier": "requests from before the time of --since count only if both logs have them",
+    "unrecorded": "refused requests have no entry in the receiver's log",
+    "unreadable": "entries can't be read: agentguard audit verify names them",
+}
+_NOT_VERIFIED: Final = (
+    "NOT VERIFIED: neither log was verified, so anybody who can write a log may have changed what "
+    "it says"
+)
+
+
+class Verified(NamedTuple):
+    """The verification of one of the two logs: ``which`` is ``agent`` or ``receiver``."""
+
+    which: str
+    log: TrustedLog
+    report: Report
+
+
+class _Request(NamedTuple):
+    """A listed request, with what each log says of the request."""
+
+    match: Match
+    sent: ProofEntry | None
+    received: ReceivedRequest | RefusedRequest | None
+    at: str
+
+    def differences(self) -> dict[str, tuple[str | None, str | None]]:
+        """Return by name the parts on which the logs differ: what the agent says comes first."""
+        if self.sent is None or self.received is None:
+            return {}
+        here = http_requests.parts_of(self.sent)
+        if isinstance(self.received, ReceivedRequest):
+            there = http_requests.parts_of(self.received)
+        else:
+            there = {**self.received.request._asdict(), "agent": self.received.agent}
+        return {name: (here[name], value) for name, value in there.items() if value != here[name]}
+
+    @property
+    def code(self) -> str | None:
+        """The reason code of a refused request."""
+        return self.received.code if isinstance(self.received, RefusedRequest) else None
+
+
+@dataclass
+class MatchReport:
+    """The result of a comparison: prints each request as the request comes, and a summary.
+
+    ``verified`` is empty where no log was verified. ``left_out`` has the numbers of ``match.py``.
+    ``every`` also lists the requests on which both logs agree.
+    """
+
+    at_agent: LogReader
+    at_receiver: LogReader
+    verified: Sequence[Verified]
+    left_out: Mapping[str, int]
+    every: bool
+    counts: Counter[MatchState] = field(default_factory=Counter)
+
+    @property
+    def ok(self) -> bool:
+        """Whether both logs agree, verify and can be read; known once all is printed."""
+        has_difference = any(self.counts[state] for state in _DIFFERENCES)
+        is_whole = all(one.report.ok for one in self.verified) and not self.left_out["unreadable"]
+        return is_whole and not has_difference
+
+    def print(self, matches: Iterable[Match], *, json: bool) -> None:
+        """Print the requests and the summary; raises ``StorageError`` for an entry that is gone."""
+        listed = self._listed(matches)
+        if json:
+            for request in listed:
+                screen.json_line(_as_json(request))
+            screen.json_line({"summary": self._summary()})
+            for warning in self._warnings():
+                screen.warn(warning)
+        else:
+            first = next(listed, None)
+            if first is not None:
+                rows = map(_row, _chained(first, listed))
+                screen.columns(_COLUMNS, rows)
+            self._draw_summary()
+
+    def _listed(self, matches: Iterable[Match]) -> Iterator[_Request]:
+        for match in matches:
+            self.counts[match.state] += 1
+            if self.every or match.state != "both":
+                yield self._request(match)
+
+    def _request(self, match: Match) -> _Request:
+        sent = received = None
+        at = ""
+        if match.at_receiver is not None:
+            entry = _entry(self.at_receiver, match.at_receiver)
+            is_refused = entry.kind == "refused"
+            read = http_requests.read_refused if is_refused else http_requests.read_received
+            received, at = read(entry), entry.at
+        if match.at_agent is not None:
+            entry = _entry(self.at_agent, match.at_agent)
+            sent, at = http_requests.read_proof(entry), entry.at
+        return _Request(match, sent, received, at)
+
+    def _summary(self) -> dict[str, JSON]:
+        verified: dict[str, JSON] = {"agent": None, "receiver": None}
+        verified |= {one.which: one.report.ok for one in self.verified}
+        counts: dict[str, JSON] = {state: self.counts[state] for state in _WORDS}
+        return {"ok": self.ok, **counts, **self.left_out, "verified": verified}
+
+    def _draw_summary(self) -> None:
+        for one in self.verified:
+            kind, verdict = ("ok", "consistent") if one.report.ok else ("fail", "FAILED")
+            entries = screen.count(one.report.entries, "entry", "entries")
+            screen.line(
+                f"the {one.which}'s log: ",
+                screen.styled(kind, verdict),
+                f", {entries} in {from_home(one.log.location.state)}",
+            )
+        for warning in self._warnings():
+            screen.line(screen.styled("warn", warning))
+        for name, words in _LEFT_OUT.items():
+            if self.left_out[name]:
+                screen.line(f"{self.left_out[name]:,} {words}")
+        counts = ", ".join(f"{self.counts[state]:,} {words}" for state, words in _WORDS.items())
+        kind, verdict = ("ok", "the logs agree") if self.ok else ("fail", "FAILED")
+        screen.line(screen.styled(kind, verdict), f": {counts}")
+
+    def _warnings(self) -> Iterator[str]:
+        if not self.verified:
+            yield _NOT_VERIFIED
+        for one in self.verified:
+            if not one.report.ok:
+                state = from_home(one.log.location.state)
+                command = f"agentguard audit verify --state {state}"
+                yield f"the {one.which}'s log does not verify: {command} says why"
+            if not one.report.anchored:
+                yield f"the {one.which}'s log: {unanchored(one.log.location.anchor, one.report)}"
+            if not one.log.trust.outside:
+                source = one.log.trust.source
+                yield (
+                    f"the {one.which}'s log: UNTRUSTED KEY: the keys come from {source}, which is "
+                    f"part of the log's state; name a trust document with --{one.which}-trust"
+                )
+
+
+def _chained(first: _Request, others: Iterator[_Request]) -> Iterator[_Request]:
+    yield first
+    yield from others
+
+
+def _entry(reader: LogReader, place: Receipt) -> Entry:
+    located = find.read_entry(reader, place.shard, place.index)
+    if located is None:
+        message = f"the entry {place.shard}/{place.index} is gone: another program changes the log"
+        raise StorageError(message, code="storage.corrupt")
+    return located.entry
+
+
+def _row(request: _Request) -> screen.Row:
+    match, sent, received = request.match, request.sent, request.received
+    about = sent.record.request if sent is not None else received and received.request
+    agent = sent.agent if sent is not None else received.agent if received is not None else ""
+    cells = (
+        screen.styled(_STYLES[match.state], _WORDS[match.state]),
+        _place(match.at_agent),
+        _place(match.at_receiver),
+        request.at[:19].replace("T", " "),
+        agent_alias(agent).removeprefix("agent:"),
+        sent.tool if sent is not None else "",
+        f"{about.method} {about.url}" if about is not None else "",
+    )
+    return cells, "; ".join(_notes(request))
+
+
+def _notes(request: _Request) -> Iterator[str]:
+    if request.code is not None:
+        yield request.code
+    for name, (here, there) in request.differences().items():
+        yield f"{name} is {_short(here)} at the agent, and {_short(there)} at the receiver"
+    if request.match.state == "agent_only" and request.sent is not None:
+        yield f"lost, or never received; the call {request.sent.invocation_id}"
+    if request.match.state == "receiver_only":
+        yield "forged, accepted twice, or the agent's log is cut or another one"
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else value
+
+
+def _place(place: Receipt | None) -> str:
+    return "" if place is None else f"{place.shard}/{place.index}"
+
+
+def _place_json(place: Receipt | None) -> JSON:
+    return None if place is None else {"shard": place.shard, "index": place.index}
+
+
+def _as_json(request: _Request) -> dict[str, JSON]:
+    match, sent, received = request.match, request.sent, request.received
+    about = sent.record.request if sent is not None else received and received.request
+    invocation = sent.invocation_sha256 if sent is not None else None
+    if isinstance(received, ReceivedRequest) and sent is None:
+        invocation = received.invocation_sha256
+    agent = sent.agent if sent is not None else received.agent if received is not None else None
+    assurance = received.assurance if isinstance(received, ReceivedRequest) else None
+    return {
+        "state": match.state,
+        "at": request.at,
+        "method": about.method if about else None,
+        "url": about.url if about else None,
+        "agent": agent,
+        "tool": sent.tool if sent is not None else None,
+        "invocation_id": sent.invocation_id if sent is not None else None,
+        "invocation_sha256": invocation,
+        "agent_entry": _place_json(match.at_agent),
+        "receiver_entry": _place_json(match.at_receiver),
+        "differs": [*request.differences()],
+        "code": request.code,
+        "assurance": sent.record.assurance if sent is not None else assurance,
+    }

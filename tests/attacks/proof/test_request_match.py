@@ -1,0 +1,243 @@
+"""``audit match`` finds what one side's log lacks, what was forged, and what differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import commands
+import pytest
+from proof_scene import BODY, URL, check, header, refused
+from request_logs import TwoSides
+from tool_servers import in_call
+
+from agentguard.audit import http_requests
+from agentguard.audit.http_requests import read_received
+from agentguard.proof.presentation import prove_request
+from agentguard.signing.canonical import sha256_hex
+
+
+def run(sides: TwoSides, *options: str) -> commands.Result:
+    """Run the command on both states, in a home without anchors."""
+    states = sides.agent.state, sides.server.state
+    words: list[str | Path] = ["audit", "match", *states, "--jobs", "1", *options]
+    environment = {"HOME": str(sides.folder), "COLUMNS": "1000", "LC_ALL": "C.UTF-8"}
+    return commands.run(words, env=environment, cwd=sides.folder)
+
+
+def match(sides: TwoSides, *options: str) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
+    """Run the command; return the exit code, the listed requests, and the summary."""
+    trust = [
+        *("--agent-trust", str(sides.agent.state / "trust.json")),
+        *("--receiver-trust", str(sides.server.state / "trust.json")),
+    ]
+    ran = run(sides, *trust, "--json", *options)
+    *listed, summary = map(json.loads, ran.stdout.splitlines())
+    return ran.returncode, listed, summary["summary"]
+
+
+def test_requests_on_both_sides_agree(sides):
+    with sides.open() as opened:
+        opened.send("/pay")
+        opened.send("/refund")
+    code, listed, summary = match(sides, "--all")
+    assert [(one["state"], one["url"]) for one in listed] == [
+        ("both", f"{URL}/pay"),
+        ("both", f"{URL}/refund"),
+    ]
+    (call, _other) = sides.agent.entries("authorization")
+    assert listed[0]["invocation_id"] in json.dumps(sides.agent.entries("proof")[0].members)
+    assert call.at < sides.agent.entries("proof")[0].at
+    assert (code, summary["ok"], summary["both"]) == (0, True, 2)
+    assert summary["verified"] == {"agent": True, "receiver": True}
+    assert match(sides)[1] == []  # without --all, only what differs is listed
+
+
+def test_a_request_that_was_not_sent_is_only_at_the_agent(sides):
+    with sides.open() as opened:
+        opened.send()
+        opened.prove("/lost")
+    code, (lost,), summary = match(sides)
+    assert (code, lost["state"], lost["url"]) == (1, "agent_only", f"{URL}/lost")
+    assert (lost["receiver_entry"], lost["tool"]) == (None, "pay")
+    assert (summary["both"], summary["agent_only"], summary["ok"]) == (1, 1, False)
+
+
+def test_an_agent_that_is_killed_between_the_record_and_the_request_is_listed(sides):
+    with sides.open() as opened:
+        opened.send()
+    child = os.fork()
+    if child == 0:  # pragma: no cover  the child is killed
+        guard = sides.agent.open()
+
+        def pay():
+            prove_request("POST", f"{URL}/killed", BODY)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        in_call(guard, pay, audience=[URL])
+    _pid, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    code, (lost,), _summary = match(sides)
+    assert (code, lost["state"], lost["url"]) == (1, "agent_only", f"{URL}/killed")
+
+
+@pytest.mark.parametrize("side", ["agent", "server"])
+def test_an_entry_that_is_removed_is_found_twice(sides, side):
+    """The log without the entry does not verify, and the other log has the request."""
+    with sides.open() as opened:
+        opened.send()
+        opened.guard.flush()
+    state = getattr(sides, side).state
+    assert match(sides)[0] == 0  # the twin
+    kind = "proof" if side == "agent" else "received"
+    with sqlite3.connect(state / "shards/0.sqlite") as connection:
+        (index,) = connection.execute(
+            "SELECT idx FROM summaries WHERE kind = ?", (kind,)
+        ).fetchone()
+        connection.execute("DELETE FROM entries WHERE idx = ?", (index,))
+    connection.close()
+    code, (one,), summary = match(sides)
+    assert code == 1
+    assert one["state"] == ("receiver_only" if side == "agent" else "agent_only")
+    assert summary["verified"]["agent" if side == "agent" else "receiver"] is False
+
+
+def test_a_forged_received_entry_is_only_at_the_receiver(sides):
+    """The holder of the receiver's log key says that the agent has sent a request."""
+    with sides.open() as opened:
+        opened.send()
+        (entry,) = sides.server.entries("received")
+        forged = read_received(entry)._replace(proof_sha256="f" * 64)
+        opened.append("server", lambda at: http_requests.received(forged, unrecorded=0, at=at))
+    assert sides.server.verify().ok  # its own log can't tell
+    code, (one,), summary = match(sides)
+    assert (code, one["state"], one["agent_entry"]) == (1, "receiver_only", None)
+    assert (summary["both"], summary["receiver_only"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"invocation_sha256": "1" * 64}, "invocation_sha256"),
+        ({"agent": "spiffe://acme.example/agent/other/x"}, "agent"),
+        ({"proof_jti": "x"}, "proof_jti"),
+        ({}, None),
+    ],
+)
+def test_a_received_entry_that_says_otherwise_differs(sides, changed, name):
+    with sides.open() as opened:
+        sent = opened.prove()
+        log = opened.receiver._recorder.log
+        received = log.received
+        opened.receiver._recorder = opened.receiver._recorder._replace(
+            log=_Changing(received, changed)
+        )
+        check(opened.receiver, sent)
+    code, listed, summary = match(sides)
+    assert [one["differs"] for one in listed] == ([] if name is None else [[name]])
+    assert (code, summary["differs"]) == ((0, 0) if name is None else (1, 1))
+
+
+class _Changing:
+    """A receiver's log that says something else of each request."""
+
+    def __init__(self, received: Any, changed: dict[str, Any]) -> None:
+        self._received, self._changed = received, changed
+
+    def received(self, request: Any) -> None:
+        self._received(request._replace(**self._changed))
+
+    def refused(self, request: Any) -> None: ...
+
+
+def test_a_request_that_is_accepted_twice_is_once_too_often_at_the_receiver(sides):
+    with sides.open() as opened:
+        opened.send()
+        (entry,) = sides.server.entries("received")
+        again = read_received(entry)
+        opened.append("server", lambda at: http_requests.received(again, unrecorded=0, at=at))
+    code, (one,), summary = match(sides)
+    assert (code, one["state"]) == (1, "receiver_only")
+    assert (summary["both"], summary["receiver_only"]) == (1, 1)
+
+
+def test_a_refused_request_is_known_to_both_sides(sides):
+    with sides.open() as opened:
+        sent = opened.prove()
+        assert refused(opened.receiver, sent._replace(body=b"altered")) == "proof.request"
+        accepted = opened.send()
+        assert refused(opened.receiver, accepted) == "proof.used"  # a thief sends it once more
+        digest = sha256_hex(header(sent, "Workload-Proof-Token").encode())
+    code, (one,), summary = match(sides)
+    assert (one["state"], one["code"]) == ("refused", "proof.request")
+    assert one["differs"] == ["body_sha256"]
+    assert digest in json.dumps(sides.agent.entries("proof")[0].members)
+    assert (code, summary["ok"], summary["both"], summary["refused"]) == (0, True, 1, 1)
+
+
+def test_requests_to_other_servers_and_of_other_domains_are_left_out_and_counted(sides):
+    other = "https://other.example"
+    with sides.open() as opened:
+        opened.send()
+        in_call(opened.guard, lambda: bool(prove_request("GET", other, b"")), audience=[other])
+        (entry,) = sides.server.entries("received")
+        foreign = read_received(entry)._replace(
+            proof_sha256="f" * 64, agent="spiffe://globex.example/agent/a/x"
+        )
+        opened.append("server", lambda at: http_requests.received(foreign, unrecorded=0, at=at))
+    code, listed, summary = match(sides)
+    assert (code, listed) == (0, [])
+    assert (summary["elsewhere"], summary["other_domains"]) == (1, 1)
+    code, (lost,), _summary = match(sides, "--server", other)
+    assert (code, lost["state"], lost["url"]) == (1, "agent_only", f"{other}/")
+
+
+def test_a_receiver_that_has_nothing_lacks_every_request(sides):
+    with sides.open() as opened:
+        opened.prove()
+    assert match(sides)[0] == 1
+    with sides.open() as opened:
+        opened.send()
+    code, listed, _summary = match(sides)
+    assert (code, [one["state"] for one in listed]) == (1, ["agent_only"])
+
+
+def test_only_requests_since_a_time_count_unless_both_sides_have_them(sides):
+    with sides.open() as opened:
+        opened.prove("/early")
+        opened.send()
+    (_early, late) = sides.agent.entries("proof")
+    assert match(sides)[0] == 1
+    code, listed, summary = match(sides, "--since", late.at)
+    assert (code, listed, summary["both"], summary["earlier"]) == (0, [], 1, 1)
+
+
+def test_without_verification_the_command_says_so(sides):
+    with sides.open() as opened:
+        opened.send()
+    shown = run(sides, "--no-verify")
+    assert shown.returncode == 0
+    assert "NOT VERIFIED" in shown.stdout
+    assert match(sides, "--no-verify")[2]["verified"] == {"agent": None, "receiver": None}
+    assert "NOT VERIFIED" not in run(sides).stdout
+
+
+def test_people_read_a_table_and_one_line_of_summary(sides):
+    with sides.open() as opened:
+        opened.send()
+        opened.prove("/lost")
+    shown = run(sides, "--all")
+    assert shown.returncode == 1
+    for words in ("on both sides", "only at the agent", f"POST {URL}/lost", "FAILED: 1 on both"):
+        assert words in shown.stdout
+    assert "the agent's log: consistent" in shown.stdout
+    assert "UNTRUSTED KEY" in shown.stdout
+
+
+def test_an_address_that_protects_no_request_is_no_server(sides):
+    asked = run(sides, "--server", "http://payments.example")
+    assert (asked.returncode, "use https" in asked.stderr) == (2, True)
