@@ -117,6 +117,47 @@ def test_a_call_under_way_ends_under_what_it_began_with(place):
     assert (report.ok, report.in_doubt) == (True, ())
 
 
+def test_a_call_that_waits_for_facts_is_decided_by_the_policy_with_which_it_began(place):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    asks, goes_on = threading.Event(), threading.Event()
+
+    def facts(_arguments):
+        asks.set()
+        assert goes_on.wait(30)
+        return {"balance": 500}
+
+    balance = guard.tool(name="balance", facts=facts)(lambda: "rich")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(agent.call, balance)
+        assert asks.wait(30)
+        edit(place, "authz.rego", "input.balance > 100", "input.balance > 1000")
+        assert reload(guard) == ["policy"]
+        goes_on.set()
+        assert call.result() == "rich"
+    assert code_of(lambda: agent.call(balance)) == "policy.denied"
+    guard.flush()
+    first, second = place.calls()
+    assert first.policy_sha256 != second.policy_sha256
+    assert place.verify().ok
+    for one in (first, second):  # each has a policy of its own on record
+        words = ("-m", "agentguard.cli", "evidence", "make", one.invocation_id, "-o", "-")
+        made = place.programs.run(*words, cwd=place.folder)
+        assert (made.returncode, one.policy_sha256 in made.stdout) == (0, True), made.stderr
+
+
+def test_the_servers_own_user_is_no_agent_any_more_once_there_are_clients(place):
+    guard = place.connect()
+    agent, tool = guard.new_agent("clerk"), note(guard)
+    agent.call(tool, "x")
+    edit(place, "agentguard.toml", "[server]", "[clients.other]\nuid = 64009\n\n[server]")
+    assert reload(guard) == ["clients"]
+    assert code_of(lambda: agent.call(tool, "x")) == "agent.refused"
+    edit(place, "agentguard.toml", "[clients.other]\nuid = 64009\n\n", "")
+    reload(guard)  # the server's own user still looks after the server
+    assert agent.call(tool, "x") == "noted x"
+
+
 def test_a_delegated_call_goes_on_and_a_new_right_counts(place):
     guard = place.connect()
     tool = guard.tool(name="note", requires=["pay"])(lambda text: f"noted {text}")

@@ -135,7 +135,7 @@ def test_no_error_tells_another_client_what_became_of_a_request(mallory, victim,
     assert victim.code("approvals.withdraw", **rejected.asked) is None
 
 
-def test_ids_of_altered_requests_are_for_those_who_answer(place, mallory, desk, waiting):
+def test_ids_of_altered_requests_are_for_those_who_see_all(place, mallory, desk, approver, waiting):
     (path,) = [
         path
         for path in (place.folder / "state" / "approvals" / "requests").iterdir()
@@ -145,9 +145,10 @@ def test_ids_of_altered_requests_are_for_those_who_answer(place, mallory, desk, 
     path.write_bytes(whole.replace(b'"pay"', b'"pax"'))
     try:
         assert mallory.got("approvals.altered", now=0).header["altered"] == []
-        assert desk.got("approvals.altered", now=0).header["altered"] == [
-            waiting.request.request_id
-        ]
+        for client in (desk, approver):
+            assert client.got("approvals.altered", now=0).header["altered"] == [
+                waiting.request.request_id
+            ]
     finally:
         path.write_bytes(whole)
     now: Any
