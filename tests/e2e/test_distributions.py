@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 EXTRAS = (
     *("rego", "opa", "cedar", "keyring", "otlp", "testing", "tokens", "vault"),
-    *("fastapi", "httpx", "httpx2", "requests", "service"),
+    *("fastapi", "httpx", "httpx2", "requests", "sdk", "service"),
 )
 FOLDERS = {
     "agentguard": ROOT,

@@ -28,8 +28,9 @@ SOURCES = [
     ROOT / "integrations" / "agentguard-mcp" / "src",
 ]
 ADAPTER = Path("integrations", "agentguard-langchain", "src", "agentguard_langchain")
+MCP = Path("integrations", "agentguard-mcp", "src", "agentguard_mcp")
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
-NOT_OURS = {".git", ".venv", ".uv", "uv.lock", "dist", "build"}
+NOT_OURS = {".git", ".venv", ".environments", ".uv", "uv.lock", "dist", "build"}
 PRIVATE_KEY = re.compile(rb"-{5}BEGIN [A-Z ]*PRIVATE KEY-{5}(\\n|\s)+[A-Za-z0-9+/=]{40,}")
 
 
@@ -50,7 +51,7 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
 def test_the_import_contracts_hold():
     result = lint_imports(ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Contracts: 5 kept, 0 broken." in result.stdout
+    assert "Contracts: 6 kept, 0 broken." in result.stdout
 
 
 def test_each_broken_contract_is_found(tmp_path):
@@ -70,9 +71,11 @@ def test_each_broken_contract_is_found(tmp_path):
             file.writelines(f"\n{statement}\n" for statement in statements)
     with (tmp_path / ADAPTER / "scalars.py").open("a", encoding="utf-8") as file:
         file.write("\nfrom agentguard.errors import EncodeError as Error\n")
+    with (tmp_path / MCP / "messages.py").open("a", encoding="utf-8") as file:
+        file.write("\nfrom agentguard.signing import keys\n")
     result = lint_imports(tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert "Contracts: 0 kept, 5 broken." in result.stdout
+    assert "Contracts: 0 kept, 6 broken." in result.stdout
     for found in (
         "- agentguard.errors -> agentguard.signing.keys",
         "- agentguard.stray\n",
@@ -81,6 +84,7 @@ def test_each_broken_contract_is_found(tmp_path):
         "- agentguard.storage -> langchain_core",
         "- agentguard.cli.policy.suite -> agentguard.policy.rego.gate",
         "- agentguard_langchain.scalars -> agentguard.errors",
+        "- agentguard_mcp.messages -> agentguard.signing",
     ):
         assert re.search(found.replace("- ", r"-\s+"), result.stdout), found
 
@@ -94,6 +98,7 @@ def test_the_contract_of_adapters_forbids_all_else_of_the_core():
     allowed = {"adapters", "testing"}
     forbidden = {f"agentguard.{name}" for name in inner - allowed}
     assert {*contracts["adapters"]["forbidden_modules"]} == forbidden
+    assert {*contracts["mcp"]["forbidden_modules"]} == forbidden - {"agentguard.proof"}
 
 
 def test_each_module_says_what_it_is_and_has_a_noun_of_its_own():

@@ -31,6 +31,7 @@ MODULES = [
     "agentguard.adapters",
     "agentguard.testing",
     "agentguard_langchain",
+    "agentguard_mcp",
     pytest.param(
         "agentguard_crewai",
         marks=pytest.mark.skipif(sys.version_info >= (3, 14), reason="CrewAI's own bound"),

@@ -1,0 +1,139 @@
+"""Requests and results of MCP as JSON-RPC values: what is guarded, and what a refusal looks like.
+
+Methods are those of the revisions up to 2026-07-28. A method that nobody knows here is guarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from agentguard import AgentguardError
+from agentguard.proof.call_proof import MEMBERS
+
+LISTS: Final = frozenset(
+    {"tools/list", "resources/list", "resources/templates/list", "prompts/list"}
+)
+"""The methods that list what a server has. A proof is welcome, and may be required."""
+
+OPEN: Final = LISTS | {"initialize", "ping", "server/discover", "logging/setLevel"}
+"""The methods that run no code of a tool, and need no proof."""
+
+CODE: Final = "dev.agentguard/code"
+"""The member of a refused result's ``_meta`` with the reason code."""
+
+REQUEST: Final = "dev.agentguard/request"
+"""The member of a refused result's ``_meta`` with the id of the request for an approval."""
+
+ERROR: Final = -32010
+"""The code of a refusal as a JSON-RPC error: of the range that servers define."""
+
+OWN: Final = "mcp:"
+"""Before a method, the name under which a policy decides on a request that calls no tool."""
+
+_MODERN: Final = "2026-07-28"
+_TASKS: Final = "tasks/"
+
+
+class RefusedRequestError(AgentguardError):
+    """A request is refused, and its code did not run; the text is for the caller.
+
+    ``request_id`` is the id of the request for an approval, None where the call waits for none.
+    """
+
+    default_code = "proof.refused"
+
+    def __init__(self, message: str, *, code: str, request_id: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.request_id = request_id
+
+
+class GuardedRequest(NamedTuple):
+    """What a request asks for: the name that a policy decides on, and the arguments.
+
+    ``is_tool`` says that the name is that of a tool. Another request has the name of its method
+    behind ``mcp:``, as in ``mcp:resources/read``.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    is_tool: bool
+
+
+def is_open(method: str) -> bool:
+    """Whether a method needs no proof."""
+    return method in OPEN
+
+
+def is_proved(params: object) -> bool:
+    """Whether the parameters of a request have any member that says who calls."""
+    meta = params.get("_meta") if isinstance(params, Mapping) else None
+    return isinstance(meta, Mapping) and not MEMBERS.isdisjoint(meta)
+
+
+def without_members(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the parameters of a request without tokens and proof, for the code of the server."""
+    if params is None:
+        return None
+    meta: object = params.get("_meta")
+    if not isinstance(meta, Mapping):
+        return dict(params)
+    kept = {name: value for name, value in meta.items() if name not in MEMBERS}
+    return {**params, "_meta": kept}
+
+
+def require_no_task(method: str, params: object) -> None:
+    """Raise ``RefusedRequestError`` (``tool.unguarded``) for a task.
+
+    A task goes on after its call has ended, where no guard is.
+    """
+    is_task = isinstance(params, Mapping) and params.get("task") is not None
+    if method.startswith(_TASKS) or is_task:
+        message = "This server is guarded, and runs no tasks: call the tool without a task."
+        raise RefusedRequestError(message, code="tool.unguarded")
+
+
+def guarded_request(method: str, params: object) -> GuardedRequest:
+    """Return what a request asks for; raises ``RefusedRequestError`` (``arguments.invalid``)."""
+    given = params if isinstance(params, Mapping) else {}
+    if method != "tools/call":
+        others = {name: value for name, value in given.items() if name != "_meta"}
+        return GuardedRequest(OWN + method, others, is_tool=False)
+    name: object = given.get("name")
+    stated: object = given.get("arguments")
+    arguments = {} if stated is None else stated
+    if not isinstance(name, str) or not name or name.startswith(OWN):
+        message = f"The request names no tool, or a name that begins with {OWN}."
+        raise RefusedRequestError(message, code="arguments.invalid")
+    if not isinstance(arguments, Mapping):
+        message = "The arguments of the request are no object."
+        raise RefusedRequestError(message, code="arguments.invalid")
+    return GuardedRequest(name, arguments, is_tool=True)
+
+
+def refused_result(error: RefusedRequestError, protocol_version: str) -> dict[str, Any]:
+    """Return the result of ``tools/call`` that says that a call was refused.
+
+    A client that gets a JSON-RPC error may send the call again, up to three times.
+    """
+    result: dict[str, Any] = {
+        "content": [{"type": "text", "text": str(error)}],
+        "isError": True,
+        "_meta": refusal_of(error),
+    }
+    if protocol_version >= _MODERN:
+        result["resultType"] = "complete"
+    return result
+
+
+def refusal_of(error: RefusedRequestError) -> dict[str, Any]:
+    """Return the reason code, and the id of the request for an approval where there is one."""
+    described = {CODE: error.code}
+    if error.request_id is not None:
+        described[REQUEST] = error.request_id
+    return described
+
+
+def is_failure(result: object) -> bool:
+    """Whether a result of ``tools/call`` says that the tool failed."""
+    return isinstance(result, Mapping) and result.get("isError") is True

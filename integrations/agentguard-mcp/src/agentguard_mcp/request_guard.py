@@ -1,0 +1,267 @@
+"""``RequestGuard``: verifies, decides, logs and runs the requests of a server as JSON-RPC values.
+
+The proof of a request says who calls, for whom, and with which scope. The server's own guard then
+decides, under a delegation of the caller's principal and scope to the server's agent. ``server.py``
+puts the guard in front of a server.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import anyio.to_thread
+
+from agentguard import AgentguardError, ApprovalPending, Denied, Guard, adapters
+from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
+from agentguard.proof import CallReceiver, RequestCaller
+from agentguard_mcp import messages
+from agentguard_mcp.delegations import CallerDelegations, service_of
+from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
+
+Run = Callable[[], Awaitable[Any]]
+"""Runs the request in the server, and returns the result in the form of the wire."""
+
+
+class ToolDescription(NamedTuple):
+    """What the server says of a tool: the description and the schema of its arguments."""
+
+    description: str
+    schema: Mapping[str, Any]
+
+
+Describe = Callable[[str], Awaitable[ToolDescription | None]]
+"""Returns what the server says of the tool with a name, None for a tool that it does not list."""
+
+_LOGGER: Final = logging.getLogger("agentguard")
+_CALLER: ContextVar[RequestCaller | None] = ContextVar("agentguard_mcp_caller", default=None)
+_NOTHING: Final = ToolDescription("", MappingProxyType({}))
+
+
+def current_caller() -> RequestCaller | None:
+    """Return who has sent the request that this code serves, None outside of a guarded request."""
+    return _CALLER.get()
+
+
+def caller_name() -> str | None:
+    """Return the agent and the principal of the current caller as one text, None for no caller."""
+    caller = _CALLER.get()
+    return None if caller is None else f"{service_of(caller)} {caller.principal}"
+
+
+class RequestGuard:
+    """The guard of one server.
+
+    ``agent`` is the name of the server's agent in the configuration of ``guard``, and ``server``
+    the name of the server, from which its tools have their origin (``mcp:<server>``). With
+    ``lists_for_all`` False, a list needs a proof. Raises as ``Guard.new_agent`` does.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        receiver: CallReceiver,
+        *,
+        agent: str,
+        server: str,
+        lists_for_all: bool,
+    ) -> None:
+        self._receiver = receiver
+        self._agent = guard.new_agent(agent)
+        self._delegations = CallerDelegations(guard)
+        self._origin = f"mcp:{server}"
+        self._lists_for_all = lists_for_all
+
+    async def answer(self, method: str, params: Any, describe: Describe, run: Run) -> Any:
+        """Return the result of a request, which ``run`` runs if the caller may.
+
+        ``params`` are the parameters as they came over the wire. Raises ``RefusedRequestError``,
+        and what ``run`` raises.
+        """
+        if method in messages.LISTS:
+            return await self._list(method, params, run)
+        if messages.is_open(method):
+            return await run()
+        messages.require_no_task(method, params)
+        caller = await self._verified(method, params)
+        return await self._call(caller, method, params, describe, run)
+
+    async def _verified(self, method: str, params: Any) -> RequestCaller:
+        try:
+            return await anyio.to_thread.run_sync(self._receiver.verify, method, params)
+        except AgentguardError as error:
+            _LOGGER.warning("a request was refused: %s (%s, %s)", error, error.code, method)
+            message = f"Denied: the server could not verify the caller [{error.code}]."
+            raise RefusedRequestError(message, code=error.code) from error
+        except Exception as error:
+            # a store or a file of revocations of the application's own may raise anything
+            _LOGGER.exception("a request was refused, because its verification failed")
+            message = "Denied: the server could not verify the caller [proof.unavailable]."
+            raise RefusedRequestError(message, code="proof.unavailable") from error
+
+    async def _list(self, method: str, params: Any, run: Run) -> Any:
+        """Return a list: of tools, for a caller with a proof, those that the caller's scope has."""
+        if not messages.is_proved(params) and self._lists_for_all:
+            return await run()
+        caller = await self._verified(method, params)
+        result = await run()
+        if method != "tools/list" or not isinstance(result, Mapping):
+            return result
+        listed = result.get("tools")
+        tools = [tool for tool in listed or () if self._is_for(caller, tool)]
+        kept = {**result, "tools": tools}
+        if "cacheScope" in kept:
+            kept["cacheScope"] = "private"
+        return kept
+
+    def _is_for(self, caller: RequestCaller, tool: Any) -> bool:
+        name = tool.get("name") if isinstance(tool, Mapping) else None
+        if not isinstance(name, str):
+            return False
+        described = ToolDescription(str(tool.get("description") or ""), tool.get("inputSchema", {}))
+        return caller.scope.issuperset(self._spec(name, described).requires)
+
+    def _spec(self, name: str, described: ToolDescription) -> ToolSpec:
+        spec = ToolSpec(
+            name, described.description, described.schema, self._origin, facts=_no_facts
+        )
+        return adapters.configure_tool(self._agent, spec)
+
+    async def _call(
+        self, caller: RequestCaller, method: str, params: Any, describe: Describe, run: Run
+    ) -> Any:
+        request = messages.guarded_request(method, params)
+        described = await describe(request.name) if request.is_tool else _NOTHING
+        if described is None:
+            message = f"Denied: the server has no tool {request.name!r}."
+            raise RefusedRequestError(message, code="tool.invalid")
+        try:
+            spec = self._spec(request.name, described)
+            delegation = await anyio.to_thread.run_sync(self._delegations.of, caller)
+        except AgentguardError as error:
+            message = f"Denied: {request.name} was not run [{error.code}]."
+            _LOGGER.warning("%s was not run: %s (%s)", request.name, error, error.code)
+            raise RefusedRequestError(message, code=error.code) from error
+        invocation = self._invocation(spec, request, caller)
+        return await self._run(
+            partial(adapters.arun, self._agent.under(delegation), invocation),
+            request,
+            _Running(caller, run),
+        )
+
+    def _invocation(
+        self, spec: ToolSpec, request: GuardedRequest, caller: RequestCaller
+    ) -> Invocation:
+        declared = _properties(spec)
+        return Invocation.bind(
+            replace(spec, facts=_with_caller(spec, caller)),
+            lambda: Arguments.of(request.arguments, declared=declared),
+            CallSite(adapters.next_call_id(self._agent, spec.name)),
+        )
+
+    async def _run(
+        self,
+        arun: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+        request: GuardedRequest,
+        running: _Running,
+    ) -> Any:
+        try:
+            return await arun(running)
+        except _FailedToolError as failed:
+            return failed.result
+        except (Denied, ApprovalPending) as error:
+            if running.has_begun:  # of a guarded call within the tool
+                raise
+            raise _refusal(request.name, error) from error
+        except AgentguardError as error:
+            if running.has_begun:
+                raise
+            message = f"Denied: {request.name} was not run [{error.code}]."
+            raise RefusedRequestError(message, code=error.code) from error
+
+
+class _Running:
+    """The run of one request: notes that it has begun, and who calls."""
+
+    def __init__(self, caller: RequestCaller, run: Run) -> None:
+        self._caller = caller
+        self._run = run
+        self.has_begun = False
+
+    async def __call__(self) -> Any:
+        self.has_begun = True
+        token = _CALLER.set(self._caller)
+        try:
+            result = await self._run()
+        finally:
+            _CALLER.reset(token)
+        if messages.is_failure(result):
+            raise _FailedToolError(result)
+        return result
+
+
+class _FailedToolError(Exception):
+    """The tool has failed, and says so in its result: the log has the outcome ``error``."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("the result of the tool says that the tool failed")
+        self.result = result
+
+
+def _refusal(name: str, error: Denied | ApprovalPending) -> RefusedRequestError:
+    if isinstance(error, ApprovalPending):
+        request_id = error.request.request_id
+        message = (
+            f"Not now: {name} was not run. The call waits for an approval, request {request_id}. "
+            "Call again with the same arguments once people have answered."
+        )
+        return RefusedRequestError(message, code=error.code, request_id=request_id)
+    text = adapters.denial_text(name, error.decision)
+    return RefusedRequestError(text, code=error.decision.code)
+
+
+def _properties(spec: ToolSpec) -> tuple[str, ...]:
+    properties = spec.schema.get("properties")
+    return tuple(properties) if isinstance(properties, Mapping) else ()
+
+
+def _no_facts(_facts_input: Any) -> dict[str, Any]:
+    """Stand for the look-up that ``_with_caller`` puts here for each call."""
+    return {}
+
+
+def _with_caller(spec: ToolSpec, caller: RequestCaller) -> Callable[[Any], Awaitable[Any]]:
+    """Return a look-up of facts: those of the configuration, and the caller."""
+    configured = spec.facts
+
+    async def look_up(facts_input: Any) -> Any:
+        found: Any = {}
+        if configured is not None and inspect.iscoroutinefunction(configured):
+            found = await configured(facts_input)
+        elif configured is not None:
+            found = await anyio.to_thread.run_sync(configured, facts_input)
+        return {**found, "caller": _described(caller)} if isinstance(found, Mapping) else found
+
+    return look_up
+
+
+def _described(caller: RequestCaller) -> dict[str, Any]:
+    """Return the caller as the policy reads it (``input.caller``), and as the log keeps it."""
+    return {
+        "agent": caller.agent,
+        "principal": caller.principal,
+        "actors": list(caller.actors),
+        "scope": sorted(caller.scope),
+        "task_id": caller.task_id,
+        "isolation": caller.isolation,
+        "assurance": caller.assurance,
+        "invocation_sha256": caller.invocation_sha256,
+        "token": caller.token_jti,
+        "chain_sha256": caller.chain.sha256,
+    }

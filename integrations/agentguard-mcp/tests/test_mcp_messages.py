@@ -1,0 +1,101 @@
+"""Requests and refusals as JSON-RPC values, without an SDK."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentguard_mcp.messages import (
+    GuardedRequest,
+    RefusedRequestError,
+    guarded_request,
+    is_open,
+    is_proved,
+    refused_result,
+    require_no_task,
+    without_members,
+)
+
+META = {f"dev.agentguard/{name}": "x" for name in ("token", "credential", "chain", "proof")}
+
+
+@pytest.mark.parametrize(
+    "method", ["initialize", "ping", "server/discover", "logging/setLevel", "tools/list"]
+)
+def test_a_method_that_runs_no_code_is_open(method):
+    assert is_open(method)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "tools/call",
+        "resources/read",
+        "prompts/get",
+        "completion/complete",
+        "tasks/get",
+        "new/method",
+    ],
+)
+def test_each_other_method_is_guarded(method):
+    assert not is_open(method)
+
+
+def test_a_call_of_a_tool_is_decided_under_the_name_of_the_tool():
+    params = {"name": "pay", "arguments": {"cents": 3}, "_meta": META}
+    assert guarded_request("tools/call", params) == GuardedRequest(
+        "pay", {"cents": 3}, is_tool=True
+    )
+    assert guarded_request("tools/call", {"name": "look"}).arguments == {}
+
+
+def test_another_request_is_decided_under_its_method():
+    params = {"uri": "file:///a", "_meta": META}
+    expected = GuardedRequest("mcp:resources/read", {"uri": "file:///a"}, is_tool=False)
+    assert guarded_request("resources/read", params) == expected
+    assert guarded_request("x/y", None) == GuardedRequest("mcp:x/y", {}, is_tool=False)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        None,
+        {},
+        {"name": ""},
+        {"name": 7},
+        {"name": "mcp:resources/read"},
+        {"name": "a", "arguments": 1},
+    ],
+)
+def test_a_malformed_call_is_refused(params):
+    with pytest.raises(RefusedRequestError) as caught:
+        guarded_request("tools/call", params)
+    assert caught.value.code == "arguments.invalid"
+
+
+def test_a_task_is_refused_and_a_call_is_not():
+    for method, params in (("tasks/get", {}), ("tools/call", {"name": "a", "task": {"ttl": 1}})):
+        with pytest.raises(RefusedRequestError) as caught:
+            require_no_task(method, params)
+        assert caught.value.code == "tool.unguarded"
+    require_no_task("tools/call", {"name": "a", "task": None})
+
+
+def test_a_refused_call_is_a_result_that_says_so():
+    error = RefusedRequestError("no", code="approval.pending", request_id="a" * 32)
+    old = refused_result(error, "2025-11-25")
+    assert old == {
+        "content": [{"type": "text", "text": "no"}],
+        "isError": True,
+        "_meta": {"dev.agentguard/code": "approval.pending", "dev.agentguard/request": "a" * 32},
+    }
+    assert refused_result(error, "2026-07-28") == {**old, "resultType": "complete"}
+
+
+def test_the_code_of_a_server_gets_no_tokens():
+    params = {"name": "a", "_meta": {**META, "kept": 1}}
+    assert without_members(params) == {"name": "a", "_meta": {"kept": 1}}
+    assert without_members(None) is None
+    assert without_members({"_meta": "odd"}) == {"_meta": "odd"}
+    assert params["_meta"] == {**META, "kept": 1}
+    assert is_proved(params)
+    assert not any(map(is_proved, (None, [], {}, {"_meta": 1}, {"_meta": {"kept": 1}})))
