@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from gateway_scene import DECISION, LIMIT, code_of, gateway, settings, shown, until
 
-from agentguard import Decision
+from agentguard import Decision, Denied
 from agentguard.testing import RecordedGuard
 
 
@@ -231,3 +233,27 @@ async def test_an_error_of_the_server_is_no_error_of_the_connection(recorded):
         passed = await client.ask("tools/call", {"name": "broken", "arguments": {"text": "-32602"}})
         assert passed["error"] == {"code": -32602, "message": "it broke"}
     assert recorded.outcomes() == ["error", "error"]
+
+
+async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("s3cr3t-t0ken\n")
+    file.chmod(0o600)
+    recorded = RecordedGuard.make(
+        secrets={"GITLAB": {"file": str(file), "tools": ["mcp/start"]}},
+    )
+    given = settings(secrets={"TOKEN": "GITLAB"})
+    async with gateway(recorded, given) as client:
+        assert "TOKEN" in shown(await client.call("echo", "a"))["environment"]
+    start = recorded.policy_inputs[0]
+    assert (start["action"], start["args"]["server"]) == ("mcp/start", "files")
+    with closing(recorded.guard.reader()) as reader:
+        stored = [one.data for entry in reader.stored(0) for one in entry.attachments]
+    assert stored
+    assert not [data for data in stored if b"s3cr3t" in data]
+    assert [entry.kind for entry in recorded._entries()].count("secret") == 1
+    recorded.decide = lambda _call: Decision.deny("no server starts")
+    with pytest.raises(Denied):
+        async with gateway(recorded, given) as client:
+            await client.next()
+    recorded.guard.close()

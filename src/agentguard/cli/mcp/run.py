@@ -75,6 +75,7 @@ def run(
         delegated=scope.delegated,
         scope=scope.visible,
         environment=package.environment(os.environ, (*table.env, *(env or ()))),
+        secrets=table.secrets,
         timeout=table.timeout,
         recheck=table.recheck,
         wait=table.wait,

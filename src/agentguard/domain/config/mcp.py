@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +28,9 @@ class McpConfig:
     calls, for ``principal`` or on its own authority. ``scope`` is what the principal delegates,
     empty for all that the principal's roles allow. ``prefix`` stands before the name of each of the
     server's tools in the policy and the log. ``tools`` are patterns of the tools that a client
-    sees, None for all. ``env`` names the variables that the server gets. ``pins`` is the file of
-    the pinned tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in seconds.
+    sees, None for all. ``env`` names the variables that the server gets, and ``secrets`` has the
+    variables that hold a secret, each with the secret's name. ``pins`` is the file of the pinned
+    tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in seconds.
     """
 
     command: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class McpConfig:
     prefix: str = ""
     tools: tuple[str, ...] | None = None
     env: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
     pins: Path | None = None
     timeout: float = TIMEOUT
     recheck: int = 0
@@ -82,6 +84,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         prefix=table.text("prefix", ""),
         tools=table.texts("tools", None),
         env=table.texts("env", ()),
+        secrets=table.mapping("secrets") or {},
         pins=resolve(pins) if pins else None,
         timeout=table.seconds("timeout", TIMEOUT),
         recheck=table.number("recheck") or 0,

@@ -14,7 +14,16 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol
 
-from agentguard import Agent, AgentguardError, ApprovalPending, Decision, Delegation, Denied, Guard
+from agentguard import (
+    Agent,
+    AgentguardError,
+    ApprovalPending,
+    Decision,
+    Delegation,
+    Denied,
+    Guard,
+    secret,
+)
 from agentguard.adapters import (
     Arguments,
     CallOptions,
@@ -24,12 +33,12 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers
-from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, Catalog
+from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 
-GUARDED: Final = frozenset({"tools/call", *METHODS})
+GUARDED: Final = frozenset({"tools/call", *METHODS} - {START})
 """The methods that run code of the server, and of which each request is a guarded call."""
 
 _MEMBERS: Final = {
@@ -49,7 +58,7 @@ class Ask(Protocol):
     Raises ``TimeoutError`` and ``UpstreamLostError``.
     """
 
-    def __call__(self, method: str, params: dict[str, Any]) -> Awaitable[Message]:
+    def __call__(self, method: str, params: dict[str, Any], /) -> Awaitable[Message]:
         """Ask the server."""
 
 
@@ -86,6 +95,39 @@ class Calls:
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
         self._listed_at = None
+
+    async def start(self) -> dict[str, str]:
+        """Return the variables of the server that hold secrets, by a guarded call of its own.
+
+        The secrets are those of the settings. The policy decides on the call ``mcp/start``, and
+        each release is on record. Raises ``Denied``, ``ApprovalPending`` once the wait for an
+        answer is over, and ``SecretError``.
+        """
+        settings = self._settings
+        if not settings.secrets:
+            return {}
+        spec, refused = self.catalog.method(START)
+        agent, failed = await self._under_delegation()
+        arguments = {"server": settings.server, "command": list(settings.command)}
+        released: dict[str, str] = {}
+
+        async def run() -> None:
+            for variable, name in settings.secrets.items():
+                released[variable] = await asyncio.to_thread(secret, name)
+
+        while True:
+            site = CallSite(next_call_id(agent, spec.name))
+            bind = partial(Arguments.of, arguments, declared=arguments)
+            invocation = Invocation.bind(spec, bind, site, shared=False)
+            if refused or failed:
+                invocation = replace(invocation, refusal=refused or failed)
+            try:
+                await arun(agent, invocation, run, _OPTIONS)
+            except ApprovalPending as waiting:
+                if not await self._approved(waiting):
+                    raise
+            else:
+                return released
 
     async def answer(
         self, request: Message, forward: Callable[[Message], Awaitable[Message]]

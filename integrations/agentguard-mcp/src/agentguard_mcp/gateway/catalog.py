@@ -21,10 +21,24 @@ from agentguard_mcp.gateway.settings import Settings
 MAX_TOOLS: Final = 2_000
 """The most tools of a server; each takes memory for as long as the gateway runs."""
 
+START: Final = "mcp/start"
+"""The name of the guarded call that starts a server with secrets."""
+
 METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "resources/read": (
         "Read a resource of an MCP server.",
         {"type": "object", "properties": {"uri": {"type": "string"}}, "required": ["uri"]},
+    ),
+    START: (
+        "Start an MCP server with secrets in its environment.",
+        {
+            "type": "object",
+            "properties": {
+                "server": {"type": "string"},
+                "command": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["server", "command"],
+        },
     ),
     "prompts/get": (
         "Get a prompt of an MCP server.",
@@ -35,7 +49,7 @@ METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
 }
-"""The methods beside ``tools/call`` that are guarded, each as a tool: description and schema."""
+"""What is guarded beside ``tools/call``, each as a tool: description and schema."""
 
 
 class Catalog:
@@ -110,7 +124,7 @@ class Catalog:
         return spec if isinstance(spec, ToolSpec) else self._bare(name)
 
     def method(self, name: str) -> tuple[ToolSpec, Decision | None]:
-        """Return the specification of a guarded method, and why each call of it is refused."""
+        """Return the specification of one of ``METHODS``, and why each call of it is refused."""
         if name not in self._methods:
             description, schema = METHODS[name]
             self._methods[name] = self._configured(name, description, schema)

@@ -23,7 +23,9 @@ class Settings:
     before the name of each tool in the policy and the log. ``pins`` are the pinned tools, None
     where no tool is pinned. ``tools`` are the patterns (``git_*``) of the tools that the client may
     see and call, None for all. ``scope`` is the largest scope of the agent, None where
-    this process does not know it. ``environment`` is the whole environment of the server.
+    this process does not know it. ``environment`` is the whole environment of the server,
+    but for ``secrets``: the variables that hold a secret, each with the name of the secret in
+    ``[secrets]``.
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
     tools counts for a call; 0 asks the server before each call. ``wait`` is the number of seconds
     for which a call waits for an approval before the client is told that the call is pending.
@@ -40,6 +42,7 @@ class Settings:
     tools: tuple[str, ...] | None = None
     scope: frozenset[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
     timeout: float = TIMEOUT
     recheck: float = 0.0
     wait: float = 0.0

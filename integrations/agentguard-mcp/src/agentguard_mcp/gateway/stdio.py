@@ -84,11 +84,16 @@ async def serve(
 
     Returns 1 where the server ended or broke the protocol, and 0 otherwise. A call that runs at the
     end is in the log with the outcome ``unknown``. Raises ``ConfigError`` for a server that can't
-    be started, and what ``Guard.new_agent`` raises.
+    be started, and what ``Guard.new_agent`` and ``Calls.start`` raise.
     """
-    agent = await asyncio.to_thread(guard.new_agent, settings.agent)
-    upstream = await Upstream.start(settings)
-    relay = Relay(settings, _Client(writer), upstream, partial(Calls, guard, agent, settings))
+    try:
+        agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+        make_calls = partial(Calls, guard, agent, settings)
+        upstream = await Upstream.start(settings, await make_calls(_nobody).start())
+    except BaseException:
+        writer.close()
+        raise
+    relay = Relay(settings, _Client(writer), upstream, make_calls)
     from_client = asyncio.ensure_future(_from_client(relay, reader))
     from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
@@ -109,6 +114,11 @@ async def serve(
             await asyncio.wait_for(writer.drain(), GRACE)
         writer.close()
         await upstream.end(at_once=is_lost)
+
+
+async def _nobody(_method: str, _params: dict[str, Any]) -> Message:
+    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
+    raise UpstreamLostError
 
 
 async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 from agentguard import ConfigError
@@ -25,6 +26,7 @@ MAX_UNREAD: Final = 2 * MAX_LINE
 """The most bytes that wait for a process that does not read, before the process counts as lost."""
 
 _CHUNK: Final = 1 << 20
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER")
 """The variables that a server gets in any case: they say where and in which language it runs."""
@@ -45,14 +47,17 @@ class Upstream:
         self.output: asyncio.StreamReader = process.stdout
 
     @classmethod
-    async def start(cls, settings: Settings) -> Upstream:
-        """Start the server; raises ``ConfigError`` for a command that can't be started."""
+    async def start(cls, settings: Settings, secrets: Mapping[str, str] = _NONE) -> Upstream:
+        """Start the server with the variables ``secrets`` beside those of the settings.
+
+        Raises ``ConfigError`` for a command that can't be started.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
                 *settings.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=dict(settings.environment),
+                env={**settings.environment, **secrets},
                 limit=MAX_LINE,
                 start_new_session=True,  # Ctrl-C is for the gateway, which ends the server
             )
