@@ -100,6 +100,22 @@ def test_headers_that_no_caller_sends_are_refused(service, headers):
     assert service.http.get("/healthz").is_success
 
 
+QUERIES = ["%00", "a=%ff", "a=b&a=c", "=", "x" * 8000, "grant_type=client_credentials", "%"]
+
+
+def test_a_query_that_no_caller_sends_changes_nothing(service, key, credential):
+    caller = Caller(service, key, credential)
+    for query in QUERIES:
+        for path in set(PATHS).difference(POSTED):
+            whole = service.http.get(f"{path}?{query}")
+            assert whole.json() == service.http.get(path).json()
+        for path in POSTED:
+            for schemes in schemes_of(path):
+                given = caller.headers(path, schemes)
+                settled(service.http.post(f"{path}?{query}", content=b"", headers=given))
+    assert service.exchange(key, credential).is_success
+
+
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "X"]
 )
