@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from keycloak import Keycloak, Realm
+from keycloak import AUDIENCE, Keycloak, Realm
 from token_issuer import b64
 from token_service import PAYMENTS, Key, Service, claims, served
 
+from agentguard import AgentguardError, Decision, Guard
 from agentguard.signing import jws
 from agentguard.signing.canonical import dumps
 
@@ -107,6 +108,31 @@ def test_keycloak_asks_for_no_proof_and_gives_what_the_user_may(realm, token_for
     assert got["token_type"] == "Bearer"
     assert claims(got["access_token"])["realm_access"]["roles"] == ["reader"]
     assert "read" not in got["scope"].split()
+
+
+def test_an_audience_of_its_own_keeps_a_granted_token_out(realm, token_for):
+    """The client's tokens have the audience ``agentguard``, as those of users have."""
+    got = granted(realm, token_for(realm.issuer, scope="read")).json()["access_token"]
+    for audience, code in ((AUDIENCE, None), ("support-app", "jwt.audience")):
+        issuer = {
+            "issuer": realm.issuer,
+            "jwks_url": realm.jwks_url,
+            "audience": [audience],
+            "algorithms": ["RS256"],
+            "users": {"claim": "preferred_username"},
+        }
+        config: dict[str, Any] = {"agents": {"clerk": {}}, "issuers": {"acme": issuer}}
+        with Guard.ephemeral(lambda _call: Decision.allow(), config=config) as guard:
+            assert code_of(guard, got) == code
+
+
+def code_of(guard: Guard, token: str) -> str | None:
+    """Return the code of a refusal, None where the user lends more than the token's scope."""
+    try:
+        guard.delegate(subject_token=token, scope=["read", "write"])
+    except AgentguardError as error:
+        return error.code
+    return None
 
 
 def test_a_token_that_the_service_has_not_signed_for_the_realm_is_no_grant(realm, token_for):
