@@ -211,6 +211,8 @@ def test_the_client_of_the_library_asks_and_so_does_its_twin(service):
     assert token not in repr((own, twin))
 
 
-def test_the_log_with_the_evaluations_verifies(service):
+def test_an_evaluation_is_no_call_and_the_log_verifies(service, key, token, uri):
+    before = service.place.calls()
+    assert service.evaluate(key, uri, token).json()["decision"] is True
+    assert service.place.calls() == before
     assert service.place.verify().problems == ()
-    assert service.place.calls() == []
