@@ -30,6 +30,20 @@ def add(place, text: str) -> None:
     path.write_text(f"{path.read_text('utf-8')}\n{text}", "utf-8")
 
 
+def test_an_edit_that_the_server_has_not_loaded_is_a_warning(founded):
+    add(founded, f"[clients.reviewer]\nuid = {OTHER}\nagents = ['clerk']")
+    founded.start()
+    assert checks(founded)["server"][0] == "ok"
+    add(founded, "vouches_for = ['user:alice']")
+    status, what = checks(founded)["server"]
+    assert (status, "of the configuration: run agentguard server reload" in what) == ("warn", True)
+    policy = founded.folder / "authz.rego"
+    policy.write_text(policy.read_text("utf-8") + "\n# more\n", "utf-8")
+    assert "of the configuration and of the policy:" in checks(founded)["server"][1]
+    assert command(founded, founded.folder, "server", "reload").returncode == 0
+    assert checks(founded)["server"][0] == "ok"
+
+
 @pytest.fixture
 def client(founded):
     """The folder of a client's program, whose configuration has one table."""

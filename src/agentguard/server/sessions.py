@@ -121,6 +121,7 @@ class Sessions:
         """Return the figures, and the clients, connections and calls but those of ``asking``."""
         with self.lock:
             sessions = [one for one in self._sessions.values() if one is not asking]
+        ports = self._parts.runtime.current_ports()
         return {
             **self.figures.as_json(),
             "clients": len(sessions),
@@ -130,6 +131,8 @@ class Sessions:
             "in_doubt_before": self._earlier.count(),
             "draining": self.is_draining,
             "isolation": dict(Counter(one.isolation for one in sessions)),
+            "config_sha256": ports.config_sha256,
+            "policy_sha256": ports.engine.policy_sha256,
         }
 
     def join(self, handle: str | None, peer: Peer, token: object) -> Session:

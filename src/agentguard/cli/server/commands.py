@@ -33,8 +33,9 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     (seconds), requests, denials and in_doubt (calls of clients that were lost), each since the
     start, in_doubt_before (calls in doubt from before the start that nobody has settled; 1000 for
     so many or more, null until they are counted), clients, connections, calls (under way),
-    draining, isolation (how many clients by their isolation). All calls in doubt: agentguard audit
-    list --in-doubt. Exit code 2 if the server does not answer.
+    draining, isolation (how many clients by their isolation), config_sha256 and policy_sha256 (of
+    what the server has loaded; the latter null for a policy elsewhere). All calls in doubt:
+    agentguard audit list --in-doubt. Exit code 2 if the server does not answer.
     """
     answer = _ask(config, {"op": "status"})
     if json:
@@ -45,7 +46,7 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
 def _shown(name: str, value: Any) -> str:
     if value is None:
-        return "not counted yet"
+        return "not known" if name == "policy_sha256" else "not counted yet"
     if name == "uptime":
         return str(timedelta(seconds=value))
     if isinstance(value, dict):

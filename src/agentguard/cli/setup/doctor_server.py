@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import client_side
@@ -20,8 +21,10 @@ from agentguard.client import dial
 from agentguard.client.connection import Greeting
 from agentguard.client.link import Link
 from agentguard.domain.config import Config, client_agents, rights
+from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.errors import AgentguardError
+from agentguard.signing import canonical
 from agentguard.wire.peer import ROOT
 
 _CHECK: Final = "server"
@@ -65,13 +68,40 @@ def _answer(server: ServerConfig, settings: Config, *, own: bool) -> Finding:
         link = Link(dial.inherited() or dial.at(server.address), timeout=server.timeout)
         try:
             greeting = link.connect()
+            looks_after = own and greeting.isolation == "same-user"
+            loaded = link.request({"op": "status"}).header if looks_after else {}
         finally:
             link.close()
     except AgentguardError as error:
         # before the start of a server, its configuration may be sound
         is_absent = own and error.code == "server.unreachable"
         return Finding("warn" if is_absent else "fail", _CHECK, str(error))
-    return _isolation(greeting, settings, own=own)
+    return _edited(loaded, settings) or _isolation(greeting, settings, own=own)
+
+
+def _edited(loaded: Mapping[str, Any], settings: Config) -> Finding | None:
+    """Say that the server goes by an earlier configuration or policy; None where it does not.
+
+    ``loaded`` is the server's status, empty for a process that may not see the status.
+    """
+    edited: list[str] = []
+    if loaded and loaded.get("config_sha256") != canonical.sha256_hex(settings.encoded):
+        edited.append("the configuration")
+    with suppress(AgentguardError):  # another check says what is wrong with the policy
+        if loaded and loaded.get("policy_sha256") != _policy_sha256(settings):
+            edited.append("the policy")
+    if not edited:
+        return None
+    what = (
+        f"it answers, and goes by an earlier version of {' and of '.join(edited)}: run agentguard "
+        "server reload"
+    )
+    return Finding("warn", _CHECK, what)
+
+
+def _policy_sha256(settings: Config) -> str | None:
+    with closing(configured_engine(settings)) as engine:
+        return engine.policy_sha256
 
 
 def _isolation(greeting: Greeting, settings: Config, *, own: bool) -> Finding:
