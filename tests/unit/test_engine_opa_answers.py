@@ -312,4 +312,4 @@ def test_a_guard_that_is_closed_has_no_connections(opa):
             guard.new_agent("coder").call(open_pr)
         assert connections(server.port)
     assert not connections(server.port)
-    assert engine is runtime_of(guard)._engine
+    assert engine is runtime_of(guard)._setup.engine
