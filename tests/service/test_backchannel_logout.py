@@ -73,9 +73,9 @@ def test_a_receiver_with_the_file_of_restrictions_learns_of_a_log_out(service, k
     assert of_kept() is None  # the twin
 
 
-def test_a_client_of_the_guard_server_acts_no_more(service):
-    gone, kept = LogIn(service), LogIn(service)
-    with service.place.connect() as guard:
+def test_a_client_of_the_guard_server_acts_no_more(programs):
+    with served(programs) as service, service.place.connect() as guard:
+        gone, kept = LogIn(service), LogIn(service)
         agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
         lent = [guard.delegate(subject_token=one.token(), scope=["read"]) for one in (gone, kept)]
         assert [agent.under(one).call(tool) for one in lent] == ["noted", "noted"]

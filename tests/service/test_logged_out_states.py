@@ -163,3 +163,16 @@ def test_the_list_of_the_log_says_who_has_logged_out(scene):
     listed = run(["audit", "list", "--kind", "logout", "--json"], env={}, cwd=scene.folder)
     (row,) = (loads_object(line.encode()) for line in listed.stdout.splitlines())
     assert row["reason"] == f"{ISSUER} has ended the log-in {gone.sid} of {gone.sub}"
+
+
+def test_token_verify_knows_of_a_log_out(scene):
+    gone, kept = scene.log_in(), scene.log_in()
+    with scene.open() as guard:
+        files = []
+        for one in (gone, kept):
+            files.append(scene.folder / f"{one.sid}.json")
+            files[-1].write_bytes(lent(guard, one.token()).dumps())
+        assert said(sent(scene.parts(guard), gone.logout_token())) == (200, "")
+    first, second = (run(["token", "verify", file], env={}, cwd=scene.folder) for file in files)
+    assert "delegation.logged_out" in first.stdout + first.stderr
+    assert (first.returncode, second.returncode) == (1, 0)  # the twin

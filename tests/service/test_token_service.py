@@ -25,7 +25,6 @@ def test_the_metadata_names_the_endpoints_that_there_are(service):
     paths = {place.path for place in ROUTES}
     named = {value for value in metadata.values() if str(value).startswith(f"{service.url}/")}
     assert {url.removeprefix(service.url) for url in named} <= paths
-    assert "revocation_endpoint" not in metadata  # a revocation needs the administrator's key
 
 
 def test_the_description_has_each_route_and_no_other(service):

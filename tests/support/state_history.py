@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from embedded_parts import runtime_of
+from given_up import give_up
 from state_scene import BRIEFLY, PASSPHRASE, SERVER, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard, ReceiverLog
@@ -136,6 +137,7 @@ def _use(first: Guard, second: Guard, scene: Scene) -> None:
             scene.make(first, call)
     with suppress(LeftError):
         scene.make(first, LEFT, ending=LeftError())
+    give_up(first, scene.agent(first, "worker").under(first.resume(scene.lent["plain"])))
     for call in (DIED, RESOLVED, UNDONE):
         _die(call, scene)
     _keep_run(first, scene, "first")

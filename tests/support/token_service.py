@@ -153,6 +153,22 @@ class Service:
         sent = urlencode({name: value for name, value in form.items() if value is not None}, True)
         return self.http.post("/token", content=sent, headers=given)
 
+    def revoke(
+        self,
+        key: Key,
+        credential: str,
+        token: str,
+        headers: dict[str, str] | None = None,
+        **given: str,
+    ) -> httpx.Response:
+        """Have an instance give a token up; ``given`` are further parameters."""
+        sent = {
+            "Workload-Identity-Token": credential,
+            "DPoP": key.proof(f"{self.url}/revoke", token),
+            **(headers or {}),
+        }
+        return self.http.post("/revoke", data={"token": token, **given}, headers=sent)
+
     def log_out(self, token: str | None = None, **claims: Any) -> httpx.Response:
         """Say that a user has logged out, with a log-out token or with one of these claims."""
         sent = self.provider.logout_token(**claims) if token is None else token

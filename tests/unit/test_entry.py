@@ -8,7 +8,7 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry, evaluations, http_requests, logouts, records
+from agentguard.audit import entry, evaluations, http_requests, logouts, records, surrenders
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.evaluations import Basis
 from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
@@ -121,6 +121,11 @@ def built(signer):
         "revocation": records.revocation(signer, "agent:a", note="", at=AT),
         "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
         "logout": logouts.record("a.b.c", at=AT),
+        "surrender": surrenders.record(
+            chain_issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32).hops[0].token,
+            "a.b.c",
+            at=AT,
+        ),
         "adoption": records.adoption(signer, "acme.example", lost=[], note="", at=AT),
         "evaluation": evaluations.evaluation(
             signer,
@@ -161,6 +166,7 @@ KINDS = [
     "revocation",
     "freeze",
     "logout",
+    "surrender",
     "adoption",
     "evaluation",
 ]

@@ -14,7 +14,15 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import approval_checks, evaluations, logouts, statements, summary
+from agentguard.audit import (
+    approval_checks,
+    evaluations,
+    late_calls,
+    logouts,
+    statements,
+    summary,
+    surrenders,
+)
 from agentguard.audit.adoption import Adoption, check_adoption
 from agentguard.audit.ahead import ReadEntry, Reading
 from agentguard.audit.approval_checks import RequestDigests
@@ -83,6 +91,7 @@ class ContentsVerifier:
     adoptions: list[tuple[int, Adoption]] = field(default_factory=list)
     call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     logouts: list[LoggedOut] = field(default_factory=list)
+    surrenders: list[tuple[str, int]] = field(default_factory=list)
     latest_calls: dict[str, LatestCall] = field(default_factory=dict)
     open_calls: dict[str, OpenCall] = field(default_factory=dict)
     observed_calls: int = 0
@@ -157,7 +166,7 @@ class ContentsVerifier:
                 return _Content(self._release(entry))
             case "evaluation":
                 return _Content(self._evaluation(entry, at))
-            case "identity" | "delegation" | "request" | "resolution" | "erasure":
+            case "identity" | "delegation" | "surrender" | "request" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
         self._announcement(index, entry)
         return _Content(Summary(entry.kind, entry.at))
@@ -180,6 +189,10 @@ class ContentsVerifier:
                 chain = statements.check_delegation(entry, self.trust, at)
                 self._chains[chain.sha256] = chain
                 return summary.of_delegation(chain.leaf, at=entry.at)
+            case "surrender":
+                surrender = surrenders.read(entry)
+                self.surrenders.append((surrender.jti, at))
+                return surrender.summary
             case "request":
                 request_summary = approval_checks.summary_of_request(entry)
                 self.requests.append((approval_checks.read_request(entry), request_summary))
@@ -252,8 +265,8 @@ class ContentsVerifier:
                 self.approvals += [(request, index) for request in requests]
             if chain is not None and "replay_of" not in entry.members:
                 self.call_counts.update(chain.limits)
-            if chain is not None and chain.root.subject_token is not None:
-                self.latest_calls[chain.sha256] = LatestCall(at, index, chain.names)
+            if chain is not None:
+                self._note_latest(chain, at, index)
             subject = call.invocation_sha256
             self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
             self._releases.begin(call, index, chain)
@@ -278,6 +291,11 @@ class ContentsVerifier:
             raise VerificationError("a configuration or policy that no entry before it announces")
         if self._modes.get(call.config_sha256) != call.mode:
             raise VerificationError("the policy was asked in another mode than is configured")
+
+    def _note_latest(self, chain: Chain, at: int, index: int) -> None:
+        before = self.latest_calls.get(chain.sha256)
+        names = late_calls.names_of(chain) if before is None else before.names
+        self.latest_calls[chain.sha256] = LatestCall(at, index, names)
 
     def _require_first(self, what: str, sha256: str) -> None:
         digest = bytes.fromhex(sha256)  # half the size of the text, for many calls

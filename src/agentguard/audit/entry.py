@@ -121,6 +121,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
     "logout": frozenset({"token"}),
+    "surrender": frozenset({"hop", "proof"}),
     "adoption": frozenset({"statement"}),
     "evaluation": frozenset({"statement"}),
 }

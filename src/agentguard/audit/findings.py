@@ -38,15 +38,15 @@ class LoggedOut(NamedTuple):
 
 
 class LatestCall(NamedTuple):
-    """The latest authorised call of a shard under a chain of a user who came with a token.
+    """The latest authorised call of a shard under a chain.
 
     ``at`` is the time of the call in seconds since the epoch, ``place`` the index of the
-    authorization, and ``names`` are the chain's.
+    authorization, and ``names`` are those by which a log-out or a surrender ends the chain.
     """
 
     at: int
     place: int
-    names: frozenset[str]
+    names: tuple[str, ...]
 
 
 class OpenCall(NamedTuple):
@@ -113,4 +113,7 @@ class ShardReport:
     """The log-outs in this shard."""
 
     latest_calls: tuple[LatestCall, ...] = ()
-    """Of each chain of a user who came with a token, the latest authorised call in this shard."""
+    """Of each chain, the latest authorised call in this shard."""
+
+    surrenders: tuple[tuple[str, int], ...] = ()
+    """The hops that were given up in this shard, each with the time of its entry in seconds."""

@@ -1,8 +1,8 @@
 """The restrictions: how the entries of all shards together restrict later calls.
 
 ``Restrictions`` holds the revocations, the freeze, the used approvals, the calls made under a
-limit, the calls that must not run twice, the log-outs of users, and the newest time. The waiting
-requests are here, too.
+limit, the calls that must not run twice, the log-outs of users, the delegations that were given up,
+and the newest time. The waiting requests are here, too.
 ``restrictions_builder.py`` builds the restrictions from entries; ``storage/restrictions_file.py``
 stores them.
 """
@@ -25,6 +25,12 @@ BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 
 LOGGED_OUT: Final = "the user has logged out since: a new log-in lets the agent act again"
 """The reason of each denial because of a log-out."""
+
+SURRENDERED: Final = "the agent, or one before it in the chain, has given the delegation up"
+"""The reason of each denial because of a surrender."""
+
+EXPIRY_SLACK: Final = 24 * 3600
+"""Seconds for which an expired item stays, because a process may have a slow clock."""
 
 _LAST_SEQUENCE: Final = 2**48
 """The highest ``sequence`` of a freeze that counts.
@@ -88,6 +94,7 @@ class Restrictions(NamedTuple):
 
     - ``revoked``: the names that an administrator has revoked.
     - ``logouts``: which log-ins of users have ended, by the keys of ``LogOut.keys``.
+    - ``surrendered``: the hops that their holders have given up, by id, each with its end.
     - ``sequence``: the number of the newest freeze or thaw.
     - ``frozen``: whether every call is denied until a thaw.
     - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
@@ -119,6 +126,7 @@ class Restrictions(NamedTuple):
     read: Mapping[int, ReadPlace] = MappingProxyType({})
     malformed: int = 0
     logouts: Mapping[str, Ended] = MappingProxyType({})
+    surrendered: Mapping[str, int] = MappingProxyType({})
 
     def with_revoked(self, name: str) -> Restrictions:
         """Return restrictions that also revoke ``name``."""
@@ -129,13 +137,22 @@ class Restrictions(NamedTuple):
         ended = Ended(logout.issued_at, received_at)
         return self._replace(logouts=_joined(self.logouts, dict.fromkeys(logout.keys, ended)))
 
-    def without_old_logouts(self) -> Restrictions:
-        """Return the restrictions without log-outs whose log-ins can't count any more."""
-        if not self.logouts:
+    def with_surrendered(self, jti: str, expires_at: int) -> Restrictions:
+        """Return restrictions that end a hop, which ends by itself at ``expires_at``."""
+        return self._replace(surrendered={**self.surrendered, jti: expires_at})
+
+    def without_ended(self) -> Restrictions:
+        """Return the restrictions without log-outs and surrenders of what has ended by itself."""
+        if not self.logouts and not self.surrendered:
             return self
-        past = parse_time(self.newest) - login.KEPT
-        kept = {key: one for key, one in self.logouts.items() if one.received_at >= past}
-        return self if len(kept) == len(self.logouts) else self._replace(logouts=kept)
+        newest = parse_time(self.newest)
+        logouts = {
+            key: one for key, one in self.logouts.items() if one.received_at >= newest - login.KEPT
+        }
+        surrendered = {
+            jti: end for jti, end in self.surrendered.items() if end >= newest - EXPIRY_SLACK
+        }
+        return self._replace(logouts=logouts, surrendered=surrendered)
 
     def has_ended(self, logout: LogOut) -> bool:
         """Whether a log-out is known that ends all that this log-out ends."""
@@ -149,17 +166,18 @@ class Restrictions(NamedTuple):
         return self._replace(sequence=sequence, frozen=frozen)
 
     def joined(self, other: Restrictions) -> Restrictions:
-        """Add the revocations, log-outs, erasures and freeze of ``other``; the later time wins."""
+        """Add what denies calls in ``other``, but for used approvals; the later time counts."""
         union = self._replace(
             revoked=self.revoked | other.revoked,
             logouts=_joined(self.logouts, other.logouts),
+            surrendered={**self.surrendered, **other.surrendered},
             erased=self.erased | other.erased,
             newest=max(self.newest, other.newest),
         )
-        return union.with_freeze(other.sequence, frozen=other.frozen).without_old_logouts()
+        return union.with_freeze(other.sequence, frozen=other.frozen).without_ended()
 
     def with_refusals(self, other: Restrictions) -> Restrictions:
-        """Add the revocations, log-outs, erasures, freeze and used approvals of ``other``.
+        """Add the revocations, log-outs, surrenders, erasures, freeze and used approvals.
 
         Somebody with a stolen key of the log may have signed ``other``: it thaws nothing, sets no
         time and counts no calls. The ``sequence`` of ``other`` counts: a running process may have
@@ -170,6 +188,7 @@ class Restrictions(NamedTuple):
         union = self._replace(
             revoked=self.revoked | other.revoked,
             logouts=_joined(self.logouts, other.logouts),
+            surrendered={**self.surrendered, **other.surrendered},
             erased=self.erased | other.erased,
             used={**other.used, **self.used},
         )
@@ -186,6 +205,8 @@ class Restrictions(NamedTuple):
             return "domain.frozen", f"all calls are frozen: {THAW}"
         if self.logouts and login.any_ended(names, self.logouts):
             return "delegation.logged_out", LOGGED_OUT
+        if self.surrendered and not self.surrendered.keys().isdisjoint(names):
+            return "delegation.surrendered", SURRENDERED
         if self.revoked.isdisjoint(names):
             return None
         revoked = min(self.revoked & names)

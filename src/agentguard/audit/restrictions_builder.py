@@ -12,11 +12,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
-from agentguard.audit import approval_checks, logouts, statements
+from agentguard.audit import approval_checks, logouts, statements, surrenders
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.audit.restrictions import (
+    EXPIRY_SLACK,
     CallCount,
     CallLimit,
     PendingRequest,
@@ -30,15 +31,13 @@ from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, TrustedKey
 
-_EXPIRY_SLACK: Final = 24 * 3600
-"""Seconds for which an expired item stays, because a process may have a slow clock."""
-
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _ALWAYS: Final = tuple(
     f'"kind":"{kind}"'.encode()
     for kind in (
         "revocation",
         "logout",
+        "surrender",
         "freeze",
         "request",
         "delegation",
@@ -121,6 +120,9 @@ class RestrictionsBuilder:
             case "logout":
                 logout = logouts.read(entry)
                 self._base = self._base.with_logout(logout, parse_time(entry.at))
+            case "surrender":
+                given_up = surrenders.read(entry)
+                self._base = self._base.with_surrendered(given_up.jti, given_up.expires_at)
             case "revocation" | "freeze" | "resolution" | "erasure":
                 self._admin_statement(entry)
 
@@ -211,7 +213,7 @@ class RestrictionsBuilder:
     def restrictions(self) -> Restrictions:
         """The restrictions so far, without what has expired for more than a day."""
         newest = self._newest.decode()
-        past = parse_time(newest) - _EXPIRY_SLACK
+        past = parse_time(newest) - EXPIRY_SLACK
         chains = {
             sha256: limits
             for sha256, limits in self._chains.items()
@@ -230,7 +232,7 @@ class RestrictionsBuilder:
             names=names._replace(added=names.added | self._new_names) if self._new_names else names,
             read=dict(self._read),
             malformed=self._malformed,
-        ).without_old_logouts()
+        ).without_ended()
 
     def _still_open(self, chains: Mapping[str, object]) -> Iterator[tuple[str, UnsettledCall]]:
         for sha256, call in self._unsettled.items():

@@ -126,6 +126,7 @@ class ShardVerifier:
             observed_calls=contents.observed_calls,
             adoptions=tuple(contents.adoptions),
             logouts=tuple(contents.logouts),
+            surrenders=tuple(contents.surrenders),
             latest_calls=tuple(contents.latest_calls.values()),
         )
 

@@ -103,6 +103,7 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "delegation.revoked": _operator(
         "nobody can undo a revocation: let the principal lend again, or give the agent another name"
     ),
+    "delegation.surrendered": _AGENT,
     "domain.frozen": _operator(THAW),
     "engine.credential": _operator("set token_file or token_variable in [policy]"),
     "engine.disconnected": _operator(

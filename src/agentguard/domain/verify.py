@@ -22,8 +22,8 @@ from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
 from agentguard.audit.find import entries_of_call, read_entry_of_kind
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
+from agentguard.audit.late_calls import late_calls
 from agentguard.audit.log import LogReader
-from agentguard.audit.logouts import late_calls
 from agentguard.audit.registry import verify_registry
 from agentguard.audit.resolutions import ResolutionVerifier
 from agentguard.audit.summary import Search

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agentguard.errors import DelegationError
 from agentguard.identity.login import LogOut
@@ -35,6 +35,9 @@ class Revocations(Protocol):
 
     def has_ended(self, logout: LogOut) -> bool:
         """Whether the log is known to have a log-out that ends all that this log-out ends."""
+
+    def surrender_of(self, jti: str) -> Literal["new", "known", "full"]:
+        """Whether a hop is known to be given up; ``full`` where no further hop can be."""
 
     def publish(self) -> None:
         """Have every process of the state learn, before this returns, what the log has by now.

@@ -49,6 +49,7 @@ _STATUSES: Final = {
     "delegation.logged_out": 403,
     "proof.unrecorded": 503,
     "delegation.revoked": 403,
+    "delegation.surrendered": 403,
     "domain.frozen": 403,
 }
 """The status of an answer by the reason code; for others see ``_status``."""

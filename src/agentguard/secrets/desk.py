@@ -29,7 +29,12 @@ from agentguard.signing.keys import Secret
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
-_REFUSALS: Final = ("delegation.revoked", "delegation.logged_out", "domain.frozen")
+_REFUSALS: Final = (
+    "delegation.revoked",
+    "delegation.logged_out",
+    "delegation.surrendered",
+    "domain.frozen",
+)
 
 _Proving = Callable[[Prover, str], tuple[RequestProof, ProofRecord]]
 """Proves a request, with the prover and the digest of the call's invocation."""

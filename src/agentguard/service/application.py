@@ -29,6 +29,7 @@ from agentguard.service.metadata import health, keys, metadata
 from agentguard.service.openapi import describe
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import MAX_BODY, Request, read_headers
+from agentguard.service.revocation import revoke
 
 try:
     from starlette.applications import Starlette
@@ -68,6 +69,7 @@ ROUTES: Final[dict[Place, Endpoint]] = {
     Place("POST", "/identities"): register,
     Place("POST", "/token"): exchange,
     Place("POST", "/introspect"): introspect,
+    Place("POST", "/revoke"): revoke,
     Place("POST", "/backchannel-logout"): log_out,
     Place("GET", "/.well-known/authzen-configuration"): configuration,
     Place("POST", "/access/v1/evaluation"): evaluate,

@@ -67,11 +67,14 @@ class Instance(NamedTuple):
     present: Present
 
 
-def instance_of(parts: ServiceParts, request: Request) -> Instance:
+def instance_of(
+    parts: ServiceParts, request: Request, *, access_token: str | None = None
+) -> Instance:
     """Return the instance that sends the request; the caller of this function uses the proof up.
 
     The credential stands in the header ``Workload-Identity-Token``; the header ``DPoP`` has a proof
-    of the credential's key, without an access token (RFC 9449, 5). Raises ``RefusedError``:
+    of the credential's key, whose ``ath`` names ``access_token``; without one, the proof has no
+    ``ath`` (RFC 9449, 5). Raises ``RefusedError``:
     ``invalid_client``, ``invalid_dpop_proof``, ``unauthorized_client`` while the trust domain is
     frozen.
     """
@@ -85,7 +88,7 @@ def instance_of(parts: ServiceParts, request: Request) -> Instance:
     except AgentguardError as error:
         LOGGER.info("the token service refuses a credential: %s (%s)", error, error.code)
         raise invalid_client(f"the credential does not count [{error.code}]") from error
-    proof = read_proof(parts, request, access_token=None, at=at)
+    proof = read_proof(parts, request, access_token=access_token, at=at)
     if proof.thumbprint != instance.key.thumbprint:
         raise invalid_client("the DPoP proof is of another key than the credential's")
     require_active(parts, instance.uri, instance.profile.name, instance.key.thumbprint)

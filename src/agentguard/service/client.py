@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from agentguard.call.evaluation import Evaluation
+from agentguard.delegation.access_token import IssuedToken
 from agentguard.errors import ConfigError
 from agentguard.service import messages
 from agentguard.service.messages import ACCESS_TOKEN, ExchangedToken, Identity, Sent
@@ -128,6 +129,14 @@ class Tokens:
         )
         return messages.read_token(*_post(self._http, sent))
 
+    def revoke(self, identity: Identity, issued: IssuedToken) -> None:
+        """Give up an access token of the identity, and the delegation under which it acts.
+
+        A token that counts no more is no error. Raises as ``Identities.register`` does. RFC 7009.
+        """
+        sent = messages.revocation(self._url, identity, issued)
+        messages.read_revocation(*_post(self._http, sent))
+
 
 class AsyncTokenService:
     """The twin of ``TokenService`` for asyncio, with an ``httpx.AsyncClient``."""
@@ -207,6 +216,11 @@ class AsyncTokens:
             self._url, identity, subject_token, subject_token_type, scope, audience
         )
         return messages.read_token(*await _apost(self._http, sent))
+
+    async def revoke(self, identity: Identity, issued: IssuedToken) -> None:
+        """Give up an access token of the identity, as ``Tokens.revoke`` does."""
+        sent = messages.revocation(self._url, identity, issued)
+        messages.read_revocation(*await _apost(self._http, sent))
 
 
 def _key(signer: Ed25519Signer | None) -> Ed25519Signer:

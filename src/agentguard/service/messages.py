@@ -182,6 +182,24 @@ def read_evaluation(status: int, body: bytes) -> Evaluation:
     raise _malformed()
 
 
+def revocation(url: str, identity: Identity, issued: IssuedToken) -> Sent:
+    """Return the request that gives an access token up; its proof names the token."""
+    target = f"{url}/revoke"
+    form = [("token", issued.token), (CHAIN, issued.chain.decode("utf-8"))]
+    headers = {
+        **_PLAIN,
+        "Workload-Identity-Token": identity.credential,
+        "Content-Type": "application/x-www-form-urlencoded",
+        proofs.HEADER: _proof(identity.signer, "POST", target, issued.token),
+    }
+    return Sent(target, headers, urlencode(form).encode("ascii"))
+
+
+def read_revocation(status: int, body: bytes) -> None:
+    """Read the answer to the request that gives a token up; raises ``ServerError``."""
+    _answer(status, body, 200)
+
+
 def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:
     """Return the identity in an answer; raises ``ServerError``."""
     match _answer(status, body, 201):

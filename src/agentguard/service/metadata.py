@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agentguard.delegation.access_token import MAX_LIFETIME
 from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.service.answers import Answer, public, success
 from agentguard.service.messages import GRANT
 from agentguard.service.parts import ServiceParts
 from agentguard.service.reading import Request
+
+_INSTANCE: Final = "urn:agentguard:workload-identity-token"
 
 
 def metadata(parts: ServiceParts, _request: Request) -> Answer:
@@ -22,10 +26,12 @@ def metadata(parts: ServiceParts, _request: Request) -> Answer:
             "token_endpoint": parts.url("/token"),
             "jwks_uri": parts.url("/jwks.json"),
             "introspection_endpoint": parts.url("/introspect"),
+            "revocation_endpoint": parts.url("/revoke"),
             "service_documentation": parts.url("/openapi.json"),
             "grant_types_supported": [GRANT],
             "response_types_supported": [],
-            "token_endpoint_auth_methods_supported": ["urn:agentguard:workload-identity-token"],
+            "token_endpoint_auth_methods_supported": [_INSTANCE],
+            "revocation_endpoint_auth_methods_supported": [_INSTANCE],
             "introspection_endpoint_auth_methods_supported": ["urn:agentguard:workload-token"],
             "dpop_signing_alg_values_supported": ["EdDSA", "Ed25519"],
             "urn:agentguard:identities_endpoint": parts.url("/identities"),

@@ -126,6 +126,23 @@ _INTROSPECT: Final = {
     ),
 }
 
+_REVOKE: Final = {
+    "summary": "Give up an access token of one's own (RFC 7009)",
+    "security": [{"credential": [], "proof": []}],
+    "requestBody": {
+        "required": True,
+        "content": _content(
+            FORM,
+            {
+                "type": "object",
+                "required": ["token"],
+                "properties": {"token": _TEXT, "token_type_hint": _TEXT, CHAIN: _TEXT},
+            },
+        ),
+    },
+    "responses": _answers("200", "The token does not count", _OBJECT, *_POSTED),
+}
+
 _LOGOUT: Final = {
     "summary": "Say that a user has logged out (OpenID Connect Back-Channel Logout 1.0)",
     "requestBody": {
@@ -185,6 +202,7 @@ DESCRIPTION: Final[Mapping[str, Any]] = {
         "/identities": {"post": _IDENTITIES},
         "/token": {"post": _TOKEN},
         "/introspect": {"post": _INTROSPECT},
+        "/revoke": {"post": _REVOKE},
         "/backchannel-logout": {"post": _LOGOUT},
         "/.well-known/authzen-configuration": _public("The metadata (AuthZEN)"),
         "/access/v1/evaluation": {"post": _EVALUATION},

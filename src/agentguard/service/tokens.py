@@ -18,7 +18,7 @@ def read_token(parts: ServiceParts, text: str, chain: bytes | None = None) -> Ac
     """Return the verified token, revoked or not; None for a token that does not count now.
 
     ``chain`` is the chain as JSON; None for a token of this service, which has kept the chain. Any
-    audience of the token is good. Raises ``RefusedError`` where the chains can't be read.
+    audience of the token is good. Raises ``RefusedError`` where chains or keys can't be read.
     """
     try:
         claims: Any = jws.parse(text).claims()
@@ -41,5 +41,7 @@ def read_token(parts: ServiceParts, text: str, chain: bytes | None = None) -> Ac
     except ProofError as error:
         raise unavailable("the chains of tokens can't be read now") from error
     except AgentguardError as error:
+        if error.code.startswith("storage."):
+            raise unavailable("the keys of the trust domain can't be read now") from error
         LOGGER.info("a token that is shown does not count: %s", error.code)
         return None

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import Literal
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import ApprovalRequest
@@ -202,6 +203,10 @@ class MemoryRevocations:
     def has_ended(self, logout: LogOut) -> bool:  # noqa: ARG002
         """Return false: a guard in memory learns of no log-out."""
         return False
+
+    def surrender_of(self, jti: str) -> Literal["full"]:  # noqa: ARG002
+        """Return ``full``: a guard in memory learns of no surrender."""
+        return "full"
 
     def publish(self) -> None:
         """Do nothing: no other process has this guard."""

@@ -169,6 +169,7 @@ def _decisive(restrictions: Restrictions) -> tuple[object, ...]:
     return (
         restrictions.revoked,
         restrictions.logouts,
+        restrictions.surrendered,
         restrictions.sequence,
         restrictions.frozen,
         restrictions.used,

@@ -221,8 +221,9 @@ def _encoded(restrictions: Restrictions, names: NamesFile) -> dict[str, JSON]:
             for shard, place in restrictions.read.items()
         },
         "malformed": restrictions.malformed,
-        # a reader of an earlier release refuses the file only where it would miss a log-out
+        # a reader of an earlier release refuses the file only where it would miss something
         **({"logouts": _rows(restrictions.logouts)} if restrictions.logouts else {}),
+        **({"surrendered": {**restrictions.surrendered}} if restrictions.surrendered else {}),
     }
 
 
@@ -235,7 +236,7 @@ _MEMBERS: Final = frozenset(_encoded(Restrictions(), NamesFile.of(b"")))
 
 def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
-    if members.keys() - {"logouts"} != _MEMBERS:
+    if members.keys() - {"logouts", "surrendered"} != _MEMBERS:
         raise ValueError(sorted(members))
     restrictions = Restrictions(
         revoked=frozenset(_texts(members["revoked"])),
@@ -259,6 +260,7 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
             for shard, (size, peaks) in _of(dict, members["read"]).items()
         },
         malformed=_of(int, members["malformed"]),
+        surrendered=_each(members.get("surrendered", {}), lambda end: _of(int, end)),
         logouts=_each(members.get("logouts", {}), lambda row: Ended(*_row(row, int, int))),
     )
     return restrictions, NamesFile(*_row(members["names"], str, int))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CALLS: Final = "calls"
 """The folder with the counted calls."""
+
+MOST_SURRENDERED: Final = 65_536
+"""The most hops at a time that were given up and have not ended: each call reads them all."""
 
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 COUNTING: Final = "counting another call"
@@ -73,6 +76,13 @@ class FileRevocations:
     def has_ended(self, logout: LogOut) -> bool:
         """Whether a log-out is known that ends all that this log-out ends."""
         return self._ledger.restrictions.has_ended(logout)
+
+    def surrender_of(self, jti: str) -> Literal["new", "known", "full"]:
+        """Whether a hop is known to be given up; ``full`` from ``MOST_SURRENDERED`` on."""
+        surrendered = self._ledger.restrictions.surrendered
+        if jti in surrendered:
+            return "known"
+        return "new" if len(surrendered) < MOST_SURRENDERED else "full"
 
     def publish(self) -> None:
         """Read the log on, and save what denies calls where every process looks in each call."""

@@ -93,6 +93,8 @@ def names(hop: Grant) -> frozenset[str]:
     name = credential.agent_name(hop.delegatee)
     if name is not None:
         result.add(f"agent:{name}")
+    if hop.subject_token is not None:
+        result |= hop.subject_token.login(hop.issued_at).names
     return frozenset(result)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard.audit import approval_checks, logouts, statements, summary
+from agentguard.audit import approval_checks, logouts, statements, summary, surrenders
 from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
@@ -163,6 +163,13 @@ def of_logout(row: Row, parsed: Entry) -> Row:
     return replace(row, reason=f"{logout.issuer} has ended {which}{whose}")
 
 
+def of_surrender(row: Row, parsed: Entry) -> Row:
+    """Add who has given up acting for whom; raises as ``surrenders.read`` does."""
+    about = surrenders.read(parsed).summary
+    reason = f"the agent has given up what it may do for {about.principal}"
+    return replace(row, agent=about.agent, principal=about.principal, reason=reason, about=about)
+
+
 def of_adoption(row: Row, parsed: Entry) -> Row:
     """Add what was lost with an adoption; raises as ``adoption.read`` does."""
     return replace(row, reason=read_adoption(parsed).words())
@@ -266,6 +273,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "revocation": of_freeze_or_revocation,
     "freeze": of_freeze_or_revocation,
     "logout": of_logout,
+    "surrender": of_surrender,
     "adoption": of_adoption,
     "evaluation": of_evaluation,
 }

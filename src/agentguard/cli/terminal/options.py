@@ -35,6 +35,7 @@ Kind = Literal[
     "revocation",
     "freeze",
     "logout",
+    "surrender",
     "adoption",
     "identity",
     "config",

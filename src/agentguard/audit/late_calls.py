@@ -1,0 +1,56 @@
+"""Calls that stand in the log after what ended their authority: a log-out, or a surrender.
+
+The entries of different shards are compared by their times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from agentguard.audit.findings import Problem, ShardReport
+from agentguard.delegation.chain import Chain
+from agentguard.identity import login
+from agentguard.identity.login import Ended
+
+GRACE: Final = 60
+"""Seconds after the entry of a log-out or a surrender in which a call is no finding.
+
+Such a call may have been under way, or the entry was not published yet.
+"""
+
+
+def names_of(chain: Chain) -> tuple[str, ...]:
+    """Return the names by which a log-out or a surrender ends a chain."""
+    token = chain.root.subject_token
+    names = () if token is None else token.login(chain.root.issued_at).names
+    return (*names, *(hop.grant.jti for hop in chain.hops))
+
+
+def late_calls(reports: Sequence[ShardReport]) -> Iterator[Problem]:
+    """Yield, for each chain of each shard, the latest call if the chain had ended before."""
+    ended: defaultdict[str, list[Ended]] = defaultdict(list)
+    for logout, at in (one for report in reports for one in report.logouts):
+        for key in logout.keys:
+            ended[key].append(Ended(logout.issued_at, at))
+    given_up = {jti: at for report in reports for jti, at in report.surrenders}
+    if not ended and not given_up:
+        return
+    for report in reports:
+        for call in report.latest_calls:
+            what = None
+            if any(call.at > at + GRACE for at in _log_outs(call.names, ended)):
+                what = "a call was authorised although the user had logged out before"
+            elif any(call.at > given_up.get(name, call.at) + GRACE for name in call.names):
+                what = "a call was authorised although its delegation had been given up before"
+            if what is not None:
+                yield Problem(report.shard, call.place, what)
+
+
+def _log_outs(names: Sequence[str], ended: defaultdict[str, list[Ended]]) -> Iterator[int]:
+    """Yield when each log-out that ends a log-in of these names was received."""
+    for name in names:
+        key = login.key_of(name)
+        if key is not None and key in ended:
+            yield from (one.received_at for one in ended[key] if login.is_ended(name, one))

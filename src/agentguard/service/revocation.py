@@ -1,0 +1,55 @@
+"""``POST /revoke``: an agent's instance gives up an access token of its own (RFC 7009).
+
+The delegation under which the instance acts ends with the token, and so does what the instance has
+handed on. The log has the entry, durably, and every process of the state knows before the answer.
+"""
+
+from __future__ import annotations
+
+from agentguard.audit import surrenders
+from agentguard.call.invocation import timestamp
+from agentguard.errors import AgentguardError
+from agentguard.service.answers import Answer, RefusedError, success, unavailable
+from agentguard.service.callers import instance_of, use_proof
+from agentguard.service.messages import CHAIN
+from agentguard.service.parts import LOGGER, ServiceParts
+from agentguard.service.reading import Request, one, read_form, required
+from agentguard.service.tokens import read_token
+
+
+def revoke(parts: ServiceParts, request: Request) -> Answer:
+    """End the delegation of an access token of the instance that sends the request.
+
+    The instance shows its credential and a DPoP proof whose ``ath`` names the token. A token that
+    does not count, or that nobody knows, gets the same answer (RFC 7009, 2.2). Raises
+    ``RefusedError``: ``unauthorized_client`` for a token of another instance (2.1),
+    ``temporarily_unavailable``, and as ``instance_of`` does.
+    """
+    form = read_form(request)
+    text = required(form, "token")
+    instance = instance_of(parts, request, access_token=text)
+    use_proof(parts, instance.proof, at=instance.present.at)
+    chain = one(form, CHAIN)
+    token = read_token(parts, text, None if chain is None else chain.encode())
+    if token is None:
+        return success({})
+    last = token.chain.hops[-1]
+    if last.grant.key_id != instance.credential.key.thumbprint:
+        raise RefusedError(400, "unauthorized_client", "the token is another instance's")
+    try:
+        with parts.turn:
+            _record(parts, last.grant.jti, last.token, request.headers["dpop"])
+            parts.ports.revocations.publish()
+    except AgentguardError as error:
+        LOGGER.warning("a surrender can't be recorded: %s (%s)", error, error.code)
+        raise unavailable("the token can't be revoked now") from error
+    return success({})
+
+
+def _record(parts: ServiceParts, jti: str, hop: str, proof: str) -> None:
+    match parts.ports.revocations.surrender_of(jti):
+        case "new":
+            at = timestamp(parts.now())
+            parts.ports.log.append(surrenders.record(hop, proof, at=at))
+        case "full":
+            raise unavailable("too many delegations were given up in a day: try again later")
