@@ -125,10 +125,12 @@ def _user(uid: int) -> str:
 def _is_shared(path: Path, status: os.stat_result) -> bool:
     """Whether the mode or the access list of a file lets users other than the owner write it."""
     mode = status.st_mode
+    if mode & stat.S_IWOTH:
+        return True
     by_group = mode & stat.S_IWGRP and (
         not _is_own_group(status.st_gid) or writers.has_access_list(path)
     )
-    return bool(mode & stat.S_IWOTH or by_group)
+    return bool(by_group)
 
 
 def _is_own_group(group: int) -> bool:
