@@ -93,6 +93,7 @@ BOTH_WAYS = {
     "test_langchain_journal",
     "test_langchain_kit",
     "test_langchain_traces",
+    "test_mcp_request_guard",
     "test_proof_requests",
     "test_proof_rights",
     "test_served_guards",
