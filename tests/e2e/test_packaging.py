@@ -61,11 +61,13 @@ def test_the_sandbox_is_tight_for_systemd(units):
 
 def test_the_service_runs_a_command_that_there_is(tmp_path):
     service = settings("agentguard.service", "Service")
-    program, *words = service["ExecStart"].split()
-    assert program == PROGRAM
-    result = commands.run([*words[:-1], tmp_path / "agentguard.toml"], cwd=tmp_path, env={})
-    assert "agentguard.toml" in result.stderr  # which is missing here
-    assert "No such option" not in result.stderr
+    for key in ("ExecStart", "ExecReload"):
+        program, *words = service[key].split()
+        assert program == PROGRAM
+        assert words[-1] == service["ExecStart"].split()[-1]
+        result = commands.run([*words[:-1], tmp_path / "agentguard.toml"], cwd=tmp_path, env={})
+        assert "agentguard.toml" in result.stderr  # which is missing here
+        assert "No such option" not in result.stderr
 
 
 def test_the_service_has_its_own_user_and_only_the_socket():

@@ -12,7 +12,7 @@ import pytest
 from certificates import Authority
 from served_remote import BATCH, WEB, Remote
 
-from agentguard import ConfigError, Denied, ServerError
+from agentguard import ApprovalPending, ConfigError, Denied, ServerError
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
 
@@ -42,6 +42,38 @@ def test_a_policy_reads_that_a_client_is_remote(remote):
     with pytest.raises(Denied) as caught:
         guard.new_agent("clerk").call(guard.tool(name="far")(lambda: "ok"))
     assert "only from afar" in caught.value.reason
+
+
+def test_a_remote_client_sees_requests_and_loses_its_rights_with_a_reload(remote):
+    place, path = remote.place, remote.place.folder / "agentguard.toml"
+    web, batch = remote.authority.issue("web", WEB), remote.authority.issue("batch", BATCH)
+    guard = remote.open(web)
+    agent, note = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
+    with pytest.raises(ApprovalPending) as pending:
+        agent.call(guard.tool(name="pay")(lambda: "paid"))
+    remote.open(batch).close()
+
+    def listed() -> str:
+        words = ("-m", "agentguard.cli", "approvals", "list", "--json")
+        return str(place.programs.run(*words, cwd=place.folder / "batch").stdout)
+
+    def reload() -> None:
+        command = ("-m", "agentguard.cli", "server", "reload")
+        assert "clients" in place.programs.run(*command, cwd=place.folder).stdout
+
+    assert pending.value.request.request_id not in listed()
+    batch_right = 'agents = ["helper"]\nsees_requests = true'
+    path.write_text(path.read_text("utf-8").replace('agents = ["helper"]', batch_right), "utf-8")
+    reload()
+    assert pending.value.request.request_id in listed()
+    assert agent.call(note) == "ok"
+    path.write_text(path.read_text("utf-8").replace(WEB, f"{WEB}0"), "utf-8")
+    reload()
+    with pytest.raises(Denied) as denied:
+        agent.call(note)
+    assert denied.value.code == "agent.refused"
+    with pytest.raises(ServerError):
+        remote.open(web)
 
 
 @pytest.mark.parametrize("uris", [["spiffe://acme.example/other"], [], [WEB, BATCH]])

@@ -12,6 +12,7 @@ from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.client import dial
 from agentguard.client.link import Link
+from agentguard.domain.config import client_agents
 from agentguard.errors import ConfigError
 from agentguard.wire import values
 
@@ -64,6 +65,8 @@ def reload(*, config: ConfigOption = None) -> None:
     Only the server's own user may ask.
     """
     changed = values.texts(_ask(config, {"op": "reload"}).get("changed"))
+    for what in client_agents.warnings(location.load(config)):
+        screen.warn(what)
     screen.line(f"loaded anew: {', '.join(changed)}" if changed else "loaded anew: no change")
 
 

@@ -40,8 +40,9 @@ def serve(*, config: ConfigOption = None) -> None:
     telemetry.follow(settings.telemetry)
     for what in client_agents.warnings(settings):
         screen.warn(what)
-    parts = open_embedded(settings, None, is_server=True)
     ended, reloads = threading.Event(), threading.Event()
+    signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
+    parts = open_embedded(settings, None, is_server=True)
     hurries: list[int] = []
 
     def on_signal(number: int, _frame: object) -> None:
@@ -52,7 +53,6 @@ def serve(*, config: ConfigOption = None) -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
-        signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
         server = GuardServer(settings, parts, inherited_socket())
         with ExitStack() as until_closed:
             try:
