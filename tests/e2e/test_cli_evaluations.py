@@ -50,7 +50,9 @@ def test_evaluations_are_listed_shown_exported_and_verified(asked):
     assert listed.count("evaluation") == 2
     shown = project.run("audit", "show", allowed)
     assert shown.returncode == 0
-    assert "file:README.md" in shown.stdout
+    for text in ("file:README.md", "a call that nobody made", "allow", "use audit verify"):
+        assert text in shown.stdout
+    assert "deny [policy.denied]" in project.run("audit", "show", denied).stdout
     exported = project.run("audit", "export", "--kind", "evaluation").stdout
     assert len(exported.splitlines()) == 2
     verified = project.run("audit", "verify")

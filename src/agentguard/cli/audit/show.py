@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Annotated, Final, NamedTuple
 
 import typer
 from rich.text import Text
 
-from agentguard.approvals.roster import Roster
-from agentguard.audit import approval_checks, statements
+from agentguard.audit import approval_checks
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit import call_report, log_row, lookup, phrases
 from agentguard.cli.audit.call_report import AdminRecord, CallReport
+from agentguard.cli.audit.entry_rows import rows_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
@@ -34,11 +33,10 @@ from agentguard.cli.terminal.options import (
     TrustOption,
     beginning_of_trace_id,
 )
-from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import Credential, agent_alias
 from agentguard.signing import dsse
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
 
 _SHORT: Final = 8
@@ -128,11 +126,7 @@ def _show_entry(log_entry: LocatedEntry, *, json: bool) -> None:
     if json:
         screen.json_line({"shard": log_entry.shard, "index": log_entry.index, **members})
     else:
-        _draw_entry(members, _rows_of(log_entry.entry))
-
-
-def _rows_of(parsed: Entry) -> dict[str, JSON]:
-    return {**_hop_rows(parsed), **_request_rows(parsed), **_roster_rows(parsed)}
+        _draw_entry(members, rows_of(log_entry.entry))
 
 
 def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
@@ -141,76 +135,6 @@ def _draw(report: CallReport, trust: Trust, options: _Options) -> None:
     outcome = _outcome_rows(report, options.acting)
     evidence = _evidence_rows(report, trust, options.reading)
     screen.sheet([*_agent_rows(report), *_tool_rows(report), *decision, *outcome, *evidence])
-
-
-def _hop_rows(parsed: Entry) -> dict[str, JSON]:
-    """Return a row for each hop of a delegation entry; none where the chain can't be read."""
-    if parsed.kind != "delegation":
-        return {}
-    with suppress(AgentguardError):
-        hops = [grant.read(token) for token in statements.chain_tokens(parsed)[0]]
-        rows: dict[str, JSON] = {
-            f"hop {hop.depth}": "; ".join(
-                (phrases.hop_text(hop, parent), f"until {phrases.time(hop)}", hop.jti)
-            )
-            for parent, hop in pairwise([None, *hops])
-            if hop is not None
-        }
-        checked = "no signature: use audit show CALL, or audit verify"
-        return {**rows, "checked": checked} if rows else {}
-    return {}
-
-
-def _request_rows(parsed: Entry) -> dict[str, JSON]:
-    """Return the rows of an approval request; none where the request can't be read."""
-    if parsed.kind != "request":
-        return {}
-    with suppress(AgentguardError):
-        request, members = approval_checks.read_request(parsed), parsed.members
-        about, tool, until = (
-            approval_checks.summary_of_request(parsed),
-            members["tool"],
-            members["expires_at"],
-        )
-        requirements = map(phrases.requirement_text, approval_checks.read_requirements(parsed))
-        rows: dict[str, JSON] = {
-            "request": request.request_id,
-            "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
-            "for": about.principal,
-            "tool": about.tool,
-            "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,
-            "resource": members["resource"],
-            "task_id": members["task_id"],
-            "traceparent": members.get("traceparent"),
-            "asked for": "; ".join(requirements),
-            "until": phrases.moment(until) if is_integer(until) else until,
-            "call digest": request.call_sha256,
-            "call site": members["call_site"],
-            "requirement": request.requirement_sha256,
-            "as shown": request.displayed_sha256,
-            "arguments": "not in the log: stored with the request while the request waits",
-        }
-        return {name: value for name, value in rows.items() if value is not None}
-    return {}
-
-
-def _roster_rows(parsed: Entry) -> dict[str, JSON]:
-    """Return a row for each approver of a roster; none where the roster can't be read."""
-    if parsed.kind != "roster":
-        return {}
-    with suppress(AgentguardError):
-        _key_id, statement = statements.read_statement(parsed)
-        members = {**statement.predicate}
-        domain = members.pop("trust_domain", None)
-        people = Roster.from_json(members)
-        rows: dict[str, JSON] = {"domain": domain}
-        for name, person in people.approvers.items():
-            roles = f", in the roles {' '.join(person.roles)}" if person.roles else ""
-            keys = ", ".join(map(phrases.key_text, person.keys))
-            rows[f"approver {name}"] = f"{person.principal}{roles}, with {keys}"
-        counts = "counts" if people.application else "does not count"
-        return {**rows, "application": f"its word without a signature {counts}"}
-    return {}
 
 
 def _draw_entry(members: Mapping[str, JSON], rows: Mapping[str, JSON]) -> None:
