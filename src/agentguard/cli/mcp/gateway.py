@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from agentguard.domain.config import Config, rights
-from agentguard.domain.config.mcp import McpConfig, require_server_name
+from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.storage import files
 
@@ -41,6 +41,14 @@ CommandArgument = Annotated[
 ]
 
 
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
+    ),
+]
+
+
 class Command(TyperCommand):
     """A command whose options end before the first word of the server's program."""
 
@@ -59,39 +67,83 @@ def package() -> Any:
         raise ConfigError(message, code="command.missing") from error
 
 
-def server_of(
-    config: Config, name: str | None, command: Sequence[str]
-) -> tuple[str, McpConfig, tuple[str, ...]]:
-    """Return the server's name, its table and the command that starts the server.
+class Server(NamedTuple):
+    """An MCP server: its name, its table, and its command or its URL."""
 
-    Raises ``ConfigError`` for a server without a command, or without a name.
+    name: str
+    table: McpConfig
+    command: tuple[str, ...]
+    url: str | None
+
+
+def server_of(
+    config: Config, name: str | None, command: Sequence[str], url: str | None = None
+) -> Server:
+    """Return the server that the command line and the configuration name.
+
+    Raises ``ConfigError`` for a server without a name, or without a command and a URL.
     """
+    if command and url is not None:
+        raise ConfigError("name either a command or a --url")
     if name is None and command:
         name = Path(command[0]).stem
     if name is None:
         raise ConfigError("name the MCP server with --name, or its command after --")
     table = config.mcp.get(require_server_name(name), McpConfig())
+    if url is not None or (not command and table.url is not None):
+        return Server(name, table, (), require_url(url) if url is not None else table.url)
     chosen = tuple(command) or table.command
     if not chosen:
         message = (
-            f"the MCP server {name} has no command: name the command after --, or as command in "
-            f"[mcp.{name}] of {config.source}"
+            f"the MCP server {name} has no command: name the command after --, or a command or a "
+            f"url in [mcp.{name}] of {config.source}"
         )
         raise ConfigError(message)
-    return name, table, chosen
+    return Server(name, table, chosen, None)
 
 
-def settings_for_probe(config: Config, name: str | None, command: Sequence[str]) -> Any:
-    """Return settings that start a server and call no tool; raises ``ConfigError``."""
-    gateway = package()
-    server, table, chosen = server_of(config, name, command)
-    return gateway.Settings(
-        server=server,
-        command=chosen,
-        agent="",
-        environment=gateway.environment(os.environ, table.env),
+class Caller(NamedTuple):
+    """For whom a gateway calls, as the command line has it; None for what it does not name."""
+
+    agent: str | None = None
+    principal: str | None = None
+    task: str | None = None
+
+
+def settings_of(
+    config: Config, server: Server, caller: Caller, env: Sequence[str] = (), pins: Any = None
+) -> Any:
+    """Return the settings of a gateway; raises ``ConfigError``."""
+    name, table, command, url = server
+    agent, principal = caller.agent or table.agent or "", caller.principal or table.principal
+    scope = scope_of(config, agent, principal, table.scope)
+    return package().Settings(
+        server=name,
+        command=command,
+        url=url,
+        bearer=table.bearer,
+        agent=agent,
+        principal=principal,
+        delegated=scope.delegated,
+        task_id=caller.task,
+        prefix=table.prefix,
+        pins=pins,
+        tools=table.tools,
+        scope=scope.visible,
+        environment=package().environment(os.environ, (*table.env, *env)),
+        secrets=table.secrets,
         timeout=table.timeout,
+        recheck=table.recheck,
+        wait=table.wait,
     )
+
+
+def tools_of(config: Config, settings: Any) -> Any:
+    """Ask a server for its tools, and return their pins; raises as ``list_tools`` does."""
+    if (settings.secrets or settings.bearer) and not settings.agent:
+        message = f"the server gets secrets by a call: name the agent in [mcp.{settings.server}]"
+        raise ConfigError(message)
+    return package().list_tools(settings, Path(config.source))
 
 
 def pins_path(config: Config, server: str) -> Path:

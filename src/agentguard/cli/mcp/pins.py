@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from agentguard.cli.mcp import gateway
-from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption
+from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption, UrlOption
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.signing import canonical
@@ -17,6 +17,7 @@ def pin(
     command: CommandArgument = None,
     *,
     name: NameOption = None,
+    url: UrlOption = None,
     update: Annotated[
         bool, typer.Option("--update", help="Replace pins that differ from the server's tools.")
     ] = False,
@@ -30,10 +31,11 @@ def pin(
     differ, and no --update.
     """
     settings = location.load(config)
-    probe = gateway.settings_for_probe(settings, name, command or ())
+    server = gateway.server_of(settings, name, command or (), url)
+    probe = gateway.settings_of(settings, server, gateway.Caller())
     has_pins = gateway.pins_path(settings, probe.server).exists()
     before = gateway.read_pins(settings, probe.server) if has_pins else None
-    found = gateway.package().list_tools(probe)
+    found = gateway.tools_of(settings, probe)
     if before is not None:
         difference = gateway.package().compare(before, found)
         if difference and not update:
@@ -51,6 +53,7 @@ def diff(
     command: CommandArgument = None,
     *,
     name: NameOption = None,
+    url: UrlOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -60,12 +63,13 @@ def diff(
     removed, each a list of names. Exit code 1 if a tool differs, and 2 if nothing is pinned.
     """
     settings = location.load(config)
-    probe = gateway.settings_for_probe(settings, name, command or ())
+    server = gateway.server_of(settings, name, command or (), url)
+    probe = gateway.settings_of(settings, server, gateway.Caller())
     pinned = gateway.read_pins(settings, probe.server)
     if pinned is None:
         screen.error("config.missing", f"nothing is pinned of the MCP server {probe.server}")
         raise typer.Exit(2)
-    found = gateway.package().list_tools(probe)
+    found = gateway.tools_of(settings, probe)
     difference = gateway.package().compare(pinned, found)
     if json:
         screen.json_line(

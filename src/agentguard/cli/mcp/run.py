@@ -1,15 +1,14 @@
-"""``agentguard mcp run``: the gateway on stdio, in front of a server on stdio."""
+"""``agentguard mcp run``: the gateway on stdio, in front of a server on stdio or over HTTP."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentguard.cli.mcp import gateway
-from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption
+from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption, UrlOption
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.errors import ConfigError
@@ -33,6 +32,7 @@ def run(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="The task for which PRINCIPAL delegates.")
     ] = None,
+    url: UrlOption = None,
     env: Annotated[
         list[str] | None,
         typer.Option(metavar="VARIABLE", help="A variable that the server gets; may be repeated."),
@@ -49,38 +49,21 @@ def run(
     """
     settings = location.load(config)
     package = gateway.package()
-    server, table, chosen = gateway.server_of(settings, name, command or ())
-    caller, user = agent or table.agent, principal or table.principal
-    if caller is None:
-        message = f"name the agent with --agent, or as agent in [mcp.{server}]"
+    server = gateway.server_of(settings, name, command or (), url)
+    caller = gateway.Caller(agent, principal, task)
+    if agent is None and server.table.agent is None:
+        message = f"name the agent with --agent, or as agent in [mcp.{server.name}]"
         raise ConfigError(message)
-    if task is not None and user is None:
+    if task is not None and principal is None and server.table.principal is None:
         raise ConfigError("--task needs a principal, who delegates for the task")
-    scope = gateway.scope_of(settings, caller, user, table.scope)
-    pins = gateway.read_pins(settings, server)
+    pins = gateway.read_pins(settings, server.name)
     if pins is None:
         screen.warn(
-            f"the tools of the MCP server {server} are not pinned: each tool is held to its first "
-            f"description of this run. agentguard mcp pin --name {server} pins them"
+            f"the tools of the MCP server {server.name} are not pinned: each tool is held to its "
+            f"first description of this run. agentguard mcp pin --name {server.name} pins them"
         )
-    chosen_settings = package.Settings(
-        server=server,
-        command=chosen,
-        agent=caller,
-        principal=user,
-        task_id=task,
-        prefix=table.prefix,
-        pins=pins,
-        tools=table.tools,
-        delegated=scope.delegated,
-        scope=scope.visible,
-        environment=package.environment(os.environ, (*table.env, *(env or ()))),
-        secrets=table.secrets,
-        timeout=table.timeout,
-        recheck=table.recheck,
-        wait=table.wait,
-    )
-    raise typer.Exit(package.run(chosen_settings, Path(settings.source)))
+    chosen = gateway.settings_of(settings, server, caller, env or (), pins)
+    raise typer.Exit(package.run(chosen, Path(settings.source)))
 
 
 run.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py

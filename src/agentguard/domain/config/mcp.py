@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from agentguard import base_url
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
@@ -24,16 +25,20 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 class McpConfig:
     """``[mcp.NAME]``: one server behind a gateway; each value has a default.
 
-    ``command`` starts the server, empty where the command line names a command. ``agent`` makes the
-    calls, for ``principal`` or on its own authority. ``scope`` is what the principal delegates,
-    empty for all that the principal's roles allow. ``prefix`` stands before the name of each of the
-    server's tools in the policy and the log. ``tools`` are patterns of the tools that a client
-    sees, None for all. ``env`` names the variables that the server gets, and ``secrets`` has the
-    variables that hold a secret, each with the secret's name. ``pins`` is the file of the pinned
-    tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in seconds.
+    ``command`` starts the server, empty where the command line names a command; ``url`` is the
+    address of a server over HTTP in its place, and ``bearer`` the secret that is the token for it.
+    ``agent`` makes the calls, for ``principal`` or on its own authority. ``scope`` is what the
+    principal delegates, empty for all that the principal's roles allow. ``prefix`` stands before
+    the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
+    tools that a client sees, None for all. ``env`` names the variables that the server gets, and
+    ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
+    file of the pinned tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in
+    seconds.
     """
 
     command: tuple[str, ...] = ()
+    url: str | None = None
+    bearer: str | None = None
     agent: str | None = None
     principal: str | None = None
     scope: frozenset[str] = frozenset()
@@ -74,10 +79,39 @@ def read_mcp(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, McpCon
     return servers
 
 
+def require_url(url: str) -> str:
+    """Return ``url`` if it can be the address of an MCP server; raises ``ConfigError``.
+
+    The address is https, or http on this machine: a token goes there.
+    """
+    parts = base_url.parse(url)
+    if parts is None or (parts.scheme == "http" and not base_url.is_loopback(parts)):
+        message = (
+            f"{url!r} is no address of an MCP server: expected an https URL without user, query "
+            "and fragment, or an http URL on this machine"
+        )
+        raise ConfigError(message)
+    return url
+
+
+def _url(table: Table) -> str | None:
+    url = table.text("url", "")
+    if not url:
+        return None
+    if "command" in table.names():
+        raise table.mistake("url", "either a command or a url")
+    try:
+        return require_url(url)
+    except ConfigError as error:
+        raise ConfigError(f"{table.name('url')}: {error}") from error
+
+
 def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
     principal, pins = table.text("principal", ""), table.text("pins", "")
     server = McpConfig(
         command=table.texts("command", ()),
+        url=_url(table),
+        bearer=table.text("bearer", "") or None,
         agent=table.text("agent", "") or None,
         principal=table.principal("principal", principal) if principal else None,
         scope=table.scope("scope"),

@@ -35,8 +35,8 @@ from agentguard.adapters import (
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
-from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import UpstreamLostError
+from agentguard_mcp.gateway.settings import BEARER, Settings
+from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START})
 """The methods that run code of the server, and of which each request is a guarded call."""
@@ -60,10 +60,6 @@ class Ask(Protocol):
 
     def __call__(self, method: str, params: dict[str, Any], /) -> Awaitable[Message]:
         """Ask the server."""
-
-
-class NotSentError(Exception):
-    """The server had ended before the call was sent: the call did not run."""
 
 
 class _FailedError(Exception):
@@ -97,22 +93,27 @@ class Calls:
         self._listed_at = None
 
     async def start(self) -> dict[str, str]:
-        """Return the variables of the server that hold secrets, by a guarded call of its own.
+        """Return the secrets for the server by variable, by a guarded call of their own.
 
-        The secrets are those of the settings. The policy decides on the call ``mcp/start``, and
+        The token for a server over HTTP stands under ``BEARER``.
+
+        The policy decides on the call ``mcp/start``, and
         each release is on record. Raises ``Denied``, ``ApprovalPending`` once the wait for an
         answer is over, and ``SecretError``.
         """
         settings = self._settings
-        if not settings.secrets:
+        wanted = dict(settings.secrets)
+        if settings.bearer is not None:
+            wanted[BEARER] = settings.bearer
+        if not wanted:
             return {}
         spec, refused = self.catalog.method(START)
         agent, failed = await self._under_delegation()
-        arguments = {"server": settings.server, "command": list(settings.command)}
+        arguments = _start_arguments(settings)
         released: dict[str, str] = {}
 
         async def run() -> None:
-            for variable, name in settings.secrets.items():
+            for variable, name in wanted.items():
                 released[variable] = await asyncio.to_thread(secret, name)
 
         while True:
@@ -189,7 +190,7 @@ class Calls:
             what = f"the MCP server {server} ended before the answer"
             return answers.in_doubt(request, name, "tool.lost", what)
         if isinstance(error, NotSentError):
-            what = f"the MCP server {server} has ended"
+            what = f"the MCP server {server} can't be reached"
             return answers.failed(request, name, "tool.unreachable", what)
         decision = Decision.of_exception(error, "tool.failed", "the call failed in the gateway")
         return answers.failed(request, name, decision.code, "the gateway has met an error")
@@ -270,6 +271,13 @@ class Calls:
         if not self._settings.wait:
             return False
         return await self._agent.approvals.await_(waiting.request, timeout=self._settings.wait)
+
+
+def _start_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of the call that starts a server, or connects to one."""
+    if settings.url is None:
+        return {"server": settings.server, "command": list(settings.command)}
+    return {"server": settings.server, "url": settings.url}
 
 
 def _parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:

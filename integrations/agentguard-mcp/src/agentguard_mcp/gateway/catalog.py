@@ -30,14 +30,15 @@ METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         {"type": "object", "properties": {"uri": {"type": "string"}}, "required": ["uri"]},
     ),
     START: (
-        "Start an MCP server with secrets in its environment.",
+        "Start an MCP server with secrets, or connect to one with a token.",
         {
             "type": "object",
             "properties": {
                 "server": {"type": "string"},
                 "command": {"type": "array", "items": {"type": "string"}},
+                "url": {"type": "string"},
             },
-            "required": ["server", "command"],
+            "required": ["server"],
         },
     ),
     "prompts/get": (

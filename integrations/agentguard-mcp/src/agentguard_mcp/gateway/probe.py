@@ -7,15 +7,19 @@ that can do something for the server, so the probe says that it can do what the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from agentguard import AgentguardError, ServerError
+from agentguard import AgentguardError, Guard, ServerError
 from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.catalog import MAX_TOOLS
-from agentguard_mcp.gateway.messages import STANDARD, Message, read
+from agentguard_mcp.gateway.connect import opened
+from agentguard_mcp.gateway.messages import STANDARD, Message, RequestId, read
 from agentguard_mcp.gateway.pins import Pins, pins_of
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
+from agentguard_mcp.gateway.upstream import NotSentError, Upstream, UpstreamLostError
 
 LEGACY: Final = "2025-11-25"
 """The newest revision of MCP with ``initialize``, with which the probe begins."""
@@ -31,22 +35,44 @@ _SETTLES: Final = 0.3
 """Seconds in which a server that has just been started may still change its tools."""
 
 
-def list_tools(settings: Settings) -> Pins:
-    """Start the server of ``settings``, and return the pins of the tools that it offers.
+def list_tools(settings: Settings, config: Path | None = None) -> Pins:
+    """Ask the server of ``settings`` for its tools, and return their pins.
 
+    A server on stdio is started for this. A server with secrets or a token gets them as the gateway
+    gives them, by a guarded call of the agent; ``config`` is then the agentguard.toml of the guard.
     Raises ``ConfigError`` for a server that can't be started, ``ServerError`` (``tool.unlisted``)
     for one that ends, breaks the protocol or does not answer within the time-out of ``settings``,
-    and ``DecodeError`` (``pins.malformed``) for tools that can't be pinned.
+    ``DecodeError`` (``pins.malformed``) for tools that can't be pinned, and what ``Guard.open`` and
+    ``Calls.start`` raise.
     """
-    return asyncio.run(_listed(settings))
+    if config is None or not (settings.secrets or settings.bearer):
+        return asyncio.run(_listed(settings, {}))
+    with Guard.open(config) as guard:
+        return asyncio.run(_listed_with_secrets(settings, guard))
 
 
-async def _listed(settings: Settings) -> Pins:
-    upstream = await Upstream.start(settings)
+async def _listed_with_secrets(settings: Settings, guard: Guard) -> Pins:
+    agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+    secrets = await Calls(guard, agent, settings, _nobody).start()
+    return await _listed(settings, secrets)
+
+
+async def _nobody(_method: str, _params: dict[str, Any]) -> Message:
+    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
+    raise UpstreamLostError
+
+
+async def _listed(settings: Settings, secrets: Mapping[str, str]) -> Pins:
+    lost: asyncio.Queue[Exception] = asyncio.Queue()
+
+    def on_lost(_identifier: RequestId, error: Exception) -> None:
+        lost.put_nowait(error)
+
+    upstream = await opened(settings, secrets, on_lost)
     try:
         async with asyncio.timeout(settings.timeout):
-            return pins_of(settings.server, await _Probe(upstream).tools())
-    except (TimeoutError, UpstreamLostError, ValueError, AgentguardError) as error:
+            return pins_of(settings.server, await _Probe(upstream, lost).tools())
+    except (TimeoutError, NotSentError, UpstreamLostError, ValueError, AgentguardError) as error:
         if isinstance(error, AgentguardError) and error.code == "pins.malformed":
             raise
         why = f"{error} ({type(error).__name__})" if str(error) else type(error).__name__
@@ -57,8 +83,9 @@ async def _listed(settings: Settings) -> Pins:
 
 
 class _Probe:
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, lost: asyncio.Queue[Exception]) -> None:
         self._upstream = upstream
+        self._lost = lost
         self._meta: dict[str, Any] = {}
         self._number = 0
         self._has_changed = False
@@ -119,10 +146,19 @@ class _Probe:
 
     async def _next(self) -> Message:
         """Return the next message of the server, and answer a request of the server's own."""
+        coming = asyncio.ensure_future(self._upstream.next())
+        losing = asyncio.ensure_future(self._lost.get())
+        both = (coming, losing)
         try:
-            line = await self._upstream.output.readuntil()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise UpstreamLostError("the server has ended, or a line is too long") from error
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if losing.done() and not coming.done():
+                raise losing.result()
+            line = await coming
+        finally:
+            for one in both:
+                one.cancel()
+        if not line:
+            raise UpstreamLostError("the server has ended, or a line is too long")
         try:
             message = read(line)
         except AgentguardError:

@@ -19,7 +19,7 @@ import orjson
 
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import answers
-from agentguard_mcp.gateway.calls import GUARDED, Calls, NotSentError
+from agentguard_mcp.gateway.calls import GUARDED, Calls
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     OWN,
@@ -29,7 +29,7 @@ from agentguard_mcp.gateway.messages import (
     without_own,
 )
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import UpstreamLostError
+from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 
 PASSED: Final = frozenset(
     {
@@ -326,6 +326,16 @@ class Relay:
         self._dropped += 1
         if self._dropped <= _MAX_NOTED:
             _LOGGER.warning("the MCP server %s: a line is dropped: %s", self._settings.server, what)
+
+    def lose_request(self, identifier: RequestId, error: Exception) -> None:
+        """Note that the server will not answer a request, for ``error``: lost, or not sent."""
+        if (future := self._awaited.get(identifier)) is not None:
+            if not future.done():
+                future.set_exception(error)
+        elif (passed := self._passed.pop(identifier, None)) is not None:
+            _stop(passed)
+            text = f"the MCP server {self._settings.server} did not answer: {error}"
+            self._refuse(identifier, answers.REFUSED, text)
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ from typing import Final
 
 from agentguard_mcp.gateway.pins import Pins
 
+BEARER: Final = "Authorization: Bearer"
+"""Under which the token for a server over HTTP is handed on; no variable is called so."""
+
 TIMEOUT: Final = 300.0
 """Seconds that a server has for an answer, unless the configuration says otherwise."""
 
@@ -25,7 +28,8 @@ class Settings:
     see and call, None for all. ``scope`` is the largest scope of the agent, None where
     this process does not know it. ``environment`` is the whole environment of the server,
     but for ``secrets``: the variables that hold a secret, each with the name of the secret in
-    ``[secrets]``.
+    ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and
+    ``bearer`` the name of the secret that is the token for it.
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
     tools counts for a call; 0 asks the server before each call. ``wait`` is the number of seconds
     for which a call waits for an approval before the client is told that the call is pending.
@@ -43,6 +47,8 @@ class Settings:
     scope: frozenset[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    url: str | None = None
+    bearer: str | None = None
     timeout: float = TIMEOUT
     recheck: float = 0.0
     wait: float = 0.0

@@ -1,4 +1,4 @@
-"""A gateway on stdio: one client at standard input and output, one server as a child process.
+"""A gateway on stdio: one client at standard input and output, one server as a process or a URL.
 
 ``run`` opens the guard and serves until the client or the server is gone. ``serve`` does the same
 for streams and a guard that the caller has.
@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from agentguard import ConfigError, Guard
 from agentguard_mcp.gateway.calls import Calls
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
+from agentguard_mcp.gateway.connect import opened
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError
@@ -86,14 +87,21 @@ async def serve(
     end is in the log with the outcome ``unknown``. Raises ``ConfigError`` for a server that can't
     be started, and what ``Guard.new_agent`` and ``Calls.start`` raise.
     """
+    relays: list[Relay] = []
+
+    def on_lost(identifier: RequestId, error: Exception) -> None:
+        for relay in relays:
+            relay.lose_request(identifier, error)
+
     try:
         agent = await asyncio.to_thread(guard.new_agent, settings.agent)
         make_calls = partial(Calls, guard, agent, settings)
-        upstream = await Upstream.start(settings, await make_calls(_nobody).start())
+        upstream = await opened(settings, await make_calls(_nobody).start(), on_lost)
     except BaseException:
         writer.close()
         raise
     relay = Relay(settings, _Client(writer), upstream, make_calls)
+    relays.append(relay)
     from_client = asyncio.ensure_future(_from_client(relay, reader))
     from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
@@ -136,18 +144,17 @@ async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:
 async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> bool:
     """Pass the server's lines on until the server ends, or sends a line that is too long."""
     with suppress(OSError, UpstreamLostError):
-        while line := await _line(upstream.output, skips=False):
+        while line := await upstream.next():
             if not line.isspace():
                 relay.from_server(line)
                 await writer.drain()
     return True
 
 
-async def _line(reader: asyncio.StreamReader, *, skips: bool = True) -> bytes | None:
+async def _line(reader: asyncio.StreamReader) -> bytes | None:
     """Return the next line, empty at the end, and None for a line longer than ``MAX_LINE``.
 
-    The rest of the long line is read and thrown away with ``skips``. A last line without a line
-    feed is no line: whoever wrote it died in the middle.
+    A last line without a line feed is no line: whoever wrote it died in the middle.
     """
     is_long = False
     while True:
@@ -156,8 +163,6 @@ async def _line(reader: asyncio.StreamReader, *, skips: bool = True) -> bytes | 
         except asyncio.IncompleteReadError:
             return b""
         except asyncio.LimitOverrunError as error:
-            if not skips:
-                return None
             is_long = True
             await reader.readexactly(error.consumed)
         else:

@@ -1,4 +1,4 @@
-"""The server behind a gateway: its process, what the process inherits, and how the process ends.
+"""The server behind a gateway, as a process: what the process inherits, and how the process ends.
 
 The process gets an environment that the gateway's settings name in full, no open file but its three
 streams, and a session of its own. It inherits the standard error of the gateway, as a server that a
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final, Protocol, Self
 
 from agentguard import ConfigError
-from agentguard_mcp.gateway.messages import MAX_LINE, write
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
 from agentguard_mcp.gateway.settings import Settings
 
 GRACE: Final = 2.0
@@ -36,18 +36,39 @@ class UpstreamLostError(Exception):
     """The server has ended, does not read, or has broken the protocol: an answer will not come."""
 
 
-class Upstream:
-    """A running server. Make one with ``start``."""
+OnLost = Callable[[RequestId, Exception], None]
+"""Is told that the server will not answer a request, and why: lost, or not sent."""
+
+
+class NotSentError(Exception):
+    """The server could not be reached before a call was sent: the call did not run."""
+
+
+class Upstream(Protocol):
+    """A server that the gateway speaks to: a process (``ServerProcess``) or one over HTTP."""
+
+    def send(self, message: Message) -> None:
+        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
+
+    async def next(self) -> bytes:
+        """Return the server's next message as it came, empty once the server is gone."""
+
+    async def end(self, *, at_once: bool = False) -> None:
+        """End the connection to the server, and a process that the gateway has started."""
+
+
+class ServerProcess:
+    """A server on stdio, which runs as a child. Make one with ``start``."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101  start has asked for both pipes
         assert process.stdout is not None  # noqa: S101
         self._process = process
         self._input = process.stdin
-        self.output: asyncio.StreamReader = process.stdout
+        self._output = process.stdout
 
     @classmethod
-    async def start(cls, settings: Settings, secrets: Mapping[str, str] = _NONE) -> Upstream:
+    async def start(cls, settings: Settings, secrets: Mapping[str, str] = _NONE) -> Self:
         """Start the server with the variables ``secrets`` beside those of the settings.
 
         Raises ``ConfigError`` for a command that can't be started.
@@ -66,7 +87,7 @@ class Upstream:
             raise ConfigError(message) from error
         return cls(process)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Write a message, without a wait for the process.
 
         Raises ``UpstreamLostError`` for a process that has ended or does not read, and
@@ -80,6 +101,14 @@ class Upstream:
             transport.abort()
             raise UpstreamLostError
         self._input.write(line)
+
+    async def next(self) -> bytes:
+        """Return the server's next line, empty at its end and for one beyond ``MAX_LINE``."""
+        try:
+            line: bytes = await self._output.readuntil()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return b""
+        return line
 
     async def end(self, *, at_once: bool = False) -> None:
         """End the process: close its input, then SIGTERM, then SIGKILL to all of its session.
@@ -97,7 +126,7 @@ class Upstream:
         self._kill(signal.SIGKILL)  # what the process has started and left behind
         with suppress(TimeoutError):  # what stands in the pipe keeps the pipe open
             async with asyncio.timeout(GRACE):
-                while await self.output.read(_CHUNK):
+                while await self._output.read(_CHUNK):
                     continue
                 await self._process.wait()
 

@@ -1,0 +1,210 @@
+"""A server over streamable HTTP behind a gateway (MCP 2025-03-26 to 2026-07-28; the extra httpx).
+
+Each message is one POST. Its answer is one message, or a stream of events that ends with the
+answer; a second stream, which a GET opens, has what the server says by itself. The session's id and
+the revision that the server has chosen go with each request. No redirect is followed and no proxy
+of the environment is asked, since both would see the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from base64 import b64encode
+from contextlib import suppress
+from typing import Any, Final
+
+from agentguard import AgentguardError, ConfigError
+from agentguard_mcp.gateway.events import EventReader
+from agentguard_mcp.gateway.messages import (
+    MAX_LINE,
+    STANDARD,
+    Message,
+    is_modern,
+    meta_of,
+    read,
+    write,
+)
+from agentguard_mcp.gateway.upstream import GRACE, NotSentError, OnLost, UpstreamLostError
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    message = (
+        "a gateway to a URL needs httpx: from a clone of the project, run "
+        "pip install './integrations/agentguard-mcp[httpx]'"
+    )
+    raise ConfigError(message, code="config.extra_missing") from error
+
+MAX_OPEN: Final = 200
+"""The most requests to the server that are open at once."""
+
+_EVENTS: Final = "text/event-stream"
+_JSON: Final = "application/json"
+_NAMES: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_PLAIN: Final = re.compile(r"[\x21-\x7E](?:[\x20-\x7E]*[\x21-\x7E])?\Z")
+_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+
+
+class HttpServer:
+    """A client of one server at ``url``; ``bearer`` is the token for the server, None for none.
+
+    ``timeout`` is the number of seconds in which the server has to accept a connection and to send
+    a byte; ``relay.py`` limits the time for a whole answer. ``on_lost`` is told of each request
+    that the server will not answer, with ``NotSentError`` where the request did not get there.
+    """
+
+    def __init__(self, url: str, bearer: str | None, timeout: float, on_lost: OnLost) -> None:
+        headers = {"Accept-Encoding": "identity"}  # what is unpacked has no limit
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer}"
+        self._url = url
+        self._on_lost = on_lost
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 30.0)),
+            limits=httpx.Limits(max_connections=MAX_OPEN),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: str | None = None
+        self._revision: str | None = None
+        self._hello: object = None
+        self._is_closed = False
+
+    def send(self, message: Message) -> None:
+        """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``."""
+        line = write(message)
+        if self._is_closed or len(self._tasks) >= 2 * MAX_OPEN:
+            raise UpstreamLostError
+        self._start(self._post(message, line))
+        if message.get("method") == "notifications/initialized":
+            self._start(self._listen())
+
+    async def next(self) -> bytes:
+        """Return the server's next message; a server over HTTP has no end."""
+        return await self._messages.get()
+
+    async def end(self, *, at_once: bool = False) -> None:
+        """End the session, and close all connections."""
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None and not at_once:
+            with suppress(httpx.HTTPError, TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await self._client.delete(self._url, headers=self._headers({}))
+        await self._client.aclose()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _headers(self, message: Message) -> dict[str, str]:
+        headers = {"Accept": f"{_JSON}, {_EVENTS}", "Content-Type": _JSON}
+        revision = meta_of(message).get(f"{STANDARD}protocolVersion", self._revision)
+        if isinstance(revision, str) and _PLAIN.match(revision):
+            headers["MCP-Protocol-Version"] = revision
+        if self._session is not None:
+            headers["Mcp-Session-Id"] = self._session
+        method = message.get("method")
+        if is_modern(message) and isinstance(method, str):
+            headers["Mcp-Method"] = _header(method)
+            name = message.get("params", {}).get(_NAMES.get(method, ""))
+            if isinstance(name, str):
+                headers["Mcp-Name"] = _header(name)
+        return headers
+
+    async def _post(self, message: Message, line: bytes) -> None:
+        """Send a message, and take what comes back; a request without an answer is lost."""
+        is_request = "method" in message and "id" in message
+        if message.get("method") == "initialize":
+            self._hello = message["id"]
+        error: Exception = UpstreamLostError("the answer has no response to the request")
+        try:
+            headers = self._headers(message)
+            async with self._client.stream(
+                "POST", self._url, content=line, headers=headers
+            ) as response:
+                if await self._take(response, message.get("id") if is_request else None):
+                    return
+                if not response.is_success:
+                    error = UpstreamLostError(f"HTTP status {response.status_code}")
+                    if response.status_code in (401, 403, 404, 429):  # the server has not taken it
+                        error = NotSentError(f"HTTP status {response.status_code}")
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
+            error = NotSentError(f"no connection ({type(failed).__name__})")
+        except (httpx.HTTPError, AgentguardError) as failed:
+            error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
+        if is_request:
+            self._on_lost(message["id"], error)
+
+    async def _take(self, response: httpx.Response, identifier: object) -> bool:
+        """Pass the messages of a response on; return whether ``identifier`` was answered."""
+        if self._session is None and response.is_success:
+            session = response.headers.get("mcp-session-id")
+            self._session = session if session and _PLAIN.match(session) else None
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_answered = False
+        if kind == _EVENTS and response.is_success:
+            reader = EventReader(MAX_LINE)
+            async for chunk in response.aiter_raw():
+                for data in reader.feed(chunk):
+                    is_answered |= await self._pass(data, identifier)
+                if is_answered:
+                    return True
+        elif kind == _JSON:
+            body = b""
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_LINE:
+                    return False
+            is_answered = bool(body) and await self._pass(body, identifier)
+        return is_answered
+
+    async def _pass(self, data: bytes, identifier: object) -> bool:
+        """Hand a message on; return whether the message is the response to ``identifier``.
+
+        An event without data, with which a stream may begin, is no message.
+        """
+        if not data.strip():
+            return False
+        try:
+            message = read(data)
+        except AgentguardError:
+            message = {}  # the relay says so, and drops it
+        is_answer = "method" not in message and identifier is not None
+        is_answer = is_answer and message.get("id") == identifier
+        if is_answer and identifier == self._hello:
+            revision = message.get("result", {}).get("protocolVersion")
+            self._revision = revision if isinstance(revision, str) else None
+        await self._messages.put(data)
+        return is_answer
+
+    async def _listen(self) -> None:
+        """Take what the server says by itself, as long as it offers a stream for this."""
+        pause = _PAUSE
+        while True:
+            with suppress(httpx.HTTPError, AgentguardError):
+                headers = {**self._headers({}), "Accept": _EVENTS}
+                async with self._client.stream(
+                    "GET", self._url, headers=headers, timeout=None
+                ) as response:
+                    if not response.is_success:
+                        return  # 405: the server has no such stream
+                    pause = _PAUSE
+                    await self._take(response, None)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _header(text: str) -> str:
+    """Return a text as the value of a header (MCP 2026-07-28, "Transports")."""
+    if _PLAIN.match(text) and not text.startswith("=?base64?"):
+        return text
+    return f"=?base64?{b64encode(text.encode()).decode()}?="

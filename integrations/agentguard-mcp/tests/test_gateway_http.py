@@ -1,0 +1,268 @@
+"""The gateway in front of a server over HTTP: a real one of the SDK, and hostile ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from gateway_scene import code_of, gateway, settings, shown
+from mcp.server.fastmcp import Context, FastMCP
+
+from agentguard import Decision
+from agentguard.adapters import DecodeError
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import list_tools
+from agentguard_mcp.gateway.events import EventReader
+
+HELLO = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {"sampling": {}},
+    "clientInfo": {"name": "test", "version": "1"},
+}
+TOOLS = [{"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}]
+
+
+@pytest.fixture
+def recorded():
+    made = RecordedGuard.make()
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+def over(url: str, **changes):
+    return settings(command=(), url=url, **changes)
+
+
+# --- a server of the SDK --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def sdk_server() -> AsyncIterator[str]:
+    """Serve three tools with FastMCP, and return the URL."""
+    server = FastMCP("notes")
+
+    @server.tool()
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    @server.tool()
+    async def roots(ctx: Context) -> str:
+        """Ask the client for its roots."""
+        await ctx.info("asking")
+        return str(len((await ctx.session.list_roots()).roots))
+
+    app = server.streamable_http_app()
+    served = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+    )
+    serving = asyncio.create_task(served.serve())
+    while not served.started:  # noqa: ASYNC110  uvicorn tells nobody
+        await asyncio.sleep(0.01)
+    port = served.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        served.should_exit = True
+        await serving
+
+
+@pytest.mark.slow("it imports the server of the SDK")
+async def test_calls_on_a_server_of_the_sdk_are_decided_and_its_requests_pass(recorded):
+    recorded.decide = lambda call: (
+        Decision.deny() if call["args"].get("a") == 13 else Decision.allow()
+    )
+    async with sdk_server() as url:
+        pins = await asyncio.to_thread(list_tools, over(url))
+        async with gateway(recorded, over(url, pins=pins)) as client:
+            hello = await client.ask("initialize", HELLO)
+            assert hello["result"]["serverInfo"]["name"] == "notes"
+            client.send("notifications/initialized")
+            assert await client.tools() == ["add", "roots"]
+            call = {"name": "add", "arguments": {"a": 1, "b": 2}}
+            added = await client.ask("tools/call", call)
+            assert added["result"]["content"][0]["text"] == "3"
+            call["arguments"] = {"a": 13, "b": 2}
+            assert code_of((await client.ask("tools/call", call))["result"]) == "policy.denied"
+            client.send("tools/call", {"name": "roots", "arguments": {}}, id="r")
+            while (asked := await client.next()).get("method") != "roots/list":
+                assert asked["method"] == "notifications/message"
+            answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": []}}
+            client.write(json.dumps(answer).encode())
+            assert (await client.answer("r"))["result"]["content"][0]["text"] == "0"
+    assert recorded.outcomes() == ["ok", "ok"]
+
+
+# --- a server that the test plays -----------------------------------------------------------------
+
+
+class Http:
+    """A server of HTTP/1.1 that answers each request with what ``reply`` returns: raw bytes."""
+
+    def __init__(self, reply: Callable[[dict[str, str], dict], bytes]) -> None:
+        self.reply = reply
+        self.seen: list[dict[str, str]] = []
+        self.methods: list[str] = []
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, and close the connection."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        pairs = [line.partition(": ") for line in head[1:] if line]
+        headers = {name.lower(): value for name, _, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        message = json.loads(body) if body else {}
+        self.seen.append(headers)
+        self.methods.append(f"{head[0].split()[0]} {message.get('method', '')}")
+        writer.write(self.reply(headers, message))
+        await writer.drain()
+        writer.close()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        """Serve at a free port, and return the URL."""
+        server = await asyncio.start_server(self.handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+def response(body: bytes, kind: str = "application/json", status: str = "200 OK", *more: str):
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *more]
+    return "\r\n".join([*head, "Connection: close", "", ""]).encode() + body
+
+
+def answer_to(message, **result):
+    return json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result}).encode()
+
+
+def honest(_headers, message):
+    """Answer as an honest server does."""
+    method = message.get("method")
+    if method == "tools/list":
+        return response(answer_to(message, tools=TOOLS))
+    if method == "tools/call":
+        text = json.dumps({"params": message["params"], "text": "", "environment": []})
+        data = answer_to(message, content=[{"type": "text", "text": text}], isError=False)
+        return response(
+            b": hello\r\nid: 1\r\ndata: \r\n\r\nevent: message\r\ndata: " + data + b"\r\n\r\n",
+            "text/event-stream",
+        )
+    if method == "initialize":
+        data = answer_to(message, protocolVersion="2025-06-18", capabilities={}, serverInfo={})
+        return response(data, "application/json", "200 OK", "Mcp-Session-Id: s-1")
+    if "id" not in message:
+        return response(
+            b"", "text/plain", "405 Method Not Allowed" if not message else "202 Accepted"
+        )
+    return response(answer_to(message))
+
+
+def dishonest(method, raw):
+    """Return a server that is honest but for one method."""
+    return Http(
+        lambda headers, message: (
+            raw if message.get("method") == method else honest(headers, message)
+        )
+    )
+
+
+async def test_the_session_the_revision_and_the_token_go_with_each_request(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("t0ken")
+    file.chmod(0o600)
+    recorded = RecordedGuard.make(secrets={"TICKETS": {"file": str(file), "tools": ["mcp/start"]}})
+    server = Http(honest)
+    async with server.served() as url, gateway(recorded, over(url, bearer="TICKETS")) as client:
+        await client.ask("initialize", HELLO)
+        client.send("notifications/initialized")
+        meta = {"dev.agentguard/token": "of the client"}
+        received = shown(await client.call("echo", "a", _meta=meta))["params"]
+        assert received == {"name": "echo", "arguments": {"text": "a"}}
+    assert server.methods[0] == "POST initialize"
+    assert server.methods[-1] == "DELETE "
+    assert {seen["authorization"] for seen in server.seen} == {"Bearer t0ken"}
+    assert {seen.get("mcp-session-id") for seen in server.seen[1:]} == {"s-1"}
+    assert {seen.get("mcp-protocol-version") for seen in server.seen[1:]} == {"2025-06-18"}
+    assert recorded.policy_inputs[0]["args"]["url"] == url
+    recorded.guard.close()
+
+
+async def test_a_modern_request_has_its_method_and_its_name_in_headers(recorded):
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
+    server = Http(honest)
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        shown(await client.call("echo", "a", _meta=meta))
+        await client.ask("prompts/get", {"name": "é", "_meta": meta})
+    listed, called, got = server.seen
+    assert (listed["mcp-method"], "mcp-name" in listed) == ("tools/list", False)
+    assert (called["mcp-method"], called["mcp-name"]) == ("tools/call", "echo")
+    assert got["mcp-name"] == "=?base64?w6k=?="
+    assert called["mcp-protocol-version"] == "2026-07-28"
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (
+            response(
+                b"", "text/plain", "307 Temporary Redirect", "Location: https://evil.example/"
+            ),
+            "tool.lost",
+        ),
+        (response(b"", "text/plain", "500 Internal Server Error"), "tool.lost"),
+        (response(b"", "text/plain", "401 Unauthorized"), "tool.unreachable"),
+        (response(b"", "text/plain", "404 Not Found"), "tool.unreachable"),
+        (response(b"not json"), "tool.lost"),
+        (response(b'{"jsonrpc":"2.0","id":99,"result":{}}'), "tool.lost"),
+        (response(b'{"jsonrpc":"2.0","id":1,"result":{"a":1,"a":2}}'), "tool.lost"),
+        (response(b"data: {}\n\n", "text/event-stream"), "tool.lost"),
+        (response(b"data: " + b"x" * 2000, "text/event-stream"), "tool.lost"),
+        (response(b"x" * 2000), "tool.lost"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+            "tool.lost",
+        ),
+        (b"no http\r\n\r\n", "tool.lost"),
+    ],
+    ids=range(12),
+)
+async def test_a_call_without_an_answer_is_in_doubt_or_did_not_run(
+    recorded, monkeypatch, raw, code
+):
+    monkeypatch.setattr("agentguard_mcp.gateway.http_upstream.MAX_LINE", 1000)
+    server = dishonest("tools/call", raw)
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        assert code_of(await client.call("echo", "a")) == code
+        server.reply = honest
+        assert shown(await client.call("echo", "a"))["text"] == ""
+    expected = "unknown" if code == "tool.lost" else "error"
+    assert recorded.outcomes() == [expected, "ok"]
+
+
+async def test_a_server_that_is_not_there_gets_no_call(recorded):
+    server = Http(honest)
+    async with server.served() as url:
+        pins = await asyncio.to_thread(list_tools, over(url))
+    async with gateway(recorded, over(url, pins=pins, recheck=60)) as client:
+        assert code_of(await client.call("echo", "a")) == "tool.unlisted"
+        assert "did not answer" in (await client.ask("prompts/list"))["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_are_cut_at_their_ends_however_the_bytes_come(size):
+    stream = b"\n: x\r\nid: 1\ndata: a\ndata:b\r\rdata: c\r\n\r\nretry: 5\n\ndata:  d\n\ndata: half"
+    reader = EventReader(1000)
+    chunks = [stream[place : place + size] for place in range(0, len(stream), size)]
+    assert [event for chunk in chunks for event in reader.feed(chunk)] == [b"a\nb", b"c", b" d"]
+    with pytest.raises(DecodeError):
+        EventReader(10).feed(b"data: 0123456789")
+    with pytest.raises(DecodeError):
+        EventReader(10).feed(b"data: 0\n" * 3)
