@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from served_place import founded_place
 
 from agentguard import verify_evaluation
 
 
+@pytest.fixture(scope="module")
+def shared(programs):
+    """A server for the tests that only ask it."""
+    with founded_place(programs) as place:
+        place.start()
+        yield place
+
+
 @pytest.fixture
-def guard(place):
-    return place.connect()
+def guard(shared):
+    return shared.connect()
 
 
 def tool_of(guard, name="note", **options):
@@ -30,17 +39,17 @@ def tool_of(guard, name="note", **options):
         ("drop", "deny", "policy.denied"),
     ],
 )
-def test_the_server_decides_signs_and_records(place, guard, name, outcome, code):
+def test_the_server_decides_signs_and_records(shared, guard, name, outcome, code):
     agent = guard.new_agent("clerk")
     got = agent.authorize(tool_of(guard, name), "x")
     assert (got.decision.outcome, got.code) == (outcome, code)
     read = verify_evaluation(got.statement, guard.trust)
     assert (read.agent, read.tool, read.decision) == (agent.id, name, outcome)
     assert (len(got.salt), read.client) == (32, None)
-    assert [entry.kind for entry in place.entries()][-1] == "evaluation"
-    assert place.calls() == []
+    assert [entry.kind for entry in shared.entries()][-1] == "evaluation"
+    assert shared.calls() == []
     assert list(guard.approvals.pending()) == []
-    assert place.verify().ok
+    assert shared.verify().ok
 
 
 def test_the_async_twin_asks_the_server_too(guard):
@@ -58,14 +67,15 @@ def test_the_application_s_facts_count(guard):
         assert agent.authorize(tool, "x").decision.outcome == outcome
 
 
-def test_a_delegation_of_the_server_is_named(place, guard):
+def test_a_delegation_of_the_server_is_named(shared, guard):
     agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
     read = verify_evaluation(agent.authorize(tool_of(guard), "x").statement, guard.trust)
     assert read.principal == "user:alice"
-    assert place.verify().ok
+    assert shared.verify().ok
 
 
-def test_without_the_server_every_evaluation_is_a_refusal(place, guard):
+def test_without_the_server_every_evaluation_is_a_refusal(place):
+    guard = place.connect()
     agent, tool = guard.new_agent("clerk"), tool_of(guard)
     assert agent.authorize(tool, "x").allowed
     place.stop()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from login_provider import Provider
-from served_place import PASSPHRASE, founded_place
+from served_place import PASSPHRASE, Place, founded_place
 from token_service import CONFIG, TYPES, Key, claims
 
 from agentguard.errors import ConfigError, StorageError
@@ -36,22 +38,27 @@ def now(values):
 def broken(values):
     raise RuntimeError("hunter2")
 """
-TABLES = """
+MODULE = "facts_of_evaluations"
+TABLES = f"""
 [paths]
 path = "files"
 
+[redact]
+slow = ["/args/text"]
+
 [tools.balance]
-facts = "evaluation_facts:WHICH"
+facts = "{MODULE}:now"
 origin = "bank.tools:balance"
-schema = "SCHEMA"
+schema = "{"0" * 64}"
 """
 
 
 class Scene:
     """The parts of a service in this process, and an instance that asks."""
 
-    def __init__(self, parts: ServiceParts, provider: Provider) -> None:
-        self.parts, self.key = parts, Key()
+    def __init__(self, place: Place, parts: ServiceParts) -> None:
+        self.place, self.parts, self.key = place, parts, Key()
+        provider = Provider(place.folder)
         workload = provider.token(aud="workloads", sub="web-1")
         bearer = {"authorization": f"Bearer {workload}", "content-type": "application/json"}
         proof = {"dpop": self.key.proof(f"{URL}/identities", workload)}
@@ -73,11 +80,11 @@ class Scene:
         token = exchange(parts, Request("POST", "/token", headers, sent))
         self.token = str(loads_object(token.body)["access_token"])
 
-    def ask(self, tool: str = "balance", **arguments: Any) -> dict[str, Any]:
+    def ask(self, **arguments: Any) -> dict[str, Any]:
         """Ask for an evaluation with the access token; return the answer."""
         body = {
             "subject": {"type": "agent", "id": self.uri},
-            "action": {"name": tool},
+            "action": {"name": "balance"},
             "resource": {"type": "account", "id": "1"},
             "context": {"arguments": arguments},
         }
@@ -90,62 +97,63 @@ class Scene:
         return dict(loads_object(answer.body))
 
 
-@pytest.fixture
-def opened(programs, monkeypatch) -> Iterator[Any]:
-    """Open a service whose tool has the look-up of facts with a name."""
-    guards: list[Any] = []
-    with founded_place(programs, CONFIG.replace("URL", URL).replace("LISTEN", "127.0.0.1:1")) as at:
-        (at.folder / "evaluation_facts.py").write_text(FACTS, encoding="utf-8")
-        (at.folder / "files").mkdir()
-        monkeypatch.syspath_prepend(str(at.folder))
-        toml = at.folder / "agentguard.toml"
-        text = toml.read_text(encoding="utf-8")
-
-        def open_scene(which: str = "now", more: str = "") -> Scene:
-            tables = TABLES.replace("WHICH", which).replace("SCHEMA", "0" * 64)
-            toml.write_text(text + tables + more, encoding="utf-8")
-            guard = open_embedded(at.settings, lambda: PASSPHRASE)
-            guards.append(guard)
-            return Scene(open_parts(at.settings, guard), Provider(at.folder))
-
-        yield SimpleNamespace(scene=open_scene, place=at)
-        for guard in guards:
+@contextmanager
+def opened(programs: Any) -> Iterator[Scene]:
+    config = CONFIG.replace("URL", URL).replace("LISTEN", "127.0.0.1:1")
+    with founded_place(programs, config + TABLES) as place:
+        (place.folder / f"{MODULE}.py").write_text(FACTS, encoding="utf-8")
+        (place.folder / "files").mkdir()
+        sys.path.insert(0, str(place.folder))
+        guard = open_embedded(place.settings, lambda: PASSPHRASE)
+        try:
+            yield Scene(place, open_parts(place.settings, guard))
+        finally:
             guard.close()
+            sys.path.remove(str(place.folder))
+            sys.modules.pop(MODULE, None)
+
+
+@pytest.fixture(scope="module")
+def scene(programs) -> Iterator[Scene]:
+    with opened(programs) as scene:
+        yield scene
 
 
 @pytest.mark.parametrize("which", ["now", "later"])
-def test_the_facts_of_the_configuration_count(opened, which):
-    scene = opened.scene(which)
+def test_the_facts_of_the_configuration_count(scene, monkeypatch, which):
+    module = importlib.import_module(MODULE)
+    monkeypatch.setattr(module, "now", getattr(module, which))
     assert scene.ask(amount=500)["decision"] is True
     assert scene.ask(amount=5)["decision"] is False
 
 
-def test_a_look_up_that_fails_is_no_decision_and_says_nothing_of_itself(opened):
+def test_a_look_up_that_fails_is_no_decision_and_says_nothing_of_itself(scene, monkeypatch):
+    module = importlib.import_module(MODULE)
+    monkeypatch.setattr(module, "now", module.broken)
     with pytest.raises(RefusedError) as caught:
-        opened.scene("broken").ask(amount=500)
+        scene.ask(amount=500)
     assert (caught.value.status, caught.value.error) == (503, "temporarily_unavailable")
     assert "hunter2" not in str(caught.value)
     assert "facts.failed" in str(caught.value)
 
 
-def test_a_log_that_can_t_be_written_gives_no_decision(opened, monkeypatch):
-    scene = opened.scene()
+def test_a_log_that_can_t_be_written_gives_no_decision(scene, monkeypatch):
     log = scene.parts.ports.log
 
-    def fail(_record: object) -> None:
-        raise StorageError(f"the log {opened.place.folder} is full", code="storage.full")
+    def fail(_log: object, _record: object) -> None:
+        raise StorageError(f"the log {scene.place.folder} is full", code="storage.full")
 
-    monkeypatch.setattr(type(log), "append", lambda _log, record: fail(record))
+    monkeypatch.setattr(type(log), "append", fail)
     with pytest.raises(RefusedError) as caught:
         scene.ask(amount=500)
     assert caught.value.status == 503
-    assert str(opened.place.folder) not in str(caught.value)
+    assert str(scene.place.folder) not in str(caught.value)
     monkeypatch.undo()
     assert scene.ask(amount=500)["decision"] is True
 
 
-def test_a_tool_is_known_by_its_table_alone(opened):
-    tools = opened.scene().parts.guard.tools
+def test_a_tool_is_known_by_its_table_alone(scene):
+    tools = scene.parts.guard.tools
     spec = tools.described("balance", ["amount", "path"])
     assert (spec.origin, spec.pin_mismatch) == ("bank.tools:balance", None)
     assert tools.described("nothing", []) is None
@@ -155,20 +163,22 @@ def test_a_tool_is_known_by_its_table_alone(opened):
     assert tools.described("drop", []).facts is None
 
 
-def test_a_token_that_ends_during_the_request_is_denied_on_record(opened, monkeypatch):
-    scene = opened.scene()
-    ports = scene.parts.ports
-    late = datetime.fromtimestamp(time.time(), ports.clock().tzinfo) + timedelta(minutes=6)
-    slow = replace(ports, clock=lambda: late)
-    monkeypatch.setattr(type(scene.parts.guard.runtime), "current_ports", lambda _runtime: slow)
-    monkeypatch.setattr(type(scene.parts), "now", lambda _parts: ports.clock())
-    said = scene.ask(amount=500)
-    assert (said["decision"], said["context"]["code"]) == (False, "delegation.expired")
-    assert opened.place.verify().problems == ()
-
-
-def test_a_resource_that_names_a_redacted_argument_is_refused(opened):
-    tools = opened.scene(more='[redact]\nslow = ["/args/text"]\n').parts.guard.tools
+def test_a_resource_that_names_a_redacted_argument_is_refused(scene):
+    tools = scene.parts.guard.tools
     assert tools.described("drop", ["text"]) is not None
     with pytest.raises(ConfigError):
         tools.described("slow", ["text"])
+
+
+def test_a_token_that_ends_during_the_request_is_denied_on_record(programs, monkeypatch):
+    with opened(programs) as scene:  # of its own: the log's time goes ahead
+        ports = scene.parts.ports
+        late = datetime.fromtimestamp(time.time(), ports.clock().tzinfo) + timedelta(minutes=6)
+        slow = replace(ports, clock=lambda: late)
+        runtime = type(scene.parts.guard.runtime)
+        monkeypatch.setattr(runtime, "current_ports", lambda _runtime: slow)
+        monkeypatch.setattr(type(scene.parts), "now", lambda _parts: ports.clock())
+        said = scene.ask(amount=500)
+        assert (said["decision"], said["context"]["code"]) == (False, "delegation.expired")
+        assert scene.place.verify().problems == ()
+        monkeypatch.undo()
