@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import docs_pages
 import httpcore
 import pytest
 
@@ -255,7 +256,10 @@ def test_the_cases_of_an_example_hold(programs, example, command):
 
 
 def test_platform_api(output_of, tmp_path):
-    assert output_of("platform_api.py", tmp_path) == [
+    printed = output_of("platform_api.py", tmp_path)
+    for line in printed[3:5]:
+        assert f"`{line}`" in docs_pages.text("how-to/authorize")
+    assert printed == [
         "grant types: urn:ietf:params:oauth:grant-type:token-exchange",
         "registered: spiffe://acme.example/agent/support",
         "exchanged for the scope: tickets:read",
