@@ -22,6 +22,7 @@ from agentguard import AgentguardError, ApprovalPending, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
 from agentguard.proof import CallReceiver, RequestCaller
 from agentguard_mcp import messages
+from agentguard_mcp.arguments import bound
 from agentguard_mcp.delegations import CallerDelegations, service_of
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
 
@@ -161,7 +162,7 @@ class RequestGuard:
         declared = _properties(spec)
         return Invocation.bind(
             replace(spec, facts=_with_caller(spec, caller)),
-            lambda: Arguments.of(request.arguments, declared=declared),
+            lambda: Arguments.of(bound(spec.schema, request.arguments), declared=declared),
             CallSite(adapters.next_call_id(self._agent, spec.name)),
         )
 

@@ -239,3 +239,32 @@ async def test_a_client_that_is_guarded_twice_still_sends_one_proof(make):
     async with Client(guard_transport(once, AUDIENCE)) as client:
         result = await scene.call(client, "pay", {"cents": 3})
     assert code_of(result) is None
+
+
+# --- arguments that an SDK reads leniently --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"force": "true"}, {"force": 1}, {"count": "3"}, {"count": True}, {"names": '["a"]'}],
+    ids=["text", "number", "digits", "bool", "json"],
+)
+async def test_a_value_that_the_sdk_would_turn_into_another_is_refused(scene, mode, arguments):
+    """The policy would decide on the text, and the tool would get the value."""
+    got = []
+
+    @scene.server.tool()
+    def do(force: bool = False, count: int = 5, names: list[str] | None = None) -> str:
+        """Does."""
+        got.append((force, count, names))
+        return "done"
+
+    async with scene.connect(mode) as client:
+        refused = await scene.call(client, "do", arguments)
+        assert code_of(refused) == "arguments.invalid"
+        allowed = await scene.call(client, "do", {"force": True, "names": ["a"]})
+        assert code_of(allowed) is None
+    assert got == [(True, 5, ["a"])]
+    assert scene.log.policy_inputs[-1]["args"] == {"force": True, "count": 5, "names": ["a"]}
+    first, _second = scene.log.calls()
+    assert first.code == "arguments.invalid"
