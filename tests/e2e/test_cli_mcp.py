@@ -173,7 +173,7 @@ def test_a_client_of_the_sdk_uses_a_gateway_in_a_process_of_its_own(domain):
     with (domain.folder / "stderr").open("w") as errors:
         denied = asyncio.run(use(errors))
     assert denied.isError is True
-    assert denied.meta == {"dev.agentguard/decision": {"outcome": "deny", "code": "policy.denied"}}
+    assert denied.meta == {"dev.agentguard/code": "policy.denied"}
     calls = [json.loads(line) for line in domain.run("audit", "list", "--json").stdout.splitlines()]
     decided = [(one["tool"], one["decision"]) for one in calls if one["kind"] == "authorization"]
     assert decided == [("echo", "allow"), ("echo", "deny")]

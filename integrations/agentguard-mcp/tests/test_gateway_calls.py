@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from gateway_scene import DECISION, LIMIT, code_of, gateway, settings, shown, until
+from gateway_scene import CODE, LIMIT, code_of, gateway, settings, shown, until
 
 from agentguard import Decision, Denied
 from agentguard.testing import RecordedGuard
@@ -52,10 +52,10 @@ async def test_resources_and_prompts_are_guarded_calls_too(recorded, tmp_path):
     assert read["result"]["params"] == {"uri": "file:///notes"}
     assert prompt["result"]["params"] == {"name": "greet", "arguments": {"who": "me"}}
     for refused in (unread, unasked):
-        assert refused["error"]["data"][DECISION] == {"outcome": "deny", "code": "policy.denied"}
+        assert refused["error"]["data"] == {CODE: "policy.denied"}
     assert ran.read_text() == "resources/read file:///notes\nprompts/get greet\n"
     assert [call["action"] for call in recorded.policy_inputs] == [
-        *("resources/read", "resources/read", "prompts/get", "prompts/get"),
+        *(["mcp:resources/read"] * 2 + ["mcp:prompts/get"] * 2),
     ]
 
 
@@ -139,7 +139,6 @@ async def test_a_server_that_hangs_leaves_the_call_in_doubt(recorded):
     async with gateway(recorded, settings(timeout=0.3)) as client:
         result = await client.call("hang", "a")
         assert code_of(result) == "tool.timeout"
-        assert result["_meta"][DECISION]["outcome"] == "unknown"
         assert shown(await client.call("echo", "b"))["text"] == "b"
     assert recorded.outcomes() == ["unknown", "ok"]
 
@@ -179,14 +178,14 @@ async def test_a_call_that_needs_an_approval_runs_once_somebody_has_approved(rec
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         for _try in range(3):  # a client that tries again executes nothing
             waiting = await client.call("echo", "a")
-            assert code_of(waiting) == "approval.required"
+            assert code_of(waiting) == "approval.pending"
         (request,) = recorded.guard.approvals.pending()
-        assert waiting["_meta"][DECISION]["request"] == request.request_id
+        assert waiting["_meta"]["dev.agentguard/request"] == request.request_id
         assert not ran.exists()
         recorded.approve()
-        assert code_of(await client.call("echo", "b")) == "approval.required"
+        assert code_of(await client.call("echo", "b")) == "approval.pending"
         assert shown(await client.call("echo", "a"))["text"] == "a"
-        assert code_of(await client.call("echo", "a")) == "approval.required"
+        assert code_of(await client.call("echo", "a")) == "approval.pending"
     assert ran.read_text() == "echo a\n"
 
 
@@ -198,7 +197,7 @@ async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(re
         recorded.approve()
         assert shown((await client.answer(1))["result"])["text"] == "a"
     async with gateway(recorded, settings(wait=0.1)) as client:
-        assert code_of(await client.call("echo", "b")) == "approval.required"
+        assert code_of(await client.call("echo", "b")) == "approval.pending"
     assert recorded.outcomes() == ["ok"]
 
 
@@ -240,13 +239,13 @@ async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path):
     file.write_text("s3cr3t-t0ken\n")
     file.chmod(0o600)
     recorded = RecordedGuard.make(
-        secrets={"GITLAB": {"file": str(file), "tools": ["mcp/start"]}},
+        secrets={"GITLAB": {"file": str(file), "tools": ["mcp:start"]}},
     )
     given = settings(secrets={"TOKEN": "GITLAB"})
     async with gateway(recorded, given) as client:
         assert "TOKEN" in shown(await client.call("echo", "a"))["environment"]
     start = recorded.policy_inputs[0]
-    assert (start["action"], start["args"]["server"]) == ("mcp/start", "files")
+    assert (start["action"], start["args"]["server"]) == ("mcp:start", "files")
     with closing(recorded.guard.reader()) as reader:
         stored = [one.data for entry in reader.stored(0) for one in entry.attachments]
     assert stored

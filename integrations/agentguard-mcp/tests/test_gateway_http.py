@@ -178,7 +178,7 @@ async def test_the_session_the_revision_and_the_token_go_with_each_request(tmp_p
     file = tmp_path / "token"
     file.write_text("t0ken")
     file.chmod(0o600)
-    recorded = RecordedGuard.make(secrets={"TICKETS": {"file": str(file), "tools": ["mcp/start"]}})
+    recorded = RecordedGuard.make(secrets={"TICKETS": {"file": str(file), "tools": ["mcp:start"]}})
     server = Http(honest)
     async with server.served() as url, gateway(recorded, over(url, bearer="TICKETS")) as client:
         await client.ask("initialize", HELLO)

@@ -17,7 +17,7 @@ from agentguard_mcp.gateway import Settings, environment, serve
 from agentguard_mcp.gateway.messages import MAX_LINE
 
 SERVER = Path(__file__).with_name("scripted_server.py")
-DECISION = "dev.agentguard/decision"
+CODE = "dev.agentguard/code"
 LIMIT = 20.0
 
 
@@ -95,7 +95,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def code_of(result: dict[str, Any]) -> str:
     """Return the reason code of the gateway's own answer to a call."""
     assert result["isError"] is True, result
-    code: str = result["_meta"][DECISION]["code"]
+    code: str = result["_meta"][CODE]
     return code
 
 

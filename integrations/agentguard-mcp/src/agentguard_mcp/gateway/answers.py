@@ -3,25 +3,18 @@
 A refused ``tools/call`` gets a result with ``isError`` and no JSON-RPC error: a model reads the
 first, while some clients take the second for a fault of the connection and make the call again.
 ``resources/read`` and ``prompts/get`` have no such result, and get an error. The reason code stands
-in ``_meta["dev.agentguard/decision"]`` of a result, or in the error's ``data`` under the same key.
+in the result's ``_meta``, or in the error's ``data``, as a guarded server has it there
+(``agentguard_mcp.messages``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from agentguard import ApprovalRequest, Decision
 from agentguard.adapters import denial_text
-from agentguard_mcp.gateway.messages import OWN, Message, RequestId, is_modern
-
-DECISION: Final = f"{OWN}decision"
-
-REFUSED: Final = -32010
-"""The code of agentguard's errors, of those that JSON-RPC 2.0 leaves to servers.
-
-MCP keeps -32020 to -32099 for itself.
-"""
+from agentguard_mcp.gateway.messages import Message, RequestId, is_modern
+from agentguard_mcp.messages import CODE, ERROR, REQUEST
 
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
@@ -32,19 +25,21 @@ _NOT_RUN: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND, _URL_ELICITATION}
 
 
 def error(
-    identifier: RequestId | None, code: int, text: str, decision: Mapping[str, Any] | None = None
+    identifier: RequestId | None,
+    code: int,
+    text: str,
+    data: dict[str, str] | None = None,
 ) -> Message:
     """Return a JSON-RPC error; ``identifier`` None is for a request whose id can't be read."""
     body: dict[str, Any] = {"code": code, "message": text}
-    if decision is not None:
-        body["data"] = {DECISION: dict(decision)}
+    if data is not None:
+        body["data"] = data
     return {"id": identifier, "error": body}
 
 
 def refusal(request: Message, tool: str, decision: Decision) -> Message:
     """Return the answer to a guarded request that was denied, and did not run."""
-    text = denial_text(tool, decision, shows_code=True)
-    return _answer(request, text, {"outcome": "deny", "code": decision.code})
+    return _answer(request, denial_text(tool, decision), {CODE: decision.code})
 
 
 def pending(request: Message, tool: str, waiting: ApprovalRequest) -> Message:
@@ -55,22 +50,22 @@ def pending(request: Message, tool: str, waiting: ApprovalRequest) -> Message:
         f"{identifier}). Once somebody has approved the request (agentguard approvals approve "
         f"{identifier}), make the same call with the same arguments again: the call then runs once."
     )
-    decision = {"outcome": "approval", "code": "approval.required", "request": identifier}
-    return _answer(request, text, decision)
+    return _answer(request, text, {CODE: "approval.pending", REQUEST: identifier})
 
 
 def of_server(request: Message, tool: str, response: Message) -> Message:
     """Return a server's own answer to a call that failed there.
 
     A JSON-RPC error of ``tools/call`` becomes a result with ``isError``, since the call may have
-    run. Two errors stay what they are, as the client has to act on them and nothing has run:
-    invalid params, and the elicitation of a URL (MCP 2025-11-25, "URL Elicitation Required").
+    run. Three errors stay what they are, as nothing has run and the client has to act on them: an
+    unknown method, invalid params, and the elicitation of a URL (MCP 2025-11-25, "URL Elicitation
+    Required").
     """
     failure = response.get("error")
     if failure is None or request["method"] != "tools/call" or failure.get("code") in _NOT_RUN:
         return {**response, "id": request["id"]}
     text = f"The MCP server reports an error for {tool}: {failure.get('message', '')}"
-    return _answer(request, text, {"outcome": "error", "code": "tool.error"})
+    return _answer(request, text, {CODE: "tool.error"})
 
 
 def in_doubt(request: Message, tool: str, code: str, what: str) -> Message:
@@ -79,22 +74,21 @@ def in_doubt(request: Message, tool: str, code: str, what: str) -> Message:
         f"Unknown: {what}, and {tool} may have run. Find out whether the tool ran before you "
         "make the call again."
     )
-    return _answer(request, text, {"outcome": "unknown", "code": code})
+    return _answer(request, text, {CODE: code})
 
 
 def failed(request: Message, tool: str, code: str, what: str) -> Message:
     """Return the answer to a call that was allowed and never reached the server."""
-    text = f"Failed: {what}, and {tool} did not run."
-    return _answer(request, text, {"outcome": "error", "code": code})
+    return _answer(request, f"Failed: {what}, and {tool} did not run.", {CODE: code})
 
 
-def _answer(request: Message, text: str, decision: Mapping[str, Any]) -> Message:
+def _answer(request: Message, text: str, data: dict[str, str]) -> Message:
     if request["method"] != "tools/call":
-        return error(request["id"], REFUSED, text, decision)
+        return error(request["id"], ERROR, text, data)
     result: dict[str, Any] = {
         "content": [{"type": "text", "text": text}],
         "isError": True,
-        "_meta": {DECISION: dict(decision)},
+        "_meta": data,
     }
     if is_modern(request):
         result["resultType"] = "complete"

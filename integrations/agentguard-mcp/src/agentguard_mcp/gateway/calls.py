@@ -97,7 +97,7 @@ class Calls:
 
         The token for a server over HTTP stands under ``BEARER``.
 
-        The policy decides on the call ``mcp/start``, and
+        The policy decides on the call ``mcp:start``, and
         each release is on record. Raises ``Denied``, ``ApprovalPending`` once the wait for an
         answer is over, and ``SecretError``.
         """

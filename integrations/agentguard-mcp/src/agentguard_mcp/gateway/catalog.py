@@ -17,12 +17,13 @@ from agentguard import Agent, AgentguardError, Decision
 from agentguard.adapters import EncodeError, ToolSpec, configure_tool
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.messages import OWN
 
 MAX_TOOLS: Final = 2_000
 """The most tools of a server; each takes memory for as long as the gateway runs."""
 
-START: Final = "mcp/start"
-"""The name of the guarded call that starts a server with secrets."""
+START: Final = "start"
+"""What starts a server with secrets; ``mcp:start`` for the policy."""
 
 METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "resources/read": (
@@ -50,7 +51,10 @@ METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
 }
-"""What is guarded beside ``tools/call``, each as a tool: description and schema."""
+"""What is guarded beside ``tools/call``: description and schema, as of a tool.
+
+For the policy, the name begins with ``mcp:``.
+"""
 
 
 class Catalog:
@@ -128,9 +132,11 @@ class Catalog:
         """Return the specification of one of ``METHODS``, and why each call of it is refused."""
         if name not in self._methods:
             description, schema = METHODS[name]
-            self._methods[name] = self._configured(name, description, schema)
+            self._methods[name] = self._configured(f"{OWN}{name}", description, schema)
         spec = self._methods[name]
-        return (spec, None) if isinstance(spec, ToolSpec) else (self._bare(name), spec)
+        if isinstance(spec, ToolSpec):
+            return spec, None
+        return self._bare(f"{OWN}{name}"), spec
 
     def _note(self, name: str, found: str | None, definition: Definition) -> None:
         if name not in self._offered and len(self._offered) >= MAX_TOOLS:
@@ -143,8 +149,8 @@ class Catalog:
 
     def _specified(self, name: str, definition: Definition) -> ToolSpec | Decision:
         """Return the specification of a tool whose definition is the pinned one."""
-        if name in METHODS:
-            reason = f"a tool of the MCP server has the name of the method {name}"
+        if name.startswith(OWN):
+            reason = f"a tool of the MCP server has a name that begins with {OWN}"
             return Decision.refusal(reason, code="tool.changed")
         description, schema = definition.get("description", ""), definition.get("inputSchema")
         if not isinstance(description, str) or not isinstance(schema, dict):

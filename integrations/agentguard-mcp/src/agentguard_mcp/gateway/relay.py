@@ -30,6 +30,7 @@ from agentguard_mcp.gateway.messages import (
 )
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
+from agentguard_mcp.messages import ERROR
 
 PASSED: Final = frozenset(
     {
@@ -146,7 +147,7 @@ class Relay:
         if _is_own(identifier) or any(identifier in requests for requests in in_use):
             self._refuse(identifier, answers.INVALID_REQUEST, "the id is in use")
         elif waiting >= MAX_PENDING:
-            self._refuse(identifier, answers.REFUSED, "too many requests wait for an answer")
+            self._refuse(identifier, ERROR, "too many requests wait for an answer")
         elif method in GUARDED:
             task = asyncio.get_running_loop().create_task(self._guard(message))
             self._guarded[identifier] = task
@@ -171,7 +172,7 @@ class Relay:
     def _give_up(self, identifier: RequestId) -> None:
         if self._passed.pop(identifier, None) is not None:
             text = f"the MCP server did not answer in {self._settings.timeout:g} seconds"
-            self._refuse(identifier, answers.REFUSED, text)
+            self._refuse(identifier, ERROR, text)
 
     def _notice_of_client(self, message: Message) -> None:
         if message["method"] == "notifications/cancelled":
@@ -213,7 +214,7 @@ class Relay:
         except Exception:
             _LOGGER.exception("a call failed in the gateway")
             text = "the gateway has met an error: look at its log"
-            answer = answers.error(request["id"], answers.REFUSED, text)
+            answer = answers.error(request["id"], ERROR, text)
         finally:
             self._guarded.pop(request["id"], None)
         self._client.send(answer)
@@ -335,7 +336,7 @@ class Relay:
         elif (passed := self._passed.pop(identifier, None)) is not None:
             _stop(passed)
             text = f"the MCP server {self._settings.server} did not answer: {error}"
-            self._refuse(identifier, answers.REFUSED, text)
+            self._refuse(identifier, ERROR, text)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -345,7 +346,7 @@ class Relay:
         text = f"the MCP server {self._settings.server} has ended"
         for identifier, passed in list(self._passed.items()):
             _stop(passed)
-            self._refuse(identifier, answers.REFUSED, text)
+            self._refuse(identifier, ERROR, text)
         self._passed.clear()
         for future in self._awaited.values():
             if not future.done():
