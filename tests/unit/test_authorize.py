@@ -30,7 +30,7 @@ ARGUMENTS = {"to": "alice", "amount": 5}
 
 def policy(document: Any) -> Decision:
     """Deny large transfers, and ask people about middling ones."""
-    amount = document["args"]["amount"]
+    amount = document["args"].get("amount", 0)
     if amount > 100:
         return Decision.deny(f"{amount} is too much")
     if amount > 10:
@@ -243,3 +243,23 @@ def test_a_denied_call_and_its_evaluation_have_the_same_reason(guard, pay):
     with pytest.raises(Denied) as caught:
         agent.call(pay, "alice", 500)
     assert agent.authorize(pay, "alice", 500).reason == caught.value.reason
+
+
+def test_an_evaluation_inside_a_running_tool_is_made_under_the_delegation_in_force(
+    guard: Guard, pay: Any
+) -> None:
+    reads: list[Any] = []
+
+    @guard.tool
+    def plan() -> bool:
+        """Ask before paying."""
+        got = agent.authorize(pay, "alice", 5)
+        reads.append(verify_evaluation(got.statement or b"", guard.trust))
+        return got.allowed
+
+    agent = guard.new_agent("clerk")
+    with guard.delegate("user:erin", scope=["pay"]):
+        assert agent.call(plan) is True
+    assert agent.call(plan) is True
+    assert [read.principal for read in reads] == ["user:erin", "agent:clerk"]
+    assert guard.verify().problems == ()
