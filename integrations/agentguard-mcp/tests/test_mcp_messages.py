@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import agentguard_mcp
+from agentguard import ConfigError
 from agentguard_mcp.messages import (
     GuardedRequest,
     RefusedRequestError,
@@ -99,3 +101,14 @@ def test_the_code_of_a_server_gets_no_tokens():
     assert params["_meta"] == {**META, "kept": 1}
     assert is_proved(params)
     assert not any(map(is_proved, (None, [], {}, {"_meta": 1}, {"_meta": {"kept": 1}})))
+
+
+def test_an_unsupported_sdk_is_named_at_the_first_use(monkeypatch):
+    monkeypatch.setattr("agentguard.adapters.framework_versions.version", lambda _name: "3.0.0")
+    monkeypatch.delitem(vars(agentguard_mcp), "guard_transport", raising=False)
+    with pytest.raises(ConfigError, match=r"needs mcp<3,>=1\.24, and mcp 3\.0\.0 is installed"):
+        _name = agentguard_mcp.guard_transport
+    with pytest.raises(AttributeError, match="guard_transports"):
+        _name = agentguard_mcp.guard_transports
+    monkeypatch.undo()
+    assert callable(agentguard_mcp.guard_transport)

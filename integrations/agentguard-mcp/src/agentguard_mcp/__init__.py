@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agentguard.adapters import require_supported
+
 if TYPE_CHECKING:
     from agentguard_mcp.client import guard_transport
     from agentguard_mcp.request_guard import current_caller
@@ -31,5 +33,6 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a nam
         """Import a name of the public API at its first use."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        require_supported("agentguard-mcp", "mcp")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value

@@ -13,12 +13,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
-import anyio.to_thread
-
 from agentguard import ConfigError, UnguardedCallError
 from agentguard.proof import prove_call
 from agentguard.proof.call_receiver import require_audience
 from agentguard_mcp import messages
+from agentguard_mcp.threads import in_thread
 
 
 def guard_transport(
@@ -80,7 +79,7 @@ class ProvingStream:
             return None
         prove = partial(prove_call, self._audience, method, params)
         try:
-            return await anyio.to_thread.run_sync(prove)
+            return await in_thread(prove)
         except UnguardedCallError:
             if method in messages.LISTS:
                 return None

@@ -16,8 +16,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import anyio.to_thread
-
 from agentguard import AgentguardError, ApprovalPending, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
 from agentguard.proof import CallReceiver, RequestCaller
@@ -25,6 +23,7 @@ from agentguard_mcp import messages
 from agentguard_mcp.arguments import bound
 from agentguard_mcp.delegations import CallerDelegations, service_of
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
+from agentguard_mcp.threads import in_thread
 
 Run = Callable[[], Awaitable[Any]]
 """Runs the request in the server, and returns the result in the form of the wire."""
@@ -95,7 +94,7 @@ class RequestGuard:
 
     async def _verified(self, method: str, params: Any) -> RequestCaller:
         try:
-            return await anyio.to_thread.run_sync(self._receiver.verify, method, params)
+            return await in_thread(partial(self._receiver.verify, method, params))
         except AgentguardError as error:
             _LOGGER.warning("a request was refused: %s (%s, %s)", error, error.code, method)
             message = f"Denied: the server could not verify the caller [{error.code}]."
@@ -144,7 +143,7 @@ class RequestGuard:
             raise RefusedRequestError(message, code="tool.invalid")
         try:
             spec = self._spec(request.name, described)
-            delegation = await anyio.to_thread.run_sync(self._delegations.of, caller)
+            delegation = await in_thread(partial(self._delegations.of, caller))
         except AgentguardError as error:
             message = f"Denied: {request.name} was not run [{error.code}]."
             _LOGGER.warning("%s was not run: %s (%s)", request.name, error, error.code)
@@ -246,7 +245,7 @@ def _with_caller(spec: ToolSpec, caller: RequestCaller) -> Callable[[Any], Await
         if configured is not None and inspect.iscoroutinefunction(configured):
             found = await configured(facts_input)
         elif configured is not None:
-            found = await anyio.to_thread.run_sync(configured, facts_input)
+            found = await in_thread(partial(configured, facts_input))
         return {**found, "caller": _described(caller)} if isinstance(found, Mapping) else found
 
     return look_up

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp_scene import code_of
 from mcp_types import ElicitResult
@@ -88,3 +90,27 @@ async def test_many_calls_at_once_each_run_once(scene, mode):
         results = await scene.within(several)
     assert sorted(results) == [f"paid {cents} for user:alice" for cents in (1, 2, 3, 4, 6, 7, 8, 9)]
     assert sorted(cents for cents, _user in scene.runs) == [1, 2, 3, 4, 6, 7, 8, 9]
+
+
+async def test_a_call_from_a_thread_of_the_sdk_waits_for_no_thread_of_the_sdk(make):
+    """The SDK runs sync tools in threads, of which this test leaves one: the call itself has it."""
+    scene = make("sdk")
+
+    @scene.server.tool()
+    async def look_again() -> str:
+        """Looks."""
+        return "seen"
+
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with scene.connect() as client:
+
+            def call():
+                return anyio.from_thread.run(client.call_tool, "look_again", {})
+
+            with anyio.fail_after(20):
+                result = await scene.within(lambda: anyio.to_thread.run_sync(call))
+    finally:
+        limiter.total_tokens = before
+    assert result.content[0].text == "seen"
