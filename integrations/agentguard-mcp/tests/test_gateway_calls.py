@@ -192,8 +192,13 @@ async def test_a_call_that_needs_an_approval_runs_once_somebody_has_approved(rec
 async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(recorded):
     recorded.decide = lambda _call: Decision.require_approval()
     async with gateway(recorded, settings(wait=LIMIT)) as client:
-        client.send("tools/call", {"name": "echo", "arguments": {"text": "a"}}, id=1)
-        await until(lambda: bool(recorded.guard.approvals.pending()))
+        params = {"name": "echo", "arguments": {"text": "a"}, "_meta": {"progressToken": 7}}
+        client.send("tools/call", params, id=1)
+        notice = await client.next()
+        assert notice["method"] == "notifications/progress"
+        assert notice["params"]["progressToken"] == 7
+        (request,) = recorded.guard.approvals.pending()
+        assert request.request_id in notice["params"]["message"]
         recorded.approve()
         assert shown((await client.answer(1))["result"])["text"] == "a"
     async with gateway(recorded, settings(wait=0.1)) as client:

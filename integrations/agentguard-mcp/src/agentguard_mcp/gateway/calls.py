@@ -50,6 +50,8 @@ _OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
 _HOUR: Final = timedelta(hours=1)
 _MARGIN: Final = timedelta(minutes=5)
 _MAX_PAGES: Final = 100
+_BEAT: Final = 5.0
+"""Seconds between two notices that a call waits for an approval."""
 
 
 class Ask(Protocol):
@@ -131,13 +133,16 @@ class Calls:
                 return released
 
     async def answer(
-        self, request: Message, forward: Callable[[Message], Awaitable[Message]]
+        self,
+        request: Message,
+        forward: Callable[[Message], Awaitable[Message]],
+        notify: Callable[[Message], None],
     ) -> Message:
         """Return the response to a guarded request.
 
         ``forward`` sends a request to the server and returns the response; it is awaited once the
         call is authorised and on record, and never otherwise. ``forward`` raises ``NotSentError``,
-        ``TimeoutError`` or ``UpstreamLostError``.
+        ``TimeoutError`` or ``UpstreamLostError``. ``notify`` sends a notice to the client.
         """
         try:
             sent, name, arguments = _parsed(request)
@@ -170,7 +175,7 @@ class Calls:
                 result = await arun(agent, invocation, run, _OPTIONS)
                 return {"id": request["id"], "result": result}
             except ApprovalPending as waiting:
-                if last or not await self._approved(waiting):
+                if last or not await self._approved(waiting, request, notify):
                     return answers.pending(request, name, waiting.request)
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
                 return self._failure(request, name, error)
@@ -266,11 +271,37 @@ class Calls:
                 self._delegation = delegation
         return self._agent.under(delegation), None
 
-    async def _approved(self, waiting: ApprovalPending) -> bool:
-        """Wait for the answer to a request; return whether one has come."""
-        if not self._settings.wait:
-            return False
-        return await self._agent.approvals.await_(waiting.request, timeout=self._settings.wait)
+    async def _approved(
+        self,
+        waiting: ApprovalPending,
+        request: Message | None = None,
+        notify: Callable[[Message], None] = lambda _notice: None,
+    ) -> bool:
+        """Wait for the answer to a request for an approval; return whether one has come.
+
+        A client that has asked for progress hears that the call waits: some clients then wait on.
+        """
+        clock = asyncio.get_running_loop().time
+        end, beat = clock() + self._settings.wait, 0
+        token = meta_of(request or {}).get("progressToken")
+        while (left := end - clock()) > 0:
+            beat += 1
+            if token is not None:
+                notify(_waiting(token, beat, waiting.request.request_id))
+            pause = left if token is None else min(left, _BEAT)
+            if await self._agent.approvals.await_(waiting.request, timeout=pause):
+                return True
+        return False
+
+
+def _waiting(token: Any, beat: int, identifier: str) -> Message:
+    """Return the notice that a call waits; progress has to grow, and is the server's own later."""
+    params = {
+        "progressToken": token,
+        "progress": beat / 1_000_000,
+        "message": f"waiting for a person to approve request {identifier}",
+    }
+    return {"method": "notifications/progress", "params": params}
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:

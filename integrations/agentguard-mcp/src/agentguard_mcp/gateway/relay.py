@@ -198,7 +198,7 @@ class Relay:
         key = _call_key(request)
         execution = self._executions.get(key)
         if execution is None:
-            answering = self._calls.answer(request, self._forward)
+            answering = self._calls.answer(request, self._forward, self._client.send)
             execution = _Execution(asyncio.get_running_loop().create_task(answering))
             self._executions[key] = execution
             execution.task.add_done_callback(lambda _task: self._executions.pop(key, None))
