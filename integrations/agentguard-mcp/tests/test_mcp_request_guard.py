@@ -155,3 +155,13 @@ async def test_a_list_has_the_tools_of_the_callers_scope(tmp_path):
         assert [tool["name"] for tool in seen["tools"]] == ["pay"]
         assert seen["cacheScope"] == "private"
         assert await server.refused(proved, "tools/list") == "proof.used"
+
+
+async def test_work_that_goes_on_in_the_background_has_an_unknown_outcome(server):
+    proved = server.scene.prove(params())
+    with pytest.raises(RefusedRequestError) as caught:
+        await server.answer(proved, result={"resultType": "task", "taskId": "1"})
+    assert caught.value.code == "tool.unguarded"
+    for result in ({"resultType": "complete"}, {"resultType": "input_required"}):
+        assert await server.answer(server.scene.prove(params()), result=result) == result
+    assert server.log.outcomes() == ["unknown", "ok", "ok"]

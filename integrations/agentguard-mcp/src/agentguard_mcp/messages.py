@@ -134,6 +134,12 @@ def refusal_of(error: RefusedRequestError) -> dict[str, Any]:
     return described
 
 
+def is_unfinished(result: object) -> bool:
+    """Whether a result says that the work goes on in the background, as a task."""
+    kind = result.get("resultType") if isinstance(result, Mapping) else None
+    return kind not in (None, "complete", "input_required")
+
+
 def is_failure(result: object) -> bool:
     """Whether a result of ``tools/call`` says that the tool failed."""
     return isinstance(result, Mapping) and result.get("isError") is True

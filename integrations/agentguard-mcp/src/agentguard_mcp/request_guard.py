@@ -16,8 +16,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from agentguard import AgentguardError, ApprovalPending, Denied, Guard, adapters
-from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
+from agentguard import Agent, AgentguardError, ApprovalPending, Denied, Guard, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, ToolSpec
 from agentguard.proof import CallReceiver, RequestCaller
 from agentguard_mcp import messages
 from agentguard_mcp.arguments import bound
@@ -150,7 +150,7 @@ class RequestGuard:
             raise RefusedRequestError(message, code=error.code) from error
         invocation = self._invocation(spec, request, caller)
         return await self._run(
-            partial(adapters.arun, self._agent.under(delegation), invocation),
+            partial(_arun, self._agent.under(delegation), invocation),
             request,
             _Running(caller, run),
         )
@@ -167,7 +167,7 @@ class RequestGuard:
 
     async def _run(
         self,
-        arun: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+        arun: Callable[[_Running], Awaitable[Any]],
         request: GuardedRequest,
         running: _Running,
     ) -> Any:
@@ -175,6 +175,11 @@ class RequestGuard:
             return await arun(running)
         except _FailedToolError as failed:
             return failed.result
+        except _UnseenWorkError as error:
+            message = (
+                f"{request.name} goes on in the background, where no guard is [tool.unguarded]."
+            )
+            raise RefusedRequestError(message, code="tool.unguarded") from error
         except (Denied, ApprovalPending) as error:
             if running.has_begun:  # of a guarded call within the tool
                 raise
@@ -201,6 +206,8 @@ class _Running:
             result = await self._run()
         finally:
             _CALLER.reset(token)
+        if messages.is_unfinished(result):
+            raise _UnseenWorkError
         if messages.is_failure(result):
             raise _FailedToolError(result)
         return result
@@ -214,6 +221,13 @@ class _FailedToolError(Exception):
         self.result = result
 
 
+class _UnseenWorkError(Exception):
+    """The tool goes on in the background: the log has the outcome ``unknown``."""
+
+
+_OPTIONS: Final = CallOptions(outcome_unknown=(_UnseenWorkError,))
+
+
 def _refusal(name: str, error: Denied | ApprovalPending) -> RefusedRequestError:
     if isinstance(error, ApprovalPending):
         request_id = error.request.request_id
@@ -224,6 +238,10 @@ def _refusal(name: str, error: Denied | ApprovalPending) -> RefusedRequestError:
         return RefusedRequestError(message, code=error.code, request_id=request_id)
     text = adapters.denial_text(name, error.decision)
     return RefusedRequestError(text, code=error.decision.code)
+
+
+async def _arun(agent: Agent, invocation: Invocation, running: _Running) -> Any:
+    return await adapters.arun(agent, invocation, running, _OPTIONS)
 
 
 def _properties(spec: ToolSpec) -> tuple[str, ...]:

@@ -157,6 +157,9 @@ async def _of_fastmcp(server: Any, ctx: Any, name: str) -> ToolDescription | Non
         asked = dependencies.extract_version_spec(bound.meta)
         version = None if asked is None else versions.VersionSpec(eq=asked)
         tool = await server.get_tool(name, version)
+    if tool is not None and tool.task_config.supports_tasks():
+        message = f"Denied: {name} can run in the background, where no guard is [tool.unguarded]."
+        raise RefusedRequestError(message, code="tool.unguarded")
     return None if tool is None else ToolDescription(tool.description or "", tool.parameters)
 
 

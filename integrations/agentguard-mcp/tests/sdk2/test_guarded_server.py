@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fastmcp.utilities.tasks import TaskConfig
 from mcp import Client, MCPError
 from mcp.client._memory import InMemoryTransport
 from mcp.server import Server
@@ -272,3 +273,15 @@ def test_what_is_no_server_is_refused(make):
             guard_transport(InMemoryTransport(scene.server), audience)
     with pytest.raises(ConfigError, match="no transport"):
         guard_transport(object(), AUDIENCE)
+
+
+async def test_a_tool_that_can_run_as_a_task_is_refused(make):
+    scene = make("fastmcp")
+    tool = await scene.server.get_tool("pay")
+    async with scene.connect() as client:
+        tool.task_config = TaskConfig(mode="optional")
+        refused = await scene.call(client, "pay", {"cents": 3})
+        assert code_of(refused) == "tool.unguarded"
+        tool.task_config = TaskConfig(mode="forbidden")
+        assert code_of(await scene.call(client, "pay", {"cents": 3})) is None
+    assert scene.runs == [(3, "user:alice")]
