@@ -194,6 +194,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "config_sha256",
         "secrets",
         "requests",
+        "receipts",
         "outcome",
         "problems",
         "resolution",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, ProofError, ReceiverLog
+from agentguard import ConfigError, Ed25519Signer, ProofError, ReceiverLog
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.http_requests import read_proof
+from agentguard.audit.receipts import read_receipt
 from agentguard.delegation.context import running_call
 from agentguard.proof.call_proof import params_digest
-from agentguard.proof.presentation import prove_call, prove_request
+from agentguard.proof.presentation import note_receipt, prove_call, prove_request
+from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing import jws
 from agentguard.signing.canonical import sha256_hex
 from agentguard.storage.reader import StateReader
@@ -52,6 +55,26 @@ def test_the_proof_is_in_the_server_s_log_before_the_client_has_the_proof(place)
     with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
         proof, digest = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
     assert digest == sha256_hex(proof.encode())
+
+
+def test_a_receipt_goes_into_the_server_s_log(place):
+    guard, key = place.connect(), Ed25519Signer.from_seed(os.urandom(32))
+
+    def pay():
+        proof = sha256_hex(prove_request("POST", f"{URL}/pay", b"3").proof.encode())
+        token = mint(Answer(proof, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, proof))
+        forged = mint(Answer("f" * 64, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        with pytest.raises(ProofError) as caught:
+            note_receipt(VerifiedReceipt(forged, key.public_key.thumbprint, "f" * 64))
+        with closing(StateReader(place.settings.state)) as reader:
+            bodies = [body for _index, body in reader.entries(0)]
+        (entry,) = [one for one in map(parse_entry, bodies) if one.kind == "receipt"]
+        return caught.value.code, read_receipt(entry).receipt == token
+
+    with guard.delegate("user:alice", scope=["pay"], audience=[URL]):
+        noted = guard.new_agent("clerk").call(guard.tool(name="note")(pay))
+    assert tuple(noted) == ("proof.refused", True)
 
 
 def test_a_receiver_opens_its_log_in_its_own_process(place):

@@ -25,6 +25,9 @@ from agentguard.guard.agent import Agent
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.proof import prove_request
+from agentguard.proof.presentation import note_receipt
+from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
+from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse battery staple"
@@ -174,7 +177,11 @@ class Scene:
             if call.tool == "unlock":
                 secret(SECRET)
             if call.tool == "send":
-                prove_request("POST", SERVER, b"")
+                proof = prove_request("POST", SERVER, b"").proof
+                answer = Answer(sha256_hex(proof.encode()), 200, "0" * 64)
+                key = self.people["bob"]
+                token = mint(answer, key, server=SERVER, at=1)
+                note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, answer.proof_sha256))
             return f"{call.tool} {call.what}: done {self.ran.count(call)}"
 
         bound = {"what": call.what, "token": "s3cret"}

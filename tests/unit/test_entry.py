@@ -8,7 +8,15 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry, evaluations, http_requests, logouts, records, surrenders
+from agentguard.audit import (
+    entry,
+    evaluations,
+    http_requests,
+    logouts,
+    receipts,
+    records,
+    surrenders,
+)
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.evaluations import Basis
 from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
@@ -19,6 +27,7 @@ from agentguard.delegation import chain_issuance
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
+from agentguard.proof.receipt import Answer, mint
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import seal, statement
 
@@ -46,6 +55,8 @@ CALLER = (AGENT, "user:alice")
 @pytest.fixture
 def built(signer):
     """An entry of each kind."""
+    answer = Answer("3" * 64, 200, "4" * 64)
+    receipt = mint(answer, signer, server="https://a.example/", at=1)
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
     place = CallPlace(1, 7, "the-id", "0" * 64)
     issued = credential.issue(
@@ -98,6 +109,7 @@ def built(signer):
         "proof": http_requests.proof(
             ProofRecord(REQUEST, "wpt", "https://a.example", "the-proof", "3" * 64), SUBJECT, at=AT
         ),
+        "receipt": receipts.receipt("3" * 64, receipt, "key", SUBJECT, at=AT),
         "received": http_requests.received(
             ReceivedRequest(
                 REQUEST, *SERVER, "the-proof", "3" * 64, "key", "wpt", "0" * 64, *TOKEN, *CALLER
@@ -157,6 +169,7 @@ KINDS = [
     "authorization",
     "secret",
     "proof",
+    "receipt",
     "received",
     "refused",
     "outcome",

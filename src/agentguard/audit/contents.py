@@ -162,7 +162,7 @@ class ContentsVerifier:
                 return self._authorization(index, reading, entry, at)
             case "outcome":
                 return self._outcome(index, reading, entry)
-            case "secret" | "proof" | "received" | "refused":
+            case "secret" | "proof" | "receipt" | "received" | "refused":
                 return _Content(self._release(entry))
             case "evaluation":
                 return _Content(self._evaluation(entry, at))
@@ -175,7 +175,8 @@ class ContentsVerifier:
         """Check what a running call got, or what a receiver says of a request."""
         if entry.kind == "secret":
             return self._releases.check(entry)
-        return self._proofs.check(entry) if entry.kind == "proof" else summary_of_receipt(entry)
+        is_of_agent = entry.kind in ("proof", "receipt")
+        return self._proofs.check(entry) if is_of_agent else summary_of_receipt(entry)
 
     def _subject(self, index: int, entry: Entry, at: int) -> Summary:
         """Check an entry about an agent or a call, and return the entry's summary."""

@@ -87,6 +87,18 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "tool",
         }
     ),
+    "receipt": frozenset(
+        {
+            "proof_sha256",
+            "receipt",
+            "key_id",
+            "invocation_id",
+            "invocation_sha256",
+            "authorization",
+            "agent",
+            "tool",
+        }
+    ),
     "received": frozenset(
         {
             "request",

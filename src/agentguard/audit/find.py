@@ -21,6 +21,7 @@ from agentguard.audit.calls import Authorization, read_authorization, read_outco
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
 from agentguard.audit.http_requests import read_proof
 from agentguard.audit.log import LogReader
+from agentguard.audit.receipts import read_receipt
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
@@ -157,7 +158,7 @@ def releases_of_call(
     for index, body in reader.entries(shard, after=begin):
         if index == end:
             break
-        located = _as_located(shard, index, body, ["secret", "proof"])
+        located = _as_located(shard, index, body, ["secret", "proof", "receipt"])
         if located is not None and _is_about(located.entry, call):
             found.append(located)
     return found
@@ -367,6 +368,8 @@ def _is_about(entry: Entry, call: Authorization) -> bool:
             subject = read_release(entry).invocation_sha256
         elif entry.kind == "proof":
             subject = read_proof(entry).invocation_sha256
+        elif entry.kind == "receipt":
+            subject = read_receipt(entry).invocation_sha256
         else:
             subject = statements.read_admin_statement(entry).call.invocation_sha256
         return subject == call.invocation_sha256

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from agentguard.audit import records, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
+from agentguard.audit.receipts import read_receipt
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
@@ -299,6 +300,7 @@ def _is_count(value: JSON) -> bool:
 class _RunningCall(NamedTuple):
     subject: tuple[str, str, int, int, str, str]
     audience: tuple[str, ...]
+    proofs: set[str]
 
 
 @dataclass(slots=True)
@@ -317,17 +319,19 @@ class ProofVerifier:
         if chain is not None:
             digest = call.invocation_sha256
             subject = str(call.invocation_id), digest, self.shard, place, call.agent, call.tool
-            self._calls[digest] = _RunningCall(subject, tuple(chain.leaf.audience))
+            self._calls[digest] = _RunningCall(subject, tuple(chain.leaf.audience), set())
 
     def end(self, invocation_sha256: str) -> None:
         """Note the outcome of a call, after which the call proves nothing."""
         self._calls.pop(invocation_sha256, None)
 
     def check(self, entry: Entry) -> Summary:
-        """Check a proof, and return the summary of the entry.
+        """Check a proof or a receipt, and return the summary of the entry.
 
         Raises ``DecodeError`` or ``VerificationError``.
         """
+        if entry.kind == "receipt":
+            return self._check_receipt(entry)
         proved = read_proof(entry)
         running = self._calls.get(proved.invocation_sha256)
         if running is None:
@@ -336,7 +340,17 @@ class ProofVerifier:
             raise _mismatch("it names another call, agent or tool than the invocation")
         if proved.record.audience not in running.audience:
             raise _mismatch("the delegation of the call does not name this audience")
+        running.proofs.add(proved.record.sha256)
         return proved.summary
+
+    def _check_receipt(self, entry: Entry) -> Summary:
+        noted = read_receipt(entry)
+        running = self._calls.get(noted.invocation_sha256)
+        if running is None or noted.subject != running.subject:
+            raise _mismatch("a receipt is of no call that was running then")
+        if noted.proof_sha256 not in running.proofs:
+            raise _mismatch("a receipt is of a request that its call has not proved")
+        return noted.summary
 
 
 def _malformed(what: str) -> DecodeError:

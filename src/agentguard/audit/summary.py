@@ -124,9 +124,9 @@ def of_secret(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
     return Summary("secret", at, invocation_id, agent, tool=tool)
 
 
-def of_proof(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
-    """Return the summary of the entry of the proof of an HTTP request."""
-    return Summary("proof", at, invocation_id, agent, tool=tool)
+def of_proof(invocation_id: str, agent: str, *, at: str, tool: str, kind: str = "proof") -> Summary:
+    """Return the summary of the entry of the proof of a request, or of the answer's receipt."""
+    return Summary(kind, at, invocation_id, agent, tool=tool)
 
 
 def of_receipt(kind: str, agent: str, principal: str, *, at: str) -> Summary:

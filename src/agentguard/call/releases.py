@@ -121,6 +121,14 @@ class Releases(Protocol):
         parameters in hex (``proof/call_proof.py``).
         """
 
+    def note_receipt(self, proof_sha256: str, receipt: str, key_id: str) -> None:
+        """Put a receipt on record, which the tool has got for a request of this call.
+
+        ``proof_sha256`` (hex) is the digest of the request's proof, ``receipt`` a compact JWS that
+        the client has verified, and ``key_id`` the thumbprint of the receiver's key. Raises
+        ``ProofError``: ``proof.refused``, ``proof.failed``.
+        """
+
     @property
     def held(self) -> Sequence[Secret]:
         """The values that were released to the call, to calls inside, and to the calls around."""

@@ -6,13 +6,17 @@ release on record before. The client keeps the value until the end of the call, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from agentguard.call.releases import Releases, RequestProof
 from agentguard.client.link import Link
 from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.signing.keys import Secret
 from agentguard.wire import values
+from agentguard.wire.frame import Frame
+
+T = TypeVar("T")
 
 
 class ClientReleases:
@@ -65,13 +69,20 @@ class ClientReleases:
             }
         )
 
+    def note_receipt(self, proof_sha256: str, receipt: str, key_id: str) -> None:
+        """Have the server put a receipt on record; raises ``ProofError``."""
+        told = {"proof_sha256": proof_sha256, "receipt": receipt, "key_id": key_id}
+        self._ask({"op": "receipt", **told}, lambda _answer: None)
+
     def _proved(self, asked: dict[str, str]) -> RequestProof:
+        return self._ask(asked, lambda answer: values.read_proof(answer.header, answer.blobs))
+
+    def _ask(self, asked: dict[str, str], read: Callable[[Frame], T]) -> T:
         if self._has_ended:
             message = "a proof is for a request of a running call, and this call has ended"
             raise ProofError(message)
         try:
-            answer = self._link.request({**asked, "request_id": self._request_id})
-            return values.read_proof(answer.header, answer.blobs)
+            return read(self._link.request({**asked, "request_id": self._request_id}))
         except ProofError:
             raise
         except AgentguardError as error:

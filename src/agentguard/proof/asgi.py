@@ -11,11 +11,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import headers
+from agentguard.proof.answers import ReceiptedAnswer
 from agentguard.proof.presentation import CHAIN_WANTED
 from agentguard.proof.receiver import Receiver
 from agentguard.proof.verification import RequestCaller, UnknownChainError
@@ -118,6 +120,8 @@ class CallerMiddleware:
             await refuse(send, failed, accepts_dpop=self._receiver.accepts_dpop)
             return
         seen = _with_caller(scope, caller, self._receiver)
+        if self._receiver.signs:
+            send = ReceiptedAnswer(send, partial(self._receiver.receipt, caller))
         await self._app(seen, _replay(body, receive), send)
 
 

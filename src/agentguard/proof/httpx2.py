@@ -7,9 +7,12 @@ this one has the same for httpx.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from agentguard.errors import ConfigError
 from agentguard.proof import proving
 from agentguard.proof.presentation import Audiences
+from agentguard.proof.receipt import ReceiptKeys
 
 try:
     import httpx2
@@ -24,17 +27,28 @@ class CallerTransport(httpx2.BaseTransport):
     ``audiences`` are URLs of servers, which the delegation of the call names too. ``transport``
     sends the requests; None is ``httpx2.HTTPTransport()``. A request to an audience that can't be
     proved is not sent: raises as ``prove_request`` and ``proof_headers`` do. A request after a
-    redirect is proved only if the first request was to the same audience. Raises ``ConfigError``
-    for an audience that is no URL, or does not protect requests.
+    redirect is proved only if the first request was to the same audience. ``receipt_keys`` has the
+    keys (``ssh-ed25519 ...``) of audiences that sign their answers: an answer of such an audience
+    without a valid receipt is a ``ProofError`` (``receipt.*``), and each receipt is on record in
+    the guard's log. Raises ``ConfigError`` for an audience that is no URL, or does not protect
+    requests, and for keys that can't be used.
     """
 
-    def __init__(self, *audiences: str, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        *audiences: str,
+        transport: httpx2.BaseTransport | None = None,
+        receipt_keys: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
         self._audiences = Audiences(audiences)
+        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
         self._transport = httpx2.HTTPTransport() if transport is None else transport
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        response: httpx2.Response = proving.send(self._audiences, self._transport, request)
+        response: httpx2.Response = proving.send(
+            self._audiences, self._transport, request, self._receipts
+        )
         return response
 
     def close(self) -> None:
@@ -48,13 +62,21 @@ class AsyncCallerTransport(httpx2.AsyncBaseTransport):
     The guard signs in a thread, because the guard may wait for a disk or for a guard server.
     """
 
-    def __init__(self, *audiences: str, transport: httpx2.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        *audiences: str,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        receipt_keys: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
         self._audiences = Audiences(audiences)
+        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
         self._transport = httpx2.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        response: httpx2.Response = await proving.asend(self._audiences, self._transport, request)
+        response: httpx2.Response = await proving.asend(
+            self._audiences, self._transport, request, self._receipts
+        )
         return response
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ from agentguard.call.releases import Releases, RequestProof
 from agentguard.delegation.context import running_call
 from agentguard.errors import ConfigError, ProofError, UnguardedCallError
 from agentguard.proof import call_proof, headers
+from agentguard.proof.receipt import VerifiedReceipt
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing.canonical import sha256_hex
 
@@ -95,6 +96,15 @@ def prove_call(audience: str, method: str, params: Mapping[str, Any] | None) -> 
         call_proof.PROOF: proof.proof,
     }
     return {**(params or {}), "_meta": meta}
+
+
+def note_receipt(receipt: VerifiedReceipt) -> None:
+    """Put the receipt of an answer to the running tool on record, durably.
+
+    Raises ``UnguardedCallError`` outside a guarded call, and ``ProofError``: ``proof.refused`` for
+    a request of another call, ``proof.failed``.
+    """
+    _releases().note_receipt(receipt.proof_sha256, receipt.token, receipt.key_id)
 
 
 def _releases() -> Releases:

@@ -10,43 +10,72 @@ import asyncio
 from typing import Any, Final
 
 from agentguard.call.releases import RequestProof
+from agentguard.errors import ProofError
+from agentguard.proof import receipt
 from agentguard.proof.presentation import (
     CHAIN_WANTED,
     Audiences,
     chain_url,
     is_chain_wanted,
+    note_receipt,
     proof_headers,
     prove_request,
 )
+from agentguard.proof.receipt import NO_KEYS, Answer, ReceiptKeys
 from agentguard.proof.target import Target
+from agentguard.signing.canonical import sha256_hex
 
 _FIRST: Final = "agentguard.audience"
 """The extension of a request with its audience; a client copies extensions to redirected requests.
 """
 
 
-def send(audiences: Audiences, transport: Any, request: Any) -> Any:
+def send(
+    audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys = NO_KEYS
+) -> Any:
     """Send a request with ``transport``; return the response.
 
-    The request has a proof of its own if the URL is in an audience. Raises as ``prove_request`` and
-    ``proof_headers`` do.
+    The request has a proof of its own if the URL is in an audience. If ``receipts`` has keys of the
+    audience, the response needs a receipt, which is on record before this function returns. Raises
+    as ``prove_request`` and ``proof_headers`` do, and ``ProofError`` (``receipt.*``).
     """
     base = _audience(audiences, request)
     if base is None:
         return transport.handle_request(request)
+    response, proof = _send_proved(transport, request, base)
+    if not receipts.wants(base):
+        return response
+    try:
+        token = _receipt_in(response)
+        body = bytearray()
+        for part in response.stream:
+            body += part
+            _require_short(body)
+    finally:
+        response.close()
+    answer = _answer(response, proof, body)
+    note_receipt(receipts.verify(base, token, answer))
+    return _with_body(response, body)
+
+
+def _send_proved(transport: Any, request: Any, base: Target) -> tuple[Any, RequestProof]:
+    """Send a request, and its chain where the server asks for the chain."""
     about = request.method, _url(request), request.read()
     proof = prove_request(*about)
     sent = proof_headers(proof)
     response = transport.handle_request(_proved(request, sent))
     wanted = response.headers.get(CHAIN_WANTED)
     if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-        return response
+        return response, proof
     response.close()
     transport.handle_request(_chain_request(request, base, proof)).close()
-    return transport.handle_request(_proved(request, proof_headers(prove_request(*about))))
+    proof = prove_request(*about)
+    return transport.handle_request(_proved(request, proof_headers(proof))), proof
 
 
-async def asend(audiences: Audiences, transport: Any, request: Any) -> Any:
+async def asend(
+    audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys = NO_KEYS
+) -> Any:
     """Send a request as ``send`` does, on asyncio.
 
     The guard signs in a thread, because the guard may wait for a disk or for a guard server.
@@ -54,18 +83,64 @@ async def asend(audiences: Audiences, transport: Any, request: Any) -> Any:
     base = _audience(audiences, request)
     if base is None:
         return await transport.handle_async_request(request)
+    response, proof = await _asend_proved(transport, request, base)
+    if not receipts.wants(base):
+        return response
+    try:
+        token = _receipt_in(response)
+        body = bytearray()
+        async for part in response.stream:
+            body += part
+            _require_short(body)
+    finally:
+        await response.aclose()
+    answer = _answer(response, proof, body)
+    await asyncio.to_thread(note_receipt, receipts.verify(base, token, answer))
+    return _with_body(response, body)
+
+
+async def _asend_proved(transport: Any, request: Any, base: Target) -> tuple[Any, RequestProof]:
+    """Send a request, and its chain where the server asks for the chain."""
     about = request.method, _url(request), await request.aread()
     proof = await asyncio.to_thread(prove_request, *about)
     sent = proof_headers(proof)
     response = await transport.handle_async_request(_proved(request, sent))
     wanted = response.headers.get(CHAIN_WANTED)
     if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-        return response
+        return response, proof
     await response.aclose()
     taken = await transport.handle_async_request(_chain_request(request, base, proof))
     await taken.aclose()
-    sent = proof_headers(await asyncio.to_thread(prove_request, *about))
-    return await transport.handle_async_request(_proved(request, sent))
+    proof = await asyncio.to_thread(prove_request, *about)
+    return await transport.handle_async_request(_proved(request, proof_headers(proof))), proof
+
+
+def _receipt_in(response: Any) -> str:
+    """Return the receipt in an answer, unverified; raises ``ProofError`` (``receipt.missing``)."""
+    token = response.headers.get(receipt.HEADER)
+    if not isinstance(token, str):
+        raise receipt.missing(response.status_code)
+    return token
+
+
+def _require_short(body: bytearray) -> None:
+    if len(body) > receipt.MAX_ANSWER:
+        raise ProofError("the answer is longer than its receipt can be", code="receipt.mismatch")
+
+
+def _answer(response: Any, proof: RequestProof, body: bytearray) -> Answer:
+    digest = sha256_hex(proof.proof.encode())
+    return Answer(digest, response.status_code, sha256_hex(bytes(body)))
+
+
+def _with_body(response: Any, body: bytearray) -> Any:
+    """Return a response that has the body which was read, still encoded as it came."""
+    return type(response)(
+        response.status_code,
+        headers=response.headers,
+        content=bytes(body),
+        extensions=response.extensions,
+    )
 
 
 def _audience(audiences: Audiences, request: Any) -> Target | None:

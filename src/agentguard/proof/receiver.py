@@ -11,7 +11,9 @@ from typing import Protocol
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
+from agentguard.proof import receipt
 from agentguard.proof.evidence import KnownCaller
+from agentguard.proof.receipt import Answer
 from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.target import audience_target, parse_audience
 from agentguard.proof.verification import (
@@ -23,6 +25,8 @@ from agentguard.proof.verification import (
     verify_chain,
     verify_request,
 )
+from agentguard.signing.canonical import sha256_hex
+from agentguard.signing.keys import Signer
 
 
 class ReceiverStore(UsedProofs, Chains, Protocol):
@@ -45,7 +49,8 @@ class Receiver:
     services whose tokens count, each with the name of its trust domain, as in
     ``{"https://agents.example": "acme.example"}``. ``log`` is the receiver's own log
     (``agentguard.ReceiverLog``), in which each accepted request stands before the request is
-    handled; None for no log. ``clock`` returns seconds since the epoch.
+    handled; None for no log. ``signer`` signs a receipt of each answer to an accepted request; None
+    for no receipts. ``clock`` returns seconds since the epoch.
     Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, for
     revocations of one domain where several are trusted, and for a mapping that does not name
     exactly the trusted domains.
@@ -62,6 +67,7 @@ class Receiver:
         accepts_dpop: bool = False,
         issuers: Mapping[str, str] | None = None,
         log: RequestLog | None = None,
+        signer: Signer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         require_revocations(trust, revocations)
@@ -73,6 +79,7 @@ class Receiver:
         self._clock = clock
         self.accepts_dpop = accepts_dpop
         self._issuers = dict(issuers or {})
+        self._signer = signer
         named = audience_target(self._audience)
         is_narrower = named is not None and named.is_within(self._base)
         server = named.uri if named is not None and is_narrower else self._base.uri
@@ -95,6 +102,23 @@ class Receiver:
         return self._recorder.verified(
             lambda on_caller: self._verify(method, path, query, headers, body, on_caller)
         )
+
+    @property
+    def signs(self) -> bool:
+        """Whether the answers to accepted requests get a receipt."""
+        return self._signer is not None
+
+    def receipt(self, caller: RequestCaller, status: int, body: bytes) -> str:
+        """Sign a receipt of the answer to a request of a verified caller (``receipt.py``).
+
+        ``body`` is the body of the answer as it is sent. Raises ``ConfigError`` without a signer,
+        ``ProofError`` (``proof.unavailable``) without a clock, and what the signer raises.
+        """
+        if self._signer is None:
+            raise ConfigError("this receiver signs no receipts: give it a signer")
+        answer = Answer(caller.evidence.proof_sha256, status, sha256_hex(body))
+        at = read_clock(self._clock)
+        return receipt.mint(answer, self._signer, server=self._recorder.server, at=at)
 
     def refuse(self, caller: RequestCaller, error: ProofError) -> None:
         """Put on record that the application refuses a request of a verified caller.

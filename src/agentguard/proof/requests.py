@@ -6,23 +6,30 @@ requests would copy the headers of the proof to wherever a redirect leads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
-from agentguard.errors import ConfigError
+from agentguard.call.releases import RequestProof
+from agentguard.errors import ConfigError, ProofError
+from agentguard.proof import receipt
 from agentguard.proof.presentation import (
     CHAIN_WANTED,
     Audiences,
     chain_url,
     is_chain_wanted,
+    note_receipt,
     proof_headers,
     prove_request,
 )
+from agentguard.proof.receipt import Answer, ReceiptKeys
 from agentguard.proof.target import Target
+from agentguard.signing.canonical import sha256_hex
 
 try:
     import requests
     from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPResponse
 except ModuleNotFoundError as error:
     what = "an adapter that proves requests"
     raise ConfigError.without_extra("requests", what=what, brings="requests") from error
@@ -39,13 +46,19 @@ class CallerAdapter(HTTPAdapter):
     redirects begins. A request to an audience that can't be proved is not sent: raises as
     ``prove_request`` and ``proof_headers`` do. A request after a redirect is proved only if the
     first request was to the same audience. A proved request over ``http`` goes to this machine
-    itself, and through no proxy. Raises ``ConfigError`` for an audience that is no URL or does not
-    protect requests, and for a body that is neither bytes nor text.
+    itself, and through no proxy. ``receipt_keys`` has the keys (``ssh-ed25519 ...``) of audiences
+    that sign their answers: an answer of such an audience without a valid receipt is a
+    ``ProofError`` (``receipt.*``), and each receipt is on record in the guard's log. Raises
+    ``ConfigError`` for an audience that is no URL or does not protect requests, for keys that can't
+    be used, and for a body that is neither bytes nor text.
     """
 
-    def __init__(self, *audiences: str) -> None:
+    def __init__(
+        self, *audiences: str, receipt_keys: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
         super().__init__()
         self._audiences = Audiences(audiences)
+        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
 
     def send(
         self, request: requests.PreparedRequest, *given: Any, **more: Any
@@ -57,11 +70,18 @@ class CallerAdapter(HTTPAdapter):
         if not base.is_encrypted:  # a proxy would read the proof before this machine does
             given, more = given[:_BEFORE_PROXIES], {**more, "proxies": None}
         try:
-            response = self._send_proved(request, base, given, more)
+            response, proof = self._send_proved(request, base, given, more)
         except requests.RequestException as error:
             error.request = request  # which has no tokens
             raise
         response.request = request
+        if self._receipts.wants(base):
+            body = _body_of(response)
+            answer = Answer(
+                sha256_hex(proof.proof.encode()), response.status_code, sha256_hex(body)
+            )
+            token = response.headers[receipt.HEADER]
+            note_receipt(self._receipts.verify(base, token, answer))
         return response
 
     def _send_proved(
@@ -70,19 +90,43 @@ class CallerAdapter(HTTPAdapter):
         base: Target,
         given: tuple[Any, ...],
         more: Mapping[str, Any],
-    ) -> requests.Response:
+    ) -> tuple[requests.Response, RequestProof]:
         about = request.method or "", request.url or "", _body(request)
         proof = prove_request(*about)
         sent = proof_headers(proof)
         response = super().send(_proved(request, sent), *given, **more)
         wanted = response.headers.get(CHAIN_WANTED)
         if not is_chain_wanted(response.status_code, wanted, sent, proof.chain_sha256):
-            return response
+            return response, proof
         response.close()
         chain = _chain_request(base, proof.chain_sha256, proof.chain)
         super().send(chain, *given, **more).close()
-        sent = proof_headers(prove_request(*about))
-        return super().send(_proved(request, sent), *given, **more)
+        proof = prove_request(*about)
+        return super().send(_proved(request, proof_headers(proof)), *given, **more), proof
+
+
+def _body_of(response: requests.Response) -> bytes:
+    """Read the body as it came, still encoded; the response goes on with a copy.
+
+    Raises ``ProofError``: ``receipt.missing``, and ``receipt.mismatch`` for a body that is longer
+    than a receipt's can be.
+    """
+    if receipt.HEADER not in response.headers:
+        response.close()
+        raise receipt.missing(response.status_code)
+    came: Any = response.raw
+    body: bytes = came.read(receipt.MAX_ANSWER + 1, decode_content=False)
+    came.close()
+    if len(body) > receipt.MAX_ANSWER:
+        raise ProofError("the answer is longer than its receipt can be", code="receipt.mismatch")
+    response.raw = HTTPResponse(
+        BytesIO(body),
+        headers=came.headers,
+        status=came.status,
+        reason=came.reason,
+        preload_content=False,
+    )
+    return body
 
 
 class _FirstAudience(NamedTuple):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import http_requests, records
+from agentguard.audit import http_requests, receipts, records
 from agentguard.audit.log import AuditLog
 from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
@@ -25,6 +25,7 @@ from agentguard.call.releases import ProofRecord, Prover, Releases, ReleaseSubje
 from agentguard.errors import AgentguardError, ProofError, SecretError
 from agentguard.identity.revocation import Revocations, require_unrevoked
 from agentguard.secrets.rule import SecretRule
+from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Secret
 
 _LOGGER: Final = logging.getLogger("agentguard")
@@ -104,6 +105,17 @@ class Desk:
             raise ProofError(message, code="proof.failed") from error
         return made
 
+    def note_receipt(
+        self, subject: ReleaseSubject, proof_sha256: str, receipt: str, key_id: str
+    ) -> None:
+        """Put the receipt of a request of a running call on record; raises ``ProofError``."""
+        try:
+            self._append(lambda at: receipts.receipt(proof_sha256, receipt, key_id, subject, at=at))
+        except Exception as error:
+            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
+            message = f"the receipt of an answer can't be put on record: {problem}"
+            raise ProofError(message, code="proof.failed") from error
+
     def record(self, name: str, subject: ReleaseSubject) -> None:
         """Make the entry of a release durable; raises ``SecretError`` (``secret.failed``)."""
         try:
@@ -120,13 +132,23 @@ class Desk:
 class RunningReleases:
     """The secrets and the proofs of one running call (``call.releases.Releases``)."""
 
-    __slots__ = ("_around", "_desk", "_has_ended", "_held", "_process", "_recording", "_subject")
+    __slots__ = (
+        "_around",
+        "_desk",
+        "_has_ended",
+        "_held",
+        "_process",
+        "_proofs",
+        "_recording",
+        "_subject",
+    )
 
     def __init__(self, desk: Desk, subject: ReleaseSubject, around: Releases | None) -> None:
         self._desk = desk
         self._subject = subject
         self._around = around
         self._held: list[Secret] = []
+        self._proofs: set[str] = set()
         self._recording: set[threading.Event] = set()
         self._has_ended = False
         self._process = os.getpid()
@@ -192,11 +214,23 @@ class RunningReleases:
             with self._on_record():
                 self._require_provable()
                 proof = self._desk.prove(self._subject, proving)
+                self._proofs.add(sha256_hex(proof.proof.encode()))
             self._require_provable()
         except ProofError as error:
             _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
             raise
         return proof
+
+    def note_receipt(self, proof_sha256: str, receipt: str, key_id: str) -> None:
+        """Put the receipt of a request that this call has proved on record, durably.
+
+        Raises ``ProofError``: ``proof.refused`` for a request of another call.
+        """
+        with self._on_record():
+            self._require_provable()
+            if proof_sha256 not in self._proofs:
+                raise ProofError("the receipt is for a request that this call has not proved")
+            self._desk.note_receipt(self._subject, proof_sha256, receipt, key_id)
 
     def _require_provable(self) -> None:
         obstacle = self._obstacle()

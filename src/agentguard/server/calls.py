@@ -282,6 +282,13 @@ def call_proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
     return Frame(values.proof(made), [made.chain])
 
 
+def receipt(session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Put the receipt that a running tool has got on record; raises ``ProofError``."""
+    about = (values.text(header.get(name)) for name in ("proof_sha256", "receipt", "key_id"))
+    _provable(session, header).note_receipt(*about)
+    return Frame({})
+
+
 def _provable(session: Session, header: Header) -> Releases:
     """Return the releases of a call whose tool runs; raises ``ProofError``."""
     call = session.call(_request_id(header))

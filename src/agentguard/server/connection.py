@@ -56,8 +56,8 @@ _COSTLY: Final = frozenset(
 """The operations that have large answers, or read the whole log."""
 
 _ENDS: Final = frozenset(
-    {"span", "facts", "secret", "proof", "call_proof", "chain", "outcome", "withdraw"}
-    | {"runs.write", "runs.remove", "flush"}
+    {"span", "facts", "secret", "proof", "call_proof", "receipt", "chain", "outcome"}
+    | {"withdraw", "runs.write", "runs.remove", "flush"}
 )
 """The operations that a server which is about to end still carries out, for calls under way."""
 

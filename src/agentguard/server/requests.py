@@ -347,6 +347,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "secret": lambda _parts, *request: calls.secret(*request),
     "proof": lambda _parts, *request: calls.proof(*request),
     "call_proof": lambda _parts, *request: calls.call_proof(*request),
+    "receipt": lambda _parts, *request: calls.receipt(*request),
     "withdraw": lambda _parts, *request: calls.withdraw(*request),
     "agent": agent,
     "instance": instance,

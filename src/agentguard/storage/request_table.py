@@ -30,6 +30,9 @@ CREATE TABLE received (
     sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, counts INTEGER,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE receipts (
+    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, PRIMARY KEY (sha256, nth)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE refused (
     sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
@@ -37,7 +40,12 @@ CREATE TABLE refused (
 
 _INSERT: Final = {
     name: f"INSERT INTO {name} SELECT ?1, count(*), ?2, ?3{more} FROM {name} WHERE sha256 = ?1"  # noqa: S608  the names stand here
-    for name, more in (("sent", ", ?4, ?5"), ("received", ", ?4, ?5"), ("refused", ""))
+    for name, more in (
+        ("sent", ", ?4, ?5"),
+        ("received", ", ?4, ?5"),
+        ("refused", ""),
+        ("receipts", ""),
+    )
 }
 
 _OF_THE_AGENT: Final = """
@@ -47,8 +55,9 @@ SELECT CASE
         WHEN refused.sha256 IS NOT NULL THEN 'refused'
         ELSE 'agent_only'
     END AS state, sent.shard, sent.idx, coalesce(received.shard, refused.shard),
-    coalesce(received.idx, refused.idx)
+    coalesce(received.idx, refused.idx), receipts.shard, receipts.idx
 FROM sent
+LEFT JOIN receipts ON receipts.sha256 = sent.sha256 AND receipts.nth = 0
 LEFT JOIN received ON received.sha256 = sent.sha256 AND received.nth = sent.nth
 LEFT JOIN refused ON refused.sha256 = sent.sha256 AND refused.nth = 0
 WHERE state IN ('both', 'differs') OR sent.counts
@@ -56,7 +65,7 @@ ORDER BY sent.shard, sent.idx
 """
 
 _OF_THE_RECEIVER: Final = """
-SELECT 'receiver_only', NULL, NULL, received.shard, received.idx FROM received
+SELECT 'receiver_only', NULL, NULL, received.shard, received.idx, NULL, NULL FROM received
 LEFT JOIN sent ON sent.sha256 = received.sha256 AND sent.nth = received.nth
 WHERE sent.sha256 IS NULL AND received.counts
 ORDER BY received.shard, received.idx
@@ -69,12 +78,14 @@ class Match(NamedTuple):
     """A request, with the places of its entries; None for a log that has none.
 
     The place in the receiver's log is that of the entry ``received`` or, in the state ``refused``,
-    of the first entry ``refused``.
+    of the first entry ``refused``. ``receipt`` is the place of the receiver's receipt in the
+    agent's log.
     """
 
     state: MatchState
     at_agent: Receipt | None
     at_receiver: Receipt | None
+    receipt: Receipt | None
 
 
 class RequestTable:
@@ -102,6 +113,10 @@ class RequestTable:
         """Add an accepted request of the receiver's log; the arguments are as in ``add_sent``."""
         self._add("received", sha256, place, parts, counts)
 
+    def add_receipt(self, sha256: str, place: Receipt) -> None:
+        """Add a receipt that the agent's log has of a request."""
+        self._add("receipts", sha256, place)
+
     def add_refused(self, sha256: str, place: Receipt) -> None:
         """Add a refused request of the receiver's log."""
         self._add("refused", sha256, place)
@@ -121,7 +136,7 @@ class RequestTable:
         with _errors():
             for statement in _STATEMENTS:
                 for state, *numbers in self._connection.execute(statement):
-                    yield Match(state, _place(*numbers[:2]), _place(*numbers[2:]))
+                    yield Match(state, *(_place(*numbers[at : at + 2]) for at in (0, 2, 4)))
 
     def __enter__(self) -> Self:
         return self

@@ -15,9 +15,11 @@ from proof_scene import BODY, URL, check, header, refused
 from request_logs import TwoSides
 from tool_servers import in_call
 
+from agentguard import Ed25519Signer
 from agentguard.audit import http_requests
 from agentguard.audit.http_requests import read_received
-from agentguard.proof.presentation import prove_request
+from agentguard.proof.presentation import note_receipt, prove_request
+from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing.canonical import sha256_hex
 
 
@@ -241,3 +243,27 @@ def test_people_read_a_table_and_one_line_of_summary(sides):
 def test_an_address_that_protects_no_request_is_no_server(sides):
     asked = run(sides, "--server", "http://payments.example")
     assert (asked.returncode, "use https" in asked.stderr) == (2, True)
+
+
+def test_a_request_with_a_receipt_is_named(sides):
+    """The receiver has removed its entry, and the agent has what the receiver has signed."""
+    key = Ed25519Signer.from_seed(os.urandom(32))
+
+    def pay(path):
+        proof = sha256_hex(prove_request("POST", f"{URL}{path}", b"").proof.encode())
+        token = mint(Answer(proof, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, proof))
+
+    with sides.open() as opened:
+        opened.send()
+        in_call(opened.guard, lambda: pay("/signed"), audience=[URL])
+        opened.prove("/unsigned")
+    code, listed, summary = match(sides)
+    assert [(one["url"], one["receipt_entry"] is None) for one in listed] == [
+        (f"{URL}/signed", False),
+        (f"{URL}/unsigned", True),
+    ]
+    assert (code, summary["receipts"], summary["agent_only"]) == (1, 1, 2)
+    shown = run(sides, "--no-verify").stdout
+    assert "the receiver has signed a receipt" in shown
+    assert "1 request has a receipt" in shown

@@ -135,6 +135,7 @@ class CallReport:
             "config_sha256": members["config_sha256"],
             "secrets": [_release_json(one) for one in self.releases_of("secret")],
             "requests": [_proof_json(one) for one in self.releases_of("proof")],
+            "receipts": [_receipt_json(one) for one in self.releases_of("receipt")],
             **phrases.client_json(call),
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
@@ -366,6 +367,12 @@ def _proof_json(proof: LocatedEntry) -> JSON:
     members = proof.entry.members
     shown = {name: members[name] for name in ("request", "assurance", "audience", "proof")}
     return {**shown, "at": proof.entry.at, "index": proof.index}
+
+
+def _receipt_json(receipt: LocatedEntry) -> JSON:
+    members = receipt.entry.members
+    shown = {name: members[name] for name in ("proof_sha256", "receipt", "key_id")}
+    return {**shown, "at": receipt.entry.at, "index": receipt.index}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

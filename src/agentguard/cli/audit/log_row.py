@@ -17,6 +17,7 @@ from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.evaluations import read_evaluation
 from agentguard.audit.http_requests import read_proof, read_received, read_refused
+from agentguard.audit.receipts import read_receipt, status_of
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
@@ -243,6 +244,19 @@ def of_proof(row: Row, parsed: Entry) -> Row:
     )
 
 
+def of_receipt(row: Row, parsed: Entry) -> Row:
+    """Add of which call a server has signed the answer, unverified; raises ``DecodeError``."""
+    noted = read_receipt(parsed)
+    return replace(
+        row,
+        agent=noted.agent,
+        tool=noted.tool,
+        reason=f"the server has signed a receipt of its answer {status_of(noted)}",
+        invocation_id=noted.invocation_id,
+        about=noted.summary,
+    )
+
+
 def of_received(row: Row, parsed: Entry) -> Row:
     """Add whose request a server has accepted, unverified; raises ``DecodeError``."""
     entry = read_received(parsed)
@@ -268,6 +282,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "request": of_request,
     "secret": of_secret,
     "proof": of_proof,
+    "receipt": of_receipt,
     "received": of_received,
     "refused": of_refused,
     "revocation": of_freeze_or_revocation,

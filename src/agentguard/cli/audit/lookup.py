@@ -17,6 +17,7 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
 from agentguard.audit.http_requests import read_proof
 from agentguard.audit.log import LogReader
+from agentguard.audit.receipts import read_receipt
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row
@@ -172,6 +173,9 @@ def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
     elif log_entry.entry.kind == "proof":
         proved = read_proof(log_entry.entry)
         place = (proved.shard, proved.place)
+    elif log_entry.entry.kind == "receipt":
+        noted = read_receipt(log_entry.entry)
+        place = (noted.shard, noted.place)
     elif log_entry.entry.kind in ("resolution", "erasure"):
         call_place = statements.read_admin_statement(log_entry.entry).call
         place = (call_place.shard, call_place.index)

@@ -17,6 +17,7 @@ import typer
 from agentguard.audit import find, http_requests
 from agentguard.audit.entry import Entry, Receipt, parse_entry
 from agentguard.audit.log import LogReader
+from agentguard.audit.receipts import read_receipt
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import ProofRecord
 from agentguard.cli.audit import history
@@ -36,7 +37,7 @@ from agentguard.storage.request_table import RequestTable
 
 T = TypeVar("T")
 
-_KINDS: Final = ("proof", "received", "refused")
+_KINDS: Final = ("proof", "receipt", "received", "refused")
 
 AgentArgument = Annotated[
     Path,
@@ -101,8 +102,8 @@ def match(  # noqa: PLR0913  the options of the command
 
     With --json, one object a line for each listed request: state (both, differs, refused,
     agent_only, receiver_only), at, method, url, agent, tool, invocation_id, invocation_sha256,
-    agent_entry, receiver_entry, differs, code, assurance. The last line has the member summary: ok,
-    the number of requests of each state, and what was left out.
+    agent_entry, receiver_entry, receipt_entry, differs, code, assurance. The last line has the
+    member summary: ok, the number of requests of each state, and what was left out.
     """
     servers = {*map(_server, server or ())}
     logs = _open(agent, agent_trust), _open(receiver, receiver_trust)
@@ -163,6 +164,10 @@ class _Filling:
         for place, entry in self._entries(at_agent, "reading the agent's entry"):
             if entry.kind == "proof":
                 self._sent(place, entry)
+            elif entry.kind == "receipt":
+                noted = self._parsed(read_receipt, entry)
+                if noted is not None:
+                    self.table.add_receipt(noted.proof_sha256, place)
 
     def _entries(self, reader: LogReader, what: str) -> Iterator[_Read]:
         count = 0

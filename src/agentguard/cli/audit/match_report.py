@@ -100,6 +100,7 @@ class MatchReport:
     left_out: Mapping[str, int]
     every: bool
     counts: Counter[MatchState] = field(default_factory=Counter)
+    receipts: int = 0
 
     @property
     def ok(self) -> bool:
@@ -127,6 +128,7 @@ class MatchReport:
     def _listed(self, matches: Iterable[Match]) -> Iterator[_Request]:
         for match in matches:
             self.counts[match.state] += 1
+            self.receipts += match.receipt is not None
             if self.every or match.state != "both":
                 yield self._request(match)
 
@@ -147,7 +149,13 @@ class MatchReport:
         verified: dict[str, JSON] = {"agent": None, "receiver": None}
         verified |= {one.which: one.report.ok for one in self.verified}
         counts: dict[str, JSON] = {state: self.counts[state] for state in _WORDS}
-        return {"ok": self.ok, **counts, **self.left_out, "verified": verified}
+        return {
+            "ok": self.ok,
+            **counts,
+            "receipts": self.receipts,
+            **self.left_out,
+            "verified": verified,
+        }
 
     def _draw_summary(self) -> None:
         for one in self.verified:
@@ -163,6 +171,9 @@ class MatchReport:
         for name, words in _LEFT_OUT.items():
             if self.left_out[name]:
                 screen.line(f"{self.left_out[name]:,} {words}")
+        if self.receipts:
+            requests = screen.count(self.receipts, "request has", "requests have")
+            screen.line(f"{requests} a receipt of the server in the agent's log")
         counts = ", ".join(f"{self.counts[state]:,} {words}" for state, words in _WORDS.items())
         kind, verdict = ("ok", "the logs agree") if self.ok else ("fail", "FAILED")
         screen.line(screen.styled(kind, verdict), f": {counts}")
@@ -217,6 +228,9 @@ def _row(request: _Request) -> screen.Row:
 def _notes(request: _Request) -> Iterator[str]:
     if request.code is not None:
         yield request.code
+    if request.match.receipt is not None:
+        place = _place(request.match.receipt)
+        yield f"the receiver has signed a receipt (the agent's entry {place})"
     for name, (here, there) in request.differences().items():
         yield f"{name} is {_short(here)} at the agent, and {_short(there)} at the receiver"
     if request.match.state == "agent_only" and request.sent is not None:
@@ -256,6 +270,7 @@ def _as_json(request: _Request) -> dict[str, JSON]:
         "invocation_sha256": invocation,
         "agent_entry": _place_json(match.at_agent),
         "receiver_entry": _place_json(match.at_receiver),
+        "receipt_entry": _place_json(match.receipt),
         "differs": [*request.differences()],
         "code": request.code,
         "assurance": sent.record.assurance if sent is not None else assurance,

@@ -17,6 +17,7 @@ from agentguard.approvals.roster import Answer
 from agentguard.audit.calls import Authorization, Evaluation
 from agentguard.audit.find import LocatedEntry
 from agentguard.audit.http_requests import read_proof
+from agentguard.audit.receipts import read_receipt, status_of
 from agentguard.call.decision import Requirement
 from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import screen
@@ -53,6 +54,9 @@ def released(entry: LocatedEntry) -> tuple[str, str]:
     when = f"at {entry.entry.at} (entry {entry.shard}/{entry.index})"
     if entry.entry.kind == "secret":
         return "secret", f"{entry.entry.members['name']}, released {when}"
+    if entry.entry.kind == "receipt":
+        status = status_of(read_receipt(entry.entry))
+        return "receipt", f"the server has signed its answer {status}, on record {when}"
     request = read_proof(entry.entry).record.request
     return "request", f"{request.method} {request.url}, proved {when}"
 

@@ -25,6 +25,7 @@ Kind = Literal[
     "outcome",
     "secret",
     "proof",
+    "receipt",
     "received",
     "refused",
     "resolution",
@@ -326,9 +327,9 @@ KindOption = Annotated[
         "--kind",
         metavar="KIND",
         parser=one_of(Kind),
-        help="Entries of a kind: call, secret, proof, received, refused, outcome, resolution, "
-        "erasure, request, evaluation, delegation, revocation, freeze, adoption, identity, config, "
-        "policy, roster, key, shard.",
+        help="Entries of a kind: call, secret, proof, receipt, received, refused, outcome, "
+        "resolution, erasure, request, evaluation, delegation, revocation, freeze, adoption, "
+        "identity, config, policy, roster, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[

@@ -1,0 +1,147 @@
+"""Receipts (``typ: ag-receipt+jwt``): a tool's server signs what it has answered to a request.
+
+A receipt is bound to the proof of the request, to the status and to the body of the answer. The
+client knows the server's keys beforehand, and takes none from an answer. ``answers.py`` makes
+receipts in a server, and ``proving.py`` verifies them in a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from agentguard.errors import (
+    AgentguardError,
+    ConfigError,
+    DecodeError,
+    ProofError,
+    VerificationError,
+)
+from agentguard.proof.target import Target, parse_audience
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import PublicKey, Signer
+
+TYPE: Final = "ag-receipt+jwt"
+"""The ``typ`` of a receipt."""
+
+HEADER: Final = "Agentguard-Receipt"
+"""The header of an answer with a receipt."""
+
+MAX_ANSWER: Final = 1024 * 1024
+"""The longest body of an answer that gets a receipt, in bytes."""
+
+MAX_RECEIPT: Final = 4 * 1024
+"""The longest receipt, in characters."""
+
+_CLAIMS: Final = frozenset({"iss", "iat", "prf", "status", "bdg"})
+
+
+class Answer(NamedTuple):
+    """An answer: the status, and digests (SHA-256, hex) of the request's proof and of the body."""
+
+    proof_sha256: str
+    status: int
+    body_sha256: str
+
+
+class VerifiedReceipt(NamedTuple):
+    """A verified receipt: the compact JWS, and the thumbprint of the key (RFC 7638)."""
+
+    token: str
+    key_id: str
+    proof_sha256: str
+
+
+def mint(answer: Answer, signer: Signer, *, server: str, at: int) -> str:
+    """Sign a receipt of ``answer``; ``at`` is in seconds since the epoch.
+
+    ``server`` is the URL within which the server takes requests (``Target.uri``). Raises what the
+    signer raises.
+    """
+    claims: dict[str, JSON] = {
+        "iss": server,
+        "iat": at,
+        "prf": answer.proof_sha256,
+        "status": answer.status,
+        "bdg": answer.body_sha256,
+    }
+    return jws.sign(claims, signer, typ=TYPE)
+
+
+def verify(
+    token: str, answer: Answer, keys: Sequence[PublicKey], *, server: str
+) -> VerifiedReceipt:
+    """Verify that the server at the URL ``server``, which has ``keys``, has signed this answer.
+
+    Raises ``ProofError``: ``receipt.malformed``, ``receipt.key`` for a signature of none of the
+    keys, ``receipt.mismatch`` for the receipt of another server, request or answer.
+    """
+    if len(token) > MAX_RECEIPT:
+        raise ProofError("the receipt is too long", code="receipt.malformed")
+    key, claims = _signed(token, keys)
+    if claims.keys() != _CLAIMS or not is_integer(claims["iat"]):
+        raise ProofError("the claims are not those of a receipt", code="receipt.malformed")
+    said = claims["iss"], claims["prf"], claims["status"], claims["bdg"]
+    if said != (server, *answer) or not is_integer(claims["status"]):
+        message = "the receipt is of another server, of another request or of another answer"
+        raise ProofError(message, code="receipt.mismatch")
+    return VerifiedReceipt(token, key.thumbprint, answer.proof_sha256)
+
+
+def _signed(token: str, keys: Sequence[PublicKey]) -> tuple[PublicKey, Mapping[str, Any]]:
+    for key in keys:
+        try:
+            return key, jws.verify(token, key, typ=TYPE).claims()
+        except DecodeError as error:
+            raise ProofError(f"not a receipt: {error}", code="receipt.malformed") from error
+        except VerificationError as error:
+            if error.code != "signature.invalid":
+                raise ProofError(f"not a receipt: {error}", code="receipt.malformed") from error
+    message = "the receipt is signed by none of the server's keys: ask the server for its key"
+    raise ProofError(message, code="receipt.key")
+
+
+class ReceiptKeys:
+    """The keys of the servers that have to sign their answers, by the URL of each audience.
+
+    A key is a line in the form of OpenSSH (``ssh-ed25519 ...``), as in ``id_ed25519.pub``. Raises
+    ``ConfigError`` for a URL that is none of ``audiences``, and for a server without a usable key.
+    """
+
+    def __init__(self, keys: Mapping[str, Iterable[str]], audiences: Iterable[str]) -> None:
+        self._keys: dict[Target, tuple[PublicKey, ...]] = {}
+        named = set(audiences)
+        for url, lines in keys.items():
+            if url not in named:
+                raise ConfigError(f"{url!r} has keys of receipts, and is no audience here")
+            self._keys[parse_audience(url)] = _keys_of(url, lines)
+
+    def wants(self, base: Target) -> bool:
+        """Whether a server has to sign its answers."""
+        return base in self._keys
+
+    def verify(self, base: Target, token: str, answer: Answer) -> VerifiedReceipt:
+        """Verify the receipt of a server; raises ``ProofError``."""
+        return verify(token, answer, self._keys[base], server=base.uri)
+
+
+NO_KEYS: Final = ReceiptKeys({}, ())
+"""No server has to sign its answers."""
+
+
+def missing(status: int) -> ProofError:
+    """Return the error for an answer without a receipt."""
+    message = f"the server has answered {status} without a receipt, which it has to sign"
+    return ProofError(message, code="receipt.missing")
+
+
+def _keys_of(url: str, lines: Iterable[str]) -> tuple[PublicKey, ...]:
+    listed = [] if isinstance(lines, str) else list(lines)
+    try:
+        keys = tuple(map(PublicKey.from_openssh, listed))
+    except AgentguardError as error:
+        raise ConfigError(f"a key of {url!r} can't be used: {error}") from error
+    if not keys:
+        raise ConfigError(f"{url!r} needs a list of keys, each a line ssh-ed25519 ...")
+    return keys
