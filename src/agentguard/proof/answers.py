@@ -1,7 +1,8 @@
 """``ReceiptedAnswer``: adds a receipt to the answer of an ASGI application.
 
 A header goes before the body, so the answer is held back until the body is whole. An answer that is
-longer than ``receipt.MAX_ANSWER``, and a stream of events, goes on at once and gets no receipt.
+longer than ``receipt.MAX_ANSWER``, a stream of events, and a file that the server sends by itself
+go on at once and get no receipt.
 """
 
 from __future__ import annotations
@@ -40,7 +41,14 @@ class ReceiptedAnswer:
         elif message["type"] == "http.response.body" and self._start is not None:
             await self._hold(message)
         else:
+            await self._let_go()  # a server may send a file by itself, of which nobody has a digest
             await self._send(message)
+
+    async def _let_go(self) -> None:
+        """Send what is held back, without a receipt."""
+        start, self._start = self._start, None
+        if start is not None:
+            await self._send(start)
 
     async def _hold(self, message: Message) -> None:
         self._body += message.get("body", b"")

@@ -23,6 +23,7 @@ from agentguard.audit import receipts
 from agentguard.audit.receipts import read_receipt, status_of
 from agentguard.call.releases import ReleaseSubject
 from agentguard.proof import CallerMiddleware, ProofStore, Receiver, receipt
+from agentguard.proof.answers import ReceiptedAnswer
 from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
 from agentguard.proof.httpx2 import CallerTransport as CallerTransport2
 from agentguard.proof.presentation import note_receipt, prove_request
@@ -280,6 +281,19 @@ def test_a_synchronous_client_wants_receipts_too(scene, key):
 def test_keys_that_can_t_be_used_are_refused_at_the_start(keys):
     with pytest.raises(ConfigError):
         CallerTransport(URL, receipt_keys=keys)
+
+
+async def test_a_file_that_the_server_sends_by_itself_goes_on_without_a_receipt():
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    answer = ReceiptedAnswer(send, lambda _status, _body: "unused")
+    await answer({"type": "http.response.start", "status": 200, "headers": []})
+    assert sent == []
+    await answer({"type": "http.response.pathsend", "path": "/file"})
+    assert sent == ["http.response.start", "http.response.pathsend"]
 
 
 def test_a_receipt_has_neither_the_body_nor_the_query(key):
