@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -16,6 +17,7 @@ issuer = "{ISSUER}"
 jwks_file = "jwks.json"
 audience = ["agentguard"]
 algorithms = ["RS256"]
+services = {{ "service:ci" = "ci-1" }}
 
 [issuers.acme.users]
 claim = "preferred_username"
@@ -57,6 +59,22 @@ def test_a_principal_with_a_token_lends_to_an_agent(guard, provider, founded):
     guard.flush()
     (call,) = founded.calls()
     assert call.predicate["principal"] == "user:alice"
+    assert founded.verify().problems == ()
+
+
+def test_a_service_with_a_token_stands_in_the_chain(guard, provider, founded):
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+    token = provider.token(sub="ci-1")
+    given = {"subject_token": provider.token(), "scope": ["read"]}
+    with guard.delegate(via_token=token, **given) as lent:
+        assert agent.call(tool) == "noted"
+        assert asyncio.run(agent.acall(tool)) == "noted"
+    assert (lent.via, lent.chain.root.via_token.subject) == ("service:ci", "ci-1")
+    assert code_of(guard.delegate, via_token=provider.token(), **given) == "jwt.subject"
+    other = {"via": "service:shop", "via_token": token}
+    assert code_of(guard.delegate, **other, **given) == "principal.assurance"
+    guard.flush()
+    assert len(founded.calls()) == 2
     assert founded.verify().problems == ()
 
 

@@ -60,6 +60,7 @@ class ClientDelegations:
             "op": "delegate",
             "subject": lender.name,
             "subject_token": lender.token,
+            "via_token": lender.via_token,
             "scope": None if scope is None else grant.parse_scopes(scope),
             "via": via,
             "task_id": task_id,

@@ -18,6 +18,7 @@ from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.delegation.subject_token import SubjectToken
+from agentguard.delegation.via_token import ViaToken
 from agentguard.errors import AgentguardError, DelegationError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.principal import require_principal
@@ -42,7 +43,8 @@ class Terms:
     ``via`` is the service that asked for the delegation; None stands for the application itself,
     which a chain names by the trust domain's URI. An empty ``audience`` stands for the trust
     domain. ``expires_in`` is in seconds. ``subject_token`` is the token with which the principal
-    came; None where the application vouches for the principal.
+    came; None where the application vouches for the principal. ``via_token`` is the token with
+    which the service of ``via`` came; None where the application vouches for the service.
     """
 
     principal: str
@@ -54,6 +56,7 @@ class Terms:
     max_depth: int = DEFAULT_DEPTH
     max_calls: int | None = None
     subject_token: SubjectToken | None = None
+    via_token: ViaToken | None = None
 
     def check(self, now: int) -> None:
         """Raise ``DelegationError``, which names the parameter, for a value that no hop can have.
@@ -111,6 +114,7 @@ def begin(issuer: Signer, trust_domain: str, terms: Terms, *, now: int, jti: str
         assurance="application" if terms.subject_token is None else "oidc",
         is_asserted=True,
         subject_token=terms.subject_token,
+        via_token=terms.via_token,
     )
     return Chain((_signed(first, issuer),))
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-from agentguard.delegation import subject_token
+from agentguard.delegation import subject_token, via_token
 from agentguard.delegation.subject_token import SubjectToken
+from agentguard.delegation.via_token import ViaToken
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
@@ -83,8 +84,9 @@ class Grant:
     ``principal`` with ``scope`` (sorted; empty grants nothing) towards ``audience`` (sorted). Times
     are seconds since the epoch. ``max_calls`` None sets no limit. ``parent`` is the SHA-256 (hex)
     of the parent hop's signing input, None in the first hop. Only the first hop has an
-    ``assurance``, and, for ``oidc`` alone, a ``subject_token``. ``is_asserted`` is true for a
-    delegatee without a key: ``key_id`` is an issuer key then, and the issuer signs the next hop.
+    ``assurance``, and, for ``oidc`` alone, a ``subject_token``. The first hop has a ``via_token``
+    where its delegatee is a service that came with a token. ``is_asserted`` is true for a delegatee
+    without a key: ``key_id`` is an issuer key then, and the issuer signs the next hop.
     """
 
     delegator: str
@@ -104,10 +106,11 @@ class Grant:
     assurance: Assurance | None
     is_asserted: bool
     subject_token: SubjectToken | None = None
+    via_token: ViaToken | None = None
 
     def claims(self) -> dict[str, JSON]:
         """Return the claims of the hop's JWT (records.md, Delegation)."""
-        login = self.subject_token
+        login, via = self.subject_token, self.via_token
         return {
             "iss": self.delegator,
             "sub": self.principal,
@@ -126,6 +129,7 @@ class Grant:
             "assurance": self.assurance,
             "asserted_by": "issuer" if self.is_asserted else None,
             **({} if login is None else {"subject_token": login.as_json()}),
+            **({} if via is None else {"via_token": via.as_json()}),
         }
 
 
@@ -247,7 +251,7 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
             "assurance": None | "application" | "oidc" as assurance,
             "asserted_by": None | "issuer" as asserted_by,
         } if (
-            claims.keys() == (_WITH_TOKEN if assurance == "oidc" else _CLAIMS)
+            claims.keys() - {"via_token"} == (_WITH_TOKEN if assurance == "oidc" else _CLAIMS)
             and not further
             and is_integer(issued_at)
             and is_integer(expires_at)
@@ -273,8 +277,11 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
                 assurance=assurance,
                 is_asserted=asserted_by is not None,
                 subject_token=subject_token.parse(claims.get("subject_token")),
+                via_token=via_token.parse(claims.get("via_token")),
             )
             _check(grant)
+            if "via_token" in claims and not _is_via_token_sound(grant):
+                raise _malformed("its via_token says no token of a service that came first")
             return grant
     raise _malformed("its claims are not those of a hop grant, or not of their types")
 
@@ -299,6 +306,12 @@ def _check(grant: Grant) -> None:
         )
     if grant.max_calls is not None and not is_call_count(grant.max_calls):
         raise _malformed("its max_calls is no number of calls")
+
+
+def _is_via_token_sound(grant: Grant) -> bool:
+    """Whether a hop may have its ``via_token``: a first hop, whose delegatee is a service."""
+    is_first = grant.assurance is not None and grant.is_asserted
+    return grant.via_token is not None and is_first and is_principal(grant.delegatee)
 
 
 def _is_party(name: str) -> bool:

@@ -14,11 +14,13 @@ from agentguard.identity.principal import require_principal
 class Lender:
     """Who lends: a principal for whom the application vouches, or one who came with a token.
 
-    With both, the token has to be the principal's.
+    With both, the token has to be the principal's. ``via_token`` is a token of the service through
+    which the request came; None where the application vouches for the service.
     """
 
     name: str | None
     token: str | None = field(default=None, repr=False)
+    via_token: str | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Raise ``DelegationError`` (``principal.malformed``) for a name of another form, or none.

@@ -30,19 +30,27 @@ from agentguard.signing.canonical import is_integer
 
 if TYPE_CHECKING:
     from agentguard.domain.users import User, UserTokens
+    from agentguard.domain.workloads import Workload, WorkloadTokens
 
 
 class Delegations:
     """Signs the first hop of a chain with the issuer's key, and verifies stored chains.
 
-    ``users`` is None where no issuer of the configuration knows users.
+    ``users`` is None where no issuer of the configuration knows users, and ``workloads`` where none
+    knows services.
     """
 
     def __init__(
-        self, settings: Config, runtime: Runtime, scopes: ScopeSpelling, users: UserTokens | None
+        self,
+        settings: Config,
+        runtime: Runtime,
+        scopes: ScopeSpelling,
+        users: UserTokens | None,
+        workloads: WorkloadTokens | None,
     ) -> None:
         self._settings = settings
         self._users = users
+        self._workloads = workloads
         self._scopes = scopes
         self._runtime = runtime
 
@@ -67,17 +75,19 @@ class Delegations:
         now = seconds(process.clock()) if present is None else present.at
         lender.check()
         user = self._user(lender, now)
+        service = self._service(lender, via)
         principal = str(lender.name) if user is None else user.principal
         self._settings.require_assurance(principal, "application" if user is None else "oidc")
         terms = Terms(
             principal=principal,
             scope=self._settings.delegable_scope(principal, scope, self._rights_of(user)),
-            via=via,
+            via=via if service is None else service.name,
             task_id=task_id,
             audience=given_terms.names(audience),
             expires_in=given_terms.lifetime(expires_in),
             max_depth=max_depth,
             max_calls=max_calls,
+            via_token=None if service is None else service.token,
         )
         if user is not None:
             terms = _with_token(terms, user, now)
@@ -102,6 +112,19 @@ class Delegations:
             message = f"the token is of {user.principal}, and not of {lender.name}"
             raise DelegationError(message, code="principal.assurance")
         return user
+
+    def _service(self, lender: Lender, via: str | None) -> Workload | None:
+        """Return which service came with a token, None for a service without one."""
+        if lender.via_token is None:
+            return None
+        if self._workloads is None:
+            message = "no issuer knows services here: describe them in services of [issuers.NAME]"
+            raise VerificationError(message, code="jwt.issuer")
+        service = self._workloads.verify(lender.via_token)
+        if via not in (None, service.name):
+            message = f"the token is of {service.name}, and not of {via}"
+            raise DelegationError(message, code="principal.assurance")
+        return service
 
     def _rights_of(self, user: User | None) -> Callable[[str], PrincipalConfig | None] | None:
         """Return the look-up of what a principal may lend; None where nothing limits that."""

@@ -47,4 +47,7 @@ def delegation_description(chain: Chain, roles: Sequence[str]) -> Fragment:
             "auth_time": login.auth_time,
             "acr": login.acr,
         }
+    service = chain.root.via_token
+    if service is not None:
+        members["via_token"] = {"iss": service.issuer, "sub": service.subject}
     return Fragment(canonical.dumps(members))

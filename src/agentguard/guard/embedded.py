@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from agentguard.domain.passphrase import Passphrase
     from agentguard.domain.report import Report
     from agentguard.domain.users import UserTokens
+    from agentguard.domain.workloads import WorkloadTokens
 
 
 class Embedded:
@@ -67,7 +68,9 @@ class Embedded:
 
     def _tables(self, settings: Config) -> tuple[Tools, Delegations]:
         scopes = ScopeSpelling(settings.source, settings.scopes)
-        delegations = Delegations(settings, self.runtime, scopes, _users(settings))
+        delegations = Delegations(
+            settings, self.runtime, scopes, _users(settings), _workloads(settings)
+        )
         return Tools(settings, scopes), delegations
 
     def reload(self, settings: Config) -> None:
@@ -204,6 +207,15 @@ def _users(settings: Config) -> UserTokens | None:
     from agentguard.domain.users import UserTokens  # noqa: PLC0415
 
     return UserTokens(settings)
+
+
+def _workloads(settings: Config) -> WorkloadTokens | None:
+    if not any(issuer.services for issuer in settings.issuers.values()):
+        return None
+    # few configurations name an issuer that knows services
+    from agentguard.domain.workloads import WorkloadTokens  # noqa: PLC0415
+
+    return WorkloadTokens(settings)
 
 
 def open_embedded(

@@ -182,6 +182,7 @@ class Guard:
         subject_token: str | None = None,
         scope: Iterable[str] | None = None,
         via: str | None = None,
+        via_token: str | None = None,
         task_id: str | None = None,
         expires_in: timedelta | int = timedelta(hours=1),
         max_depth: int = DEFAULT_DEPTH,
@@ -194,28 +195,25 @@ class Guard:
         ``subject_token`` is a token of the principal's own, of an issuer that ``[issuers]`` names
         (docs/how-to/users.md): agentguard verifies the token, and the chain says so. With both, the
         token has to be ``subject``'s. A first token of an issuer may wait for its keys: call this
-        method in a thread, if the program has an event loop. In a ``with`` (or
-        ``async with``) block over the delegation the agents make their calls for ``subject``, with
-        no more than ``scope``; an agent's own configuration may narrow the scope further.
-        ``scope`` None stands for all that the roles of ``subject`` allow (``[principals]``).
-        ``via`` names the service through which the request came. ``expires_in`` is a ``timedelta``
-        or a number of seconds; with a token, the delegation ends sooner if the issuer's
-        configuration says so. ``max_depth`` limits the hops of the chain, ``max_calls`` limits
-        the calls of all agents under the delegation, and ``audience`` says who may accept the
-        delegation's access tokens.
+        method in a thread, if the program has an event loop. In a ``with`` (or ``async with``)
+        block over the delegation the agents make their calls for ``subject``, with no more than
+        ``scope``; an agent's own configuration may narrow the scope. ``scope`` None stands for all
+        that the roles of ``subject`` allow (``[principals]``). ``via`` names the service through
+        which the request came, and ``via_token`` is a token of this service (workload-tokens.md).
+        ``expires_in`` is a ``timedelta`` or a number of seconds; a ``subject_token`` may end the
+        delegation sooner. ``max_depth`` limits the hops of the chain, and ``max_calls`` the calls
+        of all agents. ``audience`` names who may accept the access tokens.
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
-        of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
-        that ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
-        ``principal.assurance`` where a token is wanted, or is another principal's,
-        ``hop.malformed``, ``delegation.depth``; for a token, ``delegation.logged_out`` after the
-        user's log-out, and ``domain.frozen``. For a token that does not verify, raises
-        ``VerificationError`` or ``DecodeError`` (``jwt.*``), and ``ServerError``
-        (``issuer.unreachable``, ``issuer.keys``) where its issuer's keys can't be had, and
-        ``StorageError`` where the log-outs can't.
+        of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for one that
+        ``[principals]`` does not list, ``principal.failed`` where the look-up fails,
+        ``principal.assurance`` where a token is wanted or is another's, ``hop.malformed``,
+        ``delegation.depth``; for a user's token ``delegation.logged_out``, ``domain.frozen``. For a
+        token that does not verify, raises ``VerificationError`` or ``DecodeError`` (``jwt.*``);
+        ``ServerError`` (``issuer.*``) without its keys; ``StorageError`` without the log-outs.
         """
         return self._parts.delegations.begin(
-            Lender(subject, subject_token),
+            Lender(subject, subject_token, via_token),
             scope=scope,
             via=via,
             task_id=task_id,
@@ -229,9 +227,8 @@ class Guard:
         """Return the delegation that ``Delegation.dumps`` wrote in a process of this trust domain.
 
         Raises ``DecodeError`` or ``VerificationError`` for a delegation that does not verify or has
-        expired, ``StorageError``, and ``DelegationError`` (``delegation.revoked``,
-        ``delegation.logged_out``,
-        ``domain.frozen``, ``delegation.holder``) for a delegation that nobody may use any more.
+        expired, ``StorageError``, and ``DelegationError`` (``delegation.revoked``, ``.logged_out``,
+        ``.holder``, ``domain.frozen``) for a delegation that nobody may use any more.
         """
         return self._parts.delegations.resume(stored)
 

@@ -104,7 +104,8 @@ def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blo
 
 def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Begin a delegation of a principal who comes with a token, or whom the client vouches for."""
-    lender: Any = Lender(header.get("subject"), header.get("subject_token"))
+    named = (header.get(name) for name in ("subject", "subject_token", "via_token"))
+    lender: Any = Lender(*named)
     if lender.token is None:
         require_principal(session.client, values.text(lender.name))
     terms: Any = {name: header.get(name) for name in _TERMS}
@@ -112,7 +113,7 @@ def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
         begun = parts.delegations.begin(lender, **terms)  # which checks each of them
     except ServerError as error:  # its message may name files of the server
         if session.share.may_warn():
-            _LOGGER.warning("a user's token can't be verified: %s (%s)", error, error.code)
+            _LOGGER.warning("a token can't be verified: %s (%s)", error, error.code)
         message = "the guard server can't get the keys of the token's issuer: its log says why"
         raise ServerError(message, code=error.code) from error
     return _lent(session, begun)

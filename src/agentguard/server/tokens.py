@@ -7,15 +7,12 @@ log.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.workloads import login_marks
 from agentguard.errors import AgentguardError, ServerError
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers
-
-_OF_A_LOGIN: Final = ("amr", "at_hash", "auth_time", "c_hash", "nonce", "session_state", "sid")
-"""Claims that tell of a person's log-in (OpenID Connect Core, 2; Front-Channel Logout, 3)."""
 
 
 class TokenClients:
@@ -63,12 +60,8 @@ class TokenClients:
 
 
 def _require_program(client: ClientConfig, verified: VerifiedJwt) -> None:
-    """Raise ``ServerError`` (``server.token``) for a token that is not the client's own.
-
-    A claim such as ``azp`` names the program through which a user has come, too.
-    """
-    is_sub = verified.subject == verified.claims.get("sub")
-    marks = [] if is_sub else [name for name in _OF_A_LOGIN if name in verified.claims]
+    """Raise ``ServerError`` (``server.token``) for a token that is not the client's own."""
+    marks = login_marks(verified)
     if marks:
         message = (
             f"the token tells of the log-in of a person ({', '.join(marks)}), and a client shows a "

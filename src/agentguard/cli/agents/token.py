@@ -248,6 +248,8 @@ def _rows(parts: TokenParts) -> Iterator[tuple[str, str | Text]]:
         yield "for", f"{first.principal} (assurance: {first.assurance or 'none said'})"
         if first.subject_token is not None:
             yield "vouched for", f"by {phrases.voucher(first)}"
+        if first.via_token is not None:
+            yield "service", phrases.service(first)
         through = [phrases.delegatee(hop) for hop in readable[:-1]]
         yield "through", ", then ".join(through) or "nobody"
         yield "may", " ".join(last.scope) or "nothing: its scope is empty"

@@ -110,6 +110,15 @@ def voucher(first: Grant) -> str:
     return f"{login.issuer} (token {login.token_id or login.sha256[:16]}{time_of_login})"
 
 
+def service(first: Grant) -> str:
+    """Return through which service the request came, and who vouches for the service."""
+    token = first.via_token
+    if token is None:
+        return f"{first.delegatee}, vouched for by the application"
+    which = token.token_id or token.sha256[:16]
+    return f"{first.delegatee}, vouched for by {token.issuer} (token {which} of {token.subject})"
+
+
 def hop_text(grant: Grant, parent: Grant | None) -> str:
     """Describe one hop. ``parent`` is the hop before, None for the first hop."""
     if parent is None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from agentguard.domain.config.table import Table
@@ -67,6 +68,9 @@ class IssuerConfig:
     users: UsersConfig | None = None
     """``[issuers.NAME.users]``; None where the issuer knows no users."""
 
+    services: Mapping[str, str] = field(default_factory=dict)
+    """The services whom the issuer's tokens name: the principal of each subject."""
+
 
 def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, IssuerConfig]:
     """Read ``[issuers]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
@@ -117,8 +121,19 @@ def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerCo
         if domain:
             raise table.mistake("users", "no users: a JWT-SVID is a workload's")
         config = replace(config, users=_users(table.table("users"), rule.audience))
+    config = replace(config, services=_services(table))
     table.reject_unknown()
     return config
+
+
+def _services(table: Table) -> Mapping[str, str]:
+    given = table.mapping("services") or {}
+    services = {subject: name for name, subject in given.items()}
+    is_good = all(is_principal(name) and name.startswith("service:") for name in given)
+    if not is_good or "" in services or len(services) < len(given):
+        expected = "names of services, as in 'service:ci', each with another subject"
+        raise table.mistake("services", expected)
+    return MappingProxyType(services)
 
 
 def _users(table: Table, audience: frozenset[str]) -> UsersConfig:

@@ -1,0 +1,85 @@
+"""``WorkloadTokens``: which service a token of an outside issuer is of.
+
+``[issuers.NAME] services`` says which subject of the issuer is which service. ``issuers/`` verifies
+the token itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from agentguard.delegation.via_token import ViaToken, is_sound
+from agentguard.domain.config import Config
+from agentguard.domain.issuer_keys import open_source
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.jwt import VerifiedJwt
+from agentguard.issuers.trusted import Issuers, TrustedIssuer
+
+_OF_A_LOGIN: Final = ("amr", "at_hash", "auth_time", "c_hash", "nonce", "session_state", "sid")
+"""Claims that tell of a person's log-in (OpenID Connect Core, 2; Front-Channel Logout, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A service that came with a verified token; ``name`` is the principal, as in service:ci."""
+
+    name: str
+    token: ViaToken
+
+
+class WorkloadTokens:
+    """Verifies tokens of the issuers that know services."""
+
+    def __init__(self, settings: Config) -> None:
+        known = [issuer for issuer in settings.issuers.values() if issuer.services]
+        self._services = {issuer.rule.name: issuer.services for issuer in known}
+        self._issuers = Issuers(
+            [TrustedIssuer(issuer.rule, open_source(issuer, settings.source)) for issuer in known]
+        )
+
+    def verify(self, token: str) -> Workload:
+        """Verify a token.
+
+        Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for a token that
+        tells of a log-in or a log-out of a person, and ``jwt.subject`` for a subject that is no
+        service; ``DecodeError`` (``jwt.malformed``) for a claim that no hop can have.
+        """
+        verified = self._issuers.verify(token)
+        if login_marks(verified) or "events" in verified.claims:
+            message = "the token tells of a person: pass the token of the service itself"
+            raise VerificationError(message, code="jwt.type")
+        name = self._services[verified.issuer].get(verified.subject)
+        if name is None:
+            message = (
+                f"the subject {verified.subject!a} of the issuer {verified.issuer} is no service: "
+                "see services in [issuers]"
+            )
+            raise VerificationError(message, code="jwt.subject")
+        return Workload(name, _known(token, verified))
+
+
+def login_marks(verified: VerifiedJwt) -> list[str]:
+    """Return the claims that tell of a person's log-in, where the subject is not ``sub``.
+
+    A claim such as ``azp`` names the program through which a user has come, too.
+    """
+    is_sub = verified.subject == verified.claims.get("sub")
+    return [] if is_sub else [name for name in _OF_A_LOGIN if name in verified.claims]
+
+
+def _known(token: str, verified: VerifiedJwt) -> ViaToken:
+    """Return what the first hop says of the token."""
+    claims, subject = verified.claims, verified.subject
+    issuer, token_id = claims.get("iss"), claims.get("jti")
+    known = ViaToken(
+        issuer=issuer if isinstance(issuer, str) else "/".join(subject.split("/")[:3]),
+        subject=subject,
+        sha256=sha256(token.encode("ascii")).hexdigest(),
+        token_id=token_id if isinstance(token_id, str) else None,
+    )
+    if not is_sound(known):
+        message = "iss, subject and jti of a token are printable ASCII, 1,024 characters each"
+        raise DecodeError(message, code="jwt.malformed")
+    return known
