@@ -160,7 +160,7 @@ class RequestGuard:
     ) -> Invocation:
         declared = _properties(spec)
         return Invocation.bind(
-            replace(spec, facts=_with_caller(spec, caller)),
+            replace(spec, facts=with_caller(spec, caller)),
             lambda: Arguments.of(bound(spec.schema, request.arguments), declared=declared),
             CallSite(adapters.next_call_id(self._agent, spec.name)),
         )
@@ -250,12 +250,12 @@ def _properties(spec: ToolSpec) -> tuple[str, ...]:
 
 
 def _no_facts(_facts_input: Any) -> dict[str, Any]:
-    """Stand for the look-up that ``_with_caller`` puts here for each call."""
+    """Stand for the look-up that ``with_caller`` puts here for each call."""
     return {}
 
 
-def _with_caller(spec: ToolSpec, caller: RequestCaller) -> Callable[[Any], Awaitable[Any]]:
-    """Return a look-up of facts: those of the configuration, and the caller."""
+def with_caller(spec: ToolSpec, caller: RequestCaller) -> Callable[[Any], Awaitable[Any]]:
+    """Return a look-up of facts: those of the configuration, and the caller (``input.caller``)."""
     configured = spec.facts
 
     async def look_up(facts_input: Any) -> Any:

@@ -134,8 +134,18 @@ def settings_of(
         secrets=table.secrets,
         timeout=table.timeout,
         recheck=table.recheck,
+        proofs=_proofs(config, table),
         wait=table.wait,
     )
+
+
+def _proofs(config: Config, table: McpConfig) -> Any:
+    """Return what verifies callers, None for callers without proofs; raises ``ConfigError``."""
+    if table.audience is None:
+        return None
+    state = config.state if config.server is None else None
+    trust = tuple(map(rights.read, table.trust))
+    return package().Proofs(table.audience, table.proofs, trust, state)
 
 
 def tools_of(config: Config, settings: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard import base_url
+from agentguard.delegation.grant import is_audience
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
@@ -32,8 +33,10 @@ class McpConfig:
     the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
     tools that a client sees, None for all. ``env`` names the variables that the server gets, and
     ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
-    file of the pinned tools, None for the default. ``timeout``, ``recheck`` and ``wait`` are in
-    seconds.
+    file of the pinned tools, None for the default. ``audience`` is the name of the
+    gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
+    proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
+    ``timeout``, ``recheck`` and ``wait`` are in seconds.
     """
 
     command: tuple[str, ...] = ()
@@ -47,6 +50,9 @@ class McpConfig:
     env: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     pins: Path | None = None
+    audience: str | None = None
+    proofs: Path | None = None
+    trust: tuple[Path, ...] = ()
     timeout: float = TIMEOUT
     recheck: int = 0
     wait: int = 0
@@ -108,6 +114,12 @@ def _url(table: Table) -> str | None:
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
     principal, pins = table.text("principal", ""), table.text("pins", "")
+    audience, proofs = table.text("audience", "") or None, table.text("proofs", "")
+    if (audience is None) is bool(proofs):
+        expected = "an audience and the file of its used proofs, or neither"
+        raise table.mistake("proofs" if proofs else "audience", expected)
+    if audience is not None and not is_audience(audience):
+        raise table.mistake("audience", "printable ASCII without spaces, as in 'mcp:git'")
     server = McpConfig(
         command=table.texts("command", ()),
         url=_url(table),
@@ -120,6 +132,9 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         env=table.texts("env", ()),
         secrets=table.mapping("secrets") or {},
         pins=resolve(pins) if pins else None,
+        audience=audience,
+        proofs=resolve(proofs) if proofs else None,
+        trust=tuple(map(resolve, table.texts("trust", ()))),
         timeout=table.seconds("timeout", TIMEOUT),
         recheck=table.number("recheck") or 0,
         wait=table.number("wait") or 0,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from agentguard_mcp.gateway.pins import Difference, Pins, compare
 from agentguard_mcp.gateway.probe import list_tools
-from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.settings import Proofs, Settings
 from agentguard_mcp.gateway.stdio import run, serve
 from agentguard_mcp.gateway.upstream import environment
 
 __all__ = [
     "Difference",
     "Pins",
+    "Proofs",
     "Settings",
     "compare",
     "environment",

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentguard import (
     Agent,
     AgentguardError,
     ApprovalPending,
+    ConfigError,
     Decision,
     Delegation,
     Denied,
@@ -29,6 +30,7 @@ from agentguard.adapters import (
     CallOptions,
     CallSite,
     Invocation,
+    ToolSpec,
     arun,
     next_call_id,
 )
@@ -37,6 +39,9 @@ from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
+
+if TYPE_CHECKING:
+    from agentguard_mcp.callers import Callers
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START})
 """The methods that run code of the server, and of which each request is a guarded call."""
@@ -89,6 +94,7 @@ class Calls:
         self._lock = asyncio.Lock()
         self._delegating = asyncio.Lock()
         self._listed_at: float | None = None
+        self._callers = _callers(guard, settings)
 
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
@@ -153,7 +159,7 @@ class Calls:
             spec = self.catalog.spec(name)
         else:
             spec, refused = self.catalog.method(request["method"])
-        agent, failed = await self._under_delegation()
+        agent, spec, failed = await self._for_caller(request, spec)
         refused = refused or failed
         declared = spec.schema.get("properties")
         bind = partial(
@@ -251,6 +257,18 @@ class Calls:
             params = {**params, "cursor": cursor}
         raise LookupError
 
+    async def _for_caller(
+        self, request: Message, spec: ToolSpec
+    ) -> tuple[Agent, ToolSpec, Decision | None]:
+        """Return the agent and the specification for a request, and why there is no caller."""
+        if self._callers is None:
+            agent, failed = await self._under_delegation()
+            return agent, spec, failed
+        found = await self._callers.of(request)
+        if isinstance(found, Decision):
+            return self._agent, spec, found
+        return self._agent.under(found.delegation), found.told(spec), None
+
     async def _under_delegation(self) -> tuple[Agent, Decision | None]:
         """Return the agent under a delegation of the principal, and why there is none."""
         if self._settings.principal is None:
@@ -302,6 +320,21 @@ def _waiting(token: Any, beat: int, identifier: str) -> Message:
         "message": f"waiting for a person to approve request {identifier}",
     }
     return {"method": "notifications/progress", "params": params}
+
+
+def _callers(guard: Guard, settings: Settings) -> Callers | None:
+    """Return what verifies callers; None where the settings ask for no proofs."""
+    if settings.proofs is None:
+        return None
+    try:
+        from agentguard_mcp.callers import Callers  # noqa: PLC0415  the extra sdk
+    except ModuleNotFoundError as error:
+        message = (
+            f"a gateway that verifies proofs needs {error.name}: from a clone of the project, run "
+            "pip install './integrations/agentguard-mcp[sdk]'"
+        )
+        raise ConfigError(message, code="config.extra_missing") from error
+    return Callers(guard, settings.proofs)
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:

@@ -98,6 +98,27 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {key: meta[key] for key in meta if key in _TRACE or key.startswith(STANDARD)}
 
 
+def cleaned(message: Message) -> Message:
+    """Return a message without agentguard's own keys in the ``_meta`` of its params or result."""
+    for part in ("params", "result"):
+        container = message.get(part)
+        if isinstance(container, dict):
+            rest = without_own(container)
+            if rest is not container:
+                message = {**message, part: rest}
+    return message
+
+
+def without_tasks(message: Message, part: str) -> Message:
+    """Return an ``initialize`` whose sender has no tasks; ``part`` is ``params`` or ``result``."""
+    container = message.get(part, {})
+    capabilities = container.get("capabilities")
+    if not isinstance(capabilities, dict) or "tasks" not in capabilities:
+        return message
+    kept = {name: value for name, value in capabilities.items() if name != "tasks"}
+    return {**message, part: {**container, "capabilities": kept}}
+
+
 def _message(value: dict[str, Any]) -> Message:
     message: Message = {name: value[name] for name in _MEMBERS if name in value}
     is_response = "method" not in message

@@ -25,8 +25,9 @@ from agentguard_mcp.gateway.messages import (
     OWN,
     Message,
     RequestId,
+    cleaned,
     read,
-    without_own,
+    without_tasks,
 )
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
@@ -129,11 +130,11 @@ class Relay:
         if "method" not in message:
             if message["id"] in self._asked:
                 self._asked.discard(message["id"])
-                self._server.send(_cleaned(message))
+                self._server.send(cleaned(message))
         elif "id" in message:
             self._request(message)
         else:
-            self._notice_of_client(_cleaned(message))
+            self._notice_of_client(cleaned(message))
 
     def refuse_long_line(self) -> None:
         """Tell the client that a line was longer than the gateway takes."""
@@ -152,8 +153,8 @@ class Relay:
             task = asyncio.get_running_loop().create_task(self._guard(message))
             self._guarded[identifier] = task
         elif method in PASSED:
-            message = _cleaned(message)
-            self._pass(_without_tasks(message, "params") if method == "initialize" else message)
+            message = cleaned(message)
+            self._pass(without_tasks(message, "params") if method == "initialize" else message)
         else:
             text = f"the gateway passes no {method[:64]!r} on"
             self._refuse(identifier, answers.METHOD_NOT_FOUND, text)
@@ -195,7 +196,7 @@ class Relay:
         runs, gets the answer of the first one: some clients try three times. The call ends early
         only if the client has cancelled all of these requests.
         """
-        key = _call_key(request)
+        key = _call_key(request, is_proved=self._settings.proofs is not None)
         execution = self._executions.get(key)
         if execution is None:
             answering = self._calls.answer(request, self._forward, self._client.send)
@@ -261,7 +262,7 @@ class Relay:
     def from_server(self, line: bytes) -> None:
         """Take a line of the server; a line that is no message, or answers nothing, is dropped."""
         try:
-            message = _cleaned(read(line))
+            message = cleaned(read(line))
         except AgentguardError as error:
             self._drop(f"{error} [{error.code}]")
             return
@@ -282,7 +283,7 @@ class Relay:
             if passed.request["method"] == "tools/list":
                 message = self._filtered(message)
             elif passed.request["method"] == "initialize":
-                message = _without_tasks(message, "result")
+                message = without_tasks(message, "result")
             self._client.send(message)
         else:
             self._drop("a response to no request")
@@ -371,32 +372,16 @@ def _stop(passed: _Passed) -> None:
         passed.timer.cancel()
 
 
-def _call_key(request: Message) -> bytes:
-    """Return what two requests share that are the same call: all but the id and ``_meta``."""
+def _call_key(request: Message, *, is_proved: bool) -> bytes:
+    """Return what two requests share that are the same call: all but the id and ``_meta``.
+
+    With a proof, each request is a call of its own, since each may have another caller.
+    """
+    if is_proved:
+        return orjson.dumps(request["id"])
     params = {name: value for name, value in request.get("params", {}).items() if name != "_meta"}
     return orjson.dumps([request["method"], params], option=orjson.OPT_SORT_KEYS)
 
 
 def _is_own(identifier: RequestId) -> bool:
     return isinstance(identifier, str) and identifier.startswith(OWN)
-
-
-def _cleaned(message: Message) -> Message:
-    """Return a message without agentguard's own keys in the ``_meta`` of its params or result."""
-    for part in ("params", "result"):
-        container = message.get(part)
-        if isinstance(container, dict):
-            cleaned = without_own(container)
-            if cleaned is not container:
-                message = {**message, part: cleaned}
-    return message
-
-
-def _without_tasks(message: Message, part: str) -> Message:
-    """Return an ``initialize`` whose sender has no tasks: the gateway passes none on."""
-    container = message.get(part, {})
-    capabilities = container.get("capabilities")
-    if not isinstance(capabilities, dict) or "tasks" not in capabilities:
-        return message
-    kept = {name: value for name, value in capabilities.items() if name != "tasks"}
-    return {**message, part: {**container, "capabilities": kept}}

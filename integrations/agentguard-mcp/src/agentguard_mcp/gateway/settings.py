@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from agentguard_mcp.gateway.pins import Pins
@@ -13,6 +14,21 @@ BEARER: Final = "Authorization: Bearer"
 
 TIMEOUT: Final = 300.0
 """Seconds that a server has for an answer, unless the configuration says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """That each call needs a proof of its caller, which names this gateway.
+
+    ``audience`` is the gateway's name in delegations. ``store`` is the file of the used proofs.
+    ``trust`` are the trust documents of the callers' domains, empty for the gateway's own domain,
+    whose revocations are in the folder ``state`` (None: no revocation is seen).
+    """
+
+    audience: str
+    store: Path
+    trust: tuple[bytes, ...] = ()
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,8 @@ class Settings:
     ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and
     ``bearer`` the name of the secret that is the token for it.
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
-    tools counts for a call; 0 asks the server before each call. ``wait`` is the number of seconds
+    tools counts for a call; 0 asks the server before each call. ``proofs`` asks for a proof of each
+    call; None takes the identity of the settings for all calls. ``wait`` is the number of seconds
     for which a call waits for an approval before the client is told that the call is pending.
     """
 
@@ -51,6 +68,7 @@ class Settings:
     bearer: str | None = None
     timeout: float = TIMEOUT
     recheck: float = 0.0
+    proofs: Proofs | None = None
     wait: float = 0.0
 
     @property

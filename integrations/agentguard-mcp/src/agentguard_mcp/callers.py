@@ -1,0 +1,68 @@
+"""Verifies who sends a request to a gateway, where the settings ask for proofs of calls.
+
+The gateway is then the server that the proof names (its audience): it verifies the proof, uses the
+proof up, takes token and proof away, and decides under a delegation of the caller's principal, as a
+guarded server does (``agentguard_mcp.server``). Needs the extra ``sdk``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from agentguard import AgentguardError, Decision, Delegation, Guard, TrustDocument
+from agentguard.adapters import ToolSpec
+from agentguard.proof import CallReceiver, ProofStore, PublishedRevocations, RequestCaller
+from agentguard_mcp.delegations import CallerDelegations
+from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.settings import Proofs
+from agentguard_mcp.request_guard import with_caller
+
+
+class Verified(NamedTuple):
+    """The caller of one request, and the delegation under which the gateway decides."""
+
+    caller: RequestCaller
+    delegation: Delegation
+
+    def told(self, spec: ToolSpec) -> ToolSpec:
+        """Return a specification whose policy input has the caller (``input.caller``)."""
+        return replace(spec, facts=with_caller(spec, self.caller))
+
+
+class Callers:
+    """Verifies the callers of one gateway.
+
+    Raises ``ConfigError`` for an audience that no delegation can have, ``DecodeError`` for a trust
+    document that is none, and ``ProofError`` for a store that can't be opened.
+    """
+
+    def __init__(self, guard: Guard, proofs: Proofs) -> None:
+        trust: Any = [TrustDocument.loads(document) for document in proofs.trust] or guard.trust
+        self._receiver = CallReceiver(
+            proofs.audience,
+            trust,
+            ProofStore(proofs.store),
+            revocations=_revocations(guard, proofs),
+        )
+        self._delegations = CallerDelegations(guard)
+
+    async def of(self, request: Message) -> Verified | Decision:
+        """Return who sends a request, or the refusal for a request without a valid proof."""
+        params = request.get("params", {})
+        try:
+            verify = self._receiver.verify
+            caller = await asyncio.to_thread(verify, request["method"], params)
+            return Verified(caller, await asyncio.to_thread(self._delegations.of, caller))
+        except AgentguardError as error:
+            return Decision.of_error(error)
+        except Exception as error:  # noqa: BLE001  a verification that fails refuses the request
+            return Decision.failure("proof.unavailable", "the caller can't be verified", error)
+
+
+def _revocations(guard: Guard, proofs: Proofs) -> PublishedRevocations | None:
+    """Return the revocations of the gateway's own domain, None for the domains of others."""
+    if proofs.trust or proofs.state is None:
+        return None
+    return PublishedRevocations(proofs.state, guard.trust)

@@ -1,0 +1,110 @@
+"""A gateway that asks for proofs: it is the server that a proof names, and takes the proof away."""
+
+from __future__ import annotations
+
+import pytest
+from gateway_scene import CODE, code_of, gateway, settings, shown
+
+from agentguard import Decision
+from agentguard.proof import prove_call
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import Proofs
+
+AUDIENCE = "mcp:files"
+
+
+@pytest.fixture
+def agents():
+    """The guard of the agents that call, a domain of its own."""
+    made = RecordedGuard.make(agents={"clerk": {"max_scope": ["files:read", "files:write"]}})
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+@pytest.fixture
+def recorded():
+    """The guard of the gateway."""
+    made = RecordedGuard.make(tools={"fail": {"requires": ["files:write"]}})
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+@pytest.fixture
+def given(agents, tmp_path):
+    trust = (agents.guard.trust.dumps(),)
+    return settings(proofs=Proofs(AUDIENCE, tmp_path / "proofs.sqlite", trust))
+
+
+async def proved(agents, tool="echo", text="a", *, user="user:alice", audience=AUDIENCE):
+    """Return the parameters of a call with a proof, as an agent's client sends them."""
+    params = {"name": tool, "arguments": {"text": text}}
+    send = agents.guard.tool(name="send")(lambda: prove_call(audience, "tools/call", params))
+    terms = {"scope": ["files:read"], "audience": [audience], "task_id": "T-1"}
+    with agents.guard.delegate(user, **terms):
+        return await agents.guard.new_agent("clerk").acall(send)
+
+
+async def test_a_proved_call_is_decided_for_its_caller_and_the_server_gets_no_token(
+    agents, recorded, given
+):
+    recorded.decide = lambda call: (
+        Decision.allow() if call["caller"]["principal"] == "user:alice" else Decision.deny()
+    )
+    async with gateway(recorded, given) as client:
+        params = await proved(agents)
+        allowed = (await client.ask("tools/call", params))["result"]
+        assert shown(allowed)["params"] == {"name": "echo", "arguments": {"text": "a"}}
+        denied = await client.ask("tools/call", await proved(agents, user="user:eve"))
+        assert code_of(denied["result"]) == "policy.denied"
+        beyond = await client.ask("tools/call", await proved(agents, "fail"))
+        assert code_of(beyond["result"]) == "scope.exceeded"
+    first = recorded.calls()[0]
+    assert (first.principal, first.predicate["task_id"]) == ("user:alice", "T-1")
+    assert recorded.policy_inputs[0]["delegation"]["via"] == "service:clerk@ephemeral.invalid"
+    assert recorded.outcomes() == ["ok"]
+
+
+async def test_a_call_without_a_proof_of_its_own_does_not_run(agents, recorded, given, tmp_path):
+    ran = tmp_path / "ran"
+    served = settings(proofs=given.proofs, options={"ran": str(ran)})
+    params = await proved(agents)
+    changed = {**params, "arguments": {"text": "b"}}
+    elsewhere = await proved(agents, audience="mcp:other")
+    bare = {name: value for name, value in params.items() if name != "_meta"}
+    async with gateway(recorded, served) as client:
+        for refused in (bare, changed, elsewhere, {**params, "requestState": "x"}):
+            code = code_of((await client.ask("tools/call", refused))["result"])
+            assert code.partition(".")[0] in ("proof", "token"), code
+        assert shown((await client.ask("tools/call", params))["result"])["text"] == "a"
+        assert code_of((await client.ask("tools/call", params))["result"]) == "proof.used"
+        read = await client.ask("resources/read", {"uri": "x"})
+        assert read["error"]["data"][CODE].startswith("proof.")
+    assert ran.read_text() == "echo a\n"
+    async with gateway(recorded, served) as client:  # another gateway, with the same store
+        assert code_of((await client.ask("tools/call", params))["result"]) == "proof.used"
+        again = await proved(agents)
+        assert shown((await client.ask("tools/call", again))["result"])["text"] == "a"
+
+
+async def test_two_callers_with_the_same_call_each_have_a_call_of_their_own(
+    agents, recorded, given
+):
+    async with gateway(recorded, given) as client:
+        for number, user in enumerate(("user:alice", "user:bob")):
+            client.send("tools/call", await proved(agents, user=user), id=number)
+        for _answer in range(2):
+            assert shown((await client.next())["result"])["text"] == "a"
+    assert sorted(call.principal for call in recorded.calls()) == ["user:alice", "user:bob"]
+
+
+async def test_an_agent_that_is_revoked_in_the_gateways_own_domain_is_refused(tmp_path):
+    # a guard in memory has no file of revocations: without the file, nobody is believed
+    own = RecordedGuard.make(agents={"assistant": {"max_scope": ["files:read"]}, "clerk": {}})
+    proofs = Proofs(AUDIENCE, tmp_path / "proofs.sqlite", state=tmp_path)
+    async with gateway(own, settings(proofs=proofs)) as client:
+        assert code_of((await client.ask("tools/call", await proved(own)))["result"]).startswith(
+            ("storage.", "proof.")
+        )
+    own.guard.close()
