@@ -12,6 +12,7 @@ from token_issuer import TokenIssuer
 ISSUER = "https://login.acme.example/realms/acme"
 AUDIENCE = "agentguard"
 LOGGED_IN = 1_799_999_000
+ID_JAG = "oauth-id-jag+jwt"
 
 
 class Provider:
@@ -53,6 +54,27 @@ class Provider:
         """Return an ID token of alice, for the program in which she logged in."""
         said = {"aud": "chat", "typ": "ID", "nonce": "n", "at_hash": "h", **claims}
         return self.token(without="scope", **said)
+
+    def id_jag(self, *, aud: Any, client_id: str, header: str = ID_JAG, **claims: Any) -> str:
+        """Return an ID-JAG of alice; a claim may be changed or (None) left out.
+
+        draft-ietf-oauth-identity-assertion-authz-grant-04, 3.
+        """
+        now = int(time.time())
+        whole = {
+            "sub": "f3b1c2d4-0000-4000-8000-000000000001",
+            "aud": aud,
+            "client_id": client_id,
+            "exp": now + 300,
+            "iat": now,
+            "nbf": None,
+            "jti": secrets.token_hex(8),
+            "scope": "read pay other",
+            "auth_time": LOGGED_IN,
+            "preferred_username": "alice",
+            **claims,
+        }
+        return self._issuer.token({"typ": header}, **whole)
 
     def logout_token(self, *, header: str = "logout+jwt", **claims: Any) -> str:
         """Return a log-out token, as a provider sends it; a claim may be changed or left out.

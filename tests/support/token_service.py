@@ -23,9 +23,11 @@ from agentguard.signing.canonical import b64url_encode, dumps
 from agentguard.signing.keys import Ed25519Signer
 
 GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TYPES = "urn:ietf:params:oauth:token-type:"
 CHAIN = "urn:agentguard:chain"
 PAYMENTS = "https://payments.example"
+CLERK = "spiffe://acme.example/agent/clerk"
 WORKLOAD = "workloads"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -44,6 +46,7 @@ algorithms = ["RS256"]
 [issuers.acme.users]
 claim = "preferred_username"
 audience = ["agentguard"]
+id_jag = true
 
 [tools.slow]
 resource = "note:{{text}}"
@@ -152,6 +155,19 @@ class Service:
         }
         sent = urlencode({name: value for name, value in form.items() if value is not None}, True)
         return self.http.post("/token", content=sent, headers=given)
+
+    def id_jag(self, **claims: Any) -> str:
+        """Return an ID-JAG of alice for the agent clerk; a claim may be changed or left out."""
+        return self.provider.id_jag(**{"aud": self.url, "client_id": CLERK, **claims})
+
+    def redeem(
+        self, key: Key, credential: str, headers: dict[str, str] | None = None, **changes: Any
+    ) -> httpx.Response:
+        """Ask for an access token with an ID-JAG; a parameter may be changed or left out."""
+        only = {"grant_type": JWT_BEARER, "subject_token": None, "subject_token_type": None}
+        if "assertion" not in changes:
+            only["assertion"] = self.id_jag()
+        return self.exchange(key, credential, headers, **{**only, **changes})
 
     def revoke(
         self,

@@ -247,6 +247,7 @@ BY_A_TOKEN: dict[str, dict[str, Any]] = {
     "without a context": {"acr": None},
     "without roles": {"roles": []},
     "with the longest subject": {"sub": "s" * 1024},
+    "as an ID-JAG": {"kind": "id-jag"},
 }
 
 MALFORMED_TOKENS: dict[str, Any] = {
@@ -273,6 +274,9 @@ MALFORMED_TOKENS: dict[str, Any] = {
     "a role twice": {**SUBJECT_TOKEN, "roles": ["reader", "reader"]},
     "a role that is a number": {**SUBJECT_TOKEN, "roles": [5]},
     "a member more": {**SUBJECT_TOKEN, "email": "a@acme.example"},
+    "another kind": {**SUBJECT_TOKEN, "kind": "access"},
+    "a kind that is null": {**SUBJECT_TOKEN, "kind": None},
+    "a kind and a member more": {**SUBJECT_TOKEN, "kind": "id-jag", "email": "x"},
 }
 
 

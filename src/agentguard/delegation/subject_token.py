@@ -17,6 +17,9 @@ _TEXT: Final = re.compile(r"[\x20-\x7e]{1,1024}\Z")
 _LATEST: Final = 253_402_300_799  # the end of the year 9999
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
+ID_JAG: Final = "id-jag"
+"""``SubjectToken.kind`` of an identity assertion JWT authorization grant (ADR 0045)."""
+
 
 class SubjectToken(NamedTuple):
     """A verified token of an outside issuer (RFC 8693, 2.1), by what identifies the token.
@@ -24,7 +27,8 @@ class SubjectToken(NamedTuple):
     ``issuer`` and ``subject`` are the token's ``iss`` and ``sub``, and ``sha256`` (hex) is the
     digest of its text. ``token_id``, ``session`` (``sid``), ``acr`` and ``auth_time`` (when the
     person logged in, in seconds since the epoch) are None where the token does not have them.
-    ``roles`` are the roles of ``[roles]`` that the token gives the principal, sorted.
+    ``roles`` are the roles of ``[roles]`` that the token gives the principal, sorted. ``kind`` is
+    ``ID_JAG``, or None for an access token or an ID token.
     """
 
     issuer: str
@@ -35,6 +39,7 @@ class SubjectToken(NamedTuple):
     auth_time: int | None = None
     acr: str | None = None
     roles: tuple[str, ...] = ()
+    kind: str | None = None
 
     def as_json(self) -> dict[str, JSON]:
         """Return the claim ``subject_token`` of a first hop."""
@@ -47,6 +52,8 @@ class SubjectToken(NamedTuple):
             "auth_time": self.auth_time,
             "acr": self.acr,
             "roles": list(self.roles),
+            # the hops of earlier versions have no such member
+            **({} if self.kind is None else {"kind": self.kind}),
         }
 
     def login(self, issued_at: int) -> LogIn:
@@ -73,9 +80,19 @@ def parse(value: JSON | Mapping[str, JSON]) -> SubjectToken | None:
             "acr": str() | None as acr,
             "roles": [*roles],
             **others,
-        } if not others and (auth_time is None or is_integer(auth_time)):
+        } if others in ({}, {"kind": ID_JAG}) and (auth_time is None or is_integer(auth_time)):
             names = tuple(role for role in roles if isinstance(role, str))
-            read = SubjectToken(issuer, subject, sha256, token_id, session, auth_time, acr, names)
+            read = SubjectToken(
+                issuer,
+                subject,
+                sha256,
+                token_id,
+                session,
+                auth_time,
+                acr,
+                names,
+                ID_JAG if others else None,
+            )
             return read if len(names) == len(roles) and is_sound(read) else None
     return None
 

@@ -39,7 +39,8 @@ class User:
     ``ends_at`` is the latest end of what the principal may lend, in seconds since the epoch.
     ``rights`` are the roles that the token gives, with their scopes; None where the issuer's
     configuration names no claim for roles, so that ``[principals]`` decides. ``login`` is the
-    log-in at the provider, by the times of the token.
+    log-in at the provider, by the times of the token. ``limit`` is the largest scope that the token
+    lets the principal lend, None where the token says nothing of scopes.
     """
 
     principal: str
@@ -47,6 +48,7 @@ class User:
     ends_at: int
     rights: PrincipalConfig | None
     login: LogIn
+    limit: frozenset[str] | None = None
 
 
 class UserTokens:
@@ -82,8 +84,15 @@ class UserTokens:
         that names a principal of another issuer, and ``jwt.lifetime`` for a token without ``iat``.
         """
         verified = self._issuers.verify(token)
+        _require_kind(verified, self._users[verified.issuer])
+        return self.user_of(token, verified, now=now)
+
+    def user_of(self, token: str, verified: VerifiedJwt, *, now: int) -> User:
+        """Return the user of a verified token, whose kind the caller has looked at.
+
+        ``now`` is in seconds since the epoch. Raises as ``verify`` does, but for ``jwt.type``.
+        """
         users = self._users[verified.issuer]
-        _require_kind(verified, users)
         if (verified.issuer, verified.subject) in self._programs or _is_program(verified.claims):
             message = "the token is a program's own: pass the token with which a user has come"
             raise VerificationError(message, code="jwt.subject")

@@ -56,7 +56,7 @@ class Delegations:
 
     def begin(  # noqa: PLR0913  the terms of a delegation
         self,
-        lender: Lender,
+        lender: Lender | User,
         *,
         scope: Iterable[str] | None,
         via: str | None,
@@ -69,14 +69,12 @@ class Delegations:
     ) -> Delegation:
         """Have a principal lend ``scope``; raises as ``Guard.delegate`` does.
 
-        ``present`` is the time and the domain of a caller who has just looked at the keys; None for
-        a look of this method.
+        ``lender`` may be a user whose token the caller has verified. ``present`` is the time and
+        the domain of a caller who has just looked at the keys; None for a look of this method.
         """
         now = seconds(process.clock()) if present is None else present.at
-        lender.check()
-        user = self._user(lender, now)
+        principal, user = self._principal(lender, now)
         service = self._service(lender, via)
-        principal = str(lender.name) if user is None else user.principal
         self._settings.require_assurance(principal, "application" if user is None else "oidc")
         terms = Terms(
             principal=principal,
@@ -99,23 +97,32 @@ class Delegations:
             chain_issuance.begin(domain.issuer, trust_domain, terms, now=now, jti=jti)
         )
 
-    def _user(self, lender: Lender, now: int) -> User | None:
-        """Return who came with a token, None for a principal without one."""
-        if lender.token is None:
-            return None
+    def _principal(self, lender: Lender | User, now: int) -> tuple[str, User | None]:
+        """Return who lends, and the user where the principal came with a token."""
+        if isinstance(lender, Lender):
+            lender.check()
+            if lender.token is None:
+                return str(lender.name), None
+            user = self._verified(lender, lender.token, now)
+        else:
+            user = lender
+        require_unrevoked(self._runtime.current_ports().revocations, user.login.names)
+        return user.principal, user
+
+    def _verified(self, lender: Lender, token: str, now: int) -> User:
+        """Return who came with a token."""
         if self._users is None:
             message = "no issuer knows users here: describe them in [issuers.NAME.users]"
             raise VerificationError(message, code="jwt.issuer")
-        user = self._users.verify(lender.token, now=now)
-        require_unrevoked(self._runtime.current_ports().revocations, user.login.names)
+        user = self._users.verify(token, now=now)
         if lender.name not in (None, user.principal):
             message = f"the token is of {user.principal}, and not of {lender.name}"
             raise DelegationError(message, code="principal.assurance")
         return user
 
-    def _service(self, lender: Lender, via: str | None) -> Workload | None:
+    def _service(self, lender: Lender | User, via: str | None) -> Workload | None:
         """Return which service came with a token, None for a service without one."""
-        if lender.via_token is None:
+        if not isinstance(lender, Lender) or lender.via_token is None:
             return None
         if self._workloads is None:
             message = "no issuer knows services here: describe them in services of [issuers.NAME]"
@@ -128,10 +135,13 @@ class Delegations:
 
     def _rights_of(self, user: User | None) -> Callable[[str], PrincipalConfig | None] | None:
         """Return the look-up of what a principal may lend; None where nothing limits that."""
-        if user is not None and user.rights is not None:
-            rights = user.rights
-            return lambda _principal: rights
-        return self._runtime.directory.principal if self._settings.lists_principals else None
+        rights_of: Callable[[str], PrincipalConfig | None] | None
+        rights_of = self._runtime.directory.principal if self._settings.lists_principals else None
+        if user is None:
+            return rights_of
+        if user.rights is not None:
+            rights_of = _always(user.rights)
+        return rights_of if user.limit is None else _limited(rights_of, user.limit)
 
     def roles_of(self, chain: Chain) -> Sequence[str]:
         """Return the roles of a chain's principal for the policy's input.
@@ -183,6 +193,27 @@ class Delegations:
             return Holder(self._runtime.renewed_domain().issuer, None)
 
         return Delegation(chain, holder, chain.leaf.scope)
+
+
+def _always(rights: PrincipalConfig) -> Callable[[str], PrincipalConfig | None]:
+    return lambda _principal: rights
+
+
+def _limited(
+    rights_of: Callable[[str], PrincipalConfig | None] | None, limit: frozenset[str]
+) -> Callable[[str], PrincipalConfig | None]:
+    """Return a look-up of what a principal may lend at the most, within ``limit``.
+
+    Without ``rights_of``, the limit alone counts.
+    """
+
+    def look_up(principal: str) -> PrincipalConfig | None:
+        if rights_of is None:
+            return PrincipalConfig((), limit)
+        rights = rights_of(principal)
+        return None if rights is None else replace(rights, scope=rights.scope & limit)
+
+    return look_up
 
 
 def _with_token(terms: Terms, user: User, now: int) -> Terms:

@@ -129,6 +129,24 @@ class Tokens:
         )
         return messages.read_token(*_post(self._http, sent))
 
+    def redeem(
+        self,
+        identity: Identity,
+        id_jag: str,
+        *,
+        scope: Iterable[str] | None = None,
+        audience: Iterable[str] = (),
+    ) -> ExchangedToken:
+        """Return an access token with which the identity acts for the user of an ID-JAG.
+
+        ``id_jag`` counts once, and is for the identity or its agent. ``scope`` None asks for all
+        that grant, user and agent share. ``audience`` names receivers of the grant; none asks for
+        all receivers of a grant that names some. Raises as ``Identities.register`` does.
+        RFC 7523, 2.1; draft-ietf-oauth-identity-assertion-authz-grant-04, 4.4.
+        """
+        sent = messages.redemption(self._url, identity, id_jag, scope, audience)
+        return messages.read_token(*_post(self._http, sent))
+
     def revoke(self, identity: Identity, issued: IssuedToken) -> None:
         """Give up an access token of the identity, and the delegation under which it acts.
 
@@ -215,6 +233,18 @@ class AsyncTokens:
         sent = messages.exchange(
             self._url, identity, subject_token, subject_token_type, scope, audience
         )
+        return messages.read_token(*await _apost(self._http, sent))
+
+    async def redeem(
+        self,
+        identity: Identity,
+        id_jag: str,
+        *,
+        scope: Iterable[str] | None = None,
+        audience: Iterable[str] = (),
+    ) -> ExchangedToken:
+        """Return an access token of the identity, as ``Tokens.redeem`` does."""
+        sent = messages.redemption(self._url, identity, id_jag, scope, audience)
         return messages.read_token(*await _apost(self._http, sent))
 
     async def revoke(self, identity: Identity, issued: IssuedToken) -> None:

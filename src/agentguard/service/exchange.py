@@ -1,12 +1,13 @@
-"""``POST /token``: a user's token for an access token of an agent's instance (RFC 8693).
+"""``POST /token``: a user's token for an access token of an agent's instance.
 
-The issuer signs two hops: what the user lends to the application, on the word of the user's token,
-and what the application hands to the instance. Both hops are in the log before the answer.
+The user's token is one to exchange (RFC 8693), or an ID-JAG of a provider (RFC 7523). The issuer
+signs two hops: what the user lends to the application, on the word of the user's token, and what
+the application hands to the instance. Both hops are in the log before the answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentguard.call.invocation import timestamp
@@ -15,9 +16,12 @@ from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
+from agentguard.domain.id_jags import IdJag
+from agentguard.domain.users import User
 from agentguard.errors import AgentguardError, DelegationError
 from agentguard.guard.process import Present
 from agentguard.identity.revocation import require_unrevoked
+from agentguard.service import assertions
 from agentguard.service.answers import (
     Answer,
     RefusedError,
@@ -27,7 +31,7 @@ from agentguard.service.answers import (
     unavailable,
 )
 from agentguard.service.callers import Instance, agent_of, instance_of, use_proof
-from agentguard.service.messages import ACCESS_TOKEN, CHAIN, GRANT
+from agentguard.service.messages import ACCESS_TOKEN, CHAIN, GRANT, JWT_BEARER
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Form, Request, one, read_form, required
 from agentguard.storage.proof_store import KeptChain
@@ -37,16 +41,21 @@ SUBJECT_TYPES: Final = {ACCESS_TOKEN: "access", f"{_TYPES}id_token": "ID", f"{_T
 """The types of a user's token (RFC 8693, 3), each with the kind that the issuer's users have."""
 
 _REPEATED: Final = frozenset({"audience", "resource"})
+_OF_EXCHANGES: Final = ("subject_token", "subject_token_type", "requested_token_type")
+_OF_ACTORS: Final = ("actor_token", "actor_token_type")
 _LIFETIME: Final = 3600
 _SCOPE_CODES: Final = frozenset({"scope.exceeded", "scope.malformed", "invalid_scope"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What an exchange asks for; ``scope`` None is all that the principal and the agent allow."""
+    """What a request asks for; ``scope`` None is all that the principal and the agent allow.
 
-    subject_token: str = field(repr=False)
-    subject_type: str
+    ``subject_type`` is the type of the user's token, None for an ID-JAG.
+    """
+
+    token: str = field(repr=False)
+    subject_type: str | None
     scope: tuple[str, ...] | None
     audience: tuple[str, ...]
 
@@ -56,15 +65,17 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
 
     The instance shows its credential and a DPoP proof. Raises ``RefusedError``:
     ``unsupported_grant_type``, ``invalid_request`` (also for a user's token that does not count,
-    RFC 8693, 2.2.2), ``invalid_scope``, ``invalid_target``, and as ``instance_of`` does.
+    RFC 8693, 2.2.2), ``invalid_grant`` for an ID-JAG that does not count (RFC 7521, 4.1.1),
+    ``invalid_scope``, ``invalid_target``, and as ``instance_of`` does.
     """
     form = read_form(request, _REPEATED)
-    if required(form, "grant_type") != GRANT:
-        raise RefusedError(400, "unsupported_grant_type", f"the grant_type here is {GRANT}")
     wanted = _read(parts, form)
     instance = instance_of(parts, request)
     try:
-        token = _issue(parts, form, wanted, instance)
+        id_jag = _id_jag(parts, wanted, instance)
+        token = _issue(parts, form, wanted, instance, id_jag)
+        if id_jag is not None:
+            assertions.use_up(parts, id_jag, at=token.issued_at)
     except Exception:
         # the proof of a refused exchange does not count a second time, either
         use_proof(parts, instance.proof, at=instance.present.at)
@@ -73,41 +84,64 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
     use_proof(parts, instance.proof, at=token.issued_at, keeps=_kept(token))
     at = timestamp(instance.present.moment)
     parts.chains.record(parts.ports.log, token.chain, at)
+    return _answer(token, id_jag)
+
+
+def _answer(token: AccessToken, id_jag: IdJag | None) -> Answer:
+    """Return the answer with a token (RFC 8693, 2.2.1; RFC 6749, 5.1)."""
+    said: dict[str, object] = {} if id_jag is not None else {"issued_token_type": ACCESS_TOKEN}
+    if id_jag is not None and id_jag.resource:
+        said = {"resource": list(token.chain.leaf.audience)}
     return success(
         {
             "access_token": token.token,
-            "issued_token_type": ACCESS_TOKEN,
             "token_type": "DPoP",
             "expires_in": token.expires_at - token.issued_at,
             "scope": " ".join(token.chain.leaf.scope),
             CHAIN: token.chain.document(),
+            **said,
         }
     )
 
 
-def _issue(parts: ServiceParts, form: Form, wanted: _Wanted, instance: Instance) -> AccessToken:
+def _id_jag(parts: ServiceParts, wanted: _Wanted, instance: Instance) -> IdJag | None:
+    """Return the verified ID-JAG of a request, None for a request with a token to exchange."""
+    if wanted.subject_type is not None:
+        return None
+    return assertions.verified(parts, wanted.token, instance)
+
+
+def _issue(
+    parts: ServiceParts, form: Form, wanted: _Wanted, instance: Instance, id_jag: IdJag | None
+) -> AccessToken:
     """Have the issuer sign both hops and the token; nobody has got them yet."""
     agent, present = instance.credential, instance.present
-    if one(form, "client_id") not in (None, agent.uri):
+    own = {agent.uri} if id_jag is None else assertions.client_ids(parts, instance)
+    if one(form, "client_id") not in (None, *own):
         raise invalid_client("client_id is another than the URI of the credential")
     unknown = invalid_client("the agent of the credential is none of [agents] any more")
     limit = agent_of(parts, agent.profile.name, unknown).scope
-    lent = _begin(parts, wanted, limit, present)
+    lender: Lender | User = Lender(None, wanted.token)
+    if id_jag is not None:
+        lender = id_jag.user
+        asked = assertions.Asked(wanted.scope, wanted.audience)
+        scope, audience = assertions.narrowed(id_jag, asked, _receivers(parts))
+        wanted = replace(wanted, scope=scope, audience=audience)
+    lent = _begin(parts, lender, wanted, limit, present)
     return _hand_on(parts, lent, instance, limit)
 
 
 def _read(parts: ServiceParts, form: Form) -> _Wanted:
-    """Read the parameters of an exchange (RFC 8693, 2.1); raises ``RefusedError``."""
-    subject_type = required(form, "subject_token_type")
-    if subject_type not in SUBJECT_TYPES:
-        raise invalid_request("subject_token_type is none of access_token, id_token and jwt")
-    if "actor_token" in form or "actor_token_type" in form:
-        raise invalid_request("the actor is the instance of the credential: send no actor_token")
-    if one(form, "requested_token_type") not in (None, ACCESS_TOKEN):
-        raise invalid_request(f"the requested_token_type here is {ACCESS_TOKEN}")
+    """Read the parameters of a request (RFC 8693, 2.1; RFC 7523, 2.1); raises ``RefusedError``."""
+    grant_type = required(form, "grant_type")
+    if grant_type == JWT_BEARER and parts.id_jags.are_taken:
+        token, subject_type = _read_assertion(form), None
+    elif grant_type == GRANT:
+        token, subject_type = _read_subject(form)
+    else:
+        raise RefusedError(400, "unsupported_grant_type", f"the grant_type here is {GRANT}")
     audience = (*form.get("audience", ()), *form.get("resource", ()))
-    allowed = {*parts.config.audiences, f"spiffe://{parts.settings.trust_domain}"}
-    if not allowed.issuperset(audience):
+    if not _receivers(parts).issuperset(audience):
         message = "a token for one of these audiences is not issued here: see [service] audiences"
         raise RefusedError(400, "invalid_target", message)
     scope = one(form, "scope")
@@ -115,11 +149,41 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
         names = None if scope is None else grant.parse_scopes(scope.split(" "))
     except DelegationError as error:
         raise _invalid_scope(error) from error
-    return _Wanted(required(form, "subject_token"), subject_type, names, audience)
+    return _Wanted(token, subject_type, names, audience)
+
+
+def _read_assertion(form: Form) -> str:
+    """Return the assertion of a request, which has no token of another kind beside."""
+    if any(name in form for name in (*_OF_EXCHANGES, *_OF_ACTORS)):
+        raise invalid_request("a request with an assertion has no parameter of a token exchange")
+    return required(form, "assertion")
+
+
+def _read_subject(form: Form) -> tuple[str, str]:
+    """Return the user's token of an exchange, and its type."""
+    subject_type = required(form, "subject_token_type")
+    if subject_type not in SUBJECT_TYPES:
+        raise invalid_request("subject_token_type is none of access_token, id_token and jwt")
+    if any(name in form for name in _OF_ACTORS):
+        raise invalid_request("the actor is the instance of the credential: send no actor_token")
+    if "assertion" in form:
+        raise invalid_request("a token exchange has a subject_token, and no assertion")
+    if one(form, "requested_token_type") not in (None, ACCESS_TOKEN):
+        raise invalid_request(f"the requested_token_type here is {ACCESS_TOKEN}")
+    return required(form, "subject_token"), subject_type
+
+
+def _receivers(parts: ServiceParts) -> frozenset[str]:
+    """Return the audiences for which tokens are issued."""
+    return frozenset({*parts.config.audiences, f"spiffe://{parts.settings.trust_domain}"})
 
 
 def _begin(
-    parts: ServiceParts, wanted: _Wanted, limit: frozenset[str] | None, present: Present
+    parts: ServiceParts,
+    lender: Lender | User,
+    wanted: _Wanted,
+    limit: frozenset[str] | None,
+    present: Present,
 ) -> Delegation:
     """Have the user lend to the application; ``limit`` is the largest scope of the agent."""
     if limit is not None and wanted.scope is not None and not limit.issuperset(wanted.scope):
@@ -127,7 +191,7 @@ def _begin(
         raise RefusedError(400, "invalid_scope", message)
     try:
         lent = parts.guard.delegations.begin(
-            Lender(None, wanted.subject_token),
+            lender,
             scope=wanted.scope,
             via=None,
             task_id=None,
@@ -137,10 +201,14 @@ def _begin(
             audience=wanted.audience,
             present=present,
         )
-        _require_type(parts, lent.chain, wanted.subject_type)
+        if wanted.subject_type is not None:
+            _require_type(parts, lent.chain, wanted.subject_type)
         require_unrevoked(parts.ports.revocations, lent.chain.names)
     except AgentguardError as error:
-        raise _refused(error) from error
+        refused = _refused(error)
+        if wanted.subject_type is None and refused.error == "invalid_request":
+            raise assertions.invalid_grant(str(refused)) from error
+        raise refused from error
     return lent
 
 

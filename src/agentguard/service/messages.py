@@ -23,6 +23,9 @@ from agentguard.signing.keys import Ed25519Signer
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 """The grant type of a token exchange (RFC 8693, 2.1)."""
 
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+"""The grant type of an assertion: here, of an ID-JAG (RFC 7523, 2.1)."""
+
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  a type's name
 """The type of an OAuth access token (RFC 8693, 3)."""
 
@@ -107,14 +110,36 @@ def exchange(
     scope: Iterable[str] | None,
     audience: Iterable[str],
 ) -> Sent:
-    """Return the request for an access token."""
-    target = f"{url}/token"
+    """Return the request for an access token, with a user's token."""
     form = [
         ("grant_type", GRANT),
         ("subject_token", subject_token),
         ("subject_token_type", subject_token_type),
-        *(("audience", name) for name in audience),
     ]
+    return _token_request(url, identity, form, scope, audience)
+
+
+def redemption(
+    url: str,
+    identity: Identity,
+    assertion: str,
+    scope: Iterable[str] | None,
+    audience: Iterable[str],
+) -> Sent:
+    """Return the request for an access token, with an ID-JAG of a user."""
+    form = [("grant_type", JWT_BEARER), ("assertion", assertion)]
+    return _token_request(url, identity, form, scope, audience)
+
+
+def _token_request(
+    url: str,
+    identity: Identity,
+    form: list[tuple[str, str]],
+    scope: Iterable[str] | None,
+    audience: Iterable[str],
+) -> Sent:
+    target = f"{url}/token"
+    form += [("audience", name) for name in audience]
     if scope is not None:
         form.append(("scope", " ".join(scope)))
     headers = {

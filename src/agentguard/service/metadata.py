@@ -7,19 +7,22 @@ from typing import Final
 from agentguard.delegation.access_token import MAX_LIFETIME
 from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.service.answers import Answer, public, success
-from agentguard.service.messages import GRANT
+from agentguard.service.messages import GRANT, JWT_BEARER
 from agentguard.service.parts import ServiceParts
 from agentguard.service.reading import Request
 
 _INSTANCE: Final = "urn:agentguard:workload-identity-token"
+_ID_JAG: Final = "urn:ietf:params:oauth:grant-profile:id-jag"
 
 
 def metadata(parts: ServiceParts, _request: Request) -> Answer:
     """Return the metadata of the service as an authorization server (RFC 8414, 2).
 
     ``token_endpoint_auth_methods_supported`` has the one method by which an instance shows its
-    credential; the name is agentguard's own (ADR 0039).
+    credential; the name is agentguard's own (ADR 0039). The grant of an assertion is named where an
+    issuer may send ID-JAGs (draft-ietf-oauth-identity-assertion-authz-grant-04).
     """
+    takes = parts.id_jags.are_taken
     return public(
         {
             "issuer": parts.config.issuer,
@@ -28,7 +31,8 @@ def metadata(parts: ServiceParts, _request: Request) -> Answer:
             "introspection_endpoint": parts.url("/introspect"),
             "revocation_endpoint": parts.url("/revoke"),
             "service_documentation": parts.url("/openapi.json"),
-            "grant_types_supported": [GRANT],
+            "grant_types_supported": [GRANT, JWT_BEARER] if takes else [GRANT],
+            **({"authorization_grant_profiles_supported": [_ID_JAG]} if takes else {}),
             "response_types_supported": [],
             "token_endpoint_auth_methods_supported": [_INSTANCE],
             "revocation_endpoint_auth_methods_supported": [_INSTANCE],

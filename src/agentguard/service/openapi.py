@@ -11,7 +11,7 @@ from typing import Any, Final
 from agentguard.service.answers import Answer, public
 from agentguard.service.evaluations import MOST
 from agentguard.service.exchange import SUBJECT_TYPES
-from agentguard.service.messages import CHAIN, GRANT
+from agentguard.service.messages import CHAIN, GRANT, JWT_BEARER
 from agentguard.service.parts import ServiceParts
 from agentguard.service.reading import FORM, Request
 
@@ -68,24 +68,38 @@ _IDENTITIES: Final = {
     ),
 }
 
+_ASKED_FOR: Final = {
+    "scope": _TEXT,
+    "audience": {"type": "array", "items": _TEXT},
+    "resource": {"type": "array", "items": _TEXT},
+    "client_id": _TEXT,
+}
+
 _TOKEN: Final = {
-    "summary": "Exchange a user's token for an access token (RFC 8693)",
+    "summary": "Get an access token for a user's token (RFC 8693) or an ID-JAG (RFC 7523)",
     "security": [{"credential": [], "proof": []}],
     "requestBody": {
         "required": True,
         "content": _content(
             FORM,
-            _object(
-                ("grant_type", "subject_token", "subject_token_type"),
-                grant_type={"const": GRANT},
-                subject_token=_TEXT,
-                subject_token_type={"enum": list(SUBJECT_TYPES)},
-                scope=_TEXT,
-                audience={"type": "array", "items": _TEXT},
-                resource={"type": "array", "items": _TEXT},
-                client_id=_TEXT,
-                requested_token_type=_TEXT,
-            ),
+            {
+                "oneOf": [
+                    _object(
+                        ("grant_type", "subject_token", "subject_token_type"),
+                        grant_type={"const": GRANT},
+                        subject_token=_TEXT,
+                        subject_token_type={"enum": list(SUBJECT_TYPES)},
+                        requested_token_type=_TEXT,
+                        **_ASKED_FOR,
+                    ),
+                    _object(
+                        ("grant_type", "assertion"),
+                        grant_type={"const": JWT_BEARER},
+                        assertion=_TEXT,
+                        **_ASKED_FOR,
+                    ),
+                ]
+            },
         ),
     },
     "responses": _answers(
@@ -93,10 +107,11 @@ _TOKEN: Final = {
         "The access token and its chain",
         {
             "type": "object",
-            "required": ["access_token", "issued_token_type", "token_type", "expires_in", CHAIN],
+            "required": ["access_token", "token_type", "expires_in", "scope", CHAIN],
             "properties": {
                 "access_token": _TEXT,
                 "issued_token_type": _TEXT,
+                "resource": {"type": "array", "items": _TEXT},
                 "token_type": {"const": "DPoP"},
                 "expires_in": _NUMBER,
                 "scope": _TEXT,

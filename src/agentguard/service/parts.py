@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from agentguard.domain.config import Config
 from agentguard.domain.config.service import ServiceConfig
+from agentguard.domain.id_jags import IdJags
 from agentguard.domain.issuer_keys import open_issuers
 from agentguard.domain.logouts import LogOutTokens
 from agentguard.errors import ConfigError
@@ -35,7 +36,7 @@ class ServiceParts(NamedTuple):
     """The configuration, the guard, the clients, the used proofs, and the chains in the log.
 
     ``logouts`` verifies the log-out tokens of providers; one request at a time has the ``turn`` to
-    record one.
+    record one. ``id_jags`` verifies the ID-JAGs of providers.
     """
 
     settings: Config
@@ -46,6 +47,7 @@ class ServiceParts(NamedTuple):
     logouts: LogOutTokens
     turn: threading.Lock
     chains: RecordedChains
+    id_jags: IdJags
 
     @property
     def ports(self) -> Ports:
@@ -92,4 +94,5 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
         LogOutTokens(settings),
         threading.Lock(),
         RecordedChains(),
+        IdJags(settings),
     )

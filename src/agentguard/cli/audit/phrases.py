@@ -107,7 +107,8 @@ def voucher(first: Grant) -> str:
     if login is None:
         return "the application"
     time_of_login = "" if login.auth_time is None else f", log-in at {moment(login.auth_time)}"
-    return f"{login.issuer} (token {login.token_id or login.sha256[:16]}{time_of_login})"
+    kind = "token" if login.kind is None else "ID-JAG"
+    return f"{login.issuer} ({kind} {login.token_id or login.sha256[:16]}{time_of_login})"
 
 
 def service(first: Grant) -> str:

@@ -93,6 +93,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     issuers = _issuers(root, resolve_path)
     clients = read_clients(root, issuers)
     has_server = "server" in tables
+    service = _service(root, resolve_path)
+    _require_other_issuers(root, issuers, service)
     config = Config(
         source=source,
         base=base,
@@ -126,7 +128,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         server=read_server(root.table("server"), resolve_path, clients) if has_server else None,
         issuers=issuers,
         clients=clients,
-        service=_service(root, resolve_path),
+        service=service,
         mcp=_mcp(root, resolve_path),
         telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
@@ -158,6 +160,24 @@ def _service(root: Table, resolve_path: Callable[[str], Path]) -> ServiceConfig 
     from agentguard.domain.config.service import read_service  # noqa: PLC0415
 
     return read_service(root.table("service"), resolve_path)
+
+
+def _require_other_issuers(
+    root: Table, issuers: Mapping[str, IssuerConfig], service: ServiceConfig | None
+) -> None:
+    """Refuse ID-JAGs without a service that takes them, and the service's own.
+
+    draft-ietf-oauth-identity-assertion-authz-grant, Cross-Domain Use.
+    """
+    for name, issuer in issuers.items():
+        if issuer.users is None or not issuer.users.id_jag:
+            continue
+        if service is None or issuer.rule.issuer == service.issuer:
+            message = (
+                f"{root.name(f'issuers.{name}.users.id_jag')}: expected a table [service] with "
+                "another issuer, because the token service takes ID-JAGs of others"
+            )
+            raise ConfigError(message)
 
 
 def _mcp(root: Table, resolve_path: Callable[[str], Path]) -> Mapping[str, McpConfig]:

@@ -32,6 +32,7 @@ SPIFFE_TYPES: Final = ("JWT", "JOSE", ABSENT)
 """The default of ``types`` for JWT-SVIDs (SPIFFE JWT-SVID, 2.3)."""
 
 _DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
+_ID_JAG: Final = "oauth-id-jag+jwt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class UsersConfig:
     ``audience`` for whom such tokens are. ``roles`` leads to the list of the principal's roles, as
     in ``("realm_access", "roles")``; it is empty where ``[principals]`` has the roles. ``longest``
     is how many seconds a delegation lasts at the most, None for as long as the token.
-    ``logout_audience`` is for whom the log-out tokens of users are.
+    ``logout_audience`` is for whom the log-out tokens of users are. ``id_jag`` is whether the token
+    service takes ID-JAGs of the issuer.
     """
 
     claim: str
@@ -52,6 +54,7 @@ class UsersConfig:
     roles: tuple[str, ...]
     longest: int | None
     logout_audience: frozenset[str]
+    id_jag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerCo
         domain or None,
         frozenset(_audience(table)),
         frozenset(_algorithms(table)),
-        frozenset(table.texts("types", SPIFFE_TYPES if domain else TYPES)),
+        _types(table, SPIFFE_TYPES if domain else TYPES),
         subject,
         _leeway(table),
     )
@@ -153,6 +156,7 @@ def _users(table: Table, audience: frozenset[str]) -> UsersConfig:
         tuple(roles.split(".")) if roles else (),
         longest,
         frozenset(table.texts("logout_audience", own)),
+        table.boolean("id_jag", default=False),
     )
     audiences = config.audience, config.logout_audience
     if not claim or "" in config.roles or any(not one or "" in one for one in audiences):
@@ -175,6 +179,16 @@ def _algorithms(table: Table) -> tuple[str, ...]:
     if not algorithms or not ALGORITHMS.keys() >= set(algorithms):
         raise table.mistake("algorithms", f"a list of some of {', '.join(ALGORITHMS)}")
     return algorithms
+
+
+def _types(table: Table, default: tuple[str, ...]) -> frozenset[str]:
+    types = frozenset(table.texts("types", default))
+    if any(one.lower().removeprefix("application/") == _ID_JAG for one in types):
+        expected = (
+            f"no {_ID_JAG}: id_jag = true in the table users lets such tokens count as grants"
+        )
+        raise table.mistake("types", expected)
+    return types
 
 
 def _leeway(table: Table) -> int:
