@@ -175,6 +175,21 @@ def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
     return credential
 
 
+def verify_shown(token: str, trust: TrustDocument, *, at: int) -> Credential:
+    """Verify a credential that somebody shows at the time ``at`` (seconds since the epoch).
+
+    Raises as ``verify`` does, and ``VerificationError`` (``key.compromised``) for a credential that
+    a key of the issuer has signed which is compromised by then: a thief writes an older date.
+    """
+    verified = verify(token, trust, at=at)
+    kid = str(jws.parse(token).header["kid"])
+    since = trust.trusted_key("issuer", kid).compromised_since
+    if since is not None and at >= since:
+        message = f"the issuer key {kid} is compromised: get a new credential"
+        raise VerificationError(message, code="key.compromised")
+    return verified
+
+
 def read(token: str) -> Credential:
     """Read a credential without verifying it.
 

@@ -33,6 +33,7 @@ from agentguard.service.answers import (
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Request
 from agentguard.storage.proof_store import KeptChain
+from agentguard.visible import visible_text
 
 _CREDENTIAL = "workload-identity-token"
 
@@ -84,9 +85,10 @@ def instance_of(
     present = parts.present()
     at = present.at
     try:
-        instance = credential.verify(token, present.domain.trust, at=at)
+        instance = credential.verify_shown(token, present.domain.trust, at=at)
     except AgentguardError as error:
-        LOGGER.info("the token service refuses a credential: %s (%s)", error, error.code)
+        problem = visible_text(str(error))  # whoever sends the token has chosen its kid
+        LOGGER.info("the token service refuses a credential: %s (%s)", problem, error.code)
         raise invalid_client(f"the credential does not count [{error.code}]") from error
     proof = read_proof(parts, request, access_token=access_token, at=at)
     if proof.thumbprint != instance.key.thumbprint:

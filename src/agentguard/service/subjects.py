@@ -130,7 +130,7 @@ def _shown(parts: ServiceParts, properties: Mapping[str, JSON], client: str) -> 
             return _of_token(token, client)
         case None, str(text):
             try:
-                shown = credential.verify(text, parts.trust, at=seconds(parts.now()))
+                shown = credential.verify_shown(text, parts.trust, at=seconds(parts.now()))
             except AgentguardError as error:
                 message = f"the subject's credential does not count [{error.code}]"
                 raise invalid_request(message) from error

@@ -19,7 +19,12 @@ from token_service import error_of
 
 from agentguard import AgentguardError
 from agentguard.audit.entry import parse_entry
+from agentguard.identity import credential
 from agentguard.identity.logout_token import EVENT
+from agentguard.service.answers import RefusedError
+from agentguard.service.callers import instance_of
+from agentguard.service.reading import Request
+from agentguard.signing.canonical import b64url_encode, dumps
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +227,16 @@ def test_a_browser_can_log_nobody_out(service):
     answer = service.http.get("/backchannel-logout", params={"logout_token": token})
     assert error_of(answer) == (405, "invalid_request")
     assert service.log_out(token).is_success  # the twin
+
+
+@pytest.mark.parametrize("kid", ["a key", "x\nWARNING all is well\u202e"], ids=["plain", "lines"])
+def test_a_refused_credential_is_one_line_of_the_servers_log(parts, caplog, kid):
+    header = {"alg": "EdDSA", "typ": credential.TYPE, "kid": kid}
+    token = ".".join(b64url_encode(dumps(part)) for part in (header, {"iat": 1}, {}))
+    request = Request("POST", "/revoke", {"workload-identity-token": token}, b"")
+    with caplog.at_level("INFO", "agentguard"), pytest.raises(RefusedError) as refused:
+        instance_of(parts, request)
+    assert str(refused.value) == "the credential does not count [key.unknown]"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.isprintable()
+    assert kid.split("\n")[0] in line

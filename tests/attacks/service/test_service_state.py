@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx
@@ -25,8 +26,11 @@ from served_place import PASSPHRASE
 from token_service import CHAIN, Key, claims, error_of, served
 from tool_servers import TLS
 
-from agentguard.domain import administration, rotation
+from agentguard.domain import administration, keystore, rotation
+from agentguard.identity import credential
+from agentguard.identity.credential import AgentProfile
 from agentguard.service.parts import STORE
+from agentguard.signing.keys import Secret
 
 LOGGER = logging.getLogger(__name__)
 EXCHANGES = int(os.environ.get("AGENTGUARD_EXCHANGES", "384" if FULL else "24"))
@@ -100,6 +104,45 @@ def test_a_rotated_key_of_the_issuer_counts_until_its_last_token_has_ended(servi
     assert len(kids) == 2
     assert service.introspect(token)["active"] is True
     assert service.exchange(key, credential).is_success
+
+
+def test_a_stolen_key_of_the_issuer_makes_no_instance_with_an_older_date(service):
+    """The thief dates the credential before the theft, since an older credential may count."""
+    settings, thief = service.place.settings, Key()
+    (stolen,) = keystore.load_trust(settings.state).keys_for("issuer")
+    issuer = keystore.load_key(settings.state, "issuer", Secret(PASSPHRASE))
+    made: dict[str, Any] = {"now": stolen.not_before, "jti": "made-by-the-thief"}
+    forged = credential.issue(
+        issuer, settings.trust_domain, AgentProfile("clerk"), thief.signer.public_key, **made
+    )
+    asks = partial(service.evaluate, thief, forged.uri)
+    shown = {"Workload-Identity-Token": forged.token}
+    assert service.exchange(thief, forged.token).is_success  # nobody knows of the theft
+    assert asks(headers=shown).is_success
+
+    since = datetime.fromtimestamp(stolen.not_before + 1, UTC)
+    while datetime.now(UTC) <= since:
+        time.sleep(0.05)
+    given: dict[str, Any] = {"now": datetime.now(UTC), "compromised_since": since}
+    rotation.rotate(settings, PASSPHRASE, "issuer", **given)
+    assert error_of(service.exchange(thief, forged.token)) == (401, "invalid_client")
+    assert error_of(asks(headers=shown)) == (401, "invalid_client")
+    client = {"Authorization": f"Bearer {service.workload()}"}
+    subject = {
+        "type": "agent",
+        "id": forged.uri,
+        "properties": {"credential": forged.token},
+    }
+    assert error_of(service.evaluate(None, forged.uri, headers=client, subject=subject)) == (
+        400,
+        "invalid_request",
+    )
+
+    key = Key()  # the twin: a credential of the new key
+    anew = service.credential(key)
+    assert service.exchange(key, anew).is_success
+    subject = {**subject, "id": claims(anew)["sub"], "properties": {"credential": anew}}
+    assert service.evaluate(None, forged.uri, headers=client, subject=subject).is_success
 
 
 def test_a_server_that_was_killed_goes_on_and_knows_the_used_proofs(service):
