@@ -121,6 +121,13 @@ async def test_a_call_as_a_task_does_not_run(recorded, tmp_path):
     assert ran.read_text() == "echo plain\n"
 
 
+async def test_a_server_that_answers_with_a_task_leaves_the_call_in_doubt(recorded):
+    async with gateway(recorded, settings(options={"extra": ["task"]})) as client:
+        assert code_of(await client.call("task")) == "tool.lost"
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+    assert recorded.outcomes() == ["unknown", "ok"]
+
+
 async def test_a_cancelled_call_is_cancelled_at_the_server_and_its_outcome_is_unknown(
     recorded, tmp_path
 ):

@@ -12,7 +12,7 @@ import uvicorn
 from gateway_scene import code_of, gateway, settings, shown
 from mcp.server.fastmcp import Context, FastMCP
 
-from agentguard import Decision
+from agentguard import ConfigError, Decision
 from agentguard.adapters import DecodeError
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import list_tools
@@ -245,6 +245,37 @@ async def test_a_call_without_an_answer_is_in_doubt_or_did_not_run(
         assert shown(await client.call("echo", "a"))["text"] == ""
     expected = "unknown" if code == "tool.lost" else "error"
     assert recorded.outcomes() == [expected, "ok"]
+
+
+async def test_more_requests_at_once_than_the_gateway_sends_do_not_end_it(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http_upstream.MAX_OPEN", 2)
+    async with Http(honest).served() as url, gateway(recorded, over(url)) as client:
+        for number in range(12):
+            client.send("prompts/list", id=number)
+        answers = [await client.next() for _ in range(12)]
+        assert {one["id"] for one in answers} == {*range(12)}
+        refused = [one["error"]["message"] for one in answers if "error" in one]
+        assert refused
+        assert all("too many requests at once" in text for text in refused)
+        assert shown(await client.call("echo", "a"))["text"] == ""
+
+
+async def test_a_token_that_no_header_can_hold_is_refused(tmp_path):
+    for number, text in enumerate(("t0ken\n", "t0k\nen", "tökén")):
+        file = tmp_path / str(number)
+        file.write_text(text)
+        file.chmod(0o600)
+        recorded = RecordedGuard.make(secrets={"T": {"file": str(file), "tools": ["mcp:start"]}})
+        async with Http(honest).served() as url:
+            if number:
+                with pytest.raises(ConfigError) as refused:
+                    async with gateway(recorded, over(url, bearer="T")):
+                        pass
+                assert text not in str(refused.value)
+            else:  # a line break at the end of a file is no part of the secret
+                async with gateway(recorded, over(url, bearer="T")) as client:
+                    assert shown(await client.call("echo", "a"))["text"] == ""
+        recorded.guard.close()
 
 
 async def test_a_server_that_is_not_there_gets_no_call(recorded):

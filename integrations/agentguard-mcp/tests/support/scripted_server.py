@@ -3,7 +3,7 @@
 It speaks the protocol by hand and imports little, so that a test starts it in a moment. It notes
 each call that it runs in the file ``ran``, one line each. Its tools are ``echo``, ``fail``,
 ``hang``, ``crash``, ``deaf``, ``ask`` (which asks the client something first) and the ``extra``
-ones of its options, of which ``slow`` and ``broken`` do what they say.
+ones of its options, of which ``slow``, ``broken`` and ``task`` do what they say.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def call(identifier, params):
         return
     if name == "slow":
         time.sleep(0.3)
+    if name == "task":
+        write({"id": identifier, "result": {"task": {"taskId": "t"}, "content": []}})
+        return
     if name == "broken":
         write({"id": identifier, "error": {"code": int(text or -32603), "message": "it broke"}})
         return

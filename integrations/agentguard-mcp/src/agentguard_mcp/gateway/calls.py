@@ -32,9 +32,10 @@ from agentguard.adapters import (
     Invocation,
     ToolSpec,
     arun,
+    attached,
     next_call_id,
 )
-from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway import answers, traces
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.settings import BEARER, Settings
@@ -75,6 +76,10 @@ class _FailedError(Exception):
     def __init__(self, response: Message) -> None:
         super().__init__("the MCP server reports an error")
         self.response = response
+
+
+class _TaskError(UpstreamLostError):
+    """The server has answered with a task, which goes on after the call."""
 
 
 class _InvalidError(Exception):
@@ -167,10 +172,7 @@ class Calls:
         )
 
         async def run() -> Any:
-            response = await forward(sent)
-            if "error" in response or response["result"].get("isError") is True:
-                raise _FailedError(response)
-            return response["result"]
+            return _result(await forward(traces.within_span(sent, self._settings.transport)))
 
         for last in (False, True):
             site = CallSite(next_call_id(agent, spec.name))
@@ -178,7 +180,8 @@ class Calls:
             if refused is not None:
                 invocation = replace(invocation, refusal=refused)
             try:
-                result = await arun(agent, invocation, run, _OPTIONS)
+                with attached(traces.context_of(request)):
+                    result = await arun(agent, invocation, run, _OPTIONS)
                 return {"id": request["id"], "result": result}
             except ApprovalPending as waiting:
                 if last or not await self._approved(waiting, request, notify):
@@ -199,6 +202,8 @@ class Calls:
             return answers.in_doubt(request, name, "tool.timeout", what)
         if isinstance(error, UpstreamLostError):
             what = f"the MCP server {server} ended before the answer"
+            if isinstance(error, _TaskError):
+                what = f"the MCP server {server} goes on with the call as a task, unseen"
             return answers.in_doubt(request, name, "tool.lost", what)
         if isinstance(error, NotSentError):
             what = f"the MCP server {server} can't be reached"
@@ -310,6 +315,16 @@ class Calls:
             if await self._agent.approvals.await_(waiting.request, timeout=pause):
                 return True
         return False
+
+
+def _result(response: Message) -> Any:
+    """Return the result of a call; raises ``_FailedError`` or ``_TaskError`` for another answer."""
+    result = response.get("result", {})
+    if "error" in response or result.get("isError") is True:
+        raise _FailedError(response)
+    if "task" in result or result.get("resultType") == "task":
+        raise _TaskError
+    return result
 
 
 def _waiting(token: Any, beat: int, identifier: str) -> Message:

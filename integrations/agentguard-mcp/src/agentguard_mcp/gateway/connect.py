@@ -12,8 +12,8 @@ async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost
     """Start the server, or make a client of the server at ``settings.url``.
 
     ``on_lost`` is told of each request that the server will not answer, with the reason. Raises
-    ``ConfigError`` for a command that can't be started, and (``config.extra_missing``) where httpx
-    is missing for a URL.
+    ``ConfigError`` for a command that can't be started, for a token that no header can hold, and
+    (``config.extra_missing``) where httpx is missing for a URL.
     """
     if settings.url is None:
         return await ServerProcess.start(settings, secrets)

@@ -53,11 +53,14 @@ class HttpServer:
     ``timeout`` is the number of seconds in which the server has to accept a connection and to send
     a byte; ``relay.py`` limits the time for a whole answer. ``on_lost`` is told of each request
     that the server will not answer, with ``NotSentError`` where the request did not get there.
+    Raises ``ConfigError`` for a token that no header can hold.
     """
 
     def __init__(self, url: str, bearer: str | None, timeout: float, on_lost: OnLost) -> None:
         headers = {"Accept-Encoding": "identity"}  # what is unpacked has no limit
         if bearer is not None:
+            if not _PLAIN.match(bearer):
+                raise ConfigError("the token for the MCP server is no printable ASCII on one line")
             headers["Authorization"] = f"Bearer {bearer}"
         self._url = url
         self._on_lost = on_lost
@@ -76,10 +79,18 @@ class HttpServer:
         self._is_closed = False
 
     def send(self, message: Message) -> None:
-        """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``."""
+        """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``.
+
+        A message beyond ``2 * MAX_OPEN`` at once is not sent, and a request then is lost.
+        """
         line = write(message)
-        if self._is_closed or len(self._tasks) >= 2 * MAX_OPEN:
+        if self._is_closed:
             raise UpstreamLostError
+        if len(self._tasks) >= 2 * MAX_OPEN:
+            if "method" in message and "id" in message:
+                error = NotSentError("too many requests at once")
+                asyncio.get_running_loop().call_soon(self._on_lost, message["id"], error)
+            return
         self._start(self._post(message, line))
         if message.get("method") == "notifications/initialized":
             self._start(self._listen())

@@ -58,7 +58,10 @@ class Pins:
             definitions = {name: one["definition"] for name, one in tools.items()}
             found = {name: one["sha256"] for name, one in tools.items()}
             is_sound = cls(server, definitions).digests == found
-        except (ValueError, KeyError, TypeError, AttributeError, EncodeError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+            EncodeError,
+        ) as error:
             message = f"the file of pins can't be read ({type(error).__name__})"
             raise DecodeError(message, code="pins.malformed") from error
         if not is_sound or any(one.get("name") != name for name, one in definitions.items()):

@@ -72,6 +72,11 @@ class Settings:
     wait: float = 0.0
 
     @property
+    def transport(self) -> str:
+        """How the server is reached, as OpenTelemetry names transports: ``pipe`` or ``tcp``."""
+        return "pipe" if self.url is None else "tcp"
+
+    @property
     def origin(self) -> str:
         """The origin of the server's tools in the policy's input and in the log."""
         return f"mcp:{self.server}"
