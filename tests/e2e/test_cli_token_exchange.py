@@ -67,6 +67,16 @@ def test_the_command_prints_a_token_of_the_key_and_writes_the_chain(service, fol
     assert claims(again.stdout.strip())["cnf"] == claims(token)["cnf"]
 
 
+def test_an_id_jag_gets_a_token_and_is_no_user_s_token(service, folder, run):
+    (folder / "alice").write_text(service.id_jag(resource=PAYMENTS) + "\n")
+    refused = run(*words(service))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "invalid_request" in refused.stderr
+    ran = run(*words(service, "--id-jag"))
+    assert ran.returncode == 0, ran.stderr
+    assert claims(ran.stdout.strip())["aud"] == [PAYMENTS]
+
+
 def test_a_refusal_prints_no_token(service, run):
     ran = run(*words(service, "--scope", "admin"))
     assert (ran.returncode, ran.stdout) == (2, "")

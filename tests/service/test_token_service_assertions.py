@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from authlib.integrations.httpx_client import OAuth2Client
 from login_provider import ISSUER, LOGGED_IN
 from logout_scene import Scene
 from token_service import CHAIN, CLERK, GRANT, JWT_BEARER, PAYMENTS, claims
@@ -136,6 +137,20 @@ def test_both_clients_redeem_an_id_jag(service):
         got = tokens.tokens.redeem(identity, service.id_jag(), scope=["read"])
     assert got.scope == ("read",)
     assert asyncio.run(wait(identity)).scope == ("pay", "read")
+
+
+def test_a_client_of_authlib_redeems_an_id_jag(service, key, credential):
+    endpoint = f"{service.url}/token"
+    with OAuth2Client(CLERK, token_endpoint_auth_method="none") as client:
+        token = client.fetch_token(
+            endpoint,
+            grant_type=JWT_BEARER,
+            assertion=service.id_jag(),
+            scope="read",
+            headers={"Workload-Identity-Token": credential, "DPoP": key.proof(endpoint)},
+        )
+    assert (token["token_type"], token["scope"]) == ("DPoP", "read")
+    assert claims(token["access_token"])["sub"] == "user:alice"
 
 
 def test_the_log_of_an_id_jag_verifies(service, key, credential):

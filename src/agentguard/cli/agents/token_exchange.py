@@ -71,9 +71,16 @@ AudienceOption = Annotated[
         help="A receiver of the token; may be repeated. By default, the trust domain itself.",
     ),
 ]
+IdJagOption = Annotated[
+    bool,
+    typer.Option(
+        "--id-jag",
+        help="The file has an ID-JAG of the user's identity provider, which counts once.",
+    ),
+]
 
 
-def exchange(
+def exchange(  # noqa: PLR0913  the options of the command
     subject_token: Annotated[
         Path, typer.Argument(metavar="FILE|-", help="A file with the user's token, - for stdin.")
     ],
@@ -85,6 +92,7 @@ def exchange(
     chain: ChainOption = None,
     scope: ScopeOption = None,
     audience: AudienceOption = None,
+    id_jag: IdJagOption = False,
 ) -> None:
     """Exchange a user's token for an access token of an agent.
 
@@ -99,7 +107,8 @@ def exchange(
     with TokenService(service) as tokens:
         signer = _signer(key)
         identity = tokens.identities.register(agent, workload_token=workload, signer=signer)
-        got = tokens.tokens.exchange(identity, user, scope=scope or None, audience=audience or ())
+        send = tokens.tokens.redeem if id_jag else tokens.tokens.exchange
+        got = send(identity, user, scope=scope or None, audience=audience or ())
     if chain is not None:
         with files.new(chain, force=True) as written:
             written.write(got.issued.chain + b"\n")
