@@ -13,6 +13,11 @@ WRITING = {
     "serve",
     "server accept",
     "server status",  # asks a process, and reads no state
+    "server reload",  # likewise
+    "mcp run",  # starts a server of the Model Context Protocol; "mcp diff" and "mcp pin" do, too
+    "mcp diff",
+    "mcp pin",
+    "mcp install",
     "run",
     "init",
     "adopt",
@@ -52,6 +57,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "audit tail": ("--no-follow",),
     "audit export": (),
     "audit verify": (),
+    "audit match": (".", "."),
     "evidence make": ("CALL", "-o", "made.json"),
     "evidence verify": ("call.json", "--trust", "trust.json"),
     "token exchange": ("--help",),  # it asks a service, and no state

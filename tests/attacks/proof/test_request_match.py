@@ -11,13 +11,14 @@ from typing import Any
 
 import commands
 import pytest
-from proof_scene import BODY, URL, check, header, refused
+from proof_scene import BODY, URL, Sent, check, header, refused
 from request_logs import TwoSides
-from tool_servers import in_call
+from tool_servers import in_call, listed
 
 from agentguard import Ed25519Signer
 from agentguard.audit import http_requests
 from agentguard.audit.http_requests import read_received
+from agentguard.delegation.context import running_call
 from agentguard.proof.presentation import note_receipt, prove_request
 from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing.canonical import sha256_hex
@@ -165,6 +166,31 @@ def test_a_request_that_is_accepted_twice_is_once_too_often_at_the_receiver(side
     code, (one,), summary = match(sides)
     assert (code, one["state"]) == (1, "receiver_only")
     assert (summary["both"], summary["receiver_only"]) == (1, 1)
+
+
+def test_a_request_that_is_proved_past_the_log_is_only_at_the_receiver(sides):
+    """Code in the agent's process has the key, and signs a proof that nobody puts on record."""
+    with sides.open() as opened:
+        accepted: list[Any] = []
+
+        def pay():
+            running: Any = running_call()
+            subject = running.releases._subject
+            proof, _record = subject.prover.prove(
+                "POST",
+                f"{URL}/past",
+                body_sha256=sha256_hex(BODY),
+                invocation_sha256=subject.invocation_sha256,
+            )
+            sent = Sent(listed(proof), path="/past", query="", body=BODY)
+            accepted.append(check(opened.receiver, sent))
+
+        in_call(opened.guard, pay, audience=[URL])
+        opened.send()  # the twin
+    assert len(accepted) == 1  # the receiver alone can't tell
+    code, (past,), summary = match(sides)
+    assert (code, past["state"], past["url"]) == (1, "receiver_only", f"{URL}/past")
+    assert (summary["both"], summary["verified"]["agent"]) == (1, True)
 
 
 def test_a_refused_request_is_known_to_both_sides(sides):
