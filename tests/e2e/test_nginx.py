@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import nginx
 import pytest
 from tool_servers import (
     SCOPE,
@@ -30,21 +27,7 @@ from agentguard.proof import CallerMiddleware
 
 pytestmark = pytest.mark.slow("starts a real nginx")
 
-WHY = "there is no nginx here: install nginx (nginx-light of Debian has all that the tests need)"
-
-CONFIG = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+SERVER = """
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -55,19 +38,9 @@ http {{
             proxy_pass {upstream}/;
         }}
     }}
-}}
 """
 
 NAMES = [f"agent-{number}" for number in range(8)]
-
-
-def program() -> str:
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is not None:
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail(WHY)
-    pytest.skip(WHY)
 
 
 @pytest.fixture
@@ -96,28 +69,12 @@ def url(request, guard, tmp_path, folder, port) -> Iterator[str]:
     server = ToolServer(
         lambda _own: CallerMiddleware(application(), receiver(base, guard, tmp_path))
     )
-    text = CONFIG.format(folder=folder, port=port, upstream=server.url)
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
-    command = [program(), "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as nginx:
-        try:
-            wait_for(port, nginx, folder)
+    block = SERVER.format(port=port, upstream=server.url)
+    try:
+        with nginx.running(folder, port, block):
             yield base
-        finally:
-            nginx.terminate()
-            server.stop()
-
-
-def wait_for(port: int, nginx: subprocess.Popen[bytes], folder: Path) -> None:
-    for _ in range(1000):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert nginx.poll() is None, (folder / "error.log").read_text()
-            time.sleep(0.01)
-        else:
-            return
-    pytest.fail("nginx does not listen")
+    finally:
+        server.stop()
 
 
 def through(guard: Guard, agents: list[str], url: str) -> httpx.Response:

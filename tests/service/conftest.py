@@ -1,26 +1,7 @@
-"""One token service in a process of its own, for all tests that only ask it."""
+"""One token service, for all tests that only ask the service."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from asked_service import credential, key, service
 
-import pytest
-from token_service import Key, Service, served
-
-
-@pytest.fixture(scope="session")
-def service(programs) -> Iterator[Service]:
-    with served(programs) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def key() -> Key:
-    """The key of an instance of the agent clerk."""
-    return Key()
-
-
-@pytest.fixture(scope="session")
-def credential(service, key) -> str:
-    """The credential of that key."""
-    return service.credential(key)
+__all__ = ["credential", "key", "service"]

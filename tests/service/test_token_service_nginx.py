@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import docs_pages
+import nginx
 import pytest
 from token_service import PAYMENTS, Key, Service, claims, error_of, free_port, served
 
 pytestmark = pytest.mark.slow("starts a real nginx")
 
 PAGE = docs_pages.text("how-to/token-service")
-WHY = "there is no nginx here: install nginx (nginx-light of Debian has all that the test needs)"
-AROUND = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-{server}
-}}
-"""
-
-
-def program() -> str:
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(WHY)
-    return found or pytest.skip(WHY)
 
 
 def block_of_the_page(port: int, upstream: str) -> str:
@@ -54,39 +24,13 @@ def block_of_the_page(port: int, upstream: str) -> str:
     return str(block.replace("http://127.0.0.1:8787", upstream))
 
 
-@contextmanager
-def nginx(folder: Path, port: int, upstream: str) -> Iterator[None]:
-    server = block_of_the_page(port, upstream)
-    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, server=server))
-    command: list[str | Path] = [
-        program(),
-        "-p",
-        folder,
-        "-c",
-        folder / "nginx.conf",
-        "-e",
-        folder / "error.log",
-    ]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
-        try:
-            for _ in range(1000):
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert running.poll() is None, (folder / "error.log").read_text()
-                    time.sleep(0.01)
-            yield
-        finally:
-            running.terminate()
-
-
 @pytest.fixture
 def service(programs, tmp_path) -> Iterator[Service]:
     port = free_port()
     with served(programs, url=f"http://127.0.0.1:{port}") as running:
         config = tomllib.loads((running.place.folder / "agentguard.toml").read_text())
-        with nginx(tmp_path, port, f"http://{config['service']['listen']}"):
+        block = block_of_the_page(port, f"http://{config['service']['listen']}")
+        with nginx.running(tmp_path, port, block):
             yield running
 
 
