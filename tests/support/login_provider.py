@@ -58,11 +58,12 @@ class Provider:
     def id_jag(self, *, aud: Any, client_id: str, header: str = ID_JAG, **claims: Any) -> str:
         """Return an ID-JAG of alice; a claim may be changed or (None) left out.
 
-        draft-ietf-oauth-identity-assertion-authz-grant-04, 3.
+        Each has a ``sub`` of its own: an ID-JAG without ``sid`` ends with every log-out of its
+        ``sub``, also one of another test. draft-ietf-oauth-identity-assertion-authz-grant-04, 3.
         """
         now = int(time.time())
         whole = {
-            "sub": "f3b1c2d4-0000-4000-8000-000000000001",
+            "sub": secrets.token_hex(8),
             "aud": aud,
             "client_id": client_id,
             "exp": now + 300,
