@@ -126,7 +126,7 @@ class OpenSides:
         check(self.receiver, sent)
         return sent
 
-    def append(self, side: str, build: Callable[[str], Any]) -> None:
-        """Append an entry as the holder of the log's key can: ``build`` gets the time."""
+    def append(self, side: str, build: Callable[..., Any]) -> None:
+        """Append an entry as the holder of the log's key can: ``build`` gets the time ``at``."""
         log = runtime_of(self.guard if side == "agent" else self.server).current_ports().log
-        log.append(build(log.last_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")))
+        log.append(build(at=log.last_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")))

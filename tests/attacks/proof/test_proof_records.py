@@ -149,5 +149,5 @@ def test_a_record_after_the_outcome_is_found(sides, is_late):
                 separators=(",", ":"),
             ).encode()
             summary = http_requests.read_proof(entry).summary
-            opened.append("agent", lambda _at: Record(forged, summary))
+            opened.append("agent", lambda at: Record(forged, summary))
     assert sides.agent.verify().ok is not is_late

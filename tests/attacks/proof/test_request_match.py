@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_a_forged_received_entry_is_only_at_the_receiver(sides):
         opened.send()
         (entry,) = sides.server.entries("received")
         forged = read_received(entry)._replace(proof_sha256="f" * 64)
-        opened.append("server", lambda at: http_requests.received(forged, unrecorded=0, at=at))
+        opened.append("server", partial(http_requests.received, forged, unrecorded=0))
     assert sides.server.verify().ok  # its own log can't tell
     code, (one,), summary = match(sides)
     assert (code, one["state"], one["agent_entry"]) == (1, "receiver_only", None)
@@ -162,7 +163,7 @@ def test_a_request_that_is_accepted_twice_is_once_too_often_at_the_receiver(side
         opened.send()
         (entry,) = sides.server.entries("received")
         again = read_received(entry)
-        opened.append("server", lambda at: http_requests.received(again, unrecorded=0, at=at))
+        opened.append("server", partial(http_requests.received, again, unrecorded=0))
     code, (one,), summary = match(sides)
     assert (code, one["state"]) == (1, "receiver_only")
     assert (summary["both"], summary["receiver_only"]) == (1, 1)
@@ -216,12 +217,27 @@ def test_requests_to_other_servers_and_of_other_domains_are_left_out_and_counted
         foreign = read_received(entry)._replace(
             proof_sha256="f" * 64, agent="spiffe://globex.example/agent/a/x"
         )
-        opened.append("server", lambda at: http_requests.received(foreign, unrecorded=0, at=at))
+        opened.append("server", partial(http_requests.received, foreign, unrecorded=0))
     code, listed, summary = match(sides)
     assert (code, listed) == (0, [])
     assert (summary["elsewhere"], summary["other_domains"]) == (1, 1)
     code, (lost,), _summary = match(sides, "--server", other)
     assert (code, lost["state"], lost["url"]) == (1, "agent_only", f"{other}/")
+
+
+def test_a_log_with_the_names_of_endless_servers_is_refused(sides):
+    with sides.open() as opened:
+        opened.send()
+        (entry,) = sides.server.entries("received")
+        real = read_received(entry)
+        for number in range(64):
+            named = real._replace(
+                proof_sha256=f"{number:064x}", server=f"https://s{number}.example/"
+            )
+            opened.append("server", partial(http_requests.received, named, unrecorded=0))
+    asked = run(sides, "--no-verify")
+    assert (asked.returncode, "more than 64 servers" in asked.stderr) == (2, True)
+    assert run(sides, "--no-verify", "--server", URL).returncode == 1  # the twin: forged entries
 
 
 def test_a_receiver_that_has_nothing_lacks_every_request(sides):

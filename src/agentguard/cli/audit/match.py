@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, TypeVar
 
@@ -36,6 +37,9 @@ from agentguard.storage import sqlite
 from agentguard.storage.request_table import RequestTable
 
 T = TypeVar("T")
+
+_MOST_SERVERS: Final = 64
+"""The most servers that a receiver's log may name: each request is compared with all of them."""
 
 _KINDS: Final = ("proof", "receipt", "received", "refused")
 
@@ -216,6 +220,12 @@ class _Filling:
     def _note_server(self, url: str, *, names_servers: bool) -> None:
         if names_servers:
             self.servers.add(url)
+            if len(self.servers) > _MOST_SERVERS:
+                message = (
+                    f"the receiver's log names more than {_MOST_SERVERS} servers: name those that "
+                    "you mean with --server"
+                )
+                raise typer.BadParameter(message)
 
     def _is_here(self, proved: ProofRecord) -> bool:
         """Whether a request was for the receiver; in doubt it was."""
@@ -248,6 +258,7 @@ def _digest(entry: http_requests.ProofEntry | http_requests.ReceivedRequest) -> 
     return bytes.fromhex(canonical.digest(http_requests.parts_of(entry)))
 
 
+@lru_cache(256)
 def _target(url: str) -> Target | None:
     try:
         return Target.parse(url)
