@@ -191,8 +191,8 @@ class ContentsVerifier:
                 self._chains[chain.sha256] = chain
                 return summary.of_delegation(chain.leaf, at=entry.at)
             case "surrender":
-                surrender = surrenders.read(entry)
-                self.surrenders.append((surrender.jti, at))
+                surrender = surrenders.check(entry, self.trust, self.latest_time)
+                self.surrenders.append((surrender.jti, min(at, surrender.latest)))
                 return surrender.summary
             case "request":
                 request_summary = approval_checks.summary_of_request(entry)

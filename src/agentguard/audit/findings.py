@@ -116,4 +116,4 @@ class ShardReport:
     """Of each chain, the latest authorised call in this shard."""
 
     surrenders: tuple[tuple[str, int], ...] = ()
-    """The hops that were given up in this shard, each with the time of its entry in seconds."""
+    """The hops that were given up in this shard, each with the time of that in seconds."""

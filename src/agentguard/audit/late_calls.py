@@ -34,7 +34,9 @@ def late_calls(reports: Sequence[ShardReport]) -> Iterator[Problem]:
     for logout, at in (one for report in reports for one in report.logouts):
         for key in logout.keys:
             ended[key].append(Ended(logout.issued_at, at))
-    given_up = {jti: at for report in reports for jti, at in report.surrenders}
+    given_up: dict[str, int] = {}
+    for jti, at in (one for report in reports for one in report.surrenders):
+        given_up[jti] = min(at, given_up.get(jti, at))
     if not ended and not given_up:
         return
     for report in reports:

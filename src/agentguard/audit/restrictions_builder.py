@@ -57,7 +57,7 @@ class RestrictionsBuilder:
     def __init__(self, start: Restrictions, trust: TrustDocument) -> None:
         self._base = start
         self._trust = trust
-        # for a denial every admin key is valid, also a key that was compromised since
+        # for a denial every key is valid, also a key that was compromised since
         self._trust_for_denials = replace(
             trust,
             keys=tuple(TrustedKey(trusted.use, trusted.key, 0) for trusted in trust.keys),
@@ -121,7 +121,7 @@ class RestrictionsBuilder:
                 logout = logouts.read(entry)
                 self._base = self._base.with_logout(logout, parse_time(entry.at))
             case "surrender":
-                given_up = surrenders.read(entry)
+                given_up = surrenders.check(entry, self._trust_for_denials, parse_time(entry.at))
                 self._base = self._base.with_surrendered(given_up.jti, given_up.expires_at)
             case "revocation" | "freeze" | "resolution" | "erasure":
                 self._admin_statement(entry)

@@ -1,7 +1,8 @@
 """Entries of surrenders: an agent's instance gives a delegation up, and nobody acts under it again.
 
-No administrator signs: the evidence is the instance's own DPoP proof of the request, which the key
-of the delegation's last hop has signed. So an instance gives up what it holds, and nothing else.
+No administrator signs: the evidence is the delegation's last hop, which the issuer has signed, and
+the instance's own DPoP proof of the request, which the key in that hop has signed. So an instance
+gives up what it holds, and nothing else, also by the hand of somebody who has stolen the log's key.
 RFC 7009; RFC 9449.
 """
 
@@ -12,22 +13,32 @@ from typing import Final, NamedTuple
 from agentguard.audit.entry import Entry
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
-from agentguard.delegation import grant
+from agentguard.delegation import grant, verification
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, DecodeError
-from agentguard.signing import canonical
-from agentguard.signing.canonical import JSON, b64url_decode
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON, b64url_decode, is_integer
 from agentguard.signing.keys import PublicKey
 
 _TYPE: Final = "dpop+jwt"
 _PARTS: Final = 3
 
 
+WINDOW: Final = 60
+"""How many seconds a proof may be older than the service's time (RFC 9449, 4.3)."""
+
+
 class Surrender(NamedTuple):
-    """A hop that its holder has given up: the ``jti``, and the end in seconds since the epoch."""
+    """A hop that its holder has given up; times are in seconds since the epoch.
+
+    ``jti`` and ``expires_at`` are those of the hop. ``latest`` is the latest time at which the
+    holder's proof counted: whoever moves the entry to a later place moves no proof.
+    """
 
     jti: str
     expires_at: int
+    latest: int
     summary: Summary
 
 
@@ -40,18 +51,40 @@ def record(hop: str, proof: str, *, at: str) -> Record:
 def read(entry: Entry) -> Surrender:
     """Return the surrender in an entry; raises ``DecodeError`` (``entry.malformed``).
 
-    The key that the hop names has to have signed the proof. That the hop's delegator has signed the
-    hop is not verified here: the log has the chain.
+    The key that the hop names has to have signed the proof. ``check`` verifies the hop as well.
     """
     try:
         hop = grant.read(str(entry.members["hop"]))
-        signed_by = _signer(str(entry.members["proof"]))
+        signed_by, signed_at = _signer(str(entry.members["proof"]))
     except AgentguardError as error:
         raise DecodeError(f"not a surrender: {error}", code="entry.malformed") from error
     if hop.is_asserted or hop.key_id != signed_by:
         message = "not a surrender: the proof is of another key than the hop's"
         raise DecodeError(message, code="entry.malformed")
-    return Surrender(hop.jti, hop.expires_at, _summary(hop, entry.at))
+    return Surrender(hop.jti, hop.expires_at, signed_at + WINDOW, _summary(hop, entry.at))
+
+
+def check(entry: Entry, trust: TrustDocument, at: int) -> Surrender:
+    """Return the surrender in an entry whose hop the issuer has signed, as of the time ``at``.
+
+    ``at`` is in seconds since the epoch. Raises as ``read`` and ``require_issued`` do.
+    """
+    surrender = read(entry)
+    require_issued(str(entry.members["hop"]), trust, at)
+    return surrender
+
+
+def require_issued(hop: str, trust: TrustDocument, at: int) -> None:
+    """Raise unless a key of the issuer that counts at the time ``at`` has signed a hop.
+
+    The token service gives an instance such a hop. An agent could choose the id of a hop that the
+    agent itself signs, and so the id of somebody else's hop. Raises ``DecodeError``, and
+    ``VerificationError`` (``key.*``, ``signature.invalid``, ...).
+    """
+    kid, issued_at = grant.key_id(hop), jws.claimed_time(hop)
+    if issued_at is None:
+        raise DecodeError("the hop names no iat in whole seconds", code="hop.malformed")
+    grant.verify(hop, verification.issuer_key(trust, kid, issued_at=issued_at, at=at))
 
 
 def _summary(hop: Grant, at: str) -> Summary:
@@ -59,10 +92,11 @@ def _summary(hop: Grant, at: str) -> Summary:
     return Summary("surrender", at, agent=agent, principal=principal, task_id=hop.task_id)
 
 
-def _signer(proof: str) -> str:
+def _signer(proof: str) -> tuple[str, int]:
     """Return the thumbprint of the key that has signed a DPoP proof of a request to give up.
 
-    Raises ``DecodeError``, ``KeyMaterialError`` or ``VerificationError``. RFC 9449, 4.2.
+    Returns also the time of the proof, in seconds since the epoch. Raises ``DecodeError``,
+    ``KeyMaterialError`` or ``VerificationError``. RFC 9449, 4.2.
     """
     parts = proof.split(".", _PARTS)
     if len(parts) != _PARTS or not proof.isascii():
@@ -74,7 +108,10 @@ def _signer(proof: str) -> str:
     jwk = header.get("jwk")
     key = PublicKey.from_jwk(jwk if isinstance(jwk, dict) else {})
     key.verify(b64url_decode(parts[2]), f"{parts[0]}.{parts[1]}".encode("ascii"))
-    return key.thumbprint
+    issued_at = claims.get("iat")
+    if not is_integer(issued_at):
+        raise DecodeError("the proof has no time", code="jws.malformed")
+    return key.thumbprint, issued_at
 
 
 def _is_of_surrender(claims: dict[str, JSON]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agentguard.audit import surrenders
 from agentguard.call.invocation import timestamp
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.service.answers import Answer, RefusedError, success, unavailable
 from agentguard.service.callers import instance_of, use_proof
 from agentguard.service.messages import CHAIN
@@ -23,6 +23,7 @@ def revoke(parts: ServiceParts, request: Request) -> Answer:
     The instance shows its credential and a DPoP proof whose ``ath`` names the token. A token that
     does not count, or that nobody knows, gets the same answer (RFC 7009, 2.2). Raises
     ``RefusedError``: ``unauthorized_client`` for a token of another instance (2.1),
+    ``unsupported_token_type`` for a delegation that an agent has handed on (2.2.1),
     ``temporarily_unavailable``, and as ``instance_of`` does.
     """
     form = read_form(request)
@@ -36,6 +37,7 @@ def revoke(parts: ServiceParts, request: Request) -> Answer:
     last = token.chain.hops[-1]
     if last.grant.key_id != instance.credential.key.thumbprint:
         raise RefusedError(400, "unauthorized_client", "the token is another instance's")
+    _require_issued(parts, last.token, instance.present.at)
     try:
         with parts.turn:
             _record(parts, last.grant.jti, last.token, request.headers["dpop"])
@@ -44,6 +46,15 @@ def revoke(parts: ServiceParts, request: Request) -> Answer:
         LOGGER.warning("a surrender can't be recorded: %s (%s)", error, error.code)
         raise unavailable("the token can't be revoked now") from error
     return success({})
+
+
+def _require_issued(parts: ServiceParts, hop: str, at: int) -> None:
+    """Raise ``RefusedError`` unless the issuer has signed the hop, as ``/token`` has it do."""
+    try:
+        surrenders.require_issued(hop, parts.trust, at)
+    except (DecodeError, VerificationError) as error:
+        message = "the delegation of the token is one that an agent has handed on"
+        raise RefusedError(400, "unsupported_token_type", message) from error
 
 
 def _record(parts: ServiceParts, jti: str, hop: str, proof: str) -> None:

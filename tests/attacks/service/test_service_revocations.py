@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from token_service import Key, error_of
+from embedded_parts import instance_of, runtime_of
+from given_up import give_up
+from logout_scene import Scene, problems
+from token_service import CHAIN, Key, error_of
 
+from agentguard import Denied
 from agentguard.audit import surrenders
 from agentguard.audit.entry import parse_entry
+from agentguard.call.invocation import timestamp
+from agentguard.delegation.grant import TYPE
+from agentguard.delegation.grant import read as read_grant
 from agentguard.errors import DecodeError
-from agentguard.signing.canonical import dumps
+from agentguard.service.answers import RefusedError
+from agentguard.service.reading import FORM, Request
+from agentguard.service.revocation import revoke
+from agentguard.signing import jws
+from agentguard.signing.canonical import b64url_encode, dumps, loads_object
+from agentguard.signing.keys import Ed25519Signer
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return Scene(tmp_path)
+
+
+def hops_of(issued) -> list[str]:
+    """Return the hops of the chain of an access token."""
+    hops = loads_object(issued.chain)["hops"]
+    assert isinstance(hops, list)
+    return [str(hop) for hop in hops]
 
 
 @pytest.fixture
@@ -92,3 +118,90 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
         assert refused.value.code == "entry.malformed"
     good = parse_entry(surrenders.record(hop, proof, at=at).body)  # the twin
     assert surrenders.read(good).summary.principal == "user:alice"
+
+
+def test_the_logs_key_alone_ends_nobodys_delegation(scene):
+    """A thief of the log's key makes a hop with the victim's id, and proves it with his own key."""
+    with scene.open() as guard:
+        agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
+        issued = agent.access_token()
+        victim = read_grant(hops_of(issued)[-1])
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        thief = Key()
+        header = {"typ": TYPE, "alg": "EdDSA", "kid": thief.signer.key_id}
+        claims = jws.parse(hops_of(issued)[-1]).claims()
+        forged = {**claims, "cnf": {"jkt": thief.signer.key_id}}
+        signed = ".".join(b64url_encode(dumps(part)) for part in (header, forged))
+        hop = f"{signed}.{b64url_encode(thief.signer.sign(signed.encode()))}"
+        assert read_grant(hop).jti == victim.jti
+        ports = runtime_of(guard).current_ports()
+        at = timestamp(ports.log.last_at)
+        proof = thief.proof("https://agents.example/revoke", "a token")
+        ports.log.append(surrenders.record(hop, proof, at=at))
+        ports.revocations.publish()
+        assert agent.call(tool) == "ok"
+        (problem,) = problems(guard)
+        assert "is no issuer key" in problem
+    with scene.open() as guard:  # also a process that reads the log from its start
+        agent = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
+        assert agent.call(guard.tool(name="read", requires=["read"])(lambda: "ok")) == "ok"
+        give_up(guard, agent)  # the twin
+        with pytest.raises(Denied) as denied:
+            agent.call(guard.tool(name="read", requires=["read"])(lambda: "ok"))
+        assert denied.value.code == "delegation.surrendered"
+        assert problems(guard) == [problem]
+
+
+def test_an_entry_that_is_moved_to_a_later_place_hides_no_call(scene, monkeypatch):
+    """The holder's proof has a time of its own, which nobody without the holder's key can set."""
+    ahead = timedelta(0)
+    monkeypatch.setattr("agentguard.guard.process.clock", lambda: datetime.now(UTC) + ahead)
+    with scene.open() as guard:
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        delegation = guard.delegate("user:alice", scope=["read"])
+        honest, moved = (guard.new_agent("clerk").under(delegation) for _ in range(2))
+        assert [one.call(tool) for one in (honest, moved)] == ["ok", "ok"]
+        ahead = timedelta(seconds=50)  # the proof is as old as a proof may be
+        assert honest.call(tool) == "ok"
+        give_up(guard, honest)
+        assert problems(guard) == []  # the twin
+        ahead = timedelta(seconds=250)
+        assert moved.call(tool) == "ok"
+        ahead = timedelta(seconds=260)
+        give_up(guard, moved)
+        (problem,) = problems(guard)
+        assert "given up before" in problem
+
+
+def test_a_delegation_that_an_agent_has_handed_on_is_not_given_up(scene):
+    """The agent that signs a hop chooses its id, which may be the id of somebody else's hop."""
+    with scene.open() as guard:
+        parts = scene.parts(guard)
+        answers: list[int | str] = []
+
+        def give_up_by_request(agent) -> None:
+            issued, holder = agent.access_token(), instance_of(agent).holder(datetime.now(UTC))
+            assert isinstance(holder.signer, Ed25519Signer)
+            assert holder.credential is not None
+            key = Key(holder.signer)
+            sent = {"token": issued.token, CHAIN: issued.chain.decode()}
+            headers = {
+                "content-type": FORM,
+                "workload-identity-token": holder.credential.token,
+                "dpop": key.proof(parts.url("/revoke"), issued.token),
+            }
+            request = Request("POST", "/revoke", headers, urlencode(sent).encode())
+            try:
+                answers.append(revoke(parts, request).status)
+            except RefusedError as refused:
+                answers.append(refused.error)
+
+        outer = guard.new_agent("clerk").under(guard.delegate("user:alice", scope=["read"]))
+        hand_on = guard.tool(name="read", requires=["read"])(
+            lambda: give_up_by_request(guard.new_agent("clerk"))
+        )
+        outer.call(hand_on)
+        assert answers == ["unsupported_token_type"]
+        give_up_by_request(outer)  # the twin
+        assert answers[1:] == [200]
+        assert problems(guard) == []
