@@ -8,6 +8,7 @@ decides what the grant is good for (``service/assertions.py``); nothing here iss
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -49,9 +50,13 @@ class IdJag:
 
 
 class IdJags:
-    """Verifies ID-JAGs of the issuers whose users have ``id_jag = true``."""
+    """Verifies ID-JAGs of the issuers whose users have ``id_jag = true``.
 
-    def __init__(self, settings: Config) -> None:
+    ``users`` returns the users of the configuration in force, whose roles a reload may change; None
+    where no issuer knows users.
+    """
+
+    def __init__(self, settings: Config, users: Callable[[], UserTokens | None]) -> None:
         service = settings.service
         issuers = [
             issuer
@@ -59,7 +64,7 @@ class IdJags:
             if service is not None and issuer.users is not None and issuer.users.id_jag
         ]
         self._audience = "" if service is None else service.issuer
-        self._users = UserTokens(settings)
+        self._users = users
         self._issuers = Issuers(
             [
                 TrustedIssuer(
@@ -92,7 +97,10 @@ class IdJags:
         strange = [name for name in _NOT_KNOWN if name in claims]
         if strange:
             raise _malformed(f"it has {', '.join(strange)}, which are not known here")
-        user = self._users.user_of(token, verified, now=now)
+        users = self._users()
+        if users is None:
+            raise VerificationError("no issuer knows users here", code="jwt.issuer")
+        user = users.user_of(token, verified, now=now)
         _require_short(verified)
         return IdJag(
             replace(

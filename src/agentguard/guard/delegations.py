@@ -49,7 +49,7 @@ class Delegations:
         workloads: WorkloadTokens | None,
     ) -> None:
         self._settings = settings
-        self._users = users
+        self.users = users
         self._workloads = workloads
         self._scopes = scopes
         self._runtime = runtime
@@ -111,10 +111,10 @@ class Delegations:
 
     def _verified(self, lender: Lender, token: str, now: int) -> User:
         """Return who came with a token."""
-        if self._users is None:
+        if self.users is None:
             message = "no issuer knows users here: describe them in [issuers.NAME.users]"
             raise VerificationError(message, code="jwt.issuer")
-        user = self._users.verify(token, now=now)
+        user = self.users.verify(token, now=now)
         if lender.name not in (None, user.principal):
             message = f"the token is of {user.principal}, and not of {lender.name}"
             raise DelegationError(message, code="principal.assurance")

@@ -94,5 +94,5 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
         LogOutTokens(settings),
         threading.Lock(),
         RecordedChains(),
-        IdJags(settings),
+        IdJags(settings, lambda: guard.delegations.users),
     )

@@ -8,10 +8,23 @@ from __future__ import annotations
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from login_provider import Provider
-from token_service import CLERK, GRANT, PAYMENTS, TYPES, Key, error_of
+from logout_scene import CONFIG, PASSPHRASE, SERVICE, Scene
+from token_service import CLERK, GRANT, JWT_BEARER, PAYMENTS, TYPES, Key, error_of
+
+from agentguard.domain import config
+from agentguard.guard.embedded import open_embedded
+from agentguard.service.answers import RefusedError
+from agentguard.service.exchange import exchange
+from agentguard.service.parts import open_parts
+from agentguard.service.reading import FORM, Request
+from agentguard.signing.keys import Ed25519Signer
 
 INVALID_GRANT = (400, "invalid_grant")
 
@@ -291,3 +304,43 @@ def test_the_service_writes_no_id_jag_down(service, key, credential):
         everything += path.read_bytes() if path.is_file() else b""
     for secret in (id_jag, refused):
         assert secret.rpartition(".")[2].encode() not in everything
+
+
+def test_a_reload_that_takes_a_scope_from_a_role_counts_for_id_jags(tmp_path):
+    """What the service knew of roles at its start must not outlive a reload."""
+    scene = Scene(tmp_path)
+    roles = '\nid_jag = true\nroles = "groups"\n\n[roles.reader]\nscope = [{}]\n'
+    end = 'logout_audience = ["chat"]\n'
+    paths = []
+    for name, scope in (("wide", '"read"'), ("narrow", '"other"')):
+        paths.append(tmp_path / f"{name}.toml")
+        more = roles.format(scope)
+        paths[-1].write_text(CONFIG.replace(end, end.rstrip() + more) + SERVICE, "utf-8")
+    wide, narrow = map(config.load, paths)
+    with closing(open_embedded(wide, lambda: PASSPHRASE, is_server=True)) as guard:
+        parts = open_parts(wide, guard)
+        holder = guard.instance(guard.agent("clerk")).holder(datetime.now(UTC))
+        assert isinstance(holder.signer, Ed25519Signer)
+        assert holder.credential is not None
+        key, shown = Key(holder.signer), holder.credential.token
+
+        def redeemed() -> int | str:
+            claims: dict[str, Any] = {"scope": None, "groups": ["reader"], "client_id": CLERK}
+            assertion = scene.provider.id_jag(aud=parts.config.issuer, **claims)
+            form = {"grant_type": JWT_BEARER, "assertion": assertion, "scope": "read"}
+            headers = {
+                "content-type": FORM,
+                "workload-identity-token": shown,
+                "dpop": key.proof(parts.url("/token")),
+            }
+            request = Request("POST", "/token", headers, urlencode(form).encode())
+            try:
+                return exchange(parts, request).status
+            except RefusedError as refused:
+                return refused.error
+
+        assert redeemed() == 200
+        guard.reload(narrow)
+        assert redeemed() == "invalid_scope"
+        guard.reload(wide)
+        assert redeemed() == 200  # the twin
