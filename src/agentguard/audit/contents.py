@@ -37,7 +37,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evaluations import LoggedEvaluation
 from agentguard.audit.findings import LatestCall, LoggedOut, MissingData, OpenCall
-from agentguard.audit.http_requests import ProofVerifier, summary_of_receipt
+from agentguard.audit.http_requests import ProofVerifier, summary_at_receiver
 from agentguard.audit.secret_releases import ReleaseVerifier
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.audit.summary import Summary
@@ -176,7 +176,7 @@ class ContentsVerifier:
         if entry.kind == "secret":
             return self._releases.check(entry)
         is_of_agent = entry.kind in ("proof", "receipt")
-        return self._proofs.check(entry) if is_of_agent else summary_of_receipt(entry)
+        return self._proofs.check(entry) if is_of_agent else summary_at_receiver(entry)
 
     def _subject(self, index: int, entry: Entry, at: int) -> Summary:
         """Check an entry about an agent or a call, and return the entry's summary."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -19,10 +19,11 @@ from typing import Final
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
-from agentguard.audit.http_requests import read_proof
+from agentguard.audit.http_requests import ProofEntry, read_proof
 from agentguard.audit.log import LogReader
-from agentguard.audit.receipts import read_receipt
-from agentguard.audit.secret_releases import read_release
+from agentguard.audit.receipts import ReceiptEntry, read_receipt
+from agentguard.audit.running_call import CallName
+from agentguard.audit.secret_releases import Release, read_release
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.identity.credential import agent_name
@@ -35,6 +36,13 @@ _AT_A_STABLE_SITE: Final = frozenset({"approval.mismatch", "approval.rejected"})
 """Reason codes that a call without an answer gets only where a framework names its site."""
 
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
+
+_OF_RUNNING_CALLS: Final[Mapping[str, Callable[[Entry], Release | ProofEntry | ReceiptEntry]]] = {
+    "secret": read_release,
+    "proof": read_proof,
+    "receipt": read_receipt,
+}
+"""The readers of the entries that stand between the authorization of a call and the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +156,17 @@ def entries_of_call(
 def releases_of_call(
     reader: LogReader, shard: int, begin: int, end: int | None, call: Authorization
 ) -> list[LocatedEntry]:
-    """Return the entries of what a running call got: secrets, and proofs of HTTP requests.
+    """Return the entries of what a running call got: secrets, proofs of requests, and receipts.
 
-    The entries stand between the two entries of the call.
-    ``begin`` is the index of the authorization, and ``end`` the index of the outcome, None without
-    an outcome. The columns are not used. Raises ``StorageError``.
+    The entries stand between the two entries of the call. ``begin`` is the index of the
+    authorization, and ``end`` the index of the outcome, None without an outcome. The columns are
+    not used. Raises ``StorageError``.
     """
     found = []
     for index, body in reader.entries(shard, after=begin):
         if index == end:
             break
-        located = _as_located(shard, index, body, ["secret", "proof", "receipt"])
+        located = _as_located(shard, index, body, [*_OF_RUNNING_CALLS])
         if located is not None and _is_about(located.entry, call):
             found.append(located)
     return found
@@ -359,17 +367,22 @@ def _as_call(located: LocatedEntry | None, invocation_id: str | None = None) -> 
     return None
 
 
+def running_call(entry: Entry) -> CallName | None:
+    """Return the call that a released secret, a proof or a receipt names; None for other entries.
+
+    Raises ``DecodeError``.
+    """
+    read = _OF_RUNNING_CALLS.get(entry.kind)
+    return None if read is None else read(entry).call
+
+
 def _is_about(entry: Entry, call: Authorization) -> bool:
     """Return whether an entry of a call names the call's invocation."""
     with suppress(DecodeError, VerificationError):
         if entry.kind == "outcome":
             subject = read_outcome(entry).invocation_sha256
-        elif entry.kind == "secret":
-            subject = read_release(entry).invocation_sha256
-        elif entry.kind == "proof":
-            subject = read_proof(entry).invocation_sha256
-        elif entry.kind == "receipt":
-            subject = read_receipt(entry).invocation_sha256
+        elif (named := running_call(entry)) is not None:
+            subject = named.invocation_sha256
         else:
             subject = statements.read_admin_statement(entry).call.invocation_sha256
         return subject == call.invocation_sha256

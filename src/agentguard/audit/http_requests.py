@@ -16,6 +16,7 @@ from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.receipts import read_receipt
 from agentguard.audit.records import Record
+from agentguard.audit.running_call import CallName
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.delegation.chain import Chain
@@ -32,17 +33,12 @@ class ProofEntry(NamedTuple):
 
     record: ProofRecord
     at: str
-    invocation_id: str
-    invocation_sha256: str
-    shard: int
-    place: int
-    agent: str
-    tool: str
+    call: CallName
 
     @property
     def summary(self) -> Summary:
         """The summary of the entry."""
-        return summary.of_proof(self.invocation_id, self.agent, at=self.at, tool=self.tool)
+        return self.call.summary("proof", self.at)
 
 
 class ReceivedRequest(NamedTuple):
@@ -90,6 +86,7 @@ class RefusedRequest(NamedTuple):
 
 def proof(proved: ProofRecord, subject: ReleaseSubject, *, at: str) -> Record:
     """Build the entry of a proof of a running call, which precedes the request."""
+    call = CallName.of(subject)
     members = {
         "kind": "proof",
         "at": at,
@@ -97,14 +94,9 @@ def proof(proved: ProofRecord, subject: ReleaseSubject, *, at: str) -> Record:
         "assurance": proved.assurance,
         "audience": proved.audience,
         "proof": {"jti": proved.jti, "sha256": proved.sha256},
-        "invocation_id": subject.invocation_id,
-        "invocation_sha256": subject.invocation_sha256,
-        "authorization": {"shard": subject.shard, "index": subject.place},
-        "agent": subject.agent,
-        "tool": subject.tool,
+        **call.members(),
     }
-    about = summary.of_proof(subject.invocation_id, subject.agent, at=at, tool=subject.tool)
-    return records.new_record(members, about)
+    return records.new_record(members, call.summary("proof", at))
 
 
 def received(request: ReceivedRequest, *, unrecorded: int, at: str) -> Record:
@@ -130,7 +122,7 @@ def received(request: ReceivedRequest, *, unrecorded: int, at: str) -> Record:
         "principal": request.principal,
         "unrecorded": unrecorded,
     }
-    about = summary.of_receipt("received", request.agent, request.principal, at=at)
+    about = summary.at_receiver("received", request.agent, request.principal, at=at)
     return records.new_record(members, about)
 
 
@@ -149,7 +141,7 @@ def refused(request: RefusedRequest, *, unrecorded: int, at: str) -> Record:
         "principal": request.principal,
         "unrecorded": unrecorded,
     }
-    about = summary.of_receipt("refused", request.agent, request.principal, at=at)
+    about = summary.at_receiver("refused", request.agent, request.principal, at=at)
     return records.new_record(members, about)
 
 
@@ -161,17 +153,11 @@ def read_proof(entry: Entry) -> ProofEntry:
             "assurance": "wpt" | "call" as assurance,
             "audience": str(audience),
             "proof": {"jti": str(jti), "sha256": sha256, **more},
-            "invocation_id": str(invocation_id),
-            "invocation_sha256": invocation,
-            "authorization": {"shard": shard, "index": place, **others},
-            "agent": str(agent),
-            "tool": str(tool),
-        } if not more and not others and is_integer(shard) and is_integer(place):
-            about = _read_request(request)
+        } if not more:
+            about, call = _read_request(request), CallName.read(entry)
+            _digest(call.invocation_sha256)
             record = ProofRecord(about, str(assurance), audience, jti, _digest(sha256))
-            return ProofEntry(
-                record, entry.at, invocation_id, _digest(invocation), shard, place, agent, tool
-            )
+            return ProofEntry(record, entry.at, call)
     raise _malformed("the proof of a request")
 
 
@@ -235,13 +221,15 @@ def parts_of(entry: ProofEntry | ReceivedRequest) -> dict[str, str | None]:
     if isinstance(entry, ProofEntry):
         record = entry.record
         request, assurance, jti = record.request, record.assurance, record.jti
+        caller: CallName | ReceivedRequest = entry.call
     else:
         request, assurance, jti = entry.request, entry.assurance, entry.proof_jti
+        caller = entry
     return {
         **request._asdict(),
         "assurance": assurance,
-        "invocation_sha256": entry.invocation_sha256,
-        "agent": entry.agent,
+        "invocation_sha256": caller.invocation_sha256,
+        "agent": caller.agent,
         "proof_jti": jti,
     }
 
@@ -252,10 +240,10 @@ def unrecorded_before(entry: Entry) -> int:
     return count if isinstance(count, int) else 0
 
 
-def summary_of_receipt(entry: Entry) -> Summary:
+def summary_at_receiver(entry: Entry) -> Summary:
     """Read a received or refused entry and return its summary; raises ``DecodeError``."""
     request = read_received(entry) if entry.kind == "received" else read_refused(entry)
-    return summary.of_receipt(entry.kind, request.agent, request.principal, at=entry.at)
+    return summary.at_receiver(entry.kind, request.agent, request.principal, at=entry.at)
 
 
 def _read_request(value: JSON) -> RequestRecord:
@@ -298,7 +286,7 @@ def _is_count(value: JSON) -> bool:
 
 
 class _RunningCall(NamedTuple):
-    subject: tuple[str, str, int, int, str, str]
+    call: CallName
     audience: tuple[str, ...]
     proofs: set[str]
 
@@ -317,9 +305,9 @@ class ProofVerifier:
     def begin(self, call: Authorization, place: int, chain: Chain | None) -> None:
         """Add a call that may run; ``place`` is the index of the authorization."""
         if chain is not None:
-            digest = call.invocation_sha256
-            subject = str(call.invocation_id), digest, self.shard, place, call.agent, call.tool
-            self._calls[digest] = _RunningCall(subject, tuple(chain.leaf.audience), set())
+            named = CallName.of_authorization(call, self.shard, place)
+            running = _RunningCall(named, tuple(chain.leaf.audience), set())
+            self._calls[call.invocation_sha256] = running
 
     def end(self, invocation_sha256: str) -> None:
         """Note the outcome of a call, after which the call proves nothing."""
@@ -333,10 +321,10 @@ class ProofVerifier:
         if entry.kind == "receipt":
             return self._check_receipt(entry)
         proved = read_proof(entry)
-        running = self._calls.get(proved.invocation_sha256)
+        running = self._calls.get(proved.call.invocation_sha256)
         if running is None:
             raise _mismatch("no call that was running then may have requests proved")
-        if proved[2:] != running.subject:
+        if proved.call != running.call:
             raise _mismatch("it names another call, agent or tool than the invocation")
         if proved.record.audience not in running.audience:
             raise _mismatch("the delegation of the call does not name this audience")
@@ -345,8 +333,8 @@ class ProofVerifier:
 
     def _check_receipt(self, entry: Entry) -> Summary:
         noted = read_receipt(entry)
-        running = self._calls.get(noted.invocation_sha256)
-        if running is None or noted.subject != running.subject:
+        running = self._calls.get(noted.call.invocation_sha256)
+        if running is None or noted.call != running.call:
             raise _mismatch("a receipt is of no call that was running then")
         if noted.proof_sha256 not in running.proofs:
             raise _mismatch("a receipt is of a request that its call has not proved")

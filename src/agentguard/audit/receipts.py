@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentguard.audit import records, summary
+from agentguard.audit import records
 from agentguard.audit.entry import Entry
 from agentguard.audit.records import Record
+from agentguard.audit.running_call import CallName
 from agentguard.audit.summary import Summary
 from agentguard.call.releases import ReleaseSubject
 from agentguard.errors import DecodeError
@@ -29,24 +30,12 @@ class ReceiptEntry(NamedTuple):
     receipt: str
     key_id: str
     at: str
-    invocation_id: str
-    invocation_sha256: str
-    shard: int
-    place: int
-    agent: str
-    tool: str
-
-    @property
-    def subject(self) -> tuple[str, str, int, int, str, str]:
-        """The call: the first fields of a ``ReleaseSubject``."""
-        return self[4:]
+    call: CallName
 
     @property
     def summary(self) -> Summary:
         """The summary of the entry."""
-        return summary.of_proof(
-            self.invocation_id, self.agent, at=self.at, tool=self.tool, kind="receipt"
-        )
+        return self.call.summary("receipt", self.at)
 
 
 def receipt(
@@ -57,42 +46,24 @@ def receipt(
     Raises ``DecodeError`` for a text that is no receipt of the request, and ``EncodeError``.
     """
     _require_receipt_of(token, proof_sha256)
+    call = CallName.of(subject)
     members = {
         "kind": "receipt",
         "at": at,
         "proof_sha256": proof_sha256,
         "receipt": token,
         "key_id": key_id,
-        "invocation_id": subject.invocation_id,
-        "invocation_sha256": subject.invocation_sha256,
-        "authorization": {"shard": subject.shard, "index": subject.place},
-        "agent": subject.agent,
-        "tool": subject.tool,
+        **call.members(),
     }
-    about = summary.of_proof(
-        subject.invocation_id, subject.agent, at=at, tool=subject.tool, kind="receipt"
-    )
-    return records.new_record(members, about)
+    return records.new_record(members, call.summary("receipt", at))
 
 
 def read_receipt(entry: Entry) -> ReceiptEntry:
     """Read a receipt entry, with the receipt's signature unverified; raises ``DecodeError``."""
     match entry.members:
-        case {
-            "proof_sha256": str(digest),
-            "receipt": str(token),
-            "key_id": str(key_id),
-            "invocation_id": str(invocation_id),
-            "invocation_sha256": str(invocation),
-            "authorization": {"shard": shard, "index": place, **others},
-            "agent": str(agent),
-            "tool": str(tool),
-        } if not others and is_integer(shard) and is_integer(place):
+        case {"proof_sha256": str(digest), "receipt": str(token), "key_id": str(key_id)}:
             _require_receipt_of(token, digest)
-            return ReceiptEntry(
-                *(digest, token, key_id, entry.at, invocation_id, invocation),
-                *(shard, place, agent, tool),
-            )
+            return ReceiptEntry(digest, token, key_id, entry.at, CallName.read(entry))
     raise DecodeError("not the entry of a receipt", code="entry.malformed")
 
 

@@ -13,6 +13,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
 from agentguard.audit import summary
 from agentguard.audit.entry import Attachment, CallPlace, Mode, Receipt, Status
+from agentguard.audit.running_call import CallName
 from agentguard.audit.summary import Summary
 from agentguard.call.client import Client
 from agentguard.call.decision import Decision
@@ -282,18 +283,14 @@ def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
 
     The entry has the name of the secret, and neither the value nor a digest of the value.
     """
+    call = CallName.of(subject)
     members = {
         "kind": "secret",
         "at": at,
         "name": name,
-        "invocation_id": subject.invocation_id,
-        "invocation_sha256": subject.invocation_sha256,
-        "authorization": {"shard": subject.shard, "index": subject.place},
-        "agent": subject.agent,
-        "tool": subject.tool,
+        **call.members(),
     }
-    about = summary.of_secret(subject.invocation_id, subject.agent, at=at, tool=subject.tool)
-    return new_record(members, about)
+    return new_record(members, call.summary("secret", at))
 
 
 def outcome_statement(  # noqa: PLR0913  the members of one statement

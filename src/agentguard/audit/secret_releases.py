@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agentguard.audit import summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
+from agentguard.audit.running_call import CallName
 from agentguard.audit.summary import Summary
-from agentguard.call.releases import ReleaseSubject
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON
 
 
 class Release(NamedTuple):
@@ -25,31 +24,19 @@ class Release(NamedTuple):
 
     name: str
     at: str
-    invocation_id: str
-    invocation_sha256: str
-    shard: int
-    place: int
-    agent: str
-    tool: str
+    call: CallName
 
     @property
     def summary(self) -> Summary:
         """The summary of the entry."""
-        return summary.of_secret(self.invocation_id, self.agent, at=self.at, tool=self.tool)
+        return self.call.summary("secret", self.at)
 
 
 def read_release(entry: Entry) -> Release:
     """Read a secret entry, unverified; raises ``DecodeError``."""
-    match entry.members:
-        case {
-            "name": str(name),
-            "invocation_id": str(invocation_id),
-            "invocation_sha256": str(digest),
-            "authorization": {"shard": shard, "index": place, **others},
-            "agent": str(agent),
-            "tool": str(tool),
-        } if not others and is_integer(shard) and is_integer(place):
-            return Release(name, entry.at, invocation_id, digest, shard, place, agent, tool)
+    name = entry.members.get("name")
+    if isinstance(name, str):
+        return Release(name, entry.at, CallName.read(entry))
     raise DecodeError("not a release of a secret", code="entry.malformed")
 
 
@@ -59,7 +46,8 @@ class _Rule(NamedTuple):
 
 
 class _RunningCall(NamedTuple):
-    subject: ReleaseSubject
+    call: CallName
+    scope: frozenset[str] | None
     rules: Mapping[str, _Rule]
 
 
@@ -91,17 +79,9 @@ class ReleaseVerifier:
             return
         rules = {name: rule for name, rule in rules.items() if call.tool in rule.tools}
         if rules:
-            subject = ReleaseSubject(
-                str(call.invocation_id),
-                call.invocation_sha256,
-                self.shard,
-                place,
-                call.agent,
-                call.tool,
-                None if chain is None else frozenset(chain.leaf.scope),
-                frozenset(),
-            )
-            self._calls[call.invocation_sha256] = _RunningCall(subject, rules)
+            named = CallName.of_authorization(call, self.shard, place)
+            scope = None if chain is None else frozenset(chain.leaf.scope)
+            self._calls[call.invocation_sha256] = _RunningCall(named, scope, rules)
 
     def end(self, invocation_sha256: str) -> None:
         """Note the outcome of a call, after which nothing is released to the call."""
@@ -113,16 +93,15 @@ class ReleaseVerifier:
         Raises ``DecodeError`` or ``VerificationError``.
         """
         release = read_release(entry)
-        running = self._calls.get(release.invocation_sha256)
+        running = self._calls.get(release.call.invocation_sha256)
         if running is None:
             raise _mismatch("no call that was running then may have a secret")
-        subject = running.subject
-        if release[2:] != subject[:6]:
+        if release.call != running.call:
             raise _mismatch("it names another call, agent or tool than the invocation")
         rule = running.rules.get(release.name)
         if rule is None:
             raise _mismatch("the configuration of the call does not release this secret to it")
-        if subject.scope is not None and not rule.scope <= subject.scope:
+        if running.scope is not None and not rule.scope <= running.scope:
             raise _mismatch("the delegation of the call lacks the scope of this secret")
         return release.summary
 

@@ -119,17 +119,7 @@ def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -
     return Summary("outcome", at, invocation_id, agent, status=status)
 
 
-def of_secret(invocation_id: str, agent: str, *, at: str, tool: str) -> Summary:
-    """Return the summary of the entry of a release of a secret."""
-    return Summary("secret", at, invocation_id, agent, tool=tool)
-
-
-def of_proof(invocation_id: str, agent: str, *, at: str, tool: str, kind: str = "proof") -> Summary:
-    """Return the summary of the entry of the proof of a request, or of the answer's receipt."""
-    return Summary(kind, at, invocation_id, agent, tool=tool)
-
-
-def of_receipt(kind: str, agent: str, principal: str, *, at: str) -> Summary:
+def at_receiver(kind: str, agent: str, principal: str, *, at: str) -> Summary:
     """Return the summary of a receiver's entry of a request (``received``, ``refused``)."""
     return Summary(kind, at, agent=agent, principal=principal)
 

@@ -83,7 +83,7 @@ def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> li
                 steps[digest] = step
             elif entry.kind == "secret":
                 release = read_release(entry)
-                if (call := steps.get(release.invocation_sha256)) is not None:
+                if (call := steps.get(release.call.invocation_sha256)) is not None:
                     call.secrets = (*call.secrets, release.name)
             elif entry.kind == "outcome":
                 outcome = read_outcome(entry)

@@ -204,10 +204,10 @@ def of_secret(row: Row, parsed: Entry) -> Row:
     release = read_release(parsed)
     return replace(
         row,
-        agent=release.agent,
-        tool=release.tool,
+        agent=release.call.agent,
+        tool=release.call.tool,
         reason=f"the secret {release.name} was released to the call",
-        invocation_id=release.invocation_id,
+        invocation_id=release.call.invocation_id,
         about=release.summary,
     )
 
@@ -236,10 +236,10 @@ def of_proof(row: Row, parsed: Entry) -> Row:
     request = proved.record.request
     return replace(
         row,
-        agent=proved.agent,
-        tool=proved.tool,
+        agent=proved.call.agent,
+        tool=proved.call.tool,
         reason=f"the request {request.method} {request.url} of the call was proved",
-        invocation_id=proved.invocation_id,
+        invocation_id=proved.call.invocation_id,
         about=proved.summary,
     )
 
@@ -249,10 +249,10 @@ def of_receipt(row: Row, parsed: Entry) -> Row:
     noted = read_receipt(parsed)
     return replace(
         row,
-        agent=noted.agent,
-        tool=noted.tool,
+        agent=noted.call.agent,
+        tool=noted.call.tool,
         reason=f"the server has signed a receipt of its answer {status_of(noted)}",
-        invocation_id=noted.invocation_id,
+        invocation_id=noted.call.invocation_id,
         about=noted.summary,
     )
 
@@ -272,7 +272,7 @@ def of_refused(row: Row, parsed: Entry) -> Row:
 
 
 def _at_the_receiver(row: Row, parsed: Entry, agent: str, principal: str, what: str) -> Row:
-    about = summary.of_receipt(parsed.kind, agent, principal, at=parsed.at)
+    about = summary.at_receiver(parsed.kind, agent, principal, at=parsed.at)
     return replace(row, agent=agent, principal=principal, reason=what, about=about)
 
 

@@ -14,11 +14,14 @@ from typing import Final
 from agentguard.audit import statements
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
-from agentguard.audit.find import LocatedEntry, read_entry, read_entry_of_kind, scan_entries
-from agentguard.audit.http_requests import read_proof
+from agentguard.audit.find import (
+    LocatedEntry,
+    read_entry,
+    read_entry_of_kind,
+    running_call,
+    scan_entries,
+)
 from agentguard.audit.log import LogReader
-from agentguard.audit.receipts import read_receipt
-from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row
 from agentguard.cli.audit.filters import Filter
@@ -167,15 +170,8 @@ def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
     if log_entry.entry.kind == "outcome":
         index = History(reader).call_of(log_entry.shard, log_entry.index, log_entry.entry)
         place = (log_entry.shard, index) if index is not None else None
-    elif log_entry.entry.kind == "secret":
-        release = read_release(log_entry.entry)
-        place = (release.shard, release.place)
-    elif log_entry.entry.kind == "proof":
-        proved = read_proof(log_entry.entry)
-        place = (proved.shard, proved.place)
-    elif log_entry.entry.kind == "receipt":
-        noted = read_receipt(log_entry.entry)
-        place = (noted.shard, noted.place)
+    elif (named := running_call(log_entry.entry)) is not None:
+        place = (named.shard, named.place)
     elif log_entry.entry.kind in ("resolution", "erasure"):
         call_place = statements.read_admin_statement(log_entry.entry).call
         place = (call_place.shard, call_place.index)

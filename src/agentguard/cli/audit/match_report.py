@@ -212,14 +212,14 @@ def _entry(reader: LogReader, place: Receipt) -> Entry:
 def _row(request: _Request) -> screen.Row:
     match, sent, received = request.match, request.sent, request.received
     about = sent.record.request if sent is not None else received and received.request
-    agent = sent.agent if sent is not None else received.agent if received is not None else ""
+    agent = sent.call.agent if sent is not None else received.agent if received is not None else ""
     cells = (
         screen.styled(_STYLES[match.state], _WORDS[match.state]),
         _place(match.at_agent),
         _place(match.at_receiver),
         request.at[:19].replace("T", " "),
         agent_alias(agent).removeprefix("agent:"),
-        sent.tool if sent is not None else "",
+        sent.call.tool if sent is not None else "",
         f"{about.method} {about.url}" if about is not None else "",
     )
     return cells, "; ".join(_notes(request))
@@ -234,7 +234,7 @@ def _notes(request: _Request) -> Iterator[str]:
     for name, (here, there) in request.differences().items():
         yield f"{name} is {_short(here)} at the agent, and {_short(there)} at the receiver"
     if request.match.state == "agent_only" and request.sent is not None:
-        yield f"lost, or never received; the call {request.sent.invocation_id}"
+        yield f"lost, or never received; the call {request.sent.call.invocation_id}"
     if request.match.state == "receiver_only":
         yield "forged, accepted twice, or the agent's log is cut or another one"
 
@@ -254,10 +254,12 @@ def _place_json(place: Receipt | None) -> JSON:
 def _as_json(request: _Request) -> dict[str, JSON]:
     match, sent, received = request.match, request.sent, request.received
     about = sent.record.request if sent is not None else received and received.request
-    invocation = sent.invocation_sha256 if sent is not None else None
+    invocation = sent.call.invocation_sha256 if sent is not None else None
     if isinstance(received, ReceivedRequest) and sent is None:
         invocation = received.invocation_sha256
-    agent = sent.agent if sent is not None else received.agent if received is not None else None
+    agent = (
+        sent.call.agent if sent is not None else received.agent if received is not None else None
+    )
     assurance = received.assurance if isinstance(received, ReceivedRequest) else None
     return {
         "state": match.state,
@@ -265,8 +267,8 @@ def _as_json(request: _Request) -> dict[str, JSON]:
         "method": about.method if about else None,
         "url": about.url if about else None,
         "agent": agent,
-        "tool": sent.tool if sent is not None else None,
-        "invocation_id": sent.invocation_id if sent is not None else None,
+        "tool": sent.call.tool if sent is not None else None,
+        "invocation_id": sent.call.invocation_id if sent is not None else None,
         "invocation_sha256": invocation,
         "agent_entry": _place_json(match.at_agent),
         "receiver_entry": _place_json(match.at_receiver),

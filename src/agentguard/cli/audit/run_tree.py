@@ -222,7 +222,7 @@ class _RunReader:
             located = read_entry_of_kind(self._reader, row.shard, index, "secret")
             with suppress(AgentguardError):
                 release = read_release(located.entry) if located is not None else None
-                if release is not None and release.invocation_sha256 == call.invocation_sha256:
+                if release is not None and release.call.invocation_sha256 == call.invocation_sha256:
                     names[release.name] = None
         return tuple(names)
 
