@@ -255,3 +255,22 @@ def test_a_client_on_another_machine_has_no_files_here(founded):
     status, what = checks(founded)["client web"]
     assert status == "ok"
     assert "spiffe://acme.example/web-1" in what
+
+
+def test_a_client_with_tokens_can_use_the_token_service_without_a_port_of_the_server(founded):
+    issuer = """[issuers.acme]
+issuer = "https://login.example"
+jwks_file = "jwks.json"
+audience = ["workloads"]
+algorithms = ["RS256"]
+"""
+    web = "[clients.web]\nissuer = 'acme'\nsubject = 'web-1'\nagents = ['clerk']"
+    add(founded, f"{issuer}\n{web}")
+    status, what = checks(founded)["client web"]
+    assert status == "warn"
+    assert "add [server.tls]" in what
+    service = "[service]\nissuer = 'https://agents.example'\nlisten = '127.0.0.1:1'"
+    add(founded, f"{service}\naudiences = ['https://pay.example']")
+    status, what = checks(founded)["client web"]
+    assert status == "ok"
+    assert "can use the token service alone" in what

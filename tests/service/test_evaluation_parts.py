@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -98,11 +98,13 @@ class Scene:
 
 
 @contextmanager
-def opened(programs: Any) -> Iterator[Scene]:
+def opened(programs: Any, edit: Callable[[str], str] = str) -> Iterator[Scene]:
     config = CONFIG.replace("URL", URL).replace("LISTEN", "127.0.0.1:1")
     with founded_place(programs, config + TABLES) as place:
         (place.folder / f"{MODULE}.py").write_text(FACTS, encoding="utf-8")
         (place.folder / "files").mkdir()
+        file = place.folder / "agentguard.toml"
+        file.write_text(edit(file.read_text()))
         sys.path.insert(0, str(place.folder))
         guard = open_embedded(place.settings, lambda: PASSPHRASE)
         try:
@@ -182,3 +184,14 @@ def test_a_token_that_ends_during_the_request_is_denied_on_record(programs, monk
         assert (said["decision"], said["context"]["code"]) == (False, "delegation.expired")
         assert scene.place.verify().problems == ()
         monkeypatch.undo()
+
+
+def without_principals(text: str) -> str:
+    return text.replace('[principals."user:alice"]\nroles = ["customer"]', "")
+
+
+def test_an_exchange_without_roles_asks_for_the_scope_by_name(programs):
+    with pytest.raises(RefusedError) as caught, opened(programs, without_principals):
+        pytest.fail("the exchange names no scope, and nothing says what alice may lend")
+    assert (caught.value.status, caught.value.error) == (400, "invalid_scope")
+    assert "name the scopes in the request" in str(caught.value)

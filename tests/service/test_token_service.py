@@ -70,6 +70,7 @@ def test_a_receiver_verifies_the_token_with_its_chain_offline(service, key, cred
         with pytest.raises(VerificationError) as caught:
             access_token.verify(body["access_token"], chain, issuer=other, **given)
         assert caught.value.code == "token.mismatch"
+        assert "name the URL of the service as the issuer (--issuer)" in str(caught.value)
 
 
 def test_a_script_with_nothing_of_agentguard_verifies_the_token(service, key, credential):
@@ -130,6 +131,14 @@ def test_a_tampered_token_or_chain_is_not_active(service, key, credential):
 
 def test_a_scope_that_nobody_names_is_all_that_user_and_agent_share(service, key, credential):
     assert service.exchange(key, credential, scope=None).json()["scope"] == "pay read"
+
+
+@pytest.mark.parametrize("scope", ["read  pay", '"read"'])
+def test_a_scope_of_another_form_is_refused_by_its_form(service, key, credential, scope):
+    refused = service.exchange(key, credential, scope=scope)
+    assert error_of(refused) == (400, "invalid_scope")
+    assert "single spaces" in refused.json()["error_description"]
+    assert service.exchange(key, credential, scope="read pay").is_success
 
 
 def test_an_id_token_counts_only_where_the_issuer_s_users_have_id_tokens(service, key, credential):

@@ -149,6 +149,7 @@ def test_doctor_says_who_could_use_the_service(programs):
     with served(programs) as service:
         ((status, what),) = checked(service)
         assert (status, service.url in what, PAYMENTS in what) == ("ok", True, True)
+        assert f"for these audiences: the trust domain, {PAYMENTS}" in what
         config = service.place.folder / "agentguard.toml"
         good = config.read_text()
         for changed, expected in (

@@ -204,3 +204,10 @@ def test_a_client_has_one_proof(proof):
 )
 def test_a_mistake_in_a_clients_proof_says_what_to_do(members, message):
     assert message in mistake(server={**HOST, **members})
+
+
+def test_a_token_service_without_a_guard_server_hears_what_to_add():
+    service = {"issuer": "https://agents.example", "listen": "127.0.0.1:8787"}
+    assert 'add one with a url, such as url = "unix:guard.sock"' in mistake(service=service)
+    there = {**service, "audiences": ["https://pay.example"]}
+    assert read(service=there, server={"url": "unix:guard.sock"}).service is not None

@@ -151,6 +151,11 @@ def verify(
     for name, value in expected.items():
         if not _is_same(claims[name], value):
             message = f"its {name} is not what its chain says"
+            if name == "iss":
+                message = (
+                    f"its iss is not {value}: if the token service of the trust domain has issued "
+                    "the token, name the URL of the service as the issuer (--issuer)"
+                )
             raise VerificationError(message, code="token.mismatch")
     if expires_at > verified.leaf.expires_at:
         raise VerificationError("it outlives its chain", code="token.mismatch")

@@ -44,7 +44,11 @@ _REPEATED: Final = frozenset({"audience", "resource"})
 _OF_EXCHANGES: Final = ("subject_token", "subject_token_type", "requested_token_type")
 _OF_ACTORS: Final = ("actor_token", "actor_token_type")
 _LIFETIME: Final = 3600
-_SCOPE_CODES: Final = frozenset({"scope.exceeded", "scope.malformed", "invalid_scope"})
+_SCOPE_REFUSALS: Final = {  # what the guard says of a scope that is well formed, or None
+    "scope.exceeded": "the user's roles do not allow this scope",
+    "scope.malformed": "name the scopes in the request: the service knows no roles of the user",
+    "invalid_scope": "this scope can't be lent",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
     try:
         names = None if scope is None else grant.parse_scopes(scope.split(" "))
     except DelegationError as error:
-        raise _invalid_scope(error) from error
+        message = f"scope has scope names with single spaces between them [{error.code}]"
+        raise RefusedError(400, "invalid_scope", message) from error
     return _Wanted(token, subject_type, names, audience)
 
 
@@ -259,12 +264,9 @@ def _refused(error: AgentguardError) -> RefusedError:
     """Return the refusal of an exchange by the reason code of the guard."""
     LOGGER.info("the token service refuses an exchange: %s (%s)", error, error.code)
     noun = error.code.partition(".")[0]
-    if error.code in _SCOPE_CODES:
-        return _invalid_scope(error)
+    if error.code in _SCOPE_REFUSALS:
+        message = f"{_SCOPE_REFUSALS[error.code]} [{error.code}]"
+        return RefusedError(400, "invalid_scope", message)
     if noun in ("issuer", "storage", "server") or error.code == "principal.failed":
         return unavailable(f"the user's token can't be verified now [{error.code}]")
     return invalid_request(f"the user's token does not count here [{error.code}]")
-
-
-def _invalid_scope(error: AgentguardError) -> RefusedError:
-    return RefusedError(400, "invalid_scope", f"this scope can't be lent [{error.code}]")

@@ -153,11 +153,7 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
     """Say which files of the server a client's user can read or change."""
     check = f"client {client.name}"
     if client.uid is None:
-        if settings.server is None or settings.server.tls is None:
-            what = "it is on another machine, and no client gets here from there: add [server.tls]"
-            return Finding("warn", check, what)
-        proof = client.spiffe or f"tokens of {client.issuer} for {client.subject}"
-        return Finding("ok", check, f"it is on another machine, and known by {proof}")
+        return _remote(check, client, settings)
     if client.uid in (ROOT, os.getuid()):
         who = "root" if client.uid == ROOT else "the server's own user"
         what = (
@@ -174,6 +170,19 @@ def _reach(client: ClientConfig, settings: Config) -> Finding:
             return Finding("fail", check, what)
     what = f"its user {client.uid} can read neither the state, nor the passphrase, nor a secret"
     return Finding("ok", check, what)
+
+
+def _remote(check: str, client: ClientConfig, settings: Config) -> Finding:
+    """Say how a client on another machine is known; a client with tokens can use the service."""
+    proof = client.spiffe or f"tokens of {client.issuer} for {client.subject}"
+    known = f"it is on another machine, and known by {proof}"
+    if settings.server is not None and settings.server.tls is not None:
+        return Finding("ok", check, known)
+    if client.issuer is not None and settings.service is not None:
+        what = f"{known}; without [server.tls], it can use the token service alone"
+        return Finding("ok", check, what)
+    what = "it is on another machine, and no client gets here from there: add [server.tls]"
+    return Finding("warn", check, what)
 
 
 def _private(settings: Config) -> list[Path]:

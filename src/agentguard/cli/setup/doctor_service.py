@@ -23,7 +23,10 @@ def findings(settings: Config) -> Iterator[Finding]:
     problems = list(_problems(settings, service))
     yield from problems
     if not problems:
-        what = f"agentguard serve issues tokens as {service.issuer}, for {_audiences(service)}"
+        what = (
+            f"agentguard serve issues tokens as {service.issuer}, for these audiences: "
+            f"{_audiences(service)}"
+        )
         yield Finding("ok", _CHECK, what)
 
 
@@ -43,4 +46,4 @@ def _problems(settings: Config, service: ServiceConfig) -> Iterator[Finding]:
 
 
 def _audiences(service: ServiceConfig) -> str:
-    return " ".join(["the trust domain", *sorted(service.audiences)])
+    return ", ".join(["the trust domain", *sorted(service.audiences)])

@@ -154,7 +154,10 @@ def _service(root: Table, resolve_path: Callable[[str], Path]) -> ServiceConfig 
         root.allow("service")
         return None
     if "server" not in root.names():
-        message = f"{root.name('service')}: expected a table [server] beside it, found none"
+        message = (
+            f"{root.name('service')}: expected a table [server] beside it, found none: add one "
+            'with a url, such as url = "unix:guard.sock"'
+        )
         raise ConfigError(message)
     # few configurations have a token service
     from agentguard.domain.config.service import read_service  # noqa: PLC0415
