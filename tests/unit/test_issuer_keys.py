@@ -84,6 +84,27 @@ def test_a_new_key_is_fetched_at_once_and_then_after_a_pause(source, issuer):
     assert source.fetches == 3
 
 
+@pytest.mark.parametrize("withdrawn", [b'{"keys":[]}', b"{}", b"no keys"], ids=ascii)
+def test_an_issuer_that_has_withdrawn_its_only_key_is_not_one_that_is_down(
+    source, issuer, monkeypatch, withdrawn
+):
+    """Whoever has stolen the key would have an hour more."""
+    stolen = issuer.token()
+    assert source.issuers.verify(stolen).subject == SUBJECT
+    source.now = FRESH
+    with monkeypatch.context() as answered:
+        answered.setattr(issuer, "jwks", lambda: withdrawn)
+        for _ in range(2):
+            assert code_of(source.issuers.verify, stolen) == "issuer.unreachable"
+        source.is_down, source.now = True, FRESH + RETRY
+        assert code_of(source.issuers.verify, stolen) == "issuer.unreachable"
+    source.is_down, source.now = False, FRESH + 2 * RETRY
+    issuer.rotate("second")
+    issuer.keys[:1] = []
+    assert code_of(source.issuers.verify, stolen) == "jwt.key"
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT  # the twin
+
+
 def test_a_forged_signature_fetches_nothing(source, issuer):
     source.issuers.verify(issuer.token())
     source.now = COOL_DOWN

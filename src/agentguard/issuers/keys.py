@@ -2,7 +2,8 @@
 
 A file is read for each token, so a program that rotates keys replaces the file. The answer of a URL
 counts for ``FRESH`` seconds. While the issuer can't be asked, the last answer counts up to
-``KEPT`` seconds; after that, every token is refused.
+``KEPT`` seconds; after that, every token is refused. An answer without a key that can verify tokens
+is an answer, too: the keys of before count no more.
 """
 
 from __future__ import annotations
@@ -124,13 +125,15 @@ class FetchedKeys:
 
     def newer(self, than: KeySet) -> KeySet | None:
         """Return keys that were fetched after ``than``; fetch them, unless it is too early."""
-        if self._kept is None or self._kept.keys is than:
+        kept = self._kept
+        if kept is None or kept.keys is than:
             self._refresh(waits=True)
         kept = self._kept
         return None if kept is None or kept.keys is than else kept.keys
 
     def _is_younger(self, seconds: float) -> bool:
-        return self._kept is not None and self._clock() - self._kept.at < seconds
+        kept = self._kept  # one look, since another thread may replace the keys
+        return kept is not None and self._clock() - kept.at < seconds
 
     def _refresh(self, *, waits: bool) -> None:
         lock = self._own_lock()
@@ -143,6 +146,8 @@ class FetchedKeys:
                 self._kept, self._problem = _Kept(self._fetch(), self._clock()), None
             except AgentguardError as error:
                 self._problem = error
+                if error.code == "issuer.keys":  # an answer: the issuer has withdrawn its keys
+                    self._kept = None
                 _LOGGER.warning("the keys of the issuer %s can't be fetched: %s", self._name, error)
             self._next = self._clock() + (COOL_DOWN if self._problem is None else RETRY)
         finally:
