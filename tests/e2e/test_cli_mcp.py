@@ -220,3 +220,46 @@ def test_the_example_prints_what_its_page_says(project):
     ran = project.interpreter(str(folder / "main.py"))
     assert ran.returncode == 0, ran.stderr
     assert f"```text\n{ran.stdout}```" in (folder / "README.md").read_text()
+
+
+def test_doctor_checks_the_servers_behind_gateways(domain):
+    command = json.dumps(server())
+    add(
+        domain,
+        f"""
+[secrets.A]
+env = "A"
+tools = ["mcp:start"]
+
+[mcp.first]
+command = {command}
+agent = "assistant"
+secrets = {{ A = "A" }}
+
+[mcp.second]
+command = {command}
+agent = "nobody"
+secrets = {{ B = "B" }}
+
+[mcp.third]
+command = {command}
+prefix = "third/"
+""",
+    )
+    unpinned = domain.run("doctor").stdout
+    assert "mcp first: no tool is pinned: run agentguard mcp pin --name first" in unpinned
+    assert "mcp second: there is no table [agents.nobody]" in unpinned
+    assert "mcp second: the secret B is not for mcp:start" in unpinned
+    assert "the secret A is not" not in unpinned
+    for name in ("other", "third"):
+        domain.run("mcp", "pin", "--name", name, "--", *server())
+    pins = domain.folder / "mcp-pins"
+    text = (pins / "other.json").read_text()
+    for name in ("first", "second"):
+        (pins / f"{name}.json").write_text(text.replace('"other"', f'"{name}"'))
+    pinned = domain.run("doctor").stdout
+    assert "mcp third: 6 tools are pinned in " in pinned
+    assert "mcp: the servers first, second have a tool echo" in pinned
+    assert "third/echo" not in pinned
+    (pins / "third.json").write_text("{}")
+    assert "the file of pins can't be read" in domain.run("doctor").stdout

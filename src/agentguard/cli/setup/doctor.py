@@ -119,6 +119,10 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have a token service
 
         yield from doctor_service.findings(settings)
+    if settings.mcp:
+        from agentguard.cli.setup import doctor_mcp  # noqa: PLC0415  few have a gateway
+
+        yield from doctor_mcp.findings(settings)
     if not os.path.lexists(settings.state):
         yield Finding("fail", "state", _no_state(settings))
         yield _passphrase(settings)

@@ -1,0 +1,68 @@
+"""The checks of ``agentguard doctor`` on MCP servers behind gateways: agents, pins and secrets.
+
+No server is started: ``agentguard mcp diff`` compares a server with its pins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Final
+
+from agentguard.cli.mcp import gateway
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal.location import from_home
+from agentguard.domain.config import Config
+from agentguard.domain.config.mcp import McpConfig
+from agentguard.errors import AgentguardError
+
+_START: Final = "mcp:start"
+
+
+def findings(settings: Config) -> Iterator[Finding]:
+    """Check each table ``[mcp.NAME]``, and the names that several servers share."""
+    if find_spec("agentguard_mcp") is None:
+        what = "agentguard-mcp is not installed: pip install ./integrations/agentguard-mcp"
+        yield Finding("warn", "mcp", what)
+        return
+    tools: dict[str, list[str]] = defaultdict(list)
+    for name, table in settings.mcp.items():
+        check = f"mcp {name}"
+        yield from _mistakes(settings, check, table)
+        try:
+            pins = gateway.read_pins(settings, name)
+        except (AgentguardError, OSError) as error:
+            yield Finding("fail", check, str(error))
+            continue
+        if pins is None:
+            what = f"no tool is pinned: run agentguard mcp pin --name {name}"
+            yield Finding("warn", check, what)
+            continue
+        for tool in pins.definitions:
+            tools[table.prefix + tool].append(name)
+        path = from_home(gateway.pins_path(settings, name))
+        yield Finding("ok", check, f"{len(pins.definitions)} tools are pinned in {path}")
+    yield from _shared(tools)
+
+
+def _mistakes(settings: Config, check: str, table: McpConfig) -> Iterator[Finding]:
+    if table.agent is not None and table.agent not in settings.agents:
+        yield Finding("fail", check, f"there is no table [agents.{table.agent}]")
+    named = [*table.secrets.values(), *([table.bearer] if table.bearer is not None else [])]
+    for name in named:
+        secret, tool = settings.secrets.get(name), table.prefix + _START
+        if secret is None or tool not in secret.tools:
+            what = f"the secret {name} is not for {tool}: name it in tools of [secrets.{name}]"
+            yield Finding("fail", check, what)
+
+
+def _shared(tools: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """Warn of tools of several servers that the policy can't tell apart."""
+    for name, servers in sorted(tools.items()):
+        if len(servers) > 1:
+            what = (
+                f"the servers {', '.join(servers)} have a tool {name}, and the policy can't tell "
+                "them apart: give one of the servers a prefix"
+            )
+            yield Finding("warn", "mcp", what)
