@@ -19,7 +19,7 @@ def require_agent(client: ClientConfig, name: str) -> None:
 
 
 def require_principal(client: ClientConfig, principal: str) -> None:
-    """Raise ``DelegationError`` (``principal.refused``) unless the client vouches for it."""
+    """Raise ``DelegationError`` (``principal.refused``) unless the client may vouch for them."""
     if not client.may_vouch_for(principal):
         message = f"{who(client)} may not vouch for {principal}: {_mended(client, 'vouches_for')}"
         raise DelegationError(message, code="principal.refused")
@@ -31,7 +31,7 @@ def who(client: ClientConfig) -> str:
 
 
 def _mended(client: ClientConfig, key: str) -> str:
-    """Say how an administrator lets a client do what it may not do yet."""
+    """Return how an administrator lets a client do what the client may not do yet."""
     if client.name.startswith(LAUNCHED):
         option = "--agent" if key == "agents" else "--vouches-for"
         return f"see {option} of agentguard run"

@@ -1,8 +1,8 @@
 """A client of a token service: ``TokenService`` and its async twin, over httpx.
 
-Both register a key of this process as an instance of an agent, exchange users' tokens for access
-tokens, and ask what the policy decides about calls. ``messages.py`` says what is sent. The extra
-``httpx`` brings httpx.
+Both register a key of this process as an instance of an agent, get access tokens for users' tokens
+and ID-JAGs, give access tokens up, and ask what the policy decides about calls. ``messages.py``
+says what is sent. The extra ``httpx`` brings httpx.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TIMEOUT: Final = 30.0
 class TokenService:
     """The token service at ``url``: ``https``, or ``http`` on this machine.
 
-    ``identities.register``, ``tokens.exchange`` and ``authorize`` each make one request. ``http``
+    Each method of ``identities`` and ``tokens``, and ``authorize``, makes one request. ``http``
     sends the requests, and is not closed here; None makes a client that ``close`` closes. Raises
     ``ConfigError`` for another URL.
     """
@@ -104,7 +104,7 @@ class Identities:
 
 
 class Tokens:
-    """The access tokens that a token service issues."""
+    """The access tokens that a token service issues, until their instances give them up."""
 
     def __init__(self, url: str, http: httpx.Client) -> None:
         self._url, self._http = url, http

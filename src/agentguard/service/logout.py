@@ -12,7 +12,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError
 from agentguard.identity.login import LogOut
 from agentguard.identity.trust import seconds
-from agentguard.service.answers import Answer, RefusedError, invalid_request, success, unavailable
+from agentguard.service.answers import Answer, invalid_request, success, unavailable
 from agentguard.service.parts import LOGGER, ServiceParts
 from agentguard.service.reading import Request, read_form, required
 
@@ -42,11 +42,9 @@ def _verified(parts: ServiceParts, token: str) -> LogOut:
     try:
         return parts.logouts.verify(token, now=seconds(parts.now()))
     except AgentguardError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: AgentguardError) -> RefusedError:
-    LOGGER.info("the token service refuses a log-out token: %s (%s)", error, error.code)
-    if error.code.startswith("issuer."):
-        return unavailable(f"the log-out token can't be verified now [{error.code}]")
-    return invalid_request(f"the log-out token does not count here [{error.code}]")
+        LOGGER.info("the token service refuses a log-out token: %s (%s)", error, error.code)
+        if error.code.startswith("issuer."):
+            message = f"the log-out token can't be verified now [{error.code}]"
+            raise unavailable(message) from error
+        message = f"the log-out token does not count here [{error.code}]"
+        raise invalid_request(message) from error

@@ -138,15 +138,21 @@ def _token_request(
     scope: Iterable[str] | None,
     audience: Iterable[str],
 ) -> Sent:
-    target = f"{url}/token"
     form += [("audience", name) for name in audience]
     if scope is not None:
         form.append(("scope", " ".join(scope)))
+    return _form_request(f"{url}/token", identity, form, None)
+
+
+def _form_request(
+    target: str, identity: Identity, form: list[tuple[str, str]], access_token: str | None
+) -> Sent:
+    """Return a request with a form, a credential and a proof, which names an ``access_token``."""
     headers = {
         **_PLAIN,
         "Workload-Identity-Token": identity.credential,
         "Content-Type": "application/x-www-form-urlencoded",
-        proofs.HEADER: _proof(identity.signer, "POST", target, None),
+        proofs.HEADER: _proof(identity.signer, "POST", target, access_token),
     }
     return Sent(target, headers, urlencode(form).encode("ascii"))
 
@@ -209,15 +215,8 @@ def read_evaluation(status: int, body: bytes) -> Evaluation:
 
 def revocation(url: str, identity: Identity, issued: IssuedToken) -> Sent:
     """Return the request that gives an access token up; its proof names the token."""
-    target = f"{url}/revoke"
     form = [("token", issued.token), (CHAIN, issued.chain.decode("utf-8"))]
-    headers = {
-        **_PLAIN,
-        "Workload-Identity-Token": identity.credential,
-        "Content-Type": "application/x-www-form-urlencoded",
-        proofs.HEADER: _proof(identity.signer, "POST", target, issued.token),
-    }
-    return Sent(target, headers, urlencode(form).encode("ascii"))
+    return _form_request(f"{url}/revoke", identity, form, issued.token)
 
 
 def read_revocation(status: int, body: bytes) -> None:

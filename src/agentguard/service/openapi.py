@@ -122,20 +122,17 @@ _TOKEN: Final = {
     ),
 }
 
+_TOKEN_FORM: Final = {
+    "required": True,
+    "content": _content(
+        FORM, _object(("token",), token=_TEXT, token_type_hint=_TEXT, **{CHAIN: _TEXT})
+    ),
+}
+
 _INTROSPECT: Final = {
     "summary": "Ask whether an access token counts now (RFC 7662)",
     "security": [{"workload": []}],
-    "requestBody": {
-        "required": True,
-        "content": _content(
-            FORM,
-            {
-                "type": "object",
-                "required": ["token"],
-                "properties": {"token": _TEXT, "token_type_hint": _TEXT, CHAIN: _TEXT},
-            },
-        ),
-    },
+    "requestBody": _TOKEN_FORM,
     "responses": _answers(
         "200", "What the token says", _object(("active",), active={"type": "boolean"}), *_POSTED
     ),
@@ -144,17 +141,7 @@ _INTROSPECT: Final = {
 _REVOKE: Final = {
     "summary": "Give up an access token of one's own (RFC 7009)",
     "security": [{"credential": [], "proof": []}],
-    "requestBody": {
-        "required": True,
-        "content": _content(
-            FORM,
-            {
-                "type": "object",
-                "required": ["token"],
-                "properties": {"token": _TEXT, "token_type_hint": _TEXT, CHAIN: _TEXT},
-            },
-        ),
-    },
+    "requestBody": _TOKEN_FORM,
     "responses": _answers("200", "The token does not count", _OBJECT, *_POSTED),
 }
 

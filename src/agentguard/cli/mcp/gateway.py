@@ -24,6 +24,22 @@ _PACKAGE: Final = "agentguard_mcp.gateway"
 FOLDER: Final = "mcp-pins"
 """The folder of the pins, beside agentguard.toml."""
 
+AgentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--agent", metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."
+    ),
+]
+
+PrincipalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--principal",
+        metavar="PRINCIPAL",
+        help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
+    ),
+]
+
 NameOption = Annotated[
     str | None,
     typer.Option(
@@ -32,6 +48,7 @@ NameOption = Annotated[
         help="The server's name, as in [mcp.SERVER]; by default the program's.",
     ),
 ]
+
 CommandArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -39,7 +56,6 @@ CommandArgument = Annotated[
         help="The server and its arguments, after --; by default [mcp.SERVER].",
     ),
 ]
-
 
 UrlOption = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from agentguard.cli.mcp import client_files, gateway
+from agentguard.cli.mcp.gateway import AgentOption, PrincipalOption
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.domain.config.mcp import require_server_name
@@ -28,17 +29,8 @@ def install(
     name: Annotated[
         str, typer.Option(metavar="SERVER", help="The server's name in the client's file.")
     ],
-    agent: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."),
-    ] = None,
-    principal: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRINCIPAL",
-            help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
-        ),
-    ] = None,
+    agent: AgentOption = None,
+    principal: PrincipalOption = None,
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The client's file, if it is in another place."),

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from agentguard.cli.mcp import gateway
-from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption, UrlOption
+from agentguard.cli.mcp.gateway import (
+    AgentOption,
+    Command,
+    CommandArgument,
+    NameOption,
+    PrincipalOption,
+    UrlOption,
+)
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.errors import ConfigError
@@ -17,18 +24,9 @@ from agentguard.errors import ConfigError
 def run(
     command: CommandArgument = None,
     *,
-    agent: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The agent that makes the calls; or in [mcp.SERVER]."),
-    ] = None,
+    agent: AgentOption = None,
     name: NameOption = None,
-    principal: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRINCIPAL",
-            help="The user for whom the agent acts, as in user:alice; or in [mcp.SERVER].",
-        ),
-    ] = None,
+    principal: PrincipalOption = None,
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="The task for which PRINCIPAL delegates.")
     ] = None,
