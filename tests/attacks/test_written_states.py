@@ -49,7 +49,7 @@ from agentguard.storage.revocations import FileRevocations
 SEED = int(os.environ["AGENTGUARD_SEED"])
 ALL = os.environ.get("AGENTGUARD_KINDS") == "all"
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-WRITTEN, OPEN = (None, None) if ALL else (500, 80) if FULL else (28, 6)
+WRITTEN, OPEN = (None, None) if ALL else (350, 56) if FULL else (28, 6)
 """How many mutations are tried, and how many under an open guard."""
 
 PARTS = 60 if ALL else 12 if FULL else 2

@@ -171,7 +171,7 @@ def filled(value: Any, things: dict[str, Any]) -> Any:
 
 
 @settings(
-    max_examples=300 if FULL else 40,
+    max_examples=200 if FULL else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
