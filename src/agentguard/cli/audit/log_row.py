@@ -16,9 +16,9 @@ from agentguard.audit.adoption import read_adoption
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.evaluations import read_evaluation
-from agentguard.audit.http_requests import read_proof, read_received, read_refused
-from agentguard.audit.receipts import read_receipt, status_of
-from agentguard.audit.secret_releases import read_release
+from agentguard.audit.http_requests import ProofEntry, read_proof, read_received, read_refused
+from agentguard.audit.receipts import ReceiptEntry, read_receipt, status_of
+from agentguard.audit.secret_releases import Release, read_release
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
 from agentguard.cli.audit import phrases
@@ -202,14 +202,7 @@ def of_request(row: Row, parsed: Entry) -> Row:
 def of_secret(row: Row, parsed: Entry) -> Row:
     """Add to which call a secret was released, unverified; raises ``DecodeError``."""
     release = read_release(parsed)
-    return replace(
-        row,
-        agent=release.call.agent,
-        tool=release.call.tool,
-        reason=f"the secret {release.name} was released to the call",
-        invocation_id=release.call.invocation_id,
-        about=release.summary,
-    )
+    return _of_running_call(row, release, f"the secret {release.name} was released to the call")
 
 
 def of_evaluation(row: Row, parsed: Entry) -> Row:
@@ -234,26 +227,28 @@ def of_proof(row: Row, parsed: Entry) -> Row:
     """Add of which call a request was proved, unverified; raises ``DecodeError``."""
     proved = read_proof(parsed)
     request = proved.record.request
-    return replace(
-        row,
-        agent=proved.call.agent,
-        tool=proved.call.tool,
-        reason=f"the request {request.method} {request.url} of the call was proved",
-        invocation_id=proved.call.invocation_id,
-        about=proved.summary,
+    return _of_running_call(
+        row, proved, f"the request {request.method} {request.url} of the call was proved"
     )
 
 
 def of_receipt(row: Row, parsed: Entry) -> Row:
     """Add of which call a server has signed the answer, unverified; raises ``DecodeError``."""
     noted = read_receipt(parsed)
+    return _of_running_call(
+        row, noted, f"the server has signed a receipt of its answer {status_of(noted)}"
+    )
+
+
+def _of_running_call(row: Row, entry: Release | ProofEntry | ReceiptEntry, reason: str) -> Row:
+    call = entry.call
     return replace(
         row,
-        agent=noted.call.agent,
-        tool=noted.call.tool,
-        reason=f"the server has signed a receipt of its answer {status_of(noted)}",
-        invocation_id=noted.call.invocation_id,
-        about=noted.summary,
+        agent=call.agent,
+        tool=call.tool,
+        reason=reason,
+        invocation_id=call.invocation_id,
+        about=entry.summary,
     )
 
 
