@@ -113,9 +113,10 @@ def is_ended(name: str, ended: Ended) -> bool:
 def any_ended(names: Iterable[str], ended: Mapping[str, Ended]) -> bool:
     """Whether a log-in among these names has ended; ``ended`` has keys of ``LogOut.keys``."""
     for name in names:
-        key = key_of(name)
-        if key is not None and key in ended and is_ended(name, ended[key]):
-            return True
+        if name.startswith(_PREFIX):  # first, since every call looks at all its names
+            key = key_of(name)
+            if key is not None and key in ended and is_ended(name, ended[key]):
+                return True
     return False
 
 
