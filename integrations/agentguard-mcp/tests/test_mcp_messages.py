@@ -12,6 +12,7 @@ from agentguard_mcp.messages import (
     guarded_request,
     is_open,
     is_proved,
+    is_unfinished,
     refused_result,
     require_no_task,
     without_members,
@@ -80,6 +81,13 @@ def test_a_task_is_refused_and_a_call_is_not():
             require_no_task(method, params)
         assert caught.value.code == "tool.unguarded"
     require_no_task("tools/call", {"name": "a", "task": None})
+
+
+@pytest.mark.parametrize("result", [{"task": {}}, {"resultType": "task"}, {"resultType": "x"}])
+def test_a_result_that_names_a_task_is_unfinished(result):
+    assert is_unfinished({"content": [], "isError": True, **result})
+    for kind in ("complete", "input_required", None):
+        assert not is_unfinished({"content": [], "isError": True, "resultType": kind})
 
 
 def test_a_refused_call_is_a_result_that_says_so():

@@ -135,9 +135,14 @@ def refusal_of(error: RefusedRequestError) -> dict[str, Any]:
 
 
 def is_unfinished(result: object) -> bool:
-    """Whether a result says that the work goes on in the background, as a task."""
-    kind = result.get("resultType") if isinstance(result, Mapping) else None
-    return kind not in (None, "complete", "input_required")
+    """Whether a result says that the work goes on in the background, as a task.
+
+    A result of revision 2025-11-25 has the member ``task`` then, and one of 2026-07-28 the type
+    ``task``. A type that nobody knows here may mean the same.
+    """
+    if not isinstance(result, Mapping):
+        return False
+    return "task" in result or result.get("resultType") not in (None, "complete", "input_required")
 
 
 def is_failure(result: object) -> bool:

@@ -40,6 +40,7 @@ from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
+from agentguard_mcp.messages import is_failure, is_unfinished
 
 if TYPE_CHECKING:
     from agentguard_mcp.callers import Callers
@@ -318,12 +319,16 @@ class Calls:
 
 
 def _result(response: Message) -> Any:
-    """Return the result of a call; raises ``_FailedError`` or ``_TaskError`` for another answer."""
+    """Return the result of a call; raises ``_FailedError`` or ``_TaskError`` for another answer.
+
+    A result that names a task is none of a failed call, whatever else the result says: the work
+    goes on.
+    """
     result = response.get("result", {})
-    if "error" in response or result.get("isError") is True:
-        raise _FailedError(response)
-    if "task" in result or result.get("resultType") == "task":
+    if is_unfinished(result):
         raise _TaskError
+    if "error" in response or is_failure(result):
+        raise _FailedError(response)
     return result
 
 

@@ -99,13 +99,20 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cleaned(message: Message) -> Message:
-    """Return a message without agentguard's own keys in the ``_meta`` of its params or result."""
+    """Return a message without agentguard's own keys.
+
+    They stand in the ``_meta`` of the params or of the result, or in the ``data`` of an error.
+    """
     for part in ("params", "result"):
         container = message.get(part)
         if isinstance(container, dict):
             rest = without_own(container)
             if rest is not container:
                 message = {**message, part: rest}
+    failure = message.get("error", {})
+    if isinstance(data := failure.get("data"), dict) and any(key.startswith(OWN) for key in data):
+        kept = {key: value for key, value in data.items() if not key.startswith(OWN)}
+        message = {**message, "error": {**failure, "data": kept}}
     return message
 
 
