@@ -49,6 +49,17 @@ def add(project, text: str) -> None:
         file.write(text)
 
 
+def test_the_name_of_a_tool_can_not_control_the_terminal(domain):
+    assert domain.run("mcp", "pin", "--name", "files", "--", *server()).returncode == 0
+    words = ("--", *server(extra=["wipe\x1b[2J\nadded ok", "plain"]))
+    for command in (("diff",), ("pin", "--update")):
+        shown = domain.run("mcp", *command, "--name", "files", *words).stdout
+        assert "\x1b" not in shown
+        assert "\nadded ok" not in shown
+        assert "wipe" in shown
+        assert "plain: Says what it is told." in shown
+
+
 def test_pins_are_written_compared_and_updated(domain):
     pinned = domain.run("mcp", "pin", "--name", "files", "--", *server())
     assert pinned.returncode == 0, pinned.stderr

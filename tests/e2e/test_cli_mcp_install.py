@@ -118,6 +118,30 @@ def test_what_can_not_be_changed_stays_as_it_is(domain):
         assert file.read_text() == before
 
 
+def test_a_gateway_without_a_server_behind_it_can_not_be_taken_away(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    entry = {"command": "a", "args": [*client_files.OURS, "--"]}
+    text = json.dumps({"mcpServers": {"git": entry}})
+    file.write_text(text)
+    result = install(domain, "--undo")
+    assert (result.returncode, "has no gateway" in result.stderr) == (2, True), result.stderr
+    assert file.read_text() == text
+    file.write_text(text.replace('"--"', '"--", "uvx"'))
+    assert install(domain, "--undo").returncode == 0
+    assert json.loads(file.read_text())["mcpServers"]["git"] == {"command": "uvx"}
+
+
+def test_an_entry_with_half_a_pair_of_surrogates_can_be_changed(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    text = '{"mcpServers":{"git":{"command":"uvx","note":"%s"}}}'
+    file.write_text(text % "\\ud800")
+    assert install(domain, "--agent", "assistant").returncode == 0
+    assert json.loads(file.read_text())["mcpServers"]["git"]["note"] == "\ud800"
+    file.write_text(text % "\\u00e9")
+    assert install(domain, "--agent", "assistant").returncode == 0
+    assert '"note": "é"' in file.read_text()
+
+
 KEYS = st.text(max_size=4)
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),

@@ -22,6 +22,7 @@ OURS: Final = ("-m", "agentguard.cli", "mcp", "run")
 """How the arguments of an entry begin that starts a gateway."""
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -81,7 +82,7 @@ def entry_of(text: str, member: str, server: str, source: str) -> dict[str, Any]
 def is_wrapped(entry: Mapping[str, Any]) -> bool:
     """Return whether an entry starts a gateway that ``wrapped`` has put there."""
     arguments = entry.get("args", [])
-    return tuple(arguments[: len(OURS)]) == OURS and "--" in arguments
+    return tuple(arguments[: len(OURS)]) == OURS and "--" in arguments[:-1]
 
 
 def wrapped(entry: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -112,7 +113,10 @@ def replaced(text: str, path: Sequence[str], value: Mapping[str, Any]) -> str:
     start, end = _span(text, path)
     line = text[text.rfind("\n", 0, start) + 1 : start]
     margin = line[: len(line) - len(line.lstrip())]
-    written = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", f"\n{margin}")
+    written = json.dumps(value, indent=2, ensure_ascii=False)
+    if _SURROGATE.search(written):
+        written = json.dumps(value, indent=2)  # UTF-8 has no form for half a pair of surrogates
+    written = written.replace("\n", f"\n{margin}")
     return text[:start] + written + text[end:]
 
 

@@ -177,8 +177,11 @@ class Table:
 
 
 def item(head: str | Text, text: str | Text) -> None:
-    """Print text after a head of agentguard's own words; further rows begin with a bar."""
-    first = head if isinstance(head, Text) else Text(head)
+    """Print text after a head; further rows begin with a bar.
+
+    A plain head is escaped: the head may have a name from outside.
+    """
+    first = head if isinstance(head, Text) else Text(_indented(head))
     layout.rows(sys.stdout, first, _text(text), f"{'| ':>{max(first.cell_len, 2)}}")
 
 
@@ -277,6 +280,12 @@ def _joined(parts: Iterable[str | Text]) -> Text:
     return Text("").join(
         part if isinstance(part, Text) else Text(_sentence(part)) for part in parts
     )
+
+
+def _indented(text: str) -> str:
+    """Escape and shorten a text, and keep all spaces at its beginning and end."""
+    words = text.strip(" ")
+    return text.replace(words, _short(words), 1) if words else text
 
 
 def _sentence(text: str) -> str:
