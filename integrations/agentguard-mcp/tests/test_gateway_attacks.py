@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from contextlib import suppress
 
 import pytest
@@ -12,6 +14,7 @@ from agentguard import ConfigError, Decision
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import environment
 from agentguard_mcp.gateway.messages import MAX_LINE, read, write
+from agentguard_mcp.gateway.stdio import require_pipe
 
 CALL = '{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":"echo","arguments":%s}}'
 
@@ -261,3 +264,19 @@ def test_a_message_is_written_as_it_was_read():
         assert read(write(message)) == message
     unknown = read(b'{"jsonrpc":"2.0","id":1,"method":"a","other":1}')
     assert unknown == {"id": 1, "method": "a"}
+
+
+def test_a_gateway_takes_pipes_and_sockets_and_no_other_files(tmp_path):
+    ours, theirs = socket.socketpair()
+    reading, writing = os.pipe()
+    file = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (ours.fileno(), reading, writing):
+        require_pipe(number)
+    for number in (file, nothing):
+        with pytest.raises(ConfigError):
+            require_pipe(number)
+    for number in (reading, writing, file, nothing):
+        os.close(number)
+    ours.close()
+    theirs.close()

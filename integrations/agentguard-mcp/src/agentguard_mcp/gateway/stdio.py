@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 from contextlib import suppress
 from functools import partial
@@ -43,8 +44,10 @@ def run(settings: Settings, config: Path) -> int:
 
     ``config`` is the agentguard.toml of the guard. Until the end, what else this process prints
     goes to standard error. Raises as ``Guard.open`` does, and ``ConfigError`` for a server that
-    can't be started or an agent that the configuration does not name.
+    can't be started, an agent that the configuration does not name, and streams that are no pipes.
     """
+    require_pipe(0)
+    require_pipe(1)
     incoming, outgoing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
@@ -55,19 +58,26 @@ def run(settings: Settings, config: Path) -> int:
         return asyncio.run(_served(guard, settings, incoming, outgoing))
 
 
+def require_pipe(number: int) -> None:
+    """Raise ``ConfigError`` unless a descriptor is a pipe, a socket or a terminal.
+
+    An event loop can't wait for another file, such as ``/dev/null``.
+    """
+    mode = os.fstat(number).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number)):
+        message = "standard input and output of the gateway must be pipes: an MCP client starts it"
+        raise ConfigError(message)
+
+
 async def _served(guard: Guard, settings: Settings, incoming: int, outgoing: int) -> int:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     reader = asyncio.StreamReader(limit=MAX_LINE)
-    try:
-        await loop.connect_read_pipe(
-            partial(asyncio.StreamReaderProtocol, reader), os.fdopen(incoming, "rb", buffering=0)
-        )
-        transport, protocol = await loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin, os.fdopen(outgoing, "wb", buffering=0)
-        )
-    except ValueError as error:
-        message = "standard input and output of the gateway must be pipes: an MCP client starts it"
-        raise ConfigError(message) from error
+    await loop.connect_read_pipe(
+        partial(asyncio.StreamReaderProtocol, reader), os.fdopen(incoming, "rb", buffering=0)
+    )
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(outgoing, "wb", buffering=0)
+    )
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
