@@ -241,9 +241,17 @@ async def test_an_error_of_the_server_is_no_error_of_the_connection(recorded):
         result = await client.call("broken")
         assert code_of(result) == "tool.error"
         assert "it broke" in result["content"][0]["text"]
-        passed = await client.ask("tools/call", {"name": "broken", "arguments": {"text": "-32602"}})
-        assert passed["error"] == {"code": -32602, "message": "it broke"}
-    assert recorded.outcomes() == ["error", "error"]
+    assert recorded.outcomes() == ["error"]
+
+
+@pytest.mark.parametrize("code", [-32601, -32602, -32021, -32042])
+async def test_an_error_that_says_that_nothing_ran_stays_an_error(recorded, code):
+    async with gateway(recorded, settings(options={"extra": ["broken"]})) as client:
+        passed = await client.ask(
+            "tools/call", {"name": "broken", "arguments": {"text": str(code)}}
+        )
+        assert passed["error"] == {"code": code, "message": "it broke"}
+    assert recorded.outcomes() == ["error"]
 
 
 async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path):

@@ -21,7 +21,10 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 PARSE_ERROR: Final = -32700
 _URL_ELICITATION: Final = -32042
-_NOT_RUN: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND, _URL_ELICITATION})
+_MISSING_CAPABILITY: Final = -32021
+_NOT_RUN: Final = frozenset(
+    {INVALID_PARAMS, METHOD_NOT_FOUND, _MISSING_CAPABILITY, _URL_ELICITATION}
+)
 
 
 def error(
@@ -57,9 +60,10 @@ def of_server(request: Message, tool: str, response: Message) -> Message:
     """Return a server's own answer to a call that failed there.
 
     A JSON-RPC error of ``tools/call`` becomes a result with ``isError``, since the call may have
-    run. Three errors stay what they are, as nothing has run and the client has to act on them: an
-    unknown method, invalid params, and the elicitation of a URL (MCP 2025-11-25, "URL Elicitation
-    Required").
+    run. Four errors stay what they are, as nothing has run and the client has to act on them: an
+    unknown method, invalid params, a capability that the client has not declared (MCP 2026-07-28,
+    ``MissingRequiredClientCapabilityError``), and the elicitation of a URL (MCP 2025-11-25, "URL
+    Elicitation Required").
     """
     failure = response.get("error")
     if failure is None or request["method"] != "tools/call" or failure.get("code") in _NOT_RUN:
