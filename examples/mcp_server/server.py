@@ -19,10 +19,6 @@ from agentguard_mcp import current_caller, guard_server
 server = FastMCP("payments")
 
 
-LIMIT = 10_000
-"""The most that one call pays, in cents."""
-
-
 @server.tool
 def pay(to: str, cents: int) -> str:
     """Pay an amount."""
@@ -36,7 +32,10 @@ def policy(given: Any) -> Decision:
     """Decide on the arguments, and on who calls: this is the server's own word."""
     if given["caller"]["principal"] != "user:alice":
         return Decision.deny("only alice pays")
-    return Decision.allow() if given["args"]["cents"] <= LIMIT else Decision.deny("over 100.00")
+    cents, limit = given["args"]["cents"], 10_000
+    if type(cents) is not int or not 0 < cents <= limit:
+        return Decision.deny("a payment is at most 100.00")
+    return Decision.allow()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ HOSTILE: list[Any] = [
     {"$float": "nan"},
 ]
 TRUSTED = frozenset(
-    {"agent", "delegation", "tool", "approval", "action", "resource", "task_id", "paths"}
+    {"agent", "delegation", "caller", "tool", "approval", "action", "resource", "task_id", "paths"}
 )
 FACTS = frozenset({"account", "order", "repo", "freeze"})
 """Members that the pages' own text calls facts: the application looks them up, no model."""
