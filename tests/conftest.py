@@ -46,7 +46,7 @@ from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.policy.rego import gate as rego_gate
 from agentguard.signing.keys import Ed25519Signer
 
-for _profile, _examples in (("quick", 25), ("full", 300)):
+for _profile, _examples in (("quick", 25), ("full", 200)):
     settings.register_profile(
         _profile,
         max_examples=_examples,

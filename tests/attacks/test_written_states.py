@@ -279,6 +279,7 @@ def test_whoever_writes_the_state_under_an_open_guard_gains_nothing(campaign, at
 def test_a_guard_loses_nothing_by_the_row_of_its_shard_once_the_row_is_put_back(campaign):
     kinds = campaign.kinds("end").items()
     rows = [alike[0] for kind, alike in kinds if kind.startswith("shards/*.sqlite shard ")]
+    rows = rows if ALL else rows[SEED % 3 :: 3]
     assert len(rows) > 5
     accepted = campaign.accepted_while_open([(Attack("end", row), True) for row in rows])
     assert not accepted, "\n".join(accepted)

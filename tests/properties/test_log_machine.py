@@ -557,7 +557,7 @@ def vouch(state: Path, shard: int, size: int, signer: Ed25519Signer) -> None:
 
 
 LogMachine.TestCase.settings = settings(
-    max_examples=60 if FULL else 5,
+    max_examples=40 if FULL else 5,
     stateful_step_count=40 if FULL else 20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -276,7 +276,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     [
         pytest.param(3, id="a few calls each"),
         pytest.param(
-            60, id="many calls each", marks=pytest.mark.slow("two engines compute 4,000 values")
+            40, id="many calls each", marks=pytest.mark.slow("two engines compute 2,700 values")
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 In each test another client goes on. ``AGENTGUARD_ROUNDS=full`` ends broken connections
 until there were 20,000 of a kind or 20 seconds have passed. ``AGENTGUARD_FRAMES=10000000`` sends
-ten million frames in place of 100,000, which takes a quarter of an hour.
+ten million frames in place of 60,000, which takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentguard.signing import canonical
 from agentguard.wire.frame import MAX_FRAME, Frame, encode
 from agentguard.wire.stream import Stream
 
-FRAMES = int(os.environ.get("AGENTGUARD_FRAMES", "100000"))
+FRAMES = int(os.environ.get("AGENTGUARD_FRAMES", "60000"))
 BROKEN = 20_000 if FULL else 3_000
 SECONDS = 20.0
 """How long connections are broken, on a machine too slow for all of them."""
