@@ -36,7 +36,6 @@ MAX_HEADERS: Final = 32 * 1024
 
 _LOGGER: Final = logging.getLogger("agentguard")
 _TITLES: Final = {
-    400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
     413: "Content Too Large",

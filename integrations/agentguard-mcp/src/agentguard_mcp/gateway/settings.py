@@ -10,7 +10,7 @@ from typing import Final
 from agentguard_mcp.gateway.pins import Pins
 
 BEARER: Final = "Authorization: Bearer"
-"""Under which the token for a server over HTTP is handed on; no variable is called so."""
+"""The name for the token of a server over HTTP among the secrets; no variable has this name."""
 
 TIMEOUT: Final = 300.0
 """Seconds that a server has for an answer, unless the configuration says otherwise."""
