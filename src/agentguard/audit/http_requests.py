@@ -1,4 +1,4 @@
-"""The entries of HTTP requests: builds and reads each of the three kinds, and verifies one kind.
+"""The entries of HTTP requests: builds and reads the three kinds, and verifies proofs and receipts.
 
 The agent's log has a ``proof`` before a request with the proof can be sent. The log of the tool's
 server has a ``received`` for each request that the server has accepted, and a ``refused`` for some
@@ -217,7 +217,7 @@ def read_refused(entry: Entry) -> RefusedRequest:
 
 
 def parts_of(entry: ProofEntry | ReceivedRequest) -> dict[str, str | None]:
-    """Return by name all that the logs of both sides say of one request, for a comparison."""
+    """Return by name what is compared of one request in the logs of both sides."""
     if isinstance(entry, ProofEntry):
         record = entry.record
         request, assurance, jti = record.request, record.assurance, record.jti

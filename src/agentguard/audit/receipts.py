@@ -7,7 +7,8 @@ the client knew before. Whoever has the key can verify the signature again.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
 
 from agentguard.audit import records
 from agentguard.audit.entry import Entry
@@ -18,6 +19,8 @@ from agentguard.call.releases import ReleaseSubject
 from agentguard.errors import DecodeError
 from agentguard.signing import jws
 from agentguard.signing.canonical import is_integer
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class ReceiptEntry(NamedTuple):
@@ -76,5 +79,6 @@ def status_of(entry: ReceiptEntry) -> int:
 
 
 def _require_receipt_of(token: str, proof_sha256: str) -> None:
-    if jws.parse(token).claims().get("prf") != proof_sha256:
+    is_digest = _DIGEST.fullmatch(proof_sha256) is not None
+    if not is_digest or jws.parse(token).claims().get("prf") != proof_sha256:
         raise DecodeError("the receipt is of another request", code="entry.malformed")

@@ -24,7 +24,6 @@ from agentguard.signing.keys import PublicKey
 _TYPE: Final = "dpop+jwt"
 _PARTS: Final = 3
 
-
 WINDOW: Final = 60
 """How many seconds a proof may be older than the service's time (RFC 9449, 4.3)."""
 

@@ -40,9 +40,6 @@ def authorize(
     ruling = ruling._replace(decision=ruling.decision.shortened())
     try:
         signer: Signer = yield Do(issuer)
-    except Exception as error:  # noqa: BLE001  the issuer's key may be in a service
-        return _unrecorded(error, "signature.failed", "the evaluation can't be signed")
-    try:
         record, statement, decision = _entry(prepared, ruling, signer, asked_by)
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
         return _unrecorded(error, "signature.failed", "the evaluation can't be signed")

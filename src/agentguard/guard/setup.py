@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Setup(NamedTuple):
-    """What a configuration says, ready for use: its policy, its functions and its secrets."""
+    """What a configuration says, ready for use: policy, functions, directory and secrets."""
 
     settings: Config
     engine: Engine

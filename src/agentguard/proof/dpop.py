@@ -1,4 +1,4 @@
-"""DPoP proofs (RFC 9449) of other people's clients: verification alone, agentguard signs none.
+"""DPoP proofs (RFC 9449): verification alone. ``service/proofs.py`` signs them for a client.
 
 A DPoP proof is bound to the method and to the URI, and neither to the query nor to the body nor to
 an authorised call. A caller with such a proof has the assurance ``dpop``.

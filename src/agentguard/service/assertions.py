@@ -54,8 +54,9 @@ def verified(parts: ServiceParts, text: str, instance: Instance) -> IdJag:
 def narrowed(grant: IdJag, asked: Asked, allowed: frozenset[str]) -> Asked:
     """Return what an instance may ask for with a grant; ``allowed`` are the receivers of tokens.
 
-    Without an audience in the request, the token is for the receivers of the grant. Raises
-    ``RefusedError``: ``invalid_scope`` and ``invalid_target`` for more than the grant has.
+    Where the grant names receivers and the request none, the token is for those that are
+    ``allowed``. Raises ``RefusedError``: ``invalid_scope`` and ``invalid_target`` for more than the
+    grant has.
     """
     limit = grant.user.limit
     if limit is not None and asked.scope is not None and not limit.issuperset(asked.scope):

@@ -143,7 +143,8 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
     elif grant_type == GRANT:
         token, subject_type = _read_subject(form)
     else:
-        raise RefusedError(400, "unsupported_grant_type", f"the grant_type here is {GRANT}")
+        message = "see grant_types_supported in the metadata of the service"
+        raise RefusedError(400, "unsupported_grant_type", message)
     audience = (*form.get("audience", ()), *form.get("resource", ()))
     if not _receivers(parts).issuperset(audience):
         message = "a token for one of these audiences is not issued here: see [service] audiences"

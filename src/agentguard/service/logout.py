@@ -39,8 +39,9 @@ def log_out(parts: ServiceParts, request: Request) -> Answer:
 
 
 def _verified(parts: ServiceParts, token: str) -> LogOut:
+    now = seconds(parts.now())
     try:
-        return parts.logouts.verify(token, now=seconds(parts.now()))
+        return parts.logouts.verify(token, now=now)
     except AgentguardError as error:
         LOGGER.info("the token service refuses a log-out token: %s (%s)", error, error.code)
         if error.code.startswith("issuer."):

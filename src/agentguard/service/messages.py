@@ -36,6 +36,7 @@ MAX_ANSWER: Final = 256 * 1024
 """The longest answer that is read, in bytes."""
 
 _MAX_ERROR: Final = 300
+_UNAVAILABLE: Final = 503
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 
 
@@ -85,7 +86,7 @@ class Sent:
 
 
 def parse_url(url: str) -> str:
-    """Return the URL of a service without a slash at its end; raises ``ConfigError``."""
+    """Return the scheme, the host and the port of a service; raises ``ConfigError``."""
     return parse_audience(url).origin
 
 
@@ -256,18 +257,21 @@ def _answer(status: int, body: bytes, expected: int) -> dict[str, JSON]:
     try:
         answer = canonical.loads_object(body)
     except DecodeError as error:
+        if status == _UNAVAILABLE:  # a proxy, or a server with too many requests, has words of its own
+            message = "the token service can't answer now: try again later"
+            raise ServerError(message, code="service.unreachable") from error
         raise _malformed() from error
     if status == expected:
         return answer
     said = f"{answer.get('error')}: {answer.get('error_description', '')}"
     message = f"the token service refuses the request: {said}"[:_MAX_ERROR]
-    code = "service.unreachable" if status == 503 else "service.refused"  # noqa: PLR2004
+    code = "service.unreachable" if status == _UNAVAILABLE else "service.refused"
     raise ServerError(message, code=code)
 
 
 def _proof(signer: Ed25519Signer, method: str, url: str, access_token: str | None) -> str:
-    given = {"access_token": access_token, "at": int(time.time()), "jti": os.urandom(16).hex()}
-    return proofs.sign(signer, method, url, **given)  # type: ignore[arg-type]
+    at, jti = int(time.time()), os.urandom(16).hex()
+    return proofs.sign(signer, method, url, access_token=access_token, at=at, jti=jti)
 
 
 def _malformed() -> ServerError:

@@ -36,7 +36,7 @@ class ServiceParts(NamedTuple):
     """The configuration, the guard, the clients, the used proofs, and the chains in the log.
 
     ``logouts`` verifies the log-out tokens of providers; one request at a time has the ``turn`` to
-    record one. ``id_jags`` verifies the ID-JAGs of providers.
+    record a log-out or a surrender. ``id_jags`` verifies the ID-JAGs of providers.
     """
 
     settings: Config

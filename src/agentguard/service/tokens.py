@@ -1,4 +1,4 @@
-"""Access tokens that others show to the token service: ``/introspect`` and the evaluations."""
+"""Access tokens that others show: to ``/introspect``, to ``/revoke`` and to the evaluations."""
 
 from __future__ import annotations
 

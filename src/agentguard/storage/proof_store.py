@@ -1,7 +1,7 @@
-"""``ProofStore``: the used proofs and the received chains of a tool's server, in one SQLite file.
+"""``ProofStore``: used proofs and received chains, in one SQLite file.
 
 Many workers share the file. A proof is used up once its row is durable. A row goes when no
-receiver would accept the proof any more. The file also has the latest time of such a removal, so
+receiver would accept the proof any more. The file also has the latest end of a removed proof, so
 that a clock that is set back brings no removed proof to life.
 """
 
@@ -214,6 +214,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         path, isolation_level=None, check_same_thread=False, timeout=PATIENCE
     )
     try:
+        _is_new(connection)  # another program's database stays as it is
         path.chmod(0o600)
         _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")

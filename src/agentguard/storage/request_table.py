@@ -30,22 +30,18 @@ CREATE TABLE received (
     sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, counts INTEGER,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE receipts (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, PRIMARY KEY (sha256, nth)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE refused (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, PRIMARY KEY (sha256, nth)
-) STRICT, WITHOUT ROWID;
+CREATE TABLE receipts (sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE refused (sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER) STRICT, WITHOUT ROWID;
 """
 
 _INSERT: Final = {
-    name: f"INSERT INTO {name} SELECT ?1, count(*), ?2, ?3{more} FROM {name} WHERE sha256 = ?1"  # noqa: S608  the names stand here
-    for name, more in (
-        ("sent", ", ?4, ?5"),
-        ("received", ", ?4, ?5"),
-        ("refused", ""),
-        ("receipts", ""),
-    )
+    "sent": "INSERT INTO sent SELECT ?1, count(*), ?2, ?3, ?4, ?5 FROM sent WHERE sha256 = ?1",
+    "received": (
+        "INSERT INTO received SELECT ?1, count(*), ?2, ?3, ?4, ?5 FROM received WHERE sha256 = ?1"
+    ),
+    # the first counts: a thief may send one proof without end
+    "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
+    "receipts": "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?)",
 }
 
 _OF_THE_AGENT: Final = """
@@ -57,9 +53,9 @@ SELECT CASE
     END AS state, sent.shard, sent.idx, coalesce(received.shard, refused.shard),
     coalesce(received.idx, refused.idx), receipts.shard, receipts.idx
 FROM sent
-LEFT JOIN receipts ON receipts.sha256 = sent.sha256 AND receipts.nth = 0
+LEFT JOIN receipts ON receipts.sha256 = sent.sha256
 LEFT JOIN received ON received.sha256 = sent.sha256 AND received.nth = sent.nth
-LEFT JOIN refused ON refused.sha256 = sent.sha256 AND refused.nth = 0
+LEFT JOIN refused ON refused.sha256 = sent.sha256
 WHERE state IN ('both', 'differs') OR sent.counts
 ORDER BY sent.shard, sent.idx
 """

@@ -149,7 +149,7 @@ class _Filling:
     start: str
     left_out: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
-            ("elsewhere", "other_domains", "earlier", "unrecorded", "unreadable"), 0
+            ("elsewhere", "other_domains", "earlier", "dpop", "unrecorded", "unreadable"), 0
         )
     )
 
@@ -193,6 +193,9 @@ class _Filling:
             return
         self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
         self._note_server(request.server, names_servers=names_servers)
+        if request.assurance == "dpop":  # no guard has signed the proof, so no agent's log has it
+            self.left_out["dpop"] += 1
+            return
         counts = self._is_of_the_domain(request.agent) and self._is_recent(entry)
         parts = _digest(request)
         self.table.add_received(request.proof_sha256, place, parts, counts=counts)

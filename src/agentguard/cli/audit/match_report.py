@@ -44,6 +44,7 @@ _LEFT_OUT: Final = {
     "elsewhere": "requests of the agent to other servers are left out",
     "other_domains": "requests of agents of other trust domains are left out",
     "earlier": "requests from before the time of --since count only if both logs have them",
+    "dpop": "requests with a DPoP proof are left out: no guard signs such a proof",
     "unrecorded": "refused requests have no entry in the receiver's log",
     "unreadable": "entries can't be read: agentguard audit verify names them",
 }

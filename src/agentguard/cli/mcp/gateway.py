@@ -106,6 +106,7 @@ def server_of(
     if name is None:
         raise ConfigError("name the MCP server with --name, or its command after --")
     table = config.mcp.get(require_server_name(name), McpConfig())
+    _require_own(config, name, table, tuple(command), url)
     if url is not None or (not command and table.url is not None):
         return Server(name, table, (), require_url(url) if url is not None else table.url)
     chosen = tuple(command) or table.command
@@ -116,6 +117,24 @@ def server_of(
         )
         raise ConfigError(message)
     return Server(name, table, chosen, None)
+
+
+def _require_own(
+    config: Config, name: str, table: McpConfig, command: tuple[str, ...], url: str | None
+) -> None:
+    """Refuse another server than the table's, which would get the secrets of the table.
+
+    The command line may come from a file that an agent can write: the client's configuration.
+    """
+    has_secrets = bool(table.secrets) or table.bearer is not None
+    is_named = bool(table.command) or table.url is not None
+    is_other = (command and command != table.command) or (url is not None and url != table.url)
+    if has_secrets and is_named and is_other:
+        message = (
+            f"[mcp.{name}] of {config.source} has secrets for its own server, and the command line "
+            "names another one: leave the command and --url out, or give the server another --name"
+        )
+        raise ConfigError(message)
 
 
 class Caller(NamedTuple):
