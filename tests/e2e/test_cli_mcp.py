@@ -97,6 +97,19 @@ def test_the_table_of_a_server_takes_the_place_of_options(domain):
     assert domain.run("mcp", "diff", "--name", "files").returncode == 0
 
 
+@pytest.mark.parametrize("command", ["run", "pin", "diff"])
+def test_the_secrets_of_a_server_go_to_no_server_that_the_command_line_names(domain, command):
+    """A client's configuration may be a file that an agent can write."""
+    words = json.dumps(server())
+    table = f'[mcp.files]\ncommand = {words}\nagent = "assistant"\nsecrets = {{ A = "A" }}\n'
+    add(domain, f'[secrets.A]\nenv = "A"\ntools = ["mcp:start"]\n{table}')
+    for other in (["--", "/bin/cat"], ["--url", "https://thief.example/mcp"]):
+        result = domain.run("mcp", command, "--name", "files", *other)
+        assert (result.returncode, "names another one" in result.stderr) == (2, True), result.stderr
+    same = domain.run("mcp", "diff", "--name", "files", "--", *server())
+    assert "names another one" not in same.stderr  # the twin
+
+
 def test_a_mistake_on_the_command_line_is_named(domain):
     for words, said in (
         (["run", "--name", "files"], "has no command"),

@@ -236,6 +236,33 @@ async def test_a_call_that_a_client_makes_again_while_it_runs_runs_once(recorded
     assert recorded.outcomes() == ["ok"] * 3
 
 
+async def test_a_call_that_is_made_again_right_after_its_cancellation_has_an_answer(
+    recorded, tmp_path
+):
+    ran = tmp_path / "ran"
+    params = {"name": "slow", "arguments": {"text": "a"}}
+    options = {"ran": str(ran), "extra": ["slow"]}
+    async with gateway(recorded, settings(options=options)) as client:
+        client.send("tools/call", params, id=1)
+        await until(ran.exists)
+        client.send("notifications/cancelled", {"requestId": 1})
+        client.send("tools/call", params, id=2)
+        assert shown((await client.answer(2))["result"])["text"] == "a"
+    assert recorded.outcomes() == ["unknown", "ok"]
+
+
+async def test_calls_that_are_cancelled_at_once_take_no_place_of_later_ones(recorded):
+    params = {"name": "echo", "arguments": {"text": "a"}}
+    async with gateway(recorded) as client:
+        for batch in range(12):
+            for number in range(100):
+                identifier = f"{batch} {number}"
+                client.send("tools/call", params, id=identifier)
+                client.send("notifications/cancelled", {"requestId": identifier})
+            await client.ask("ping")
+        assert shown(await client.call("echo", "b"))["text"] == "b"
+
+
 async def test_an_error_of_the_server_is_no_error_of_the_connection(recorded):
     async with gateway(recorded, settings(options={"extra": ["broken"]})) as client:
         result = await client.call("broken")

@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from gateway_scene import code_of, command, gateway, settings, shown
+from gateway_scene import LIMIT, code_of, command, gateway, settings, shown
 
-from agentguard import AgentguardError, ServerError
+from agentguard import AgentguardError, Decision, ServerError
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import Pins, compare, list_tools
 
@@ -57,6 +57,20 @@ async def test_a_tool_that_changes_between_the_list_and_the_call_is_refused(
         assert await client.tools() == ALL[1:]
         assert shown({**await client.call("fail", "b"), "isError": False})["text"] == "b"
     assert (tmp_path / "ran").read_text() == "fail b\n"
+
+
+async def test_a_tool_that_changes_while_its_call_waits_for_an_approval_is_refused(
+    recorded, pins, tmp_path
+):
+    recorded.decide = lambda _call: Decision.require_approval()
+    options = {"pull_after": 1, "ran": str(tmp_path / "ran")}
+    async with gateway(recorded, settings(pins=pins, options=options, wait=LIMIT)) as client:
+        params = {"name": "echo", "arguments": {"text": "a"}, "_meta": {"progressToken": 7}}
+        client.send("tools/call", params, id=1)
+        assert (await client.next())["method"] == "notifications/progress"
+        recorded.approve()
+        assert code_of((await client.answer(1))["result"]) == "tool.changed"
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_without_pins_a_tool_is_held_to_its_first_description(recorded):

@@ -225,6 +225,30 @@ def test_requests_to_other_servers_and_of_other_domains_are_left_out_and_counted
     assert (code, lost["state"], lost["url"]) == (1, "agent_only", f"{other}/")
 
 
+def test_a_request_with_a_dpop_proof_is_counted_and_not_compared(sides):
+    """No guard signs such a proof, so the agent's log can't have the request."""
+    with sides.open() as opened:
+        opened.send()
+        (entry,) = sides.server.entries("received")
+        shown = read_received(entry)._replace(
+            proof_sha256="f" * 64, assurance="dpop", invocation_sha256=None
+        )
+        opened.append("server", partial(http_requests.received, shown, unrecorded=0))
+    code, listed, summary = match(sides)
+    assert (code, listed, summary["dpop"], summary["receiver_only"]) == (0, [], 1, 0)
+
+
+def test_a_proof_that_a_thief_sends_again_and_again_is_one_refused_request(sides):
+    with sides.open() as opened:
+        accepted = opened.prove()
+        assert refused(opened.receiver, accepted._replace(body=b"altered")) == "proof.request"
+        for _ in range(3):
+            assert refused(opened.receiver, accepted._replace(body=b"again")) == "proof.request"
+    assert len(sides.server.entries("refused")) == 4
+    code, (one,), summary = match(sides)
+    assert (code, one["state"], summary["refused"]) == (0, "refused", 1)
+
+
 def test_a_log_with_the_names_of_endless_servers_is_refused(sides):
     with sides.open() as opened:
         opened.send()

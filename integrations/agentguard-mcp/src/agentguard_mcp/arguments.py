@@ -3,7 +3,8 @@
 An SDK reads arguments leniently. The text ``"true"`` and the number 1 become ``True``, ``"3"``
 becomes 3, and a text with a list in JSON becomes the list. A policy that reads the arguments as
 they were sent would then decide on other values than the tool gets. So arguments that do not match
-the tool's own schema are refused, and the defaults in the schema are filled in.
+the tool's own schema are refused, and the defaults of the arguments are filled in. A default within
+an object that was sent is not: the tool may get more there than the policy sees.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NO_REMOTE_SCHEMAS: Final[Registry[Any]] = Registry()
 
 
 def bound(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that the tool gets: those sent, and the defaults of the schema.
+    """Return the arguments to decide on: those sent, and the defaults of those left out.
 
     ``schema`` is the JSON schema of the tool's arguments. Raises ``ArgumentsError``
     (``arguments.invalid``) for arguments that do not match the schema, for a text that an SDK could

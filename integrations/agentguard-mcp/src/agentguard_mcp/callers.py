@@ -62,7 +62,7 @@ class Callers:
 
 
 def _revocations(guard: Guard, proofs: Proofs) -> PublishedRevocations | None:
-    """Return the revocations of the gateway's own domain, None for the domains of others."""
+    """Return the revocations of the own domain, None with ``trust`` or without ``state``."""
     if proofs.trust or proofs.state is None:
         return None
     return PublishedRevocations(proofs.state, guard.trust)

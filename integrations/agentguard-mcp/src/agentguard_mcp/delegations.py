@@ -16,7 +16,7 @@ from agentguard import Delegation, Guard
 from agentguard.proof import RequestCaller
 
 MAX_KEPT: Final = 1024
-"""The most delegations that are kept; each further one takes the place of the oldest."""
+"""The most delegations that are kept; a further one replaces the one unused for longest."""
 
 
 def service_of(caller: RequestCaller) -> str:
@@ -29,7 +29,7 @@ def service_of(caller: RequestCaller) -> str:
 
 
 class CallerDelegations:
-    """Begins a delegation for each chain of callers, and keeps it until its end."""
+    """Begins a delegation for each chain of callers, and keeps it for their next requests."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard

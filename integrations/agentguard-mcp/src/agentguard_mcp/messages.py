@@ -36,7 +36,9 @@ _TASKS: Final = "tasks/"
 
 
 class RefusedRequestError(AgentguardError):
-    """A request is refused, and its code did not run; the text is for the caller.
+    """A request is refused; the text is for the caller.
+
+    Its code did not run, unless the text says that the request goes on in the background.
 
     ``request_id`` is the id of the request for an approval, None where the call waits for none.
     """

@@ -64,7 +64,7 @@ _BEAT: Final = 5.0
 class Ask(Protocol):
     """Sends a request of the gateway's own to the server, and returns the response.
 
-    Raises ``TimeoutError`` and ``UpstreamLostError``.
+    Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError``.
     """
 
     def __call__(self, method: str, params: dict[str, Any], /) -> Awaitable[Message]:
@@ -187,6 +187,8 @@ class Calls:
             except ApprovalPending as waiting:
                 if last or not await self._approved(waiting, request, notify):
                     return answers.pending(request, name, waiting.request)
+                if request["method"] == "tools/call":  # the tool may have changed meanwhile
+                    refused = refused or await self._tool_refusal(name, request)
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
                 return self._failure(request, name, error)
         raise AssertionError  # pragma: no cover  the second round returns
@@ -225,7 +227,7 @@ class Calls:
         """Ask the server for its tools, unless a list that is new enough is known.
 
         Calls that wait share the next list, which was asked for after they came. Raises
-        ``TimeoutError``, ``UpstreamLostError`` and ``LookupError``.
+        ``LookupError``, and what ``Ask`` raises.
         """
         clock = asyncio.get_running_loop().time
         oldest = clock() - self._settings.recheck

@@ -81,7 +81,8 @@ class HttpServer:
     def send(self, message: Message) -> None:
         """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``.
 
-        A message beyond ``2 * MAX_OPEN`` at once is not sent, and a request then is lost.
+        A message beyond ``2 * MAX_OPEN`` at once is not sent: ``on_lost`` is told of a request
+        (``NotSentError``), and another message is dropped.
         """
         line = write(message)
         if self._is_closed:

@@ -144,6 +144,7 @@ def _message(value: dict[str, Any]) -> Message:
         or not has_shape
         or len(str(identifier)) > _MAX_ID
         or not isinstance(message.get("error", {}), dict)
+        or type(message.get("error", {}).get("code", 0)) is not int
         or not isinstance(message.get("result", {}), dict)
     ):
         raise DecodeError("a line is no message of JSON-RPC 2.0", code="json.malformed")

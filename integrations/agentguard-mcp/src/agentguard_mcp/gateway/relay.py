@@ -2,7 +2,8 @@
 
 The client's requests keep their ids. A response counts only for a request that waits for it, so a
 server can't answer what nobody has asked, and a client can't answer what the server has not asked.
-A method that MCP does not name is refused in both directions: nobody knows whether it runs code.
+A request that MCP does not name is refused in both directions: nobody knows whether it runs code. A
+notice (``notifications/...``) is no request, and passes also where MCP does not name it.
 ``calls.py`` decides on calls, ``stdio.py`` connects the relay to its streams.
 """
 
@@ -152,6 +153,8 @@ class Relay:
         elif method in GUARDED:
             task = asyncio.get_running_loop().create_task(self._guard(message))
             self._guarded[identifier] = task
+            # a task that is cancelled before its first step runs nothing of its own
+            task.add_done_callback(lambda _task: self._guarded.pop(identifier, None))
         elif method in PASSED:
             message = cleaned(message)
             self._pass(without_tasks(message, "params") if method == "initialize" else message)
@@ -197,7 +200,8 @@ class Relay:
         only if the client has cancelled all of these requests.
         """
         key = _call_key(request, is_proved=self._settings.proofs is not None)
-        execution = self._executions.get(key)
+        while (execution := self._executions.get(key)) is not None and not execution.waiting:
+            await asyncio.wait([execution.task])  # all its requests are cancelled, so it ends now
         if execution is None:
             answering = self._calls.answer(request, self._forward, self._client.send)
             execution = _Execution(asyncio.get_running_loop().create_task(answering))
@@ -216,8 +220,6 @@ class Relay:
             _LOGGER.exception("a call failed in the gateway")
             text = "the gateway has met an error: look at its log"
             answer = answers.error(request["id"], ERROR, text)
-        finally:
-            self._guarded.pop(request["id"], None)
         self._client.send(answer)
 
     async def _forward(self, request: Message) -> Message:
@@ -244,7 +246,7 @@ class Relay:
     async def _exchange(self, request: Message, timeout: float) -> Message:  # noqa: ASYNC109
         """Send a request and return its response, with the id of the request.
 
-        Raises ``TimeoutError`` and ``UpstreamLostError``.
+        Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError``.
         """
         if self._is_lost:
             raise UpstreamLostError

@@ -22,7 +22,8 @@ class Proofs:
 
     ``audience`` is the gateway's name in delegations. ``store`` is the file of the used proofs.
     ``trust`` are the trust documents of the callers' domains, empty for the gateway's own domain,
-    whose revocations are in the folder ``state`` (None: no revocation is seen).
+    whose revocations are in the folder ``state``. With ``trust``, or for ``state`` None, no
+    revocation of a caller's agent or token is seen.
     """
 
     audience: str
@@ -41,7 +42,7 @@ class Settings:
     the principal's roles allow, and ``task_id`` the task of the delegation. ``prefix`` stands
     before the name of each tool in the policy and the log. ``pins`` are the pinned tools, None
     where no tool is pinned. ``tools`` are the patterns (``git_*``) of the tools that the client may
-    see and call, None for all. ``scope`` is the largest scope of the agent, None where
+    see and call, None for all. ``scope`` is the largest scope that a call can have, None where
     this process does not know it. ``environment`` is the whole environment of the server,
     but for ``secrets``: the variables that hold a secret, each with the name of the secret in
     ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and

@@ -28,7 +28,7 @@ _FAILED: Final = 1
 
 
 class _Client:
-    """The client's end: messages are written to a stream, whose buffer is bounded by ``drain``."""
+    """The client's end of the relay: messages go to a stream, whose buffer has no bound here."""
 
     def __init__(self, output: asyncio.StreamWriter) -> None:
         self._output = output
@@ -151,14 +151,13 @@ async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:
     return False
 
 
-async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> bool:
+async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> None:
     """Pass the server's lines on until the server ends, or sends a line that is too long."""
     with suppress(OSError, UpstreamLostError):
         while line := await upstream.next():
             if not line.isspace():
                 relay.from_server(line)
                 await writer.drain()
-    return True
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes | None:
