@@ -7,6 +7,7 @@ limits are wide, so narrower ones stand here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 from agentguard.domain.config.service import ServiceConfig
 from agentguard.errors import ConfigError, ServerError
 from agentguard.service.application import make_application
-from agentguard.service.parts import LOGGER, ServiceParts
+from agentguard.service.parts import ServiceParts
 from agentguard.service.reading import MAX_HEADERS
 
 try:
@@ -60,7 +61,7 @@ class ServiceListener:
         try:
             self._server.run(sockets=[self._socket])
         except Exception:
-            LOGGER.exception("the token service has ended")
+            logging.getLogger("agentguard").exception("the token service has ended")
 
     def _wait_until_started(self) -> None:
         waited = threading.Event()

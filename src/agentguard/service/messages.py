@@ -257,7 +257,7 @@ def _answer(status: int, body: bytes, expected: int) -> dict[str, JSON]:
     try:
         answer = canonical.loads_object(body)
     except DecodeError as error:
-        if status == _UNAVAILABLE:  # a proxy, or a server with too many requests, has words of its own
+        if status == _UNAVAILABLE:  # a proxy or a busy server answers with words of its own
             message = "the token service can't answer now: try again later"
             raise ServerError(message, code="service.unreachable") from error
         raise _malformed() from error
