@@ -3,8 +3,8 @@
     uv run python benchmarks/token_exchange.py [--repetitions N] [--requests N] [--json FILE]
 
 A real ``agentguard serve`` issues tokens of alice, over HTTP on this machine, with the log and the
-used proofs on disk. Further rows leave parts of the service out, from the whole to the least, so
-that the difference of two rows is the cost of a part:
+used proofs on disk. Each further row leaves one more part of the service out. So the difference of
+two rows is the cost of a part. The rows are:
 
 - the application, called in this process, without a socket and without uvicorn;
 - the endpoint, a function that is called in one thread;

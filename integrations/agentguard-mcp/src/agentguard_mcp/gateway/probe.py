@@ -19,7 +19,7 @@ from agentguard_mcp.gateway.connect import opened
 from agentguard_mcp.gateway.messages import STANDARD, Message, RequestId, read
 from agentguard_mcp.gateway.pins import Pins, pins_of
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import NotSentError, Upstream, UpstreamLostError
+from agentguard_mcp.gateway.upstream import NotSentError, Upstream, UpstreamLostError, not_started
 
 LEGACY: Final = "2025-11-25"
 """The newest revision of MCP with ``initialize``, with which the probe begins."""
@@ -53,13 +53,8 @@ def list_tools(settings: Settings, config: Path | None = None) -> Pins:
 
 async def _listed_with_secrets(settings: Settings, guard: Guard) -> Pins:
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
-    secrets = await Calls(guard, agent, settings, _nobody).start()
+    secrets = await Calls(guard, agent, settings, not_started).start()
     return await _listed(settings, secrets)
-
-
-async def _nobody(_method: str, _params: dict[str, Any]) -> Message:
-    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
-    raise UpstreamLostError
 
 
 async def _listed(settings: Settings, secrets: Mapping[str, str]) -> Pins:

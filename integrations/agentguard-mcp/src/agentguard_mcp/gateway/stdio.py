@@ -22,7 +22,7 @@ from agentguard_mcp.gateway.connect import opened
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError
+from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError, not_started
 
 _FAILED: Final = 1
 
@@ -106,7 +106,7 @@ async def serve(
     try:
         agent = await asyncio.to_thread(guard.new_agent, settings.agent)
         make_calls = partial(Calls, guard, agent, settings)
-        upstream = await opened(settings, await make_calls(_nobody).start(), on_lost)
+        upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
     except BaseException:
         writer.close()
         raise
@@ -132,11 +132,6 @@ async def serve(
             await asyncio.wait_for(writer.drain(), GRACE)
         writer.close()
         await upstream.end(at_once=is_lost)
-
-
-async def _nobody(_method: str, _params: dict[str, Any]) -> Message:
-    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
-    raise UpstreamLostError
 
 
 async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:

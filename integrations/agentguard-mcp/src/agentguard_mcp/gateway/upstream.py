@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from agentguard import ConfigError
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
@@ -42,6 +42,11 @@ OnLost = Callable[[RequestId, Exception], None]
 
 class NotSentError(Exception):
     """The server could not be reached before a call was sent: the call did not run."""
+
+
+async def not_started(_method: str, _params: dict[str, Any]) -> Message:
+    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
+    raise UpstreamLostError
 
 
 class Upstream(Protocol):
