@@ -238,8 +238,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
-    ((application,),) = connection.execute("PRAGMA application_id")
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+    # One statement reads both: another worker may make the tables at this moment.
+    ((application, tables),) = connection.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id), count(*) FROM sqlite_schema"
+    )
     if application != _APPLICATION and (application or tables):
         raise _unavailable("it is the database of another program")
     return bool(application != _APPLICATION)

@@ -84,6 +84,23 @@ def test_each_of_many_workers_finds_a_proof_used_that_another_has_used(path):
         assert sorted(map(str, together)) == ["None", "proof.used", "proof.used"]
 
 
+def test_a_worker_opens_a_file_that_another_worker_makes_at_this_moment(path, monkeypatch):
+    class Interrupted(sqlite3.Connection):
+        def execute(self, *statement):
+            if sqlite3.connect is connect:
+                return super().execute(*statement)
+            rows = super().execute(*statement).fetchall()  # the first statement has ended
+            monkeypatch.setattr(sqlite3, "connect", connect)
+            use(ProofStore(path), "the-first")
+            return rows
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Interrupted))
+    store = ProofStore(path)
+    assert use(store, "the-first") == "proof.used"
+    assert use(store, "the-second") is None
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads
 def test_a_forked_worker_refuses_where_its_parent_has_used_the_store(path):
     """SQLite would think that the worker holds the locks of its parent."""
