@@ -48,7 +48,7 @@ class Callers:
         )
         self._delegations = CallerDelegations(guard)
 
-    async def of(self, request: Message) -> Verified | Decision:
+    async def of(self, request: Message, _spec: ToolSpec) -> Verified | Decision:
         """Return who sends a request, or the refusal for a request without a valid proof."""
         params = request.get("params", {})
         try:

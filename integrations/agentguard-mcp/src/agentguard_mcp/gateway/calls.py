@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from agentguard import (
     Agent,
     AgentguardError,
     ApprovalPending,
-    ConfigError,
     Decision,
     Delegation,
     Denied,
@@ -36,14 +35,12 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers, traces
+from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.messages import is_failure, is_unfinished
-
-if TYPE_CHECKING:
-    from agentguard_mcp.callers import Callers
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START})
 """The methods that run code of the server, and of which each request is a guarded call."""
@@ -88,9 +85,16 @@ class _InvalidError(Exception):
 
 
 class Calls:
-    """Makes the guarded calls of one agent on one server."""
+    """Makes the guarded calls of one agent on one server, for ``callers`` or the settings' user."""
 
-    def __init__(self, guard: Guard, agent: Agent, settings: Settings, ask: Ask) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        agent: Agent,
+        settings: Settings,
+        ask: Ask,
+        callers: CallerSource | None = None,
+    ) -> None:
         self.catalog = Catalog(settings, agent)
         self._guard = guard
         self._agent = agent
@@ -100,7 +104,7 @@ class Calls:
         self._lock = asyncio.Lock()
         self._delegating = asyncio.Lock()
         self._listed_at: float | None = None
-        self._callers = _callers(guard, settings)
+        self._callers = callers
 
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
@@ -269,10 +273,10 @@ class Calls:
         self, request: Message, spec: ToolSpec
     ) -> tuple[Agent, ToolSpec, Decision | None]:
         """Return the agent and the specification for a request, and why there is no caller."""
-        if self._callers is None:
+        found = None if self._callers is None else await self._callers.of(request, spec)
+        if found is None:
             agent, failed = await self._under_delegation()
             return agent, spec, failed
-        found = await self._callers.of(request)
         if isinstance(found, Decision):
             return self._agent, spec, found
         return self._agent.under(found.delegation), found.told(spec), None
@@ -342,21 +346,6 @@ def _waiting(token: Any, beat: int, identifier: str) -> Message:
         "message": f"waiting for a person to approve request {identifier}",
     }
     return {"method": "notifications/progress", "params": params}
-
-
-def _callers(guard: Guard, settings: Settings) -> Callers | None:
-    """Return what verifies callers; None where the settings ask for no proofs."""
-    if settings.proofs is None:
-        return None
-    try:
-        from agentguard_mcp.callers import Callers  # noqa: PLC0415  the extra sdk
-    except ModuleNotFoundError as error:
-        message = (
-            f"a gateway that verifies proofs needs {error.name}: from a clone of the project, run "
-            "pip install './integrations/agentguard-mcp[sdk]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
-    return Callers(guard, settings.proofs)
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:

@@ -1,11 +1,75 @@
-"""Opens the connection to the server that settings name: a process, or a URL."""
+"""Connects a client with the server that settings name: a process, or a URL.
+
+``linked`` makes the relay between the two. A gateway on stdio has one relay. A gateway over HTTP
+has one for each session.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
 
+from agentguard import Agent, ConfigError, Guard
+from agentguard_mcp.gateway.caller_source import CallerSource
+from agentguard_mcp.gateway.calls import Calls
+from agentguard_mcp.gateway.messages import RequestId
+from agentguard_mcp.gateway.relay import Peer, Relay
 from agentguard_mcp.gateway.settings import BEARER, Settings
-from agentguard_mcp.gateway.upstream import OnLost, ServerProcess, Upstream
+from agentguard_mcp.gateway.upstream import OnLost, ServerProcess, Upstream, not_started
+
+
+class Link(NamedTuple):
+    """A relay, and the server behind the relay."""
+
+    relay: Relay
+    upstream: Upstream
+
+
+async def linked(
+    guard: Guard,
+    agent: Agent,
+    settings: Settings,
+    client: Peer,
+    callers: CallerSource | None,
+    *,
+    joins_retries: bool,
+) -> Link:
+    """Start the server of ``settings``, and return the relay between the server and ``client``.
+
+    ``callers`` says who sends each request, None for the caller that the settings name.
+    ``joins_retries`` is as for ``Relay``. Raises as ``opened`` and ``Calls.start`` do.
+    """
+    relays: list[Relay] = []
+
+    def on_lost(identifier: RequestId, error: Exception) -> None:
+        for relay in relays:
+            relay.lose_request(identifier, error)
+
+    make_calls = partial(Calls, guard, agent, settings, callers=callers)
+    upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
+    relay = Relay(settings, client, upstream, make_calls, joins_retries=joins_retries)
+    relays.append(relay)
+    return Link(relay, upstream)
+
+
+def proved_callers(guard: Guard, settings: Settings) -> CallerSource | None:
+    """Return what verifies the proofs of calls; None where the settings ask for no proofs.
+
+    Raises ``ConfigError`` (``config.extra_missing``) without the extra ``sdk``, and as ``Callers``
+    does.
+    """
+    if settings.proofs is None:
+        return None
+    try:
+        from agentguard_mcp.callers import Callers  # noqa: PLC0415  the extra sdk
+    except ModuleNotFoundError as error:
+        message = (
+            f"a gateway that verifies proofs needs {error.name}: from a clone of the project, run "
+            "pip install './integrations/agentguard-mcp[sdk]'"
+        )
+        raise ConfigError(message, code="config.extra_missing") from error
+    return Callers(guard, settings.proofs)
 
 
 async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost) -> Upstream:

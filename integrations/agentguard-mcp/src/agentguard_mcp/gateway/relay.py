@@ -96,7 +96,8 @@ class Relay:
 
     ``make_calls`` gets the function with which the gateway asks the server itself, and returns the
     ``Calls``. ``from_client`` and ``from_server`` take one line each; ``lose_server`` and ``close``
-    end the relay.
+    end the relay. ``joins_retries`` is for one client without proofs: a call that the client makes
+    again while the first one runs gets the answer of the first one.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class Relay:
         client: Peer,
         server: Peer,
         make_calls: Callable[[Callable[[str, dict[str, Any]], Any]], Calls],
+        *,
+        joins_retries: bool = True,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -118,6 +121,7 @@ class Relay:
         self._own = 0
         self._dropped = 0
         self._is_lost = False
+        self._joins_retries = joins_retries
 
     # --- from the client --------------------------------------------------------------------------
 
@@ -128,6 +132,10 @@ class Relay:
         except AgentguardError as error:
             self._client.send(answers.error(None, answers.PARSE_ERROR, f"{error} [{error.code}]"))
             return
+        self.take(message)
+
+    def take(self, message: Message) -> None:
+        """Take a message of the client; raises ``UpstreamLostError`` where the server is gone."""
         if "method" not in message:
             if message["id"] in self._asked:
                 self._asked.discard(message["id"])
@@ -199,7 +207,7 @@ class Relay:
         runs, gets the answer of the first one: some clients try three times. The call ends early
         only if the client has cancelled all of these requests.
         """
-        key = _call_key(request, is_proved=self._settings.proofs is not None)
+        key = _call_key(request, is_single=not self._joins_retries)
         while (execution := self._executions.get(key)) is not None and not execution.waiting:
             await asyncio.wait([execution.task])  # all its requests are cancelled, so it ends now
         if execution is None:
@@ -374,12 +382,12 @@ def _stop(passed: _Passed) -> None:
         passed.timer.cancel()
 
 
-def _call_key(request: Message, *, is_proved: bool) -> bytes:
+def _call_key(request: Message, *, is_single: bool) -> bytes:
     """Return what two requests share that are the same call: all but the id and ``_meta``.
 
-    With a proof, each request is a call of its own, since each may have another caller.
+    For ``is_single``, each request is a call of its own, since each may have another caller.
     """
-    if is_proved:
+    if is_single:
         return orjson.dumps(request["id"])
     params = {name: value for name, value in request.get("params", {}).items() if name != "_meta"}
     return orjson.dumps([request["method"], params], option=orjson.OPT_SORT_KEYS)

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard import ConfigError, Guard
-from agentguard_mcp.gateway.calls import Calls
-from agentguard_mcp.gateway.connect import opened
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
+from agentguard_mcp.gateway.connect import linked, proved_callers
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError, not_started
+from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError
 
 _FAILED: Final = 1
 
@@ -97,21 +96,14 @@ async def serve(
     end is in the log with the outcome ``unknown``. Raises ``ConfigError`` for a server that can't
     be started, and what ``Guard.new_agent`` and ``Calls.start`` raise.
     """
-    relays: list[Relay] = []
-
-    def on_lost(identifier: RequestId, error: Exception) -> None:
-        for relay in relays:
-            relay.lose_request(identifier, error)
-
     try:
         agent = await asyncio.to_thread(guard.new_agent, settings.agent)
-        make_calls = partial(Calls, guard, agent, settings)
-        upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
+        callers = proved_callers(guard, settings)
+        client, joins = _Client(writer), callers is None
+        relay, upstream = await linked(guard, agent, settings, client, callers, joins_retries=joins)
     except BaseException:
         writer.close()
         raise
-    relay = Relay(settings, _Client(writer), upstream, make_calls)
-    relays.append(relay)
     from_client = asyncio.ensure_future(_from_client(relay, reader))
     from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())

@@ -1,0 +1,31 @@
+"""``CallerSource``: who sends each request, where the settings do not name one caller for all.
+
+A proof of a call names its caller (``agentguard_mcp.callers``), and so does the token of an HTTP
+request (``bearer.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agentguard import Decision, Delegation
+from agentguard.adapters import ToolSpec
+from agentguard_mcp.gateway.messages import Message
+
+
+class Caller(Protocol):
+    """Who sends one request."""
+
+    @property
+    def delegation(self) -> Delegation:
+        """The delegation under which the gateway decides on the request."""
+
+    def told(self, spec: ToolSpec, /) -> ToolSpec:
+        """Return a specification whose policy input has what is known of the caller."""
+
+
+class CallerSource(Protocol):
+    """Finds the caller of each request."""
+
+    async def of(self, request: Message, spec: ToolSpec, /) -> Caller | Decision | None:
+        """Return the caller, a refusal, or None for a request whose caller the settings name."""
