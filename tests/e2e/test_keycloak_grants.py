@@ -1,7 +1,7 @@
 """A real Keycloak takes a token of the token service as a grant (RFC 7523), and refuses other ones.
 
 Keycloak has the keys of the token service from its ``/jwks.json``. The set-up is that of
-``docs/how-to/token-service.md``.
+``docs/how-to/token-service-keycloak.md``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_a_token_of_the_service_is_a_grant_once(realm, token_for):
 
 
 def test_keycloak_asks_for_no_proof_and_gives_what_the_user_may(realm, token_for):
-    """What the page of the token service warns of: see the section about Keycloak there."""
+    """What the page warns of."""
     token = token_for(realm.issuer, scope="read")
     assert "cnf" in claims(token)
     got = granted(realm, token).json()

@@ -49,6 +49,16 @@ def test_a_program_registers_an_agent_and_exchanges_a_token(service):
     assert got.issued.token not in repr(got)
 
 
+@pytest.mark.parametrize("more", ["/agents", "/agents/", "//", "/?a", "/#a"])
+def test_a_url_with_more_than_a_host_is_refused(service, more):
+    """The path would be lost: the requests would go to another service of the host."""
+    for client in (TokenService, AsyncTokenService):
+        assert code_of(client, f"{service.url}{more}") == "config.invalid"
+    with TokenService(f"{service.url}/") as tokens:  # the twin
+        identity = tokens.identities.register("clerk", workload_token=service.workload())
+    assert identity.uri.startswith("spiffe://")
+
+
 def test_the_proof_of_an_identity_verifies_at_a_receiver(service):
     with TokenService(service.url) as tokens:
         identity = tokens.identities.register("clerk", workload_token=service.workload())

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from functools import partial
 
@@ -18,7 +19,16 @@ from agentguard.domain.issuer_keys import open_issuers
 from agentguard.errors import AgentguardError, ConfigError, ServerError
 from agentguard.identity.jwks import KeySet
 from agentguard.issuers.http import endpoint_of
-from agentguard.issuers.keys import COOL_DOWN, FRESH, KEPT, RETRY, FetchedKeys, FileKeys, parse_keys
+from agentguard.issuers.keys import (
+    COOL_DOWN,
+    FRESH,
+    KEPT,
+    RETRY,
+    FetchedKeys,
+    FileKeys,
+    _Kept,
+    parse_keys,
+)
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 
 
@@ -197,6 +207,34 @@ def test_while_an_issuer_is_slow_one_thread_waits_and_no_other(source, issuer, h
     release.set()
     waiting.join(30)
     assert codes == [refusal] * 2
+
+
+def test_old_keys_do_not_count_because_another_thread_has_just_fetched_new_ones(source, issuer):
+    """The age is that of the keys that were looked at, and not that of the new ones."""
+    stolen = issuer.token()
+    assert source.issuers.verify(stolen).subject == SUBJECT
+    issuer.rotate("second")
+    issuer.keys[:1] = []
+    source.is_down, source.now = True, KEPT  # no thread has fetched keys for an hour
+
+    def fetched_meanwhile(frame, _event, _argument):
+        """Replace the keys once ``FetchedKeys.keys`` has looked at them."""
+        if frame.f_code is FetchedKeys.keys.__code__:
+            if "kept" in frame.f_locals and source.source._kept.at != KEPT:
+                source.source._kept = _Kept(source_of_new.keys(), KEPT)
+            return fetched_meanwhile
+        return None
+
+    source_of_new = FetchedKeys("cluster", lambda: parse_keys(issuer.rule(), issuer.jwks()))
+    before = sys.gettrace()
+    sys.settrace(fetched_meanwhile)
+    try:
+        code = code_of(source.issuers.verify, stolen)
+    finally:
+        sys.settrace(before)
+    assert code == "issuer.unreachable"
+    assert code_of(source.issuers.verify, stolen) == "jwt.key"
+    assert source.issuers.verify(issuer.token()).subject == SUBJECT  # the twin
 
 
 def test_a_forked_process_waits_for_no_fetch_of_its_parent(issuer):

@@ -1,7 +1,7 @@
 """``SubjectToken``: what the first hop of a chain says of a token with which a principal came.
 
 The token itself, of an outside issuer such as the company's identity provider, is in no hop and in
-no entry: whoever reads the log could use the token. ``domain/issuers.py`` verifies tokens.
+no entry: whoever reads the log could use the token. ``domain/users.py`` verifies tokens.
 """
 
 from __future__ import annotations

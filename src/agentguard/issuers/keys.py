@@ -116,10 +116,10 @@ class FetchedKeys:
 
     def keys(self) -> KeySet:
         """Return the keys that count now, fetched again where they are old (``KeySource``)."""
-        if not self._is_younger(FRESH):
-            self._refresh(waits=not self._is_younger(KEPT))
-        kept = self._kept
-        if kept is not None and self._is_younger(KEPT):
+        if not self._is_younger(self._kept, FRESH):
+            self._refresh(waits=not self._is_younger(self._kept, KEPT))
+        kept = self._kept  # one look: another thread may replace the keys, and their time
+        if kept is not None and self._is_younger(kept, KEPT):
             return kept.keys
         raise self._unreachable()
 
@@ -131,8 +131,7 @@ class FetchedKeys:
         kept = self._kept
         return None if kept is None or kept.keys is than else kept.keys
 
-    def _is_younger(self, seconds: float) -> bool:
-        kept = self._kept  # one look, since another thread may replace the keys
+    def _is_younger(self, kept: _Kept | None, seconds: float) -> bool:
         return kept is not None and self._clock() - kept.at < seconds
 
     def _refresh(self, *, waits: bool) -> None:

@@ -102,14 +102,17 @@ def audience_target(name: str) -> Target | None:
     return base if base.is_protected and not base.query else None
 
 
-def parse_audience(url: str) -> Target:
-    """Return the URL of a receiver; raises ``ConfigError`` for one that protects no request."""
+def parse_audience(url: str, what: str = "a receiver") -> Target:
+    """Return the URL of a receiver; raises ``ConfigError`` for one that protects no request.
+
+    ``what`` says in the message whose URL is expected.
+    """
     try:
         base = Target.parse(url)
     except ProofError as error:
-        raise ConfigError(f"{url!r} is no URL of a receiver: {error}") from error
+        raise ConfigError(f"{url!r} is no URL of {what}: {error}") from error
     if not base.is_protected or base.query:
-        message = f"{url!r} is no URL of a receiver: use https, or http on this machine's loopback"
+        message = f"{url!r} is no URL of {what}: use https, or http on this machine's loopback"
         raise ConfigError(message)
     return base
 

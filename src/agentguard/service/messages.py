@@ -86,8 +86,18 @@ class Sent:
 
 
 def parse_url(url: str) -> str:
-    """Return the scheme, the host and the port of a service; raises ``ConfigError``."""
-    return parse_audience(url).origin
+    """Return the scheme, the host and the port of a service.
+
+    Raises ``ConfigError`` for a URL with more than these, and for one that protects no request.
+    """
+    base = parse_audience(url, "a token service")
+    if base.path != "/":
+        message = (
+            f"{url!r} is no URL of a token service: leave {base.path!r} out, since [service] issuer"
+            " is a scheme and a host alone"
+        )
+        raise ConfigError(message)
+    return base.origin
 
 
 def registration(url: str, agent: str, workload_token: str, signer: Ed25519Signer) -> Sent:

@@ -39,7 +39,8 @@ def _public(summary: str) -> dict[str, object]:
     return {"get": {"summary": summary, "responses": answers}}
 
 
-_POSTED: Final = ("400", "401", "408", "413", "415", "431")
+_BODIES: Final = ("400", "408", "413", "415", "431")
+_POSTED: Final = (*_BODIES, "401")
 
 _CHAIN_SCHEMA: Final = {
     "type": "object",
@@ -151,7 +152,7 @@ _LOGOUT: Final = {
         "required": True,
         "content": _content(FORM, _object(("logout_token",), logout_token=_TEXT)),
     },
-    "responses": _answers("200", "The log-out is recorded", _OBJECT, *_POSTED),
+    "responses": _answers("200", "The log-out is recorded", _OBJECT, *_BODIES),
 }
 
 _ASKED: Final = {
