@@ -13,8 +13,8 @@ STAGES = sorted((docs_pages.DOCS / "tutorial").glob("[0-9]*.md"))
 
 
 @pytest.mark.slow("founds a trust domain, and starts a dozen processes")
-def test_the_tutorial_runs_from_an_empty_folder(tmp_path):
-    reader = Reader(tmp_path, "shop")
+def test_the_tutorial_runs_from_an_empty_folder(tmp_path, programs):
+    reader = Reader(tmp_path, "shop", programs)
     for stage in STAGES:
         reader.follow(stage.read_text("utf-8"))
 

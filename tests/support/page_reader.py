@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import docs_pages
+from preloaded import Preloaded
 
 BLOCK = re.compile(
     r'^(?P<says>That prints:\n\n)?```(?P<kind>\w+)(?: title="(?P<title>[^"]*)")?\n'
@@ -23,10 +25,19 @@ SECRET = "tea and toast"
 """The passphrase of the key that a page has bob make."""
 
 
-class Reader:
-    """Follows pages in a folder, as a user who has set nothing up."""
+PROGRAMS = {"agentguard": ["-m", "agentguard.cli"], "python": []}
+"""What the processes of ``programs`` run, with the arguments of Python that begin each."""
+OF_A_SHELL = re.compile(r"[|&;<>$`\\*?#]")
 
-    def __init__(self, home: Path, folder: str) -> None:
+
+class Reader:
+    """Follows pages in a folder, as a user who has set nothing up.
+
+    Python and ``agentguard`` run in processes of ``programs``.
+    """
+
+    def __init__(self, home: Path, folder: str, programs: Preloaded) -> None:
+        self._programs = programs
         self.folder = home / folder
         self.folder.mkdir()
         ours = {n: v for n, v in os.environ.items() if not n.startswith(("AGENTGUARD_", "XDG_"))}
@@ -63,7 +74,15 @@ class Reader:
 
     def run(self, text: str) -> str:
         """Type commands into a shell in the folder; return what they print."""
-        return docs_pages.typed(text, self.folder, self.environment)
+        lines = [shlex.split(line) for line in text.splitlines()]
+        if OF_A_SHELL.search(text) or not all(line and line[0] in PROGRAMS for line in lines):
+            return docs_pages.typed(text, self.folder, self.environment)
+        return "".join(self._ran(*PROGRAMS[first], *words) for first, *words in lines)
+
+    def _ran(self, *words: str) -> str:
+        ran = self._programs.run(*words, cwd=self.folder, env=self.environment)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
     def with_ids(self, text: str) -> str:
         """Put in what the reader takes from the screen, and answer what the terminal asks."""

@@ -5,7 +5,6 @@ Each crew runs in a process of its own, and the answers come from other processe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from typing import Any
 
@@ -21,11 +20,9 @@ pytestmark = pytest.mark.slow("it runs a crew several times, in a process each")
 
 
 @pytest.fixture
-def reader(tmp_path) -> Reader:
+def reader(tmp_path, preloaded) -> Reader:
     """A reader in an empty folder, without a network for CrewAI to tell of its runs."""
-    if importlib.util.find_spec("agentguard_crewai") is None:
-        pytest.skip("agentguard_crewai is not installed here")
-    reader = Reader(tmp_path, "desk")
+    reader = Reader(tmp_path, "desk", preloaded)
     reader.environment["CREWAI_STORAGE_DIR"] = str(tmp_path / "crewai")
     return reader
 
