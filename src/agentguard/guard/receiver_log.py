@@ -67,8 +67,7 @@ class ReceiverLog:
         (``proof.unrecorded``).
         """
         if request is None or not self._has_room():
-            with self._lock:
-                self._unrecorded += 1
+            self._count(1)
             return
         self._append(
             lambda at, unrecorded: http_requests.refused(request, unrecorded=unrecorded, at=at)
@@ -89,7 +88,13 @@ class ReceiverLog:
         try:
             return self._ports().clock()
         except Exception as error:
+            self._count(1)
             raise _unrecorded(error) from error
+
+    def _count(self, refused: int) -> None:
+        """Count refused requests that have no entry."""
+        with self._lock:
+            self._unrecorded += refused
 
     def _append(self, build: Callable[[str, int], Record]) -> None:
         with self._lock:
@@ -99,8 +104,7 @@ class ReceiverLog:
             at = timestamp(max(ports.clock(), ports.log.last_at))
             ports.log.append(build(at, unrecorded))
         except BaseException as error:
-            with self._lock:
-                self._unrecorded += unrecorded
+            self._count(unrecorded + 1)  # and this request, which is refused without an entry
             if not isinstance(error, Exception):
                 raise
             raise _unrecorded(error) from error

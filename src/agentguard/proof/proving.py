@@ -26,7 +26,9 @@ from agentguard.proof.target import Target
 from agentguard.signing.canonical import sha256_hex
 
 _FIRST: Final = "agentguard.audience"
-"""The extension of a request with its audience; a client copies extensions to redirected requests.
+"""The extension of a request with the audience of the first request; None for no proof.
+
+A client copies the extensions to the request after a redirect.
 """
 
 
@@ -146,11 +148,15 @@ def _with_body(response: Any, body: bytearray) -> Any:
 def _audience(audiences: Audiences, request: Any) -> Target | None:
     """Return the audience of a request that is to be proved, None for any other request.
 
-    Another server may choose where a redirect leads, and does not choose what is proved there.
+    Another server may choose where a redirect leads, and does not choose what is proved there. So
+    a line of redirects that has left the audience of its first request has no more proofs.
     """
     found = audiences.find(_url(request))
     first: Target | None = request.extensions.setdefault(_FIRST, found)
-    return found if first == found else None
+    if first == found:
+        return found
+    request.extensions = {**request.extensions, _FIRST: None}  # the first request keeps its own
+    return None
 
 
 def _url(request: Any) -> str:

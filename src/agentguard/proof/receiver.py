@@ -111,12 +111,16 @@ class Receiver:
     def receipt(self, caller: RequestCaller, status: int, body: bytes) -> str:
         """Sign a receipt of the answer to a request of a verified caller (``receipt.py``).
 
-        ``body`` is the body of the answer as it is sent. Raises ``ConfigError`` without a signer,
-        ``ProofError`` (``proof.unavailable``) without a clock, and what the signer raises.
+        ``body`` is the body of the answer as the application gives it: the answer to a ``HEAD`` is
+        sent without one (RFC 9110, 9.3.2), and the receipt is of no bytes. Raises ``ConfigError``
+        without a signer, ``ProofError`` (``proof.unavailable``) without a clock, and what the
+        signer raises.
         """
         if self._signer is None:
             raise ConfigError("this receiver signs no receipts: give it a signer")
-        answer = Answer(caller.evidence.proof_sha256, status, sha256_hex(body))
+        evidence = caller.evidence
+        sent = b"" if evidence.request.method == "HEAD" else body
+        answer = Answer(evidence.proof_sha256, status, sha256_hex(sent))
         at = read_clock(self._clock)
         return receipt.mint(answer, self._signer, server=self._recorder.server, at=at)
 

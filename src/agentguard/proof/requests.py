@@ -44,8 +44,8 @@ class CallerAdapter(HTTPAdapter):
 
     Mount one adapter for ``https://`` and for ``http://``: the adapter has to see where a line of
     redirects begins. A request to an audience that can't be proved is not sent: raises as
-    ``prove_request`` and ``proof_headers`` do. A request after a redirect is proved only if the
-    first request was to the same audience. A proved request over ``http`` goes to this machine
+    ``prove_request`` and ``proof_headers`` do. A request after a redirect is proved only if all
+    requests before were to the same audience. A proved request over ``http`` goes to this machine
     itself, and through no proxy. ``receipt_keys`` has the keys (``ssh-ed25519 ...``) of audiences
     that sign their answers: an answer of such an audience without a valid receipt is a
     ``ProofError`` (``receipt.*``), and each receipt is on record in the guard's log. Raises
@@ -91,7 +91,7 @@ class CallerAdapter(HTTPAdapter):
         given: tuple[Any, ...],
         more: Mapping[str, Any],
     ) -> tuple[requests.Response, RequestProof]:
-        about = request.method or "", request.url or "", _body(request)
+        about = request.method or "", _url(request), _body(request)
         proof = prove_request(*about)
         sent = proof_headers(proof)
         response = super().send(_proved(request, sent), *given, **more)
@@ -130,7 +130,10 @@ def _body_of(response: requests.Response) -> bytes:
 
 
 class _FirstAudience(NamedTuple):
-    """A hook that does nothing: requests hands the hooks on to the request after a redirect."""
+    """A hook that does nothing, with the audience of the first request; None for no proof.
+
+    requests hands the hooks on to the request after a redirect.
+    """
 
     found: Target | None
 
@@ -141,15 +144,26 @@ class _FirstAudience(NamedTuple):
 def _audience(audiences: Audiences, request: requests.PreparedRequest) -> Target | None:
     """Return the audience of a request that is to be proved, None for any other request.
 
-    Another server may choose where a redirect leads, and does not choose what is proved there.
+    Another server may choose where a redirect leads, and does not choose what is proved there. So
+    a line of redirects that has left the audience of its first request has no more proofs.
     """
-    found = audiences.find(request.url or "")
+    found = audiences.find(_url(request))
     hooks: list[Any] = request.hooks.setdefault("response", [])
     first = next((hook for hook in hooks if isinstance(hook, _FirstAudience)), None)
     if first is None:
         hooks.append(_FirstAudience(found))
         return found
-    return found if first.found == found else None
+    if first.found == found:
+        return found
+    others = [hook for hook in hooks if hook is not first]
+    # the first request has the same hooks, and keeps them
+    request.hooks = {**request.hooks, "response": [*others, _FirstAudience(None)]}
+    return None
+
+
+def _url(request: requests.PreparedRequest) -> str:
+    """Return the URL as it is sent: without a fragment."""
+    return (request.url or "").partition("#")[0]
 
 
 def _body(request: requests.PreparedRequest) -> bytes:

@@ -246,7 +246,7 @@ def _as_of(presented: PresentedCaller, at: int) -> int:
     """
     tokens = [token for token in (presented.access_token, presented.credential) if token]
     dated = [time for time in map(jws.claimed_time, tokens) if time is not None]
-    return min(max(at, *dated), at + LEEWAY)
+    return min(max([at, *dated]), at + LEEWAY)
 
 
 def _of_domain(

@@ -116,9 +116,14 @@ def test_a_flood_of_a_known_caller_gets_a_few_entries_in_a_minute(sides, clock):
 
 def test_a_refusal_that_can_t_be_recorded_stays_the_same_refusal(sides, put_faults):
     with sides.open() as opened:
-        sent = opened.send()
-        put_faults(opened.server).before = StorageError("full", code="storage.full")
+        sent, faults = opened.send(), put_faults(opened.server)
+        faults.before = StorageError("full", code="storage.full")
         assert refused(opened.receiver, sent) == "proof.used"
+        assert refused(opened.receiver, opened.prove()) == "proof.unrecorded"
+        faults.before = None
+        opened.send()
+    entries = sides.server.entries("received", "refused")
+    assert [entry.members["unrecorded"] for entry in entries] == [0, 2]  # both had no entry
 
 
 def test_many_threads_record_each_request_once(sides):

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
 import httpx
 import httpx2
 import pytest
 import requests
-from tool_servers import SCOPE, TLS, guard_in_memory, in_call, plain_server, tool_server
+from starlette.applications import Starlette
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
+from tool_servers import (
+    SCOPE,
+    TLS,
+    ToolServer,
+    guard_in_memory,
+    in_call,
+    plain_server,
+    tool_server,
+)
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import httpx2 as proving2
@@ -27,6 +39,21 @@ def guard():
 def server(guard, tmp_path):
     with tool_server(guard, tmp_path) as server:
         yield server
+
+
+@contextmanager
+def redirecting_server(onward):
+    """Run a server that sends each request on to the URL ``onward``."""
+
+    async def redirect(_request):
+        return RedirectResponse(onward, status_code=307)
+
+    routes = [Route("/{path:path}", redirect, methods=["GET", "POST"])]
+    server = ToolServer(lambda _url: Starlette(routes=routes))
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -100,6 +127,22 @@ def test_a_redirect_elsewhere_carries_neither_token_nor_proof(guard, server, els
 
 
 @CLIENTS
+def test_a_redirect_out_of_the_audience_and_back_is_not_proved(guard, server, post):
+    """The other server must not choose which request to the audience is proved."""
+    with redirecting_server(f"{server.url}/pay?amount=1000") as thief:
+        out = f"{server.url}/onward?to={thief.url}/back"
+        twice = f"{server.url}/onward?to={server.url}/onward%3Fto={server.url}/pay"
+
+        def both():
+            return [post(server.url, url)[0] for url in (out, twice, out)]
+
+        answers = in_call(guard, both, audience=[server.url])
+    assert answers == [401, 200, 401]
+    proved = [path for _method, path, headers in server.seen if NAMES & headers.keys()]
+    assert proved == ["/onward", "/onward", "/onward", "/pay", "/onward"]
+
+
+@CLIENTS
 def test_a_redirect_within_the_audience_has_a_proof_of_its_own(guard, server, post):
     url = f"{server.url}/onward?to={server.url}/pay"
     status, text = in_call(guard, lambda: post(server.url, url), audience=[server.url])
@@ -167,6 +210,12 @@ def test_a_redirect_to_the_clear_carries_nothing(guard):
     assert sent[0].headers["authorization"].startswith("Bearer ey")
     assert not NAMES & {name.lower() for name in sent[1].headers} - {"authorization"}
     assert not sent[1].headers.get("authorization", "").startswith("Bearer")
+
+
+@CLIENTS
+def test_the_fragment_of_a_url_is_neither_sent_nor_proved(guard, server, post):
+    for url in (f"{server.url}/pay#x", f"{server.url}/onward?to={server.url}/pay#x"):
+        assert in_call(guard, lambda: post(server.url, url), audience=[server.url])[0] == 200  # noqa: B023
 
 
 def test_requests_sends_no_stream_to_an_audience(guard, server):

@@ -147,6 +147,20 @@ def test_the_clock_of_a_caller_may_be_a_little_ahead(scene, shift, is_accepted):
     assert refused(scene.receiver, sent) == ("proof.used" if is_accepted else "token.not_yet_valid")
 
 
+def test_a_token_without_a_time_is_refused_as_any_other(scene):
+    """Whoever knows the name of the trust domain can write tokens that no key has signed."""
+    sent = scene.request()
+    stranger = Ed25519Signer.from_seed(bytes(32))
+    timeless = [
+        resigned(header(sent, name).removeprefix("Bearer "), stranger, {"iat": None}, {})
+        for name in ("Authorization", "Workload-Identity-Token")
+    ]
+    forged = with_header(sent, "Authorization", f"Bearer {timeless[0]}")
+    forged = with_header(forged, "Workload-Identity-Token", timeless[1])
+    assert refused(scene.receiver, forged) == "token.malformed"
+    check(scene.receiver, sent)
+
+
 def test_a_clock_that_fails_refuses(scene):
     sent = scene.request()
 

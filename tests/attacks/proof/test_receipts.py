@@ -41,6 +41,7 @@ def key() -> Ed25519Signer:
 def application() -> FastAPI:
     app = FastAPI()
 
+    @app.head("/pay")
     @app.post("/pay", status_code=201)
     def pay() -> dict[str, str]:
         return {"paid": "42"}
@@ -83,10 +84,11 @@ def post(
     signer: Ed25519Signer | None,
     known: Ed25519Signer,
     *paths: str,
+    method: str = "POST",
     change: Any = unchanged,
     trust: Any = None,
 ) -> list[Any]:
-    """Post to each path inside one call; return the answers, or the codes of the errors."""
+    """Send a request to each path inside one call; return the answers, or the errors' codes."""
     app = application()
     store = ProofStore(folder / "proofs.sqlite")
     receiver = Receiver(URL, trust or guard.trust, store, signer=signer)
@@ -102,7 +104,7 @@ def post(
         async with httpx.AsyncClient(transport=transport) as client:
             for path in paths:
                 try:
-                    response = await client.post(f"{URL}{path}")
+                    response = await client.request(method, f"{URL}{path}")
                     answers.append((response.status_code, response.content))
                 except ProofError as error:
                     answers.append(error.code)
@@ -129,6 +131,14 @@ def test_a_receipt_is_verified_and_on_record_in_the_agent_s_log(sides, key):
     answer = Answer(proved[1], 200, sha256_hex(b"abc"))
     receipt.verify(noted[1].receipt, answer, [key.public_key], server=f"{URL}/")
     assert sides.agent.verify().ok
+
+
+def test_an_answer_to_head_has_a_receipt_of_no_body(sides, key):
+    with sides.agent.open() as guard:
+        assert post(guard, sides.folder, key, key, "/pay", method="HEAD") == [(200, b"")]
+    (noted,) = (read_receipt(entry) for entry in sides.agent.entries("receipt"))
+    answer = Answer(noted.proof_sha256, 200, sha256_hex(b""))
+    receipt.verify(noted.receipt, answer, [key.public_key], server=f"{URL}/")
 
 
 def test_a_receipt_of_another_key_does_not_count(scene, key):
