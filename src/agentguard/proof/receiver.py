@@ -52,8 +52,8 @@ class Receiver:
     handled; None for no log. ``signer`` signs a receipt of each answer to an accepted request; None
     for no receipts. ``clock`` returns seconds since the epoch.
     Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, for
-    revocations of one domain where several are trusted, and for a mapping that does not name
-    exactly the trusted domains.
+    two trust documents of one domain, for revocations of one domain where several are trusted, and
+    for a mapping that does not name exactly the trusted domains.
     """
 
     def __init__(  # noqa: PLR0913  what a server knows beforehand
@@ -70,7 +70,7 @@ class Receiver:
         signer: Signer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        require_revocations(trust, revocations)
+        require_clear_trust(trust, revocations)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
         self._trust = trust
@@ -179,13 +179,16 @@ def read_clock(clock: Callable[[], float]) -> int:
         raise ProofError("the clock can't be read", code="proof.unavailable") from error
 
 
-def require_revocations(
+def require_clear_trust(
     trust: TrustDocument | Sequence[TrustDocument],
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
 ) -> None:
-    """Raise ``ConfigError`` where it is in doubt for which domain revocations are."""
+    """Raise ``ConfigError`` where it is in doubt whose keys or whose revocations count."""
     trusted = [trust] if isinstance(trust, TrustDocument) else trust
     names = {document.trust_domain for document in trusted}
+    if len(names) != len(trusted):
+        message = "two trust documents have the same trust domain: give the newest one alone"
+        raise ConfigError(message)
     if revocations is None:
         return
     if not isinstance(revocations, Mapping):

@@ -31,9 +31,6 @@ from agentguard.visible import visible_text
 Assurance = Literal["wpt", "dpop", "call"]
 """What binds a request to its caller: a Workload Proof Token, a DPoP proof, or a call proof."""
 
-MAX_TRUSTED: Final = 64
-"""The most trust documents of one receiver."""
-
 LEEWAY: Final = wpt.MAX_LIFETIME - wpt.LIFETIME
 """How far the clock that dated a caller's tokens may be ahead of the receiver's, in seconds."""
 
@@ -212,16 +209,16 @@ def verified_caller(
 
     ``request`` is what a log says of the request.
     """
-    issuer, url = _issuer_of(presented.access_token, known.trust, known.issuers)
+    trust, url = _issuer_of(presented.access_token, known.trust, known.issuers)
     as_of = _as_of(presented, known.at)
-    token = _verified_token(presented, issuer, url, known.chains, known.audience, as_of)
+    token = _verified_token(presented, trust, url, known.chains, known.audience, as_of)
     leaf = token.chain.leaf
-    _require_holder(presented, token, issuer, as_of)
+    _require_holder(presented, token, trust, as_of)
     evidence = evidence_of(presented, request)
     if known.on_caller is not None:
         known.on_caller(KnownCaller(leaf.delegatee, token.chain.principal, token.jti, evidence))
     proved = verify_proof(token)
-    _require_unrevoked(token, _of_domain(known.revocations, issuer.trust_domain))
+    _require_unrevoked(token, _of_domain(known.revocations, trust.trust_domain))
     known.used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at)
     return RequestCaller(
         agent=leaf.delegatee,
@@ -275,7 +272,7 @@ def _issuer_of(
 
     The signature is not verified.
     """
-    trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
+    trusted = [trust] if isinstance(trust, TrustDocument) else trust
     issuer = jws.claimed(token).issuer
     url = issuer if issuer in urls else None
     named = issuer if url is None else f"spiffe://{urls[url]}"
@@ -288,7 +285,7 @@ def _issuer_of(
 def _verified_token(
     presented: PresentedCaller,
     trust: TrustDocument,
-    issuer: str | None,
+    url: str | None,
     chains: Chains | None,
     audience: str,
     at: int,
@@ -306,7 +303,7 @@ def _verified_token(
         if stored is None:
             raise UnknownChainError(named)
         shown = stored
-    return access_token.verify(text, shown, trust, at=at, audience=audience, issuer=issuer)
+    return access_token.verify(text, shown, trust, at=at, audience=audience, issuer=url)
 
 
 def _require_holder(
@@ -358,7 +355,7 @@ def verify_chain(
     A chain counts also if it becomes valid within ``LEEWAY`` seconds. Raises ``ProofError``, also
     for a chain with another digest than ``sha256`` (``proof.malformed``).
     """
-    trusted = [trust] if isinstance(trust, TrustDocument) else trust[:MAX_TRUSTED]
+    trusted = [trust] if isinstance(trust, TrustDocument) else trust
     refused = ProofError("the chain is of no trusted domain", code="proof.issuer")
     if len(chain) > headers.MAX_CHAIN:
         raise ProofError("the chain is too long", code="proof.too_large")

@@ -13,7 +13,7 @@ from proof_scene import BODY, URL, Sent, check, header, refused, resigned, with_
 from tool_servers import guard_in_memory, in_call, listed, proof_of
 
 from agentguard.delegation.context import running_call
-from agentguard.errors import ProofError
+from agentguard.errors import ConfigError, ProofError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 from agentguard.proof import ProofStore, Receiver
@@ -182,6 +182,14 @@ def test_another_trust_domain_counts_only_where_it_is_trusted(scene, tmp_path):
     check(scene.receiver, scene.request())
     with pytest.raises(ProofError):
         Receiver(URL, [], ProofStore(tmp_path / "third.sqlite")).verify(*_parts(sent))
+
+
+def test_a_receiver_trusts_any_number_of_domains_and_each_by_one_document(scene, tmp_path):
+    ours, store = scene.guard.trust, ProofStore(tmp_path / "many.sqlite")
+    others = [replace(ours, trust_domain=f"d{number}.example") for number in range(80)]
+    check(Receiver(URL, [*others, ours], store), scene.request())
+    with pytest.raises(ConfigError):  # which of the two would count?
+        Receiver(URL, [ours, *others, ours], store)
 
 
 def test_an_instance_of_another_trusted_domain_does_not_act_with_the_token(scene, tmp_path):
