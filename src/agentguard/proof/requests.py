@@ -155,9 +155,8 @@ def _audience(audiences: Audiences, request: requests.PreparedRequest) -> Target
         return found
     if first.found == found:
         return found
-    others = [hook for hook in hooks if hook is not first]
-    # the first request has the same hooks, and keeps them
-    request.hooks = {**request.hooks, "response": [*others, _FirstAudience(None)]}
+    changed: list[Any] = [_FirstAudience(None) if hook is first else hook for hook in hooks]
+    request.hooks = {**request.hooks, "response": changed}  # the first request keeps its own
     return None
 
 
