@@ -27,7 +27,11 @@ LEGACY: Final = "2025-11-25"
 MODERN: Final = "2026-07-28"
 """The revision of a server that has no ``initialize``."""
 
-_CAPABILITIES: Final[dict[str, Any]] = {"roots": {}, "sampling": {}, "elicitation": {}}
+_CAPABILITIES: Final[dict[str, Any]] = {
+    "elicitation": {"form": {}, "url": {}},
+    "roots": {"listChanged": True},
+    "sampling": {"context": {}, "tools": {}},
+}
 _CLIENT: Final = {"name": "agentguard", "version": "1"}
 _MAX_PAGES: Final = 100
 _MAX_LINES: Final = 10_000
