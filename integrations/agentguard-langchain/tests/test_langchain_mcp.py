@@ -14,9 +14,11 @@ import pytest
 from files_server import files_server
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from langchain_mcp_adapters.tools import load_mcp_tools
+from mcp.server.fastmcp import FastMCP
 from mcp.shared.memory import create_connected_server_and_client_session
 
 from agentguard import Decision, Requirement
+from agentguard.testing import RecordedGuard
 from agentguard_langchain import GuardedToolDenied, guard_tools
 from agentguard_langchain.tool_state import shape_of
 
@@ -124,6 +126,28 @@ async def test_a_delegation_reaches_a_servers_tool(serving):
         with inbox.guard.delegate("user:alice", scope=["pay"]):
             await write.ainvoke({"path": "a", "text": "x"})
     assert [call.predicate["principal"] for call in inbox.log.calls()] == ["user:alice"]
+
+
+async def test_two_servers_with_a_tool_of_one_name_are_told_apart():
+    """The application's name for a server counts, and not the name that a server announces."""
+    made = RecordedGuard.make(
+        agents={"clerk": {"authority": "own"}}, tools={"log": {"origin": "mcp:git"}}
+    )
+    answers = []
+    for named in ("git", "files", None):
+        server = FastMCP("git")
+        server.add_tool(lambda: "ran", name="log", description="Logs.")
+        async with create_connected_server_and_client_session(server) as session:
+            tools = await load_mcp_tools(session, server_name=named)
+            (tool,) = guard_tools(tools, made.guard.new_agent("clerk"))
+            call = {"name": "log", "args": {}, "id": "c1", "type": "tool_call"}
+            answers.append(str((await tool.ainvoke(call)).content))
+    assert "ran" in answers[0]
+    assert ["[tool.changed]" in answer for answer in answers] == [False, True, True]
+    origins = [call.predicate["tool"]["origin"] for call in made.calls()]
+    assert origins[:2] == ["mcp:git", "mcp:files"]
+    assert not origins[2].startswith("mcp:")
+    made.guard.close()
 
 
 @pytest.mark.slow("the server as people run it: a process for the tools, and one for each call")

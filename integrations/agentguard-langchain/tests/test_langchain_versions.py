@@ -17,7 +17,7 @@ from langchain_mcp_adapters.tools import load_mcp_tools
 from packaging.requirements import Requirement
 
 from agentguard import ConfigError
-from agentguard_langchain import binding
+from agentguard_langchain import mcp_origin
 from agentguard_langchain.binding import origin_of
 
 FOLDER = Path(__file__).parents[1]
@@ -81,9 +81,9 @@ def test_the_adapter_looks_before_it_imports_a_framework(tmp_path):
 @pytest.fixture
 def _looks_anew():
     """The adapter looks once for what tools of MCP servers need."""
-    binding._require_mcp.cache_clear()
+    mcp_origin.require_mcp.cache_clear()
     yield
-    binding._require_mcp.cache_clear()
+    mcp_origin.require_mcp.cache_clear()
 
 
 @pytest.mark.usefixtures("_looks_anew")

@@ -34,7 +34,6 @@ from agentguard.adapters import (
     ToolSpec,
     binder,
     function_schema,
-    require_supported,
 )
 from agentguard_langchain.factories import is_model, with_marks
 from agentguard_langchain.injection import (
@@ -46,10 +45,9 @@ from agentguard_langchain.injection import (
     removed_names,
     runtime_name,
 )
+from agentguard_langchain.mcp_origin import mcp_origin
 from agentguard_langchain.schemas import require_observable
 from agentguard_langchain.validators import may_fill_in
-
-_MCP_ADAPTERS: Final = "langchain_mcp_adapters.tools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,21 +293,12 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-@functools.cache
-def _require_mcp() -> None:
-    """Raise ``ConfigError`` for other versions, which may keep the server's name elsewhere."""
-    require_supported("agentguard-langchain", "langchain-mcp-adapters", "mcp")
-
-
 def origin_of(function: Callable[..., Any]) -> str:
-    """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>`` where known."""
+    """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>`` where known.
+
+    Raises ``ConfigError`` as ``mcp_origin``.
+    """
     while isinstance(function, functools.partial):
         function = function.func
     owner = function if hasattr(function, "__qualname__") else type(function)
-    if owner.__module__ == _MCP_ADAPTERS and inspect.isfunction(function):
-        _require_mcp()
-        # the adapters keep the server's name in the closure of each tool's function, only
-        server = inspect.getclosurevars(function).nonlocals.get("server_name")
-        if isinstance(server, str) and server:
-            return f"mcp:{server}"
-    return f"{owner.__module__}:{owner.__qualname__}"
+    return mcp_origin(function) or f"{owner.__module__}:{owner.__qualname__}"

@@ -20,7 +20,9 @@ class GuardedTransport(_transports.ClientTransport):  # type: ignore[misc]  # fa
     """Connects ``fastmcp.Client`` over a transport of the SDK, with a proof in each request.
 
     ``connect`` returns a new transport of the SDK for each connection, as in
-    ``lambda: streamable_http_client(URL)``. ``audience`` is that of ``guard_transport``.
+    ``lambda: streamable_http_client(URL)``. ``audience`` is that of ``guard_transport``, and the
+    origin of the tools that ``langchain.mcp`` makes of the server's (``mcp:<audience>``, or the
+    audience itself where it begins with ``mcp:``).
     """
 
     def __init__(
@@ -28,6 +30,11 @@ class GuardedTransport(_transports.ClientTransport):  # type: ignore[misc]  # fa
     ) -> None:
         self._connect = connect
         self._audience = audience
+
+    @property
+    def audience(self) -> str:
+        """The name of the server, as the application has configured the server."""
+        return self._audience
 
     @asynccontextmanager
     async def connect_session(

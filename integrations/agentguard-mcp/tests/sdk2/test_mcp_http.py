@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
-import threading
-import time
 
 import httpx2
 import pytest
-import uvicorn
 from fastmcp import Client as FastClient
+from http_serving import listening, serving
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_scene import MODES, code_of
@@ -24,19 +21,11 @@ from agentguard_mcp.fastmcp import GuardedTransport
 @contextlib.contextmanager
 def running(kind, tmp_path, make):
     """Run a guarded server over HTTP under its URL, which is also its audience."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+    bound, url = listening()
     scene = make(kind, audience=url)
     app = scene.server.http_app() if kind == "fastmcp" else scene.server.streamable_http_app()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
-    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
-    while not server.started:
-        time.sleep(0.005)
-    try:
+    with serving(app, bound):
         yield scene, url
-    finally:
-        server.should_exit = True
 
 
 @pytest.fixture(params=MODES)

@@ -25,3 +25,4 @@ async def test_a_guarded_tool_proves_its_call_and_gets_the_denial_of_the_server(
     assert [call.invocation_sha256 for call in at_agent] == [
         given["caller"]["invocation_sha256"] for given in at_server
     ]
+    assert {call.predicate["tool"]["origin"] for call in at_agent} == {scene.audience}
