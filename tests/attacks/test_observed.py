@@ -159,7 +159,11 @@ def test_an_answer_ahead_of_the_call_says_that_it_runs_and_what_the_policy_says(
     with Observed(place, **PEOPLE).open(ANSWERS["approval"]) as guard:
         note, agent = noted(guard, ran), guard.new_agent("reader")
         ahead = adapters.evaluate(agent, agent._invocation(note, ("x",), {}))
+        unasked = adapters.evaluate(
+            agent, agent._invocation(note, ("x",), {}), CallOptions(asks_people=False)
+        )
     assert ahead.allowed
+    assert unasked == ahead
     assert ahead.reason == (
         "the policy is only observed; it says approval [approval.required]; a lead"
     )

@@ -13,16 +13,23 @@ from agentguard.testing import RecordedGuard
 from agentguard_mcp.messages import RefusedRequestError
 from agentguard_mcp.request_guard import RequestGuard, ToolDescription, current_caller
 
+LIST = "mcp:tools/list"
+
 
 class Server:
     """A guard of a server that has one tool, and what has run."""
 
-    def __init__(self, scene: CallScene, **tables: Any) -> None:
+    def __init__(self, scene: CallScene, *, filter_list: bool = False, **tables: Any) -> None:
         self.scene = scene
         self.log = RecordedGuard.make(**tables)
         self.runs: list[str] = []
         self.requests = RequestGuard(
-            self.log.guard, scene.receiver, agent="mcp-server", server="pay", lists_for_all=True
+            self.log.guard,
+            scene.receiver,
+            agent="mcp-server",
+            server="pay",
+            lists_for_all=True,
+            filter_list=filter_list,
         )
 
     async def answer(self, params: Any, method: str = "tools/call", result: Any = None) -> Any:
@@ -155,6 +162,28 @@ async def test_a_list_has_the_tools_of_the_callers_scope(tmp_path):
         assert [tool["name"] for tool in seen["tools"]] == ["pay"]
         assert seen["cacheScope"] == "private"
         assert await server.refused(proved, "tools/list") == "proof.used"
+
+
+@pytest.mark.parametrize("filter_list", [True, False])
+async def test_the_policy_says_which_tools_a_caller_sees_where_the_server_asks(
+    tmp_path, filter_list
+):
+    scene = CallScene(tmp_path)
+    server = Server(scene, filter_list=filter_list)
+    server.log.decide = lambda given: (
+        Decision.allow()
+        if (given["action"], given["args"]) == (LIST, {"server": "pay", "tool": "pay"})
+        and given["caller"]["principal"] == "user:alice"
+        else Decision.require_approval()
+    )
+    listed = {"tools": [{"name": name, "inputSchema": {}} for name in ("pay", "refund")]}
+    with scene.guard, server.log.guard:
+        proved = scene.prove({}, method="tools/list")
+        seen = await server.answer(proved, "tools/list", listed)
+        assert [tool["name"] for tool in seen["tools"]] == ["pay", "refund"][: 2 - filter_list]
+        assert server.log.guard.approvals.pending() == []
+        assert server.log.calls() == []
+        assert len(server.log.policy_inputs) == 2 * filter_list
 
 
 async def test_work_that_goes_on_in_the_background_has_an_unknown_outcome(server):

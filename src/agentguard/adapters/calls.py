@@ -66,7 +66,8 @@ def evaluate(agent: Agent, invocation: Invocation, options: CallOptions = _PLAIN
     """Return the decision on a call with these options, without a record of the call.
 
     Two entries may be recorded: the renewal of a credential that is due, and the request of a call
-    that needs an approval. A call that needs an approval raises ``ApprovalPending``.
+    that needs an approval. A call that needs an approval raises ``ApprovalPending``. With the
+    option ``asks_people`` False, such a call leaves no request, and the decision is ``approval``.
     """
     return caller_of(agent).evaluate(invocation, options)
 

@@ -28,6 +28,9 @@ class CallOptions(NamedTuple):
     the call was suspended. A ``reentrant`` call, the work of a sub-agent, also runs again where it
     was cut short, and while a call within it waits for people.
 
+    With ``asks_people`` False, ``evaluate`` asks nobody for an approval and looks at no answers:
+    the decision is then the policy's ``approval``, and no request is left. ``run`` ignores this.
+
     ``remedies`` say, by reason code, what a developer who uses the framework does about a refusal.
     The log has them in the place of the general remedies (docs/reference/reason-codes.md).
     """
@@ -38,3 +41,4 @@ class CallOptions(NamedTuple):
     suspends: Exceptions = ()
     hands_on: Exceptions = ()
     remedies: Mapping[str, str] = _NONE
+    asks_people: bool = True

@@ -222,6 +222,8 @@ class ClientCall:
             "reentrant": self.options.reentrant,
             "is_traced": self.is_traced,
         }
+        if not self.options.asks_people:
+            about["asks_people"] = False
         if isinstance(arguments, Arguments):
             return {**about, "unbound": arguments.unbound}
         return {**about, "error": values.error(arguments)}

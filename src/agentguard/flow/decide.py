@@ -67,10 +67,15 @@ class Ruling(NamedTuple):
 
 
 def rule(
-    prepared: PreparedCall, nested_calls: NestedCalls, journal_entry: JournalEntry | None
+    prepared: PreparedCall,
+    nested_calls: NestedCalls,
+    journal_entry: JournalEntry | None,
+    *,
+    asks_people: bool = True,
 ) -> Generator[Effect, Any, Ruling]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
+    Without ``asks_people``, the ruling of such a call is the policy's, and nobody is asked.
     A call with a ``journal_entry`` does not run again, so nobody is asked to approve it once more.
     If the call ran while the policy was only observed, nobody approved it, and it is refused.
     """
@@ -80,6 +85,8 @@ def rule(
         return ruling._replace(enforced=False)
     stored = prepared.stored_request
     if ruling.decision.outcome == "deny" or (stored is None and ruling.decision.allowed):
+        return ruling
+    if not asks_people:
         return ruling
     if journal_entry is not None:
         return _replayed(ruling, journal_entry)

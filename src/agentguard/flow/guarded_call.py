@@ -51,12 +51,15 @@ def evaluate(call: CallInput) -> Generator[Effect, Any, Decision]:
     The function takes the steps 1, 2, 3, 5 and, of step 6, the approval, which is not used up. They
     have three side effects: a credential that is due is renewed, a hop to the agent is signed and
     recorded, and a call that needs an approval leaves a request, for which the function raises
-    ``ApprovalPending``.
+    ``ApprovalPending``, unless the call's options say that nobody is asked (``asks_people``).
     """
-    prepared = yield from prepare(call)
+    asks_people = call.options.asks_people
+    prepared = yield from prepare(call, seeks_approval=asks_people)
     attempt = Attempt(prepared, call.nested_calls, call.options, around=call.around)
     yield from attempt.look_up()
-    ruling = yield from rule(attempt.prepared, call.nested_calls, attempt.journal_entry)
+    ruling = yield from rule(
+        attempt.prepared, call.nested_calls, attempt.journal_entry, asks_people=asks_people
+    )
     if ruling.interrupt is not None:
         raise ruling.interrupt
     return ruling.decision if ruling.enforced else Decision.observation(ruling.decision)

@@ -123,6 +123,7 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
     options = CallOptions(
         codec=_CODEC if header.get("has_codec") is True else None,
         reentrant=header.get("reentrant") is True,
+        asks_people=header.get("asks_people") is not False,
     )
     call = CallInput(
         instance.actor,

@@ -259,6 +259,17 @@ def test_evaluate_tells_that_an_approval_is_needed(note):
     verified(guard)
 
 
+def test_evaluate_that_asks_nobody_leaves_no_request(note):
+    people = {"approvals": {"application": True}}
+    guard = Guard.ephemeral(lambda _: Decision.require_approval(), config=people)
+    agent = guard.new_agent("a")
+    decision = adapters.evaluate(agent, invocation(note), CallOptions(asks_people=False))
+    assert (decision.outcome, decision.code) == ("approval", "approval.required")
+    assert records(guard, "request") == []
+    assert guard.approvals.pending() == []
+    verified(guard)
+
+
 def test_evaluate_denies_what_nobody_can_approve(note):
     guard = Guard.ephemeral(lambda _: Decision.require_approval())
     assert adapters.evaluate(guard.new_agent("a"), invocation(note)).code == "approval.unavailable"

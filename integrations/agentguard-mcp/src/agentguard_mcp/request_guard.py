@@ -19,9 +19,10 @@ from typing import Any, Final, NamedTuple
 from agentguard import Agent, AgentguardError, ApprovalPending, Denied, Guard, adapters
 from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, ToolSpec
 from agentguard.proof import CallReceiver, RequestCaller
-from agentguard_mcp import messages
+from agentguard_mcp import listing, messages
 from agentguard_mcp.arguments import bound
 from agentguard_mcp.delegations import CallerDelegations, service_of
+from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
 from agentguard_mcp.threads import in_thread
 
@@ -60,7 +61,8 @@ class RequestGuard:
 
     ``agent`` is the name of the server's agent in the configuration of ``guard``, and ``server``
     the name of the server, from which its tools have their origin (``mcp:<server>``). With
-    ``lists_for_all`` False, a list needs a proof. Raises as ``Guard.new_agent`` does.
+    ``lists_for_all`` False, a list needs a proof. With ``filter_list``, a list with a proof has
+    the tools for which the policy allows ``mcp:tools/list``. Raises as ``Guard.new_agent`` does.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class RequestGuard:
         agent: str,
         server: str,
         lists_for_all: bool,
+        filter_list: bool = False,
     ) -> None:
         self._receiver = receiver
+        self._server = server
         self._agent = guard.new_agent(agent)
         self._delegations = CallerDelegations(guard)
         self._origin = f"mcp:{server}"
         self._lists_for_all = lists_for_all
+        self._filter_list = filter_list
 
     async def answer(self, method: str, params: Any, describe: Describe, run: Run) -> Any:
         """Return the result of a request, which ``run`` runs if the caller may.
@@ -106,26 +111,38 @@ class RequestGuard:
             raise RefusedRequestError(message, code="proof.unavailable") from error
 
     async def _list(self, method: str, params: Any, run: Run) -> Any:
-        """Return a list: of tools, for a caller with a proof, those that the caller's scope has."""
+        """Return a list: of tools, for a caller with a proof, those that the caller may see."""
         if not messages.is_proved(params) and self._lists_for_all:
             return await run()
         caller = await self._verified(method, params)
         result = await run()
-        if method != "tools/list" or not isinstance(result, Mapping):
+        if method != LIST or not isinstance(result, Mapping):
             return result
-        listed = result.get("tools")
-        tools = [tool for tool in listed or () if self._is_for(caller, tool)]
-        kept = {**result, "tools": tools}
-        if "cacheScope" in kept:
-            kept["cacheScope"] = "private"
-        return kept
+        tools = [(tool, self._listed_spec(tool)) for tool in listing.tools_of(result)]
+        kept = [(t, s) for t, s in tools if s is not None and caller.scope.issuperset(s.requires)]
+        if self._filter_list:
+            permitted = await self._permitted(caller, [spec.name for _tool, spec in kept])
+            kept = [(tool, spec) for tool, spec in kept if spec.name in permitted]
+        return listing.with_tools(result, [tool for tool, _spec in kept])
 
-    def _is_for(self, caller: RequestCaller, tool: Any) -> bool:
+    def _listed_spec(self, tool: Any) -> ToolSpec | None:
         name = tool.get("name") if isinstance(tool, Mapping) else None
         if not isinstance(name, str):
-            return False
+            return None
         described = ToolDescription(str(tool.get("description") or ""), tool.get("inputSchema", {}))
-        return caller.scope.issuperset(self._spec(name, described).requires)
+        return self._spec(name, described)
+
+    async def _permitted(self, caller: RequestCaller, names: list[str]) -> frozenset[str]:
+        """Return the tools that the policy lets the caller list; none where nothing decides."""
+        described = ToolDescription(listing.DESCRIPTION, listing.SCHEMA)
+        try:
+            spec = self._spec(f"{messages.OWN}{LIST}", described)
+            delegation = await in_thread(partial(self._delegations.of, caller))
+        except AgentguardError as error:
+            _LOGGER.warning("a list shows no tools: %s (%s)", error, error.code)
+            return frozenset()
+        spec = replace(spec, facts=with_caller(spec, caller))
+        return await listing.permitted(self._agent.under(delegation), spec, self._server, names)
 
     def _spec(self, name: str, described: ToolDescription) -> ToolSpec:
         spec = ToolSpec(

@@ -36,13 +36,16 @@ def guard_server(
     *,
     agent: str = AGENT,
     lists_for_all: bool = True,
+    filter_list: bool = False,
 ) -> None:
     """Have ``guard`` verify, decide and log each request of an MCP server before it runs.
 
     ``server`` is an ``MCPServer`` or a low-level ``Server`` of the SDK 2, or a ``FastMCP`` of
     fastmcp 4. ``receiver`` says how callers name the server, whom it trusts, and where used proofs
     are kept. ``agent`` is the server's agent in the configuration of ``guard``. With
-    ``lists_for_all`` False, also a list of tools, resources or prompts needs a proof.
+    ``lists_for_all`` False, also a list of tools, resources or prompts needs a proof. With
+    ``filter_list``, a list of tools with a proof has only the tools for which the policy allows the
+    call ``mcp:tools/list``, whose arguments ``server`` and ``tool`` name one tool.
 
     A tool or another request runs only with a proof, and if the policy of ``guard`` allows the
     call to ``agent`` under the caller's principal and scope. A list of tools with a proof has the
@@ -55,7 +58,14 @@ def guard_server(
     if any(isinstance(one, GuardMiddleware) for one in low.middleware):
         raise ConfigError("the server is guarded already: call guard_server once")
     name = str(getattr(server, "name", ""))
-    requests = RequestGuard(guard, receiver, agent=agent, server=name, lists_for_all=lists_for_all)
+    requests = RequestGuard(
+        guard,
+        receiver,
+        agent=agent,
+        server=name,
+        lists_for_all=lists_for_all,
+        filter_list=filter_list,
+    )
     is_fastmcp = hasattr(server, "_mcp_server")
     describe = partial(_of_fastmcp, server) if is_fastmcp else partial(_of_sdk, low)
     low.middleware.insert(0, GuardMiddleware(requests, describe))

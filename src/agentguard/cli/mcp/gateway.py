@@ -164,6 +164,7 @@ def settings_of(
         prefix=table.prefix,
         pins=pins,
         tools=table.tools,
+        filter_list=table.filter_list,
         scope=scope.visible,
         environment=package().environment(os.environ, (*table.env, *env)),
         secrets=table.secrets,

@@ -31,7 +31,8 @@ class McpConfig:
     ``agent`` makes the calls, for ``principal`` or on its own authority. ``scope`` is what the
     principal delegates, empty for all that the principal's roles allow. ``prefix`` stands before
     the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
-    tools that a client sees, None for all. ``env`` names the variables that the server gets, and
+    tools that a client sees, None for all; with ``filter_list``, the policy decides which of these
+    a client sees. ``env`` names the variables that the server gets, and
     ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
     file of the pinned tools, None for the default. ``audience`` is the name of the
     gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
@@ -47,6 +48,7 @@ class McpConfig:
     scope: frozenset[str] = frozenset()
     prefix: str = ""
     tools: tuple[str, ...] | None = None
+    filter_list: bool = False
     env: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     pins: Path | None = None
@@ -129,6 +131,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         scope=table.scope("scope"),
         prefix=table.text("prefix", ""),
         tools=table.texts("tools", None),
+        filter_list=table.boolean("filter_list", default=False),
         env=table.texts("env", ()),
         secrets=table.mapping("secrets") or {},
         pins=resolve(pins) if pins else None,

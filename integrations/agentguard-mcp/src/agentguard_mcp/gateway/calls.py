@@ -8,6 +8,7 @@ before each call, by a list that the server gives then.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -38,11 +39,14 @@ from agentguard_mcp.gateway import answers, traces
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
+from agentguard_mcp.gateway.pins import Definition
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
+from agentguard_mcp.gateway.waiting import approved
+from agentguard_mcp.listing import LIST, permitted
 from agentguard_mcp.messages import is_failure, is_unfinished
 
-GUARDED: Final = frozenset({"tools/call", *METHODS} - {START})
+GUARDED: Final = frozenset({"tools/call", *METHODS} - {START, LIST})
 """The methods that run code of the server, and of which each request is a guarded call."""
 
 _MEMBERS: Final = {
@@ -51,11 +55,10 @@ _MEMBERS: Final = {
     "prompts/get": {"name", "arguments", "inputResponses", "requestState"},
 }
 _OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
+_LOGGER = logging.getLogger("agentguard.mcp")
 _HOUR: Final = timedelta(hours=1)
 _MARGIN: Final = timedelta(minutes=5)
 _MAX_PAGES: Final = 100
-_BEAT: Final = 5.0
-"""Seconds between two notices that a call waits for an approval."""
 
 
 class Ask(Protocol):
@@ -143,7 +146,7 @@ class Calls:
             try:
                 await arun(agent, invocation, run, _OPTIONS)
             except ApprovalPending as waiting:
-                if not await self._approved(waiting):
+                if not await approved(self._agent, waiting, settings.wait):
                     raise
             else:
                 return released
@@ -189,13 +192,33 @@ class Calls:
                     result = await arun(agent, invocation, run, _OPTIONS)
                 return {"id": request["id"], "result": result}
             except ApprovalPending as waiting:
-                if last or not await self._approved(waiting, request, notify):
+                if last or not await approved(
+                    self._agent, waiting, self._settings.wait, request, notify
+                ):
                     return answers.pending(request, name, waiting.request)
                 if request["method"] == "tools/call":  # the tool may have changed meanwhile
                     refused = refused or await self._tool_refusal(name, request)
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
                 return self._failure(request, name, error)
         raise AssertionError  # pragma: no cover  the second round returns
+
+    async def listed(self, request: Message, tools: list[Definition]) -> list[Definition]:
+        """Return those of ``tools`` for which the policy allows ``mcp:tools/list``.
+
+        ``request`` is the client's ``tools/list``. Without a caller, the list is empty.
+        """
+        spec, refused = self.catalog.method(LIST)
+        try:
+            agent, spec, failed = await self._for_caller(request, spec)
+        except Exception:
+            _LOGGER.exception("a list shows no tools")
+            return []
+        if refused := refused or failed:
+            _LOGGER.warning("a list shows no tools: %s [%s]", refused.reasons, refused.code)
+            return []
+        names = {one["name"]: self.catalog.spec(one["name"]).name for one in tools}
+        shown = await permitted(agent, spec, self._settings.server, names.values())
+        return [one for one in tools if names[one["name"]] in shown]
 
     def _failure(self, request: Message, name: str, error: Exception) -> Message:
         """Return the answer to a request whose call ended with ``error``."""
@@ -301,28 +324,6 @@ class Calls:
                 self._delegation = delegation
         return self._agent.under(delegation), None
 
-    async def _approved(
-        self,
-        waiting: ApprovalPending,
-        request: Message | None = None,
-        notify: Callable[[Message], None] = lambda _notice: None,
-    ) -> bool:
-        """Wait for the answer to a request for an approval; return whether one has come.
-
-        A client that has asked for progress hears that the call waits: some clients then wait on.
-        """
-        clock = asyncio.get_running_loop().time
-        end, beat = clock() + self._settings.wait, 0
-        token = meta_of(request or {}).get("progressToken")
-        while (left := end - clock()) > 0:
-            beat += 1
-            if token is not None:
-                notify(_waiting(token, beat, waiting.request.request_id))
-            pause = left if token is None else min(left, _BEAT)
-            if await self._agent.approvals.await_(waiting.request, timeout=pause):
-                return True
-        return False
-
 
 def _result(response: Message) -> Any:
     """Return the result of a call; raises ``_FailedError`` or ``_TaskError`` for another answer.
@@ -336,16 +337,6 @@ def _result(response: Message) -> Any:
     if "error" in response or is_failure(result):
         raise _FailedError(response)
     return result
-
-
-def _waiting(token: Any, beat: int, identifier: str) -> Message:
-    """Return the notice that a call waits; progress has to grow, and is the server's own later."""
-    params = {
-        "progressToken": token,
-        "progress": beat / 1_000_000,
-        "message": f"waiting for a person to approve request {identifier}",
-    }
-    return {"method": "notifications/progress", "params": params}
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from agentguard import Agent, AgentguardError, Decision
 from agentguard.adapters import EncodeError, ToolSpec, configure_tool
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.listing import DESCRIPTION, LIST, SCHEMA
 from agentguard_mcp.messages import OWN
 
 MAX_TOOLS: Final = 2_000
@@ -25,7 +26,7 @@ MAX_TOOLS: Final = 2_000
 START: Final = "start"
 """What starts a server with secrets; ``mcp:start`` for the policy."""
 
-METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+METHODS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "resources/read": (
         "Read a resource of an MCP server.",
         {"type": "object", "properties": {"uri": {"type": "string"}}, "required": ["uri"]},
@@ -42,6 +43,7 @@ METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
             "required": ["server"],
         },
     ),
+    LIST: (DESCRIPTION, SCHEMA),
     "prompts/get": (
         "Get a prompt of an MCP server.",
         {
@@ -51,7 +53,7 @@ METHODS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
 }
-"""What is guarded beside ``tools/call``: description and schema, as of a tool.
+"""What the policy is asked beside ``tools/call``: description and schema, as of a tool.
 
 For the policy, the name begins with ``mcp:``.
 """

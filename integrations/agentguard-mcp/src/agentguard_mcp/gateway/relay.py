@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from agentguard import AgentguardError
+from agentguard_mcp import listing
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.calls import GUARDED, Calls
 from agentguard_mcp.gateway.messages import (
@@ -30,32 +31,10 @@ from agentguard_mcp.gateway.messages import (
     read,
     without_tasks,
 )
+from agentguard_mcp.gateway.methods import FROM_SERVER, PASSED
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.messages import ERROR
-
-PASSED: Final = frozenset(
-    {
-        "completion/complete",
-        "initialize",
-        "logging/setLevel",
-        "ping",
-        "prompts/list",
-        "resources/list",
-        "resources/subscribe",
-        "resources/templates/list",
-        "resources/unsubscribe",
-        "server/discover",
-        "subscriptions/listen",
-        "tools/list",
-    }
-)
-"""The requests of a client that go on without a decision (MCP 2024-11-05 to 2026-07-28)."""
-
-FROM_SERVER: Final = frozenset(
-    {"elicitation/create", "ping", "roots/list", "sampling/createMessage"}
-)
-"""The requests of a server that go on to the client."""
 
 MAX_PENDING: Final = 1_000
 """The most requests of one side that wait for an answer."""
@@ -159,13 +138,10 @@ class Relay:
         elif waiting >= MAX_PENDING:
             self._refuse(identifier, ERROR, "too many requests wait for an answer")
         elif method in GUARDED:
-            task = asyncio.get_running_loop().create_task(self._guard(message))
-            self._guarded[identifier] = task
-            # a task that is cancelled before its first step runs nothing of its own
-            task.add_done_callback(lambda _task: self._guarded.pop(identifier, None))
+            self._start(identifier, self._guard(message))
         elif method in PASSED:
-            message = cleaned(message)
-            self._pass(without_tasks(message, "params") if method == "initialize" else message)
+            sent = cleaned(message)
+            self._pass(message, without_tasks(sent, "params") if method == "initialize" else sent)
         else:
             text = f"the gateway passes no {method[:64]!r} on"
             self._refuse(identifier, answers.METHOD_NOT_FOUND, text)
@@ -173,9 +149,15 @@ class Relay:
     def _refuse(self, identifier: RequestId, code: int, text: str) -> None:
         self._client.send(answers.error(identifier, code, text))
 
-    def _pass(self, message: Message) -> None:
+    def _start(self, identifier: RequestId, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(answering)
+        self._guarded[identifier] = task
+        # a task that is cancelled before its first step runs nothing of its own
+        task.add_done_callback(lambda _task: self._guarded.pop(identifier, None))
+
+    def _pass(self, message: Message, sent: Message) -> None:
         identifier, timer = message["id"], None
-        self._server.send(message)
+        self._server.send(sent)
         if message["method"] != _ENDLESS:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self._settings.timeout, self._give_up, identifier)
@@ -291,24 +273,30 @@ class Relay:
         elif (passed := self._passed.pop(identifier, None)) is not None:
             _stop(passed)
             if passed.request["method"] == "tools/list":
-                message = self._filtered(message)
-            elif passed.request["method"] == "initialize":
+                self._list(passed.request, message)
+                return
+            if passed.request["method"] == "initialize":
                 message = without_tasks(message, "result")
             self._client.send(message)
         else:
             self._drop("a response to no request")
 
-    def _filtered(self, message: Message) -> Message:
-        """Return a list of tools with those that the client may see."""
+    def _list(self, request: Message, message: Message) -> None:
+        """Answer a request for a list of tools with those that the client may see."""
         result = message.get("result")
-        if result is None:
-            return message
-        tools = result.get("tools")
-        shown = self._calls.catalog.learn(tools if isinstance(tools, list) else [])
-        result = {**result, "tools": shown}
-        if "cacheScope" in result:
-            result["cacheScope"] = "private"  # another agent may see other tools
-        return {**message, "result": result}
+        if result is not None:
+            tools = self._calls.catalog.learn(listing.tools_of(result))
+            message = {**message, "result": listing.with_tools(result, tools)}
+            if self._settings.filter_list and tools:
+                self._start(message["id"], self._filter(request, message))
+                return
+        self._client.send(message)
+
+    async def _filter(self, request: Message, message: Message) -> None:
+        """Answer with those tools of a list that the policy lets the client see."""
+        result = message["result"]
+        tools = await self._calls.listed(request, result["tools"])
+        self._client.send({**message, "result": {**result, "tools": tools}})
 
     def _request_of_server(self, message: Message) -> None:
         identifier, refused = message["id"], None

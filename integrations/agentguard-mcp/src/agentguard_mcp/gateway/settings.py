@@ -42,11 +42,13 @@ class Settings:
     the principal's roles allow, and ``task_id`` the task of the delegation. ``prefix`` stands
     before the name of each tool in the policy and the log. ``pins`` are the pinned tools, None
     where no tool is pinned. ``tools`` are the patterns (``git_*``) of the tools that the client may
-    see and call, None for all. ``scope`` is the largest scope that a call can have, None where
-    this process does not know it. ``environment`` is the whole environment of the server,
-    but for ``secrets``: the variables that hold a secret, each with the name of the secret in
+    see and call, None for all. With ``filter_list``, the client sees of these the tools for which
+    the policy allows ``mcp:tools/list``. ``scope`` is the largest scope that a call can have, None
+    where this process does not know it. ``environment`` is the whole environment of the server, but
+    for ``secrets``: the variables that hold a secret, each with the name of the secret in
     ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and
     ``bearer`` the name of the secret that is the token for it.
+
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
     tools counts for a call; 0 asks the server before each call. ``proofs`` asks for a proof of each
     call; None takes the identity of the settings for all calls. ``wait`` is the number of seconds
@@ -62,6 +64,7 @@ class Settings:
     prefix: str = ""
     pins: Pins | None = None
     tools: tuple[str, ...] | None = None
+    filter_list: bool = False
     scope: frozenset[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
