@@ -23,7 +23,7 @@ from guarded_call import POLICY, TABLES, guarded
 
 from agentguard import Guard
 from agentguard.audit import checkpoint
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine_loader import configured_engine
@@ -147,12 +147,12 @@ def _in_batches(log: ShardLog) -> ShardLog:
     places = itertools.count(log.head.size)
     enqueue = log.enqueue
 
-    def put(record: Record | UnsignedOutcome) -> Receipt:
+    def put(record: Record | UnsignedOutcome) -> LogPlace:
         place = next(places)
         enqueue(record)
         if place % BATCH == BATCH - 1:
             log.flush()
-        return Receipt(log.shard, place)
+        return LogPlace(log.shard, place)
 
     log.append = log.enqueue = put  # type: ignore[method-assign, assignment]
     return log

@@ -15,7 +15,7 @@ from embedded_parts import instance_of, runtime_of
 
 from agentguard import ApprovalPending, Decision, Denied, verify_evaluation
 from agentguard.audit import evaluations, records
-from agentguard.audit.entry import CallPlace, Receipt, parse_entry
+from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
 from agentguard.audit.evaluations import Basis
 from agentguard.audit.prove import prove_call
 from agentguard.audit.records import LoggedRuling, Record
@@ -107,7 +107,7 @@ def test_an_evaluation_has_no_outcome(scene):
     assert scene.place.examine().problems == ()
     payload = records.outcome_statement(
         scene.read.sha256,
-        authorization=Receipt(0, scene.index),
+        authorization=LogPlace(0, scene.index),
         status="ok",
         result=None,
         result_type="builtins.str",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentguard import Denied, Guard
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import administration
 from agentguard.storage import restrictions_file
@@ -50,12 +50,12 @@ class Scene:
         assert set(found.values()) <= {"ok", "delegation.revoked"}
         return {name for name, became in found.items() if became != "ok"}
 
-    def revoke(self, name: str) -> Receipt:
+    def revoke(self, name: str) -> LogPlace:
         return administration.revoke(
             self.place.config, PASSPHRASE, name, note="n", now=datetime.now(UTC)
         )
 
-    def freeze(self, *, frozen: bool = True) -> Receipt:
+    def freeze(self, *, frozen: bool = True) -> LogPlace:
         return administration.freeze(
             self.place.config, PASSPHRASE, frozen=frozen, note="n", now=datetime.now(UTC)
         )

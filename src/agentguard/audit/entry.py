@@ -167,7 +167,7 @@ class StoredEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class LogPlace:
     """The place of a durable entry: the number of the shard, and the index in it, from 0."""
 
     shard: int

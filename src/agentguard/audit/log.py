@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import Receipt, StoredEntry
+from agentguard.audit.entry import LogPlace, StoredEntry
 from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.audit.summary import Search
 from agentguard.signing.dsse import JointSignature
@@ -29,7 +29,7 @@ class AuditLog(Protocol):
     def last_at(self) -> datetime:
         """The time of the newest durable entry; the log's time never goes back past it."""
 
-    def append(self, record: Record) -> Receipt:
+    def append(self, record: Record) -> LogPlace:
         """Make ``record``, and all signed records enqueued before, durable; return its place.
 
         Raises ``StorageError``; the record is not in the log then.

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
 from agentguard.audit import summary
-from agentguard.audit.entry import Attachment, CallPlace, Mode, Receipt, Status
+from agentguard.audit.entry import Attachment, CallPlace, LogPlace, Mode, Status
 from agentguard.audit.running_call import CallName
 from agentguard.audit.summary import Summary
 from agentguard.call.client import Client
@@ -296,7 +296,7 @@ def secret(name: str, subject: ReleaseSubject, *, at: str) -> Record:
 def outcome_statement(  # noqa: PLR0913  the members of one statement
     invocation_sha256: str,
     *,
-    authorization: Receipt | str,
+    authorization: LogPlace | str,
     status: Status,
     result: str | None,
     result_type: str | None,
@@ -327,7 +327,7 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
         predicate["replay_of"] = replay_of
     if suspended:
         predicate["suspended"] = True
-    if isinstance(authorization, Receipt):
+    if isinstance(authorization, LogPlace):
         predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
     else:
         predicate["invocation_id"] = authorization

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from agentguard.audit import merkle, records, statements
-from agentguard.audit.entry import CallPlace, Receipt, parse_entry
+from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
@@ -51,7 +51,7 @@ class Erased:
     """
 
     call: CallPlace
-    recorded: Receipt
+    recorded: LogPlace
     attachments: int
     repeats: tuple[CallPlace, ...] = ()
 
@@ -64,7 +64,7 @@ def resolve(
     ran: bool,
     note: str,
     now: datetime,
-) -> Receipt:
+) -> LogPlace:
     """State that the tool of a call in doubt ran, or did not; return where that is recorded.
 
     Raises ``CallError`` (``call.unknown``, ``call.settled`` where an outcome or a resolution is on
@@ -103,11 +103,11 @@ def erase(
         attempts = attempts_of_call(reader, _find(reader, invocation_id))
         if len(attempts) > 1:
             _require_logged(reader, domain.trust, attempts)
-        receipts: list[Receipt] = []
+        erasures: list[LogPlace] = []
         with _writing(domain, now) as log:
             for attempt in attempts:
                 at = timestamp(max(now, log.last_at))
-                receipts.append(log.append(records.erasure(admin, attempt.place, note=note, at=at)))
+                erasures.append(log.append(records.erasure(admin, attempt.place, note=note, at=at)))
         indices: dict[int, list[int]] = {}
         for call in attempts:
             place = call.place
@@ -119,7 +119,7 @@ def erase(
     for one in (place, *repeats):
         domain.journal().settle(one.invocation_id, ran=True)  # without its result
     removed = sum(erasure.erase(settings.state, shard, at) for shard, at in indices.items())
-    return Erased(place, receipts[0], removed, tuple(repeats))
+    return Erased(place, erasures[0], removed, tuple(repeats))
 
 
 def _require_logged(reader: LogReader, trust: TrustDocument, calls: Sequence[LoggedCall]) -> None:
@@ -214,7 +214,7 @@ def _writing(domain: Domain, now: datetime) -> Iterator[ShardLog]:
 
 def revoke(
     settings: Config, passphrase: Secret | bytes, name: str, *, note: str, now: datetime
-) -> Receipt:
+) -> LogPlace:
     """Let nobody act any more under what ``name`` names; return where that is recorded.
 
     It is the id of a token or hop, a key's thumbprint, an instance's URI, ``agent:<name>``, a
@@ -244,7 +244,7 @@ def require_revocable(name: str) -> None:
 
 def freeze(
     settings: Config, passphrase: Secret | bytes, *, frozen: bool, note: str, now: datetime
-) -> Receipt:
+) -> LogPlace:
     """Deny every call of every process on the state from now on, or (not ``frozen``) no more.
 
     Raises ``EncodeError`` for a note that can't be written, and as ``resolve`` does.

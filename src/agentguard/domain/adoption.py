@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agentguard.audit import checkpoint, records
 from agentguard.audit.adoption import LostEntries
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, trust_pin
 from agentguard.domain.config import Config
@@ -70,8 +70,8 @@ def adopt(
     *,
     note: str,
     now: datetime,
-) -> Receipt:
-    """Continue the log in the state of ``settings``; return the receipt of the adoption's entry.
+) -> LogPlace:
+    """Continue the log in the state of ``settings``; return the place of the adoption's entry.
 
     ``confirmed`` is the result of ``compare`` that a person has confirmed, and ``note`` is the
     person's reason. No process may write the state or its original meanwhile. Raises
@@ -98,13 +98,13 @@ def adopt(
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
-                receipt = log.append(statement)
+                place = log.append(statement)
                 heads = _require_heads(confirmed.heads, domain, log)
                 _write_anchors(anchors, domain, heads)
                 trust_pin.keep(anchors, settings.state, domain.trust)
         finally:
             log.close()
-    return receipt
+    return place
 
 
 def _anchors(settings: Config) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentguard.approvals.nested import NestedCalls
-from agentguard.audit.entry import Receipt, Status
+from agentguard.audit.entry import LogPlace, Status
 from agentguard.call import journal
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
@@ -45,7 +45,7 @@ class Attempt:
     earlier attempt left there, and ``stored_result`` the result in that entry. A reentrant call (a
     sub-agent's, which the framework may begin again) gets its entry when the call is done, so that
     a call that was cut short can be made again. ``invocation_sha256`` is the digest of the signed
-    statement, ``receipt`` the place of the authorization in the log (None until that is known),
+    statement, ``place`` the place of the authorization in the log (None until that is known),
     ``started_at`` the time at which the tool began. ``spends_approvals`` says that approvals were
     used up, or may have been; ``is_request_removed`` whether their request was removed (None: not
     tried yet). ``around`` are the secrets of the call around, and ``releases`` those of this call
@@ -61,7 +61,7 @@ class Attempt:
     stored_result: Any = None
     invocation_sha256: str = ""
     redactions: tuple[Redaction, ...] = ()
-    receipt: Receipt | None = None
+    place: LogPlace | None = None
     is_enforced: bool = True
     started_at: str | None = None
     spends_approvals: bool = False
@@ -135,13 +135,13 @@ class Attempt:
         """Note that the tool begins now; return the secrets that the tool may ask for."""
         self.started_at = self._now()
         self.nested_calls.runs(is_journalled=self.journal_key is not None)
-        prepared, receipt = self.prepared, self.receipt
-        assert receipt is not None  # noqa: S101  the authorization is in the log
+        prepared, place = self.prepared, self.place
+        assert place is not None  # noqa: S101  the authorization is in the log
         subject = ReleaseSubject(
             self.invocation_id,
             self.invocation_sha256,
-            receipt.shard,
-            receipt.index,
+            place.shard,
+            place.index,
             prepared.actor.uri,
             prepared.invocation.tool.name,
             prepared.authority.scope,
@@ -210,7 +210,7 @@ class Attempt:
             outcome, error_type = log_entries.outcome(
                 self.prepared,
                 self.invocation_sha256,
-                self.receipt,
+                self.place,
                 status,
                 self.redactions,
                 result=result,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from agentguard.audit import evaluations
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.evaluations import Basis
 from agentguard.audit.records import Record
 from agentguard.call.decision import Decision
@@ -44,10 +44,10 @@ def authorize(
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
         return _unrecorded(error, "signature.failed", "the evaluation can't be signed")
     try:
-        receipt: Receipt = yield Do(prepared.ports.log.append, record)
+        place: LogPlace = yield Do(prepared.ports.log.append, record)
     except Exception as error:  # noqa: BLE001  the log is a port: any failure of it denies
         return _unrecorded(error, "storage.failed", "the log can't be written")
-    entry = f"{receipt.shard}/{receipt.index}"
+    entry = f"{place.shard}/{place.index}"
     return Evaluation(decision, entry, statement, prepared.salt)
 
 

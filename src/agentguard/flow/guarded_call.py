@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final
 
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.records import Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import statement
@@ -117,11 +117,11 @@ def _authorize(attempt: Attempt) -> Generator[Effect, Any, None]:
     attempt.redactions = log_entries.redactions_of(attempt.prepared, ruling.decision)
     attempt.is_enforced = ruling.enforced
     record, ruling = yield from _authorization(attempt, envelope, ruling)
-    attempt.receipt = receipt = yield from _append(record, attempt, runs=ruling.runs)  # 7
+    attempt.place = place = yield from _append(record, attempt, runs=ruling.runs)  # 7
     invocation = LoggedInvocation(
         attempt.invocation_id, attempt.invocation_sha256, record.attachments, ruling.enforced
     )
-    listener.recorded(ruling.decision, invocation, receipt, attempt.prepared.ports.log.head)
+    listener.recorded(ruling.decision, invocation, place, attempt.prepared.ports.log.head)
     if ruling.runs or ruling.decision.code in _FINAL_FOR_THE_REQUEST:
         yield from remove_request(attempt)
     if not ruling.runs:
@@ -172,10 +172,10 @@ def _authorization(
         return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
 
 
-def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect, Any, Receipt]:
+def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect, Any, LogPlace]:
     """Make the authorization durable; refuse a call whose authorization can't be made durable."""
     try:
-        receipt: Receipt = yield Do(attempt.prepared.ports.log.append, record)
+        place: LogPlace = yield Do(attempt.prepared.ports.log.append, record)
     except Exception as error:
         if runs and isinstance(error, AgentguardError) and error.code == "storage.unknown":
             yield from attempt.close(endings.UNRECORDED, error=error)
@@ -186,4 +186,4 @@ def _append(record: Record, attempt: Attempt, *, runs: bool) -> Generator[Effect
         if runs:
             yield from attempt.close(endings.UNRECORDED, error=error)
         raise
-    return receipt
+    return place

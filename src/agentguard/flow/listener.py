@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt
+from agentguard.audit.entry import Attachment, LogPlace
 from agentguard.call.decision import Decision
 from agentguard.flow.authority import Authority
 
@@ -47,8 +47,8 @@ class CallListener(Protocol):
     def asks(self) -> str | None:
         """A request for an approval is about to be made; return its span as a ``traceparent``."""
 
-    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
-        """The request for an approval is in the log, at ``receipt``."""
+    def requested(self, request: ApprovalRequest, place: LogPlace, head: Checkpoint) -> None:
+        """The request for an approval is in the log, at ``place``."""
 
     def waits(self, request: ApprovalRequest) -> None:
         """The call waits for answers to ``request``."""
@@ -60,10 +60,10 @@ class CallListener(Protocol):
         self,
         decision: Decision,
         invocation: LoggedInvocation,
-        receipt: Receipt,
+        place: LogPlace,
         head: Checkpoint,
     ) -> None:
-        """The authorization entry with ``decision`` is in the log, at ``receipt``."""
+        """The authorization entry with ``decision`` is in the log, at ``place``."""
 
     def suspended(self) -> None:
         """The framework has paused the tool, by an exception that is no error."""

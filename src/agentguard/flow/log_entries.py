@@ -7,7 +7,7 @@ functions return records and write nothing; the shape of the entries is in ``aud
 from __future__ import annotations
 
 from agentguard.audit import records, summary
-from agentguard.audit.entry import Attachment, Receipt, Role, Status
+from agentguard.audit.entry import Attachment, LogPlace, Role, Status
 from agentguard.audit.records import LoggedRuling, Record, UnsignedOutcome
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
@@ -70,7 +70,7 @@ def authorization(
 def outcome(  # noqa: PLR0913  what the entry says
     prepared: PreparedCall,
     invocation_sha256: str,
-    receipt: Receipt | None,
+    place: LogPlace | None,
     status: Status,
     redactions: tuple[Redaction, ...],
     *,
@@ -84,7 +84,7 @@ def outcome(  # noqa: PLR0913  what the entry says
 ) -> tuple[UnsignedOutcome, str | None]:
     """Return the outcome, which the agent instance is yet to sign, and the error's type.
 
-    ``invocation_sha256`` names the invocation; ``receipt`` is the place of the authorization, None
+    ``invocation_sha256`` names the invocation; ``place`` is the place of the authorization, None
     where nobody knows the place. ``masks`` are of the secrets that the tool got, None for none: the
     log has the salt of the call, so the outcome commits to the masked result. Raises
     ``EncodeError``.
@@ -98,7 +98,7 @@ def outcome(  # noqa: PLR0913  what the entry says
     error_type = _type_name(error) if error is not None else None
     payload = records.outcome_statement(
         invocation_sha256,
-        authorization=receipt or invocation_id,
+        authorization=place or invocation_id,
         status=status,
         result=committed,
         result_type=_type_name(result) if status == "ok" else None,

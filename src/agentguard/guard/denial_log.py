@@ -17,7 +17,7 @@ from typing import Final
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt
+from agentguard.audit.entry import Attachment, LogPlace
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.responsibility import responsibility_for
 from agentguard.domain.policy_place import PolicyPlace
@@ -178,9 +178,9 @@ class DenialListener:
         """Pass the report on."""
         return self._inner.asks()
 
-    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
+    def requested(self, request: ApprovalRequest, place: LogPlace, head: Checkpoint) -> None:
         """Pass the report on."""
-        self._inner.requested(request, receipt, head)
+        self._inner.requested(request, place, head)
 
     def waits(self, request: ApprovalRequest) -> None:
         """Pass the report on."""
@@ -191,13 +191,13 @@ class DenialListener:
         self._inner.answered(request, answers)
 
     def recorded(
-        self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
+        self, decision: Decision, invocation: LoggedInvocation, place: LogPlace, head: Checkpoint
     ) -> None:
         """Keep the invocation's id, and the decision if it refuses the call."""
         self._invocation_id = invocation.id
         if invocation.enforced and not decision.allowed:
             self._decision = decision
-        self._inner.recorded(decision, invocation, receipt, head)
+        self._inner.recorded(decision, invocation, place, head)
 
     def suspended(self) -> None:
         """Pass the report on."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.records import Record
 from agentguard.errors import StorageError
 from agentguard.storage.backend import Head
@@ -18,16 +18,16 @@ from agentguard.storage.backend import Head
 class QueuedRecord:
     """A record on its way into the log; ``has_waiter`` where an ``append`` waits for it.
 
-    It ends with a receipt or with an error. ``is_settled`` tells the waiter so.
+    It ends with its place in the log or with an error. ``is_settled`` tells the waiter so.
     """
 
-    __slots__ = ("error", "has_waiter", "is_settled", "receipt", "record")
+    __slots__ = ("error", "has_waiter", "is_settled", "place", "record")
 
     def __init__(self, record: Record, *, has_waiter: bool) -> None:
         self.record = record
         self.has_waiter = has_waiter
         self.is_settled = False
-        self.receipt: Receipt | None = None
+        self.place: LogPlace | None = None
         self.error: StorageError | None = None
 
 
@@ -54,7 +54,7 @@ class CommitTurn:
         """
         again: list[QueuedRecord] = []
         for queued in self.batch:
-            if queued.receipt is not None:
+            if queued.place is not None:
                 queued.is_settled = True
             elif queued is self.own or (queued.has_waiter and self.failure is not None):
                 queued.is_settled = True

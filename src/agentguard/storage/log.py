@@ -24,7 +24,7 @@ from typing import Final
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.errors import StorageError
 from agentguard.signing.dsse import JointSignature
@@ -100,7 +100,7 @@ class ShardLog:
         """
         self._check_key = check
 
-    def append(self, record: Record) -> Receipt:
+    def append(self, record: Record) -> LogPlace:
         """Make ``record`` durable, with all signed records enqueued before; return its place.
 
         Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
@@ -116,9 +116,9 @@ class ShardLog:
             self._recover()
             self._withdraw(queued)
             raise
-        if queued.receipt is None:
+        if queued.place is None:
             raise queued.error or StorageError("the record was not written")
-        return queued.receipt
+        return queued.place
 
     def enqueue(self, record: Record | UnsignedOutcome) -> None:
         """Queue ``record``, which becomes durable with the next append, or within 50 ms.
@@ -289,7 +289,7 @@ class ShardLog:
                 del self._pending[:number]  # in place: a finalizer may append meanwhile
             if self._uncertain is not None:
                 self._resolve(self._uncertain)
-                batch = [queued for queued in batch if queued.receipt is None]
+                batch = [queued for queued in batch if queued.place is None]
             if batch:
                 self._commit(batch)
         except StorageError as error:
@@ -366,7 +366,7 @@ class ShardLog:
     def _give_receipts(self, batch: Sequence[QueuedRecord], before: Head) -> None:
         first = before.checkpoint.size
         for offset, queued in enumerate(batch):
-            queued.receipt = Receipt(self._shard, first + offset)
+            queued.place = LogPlace(self._shard, first + offset)
 
     def _settle(self, turn: CommitTurn) -> None:
         """Settle the batch, wake the waiting threads, and end the turn.

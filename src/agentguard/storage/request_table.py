@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.errors import StorageError
 from agentguard.visible import written_out
 
@@ -79,9 +79,9 @@ class Match(NamedTuple):
     """
 
     state: MatchState
-    at_agent: Receipt | None
-    at_receiver: Receipt | None
-    receipt: Receipt | None
+    at_agent: LogPlace | None
+    at_receiver: LogPlace | None
+    receipt: LogPlace | None
 
 
 class RequestTable:
@@ -96,7 +96,7 @@ class RequestTable:
         with _errors():
             self._connection.executescript(_SCHEMA)
 
-    def add_sent(self, sha256: str, place: Receipt, parts: bytes, *, counts: bool) -> None:
+    def add_sent(self, sha256: str, place: LogPlace, parts: bytes, *, counts: bool) -> None:
         """Add a request of the agent's log.
 
         ``sha256`` (hex) is the digest of the proof. ``parts`` stands for all that both logs say of
@@ -105,19 +105,19 @@ class RequestTable:
         """
         self._add("sent", sha256, place, parts, counts)
 
-    def add_received(self, sha256: str, place: Receipt, parts: bytes, *, counts: bool) -> None:
+    def add_received(self, sha256: str, place: LogPlace, parts: bytes, *, counts: bool) -> None:
         """Add an accepted request of the receiver's log; the arguments are as in ``add_sent``."""
         self._add("received", sha256, place, parts, counts)
 
-    def add_receipt(self, sha256: str, place: Receipt) -> None:
+    def add_receipt(self, sha256: str, place: LogPlace) -> None:
         """Add a receipt that the agent's log has of a request."""
         self._add("receipts", sha256, place)
 
-    def add_refused(self, sha256: str, place: Receipt) -> None:
+    def add_refused(self, sha256: str, place: LogPlace) -> None:
         """Add a refused request of the receiver's log."""
         self._add("refused", sha256, place)
 
-    def _add(self, table: str, sha256: str, place: Receipt, *more: bytes | bool) -> None:
+    def _add(self, table: str, sha256: str, place: LogPlace, *more: bytes | bool) -> None:
         with _errors():
             self._connection.execute(
                 _INSERT[table], (bytes.fromhex(sha256), place.shard, place.index, *more)
@@ -159,5 +159,5 @@ def _errors() -> Iterator[None]:
         raise StorageError(message, code="storage.full" if is_full else "storage.failed") from error
 
 
-def _place(shard: int | None, index: int | None) -> Receipt | None:
-    return None if shard is None or index is None else Receipt(shard, index)
+def _place(shard: int | None, index: int | None) -> LogPlace | None:
+    return None if shard is None or index is None else LogPlace(shard, index)

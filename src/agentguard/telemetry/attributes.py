@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.answer import Approval, Verdict
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.call.decision import Decision, Denied
 from agentguard.signing.canonical import b64_encode
 from agentguard.telemetry import names, tracing
@@ -75,11 +75,11 @@ def failure(error: BaseException, outcome: str | None, outcome_error: str | None
     return Failure(code, "tool_error" if ran else None)
 
 
-def place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:
+def place(logged: LogPlace, head: Checkpoint) -> dict[str, Any]:
     """Return an entry's place and the log's head: whoever keeps the span is a witness."""
     return {
-        names.SHARD: receipt.shard,
-        names.INDEX: receipt.index,
+        names.SHARD: logged.shard,
+        names.INDEX: logged.index,
         names.CHECKPOINT: f"{head.origin} {head.size} {b64_encode(head.root)}",
     }
 

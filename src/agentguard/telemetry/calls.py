@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, StatusCode
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt
+from agentguard.audit.entry import Attachment, LogPlace
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import Invocation
 from agentguard.flow.authority import AgentIdentity, Authority
@@ -134,9 +134,9 @@ class Call:
         return tracing.traceparent_of(self._span or trace.get_current_span())
 
     @fails_open
-    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
+    def requested(self, request: ApprovalRequest, place: LogPlace, head: Checkpoint) -> None:
         """Add an event, and the place of the request in the log."""
-        self._attributes.update(told.place(receipt, head))
+        self._attributes.update(told.place(place, head))
         attributes = {
             names.APPROVAL: request.request_id,
             names.APPROVAL_EXPIRES: told.time_text(request.expires_at),
@@ -160,7 +160,7 @@ class Call:
 
     @fails_open
     def recorded(
-        self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
+        self, decision: Decision, invocation: LoggedInvocation, place: LogPlace, head: Checkpoint
     ) -> None:
         """Note the place of the record in the log, and end the span ``agentguard.authorize``."""
         self._decision, self._took = decision, time.perf_counter() - self._begun
@@ -172,7 +172,7 @@ class Call:
         attributes[names.INVOCATION_SHA256] = invocation.sha256
         if invocation.id is not None:
             attributes[names.INVOCATION] = invocation.id
-        attributes.update(told.place(receipt, head))
+        attributes.update(told.place(place, head))
         if self._request is not None:
             attributes[names.APPROVAL] = self._request.request_id
             status = told.STATUS.get(decision.code)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt
+from agentguard.audit.entry import Attachment, LogPlace
 from agentguard.call.decision import Decision
 from agentguard.call.redaction import Redaction
 from agentguard.errors import DecodeError
@@ -54,10 +54,10 @@ class Recorder:
     def asks(self) -> None:
         """Return no span: this client has none."""
 
-    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
+    def requested(self, request: ApprovalRequest, place: LogPlace, head: Checkpoint) -> None:
         """Record the place of a request for an approval."""
         text = request.dumps().decode()
-        self._report("requested", text, values.receipt(receipt), values.head(head))
+        self._report("requested", text, values.log_place(place), values.head(head))
 
     def waits(self, request: ApprovalRequest) -> None:
         """Record that the call waits for answers."""
@@ -68,7 +68,7 @@ class Recorder:
         self._report("answered", request.dumps().decode(), [one._asdict() for one in answers])
 
     def recorded(
-        self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
+        self, decision: Decision, invocation: LoggedInvocation, place: LogPlace, head: Checkpoint
     ) -> None:
         """Record the place of the authorization."""
         if decision.allowed and not self._is_traced:
@@ -82,7 +82,7 @@ class Recorder:
                 invocation.enforced,
                 [*self._redactions, *decision.redactions],
             ],
-            values.receipt(receipt),
+            values.log_place(place),
             values.head(head),
         )
 
@@ -128,8 +128,8 @@ def tell(reports: Any, listener: CallListener, kept: Keep) -> None:
             raise DecodeError("not a report", code="frame.malformed") from error
 
 
-def _requested(told: CallListener, _kept: Keep, request: str, receipt: Any, head: Any) -> None:
-    told.requested(_request(request), values.read_receipt(receipt), values.read_head(head))
+def _requested(told: CallListener, _kept: Keep, request: str, place: Any, head: Any) -> None:
+    told.requested(_request(request), values.read_log_place(place), values.read_head(head))
 
 
 def _answered(told: CallListener, _kept: Keep, request: str, answers: Any) -> None:
@@ -137,13 +137,13 @@ def _answered(told: CallListener, _kept: Keep, request: str, answers: Any) -> No
 
 
 def _recorded(
-    told: CallListener, kept: Keep, decision: Any, invocation: Any, receipt: Any, head: Any
+    told: CallListener, kept: Keep, decision: Any, invocation: Any, place: Any, head: Any
 ) -> None:
     decided = values.read_decision(decision)
     invocation_id, sha256, is_enforced, redactions = invocation
     attachments = kept([values.texts(one) for one in redactions])
     logged = LoggedInvocation(invocation_id, sha256, attachments, is_enforced)
-    told.recorded(decided, logged, values.read_receipt(receipt), values.read_head(head))
+    told.recorded(decided, logged, values.read_log_place(place), values.read_head(head))
 
 
 _TELLERS: Final[Mapping[str, Callable[..., object]]] = {

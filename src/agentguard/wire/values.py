@@ -17,7 +17,7 @@ from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import read_requirement
 from agentguard.approvals.status import RequestEndedError, RequestStatus
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import CallSite
 from agentguard.call.releases import RequestProof
@@ -190,8 +190,8 @@ def read_site(value: Any) -> CallSite:
     return reads("call site", read)
 
 
-def receipt(value: Receipt) -> list[int]:
-    """Return a receipt as JSON."""
+def log_place(value: LogPlace) -> list[int]:
+    """Return the place of an entry as JSON."""
     return [value.shard, value.index]
 
 
@@ -200,9 +200,9 @@ def head(value: Checkpoint) -> list[str | int]:
     return [value.origin, value.size, b64_encode(value.root)]
 
 
-def read_receipt(value: Any) -> Receipt:
-    """Read a receipt."""
-    return reads("receipt", lambda: Receipt(int(value[0]), int(value[1])))
+def read_log_place(value: Any) -> LogPlace:
+    """Read the place of an entry."""
+    return reads("place in a log", lambda: LogPlace(int(value[0]), int(value[1])))
 
 
 def read_head(value: Any) -> Checkpoint:

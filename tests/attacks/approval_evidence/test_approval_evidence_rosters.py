@@ -17,7 +17,7 @@ from approval_forgeries import BOB, CAROL, NEEDED, RELEASE, TWO, Insider, again,
 from agentguard import Requirement
 from agentguard.approvals.request import requirements_digest
 from agentguard.audit import records, summary
-from agentguard.audit.entry import Receipt, parse_entry
+from agentguard.audit.entry import LogPlace, parse_entry
 from agentguard.audit.records import Record
 from agentguard.audit.registry import seal_registry
 from agentguard.signing import canonical, dsse
@@ -279,7 +279,7 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
         sealed = Envelope.parse(bare.call["invocation"], may_be_joint=True)
         payload = records.outcome_statement(
             canonical.sha256_hex(sealed.payload),
-            authorization=Receipt(0, bare.last),
+            authorization=LogPlace(0, bare.last),
             status=status,
             result=None,
             result_type=None,

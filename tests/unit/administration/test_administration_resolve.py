@@ -24,7 +24,7 @@ from calls_in_doubt import (
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import records, statements
-from agentguard.audit.entry import CallPlace, Receipt, parse_entry
+from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
 from agentguard.audit.find import find_call
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
@@ -156,7 +156,7 @@ def test_a_late_outcome_after_a_resolution_is_fine(settings):
     """The process was not dead: it was slow, and what it says is signed by the agent itself."""
     home = domain.take_up(settings, PASSPHRASE)
     with Guard(Embedded(settings, FunctionEngine(lambda _d: Decision.allow()), home)) as guard:
-        resolved: list[Receipt] = []
+        resolved: list[LogPlace] = []
 
         @guard.tool(name="work")
         def work(what: str) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import typer
 
 from agentguard.audit import find, http_requests
-from agentguard.audit.entry import Entry, Receipt, parse_entry
+from agentguard.audit.entry import Entry, LogPlace, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.audit.receipts import read_receipt
 from agentguard.call.invocation import timestamp
@@ -131,7 +131,7 @@ def match(  # noqa: PLR0913  the options of the command
 
 
 class _Read(NamedTuple):
-    place: Receipt
+    place: LogPlace
     entry: Entry
 
 
@@ -183,11 +183,11 @@ class _Filling:
                     if not any(find.may_be_kind(body, kind) for kind in _KINDS):
                         continue
                     try:
-                        yield _Read(Receipt(shard, index), parse_entry(body))
+                        yield _Read(LogPlace(shard, index), parse_entry(body))
                     except DecodeError:
                         self.left_out["unreadable"] += 1
 
-    def _received(self, place: Receipt, entry: Entry, *, names_servers: bool) -> None:
+    def _received(self, place: LogPlace, entry: Entry, *, names_servers: bool) -> None:
         request = self._parsed(http_requests.read_received, entry)
         if request is None:
             return
@@ -200,14 +200,14 @@ class _Filling:
         parts = _digest(request)
         self.table.add_received(request.proof_sha256, place, parts, counts=counts)
 
-    def _refused(self, place: Receipt, entry: Entry, *, names_servers: bool) -> None:
+    def _refused(self, place: LogPlace, entry: Entry, *, names_servers: bool) -> None:
         request = self._parsed(http_requests.read_refused, entry)
         if request is not None:
             self.left_out["unrecorded"] += http_requests.unrecorded_before(entry)
             self._note_server(request.server, names_servers=names_servers)
             self.table.add_refused(request.proof_sha256, place)
 
-    def _sent(self, place: Receipt, entry: Entry) -> None:
+    def _sent(self, place: LogPlace, entry: Entry) -> None:
         proved = self._parsed(http_requests.read_proof, entry)
         if proved is not None:
             counts = self._is_here(proved.record) and self._is_recent(entry)

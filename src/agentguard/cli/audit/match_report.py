@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard.audit import find, http_requests
-from agentguard.audit.entry import Entry, Receipt
+from agentguard.audit.entry import Entry, LogPlace
 from agentguard.audit.http_requests import ProofEntry, ReceivedRequest, RefusedRequest
 from agentguard.audit.log import LogReader
 from agentguard.cli.audit.verify_report import unanchored
@@ -202,7 +202,7 @@ def _chained(first: _Request, others: Iterator[_Request]) -> Iterator[_Request]:
     yield from others
 
 
-def _entry(reader: LogReader, place: Receipt) -> Entry:
+def _entry(reader: LogReader, place: LogPlace) -> Entry:
     located = find.read_entry(reader, place.shard, place.index)
     if located is None:
         message = f"the entry {place.shard}/{place.index} is gone: another program changes the log"
@@ -244,11 +244,11 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value
 
 
-def _place(place: Receipt | None) -> str:
+def _place(place: LogPlace | None) -> str:
     return "" if place is None else f"{place.shard}/{place.index}"
 
 
-def _place_json(place: Receipt | None) -> JSON:
+def _place_json(place: LogPlace | None) -> JSON:
     return None if place is None else {"shard": place.shard, "index": place.index}
 
 

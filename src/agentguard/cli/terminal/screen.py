@@ -19,7 +19,7 @@ import typer
 from rich.text import Text
 
 from agentguard import visible
-from agentguard.audit.entry import Receipt
+from agentguard.audit.entry import LogPlace
 from agentguard.cli.terminal import layout
 
 _NOTE: Final = "    | "
@@ -72,7 +72,7 @@ def own_words(text: Text) -> None:
     layout.rows(sys.stdout, Text(""), text, "", by_itself=True)
 
 
-def recorded(summary: str, members: Mapping[str, object], place: Receipt, *, json: bool) -> None:
+def recorded(summary: str, members: Mapping[str, object], place: LogPlace, *, json: bool) -> None:
     """Print the result of a command that writes to the log, and the place of the entry."""
     if json:
         json_line({**members, "shard": place.shard, "index": place.index})
