@@ -48,6 +48,8 @@ _UNDECIDED: Final = frozenset(
         "approval.unavailable",
         "call.interrupted",
         "calls.exceeded",
+        "calls.rate",
+        "calls.simultaneous",
         "domain.frozen",
         "delegation.ended",
         "delegation.expired",
@@ -83,6 +85,8 @@ _BROKEN: Final = frozenset(
 
 _PASSING: Final = frozenset(
     {
+        "calls.rate",
+        "calls.simultaneous",
         "engine.disconnected",
         "engine.timeout",
         "engine.unreachable",
@@ -91,7 +95,7 @@ _PASSING: Final = frozenset(
         "server.unreachable",
     }
 )
-"""The reason codes of failures that may pass by themselves: the next call asks anew."""
+"""The reason codes of failures and limits that may pass by themselves: the next call asks anew."""
 
 _NOT_FOR_MODELS: Final = "the application is not able to make this call"
 _MAY_HAVE_RUN: Final = "an earlier attempt of this call began, and nobody knows whether it ran"
@@ -162,7 +166,8 @@ class Decision:
     def may_pass_later(self) -> bool:
         """Whether the same call may run later although nobody answers, lends or repairs anything.
 
-        So it is while a policy server or a guard server is down or slow: the next call asks anew.
+        So it is while a policy server or a guard server is down or slow, and where a gateway has
+        made as many calls as it may for now: the next call asks anew.
         """
         return self.code in _PASSING
 

@@ -80,6 +80,8 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "call.duplicate": _AGENT,
     "call.interrupted": _AGENT,
     "calls.exceeded": _AGENT,
+    "calls.rate": _AGENT,
+    "calls.simultaneous": _AGENT,
     "clock.failed": _operator("repair the machine's clock"),
     "clock.skew": _operator("set the machine's clock, which is behind the log's newest entry"),
     "credential.failed": _operator(_STATE),

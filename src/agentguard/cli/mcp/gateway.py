@@ -168,6 +168,8 @@ def settings_of(
         scope=scope.visible,
         environment=package().environment(os.environ, (*table.env, *env)),
         secrets=table.secrets,
+        calls_per_minute=table.calls_per_minute,
+        calls_at_once=table.calls_at_once,
         timeout=table.timeout,
         recheck=table.recheck,
         proofs=_proofs(config, table),

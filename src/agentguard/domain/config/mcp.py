@@ -19,6 +19,9 @@ from agentguard.errors import ConfigError
 TIMEOUT: Final = 300.0
 """Seconds that a server has for an answer, by default."""
 
+MOST_CALLS: Final = 100_000
+"""The largest limit of calls: a gateway keeps a number for each call of the last minute."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
@@ -37,7 +40,8 @@ class McpConfig:
     file of the pinned tools, None for the default. ``audience`` is the name of the
     gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
     proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
-    ``timeout``, ``recheck`` and ``wait`` are in seconds.
+    ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
+    ``recheck`` and ``wait`` are in seconds.
     """
 
     command: tuple[str, ...] = ()
@@ -55,6 +59,8 @@ class McpConfig:
     audience: str | None = None
     proofs: Path | None = None
     trust: tuple[Path, ...] = ()
+    calls_per_minute: int | None = None
+    calls_at_once: int | None = None
     timeout: float = TIMEOUT
     recheck: int = 0
     wait: int = 0
@@ -102,6 +108,13 @@ def require_url(url: str) -> str:
     return url
 
 
+def _limit(table: Table, key: str) -> int | None:
+    number = table.number(key)
+    if number is not None and not 1 <= number <= MOST_CALLS:
+        raise table.mistake(key, f"a whole number from 1 to {MOST_CALLS}")
+    return number
+
+
 def _url(table: Table) -> str | None:
     url = table.text("url", "")
     if not url:
@@ -138,6 +151,8 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         audience=audience,
         proofs=resolve(proofs) if proofs else None,
         trust=tuple(map(resolve, table.texts("trust", ()))),
+        calls_per_minute=_limit(table, "calls_per_minute"),
+        calls_at_once=_limit(table, "calls_at_once"),
         timeout=table.seconds("timeout", TIMEOUT),
         recheck=table.number("recheck") or 0,
         wait=table.number("wait") or 0,

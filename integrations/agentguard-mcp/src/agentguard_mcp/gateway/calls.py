@@ -38,6 +38,7 @@ from agentguard.adapters import (
 from agentguard_mcp.gateway import answers, traces
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
+from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.pins import Definition
 from agentguard_mcp.gateway.settings import BEARER, Settings
@@ -88,7 +89,10 @@ class _InvalidError(Exception):
 
 
 class Calls:
-    """Makes the guarded calls of one agent on one server, for ``callers`` or the settings' user."""
+    """Makes the guarded calls of one agent on one server, for ``callers`` or the settings' user.
+
+    ``limits`` counts the calls, None for a count of its own.
+    """
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class Calls:
         settings: Settings,
         ask: Ask,
         callers: CallerSource | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.catalog = Catalog(settings, agent)
         self._guard = guard
@@ -108,6 +113,7 @@ class Calls:
         self._delegating = asyncio.Lock()
         self._listed_at: float | None = None
         self._callers = callers
+        self._limits = limits or Limits(settings)
 
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
@@ -164,16 +170,29 @@ class Calls:
         ``TimeoutError`` or ``UpstreamLostError``. ``notify`` sends a notice to the client.
         """
         try:
-            sent, name, arguments = _parsed(request)
+            parsed = _parsed(request)
         except _InvalidError as error:
             return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
+        with self._limits.counted() as limited:
+            return await self._answered(request, parsed, limited, forward, notify)
+
+    async def _answered(
+        self,
+        request: Message,
+        parsed: tuple[Message, str, dict[str, Any]],
+        limited: Decision | None,
+        forward: Callable[[Message], Awaitable[Message]],
+        notify: Callable[[Message], None],
+    ) -> Message:
+        """Return the response to a guarded request, which ``limited`` refuses if there is one."""
+        sent, name, arguments = parsed
         if request["method"] == "tools/call":
-            refused = await self._tool_refusal(name, request)
+            refused = limited or await self._tool_refusal(name, request)
             spec = self.catalog.spec(name)
         else:
             spec, refused = self.catalog.method(request["method"])
         agent, spec, failed = await self._for_caller(request, spec)
-        refused = refused or failed
+        refused = limited or refused or failed
         declared = spec.schema.get("properties")
         bind = partial(
             Arguments.of, arguments, declared=declared if isinstance(declared, dict) else ()

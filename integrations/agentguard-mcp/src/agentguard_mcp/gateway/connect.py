@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agentguard import Agent, ConfigError, Guard
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.calls import Calls
+from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import RequestId
 from agentguard_mcp.gateway.relay import Peer, Relay
 from agentguard_mcp.gateway.settings import BEARER, Settings
@@ -34,11 +35,13 @@ async def linked(
     callers: CallerSource | None,
     *,
     joins_retries: bool,
+    limits: Limits | None = None,
 ) -> Link:
     """Start the server of ``settings``, and return the relay between the server and ``client``.
 
     ``callers`` says who sends each request, None for the caller that the settings name.
-    ``joins_retries`` is as for ``Relay``. Raises as ``opened`` and ``Calls.start`` do.
+    ``joins_retries`` is as for ``Relay``. Sessions that share ``limits`` are counted together; None
+    counts the calls of this relay alone. Raises as ``opened`` and ``Calls.start`` do.
     """
     relays: list[Relay] = []
 
@@ -46,7 +49,7 @@ async def linked(
         for relay in relays:
             relay.lose_request(identifier, error)
 
-    make_calls = partial(Calls, guard, agent, settings, callers=callers)
+    make_calls = partial(Calls, guard, agent, settings, callers=callers, limits=limits)
     upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
     relay = Relay(settings, client, upstream, make_calls, joins_retries=joins_retries)
     relays.append(relay)

@@ -49,6 +49,7 @@ class Settings:
     ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and
     ``bearer`` the name of the secret that is the token for it.
 
+    ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit.
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
     tools counts for a call; 0 asks the server before each call. ``proofs`` asks for a proof of each
     call; None takes the identity of the settings for all calls. ``wait`` is the number of seconds
@@ -70,6 +71,8 @@ class Settings:
     secrets: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
     bearer: str | None = None
+    calls_per_minute: int | None = None
+    calls_at_once: int | None = None
     timeout: float = TIMEOUT
     recheck: float = 0.0
     proofs: Proofs | None = None

@@ -1,0 +1,40 @@
+"""``[mcp.NAME]``: what a gateway shows and limits, and mistakes in these keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentguard.domain.config.mcp import McpConfig, read_mcp
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError
+
+
+def read(**members: object) -> McpConfig:
+    return read_mcp(Table({"mcp": {"git": members}}, "agentguard.toml", ""), Path)["git"]
+
+
+def test_a_server_is_not_filtered_and_has_no_limit_by_default():
+    server = read()
+    assert server.filter_list is False
+    assert (server.calls_per_minute, server.calls_at_once) == (None, None)
+
+
+def test_the_keys_of_a_server_are_read():
+    server = read(filter_list=True, calls_per_minute=100_000, calls_at_once=1)
+    assert server.filter_list is True
+    assert (server.calls_per_minute, server.calls_at_once) == (100_000, 1)
+
+
+@pytest.mark.parametrize("value", [0, -1, 100_001, 1.5, True, "60"])
+@pytest.mark.parametrize("key", ["calls_per_minute", "calls_at_once"])
+def test_a_limit_is_a_whole_number_within_its_bounds(key, value):
+    with pytest.raises(ConfigError, match=key):
+        read(**{key: value})
+
+
+@pytest.mark.parametrize("value", [1, "true", []])
+def test_a_filter_is_on_or_off(value):
+    with pytest.raises(ConfigError, match="filter_list"):
+        read(filter_list=value)
