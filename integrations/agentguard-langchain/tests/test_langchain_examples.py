@@ -206,7 +206,7 @@ def test_the_guide_runs(capsys):
         document = Sybil([PythonCodeBlockParser()]).parse(docs_pages.DOCS / f"{name}.md")
         document.namespace = namespace
         blocks += document.examples()
-    assert len(blocks) == 17
+    assert len(blocks) == 18
     for block in blocks:
         block.evaluate()
     assert capsys.readouterr().out == docs_pages.printed(docs_pages.text(*names))
