@@ -33,6 +33,7 @@ from hypothesis import HealthCheck, settings
 from keycloak import Keycloak
 from oidc_server import OidcServer
 from openbao import OpenBao
+from ports import free_port
 from preloaded import Preloaded
 from trials import Trials
 
@@ -242,14 +243,6 @@ def _program(server: servers.Server) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(where)
     pytest.skip(where)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on; by the next moment somebody may."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 DIRECTLY = build_opener(ProxyHandler({}))

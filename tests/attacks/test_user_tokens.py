@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from login_provider import AUDIENCE, ISSUER, Provider
+from login_provider import AUDIENCE, Provider, acme
 from token_issuer import TokenIssuer, fresh
 
 from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
@@ -205,15 +205,7 @@ scope = ["read"]
 [roles.admin]
 scope = ["read", "write"]
 
-[issuers.acme]
-issuer = "{issuer}"
-jwks_file = "jwks.json"
-audience = ["{audience}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-{users}
+{acme}{users}
 
 [principals]
 {principals}
@@ -229,7 +221,7 @@ def place(provider, tmp_path):
 
     def configured(name: str, users: str = "", principals: str = "", policy: str = "true") -> Path:
         path = tmp_path / f"{name}.toml"
-        given = {"issuer": ISSUER, "audience": AUDIENCE, "users": users, "principals": principals}
+        given = {"acme": acme(), "users": users, "principals": principals}
         path.write_text(STATE.format(**given), encoding="utf-8")
         (tmp_path / "authz.rego").write_text(f"package agent.authz\nallow if {policy}\n")
         if not (tmp_path / "state").exists():

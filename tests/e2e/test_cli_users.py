@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from login_provider import ISSUER, Provider
+from login_provider import ISSUER, Provider, acme
 
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import b64url_encode
@@ -20,14 +20,7 @@ INDEPENDENT: Callable[[bytes, bytes], Any] = runpy.run_path(str(EXAMPLE))["verif
 TABLES = f"""
 [agents.clerk]
 type = "assistant"
-[issuers.acme]
-issuer = "{ISSUER}"
-jwks_file = "jwks.json"
-audience = ["agentguard"]
-algorithms = ["RS256"]
-[issuers.acme.users]
-claim = "preferred_username"
-"""
+{acme()}"""
 
 POLICY = """package agent.authz
 allow if {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +15,9 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from keycloak import AUDIENCE
+from keycloak import AUDIENCE, Realm
+from login_provider import acme
+from ports import free_port
 from served_place import founded_place
 
 from agentguard import AgentguardError, Guard, verify_evidence
@@ -46,15 +47,7 @@ scope = ["read"]
 [principals]
 assurance = "oidc"
 
-[issuers.acme]
-issuer = "{issuer}"
-jwks_url = "{jwks_url}"
-audience = ["{audience}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-roles = "realm_access.roles"
+{acme}roles = "realm_access.roles"
 """
 
 POLICY = """package agent.authz
@@ -62,6 +55,11 @@ allow if input.delegation.subject_token.iss == "{issuer}"
 """
 
 PASSPHRASE = b"correct horse battery staple"
+
+
+def acme_of(realm: Realm) -> str:
+    """Return the table of the realm as an issuer, up to the claim of its users."""
+    return acme(AUDIENCE, issuer=realm.issuer, keys=f'jwks_url = "{realm.jwks_url}"')
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def tokens(realm):
 
 @pytest.fixture
 def folder(realm, tmp_path):
-    text = CONFIG.format(issuer=realm.issuer, jwks_url=realm.jwks_url, audience=AUDIENCE)
+    text = CONFIG.format(acme=acme_of(realm))
     (tmp_path / "agentguard.toml").write_text(text, encoding="utf-8")
     (tmp_path / "authz.rego").write_text(POLICY.format(issuer=realm.issuer), encoding="utf-8")
     settings = config.load(tmp_path / "agentguard.toml")
@@ -173,8 +171,7 @@ def test_a_program_on_another_machine_shows_a_token_of_the_provider(realm, progr
     """The client credentials grant (RFC 6749, 4.4) gives the program its tokens."""
     authority = Authority(tmp_path, "acme")
     certificate, key = authority.issue("server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     given = {"port": port, "ca": authority.file, "audience": AUDIENCE, "issuer": realm.issuer}
     files = {"certificate": certificate, "key": key, "jwks_url": realm.jwks_url}
     (tmp_path / "secret").write_text(realm.secret, encoding="ascii")
@@ -210,15 +207,7 @@ SERVICE = """
 issuer = "http://127.0.0.1:{port}"
 listen = "127.0.0.1:{port}"
 
-[issuers.acme]
-issuer = "{issuer}"
-jwks_url = "{jwks_url}"
-audience = ["{audience}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-longest = 3600
+{acme}longest = 3600
 logout_audience = ["chat"]
 
 [principals."user:bob"]
@@ -231,10 +220,8 @@ agents = ["clerk"]
 
 
 def test_a_log_out_at_the_provider_ends_what_the_agent_does_for_the_user(keycloak, programs):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     realm = keycloak.realm(f"http://127.0.0.1:{port}/backchannel-logout")
-    named = {"issuer": realm.issuer, "jwks_url": realm.jwks_url, "audience": AUDIENCE}
     alice, bob = realm.log_in(), realm.log_in(user="bob")
 
     def code(call: Callable[[], object]) -> str:
@@ -242,7 +229,9 @@ def test_a_log_out_at_the_provider_ends_what_the_agent_does_for_the_user(keycloa
             call()
         return caught.value.code
 
-    with founded_place(programs, SERVICE.format(port=port, uid=os.getuid(), **named)) as place:
+    with founded_place(
+        programs, SERVICE.format(port=port, uid=os.getuid(), acme=acme_of(realm))
+    ) as place:
         place.start()
         guard = place.connect()
         agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")

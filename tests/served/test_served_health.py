@@ -12,16 +12,10 @@ from typing import Any
 
 import httpcore
 import pytest
+from ports import free_port
 
 from agentguard import ConfigError, Denied
 from agentguard.domain import config
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

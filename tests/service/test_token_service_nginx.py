@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import docs_pages
 import nginx
 import pytest
-from token_service import PAYMENTS, Key, Service, claims, error_of, free_port, served
+from ports import free_port
+from token_service import PAYMENTS, Key, Service, claims, error_of, served
 
 pytestmark = pytest.mark.slow("starts a real nginx")
 

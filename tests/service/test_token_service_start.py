@@ -10,7 +10,8 @@ import ssl
 import httpx
 import pytest
 from certificates import Authority
-from token_service import PAYMENTS, free_port, served
+from ports import free_port
+from token_service import PAYMENTS, served
 
 from agentguard.domain.config import parse
 from agentguard.domain.config.service import ServiceConfig

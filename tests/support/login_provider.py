@@ -15,6 +15,25 @@ LOGGED_IN = 1_799_999_000
 ID_JAG = "oauth-id-jag+jwt"
 
 
+def acme(
+    audience: str = AUDIENCE, *, issuer: str = ISSUER, keys: str = 'jwks_file = "jwks.json"'
+) -> str:
+    """Return ``[issuers.acme]`` in TOML, up to the claim that names its users.
+
+    More keys of the users may follow. ``keys`` says where the keys of the provider are.
+    """
+    return f"""
+[issuers.acme]
+issuer = "{issuer}"
+{keys}
+audience = ["{audience}"]
+algorithms = ["RS256"]
+
+[issuers.acme.users]
+claim = "preferred_username"
+"""
+
+
 class Provider:
     """Signs tokens with RS256, as most providers do. ``path`` has its public keys."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from login_provider import AUDIENCE, ISSUER, Provider
+from login_provider import AUDIENCE, Provider, acme
 from token_issuer import TokenIssuer, fresh
 
 from agentguard import Denied, Guard
@@ -41,15 +41,7 @@ path = "authz.rego"
 [agents.clerk]
 max_scope = ["read"]
 
-[issuers.acme]
-issuer = "{ISSUER}"
-jwks_file = "jwks.json"
-audience = ["{AUDIENCE}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-logout_audience = ["chat"]
+{acme()}logout_audience = ["chat"]
 
 [issuers.partner]
 issuer = "{PARTNER}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certificates import Authority
+from ports import free_port
 
 from agentguard import Guard
 
@@ -31,8 +32,7 @@ class Remote:
         self.place = place
         self.authority = Authority(place.folder, "acme")
         certificate, key = server or self.authority.issue("server")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         with (place.folder / "agentguard.toml").open("a", encoding="utf-8") as file:
             file.write(
                 f'\n[server.tls]\nlisten = "127.0.0.1:{self.port}"\ncertificate = "{certificate}"\n'

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from certificates import Authority
+from ports import free_port
 from token_issuer import SUBJECT, HttpIssuer, TokenIssuer, fresh
 
 from agentguard import Guard
@@ -93,8 +94,7 @@ class Tokens:
         self.spire = TokenIssuer("spire", issuer=None, use="jwt-svid", says_alg=False)
         self.http = HttpIssuer(TokenIssuer("sso", issuer=PROVIDER))
         self.publish()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         tables = TABLES.format(
             port=self.port,
             certificate=certificate,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from urllib.parse import urlencode
 
 import httpx
 import jwt
-from login_provider import ISSUER, Provider
+from login_provider import Provider, acme
+from ports import free_port
 from preloaded import Preloaded
 from served_place import Place, founded_place
 
@@ -37,15 +37,7 @@ issuer = "URL"
 listen = "LISTEN"
 audiences = ["{PAYMENTS}"]
 
-[issuers.acme]
-issuer = "{ISSUER}"
-jwks_file = "jwks.json"
-audience = ["{WORKLOAD}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-audience = ["agentguard"]
+{acme(audience=WORKLOAD)}audience = ["agentguard"]
 id_jag = true
 
 [tools.slow]
@@ -222,11 +214,6 @@ class Service:
         answer = self.http.post("/introspect", data={"token": token, **given}, headers=headers)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
 
 
 @contextmanager
