@@ -218,8 +218,8 @@ async def test_a_modern_request_has_its_method_and_its_name_in_headers(recorded)
             "tool.lost",
         ),
         (response(b"", "text/plain", "500 Internal Server Error"), "tool.lost"),
-        (response(b"", "text/plain", "401 Unauthorized"), "tool.unreachable"),
-        (response(b"", "text/plain", "404 Not Found"), "tool.unreachable"),
+        (response(b"secret words", "text/plain", "401 Unauthorized"), "tool.error"),
+        (response(b"", "text/plain", "404 Not Found"), "tool.error"),
         (response(b"not json"), "tool.lost"),
         (response(b'{"jsonrpc":"2.0","id":99,"result":{}}'), "tool.lost"),
         (response(b'{"jsonrpc":"2.0","id":1,"result":{"a":1,"a":2}}'), "tool.lost"),
@@ -234,17 +234,34 @@ async def test_a_modern_request_has_its_method_and_its_name_in_headers(recorded)
     ],
     ids=range(12),
 )
-async def test_a_call_without_an_answer_is_in_doubt_or_did_not_run(
+async def test_a_call_without_an_answer_of_mcp_is_in_doubt_or_refused_by_the_servers_word(
     recorded, monkeypatch, raw, code
 ):
     monkeypatch.setattr("agentguard_mcp.gateway.http_upstream.MAX_LINE", 1000)
     server = dishonest("tools/call", raw)
     async with server.served() as url, gateway(recorded, over(url)) as client:
-        assert code_of(await client.call("echo", "a")) == code
+        result = await client.call("echo", "a")
+        assert code_of(result) == code
+        text = result["content"][0]["text"]
+        if (status := raw.split()[1].decode()) not in ("200", "http"):
+            assert f"HTTP status {status}" in text
+        assert "secret words" not in text
+        assert "may have run" in text or "the server's own records" in text
         server.reply = honest
-        assert shown(await client.call("echo", "a"))["text"] == ""
+        assert shown(await client.call("echo", "b"))["text"] == ""
     expected = "unknown" if code == "tool.lost" else "error"
     assert recorded.outcomes() == [expected, "ok"]
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "503 Service Unavailable"])
+async def test_the_log_names_the_status_of_a_server_that_lists_no_tools(recorded, status, caplog):
+    server = dishonest("tools/list", response(b"secret words", "text/plain", status))
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        assert code_of(await client.call("echo", "a")) == "tool.unlisted"
+        assert f"which tools it has: HTTP status {status[:3]}" in caplog.text
+        assert "secret words" not in caplog.text
+        server.reply = honest
+        assert shown(await client.call("echo", "a"))["text"] == ""
 
 
 async def test_more_requests_at_once_than_the_gateway_sends_do_not_end_it(recorded, monkeypatch):
@@ -278,12 +295,13 @@ async def test_a_token_that_no_header_can_hold_is_refused(tmp_path):
         recorded.guard.close()
 
 
-async def test_a_server_that_is_not_there_gets_no_call(recorded):
+async def test_a_server_that_is_not_there_gets_no_call(recorded, caplog):
     server = Http(honest)
     async with server.served() as url:
         pins = await asyncio.to_thread(list_tools, over(url))
     async with gateway(recorded, over(url, pins=pins, recheck=60)) as client:
         assert code_of(await client.call("echo", "a")) == "tool.unlisted"
+        assert "no connection (ConnectError)" in caplog.text
         assert "did not answer" in (await client.ask("prompts/list"))["error"]["message"]
 
 

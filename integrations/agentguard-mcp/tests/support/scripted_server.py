@@ -3,7 +3,8 @@
 It speaks the protocol by hand and imports little, so that a test starts it in a moment. It notes
 each call that it runs in the file ``ran``, one line each. Its tools are ``echo``, ``fail``,
 ``hang``, ``crash``, ``deaf``, ``ask`` (which asks the client something first) and the ``extra``
-ones of its options, of which ``slow``, ``broken`` and ``task`` do what they say.
+ones of its options, of which ``slow``, ``broken`` and ``task`` do what they say. It ends at a
+request whose method is ``leave``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def call(identifier, params):
     if name == "hang":
         return
     if name == "slow":
-        time.sleep(0.3)
+        time.sleep(OPTIONS.get("slow", 0.3))
     if name == "task":
         write({"id": identifier, "result": {"task": {"taskId": "t"}, "content": []}})
         return
@@ -87,6 +88,8 @@ def answer(message):
     elif method in ("resources/read", "prompts/get"):
         note(method, params.get("uri", params.get("name")))
         write({"id": identifier, "result": {"contents": [], "messages": [], "params": params}})
+    elif method == OPTIONS.get("leave"):
+        os._exit(3)
     elif method in OPTIONS.get("silent", []):
         return
     elif method == "completion/complete" and "long" in OPTIONS:

@@ -22,7 +22,11 @@ INVALID_PARAMS: Final = -32602
 PARSE_ERROR: Final = -32700
 _URL_ELICITATION: Final = -32042
 _MISSING_CAPABILITY: Final = -32021
-_NOT_RUN: Final = frozenset(
+_IN_DOUBT: Final = frozenset({"tool.timeout", "tool.lost"})
+KEPT: Final = 5.0
+"""Seconds for which the end of a call counts for the same call; CrewAI waits two before a try."""
+
+_FOR_CLIENT: Final = frozenset(
     {INVALID_PARAMS, METHOD_NOT_FOUND, _MISSING_CAPABILITY, _URL_ELICITATION}
 )
 
@@ -60,15 +64,24 @@ def of_server(request: Message, tool: str, response: Message) -> Message:
     """Return a server's own answer to a call that failed there.
 
     A JSON-RPC error of ``tools/call`` becomes a result with ``isError``, since the call may have
-    run. Four errors stay what they are, as nothing has run and the client has to act on them: an
-    unknown method, invalid params, a capability that the client has not declared (MCP 2026-07-28,
+    run. Four errors stay what they are, as the client has to act on them: an unknown method,
+    invalid params, a capability that the client has not declared (MCP 2026-07-28,
     ``MissingRequiredClientCapabilityError``), and the elicitation of a URL (MCP 2025-11-25, "URL
-    Elicitation Required").
+    Elicitation Required"). By these four the server says that nothing has run; nothing proves so.
     """
     failure = response.get("error")
-    if failure is None or request["method"] != "tools/call" or failure.get("code") in _NOT_RUN:
+    if failure is None or request["method"] != "tools/call" or failure.get("code") in _FOR_CLIENT:
         return {**response, "id": request["id"]}
     text = f"The MCP server reports an error for {tool}: {failure.get('message', '')}"
+    return _answer(request, text, {CODE: "tool.error"})
+
+
+def refused_by_server(request: Message, tool: str, why: str) -> Message:
+    """Return the answer to a call that the server has refused without an answer of MCP."""
+    text = (
+        f"The MCP server has refused {tool}: {why}. By this answer the tool did not run; nothing "
+        "but the server's own records can prove so."
+    )
     return _answer(request, text, {CODE: "tool.error"})
 
 
@@ -84,6 +97,42 @@ def in_doubt(request: Message, tool: str, code: str, what: str) -> Message:
 def failed(request: Message, tool: str, code: str, what: str) -> Message:
     """Return the answer to a call that was allowed and never reached the server."""
     return _answer(request, f"Failed: {what}, and {tool} did not run.", {CODE: code})
+
+
+def still_in_doubt(request: Message) -> Message:
+    """Return the answer to a call like one that has just ended without a known outcome."""
+    tool = request.get("params", {}).get("name", request["method"])
+    text = (
+        f"Unknown: the same call has just ended, and nobody knows whether {tool} ran. The gateway "
+        "has not made the call again. Find out whether the tool ran before you make the call again."
+    )
+    return _answer(request, text, {CODE: "tool.in_doubt"})
+
+
+def is_in_doubt(answer: Message) -> bool:
+    """Whether an answer of the gateway says that nobody knows whether the tool ran."""
+    meta = answer.get("result", {}).get("_meta")
+    data = answer.get("error", {}).get("data")
+    codes = [one.get(CODE) for one in (meta, data) if isinstance(one, dict)]
+    return any(code in _IN_DOUBT for code in codes)
+
+
+def is_result(answer: Message) -> bool:
+    """Whether an answer is the result of a tool: content, which a model reads."""
+    return isinstance(answer.get("result", {}).get("content"), list)
+
+
+def repeated(answer: Message) -> Message:
+    """Return the result of a tool for a call that did not run, as the same call has just run."""
+    note = {
+        "type": "text",
+        "text": (
+            "(This is the answer of the same call a moment ago. The tool did not run again: make "
+            f"the call once more, {KEPT:g} seconds later, if it has to run again.)"
+        ),
+    }
+    result = answer["result"]
+    return {**answer, "result": {**result, "content": [*result["content"], note]}}
 
 
 def _answer(request: Message, text: str, data: dict[str, str]) -> Message:

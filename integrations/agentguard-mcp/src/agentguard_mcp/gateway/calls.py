@@ -21,7 +21,6 @@ from agentguard import (
     ApprovalPending,
     Decision,
     Delegation,
-    Denied,
     Guard,
     secret,
 )
@@ -41,20 +40,16 @@ from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.pins import Definition
+from agentguard_mcp.gateway.requests import InvalidRequestError, parsed
+from agentguard_mcp.gateway.results import failure, result_of
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
-from agentguard_mcp.gateway.waiting import approved
+from agentguard_mcp.gateway.waiting import approved, unless
 from agentguard_mcp.listing import LIST, permitted
-from agentguard_mcp.messages import is_failure, is_unfinished
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START, LIST})
 """The methods that run code of the server, and of which each request is a guarded call."""
 
-_MEMBERS: Final = {
-    "tools/call": {"name", "arguments", "inputResponses", "requestState"},
-    "resources/read": {"uri", "inputResponses", "requestState"},
-    "prompts/get": {"name", "arguments", "inputResponses", "requestState"},
-}
 _OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
 _LOGGER = logging.getLogger("agentguard.mcp")
 _HOUR: Final = timedelta(hours=1)
@@ -65,27 +60,12 @@ _MAX_PAGES: Final = 100
 class Ask(Protocol):
     """Sends a request of the gateway's own to the server, and returns the response.
 
-    Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError``.
+    Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError`` and
+    ``RefusedError``.
     """
 
     def __call__(self, method: str, params: dict[str, Any], /) -> Awaitable[Message]:
         """Ask the server."""
-
-
-class _FailedError(Exception):
-    """The server has answered with an error; ``response`` is the answer."""
-
-    def __init__(self, response: Message) -> None:
-        super().__init__("the MCP server reports an error")
-        self.response = response
-
-
-class _TaskError(UpstreamLostError):
-    """The server has answered with a task, which goes on after the call."""
-
-
-class _InvalidError(Exception):
-    """A request does not have the params that MCP asks for."""
 
 
 class Calls:
@@ -112,12 +92,17 @@ class Calls:
         self._lock = asyncio.Lock()
         self._delegating = asyncio.Lock()
         self._listed_at: float | None = None
+        self._lost = asyncio.Event()
         self._callers = callers
         self._limits = limits or Limits(settings)
 
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
         self._listed_at = None
+
+    def lose_server(self) -> None:
+        """Note that the server has ended: no call waits for an approval any longer."""
+        self._lost.set()
 
     async def start(self) -> dict[str, str]:
         """Return the secrets for the server by variable, by a guarded call of their own.
@@ -143,7 +128,7 @@ class Calls:
             for variable, name in wanted.items():
                 released[variable] = await asyncio.to_thread(secret, name)
 
-        while True:
+        for last in (False, True):
             site = CallSite(next_call_id(agent, spec.name))
             bind = partial(Arguments.of, arguments, declared=arguments)
             invocation = Invocation.bind(spec, bind, site, shared=False)
@@ -152,10 +137,11 @@ class Calls:
             try:
                 await arun(agent, invocation, run, _OPTIONS)
             except ApprovalPending as waiting:
-                if not await approved(self._agent, waiting, settings.wait):
+                if last or not await approved(self._agent, waiting, settings.wait):
                     raise
             else:
                 return released
+        raise AssertionError  # pragma: no cover  the second round returns or raises
 
     async def answer(
         self,
@@ -167,39 +153,36 @@ class Calls:
 
         ``forward`` sends a request to the server and returns the response; it is awaited once the
         call is authorised and on record, and never otherwise. ``forward`` raises ``NotSentError``,
-        ``TimeoutError`` or ``UpstreamLostError``. ``notify`` sends a notice to the client.
+        ``TimeoutError``, ``UpstreamLostError`` or ``RefusedError``. ``notify`` sends a notice to
+        the client.
         """
         try:
-            parsed = _parsed(request)
-        except _InvalidError as error:
+            content = parsed(request)
+        except InvalidRequestError as error:
             return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
         with self._limits.counted() as limited:
-            return await self._answered(request, parsed, limited, forward, notify)
+            return await self._answered(request, content, limited, forward, notify)
 
     async def _answered(
         self,
         request: Message,
-        parsed: tuple[Message, str, dict[str, Any]],
+        content: tuple[Message, str, dict[str, Any]],
         limited: Decision | None,
         forward: Callable[[Message], Awaitable[Message]],
         notify: Callable[[Message], None],
     ) -> Message:
         """Return the response to a guarded request, which ``limited`` refuses if there is one."""
-        sent, name, arguments = parsed
-        if request["method"] == "tools/call":
-            refused = limited or await self._tool_refusal(name, request)
-            spec = self.catalog.spec(name)
-        else:
-            spec, refused = self.catalog.method(request["method"])
-        agent, spec, failed = await self._for_caller(request, spec)
-        refused = limited or refused or failed
+        sent, name, arguments = content
+        refused = limited or await self._refusal(name, request)
+        agent, spec, failed = await self._for_caller(request, self._spec(name, request))
+        refused = refused or failed
         declared = spec.schema.get("properties")
         bind = partial(
             Arguments.of, arguments, declared=declared if isinstance(declared, dict) else ()
         )
 
         async def run() -> Any:
-            return _result(await forward(traces.within_span(sent, self._settings.transport)))
+            return result_of(await forward(traces.within_span(sent, self._settings.transport)))
 
         for last in (False, True):
             site = CallSite(next_call_id(agent, spec.name))
@@ -211,14 +194,18 @@ class Calls:
                     result = await arun(agent, invocation, run, _OPTIONS)
                 return {"id": request["id"], "result": result}
             except ApprovalPending as waiting:
-                if last or not await approved(
-                    self._agent, waiting, self._settings.wait, request, notify
-                ):
+                is_approved = not last and await unless(
+                    self._lost,
+                    approved(self._agent, waiting, self._settings.wait, request, notify),
+                )
+                if self._lost.is_set():
+                    return failure(request, name, NotSentError(), self._settings)
+                if not is_approved:
                     return answers.pending(request, name, waiting.request)
-                if request["method"] == "tools/call":  # the tool may have changed meanwhile
-                    refused = refused or await self._tool_refusal(name, request)
+                # the tool may have changed meanwhile
+                refused = refused or await self._refusal(name, request)
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
-                return self._failure(request, name, error)
+                return failure(request, name, error, self._settings)
         raise AssertionError  # pragma: no cover  the second round returns
 
     async def listed(self, request: Message, tools: list[Definition]) -> list[Definition]:
@@ -239,34 +226,21 @@ class Calls:
         shown = await permitted(agent, spec, self._settings.server, names.values())
         return [one for one in tools if names[one["name"]] in shown]
 
-    def _failure(self, request: Message, name: str, error: Exception) -> Message:
-        """Return the answer to a request whose call ended with ``error``."""
-        server = self._settings.server
-        if isinstance(error, Denied):
-            return answers.refusal(request, name, error.decision)
-        if isinstance(error, _FailedError):
-            return answers.of_server(request, name, error.response)
-        if isinstance(error, TimeoutError):
-            what = f"the MCP server {server} did not answer in {self._settings.timeout:g} seconds"
-            return answers.in_doubt(request, name, "tool.timeout", what)
-        if isinstance(error, UpstreamLostError):
-            what = f"the MCP server {server} ended before the answer"
-            if isinstance(error, _TaskError):
-                what = f"the MCP server {server} goes on with the call as a task, unseen"
-            return answers.in_doubt(request, name, "tool.lost", what)
-        if isinstance(error, NotSentError):
-            what = f"the MCP server {server} can't be reached"
-            return answers.failed(request, name, "tool.unreachable", what)
-        decision = Decision.of_exception(error, "tool.failed", "the call failed in the gateway")
-        return answers.failed(request, name, decision.code, "the gateway has met an error")
+    def _spec(self, name: str, request: Message) -> ToolSpec:
+        if request["method"] == "tools/call":
+            return self.catalog.spec(name)
+        return self.catalog.method(request["method"])[0]
 
-    async def _tool_refusal(self, name: str, request: Message) -> Decision | None:
-        """Return why a tool is refused by the list that the server gives now."""
+    async def _refusal(self, name: str, request: Message) -> Decision | None:
+        """Return why a request is refused: a tool by the list that the server gives now."""
+        if request["method"] != "tools/call":
+            return self.catalog.method(request["method"])[1]
         try:
             await self._refresh(request)
         except Exception as error:  # noqa: BLE001  a list that can't be had refuses the call
             what = f"the MCP server {self._settings.server} does not say which tools it has"
-            return Decision.refusal(f"{what} ({type(error).__name__})", code="tool.unlisted")
+            why = str(error) or type(error).__name__
+            return Decision.refusal(f"{what}: {why}", code="tool.unlisted")
         return self.catalog.refusal(name)
 
     async def _refresh(self, request: Message) -> None:
@@ -344,51 +318,8 @@ class Calls:
         return self._agent.under(delegation), None
 
 
-def _result(response: Message) -> Any:
-    """Return the result of a call; raises ``_FailedError`` or ``_TaskError`` for another answer.
-
-    A result that names a task is none of a failed call, whatever else the result says: the work
-    goes on.
-    """
-    result = response.get("result", {})
-    if is_unfinished(result):
-        raise _TaskError
-    if "error" in response or is_failure(result):
-        raise _FailedError(response)
-    return result
-
-
 def _start_arguments(settings: Settings) -> dict[str, Any]:
     """Return the arguments of the call that starts a server, or connects to one."""
     if settings.url is None:
         return {"server": settings.server, "command": list(settings.command)}
     return {"server": settings.server, "url": settings.url}
-
-
-def _parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
-    """Return the request as it goes on, the name of the tool, and the arguments.
-
-    Raises ``_InvalidError``.
-    """
-    method, params = request["method"], request.get("params", {})
-    kept = {name: value for name, value in params.items() if name != "_meta"}
-    unknown = sorted(kept.keys() - _MEMBERS[method])
-    if unknown:
-        raise _InvalidError(f"{method}: the gateway passes no {unknown[0]!r} on")
-    meta = plain_meta(meta_of(request))
-    sent = {
-        "id": request["id"],
-        "method": method,
-        "params": {**kept, "_meta": meta} if meta else kept,
-    }
-    if method == "resources/read":
-        uri = params.get("uri")
-        if not isinstance(uri, str):
-            raise _InvalidError("resources/read: expected a text as uri")
-        return sent, method, {"uri": uri}
-    name, arguments = params.get("name"), params.get("arguments", {})
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise _InvalidError(f"{method}: expected a text as name, and an object as arguments")
-    if method == "prompts/get":
-        return sent, method, {"name": name, "arguments": arguments}
-    return sent, name, arguments

@@ -25,7 +25,13 @@ from agentguard_mcp.gateway.messages import (
     read,
     write,
 )
-from agentguard_mcp.gateway.upstream import GRACE, NotSentError, OnLost, UpstreamLostError
+from agentguard_mcp.gateway.upstream import (
+    GRACE,
+    NotSentError,
+    OnLost,
+    RefusedError,
+    UpstreamLostError,
+)
 
 try:
     import httpx
@@ -38,6 +44,9 @@ except ModuleNotFoundError as error:
 
 MAX_OPEN: Final = 200
 """The most requests to the server that are open at once."""
+
+_REFUSALS: Final = frozenset({401, 403, 404, 429})
+"""The statuses of a server that says that it has not taken a request."""
 
 _EVENTS: Final = "text/event-stream"
 _JSON: Final = "application/json"
@@ -147,8 +156,8 @@ class HttpServer:
                     return
                 if not response.is_success:
                     error = UpstreamLostError(f"HTTP status {response.status_code}")
-                    if response.status_code in (401, 403, 404, 429):  # the server has not taken it
-                        error = NotSentError(f"HTTP status {response.status_code}")
+                    if response.status_code in _REFUSALS:
+                        error = RefusedError(f"HTTP status {response.status_code}")
         except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
             error = NotSentError(f"no connection ({type(failed).__name__})")
         except (httpx.HTTPError, AgentguardError) as failed:

@@ -19,7 +19,13 @@ from agentguard_mcp.gateway.connect import opened
 from agentguard_mcp.gateway.messages import STANDARD, Message, RequestId, read
 from agentguard_mcp.gateway.pins import Pins, pins_of
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import NotSentError, Upstream, UpstreamLostError, not_started
+from agentguard_mcp.gateway.upstream import (
+    NotSentError,
+    RefusedError,
+    Upstream,
+    UpstreamLostError,
+    not_started,
+)
 
 LEGACY: Final = "2025-11-25"
 """The newest revision of MCP with ``initialize``, with which the probe begins."""
@@ -33,6 +39,14 @@ _CAPABILITIES: Final[dict[str, Any]] = {
     "sampling": {"context": {}, "tools": {}},
 }
 _CLIENT: Final = {"name": "agentguard", "version": "1"}
+_FAILURES: Final = (
+    TimeoutError,
+    NotSentError,
+    RefusedError,
+    UpstreamLostError,
+    ValueError,
+    AgentguardError,
+)
 _MAX_PAGES: Final = 100
 _MAX_LINES: Final = 10_000
 _SETTLES: Final = 0.3
@@ -71,7 +85,7 @@ async def _listed(settings: Settings, secrets: Mapping[str, str]) -> Pins:
     try:
         async with asyncio.timeout(settings.timeout):
             return pins_of(settings.server, await _Probe(upstream, lost).tools())
-    except (TimeoutError, NotSentError, UpstreamLostError, ValueError, AgentguardError) as error:
+    except _FAILURES as error:
         if isinstance(error, AgentguardError) and error.code == "pins.malformed":
             raise
         why = f"{error} ({type(error).__name__})" if str(error) else type(error).__name__

@@ -2,26 +2,27 @@
 
 The client's requests keep their ids. A response counts only for a request that waits for it, so a
 server can't answer what nobody has asked, and a client can't answer what the server has not asked.
-A request that MCP does not name is refused in both directions: nobody knows whether it runs code. A
-notice (``notifications/...``) is no request, and passes also where MCP does not name it.
-``calls.py`` decides on calls, ``stdio.py`` connects the relay to its streams.
+A request that MCP does not name is refused in both directions, and such a notice is dropped: nobody
+knows whether it runs code (``methods.py``). ``calls.py`` decides on calls, ``executions.py`` runs
+each call once, and ``stdio.py`` connects the relay to its streams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
-
-import orjson
 
 from agentguard import AgentguardError
 from agentguard_mcp import listing
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.calls import GUARDED, Calls
+from agentguard_mcp.gateway.executions import Executions
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     OWN,
@@ -31,7 +32,7 @@ from agentguard_mcp.gateway.messages import (
     read,
     without_tasks,
 )
-from agentguard_mcp.gateway.methods import FROM_SERVER, PASSED
+from agentguard_mcp.gateway.methods import CLIENT_NOTICES, FROM_SERVER, PASSED, SERVER_NOTICES
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.messages import ERROR
@@ -42,7 +43,7 @@ MAX_PENDING: Final = 1_000
 _ENDLESS: Final = "subscriptions/listen"
 _LISTING_TIMEOUT: Final = 30.0
 _MAX_NOTED: Final = 100
-"""How many dropped lines are logged; a server may print millions."""
+"""How many dropped messages of one side are logged; a server may print millions."""
 
 _LOGGER = logging.getLogger("agentguard.mcp")
 
@@ -62,21 +63,13 @@ class _Passed:
     timer: asyncio.TimerHandle | None
 
 
-@dataclass(slots=True)
-class _Execution:
-    """A guarded call that runs, and how many requests of the client wait for its answer."""
-
-    task: asyncio.Task[Message]
-    waiting: int = 0
-
-
 class Relay:
     """The messages between a client and a server.
 
     ``make_calls`` gets the function with which the gateway asks the server itself, and returns the
     ``Calls``. ``from_client`` and ``from_server`` take one line each; ``lose_server`` and ``close``
     end the relay. ``joins_retries`` is for one client without proofs: a call that the client makes
-    again while the first one runs gets the answer of the first one.
+    again while the first one runs, or right after its end, does not run again (``Executions``).
     """
 
     def __init__(
@@ -94,13 +87,17 @@ class Relay:
         self._calls = make_calls(self._ask)
         self._passed: dict[RequestId, _Passed] = {}
         self._guarded: dict[RequestId, asyncio.Task[None]] = {}
-        self._executions: dict[bytes, _Execution] = {}
+        self._executions = Executions(
+            partial(self._calls.answer, notify=client.send),
+            self._forward,
+            joins_retries=joins_retries,
+        )
         self._awaited: dict[RequestId, asyncio.Future[Message]] = {}
         self._asked: set[RequestId] = set()
         self._own = 0
-        self._dropped = 0
+        self._name = f"the MCP server {settings.server}"
+        self._dropped: Counter[str] = Counter()
         self._is_lost = False
-        self._joins_retries = joins_retries
 
     # --- from the client --------------------------------------------------------------------------
 
@@ -169,6 +166,9 @@ class Relay:
             self._refuse(identifier, ERROR, text)
 
     def _notice_of_client(self, message: Message) -> None:
+        if message["method"] not in CLIENT_NOTICES:
+            self._drop("the client", f"MCP names no notice {message['method'][:64]!r} of a client")
+            return
         if message["method"] == "notifications/cancelled":
             identifier = message.get("params", {}).get("requestId")
             if not isinstance(identifier, str | int):
@@ -179,33 +179,12 @@ class Relay:
             if passed is None:
                 return
             _stop(passed)
-        if message["method"].startswith("notifications/"):
-            self._server.send(message)
+        self._server.send(message)
 
     async def _guard(self, request: Message) -> None:
-        """Answer a guarded request, unless the client cancels it.
-
-        A client that has given a call up, and makes the same call again while the first one still
-        runs, gets the answer of the first one: some clients try three times. The call ends early
-        only if the client has cancelled all of these requests.
-        """
-        key = _call_key(request, is_single=not self._joins_retries)
-        while (execution := self._executions.get(key)) is not None and not execution.waiting:
-            await asyncio.wait([execution.task])  # all its requests are cancelled, so it ends now
-        if execution is None:
-            answering = self._calls.answer(request, self._forward, self._client.send)
-            execution = _Execution(asyncio.get_running_loop().create_task(answering))
-            self._executions[key] = execution
-            execution.task.add_done_callback(lambda _task: self._executions.pop(key, None))
-        execution.waiting += 1
+        """Answer a guarded request, unless the client cancels it."""
         try:
-            answer = {**await asyncio.shield(execution.task), "id": request["id"]}
-        except asyncio.CancelledError:
-            execution.waiting -= 1
-            if not execution.waiting:
-                execution.task.cancel()
-                await asyncio.wait([execution.task])  # the next call finds this one ended
-            raise
+            answer = await self._executions.answer(request)
         except Exception:
             _LOGGER.exception("a call failed in the gateway")
             text = "the gateway has met an error: look at its log"
@@ -236,7 +215,8 @@ class Relay:
     async def _exchange(self, request: Message, timeout: float) -> Message:  # noqa: ASYNC109
         """Send a request and return its response, with the id of the request.
 
-        Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError``.
+        Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError`` and
+        ``RefusedError``.
         """
         if self._is_lost:
             raise UpstreamLostError
@@ -256,13 +236,13 @@ class Relay:
         try:
             message = cleaned(read(line))
         except AgentguardError as error:
-            self._drop(f"{error} [{error.code}]")
+            self._drop(self._name, f"{error} [{error.code}]")
             return
         if "method" not in message:
             self._response(message)
         elif "id" in message:
             self._request_of_server(message)
-        elif message["method"] != "notifications/tasks/status":
+        else:
             self._notice_of_server(message)
 
     def _response(self, message: Message) -> None:
@@ -279,7 +259,7 @@ class Relay:
                 message = without_tasks(message, "result")
             self._client.send(message)
         else:
-            self._drop("a response to no request")
+            self._drop(self._name, "a response to no request")
 
     def _list(self, request: Message, message: Message) -> None:
         """Answer a request for a list of tools with those that the client may see."""
@@ -311,7 +291,8 @@ class Relay:
         self._client.send(message)
 
     def _notice_of_server(self, message: Message) -> None:
-        if not message["method"].startswith("notifications/"):
+        if message["method"] not in SERVER_NOTICES:
+            self._drop(self._name, f"MCP names no notice {message['method'][:64]!r} of a server")
             return
         if message["method"] == "notifications/tools/list_changed":
             self._calls.forget_list()
@@ -322,13 +303,13 @@ class Relay:
             self._asked.discard(identifier)
         self._client.send(message)
 
-    def _drop(self, what: str) -> None:
-        self._dropped += 1
-        if self._dropped <= _MAX_NOTED:
-            _LOGGER.warning("the MCP server %s: a line is dropped: %s", self._settings.server, what)
+    def _drop(self, whose: str, what: str) -> None:
+        self._dropped[whose] += 1
+        if self._dropped[whose] <= _MAX_NOTED:
+            _LOGGER.warning("%s: a message is dropped: %s", whose, what)
 
     def lose_request(self, identifier: RequestId, error: Exception) -> None:
-        """Note that the server will not answer a request, for ``error``: lost, or not sent."""
+        """Note that the server will not answer a request, for ``error``: as ``OnLost`` says."""
         if (future := self._awaited.get(identifier)) is not None:
             if not future.done():
                 future.set_exception(error)
@@ -342,6 +323,7 @@ class Relay:
     async def lose_server(self) -> None:
         """Answer all that waits for a server that is gone; calls that went there are in doubt."""
         self._is_lost = True
+        self._calls.lose_server()
         text = f"the MCP server {self._settings.server} has ended"
         for identifier, passed in list(self._passed.items()):
             _stop(passed)
@@ -368,17 +350,6 @@ class Relay:
 def _stop(passed: _Passed) -> None:
     if passed.timer is not None:
         passed.timer.cancel()
-
-
-def _call_key(request: Message, *, is_single: bool) -> bytes:
-    """Return what two requests share that are the same call: all but the id and ``_meta``.
-
-    For ``is_single``, each request is a call of its own, since each may have another caller.
-    """
-    if is_single:
-        return orjson.dumps(request["id"])
-    params = {name: value for name, value in request.get("params", {}).items() if name != "_meta"}
-    return orjson.dumps([request["method"], params], option=orjson.OPT_SORT_KEYS)
 
 
 def _is_own(identifier: RequestId) -> bool:

@@ -33,15 +33,31 @@ INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM"
 
 
 class UpstreamLostError(Exception):
-    """The server has ended, does not read, or has broken the protocol: an answer will not come."""
+    """The server has ended, does not read, or has broken the protocol: an answer will not come.
+
+    The text says what happened, without a word of the server's own.
+    """
+
+    def __init__(self, message: str = "the server has ended") -> None:
+        super().__init__(message)
 
 
 OnLost = Callable[[RequestId, Exception], None]
-"""Is told that the server will not answer a request, and why: lost, or not sent."""
+"""Is told that the server will not answer a request, and why: lost, refused, or not sent."""
 
 
 class NotSentError(Exception):
     """The server could not be reached before a call was sent: the call did not run."""
+
+    def __init__(self, message: str = "the server has ended") -> None:
+        super().__init__(message)
+
+
+class RefusedError(Exception):
+    """The server, or what stands in front of it, has refused a request by an HTTP status.
+
+    By this answer the call did not run. Nothing proves so: the request has been sent.
+    """
 
 
 async def not_started(_method: str, _params: dict[str, Any]) -> Message:
@@ -104,7 +120,7 @@ class ServerProcess:
             raise UpstreamLostError
         if transport.get_write_buffer_size() + len(line) > MAX_UNREAD:
             transport.abort()
-            raise UpstreamLostError
+            raise UpstreamLostError("the server does not read")
         self._input.write(line)
 
     async def next(self) -> bytes:

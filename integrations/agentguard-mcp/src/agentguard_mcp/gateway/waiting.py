@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agentguard import Agent, ApprovalPending
@@ -37,6 +37,18 @@ async def approved(
         if await agent.approvals.await_(waiting.request, timeout=pause):
             return True
     return False
+
+
+async def unless(lost: asyncio.Event, answer: Coroutine[Any, Any, bool]) -> bool:
+    """Return what ``answer`` returns, or False as soon as ``lost`` is set."""
+    answering = asyncio.ensure_future(answer)
+    losing = asyncio.ensure_future(lost.wait())
+    try:
+        await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
+        return answering.done() and answering.result()
+    finally:
+        answering.cancel()
+        losing.cancel()
 
 
 def _notice(token: Any, beat: int, identifier: str) -> Message:
