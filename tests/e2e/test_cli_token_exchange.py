@@ -77,6 +77,25 @@ def test_an_id_jag_gets_a_token_and_is_no_user_s_token(service, folder, run):
     assert claims(ran.stdout.strip())["aud"] == [PAYMENTS]
 
 
+def test_an_id_jag_is_not_lost_where_the_chain_can_not_be_written(service, folder, run):
+    (folder / "alice").write_text(service.id_jag() + "\n")
+    refused = run(*words(service, "--id-jag", "--chain", "none/chain.json"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "storage.readonly" in refused.stderr
+    ran = run(*words(service, "--id-jag", "--chain", "chain.json"))  # the twin
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_private_key_is_not_printed(service, folder, run):
+    made = [*words(service)]
+    made[made.index("key.json")] = "-"
+    refused = run(*made)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--key: name a file" in refused.stderr
+    assert run(*words(service)).returncode == 0  # the twin
+    assert (folder / "key.json").exists()
+
+
 def test_a_refusal_prints_no_token(service, run):
     ran = run(*words(service, "--scope", "admin"))
     assert (ran.returncode, ran.stdout) == (2, "")

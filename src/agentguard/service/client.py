@@ -38,13 +38,13 @@ class TokenService:
     """
 
     def __init__(self, url: str, *, http: httpx.Client | None = None) -> None:
-        base = messages.parse_url(url)
-        own = httpx.Client(timeout=_TIMEOUT, trust_env=_has_tls(base)) if http is None else None
-        self._own, used = own, http or own
-        assert used is not None  # noqa: S101  one of both is there
-        self._url, self._http = base, used
-        self.identities = Identities(base, used)
-        self.tokens = Tokens(base, used)
+        self._url = messages.parse_url(url)
+        self._is_own = http is None
+        if http is None:
+            http = httpx.Client(timeout=_TIMEOUT, trust_env=_has_tls(self._url))
+        self._http = http
+        self.identities = Identities(self._url, http)
+        self.tokens = Tokens(self._url, http)
 
     def authorize(
         self,
@@ -68,8 +68,8 @@ class TokenService:
 
     def close(self) -> None:
         """Close the client of httpx that was made here."""
-        if self._own is not None:
-            self._own.close()
+        if self._is_own:
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,14 +160,13 @@ class AsyncTokenService:
     """The twin of ``TokenService`` for asyncio, with an ``httpx.AsyncClient``."""
 
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None) -> None:
-        base = messages.parse_url(url)
-        tls = _has_tls(base)
-        own = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=tls) if http is None else None
-        self._own, used = own, http or own
-        assert used is not None  # noqa: S101  one of both is there
-        self._url, self._http = base, used
-        self.identities = AsyncIdentities(base, used)
-        self.tokens = AsyncTokens(base, used)
+        self._url = messages.parse_url(url)
+        self._is_own = http is None
+        if http is None:
+            http = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=_has_tls(self._url))
+        self._http = http
+        self.identities = AsyncIdentities(self._url, http)
+        self.tokens = AsyncTokens(self._url, http)
 
     async def authorize(
         self,
@@ -184,8 +183,8 @@ class AsyncTokenService:
 
     async def aclose(self) -> None:
         """Close the client of httpx that was made here."""
-        if self._own is not None:
-            await self._own.aclose()
+        if self._is_own:
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

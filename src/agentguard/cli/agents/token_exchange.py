@@ -8,6 +8,7 @@ token is of no use without the key.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -104,13 +105,14 @@ def exchange(  # noqa: PLR0913  the options of the command
 
     user = _token(subject_token)
     workload = _token(workload_token)
-    with TokenService(service) as tokens:
+    place = nullcontext() if chain is None else files.new(chain, force=True)
+    # the file is opened first: an ID-JAG counts once, and would be lost with the chain
+    with place as written, TokenService(service) as tokens:
         signer = _signer(key)
         identity = tokens.identities.register(agent, workload_token=workload, signer=signer)
         send = tokens.tokens.redeem if id_jag else tokens.tokens.exchange
         got = send(identity, user, scope=scope or None, audience=audience or ())
-    if chain is not None:
-        with files.new(chain, force=True) as written:
+        if written is not None:
             written.write(got.issued.chain + b"\n")
     typer.echo(got.issued.token)  # in one piece: a screen's line would be wrapped
 
@@ -126,8 +128,11 @@ def _token(path: Path) -> str:
 def _signer(path: Path) -> Ed25519Signer:
     """Return the key in a file, which is made where it is missing.
 
-    Raises ``ConfigError`` for a file without an Ed25519 key.
+    Raises ``ConfigError`` for a file without an Ed25519 key, and for ``-``: a private key is not
+    printed.
     """
+    if files.is_stream(path):
+        raise ConfigError("--key: name a file, since a private key is not printed")
     if not os.path.lexists(path):
         seed = os.urandom(_SEED)
         signer = Ed25519Signer.from_seed(seed)
