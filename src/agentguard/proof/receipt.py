@@ -17,6 +17,7 @@ from agentguard.errors import (
     ProofError,
     VerificationError,
 )
+from agentguard.proof.bound_request import is_digest
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing import jws
 from agentguard.signing.canonical import JSON, is_integer
@@ -53,6 +54,14 @@ class VerifiedReceipt(NamedTuple):
     proof_sha256: str
 
 
+class SignedAnswer(NamedTuple):
+    """What a receipt says, signed: the URL of the server, the answer, and the key's thumbprint."""
+
+    server: str
+    answer: Answer
+    key_id: str
+
+
 def mint(answer: Answer, signer: Signer, *, server: str, at: int) -> str:
     """Sign a receipt of ``answer``; ``at`` is in seconds since the epoch.
 
@@ -77,16 +86,27 @@ def verify(
     Raises ``ProofError``: ``receipt.malformed``, ``receipt.key`` for a signature of none of the
     keys, ``receipt.mismatch`` for the receipt of another server, request or answer.
     """
+    signed = verify_signature(token, keys)
+    if (signed.server, signed.answer) != (server, answer):
+        message = "the receipt is of another server, of another request or of another answer"
+        raise ProofError(message, code="receipt.mismatch")
+    return VerifiedReceipt(token, signed.key_id, answer.proof_sha256)
+
+
+def verify_signature(token: str, keys: Sequence[PublicKey]) -> SignedAnswer:
+    """Return what a receipt says, once its signature holds under one of ``keys``.
+
+    For whoever has the receipt and not the answer. Raises ``ProofError``: ``receipt.malformed``,
+    ``receipt.key`` for a signature of none of the keys.
+    """
     if len(token) > MAX_RECEIPT:
         raise ProofError("the receipt is too long", code="receipt.malformed")
     key, claims = _signed(token, keys)
-    if claims.keys() != _CLAIMS or not is_integer(claims["iat"]):
-        raise ProofError("the claims are not those of a receipt", code="receipt.malformed")
-    said = claims["iss"], claims["prf"], claims["status"], claims["bdg"]
-    if said != (server, *answer) or not is_integer(claims["status"]):
-        message = "the receipt is of another server, of another request or of another answer"
-        raise ProofError(message, code="receipt.mismatch")
-    return VerifiedReceipt(token, key.thumbprint, answer.proof_sha256)
+    if claims.keys() == _CLAIMS and is_integer(claims["iat"]) and is_integer(claims["status"]):
+        server, proof, body = (claims[name] for name in ("iss", "prf", "bdg"))
+        if isinstance(server, str) and is_digest(proof) and is_digest(body):
+            return SignedAnswer(server, Answer(proof, claims["status"], body), key.thumbprint)
+    raise ProofError("the claims are not those of a receipt", code="receipt.malformed")
 
 
 def _signed(token: str, keys: Sequence[PublicKey]) -> tuple[PublicKey, Mapping[str, Any]]:
@@ -115,7 +135,7 @@ class ReceiptKeys:
         for url, lines in keys.items():
             if url not in named:
                 raise ConfigError(f"{url!r} has keys of receipts, and is no audience here")
-            self._keys[parse_audience(url)] = _keys_of(url, lines)
+            self._keys[parse_audience(url)] = public_keys(url, lines)
 
     def wants(self, base: Target) -> bool:
         """Whether a server has to sign its answers."""
@@ -136,12 +156,16 @@ def missing(status: int) -> ProofError:
     return ProofError(message, code="receipt.missing")
 
 
-def _keys_of(url: str, lines: Iterable[str]) -> tuple[PublicKey, ...]:
+def public_keys(owner: str, lines: Iterable[str]) -> tuple[PublicKey, ...]:
+    """Return the keys in ``lines``, each in the form of OpenSSH (``ssh-ed25519 ...``).
+
+    ``owner`` says in an error whose keys they are. Raises ``ConfigError``, also for no keys.
+    """
     listed = [] if isinstance(lines, str) else list(lines)
     try:
         keys = tuple(map(PublicKey.from_openssh, listed))
     except AgentguardError as error:
-        raise ConfigError(f"a key of {url!r} can't be used: {error}") from error
+        raise ConfigError(f"a key of {owner!r} can't be used: {error}") from error
     if not keys:
-        raise ConfigError(f"{url!r} needs a list of keys, each a line ssh-ed25519 ...")
+        raise ConfigError(f"{owner!r} needs a list of keys, each a line ssh-ed25519 ...")
     return keys

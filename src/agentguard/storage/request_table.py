@@ -19,19 +19,46 @@ from agentguard.visible import written_out
 MatchState = Literal["both", "differs", "refused", "agent_only", "receiver_only"]
 """What both logs together say of a request."""
 
+ReceiptState = Literal["unverified", "valid", "invalid"]
+"""Whether the signature of a receipt holds; ``unverified`` where nobody has named the keys."""
+
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE sent (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, counts INTEGER,
+    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, reason TEXT,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE received (
-    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, counts INTEGER,
+    sha256 BLOB, nth INTEGER, shard INTEGER, idx INTEGER, parts BLOB, reason TEXT,
     PRIMARY KEY (sha256, nth)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE receipts (sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE receipts (
+    sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER, state TEXT
+) STRICT, WITHOUT ROWID;
 CREATE TABLE refused (sha256 BLOB PRIMARY KEY, shard INTEGER, idx INTEGER) STRICT, WITHOUT ROWID;
+CREATE VIEW requests AS
+SELECT 'agent' AS side, CASE
+        WHEN received.sha256 IS NOT NULL AND received.parts = sent.parts THEN 'both'
+        WHEN received.sha256 IS NOT NULL THEN 'differs'
+        WHEN refused.sha256 IS NULL THEN 'agent_only'
+        -- a server signs answers to accepted requests alone
+        WHEN receipts.state = 'valid' THEN 'differs'
+        ELSE 'refused'
+    END AS match, sent.shard AS agent_shard, sent.idx AS agent_idx,
+    coalesce(received.shard, refused.shard) AS receiver_shard,
+    coalesce(received.idx, refused.idx) AS receiver_idx,
+    receipts.shard, receipts.idx, receipts.state, sent.reason AS reason
+FROM sent
+LEFT JOIN receipts ON receipts.sha256 = sent.sha256
+LEFT JOIN received ON received.sha256 = sent.sha256 AND received.nth = sent.nth
+LEFT JOIN refused ON refused.sha256 = sent.sha256
+UNION ALL
+SELECT 'receiver', 'receiver_only', NULL, NULL, received.shard, received.idx,
+    NULL, NULL, NULL, received.reason
+FROM received
+LEFT JOIN sent ON sent.sha256 = received.sha256 AND sent.nth = received.nth
+WHERE sent.sha256 IS NULL;
 """
 
 _INSERT: Final = {
@@ -41,33 +68,22 @@ _INSERT: Final = {
     ),
     # the first counts: a thief may send one proof without end
     "refused": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
-    "receipts": "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?)",
+    # one that does not verify is never hidden behind another
+    "receipts": (
+        "INSERT INTO receipts VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
+        " SET (shard, idx, state) = (?2, ?3, ?4) WHERE ?4 = 'invalid' AND state <> 'invalid'"
+    ),
 }
 
-_OF_THE_AGENT: Final = """
-SELECT CASE
-        WHEN received.sha256 IS NOT NULL AND received.parts = sent.parts THEN 'both'
-        WHEN received.sha256 IS NOT NULL THEN 'differs'
-        WHEN refused.sha256 IS NOT NULL THEN 'refused'
-        ELSE 'agent_only'
-    END AS state, sent.shard, sent.idx, coalesce(received.shard, refused.shard),
-    coalesce(received.idx, refused.idx), receipts.shard, receipts.idx
-FROM sent
-LEFT JOIN receipts ON receipts.sha256 = sent.sha256
-LEFT JOIN received ON received.sha256 = sent.sha256 AND received.nth = sent.nth
-LEFT JOIN refused ON refused.sha256 = sent.sha256
-WHERE state IN ('both', 'differs') OR sent.counts
-ORDER BY sent.shard, sent.idx
+_MATCHES: Final = """
+SELECT * FROM requests WHERE match IN ('both', 'differs') OR reason IS NULL
+ORDER BY side, agent_shard, agent_idx, receiver_shard, receiver_idx
 """
 
-_OF_THE_RECEIVER: Final = """
-SELECT 'receiver_only', NULL, NULL, received.shard, received.idx, NULL, NULL FROM received
-LEFT JOIN sent ON sent.sha256 = received.sha256 AND sent.nth = received.nth
-WHERE sent.sha256 IS NULL AND received.counts
-ORDER BY received.shard, received.idx
+_LEFT_OUT: Final = """
+SELECT reason, count(*) FROM requests
+WHERE match NOT IN ('both', 'differs') AND reason IS NOT NULL GROUP BY reason
 """
-
-_STATEMENTS: Final = (_OF_THE_AGENT, _OF_THE_RECEIVER)
 
 
 class Match(NamedTuple):
@@ -75,13 +91,14 @@ class Match(NamedTuple):
 
     The place in the receiver's log is that of the entry ``received`` or, in the state ``refused``,
     of the first entry ``refused``. ``receipt`` is the place of the receiver's receipt in the
-    agent's log.
+    agent's log, and ``receipt_state`` says whether the receipt's signature holds.
     """
 
     state: MatchState
     at_agent: LogPlace | None
     at_receiver: LogPlace | None
     receipt: LogPlace | None
+    receipt_state: ReceiptState | None
 
 
 class RequestTable:
@@ -96,28 +113,32 @@ class RequestTable:
         with _errors():
             self._connection.executescript(_SCHEMA)
 
-    def add_sent(self, sha256: str, place: LogPlace, parts: bytes, *, counts: bool) -> None:
+    def add_sent(
+        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None = None
+    ) -> None:
         """Add a request of the agent's log.
 
         ``sha256`` (hex) is the digest of the proof. ``parts`` stands for all that both logs say of
-        a request: the bytes are compared. A request that does not ``count`` is left out of the
-        result if the receiver's log does not have the request.
+        a request: the bytes are compared. A request with a ``reason`` is left out of the result if
+        the receiver's log does not have the request.
         """
-        self._add("sent", sha256, place, parts, counts)
+        self._add("sent", sha256, place, parts, reason)
 
-    def add_received(self, sha256: str, place: LogPlace, parts: bytes, *, counts: bool) -> None:
+    def add_received(
+        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None = None
+    ) -> None:
         """Add an accepted request of the receiver's log; the arguments are as in ``add_sent``."""
-        self._add("received", sha256, place, parts, counts)
+        self._add("received", sha256, place, parts, reason)
 
-    def add_receipt(self, sha256: str, place: LogPlace) -> None:
+    def add_receipt(self, sha256: str, place: LogPlace, state: ReceiptState) -> None:
         """Add a receipt that the agent's log has of a request."""
-        self._add("receipts", sha256, place)
+        self._add("receipts", sha256, place, state)
 
     def add_refused(self, sha256: str, place: LogPlace) -> None:
         """Add a refused request of the receiver's log."""
         self._add("refused", sha256, place)
 
-    def _add(self, table: str, sha256: str, place: LogPlace, *more: bytes | bool) -> None:
+    def _add(self, table: str, sha256: str, place: LogPlace, *more: bytes | str | None) -> None:
         with _errors():
             self._connection.execute(
                 _INSERT[table], (bytes.fromhex(sha256), place.shard, place.index, *more)
@@ -130,9 +151,14 @@ class RequestTable:
         time.
         """
         with _errors():
-            for statement in _STATEMENTS:
-                for state, *numbers in self._connection.execute(statement):
-                    yield Match(state, *(_place(*numbers[at : at + 2]) for at in (0, 2, 4)))
+            for _side, match, *numbers, state, _reason in self._connection.execute(_MATCHES):
+                at_agent, at_receiver, receipt = (_place(*numbers[at : at + 2]) for at in (0, 2, 4))
+                yield Match(match, at_agent, at_receiver, receipt, state)
+
+    def left_out(self) -> dict[str, int]:
+        """Return by the reason how many requests are left out of ``matches``."""
+        with _errors():
+            return dict(self._connection.execute(_LEFT_OUT).fetchall())
 
     def __enter__(self) -> Self:
         return self

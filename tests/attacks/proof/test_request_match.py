@@ -25,6 +25,16 @@ from agentguard.proof.receipt import Answer, VerifiedReceipt, mint
 from agentguard.signing.canonical import sha256_hex
 
 
+def other() -> Ed25519Signer:
+    return Ed25519Signer.from_seed(os.urandom(32))
+
+
+@pytest.fixture
+def key() -> Ed25519Signer:
+    """The key with which the server signs receipts."""
+    return other()
+
+
 def run(sides: TwoSides, *options: str) -> commands.Result:
     """Run the command on both states, in a home without anchors."""
     states = sides.agent.state, sides.server.state
@@ -311,25 +321,136 @@ def test_an_address_that_protects_no_request_is_no_server(sides):
     assert (asked.returncode, "use https" in asked.stderr) == (2, True)
 
 
-def test_a_request_with_a_receipt_is_named(sides):
+def answered(path, signer, named=None):
+    """Prove a request inside a call, and note a receipt that the server signs with ``signer``.
+
+    The entry names the key ``named``, by default that of ``signer``.
+    """
+    proof = sha256_hex(prove_request("POST", f"{URL}{path}", b"").proof.encode())
+    token = mint(Answer(proof, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+    note_receipt(VerifiedReceipt(token, (named or signer).public_key.thumbprint, proof))
+
+
+def keys_of(sides, *signers):
+    file = sides.folder / "receipts.pub"
+    lines = [signer.public_key.openssh() for signer in signers]
+    file.write_text("# keys of receipts\n\n" + "\n".join(lines))
+    return "--receipt-keys", str(file)
+
+
+def test_a_request_with_a_receipt_is_named(sides, key):
     """The receiver has removed its entry, and the agent has what the receiver has signed."""
-    key = Ed25519Signer.from_seed(os.urandom(32))
+    with sides.open() as opened:
+        opened.send()
+        in_call(opened.guard, lambda: answered("/signed", key), audience=[URL])
+        opened.prove("/unsigned")
+    code, listed, summary = match(sides, *keys_of(sides, other(), key))
+    assert [(one["url"], one["receipt"]) for one in listed] == [
+        (f"{URL}/signed", "valid"),
+        (f"{URL}/unsigned", None),
+    ]
+    assert [one["receipt_entry"] is None for one in listed] == [False, True]
+    assert (code, summary["receipts"], summary["receipts_invalid"]) == (1, 1, 0)
+    assert summary["agent_only"] == 2
+    shown = run(sides, "--no-verify", *keys_of(sides, key)).stdout
+    assert "answered by the receiver, whose log lacks the request" in shown
+    assert "1 request has a receipt" in shown
+    assert "the signatures hold" in shown
+
+
+def test_a_receipt_is_not_verified_without_the_keys_of_the_server(sides, key):
+    with sides.open() as opened:
+        in_call(opened.guard, lambda: answered("/signed", key), audience=[URL])
+    _code, (one,), summary = match(sides)
+    assert (one["receipt"], summary["receipts_invalid"]) == ("unverified", None)
+    shown = run(sides, "--no-verify").stdout
+    assert "whose signature is not verified" in shown
+    assert "lost, or never received" in shown
+
+
+@pytest.mark.parametrize("lie", ["of another key", "under the name of the key", "none"])
+def test_a_receipt_that_the_server_has_not_signed_is_a_difference(sides, key, lie):
+    """The agent's process can note any receipt: both logs verify, and agree on the request."""
+    signer = key if lie == "none" else other()
+    named = key if lie == "under the name of the key" else None
+
+    def pay(receiver):
+        proof = prove_request("POST", f"{URL}/pay", b"")
+        check(receiver, Sent(listed(proof), query="", body=b""))
+        digest = sha256_hex(proof.proof.encode())
+        token = mint(Answer(digest, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+        note_receipt(VerifiedReceipt(token, (named or signer).public_key.thumbprint, digest))
+
+    with sides.open() as opened:
+        in_call(opened.guard, lambda: pay(opened.receiver), audience=[URL])
+    assert match(sides)[0] == 0  # nobody has named the keys
+    code, requests, summary = match(sides, *keys_of(sides, key))
+    assert (summary["both"], summary["receipts"]) == (1, 1)
+    if lie == "none":
+        assert (code, requests, summary["receipts_invalid"]) == (0, [], 0)
+    else:
+        assert [(one["state"], one["receipt"]) for one in requests] == [("both", "invalid")]
+        assert (code, summary["ok"], summary["receipts_invalid"]) == (1, False, 1)
+        assert "do not hold" in run(sides, *keys_of(sides, key)).stdout
+
+
+def test_a_receipt_that_lies_is_not_hidden_behind_another(sides, key):
+    """Two receipts of one request: the first verifies, the second does not, or the other way."""
+    orders = {"/true": (key, other()), "/false": (other(), key)}
 
     def pay(path):
         proof = sha256_hex(prove_request("POST", f"{URL}{path}", b"").proof.encode())
-        token = mint(Answer(proof, 200, "0" * 64), key, server=f"{URL}/", at=1)
-        note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, proof))
+        for signer in orders[path]:
+            token = mint(Answer(proof, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+            note_receipt(VerifiedReceipt(token, signer.public_key.thumbprint, proof))
 
     with sides.open() as opened:
+        for path in orders:
+            in_call(opened.guard, partial(pay, path), audience=[URL])
+    _code, requests, summary = match(sides, *keys_of(sides, key))
+    assert [one["receipt"] for one in requests] == ["invalid", "invalid"]
+    assert summary["receipts"] == 2
+
+
+def test_a_receipt_contradicts_a_log_that_says_refused(sides, key):
+    def pay(receiver):
+        proof = prove_request("POST", f"{URL}/pay", b"")
+        sent = Sent(listed(proof), query="", body=b"altered")
+        assert refused(receiver, sent) == "proof.request"
+        digest = sha256_hex(proof.proof.encode())
+        token = mint(Answer(digest, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, digest))
+
+    with sides.open() as opened:
+        in_call(opened.guard, lambda: pay(opened.receiver), audience=[URL])
+    code, (one,), _summary = match(sides)
+    assert (code, one["state"]) == (0, "refused")  # an unverified receipt may be forged
+    code, (one,), summary = match(sides, *keys_of(sides, key))
+    assert (code, one["state"], summary["differs"]) == (1, "differs", 1)
+    assert (one["code"], one["differs"]) == ("proof.request", ["body_sha256", "receipt"])
+    assert "its log says that the request was refused" in run(sides, *keys_of(sides, key)).stdout
+
+
+@pytest.mark.parametrize("text", ["", "ssh-ed25519 AAAA", "-----BEGIN OPENSSH PRIVATE KEY-----"])
+def test_a_file_without_usable_keys_is_refused(sides, text):
+    with sides.open() as opened:
         opened.send()
-        in_call(opened.guard, lambda: pay("/signed"), audience=[URL])
-        opened.prove("/unsigned")
-    code, listed, summary = match(sides)
-    assert [(one["url"], one["receipt_entry"] is None) for one in listed] == [
-        (f"{URL}/signed", False),
-        (f"{URL}/unsigned", True),
-    ]
-    assert (code, summary["receipts"], summary["agent_only"]) == (1, 1, 2)
-    shown = run(sides, "--no-verify").stdout
-    assert "the receiver has signed a receipt" in shown
-    assert "1 request has a receipt" in shown
+    file = sides.folder / "receipts.pub"
+    file.write_text(text)
+    asked = run(sides, "--receipt-keys", str(file))
+    assert (asked.returncode, "receipts.pub" in asked.stderr) == (2, True)
+    assert run(sides, "--receipt-keys", str(sides.folder / "none")).returncode == 2
+    assert run(sides, *keys_of(sides, other())).returncode == 0  # the twin
+
+
+def test_only_requests_that_are_left_out_are_counted_as_such(sides):
+    """A request that both logs have is compared, whatever its time and its server."""
+    with sides.open() as opened:
+        opened.send("/early")
+        opened.prove("/lost")
+        opened.send()
+    (*_early, late) = sides.agent.entries("proof")
+    code, listed, summary = match(sides, "--since", late.at)
+    assert (code, listed, summary["both"], summary["earlier"]) == (0, [], 2, 1)
+    code, listed, summary = match(sides, "--server", "https://other.example")
+    assert (code, listed, summary["both"], summary["elsewhere"]) == (0, [], 2, 1)

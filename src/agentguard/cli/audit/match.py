@@ -18,12 +18,12 @@ import typer
 from agentguard.audit import find, http_requests
 from agentguard.audit.entry import Entry, LogPlace, parse_entry
 from agentguard.audit.log import LogReader
-from agentguard.audit.receipts import read_receipt
+from agentguard.audit.receipts import ReceiptEntry, read_receipt
 from agentguard.call.invocation import timestamp
 from agentguard.call.releases import ProofRecord
 from agentguard.cli.audit import history
 from agentguard.cli.audit.match_report import MatchReport, Verified
-from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.location import Location, TrustedLog
 from agentguard.cli.terminal.options import JobsOption, JsonOption, SinceOption
 from agentguard.delegation.grant import is_audience
@@ -31,10 +31,12 @@ from agentguard.domain import config, keystore
 from agentguard.domain.entry_processes import default_jobs
 from agentguard.domain.verify import examine
 from agentguard.errors import ConfigError, DecodeError, ProofError
+from agentguard.proof import receipt
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing import canonical
+from agentguard.signing.keys import PublicKey
 from agentguard.storage import sqlite
-from agentguard.storage.request_table import RequestTable
+from agentguard.storage.request_table import ReceiptState, RequestTable
 
 T = TypeVar("T")
 
@@ -83,6 +85,15 @@ ReceiverTrustOption = Annotated[
         help="The trust document of the receiver's log; by default the copy in the anchor.",
     ),
 ]
+ReceiptKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--receipt-keys",
+        metavar="FILE",
+        help="The receiver's public keys for receipts, each a line ssh-ed25519 ...: verifies the "
+        "receipts in the agent's log.",
+    ),
+]
 
 
 def match(  # noqa: PLR0913  the options of the command
@@ -95,6 +106,7 @@ def match(  # noqa: PLR0913  the options of the command
     no_verify: NoVerifyOption = False,
     agent_trust: AgentTrustOption = None,
     receiver_trust: ReceiverTrustOption = None,
+    receipt_keys: ReceiptKeysOption = None,
     jobs: JobsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -102,14 +114,16 @@ def match(  # noqa: PLR0913  the options of the command
 
     Verifies both logs, and lists each request that is only in one log (lost or not received, or
     forged) or that differs, and what the receiver has refused. Exit code 1 if there is such a
-    difference, or if a log does not verify. A refused request is no difference: both logs know it.
+    difference, or if a log or a receipt does not verify. A refused request is no difference: both
+    logs know it.
 
     With --json, one object a line for each listed request: state (both, differs, refused,
     agent_only, receiver_only), at, method, url, agent, tool, invocation_id, invocation_sha256,
-    agent_entry, receiver_entry, receipt_entry, differs, code, assurance. The last line has the
-    member summary: ok, the number of requests of each state, and what was left out.
+    agent_entry, receiver_entry, receipt_entry, receipt, differs, code, assurance. The last line has
+    the member summary: ok, the number of requests of each state, and what was left out.
     """
     servers = {*map(_server, server or ())}
+    keys = () if receipt_keys is None else _keys(receipt_keys)
     logs = _open(agent, agent_trust), _open(receiver, receiver_trust)
     at_agent, at_receiver = (log.location.reader_of_what_is_left() for log in logs)
     verified: Sequence[Verified] = ()
@@ -122,9 +136,12 @@ def match(  # noqa: PLR0913  the options of the command
         ]
     with closing(at_agent), closing(at_receiver), RequestTable() as table:
         start = timestamp(since) if since is not None else ""
-        filling = _Filling(table, logs[0].trust.document.trust_domain, servers, start)
+        filling = _Filling(table, logs[0].trust.document.trust_domain, servers, start, keys)
         filling.read(at_agent, at_receiver)
-        report = MatchReport(at_agent, at_receiver, verified, filling.left_out, every=every)
+        left_out = {**filling.left_out, **table.left_out()}
+        report = MatchReport(
+            at_agent, at_receiver, verified, left_out, every=every, verifies_receipts=bool(keys)
+        )
         report.print(table.matches(), json=json)
     if not report.ok:
         raise typer.Exit(1)
@@ -137,16 +154,17 @@ class _Read(NamedTuple):
 
 @dataclass(slots=True)
 class _Filling:
-    """Reads the entries of both logs into a table, and counts what is left out of the comparison.
+    """Reads the entries of both logs into a table, and counts what is not in the table.
 
     ``trust_domain`` is that of the agent's log. Requests from before ``start`` (RFC 3339) are left
-    out if only one log has them.
+    out if only one log has them. ``keys`` are those of the receiver's receipts, empty for none.
     """
 
     table: RequestTable
     trust_domain: str
     servers: set[str]
     start: str
+    keys: Sequence[PublicKey]
     left_out: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("elsewhere", "other_domains", "earlier", "dpop", "unrecorded", "unreadable"), 0
@@ -171,7 +189,18 @@ class _Filling:
             elif entry.kind == "receipt":
                 noted = self._parsed(read_receipt, entry)
                 if noted is not None:
-                    self.table.add_receipt(noted.proof_sha256, place)
+                    self.table.add_receipt(noted.proof_sha256, place, self._state_of(noted))
+
+    def _state_of(self, noted: ReceiptEntry) -> ReceiptState:
+        """Verify the signature of a receipt, if the keys of receipts are known."""
+        if not self.keys:
+            return "unverified"
+        try:
+            signed = receipt.verify_signature(noted.receipt, self.keys)
+        except ProofError:
+            return "invalid"
+        # the entry names the key with which the client says that it has verified the receipt
+        return "valid" if signed.key_id == noted.key_id else "invalid"
 
     def _entries(self, reader: LogReader, what: str) -> Iterator[_Read]:
         count = 0
@@ -196,9 +225,9 @@ class _Filling:
         if request.assurance == "dpop":  # no guard has signed the proof, so no agent's log has it
             self.left_out["dpop"] += 1
             return
-        counts = self._is_of_the_domain(request.agent) and self._is_recent(entry)
-        parts = _digest(request)
-        self.table.add_received(request.proof_sha256, place, parts, counts=counts)
+        is_of_the_domain = request.agent.startswith(f"spiffe://{self.trust_domain}/")
+        reason = self._earlier(entry) if is_of_the_domain else "other_domains"
+        self.table.add_received(request.proof_sha256, place, _digest(request), reason=reason)
 
     def _refused(self, place: LogPlace, entry: Entry, *, names_servers: bool) -> None:
         request = self._parsed(http_requests.read_refused, entry)
@@ -210,8 +239,8 @@ class _Filling:
     def _sent(self, place: LogPlace, entry: Entry) -> None:
         proved = self._parsed(http_requests.read_proof, entry)
         if proved is not None:
-            counts = self._is_here(proved.record) and self._is_recent(entry)
-            self.table.add_sent(proved.record.sha256, place, _digest(proved), counts=counts)
+            reason = self._earlier(entry) if self._is_here(proved.record) else "elsewhere"
+            self.table.add_sent(proved.record.sha256, place, _digest(proved), reason=reason)
 
     def _parsed(self, read: Callable[[Entry], T], entry: Entry) -> T | None:
         try:
@@ -238,22 +267,11 @@ class _Filling:
         else:
             target, bases = _target(url), filter(None, map(_target, self.servers))
             is_here = target is None or any(map(target.is_within, bases))
-        if is_here or not self.servers:
-            return True
-        self.left_out["elsewhere"] += 1
-        return False
+        return is_here or not self.servers
 
-    def _is_of_the_domain(self, agent: str) -> bool:
-        if agent.startswith(f"spiffe://{self.trust_domain}/"):
-            return True
-        self.left_out["other_domains"] += 1
-        return False
-
-    def _is_recent(self, entry: Entry) -> bool:
-        if entry.at >= self.start:
-            return True
-        self.left_out["earlier"] += 1
-        return False
+    def _earlier(self, entry: Entry) -> str | None:
+        """Return the reason to leave out a request from before ``start``, None for a later one."""
+        return None if entry.at >= self.start else "earlier"
 
 
 def _digest(entry: http_requests.ProofEntry | http_requests.ReceivedRequest) -> bytes:
@@ -277,6 +295,13 @@ def _server(name: str) -> str:
         return parse_audience(name).uri
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _keys(path: Path) -> tuple[PublicKey, ...]:
+    """Return the keys in the file of --receipt-keys; raises ``StorageError`` or ``ConfigError``."""
+    lines = files.read(path).decode("utf-8", "replace").splitlines()
+    written = (line for line in lines if line.strip() and not line.startswith("#"))
+    return receipt.public_keys(str(path), written)
 
 
 def _open(path: Path, trust: Path | None) -> TrustedLog:

@@ -22,7 +22,7 @@ from agentguard.domain.report import Report
 from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
 from agentguard.signing.canonical import JSON
-from agentguard.storage.request_table import Match, MatchState
+from agentguard.storage.request_table import Match, MatchState, ReceiptState
 
 _COLUMNS: Final = ("request", "agent's entry", "receiver's", "at", "agent", "tool", "method, URL")
 _WORDS: Final[Mapping[MatchState, str]] = {
@@ -43,10 +43,15 @@ _DIFFERENCES: Final[tuple[MatchState, ...]] = ("differs", "agent_only", "receive
 _LEFT_OUT: Final = {
     "elsewhere": "requests of the agent to other servers are left out",
     "other_domains": "requests of agents of other trust domains are left out",
-    "earlier": "requests from before the time of --since count only if both logs have them",
+    "earlier": "requests of one log alone from before the time of --since are left out",
     "dpop": "requests with a DPoP proof are left out: no guard signs such a proof",
     "unrecorded": "refused requests have no entry in the receiver's log",
     "unreadable": "entries can't be read: agentguard audit verify names them",
+}
+_RECEIPTS: Final[Mapping[ReceiptState, str]] = {
+    "unverified": "the agent's log has a receipt, whose signature is not verified",
+    "valid": "the receiver has signed a receipt",
+    "invalid": "the agent's log has a receipt, whose signature does not hold",
 }
 _NOT_VERIFIED: Final = (
     "NOT VERIFIED: neither log was verified, so anybody who can write a log may have changed what "
@@ -86,13 +91,19 @@ class _Request(NamedTuple):
         """The reason code of a refused request."""
         return self.received.code if isinstance(self.received, RefusedRequest) else None
 
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether the receiver has signed the answer to a request that its log says it refused."""
+        return self.match.state == "differs" and self.code is not None
+
 
 @dataclass
 class MatchReport:
     """The result of a comparison: prints each request as the request comes, and a summary.
 
     ``verified`` is empty where no log was verified. ``left_out`` has the numbers of ``match.py``.
-    ``every`` also lists the requests on which both logs agree.
+    ``every`` also lists the requests on which both logs agree. ``verifies_receipts`` says whether
+    the keys of receipts are known.
     """
 
     at_agent: LogReader
@@ -100,13 +111,17 @@ class MatchReport:
     verified: Sequence[Verified]
     left_out: Mapping[str, int]
     every: bool
+    verifies_receipts: bool
     counts: Counter[MatchState] = field(default_factory=Counter)
-    receipts: int = 0
+    receipts: Counter[ReceiptState] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
-        """Whether both logs agree, verify and can be read; known once all is printed."""
-        has_difference = any(self.counts[state] for state in _DIFFERENCES)
+        """Whether both logs agree, verify and can be read; known once all is printed.
+
+        A receipt whose signature does not hold counts as a difference.
+        """
+        has_difference = self.receipts["invalid"] or any(self.counts[one] for one in _DIFFERENCES)
         is_whole = all(one.report.ok for one in self.verified) and not self.left_out["unreadable"]
         return is_whole and not has_difference
 
@@ -129,8 +144,9 @@ class MatchReport:
     def _listed(self, matches: Iterable[Match]) -> Iterator[_Request]:
         for match in matches:
             self.counts[match.state] += 1
-            self.receipts += match.receipt is not None
-            if self.every or match.state != "both":
+            if match.receipt_state is not None:
+                self.receipts[match.receipt_state] += 1
+            if self.every or match.state != "both" or match.receipt_state == "invalid":
                 yield self._request(match)
 
     def _request(self, match: Match) -> _Request:
@@ -153,7 +169,8 @@ class MatchReport:
         return {
             "ok": self.ok,
             **counts,
-            "receipts": self.receipts,
+            "receipts": self.receipts.total(),
+            "receipts_invalid": self.receipts["invalid"] if self.verifies_receipts else None,
             **self.left_out,
             "verified": verified,
         }
@@ -173,11 +190,21 @@ class MatchReport:
             if self.left_out[name]:
                 screen.line(f"{self.left_out[name]:,} {words}")
         if self.receipts:
-            requests = screen.count(self.receipts, "request has", "requests have")
-            screen.line(f"{requests} a receipt of the server in the agent's log")
+            requests = screen.count(self.receipts.total(), "request has", "requests have")
+            kind, verdict = self._verdict_on_receipts()
+            words = f"{requests} a receipt of the server in the agent's log: "
+            screen.line(words, screen.styled(kind, verdict))
         counts = ", ".join(f"{self.counts[state]:,} {words}" for state, words in _WORDS.items())
         kind, verdict = ("ok", "the logs agree") if self.ok else ("fail", "FAILED")
         screen.line(screen.styled(kind, verdict), f": {counts}")
+
+    def _verdict_on_receipts(self) -> tuple[str, str]:
+        """Return the style and the words of what is known of all receipts."""
+        if not self.verifies_receipts:
+            return "warn", "not verified, name the server's keys with --receipt-keys"
+        if self.receipts["invalid"]:
+            return "fail", f"FAILED, the signatures of {self.receipts['invalid']:,} do not hold"
+        return "ok", "the signatures hold"
 
     def _warnings(self) -> Iterator[str]:
         if not self.verified:
@@ -229,13 +256,20 @@ def _row(request: _Request) -> screen.Row:
 def _notes(request: _Request) -> Iterator[str]:
     if request.code is not None:
         yield request.code
-    if request.match.receipt is not None:
+    receipt = request.match.receipt_state
+    if receipt is not None:
         place = _place(request.match.receipt)
-        yield f"the receiver has signed a receipt (the agent's entry {place})"
+        yield f"{_RECEIPTS[receipt]} (the agent's entry {place})"
+    if request.is_contradicted:
+        yield "the receiver has signed an answer, and its log says that the request was refused"
     for name, (here, there) in request.differences().items():
         yield f"{name} is {_short(here)} at the agent, and {_short(there)} at the receiver"
     if request.match.state == "agent_only" and request.sent is not None:
-        yield f"lost, or never received; the call {request.sent.call.invocation_id}"
+        call = f"the call {request.sent.call.invocation_id}"
+        if receipt == "valid":
+            yield f"answered by the receiver, whose log lacks the request; {call}"
+        else:
+            yield f"lost, or never received; {call}"
     if request.match.state == "receiver_only":
         yield "forged, accepted twice, or the agent's log is cut or another one"
 
@@ -274,7 +308,8 @@ def _as_json(request: _Request) -> dict[str, JSON]:
         "agent_entry": _place_json(match.at_agent),
         "receiver_entry": _place_json(match.at_receiver),
         "receipt_entry": _place_json(match.receipt),
-        "differs": [*request.differences()],
+        "receipt": match.receipt_state,
+        "differs": [*request.differences(), *(["receipt"] if request.is_contradicted else [])],
         "code": request.code,
         "assurance": sent.record.assurance if sent is not None else assurance,
     }
