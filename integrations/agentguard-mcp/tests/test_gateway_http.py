@@ -16,6 +16,7 @@ from agentguard import ConfigError, Decision
 from agentguard.adapters import DecodeError
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import list_tools
+from agentguard_mcp.gateway.concealed import MARK
 from agentguard_mcp.gateway.events import EventReader
 
 HELLO = {
@@ -176,7 +177,7 @@ def dishonest(method, raw):
 
 async def test_the_session_the_revision_and_the_token_go_with_each_request(tmp_path):
     file = tmp_path / "token"
-    file.write_text("t0ken")
+    file.write_text("t0ken-of-tickets")
     file.chmod(0o600)
     recorded = RecordedGuard.make(secrets={"TICKETS": {"file": str(file), "tools": ["mcp:start"]}})
     server = Http(honest)
@@ -186,9 +187,11 @@ async def test_the_session_the_revision_and_the_token_go_with_each_request(tmp_p
         meta = {"dev.agentguard/token": "of the client"}
         received = shown(await client.call("echo", "a", _meta=meta))["params"]
         assert received == {"name": "echo", "arguments": {"text": "a"}}
+        received = shown(await client.call("echo", "a t0ken-of-tickets"))["params"]
+        assert received["arguments"] == {"text": f"a {MARK}"}
     assert server.methods[0] == "POST initialize"
     assert server.methods[-1] == "DELETE "
-    assert {seen["authorization"] for seen in server.seen} == {"Bearer t0ken"}
+    assert {seen["authorization"] for seen in server.seen} == {"Bearer t0ken-of-tickets"}
     assert {seen.get("mcp-session-id") for seen in server.seen[1:]} == {"s-1"}
     assert {seen.get("mcp-protocol-version") for seen in server.seen[1:]} == {"2025-06-18"}
     assert recorded.policy_inputs[0]["args"]["url"] == url

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agentguard import Agent, ConfigError, Guard
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.calls import Calls
+from agentguard_mcp.gateway.concealed import concealed
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import RequestId
 from agentguard_mcp.gateway.relay import Peer, Relay
@@ -78,12 +79,14 @@ def proved_callers(guard: Guard, settings: Settings) -> CallerSource | None:
 async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost) -> Upstream:
     """Start the server, or make a client of the server at ``settings.url``.
 
-    ``on_lost`` is told of each request that the server will not answer, with the reason. Raises
-    ``ConfigError`` for a command that can't be started, for a token that no header can hold, and
+    ``on_lost`` is told of each request that the server will not answer, with the reason. What the
+    server says does not show the values of ``secrets`` (``concealed.py``). Raises ``ConfigError``
+    for a command that can't be started, for a token that no header can hold, and
     (``config.extra_missing``) where httpx is missing for a URL.
     """
     if settings.url is None:
-        return await ServerProcess.start(settings, secrets)
+        return concealed(await ServerProcess.start(settings, secrets), secrets)
     from agentguard_mcp.gateway.http_upstream import HttpServer  # noqa: PLC0415  the extra httpx
 
-    return HttpServer(settings.url, secrets.get(BEARER), settings.timeout, on_lost)
+    server = HttpServer(settings.url, secrets.get(BEARER), settings.timeout, on_lost)
+    return concealed(server, secrets)
