@@ -1,12 +1,18 @@
-"""What the MCP gateway adds to a call: wall time and CPU time, beside the bare server.
+"""What a guard adds to a call over MCP: wall time and CPU time, beside the bare server.
 
-    uv run python benchmarks/mcp_gateway.py [--calls N] [--repetitions N]
+    uv run python benchmarks/mcp_gateway.py [--calls N] [--repetitions N] [--modern]
 
-The server is ``examples/mcp_gateway/notes.py``, which the SDK's FastMCP makes. The client speaks
-JSON-RPC by hand and takes next to no time. One call follows another, each durable in the log, with
-a policy in Rego and pinned tools: with a list of the tools before each call, and with a list that
-counts for a minute (``recheck``). CPU time is that of the gateway's process, from /proc. The runs
-alternate, and the figures are medians of the repetitions.
+All subjects serve the same tool of the same server, which the SDK 2 makes (``mcp_subjects.py``), on
+stdio: the bare server, the server behind ``guard_server``, the server behind the gateway, and the
+server behind the proxy of fastmcp, which passes calls on and decides nothing. The client speaks
+JSON-RPC by hand, with the handshake of revision 2025-11-25, or without a handshake, as revision
+2026-07-28 has it (``--modern``). One call follows another. Each guarded
+call is durable in a log, with a policy in Rego. The gateway has pinned tools: with a list of the
+tools before each call, and with a list that counts for a minute (``recheck``). The calls of the
+guarded server carry proofs, which the client signs beforehand.
+
+CPU time is from /proc: of the process that the client speaks to, and of that process and the server
+behind together. The runs alternate, and the figures are medians of the repetitions.
 """
 
 from __future__ import annotations
@@ -20,14 +26,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from guarded_call import fdatasync_p50
+from mcp_subjects import AUDIENCE
 from rich.console import Console
 from rich.table import Table
 
-SERVER = Path(__file__).resolve().parents[1] / "examples" / "mcp_gateway" / "notes.py"
+from agentguard import Decision, Guard
+from agentguard.proof import prove_call
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBJECTS = Path(__file__).with_name("mcp_subjects.py")
 AGENTGUARD = [sys.executable, "-m", "agentguard.cli"]
 POLICY = 'package agent.authz\n\ndefault allow := false\n\nallow if input.action == "read_note"\n'
 HELLO = {
@@ -35,20 +47,29 @@ HELLO = {
     "capabilities": {},
     "clientInfo": {"name": "benchmark", "version": "1"},
 }
+CALL = {"name": "read_note", "arguments": {"name": "todo.txt"}}
+BARE = "bare server"
+GUARDED = "guard_server"
+MODERN = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": HELLO["clientInfo"],
+}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Cost(NamedTuple):
-    """What one call cost: wall time, and CPU time of the process at the other end, in ms."""
+    """What one call cost, in ms: wall time, and CPU time of one process and of all processes."""
 
     wall: float
     cpu: float
+    all_cpu: float
 
 
 class Peer:
     """A server, or a gateway in front of one, and a client of it."""
 
-    def __init__(self, command: Sequence[str], home: Path) -> None:
+    def __init__(self, command: Sequence[str], home: Path, *, is_modern: bool) -> None:
         self.process = subprocess.Popen(  # noqa: S603
             [*command],
             stdin=subprocess.PIPE,
@@ -57,8 +78,11 @@ class Peer:
             env={**os.environ, "HOME": str(home)},
         )
         self.number = 0
-        self.ask("initialize", HELLO)
-        self.send({"method": "notifications/initialized"})
+        if is_modern:
+            self.ask("server/discover", {"_meta": MODERN})
+        else:
+            self.ask("initialize", HELLO)
+            self.send({"method": "notifications/initialized"})
 
     def send(self, message: dict[str, Any]) -> None:
         """Write a message."""
@@ -76,21 +100,24 @@ class Peer:
             if answer.get("id") == self.number:
                 return answer
 
-    def cost(self, calls: int) -> Cost:
+    def cost(self, calls: Sequence[dict[str, Any]]) -> Cost:
         """Make calls one after another."""
-        params = {"name": "read_note", "arguments": {"name": "todo.txt"}}
-        before, begun = self._cpu(), time.perf_counter()
-        for _call in range(calls):
+        front, behind = self._cpu()
+        begun = time.perf_counter()
+        for params in calls:
             answer = self.ask("tools/call", params)
-            if answer["result"]["isError"]:
+            if answer.get("result", {}).get("isError", True):
                 raise SystemExit(str(answer))
         wall = time.perf_counter() - begun
-        return Cost(1000 * wall / calls, 1000 * (self._cpu() - before) / calls)
+        front_then, behind_then = self._cpu()
+        cpu, more = front_then - front, behind_then - behind
+        return Cost(*(1000 * one / len(calls) for one in (wall, cpu, cpu + more)))
 
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
-        user, system = fields.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / TICKS
+    def _cpu(self) -> tuple[float, float]:
+        """Return the seconds of CPU of the process, and of the processes that it has started."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        children = [one for task in tasks for one in (task / "children").read_text().split()]
+        return seconds(self.process.pid), sum(map(seconds, children))
 
     def close(self) -> None:
         """End the process."""
@@ -99,12 +126,37 @@ class Peer:
         self.process.wait()
 
 
-def founded(home: Path) -> list[str]:
-    """Make a trust domain and pins; return the command of the gateway."""
-    notes = home / "notes"
-    notes.mkdir()
-    (notes / "todo.txt").write_text("water the plants\n", encoding="utf-8")
+def seconds(pid: int | str) -> float:
+    """Return the CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    user, system = fields.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / TICKS
+
+
+class Client:
+    """The agents' side of a guarded server: makes calls with proofs."""
+
+    def __init__(self, guard: Guard, call: dict[str, Any]) -> None:
+        self._guard = guard
+        self._call = call
+        self._agent = guard.new_agent("client")
+
+    def calls(self, number: int) -> list[dict[str, Any]]:
+        """Return the parameters of calls, each with a proof of its own, in one guarded call."""
+
+        def prove() -> list[dict[str, Any]]:
+            return [prove_call(AUDIENCE, "tools/call", self._call) for _ in range(number)]
+
+        tool = self._guard.tool(name="prove")(prove)
+        with self._guard.delegate("user:alice", scope=["notes:read"], audience=[AUDIENCE]):
+            proved: list[dict[str, Any]] = self._agent.call(tool)
+        return proved
+
+
+def founded(home: Path, python: str, notes: Path) -> Path:
+    """Make a trust domain with a policy, and pins for two gateways; return the configuration."""
     domain = home / "domain"
+    config = domain / "agentguard.toml"
     environment = {**os.environ, "HOME": str(home)}
 
     def run(*words: str) -> None:
@@ -113,47 +165,84 @@ def founded(home: Path) -> list[str]:
         )
 
     run("init", str(domain))
-    config = str(domain / "agentguard.toml")
     (domain / "policies" / "authz.rego").write_text(POLICY, encoding="utf-8")
-    with Path(config).open("a", encoding="utf-8") as file:
+    command = json.dumps([python, str(SUBJECTS), "bare", str(notes)])
+    with config.open("a", encoding="utf-8") as file:
+        file.write("[agents.mcp-server]\n")
         for name, recheck in (("each", 0), ("minute", 60)):
-            command = json.dumps([sys.executable, str(SERVER), str(notes)])
             file.write(f'[mcp.{name}]\nagent = "assistant"\nrecheck = {recheck}\n')
             file.write(f"command = {command}\n")
     for name in ("each", "minute"):
-        run("mcp", "pin", "--name", name, "--config", config)
-    return [*AGENTGUARD, "mcp", "run", "--config", config, "--name"]
+        run("mcp", "pin", "--name", name, "--config", str(config))
+    return config
+
+
+def started(home: Path, guard: Guard, *, is_modern: bool) -> dict[str, Peer]:
+    """Start all subjects."""
+    notes, trust = home / "notes", home / "trust.json"
+    notes.mkdir()
+    (notes / "todo.txt").write_text("water the plants\n", encoding="utf-8")
+    trust.write_bytes(guard.trust.dumps())
+    script = ROOT / "scripts" / "mcp-environment"
+    python = subprocess.run(  # noqa: S603
+        [script, sys.executable], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+    config = founded(home, python, notes)
+    gateway = [*AGENTGUARD, "mcp", "run", "--config", str(config), "--name"]
+    guarded = [str(config), str(trust), str(home / "proofs.sqlite")]
+    commands = {
+        BARE: [python, str(SUBJECTS), "bare", str(notes)],
+        GUARDED: [python, str(SUBJECTS), "guarded", str(notes), *guarded],
+        "gateway, recheck = 0": [*gateway, "each"],
+        "gateway, recheck = 60": [*gateway, "minute"],
+        "fastmcp's proxy": [python, str(SUBJECTS), "proxy", str(notes)],
+    }
+    return {name: Peer(command, home, is_modern=is_modern) for name, command in commands.items()}
+
+
+def measured(
+    peers: dict[str, Peer], guard: Guard, call: dict[str, Any], calls: int, repetitions: int
+) -> list[tuple[str, Cost]]:
+    """Measure each subject by turns; return its name and its median costs."""
+    client = Client(guard, call)
+    costs: dict[str, list[Cost]] = {name: [] for name in peers}
+    for repetition in range(-1, repetitions):
+        for name, peer in peers.items():
+            number = calls if repetition >= 0 else 20
+            proved = client.calls(number) if name == GUARDED else [call] * number
+            cost = peer.cost(proved)
+            if repetition >= 0:
+                costs[name].append(cost)
+    return [
+        (name, Cost(*map(statistics.median, zip(*several, strict=True))))
+        for name, several in costs.items()
+    ]
 
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description="What the MCP gateway adds to a call.")
+    parser = argparse.ArgumentParser(description="What a guard adds to a call over MCP.")
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--modern", action="store_true", help="no handshake (2026-07-28)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name).resolve()
-        gateway = founded(home)
-        peers = {
-            "the bare server": Peer([sys.executable, str(SERVER), str(home / "notes")], home),
-            "gateway, a list before each call": Peer([*gateway, "each"], home),
-            "gateway, a list each minute": Peer([*gateway, "minute"], home),
-        }
-        costs: dict[str, list[Cost]] = {kind: [] for kind in peers}
-        for peer in peers.values():
-            peer.cost(20)
-        for _repetition in range(given.repetitions):
-            for kind, peer in peers.items():
-                costs[kind].append(peer.cost(given.calls))
+    call = {**CALL, "_meta": MODERN} if given.modern else CALL
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        agents = {"agents": {"client": {"max_scope": ["notes:read"]}}}
+        guard = Guard.ephemeral(lambda _call: Decision.allow(), config=agents)
+        stack.enter_context(guard)
+        peers = started(home, guard, is_modern=given.modern)
+        rows = measured(peers, guard, call, given.calls, given.repetitions)
         for peer in peers.values():
             peer.close()
         disk = fdatasync_p50(home)
-    table = Table("", "wall, ms", "added wall, ms", "CPU of that process, ms")
-    bare = statistics.median(one.wall for one in costs["the bare server"])
-    for kind, measured in costs.items():
-        wall = statistics.median(one.wall for one in measured)
-        cpu = statistics.median(one.cpu for one in measured)
-        table.add_row(kind, f"{wall:.2f}", f"{wall - bare:.2f}", f"{cpu:.2f}")
+    bare = dict(rows)[BARE]
+    table = Table("ms a call", "wall", "added", "CPU of the process", "of all", "added")
+    for name, cost in rows:
+        added = (cost.wall - bare.wall, cost.all_cpu - bare.all_cpu)
+        cells = (cost.wall, added[0], cost.cpu, cost.all_cpu, added[1])
+        table.add_row(name, *(f"{cell:.2f}" for cell in cells))
     console = Console()
     console.print(table)
     load = os.getloadavg()[0]
