@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+
 import pytest
-from gateway_scene import LIMIT, code_of, gateway, settings, shown, until
+from gateway_scene import LIMIT, Client, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import serve
 
 
 @pytest.fixture
@@ -37,3 +42,64 @@ async def test_a_call_that_waits_for_an_approval_ends_with_its_server(recorded, 
     assert len(recorded.guard.approvals.pending()) == 1  # for a later call
     assert ran.read_text() == "echo b\n"
     assert recorded.outcomes() == ["ok"]
+
+
+@pytest.fixture
+def asking(tmp_path):
+    """A guard whose policy asks people about the start of a server, which gets a secret."""
+    file = tmp_path / "token"
+    file.write_text("t0ken")
+    file.chmod(0o600)
+    made = RecordedGuard.make(secrets={"T": {"file": str(file), "tools": ["mcp:start"]}})
+    made.decide = lambda call: (
+        Decision.require_approval() if call["action"] == "mcp:start" else Decision.allow()
+    )
+    yield made
+    made.guard.close()
+
+
+@asynccontextmanager
+async def starting(asking, ran):
+    """Run a gateway whose start waits for an approval; yield the client, a stop and the gateway."""
+    given = settings(secrets={"TOKEN": "T"}, wait=10 * LIMIT, options={"ran": str(ran)})
+    ours, theirs = socket.socketpair()
+    streams = await asyncio.open_connection(sock=theirs)
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(asking.guard, given, *streams, stop))
+    client = Client(*await asyncio.open_connection(sock=ours))
+    try:
+        client.send("tools/call", {"name": "echo", "arguments": {"text": "early"}}, id=1)
+        await until(asking.guard.approvals.pending)
+        yield client, stop, serving
+    finally:
+        client.writer.close()
+        async with asyncio.timeout(LIMIT):
+            assert await serving == 0
+
+
+@pytest.mark.parametrize("how", ["stop", "end of input"])
+async def test_a_gateway_that_waits_for_the_approval_of_its_start_ends_when_told(
+    asking, tmp_path, how
+):
+    ran = tmp_path / "ran"
+    async with starting(asking, ran) as (client, stop, serving):
+        if how == "stop":
+            stop.set()
+        else:
+            client.writer.write_eof()
+        async with asyncio.timeout(LIMIT):
+            assert await serving == 0
+        assert await client.next() == {}
+    assert not ran.exists()
+    assert len(asking.guard.approvals.pending()) == 1
+
+
+async def test_what_a_client_sends_before_the_start_is_approved_is_answered_afterwards(
+    asking, tmp_path
+):
+    async with starting(asking, tmp_path / "ran") as (client, _stop, _serving):
+        client.send("ping", id=2)
+        asking.approve()
+        assert shown((await client.answer(1))["result"])["text"] == "early"
+        assert (await client.ask("ping", {"text": "late"}))["result"]["method"] == "ping"
+    assert asking.outcomes() == ["ok", "ok"]

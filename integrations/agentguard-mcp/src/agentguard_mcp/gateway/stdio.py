@@ -11,13 +11,15 @@ import os
 import signal
 import stat
 import sys
+from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard import ConfigError, Guard
-from agentguard_mcp.gateway.connect import linked, proved_callers
+from agentguard_mcp.gateway.connect import Link, linked, proved_callers
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
@@ -92,21 +94,27 @@ async def serve(
 ) -> int:
     """Serve one client at two streams until the client or the server is gone, or ``stop`` is set.
 
-    Returns 1 where the server ended or broke the protocol, and 0 otherwise. A call that runs at the
-    end is in the log with the outcome ``unknown``. Raises ``ConfigError`` for a server that can't
-    be started, and what ``Guard.new_agent`` and ``Calls.start`` raise.
+    This also ends a start of the server that waits for an approval. Returns 1 where the server
+    ended or broke the protocol, and 0 otherwise. A call that runs at the end is in the log with the
+    outcome ``unknown``. Raises ``ConfigError`` for a server that can't be started, and what
+    ``Guard.new_agent`` and ``Calls.start`` raise.
     """
-    try:
-        agent = await asyncio.to_thread(guard.new_agent, settings.agent)
-        callers = proved_callers(guard, settings)
-        client, joins = _Client(writer), callers is None
-        relay, upstream = await linked(guard, agent, settings, client, callers, joins_retries=joins)
-    except BaseException:
-        writer.close()
-        raise
-    from_client = asyncio.ensure_future(_from_client(relay, reader))
-    from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
+    lines = _Lines(reader)
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
+    link = None
+    try:
+        opening = _opened(guard, settings, _Client(writer))
+        link = await _unless(opening, stopped, asyncio.ensure_future(lines.end()))
+    finally:
+        if link is None:
+            lines.close()
+            stopped.cancel()
+            writer.close()
+    if link is None:
+        return 0
+    relay, upstream = link
+    from_client = asyncio.ensure_future(_from_client(relay, lines))
+    from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
     is_lost = False
     tasks: set[asyncio.Future[Any]] = {from_client, from_server, stopped}
     try:
@@ -126,10 +134,71 @@ async def serve(
         await upstream.end(at_once=is_lost)
 
 
-async def _from_client(relay: Relay, reader: asyncio.StreamReader) -> bool:
+async def _unless(
+    start: Coroutine[Any, Any, Link], stopped: asyncio.Future[Any], gone: asyncio.Future[None]
+) -> Link | None:
+    """Return what ``start`` returns, or None as soon as one of the two futures is done.
+
+    A start may wait long for an approval.
+    """
+    opening = asyncio.ensure_future(start)
+    try:
+        await asyncio.wait((opening, stopped, gone), return_when=asyncio.FIRST_COMPLETED)
+        return opening.result() if opening.done() else None
+    finally:
+        gone.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait((opening,))
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().upstream.end(at_once=True)
+
+
+async def _opened(guard: Guard, settings: Settings, client: _Client) -> Link:
+    agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+    callers = proved_callers(guard, settings)
+    joins = callers is None
+    return await linked(guard, agent, settings, client, callers, joins_retries=joins)
+
+
+class _Lines:
+    """The client's lines. Some may come before the server runs; these are kept."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._kept: deque[bytes | None] = deque()
+        self._reading: asyncio.Future[bytes | None] | None = None
+
+    async def end(self) -> None:
+        """Keep lines until the client is gone; longer than ``MAX_LINE`` together, they wait."""
+        size = 0
+        while size <= MAX_LINE:
+            self._reading = asyncio.ensure_future(_line(self._reader))
+            line = await asyncio.shield(self._reading)
+            if line == b"":
+                return
+            self._kept.append(line)
+            self._reading = None
+            size += len(line or b"")
+        await asyncio.Event().wait()
+
+    async def next(self) -> bytes | None:
+        """Return the next line, as ``_line`` does."""
+        if self._kept:
+            return self._kept.popleft()
+        reading, self._reading = self._reading, None
+        return await (reading or _line(self._reader))
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+
+async def _from_client(relay: Relay, lines: _Lines) -> bool:
     """Pass the client's lines on; return True once the client is gone, False for a lost server."""
     with suppress(UpstreamLostError):
-        while (line := await _line(reader)) != b"":
+        while (line := await lines.next()) != b"":
             if line is None:
                 relay.refuse_long_line()
             elif not line.isspace():
