@@ -11,6 +11,8 @@ from langchain_mcp_adapters.tools import load_mcp_tools
 from mcp import ClientSession
 from mcp.server.fastmcp import FastMCP
 from mcp.shared.memory import create_client_server_memory_streams
+from mcp.shared.message import SessionMessage
+from mcp.types import JSONRPCMessage, JSONRPCRequest
 
 from agentguard import ConfigError, ProofError, UnguardedCallError
 from agentguard.audit.calls import read_authorization
@@ -117,6 +119,37 @@ async def test_nothing_is_sent_outside_of_a_guarded_call_nor_to_another_server(s
         assert "tools/call" not in dict(wire.sent)
         await within(scene, lambda: session.call_tool("pay", {"cents": 3}), audience=["mcp:other"])
     assert "tools/call" in dict(wire.sent)
+
+
+async def test_no_other_way_to_the_stream_sends_a_call_without_a_proof(scene):
+    """A stream of anyio also has ``send_nowait``, and ``clone`` makes a second stream."""
+    sending, receiving = anyio.create_memory_object_stream(10)
+
+    @asynccontextmanager
+    async def transport():
+        async with sending, receiving:
+            yield receiving, sending
+
+    def item(method, **params):
+        request = JSONRPCRequest(jsonrpc="2.0", id=1, method=method, params=params)
+        return SessionMessage(JSONRPCMessage(request))
+
+    call = item("tools/call", name="pay", arguments={"cents": 3})
+
+    async def use():
+        async with guard_transport(transport(), AUDIENCE) as (read, write):
+            for stream in (write, write.clone()):
+                with pytest.raises(UnguardedCallError, match="use send"):
+                    stream.send_nowait(call)
+                stream.send_nowait(item("ping"))
+                await stream.send(call)
+                await stream.aclose()
+            return [read.receive_nowait().message.root for _ in range(4)]
+
+    sent = await within(scene, use)
+    assert [one.method for one in sent] == ["ping", "tools/call"] * 2
+    for request in sent[1::2]:
+        assert scene.receiver.verify("tools/call", request.params).principal == "user:alice"
 
 
 async def test_an_argument_without_a_canonical_form_is_named_and_not_sent(scene):

@@ -65,18 +65,32 @@ class ProvingStream:
 
         The guard signs in a thread, because the guard may wait for a disk or for a guard server.
         """
-        inner = getattr(item.message, "root", item.message)
-        method = getattr(inner, "method", None)
-        if method is not None and getattr(inner, "id", None) is not None:
+        method = _proved_method(item)
+        if method is not None:
+            inner = getattr(item.message, "root", item.message)
             params = await self._proved(method, _params(inner))
             if params is not None:
                 item = replace(item, message=_rebuilt(item.message, inner, params))
         await self._stream.send(item)
 
+    def send_nowait(self, item: Any) -> None:
+        """Send a message that needs no proof.
+
+        A guard may have to wait before it signs. So a request that has a proof inside a guarded
+        call raises ``UnguardedCallError`` here, and nothing is sent: use ``send``.
+        """
+        method = _proved_method(item)
+        if method is not None:
+            message = f"{method} is sent with a proof, which takes a wait: use send"
+            raise UnguardedCallError(message)
+        self._stream.send_nowait(item)
+
+    def clone(self) -> ProvingStream:
+        """Return another end of the stream, which proves requests as well."""
+        return ProvingStream(self._stream.clone(), self._audience)
+
     async def _proved(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """Return the parameters with a proof, None for a request that is sent as it is."""
-        if method in messages.OPEN - messages.LISTS:
-            return None
+        """Return the parameters with a proof, None for a list outside of a guarded call."""
         prove = partial(prove_call, self._audience, method, params)
         try:
             return await in_thread(prove)
@@ -97,8 +111,17 @@ class ProvingStream:
         return await self._stream.__aexit__(*exception)
 
     def __getattr__(self, name: str) -> Any:
-        """Return another attribute of the stream, such as ``close``."""
+        """Return another attribute of the stream, which sends nothing, such as ``close``."""
         return getattr(self._stream, name)
+
+
+def _proved_method(item: Any) -> str | None:
+    """Return the method of a request that needs a proof, None for any other message."""
+    inner = getattr(item.message, "root", item.message)
+    method: str | None = getattr(inner, "method", None)
+    if getattr(inner, "id", None) is None or method in messages.OPEN - messages.LISTS:
+        return None
+    return method
 
 
 def _params(request: Any) -> dict[str, Any] | None:
