@@ -20,6 +20,7 @@ from agentguard.delegation.terms import Lender
 from agentguard.domain import config, domain
 from agentguard.service import messages
 from agentguard.service.reading import Request
+from agentguard.signing.canonical import dumps, loads_object
 from agentguard.signing.keys import Ed25519Signer
 
 PARTNER = "https://login.partner.example"
@@ -82,6 +83,32 @@ def test_a_token_that_a_program_got_for_itself_is_no_users(provider, claims, use
     with opened({"acme": provider.table()}) as guard:
         assert refused(guard, provider.token(**claims)).code == "jwt.subject"
         assert lender_of(guard, provider.token(**user)).startswith("user:")  # the twin
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"act": {"sub": "admin"}},
+        {"act": {}},
+        {"may_act": {"sub": "https://other.example"}},
+        {"may_act": {"sub": "spiffe://evil.example"}},
+        {"may_act": {"sub": "DOMAIN/agent/clerk"}},
+        {"may_act": {"sub": "DOMAIN", "iss": "https://other.example"}},
+        {"may_act": {"sub": ["DOMAIN"]}},
+        {"may_act": [{"sub": "DOMAIN"}]},
+        {"may_act": "DOMAIN"},
+        {"may_act": {}},
+    ],
+    ids=str,
+)
+def test_a_token_with_which_another_party_acts_lends_nothing(provider, claims):
+    """RFC 8693, 4.1 and 4.4: the provider says who may act for the user."""
+    with opened({"acme": provider.table()}) as guard:
+        domain = guard.delegate(subject_token=provider.token(), scope=["read"]).chain.root.delegator
+        said = loads_object(dumps(claims).replace(b"DOMAIN", domain.encode()))
+        assert refused(guard, provider.token(**said)).code == "jwt.actor"
+        allowed = provider.token(may_act={"sub": domain})  # the twin
+        assert lender_of(guard, allowed) == "user:alice"
 
 
 def test_a_client_in_the_configuration_is_no_user(provider):

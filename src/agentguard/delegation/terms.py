@@ -15,12 +15,14 @@ class Lender:
     """Who lends: a principal for whom the application vouches, or one who came with a token.
 
     With both, the token has to be the principal's. ``via_token`` is a token of the service through
-    which the request came; None where the application vouches for the service.
+    which the request came; None where the application vouches for the service. ``actors`` are the
+    names of the agent that is to act, where the agent is known: a token may say who may act.
     """
 
     name: str | None
     token: str | None = field(default=None, repr=False)
     via_token: str | None = field(default=None, repr=False)
+    actors: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raise ``DelegationError`` (``principal.malformed``) for a name of another form, or none.

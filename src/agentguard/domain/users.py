@@ -55,6 +55,7 @@ class UserTokens:
     """Verifies tokens of the issuers that know users."""
 
     def __init__(self, settings: Config) -> None:
+        self._application = f"spiffe://{settings.trust_domain}"
         self._roles = settings.role_scopes
         self._programs = {
             (client.issuer, client.subject)
@@ -76,21 +77,25 @@ class UserTokens:
             ]
         )
 
-    def verify(self, token: str, *, now: int) -> User:
+    def verify(self, token: str, *, now: int, actors: frozenset[str] = frozenset()) -> User:
         """Verify a token; ``now`` is in seconds since the epoch.
 
+        ``actors`` are the names of who is to act, besides the application (the trust domain's URI).
         Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for a token of
-        another kind, ``jwt.subject`` for a token that is a program's, that names no principal, or
-        that names a principal of another issuer, and ``jwt.lifetime`` for a token without ``iat``.
+        another kind, ``jwt.actor`` for a token that lets another party act, ``jwt.subject`` for a
+        token that is a program's, that names no principal, or that names a principal of another
+        issuer, and ``jwt.lifetime`` for a token without ``iat``.
         """
         verified = self._issuers.verify(token)
         _require_kind(verified, self._users[verified.issuer])
+        _require_actor(verified.claims, actors | {self._application})
         return self.user_of(token, verified, now=now)
 
     def user_of(self, token: str, verified: VerifiedJwt, *, now: int) -> User:
         """Return the user of a verified token, whose kind the caller has looked at.
 
-        ``now`` is in seconds since the epoch. Raises as ``verify`` does, but for ``jwt.type``.
+        ``now`` is in seconds since the epoch. Raises as ``verify`` does, but for ``jwt.type`` and
+        ``jwt.actor``.
         """
         users = self._users[verified.issuer]
         if (verified.issuer, verified.subject) in self._programs or _is_program(verified.claims):
@@ -169,6 +174,24 @@ def _require_kind(verified: VerifiedJwt, users: UsersConfig) -> None:
     if wrong:
         message = f"the token is no {users.kind} token: pass the provider's {users.kind} token"
         raise VerificationError(message, code="jwt.type")
+
+
+def _require_actor(claims: Mapping[str, JSON], actors: frozenset[str]) -> None:
+    """Raise ``VerificationError`` (``jwt.actor``) unless one of ``actors`` may act with a token.
+
+    ``act`` names a party that acts for the user already, and no hop would name this party (RFC
+    8693, 4.1). ``may_act`` names the one party that may act (4.4): here, by ``sub`` alone, because
+    the names of ``actors`` are unique without an ``iss``.
+    """
+    if "act" in claims:
+        message = "another party acts with the token already (act): pass the user's own token"
+        raise VerificationError(message, code="jwt.actor")
+    if "may_act" in claims and claims["may_act"] not in [{"sub": name} for name in actors]:
+        names = ", ".join(sorted(actors))
+        message = (
+            f"the token lets another party act (may_act): the sub of may_act is none of {names}"
+        )
+        raise VerificationError(message, code="jwt.actor")
 
 
 def _is_program(claims: Mapping[str, JSON]) -> bool:

@@ -114,7 +114,7 @@ class Delegations:
         if self.users is None:
             message = "no issuer knows users here: describe them in [issuers.NAME.users]"
             raise VerificationError(message, code="jwt.issuer")
-        user = self.users.verify(token, now=now)
+        user = self.users.verify(token, now=now, actors=lender.actors)
         if lender.name not in (None, user.principal):
             message = f"the token is of {user.principal}, and not of {lender.name}"
             raise DelegationError(message, code="principal.assurance")

@@ -104,8 +104,8 @@ def check_names(parts: Embedded, _session: Session, _header: Header, _blobs: Blo
 
 def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Begin a delegation of a principal who comes with a token, or whom the client vouches for."""
-    named = (header.get(name) for name in ("subject", "subject_token", "via_token"))
-    lender: Any = Lender(*named)
+    said = header.get
+    lender: Any = Lender(said("subject"), said("subject_token"), said("via_token"))
     if lender.token is None:
         require_principal(session.client, values.text(lender.name))
     terms: Any = {name: header.get(name) for name in _TERMS}

@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 def client_ids(parts: ServiceParts, instance: Instance) -> frozenset[str]:
-    """Return the names by which an instance is a client: its own URI, and that of its agent.
+    """Return the names by which a provider knows an instance: its own URI, and that of its agent.
 
     A provider registers the agent, because an instance comes and goes.
     """

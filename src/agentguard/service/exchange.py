@@ -125,7 +125,8 @@ def _issue(
         raise invalid_client("client_id is another than the URI of the credential")
     unknown = invalid_client("the agent of the credential is none of [agents] any more")
     limit = agent_of(parts, agent.profile.name, unknown).scope
-    lender: Lender | User = Lender(None, wanted.token)
+    lender: Lender | User
+    lender = Lender(None, wanted.token, actors=assertions.client_ids(parts, instance))
     if id_jag is not None:
         lender = id_jag.user
         asked = assertions.Asked(wanted.scope, wanted.audience)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from token_service import PAYMENTS, TYPES, Key, error_of
+from token_service import CLERK, PAYMENTS, TYPES, Key, claims, error_of
 
 
 def test_a_stolen_credential_is_of_no_use_without_its_key(service, key, credential):
@@ -195,6 +195,22 @@ def test_a_user_s_token_that_does_not_count_is_refused(service, key, credential,
     refused = service.exchange(key, credential, subject_token=service.provider.token(**changes))
     assert error_of(refused) == (400, "invalid_request")
     assert service.exchange(key, credential).is_success
+
+
+def test_a_user_s_token_for_another_actor_is_refused(service, key, credential):
+    """RFC 8693, 4.4: ``may_act`` names the agent, an instance, or the trust domain."""
+    uri = claims(credential)["sub"]
+    other = claims(service.credential(Key()))["sub"]
+    for name in (other, "spiffe://acme.example/agent/helper", "clerk", f"{CLERK}/", "user:alice"):
+        token = service.provider.token(may_act={"sub": name})
+        refused = service.exchange(key, credential, subject_token=token)
+        assert error_of(refused) == (400, "invalid_request")
+        assert "jwt.actor" in refused.text
+    for name in (uri, CLERK, "spiffe://acme.example"):  # the twins
+        token = service.provider.token(may_act={"sub": name})
+        assert service.exchange(key, credential, subject_token=token).is_success
+    acted = service.provider.token(act={"sub": CLERK})
+    assert "jwt.actor" in service.exchange(key, credential, subject_token=acted).text
 
 
 def test_a_token_of_the_service_is_no_user_s_token(service, key, credential):
