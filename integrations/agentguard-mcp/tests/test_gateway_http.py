@@ -289,8 +289,8 @@ async def test_a_token_that_no_header_can_hold_is_refused(tmp_path):
         async with Http(honest).served() as url:
             if number:
                 with pytest.raises(ConfigError) as refused:
-                    async with gateway(recorded, over(url, bearer="T")):
-                        pass
+                    async with gateway(recorded, over(url, bearer="T")) as client:
+                        await client.next()
                 assert text not in str(refused.value)
             else:  # a line break at the end of a file is no part of the secret
                 async with gateway(recorded, over(url, bearer="T")) as client:
