@@ -1,7 +1,8 @@
 """A LangChain agent pays through a service that verifies each request; a thief tries the same.
 
 Run it with ``python examples/tool_server/main.py``. The service (``server.py``) is a process of its
-own. The agent's guard and the service each keep a log, and the logs are compared at the end.
+own. The agent is revoked, and the service refuses what the agent has proved before. The agent's
+guard and the service each keep a log, and the logs are compared at the end.
 Everything runs offline: ``ScriptedModel`` stands in for a model.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from agentguard import Guard
+from agentguard.proof import proof_headers, prove_request
 from agentguard.proof.httpx import CallerTransport
 from agentguard_langchain import guard_tools
 
@@ -46,6 +49,7 @@ path = "policy.rego"
 [agents.payer]
 max_scope = ["payments:write"]
 """
+BODY = b'{"to": "rent", "cents": 1}'
 POLICY = "package agent.authz\n\ndefault allow := true\n"
 
 
@@ -73,7 +77,10 @@ def says(tool: str, **args: object) -> AIMessage:
 
 
 class Wiretap(httpx.HTTPTransport):
-    """Sends requests, and keeps what somebody on the way could see."""
+    """Sends requests, and keeps what somebody on the way could see.
+
+    The transport also stands in for a server elsewhere, to which the service redirects.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,6 +89,8 @@ class Wiretap(httpx.HTTPTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and keep it."""
         self.seen.append(request)
+        if request.url.host == "elsewhere.example":
+            return httpx.Response(200)
         return super().handle_request(request)
 
 
@@ -99,8 +108,15 @@ def work(guard: Guard, url: str, wiretap: Wiretap) -> None:
         """Give money back."""
         return f"status {client.post(f'{url}/refunds', json={'to': to}).status_code}"
 
-    tools = guard_tools([pay, refund], guard.new_agent("payer"))
-    script = [says("pay", to="rent", cents=42000), says("refund", to="rent"), AIMessage("Paid.")]
+    def find_receipts() -> str:
+        """Look for receipts: the service redirects the request to another server."""
+        client.get(f"{url}/receipts", follow_redirects=True)
+        redirected = wiretap.seen[-1]
+        return f"{redirected.url.host} has a proof: {'workload-proof-token' in redirected.headers}"
+
+    tools = guard_tools([pay, refund, find_receipts], guard.new_agent("payer"))
+    calls = says("pay", to="rent", cents=42000), says("refund", to="rent"), says("find_receipts")
+    script = [*calls, AIMessage("Paid.")]
     with client, guard.delegate("user:alice", scope=SCOPE, audience=[url]):
         agent = create_agent(ScriptedModel(script=iter(script)), tools)
         state = agent.invoke({"messages": [HumanMessage("Pay the rent.")]})
@@ -116,21 +132,42 @@ def calls_of(guard: Guard) -> set[str]:
     return {hashlib.sha256(b64decode(call["payload"])).hexdigest() for call in calls}
 
 
-def steal(url: str, request: httpx.Request) -> None:
-    """Send what was seen on the way once more, as it is, and altered; no key is at hand."""
+def proved(guard: Guard, server: str) -> dict[str, str]:
+    """Have the agent prove a request to a server, and return its headers in place of sending it."""
+
+    @guard.tool
+    def prepare() -> dict[str, str]:
+        return proof_headers(prove_request("POST", f"{server}/payments", BODY))
+
+    with guard.delegate("user:alice", scope=SCOPE, audience=[server]):
+        return guard.new_agent("payer").call(prepare)
+
+
+def send(url: str, what: str, headers: dict[str, str], body: bytes = BODY) -> None:
+    """Send a request, and print what the service answers."""
+    answer = httpx.post(url, headers=headers, content=body)
+    print(f"  {what}: {answer.status_code} {answer.json()['title']}")
+
+
+def steal(url: str, request: httpx.Request, other: dict[str, str]) -> None:
+    """Send what was seen on the way once more, as it is, and altered; no key is at hand.
+
+    ``other`` are the headers of a request to another server.
+    """
     stolen, body = dict(request.headers), request.read()
     altered = {**stolen, "content-length": str(len(body) + 1)}
     token = {"authorization": stolen["authorization"]}
-    attempts = {
-        "the same request again": ("/payments", stolen, body),
-        "another amount": ("/payments", altered, body.replace(b"42000", b"420000")),
-        "another path": ("/refunds", stolen, body),
-        "the token alone": ("/payments", token, body),
-    }
-    with httpx.Client() as client:
-        for what, (path, headers, content) in attempts.items():
-            answer = client.post(f"{url}{path}", headers=headers, content=content)
-            print(f"  {what}: {answer.status_code} {answer.json()['title']}")
+    send(f"{url}/payments", "the same request again", stolen, body)
+    send(f"{url}/payments", "another amount", altered, body.replace(b"42000", b"420000"))
+    send(f"{url}/refunds", "another path", stolen, body)
+    send(f"{url}/payments", "the token alone", token, body)
+    send(f"{url}/payments", "a request to another server", other)
+
+
+def revoke(configuration: Path, agent: str) -> None:
+    """Revoke an agent: agentguard revoke AGENT."""
+    command = [*AGENTGUARD, "revoke", agent, "--note", "lost", "--config", str(configuration)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  its words are here
 
 
 def found(folder: Path, domain: str) -> Path:
@@ -142,6 +179,11 @@ def found(folder: Path, domain: str) -> Path:
     command = [*AGENTGUARD, "init", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  its words are here
     return file
+
+
+def publish(agent: Path, receiver: Path) -> None:
+    """Give the service the signed file with the revocations of the agents' domain."""
+    shutil.copy(agent.parent / ".agentguard" / "restrictions.json", receiver.parent)
 
 
 def compare(agent: Path, receiver: Path) -> None:
@@ -160,8 +202,9 @@ def service(guard: Guard, folder: Path) -> Iterator[str]:
     (folder / "trust.json").write_bytes(guard.trust.dumps())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # in production an https URL
-        files = folder / "trust.json", folder / "proofs.sqlite", folder / "agentguard.toml"
-        words = (url, *files, listener.fileno())
+        names = "trust.json", "proofs.sqlite", "agentguard.toml"
+        trust, store, configuration = (folder / name for name in names)
+        words = (url, trust, folder, store, configuration, listener.fileno())
         process = subprocess.Popen(  # noqa: S603  the words stand here
             [sys.executable, SERVER, *map(str, words)], pass_fds=[listener.fileno()]
         )
@@ -178,10 +221,16 @@ if __name__ == "__main__":
         agent = found(Path(temporary) / "agent", "agents.example")
         receiver = found(Path(temporary) / "service", "payments.example")
         with Guard.open(agent) as guard, service(guard, receiver.parent) as url:
+            publish(agent, receiver)
             wiretap = Wiretap()
             print("The agent works:", flush=True)  # before the service prints
             work(guard, url, wiretap)
             print("A thief sends what was seen on the way:")
-            steal(url, wiretap.seen[0])
+            steal(url, wiretap.seen[0], proved(guard, "https://other.example"))
+            print("The agent is revoked:")
+            before = proved(guard, url)
+            revoke(agent, "agent:payer")
+            publish(agent, receiver)
+            send(f"{url}/payments", "a request that was proved before", before)
         print("The logs of the agent and of the service are compared:")
         compare(agent, receiver)

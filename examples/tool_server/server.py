@@ -1,8 +1,9 @@
 """A payment service that verifies by itself who calls: the agent, the user, the scope, the call.
 
-``main.py`` starts this program. The service knows the public keys of the agents' trust domain, and
-the URL under which callers reach the service. It asks nobody during a request. Each request that it
-accepts is on record in a log of its own.
+``main.py`` starts this program. The service knows the public keys of the agents' trust domain, the
+file in which the domain publishes its revocations, and the URL under which callers reach the
+service. It asks nobody during a request. Each request that it accepts is on record in a log of its
+own.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ from typing import Annotated
 
 import uvicorn
 from fastapi import Depends, FastAPI
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from agentguard import Guard, ReceiverLog, TrustDocument
-from agentguard.proof import CallerMiddleware, ProofStore, Receiver, RequestCaller
+from agentguard.proof import (
+    CallerMiddleware,
+    ProofStore,
+    PublishedRevocations,
+    Receiver,
+    RequestCaller,
+)
 from agentguard.proof.fastapi import requires
 
 app = FastAPI()
@@ -48,6 +56,12 @@ def refund(caller: Refunder) -> dict[str, str]:
     return {"refunded": caller.principal}
 
 
+@app.get("/receipts")
+def receipts() -> RedirectResponse:
+    """Send the caller on to another server, which the delegation does not name."""
+    return RedirectResponse("https://elsewhere.example/receipts")
+
+
 @app.get("/healthz")
 def healthz() -> str:
     """Say that the service runs, to anybody."""
@@ -55,10 +69,12 @@ def healthz() -> str:
 
 
 if __name__ == "__main__":
-    url, trust, store, configuration, descriptor = sys.argv[1:]
+    url, trust, published, store, configuration, descriptor = sys.argv[1:]
     agents = TrustDocument.loads(Path(trust).read_bytes())
+    revocations = PublishedRevocations(published, agents)
     with Guard.open(configuration) as own:
-        receiver = Receiver(url, agents, ProofStore(store), log=ReceiverLog(own))
+        log = ReceiverLog(own)
+        receiver = Receiver(url, agents, ProofStore(store), revocations=revocations, log=log)
         app.add_middleware(CallerMiddleware, receiver=receiver, public=["/healthz"])
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
         server.run(sockets=[socket.socket(fileno=int(descriptor))])

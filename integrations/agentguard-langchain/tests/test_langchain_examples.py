@@ -111,7 +111,8 @@ def test_the_example_of_a_tools_server_prints_what_its_page_says(tmp_path, prelo
     shown = page.partition("```text\n")[2].partition("```")[0]
     assert (done.returncode, done.stdout) == (0, shown), done.stderr
     codes = re.findall(r"a request was refused: .* \((.*)\)", done.stderr)
-    assert codes == ["proof.used", "proof.request", "proof.audience", "proof.missing"]
+    altered = ["proof.used", "proof.request", "proof.audience", "proof.missing"]
+    assert codes == [*altered, "token.audience", "delegation.revoked"]
     assert list(tmp_path.iterdir()) == []
 
 
