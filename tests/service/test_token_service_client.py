@@ -21,6 +21,8 @@ from agentguard.proof import ProofStore, Receiver, dpop
 from agentguard.proof.headers import encode_chain
 from agentguard.proof.target import Target
 from agentguard.service.client import AsyncTokenService, TokenService
+from agentguard.service.messages import Identity
+from agentguard.signing.keys import Ed25519Signer
 
 
 def code_of(function, *args, **given) -> str:
@@ -104,14 +106,42 @@ def test_a_refusal_says_why_and_holds_no_token(service):
         httpx.Response(201, json={"credential": 1, "uri": "x", "expires_at": 5}),
         httpx.Response(201, content=b"[" * 300_000),
         httpx.Response(201, json={}),
+        httpx.Response(201, json={"credential": "a\r\nb: c", "uri": "x", "expires_at": 5}),
+        httpx.Response(201, json={"credential": "a.b.c", "uri": "x\x1b[2J", "expires_at": 5}),
         httpx.Response(302, headers={"Location": "https://evil.example"}),
     ],
-    ids=["HTML", "a number", "long", "nothing", "a redirect"],
+    ids=["HTML", "a number", "long", "nothing", "a header", "a terminal", "a redirect"],
 )
 def test_an_answer_of_something_else_is_an_error(answer):
     http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
     identities = TokenService("https://agents.example", http=http).identities
     assert code_of(identities.register, "clerk", workload_token="a.b.c") == "service.malformed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"access_token": "a.b.c\x1b[2J"}, "service.malformed"),
+        ({"access_token": ""}, "service.malformed"),
+        ({"access_token": "a b"}, "service.malformed"),
+        ({"scope": "read\x1b[2J"}, "service.malformed"),
+        ({"scope": "read  pay"}, "service.malformed"),
+        ({"token_type": "Bearer"}, "service.malformed"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_token_that_could_steer_a_terminal_or_a_header_is_refused(changes, code):
+    signer = Ed25519Signer.from_seed(bytes(32))
+    identity = Identity("clerk", "spiffe://a/agent/clerk/x", "a.b.c", 5, signer)
+    said = {"access_token": "a.b.c", "token_type": "DPoP", "expires_in": 5, "scope": "read pay"}
+    answer = httpx.Response(200, json={**said, CHAIN: {}, **changes})
+    http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
+    tokens = TokenService("https://agents.example", http=http).tokens
+    if code is None:  # the twin
+        assert tokens.exchange(identity, "a.b.c").scope == ("read", "pay")
+    else:
+        assert code_of(tokens.exchange, identity, "a.b.c") == code
 
 
 def test_a_service_that_is_not_there_is_unreachable():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ MAX_ANSWER: Final = 256 * 1024
 
 _MAX_ERROR: Final = 300
 _UNAVAILABLE: Final = 503
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 
 
@@ -238,7 +240,9 @@ def read_revocation(status: int, body: bytes) -> None:
 def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:
     """Return the identity in an answer; raises ``ServerError``."""
     match _answer(status, body, 201):
-        case {"credential": str(credential), "uri": str(uri), "expires_at": int(expires_at)}:
+        case {"credential": str(credential), "uri": str(uri), "expires_at": int(expires_at)} if (
+            _is_visible(credential, uri)
+        ):
             return Identity(agent, uri, credential, expires_at, signer)
     raise _malformed()
 
@@ -249,10 +253,12 @@ def read_token(status: int, body: bytes) -> ExchangedToken:
     chain = answer.get(CHAIN)
     match answer:
         case {"access_token": str(token), "scope": str(scope), "expires_in": int(expires_in)} if (
-            isinstance(chain, dict) and answer.get("token_type") == "DPoP"
+            isinstance(chain, dict)
+            and answer.get("token_type") == "DPoP"
+            and _is_visible(token, *scope.split(" "))
         ):
             issued = IssuedToken(token, canonical.dumps(chain))
-            return ExchangedToken(issued, tuple(scope.split()), expires_in)
+            return ExchangedToken(issued, tuple(scope.split(" ")), expires_in)
     raise _malformed()
 
 
@@ -282,6 +288,11 @@ def _answer(status: int, body: bytes, expected: int) -> dict[str, JSON]:
 def _proof(signer: Ed25519Signer, method: str, url: str, access_token: str | None) -> str:
     at, jti = int(time.time()), os.urandom(16).hex()
     return proofs.sign(signer, method, url, access_token=access_token, at=at, jti=jti)
+
+
+def _is_visible(*texts: str) -> bool:
+    """Whether each text goes into a header and onto a terminal as it is (RFC 6749, A.12)."""
+    return all(_VISIBLE.fullmatch(text) for text in texts)
 
 
 def _malformed() -> ServerError:
