@@ -6,7 +6,7 @@ call runs; ``proof/wpt.py`` and ``proof/call_proof.py`` have the forms of the pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentguard.call.releases import ProofRecord, RequestProof, RequestRecord
@@ -41,15 +41,7 @@ class DelegatedProver(NamedTuple):
         request = BoundRequest.of_digest(method, url, body_sha256)
         holder = self._holder()
         audience = _audience_of(request.target, holder.token.chain.leaf.audience)
-        proof = wpt.mint(
-            request,
-            holder.signer,
-            credential=holder.credential,
-            access_token=holder.token.token,
-            invocation_sha256=invocation_sha256,
-            now=holder.now,
-            jti=holder.jti,
-        )
+        proof = holder.sign(wpt.mint, request, invocation_sha256)
         return holder.shown_with(proof), holder.record(request.record, "wpt", audience, proof)
 
     def prove_call(
@@ -64,15 +56,7 @@ class DelegatedProver(NamedTuple):
         named = holder.token.chain.leaf.audience
         if audience not in named:
             raise _other_audience(audience, named, "name")
-        proof = call_proof.mint(
-            call,
-            holder.signer,
-            credential=holder.credential,
-            access_token=holder.token.token,
-            invocation_sha256=invocation_sha256,
-            now=holder.now,
-            jti=holder.jti,
-        )
+        proof = holder.sign(call_proof.mint, call, invocation_sha256)
         return holder.shown_with(proof), holder.record(call.record, "call", audience, proof)
 
     def _holder(self) -> _Holder:
@@ -94,6 +78,18 @@ class _Holder(NamedTuple):
     token: AccessToken
     now: int
     jti: str
+
+    def sign(self, mint: Callable[..., str], bound: object, invocation_sha256: str) -> str:
+        """Sign a proof of ``bound`` with ``wpt.mint`` or ``call_proof.mint``; raises as these."""
+        return mint(
+            bound,
+            self.signer,
+            credential=self.credential,
+            access_token=self.token.token,
+            invocation_sha256=invocation_sha256,
+            now=self.now,
+            jti=self.jti,
+        )
 
     def shown_with(self, proof: str) -> RequestProof:
         """Return what the caller shows to the server together with a proof."""

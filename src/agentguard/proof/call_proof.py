@@ -16,6 +16,7 @@ from agentguard.errors import EncodeError, ProofError
 from agentguard.proof import headers, wpt
 from agentguard.proof.bound_request import is_digest
 from agentguard.proof.headers import PresentedCaller
+from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.keys import Signer
@@ -88,14 +89,6 @@ class BoundCall(NamedTuple):
     def record(self) -> RequestRecord:
         """What a log says of the request: the name of the server is in the place of a URL."""
         return RequestRecord(self.method, self.audience, None, self.params_sha256)
-
-
-class CallProof(NamedTuple):
-    """A verified proof. ``expires_at`` is in seconds since the epoch; the digest is in hex."""
-
-    jti: str
-    expires_at: int
-    invocation_sha256: str
 
 
 def params_digest(params: object) -> str:
@@ -206,7 +199,7 @@ def mint(
 
 def verify(
     token: str, call: BoundCall, *, credential: str, access_token: str, at: int
-) -> CallProof:
+) -> VerifiedProof:
     """Verify a proof for ``call`` as of ``at`` (seconds since the epoch).
 
     ``credential`` is a verified Workload Identity Token, and ``access_token`` the token in the
@@ -234,7 +227,7 @@ def verify(
     if (claims["mth"], claims["mdg"]) != (call.method, call.params_sha256):
         message = "the proof is for another method or for other parameters"
         raise ProofError(message, code="proof.request")
-    return CallProof(claims["jti"], claims["exp"], invocation)
+    return VerifiedProof(claims["jti"], claims["exp"], invocation)
 
 
 def _malformed(problem: str) -> ProofError:

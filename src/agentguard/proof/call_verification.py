@@ -15,13 +15,13 @@ from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.evidence import KnownCaller
 from agentguard.proof.verification import (
     Known,
-    Proved,
     RequestCaller,
     RevokedNames,
     UsedProofs,
     as_proof_error,
     verified_caller,
 )
+from agentguard.proof.wpt import VerifiedProof
 
 
 def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
@@ -50,15 +50,14 @@ def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
         presented = call_proof.read(params)
         bound = BoundCall.of(audience, method, params)
 
-        def verify_proof(token: AccessToken) -> Proved:
+        def verify_proof(token: AccessToken) -> VerifiedProof:
             assert presented.credential is not None  # noqa: S101  call_proof.read found one
-            proof = call_proof.verify(
+            return call_proof.verify(
                 presented.proof,
                 bound,
                 credential=presented.credential,
                 access_token=token.token,
                 at=at,
             )
-            return Proved(proof.jti, proof.expires_at, proof.invocation_sha256)
 
         return verified_caller(presented, bound.record, verify_proof, known)

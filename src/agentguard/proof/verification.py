@@ -25,6 +25,7 @@ from agentguard.proof import dpop, headers, wpt
 from agentguard.proof.bound_request import BoundRequest, is_digest
 from agentguard.proof.evidence import KnownCaller, RequestEvidence, evidence_of
 from agentguard.proof.headers import PresentedCaller
+from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import jws
 from agentguard.visible import visible_text
 
@@ -128,14 +129,6 @@ class HttpRequest(NamedTuple):
     body: bytes
 
 
-class Proved(NamedTuple):
-    """What a verified proof says; ``expires_at`` is in seconds since the epoch."""
-
-    jti: str
-    expires_at: int
-    invocation_sha256: str | None
-
-
 def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     request: HttpRequest,
     *,
@@ -202,7 +195,7 @@ def as_proof_error() -> Iterator[None]:
 def verified_caller(
     presented: PresentedCaller,
     request: RequestRecord,
-    verify_proof: Callable[[AccessToken], Proved],
+    verify_proof: Callable[[AccessToken], VerifiedProof],
     known: Known,
 ) -> RequestCaller:
     """Verify the token, the credential, the proof and the revocations; then use the proof up.
@@ -319,7 +312,7 @@ def _require_holder(
 
 def _verify_proof(
     presented: PresentedCaller, request: BoundRequest, token: AccessToken, at: int
-) -> Proved:
+) -> VerifiedProof:
     """Verify the proof, under the key to which the access token is bound."""
     if presented.credential is None:
         proof = dpop.verify(
@@ -331,15 +324,14 @@ def _verify_proof(
         )
         if proof.thumbprint != token.chain.leaf.key_id:
             raise _other_key()
-        return Proved(proof.jti, proof.expires_at, None)
-    bound = wpt.verify(
+        return VerifiedProof(proof.jti, proof.expires_at, None)
+    return wpt.verify(
         presented.proof,
         request,
         credential=presented.credential,
         access_token=presented.access_token,
         at=at,
     )
-    return Proved(bound.jti, bound.expires_at, bound.invocation_sha256)
 
 
 def _other_key() -> ProofError:

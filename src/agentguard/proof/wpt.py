@@ -37,12 +37,16 @@ _CLAIMS: Final = frozenset({"aud", "exp", "jti", "wth", "ath"})
 _HEADER: Final = frozenset({"alg", "typ"})
 
 
-class WorkloadProof(NamedTuple):
-    """A verified proof. ``expires_at`` is in seconds since the epoch; the digest is in hex."""
+class VerifiedProof(NamedTuple):
+    """A verified proof of any form. ``expires_at`` is in seconds since the epoch.
+
+    ``invocation_sha256`` (hex) is the digest of the authorised call, None with a DPoP proof, which
+    names no call.
+    """
 
     jti: str
     expires_at: int
-    invocation_sha256: str
+    invocation_sha256: str | None
 
 
 def token_hash(token: str) -> str:
@@ -83,7 +87,7 @@ def mint(
 
 def verify(
     token: str, request: BoundRequest, *, credential: str, access_token: str, at: int
-) -> WorkloadProof:
+) -> VerifiedProof:
     """Verify a proof for ``request`` as of ``at`` (seconds since the epoch).
 
     ``credential`` is a verified Workload Identity Token, and ``access_token`` the token that the
@@ -102,7 +106,7 @@ def verify(
     if bound != request.claim(invocation):
         message = "the proof is for another method, path, query or body"
         raise ProofError(message, code="proof.request")
-    return WorkloadProof(claims["jti"], claims["exp"], invocation)
+    return VerifiedProof(claims["jti"], claims["exp"], invocation)
 
 
 def verify_possession(
