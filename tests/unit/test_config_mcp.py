@@ -34,6 +34,13 @@ def test_a_limit_is_a_whole_number_within_its_bounds(key, value):
         read(**{key: value})
 
 
+def test_a_dialog_is_about_a_wait():
+    assert read(wait=120, elicit=True).elicit is True
+    assert read(wait=120).elicit is False
+    with pytest.raises(ConfigError, match="elicit: expected a wait"):
+        read(elicit=True)
+
+
 @pytest.mark.parametrize("value", [1, "true", []])
 def test_a_filter_is_on_or_off(value):
     with pytest.raises(ConfigError, match="filter_list"):

@@ -174,6 +174,7 @@ def settings_of(
         recheck=table.recheck,
         proofs=_proofs(config, table),
         wait=table.wait,
+        elicit=table.elicit,
     )
 
 

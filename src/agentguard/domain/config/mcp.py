@@ -41,7 +41,8 @@ class McpConfig:
     gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
     proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
     ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
-    ``recheck`` and ``wait`` are in seconds.
+    ``recheck`` and ``wait`` are in seconds. With ``elicit``, the user of a client hears of a call
+    that waits for an approval.
     """
 
     command: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class McpConfig:
     timeout: float = TIMEOUT
     recheck: int = 0
     wait: int = 0
+    elicit: bool = False
 
 
 def require_server_name(name: str) -> str:
@@ -156,6 +158,9 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         timeout=table.seconds("timeout", TIMEOUT),
         recheck=table.number("recheck") or 0,
         wait=table.number("wait") or 0,
+        elicit=table.boolean("elicit", default=False),
     )
+    if server.elicit and not server.wait:
+        raise table.mistake("elicit", "a wait, about which the user hears: wait = 120")
     table.reject_unknown()
     return server

@@ -60,6 +60,16 @@ def pending(request: Message, tool: str, waiting: ApprovalRequest) -> Message:
     return _answer(request, text, {CODE: "approval.pending", REQUEST: identifier})
 
 
+def given_up(request: Message, tool: str) -> Message:
+    """Return the answer to a call whose user waits no longer for an approval; it did not run."""
+    text = (
+        f"Not now: {tool} was not run. The user does not wait for the approval of this call any "
+        "longer. Once somebody has approved the call, make the same call with the same arguments "
+        "again: the call then runs once."
+    )
+    return _answer(request, text, {CODE: "approval.pending"})
+
+
 def of_server(request: Message, tool: str, response: Message) -> Message:
     """Return a server's own answer to a call that failed there.
 

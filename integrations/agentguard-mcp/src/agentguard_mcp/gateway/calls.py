@@ -37,6 +37,7 @@ from agentguard.adapters import (
 from agentguard_mcp.gateway import answers, traces
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
+from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.pins import Definition
@@ -147,21 +148,23 @@ class Calls:
         self,
         request: Message,
         forward: Callable[[Message], Awaitable[Message]],
-        notify: Callable[[Message], None],
+        dialogs: Dialogs,
     ) -> Message:
         """Return the response to a guarded request.
 
         ``forward`` sends a request to the server and returns the response; it is awaited once the
         call is authorised and on record, and never otherwise. ``forward`` raises ``NotSentError``,
-        ``TimeoutError``, ``UpstreamLostError`` or ``RefusedError``. ``notify`` sends a notice to
-        the client.
+        ``TimeoutError``, ``UpstreamLostError`` or ``RefusedError``. ``dialogs`` reach the
+        client while the call waits for an approval.
         """
         try:
             content = parsed(request)
         except InvalidRequestError as error:
             return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
+        if dialogs.gives_up(request):
+            return answers.given_up(request, content[1])
         with self._limits.counted() as limited:
-            return await self._answered(request, content, limited, forward, notify)
+            return await self._answered(request, content, limited, forward, dialogs)
 
     async def _answered(
         self,
@@ -169,7 +172,7 @@ class Calls:
         content: tuple[Message, str, dict[str, Any]],
         limited: Decision | None,
         forward: Callable[[Message], Awaitable[Message]],
-        notify: Callable[[Message], None],
+        dialogs: Dialogs,
     ) -> Message:
         """Return the response to a guarded request, which ``limited`` refuses if there is one."""
         sent, name, arguments = content
@@ -194,9 +197,11 @@ class Calls:
                     result = await arun(agent, invocation, run, _OPTIONS)
                 return {"id": request["id"], "result": result}
             except ApprovalPending as waiting:
+                if not last and self._settings.wait > 0 and dialogs.asks_first(request):
+                    return question_first(request, name, waiting.request)
                 is_approved = not last and await unless(
                     self._lost,
-                    approved(self._agent, waiting, self._settings.wait, request, notify),
+                    approved(self._agent, waiting, self._settings.wait, request, dialogs),
                 )
                 if self._lost.is_set():
                     return failure(request, name, NotSentError(), self._settings)

@@ -22,6 +22,7 @@ from agentguard import AgentguardError
 from agentguard_mcp import listing
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.calls import GUARDED, Calls
+from agentguard_mcp.gateway.dialogs import Dialogs
 from agentguard_mcp.gateway.executions import Executions
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
@@ -87,8 +88,9 @@ class Relay:
         self._calls = make_calls(self._ask)
         self._passed: dict[RequestId, _Passed] = {}
         self._guarded: dict[RequestId, asyncio.Task[None]] = {}
+        self._dialogs = Dialogs(client, is_on=settings.elicit)
         self._executions = Executions(
-            partial(self._calls.answer, notify=client.send),
+            partial(self._calls.answer, dialogs=self._dialogs),
             self._forward,
             joins_retries=joins_retries,
         )
@@ -113,7 +115,7 @@ class Relay:
     def take(self, message: Message) -> None:
         """Take a message of the client; raises ``UpstreamLostError`` where the server is gone."""
         if "method" not in message:
-            if message["id"] in self._asked:
+            if not self._dialogs.take(message) and message["id"] in self._asked:
                 self._asked.discard(message["id"])
                 self._server.send(cleaned(message))
         elif "id" in message:
@@ -137,6 +139,8 @@ class Relay:
         elif method in GUARDED:
             self._start(identifier, self._guard(message))
         elif method in PASSED:
+            if method == "initialize":
+                self._dialogs.greeted(message)
             sent = cleaned(message)
             self._pass(message, without_tasks(sent, "params") if method == "initialize" else sent)
         else:
@@ -282,7 +286,7 @@ class Relay:
         identifier, refused = message["id"], None
         if message["method"] not in FROM_SERVER:
             refused = answers.error(identifier, answers.METHOD_NOT_FOUND, "no such method")
-        elif identifier in self._asked or len(self._asked) >= MAX_PENDING:
+        elif identifier in self._asked or _is_own(identifier) or len(self._asked) >= MAX_PENDING:
             refused = answers.error(identifier, answers.INVALID_REQUEST, "the id is in use")
         if refused is not None:
             self._server.send(refused)

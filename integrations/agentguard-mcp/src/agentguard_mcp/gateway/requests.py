@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agentguard_mcp.gateway.messages import Message, meta_of, plain_meta
+from agentguard_mcp.gateway.messages import OWN, Message, meta_of, plain_meta
 
 _MEMBERS: Final = {
     "tools/call": {"name", "arguments", "inputResponses", "requestState"},
@@ -28,7 +28,7 @@ def parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
     ``InvalidRequestError``.
     """
     method, params = request["method"], request.get("params", {})
-    kept = {name: value for name, value in params.items() if name != "_meta"}
+    kept = _without_own({name: value for name, value in params.items() if name != "_meta"})
     unknown = sorted(kept.keys() - _MEMBERS[method])
     if unknown:
         raise InvalidRequestError(f"{method}: the gateway passes no {unknown[0]!r} on")
@@ -49,3 +49,13 @@ def parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
     if method == "prompts/get":
         return sent, method, {"name": name, "arguments": arguments}
     return sent, name, arguments
+
+
+def _without_own(params: dict[str, Any]) -> dict[str, Any]:
+    """Return params without the answers to the gateway's own questions, which no server gets."""
+    responses = params.get("inputResponses")
+    if not isinstance(responses, dict) or not any(key.startswith(OWN) for key in responses):
+        return params
+    others = {key: value for key, value in responses.items() if not key.startswith(OWN)}
+    rest = {name: value for name, value in params.items() if name != "inputResponses"}
+    return {**rest, "inputResponses": others} if others else rest

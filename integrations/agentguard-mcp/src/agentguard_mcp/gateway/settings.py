@@ -53,7 +53,8 @@ class Settings:
     ``timeout`` is in seconds. ``recheck`` is the age in seconds up to which a list of the server's
     tools counts for a call; 0 asks the server before each call. ``proofs`` asks for a proof of each
     call; None takes the identity of the settings for all calls. ``wait`` is the number of seconds
-    for which a call waits for an approval before the client is told that the call is pending.
+    for which a call waits for an approval before the client is told that the call is pending. With
+    ``elicit``, a client that can show a dialog tells its user of the wait.
     """
 
     server: str
@@ -77,6 +78,7 @@ class Settings:
     recheck: float = 0.0
     proofs: Proofs | None = None
     wait: float = 0.0
+    elicit: bool = False
 
     @property
     def transport(self) -> str:

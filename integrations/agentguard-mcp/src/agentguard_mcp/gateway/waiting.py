@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from agentguard import Agent, ApprovalPending
+from agentguard_mcp.gateway.dialogs import Dialogs
 from agentguard_mcp.gateway.messages import Message, meta_of
 
 _BEAT: Final = 5.0
@@ -18,21 +19,41 @@ async def approved(
     waiting: ApprovalPending,
     seconds: float,
     request: Message | None = None,
-    notify: Callable[[Message], None] = lambda _notice: None,
+    dialogs: Dialogs | None = None,
 ) -> bool:
     """Wait for the answer to a request for an approval; return whether one has come.
 
     The wait takes at most ``seconds``. A client that has asked for progress hears that the call
-    waits: some clients then wait on. ``request`` is the client's, and ``notify`` sends a notice to
-    the client.
+    waits: some clients then wait on. A client that gets a dialog can end the wait. ``request`` is
+    the client's, and ``dialogs`` reach the client.
     """
+    answer = _answered(agent, waiting, seconds, request or {}, dialogs)
+    if request is None or dialogs is None or seconds <= 0 or not dialogs.can_show(request):
+        return await answer
+    ended = asyncio.Event()
+    tool = request.get("params", {}).get("name", request["method"])
+    dialog = asyncio.ensure_future(dialogs.show(tool, waiting.request, ended))
+    try:
+        return await unless(ended, answer)
+    finally:
+        dialog.cancel()
+        await asyncio.gather(dialog, return_exceptions=True)  # the dialog closes before the answer
+
+
+async def _answered(
+    agent: Agent,
+    waiting: ApprovalPending,
+    seconds: float,
+    request: Message,
+    dialogs: Dialogs | None,
+) -> bool:
     clock = asyncio.get_running_loop().time
     end, beat = clock() + seconds, 0
-    token = meta_of(request or {}).get("progressToken")
+    token = None if dialogs is None else meta_of(request).get("progressToken")
     while (left := end - clock()) > 0:
         beat += 1
-        if token is not None:
-            notify(_notice(token, beat, waiting.request.request_id))
+        if token is not None and dialogs is not None:
+            dialogs.send(_notice(token, beat, waiting.request.request_id))
         pause = left if token is None else min(left, _BEAT)
         if await agent.approvals.await_(waiting.request, timeout=pause):
             return True
