@@ -69,7 +69,7 @@ def test_no_page_is_without_its_place_and_none_is_long():
         "crewai",
         *(
             f"crewai-{one}"
-            for one in ("approvals", "calls", "durable", "limits", "members", "traces")
+            for one in ("approvals", "calls", "durable", "limits", "mcp", "members", "traces")
         ),
     }
     assert {

@@ -1,0 +1,177 @@
+"""``server_tools``: the tools of an MCP server for CrewAI, whose calls prove their caller.
+
+Import this module by its own name, where CrewAI is installed. CrewAI finds the tools and runs them;
+each call goes over a connection of its own, whose requests are proved as in ``client.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import httpx
+from crewai.mcp import (
+    MCPServerConfig,
+    MCPServerHTTP,
+    MCPServerSSE,
+    MCPServerStdio,
+    MCPToolResolver,
+)
+from crewai.mcp.content import content_blocks_to_text
+from crewai.tools import BaseTool
+from crewai.tools.mcp_native_tool import MCPNativeTool
+from crewai.utilities.logger import Logger
+from crewai.utilities.string_utils import sanitize_tool_name
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.sse import sse_client
+from mcp.client.stdio import get_default_environment, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from agentguard import AgentguardError, ConfigError
+from agentguard.proof.call_receiver import require_audience
+from agentguard_mcp.client import guard_transport
+
+
+def server_tools(
+    server: MCPServerConfig, audience: str, *, name: str | None = None, timeout: float = 30
+) -> list[BaseTool]:
+    """Return the tools of a server for the ``tools`` of a CrewAI agent; each call has a proof.
+
+    ``server`` is what CrewAI takes in ``mcps``, as ``MCPServerStdio(...)``. ``audience`` is the
+    server's name in the delegation, and in the ``CallReceiver`` of the server or in the gateway:
+    take the name from the configuration, and never from the server. ``name`` stands before the
+    name of each tool, and makes the origin ``mcp:<name>``; by default, ``name`` is the audience
+    without ``mcp:``. A connection may take ``timeout`` seconds, and so may an answer.
+
+    The function connects to the server once, and lists the tools without a proof. Each call
+    connects anew, is sent once, and raises ``TimeoutError`` without an answer in time. A call
+    outside of a guarded call raises ``UnguardedCallError`` (``tool.unguarded``), and ``ProofError``
+    where the guard signs no proof: guard the crew with ``agentguard_crewai.guard_crew``.
+
+    Raises ``ConfigError`` for an audience that no delegation can name, for what is no
+    configuration of a server, and for a server that lists no tools; an exception of CrewAI's where
+    the server can't be reached.
+    """
+    require_audience(audience)
+    given: object = server
+    if not isinstance(given, MCPServerStdio | MCPServerHTTP | MCPServerSSE):
+        message = f"{server!r} is no server: give MCPServerStdio(...) or MCPServerHTTP(...)"
+        raise ConfigError(message)
+    known = audience.removeprefix("mcp:") if name is None else name
+    resolver = MCPToolResolver(agent=None, logger=Logger(verbose=False))
+    found = cast("list[MCPNativeTool]", resolver.resolve([server]))
+    if not found:
+        raise ConfigError(f"the MCP server {known} lists no tools, or its tool_filter leaves none")
+    connect = partial(_Connection, server, audience, timeout)
+    return [_ProvedTool.of(one, connect, known) for one in found]
+
+
+class _ProvedTool(MCPNativeTool):
+    """A tool whose client proves its calls."""
+
+    @classmethod
+    def of(
+        cls, tool: MCPNativeTool, connect: Callable[[], _Connection], server: str
+    ) -> _ProvedTool:
+        """Return the twin of a tool that CrewAI has found at a server."""
+        make: Any = cls  # its arguments are not its fields, which a type checker goes by
+        made: _ProvedTool = make(
+            client_factory=connect,
+            tool_name=sanitize_tool_name(tool.original_tool_name),
+            tool_schema={"description": tool.description, "args_schema": tool.args_schema},
+            server_name=server,
+            original_tool_name=tool.original_tool_name,
+        )
+        return made
+
+    def _run(self, **kwargs: Any) -> Any:
+        """Call the tool.
+
+        CrewAI wraps each exception in a ``RuntimeError``. The guard has to see a time-out, because
+        nobody knows then whether the server goes on.
+        """
+        try:
+            return super()._run(**kwargs)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, TimeoutError | AgentguardError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise cause from None
+
+
+class _Result(NamedTuple):
+    """What a server has answered, as CrewAI's tool of a server reads it."""
+
+    content: str
+    is_error: bool
+
+
+class _Connection:
+    """One connection to a server, with the methods that CrewAI's tool of a server calls.
+
+    A connection sends a call once. CrewAI's own client would send the call up to three times.
+    """
+
+    def __init__(self, server: MCPServerConfig, audience: str, timeout: float) -> None:
+        self._server = server
+        self._audience = audience
+        self._timeout = timeout
+        self._stack = AsyncExitStack()
+        self._session: ClientSession | None = None
+
+    async def connect(self) -> None:
+        """Connect, and open the session; raises ``TimeoutError``, and what the SDK raises."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                guarded = guard_transport(_transport(self._server), self._audience)
+                read, write, *_more = await self._stack.enter_async_context(guarded)
+                session = await self._stack.enter_async_context(ClientSession(read, write))
+                await session.initialize()
+        except BaseException:
+            await self.disconnect()
+            raise
+        self._session = session
+
+    async def call_tool_result(self, tool: str, arguments: Mapping[str, Any]) -> _Result:
+        """Call a tool; raises ``TimeoutError``, and as ``guard_transport`` says."""
+        assert self._session is not None  # noqa: S101  CrewAI connects first
+        async with asyncio.timeout(self._timeout):
+            result = await self._session.call_tool(tool, _given(arguments))
+        return _Result(content_blocks_to_text(result.content), is_error=result.isError)
+
+    async def disconnect(self) -> None:
+        """Close the session and the connection."""
+        await self._stack.aclose()
+
+
+def _transport(server: MCPServerConfig) -> AbstractAsyncContextManager[Any]:
+    """Return the SDK's transport to a server that CrewAI's configuration describes."""
+    if isinstance(server, MCPServerStdio):
+        environment = {**get_default_environment(), **(server.env or {})}
+        return stdio_client(
+            StdioServerParameters(command=server.command, args=server.args, env=environment)
+        )
+    if isinstance(server, MCPServerSSE):
+        return sse_client(server.url, headers=server.headers)
+    return _over_http(server)
+
+
+@asynccontextmanager
+async def _over_http(server: MCPServerHTTP) -> AsyncIterator[Any]:
+    async with (
+        httpx.AsyncClient(headers=server.headers, timeout=None) as client,  # noqa: S113  the connection has one
+        streamable_http_client(server.url, http_client=client) as streams,
+    ):
+        yield streams
+
+
+def _given(value: Any) -> Any:
+    """Return arguments without those that are None: CrewAI puts None where a model gave nothing."""
+    if isinstance(value, Mapping):
+        return {name: _given(one) for name, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
