@@ -55,13 +55,15 @@ _SCOPE_REFUSALS: Final = {  # what the guard says of a scope that is well formed
 class _Wanted:
     """What a request asks for; ``scope`` None is all that the principal and the agent allow.
 
-    ``subject_type`` is the type of the user's token, None for an ID-JAG.
+    ``subject_type`` is the type of the user's token, None for an ID-JAG. ``client_id`` is whom the
+    request names as its client, None where the request names nobody.
     """
 
     token: str = field(repr=False)
     subject_type: str | None
     scope: tuple[str, ...] | None
     audience: tuple[str, ...]
+    client_id: str | None
 
 
 def exchange(parts: ServiceParts, request: Request) -> Answer:
@@ -77,7 +79,7 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
     instance = instance_of(parts, request)
     try:
         id_jag = _id_jag(parts, wanted, instance)
-        token = _issue(parts, form, wanted, instance, id_jag)
+        token = _issue(parts, wanted, instance, id_jag)
         if id_jag is not None:
             assertions.use_up(parts, id_jag, at=token.issued_at)
     except Exception:
@@ -93,9 +95,11 @@ def exchange(parts: ServiceParts, request: Request) -> Answer:
 
 def _answer(token: AccessToken, id_jag: IdJag | None) -> Answer:
     """Return the answer with a token (RFC 8693, 2.2.1; RFC 6749, 5.1)."""
-    said: dict[str, object] = {} if id_jag is not None else {"issued_token_type": ACCESS_TOKEN}
-    if id_jag is not None and id_jag.resource:
-        said = {"resource": list(token.chain.leaf.audience)}
+    said: dict[str, object] = {}
+    if id_jag is None:
+        said["issued_token_type"] = ACCESS_TOKEN
+    elif id_jag.resource:
+        said["resource"] = list(token.chain.leaf.audience)
     return success(
         {
             "access_token": token.token,
@@ -116,18 +120,19 @@ def _id_jag(parts: ServiceParts, wanted: _Wanted, instance: Instance) -> IdJag |
 
 
 def _issue(
-    parts: ServiceParts, form: Form, wanted: _Wanted, instance: Instance, id_jag: IdJag | None
+    parts: ServiceParts, wanted: _Wanted, instance: Instance, id_jag: IdJag | None
 ) -> AccessToken:
     """Have the issuer sign both hops and the token; nobody has got them yet."""
     agent, present = instance.credential, instance.present
-    own = {agent.uri} if id_jag is None else assertions.client_ids(parts, instance)
-    if one(form, "client_id") not in (None, *own):
-        raise invalid_client("client_id is another than the URI of the credential")
+    names = assertions.client_ids(parts, instance)
+    if wanted.client_id not in (None, *names):
+        raise invalid_client("client_id is neither the URI of the credential nor that of its agent")
     unknown = invalid_client("the agent of the credential is none of [agents] any more")
     limit = agent_of(parts, agent.profile.name, unknown).scope
     lender: Lender | User
-    lender = Lender(None, wanted.token, actors=assertions.client_ids(parts, instance))
-    if id_jag is not None:
+    if id_jag is None:
+        lender = Lender(None, wanted.token, actors=names)
+    else:
         lender = id_jag.user
         asked = assertions.Asked(wanted.scope, wanted.audience)
         scope, audience = assertions.narrowed(id_jag, asked, _receivers(parts))
@@ -156,7 +161,7 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
     except DelegationError as error:
         message = f"scope has scope names with single spaces between them [{error.code}]"
         raise RefusedError(400, "invalid_scope", message) from error
-    return _Wanted(token, subject_type, names, audience)
+    return _Wanted(token, subject_type, names, audience, one(form, "client_id"))
 
 
 def _read_assertion(form: Form) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentguard.delegation.access_token import AccessToken
 from agentguard.domain.config.server import ClientConfig
@@ -53,11 +53,8 @@ class Subject:
         return self.uri.rpartition("/")[2]
 
 
-class Caller(NamedTuple):
-    """Who sends a request: an instance, as a subject, or a client of ``[clients]``."""
-
-    instance: Subject | None
-    client: ClientConfig | None = None
+Caller = Subject | ClientConfig
+"""Who sends a request: an instance, or a client of ``[clients]``."""
 
 
 def caller_of(parts: ServiceParts, request: Request) -> Caller:
@@ -70,12 +67,12 @@ def caller_of(parts: ServiceParts, request: Request) -> Caller:
     """
     scheme, _space, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "dpop":
-        return Caller(_holder_of(parts, request, text))
+        return _holder_of(parts, request, text)
     if not scheme and "workload-identity-token" in request.headers:
         shown = instance_of(parts, request)
         use_proof(parts, shown.proof, at=shown.present.at)
-        return Caller(Subject(shown.credential.uri, shown.credential.profile.name))
-    return Caller(None, client_of(parts, request)[0])
+        return Subject(shown.credential.uri, shown.credential.profile.name)
+    return client_of(parts, request)[0]
 
 
 def _holder_of(parts: ServiceParts, request: Request, text: str) -> Subject:
@@ -105,14 +102,13 @@ def subject_of(parts: ServiceParts, caller: Caller, value: JSON) -> Subject:
     if members.get("type") != TYPE or not isinstance(uri, str):
         message = f"subject has the type {TYPE}, and the URI of an instance as its id"
         raise invalid_request(message)
-    if caller.instance is not None:
-        if caller.instance.uri != uri:
+    if isinstance(caller, Subject):
+        if caller.uri != uri:
             raise RefusedError(403, "access_denied", "an instance asks for itself alone")
-        return caller.instance
-    assert caller.client is not None  # noqa: S101  there is one or the other
+        return caller
     properties = members.get("properties")
-    shown = _shown(parts, properties if isinstance(properties, dict) else {}, caller.client.name)
-    if not caller.client.may_be(shown.name):
+    shown = _shown(parts, properties if isinstance(properties, dict) else {}, caller.name)
+    if not caller.may_be(shown.name):
         message = "the client may not ask for this agent: see agents in [clients]"
         raise RefusedError(403, "access_denied", message)
     if shown.uri != uri:

@@ -102,9 +102,12 @@ def test_an_access_token_is_no_credential(service, key, credential):
     assert error_of(service.exchange(key, token)) == (401, "invalid_client")
 
 
-def test_a_client_id_has_to_be_the_instance(service, key, credential):
-    refused = service.exchange(key, credential, client_id="spiffe://acme.example/agent/clerk/x")
-    assert error_of(refused) == (401, "invalid_client")
+def test_a_client_id_has_to_be_the_instance_or_its_agent(service, key, credential):
+    for other in (f"{CLERK}/x", "spiffe://acme.example/agent/helper", "clerk"):
+        refused = service.exchange(key, credential, client_id=other)
+        assert error_of(refused) == (401, "invalid_client")
+    for own in (claims(credential)["sub"], CLERK):  # the twins
+        assert service.exchange(key, credential, client_id=own).is_success
 
 
 @pytest.mark.parametrize(
