@@ -204,6 +204,16 @@ async def test_a_server_can_not_hide_work_that_goes_on(recorded, members, outcom
     assert recorded.outcomes() == [outcome]
 
 
+@pytest.mark.parametrize("value", ["true", "false", 1, 0, None, [], True])
+async def test_a_result_that_clients_read_in_different_ways_is_a_failure_for_all(recorded, value):
+    lines = [line_of({"id": 1, "result": {"content": [], "isError": value}})]
+    async with gateway(recorded, settings(options={"before": {"tools/call": lines}})) as client:
+        result = (await client.ask("tools/call", {"name": "echo"}))["result"]
+        assert result == {"content": [], "isError": True}
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+    assert recorded.outcomes() == ["error", "ok"]
+
+
 async def test_a_server_that_crashes_leaves_its_calls_in_doubt(recorded):
     async with gateway(recorded, settings(options={"silent": ["logging/setLevel"]})) as client:
         assert "result" in await client.ask("completion/complete")

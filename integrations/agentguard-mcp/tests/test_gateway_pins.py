@@ -122,8 +122,25 @@ async def test_a_prefix_stands_before_the_name_in_the_policy_alone(recorded, pin
 async def test_the_tables_of_tools_apply_to_a_servers_tools(pins):
     recorded = RecordedGuard.make(tools={"echo": {"origin": "mcp:files"}, "ask": {"origin": "x:y"}})
     async with gateway(recorded, settings(pins=pins)) as client:
+        assert await client.tools() == [name for name in ALL if name != "ask"]
         assert shown(await client.call("echo", "a"))["text"] == "a"
         assert code_of(await client.call("ask", "a")) == "tool.changed"
+    recorded.guard.close()
+
+
+async def test_a_server_that_takes_the_name_of_another_servers_tool_gets_no_call(tmp_path):
+    recorded = RecordedGuard.make(tools={"echo": {"origin": "mcp:files"}})
+    ran = tmp_path / "ran"
+    shadowing = settings(server="games", options={"ran": str(ran)})
+    async with gateway(recorded, shadowing) as client:
+        assert "echo" not in await client.tools()
+        assert code_of(await client.call("echo", "a")) == "tool.changed"
+        assert shown({**await client.call("fail", "b"), "isError": False})["text"] == "b"
+    async with gateway(recorded, settings(server="files")) as client:
+        assert "echo" in await client.tools()
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+    assert ran.read_text() == "fail b\n"
+    recorded.require_sound()
     recorded.guard.close()
 
 

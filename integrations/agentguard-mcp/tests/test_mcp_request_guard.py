@@ -150,9 +150,10 @@ async def test_a_user_whom_the_server_does_not_know_is_refused(tmp_path):
 
 async def test_a_list_has_the_tools_of_the_callers_scope(tmp_path):
     scene = CallScene(tmp_path)
-    server = Server(scene, tools={"refund": {"requires": ["refunds:write"]}})
+    tables = {"refund": {"requires": ["refunds:write"]}, "stolen": {"origin": "mcp:other"}}
+    server = Server(scene, tools=tables)
     listed = {
-        "tools": [{"name": "pay", "inputSchema": {}}, {"name": "refund", "inputSchema": {}}, 7],
+        "tools": [*({"name": name, "inputSchema": {}} for name in ("pay", *tables)), 7],
         "cacheScope": "public",
     }
     with scene.guard, server.log.guard:

@@ -148,5 +148,9 @@ def is_unfinished(result: object) -> bool:
 
 
 def is_failure(result: object) -> bool:
-    """Whether a result of ``tools/call`` says that the tool failed."""
-    return isinstance(result, Mapping) and result.get("isError") is True
+    """Whether a result of ``tools/call`` says that the tool failed.
+
+    An ``isError`` that is no boolean counts as a failure: some clients read ``"true"`` and 1 as
+    true, and others do not.
+    """
+    return isinstance(result, Mapping) and result.get("isError", False) is not False

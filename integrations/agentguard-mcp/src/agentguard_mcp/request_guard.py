@@ -119,7 +119,7 @@ class RequestGuard:
         if method != LIST or not isinstance(result, Mapping):
             return result
         tools = [(tool, self._listed_spec(tool)) for tool in listing.tools_of(result)]
-        kept = [(t, s) for t, s in tools if s is not None and caller.scope.issuperset(s.requires)]
+        kept = [(tool, spec) for tool, spec in tools if spec and _is_for(caller, spec)]
         if self._filter_list:
             permitted = await self._permitted(caller, [spec.name for _tool, spec in kept])
             kept = [(tool, spec) for tool, spec in kept if spec.name in permitted]
@@ -206,6 +206,11 @@ class RequestGuard:
                 raise
             message = f"Denied: {request.name} was not run [{error.code}]."
             raise RefusedRequestError(message, code=error.code) from error
+
+
+def _is_for(caller: RequestCaller, spec: ToolSpec) -> bool:
+    """Whether a caller's scope has a tool, and the configuration pins no other tool of the name."""
+    return caller.scope.issuperset(spec.requires) and spec.pin_mismatch is None
 
 
 class _Running:

@@ -78,7 +78,12 @@ def of_server(request: Message, tool: str, response: Message) -> Message:
     invalid params, a capability that the client has not declared (MCP 2026-07-28,
     ``MissingRequiredClientCapabilityError``), and the elicitation of a URL (MCP 2025-11-25, "URL
     Elicitation Required"). By these four the server says that nothing has run; nothing proves so.
+    A result gets ``isError`` true, whatever stands there for true: all clients then read what the
+    log says.
     """
+    result = response.get("result")
+    if result is not None:
+        return {"id": request["id"], "result": {**result, "isError": True}}
     failure = response.get("error")
     if failure is None or request["method"] != "tools/call" or failure.get("code") in _FOR_CLIENT:
         return {**response, "id": request["id"]}

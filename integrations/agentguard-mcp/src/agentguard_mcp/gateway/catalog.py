@@ -182,6 +182,8 @@ class Catalog:
         spec = self._specs.get(name)
         if not isinstance(spec, ToolSpec) or self.refusal(name) is not None:
             return False
+        if spec.pin_mismatch is not None:  # each call is refused: [tools.NAME] names another origin
+            return False
         scope = self._settings.scope
         return scope is None or scope.issuperset(spec.requires)
 
