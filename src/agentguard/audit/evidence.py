@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Final
 
 from agentguard.approvals.roster import Answer
 from agentguard.audit import approval_checks, evidence_file, merkle, statements
@@ -32,6 +33,23 @@ from agentguard.signing.canonical import JSON, b64_encode
 
 KeyName = tuple[str, str]
 """The use of a key and its thumbprint."""
+
+_KINDS: Final = frozenset(
+    {
+        "authorization",
+        "outcome",
+        "resolution",
+        "erasure",
+        "shard",
+        "key",
+        "identity",
+        "config",
+        "policy",
+        "roster",
+        "delegation",
+    }
+)
+"""The kinds of the entries that the evidence of a call may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,9 @@ class _EvidenceVerifier:
         }
 
     def evidence(self) -> Evidence:
+        for proven in self._entries:
+            if proven.entry.kind not in _KINDS:
+                raise _superfluous(f"it holds an entry of the kind {proven.entry.kind}")
         call, place, at = self._call()
         chain = self._chain(call, place, at)
         issued = self._credential(call, place, chain, at)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from evidence_mutants import Log, refusal, root_of, written
 
+from agentguard.audit import entry as entries
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.identity import credential
@@ -441,6 +442,16 @@ def test_an_entry_that_nothing_needs_is_refused(log, places, call):
     for index in set(range(len(log.shards_[0]))) - set(places):
         code = refusal(log.forged([*places, index], call), log.trust)
         assert code in {"evidence.superfluous", "evidence.mismatch"}, index
+
+
+@pytest.mark.parametrize("kind", ["secret", "proof", "receipt", "received", "logout", "evaluation"])
+def test_an_entry_of_a_kind_that_no_evidence_has_is_refused(log, places, call, kind):
+    at = parse_entry(log.shards_[0][-1]).at
+    body = canonical.dumps({"kind": kind, "at": at, **dict.fromkeys(entries._MEMBERS[kind], "x")})
+    more = replace(log, shards_=[[*log.shards_[0], body]])
+    assert refusal(more.forged(places, call), log.trust) is None
+    data = more.forged([*places, len(log.shards_[0])], call)
+    assert refusal(data, log.trust, form=True) == "evidence.superfluous"
 
 
 @pytest.mark.parametrize("kind", ["shard", "key"])
