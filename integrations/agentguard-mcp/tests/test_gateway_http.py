@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
-from gateway_scene import code_of, gateway, settings, shown
+from gateway_scene import code_of, gateway, settings, shown, until
 from mcp.server.fastmcp import Context, FastMCP
 
 from agentguard import ConfigError, Decision
@@ -109,15 +109,21 @@ class Http:
         self.reply = reply
         self.seen: list[dict[str, str]] = []
         self.methods: list[str] = []
+        self.params: list[dict] = []
+        self.pauses: list[float] = []
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, and close the connection."""
+        """Answer one request, after the next of the pauses, and close the connection."""
+        if self.pauses:
+            await asyncio.sleep(self.pauses.pop(0))
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         pairs = [line.partition(": ") for line in head[1:] if line]
         headers = {name.lower(): value for name, _, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         message = json.loads(body) if body else {}
         self.seen.append(headers)
+        if message:
+            self.params.append(message.get("params", {}))
         self.methods.append(f"{head[0].split()[0]} {message.get('method', '')}")
         writer.write(self.reply(headers, message))
         await writer.drain()
@@ -306,6 +312,32 @@ async def test_a_server_that_is_not_there_gets_no_call(recorded, caplog):
         assert code_of(await client.call("echo", "a")) == "tool.unlisted"
         assert "no connection (ConnectError)" in caplog.text
         assert "did not answer" in (await client.ask("prompts/list"))["error"]["message"]
+
+
+async def test_no_message_overtakes_a_notice_and_no_notice_overtakes_a_message(recorded):
+    """The server reads what comes first only after all that would come at the same time."""
+    server = Http(honest)
+    server.pauses = [0.3, 0.0, 0.2]
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        client.send("notifications/roots/list_changed")
+        for number in range(4):
+            client.send("notifications/progress", {"progressToken": 1, "progress": number})
+        client.send("ping", {"progress": 4}, id=1)
+        await client.answer(1)
+        assert [one.get("progress") for one in server.params] == [None, *range(5)]
+
+
+async def test_a_server_that_takes_a_notice_late_does_not_stop_the_gateway(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.send_order.LONGEST_TURN", 0.1)
+    server = Http(honest)
+    server.pauses = [0.0, 0.6]
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        await client.ask("ping")
+        client.send("notifications/progress", {"progressToken": 1, "progress": 1})
+        assert shown(await client.call("echo", "a"))["text"] == ""
+        assert len(server.params) == 3  # the ping, the list of the tools and the call
+        await until(lambda: len(server.params) == 4)
+        await client.ask("ping")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

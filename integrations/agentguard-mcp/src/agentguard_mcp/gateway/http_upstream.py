@@ -1,9 +1,10 @@
 """A server over streamable HTTP behind a gateway (MCP 2025-03-26 to 2026-07-28; the extra httpx).
 
-Each message is one POST. Its answer is one message, or a stream of events that ends with the
-answer; a second stream, which a GET opens, has what the server says by itself. The session's id and
-the revision that the server has chosen go with each request. No redirect is followed and no proxy
-of the environment is asked, since both would see the token.
+Each message is one POST, and the order of notices is kept (``send_order.py``). The answer is one
+message, or a stream of events that ends with the answer; a second stream, which a GET opens, has
+what the server says by itself. The session's id and the revision that the server has chosen go with
+each request. No redirect is followed and no proxy of the environment is asked, since both would see
+the token.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agentguard_mcp.gateway.messages import (
     read,
     write,
 )
+from agentguard_mcp.gateway.send_order import SendOrder, Turn
 from agentguard_mcp.gateway.upstream import (
     GRACE,
     NotSentError,
@@ -52,6 +54,9 @@ _EVENTS: Final = "text/event-stream"
 _JSON: Final = "application/json"
 _NAMES: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _PLAIN: Final = re.compile(r"[\x21-\x7E](?:[\x20-\x7E]*[\x21-\x7E])?\Z")
+_WRITTEN: Final = "http11.send_request_body.complete"
+"""The event of httpcore, below httpx, by which the bytes of a request are written."""
+
 _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 
@@ -80,6 +85,7 @@ class HttpServer:
             follow_redirects=False,
             trust_env=False,
         )
+        self._order = SendOrder()
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: str | None = None
@@ -101,9 +107,8 @@ class HttpServer:
                 error = NotSentError("too many requests at once")
                 asyncio.get_running_loop().call_soon(self._on_lost, message["id"], error)
             return
-        self._start(self._post(message, line))
-        if message.get("method") == "notifications/initialized":
-            self._start(self._listen())
+        is_request = "method" in message and "id" in message
+        self._start(self._send_in_turn(message, line, self._order.turn(is_request=is_request)))
 
     async def next(self) -> bytes:
         """Return the server's next message; a server over HTTP has no end."""
@@ -141,8 +146,26 @@ class HttpServer:
                 headers["Mcp-Name"] = _header(name)
         return headers
 
-    async def _post(self, message: Message, line: bytes) -> None:
-        """Send a message, and take what comes back; a request without an answer is lost."""
+    async def _send_in_turn(self, message: Message, line: bytes, turn: Turn) -> None:
+        try:
+            await turn.come()
+            await self._post(message, line, turn)
+        finally:
+            turn.end()
+        if message.get("method") == "notifications/initialized":
+            self._start(self._listen())
+
+    async def _post(self, message: Message, line: bytes, turn: Turn) -> None:
+        """Send a message, and take what comes back; a request without an answer is lost.
+
+        A request has gone out once its bytes are written, and another message once the server has
+        answered.
+        """
+
+        async def trace(event: str, _details: object) -> None:
+            if turn.is_request and event == _WRITTEN:
+                turn.end()
+
         is_request = "method" in message and "id" in message
         if message.get("method") == "initialize":
             self._hello = message["id"]
@@ -150,8 +173,9 @@ class HttpServer:
         try:
             headers = self._headers(message)
             async with self._client.stream(
-                "POST", self._url, content=line, headers=headers
+                "POST", self._url, content=line, headers=headers, extensions={"trace": trace}
             ) as response:
+                turn.end()
                 if await self._take(response, message.get("id") if is_request else None):
                     return
                 if not response.is_success:
