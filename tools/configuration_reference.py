@@ -27,6 +27,9 @@ MEANINGS: Final = Path(__file__).with_suffix(".toml")
 NAMED: Final = frozenset({"aliases", "delegation", "paths", "redact"})
 """The tables whose keys are names that the user chooses."""
 
+BELOW: Final = (".vault", ".users", ".serve")
+"""The tables within a table whose name the user chooses."""
+
 OPENING: Final = """\
 # Configuration: agentguard.toml
 
@@ -55,7 +58,7 @@ class Noted(Table):
     def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
         super().__init__(members, source, path)
         first, _, rest = path.partition(".")
-        below = next((end for end in (".vault", ".users") if path.endswith(f"{end}.")), "")
+        below = next((end for end in BELOW if path.endswith(f"{end}.")), "")
         self._table = f"{first}.NAME{below}" if rest else first
         if first == "server":  # its tables have names of their own
             self._table = path.removesuffix(".")

@@ -52,6 +52,7 @@ COMMANDS = [
     "server reload",
     "server accept",
     "mcp run",
+    "mcp serve",
     "mcp pin",
     "mcp diff",
     "mcp install",

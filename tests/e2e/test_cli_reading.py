@@ -15,6 +15,7 @@ WRITING = {
     "server status",  # asks a process, and reads no state
     "server reload",  # likewise
     "mcp run",  # starts a server of the Model Context Protocol; "mcp diff" and "mcp pin" do, too
+    "mcp serve",
     "mcp diff",
     "mcp pin",
     "mcp install",

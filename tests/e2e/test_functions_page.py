@@ -237,7 +237,7 @@ def test_the_table_of_commands_is_complete():
 
 WRITING = {"init", "keys rotate", "trust pin", "run", "serve", "server accept", "token exchange"}
 WRITING |= {"approvals approve", "approvals reject", "approvals import"}
-WRITING |= {"mcp run", "mcp pin", "mcp install", "server reload"}
+WRITING |= {"mcp run", "mcp serve", "mcp pin", "mcp install", "server reload"}
 JSON_ANYWAY = {"approvals export", "audit export", "evidence make", "trust export"}
 
 

@@ -70,6 +70,7 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "name people in [approvers], or set application = true in [approvals]"
     ),
     "arguments.changed": _AGENT,
+    "arguments.headers": _AGENT,
     "arguments.invalid": _AGENT,
     "arguments.resource": _AGENT,
     "arguments.too_large": _AGENT,

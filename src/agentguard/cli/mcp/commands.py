@@ -16,6 +16,10 @@ from agentguard.cli.lazy import Group
 class _Mcp(Group):
     places: ClassVar[Mapping[str, tuple[str, str]]] = {
         "run": ("mcp.run:run", "Serve an MCP client, and guard each call on the server behind."),
+        "serve": (
+            "mcp.serve:serve",
+            "Serve MCP clients over HTTP, and guard each call on the server behind.",
+        ),
         "pin": ("mcp.pins:pin", "Pin the tools of an MCP server as they are now."),
         "diff": ("mcp.pins:diff", "Show how the tools of an MCP server differ from the pins."),
         "install": (

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand
 
+from agentguard.cli.terminal import screen
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
 from agentguard.errors import ConfigError, DelegationError
@@ -46,6 +47,18 @@ NameOption = Annotated[
         "--name",
         metavar="SERVER",
         help="The server's name, as in [mcp.SERVER]; by default the program's.",
+    ),
+]
+
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="The task for which PRINCIPAL delegates."),
+]
+
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="VARIABLE", help="A variable that the server gets; may be repeated."
     ),
 ]
 
@@ -143,6 +156,26 @@ class Caller(NamedTuple):
     agent: str | None = None
     principal: str | None = None
     task: str | None = None
+
+
+def require_caller(server: Server, caller: Caller) -> None:
+    """Raise ``ConfigError`` for a gateway without an agent, or with a task of nobody."""
+    if caller.agent is None and server.table.agent is None:
+        message = f"name the agent with --agent, or as agent in [mcp.{server.name}]"
+        raise ConfigError(message)
+    if caller.task is not None and caller.principal is None and server.table.principal is None:
+        raise ConfigError("--task needs a principal, who delegates for the task")
+
+
+def pins_or_warning(config: Config, server: Server) -> Any:
+    """Return the pins of a server as ``read_pins`` does, with a warning where there are none."""
+    pins = read_pins(config, server.name)
+    if pins is None:
+        screen.warn(
+            f"the tools of the MCP server {server.name} are not pinned: each tool is held to its "
+            f"first description of this run. agentguard mcp pin --name {server.name} pins them"
+        )
+    return pins
 
 
 def settings_of(

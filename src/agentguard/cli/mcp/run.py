@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,13 +11,14 @@ from agentguard.cli.mcp.gateway import (
     AgentOption,
     Command,
     CommandArgument,
+    EnvOption,
     NameOption,
     PrincipalOption,
+    TaskOption,
     UrlOption,
 )
-from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal import location
 from agentguard.cli.terminal.options import ConfigOption
-from agentguard.errors import ConfigError
 
 
 def run(
@@ -27,14 +27,9 @@ def run(
     agent: AgentOption = None,
     name: NameOption = None,
     principal: PrincipalOption = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="The task for which PRINCIPAL delegates.")
-    ] = None,
+    task: TaskOption = None,
     url: UrlOption = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(metavar="VARIABLE", help="A variable that the server gets; may be repeated."),
-    ] = None,
+    env: EnvOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve an MCP client, and guard each call on the server behind.
@@ -49,17 +44,8 @@ def run(
     package = gateway.package()
     server = gateway.server_of(settings, name, command or (), url)
     caller = gateway.Caller(agent, principal, task)
-    if agent is None and server.table.agent is None:
-        message = f"name the agent with --agent, or as agent in [mcp.{server.name}]"
-        raise ConfigError(message)
-    if task is not None and principal is None and server.table.principal is None:
-        raise ConfigError("--task needs a principal, who delegates for the task")
-    pins = gateway.read_pins(settings, server.name)
-    if pins is None:
-        screen.warn(
-            f"the tools of the MCP server {server.name} are not pinned: each tool is held to its "
-            f"first description of this run. agentguard mcp pin --name {server.name} pins them"
-        )
+    gateway.require_caller(server, caller)
+    pins = gateway.pins_or_warning(settings, server)
     chosen = gateway.settings_of(settings, server, caller, env or (), pins)
     raise typer.Exit(package.run(chosen, Path(settings.source)))
 

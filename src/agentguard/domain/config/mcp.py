@@ -13,6 +13,7 @@ from typing import Final
 
 from agentguard import base_url
 from agentguard.delegation.grant import is_audience
+from agentguard.domain.config.mcp_serve import McpServeConfig, read_mcp_serve
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
@@ -42,7 +43,7 @@ class McpConfig:
     proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
     ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
     ``recheck`` and ``wait`` are in seconds. With ``elicit``, the user of a client hears of a call
-    that waits for an approval.
+    that waits for an approval. ``serve`` says where clients reach the gateway over HTTP.
     """
 
     command: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class McpConfig:
     recheck: int = 0
     wait: int = 0
     elicit: bool = False
+    serve: McpServeConfig = field(default_factory=McpServeConfig)
 
 
 def require_server_name(name: str) -> str:
@@ -159,6 +161,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         recheck=table.number("recheck") or 0,
         wait=table.number("wait") or 0,
         elicit=table.boolean("elicit", default=False),
+        serve=read_mcp_serve(table.table("serve"), resolve),
     )
     if server.elicit and not server.wait:
         raise table.mistake("elicit", "a wait, about which the user hears: wait = 120")

@@ -7,6 +7,7 @@ the gateway as if the gateway were the server. Each ``tools/call``, ``resources/
 
 from __future__ import annotations
 
+from agentguard_mcp.gateway.front_settings import FrontSettings
 from agentguard_mcp.gateway.pins import Difference, Pins, compare
 from agentguard_mcp.gateway.probe import list_tools
 from agentguard_mcp.gateway.settings import Proofs, Settings
@@ -15,6 +16,7 @@ from agentguard_mcp.gateway.upstream import environment
 
 __all__ = [
     "Difference",
+    "FrontSettings",
     "Pins",
     "Proofs",
     "Settings",

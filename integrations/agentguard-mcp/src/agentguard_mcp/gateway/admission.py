@@ -1,0 +1,61 @@
+"""``Admission``: which HTTP requests reach a gateway, and for whom.
+
+Without tokens, whoever reaches the address is the caller that the settings name. ``bearer.py`` asks
+for a token of each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.senders import Sender, User
+
+
+class Admitted(NamedTuple):
+    """The caller of a request: ``owner`` tells callers apart, None where nobody tells them apart.
+
+    ``user`` has come with a token; None without tokens.
+    """
+
+    owner: str | None
+    user: User | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The HTTP status of a call that is refused for what came with it, and the headers."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Admission(Protocol):
+    """Says who sends a request."""
+
+    async def admit(self, headers: Mapping[str, str], /) -> Admitted:
+        """Return the caller; raises ``RefusedRequestError``."""
+
+    def refusal_of(self, answer: Message, sender: Sender, admitted: Admitted, /) -> Refusal | None:
+        """Return how HTTP says what the answer to a call says, None for an ordinary answer."""
+
+    def metadata(self, path: str, /) -> bytes | None:
+        """Return the metadata of the resource at a path (RFC 9728), None for another path."""
+
+
+class OpenAdmission:
+    """Admits each request that has reached the address."""
+
+    async def admit(self, _headers: Mapping[str, str]) -> Admitted:
+        """Return a caller whom nothing tells apart from others."""
+        return Admitted(None)
+
+    def refusal_of(self, _answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
+        """Return None: each answer is an ordinary one."""
+        return None
+
+    def metadata(self, _path: str) -> bytes | None:
+        """Return None: nothing asks for tokens."""
+        return None

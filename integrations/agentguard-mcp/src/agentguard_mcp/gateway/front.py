@@ -1,0 +1,392 @@
+"""``Front``: MCP's streamable HTTP for the clients of a gateway.
+
+An ASGI application for the revisions 2025-03-26 to 2026-07-28. The front reads each request
+strictly, hands the message to the relay of the session, and answers with one message, or with a
+stream of events where the server says more than the answer.
+``outbox.py`` sorts the messages, ``sessions.py`` keeps the connections to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from agentguard import AgentguardError
+from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.admission import Admission, Admitted
+from agentguard_mcp.gateway.front_settings import Place
+from agentguard_mcp.gateway.http_request import (
+    LEGACY,
+    STATUS,
+    RefusedRequestError,
+    accepts,
+    is_modern,
+    params_of,
+    read_headers,
+    require_agreement,
+    require_json,
+    require_own,
+    require_served,
+)
+from agentguard_mcp.gateway.messages import Message, read
+from agentguard_mcp.gateway.outbox import Item, Stream
+from agentguard_mcp.gateway.senders import Sender
+from agentguard_mcp.gateway.sessions import MAX_PENDING, FullError, Session, Sessions
+from agentguard_mcp.gateway.upstream import UpstreamLostError
+from agentguard_mcp.messages import ERROR
+
+MAX_BODY: Final = 4 << 20
+"""The longest body of a request, in bytes."""
+
+BODY_SECONDS: Final = 30.0
+"""Seconds in which the body of a request has to come."""
+
+BEAT: Final = 15.0
+"""Seconds of silence after which a stream begins, or says that the connection is alive."""
+
+_JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
+_EVENTS: Final = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # a proxy such as nginx passes each event on at once
+}
+_LOGGER = logging.getLogger("agentguard.mcp")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class _Http(NamedTuple):
+    """One HTTP request: its headers, who sends it, and how to read and to answer."""
+
+    headers: Mapping[str, str]
+    admitted: Admitted
+    receive: Receive
+    send: Send
+
+    async def answer(
+        self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer with a whole body."""
+        given = {**_JSON, **(headers or {})} if body else dict(headers or {})
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+        raw.append((b"content-length", str(len(body)).encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, error: RefusedRequestError, request: Message | None = None) -> None:
+        """Answer with a JSON-RPC error."""
+        failure: dict[str, Any] = {"code": error.code, "message": str(error)}
+        if error.data is not None:
+            failure["data"] = dict(error.data)
+        identifier = None if request is None else request.get("id")
+        body = orjson.dumps({"jsonrpc": "2.0", "id": identifier, "error": failure})
+        await self.answer(error.status, body, error.headers)
+
+
+class Front:
+    """The endpoint of a gateway at ``place``, for the callers that ``admission`` admits."""
+
+    def __init__(self, place: Place, sessions: Sessions, admission: Admission) -> None:
+        self._place = place
+        self._sessions = sessions
+        self._admission = admission
+        self._streams: set[Stream] = set()
+        self.is_draining = False
+
+    @property
+    def pending(self) -> int:
+        """How many requests of clients wait for their responses, but for endless ones."""
+        return self._sessions.pending
+
+    def drain(self) -> None:
+        """Take no request any more, and end the streams on which clients listen."""
+        self.is_draining = True
+        for stream in self._streams:
+            stream.end()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3)."""
+        if scope["type"] != "http":
+            return
+        http = _Http({}, Admitted(None), receive, send)
+        try:
+            headers = read_headers(scope["headers"])
+            require_own(headers, self._place.hosts, self._place.origins)
+            path, method = scope["path"], scope["method"]
+            found = self._admission.metadata(path) if method == "GET" else None
+            if found is not None:
+                await http.answer(200, found, {"cache-control": "public, max-age=60"})
+                return
+            self._require_served(path)
+            http = _Http(headers, await self._admission.admit(headers), receive, send)
+            await self._dispatch(method, http)
+        except RefusedRequestError as error:
+            await http.refuse(error)
+
+    def _require_served(self, path: str) -> None:
+        if path != self._place.path:
+            raise RefusedRequestError(404, "nothing is served at this path")
+        if self.is_draining:
+            raise RefusedRequestError(503, "the gateway ends", headers={"retry-after": "1"})
+
+    async def _dispatch(self, method: str, http: _Http) -> None:
+        if method == "POST":
+            await self._post(http)
+        elif method == "GET":
+            await self._get(http)
+        elif method == "DELETE":
+            self._sessions.end_soon(self._session(http))
+            await http.answer(204)
+        else:
+            allowed = {"allow": "GET, POST, DELETE"}
+            raise RefusedRequestError(405, "the method is not served", headers=allowed)
+
+    # --- one message of a client ------------------------------------------------------------------
+
+    async def _post(self, http: _Http) -> None:
+        require_json(http.headers)
+        body = await _body(http.receive)
+        try:
+            message = read(body)
+        except AgentguardError as error:
+            text = f"{error} [{error.code}]"
+            raise RefusedRequestError(400, text, code=answers.PARSE_ERROR) from error
+        try:
+            await (self._single if is_modern(message, http.headers) else self._within)(
+                http, message
+            )
+        except RefusedRequestError as error:
+            await http.refuse(error, message if "method" in message else None)
+
+    async def _single(self, http: _Http, message: Message) -> None:
+        """Take a message of revision 2026-07-28, which has no session."""
+        if "method" not in message:
+            raise RefusedRequestError(400, "a client sends no responses in this revision")
+        if "id" not in message:
+            require_served(http.headers.get("mcp-protocol-version", ""))
+            await http.answer(202)  # there is no notice that a server could act on
+            return
+        require_agreement(message, http.headers)
+        session = await self._opened(self._sessions.shared(http.admitted.owner))
+        sender = Sender(http.admitted.user, params_of(http.headers))
+        await self._exchange(http, session, message, sender)
+
+    async def _within(self, http: _Http, message: Message) -> None:
+        """Take a message of a client that has a session, or begins one."""
+        sender = Sender(http.admitted.user)
+        is_request = "method" in message and "id" in message
+        if is_request and message["method"] == "initialize":
+            if "mcp-session-id" in http.headers:
+                raise RefusedRequestError(400, "a session is initialised once")
+            session = await self._opened(self._sessions.begin(http.admitted.owner))
+            named = {"mcp-session-id": session.identifier}
+            if not await self._exchange(http, session, message, sender, named):
+                self._sessions.end_soon(session)
+            return
+        session = self._session(http)
+        if is_request:
+            await self._exchange(http, session, message, sender)
+            return
+        with suppress(UpstreamLostError):
+            session.take(message)
+        if message.get("method") == "notifications/cancelled":
+            session.outbox.cancel(message.get("params", {}).get("requestId"))
+        await http.answer(202)
+
+    def _session(self, http: _Http) -> Session:
+        """Return the session that a request names; raises ``RefusedRequestError`` (400, 404)."""
+        revision = http.headers.get("mcp-protocol-version")
+        if revision is not None and revision not in LEGACY:
+            raise RefusedRequestError(400, "the revision in MCP-Protocol-Version has no sessions")
+        identifier = http.headers.get("mcp-session-id")
+        if identifier is None:
+            raise RefusedRequestError(400, "the header Mcp-Session-Id is missing")
+        session = self._sessions.find(identifier, http.admitted.owner)
+        if session is None:
+            raise RefusedRequestError(404, "there is no such session")
+        return session
+
+    async def _opened(self, opening: Awaitable[Session]) -> Session:
+        """Return a session that begins; raises ``RefusedRequestError`` (503)."""
+        try:
+            return await opening
+        except FullError as error:
+            text, later = "there are too many sessions", {"retry-after": "10"}
+            raise RefusedRequestError(503, text, code=ERROR, headers=later) from error
+        except AgentguardError as error:
+            _LOGGER.warning("a session can't begin: %s [%s]", error, error.code)
+            text = f"the MCP server can't be started: the gateway's log says why [{error.code}]"
+            raise RefusedRequestError(503, text, code=ERROR) from error
+
+    # --- the answer -------------------------------------------------------------------------------
+
+    async def _exchange(
+        self,
+        http: _Http,
+        session: Session,
+        message: Message,
+        sender: Sender,
+        named: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Hand a request to the relay, and answer with what comes; return whether a result came."""
+        if session.outbox.pending >= MAX_PENDING:
+            raise RefusedRequestError(503, "too many requests wait for an answer", code=ERROR)
+        registered = session.outbox.register(message)
+        if registered is None:
+            raise RefusedRequestError(400, "the id is in use")
+        request, stream = registered
+        session.senders.note(request["id"], sender)
+        is_endless = message["method"] == "subscriptions/listen"
+        if is_endless:
+            self._streams.add(stream)
+        try:
+            session.take(request)
+            await self._reply(
+                http, stream, sender, named or {}, is_single=sender.params is not None
+            )
+        except UpstreamLostError as error:
+            text = "the MCP server has ended: begin a new session"
+            raise RefusedRequestError(404, text, code=ERROR) from error
+        finally:
+            self._streams.discard(stream)
+            self._let_go(session, stream, is_single=sender.params is not None)
+            if stream.answer is not None:  # else the call may still ask for its sender
+                session.senders.forget(request["id"])
+        return "result" in (stream.answer or {})
+
+    def _let_go(self, session: Session, stream: Stream, *, is_single: bool) -> None:
+        """Note that nobody reads a stream any more.
+
+        In revision 2026-07-28, a client cancels a request by this. In a session, the request goes
+        on: the connection may have broken.
+        """
+        identifier = session.outbox.forget(stream)
+        session.used_at = asyncio.get_running_loop().time()
+        if identifier is not None and is_single:
+            params = {"requestId": identifier, "reason": "the client has closed the stream"}
+            with suppress(UpstreamLostError):
+                session.take({"method": "notifications/cancelled", "params": params})
+
+    async def _reply(
+        self,
+        http: _Http,
+        stream: Stream,
+        sender: Sender,
+        named: Mapping[str, str],
+        *,
+        is_single: bool,
+    ) -> None:
+        """Answer with one message, or with events where something comes before the answer."""
+        gone = asyncio.ensure_future(_gone(http.receive))
+        try:
+            item = await _next(stream, gone, BEAT)
+            if isinstance(item, Item) and item.answer is not None:
+                refused = self._admission.refusal_of(item.answer, sender, http.admitted)
+                if refused is not None:
+                    await http.answer(refused.status, item.line, refused.headers)
+                    return
+                if sender.mismatch is not None:
+                    code = -32020
+                    await http.refuse(
+                        RefusedRequestError(400, sender.mismatch, code=code), item.answer
+                    )
+                    return
+                code = item.answer.get("error", {}).get("code", 0)
+                status = STATUS.get(code, 200) if is_single else 200
+                await http.answer(status, item.line, named)
+                return
+            await self._events(http, stream, gone, named, item)
+        finally:
+            gone.cancel()
+
+    async def _events(
+        self,
+        http: _Http,
+        stream: Stream,
+        gone: asyncio.Future[None],
+        named: Mapping[str, str],
+        item: Item | str | None,
+    ) -> None:
+        """Send events until the stream ends, or the client is gone."""
+        given = {**_EVENTS, **named}
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+        await http.send({"type": "http.response.start", "status": 200, "headers": raw})
+        while item is not None and not gone.done():
+            event = (
+                b"event: message\ndata: " + item.line + b"\n"
+                if isinstance(item, Item)
+                else b": alive\n\n"
+            )
+            await http.send({"type": "http.response.body", "body": event, "more_body": True})
+            item = await _next(stream, gone, BEAT)
+        await http.send({"type": "http.response.body", "body": b""})
+
+    async def _get(self, http: _Http) -> None:
+        """Open the stream for what the server says by itself."""
+        if not accepts(http.headers, "text/event-stream"):
+            raise RefusedRequestError(406, "Accept has to name text/event-stream")
+        if http.headers.get("mcp-session-id") is None:
+            allowed = {"allow": "POST"}
+            raise RefusedRequestError(405, "only a session has such a stream", headers=allowed)
+        session = self._session(http)
+        stream = session.outbox.listen()
+        if stream is None:
+            raise RefusedRequestError(409, "the session has such a stream already")
+        gone = asyncio.ensure_future(_gone(http.receive))
+        self._streams.add(stream)
+        try:
+            await self._events(http, stream, gone, {}, "")
+        finally:
+            gone.cancel()
+            self._streams.discard(stream)
+            self._let_go(session, stream, is_single=False)
+
+
+async def _next(stream: Stream, gone: asyncio.Future[None], seconds: float) -> Item | str | None:
+    """Return the next message, a text after so many seconds of silence, None at the end."""
+    following = asyncio.ensure_future(stream.next())
+    both: set[asyncio.Future[Any]] = {following, gone}
+    try:
+        done, _waiting = await asyncio.wait(
+            both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if following in done:
+            return following.result()
+        return None if gone in done else ""
+    finally:
+        following.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body; raises ``RefusedRequestError`` for one that is too long or too slow."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedRequestError(400, "the request was cut short")
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    text = f"the body takes more than {MAX_BODY} bytes"
+                    raise RefusedRequestError(413, text)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        raise RefusedRequestError(408, "the body came too slowly") from error

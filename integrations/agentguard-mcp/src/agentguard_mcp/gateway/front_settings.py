@@ -1,0 +1,79 @@
+"""``FrontSettings``: where a gateway over HTTP listens, and how clients reach and name the gateway.
+
+``Settings`` says what stands behind the gateway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+PATH: Final = "/mcp"
+"""The path of the endpoint, unless the URL says otherwise."""
+
+SESSIONS: Final = 64
+"""The most sessions at once, unless the configuration says otherwise."""
+
+IDLE: Final = 600.0
+"""Seconds after which a session ends in which nothing happens, unless the configuration says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """Where a gateway listens for clients over HTTP.
+
+    The gateway listens at ``host`` and ``port``; for port 0 the system chooses one. ``url`` is the
+    address of the endpoint as clients know it, which is also the name of the resource in tokens
+    (RFC 8707); None stands for the address at which the gateway listens. ``certificate`` and
+    ``key`` are files for TLS, None for plain HTTP. ``origins`` are the origins of pages in browsers
+    that may ask, beside the gateway's own. ``sessions`` is the most sessions at once. ``idle`` and
+    ``drain`` are in seconds: after ``idle`` a session ends in which nothing happens, and calls have
+    ``drain`` to end when the gateway does.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    url: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    origins: tuple[str, ...] = ()
+    sessions: int = SESSIONS
+    idle: float = IDLE
+    drain: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A listening gateway: its URL, and the hosts and origins that a request may name."""
+
+    url: str
+    path: str
+    hosts: frozenset[str]
+    origins: frozenset[str]
+
+    @classmethod
+    def of(cls, front: FrontSettings, port: int) -> Place:
+        """Return the place of a gateway that listens at ``port``."""
+        scheme = "http" if front.certificate is None else "https"
+        host = f"[{front.host}]" if ":" in front.host else front.host
+        url = front.url or f"{scheme}://{host}:{port}{PATH}"
+        parts = urlsplit(url)
+        hosts = {parts.netloc.lower()}
+        own = {f"{parts.scheme}://{parts.netloc}".lower()}
+        if is_loopback(front.host):
+            names = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+            hosts |= names | {f"{host}:{port}"}
+            own |= {f"{scheme}://{name}" for name in names}
+        origins = own | {one.lower() for one in front.origins}
+        return cls(url, parts.path or "/", frozenset(hosts), frozenset(origins))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is one of this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

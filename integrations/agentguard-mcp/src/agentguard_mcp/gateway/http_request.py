@@ -1,0 +1,257 @@
+"""What the headers of an HTTP request have to say, before its message goes to a relay.
+
+The host and the origin have to be the gateway's own: a page in a browser can have the name of its
+own host lead to this machine (DNS rebinding). The headers that repeat what the body says have to
+agree with the body: whoever routes by a header, and whoever reads the body, see one request (MCP
+2026-07-28, "Streamable HTTP"). This module works on values, and does no I/O.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway.messages import STANDARD, Message, meta_of
+
+LEGACY: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+"""The revisions with ``initialize`` and sessions."""
+
+MODERN: Final = ("2026-07-28",)
+"""The revisions in which each request stands by itself."""
+
+HEADER_MISMATCH: Final = -32020
+"""A header does not say what the body says (MCP 2026-07-28, "Error Codes")."""
+
+UNSUPPORTED_VERSION: Final = -32022
+"""A revision that is not served (MCP 2026-07-28, "Error Codes")."""
+
+STATUS: Final[Mapping[int, int]] = {
+    answers.PARSE_ERROR: 400,
+    answers.INVALID_REQUEST: 400,
+    answers.INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    -32021: 400,  # a capability that the client has not declared
+    UNSUPPORTED_VERSION: 400,
+    answers.METHOD_NOT_FOUND: 404,
+}
+"""The HTTP status of an answer with a JSON-RPC error, in revision 2026-07-28; 200 for others."""
+
+MAX_HEADERS: Final = 32 * 1024
+"""The most bytes of all headers."""
+
+_ONCE: Final = frozenset(
+    {
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "origin",
+    }
+)
+_PARAM: Final = "mcp-param-"
+_NAMES: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")
+_DECIMAL: Final = re.compile(r"-?[0-9]+(?:\.0+)?")
+_MAX_DIGITS: Final = 400
+
+
+class RefusedRequestError(Exception):
+    """A request is refused with an HTTP status; the message is for the client.
+
+    ``headers`` go with the answer. ``code`` is that of the JSON-RPC error in the answer, and
+    ``data`` its data.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: int = answers.INVALID_REQUEST,
+        data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.data = data
+        self.headers = dict(headers or {})
+
+
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers by their names in lower case; raises ``RefusedRequestError``.
+
+    A header that is read here comes once at most: of two copies, one reader takes the first and
+    another the last. A proxy may turn ``_`` into ``-``, so a header with ``_`` that would count is
+    refused.
+    """
+    found: dict[str, str] = {}
+    size = 0
+    for written, value in raw:
+        size += len(written) + len(value)
+        if size > MAX_HEADERS:
+            raise RefusedRequestError(431, f"the headers take more than {MAX_HEADERS} bytes")
+        name, text = written.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        plain = name.replace("_", "-")
+        if plain == "accept":  # a list, which may come in parts
+            found[plain] = f"{found[plain]},{text}" if plain in found else text
+        elif plain in _ONCE or plain.startswith(_PARAM):
+            if plain in found or plain != name:
+                message = f"the header {plain} comes twice, or is written with an underscore"
+                raise RefusedRequestError(400, message, code=HEADER_MISMATCH)
+            found[plain] = text
+    return found
+
+
+def require_own(headers: Mapping[str, str], hosts: frozenset[str], origins: frozenset[str]) -> None:
+    """Raise ``RefusedRequestError`` (403) unless host and origin are the gateway's own.
+
+    A request without an ``Origin`` comes from no page in a browser.
+    """
+    if headers.get("host", "").lower() not in hosts:
+        raise RefusedRequestError(403, "the header Host names no host of this gateway")
+    origin = headers.get("origin")
+    if origin is not None and origin.lower() not in origins:
+        raise RefusedRequestError(403, "the header Origin names no origin that may ask here")
+
+
+def require_json(headers: Mapping[str, str]) -> None:
+    """Raise ``RefusedRequestError`` (415, 406) unless JSON comes, and JSON and events are taken."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
+        message = "the body has to be application/json, without a Content-Encoding"
+        raise RefusedRequestError(415, message)
+    if not accepts(headers, "application/json") or not accepts(headers, "text/event-stream"):
+        message = "Accept has to name application/json and text/event-stream"
+        raise RefusedRequestError(406, message)
+
+
+def accepts(headers: Mapping[str, str], kind: str) -> bool:
+    """Return whether a client takes an answer of a media type (RFC 9110, 12.5.1)."""
+    given = headers.get("accept", "*/*").lower().split(",")
+    ranges = {one.partition(";")[0].strip() for one in given}
+    return not ranges.isdisjoint({"*/*", f"{kind.partition('/')[0]}/*", kind})
+
+
+def is_modern(message: Message, headers: Mapping[str, str]) -> bool:
+    """Return whether a message is one of a revision without sessions, or of an unknown one."""
+    named = headers.get("mcp-protocol-version")
+    if f"{STANDARD}protocolVersion" in meta_of(message):
+        return True
+    return named is not None and named not in LEGACY
+
+
+def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
+    """Raise ``RefusedRequestError`` (400) unless a request without a session is whole.
+
+    ``_meta`` names the revision and the client's capabilities, and the headers say the same as the
+    body. MCP 2026-07-28, "Streamable HTTP", "Standard request headers".
+    """
+    meta, params = meta_of(message), message.get("params", {})
+    for key in ("protocolVersion", "clientCapabilities"):
+        if f"{STANDARD}{key}" not in meta:
+            text = f"params._meta has no {STANDARD}{key}"
+            raise RefusedRequestError(400, text, code=answers.INVALID_PARAMS)
+    revision, method = meta[f"{STANDARD}protocolVersion"], message["method"]
+    expected: list[tuple[str, object]] = [
+        ("mcp-protocol-version", revision),
+        ("mcp-method", method),
+    ]
+    key = _NAMES.get(method, "")
+    if key in params:
+        expected.append(("mcp-name", params[key]))
+    for name, value in expected:
+        given = headers.get(name)
+        if given is None or decoded(given) != value:
+            text = f"the header {name} is missing, or says something else than the body"
+            raise RefusedRequestError(400, text, code=HEADER_MISMATCH)
+    require_served(revision)
+
+
+def require_served(revision: str) -> None:
+    """Raise ``RefusedRequestError`` (400) for a revision without sessions that is not served."""
+    if revision not in MODERN:
+        data = {"supported": list(MODERN), "requested": revision}
+        raise RefusedRequestError(
+            400, "Unsupported protocol version", code=UNSUPPORTED_VERSION, data=data
+        )
+
+
+def params_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers ``Mcp-Param-*`` by the rest of their names, in lower case."""
+    return {
+        name.removeprefix(_PARAM): value
+        for name, value in headers.items()
+        if name.startswith(_PARAM)
+    }
+
+
+def param_mismatch(
+    schema: Mapping[str, Any], arguments: Mapping[str, Any], given: Mapping[str, str]
+) -> str | None:
+    """Return what is wrong with the headers ``Mcp-Param-*`` of a call, None for nothing.
+
+    A property of the tool's ``schema`` may name a header (``x-mcp-header``). The header and the
+    argument then agree, or both are missing. MCP 2026-07-28, "Custom Headers".
+    """
+    for path, name, kind in _annotated(schema):
+        value: Any = arguments
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        header = given.get(name.lower())
+        shown = f"the header Mcp-Param-{name}"
+        if value is None or not isinstance(value, str | int | float):
+            if header is not None:
+                return f"{shown} stands for an argument that the body does not have"
+        elif header is None:
+            return f"{shown} is missing, and the body has its argument"
+        elif not _agrees(decoded(header), value, kind):
+            return f"{shown} says something else than the body"
+    return None
+
+
+def decoded(value: str) -> str | None:
+    """Return the text of a header, None for a base64 form that is not canonical."""
+    match = _ENCODED.fullmatch(value)
+    if match is None:
+        return value
+    try:
+        data = b64decode(match[1], validate=True)
+        text = data.decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return text if b64encode(data).decode() == match[1] else None
+
+
+def _annotated(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, object]]:
+    """Yield the path, the header's name and the type of each property that names a header."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), schema)]
+    while waiting:
+        path, node = waiting.pop()
+        if not isinstance(node, Mapping):
+            continue
+        name = node.get("x-mcp-header")
+        if path and isinstance(name, str):
+            yield path, name, node.get("type")
+        properties = node.get("properties")
+        if isinstance(properties, Mapping):
+            waiting.extend(((*path, key), one) for key, one in properties.items())
+
+
+def _agrees(text: str | None, value: str | float, kind: object) -> bool:
+    if text is None:
+        return False
+    if isinstance(value, bool):
+        return text == ("true" if value else "false")
+    if kind == "integer" and not isinstance(value, str) and _DECIMAL.fullmatch(text):
+        return len(text) <= _MAX_DIGITS and int(text.partition(".")[0]) == value
+    return text == str(value)

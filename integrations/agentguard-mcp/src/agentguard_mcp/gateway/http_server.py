@@ -1,0 +1,210 @@
+"""A gateway over HTTP: listens with uvicorn, and serves the clients until a signal comes.
+
+``run`` opens the guard, ``serve_http`` serves with a guard that the caller has. Needs the extra
+``serve``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard import ConfigError, Guard
+from agentguard_mcp.gateway.admission import Admission, OpenAdmission
+from agentguard_mcp.gateway.connect import Link, linked, proved_callers
+from agentguard_mcp.gateway.front import Front
+from agentguard_mcp.gateway.front_settings import FrontSettings, Place
+from agentguard_mcp.gateway.http_request import MAX_HEADERS
+from agentguard_mcp.gateway.limits import Limits
+from agentguard_mcp.gateway.outbox import Outbox
+from agentguard_mcp.gateway.senders import Senders
+from agentguard_mcp.gateway.sessions import Sessions
+from agentguard_mcp.gateway.settings import Settings
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ModuleNotFoundError as error:
+    message = (
+        "agentguard mcp serve needs uvicorn: from a clone of the project, run "
+        "pip install './integrations/agentguard-mcp[serve]'"
+    )
+    raise ConfigError(message, code="config.extra_missing") from error
+
+CONNECTIONS: Final = 512
+"""The most connections and requests; a further one is answered with 503."""
+
+LONGEST: Final = 60.0
+"""Seconds after which a connection is closed that has no request under way."""
+
+_BACKLOG: Final = 128
+_TICK: Final = 0.05
+_SWEEP: Final = 5.0
+
+OnReady = Callable[[Place], None]
+"""Is told where the gateway listens, once it does."""
+
+
+def run(settings: Settings, front: FrontSettings, config: Path, on_ready: OnReady) -> None:
+    """Serve clients over HTTP until SIGTERM or SIGINT.
+
+    ``config`` is the agentguard.toml of the guard. Raises as ``Guard.open`` and ``serve_http`` do.
+    """
+    with Guard.open(config) as guard:
+        asyncio.run(_run(guard, settings, front, on_ready))
+
+
+async def _run(guard: Guard, settings: Settings, front: FrontSettings, on_ready: OnReady) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve_http(guard, settings, front, stop, on_ready)
+
+
+async def serve_http(
+    guard: Guard,
+    settings: Settings,
+    front: FrontSettings,
+    stop: asyncio.Event,
+    on_ready: OnReady,
+) -> None:
+    """Serve clients over HTTP until ``stop`` is set; calls that run then have time to end.
+
+    Raises ``ConfigError`` where the address can't be had, for a certificate or a key that can't be
+    read, and for an agent that the configuration does not name; and what ``proved_callers`` raises.
+    """
+    agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+    proofs = proved_callers(guard, settings)
+    limits = Limits(settings)
+    admission: Admission = OpenAdmission()
+    is_known = False
+
+    async def open_link(outbox: Outbox, senders: Senders) -> Link:
+        joins = proofs is None and not is_known and not outbox.is_shared
+        return await linked(
+            guard, agent, settings, outbox, senders, joins_retries=joins, limits=limits
+        )
+
+    sessions = Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
+    listening = _bound(front)
+    place = Place.of(front, listening.getsockname()[1])
+    served = Front(place, sessions, admission)
+    server = _Server(_configured(served, front))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        await _started(server, serving)
+        if not serving.done():
+            on_ready(place)
+            await _until(stop, serving, sessions, front.idle)
+            served.drain()
+            await _drained(served, front.drain)
+    finally:
+        await sessions.close()
+        server.should_exit = True
+        await serving
+        listening.close()
+
+
+async def _until(
+    stop: asyncio.Event, serving: asyncio.Task[None], sessions: Sessions, idle: float
+) -> None:
+    """Wait for the end, and end idle sessions meanwhile."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while not stopped.done() and not serving.done():
+            await asyncio.wait(
+                {stopped, serving},
+                timeout=min(_SWEEP, idle / 2),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            sessions.end_idle()
+    finally:
+        stopped.cancel()
+
+
+async def _started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    while not (server.started or serving.done()):  # noqa: ASYNC110  uvicorn tells nobody
+        await asyncio.sleep(_TICK)
+
+
+async def _drained(front: Front, seconds: float) -> None:
+    """Wait until no request waits for its answer, for so many seconds at most."""
+    end = asyncio.get_running_loop().time() + seconds
+    while front.pending and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  as above
+        await asyncio.sleep(_TICK)
+
+
+def _bound(front: FrontSettings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in front.host else socket.AF_INET
+        bound = socket.create_server((front.host, front.port), family=family, backlog=_BACKLOG)
+        # connections inherit the option; without it, an answer waits 40 ms for the client's kernel
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
+        message = f"the gateway can't listen at {front.host} port {front.port}: {error}"
+        raise ConfigError(message, code="server.address") from error
+    return bound
+
+
+def _configured(front: Front, settings: FrontSettings) -> uvicorn.Config:
+    configured = uvicorn.Config(
+        front,
+        http=_Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # else each odd request would write a line into the gateway's log
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+    )
+    try:
+        configured.load()
+    except OSError as error:  # among them ssl.SSLError
+        message = f"the certificate or the key of the gateway can't be read: {error}"
+        raise ConfigError(message, code="server.address") from error
+    return configured
+
+
+class _Server(uvicorn.Server):
+    """A server of uvicorn that leaves the signals to the gateway."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signal: the gateway ends its calls first."""
+        yield
+
+
+class _Protocol(H11Protocol):
+    """One connection: closed where the client has sent no whole request for too long.
+
+    uvicorn itself waits without an end for the headers of a request.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin a connection."""
+        super().connection_made(transport)
+        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        self._expiry.cancel()
+        super().connection_lost(exc)
+
+    def _expire(self) -> None:
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is None or cycle.response_complete:
+            self.transport.abort()
+        else:
+            self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)

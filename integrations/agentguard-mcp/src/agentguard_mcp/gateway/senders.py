@@ -1,0 +1,85 @@
+"""``Senders``: who sends each HTTP request, and what the request's headers say of the arguments.
+
+A relay knows requests by their ids. So the front notes under the id of a request what came with the
+request over HTTP, and the relay's calls look it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard import Decision, Delegation
+from agentguard.adapters import ToolSpec
+from agentguard_mcp.gateway.caller_source import Caller, CallerSource
+from agentguard_mcp.gateway.http_request import param_mismatch
+from agentguard_mcp.gateway.messages import Message, RequestId
+
+MAX_KNOWN: Final = 2_000
+"""The most senders that are known at once: a client may be gone before its call has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user who came with a token, and the delegation that the user's token begins."""
+
+    delegation: Delegation
+
+    def told(self, spec: ToolSpec) -> ToolSpec:
+        """Return the specification: the delegation has all that is known of the user."""
+        return spec
+
+
+@dataclass(slots=True)
+class Sender:
+    """What came with a request over HTTP, and what its call has found.
+
+    ``user`` is None where the settings name the caller, or a proof does. ``params`` are the headers
+    ``Mcp-Param-*``, None for a revision without them. ``mismatch`` says how a header contradicts
+    the arguments. ``requires`` is the scope that the tool requires.
+    """
+
+    user: User | None = None
+    params: Mapping[str, str] | None = None
+    mismatch: str | None = None
+    requires: tuple[str, ...] = ()
+
+
+class Senders:
+    """The senders of the requests of one relay (``CallerSource``).
+
+    ``proofs`` verifies the proofs of calls, None for calls without proofs.
+    """
+
+    def __init__(self, proofs: CallerSource | None) -> None:
+        self._proofs = proofs
+        self._known: dict[RequestId, Sender] = {}
+
+    def note(self, identifier: RequestId, sender: Sender) -> None:
+        """Note who sends a request, until ``forget``; the oldest of too many is forgotten."""
+        self._known[identifier] = sender
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def forget(self, identifier: RequestId) -> None:
+        """Forget a request that has its answer."""
+        self._known.pop(identifier, None)
+
+    async def of(self, request: Message, spec: ToolSpec) -> Caller | Decision | None:
+        """Return who sends a request, or why the request is refused (``CallerSource``).
+
+        The code is ``arguments.headers`` for a header that contradicts the arguments.
+        """
+        sender = self._known.get(request["id"])
+        if sender is None:
+            return Decision.refusal("nobody says who sends the request", code="proof.missing")
+        sender.requires = tuple(spec.requires)
+        if request["method"] == "tools/call" and sender.params is not None:
+            arguments = request["params"].get("arguments", {})
+            sender.mismatch = param_mismatch(spec.schema, arguments, sender.params)
+            if sender.mismatch is not None:
+                return Decision.refusal(sender.mismatch, code="arguments.headers")
+        if self._proofs is not None:
+            return await self._proofs.of(request, spec)
+        return sender.user

@@ -1,0 +1,193 @@
+"""``Sessions``: the connections to the server behind a gateway over HTTP, one for each session.
+
+A client of a revision with ``initialize`` has a session, with a server process (or a connection) of
+its own. The requests of revision 2026-07-28 stand by themselves: those of one caller share a
+process, since nothing tells two clients of one caller apart. A session belongs to the caller who
+has begun it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentguard_mcp.gateway.caller_source import CallerSource
+from agentguard_mcp.gateway.connect import Link
+from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.outbox import Outbox
+from agentguard_mcp.gateway.relay import Relay
+from agentguard_mcp.gateway.senders import Senders
+from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
+
+MAX_PENDING: Final = 200
+"""The most requests of one session that wait for an answer."""
+
+_SHARE: Final = 4
+"""One caller has at most a quarter of the sessions, where callers are known."""
+
+Opener = Callable[[Outbox, Senders], Awaitable[Link]]
+"""Starts the server, and returns the relay between the server and the outbox."""
+
+
+class FullError(Exception):
+    """There are as many sessions as there may be, in all or for this caller."""
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """A relay with its server, and the streams of the client's responses.
+
+    ``owner`` is the caller, None where callers are not known.
+    """
+
+    owner: str | None
+    outbox: Outbox
+    senders: Senders
+    relay: Relay
+    upstream: Upstream
+    used_at: float
+    identifier: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    is_ended: bool = False
+    pump: asyncio.Task[None] | None = None
+
+    def take(self, message: Message) -> None:
+        """Take a message of the client; raises ``UpstreamLostError`` where the server is gone."""
+        self.used_at = asyncio.get_running_loop().time()
+        self.relay.take(message)
+
+
+class Sessions:
+    """The sessions of one gateway, at most ``most``; each ends after ``idle`` seconds of silence.
+
+    ``known`` says that callers are known, so that each has a share of the sessions. ``open_link``
+    starts the server of a session. ``proofs`` verifies the proofs of calls, None for calls without.
+    """
+
+    def __init__(
+        self,
+        open_link: Opener,
+        proofs: CallerSource | None,
+        *,
+        most: int,
+        idle: float,
+        known: bool,
+    ) -> None:
+        self._open = open_link
+        self._proofs = proofs
+        self._most = most
+        self._share = max(1, most // _SHARE) if known else most
+        self._idle = idle
+        self._sessions: dict[str, Session] = {}
+        self._shared: dict[str | None, asyncio.Task[Session]] = {}
+        self._begun: list[str | None] = []
+        self._ends: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> int:
+        """How many requests wait for their responses, in all sessions."""
+        return sum(one.outbox.pending for one in self._sessions.values())
+
+    async def begin(self, owner: str | None, *, is_shared: bool = False) -> Session:
+        """Begin a session; raises ``FullError``, and what ``linked`` raises."""
+        owners = [*(one.owner for one in self._sessions.values()), *self._begun]
+        if len(owners) >= self._most or owners.count(owner) >= self._share:
+            raise FullError
+        outbox, senders = Outbox(is_shared=is_shared), Senders(self._proofs)
+        self._begun.append(owner)
+        try:
+            relay, upstream = await self._open(outbox, senders)
+        finally:
+            self._begun.remove(owner)
+        now = asyncio.get_running_loop().time()
+        session = Session(owner, outbox, senders, relay, upstream, now)
+        outbox.refuse = lambda request: _refuse(relay, request)
+        self._sessions[session.identifier] = session
+        session.pump = asyncio.create_task(self._pump(session))
+        return session
+
+    def find(self, identifier: str, owner: str | None) -> Session | None:
+        """Return a session of a caller; None for one that ended, and for another caller's."""
+        session = self._sessions.get(identifier)
+        return session if session is not None and session.owner == owner else None
+
+    async def shared(self, owner: str | None) -> Session:
+        """Return what the requests of a caller without a session share; raises as ``begin`` does.
+
+        Requests that come while the server starts wait for the same server.
+        """
+        task = self._shared.get(owner)
+        if task is None or (task.done() and _result_of(task) is None):
+            task = self._shared[owner] = asyncio.create_task(self.begin(owner, is_shared=True))
+            task.add_done_callback(lambda done: self._forget_failed(owner, done))
+        return await asyncio.shield(task)
+
+    def _forget_failed(self, owner: str | None, task: asyncio.Task[Session]) -> None:
+        if _result_of(task) is None and self._shared.get(owner) is task:
+            del self._shared[owner]
+
+    async def _pump(self, session: Session) -> None:
+        """Pass the server's lines on until the server ends; then the session ends, too."""
+        with suppress(OSError, UpstreamLostError):
+            while line := await session.upstream.next():
+                if not line.isspace():
+                    session.relay.from_server(line)
+        self.end_soon(session, is_lost=True)
+
+    def end_soon(self, session: Session, *, is_lost: bool = False) -> None:
+        """End a session: at once for its client, and in a task of its own for the server."""
+        if not session.is_ended:
+            session.is_ended = True
+            del self._sessions[session.identifier]
+            if _result_of(self._shared.get(session.owner)) is session:
+                del self._shared[session.owner]
+            task = asyncio.create_task(_end(session, is_lost=is_lost))
+            self._ends.add(task)
+            task.add_done_callback(self._ends.discard)
+
+    def end_idle(self) -> None:
+        """End each session in which nothing has happened for too long."""
+        oldest = asyncio.get_running_loop().time() - self._idle
+        for session in list(self._sessions.values()):
+            if session.used_at < oldest and not session.outbox.is_busy:
+                self.end_soon(session)
+
+    async def close(self) -> None:
+        """End all sessions, and wait until their servers have ended."""
+        begun = [task for task in self._shared.values() if not task.done()]
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        for session in list(self._sessions.values()):
+            self.end_soon(session)
+        await asyncio.gather(*self._ends, return_exceptions=True)
+
+
+def _result_of(task: asyncio.Task[Session] | None) -> Session | None:
+    """Return the session that a task has begun, None for a task that failed or still runs."""
+    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+        return None
+    return task.result()
+
+
+def _refuse(relay: Relay, request: Message) -> None:
+    """Answer a request of the server that no client gets."""
+    failure = {"code": -32601, "message": "no client answers requests of a server here"}
+    with suppress(UpstreamLostError):
+        relay.take({"id": request["id"], "error": failure})
+
+
+async def _end(session: Session, *, is_lost: bool) -> None:
+    """End the relay and the server; calls that run are in doubt, and their clients are told."""
+    try:
+        if is_lost:
+            await session.relay.lose_server()
+        await session.relay.close()
+    finally:
+        session.outbox.close()
+        if session.pump is not None:
+            session.pump.cancel()
+        await session.upstream.end(at_once=is_lost)

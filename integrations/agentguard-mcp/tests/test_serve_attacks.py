@@ -1,0 +1,253 @@
+"""Attacks on a gateway over HTTP: each is stopped, beside its allowed twin."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+
+import httpx
+import pytest
+from gateway_scene import code_of, settings, shown
+from http_scene import HELLO, TYPES, call_of, served, single
+
+from agentguard import ConfigError
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway.front import MAX_BODY
+
+ROUTED = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "x-mcp-header": "Text"},
+        "deep": {
+            "type": "object",
+            "properties": {"number": {"type": "integer", "x-mcp-header": "Number"}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def recorded():
+    made = RecordedGuard.make()
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+async def test_a_page_of_another_origin_and_another_host_get_nothing(recorded):
+    async with served(recorded, origins=("https://app.example",)) as gateway:
+        client = await gateway.caller().begin()
+        port = gateway.place.url.rpartition(":")[2].partition("/")[0]
+        for headers in (
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+            {"origin": f"http://evil.example:{port}"},
+            {"host": f"evil.example:{port}"},
+            {"host": "127.0.0.1"},
+            {"host": f"127.0.0.1:{port}.evil.example"},
+        ):
+            refused = await client.post(call_of("echo"), **headers)
+            assert refused.status_code == 403, headers
+        for headers in (
+            {"origin": "https://app.example"},
+            {"origin": f"http://localhost:{port}", "host": f"localhost:{port}"},
+        ):
+            assert (await client.post(call_of("echo"), **headers)).status_code == 200, headers
+    assert recorded.outcomes() == ["ok", "ok"]
+
+
+async def test_bodies_of_an_attacker_are_refused_and_nothing_fails_inside(recorded):
+    whole, headers = single("tools/call", {"name": "echo", "arguments": {"text": "a"}})
+    deep = b"[" * 100_000 + b"]" * 100_000
+    hostile: list[object] = [
+        b"",
+        b"\x00",
+        b"\xff\xfe",
+        b"null",
+        b"7",
+        b"{}",
+        b"[]",
+        b"NaN",
+        deep,
+        [whole, whole],
+        {**whole, "jsonrpc": "1.0"},
+        {**whole, "id": None},
+        {**whole, "id": True},
+        {**whole, "id": {"a": 1}},
+        {**whole, "id": "x" * 300},
+        {**whole, "method": 7},
+        {**whole, "params": []},
+        {**whole, "params": None},
+        {**whole, "result": {}},
+        {"jsonrpc": "2.0", "id": 1, "result": {}},
+        b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}',
+        b'{"jsonrpc":"2.0","id":1,"method":"a\\ud800"}',
+        b'{"jsonrpc":"2.0","id":' + b"9" * 5000 + b',"method":"ping"}',
+        {**whole, "params": {**whole["params"], "_meta": 7}},
+        {
+            **whole,
+            "params": {**whole["params"], "_meta": {**whole["params"]["_meta"], "a": "\x00"}},
+        },
+    ]
+    async with served(recorded) as gateway:
+        client = gateway.caller()
+        for body in hostile[:-1]:
+            for given in ({}, headers):
+                refused = await client.post(body, **given)
+                assert 400 <= refused.status_code < 500, (body, refused.text)
+        assert (await client.post(hostile[-1], **headers)).status_code == 200
+        assert (await client.post(whole, **headers)).status_code == 200
+
+
+async def test_a_body_without_an_end_is_not_read_to_the_end(recorded):
+    async def parts():
+        for _ in range(3 * MAX_BODY // (1 << 20)):
+            yield b" " * (1 << 20)
+
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        too_long = call_of("echo", "x" * MAX_BODY)
+        try:
+            assert (await client.post(too_long)).status_code == 413
+            given = {**TYPES, **client.headers}
+            answer = await client.http.post(client.url, content=parts(), headers=given)
+            assert answer.status_code == 413
+        except httpx.TransportError:
+            pass  # the connection is closed before the body is sent
+        assert shown(await client.call("echo", "x" * 100_000))["text"] == "x" * 100_000
+
+
+async def test_a_request_in_another_form_is_refused(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        for headers, status in (
+            ({"content-type": "text/plain"}, 415),
+            ({"content-type": "application/x-www-form-urlencoded"}, 415),
+            ({"content-encoding": "gzip"}, 415),
+            ({"accept": "application/json"}, 406),
+            ({"accept": "text/html"}, 406),
+            ({"mcp-protocol-version": "1999-01-01"}, 400),
+            ({"mcp-session-id": "x"}, 404),
+            ({"mcp-session-id": ""}, 404),
+            ({"x-pad": "x" * 40_000}, 431),
+        ):
+            refused = await client.post(call_of("echo"), **headers)
+            assert refused.status_code == status, headers
+        assert (await client.post(call_of("echo"))).status_code == 200
+
+
+async def test_other_methods_and_paths_are_not_served(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        put = await client.http.put(client.url, headers=client.headers)
+        assert (put.status_code, put.headers["allow"]) == (405, "GET, POST, DELETE")
+        for path in ("/", "/mcp/", "/mcp/../mcp/x", "/.well-known/oauth-protected-resource"):
+            url = client.url.removesuffix("/mcp") + path
+            assert (await client.http.post(url, json={}, headers=TYPES)).status_code == 404
+
+
+async def test_a_session_is_initialised_once_and_needs_its_name(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        hello = {"jsonrpc": "2.0", "id": 3, "method": "initialize", "params": HELLO}
+        assert (await client.post(hello)).status_code == 400
+        assert (await gateway.caller().post(call_of("echo"))).status_code == 400
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+
+
+async def test_headers_that_say_something_else_than_the_body_are_refused(recorded):
+    async with served(recorded) as gateway:
+        client = gateway.caller()
+        for headers in (
+            {"mcp-method": "tools/list"},
+            {"mcp-method": ""},
+            {"mcp-name": "fail"},
+            {"mcp-name": ""},
+            {"mcp-name": "=?base64?!!?="},
+            {"mcp-protocol-version": ""},
+            {"mcp-protocol-version": "2025-11-25"},
+        ):
+            refused = await client.call_single("echo", headers=headers)
+            assert refused.status_code == 400, headers
+            assert refused.json()["error"]["code"] == -32020, headers
+        message, own = single("tools/call", {"name": "echo", "arguments": {}})
+        twice = [*own.items(), ("mcp-name", "fail"), *TYPES.items()]
+        answer = await client.http.post(client.url, json=message, headers=httpx.Headers(twice))
+        assert answer.status_code == 400
+        odd = {**own, **TYPES, "mcp_name": "fail"}
+        answer = await client.http.post(client.url, json=message, headers=odd)
+        assert answer.status_code == 400
+        encoded = f"=?base64?{b64encode(b'echo').decode()}?="
+        allowed = await client.call_single("echo", headers={"mcp-name": encoded})
+        assert allowed.status_code == 200
+        meta = {"io.modelcontextprotocol/protocolVersion": "2099-01-01"}
+        other = await client.call_single(
+            "echo", meta=meta, headers={"mcp-protocol-version": "2099-01-01"}
+        )
+        assert (other.status_code, other.json()["error"]["code"]) == (400, -32022)
+        assert other.json()["error"]["data"]["supported"] == ["2026-07-28"]
+    assert recorded.outcomes() == ["ok"]
+
+
+async def test_a_header_that_contradicts_an_argument_is_a_denial(recorded):
+    async with served(recorded, settings(options={"schema": ROUTED})) as gateway:
+        client = gateway.caller()
+        params = {"name": "echo", "arguments": {"text": "ä", "deep": {"number": 7}}}
+        good = {
+            "mcp-param-text": f"=?base64?{b64encode('ä'.encode()).decode()}?=",
+            "mcp-param-number": "7.0",
+        }
+        for headers in (
+            {**good, "mcp-param-text": "b"},
+            {**good, "mcp-param-number": "8"},
+            {**good, "mcp-param-number": ""},
+            {"mcp-param-number": "7"},
+        ):
+            refused = await client.single("tools/call", params, headers=headers)
+            assert refused.status_code == 400, headers
+            assert refused.json()["error"]["code"] == -32020, headers
+        allowed = await client.single("tools/call", params, headers=good)
+        assert shown(allowed.json()["result"])["text"] == "ä"
+        bare = {"name": "echo", "arguments": {}}
+        assert (await client.single("tools/call", bare, headers=good)).status_code == 400
+        assert (await client.single("tools/call", bare)).status_code == 200
+    assert [call.code for call in recorded.calls()].count("arguments.headers") == 5
+
+
+async def test_nothing_of_the_clients_headers_reaches_the_server(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller(authorization="Bearer thief", cookie="a=b").begin()
+        text = json.dumps(shown(await client.call("echo", "a")))
+        assert "thief" not in text
+        assert "a=b" not in text
+
+
+async def test_members_of_agentguards_own_pass_in_neither_direction(recorded):
+    async with served(recorded) as gateway:
+        client = gateway.caller()
+        meta = {"dev.agentguard/token": "t", "dev.agentguard/code": "x"}
+        received = shown((await client.call_single("echo", meta=meta)).json()["result"])
+        assert not [key for key in received["params"]["_meta"] if key.startswith("dev.agent")]
+
+
+async def test_a_slow_request_is_closed_and_others_are_served(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 0.2)
+    async with served(recorded) as gateway:
+        host, port = gateway.place.url.removeprefix("http://").partition("/")[0].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /mcp HTTP/1.1\r\nHost: ")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+        client = await gateway.caller().begin()
+        assert code_of(await client.call("nothing")) == "tool.unknown"
+
+
+async def test_an_address_in_use_is_named(recorded):
+    async with served(recorded) as gateway:
+        port = int(gateway.place.url.rpartition(":")[2].partition("/")[0])
+        with pytest.raises(ConfigError, match="can't listen") as refused:
+            async with served(recorded, port=port):
+                raise AssertionError
+    assert refused.value.code == "server.address"

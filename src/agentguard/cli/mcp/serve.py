@@ -1,0 +1,132 @@
+"""``agentguard mcp serve``: the gateway for clients that speak streamable HTTP."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentguard.cli.mcp import gateway
+from agentguard.cli.mcp.gateway import (
+    AgentOption,
+    Command,
+    CommandArgument,
+    EnvOption,
+    NameOption,
+    PrincipalOption,
+    Server,
+    TaskOption,
+)
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption
+from agentguard.domain.config import Config
+from agentguard.domain.config.mcp_serve import LISTEN, is_loopback, parse_listen
+from agentguard.errors import ConfigError
+
+_LISTENER = "agentguard_mcp.gateway.http_server"
+
+
+def serve(  # noqa: PLR0913  the options of the command
+    command: CommandArgument = None,
+    *,
+    agent: AgentOption = None,
+    name: NameOption = None,
+    principal: PrincipalOption = None,
+    task: TaskOption = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help=f"Where to listen; or in [mcp.SERVER.serve], by default {LISTEN}.",
+        ),
+    ] = None,
+    env: EnvOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Serve MCP clients over HTTP, and guard each call on the server behind.
+
+    MCP clients reach the gateway at a URL, which the command prints. Each session of a client has a
+    server process or connection of its own. Each call is decided, signed and logged as with
+    agentguard mcp run. SIGTERM ends the gateway, once the calls that run have ended, or after ten
+    seconds.
+    """
+    settings = location.load(config)
+    package = gateway.package()
+    server = gateway.server_of(settings, name, command or (), upstream)
+    caller = gateway.Caller(agent, principal, task)
+    gateway.require_caller(server, caller)
+    front = _front(package, server, listen)
+    chosen = gateway.settings_of(settings, server, caller, env or ())
+    _require_known_callers(settings, server, chosen, front)
+    pins = gateway.pins_or_warning(settings, server)
+    chosen = gateway.settings_of(settings, server, caller, env or (), pins)
+    import_module(_LISTENER).run(chosen, front, Path(settings.source), _say)
+
+
+serve.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
+
+
+def _say(place: Any) -> None:
+    screen.line(f"serving at {place.url}")
+
+
+def _front(package: Any, server: Server, listen: str | None) -> Any:
+    """Return where the gateway listens; raises ``ConfigError``."""
+    table = server.table.serve
+    host, port = table.host, table.port
+    if listen is not None:
+        parsed = parse_listen(listen)
+        if parsed is None:
+            raise ConfigError(f"--listen {listen}: expected an address and a port, as in {LISTEN}")
+        host, port = parsed
+    if table.certificate is None and not is_loopback(host):
+        message = (
+            f"{host} is no loopback address: name a certificate and a key in "
+            f"[mcp.{server.name}.serve], or listen on loopback behind a proxy with TLS"
+        )
+        raise ConfigError(message)
+    return package.FrontSettings(
+        host=host,
+        port=port,
+        url=table.url,
+        certificate=table.certificate,
+        key=table.key,
+        origins=table.origins,
+        sessions=table.sessions,
+        idle=table.idle,
+    )
+
+
+def _require_known_callers(config: Config, server: Server, settings: Any, front: Any) -> None:
+    """Refuse to serve whoever reaches the address, unless the configuration says so.
+
+    That is for this machine alone, and for a named principal or an agent with authority of its own.
+    Raises ``ConfigError``.
+    """
+    if settings.proofs is not None:
+        return
+    where = f"[mcp.{server.name}] of {config.source}"
+    is_here = front.url is None or front.url.startswith("http://")
+    if not is_loopback(front.host) or not is_here:
+        message = (
+            f"everybody who reaches the address could call tools: have callers prove their calls "
+            f"(audience and proofs in {where}), or listen on loopback alone, without a public url"
+        )
+        raise ConfigError(message)
+    profile = config.agents.get(settings.agent)
+    is_own = profile is not None and profile.authority == "own"
+    if settings.principal is None and not is_own and config.server is None:
+        message = (
+            f"nobody says for whom the agent {settings.agent} acts: name a principal in {where}, "
+            "or give the agent authority = 'own', or have callers prove their calls (audience and "
+            "proofs)"
+        )
+        raise ConfigError(message)

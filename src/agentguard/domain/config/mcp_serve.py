@@ -1,0 +1,123 @@
+"""Reads ``[mcp.NAME.serve]``: a gateway that clients reach over HTTP.
+
+``agentguard mcp serve`` reads this table (docs/how-to/mcp-serve.md). No guard does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from agentguard.domain.config.server import MAX_PORT
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError
+from agentguard.proof.target import Target, parse_audience
+
+LISTEN: Final = "127.0.0.1:8788"
+"""The default of ``listen``."""
+
+SESSIONS: Final = 64
+"""The default of ``sessions``."""
+
+IDLE: Final = 600.0
+"""The default of ``idle``, in seconds."""
+
+MAX_SESSIONS: Final = 10_000
+
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class McpServeConfig:
+    """``[mcp.NAME.serve]``: where a gateway listens, and how clients reach it.
+
+    The gateway listens at ``host`` and ``port``: with TLS where a ``certificate`` and its ``key``
+    are named, and otherwise on loopback alone. ``url`` is the address of the endpoint as clients
+    know it, None for the one at which the gateway listens. ``origins`` are those of pages in
+    browsers that may ask. ``sessions`` is the most sessions at once, and ``idle`` the number of
+    seconds after which a silent one ends.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8788
+    url: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    origins: tuple[str, ...] = ()
+    sessions: int = SESSIONS
+    idle: float = IDLE
+
+
+def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConfig:
+    """Read ``[mcp.NAME.serve]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
+    host, port = _listen(table)
+    certificate, key = table.text("certificate", ""), table.text("key", "")
+    if bool(certificate) is not bool(key):
+        raise table.mistake("key", "the private key of the certificate, beside the certificate")
+    origins = table.texts("origins", ())
+    if not all(_ORIGIN.fullmatch(one) for one in origins):
+        expected = "a list of origins in lower case, as in 'https://app.example'"
+        raise table.mistake("origins", expected)
+    sessions = table.count("sessions", SESSIONS)
+    if sessions > MAX_SESSIONS:
+        raise table.mistake("sessions", f"at most {MAX_SESSIONS}")
+    config = McpServeConfig(
+        host,
+        port,
+        _url(table),
+        resolve(certificate) if certificate else None,
+        resolve(key) if key else None,
+        origins,
+        sessions,
+        table.seconds("idle", IDLE),
+    )
+    table.reject_unknown()
+    return config
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Return the address and the port of ``HOST:PORT``, None for another text.
+
+    The address is a literal one. Port 0 has the system choose a port.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ip_address(host)
+    except ValueError:
+        return None
+    is_port = port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT))
+    return (host, int(port)) if is_port and int(port) <= MAX_PORT else None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is one of this machine alone."""
+    return ip_address(host).is_loopback
+
+
+def _listen(table: Table) -> tuple[str, int]:
+    parsed = parse_listen(table.text("listen", LISTEN))
+    if parsed is None:
+        raise table.mistake("listen", f"an address and a port, as in '{LISTEN}'")
+    return parsed
+
+
+def _url(table: Table) -> str | None:
+    url = table.text("url", "")
+    if not url:
+        return None
+    try:
+        target: Target | None = parse_audience(url)
+    except ConfigError:
+        target = None
+    if target is None or target.uri != url or url.endswith("/"):
+        expected = (
+            "the URL of the endpoint in lower case without a query and a slash at the end, as in "
+            "'https://mcp.acme.example/mcp'; http is for this machine"
+        )
+        raise table.mistake("url", expected)
+    return url

@@ -1,0 +1,128 @@
+"""``agentguard mcp serve``: the command in a process of its own, and what it refuses to serve."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTED = ROOT / "integrations" / "agentguard-mcp" / "tests" / "support" / "scripted_server.py"
+POLICY = """
+package agent.authz
+
+default allow := false
+
+allow if input.action == "echo"
+"""
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+@pytest.fixture
+def domain(project):
+    """A trust domain with a server behind a gateway."""
+    assert project.run("init").returncode == 0
+    (project.folder / "policies" / "authz.rego").write_text(POLICY)
+    return project
+
+
+def table(
+    project, text: str = "", serve: str = 'listen = "127.0.0.1:0"', agent="assistant"
+) -> None:
+    """Add the table of the scripted server to the configuration."""
+    command = json.dumps([sys.executable, "-I", "-S", str(SCRIPTED)])
+    with (project.folder / "agentguard.toml").open("a") as file:
+        file.write(f'\n[mcp.files]\ncommand = {command}\nagent = "{agent}"\n{text}\n')
+        file.write(f'[mcp.files.serve]\n{serve}\n[agents.clerk]\nmax_scope = ["a"]\n')
+
+
+def call(url: str, tool: str) -> httpx.Response:
+    params = {"name": tool, "arguments": {"text": "a"}, "_meta": META}
+    headers = {
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": tool,
+        "accept": "application/json, text/event-stream",
+    }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    return httpx.post(url, json=message, headers=headers, trust_env=False, timeout=20)
+
+
+def test_a_gateway_serves_until_a_signal_comes(domain):
+    table(domain, 'principal = "user:alice"')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentguard.cli", "mcp", "serve", "--name", "files"],
+        cwd=domain.folder,
+        env=domain.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("serving at ").strip()
+        assert call(url, "echo").json()["result"]["isError"] is False
+        assert call(url, "fail").json()["result"]["isError"] is True
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    calls = domain.run("audit", "list").stdout
+    assert ("echo" in calls, "user:alice" in calls) == (True, True)
+    assert domain.run("audit", "verify").returncode == 0
+
+
+def test_nothing_is_served_to_callers_whom_nobody_names(domain):
+    table(domain, agent="clerk")
+    for words, said in (
+        ((), "nobody says for whom the agent clerk acts"),
+        (("--listen", "0.0.0.0:0"), "no loopback address"),
+        (("--listen", "localhost:0"), "expected an address and a port"),
+    ):
+        refused = domain.run("mcp", "serve", "--name", "files", *words)
+        assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        'listen = "127.0.0.1:0"\nurl = "https://mcp.acme.example/mcp"',
+        'listen = "0.0.0.0:0"\ncertificate = "a.pem"\nkey = "a.key"',
+    ],
+)
+def test_a_principal_is_lent_to_this_machine_alone(domain, serve):
+    table(domain, 'principal = "user:alice"', serve)
+    refused = domain.run("mcp", "serve", "--name", "files")
+    assert refused.returncode == 2
+    assert "everybody who reaches the address could call tools" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        'listen = "127.0.0.1"',
+        'listen = "host.example:1"',
+        'listen = "127.0.0.1:70000"',
+        'url = "http://mcp.acme.example/mcp"',
+        'url = "https://mcp.acme.example/mcp/"',
+        'url = "https://MCP.acme.example/mcp"',
+        'key = "a.pem"',
+        'origins = ["app.example"]',
+        "sessions = 0",
+        "idle = 0",
+        "unknown = 1",
+    ],
+)
+def test_a_mistake_in_the_table_is_named(domain, serve):
+    table(domain, 'principal = "user:alice"', serve)
+    refused = domain.run("mcp", "serve", "--name", "files")
+    assert refused.returncode == 2
+    assert f"mcp.files.serve.{serve.split()[0]}" in "".join(refused.stderr.split()), refused.stderr
