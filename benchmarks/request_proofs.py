@@ -38,10 +38,8 @@ URL = "https://payments.example"
 BODY = b'{"amount":3}'
 SCOPE = ["payments:write"]
 CONFIG = {"agents": {name: {"max_scope": SCOPE} for name in ("lead", "payer")}}
-SIGNATURES = (
-    7  # the token, three hops, the chain's two credentials, one of them the instance's; WPT
-)
-
+SIGNATURES = 7
+"""The token, three hops, the chain's two credentials (one is the instance's), and the proof."""
 
 Clock = Callable[[], float]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 from proof_scene import URL, Sent, check, header, refused, resigned, with_header
@@ -16,6 +17,8 @@ from tool_servers import listed, proof_of
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import Receiver
 from agentguard.proof.headers import encode_chain
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, b64url_encode, dumps
 from agentguard.signing.keys import Ed25519Signer
 
 
@@ -225,3 +228,31 @@ def test_a_chain_of_a_clock_that_is_a_little_ahead_is_kept(scene):
         with pytest.raises(ProofError) as caught:
             scene.receiver.keep_chain(proof.chain_sha256, proof.chain)
         assert caught.value.code == code
+
+
+TYPES: list[JSON] = [None, True, -1, 2**53 - 1, 1.5, "x", [], ["x"], {}, {"jwk": {}}]
+
+
+def with_other_types(members: dict[str, JSON]) -> Iterator[dict[str, JSON]]:
+    """Yield the members with each of them gone, or of each type."""
+    for name in members:
+        yield {other: value for other, value in members.items() if other != name}
+        yield from ({**members, name: value} for value in TYPES)
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "Workload-Identity-Token", "Workload-Proof-Token"]
+)
+def test_a_member_of_any_type_is_refused_and_never_breaks_the_receiver(scene, name):
+    """Anybody can send such a token: the stranger's signature is the only one."""
+    sent, stranger = scene.request(), Ed25519Signer.from_seed(os.urandom(32))
+    scheme, _space, token = header(sent, name).rpartition(" ")
+    parsed = jws.parse(token)
+    of_header, claims = dict(parsed.header), dict(parsed.claims())
+    forged = [(of_header, other) for other in with_other_types(claims)]
+    forged += [(other, claims) for other in with_other_types(of_header)]
+    for parts in forged:
+        data = ".".join(b64url_encode(dumps(part)) for part in parts)
+        signed = f"{data}.{b64url_encode(stranger.sign(data.encode()))}"
+        assert refused(scene.receiver, with_header(sent, name, f"{scheme} {signed}".strip()))
+    check(scene.receiver, sent)
