@@ -11,7 +11,7 @@ from mcp_scene import AUDIENCE, SCOPE, code_of, exchange, low
 from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
 
 from agentguard import ConfigError, Decision, Denied, UnguardedCallError
-from agentguard.proof import CallReceiver, ProofStore
+from agentguard.proof import CallReceiver
 from agentguard_mcp import guard_server, guard_transport
 
 
@@ -217,7 +217,7 @@ async def test_the_tool_does_not_get_the_tokens(make):
     assert not any("dev.agentguard" in key for key in [*params["_meta"], *meta])
 
 
-async def test_a_low_level_server_is_guarded(make, tmp_path):
+async def test_a_low_level_server_is_guarded(make):
     runs = []
 
     async def listed(_ctx, _params):
@@ -230,8 +230,8 @@ async def test_a_low_level_server_is_guarded(make, tmp_path):
 
     server = Server("low", on_list_tools=listed, on_call_tool=called)
     scene = make("sdk")
-    store = ProofStore(tmp_path / "low.sqlite")
-    guard_server(server, scene.guard, CallReceiver(AUDIENCE, scene.domain.trust, store))
+    receiver = CallReceiver(AUDIENCE, scene.domain.trust, scene.new_store())
+    guard_server(server, scene.guard, receiver)
     async with scene.connect(server=server) as client:
         result = await scene.call(client, "look")
     assert result.content[0].text == "seen"
@@ -262,7 +262,7 @@ async def test_a_call_within_a_tool_is_denied_to_the_tool(make):
 
 def test_what_is_no_server_is_refused(make):
     scene = make("sdk")
-    receiver = CallReceiver(AUDIENCE, scene.domain.trust, ProofStore(scene.folder / "other.sqlite"))
+    receiver = CallReceiver(AUDIENCE, scene.domain.trust, scene.new_store())
     with pytest.raises(ConfigError, match="guarded already"):
         guard_server(scene.server, scene.guard, receiver)
     for server in (object(), None, "files"):

@@ -15,7 +15,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_scene import AUDIENCE, Scene, code_of, exchange
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 
-from agentguard.proof import CallReceiver, ProofStore
+from agentguard.proof import CallReceiver
 from agentguard_mcp import guard_server, guard_transport
 
 
@@ -142,8 +142,7 @@ async def test_a_revocation_list_that_raises_refuses(make):
 
     server = MCPServer("files")
     scene._add(server)
-    store = ProofStore(scene.folder / "proofs.sqlite")
-    receiver = CallReceiver(AUDIENCE, scene.domain.trust, store, revocations=Broken())
+    receiver = CallReceiver(AUDIENCE, scene.domain.trust, scene.new_store(), revocations=Broken())
     guard_server(server, scene.guard, receiver)
     params = await scene.capture("pay", {"cents": 3})
     assert code_of(await exchange(server, params)) == "proof.unavailable"

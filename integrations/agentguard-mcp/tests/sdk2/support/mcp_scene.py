@@ -60,6 +60,7 @@ class Scene:
         self.kind = kind
         self.audience = audience
         self.runs: list[Any] = []
+        self._stores: list[ProofStore] = []
         self.server = self.new_server(kind, **more)
 
     def new_server(self, kind: str, **more: Any) -> Any:
@@ -69,10 +70,15 @@ class Scene:
         receiver = CallReceiver(
             more.pop("audience", self.audience),
             self.domain.trust,
-            ProofStore(self.folder / "proofs.sqlite"),
+            self.new_store(),
         )
         guard_server(server, self.guard, receiver, **more)
         return server
+
+    def new_store(self) -> ProofStore:
+        """Return a store of used proofs, which is closed with the scene."""
+        self._stores.append(ProofStore(self.folder / "proofs.sqlite"))
+        return self._stores[-1]
 
     def _add(self, server: Any) -> None:
         runs = self.runs
@@ -149,6 +155,8 @@ class Scene:
         inbox.approve(inbox.find(request_id), self.log.approver)
 
     def close(self) -> None:
+        for store in self._stores:
+            store.close()
         self.domain.close()
         self.guard.close()
 
