@@ -176,12 +176,9 @@ def call(url: str, provider: Provider, trust: TrustDocument) -> None:
         *got.issued, trust, at=int(time.time()), audience=TICKETS, issuer=url
     )
     print("verified:", " acts for ".join([verified.chain.actors[-1], verified.chain.principal]))
-    said = httpx.post(
-        f"{url}/introspect",
-        data={"token": got.issued.token},
-        headers={"Authorization": f"Bearer {workload}"},
-    ).json()
-    print("active:", said["active"])
+    with TokenService(url) as service:
+        active = service.tokens.introspect(got.issued.token, workload_token=workload)
+    print("active:", active is not None)
     # With each request, the program proves that it has the key of the token (RFC 9449).
     headers = {
         "Authorization": f"DPoP {got.issued.token}",

@@ -6,12 +6,15 @@ import json
 import os
 import stat
 import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from served_place import PASSPHRASE
 from token_service import PAYMENTS, claims, served
 
 from agentguard.delegation import access_token
-from agentguard.domain import keystore
+from agentguard.domain import administration, keystore
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,28 @@ def test_a_private_key_is_not_printed(service, folder, run):
     assert "--key: name a file" in refused.stderr
     assert run(*words(service)).returncode == 0  # the twin
     assert (folder / "key.json").exists()
+
+
+def test_verify_asks_the_service_what_nobody_else_knows(service, folder, run):
+    """The trust document says who has signed the token, and not what was revoked since then."""
+    ran = run(*words(service, "--audience", PAYMENTS, "--chain", "chain.json"))
+    token, state = ran.stdout.strip(), service.place.folder / "state"
+    (folder / "trust.json").write_bytes(keystore.load_trust(state).dumps() + b"\n")
+    alone = (
+        *("token", "verify", token, "--chain", "chain.json", "--trust", "trust.json"),
+        *("--audience", PAYMENTS, "--issuer", service.url),
+    )
+    asked = (*alone, "--introspect", service.url, "--workload-token", "workload")
+    assert (run(*alone).returncode, run(*asked).returncode) == (0, 0)
+    given: dict[str, Any] = {"note": "a test", "now": datetime.now(UTC)}
+    administration.revoke(service.place.settings, PASSPHRASE, claims(token)["jti"], **given)
+    refused = run(*asked)
+    assert refused.returncode == 1
+    assert "token.inactive" in refused.stdout + refused.stderr
+    assert run(*alone).returncode == 0
+    assert run(*alone, "--introspect", service.url).returncode == 2
+    gone = (*alone, "--introspect", "http://127.0.0.1:9", "--workload-token", "workload")
+    assert run(*gone).returncode == 2  # nobody knows
 
 
 def test_a_refusal_prints_no_token(service, run):

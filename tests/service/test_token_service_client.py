@@ -61,6 +61,38 @@ def test_a_url_with_more_than_a_host_is_refused(service, more):
     assert identity.uri.startswith("spiffe://")
 
 
+def test_a_server_asks_both_clients_whether_a_token_counts(service):
+    workload = service.workload()
+    with TokenService(service.url) as client:
+        identity = client.identities.register("clerk", workload_token=workload)
+        got = client.tokens.exchange(identity, service.provider.token())
+
+        async def asked(token, chain):
+            async with AsyncTokenService(service.url) as other:
+                return await other.tokens.introspect(token, workload_token=workload, chain=chain)
+
+        def said(token, chain=None):
+            plain = client.tokens.introspect(token, workload_token=workload, chain=chain)
+            assert plain == asyncio.run(asked(token, chain))
+            return plain
+
+        for chain in (None, got.issued.chain):
+            assert said(got.issued.token, chain)["sub"] == "user:alice"
+        assert said(f"{got.issued.token[:-4]}AAAA") is None
+        client.tokens.revoke(identity, got.issued)
+        assert said(got.issued.token) is None
+        shown = {"workload_token": service.provider.token()}
+        assert code_of(client.tokens.introspect, got.issued.token, **shown) == "service.refused"
+
+
+@pytest.mark.parametrize("active", [None, "true", 1, {}])
+def test_an_answer_that_does_not_say_whether_a_token_counts_is_an_error(active):
+    answer = httpx.Response(200, json={"active": active})
+    http = httpx.Client(transport=httpx.MockTransport(lambda _request: answer))
+    tokens = TokenService("https://agents.example", http=http).tokens
+    assert code_of(tokens.introspect, "a.b.c", workload_token="a.b.c") == "service.malformed"
+
+
 def test_the_proof_of_an_identity_verifies_at_a_receiver(service):
     with TokenService(service.url) as tokens:
         identity = tokens.identities.register("clerk", workload_token=service.workload())

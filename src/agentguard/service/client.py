@@ -1,7 +1,8 @@
 """A client of a token service: ``TokenService`` and its async twin, over httpx.
 
 Both register a key of this process as an instance of an agent, get access tokens for users' tokens
-and ID-JAGs, give access tokens up, and ask what the policy decides about calls. ``messages.py``
+and ID-JAGs, give access tokens up, and ask what the policy decides about calls. A server asks
+whether a token counts. ``messages.py``
 says what is sent. The extra ``httpx`` brings httpx.
 """
 
@@ -155,6 +156,19 @@ class Tokens:
         sent = messages.revocation(self._url, identity, issued)
         messages.read_revocation(*_post(self._http, sent))
 
+    def introspect(
+        self, token: str, *, workload_token: str, chain: bytes | None = None
+    ) -> Mapping[str, JSON] | None:
+        """Return what an access token says, None for a token that does not count now.
+
+        The service knows of revocations, log-outs and the freeze. ``workload_token`` is that of the
+        server that asks. ``chain`` is the chain of the token (``IssuedToken.chain``); a token of
+        this service needs none. The proof of the token's key is for the server to verify. Raises as
+        ``Identities.register`` does. RFC 7662.
+        """
+        sent = messages.introspection(self._url, token, workload_token, chain)
+        return messages.read_introspection(*_post(self._http, sent))
+
 
 class AsyncTokenService:
     """The twin of ``TokenService`` for asyncio, with an ``httpx.AsyncClient``."""
@@ -250,6 +264,13 @@ class AsyncTokens:
         """Give up an access token of the identity, as ``Tokens.revoke`` does."""
         sent = messages.revocation(self._url, identity, issued)
         messages.read_revocation(*await _apost(self._http, sent))
+
+    async def introspect(
+        self, token: str, *, workload_token: str, chain: bytes | None = None
+    ) -> Mapping[str, JSON] | None:
+        """Return what an access token says, as ``Tokens.introspect`` does."""
+        sent = messages.introspection(self._url, token, workload_token, chain)
+        return messages.read_introspection(*await _apost(self._http, sent))
 
 
 def _key(signer: Ed25519Signer | None) -> Ed25519Signer:

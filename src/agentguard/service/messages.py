@@ -39,6 +39,7 @@ MAX_ANSWER: Final = 256 * 1024
 _MAX_ERROR: Final = 300
 _UNAVAILABLE: Final = 503
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
+_FORM: Final = "application/x-www-form-urlencoded"
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 
 
@@ -164,7 +165,7 @@ def _form_request(
     headers = {
         **_PLAIN,
         "Workload-Identity-Token": identity.credential,
-        "Content-Type": "application/x-www-form-urlencoded",
+        "Content-Type": _FORM,
         proofs.HEADER: _proof(identity.signer, "POST", target, access_token),
     }
     return Sent(target, headers, urlencode(form).encode("ascii"))
@@ -235,6 +236,26 @@ def revocation(url: str, identity: Identity, issued: IssuedToken) -> Sent:
 def read_revocation(status: int, body: bytes) -> None:
     """Read the answer to the request that gives a token up; raises ``ServerError``."""
     _answer(status, body, 200)
+
+
+def introspection(url: str, token: str, workload_token: str, chain: bytes | None) -> Sent:
+    """Return the question whether a token counts now."""
+    form = [("token", token)]
+    if chain is not None:
+        form.append((CHAIN, chain.decode("utf-8")))
+    headers = {**_PLAIN, "Authorization": f"Bearer {workload_token}", "Content-Type": _FORM}
+    return Sent(f"{url}/introspect", headers, urlencode(form).encode("ascii"))
+
+
+def read_introspection(status: int, body: bytes) -> dict[str, JSON] | None:
+    """Return what a token says, None for one that does not count; raises ``ServerError``."""
+    answer = _answer(status, body, 200)
+    match answer.get("active"):
+        case True:
+            return answer
+        case False:
+            return None
+    raise _malformed()
 
 
 def read_identity(status: int, body: bytes, agent: str, signer: Ed25519Signer) -> Identity:

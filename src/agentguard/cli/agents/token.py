@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from agentguard.cli.agents import token_parts
-from agentguard.cli.agents.token_exchange import exchange
+from agentguard.cli.agents.token_exchange import exchange, token_in
 from agentguard.cli.agents.token_parts import TokenParts
 from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
@@ -79,6 +79,24 @@ AtOption = Annotated[
         metavar="TIME",
         formats=["%Y-%m-%dT%H:%M:%S%z"],
         help="Verify as of this time; by default now.",
+    ),
+]
+
+
+IntrospectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--introspect",
+        metavar="URL",
+        help="Ask the token service at this URL as well, which knows of revocations.",
+    ),
+]
+WorkloadOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workload-token",
+        metavar="FILE",
+        help="A file with the workload token of this program, for --introspect.",
     ),
 ]
 
@@ -161,17 +179,29 @@ def inspect(source: TokenArgument, *, given: VerificationInput, json: JsonOption
 
 @app.command("verify")
 @_with_options
-def verify(source: TokenArgument, *, given: VerificationInput, json: JsonOption = False) -> None:
+def verify(
+    source: TokenArgument,
+    *,
+    given: VerificationInput,
+    introspect: IntrospectOption = None,
+    workload_token: WorkloadOption = None,
+    json: JsonOption = False,
+) -> None:
     """Verify a token or a delegation as its receiver would.
 
     Exit code 1 if it does not hold. Where there is a state, revocations and a freeze count as well.
     """
+    if (introspect is None) is not (workload_token is None):
+        raise ConfigError("--introspect and --workload-token go together: give both, or none")
     parts = _parts(source, given)
     if parts.lacks_chain:
         message = "the chain of the token is not known: give its file with --chain FILE"
         raise ConfigError(message)
     problem = _problem(parts, _trust(given), given)
     refusal = None if problem is not None else _refusal(parts, given)
+    holds = problem is None and refusal is None
+    if holds and introspect is not None and workload_token is not None:
+        refusal = _told(parts, introspect, workload_token)
     code, what = (problem.code, str(problem)) if problem is not None else refusal or ("", "")
     if json:
         screen.json_line({"ok": not code, "code": code or None, "problem": what or None})
@@ -238,6 +268,22 @@ def _refusal(parts: TokenParts, given: VerificationInput) -> tuple[str, str] | N
         return None
     document = location.trust(where, given.trust).document
     return ledger.current(where.state, where.anchor, document).refusal(parts.names)
+
+
+def _told(parts: TokenParts, service: str, workload_token: Path) -> tuple[str, str] | None:
+    """Return the code and the reason where a token service says that a token does not count now."""
+    # few commands send a request, and the extra brings what the module imports
+    from agentguard.service.client import TokenService  # noqa: PLC0415
+
+    if parts.claims is None or parts.chain is None:
+        raise ConfigError("--introspect is for an access token: leave the option out")
+    shown = token_in(workload_token)
+    chain = canonical.dumps(canonical.loads_object(parts.chain))  # a file may have line feeds
+    with TokenService(service) as asked:
+        said = asked.tokens.introspect(parts.text, workload_token=shown, chain=chain)
+    if said is None:
+        return "token.inactive", "the token service says that the token does not count now"
+    return None
 
 
 def _rows(parts: TokenParts) -> Iterator[tuple[str, str | Text]]:

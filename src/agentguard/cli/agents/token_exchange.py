@@ -103,8 +103,8 @@ def exchange(  # noqa: PLR0913  the options of the command
     # few commands send a request, and the extra brings what the module imports
     from agentguard.service.client import TokenService  # noqa: PLC0415
 
-    user = _token(subject_token)
-    workload = _token(workload_token)
+    user = token_in(subject_token)
+    workload = token_in(workload_token)
     place = nullcontext() if chain is None else files.new(chain, force=True)
     # the file is opened first: an ID-JAG counts once, and would be lost with the chain
     with place as written, TokenService(service) as tokens:
@@ -117,7 +117,7 @@ def exchange(  # noqa: PLR0913  the options of the command
     typer.echo(got.issued.token)  # in one piece: a screen's line would be wrapped
 
 
-def _token(path: Path) -> str:
+def token_in(path: Path) -> str:
     """Return the token in a file; raises ``ConfigError`` for a file without one."""
     data = files.read_or_stdin(path, _MAX_TOKEN + 1).strip()
     if not data or len(data) > _MAX_TOKEN or not data.isascii() or b" " in data:
