@@ -442,6 +442,18 @@ def test_a_file_without_usable_keys_is_refused(sides, text):
     assert run(sides, *keys_of(sides, other())).returncode == 0  # the twin
 
 
+def test_two_logs_that_are_named_the_other_way_round_are_refused(sides):
+    """Nothing would be compared, and the logs would agree."""
+    with sides.open() as opened:
+        opened.send()
+    names = sides.agent.state, sides.server.state
+    environment = {"HOME": str(sides.folder), "LC_ALL": "C.UTF-8", "COLUMNS": "1000"}
+    for states, code in ((names, 0), (names[::-1], 2)):
+        words = ["audit", "match", *states, "--no-verify"]
+        asked = commands.run(words, env=environment, cwd=sides.folder)
+        assert (asked.returncode, "name AGENT first" in asked.stderr) == (code, code == 2)
+
+
 def test_only_requests_that_are_left_out_are_counted_as_such(sides):
     """A request that both logs have is compared, whatever its time and its server."""
     with sides.open() as opened:

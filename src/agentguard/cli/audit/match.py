@@ -175,21 +175,30 @@ class _Filling:
         """Read the receiver's log first, and then the agent's.
 
         The agent's entry is durable before its request is sent. So the agent's log has, when it is
-        read, each request that the receiver's log had when that was read.
+        read, each request that the receiver's log had when that was read. Raises
+        ``typer.BadParameter`` for two logs that are named the other way round.
         """
         names_servers = not self.servers
+        in_receiver: set[str] = set()
+        in_agent: set[str] = set()
         for place, entry in self._entries(at_receiver, "reading the receiver's entry"):
+            in_receiver.add(entry.kind)
             if entry.kind == "received":
                 self._received(place, entry, names_servers=names_servers)
             elif entry.kind == "refused":
                 self._refused(place, entry, names_servers=names_servers)
         for place, entry in self._entries(at_agent, "reading the agent's entry"):
+            in_agent.add(entry.kind)
             if entry.kind == "proof":
                 self._sent(place, entry)
             elif entry.kind == "receipt":
                 noted = self._parsed(read_receipt, entry)
                 if noted is not None:
                     self.table.add_receipt(noted.proof_sha256, place, self._state_of(noted))
+        # a server that is an agent too has all kinds
+        if "proof" in in_receiver - in_agent and not in_receiver & {"received", "refused"}:
+            message = "RECEIVER has what an agent's log has, and AGENT does not: name AGENT first"
+            raise typer.BadParameter(message)
 
     def _state_of(self, noted: ReceiptEntry) -> ReceiptState:
         """Verify the signature of a receipt, if the keys of receipts are known."""
