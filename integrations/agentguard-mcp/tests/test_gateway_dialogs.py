@@ -177,6 +177,18 @@ async def test_a_server_can_neither_open_nor_close_a_dialog_of_the_gateway(recor
         assert code_of((await client.answer(9))["result"]) == "approval.pending"
 
 
+@pytest.mark.parametrize("name", ["x\nRun: rm -rf /", "x\x1b[2J", "x\u202e", "x" * 500])
+async def test_the_name_of_a_tool_says_nothing_of_its_own_in_a_dialog(recorded, ran, name):
+    async with gateway(recorded, asking(ran, wait=0.1, options={"extra": [name]})) as client:
+        await greet(client)
+        client.send("tools/call", {"name": name, "arguments": {}}, id=9)
+        message = (await client.next())["params"]["message"]
+        assert code_of((await client.answer(9))["result"]) == "approval.pending"
+    assert name not in message
+    assert message.isprintable()
+    assert len(message) < 600
+
+
 # --- a client of revision 2026-07-28 --------------------------------------------------------------
 
 

@@ -166,6 +166,22 @@ async def test_a_list_may_need_a_proof(make):
     assert len(listed.tools) == 3
 
 
+@pytest.mark.parametrize("kind", ["sdk", "fastmcp"])
+async def test_the_policy_says_which_tools_a_list_with_a_proof_has(make, kind):
+    def policy(given):
+        is_list = given["action"] == "mcp:tools/list"
+        is_hidden = is_list and given["args"] != {"server": "files", "tool": "look"}
+        return Decision.deny() if is_hidden else Decision.allow()
+
+    scene = make(kind, policy=policy, filter_list=True)
+    async with scene.connect() as client:
+        listed = await scene.within(client.list_tools)
+        tools = listed if isinstance(listed, list) else listed.tools
+        assert [tool.name for tool in tools] == ["look"]
+        await scene.call(client, "pay", {"cents": 3})  # not shown, and allowed
+    assert scene.runs == [(3, "user:alice")]
+
+
 async def test_a_tool_that_fails_has_failed_in_the_log(scene):
     async with scene.connect() as client:
         failed = await scene.call(client, "fail")

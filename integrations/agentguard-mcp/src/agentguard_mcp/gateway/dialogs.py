@@ -17,11 +17,15 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from agentguard import AgentguardError, ApprovalRequest
+from agentguard.adapters import shortened_text, visible_text
 from agentguard_mcp.gateway.messages import OWN, STANDARD, Message, RequestId, is_modern, meta_of
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 
 KEY: Final = f"{OWN}approval"
 """The key of the gateway's own question in ``inputRequests``, and of the answer to it."""
+
+_LONGEST: Final = 128
+"""The characters of a tool's name beyond which a dialog shows the name in part."""
 
 _ENDS: Final = frozenset({"decline", "cancel"})
 _SCHEMA: Final[Mapping[str, Any]] = {"type": "object", "properties": {}}
@@ -111,8 +115,9 @@ def question_first(request: Message, tool: str, waiting: ApprovalRequest) -> Mes
 
 def _question(tool: str, waiting: ApprovalRequest) -> Message:
     identifier = waiting.request_id
+    shown = shortened_text(visible_text(tool), _LONGEST)  # the server has chosen the name
     message = (
-        f"The call of {tool} waits for a person to approve it (request {identifier}). Whoever may "
+        f"The call of {shown} waits for a person to approve it (request {identifier}). Whoever may "
         f"approve answers with: agentguard approvals approve {identifier}. Your answer here "
         "approves nothing. Accept to wait for the approval. Decline to wait no longer."
     )
