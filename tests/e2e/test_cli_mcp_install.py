@@ -68,6 +68,77 @@ def test_a_gateway_is_put_in_front_of_one_server_and_taken_away(domain):
     assert install(domain, "--undo").returncode == 2
 
 
+TWO = """{"mcpServers": {
+    "git":  {"command": "uvx", "args": []},
+    "time": {"command": "uvx", "args": ["mcp-server-time"]},
+    "note": [1, 1.50, true, null]
+} }
+"""
+
+
+def test_all_gateways_taken_away_in_any_order_leave_the_file_as_it_was(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    copy = file.with_name("mcp.json.before-agentguard")
+    for order in (("git", "time"), ("time", "git")):
+        file.write_text(TWO)
+        for name in ("git", "time"):
+            assert install(domain, "--agent", "assistant", name=name).returncode == 0
+            assert copy.read_text() == TWO
+        for name in order:
+            assert install(domain, "--undo", name=name).returncode == 0
+        assert (file.read_text(), copy.read_text()) == (TWO, TWO)
+
+
+def test_what_somebody_changes_between_a_gateway_and_its_undo_stays(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    file.write_text(TWO)
+    assert install(domain, "--agent", "assistant").returncode == 0
+    file.write_text(file.read_text().replace("true", "1").replace('"--", ', '"--", '))
+    assert install(domain, "--undo").returncode == 0
+    assert json.loads(file.read_text()) == json.loads(TWO.replace("true", "1"))
+    assert "1.50, 1, null" in file.read_text()
+    changed = file.read_text()
+    assert install(domain, "--agent", "assistant").returncode == 0  # a copy of its own
+    assert file.with_name("mcp.json.before-agentguard").read_text() == changed
+
+
+BY_HAND = [
+    ["agentguard", "mcp", "run", "--name", "git", "--config", "/srv/agentguard.toml"],
+    ["/opt/bin/agentguard", "mcp", "run", "--agent", "a", "--", "uvx", "mcp-server-git"],
+    ["uv", "run", "--project", "/srv", "agentguard", "mcp", "run", "--name", "git"],
+    ["python3", "-m", "agentguard.cli", "mcp", "run", "--name", "git"],
+    ["sh", "-c", "exec agentguard mcp run --name git"],
+    ["C:\\tools\\agentguard.exe", "mcp", "run"],
+]
+PLAIN = [
+    ["uvx", "mcp-server-git", "--repository", "/srv/agentguard"],
+    ["agentguard-mcp-run", "mcp", "run"],
+    ["uvx", "agentguard", "mcp", "runner"],
+    ["uvx", "docs-of-agentguard", "mcp", "run"],
+]
+
+
+@pytest.mark.parametrize("words", BY_HAND, ids=range(len(BY_HAND)))
+def test_a_gateway_that_somebody_has_written_gets_no_second_one(domain, words):
+    file = domain.home / ".cursor" / "mcp.json"
+    text = json.dumps({"mcpServers": {"git": {"command": words[0], "args": words[1:]}}})
+    file.write_text(text)
+    again = install(domain, "--agent", "assistant")
+    assert (again.returncode, "has a gateway already" in again.stderr) == (2, True), again.stderr
+    undo = install(domain, "--undo")
+    assert (undo.returncode, "take it away by hand" in undo.stderr) == (2, True), undo.stderr
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("words", PLAIN, ids=range(len(PLAIN)))
+def test_a_server_whose_words_only_look_like_a_gateway_gets_one(domain, words):
+    file = domain.home / ".cursor" / "mcp.json"
+    entry = {"command": words[0], "args": words[1:]}
+    file.write_text(json.dumps({"mcpServers": {"git": entry}}))
+    assert install(domain, "--agent", "assistant").returncode == 0
+    assert client_files.is_wrapped(json.loads(file.read_text())["mcpServers"]["git"])
+
+
 def test_a_dry_run_writes_nothing(domain):
     result = install(domain, "--agent", "assistant", "--dry-run")
     assert (result.returncode, "nothing was written" in result.stdout) == (0, True)
@@ -124,7 +195,10 @@ def test_a_gateway_without_a_server_behind_it_can_not_be_taken_away(domain):
     text = json.dumps({"mcpServers": {"git": entry}})
     file.write_text(text)
     result = install(domain, "--undo")
-    assert (result.returncode, "has no gateway" in result.stderr) == (2, True), result.stderr
+    assert (result.returncode, "by hand" in result.stderr) == (2, True), result.stderr
+    file.write_text(text.replace('"run"', '"walk"'))
+    assert "has no gateway" in install(domain, "--undo").stderr
+    file.write_text(text)
     assert file.read_text() == text
     file.write_text(text.replace('"--"', '"--", "uvx"'))
     assert install(domain, "--undo").returncode == 0

@@ -21,6 +21,9 @@ from agentguard.errors import ConfigError
 OURS: Final = ("-m", "agentguard.cli", "mcp", "run")
 """How the arguments of an entry begin that starts a gateway."""
 
+_GATEWAY: Final = re.compile(
+    r"""(?:^|[\s/\\"'])agentguard(?:\.exe|\.cli)?["']?\s+mcp\s+run(?![^\s"'])"""
+)
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _DECODER: Final = json.JSONDecoder()
@@ -82,7 +85,48 @@ def entry_of(text: str, member: str, server: str, source: str) -> dict[str, Any]
 def is_wrapped(entry: Mapping[str, Any]) -> bool:
     """Return whether an entry starts a gateway that ``wrapped`` has put there."""
     arguments = entry.get("args", [])
-    return tuple(arguments[: len(OURS)]) == OURS and "--" in arguments[:-1]
+    return (
+        isinstance(arguments, list)
+        and tuple(arguments[: len(OURS)]) == OURS
+        and "--" in arguments[:-1]
+    )
+
+
+def has_gateway(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry starts a gateway, by ``wrapped`` or as somebody has written it.
+
+    Another program may start the gateway: ``uv run agentguard mcp run``, or a shell's ``-c``.
+    """
+    return _GATEWAY.search(" ".join([entry["command"], *entry.get("args", [])])) is not None
+
+
+def has_wrapped(text: str, member: str) -> bool:
+    """Return whether any entry in a valid file starts a gateway that ``wrapped`` has put there."""
+    servers = json.loads(text)[member].values()
+    return any(isinstance(one, dict) and is_wrapped(one) for one in servers)
+
+
+def original(text: str, member: str, server: str, plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry that a copy of the file has of a server, if this is the server ``plain``.
+
+    ``unwrapped`` does not know whether the entry had an empty list of arguments or none. Returns
+    ``plain`` where the copy has another entry, or can't be read.
+    """
+    try:
+        entry = entry_of(text, member, server, "the copy")
+    except ConfigError:
+        return plain
+    return (
+        entry if _same({**entry, "args": entry.get("args", [])}, {"args": [], **plain}) else plain
+    )
+
+
+def is_same_document(one: str, other: str) -> bool:
+    """Return whether two JSON texts say the same, whatever their white space and order."""
+    try:
+        return _same(json.loads(one), json.loads(other))
+    except (ValueError, RecursionError):
+        return False
 
 
 def wrapped(entry: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
@@ -134,6 +178,11 @@ def _span(text: str, path: Sequence[str]) -> tuple[int, int]:
             place = _skip(text, _skip(text, place) + 1)  # behind the comma
     _value, end = _DECODER.raw_decode(text, place)
     return place, end
+
+
+def _same(one: object, other: object) -> bool:
+    """Return whether two values are the same JSON; for Python, 1 and true are equal."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _skip(text: str, place: int) -> int:

@@ -18,7 +18,7 @@ from agentguard.errors import ConfigError
 from agentguard.storage import files
 
 BACKUP: Final = ".before-agentguard"
-"""What is added to the name of the file for the copy of the file as it was."""
+"""What is added to the name of the file for the copy of the file as it was, a private one."""
 
 
 def install(
@@ -45,9 +45,9 @@ def install(
 ) -> None:
     """Put a gateway in front of a server that an MCP client has in its configuration.
 
-    Changes the entry of this one server, and leaves the rest of the file as it is. The file as it
-    was is kept beside it (.before-agentguard). The client has to be started anew. A server with a
-    URL, and a file with comments, can't be changed.
+    Changes the entry of this one server, and leaves the rest of the file as it is. A copy beside
+    the file (.before-agentguard) is the file as it was before the first gateway. The client has to
+    be started anew. A server with a URL, and a file with comments, can't be changed.
     """
     if client not in client_files.CLIENTS:
         known = ", ".join(client_files.CLIENTS)
@@ -58,11 +58,9 @@ def install(
     text = data.decode()
     entry = client_files.entry_of(text, known_client.member, name, str(path))
     if undo:
-        if not client_files.is_wrapped(entry):
-            raise ConfigError(f"{path}: {name} has no gateway of agentguard's in front of it")
-        changed = client_files.unwrapped(entry)
+        changed = _without_gateway(path, known_client.member, name, entry)
     else:
-        if client_files.is_wrapped(entry):
+        if client_files.has_gateway(entry):
             raise ConfigError(f"{path}: {name} has a gateway already; --undo takes it away")
         changed = client_files.wrapped(entry, _options(config, name, agent, principal))
     _show("before", entry)
@@ -71,7 +69,15 @@ def install(
         screen.line("nothing was written")
         return
     written = client_files.replaced(text, (known_client.member, name), changed)
-    _write(path, data, written.encode())
+    copy = _copy_of(path)
+    if undo:
+        restored = copy is not None and client_files.is_same_document(written, copy)
+        _write(path, (copy if copy is not None and restored else written).encode())
+    else:
+        # the copy is of the file as it was before the first gateway
+        if copy is None or not client_files.has_wrapped(text, known_client.member):
+            files.replace(_copy_path(path), data)
+        _write(path, written.encode())
     screen.line(f"changed {name} in {location.from_home(path)}: start {client} anew")
 
 
@@ -104,11 +110,34 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _write(path: Path, before: bytes, after: bytes) -> None:
-    """Write the file whole or not at all, with the mode that it had, and a private copy of it."""
+def _without_gateway(path: Path, member: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry as it was before the gateway; raises ``ConfigError``."""
+    if not client_files.is_wrapped(entry):
+        if client_files.has_gateway(entry):
+            message = f"{path}: somebody has put the gateway of {name} there; take it away by hand"
+            raise ConfigError(message)
+        raise ConfigError(f"{path}: {name} has no gateway of agentguard's in front of it")
+    plain = client_files.unwrapped(entry)
+    copy = _copy_of(path)
+    return plain if copy is None else dict(client_files.original(copy, member, name, plain))
+
+
+def _copy_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}{BACKUP}")
+
+
+def _copy_of(path: Path) -> str | None:
+    """Return the copy of the file, None for no copy or one that can't be read."""
+    try:
+        return files.read(_copy_path(path)).decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file whole or not at all, with the mode that it had."""
     mode = stat.S_IMODE(path.stat().st_mode)
-    files.replace(path.with_name(f"{path.name}{BACKUP}"), before)
-    files.replace(path, after)
+    files.replace(path, data)
     path.chmod(mode)
 
 
