@@ -21,6 +21,7 @@ from agentguard import (
     Guard,
 )
 from agentguard.domain import config, domain
+from agentguard.proof import ProofStore, Receiver, proof_headers, prove_request
 
 POLICY_INPUTS: list[Any] = []
 ROLES = {"reader": {"scope": ["read"]}, "writer": {"scope": ["read", "write"]}}
@@ -95,6 +96,27 @@ def test_the_policy_sees_how_the_principal_was_known(guard, provider):
         agent.call(tool)
     assert "subject_token" not in POLICY_INPUTS[-1]["delegation"]
     assert guard.verify().problems == ()
+
+
+def test_a_tools_server_sees_who_vouches_for_the_user(guard, provider, tmp_path):
+    url = "https://payments.example"
+    receiver = Receiver(url, guard.trust, ProofStore(tmp_path / "proofs.sqlite"))
+    seen: list[Any] = []
+
+    def ask():
+        headers = proof_headers(prove_request("GET", f"{url}/", b"")).items()
+        seen.append(receiver.verify("GET", "/", "", headers, b""))
+
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="read")(ask)
+    with lend(guard, provider.token(), audience=[url]):
+        agent.call(tool)
+    with guard.delegate("user:alice", scope=["read"], audience=[url]):  # the twin
+        agent.call(tool)
+    assert {caller.principal for caller in seen} == {"user:alice"}
+    by_token, by_word = (caller.chain.root for caller in seen)
+    assert (by_token.assurance, by_token.subject_token.issuer) == ("oidc", ISSUER)
+    assert by_token.subject_token.auth_time == LOGGED_IN
+    assert (by_word.assurance, by_word.subject_token) == ("application", None)
 
 
 def test_the_token_itself_is_in_no_entry(guard, provider):
