@@ -147,6 +147,16 @@ async def test_other_methods_and_paths_are_not_served(recorded):
             assert (await client.http.post(url, json={}, headers=TYPES)).status_code == 404
 
 
+@pytest.mark.parametrize("method", ["initialize", "logging/setLevel", "ping"])
+async def test_nobody_changes_the_server_of_all_callers_by_an_old_request(recorded, method):
+    async with served(recorded) as gateway:
+        client = gateway.caller()
+        refused = await client.single(method, HELLO)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, -32601)
+        found = await client.single("server/discover")
+        assert found.json()["result"]["method"] == "server/discover"
+
+
 async def test_a_session_is_initialised_once_and_needs_its_name(recorded):
     async with served(recorded) as gateway:
         client = await gateway.caller().begin()

@@ -29,6 +29,20 @@ HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
 """A revision that is not served (MCP 2026-07-28, "Error Codes")."""
 
+REMOVED: Final = frozenset(
+    {
+        "initialize",
+        "logging/setLevel",
+        "ping",
+        "resources/subscribe",
+        "resources/unsubscribe",
+    }
+)
+"""The requests that revision 2026-07-28 does not have any more.
+
+A server that took ``initialize`` on the connection that callers share would speak another revision.
+"""
+
 STATUS: Final[Mapping[int, int]] = {
     answers.PARSE_ERROR: 400,
     answers.INVALID_REQUEST: 400,
@@ -154,7 +168,8 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
     """Raise ``RefusedRequestError`` (400) unless a request without a session is whole.
 
     ``_meta`` names the revision and the client's capabilities, and the headers say the same as the
-    body. MCP 2026-07-28, "Streamable HTTP", "Standard request headers".
+    body. MCP 2026-07-28, "Streamable HTTP", "Standard request headers". A request that the revision
+    does not have any more is refused with 404.
     """
     meta, params = meta_of(message), message.get("params", {})
     for key in ("protocolVersion", "clientCapabilities"):
@@ -175,6 +190,9 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
             text = f"the header {name} is missing, or says something else than the body"
             raise RefusedRequestError(400, text, code=HEADER_MISMATCH)
     require_served(revision)
+    if method in REMOVED:
+        text = f"revision {revision} has no {method}"
+        raise RefusedRequestError(404, text, code=answers.METHOD_NOT_FOUND)
 
 
 def require_served(revision: str) -> None:
