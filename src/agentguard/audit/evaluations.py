@@ -33,7 +33,6 @@ MAX_STATEMENT: Final = 128 * 1024
 """The most bytes of a statement: whoever asks for evaluations makes the log grow."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CALL_MEMBERS: Final = (
     "agent",
     "principal",
@@ -225,7 +224,7 @@ def _read(payload: bytes) -> LoggedEvaluation:
         } if (
             not others
             and (evaluation_id is None or _ID.fullmatch(evaluation_id))
-            and all(one is None or _SHA256.fullmatch(one) for one in (chain, arguments))
+            and all(one is None or canonical.is_sha256(one) for one in (chain, arguments))
             and (isinstance(engine, dict) or (engine is None and decision == "deny"))
         ):
             return LoggedEvaluation(

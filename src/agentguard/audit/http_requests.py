@@ -21,10 +21,9 @@ from agentguard.audit.summary import Summary
 from agentguard.call.releases import ProofRecord, ReleaseSubject, RequestRecord
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON, is_integer, is_sha256
 
 _METHOD: Final = re.compile(r"[ -~]{1,128}")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _ASSURANCES: Final = ("wpt", "dpop", "call")
 
 
@@ -268,7 +267,7 @@ def _read_token(value: JSON) -> tuple[str, str]:
 
 
 def _digest(value: JSON) -> str:
-    if isinstance(value, str) and _DIGEST.fullmatch(value):
+    if is_sha256(value):
         return value
     raise _malformed("a digest")
 

@@ -7,8 +7,7 @@ the client knew before. Whoever has the key can verify the signature again.
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from agentguard.audit import records
 from agentguard.audit.entry import Entry
@@ -18,9 +17,7 @@ from agentguard.audit.summary import Summary
 from agentguard.call.releases import ReleaseSubject
 from agentguard.errors import DecodeError
 from agentguard.signing import jws
-from agentguard.signing.canonical import is_integer
-
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+from agentguard.signing.canonical import is_integer, is_sha256
 
 
 class ReceiptEntry(NamedTuple):
@@ -79,6 +76,5 @@ def status_of(entry: ReceiptEntry) -> int:
 
 
 def _require_receipt_of(token: str, proof_sha256: str) -> None:
-    is_digest = _DIGEST.fullmatch(proof_sha256) is not None
-    if not is_digest or jws.parse(token).claims().get("prf") != proof_sha256:
+    if not is_sha256(proof_sha256) or jws.parse(token).claims().get("prf") != proof_sha256:
         raise DecodeError("the receipt is of another request", code="entry.malformed")

@@ -21,7 +21,7 @@ from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
 from agentguard.signing import canonical, jws
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON, is_integer, is_sha256
 from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "ag-hop+jwt"
@@ -43,7 +43,6 @@ _LONGEST_KEPT: Final = 1024
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
 # the name of a trust domain, an agent instance or an audience; a principal's name is stricter
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _CLAIMS: Final = frozenset(
     {
@@ -296,7 +295,7 @@ def _check(grant: Grant) -> None:
         raise _malformed("its subject_token does not say which token of the principal was verified")
     if not jws.is_jti(grant.jti) or not _THUMBPRINT.match(grant.key_id):
         raise _malformed("its jti or cnf.jkt has not the form of one")
-    if grant.parent is not None and not _SHA256.match(grant.parent):
+    if grant.parent is not None and not is_sha256(grant.parent):
         raise _malformed("its par is no SHA-256")
     if not 0 <= grant.issued_at < grant.expires_at <= LATEST:
         raise _malformed("its times are no times")

@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from agentguard.signing.canonical import JSON
+from agentguard.signing.canonical import JSON, is_sha256
 
 _TEXT: Final = re.compile(r"[\x20-\x7e]{1,1024}\Z")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class ViaToken(NamedTuple):
@@ -58,6 +57,4 @@ def parse(value: JSON | Mapping[str, JSON]) -> ViaToken | None:
 def is_sound(read: ViaToken) -> bool:
     """Whether a hop can have these values: texts in printable ASCII, and a digest."""
     texts = (read.issuer, read.subject, read.token_id)
-    return _SHA256.match(read.sha256) is not None and all(
-        _TEXT.match(text) for text in texts if text is not None
-    )
+    return is_sha256(read.sha256) and all(_TEXT.match(text) for text in texts if text is not None)

@@ -12,13 +12,12 @@ from typing import Final, NamedTuple
 from agentguard.call.releases import RequestRecord
 from agentguard.errors import ProofError
 from agentguard.proof.target import Target
-from agentguard.signing.canonical import JSON, sha256_hex
+from agentguard.signing.canonical import JSON, is_sha256, sha256_hex
 
 CLAIM: Final = "urn:agentguard:request"
 """The claim with the method, the path, the query, the body's digest and the call's digest."""
 
 _METHOD: Final = re.compile(r"[A-Z]{1,32}")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BoundRequest(NamedTuple):
@@ -39,10 +38,10 @@ class BoundRequest(NamedTuple):
         if not isinstance(method, str) or not _METHOD.fullmatch(method):
             message = "the method of a request is 1 to 32 capital letters"
             raise ProofError(message, code="proof.malformed")
-        if not is_digest(body_sha256):
+        if not is_sha256(body_sha256):
             message = "the digest of a body is 64 hex digits"
             raise ProofError(message, code="proof.malformed")
-        return cls(method, Target.parse(url), str(body_sha256))
+        return cls(method, Target.parse(url), body_sha256)
 
     @property
     def record(self) -> RequestRecord:
@@ -60,8 +59,3 @@ class BoundRequest(NamedTuple):
             "body_sha256": self.body_sha256,
             "invocation_sha256": invocation_sha256,
         }
-
-
-def is_digest(value: object) -> bool:
-    """Whether a value is a SHA-256 in hex."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None

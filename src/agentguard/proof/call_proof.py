@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 from agentguard.call.releases import RequestRecord
 from agentguard.errors import EncodeError, ProofError
 from agentguard.proof import headers, wpt
-from agentguard.proof.bound_request import is_digest
 from agentguard.proof.headers import PresentedCaller
 from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import canonical, jws
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON, is_integer, is_sha256
 from agentguard.signing.keys import Signer
 
 TYPE: Final = "ag-call+jwt"
@@ -81,9 +80,9 @@ class BoundCall(NamedTuple):
             raise _malformed(f"the method of a request has 1 to {MAX_METHOD} characters")
         if not method.isascii() or not method.isprintable():
             raise _malformed("the method of a request is printable ASCII")
-        if not is_digest(params_sha256):
+        if not is_sha256(params_sha256):
             raise _malformed("the digest of the parameters is 64 hex digits")
-        return cls(audience, method, str(params_sha256))
+        return cls(audience, method, params_sha256)
 
     @property
     def record(self) -> RequestRecord:
@@ -218,7 +217,7 @@ def verify(
     if claims.keys() != _CLAIMS:
         raise _malformed("the claims are not those of a call proof")
     issued_at, invocation = claims["iat"], claims["inv"]
-    if not is_integer(issued_at) or not is_digest(invocation):
+    if not is_integer(issued_at) or not is_sha256(invocation):
         raise _malformed("the proof has no time, or names no digest of a call")
     is_early = issued_at > at + wpt.MAX_LIFETIME - wpt.LIFETIME
     if is_early or not 0 < claims["exp"] - issued_at <= wpt.MAX_LIFETIME:

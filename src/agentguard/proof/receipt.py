@@ -17,10 +17,9 @@ from agentguard.errors import (
     ProofError,
     VerificationError,
 )
-from agentguard.proof.bound_request import is_digest
 from agentguard.proof.target import Target, parse_audience
 from agentguard.signing import jws
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON, is_integer, is_sha256
 from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "ag-receipt+jwt"
@@ -104,7 +103,7 @@ def verify_signature(token: str, keys: Sequence[PublicKey]) -> SignedAnswer:
     key, claims = _signed(token, keys)
     if claims.keys() == _CLAIMS and is_integer(claims["iat"]) and is_integer(claims["status"]):
         server, proof, body = (claims[name] for name in ("iss", "prf", "bdg"))
-        if isinstance(server, str) and is_digest(proof) and is_digest(body):
+        if isinstance(server, str) and is_sha256(proof) and is_sha256(body):
             return SignedAnswer(server, Answer(proof, claims["status"], body), key.thumbprint)
     raise ProofError("the claims are not those of a receipt", code="receipt.malformed")
 

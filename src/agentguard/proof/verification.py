@@ -22,11 +22,12 @@ from agentguard.errors import AgentguardError, DecodeError, ProofError, Verifica
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import dpop, headers, wpt
-from agentguard.proof.bound_request import BoundRequest, is_digest
+from agentguard.proof.bound_request import BoundRequest
 from agentguard.proof.evidence import KnownCaller, RequestEvidence, evidence_of
 from agentguard.proof.headers import PresentedCaller
 from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import jws
+from agentguard.signing.canonical import is_sha256
 from agentguard.visible import visible_text
 
 Assurance = Literal["wpt", "dpop", "call"]
@@ -290,7 +291,7 @@ def _verified_token(
     else:
         # the digest only selects a chain; the token is verified with the chain
         named: Any = jws.parse(text).claims().get(CHAIN_CLAIM)
-        if not is_digest(named):
+        if not is_sha256(named):
             raise DecodeError("not an access token: it names no chain", code="token.malformed")
         stored = None if chains is None else chains.chain(named)
         if stored is None:

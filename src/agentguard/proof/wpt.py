@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ProofError
-from agentguard.proof.bound_request import CLAIM, BoundRequest, is_digest
+from agentguard.proof.bound_request import CLAIM, BoundRequest
 from agentguard.signing import jws
-from agentguard.signing.canonical import JSON, b64url_encode, is_integer
+from agentguard.signing.canonical import JSON, b64url_encode, is_integer, is_sha256
 from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "wpt+jwt"
@@ -101,7 +101,7 @@ def verify(
     if claims.keys() != _CLAIMS | {CLAIM} or not isinstance(bound, dict):
         raise _malformed("its claims are not those of a proof that is bound to a request")
     invocation: Any = bound.get("invocation_sha256")
-    if not is_digest(invocation):
+    if not is_sha256(invocation):
         raise _malformed("it names no digest of a call")
     if bound != request.claim(invocation):
         message = "the proof is for another method, path, query or body"

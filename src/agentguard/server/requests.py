@@ -7,7 +7,6 @@ do, ``[clients]`` says: each function asks before it acts.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -50,7 +49,6 @@ _TERMS: Final = (
 _DONE: Final = Frame({})
 _MOST_NAMES: Final = 256
 _LONGEST_NAME: Final = 1024
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 # --- agents, tools, delegations ---------------------------------------------------------------
@@ -288,7 +286,7 @@ def _unknown(request: ApprovalRequest) -> ApprovalError:
 def _key(header: Header) -> str:
     """Return the key of a request in the store, which is a digest and no path of a file."""
     key = values.text(header.get("key"))
-    if not _DIGEST.fullmatch(key):
+    if not canonical.is_sha256(key):
         raise DecodeError("the key of a request is 64 hex digits", code="frame.malformed")
     return key
 

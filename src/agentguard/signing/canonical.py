@@ -38,6 +38,7 @@ _BOM: Final = "\ufeff"
 # The tail is possessive and the closing quote optional, so that an unterminated string is one match
 # and the scan takes linear time on hostile text.
 _STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 # Between these bounds orjson and RFC 8785 encode a float alike, unless it is integral: orjson
 # appends ".0", and uses exponents at smaller magnitudes. The upper bound excludes infinity.
@@ -161,6 +162,11 @@ def digest(value: object) -> str:
 def sha256_hex(data: bytes) -> str:
     """Return the hex SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
+
+
+def is_sha256(value: object) -> TypeGuard[str]:
+    """Whether a value has the form of a SHA-256 in hex, as ``sha256_hex`` returns it."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def b64url_encode(data: bytes) -> str:

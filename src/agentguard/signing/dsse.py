@@ -8,7 +8,6 @@ their payloads (records.md, "Joint signatures"). ``jws.py`` signs tokens.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +22,6 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 """The ``_type`` of an in-toto Statement, version 1."""
 
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ENVELOPE: Final = frozenset({"payload", "payloadType", "signatures"})
 _SIGNATURE: Final = frozenset({"keyid", "sig"})
 _JOINT_ENVELOPE: Final = _ENVELOPE | {"joint"}
@@ -207,11 +205,9 @@ def parse_statement(payload: bytes, kind: str) -> Statement:
         sha256, name = subject["digest"]["sha256"], subject["name"]
     except (LookupError, TypeError):
         raise _other_statement(kind) from None
-    if (
-        not (isinstance(predicate, dict) and isinstance(sha256, str) and isinstance(name, str))
-        or _SHA256.fullmatch(sha256) is None
-        or value != _members(kind, sha256, name, predicate)
-    ):
+    if not (
+        isinstance(predicate, dict) and canonical.is_sha256(sha256) and isinstance(name, str)
+    ) or value != _members(kind, sha256, name, predicate):
         raise _other_statement(kind)
     return Statement(sha256, name, predicate)
 
@@ -240,8 +236,8 @@ def _parse_joint(value: JSON) -> JointSignature:
         subjects = value["subjects"]
         key_id, signature = _parse_signature({"keyid": value["keyid"], "sig": value["sig"]})
         if isinstance(subjects, list) and 1 < len(subjects) <= MAX_SUBJECTS:
-            digests = tuple([one for one in subjects if isinstance(one, str)])
-            if all(map(_SHA256.fullmatch, digests)) and len(set(digests)) == len(subjects):
+            digests = tuple([one for one in subjects if canonical.is_sha256(one)])
+            if len(set(digests)) == len(subjects):
                 return JointSignature(key_id, signature, digests)
     message = f"a joint signature has keyid, sig and 2 to {MAX_SUBJECTS} subjects, none twice"
     raise _malformed(message)

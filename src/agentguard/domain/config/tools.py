@@ -6,11 +6,10 @@ A ``ToolConfig`` replaces parts of the specification that the code gives a tool.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
@@ -18,8 +17,7 @@ from agentguard.call.tool import ToolSpec
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DecodeError
 from agentguard.paths import Folder
-
-_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+from agentguard.signing.canonical import is_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def read_tool(table: Table) -> ToolConfig:
         origin=table.text("origin", "") or None,
         schema=table.text("schema", "") or None,
     )
-    if config.schema is not None and not _SHA256.match(config.schema):
+    if config.schema is not None and not is_sha256(config.schema):
         message = (
             "the SHA-256 of a schema, 64 hex digits in lower case, as in a denial (tool.changed) "
             "or in the output of agentguard doctor --graph MODULE:GRAPH"
