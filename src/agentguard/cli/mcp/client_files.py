@@ -95,7 +95,7 @@ def is_wrapped(entry: Mapping[str, Any]) -> bool:
 def has_gateway(entry: Mapping[str, Any]) -> bool:
     """Return whether an entry starts a gateway, by ``wrapped`` or as somebody has written it.
 
-    Another program may start the gateway: ``uv run agentguard mcp run``, or a shell's ``-c``.
+    Another program may start the gateway: ``uv run``, or a shell with ``-c``.
     """
     return _GATEWAY.search(" ".join([entry["command"], *entry.get("args", [])])) is not None
 
