@@ -105,6 +105,35 @@ def test_a_principal_is_lent_to_this_machine_alone(domain, serve):
     assert "everybody who reaches the address could call tools" in " ".join(refused.stderr.split())
 
 
+ISSUER = """
+[issuers.acme]
+issuer = "https://login.example"
+jwks_file = "keys.json"
+audience = ["AUDIENCE"]
+algorithms = ["RS256"]
+"""
+URL = 'listen = "127.0.0.1:0"\nurl = "https://mcp.example/mcp"'
+USERS = '[issuers.acme.users]\nclaim = "sub"\n'
+
+
+@pytest.mark.parametrize(
+    ("serve", "issuer", "more", "said"),
+    [
+        (URL, "", "", "there is no [issuers.acme]"),
+        (URL, ISSUER, "", "[issuers.acme.users] has to say"),
+        (URL, ISSUER, USERS + 'token = "ID"\n', "[issuers.acme.users] has to say"),
+        (URL, ISSUER, USERS, "add 'https://mcp.example/mcp' to audience"),
+        ("", ISSUER, USERS, "name the url of the gateway"),
+    ],
+)
+def test_tokens_that_could_never_count_are_a_mistake(domain, serve, issuer, more, said):
+    table(domain, "", f'{serve}\n[mcp.files.oauth]\nissuers = ["acme"]\n{issuer}{more}')
+    refused = domain.run("mcp", "serve", "--name", "files")
+    assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), (
+        refused.stderr
+    )
+
+
 @pytest.mark.parametrize(
     "serve",
     [

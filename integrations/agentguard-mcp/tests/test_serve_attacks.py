@@ -13,7 +13,7 @@ from http_scene import HELLO, TYPES, call_of, served, single
 
 from agentguard import ConfigError
 from agentguard.testing import RecordedGuard
-from agentguard_mcp.gateway.front import MAX_BODY
+from agentguard_mcp.gateway.asgi import MAX_BODY
 
 ROUTED = {
     "type": "object",

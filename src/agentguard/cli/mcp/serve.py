@@ -19,6 +19,7 @@ from agentguard.cli.mcp.gateway import (
     Server,
     TaskOption,
 )
+from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.domain.config import Config
@@ -63,8 +64,9 @@ def serve(  # noqa: PLR0913  the options of the command
     server = gateway.server_of(settings, name, command or (), upstream)
     caller = gateway.Caller(agent, principal, task)
     gateway.require_caller(server, caller)
-    front = _front(package, server, listen)
     chosen = gateway.settings_of(settings, server, caller, env or ())
+    oauth = oauth_of(package, settings, server, chosen.agent)
+    front = _front(package, server, listen, oauth)
     _require_known_callers(settings, server, chosen, front)
     pins = gateway.pins_or_warning(settings, server)
     chosen = gateway.settings_of(settings, server, caller, env or (), pins)
@@ -78,7 +80,7 @@ def _say(place: Any) -> None:
     screen.line(f"serving at {place.url}")
 
 
-def _front(package: Any, server: Server, listen: str | None) -> Any:
+def _front(package: Any, server: Server, listen: str | None, oauth: Any) -> Any:
     """Return where the gateway listens; raises ``ConfigError``."""
     table = server.table.serve
     host, port = table.host, table.port
@@ -102,6 +104,7 @@ def _front(package: Any, server: Server, listen: str | None) -> Any:
         origins=table.origins,
         sessions=table.sessions,
         idle=table.idle,
+        oauth=oauth,
     )
 
 
@@ -111,14 +114,15 @@ def _require_known_callers(config: Config, server: Server, settings: Any, front:
     That is for this machine alone, and for a named principal or an agent with authority of its own.
     Raises ``ConfigError``.
     """
-    if settings.proofs is not None:
+    if settings.proofs is not None or front.oauth is not None:
         return
     where = f"[mcp.{server.name}] of {config.source}"
     is_here = front.url is None or front.url.startswith("http://")
     if not is_loopback(front.host) or not is_here:
         message = (
-            f"everybody who reaches the address could call tools: have callers prove their calls "
-            f"(audience and proofs in {where}), or listen on loopback alone, without a public url"
+            "everybody who reaches the address could call tools: ask for tokens of users "
+            f"([mcp.{server.name}.oauth]), have callers prove their calls (audience and proofs in "
+            f"{where}), or listen on loopback alone, without a public url"
         )
         raise ConfigError(message)
     profile = config.agents.get(settings.agent)
@@ -126,7 +130,7 @@ def _require_known_callers(config: Config, server: Server, settings: Any, front:
     if settings.principal is None and not is_own and config.server is None:
         message = (
             f"nobody says for whom the agent {settings.agent} acts: name a principal in {where}, "
-            "or give the agent authority = 'own', or have callers prove their calls (audience and "
-            "proofs)"
+            "or give the agent authority = 'own', or ask for tokens of users "
+            f"([mcp.{server.name}.oauth])"
         )
         raise ConfigError(message)

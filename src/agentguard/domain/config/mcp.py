@@ -13,7 +13,12 @@ from typing import Final
 
 from agentguard import base_url
 from agentguard.delegation.grant import is_audience
-from agentguard.domain.config.mcp_serve import McpServeConfig, read_mcp_serve
+from agentguard.domain.config.mcp_serve import (
+    McpOAuthConfig,
+    McpServeConfig,
+    read_mcp_oauth,
+    read_mcp_serve,
+)
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
@@ -43,7 +48,8 @@ class McpConfig:
     proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
     ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
     ``recheck`` and ``wait`` are in seconds. With ``elicit``, the user of a client hears of a call
-    that waits for an approval. ``serve`` says where clients reach the gateway over HTTP.
+    that waits for an approval. ``serve`` says where clients reach the gateway over HTTP, and
+    ``oauth`` that each request needs a token, None for requests without tokens.
     """
 
     command: tuple[str, ...] = ()
@@ -68,6 +74,7 @@ class McpConfig:
     wait: int = 0
     elicit: bool = False
     serve: McpServeConfig = field(default_factory=McpServeConfig)
+    oauth: McpOAuthConfig | None = None
 
 
 def require_server_name(name: str) -> str:
@@ -162,6 +169,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         wait=table.number("wait") or 0,
         elicit=table.boolean("elicit", default=False),
         serve=read_mcp_serve(table.table("serve"), resolve),
+        oauth=read_mcp_oauth(table.table("oauth")) if "oauth" in table.names() else None,
     )
     if server.elicit and not server.wait:
         raise table.mistake("elicit", "a wait, about which the user hears: wait = 120")

@@ -1,6 +1,6 @@
-"""Reads ``[mcp.NAME.serve]``: a gateway that clients reach over HTTP.
+"""Reads ``[mcp.NAME.serve]`` and ``[mcp.NAME.oauth]``: a gateway that clients reach over HTTP.
 
-``agentguard mcp serve`` reads this table (docs/how-to/mcp-serve.md). No guard does.
+``agentguard mcp serve`` reads these tables (docs/how-to/mcp-serve.md). No guard does.
 """
 
 from __future__ import annotations
@@ -52,6 +52,20 @@ class McpServeConfig:
     idle: float = IDLE
 
 
+@dataclass(frozen=True, slots=True)
+class McpOAuthConfig:
+    """``[mcp.NAME.oauth]``: that each request needs an access token of a user.
+
+    ``issuers`` are names in ``[issuers]``. ``scopes`` are those that a client asks for at first.
+    ``scope_claim`` is the claim with the scopes of the token, empty where tokens have none that
+    count.
+    """
+
+    issuers: tuple[str, ...]
+    scopes: tuple[str, ...] = ()
+    scope_claim: str = "scope"
+
+
 def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConfig:
     """Read ``[mcp.NAME.serve]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
     host, port = _listen(table)
@@ -75,6 +89,17 @@ def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConf
         sessions,
         table.seconds("idle", IDLE),
     )
+    table.reject_unknown()
+    return config
+
+
+def read_mcp_oauth(table: Table) -> McpOAuthConfig:
+    """Read ``[mcp.NAME.oauth]``; raises ``ConfigError``."""
+    issuers = table.texts("issuers", ())
+    if not issuers:
+        raise table.mistake("issuers", "the names of one or more tables [issuers.NAME]")
+    scopes = tuple(sorted(table.scope("scopes")))
+    config = McpOAuthConfig(issuers, scopes, table.text("scope_claim", "scope"))
     table.reject_unknown()
     return config
 

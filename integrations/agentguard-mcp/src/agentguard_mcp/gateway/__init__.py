@@ -7,7 +7,7 @@ the gateway as if the gateway were the server. Each ``tools/call``, ``resources/
 
 from __future__ import annotations
 
-from agentguard_mcp.gateway.front_settings import FrontSettings
+from agentguard_mcp.gateway.front_settings import FrontSettings, OAuth
 from agentguard_mcp.gateway.pins import Difference, Pins, compare
 from agentguard_mcp.gateway.probe import list_tools
 from agentguard_mcp.gateway.settings import Proofs, Settings
@@ -17,6 +17,7 @@ from agentguard_mcp.gateway.upstream import environment
 __all__ = [
     "Difference",
     "FrontSettings",
+    "OAuth",
     "Pins",
     "Proofs",
     "Settings",

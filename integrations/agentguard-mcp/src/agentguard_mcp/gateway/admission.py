@@ -1,7 +1,7 @@
 """``Admission``: which HTTP requests reach a gateway, and for whom.
 
-Without tokens, whoever reaches the address is the caller that the settings name. ``bearer.py`` asks
-for a token of each request.
+Without tokens, whoever reaches the address is the caller whom the settings or a proof name.
+``bearer.py`` asks for a token of each request.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import NamedTuple, Protocol
 
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.senders import Sender, User
+from agentguard_mcp.messages import CODE
 
 
 class Admitted(NamedTuple):
     """The caller of a request: ``owner`` tells callers apart, None where nobody tells them apart.
 
-    ``user`` has come with a token; None without tokens.
+    ``user`` has come with a token, which counts until ``ends_at`` (Unix time); None without tokens.
     """
 
     owner: str | None
     user: User | None = None
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Admission(Protocol):
     def metadata(self, path: str, /) -> bytes | None:
         """Return the metadata of the resource at a path (RFC 9728), None for another path."""
 
+    def close(self) -> None:
+        """Admit nobody any more."""
+
 
 class OpenAdmission:
     """Admits each request that has reached the address."""
@@ -59,3 +64,27 @@ class OpenAdmission:
     def metadata(self, _path: str) -> bytes | None:
         """Return None: nothing asks for tokens."""
         return None
+
+    def close(self) -> None:
+        """Keep nothing: there is nothing to close."""
+
+
+class ProofAdmission(OpenAdmission):
+    """Admits each request: the call itself verifies the proof, which names ``audience``."""
+
+    def __init__(self, audience: str) -> None:
+        self._audience = audience
+
+    def refusal_of(self, answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
+        """Return status 401 for a call without a token that counts here (RFC 9110, 15.5.2)."""
+        code = code_of(answer)
+        if code != "proof.missing" and not str(code).startswith("token."):
+            return None
+        challenge = f'Agentguard-Call-Proof audience="{self._audience}"'
+        return Refusal(401, {"www-authenticate": challenge})
+
+
+def code_of(answer: Message) -> object:
+    """Return the reason code of the gateway's own answer, None for an answer of the server."""
+    meta = answer.get("result", {}).get("_meta", answer.get("error", {}).get("data"))
+    return meta.get(CODE) if isinstance(meta, dict) else None

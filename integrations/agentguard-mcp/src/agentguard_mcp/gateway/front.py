@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import time
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
-
-import orjson
+from typing import Any, Final
 
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.admission import Admission, Admitted
+from agentguard_mcp.gateway.asgi import Http, Receive, Scope, Send, body_of, gone_from
 from agentguard_mcp.gateway.front_settings import Place
 from agentguard_mcp.gateway.http_request import (
     LEGACY,
@@ -40,54 +40,15 @@ from agentguard_mcp.gateway.sessions import MAX_PENDING, FullError, Session, Ses
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 from agentguard_mcp.messages import ERROR
 
-MAX_BODY: Final = 4 << 20
-"""The longest body of a request, in bytes."""
-
-BODY_SECONDS: Final = 30.0
-"""Seconds in which the body of a request has to come."""
-
 BEAT: Final = 15.0
 """Seconds of silence after which a stream begins, or says that the connection is alive."""
 
-_JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
 _EVENTS: Final = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",  # a proxy such as nginx passes each event on at once
 }
 _LOGGER = logging.getLogger("agentguard.mcp")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class _Http(NamedTuple):
-    """One HTTP request: its headers, who sends it, and how to read and to answer."""
-
-    headers: Mapping[str, str]
-    admitted: Admitted
-    receive: Receive
-    send: Send
-
-    async def answer(
-        self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Answer with a whole body."""
-        given = {**_JSON, **(headers or {})} if body else dict(headers or {})
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
-        raw.append((b"content-length", str(len(body)).encode()))
-        await self.send({"type": "http.response.start", "status": status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
-
-    async def refuse(self, error: RefusedRequestError, request: Message | None = None) -> None:
-        """Answer with a JSON-RPC error."""
-        failure: dict[str, Any] = {"code": error.code, "message": str(error)}
-        if error.data is not None:
-            failure["data"] = dict(error.data)
-        identifier = None if request is None else request.get("id")
-        body = orjson.dumps({"jsonrpc": "2.0", "id": identifier, "error": failure})
-        await self.answer(error.status, body, error.headers)
 
 
 class Front:
@@ -115,7 +76,7 @@ class Front:
         """Answer one request (ASGI 3)."""
         if scope["type"] != "http":
             return
-        http = _Http({}, Admitted(None), receive, send)
+        http = Http({}, Admitted(None), receive, send)
         try:
             headers = read_headers(scope["headers"])
             require_own(headers, self._place.hosts, self._place.origins)
@@ -125,7 +86,7 @@ class Front:
                 await http.answer(200, found, {"cache-control": "public, max-age=60"})
                 return
             self._require_served(path)
-            http = _Http(headers, await self._admission.admit(headers), receive, send)
+            http = Http(headers, await self._admission.admit(headers), receive, send)
             await self._dispatch(method, http)
         except RefusedRequestError as error:
             await http.refuse(error)
@@ -136,7 +97,7 @@ class Front:
         if self.is_draining:
             raise RefusedRequestError(503, "the gateway ends", headers={"retry-after": "1"})
 
-    async def _dispatch(self, method: str, http: _Http) -> None:
+    async def _dispatch(self, method: str, http: Http) -> None:
         if method == "POST":
             await self._post(http)
         elif method == "GET":
@@ -150,9 +111,9 @@ class Front:
 
     # --- one message of a client ------------------------------------------------------------------
 
-    async def _post(self, http: _Http) -> None:
+    async def _post(self, http: Http) -> None:
         require_json(http.headers)
-        body = await _body(http.receive)
+        body = await body_of(http.receive)
         try:
             message = read(body)
         except AgentguardError as error:
@@ -165,7 +126,7 @@ class Front:
         except RefusedRequestError as error:
             await http.refuse(error, message if "method" in message else None)
 
-    async def _single(self, http: _Http, message: Message) -> None:
+    async def _single(self, http: Http, message: Message) -> None:
         """Take a message of revision 2026-07-28, which has no session."""
         if "method" not in message:
             raise RefusedRequestError(400, "a client sends no responses in this revision")
@@ -178,7 +139,7 @@ class Front:
         sender = Sender(http.admitted.user, params_of(http.headers))
         await self._exchange(http, session, message, sender)
 
-    async def _within(self, http: _Http, message: Message) -> None:
+    async def _within(self, http: Http, message: Message) -> None:
         """Take a message of a client that has a session, or begins one."""
         sender = Sender(http.admitted.user)
         is_request = "method" in message and "id" in message
@@ -200,7 +161,7 @@ class Front:
             session.outbox.cancel(message.get("params", {}).get("requestId"))
         await http.answer(202)
 
-    def _session(self, http: _Http) -> Session:
+    def _session(self, http: Http) -> Session:
         """Return the session that a request names; raises ``RefusedRequestError`` (400, 404)."""
         revision = http.headers.get("mcp-protocol-version")
         if revision is not None and revision not in LEGACY:
@@ -229,7 +190,7 @@ class Front:
 
     async def _exchange(
         self,
-        http: _Http,
+        http: Http,
         session: Session,
         message: Message,
         sender: Sender,
@@ -245,7 +206,7 @@ class Front:
         session.senders.note(request["id"], sender)
         is_endless = message["method"] == "subscriptions/listen"
         if is_endless:
-            self._streams.add(stream)
+            self._until_end(http.admitted, stream)
         try:
             session.take(request)
             await self._reply(
@@ -276,7 +237,7 @@ class Front:
 
     async def _reply(
         self,
-        http: _Http,
+        http: Http,
         stream: Stream,
         sender: Sender,
         named: Mapping[str, str],
@@ -284,7 +245,7 @@ class Front:
         is_single: bool,
     ) -> None:
         """Answer with one message, or with events where something comes before the answer."""
-        gone = asyncio.ensure_future(_gone(http.receive))
+        gone = asyncio.ensure_future(gone_from(http.receive))
         try:
             item = await _next(stream, gone, BEAT)
             if isinstance(item, Item) and item.answer is not None:
@@ -308,7 +269,7 @@ class Front:
 
     async def _events(
         self,
-        http: _Http,
+        http: Http,
         stream: Stream,
         gone: asyncio.Future[None],
         named: Mapping[str, str],
@@ -328,7 +289,14 @@ class Front:
             item = await _next(stream, gone, BEAT)
         await http.send({"type": "http.response.body", "body": b""})
 
-    async def _get(self, http: _Http) -> None:
+    def _until_end(self, admitted: Admitted, stream: Stream) -> None:
+        """Let a stream without an end of its own end with the gateway, or with the token."""
+        self._streams.add(stream)
+        if admitted.ends_at is not None:
+            left = max(0.0, admitted.ends_at - time.time())
+            asyncio.get_running_loop().call_later(left, stream.end)
+
+    async def _get(self, http: Http) -> None:
         """Open the stream for what the server says by itself."""
         if not accepts(http.headers, "text/event-stream"):
             raise RefusedRequestError(406, "Accept has to name text/event-stream")
@@ -339,8 +307,8 @@ class Front:
         stream = session.outbox.listen()
         if stream is None:
             raise RefusedRequestError(409, "the session has such a stream already")
-        gone = asyncio.ensure_future(_gone(http.receive))
-        self._streams.add(stream)
+        gone = asyncio.ensure_future(gone_from(http.receive))
+        self._until_end(http.admitted, stream)
         try:
             await self._events(http, stream, gone, {}, "")
         finally:
@@ -362,31 +330,3 @@ async def _next(stream: Stream, gone: asyncio.Future[None], seconds: float) -> I
         return None if gone in done else ""
     finally:
         following.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    """Wait until the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        continue
-
-
-async def _body(receive: Receive) -> bytes:
-    """Return the body; raises ``RefusedRequestError`` for one that is too long or too slow."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RefusedRequestError(400, "the request was cut short")
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > MAX_BODY:
-                    text = f"the body takes more than {MAX_BODY} bytes"
-                    raise RefusedRequestError(413, text)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError as error:
-        raise RefusedRequestError(408, "the body came too slowly") from error

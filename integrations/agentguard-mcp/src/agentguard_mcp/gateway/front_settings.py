@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,8 +18,26 @@ PATH: Final = "/mcp"
 SESSIONS: Final = 64
 """The most sessions at once, unless the configuration says otherwise."""
 
+METADATA: Final = "/.well-known/oauth-protected-resource"
+"""The path of the metadata of a resource without a path (RFC 9728, 3)."""
+
 IDLE: Final = 600.0
 """Seconds after which a session ends in which nothing happens, unless the configuration says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """That each request needs an access token of a user, for this gateway and of a known issuer.
+
+    ``issuers`` has the URL of each issuer whose tokens count, with the scope that its users
+    delegate, None for all that their roles allow. ``scopes`` are the scopes that a client asks for
+    at first. ``scope_claim`` is the claim with the scopes of a token, as a text or a list; empty
+    where the tokens say nothing of scopes.
+    """
+
+    issuers: Mapping[str, tuple[str, ...] | None]
+    scopes: tuple[str, ...] = ()
+    scope_claim: str = "scope"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +50,8 @@ class FrontSettings:
     ``key`` are files for TLS, None for plain HTTP. ``origins`` are the origins of pages in browsers
     that may ask, beside the gateway's own. ``sessions`` is the most sessions at once. ``idle`` and
     ``drain`` are in seconds: after ``idle`` a session ends in which nothing happens, and calls have
-    ``drain`` to end when the gateway does.
+    ``drain`` to end when the gateway does. ``oauth`` asks for tokens; None takes the caller whom
+    the proof or ``Settings`` names.
     """
 
     host: str = "127.0.0.1"
@@ -43,12 +63,14 @@ class FrontSettings:
     sessions: int = SESSIONS
     idle: float = IDLE
     drain: float = 10.0
+    oauth: OAuth | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A listening gateway: its URL, and the hosts and origins that a request may name."""
+    """A gateway that listens at ``port``: its URL, and the hosts and origins that requests name."""
 
+    port: int
     url: str
     path: str
     hosts: frozenset[str]
@@ -68,7 +90,18 @@ class Place:
             hosts |= names | {f"{host}:{port}"}
             own |= {f"{scheme}://{name}" for name in names}
         origins = own | {one.lower() for one in front.origins}
-        return cls(url, parts.path or "/", frozenset(hosts), frozenset(origins))
+        return cls(port, url, parts.path or "/", frozenset(hosts), frozenset(origins))
+
+    @property
+    def metadata_url(self) -> str:
+        """The URL of the metadata of the resource (RFC 9728, 3.1)."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{self.metadata_path}"
+
+    @property
+    def metadata_path(self) -> str:
+        """The path of the metadata of the resource (RFC 9728, 3.1)."""
+        return METADATA + ("" if self.path == "/" else self.path)
 
 
 def is_loopback(host: str) -> bool:

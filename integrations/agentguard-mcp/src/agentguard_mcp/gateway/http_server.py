@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard import ConfigError, Guard
-from agentguard_mcp.gateway.admission import Admission, OpenAdmission
+from agentguard_mcp.gateway.admission import Admission, OpenAdmission, ProofAdmission
+from agentguard_mcp.gateway.bearer import BearerAdmission
 from agentguard_mcp.gateway.connect import Link, linked, proved_callers
 from agentguard_mcp.gateway.front import Front
 from agentguard_mcp.gateway.front_settings import FrontSettings, Place
@@ -81,8 +82,7 @@ async def serve_http(
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
     proofs = proved_callers(guard, settings)
     limits = Limits(settings)
-    admission: Admission = OpenAdmission()
-    is_known = False
+    is_known = front.oauth is not None
 
     async def open_link(outbox: Outbox, senders: Senders) -> Link:
         joins = proofs is None and not is_known and not outbox.is_shared
@@ -93,6 +93,7 @@ async def serve_http(
     sessions = Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
     listening = _bound(front)
     place = Place.of(front, listening.getsockname()[1])
+    admission = _admission(guard, settings, front, place)
     served = Front(place, sessions, admission)
     server = _Server(_configured(served, front))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -107,7 +108,16 @@ async def serve_http(
         await sessions.close()
         server.should_exit = True
         await serving
+        admission.close()
         listening.close()
+
+
+def _admission(guard: Guard, settings: Settings, front: FrontSettings, place: Place) -> Admission:
+    if front.oauth is not None:
+        return BearerAdmission(guard, settings, front.oauth, place)
+    if settings.proofs is not None:
+        return ProofAdmission(settings.proofs.audience)
+    return OpenAdmission()
 
 
 async def _until(

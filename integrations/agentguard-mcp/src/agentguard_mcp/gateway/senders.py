@@ -22,9 +22,15 @@ MAX_KNOWN: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user who came with a token, and the delegation that the user's token begins."""
+    """A user who came with a token, and the delegation that the user's token begins.
+
+    ``most`` is the scope of a token with all scopes. ``granted`` has the scopes that the token
+    says, None where tokens say nothing of scopes.
+    """
 
     delegation: Delegation
+    most: frozenset[str] = frozenset()
+    granted: frozenset[str] | None = None
 
     def told(self, spec: ToolSpec) -> ToolSpec:
         """Return the specification: the delegation has all that is known of the user."""

@@ -1,0 +1,84 @@
+"""One HTTP request of a gateway's client, by the interface of ASGI: read in full, and answered.
+
+``front.py`` decides what the answer is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from agentguard_mcp.gateway.admission import Admitted
+from agentguard_mcp.gateway.http_request import RefusedRequestError
+from agentguard_mcp.gateway.messages import Message
+
+MAX_BODY: Final = 4 << 20
+"""The longest body of a request, in bytes."""
+
+BODY_SECONDS: Final = 30.0
+"""Seconds in which the body of a request has to come."""
+
+_JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Http(NamedTuple):
+    """One HTTP request: its headers, who sends it, and how to read and to answer."""
+
+    headers: Mapping[str, str]
+    admitted: Admitted
+    receive: Receive
+    send: Send
+
+    async def answer(
+        self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer with a whole body."""
+        given = {**_JSON, **(headers or {})} if body else dict(headers or {})
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
+        raw.append((b"content-length", str(len(body)).encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, error: RefusedRequestError, request: Message | None = None) -> None:
+        """Answer with a JSON-RPC error."""
+        failure: dict[str, Any] = {"code": error.code, "message": str(error)}
+        if error.data is not None:
+            failure["data"] = dict(error.data)
+        identifier = None if request is None else request.get("id")
+        body = orjson.dumps({"jsonrpc": "2.0", "id": identifier, "error": failure})
+        await self.answer(error.status, body, error.headers)
+
+
+async def gone_from(receive: Receive) -> None:
+    """Wait until the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def body_of(receive: Receive) -> bytes:
+    """Return the body; raises ``RefusedRequestError`` for one that is too long or too slow."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedRequestError(400, "the request was cut short")
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    text = f"the body takes more than {MAX_BODY} bytes"
+                    raise RefusedRequestError(413, text)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        raise RefusedRequestError(408, "the body came too slowly") from error

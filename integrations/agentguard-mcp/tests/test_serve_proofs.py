@@ -1,0 +1,91 @@
+"""A gateway over HTTP that asks for proofs of calls: replays, and tokens for others."""
+
+from __future__ import annotations
+
+import pytest
+from gateway_scene import code_of, settings, shown
+from http_scene import served, single
+
+from agentguard.proof import prove_call
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import Proofs
+
+AUDIENCE = "https://mcp.acme.example/mcp"
+
+
+@pytest.fixture
+def agents():
+    """The guard of the agents that call, a domain of its own."""
+    made = RecordedGuard.make(agents={"clerk": {"max_scope": ["files:read"]}})
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+@pytest.fixture
+def recorded():
+    """The guard of the gateway."""
+    made = RecordedGuard.make()
+    yield made
+    made.require_sound()
+    made.guard.close()
+
+
+@pytest.fixture
+def given(agents, tmp_path):
+    trust = (agents.guard.trust.dumps(),)
+    return settings(proofs=Proofs(AUDIENCE, tmp_path / "proofs.sqlite", trust))
+
+
+async def proved(agents, text="a", *, user="user:alice", audience=AUDIENCE, params=None):
+    """Return the parameters of a call with a proof, as an agent's client sends them."""
+    given = params or {"name": "echo", "arguments": {"text": text}}
+    send = agents.guard.tool(name="send")(lambda: prove_call(audience, "tools/call", given))
+    with agents.guard.delegate(user, scope=["files:read"], audience=[audience]):
+        return await agents.guard.new_agent("clerk").acall(send)
+
+
+async def test_a_proof_counts_once_in_all_sessions_and_eras(agents, recorded, given):
+    async with served(recorded, given) as gateway:
+        first, second = await gateway.caller().begin(), await gateway.caller().begin()
+        params = await proved(agents)
+        allowed = (await first.ask("tools/call", params))["result"]
+        assert shown(allowed)["params"] == {"name": "echo", "arguments": {"text": "a"}}
+        again = (await second.ask("tools/call", params))["result"]
+        assert code_of(again) == "proof.used"
+        message, headers = single("tools/call", {"name": "echo", "arguments": {"text": "b"}})
+        whole = {**message, "params": await proved(agents, params=message["params"])}
+        once = await gateway.caller().post(whole, **headers)
+        assert shown(once.json()["result"])["text"] == "b"
+        twice = await gateway.caller().post(whole, **headers)
+        assert (twice.status_code, code_of(twice.json()["result"])) == (200, "proof.used")
+    assert recorded.outcomes() == ["ok", "ok"]
+    assert {call.principal for call in recorded.calls()} >= {"user:alice"}
+
+
+async def test_a_call_without_a_token_that_counts_gets_status_401(agents, recorded, given):
+    async with served(recorded, given) as gateway:
+        client = await gateway.caller().begin()
+        bare = {"name": "echo", "arguments": {"text": "a"}}
+        elsewhere = await proved(agents, audience="https://other.example/mcp")
+        for params in (bare, elsewhere):
+            message = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params}
+            refused = await client.post(message)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"].startswith("Agentguard-Call-Proof ")
+            assert code_of(refused.json()["result"]) in ("proof.missing", "token.audience")
+        listed = await client.ask("tools/list")  # a list needs no proof
+        assert listed["result"]["tools"]
+        allowed = (await client.ask("tools/call", await proved(agents)))["result"]
+        assert shown(allowed)["text"] == "a"
+    assert [call.code for call in recorded.calls()][:2] == ["proof.missing", "token.audience"]
+
+
+async def test_a_proof_of_other_arguments_does_not_count(agents, recorded, given):
+    async with served(recorded, given) as gateway:
+        client = await gateway.caller().begin()
+        params = await proved(agents)
+        changed = {**params, "arguments": {"text": "b"}}
+        refused = (await client.ask("tools/call", changed))["result"]
+        assert code_of(refused) == "proof.request"
+        assert shown((await client.ask("tools/call", params))["result"])["text"] == "a"

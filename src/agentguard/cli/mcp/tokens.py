@@ -1,0 +1,71 @@
+"""Which access tokens a gateway over HTTP takes: ``[mcp.NAME.oauth]``, with ``[issuers]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentguard.cli.mcp.gateway import Server
+from agentguard.domain.config import Config
+from agentguard.domain.config.issuers import IssuerConfig
+from agentguard.errors import ConfigError
+
+
+def oauth_of(package: Any, config: Config, server: Server, agent: str) -> Any:
+    """Return the tokens that count for a gateway, None for requests without tokens.
+
+    Raises ``ConfigError`` for an issuer that ``[issuers]`` does not name, or whose tokens can't be
+    access tokens of users for this gateway.
+    """
+    oauth, table = server.table.oauth, server.table
+    if oauth is None:
+        return None
+    where = f"{config.source}: mcp.{server.name}.oauth"
+    if table.audience is not None:
+        raise ConfigError(f"{where}: a call is proved (audience) or comes with a token, not both")
+    if table.serve.url is None:
+        message = (
+            f"{where}: name the url of the gateway in [mcp.{server.name}.serve], since each token "
+            "has to be for this url"
+        )
+        raise ConfigError(message)
+    issuers = {}
+    for name in oauth.issuers:
+        issuer = config.issuers.get(name)
+        if issuer is None:
+            raise ConfigError(f"{where}.issuers: there is no [issuers.{name}]")
+        url = _url(issuer, name, table.serve.url, where)
+        issuers[url] = _delegated(config, issuer, agent, table.scope)
+    return package.OAuth(issuers, oauth.scopes, oauth.scope_claim)
+
+
+def _url(issuer: IssuerConfig, name: str, resource: str, where: str) -> str:
+    """Return the URL of an issuer whose access tokens of users are for a resource."""
+    users = issuer.users
+    if users is None or users.kind != "access" or issuer.rule.issuer is None:
+        message = (
+            f"{where}.issuers: [issuers.{name}.users] has to say how access tokens name users "
+            "(token = 'access')"
+        )
+        raise ConfigError(message)
+    if resource not in users.audience:
+        message = (
+            f"{where}.issuers: no token of {name} can be for the gateway: add {resource!r} to "
+            f"audience of [issuers.{name}.users]"
+        )
+        raise ConfigError(message)
+    return issuer.rule.issuer
+
+
+def _delegated(
+    config: Config, issuer: IssuerConfig, agent: str, named: frozenset[str]
+) -> tuple[str, ...] | None:
+    """Return the scope that users of an issuer delegate, None for all that their roles allow.
+
+    Without roles, it is what the agent may have.
+    """
+    has_roles = config.lists_principals or (issuer.users is not None and bool(issuer.users.roles))
+    profile = config.agents.get(agent)
+    most = None if profile is None else profile.scope
+    if named or has_roles or most is None:
+        return tuple(sorted(named)) or None
+    return tuple(sorted(most))
