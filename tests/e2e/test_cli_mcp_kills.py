@@ -1,4 +1,9 @@
-"""Gateways, servers and clients that are killed: no call runs twice, and none is lost unseen."""
+"""Gateways, servers and clients that are killed: no call runs twice, and none is lost unseen.
+
+Each round is one client in a process of its own, with a gateway and a server behind it. One of the
+three is killed in the middle of calls that all run at once. A few calls by default, 1,000 calls in
+10 rounds with ``AGENTGUARD_ROUNDS=full``, and as many rounds as ``AGENTGUARD_KILLS`` says.
+"""
 
 from __future__ import annotations
 
@@ -7,104 +12,139 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rounds import FULL
 
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
+from agentguard.signing import canonical
+from agentguard.storage.reader import StateReader
+
 SERVER = (
     Path(__file__)
     .parents[2]
-    .joinpath(*("integrations", "agentguard-mcp", "tests", "support", "scripted_server.py"))
+    .joinpath("integrations", "agentguard-mcp", "tests", "support", "scripted_server.py")
 )
 POLICY = 'package agent.authz\n\ndefault allow := false\n\nallow if input.action == "echo"\n'
-CALLS = 40
-READ = (3, 17, 29, 8, 22, 35)
-"""In each round, after how many answers something is killed."""
+ROUNDS = int(os.environ.get("AGENTGUARD_KILLS", "10" if FULL else "3"))
+CALLS = 100 if FULL else 30
+PARTS = ("gateway", "server", "client")
+
+CLIENT = textwrap.dedent("""
+    import json, os, subprocess, sys
+
+    number, calls, *command = sys.argv[1:]
+    gateway = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    seen = os.open("answers", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    for call in range(int(calls)):
+        params = {"name": "echo", "arguments": {"text": f"{number}.{call}"}}
+        message = {"jsonrpc": "2.0", "id": call, "method": "tools/call", "params": params}
+        gateway.stdin.write(json.dumps(message).encode() + b"\\n")
+    gateway.stdin.flush()
+    for line in gateway.stdout:
+        if line.endswith(b"\\n"):
+            answer = json.loads(line)
+            result = answer["result"]
+            code = result.get("_meta", {}).get("dev.agentguard/code", "ok")
+            os.write(seen, f"{number}.{answer['id']} {code}\\n".encode())
+    gateway.stdin.close()
+    gateway.wait()
+""")
+"""A client that makes calls all at once, and writes down which answers have come."""
 
 
-class Round:
-    """One gateway with its client, of which one part is killed in the middle of calls."""
-
-    def __init__(self, project) -> None:
-        words = ["-m", "agentguard.cli", "mcp", "run", "--agent", "assistant", "--name", "files"]
-        server = [sys.executable, "-I", "-S", str(SERVER), json.dumps({"ran": "ran"})]
-        self.process = subprocess.Popen(
-            [sys.executable, *words, "--", *server],
-            cwd=project.folder,
-            env=project.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
-        self.answered: set[str] = set()
-
-    def send(self, number: int) -> None:
-        """Write calls, each with a text of its own."""
-        for call in range(CALLS):
-            params = {"name": "echo", "arguments": {"text": f"{number}.{call}"}}
-            message = {"jsonrpc": "2.0", "id": call, "method": "tools/call", "params": params}
-            self.input.write(json.dumps(message).encode() + b"\n")
-        self.input.flush()
-
-    def read(self, number: int) -> None:
-        """Read so many answers, or fewer if the gateway ends."""
-        for _answer in range(number):
-            line = self.output.readline()
-            if not line.endswith(b"\n"):
-                return
-            result = json.loads(line)["result"]
-            if not result["isError"]:
-                self.answered.add(json.loads(result["content"][0]["text"])["text"])
-
-    def kill_server(self) -> None:
-        """Kill the server behind the gateway."""
-        number = self.process.pid
-        tasks = Path(f"/proc/{number}/task").iterdir()
-        children = [word for task in tasks for word in (task / "children").read_text().split()]
-        os.kill(int(children[0]), signal.SIGKILL)
-
-    def end(self) -> None:
-        """Let the client go away, and wait for the end of the gateway and its server."""
-        self.input.close()
-        self.output.close()
-        self.process.wait(30)
+def lines_of(file: Path) -> list[str]:
+    """Return the whole lines of a file that another process writes."""
+    return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
-@pytest.mark.slow("it starts gateways, and kills them in the middle of calls")
-@pytest.mark.skipif(not FULL, reason="it takes 15 seconds: scripts/test --all runs it")
-@pytest.mark.skipif(sys.platform != "linux", reason="it finds the server's process in /proc")
-def test_no_call_runs_twice_and_each_that_ran_is_in_the_log(project):
+def child_of(process: int) -> int:
+    """Return the only process that a process has started; 0 for none."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    children = [word for task in tasks for word in (task / "children").read_text().split()]
+    return int(children[0]) if children else 0
+
+
+def play(project, number: int) -> None:
+    """Have a client make its calls, and kill a part after some answers."""
+    words = ["-m", "agentguard.cli", "mcp", "run", "--agent", "assistant", "--name", "files"]
+    server = [sys.executable, "-I", "-S", str(SERVER), json.dumps({"ran": "ran"})]
+    command = [sys.executable, *words, "--", *server]
+    client = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", CLIENT, str(number), str(CALLS), *command],
+        cwd=project.folder,
+        env=project.environment,
+        stderr=subprocess.DEVNULL,
+    )
+    answers = project.folder / "answers"
+    limit = time.monotonic() + 60
+    count = len(lines_of(answers)) + 1 + number * 7 % (CALLS // 2)
+    while len(lines_of(answers)) < count:
+        assert client.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    gateway = child_of(client.pid)
+    processes = {"gateway": gateway, "server": child_of(gateway), "client": client.pid}
+    os.kill(processes[PARTS[number % len(PARTS)]], signal.SIGKILL)
+    client.wait(60)
+    while Path(f"/proc/{gateway}").exists():  # of a client that was killed, it ends by itself
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def logged(project) -> dict[str, str]:
+    """Return the id of each authorised call in the log, by its argument."""
+    found = {}
+    with closing(StateReader(project.folder / ".agentguard")) as reader:
+        for stored in (one for shard in reader.shards() for one in reader.stored(shard)):
+            entry = parse_entry(stored.body)
+            if entry.kind == "authorization":
+                (data,) = [one.data for one in stored.attachments if one.role == "arguments"]
+                text = str(canonical.loads_object(data)["text"])
+                assert text not in found
+                found[text] = str(read_authorization(entry).invocation_id)
+    return found
+
+
+@pytest.mark.slow("it starts clients, gateways and servers, and kills them in the middle of calls")
+@pytest.mark.skipif(sys.platform != "linux", reason="it finds processes in /proc")
+def test_no_call_runs_twice_and_each_that_ran_is_in_the_log_or_in_doubt(project):
     assert project.run("init").returncode == 0
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
-    answered: set[str] = set()
-    for number, read in enumerate(READ):
-        made = Round(project)
-        made.send(number)
-        made.read(read)
-        if number % 3 == 0:
-            made.process.kill()
-        elif number % 3 == 1:
-            made.kill_server()
-            made.read(CALLS)
-        made.end()
-        answered |= made.answered
+    for number in range(ROUNDS):
+        play(project, number)
     time.sleep(0.5)  # servers whose gateway was killed end by themselves
-    ran = Counter((project.folder / "ran").read_text().split()[1::2])
-    assert len(ran) > len(READ)
+    lines = [line.split() for line in lines_of(project.folder / "ran")]
+    ran = Counter(text for method, text in lines if method == "echo")
     assert set(ran.values()) == {1}
-    assert answered <= ran.keys()
-    listed = project.run("audit", "list", "--json").stdout.splitlines()
-    calls = [one for one in map(json.loads, listed) if one["kind"] == "authorization"]
-    outcomes = Counter(one["outcome"] for one in calls if one["decision"] == "allow")
-    assert outcomes["ok"] <= len(ran) <= outcomes.total()
-    assert len(ran) - outcomes["ok"] <= outcomes["unknown"] + outcomes["in_doubt"]
-    assert outcomes.keys() <= {"ok", "unknown", "in_doubt", "error"}
-    assert outcomes["in_doubt"] > 0
-    assert outcomes["unknown"] > 0
-    assert project.run("audit", "verify").returncode == 0
+    answers = dict(line.split() for line in lines_of(project.folder / "answers"))
+    done = {text for text, code in answers.items() if code == "ok"}
+    assert done <= ran.keys()
+    assert set(answers.values()) <= {"ok", "tool.lost", "tool.unreachable", "tool.unlisted"}
+
+    calls = logged(project)
+    assert ran.keys() <= calls.keys()
+    report = json.loads(project.run("audit", "verify", "--json").stdout)
+    assert report["ok"] is True
+    in_doubt = {*report["in_doubt"]}
+    listed = map(json.loads, project.run("audit", "list", "--json").stdout.splitlines())
+    outcomes = {
+        one["invocation_id"]: one["outcome"] for one in listed if one["decision"] == "allow"
+    }
+    open_calls = {text for text in calls if calls[text] in in_doubt}
+    ok = {text for text in calls if outcomes[calls[text]] == "ok"}
+    unknown = {text for text in calls if outcomes[calls[text]] == "unknown"}
+    assert {text for text in calls if outcomes[calls[text]] == "in_doubt"} == open_calls
+    assert ok <= ran.keys()
+    assert ran.keys() - ok <= unknown | open_calls
+    assert done <= ok | open_calls  # a client may hear of an answer just before a kill
+    assert open_calls
+    assert unknown
+    lost = {text for text, code in answers.items() if code == "tool.lost"}
+    assert lost <= unknown
