@@ -1,11 +1,12 @@
 """A crew's calls of an MCP server carry a proof of their caller (``agentguard_mcp.crewai``).
 
-The server is one of the SDK 1, over streamable HTTP, in a thread. ``test_crewai_mcp_gateway.py``
-has a gateway that asks for proofs.
+The server is one of the SDK 1, over HTTP, in a thread; a few tests have a scripted server on
+stdio. ``test_crewai_mcp_gateway.py`` has a gateway that asks for proofs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,11 +14,13 @@ import time
 from contextlib import closing
 from typing import Any
 
+import gateway_scene
 import pytest
 import uvicorn
 from call_scene import AUDIENCE, CallScene
-from crewai.mcp import MCPServerHTTP, MCPServerStdio
+from crewai.mcp import MCPServerHTTP, MCPServerSSE, MCPServerStdio
 from mcp.server.fastmcp import FastMCP
+from tool_servers import in_call
 
 from agentguard import ConfigError, ProofError, UnguardedCallError
 from agentguard.audit.calls import read_authorization, read_outcome
@@ -36,12 +39,13 @@ class Payments:
     def __init__(self) -> None:
         self.ran: list[int] = []
         self.sent: list[dict[str, Any]] = []
-        self.delay = 0.0
+        self.may_answer = threading.Event()
         made = FastMCP("announced", stateless_http=True, json_response=True, log_level="CRITICAL")
         made.tool()(self.pay)
-        self._app = made.streamable_http_app()
+        self._apps = {"/mcp": made.streamable_http_app(), "/sse": made.sse_app()}
         bound = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"
+        self.root = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        self.url = f"{self.root}/mcp"
         config = uvicorn.Config(self._noting, log_level="critical", interface="asgi3")
         self._server = uvicorn.Server(config)
         threading.Thread(target=self._server.run, args=([bound],), daemon=True).start()
@@ -51,7 +55,7 @@ class Payments:
     def pay(self, cents: int, note: str | None = None) -> str:
         """Pay."""
         self.ran.append(cents)
-        time.sleep(self.delay)
+        self.may_answer.wait()
         if cents == 13:
             raise ValueError("no such account")
         return f"paid {cents}"
@@ -66,7 +70,8 @@ class Payments:
                 self.sent.append(body["params"])
             return message
 
-        await self._app(scope, noted, send)
+        is_sse = scope.get("path", "").startswith(("/sse", "/messages"))
+        await self._apps["/sse" if is_sse else "/mcp"](scope, noted, send)
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -83,8 +88,9 @@ def payments():
 def server(payments):
     payments.ran.clear()
     payments.sent.clear()
-    payments.delay = 0.0
-    return payments
+    payments.may_answer.set()
+    yield payments
+    payments.may_answer.set()
 
 
 @pytest.fixture
@@ -148,10 +154,63 @@ def test_nothing_is_sent_without_a_guarded_call_nor_to_another_server(scene, ser
 def test_a_call_without_an_answer_in_time_is_sent_once_and_is_in_doubt(scene, server, native):
     """By itself, CrewAI's client sends a call that takes too long three times."""
     tools = server_tools(MCPServerHTTP(url=server.url), AUDIENCE, timeout=1)
-    server.delay = 1.5
+    server.may_answer.clear()
     kicked_off(scene, native, tools, {"cents": 3})
-    assert server.ran == [3]
+    assert len(server.sent) == 1
     assert outcomes(scene) == ["unknown"]
+
+
+def on_stdio(**options):
+    """Return what CrewAI is told of the scripted server."""
+    command = gateway_scene.command(**options)
+    return MCPServerStdio(command=command[0], args=list(command[1:]), env={"SHOP": "1"})
+
+
+@pytest.mark.parametrize("kind", ["sse", "stdio"])
+def test_each_transport_carries_the_proof(scene, server, native, kind):
+    """The twin of streamable HTTP is the first test; the scripted server says what it was sent."""
+    if kind == "sse":
+        tools = server_tools(MCPServerSSE(url=f"{server.root}/sse"), AUDIENCE)
+        kicked_off(scene, native, tools, {"cents": 3})
+        (sent,) = server.sent
+    else:
+        (echo, *_others) = server_tools(on_stdio(), AUDIENCE)
+        answer = in_call(scene.guard, lambda: echo.run(text="a"), audience=[AUDIENCE])
+        sent = json.loads(answer)["params"]
+        assert "SHOP" in json.loads(answer)["environment"]
+    assert scene.receiver.verify("tools/call", sent).principal == "user:alice"
+
+
+@pytest.mark.parametrize(("tool", "ended"), [("crash", "unknown"), ("fail", "ok")])
+def test_a_call_whose_server_ends_is_in_doubt(scene, native, tmp_path, tool, ended):
+    ran = tmp_path / "ran"
+    tools = server_tools(on_stdio(ran=str(ran)), AUDIENCE)
+    chosen = [one for one in tools if one.name == f"payments_{tool}"]
+    kicked_off(scene, native, chosen, {"text": "a"})
+    assert ran.read_text().splitlines().count(f"{tool} a") == 1
+    assert outcomes(scene) == [ended]
+
+
+def test_a_server_that_opens_no_session_gets_no_call(scene, native, monkeypatch):
+    config = on_stdio()
+    tools = server_tools(config, AUDIENCE)
+    monkeypatch.setattr("agentguard_mcp.crewai.CONNECT_TIMEOUT", 0.2)
+    config.command, config.args = "sh", ["-c", "cat >/dev/null"]
+    output = kicked_off(scene, native, tools, {"text": "a"})
+    (failed,) = output.tasks_output[0].tool_failures
+    assert "the call was not sent" in failed.failure.message
+    assert outcomes(scene) == ["error"]
+
+
+async def test_a_crew_on_an_event_loop_proves_its_calls(scene, server, native):
+    tools = await asyncio.to_thread(server_tools, MCPServerHTTP(url=server.url), AUDIENCE)
+    steps = [("payments_pay", {"cents": cents}) for cents in (3, 13)]
+    crew = native.crew(native.agent("Payer", *steps, "done", tools=tools))
+    with scene.guard.delegate("user:alice", scope=["payments:write"], audience=[AUDIENCE]):
+        output = await guard_crew(crew, scene.guard).akickoff()
+    assert server.ran == [3, 13]
+    (failed,) = output.tasks_output[0].tool_failures
+    assert "no such account" in failed.failure.message
 
 
 def test_a_failure_of_the_server_reaches_the_model(scene, server, native):

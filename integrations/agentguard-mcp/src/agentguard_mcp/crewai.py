@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import httpx
 from crewai.mcp import (
@@ -29,10 +29,15 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import McpError
+from mcp.types import CONNECTION_CLOSED
 
 from agentguard import AgentguardError, ConfigError
 from agentguard.proof.call_receiver import require_audience
 from agentguard_mcp.client import guard_transport
+
+CONNECT_TIMEOUT: Final = 30.0
+"""The seconds that the connection of a call and its session may take, as with CrewAI."""
 
 
 def server_tools(
@@ -44,12 +49,13 @@ def server_tools(
     server's name in the delegation, and in the ``CallReceiver`` of the server or in the gateway:
     take the name from the configuration, and never from the server. ``name`` stands before the
     name of each tool, and makes the origin ``mcp:<name>``; by default, ``name`` is the audience
-    without ``mcp:``. A connection may take ``timeout`` seconds, and so may an answer.
+    without ``mcp:``. A call waits ``timeout`` seconds for its answer.
 
     The function connects to the server once, and lists the tools without a proof. Each call
-    connects anew, is sent once, and raises ``TimeoutError`` without an answer in time. A call
-    outside of a guarded call raises ``UnguardedCallError`` (``tool.unguarded``), and ``ProofError``
-    where the guard signs no proof: guard the crew with ``agentguard_crewai.guard_crew``.
+    connects anew and is sent once. A call raises ``TimeoutError`` where no answer comes, or where
+    the connection ends before the answer: the tool may have run. A call outside of a guarded call
+    raises ``UnguardedCallError`` (``tool.unguarded``), and ``ProofError`` where the guard signs no
+    proof: guard the crew with ``agentguard_crewai.guard_crew``.
 
     Raises ``ConfigError`` for an audience that no delegation can name, for what is no
     configuration of a server, and for a server that lists no tools; an exception of CrewAI's where
@@ -90,18 +96,22 @@ class _ProvedTool(MCPNativeTool):
     def _run(self, **kwargs: Any) -> Any:
         """Call the tool.
 
-        CrewAI wraps each exception in a ``RuntimeError``. The guard has to see a time-out, because
-        nobody knows then whether the server goes on.
+        CrewAI wraps each exception in a ``RuntimeError``. The guard has to see that a call has no
+        answer, because nobody knows then whether the tool ran.
         """
         try:
             return super()._run(**kwargs)
         except RuntimeError as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, TimeoutError | AgentguardError):
+            while cause is not None and not isinstance(cause, _NoAnswerError | AgentguardError):
                 cause = cause.__cause__
             if cause is None:
                 raise
             raise cause from None
+
+
+class _NoAnswerError(TimeoutError):
+    """A call was sent, and has no answer: the guard records that nobody knows whether it ran."""
 
 
 class _Result(NamedTuple):
@@ -125,23 +135,36 @@ class _Connection:
         self._session: ClientSession | None = None
 
     async def connect(self) -> None:
-        """Connect, and open the session; raises ``TimeoutError``, and what the SDK raises."""
+        """Connect, and open the session; raises ``ConnectionError``, and what the SDK raises."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
                 guarded = guard_transport(_transport(self._server), self._audience)
                 read, write, *_more = await self._stack.enter_async_context(guarded)
                 session = await self._stack.enter_async_context(ClientSession(read, write))
                 await session.initialize()
+        except TimeoutError:
+            await self.disconnect()
+            message = f"no session within {CONNECT_TIMEOUT} seconds: the call was not sent"
+            raise ConnectionError(message) from None
         except BaseException:
             await self.disconnect()
             raise
         self._session = session
 
     async def call_tool_result(self, tool: str, arguments: Mapping[str, Any]) -> _Result:
-        """Call a tool; raises ``TimeoutError``, and as ``guard_transport`` says."""
+        """Call a tool; raises ``_NoAnswerError``, and as ``guard_transport`` says."""
         assert self._session is not None  # noqa: S101  CrewAI connects first
-        async with asyncio.timeout(self._timeout):
-            result = await self._session.call_tool(tool, _given(arguments))
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = await self._session.call_tool(tool, _given(arguments))
+        except TimeoutError:
+            message = f"no answer within {self._timeout} seconds: the tool may have run"
+            raise _NoAnswerError(message) from None
+        except McpError as error:
+            if error.error.code != CONNECTION_CLOSED:
+                raise
+            message = "the connection ended before the answer: the tool may have run"
+            raise _NoAnswerError(message) from None
         return _Result(content_blocks_to_text(result.content), is_error=result.isError)
 
     async def disconnect(self) -> None:
