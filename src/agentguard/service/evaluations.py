@@ -161,12 +161,12 @@ def _read(parts: ServiceParts, caller: Caller, body: Mapping[str, JSON]) -> _Ask
             "action": {"name": str(name)},
             "resource": {"type": str(kind), "id": str(identifier)},
             "subject": subject,
-        } if max(map(len, (name, kind, identifier))) <= _LONGEST:
+        } if all(0 < len(text) <= _LONGEST for text in (name, kind, identifier)):
             pass
         case _:
             message = (
                 "the body is an object with subject, action (name) and resource (type, id), of "
-                f"{_LONGEST} characters each at most"
+                f"1 to {_LONGEST} characters each"
             )
             raise invalid_request(message)
     context = body.get("context", {})

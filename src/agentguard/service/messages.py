@@ -181,7 +181,7 @@ def authorization(
 ) -> Sent:
     """Return the request for an evaluation; raises ``ConfigError`` for a malformed resource."""
     kind, colon, identifier = resource.partition(":")
-    if not colon:
+    if not (kind and colon and identifier):
         raise ConfigError(f"resource: expected TYPE:ID, got {resource!r}")
     target = f"{url}/access/v1/evaluation"
     body = {

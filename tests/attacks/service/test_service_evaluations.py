@@ -170,6 +170,8 @@ FORMS: list[dict[str, Any]] = [
     {"resource": {"type": "note", "id": "a" * 5000}},
     {"resource": {"type": "note", "id": "y"}},
     {"resource": {"type": "other", "id": "x"}},
+    {"action": {"name": "add"}, "resource": {"type": "", "id": "x"}},
+    {"action": {"name": "add"}, "resource": {"type": "note", "id": ""}},
     {"subject": "clerk"},
     {"subject": {"type": "user", "id": "URI"}},
     {"subject": {"type": "agent", "id": {"x": 1}}},
