@@ -91,13 +91,7 @@ class CallerMiddleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            path, sha256 = _path(scope), _chain_digest(scope)
-            listed = _headers(scope)
-            if sha256 is None:  # before the body is read
-                headers.read(listed, accepts_dpop=self._receiver.accepts_dpop)
-            body = await _read_body(
-                receive, listed, self._max_body if sha256 is None else headers.MAX_CHAIN
-            )
+            path, sha256, listed, body = await self._read(scope, receive)
             if sha256 is not None:
                 await asyncio.to_thread(self._receiver.keep_chain, sha256, body)
                 await _send(send, 204, b"", [])
@@ -122,6 +116,24 @@ class CallerMiddleware:
         if self._receiver.signs:
             send = ReceiptedAnswer(send, partial(self._receiver.receipt, caller))
         await self._app(seen, _replay(body, receive), send)
+
+    async def _read(
+        self, scope: Scope, receive: Receive
+    ) -> tuple[str, str | None, list[tuple[str, str]], bytes]:
+        """Return the path, the digest of a chain that is sent, the headers and the body.
+
+        Raises ``ProofError`` for a request that nobody has to verify; the log counts the request.
+        """
+        try:
+            path, sha256 = _path(scope), _chain_digest(scope)
+            listed = _headers(scope)
+            if sha256 is None:  # before the body is read
+                headers.read(listed, accepts_dpop=self._receiver.accepts_dpop)
+            most = self._max_body if sha256 is None else headers.MAX_CHAIN
+            return path, sha256, listed, await _read_body(receive, listed, most)
+        except ProofError as error:
+            self._receiver.refuse(None, error)
+            raise
 
 
 def _paths(public: Iterable[str]) -> frozenset[str]:

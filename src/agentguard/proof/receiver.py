@@ -124,11 +124,12 @@ class Receiver:
         at = read_clock(self._clock)
         return receipt.mint(answer, self._signer, server=self._recorder.server, at=at)
 
-    def refuse(self, caller: RequestCaller, error: ProofError) -> None:
+    def refuse(self, caller: RequestCaller | None, error: ProofError) -> None:
         """Put on record that the application refuses a request of a verified caller.
 
         ``requires`` of ``fastapi.py`` calls this method where the caller lacks a scope. The request
-        is on record as received already.
+        is on record as received already. None stands for a request that is refused before a call of
+        ``verify``: the log counts such a request.
         """
         self._recorder.refuse(caller, error)
 

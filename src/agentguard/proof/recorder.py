@@ -64,8 +64,11 @@ class Recorder(NamedTuple):
             self.log.received(self._received(caller))
         return caller
 
-    def refuse(self, caller: RequestCaller, error: ProofError) -> None:
-        """Put on record that the application refuses a request of a verified caller."""
+    def refuse(self, caller: RequestCaller | None, error: ProofError) -> None:
+        """Put on record that the application refuses a request of a caller, None for a stranger."""
+        if caller is None:
+            self._note_refusal(error, None)
+            return
         about = KnownCaller(caller.agent, caller.principal, caller.token_jti, caller.evidence)
         self._note_refusal(error, about)
 

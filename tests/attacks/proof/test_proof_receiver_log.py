@@ -13,7 +13,7 @@ from call_scene import refused as refused_call
 from fastapi import Depends, FastAPI
 from proof_scene import URL, check, header, refused, with_header
 from request_logs import QUERY
-from tool_servers import SCOPE, in_call, send, tool_server
+from tool_servers import SCOPE, in_call, send, send_plainly, tool_server
 
 from agentguard import ReceiverLog
 from agentguard.audit.http_requests import read_received
@@ -193,6 +193,27 @@ def test_a_server_answers_503_where_its_log_can_t_be_written(sides, put_faults):
             statuses = in_call(guard, pay, audience=[server.url])
     assert statuses == [503, 200]
     assert len(sides.server.entries("received")) == 1
+
+
+def test_requests_that_the_middleware_refuses_unread_are_counted(sides):
+    with (
+        sides.agent.open() as guard,
+        sides.server.open() as own,
+        tool_server(guard, sides.folder, max_body=100, log=ReceiverLog(own)) as server,
+    ):
+
+        def pay(**more):
+            return send(f"{server.url}/pay", server.url, **more).status_code
+
+        def requests():
+            return pay(content=b"x" * 101), pay(headers={"X": "x" * 33_000}), pay()
+
+        stranger = send_plainly("POST", f"{server.url}/pay").status_code
+        public = send_plainly("GET", f"{server.url}/healthz").status_code
+        answers = in_call(guard, requests, audience=[server.url])
+    assert (stranger, public, answers) == (401, 200, (413, 431, 200))
+    (entry,) = sides.server.entries("received", "refused")
+    assert (entry.kind, entry.members["unrecorded"]) == ("received", 3)
 
 
 def test_a_scope_that_an_endpoint_lacks_is_on_record(sides):
