@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 
+import httpx
 import pytest
+from certificates import Authority
 from gateway_scene import LIMIT, code_of, settings, shown, until
-from http_scene import HELLO, TYPES, call_of, next_event, served
+from http_scene import HELLO, STANDARD, TYPES, Caller, call_of, next_event, served, single
 
-from agentguard import Decision
+from agentguard import ConfigError, Decision
 from agentguard.testing import RecordedGuard
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -180,3 +184,47 @@ async def test_a_server_that_can_not_be_started_is_no_error_of_the_gateway(recor
         refused = await gateway.caller().post(hello)
         assert (refused.status_code, refused.json()["id"]) == (503, 0)
         assert (await gateway.caller().call_single("echo")).status_code == 503
+
+
+async def test_a_tool_that_changes_between_two_sessions_is_refused(recorded, tmp_path):
+    lists = tmp_path / "lists"
+    given = settings(options={"lists": str(lists), "pull_after": 2})
+    async with served(recorded, given) as gateway:
+        first = await gateway.caller().begin()
+        assert shown(await first.call("echo", "a"))["text"] == "a"
+        second = await gateway.caller().begin()
+        assert shown(await second.call("echo", "b"))["text"] == "b"
+        third = await gateway.caller().begin()
+        assert code_of(await third.call("echo", "c")) == "tool.changed"
+
+
+async def test_a_subscription_of_a_single_request_has_the_clients_own_id(recorded):
+    meta = {"_meta": {f"{STANDARD}subscriptionId": "http-1"}}
+    notice = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": meta}
+    method = "subscriptions/listen"
+    given = settings(options={"before": {method: [json.dumps(notice)]}, "silent": [method]})
+    async with served(recorded, given) as gateway:
+        client = gateway.caller()
+        message, headers = single(method, {"notifications": {}}, identifier="mine")
+        sent = {**TYPES, **headers}
+        async with client.http.stream("POST", client.url, json=message, headers=sent) as answer:
+            event = await next_event(answer.aiter_lines())
+            assert event["params"]["_meta"] == {f"{STANDARD}subscriptionId": "mine"}
+            other = await client.call_single("echo", "a")
+            assert other.status_code == 200
+
+
+async def test_a_gateway_serves_with_tls(recorded, tmp_path):
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.issue("server")
+    async with served(recorded, certificate=certificate, key=key) as gateway:
+        assert gateway.place.url.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=str(authority.file))
+        async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+            client = await Caller(http, gateway.place.url).begin()
+            assert shown(await client.call("echo", "a"))["text"] == "a"
+        with pytest.raises(httpx.ConnectError):
+            await gateway.caller().begin()
+    with pytest.raises(ConfigError, match="can't be read"):
+        async with served(recorded, certificate=key, key=key):
+            raise AssertionError

@@ -251,3 +251,37 @@ async def test_the_server_behind_gets_no_header_of_a_client(recorded, provider):
     )
     assert good not in json.dumps(seen)
     assert recorded.outcomes() == ["ok"]
+
+
+async def test_a_token_is_verified_again_after_a_while(recorded, provider, monkeypatch):
+    async with gateway(recorded) as running:
+        client = await (await at(running, token(provider))).begin()
+        keys = provider.path.read_bytes()
+        provider.path.unlink()
+        try:
+            assert shown(await client.call("echo", "a"))["text"] == "a"  # verified a moment ago
+            monkeypatch.setattr("agentguard_mcp.gateway.bearer.RECHECK", 0.0)
+            later = await client.post(call_of("echo", "b"))
+            assert (later.status_code, later.headers["retry-after"]) == (503, "10")
+        finally:
+            provider.path.write_bytes(keys)
+        assert shown(await client.call("echo", "c"))["text"] == "c"
+    assert recorded.outcomes() == ["ok", "ok"]
+
+
+async def test_a_user_without_rights_is_refused_and_another_is_not(provider):
+    recorded = RecordedGuard.make(
+        agents={"assistant": {"max_scope": list(SCOPES)}},
+        issuers={"acme": provider.table(audience=[URL])},
+        roles={"reader": {"scope": ["files:read"]}},
+        principals={"user:bob": {"roles": ["reader"]}},
+    )
+    asked = OAuth({ISSUER: None})
+    async with served(recorded, url=URL, oauth=asked) as running:
+        alice = await at(running, token(provider))
+        refused = await alice.call_single("echo")
+        assert (refused.status_code, "www-authenticate" in refused.headers) == (403, False)
+        bob = await at(running, token(provider, sub="b", preferred_username="bob"))
+        assert (await bob.call_single("echo")).status_code == 200
+    recorded.require_sound()
+    recorded.guard.close()

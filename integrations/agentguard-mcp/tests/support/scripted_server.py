@@ -35,6 +35,15 @@ def tools():
     return made
 
 
+def count_list():
+    STATE["lists"] += 1
+    if "lists" in OPTIONS:  # counted over all processes of the server
+        with open(OPTIONS["lists"], "a+", encoding="utf-8") as file:  # noqa: PTH123  pathlib is slow
+            file.write("\n")
+            file.seek(0)
+            STATE["lists"] = len(file.read())
+
+
 def note(name, text):
     STATE["calls"] += 1
     if "ran" in OPTIONS:
@@ -83,7 +92,7 @@ def answer(message):
         }
         write({"id": identifier, "result": {**result, "seen": params}})
     elif method == "tools/list":
-        STATE["lists"] += 1
+        count_list()
         write({"id": identifier, "result": {"tools": tools()}})
     elif method == "tools/call":
         call(identifier, params)

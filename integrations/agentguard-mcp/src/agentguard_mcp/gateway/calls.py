@@ -72,7 +72,7 @@ class Ask(Protocol):
 class Calls:
     """Makes the guarded calls of one agent on one server, for ``callers`` or the settings' user.
 
-    ``limits`` counts the calls, None for a count of its own.
+    ``limits`` counts the calls, None for a count of its own. ``first`` is as for ``Catalog``.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class Calls:
         ask: Ask,
         callers: CallerSource | None = None,
         limits: Limits | None = None,
+        first: dict[str, str] | None = None,
     ) -> None:
-        self.catalog = Catalog(settings, agent)
+        self.catalog = Catalog(settings, agent, first)
         self._guard = guard
         self._agent = agent
         self._settings = settings

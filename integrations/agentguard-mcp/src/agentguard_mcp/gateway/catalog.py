@@ -63,14 +63,19 @@ class Catalog:
     """The tools of one server, as the server described them last.
 
     ``agent`` is the agent whose calls the gateway makes; ``[tools.NAME]`` of its configuration
-    applies to the server's tools.
+    applies to the server's tools. ``first`` has the digest of the first description of each tool,
+    where nothing is pinned; the sessions of one gateway share it.
     """
 
-    def __init__(self, settings: Settings, agent: Agent) -> None:
+    def __init__(
+        self, settings: Settings, agent: Agent, first: dict[str, str] | None = None
+    ) -> None:
         self._settings = settings
         self._agent = agent
         pins = settings.pins
-        self._pinned: dict[str, str] = {} if pins is None else pins.digests
+        self._pinned: dict[str, str] = {} if first is None else first
+        if pins is not None:
+            self._pinned = pins.digests
         self._is_pinned = pins is not None
         self._offered: dict[str, str | None] = {}
         self._specs: dict[str, ToolSpec | Decision] = {}

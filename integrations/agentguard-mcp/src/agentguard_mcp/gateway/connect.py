@@ -37,12 +37,14 @@ async def linked(
     *,
     joins_retries: bool,
     limits: Limits | None = None,
+    first: dict[str, str] | None = None,
 ) -> Link:
     """Start the server of ``settings``, and return the relay between the server and ``client``.
 
     ``callers`` says who sends each request, None for the caller that the settings name.
     ``joins_retries`` is as for ``Relay``. Sessions that share ``limits`` are counted together; None
-    counts the calls of this relay alone. Raises as ``opened`` and ``Calls.start`` do.
+    counts the calls of this relay alone. ``first`` is as for ``Catalog``. Raises as ``opened`` and
+    ``Calls.start`` do.
     """
     relays: list[Relay] = []
 
@@ -50,7 +52,7 @@ async def linked(
         for relay in relays:
             relay.lose_request(identifier, error)
 
-    make_calls = partial(Calls, guard, agent, settings, callers=callers, limits=limits)
+    make_calls = partial(Calls, guard, agent, settings, callers=callers, limits=limits, first=first)
     upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
     relay = Relay(settings, client, upstream, make_calls, joins_retries=joins_retries)
     relays.append(relay)

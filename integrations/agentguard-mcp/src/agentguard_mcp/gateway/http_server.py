@@ -81,13 +81,20 @@ async def serve_http(
     """
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
     proofs = proved_callers(guard, settings)
-    limits = Limits(settings)
+    limits, first = Limits(settings), dict[str, str]()
     is_known = front.oauth is not None
 
     async def open_link(outbox: Outbox, senders: Senders) -> Link:
         joins = proofs is None and not is_known and not outbox.is_shared
         return await linked(
-            guard, agent, settings, outbox, senders, joins_retries=joins, limits=limits
+            guard,
+            agent,
+            settings,
+            outbox,
+            senders,
+            joins_retries=joins,
+            limits=limits,
+            first=first,
         )
 
     sessions = Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
