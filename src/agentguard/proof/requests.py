@@ -125,6 +125,7 @@ def _body_of(response: requests.Response) -> bytes:
         status=came.status,
         reason=came.reason,
         preload_content=False,
+        original_response=came._original_response,  # noqa: SLF001  requests looks there for cookies
     )
     return body
 

@@ -315,11 +315,12 @@ def test_a_receipt_has_neither_the_body_nor_the_query(key):
 
 @pytest.mark.parametrize("library", ["requests", "httpx", "httpx2"])
 def test_each_client_library_reads_an_answer_with_a_receipt(scene, key, library):
-    """A real server over HTTP, whose answer is compressed."""
+    """A real server over HTTP, whose answer is compressed and sets a cookie."""
     changed = gzip.compress(b"a longer answer " * 100)
 
     async def answer(_scope: Any, _receive: Any, send: Any) -> None:
         headers = [(b"content-encoding", b"gzip"), (b"content-type", b"text/plain")]
+        headers.append((b"set-cookie", b"seen=1"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": changed})
 
@@ -335,17 +336,18 @@ def test_each_client_library_reads_an_answer_with_a_receipt(scene, key, library)
             in_call(scene.guard, lambda: _read(library, server.url, other), audience=[server.url])
     finally:
         server.stop()
-    assert (read, caught.value.code) == ("a longer answer " * 100, "receipt.key")
+    assert (read, caught.value.code) == (["a longer answer " * 100, "1"], "receipt.key")
 
 
-def _read(library: str, url: str, key: Ed25519Signer) -> str:
+def _read(library: str, url: str, key: Ed25519Signer) -> list[str | None]:
+    """Return the text of an answer, and the cookie that the client then has."""
     keys = {url: [key.public_key.openssh()]}
     if library == "requests":
         session = requests.Session()
         session.mount("http://", CallerAdapter(url, receipt_keys=keys))
         with session:
-            return str(session.get(f"{url}/text").text)
+            return [session.get(f"{url}/text").text, session.cookies.get("seen")]
     module: Any = {"httpx": httpx, "httpx2": httpx2}[library]
     transports: Any = {"httpx": CallerTransport, "httpx2": CallerTransport2}[library]
     with module.Client(transport=transports(url, receipt_keys=keys)) as client:
-        return str(client.get(f"{url}/text").text)
+        return [client.get(f"{url}/text").text, client.cookies.get("seen")]
