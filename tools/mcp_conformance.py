@@ -1,6 +1,8 @@
-"""Runs the conformance suite of MCP against a server alone and guarded, and prints both results.
+"""Runs the conformance suite of MCP against a server, and prints the results side by side.
 
-``scripts/mcp-conformance`` installs what this module needs. ``mcp_everything.py`` is the server.
+The server runs alone, behind ``guard_server`` and behind the gateway (``agentguard mcp serve``),
+which starts the server on stdio. ``scripts/mcp-conformance`` installs what this module needs.
+``mcp_everything.py`` is the server.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 REVISIONS: Final = ("2025-11-25", "2026-07-28")
-PORTS: Final = {"http": 39110, "guarded": 39120}
+PORTS: Final = {"http": 39110, "guarded": 39120, "gateway": 39130}
 """The port of each form of the server; the guarded server itself listens on the next one."""
 
 START: Final = 60.0
 """Seconds that a server has to start."""
+
+SCRIPT: Final = str(Path(__file__).with_name("mcp_everything.py"))
+POLICY: Final = "package agent.authz\n\ndefault allow := true\n"
 
 _TIME: Final = re.compile(r"-\d{4}-\d\d-\d\dT.*")
 
@@ -33,7 +38,7 @@ Counts = dict[str, tuple[int, int]]
 
 
 def main(installed: Path, folder: str) -> int:
-    """Print a table of all scenarios; return 1 where a check passes alone and fails guarded."""
+    """Print a table of all scenarios; return 1 for a check that passes alone and fails guarded."""
     is_worse = False
     for revision in REVISIONS:
         with server(folder, "http") as port:
@@ -41,13 +46,19 @@ def main(installed: Path, folder: str) -> int:
         with server(folder, "guarded") as port:
             guarded = results(installed, port, revision)
             bare = results(installed, port + 1, revision)
-        sys.stdout.write(f"\n{revision:<50}{'alone':>10}{'guarded':>10}{'no proof':>10}\n")
+        with gateway(folder) as port:
+            behind = results(installed, port, revision)
+        sides = (alone, guarded, bare, behind)
+        heads = ("alone", "guarded", "no proof", "gateway")
+        sys.stdout.write(f"\n{revision:<50}{''.join(f'{head:>10}' for head in heads)}\n")
         for name in sorted(alone):
-            row = [text(side.get(name, (0, 0))) for side in (alone, guarded, bare)]
-            sys.stdout.write(f"{name:<50}{row[0]:>10}{row[1]:>10}{row[2]:>10}\n")
-        row = [text(total(side)) for side in (alone, guarded, bare)]
-        sys.stdout.write(f"{'all':<50}{row[0]:>10}{row[1]:>10}{row[2]:>10}\n")
+            cells = (text(side.get(name, (0, 0))) for side in sides)
+            sys.stdout.write(f"{name:<50}{''.join(f'{cell:>10}' for cell in cells)}\n")
+        cells = (text(total(side)) for side in sides)
+        sys.stdout.write(f"{'all':<50}{''.join(f'{cell:>10}' for cell in cells)}\n")
         is_worse |= not alone or any(guarded.get(name) != alone[name] for name in alone)
+        # what the gateway does not offer, such as streams that are resumed, is no failed check
+        is_worse |= any(behind.get(name, (0, 1))[1] > alone[name][1] for name in alone)
     return int(is_worse)
 
 
@@ -55,12 +66,44 @@ def main(installed: Path, folder: str) -> int:
 def server(folder: str, form: str) -> Iterator[int]:
     """Run one form of the everything-server; the value is its port."""
     port = PORTS[form]
-    script = str(Path(__file__).with_name("mcp_everything.py"))
-    command = [sys.executable, script, folder, form, str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_for([port] if form == "http" else [port, port + 1])
+    command = [sys.executable, SCRIPT, folder, form, str(port)]
+    with running(command, [port] if form == "http" else [port, port + 1]):
         yield port
+
+
+@contextmanager
+def gateway(folder: str) -> Iterator[int]:
+    """Run a gateway with pins and a policy that allows all; the value is its port."""
+    port = PORTS["gateway"]
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "HOME": home}
+        config = Path(home) / "domain" / "agentguard.toml"
+        agentguard = [sys.executable, "-m", "agentguard.cli"]
+        nothing = subprocess.DEVNULL
+        quiet: dict[str, Any] = {"env": environment, "stdout": nothing, "stderr": nothing}
+        subprocess.run([*agentguard, "init", str(config.parent)], check=True, **quiet)
+        (config.parent / "policies" / "authz.rego").write_text(POLICY, encoding="utf-8")
+        with config.open("a", encoding="utf-8") as file:
+            command = json.dumps([sys.executable, SCRIPT, folder, "stdio"])
+            file.write(f'[mcp.everything]\nagent = "assistant"\ncommand = {command}\n')
+        words = ["--name", "everything", "--config", str(config)]
+        subprocess.run([*agentguard, "mcp", "pin", *words], check=True, **quiet)
+        serve = [*agentguard, "mcp", "serve", *words, "--listen", f"127.0.0.1:{port}"]
+        with running(serve, [port], environment):
+            yield port
+
+
+@contextmanager
+def running(
+    command: list[str], ports: list[int], environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Run a program that listens on ``ports``, and end it with the block."""
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(ports)
+        yield
     finally:
         process.terminate()
         process.wait()
