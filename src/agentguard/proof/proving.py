@@ -136,11 +136,12 @@ def _answer(response: Any, proof: RequestProof, body: bytearray) -> Answer:
 
 
 def _with_body(response: Any, body: bytearray) -> Any:
-    """Return a response that has the body which was read, still encoded as it came."""
-    return type(response)(
+    """Return a response whose stream has the body that was read, still encoded as it came."""
+    made = type(response)
+    return made(
         response.status_code,
         headers=response.headers,
-        content=bytes(body),
+        stream=made(response.status_code, content=bytes(body)).stream,
         extensions=response.extensions,
     )
 

@@ -350,4 +350,9 @@ def _read(library: str, url: str, key: Ed25519Signer) -> list[str | None]:
     module: Any = {"httpx": httpx, "httpx2": httpx2}[library]
     transports: Any = {"httpx": CallerTransport, "httpx2": CallerTransport2}[library]
     with module.Client(transport=transports(url, receipt_keys=keys)) as client:
-        return [client.get(f"{url}/text").text, client.cookies.get("seen")]
+        with client.stream("GET", f"{url}/text") as streamed:
+            raw = b"".join(streamed.iter_raw())
+        answer = client.get(f"{url}/text")
+        assert answer.elapsed.total_seconds() > 0
+        assert gzip.decompress(raw).decode() == answer.text
+        return [answer.text, client.cookies.get("seen")]
