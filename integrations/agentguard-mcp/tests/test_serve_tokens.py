@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from base64 import urlsafe_b64encode
 
 import pytest
 import uvicorn
@@ -285,3 +286,31 @@ async def test_a_user_without_rights_is_refused_and_another_is_not(provider):
         assert (await bob.call_single("echo")).status_code == 200
     recorded.require_sound()
     recorded.guard.close()
+
+
+async def test_claims_of_an_attacker_are_refused_and_nothing_fails_inside(recorded, provider):
+    head = token(provider).partition(".")[0]
+    own = {"iss": ISSUER, "aud": URL, "sub": "s", "preferred_username": "alice"}
+    hostile = [
+        b"",
+        b"7",
+        b"[]",
+        b"\xff",
+        b"[" * 5_000,
+        json.dumps({**own, "exp": "soon"}).encode(),
+        json.dumps({**own, "exp": 1e300}).encode(),
+        json.dumps({**own, "exp": -1}).encode(),
+        json.dumps(own).encode()[:-1] + b',"exp":1e999}',
+        json.dumps({**own, "aud": {"a": URL}}).encode(),
+        json.dumps({**own, "iss": [ISSUER]}).encode(),
+        json.dumps({**own, "exp": time.time() + 60, "azp": {"a": []}}).encode(),
+    ]
+    async with gateway(recorded) as running:
+        for claims in hostile:
+            signed = provider.signed(b'{"alg":"RS256","typ":"JWT","kid":"login"}', claims)
+            part = urlsafe_b64encode(claims).decode().rstrip("=")
+            for spoiled in (signed, f"{head}.{part}.c2ln", f"{head}.{part}", f"{part}x"):
+                refused = await (await at(running, spoiled)).call_single("echo")
+                assert refused.status_code == 401, (claims, refused.text)
+        allowed = await (await at(running, token(provider))).call_single("echo")
+        assert allowed.status_code == 200

@@ -38,6 +38,7 @@ MAX_KNOWN: Final = 1024
 
 _THREADS: Final = 4
 _LONGEST: Final = 16 * 1024
+_LONGEST_DELEGATION: Final = 24 * 3600
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SPOILED: Final = ("jwt.", "json.", "base64.", "delegation.logged_out")
 _LATER: Final = ("issuer.", "storage.", "server.")
@@ -107,6 +108,9 @@ class BearerAdmission:
             known = await self._verified(token)
         except AgentguardError as error:
             raise self._of_error(error) from error
+        except Exception as error:  # a look that fails admits nobody
+            _LOGGER.exception("a token can't be verified")
+            raise RefusedRequestError(503, "tokens can't be verified now", code=ERROR) from error
         user = User(known.delegation, known.most, known.granted)
         return Admitted(known.owner, user, known.ends_at)
 
@@ -156,8 +160,9 @@ class BearerAdmission:
             subject_token=token,
             scope=self._oauth.issuers[issuer],
             task_id=self._settings.task_id,
-            expires_in=max(1, int(ends_at - time.time())),
+            expires_in=max(1, int(min(ends_at - time.time(), _LONGEST_DELEGATION))),
         )
+        ends_at = min(ends_at, delegation.expires_at.timestamp())
         most, granted = frozenset(delegation.scope), self._granted(claims)
         if granted is not None:
             delegation = delegation.narrowed(scope=most & granted)

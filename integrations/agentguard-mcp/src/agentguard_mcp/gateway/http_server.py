@@ -115,6 +115,7 @@ async def serve_http(
         await sessions.close()
         server.should_exit = True
         await serving
+        await sessions.close()  # of a session that began meanwhile
         admission.close()
         listening.close()
 

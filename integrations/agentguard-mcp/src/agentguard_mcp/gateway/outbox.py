@@ -27,7 +27,7 @@ MAX_UNREAD: Final = 32 << 20
 """The most bytes that wait for a client that does not read, before its stream ends."""
 
 MAX_BACKLOG: Final = 100
-"""The most messages that wait for a client to open a stream; the oldest goes first."""
+"""The most messages that wait for a client to open a stream; the oldest is dropped first."""
 
 _SUBSCRIPTION: Final = f"{STANDARD}subscriptionId"
 _PROGRESS: Final = "notifications/progress"
@@ -226,8 +226,10 @@ class Outbox:
     def _put_elsewhere(self, item: Item) -> None:
         if self._standing is not None:
             self._standing.put(item)
-        else:
-            self._backlog.append(item)
+            return
+        self._backlog.append(item)
+        while sum(len(one.line) for one in self._backlog) > MAX_UNREAD:
+            self._backlog.popleft()
 
     def _restored(self, message: Message, waiting: _Waiting) -> Message:
         """Return a message with the client's own id, progress token and subscription id."""

@@ -85,6 +85,7 @@ class Sessions:
         self._shared: dict[str | None, asyncio.Task[Session]] = {}
         self._begun: list[str | None] = []
         self._ends: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def pending(self) -> int:
@@ -102,6 +103,9 @@ class Sessions:
             relay, upstream = await self._open(outbox, senders)
         finally:
             self._begun.remove(owner)
+        if self._is_closed:
+            await upstream.end(at_once=True)
+            raise FullError
         now = asyncio.get_running_loop().time()
         session = Session(owner, outbox, senders, relay, upstream, now)
         outbox.refuse = lambda request: _refuse(relay, request)
@@ -156,7 +160,8 @@ class Sessions:
                 self.end_soon(session)
 
     async def close(self) -> None:
-        """End all sessions, and wait until their servers have ended."""
+        """End all sessions, and wait until their servers have ended; begin no session any more."""
+        self._is_closed = True
         begun = [task for task in self._shared.values() if not task.done()]
         for task in begun:
             task.cancel()
