@@ -68,6 +68,18 @@ async def test_a_policy_that_the_configuration_does_not_ask_shows_all_tools(reco
     assert recorded.policy_inputs == []
 
 
+async def test_the_log_of_the_program_says_that_a_policy_knows_no_lists(recorded, caplog):
+    recorded.decide = lambda call: Decision.allow() if call["action"] == "echo" else Decision.deny()
+    async with gateway(recorded, settings(filter_list=True)) as client:
+        assert await client.tools() == []
+        said = "a list shows no tools: the policy allows mcp:tools/list for none"
+        assert said in caplog.text
+        caplog.clear()
+        recorded.decide = lists("echo")
+        assert await client.tools() == ["echo"]
+        assert "shows no tools" not in caplog.text
+
+
 async def test_a_list_decides_on_no_call(recorded):
     recorded.decide = lambda call: (
         Decision.allow()

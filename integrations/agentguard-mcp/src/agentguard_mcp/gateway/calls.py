@@ -230,6 +230,8 @@ class Calls:
             return []
         names = {one["name"]: self.catalog.spec(one["name"]).name for one in tools}
         shown = await permitted(agent, spec, self._settings.server, names.values())
+        if not shown:
+            _LOGGER.warning("a list shows no tools: the policy allows %s for none", spec.name)
         return [one for one in tools if names[one["name"]] in shown]
 
     def _spec(self, name: str, request: Message) -> ToolSpec:
