@@ -46,10 +46,9 @@ class _Execution:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """What a call that is made again gets until ``until``, a time of the loop."""
+    """What a call that is made again gets for ``KEPT`` seconds."""
 
     answer: Message
-    until: float
     is_in_doubt: bool
 
 
@@ -83,7 +82,7 @@ class Executions:
         key = self._key(request)
         while (found := self._running.get(key)) is not None and not found[1].waiting:
             await asyncio.wait([found[0]])  # all its requests are given up, so it ends now
-        if found is None and (end := self._end(key)) is not None:
+        if found is None and (end := self._ends.get(key)) is not None:
             return {**end.answer, "id": request["id"]}
         task, execution = found or self._begin(key, request)
         execution.waiting += 1
@@ -122,24 +121,24 @@ class Executions:
         del self._running[key]
         if not execution.was_sent or not self._joins_retries:
             return
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         is_in_doubt = task.cancelled() or task.exception() is not None
         is_in_doubt = is_in_doubt or answers.is_in_doubt(task.result())
         if is_in_doubt:
             kept = answers.still_in_doubt(execution.request)
-        elif now - execution.begun >= SLOW and answers.is_result(task.result()):
+        elif loop.time() - execution.begun >= SLOW and answers.is_result(task.result()):
             kept = answers.repeated(task.result())
         else:
             return
         self._ends.pop(key, None)
-        self._ends[key] = _End(kept, now + KEPT, is_in_doubt)
+        self._ends[key] = _End(kept, is_in_doubt=is_in_doubt)
+        loop.call_later(KEPT, self._forget, key, self._ends[key])
         while len(self._ends) > MAX_KEPT:
             del self._ends[next(iter(self._ends))]
 
-    def _end(self, key: bytes) -> _End | None:
-        now = asyncio.get_running_loop().time()
-        self._ends = {one: end for one, end in self._ends.items() if end.until > now}
-        return self._ends.get(key)
+    def _forget(self, key: bytes, end: _End) -> None:
+        if self._ends.get(key) is end:
+            del self._ends[key]
 
     def _key(self, request: Message) -> bytes:
         """Return what two requests share that are the same call: all but the id and ``_meta``."""
