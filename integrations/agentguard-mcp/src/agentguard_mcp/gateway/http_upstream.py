@@ -2,9 +2,10 @@
 
 Each message is one POST, and the order of notices is kept (``send_order.py``). The answer is one
 message, or a stream of events that ends with the answer; a second stream, which a GET opens, has
-what the server says by itself. The session's id and the revision that the server has chosen go with
-each request. No redirect is followed and no proxy of the environment is asked, since both would see
-the token.
+what the server says by itself. Revision 2026-07-28 has no sessions: there, the gateway closes the
+connection of a request that is given up. The session's id and the revision that the server has
+chosen go with each request. No redirect is followed and no proxy of the environment is asked, since
+both would see the token.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import re
 from base64 import b64encode
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from agentguard import AgentguardError, ConfigError
@@ -21,6 +23,7 @@ from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     STANDARD,
     Message,
+    RequestId,
     is_modern,
     meta_of,
     read,
@@ -88,6 +91,7 @@ class HttpServer:
         self._order = SendOrder()
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._singles: dict[RequestId, asyncio.Task[None]] = {}
         self._session: str | None = None
         self._revision: str | None = None
         self._hello: object = None
@@ -96,19 +100,40 @@ class HttpServer:
     def send(self, message: Message) -> None:
         """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``.
 
+        The notice that a request of revision 2026-07-28 is given up closes the request's stream.
         A message beyond ``2 * MAX_OPEN`` at once is not sent: ``on_lost`` is told of a request
         (``NotSentError``), and another message is dropped.
         """
         line = write(message)
         if self._is_closed:
             raise UpstreamLostError
+        if message.get("method") == "notifications/cancelled" and self._give_up(message):
+            return
         if len(self._tasks) >= 2 * MAX_OPEN:
             if "method" in message and "id" in message:
                 error = NotSentError("too many requests at once")
                 asyncio.get_running_loop().call_soon(self._on_lost, message["id"], error)
             return
         is_request = "method" in message and "id" in message
-        self._start(self._send_in_turn(message, line, self._order.turn(is_request=is_request)))
+        turn = self._order.turn(is_request=is_request)
+        task = self._start(self._send_in_turn(message, line, turn))
+        if is_request and is_modern(message):
+            self._singles[message["id"]] = task
+            task.add_done_callback(partial(self._forget, message["id"], turn))
+
+    def _forget(self, identifier: RequestId, turn: Turn, task: asyncio.Task[None]) -> None:
+        """Note the end of a request that stands by itself, and that perhaps never began."""
+        turn.end()
+        if self._singles.get(identifier) is task:
+            del self._singles[identifier]
+
+    def _give_up(self, notice: Message) -> bool:
+        """Close the stream of a request that stands by itself; return whether there is one."""
+        identifier = notice.get("params", {}).get("requestId")
+        task = self._singles.get(identifier) if isinstance(identifier, str | int) else None
+        if task is not None:
+            task.cancel()
+        return task is not None
 
     async def next(self) -> bytes:
         """Return the server's next message; a server over HTTP has no end."""
@@ -126,10 +151,11 @@ class HttpServer:
                     await self._client.delete(self._url, headers=self._headers({}))
         await self._client.aclose()
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _headers(self, message: Message) -> dict[str, str]:
         headers = {"Accept": f"{_JSON}, {_EVENTS}", "Content-Type": _JSON}
