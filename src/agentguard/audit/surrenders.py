@@ -1,9 +1,10 @@
 """Entries of surrenders: an agent's instance gives a delegation up, and nobody acts under it again.
 
 No administrator signs: the evidence is the delegation's last hop, which the issuer has signed, and
-the instance's own DPoP proof of the request, which the key in that hop has signed. So an instance
-gives up what it holds, and nothing else, also by the hand of somebody who has stolen the log's key.
-RFC 7009; RFC 9449.
+the instance's own DPoP proof of the request, which the key in that hop has signed. So nobody but
+the instance gives up what it holds. The proof names the access token by a hash alone: who has
+stolen the log's key can put a proof of the instance beside another hop of the same instance, unless
+that hop is younger than the proof. RFC 7009; RFC 9449.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def record(hop: str, proof: str, *, at: str) -> Record:
 def read(entry: Entry) -> Surrender:
     """Return the surrender in an entry; raises ``DecodeError`` (``entry.malformed``).
 
-    The key that the hop names has to have signed the proof. ``check`` verifies the hop as well.
+    The key that the hop names has to have signed the proof, at most ``WINDOW`` seconds before the
+    hop was issued. ``check`` verifies the hop as well.
     """
     try:
         hop = grant.read(str(entry.members["hop"]))
@@ -59,6 +61,9 @@ def read(entry: Entry) -> Surrender:
         raise DecodeError(f"not a surrender: {error}", code="entry.malformed") from error
     if hop.is_asserted or hop.key_id != signed_by:
         message = "not a surrender: the proof is of another key than the hop's"
+        raise DecodeError(message, code="entry.malformed")
+    if hop.issued_at > signed_at + WINDOW:
+        message = "not a surrender: the proof is older than the hop"
         raise DecodeError(message, code="entry.malformed")
     return Surrender(hop.jti, hop.expires_at, signed_at + WINDOW, _summary(hop, entry.at))
 

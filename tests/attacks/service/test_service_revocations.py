@@ -102,6 +102,7 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
     hop, proof = str(entry.members["hop"]), str(entry.members["proof"])
     at = "2026-11-29T12:00:00.000000Z"
     stranger, url = Key(), f"{service.url}/revoke"
+    issued_at = read_grant(hop).issued_at
     head, claims, signature = proof.split(".")
     forged: list[Any] = [
         stranger.proof(url, token),
@@ -110,14 +111,17 @@ def test_a_log_with_a_surrender_of_somebody_else_does_not_verify(service, key, c
         f"{head}.{claims}.{signature[:-8]}AAAAAAAA",
         f"{head}.{claims}",
         "",
+        key.proof(url, token, iat=issued_at - surrenders.WINDOW - 1),  # of an earlier surrender
     ]
     for wrong in forged:
         body = dumps({"kind": "surrender", "at": at, "hop": hop, "proof": wrong})
         with pytest.raises(DecodeError) as refused:
             surrenders.read(parse_entry(body))
         assert refused.value.code == "entry.malformed"
-    good = parse_entry(surrenders.record(hop, proof, at=at).body)  # the twin
-    assert surrenders.read(good).summary.principal == "user:alice"
+    late = key.proof(url, token, iat=issued_at - surrenders.WINDOW)  # the clocks differ
+    for right in (proof, late):  # the twins
+        good = parse_entry(surrenders.record(hop, right, at=at).body)
+        assert surrenders.read(good).summary.principal == "user:alice"
 
 
 def test_the_logs_key_alone_ends_nobodys_delegation(scene):
