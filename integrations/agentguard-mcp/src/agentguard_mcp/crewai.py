@@ -1,7 +1,8 @@
 """``server_tools``: the tools of an MCP server for CrewAI, whose calls prove their caller.
 
-Import this module by its own name, where CrewAI is installed. CrewAI finds the tools and runs them;
-each call goes over a connection of its own, whose requests are proved as in ``client.py``.
+Import this module by its own name, where ``agentguard-crewai`` is installed. CrewAI finds the tools
+and runs them; each call goes over a connection of its own, whose requests are proved as in
+``client.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
+
+from agentguard.adapters import require_supported
+
+require_supported("agentguard-crewai", "crewai")
 
 import httpx
 from crewai.mcp import (
