@@ -25,6 +25,7 @@ from token_service import Key
 from agentguard import AgentguardError, Decision, Guard
 from agentguard.domain.config import parse
 from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.key_sources import KeySources
 from agentguard.domain.logouts import LogOutTokens
 from agentguard.identity.jwks import parse_jwks
 from agentguard.issuers.keys import FetchedKeys
@@ -140,7 +141,8 @@ def decoded(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def logout_door(provider: Provider) -> Door:
     tables = {"trust_domain": "acme.example", "issuers": {"acme": provider.table()}}
-    tokens = LogOutTokens(parse(tables, source="a test", base=provider.path.parent))
+    settings = parse(tables, source="a test", base=provider.path.parent)
+    tokens = LogOutTokens(settings, KeySources(settings))
     header, claims = decoded(provider.logout_token())
     return Door(
         lambda token: tokens.verify(token, now=claims["iat"]),

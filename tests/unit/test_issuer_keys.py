@@ -16,6 +16,7 @@ from token_issuer import AUDIENCE, ISSUER, NOW, SUBJECT, HttpIssuer, TokenIssuer
 
 from agentguard.domain.config import parse, rights
 from agentguard.domain.issuer_keys import open_issuers
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import AgentguardError, ConfigError, ServerError
 from agentguard.identity.jwks import KeySet
 from agentguard.issuers.http import endpoint_of
@@ -353,6 +354,10 @@ def configured(provider, url="/jwks", **members):
     return parse({"issuers": {"cluster": table}}, source="agentguard.toml", base=provider.folder)
 
 
+def opened(settings):
+    return open_issuers(settings, KeySources(settings))
+
+
 @pytest.fixture
 def settings(provider, tmp_path):
     provider.folder = tmp_path
@@ -360,7 +365,7 @@ def settings(provider, tmp_path):
 
 
 def test_keys_are_fetched_over_http(provider, issuer, settings):
-    issuers = open_issuers(settings())
+    issuers = opened(settings())
     for _ in range(2):
         assert issuers.verify(issuer.token(**fresh())).issuer == "cluster"
     assert provider.requests == ["/jwks"]
@@ -379,7 +384,7 @@ def test_keys_are_fetched_over_http(provider, issuer, settings):
     ],
 )
 def test_another_answer_is_no_key_set(provider, issuer, settings, status, headers, body):
-    issuers = open_issuers(settings(url="/odd"))
+    issuers = opened(settings(url="/odd"))
     provider.answers["/odd"] = (status, headers, body)
     assert code_of(issuers.verify, issuer.token(**fresh())) == "issuer.unreachable"
     assert provider.requests == ["/odd"]  # a redirection is not followed
@@ -393,7 +398,7 @@ def test_an_answer_that_does_not_end_takes_its_time_and_no_more(provider):
 
 
 def test_nobody_at_the_url_is_an_issuer_that_is_unreachable(provider, issuer, settings):
-    issuers = open_issuers(settings())
+    issuers = opened(settings())
     provider.close()
     assert code_of(issuers.verify, issuer.token(**fresh())) == "issuer.unreachable"
 
@@ -401,20 +406,20 @@ def test_nobody_at_the_url_is_an_issuer_that_is_unreachable(provider, issuer, se
 def test_a_ca_that_can_not_be_used_is_an_error_at_the_start(settings, tmp_path):
     url = "https://127.0.0.1:9/jwks"
     with pytest.raises(ConfigError, match=r"issuers\.cluster\.ca: .*bad\.pem can't be used"):
-        open_issuers(settings(jwks_url=url, ca="bad.pem"))
+        opened(settings(jwks_url=url, ca="bad.pem"))
     authority = Authority(tmp_path, "acme")
-    open_issuers(settings(jwks_url=url, ca=str(authority.file)))
+    opened(settings(jwks_url=url, ca=str(authority.file)))
 
 
 def test_a_proxy_of_the_environment_is_not_asked(provider, issuer, settings, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert open_issuers(settings()).verify(issuer.token(**fresh())).issuer == "cluster"
+    assert opened(settings()).verify(issuer.token(**fresh())).issuer == "cluster"
 
 
 def test_a_token_of_no_issuer_in_the_configuration_asks_nobody(provider, settings):
     other = TokenIssuer(issuer="https://other.example")
-    issuers = open_issuers(settings())
+    issuers = opened(settings())
     assert code_of(issuers.verify, other.token(**fresh())) == "jwt.issuer"
     assert code_of(issuers.verify, "no token") == "jwt.malformed"
     assert code_of(issuers.verify, json.dumps({})) == "jwt.malformed"

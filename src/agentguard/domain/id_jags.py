@@ -14,7 +14,7 @@ from typing import Final
 
 from agentguard.delegation.subject_token import ID_JAG
 from agentguard.domain.config import Config
-from agentguard.domain.issuer_keys import open_source
+from agentguard.domain.key_sources import KeySources
 from agentguard.domain.users import User, UserTokens
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.jwt import VerifiedJwt
@@ -56,7 +56,9 @@ class IdJags:
     where no issuer knows users.
     """
 
-    def __init__(self, settings: Config, users: Callable[[], UserTokens | None]) -> None:
+    def __init__(
+        self, settings: Config, sources: KeySources, users: Callable[[], UserTokens | None]
+    ) -> None:
         service = settings.service
         issuers = [
             issuer
@@ -74,7 +76,7 @@ class IdJags:
                         types=frozenset({TYPE}),
                         subject_claim="sub",
                     ),
-                    open_source(issuer, settings.source),
+                    sources.of(issuer.rule.name),
                 )
                 for issuer in issuers
             ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.issuers import IssuerConfig
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import ConfigError, ServerError
 from agentguard.identity.jwks import KeySet
 from agentguard.identity.jwt import JwtRule
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
     from agentguard.http.endpoint import Endpoint
 
 
-def open_issuers(settings: Config) -> Issuers:
+def open_issuers(settings: Config, sources: KeySources) -> Issuers:
     """Return the issuers of ``[issuers]``; no file is read, and no server asked, before a token.
 
     Raises ``ConfigError``: ``config.extra_missing``, and for a ``ca`` that can't be used.
     """
     return Issuers(
-        [
-            TrustedIssuer(one.rule, open_source(one, settings.source))
-            for one in settings.issuers.values()
-        ]
+        [TrustedIssuer(issuer.rule, sources.of(name)) for name, issuer in settings.issuers.items()]
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from agentguard.domain.config import Config
-from agentguard.domain.issuer_keys import open_source
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import VerificationError
 from agentguard.identity import logout_token
 from agentguard.identity.login import LogOut
@@ -23,9 +23,9 @@ OLDEST: Final = 3600
 class LogOutTokens:
     """Verifies log-out tokens of the providers that know users."""
 
-    def __init__(self, settings: Config) -> None:
-        sources = [
-            (issuer, issuer.users, open_source(issuer, settings.source))
+    def __init__(self, settings: Config, sources: KeySources) -> None:
+        providers = [
+            (issuer, issuer.users, sources.of(issuer.rule.name))
             for issuer in settings.issuers.values()
             if issuer.users is not None
         ]
@@ -42,7 +42,7 @@ class LogOutTokens:
                         ),
                         source,
                     )
-                    for issuer, users, source in sources
+                    for issuer, users, source in providers
                 ]
             )
             for claim in ("sub", "sid")

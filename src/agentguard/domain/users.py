@@ -14,12 +14,13 @@ from agentguard.delegation.subject_token import SubjectToken, is_sound
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
-from agentguard.domain.issuer_keys import open_source
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import login
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.identity.login import LogIn
 from agentguard.identity.principal import is_principal, shown
+from agentguard.issuers.keys import KeySource
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON, is_integer
 
@@ -54,7 +55,7 @@ class User:
 class UserTokens:
     """Verifies tokens of the issuers that know users."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, sources: KeySources) -> None:
         self._application = f"spiffe://{settings.trust_domain}"
         self._roles = settings.role_scopes
         self._programs = {
@@ -71,8 +72,8 @@ class UserTokens:
         }
         self._issuers = Issuers(
             [
-                _for_users(issuer, issuer.users, settings.source)
-                for issuer in settings.issuers.values()
+                _for_users(issuer, issuer.users, sources.of(name))
+                for name, issuer in settings.issuers.items()
                 if issuer.users is not None
             ]
         )
@@ -142,10 +143,10 @@ class UserTokens:
         return PrincipalConfig(tuple(roles), scope)
 
 
-def _for_users(issuer: IssuerConfig, users: UsersConfig, where: str) -> TrustedIssuer:
+def _for_users(issuer: IssuerConfig, users: UsersConfig, source: KeySource) -> TrustedIssuer:
     # subject_claim is for programs; the first hop names the sub of a user's token
     rule = replace(issuer.rule, audience=users.audience, subject_claim="sub")
-    return TrustedIssuer(rule, open_source(issuer, where))
+    return TrustedIssuer(rule, source)
 
 
 def _require_kind(verified: VerifiedJwt, users: UsersConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from agentguard.delegation.via_token import ViaToken, is_sound
 from agentguard.domain.config import Config
-from agentguard.domain.issuer_keys import open_source
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
@@ -32,11 +32,11 @@ class Workload:
 class WorkloadTokens:
     """Verifies tokens of the issuers that know services."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, sources: KeySources) -> None:
         known = [issuer for issuer in settings.issuers.values() if issuer.services]
         self._services = {issuer.rule.name: issuer.services for issuer in known}
         self._issuers = Issuers(
-            [TrustedIssuer(issuer.rule, open_source(issuer, settings.source)) for issuer in known]
+            [TrustedIssuer(one.rule, sources.of(one.rule.name)) for one in known]
         )
 
     def verify(self, token: str) -> Workload:

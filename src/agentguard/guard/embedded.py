@@ -21,6 +21,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig, unknown_agent
 from agentguard.domain.config.engine_loader import open_engine
 from agentguard.domain.config.spelling import ScopeSpelling
+from agentguard.domain.key_sources import KeySources
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.domain.protocol import Domain
 from agentguard.flow.drive import Executors
@@ -62,16 +63,17 @@ class Embedded:
         self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
         callbacks = Callbacks.of(settings, on_request, approver_roles)
         self.runtime = Runtime(settings, engine, domain, callbacks, is_server=is_server)
-        self.tools, self.delegations = self._tables(settings)
+        self.key_sources = KeySources(settings)
+        self.tools, self.delegations = self._tables(settings, self.key_sources)
         self.runtime.current_ports()
         watch_pending(self.waiting)
 
-    def _tables(self, settings: Config) -> tuple[Tools, Delegations]:
+    def _tables(self, settings: Config, sources: KeySources) -> tuple[Tools, Delegations]:
         scopes = ScopeSpelling(settings.source, settings.scopes)
-        delegations = Delegations(
-            settings, self.runtime, scopes, _users(settings), _workloads(settings)
+        users, workloads = _users(settings, sources), _workloads(settings, sources)
+        return Tools(settings, scopes), Delegations(
+            settings, self.runtime, scopes, users, workloads
         )
-        return Tools(settings, scopes), delegations
 
     def reload(self, settings: Config) -> None:
         """Go by another configuration of the same state from the next calls on.
@@ -82,12 +84,13 @@ class Embedded:
         """
         engine = open_engine(settings)
         try:
-            tables = self._tables(settings)
+            sources = self.key_sources.after(settings)
+            tables = self._tables(settings, sources)
             use = self.runtime.prepare(settings, engine, Callbacks.of(settings, None, None))
         except BaseException:
             engine.close()
             raise
-        self._settings = settings
+        self._settings, self.key_sources = settings, sources
         self.tools, self.delegations = tables
         use()  # last: whoever has the new ports has the rest
 
@@ -200,22 +203,22 @@ class Embedded:
         self.runtime.close()
 
 
-def _users(settings: Config) -> UserTokens | None:
+def _users(settings: Config, sources: KeySources) -> UserTokens | None:
     if all(issuer.users is None for issuer in settings.issuers.values()):
         return None
     # few configurations name an issuer that knows users
     from agentguard.domain.users import UserTokens  # noqa: PLC0415
 
-    return UserTokens(settings)
+    return UserTokens(settings, sources)
 
 
-def _workloads(settings: Config) -> WorkloadTokens | None:
+def _workloads(settings: Config, sources: KeySources) -> WorkloadTokens | None:
     if not any(issuer.services for issuer in settings.issuers.values()):
         return None
     # few configurations name an issuer that knows services
     from agentguard.domain.workloads import WorkloadTokens  # noqa: PLC0415
 
-    return WorkloadTokens(settings)
+    return WorkloadTokens(settings, sources)
 
 
 def open_embedded(

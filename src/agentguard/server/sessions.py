@@ -21,6 +21,7 @@ from agentguard.domain import config
 from agentguard.domain.config import Config
 from agentguard.domain.config.server import EVERYTHING, LAUNCHED, ClientConfig, ServerConfig
 from agentguard.domain.issuer_keys import open_issuers
+from agentguard.domain.key_sources import KeySources
 from agentguard.errors import AgentguardError, ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import tls
@@ -65,7 +66,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self.shares = Shares(limits.max_clients, len(self.clients))
         self.handshakes = tls.Handshakes(self.shares.of(REMOTE).most_connections // 2)
-        self._tokens = _token_clients(settings)
+        self._tokens = _token_clients(settings, parts.key_sources)
         self.takes_tokens = self._tokens is not None
 
     def reload(self) -> tuple[str, ...]:
@@ -87,7 +88,8 @@ class Sessions:
 
     def _reload(self) -> tuple[str, ...]:
         settings, parts = config.load(Path(self._settings.source)), self._parts
-        changed, tokens = changes(self._settings, settings), _token_clients(settings)
+        changed = changes(self._settings, settings)
+        tokens = _token_clients(settings, parts.key_sources.after(settings))
         before = parts.runtime.current_ports().engine.policy_sha256
         parts.reload(settings)
         with self.lock:
@@ -275,7 +277,7 @@ def _without_rights(client: ClientConfig) -> ClientConfig:
     return replace(client, agents=(), vouches_for=(), answers=False, sees_requests=False)
 
 
-def _token_clients(settings: Config) -> TokenClients | None:
+def _token_clients(settings: Config, sources: KeySources) -> TokenClients | None:
     """Return the clients with tokens, None without one; raises ``ConfigError``."""
     clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
-    return TokenClients(open_issuers(settings), clients) if clients else None
+    return TokenClients(open_issuers(settings, sources), clients) if clients else None

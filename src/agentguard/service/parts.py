@@ -85,14 +85,15 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
     if settings.service is None:
         raise ConfigError(f"{settings.source}: service: expected a table [service], found none")
     clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
+    sources = guard.key_sources.after(settings)
     return ServiceParts(
         settings,
         settings.service,
         guard,
-        TokenClients(open_issuers(settings), clients),
+        TokenClients(open_issuers(settings, sources), clients),
         ProofStore(settings.state / STORE, max_chains=_MOST_CHAINS),
-        LogOutTokens(settings),
+        LogOutTokens(settings, sources),
         threading.Lock(),
         RecordedChains(),
-        IdJags(settings, lambda: guard.delegations.users),
+        IdJags(settings, sources, lambda: guard.delegations.users),
     )
