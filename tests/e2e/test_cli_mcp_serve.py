@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,7 +47,7 @@ def table(
         file.write(f'[mcp.files.serve]\n{serve}\n[agents.clerk]\nmax_scope = ["a"]\n')
 
 
-def call(url: str, tool: str) -> httpx.Response:
+def call(url: str, tool: str, client: Any = httpx) -> httpx.Response:
     params = {"name": tool, "arguments": {"text": "a"}, "_meta": META}
     headers = {
         "mcp-protocol-version": "2026-07-28",
@@ -53,7 +56,7 @@ def call(url: str, tool: str) -> httpx.Response:
         "accept": "application/json, text/event-stream",
     }
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    return httpx.post(url, json=message, headers=headers, trust_env=False, timeout=20)
+    return client.post(url, json=message, headers=headers, timeout=20)
 
 
 def test_a_gateway_serves_until_a_signal_comes(domain):
@@ -78,6 +81,30 @@ def test_a_gateway_serves_until_a_signal_comes(domain):
     calls = domain.run("audit", "list").stdout
     assert ("echo" in calls, "user:alice" in calls) == (True, True)
     assert domain.run("audit", "verify").returncode == 0
+
+
+def test_at_a_unix_socket_the_agent_acts_for_the_user_of_the_gateway(domain, tmp_path):
+    table(domain, agent="clerk")
+    place = tmp_path / "gateway.sock"
+    words = ("mcp", "serve", "--name", "files", "--listen", f"unix:{place}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentguard.cli", *words],
+        cwd=domain.folder,
+        env=domain.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("serving at ").strip()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(place))) as client:
+            assert call(url, "echo", client).json()["result"]["isError"] is False
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"user:{name}" in domain.run("audit", "list").stdout
 
 
 def test_nothing_is_served_to_callers_whom_nobody_names(domain):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 from base64 import b64encode
 
 import httpx
 import pytest
 from gateway_scene import code_of, settings, shown
-from http_scene import HELLO, TYPES, call_of, served, single
+from http_scene import HELLO, TYPES, Caller, call_of, served, single
 
 from agentguard import ConfigError
 from agentguard.testing import RecordedGuard
@@ -261,3 +262,29 @@ async def test_an_address_in_use_is_named(recorded):
             async with served(recorded, port=port):
                 raise AssertionError
     assert refused.value.code == "server.address"
+
+
+async def test_a_unix_socket_is_for_its_own_user_alone(recorded, tmp_path, monkeypatch):
+    path = tmp_path / "gateway.sock"
+    async with served(recorded, socket=path) as gateway:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport) as http:
+            client = await Caller(http, gateway.place.url).begin()
+            assert shown(await client.call("echo", "a"))["text"] == "a"
+            page = await client.post(call_of("echo"), origin="https://evil.example")
+            assert page.status_code == 403
+        with pytest.raises(ConfigError, match="another gateway listens"):
+            async with served(recorded, socket=path):
+                raise AssertionError
+        monkeypatch.setattr("agentguard_mcp.gateway.local_socket.own_user", lambda: 4242)
+        other = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=other) as http:
+            with pytest.raises(httpx.TransportError):
+                await Caller(http, gateway.place.url).begin()
+    assert not path.exists()
+    path.write_text("a file of the user")
+    with pytest.raises(ConfigError, match="no socket"):
+        async with served(recorded, socket=path):
+            raise AssertionError
+    assert path.read_text() == "a file of the user"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,7 +25,7 @@ from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.domain.config import Config
-from agentguard.domain.config.mcp_serve import LISTEN, is_loopback, parse_listen
+from agentguard.domain.config.mcp_serve import LISTEN, is_loopback, parse_listen, parse_socket
 from agentguard.errors import ConfigError
 
 _LISTENER = "agentguard_mcp.gateway.http_server"
@@ -46,7 +48,7 @@ def serve(  # noqa: PLR0913  the options of the command
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help=f"Where to listen; or in [mcp.SERVER.serve], by default {LISTEN}.",
+            help=f"Where to listen, or unix:PATH; or in [mcp.SERVER.serve], by default {LISTEN}.",
         ),
     ] = None,
     env: EnvOption = None,
@@ -62,11 +64,14 @@ def serve(  # noqa: PLR0913  the options of the command
     settings = location.load(config)
     package = gateway.package()
     server = gateway.server_of(settings, name, command or (), upstream)
+    place = _place(server, listen)
     caller = gateway.Caller(agent, principal, task)
+    if place.socket is not None and not _is_named(settings, server, caller):
+        caller = caller._replace(principal=_own_user())
     gateway.require_caller(server, caller)
     chosen = gateway.settings_of(settings, server, caller, env or ())
     oauth = oauth_of(package, settings, server, chosen.agent)
-    front = _front(package, server, listen, oauth)
+    front = _front(package, server, place, oauth)
     _require_known_callers(settings, server, chosen, front)
     pins = gateway.pins_or_warning(settings, server)
     chosen = gateway.settings_of(settings, server, caller, env or (), pins)
@@ -76,20 +81,55 @@ def serve(  # noqa: PLR0913  the options of the command
 serve.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
 
 
+class _Place(NamedTuple):
+    """Where a gateway listens: at a unix socket, or at an address and a port."""
+
+    host: str
+    port: int
+    socket: Path | None = None
+
+
 def _say(place: Any) -> None:
     screen.line(f"serving at {place.url}")
 
 
-def _front(package: Any, server: Server, listen: str | None, oauth: Any) -> Any:
+def _place(server: Server, listen: str | None) -> _Place:
     """Return where the gateway listens; raises ``ConfigError``."""
     table = server.table.serve
-    host, port = table.host, table.port
-    if listen is not None:
-        parsed = parse_listen(listen)
-        if parsed is None:
-            raise ConfigError(f"--listen {listen}: expected an address and a port, as in {LISTEN}")
-        host, port = parsed
-    if table.certificate is None and not is_loopback(host):
+    if listen is None:
+        return _Place(table.host, table.port, table.socket)
+    path, parsed = parse_socket(listen), parse_listen(listen)
+    if path is not None:
+        return _Place(table.host, table.port, Path(path).absolute())
+    if parsed is None:
+        message = f"--listen {listen}: expected an address and a port, as in {LISTEN}, or unix:PATH"
+        raise ConfigError(message)
+    return _Place(*parsed)
+
+
+def _is_named(config: Config, server: Server, caller: gateway.Caller) -> bool:
+    """Return whether the configuration says for whom the agent acts."""
+    table = server.table
+    profile = config.agents.get(caller.agent or table.agent or "")
+    is_own = profile is not None and profile.authority == "own"
+    is_proved = table.audience is not None or table.oauth is not None
+    return is_own or is_proved or (caller.principal or table.principal) is not None
+
+
+def _own_user() -> str:
+    """Return this process's user as a principal: nobody else can connect to its unix socket."""
+    try:
+        return f"user:{pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError as error:
+        message = "this process's user has no name: name a principal with --principal"
+        raise ConfigError(message) from error
+
+
+def _front(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
+    """Return how clients reach the gateway; raises ``ConfigError``."""
+    table = server.table.serve
+    host = place.host
+    if place.socket is None and table.certificate is None and not is_loopback(host):
         message = (
             f"{host} is no loopback address: name a certificate and a key in "
             f"[mcp.{server.name}.serve], or listen on loopback behind a proxy with TLS"
@@ -97,7 +137,8 @@ def _front(package: Any, server: Server, listen: str | None, oauth: Any) -> Any:
         raise ConfigError(message)
     return package.FrontSettings(
         host=host,
-        port=port,
+        port=place.port,
+        socket=place.socket,
         url=table.url,
         certificate=table.certificate,
         key=table.key,
@@ -117,8 +158,8 @@ def _require_known_callers(config: Config, server: Server, settings: Any, front:
     if settings.proofs is not None or front.oauth is not None:
         return
     where = f"[mcp.{server.name}] of {config.source}"
-    is_here = front.url is None or front.url.startswith("http://")
-    if not is_loopback(front.host) or not is_here:
+    is_here = front.socket is not None or is_loopback(front.host)
+    if not is_here or (front.url is not None and front.url.startswith("https://")):
         message = (
             "everybody who reaches the address could call tools: ask for tokens of users "
             f"([mcp.{server.name}.oauth]), have callers prove their calls (audience and proofs in "

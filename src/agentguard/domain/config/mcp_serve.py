@@ -26,6 +26,7 @@ SESSIONS: Final = 64
 IDLE: Final = 600.0
 """The default of ``idle``, in seconds."""
 
+_UNIX: Final = "unix:"
 MAX_SESSIONS: Final = 10_000
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]+")
@@ -35,11 +36,11 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\[\]:-]+")
 class McpServeConfig:
     """``[mcp.NAME.serve]``: where a gateway listens, and how clients reach it.
 
-    The gateway listens at ``host`` and ``port``: with TLS where a ``certificate`` and its ``key``
-    are named, and otherwise on loopback alone. ``url`` is the address of the endpoint as clients
-    know it, None for the one at which the gateway listens. ``origins`` are those of pages in
-    browsers that may ask. ``sessions`` is the most sessions at once, and ``idle`` the number of
-    seconds after which a silent one ends.
+    The gateway listens at the unix socket ``socket``, or at ``host`` and ``port``: with TLS where a
+    ``certificate`` and its ``key`` are named, and otherwise on loopback alone. ``url`` is the
+    address of the endpoint as clients know it, None for the one at which the gateway listens.
+    ``origins`` are those of pages in browsers that may ask. ``sessions`` is the most sessions at
+    once, and ``idle`` the number of seconds after which a silent one ends.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +51,7 @@ class McpServeConfig:
     origins: tuple[str, ...] = ()
     sessions: int = SESSIONS
     idle: float = IDLE
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,9 @@ class McpOAuthConfig:
 
 def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConfig:
     """Read ``[mcp.NAME.serve]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
-    host, port = _listen(table)
+    listen = table.text("listen", LISTEN)
+    path = parse_socket(listen)
+    host, port = _listen(table, LISTEN if path is not None else listen)
     certificate, key = table.text("certificate", ""), table.text("key", "")
     if bool(certificate) is not bool(key):
         raise table.mistake("key", "the private key of the certificate, beside the certificate")
@@ -88,6 +92,7 @@ def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConf
         origins,
         sessions,
         table.seconds("idle", IDLE),
+        resolve(path) if path is not None else None,
     )
     table.reject_unknown()
     return config
@@ -119,15 +124,20 @@ def parse_listen(text: str) -> tuple[str, int] | None:
     return (host, int(port)) if is_port and int(port) <= MAX_PORT else None
 
 
+def parse_socket(text: str) -> str | None:
+    """Return the path of ``unix:PATH``, None for another text."""
+    return text.removeprefix(_UNIX) if text.startswith(_UNIX) and text != _UNIX else None
+
+
 def is_loopback(host: str) -> bool:
     """Return whether an address is one of this machine alone."""
     return ip_address(host).is_loopback
 
 
-def _listen(table: Table) -> tuple[str, int]:
-    parsed = parse_listen(table.text("listen", LISTEN))
+def _listen(table: Table, listen: str) -> tuple[str, int]:
+    parsed = parse_listen(listen)
     if parsed is None:
-        raise table.mistake("listen", f"an address and a port, as in '{LISTEN}'")
+        raise table.mistake("listen", f"an address and a port, as in '{LISTEN}', or 'unix:PATH'")
     return parsed
 
 

@@ -44,14 +44,15 @@ class OAuth:
 class FrontSettings:
     """Where a gateway listens for clients over HTTP.
 
-    The gateway listens at ``host`` and ``port``; for port 0 the system chooses one. ``url`` is the
-    address of the endpoint as clients know it, which is also the name of the resource in tokens
-    (RFC 8707); None stands for the address at which the gateway listens. ``certificate`` and
-    ``key`` are files for TLS, None for plain HTTP. ``origins`` are the origins of pages in browsers
-    that may ask, beside the gateway's own. ``sessions`` is the most sessions at once. ``idle`` and
-    ``drain`` are in seconds: after ``idle`` a session ends in which nothing happens, and calls have
-    ``drain`` to end when the gateway does. ``oauth`` asks for tokens; None takes the caller whom
-    the proof or ``Settings`` names.
+    The gateway listens at ``host`` and ``port``; for port 0 the system chooses one. The unix socket
+    ``socket`` takes their place, and is for the gateway's own user alone. ``url`` is the address of
+    the endpoint as clients know it, which is also the name of the resource in tokens (RFC 8707);
+    None stands for the address at which the gateway listens. ``certificate`` and ``key`` are files
+    for TLS, None for plain HTTP. ``origins`` are the origins of pages in browsers that may ask,
+    beside the gateway's own. ``sessions`` is the most sessions at once. ``idle`` and ``drain`` are
+    in seconds: after ``idle`` a session ends in which nothing happens, and calls have ``drain`` to
+    end when the gateway does. ``oauth`` asks for tokens; None takes the caller whom the proof or
+    ``Settings`` names.
     """
 
     host: str = "127.0.0.1"
@@ -64,21 +65,28 @@ class FrontSettings:
     idle: float = IDLE
     drain: float = 10.0
     oauth: OAuth | None = None
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A gateway that listens at ``port``: its URL, and the hosts and origins that requests name."""
+    """A gateway that listens at ``port``: its URL, and the hosts and origins that requests name.
+
+    ``hosts`` None is for a unix socket, to which no page in a browser can connect.
+    """
 
     port: int
     url: str
     path: str
-    hosts: frozenset[str]
+    hosts: frozenset[str] | None
     origins: frozenset[str]
 
     @classmethod
     def of(cls, front: FrontSettings, port: int) -> Place:
         """Return the place of a gateway that listens at ``port``."""
+        if front.socket is not None:
+            url = front.url or f"http://localhost{PATH}"
+            return cls(0, url, urlsplit(url).path or "/", None, frozenset(front.origins))
         scheme = "http" if front.certificate is None else "https"
         host = f"[{front.host}]" if ":" in front.host else front.host
         url = front.url or f"{scheme}://{host}:{port}{PATH}"

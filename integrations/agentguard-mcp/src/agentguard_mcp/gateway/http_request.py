@@ -126,12 +126,14 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-def require_own(headers: Mapping[str, str], hosts: frozenset[str], origins: frozenset[str]) -> None:
+def require_own(
+    headers: Mapping[str, str], hosts: frozenset[str] | None, origins: frozenset[str]
+) -> None:
     """Raise ``RefusedRequestError`` (403) unless host and origin are the gateway's own.
 
-    A request without an ``Origin`` comes from no page in a browser.
+    A request without an ``Origin`` comes from no page in a browser. ``hosts`` None takes any host.
     """
-    if headers.get("host", "").lower() not in hosts:
+    if hosts is not None and headers.get("host", "").lower() not in hosts:
         raise RefusedRequestError(403, "the header Host names no host of this gateway")
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in origins:

@@ -10,11 +10,12 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import ConfigError, Guard
+from agentguard import Agent, ConfigError, Guard
+from agentguard_mcp.gateway import local_socket
 from agentguard_mcp.gateway.admission import Admission, OpenAdmission, ProofAdmission
 from agentguard_mcp.gateway.bearer import BearerAdmission
 from agentguard_mcp.gateway.connect import Link, linked, proved_callers
@@ -80,6 +81,31 @@ async def serve_http(
     read, and for an agent that the configuration does not name; and what ``proved_callers`` raises.
     """
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
+    sessions = _sessions(guard, agent, settings, front)
+    with closing(_bound(front)) as listening:
+        place = Place.of(front, 0 if front.socket is not None else listening.getsockname()[1])
+        admission = _admission(guard, settings, front, place)
+        served = Front(place, sessions, admission)
+        try:
+            server = _Server(_configured(served, front))
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            try:
+                await _started(server, serving)
+                if not serving.done():
+                    on_ready(place)
+                    await _until(stop, serving, sessions, front.idle)
+                    served.drain()
+                    await _drained(served, front.drain)
+            finally:
+                await _end(server, serving, sessions)
+        finally:
+            admission.close()
+            if front.socket is not None:
+                local_socket.remove(front.socket)
+
+
+def _sessions(guard: Guard, agent: Agent, settings: Settings, front: FrontSettings) -> Sessions:
+    """Return the sessions of a gateway, which count their calls and first descriptions together."""
     proofs = proved_callers(guard, settings)
     limits, first = Limits(settings), dict[str, str]()
     is_known = front.oauth is not None
@@ -97,27 +123,14 @@ async def serve_http(
             first=first,
         )
 
-    sessions = Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
-    listening = _bound(front)
-    place = Place.of(front, listening.getsockname()[1])
-    admission = _admission(guard, settings, front, place)
-    served = Front(place, sessions, admission)
-    server = _Server(_configured(served, front))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        await _started(server, serving)
-        if not serving.done():
-            on_ready(place)
-            await _until(stop, serving, sessions, front.idle)
-            served.drain()
-            await _drained(served, front.drain)
-    finally:
-        await sessions.close()
-        server.should_exit = True
-        await serving
-        await sessions.close()  # of a session that began meanwhile
-        admission.close()
-        listening.close()
+    return Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
+
+
+async def _end(server: uvicorn.Server, serving: asyncio.Task[None], sessions: Sessions) -> None:
+    await sessions.close()
+    server.should_exit = True
+    await serving
+    await sessions.close()  # of a session that began meanwhile
 
 
 def _admission(guard: Guard, settings: Settings, front: FrontSettings, place: Place) -> Admission:
@@ -158,6 +171,8 @@ async def _drained(front: Front, seconds: float) -> None:
 
 
 def _bound(front: FrontSettings) -> socket.socket:
+    if front.socket is not None:
+        return local_socket.bound(front.socket)
     try:
         family = socket.AF_INET6 if ":" in front.host else socket.AF_INET
         bound = socket.create_server((front.host, front.port), family=family, backlog=_BACKLOG)
@@ -213,6 +228,9 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin a connection."""
         super().connection_made(transport)
+        connected = transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX and not local_socket.is_own_user(connected):
+            transport.abort()
         self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
