@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gateway_scene import code_of, gateway, settings, shown, until
+from gateway_scene import CODE, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
@@ -59,6 +59,15 @@ async def test_a_call_whose_answer_did_not_come_in_time_does_not_run_again_at_on
         assert code_of(await client.call("hang", "b")) == "tool.timeout"  # a call of its own
     assert ran.read_text().count("hang b") == 2
     assert ran.read_text().count("hang a") == 1
+
+
+async def test_a_resource_that_was_not_read_in_time_may_be_read_again(recorded):
+    given = settings(options={"silent": ["resources/read"]}, timeout=0.1)
+    async with gateway(recorded, given) as client:
+        for _try in range(2):
+            answer = await client.ask("resources/read", {"uri": "file:///a"})
+            assert answer["error"]["data"] == {CODE: "tool.timeout"}
+    assert recorded.outcomes() == ["unknown", "unknown"]
 
 
 async def test_a_slow_answer_counts_for_the_same_call_right_after_it_and_the_client_is_told(

@@ -96,13 +96,13 @@ def answer(message):
         write({"id": identifier, "result": {"tools": tools()}})
     elif method == "tools/call":
         call(identifier, params)
+    elif method in OPTIONS.get("silent", []):
+        return
     elif method in ("resources/read", "prompts/get"):
         note(method, params.get("uri", params.get("name")))
         write({"id": identifier, "result": {"contents": [], "messages": [], "params": params}})
     elif method == OPTIONS.get("leave"):
         os._exit(3)
-    elif method in OPTIONS.get("silent", []):
-        return
     elif method == "completion/complete" and "long" in OPTIONS:
         sys.stdout.write("x" * OPTIONS["long"])
         sys.stdout.flush()

@@ -2,8 +2,8 @@
 
 Some clients send a call again when an answer takes long: CrewAI tries three times, a second or two
 apart, and does not cancel what it has given up. The gateway sees the same call from the same client
-then. Such a call shares the execution that still runs. For ``KEPT`` seconds after the end it gets
-what is known of the execution, where the client can hardly have wanted a second one.
+then. Such a call shares the execution that still runs. For ``KEPT`` seconds after the end a call of
+a tool gets what is known of the execution, where the client can hardly have wanted a second one.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ class Executions:
         return await self._answer(execution.request, forward)
 
     def _note(self, key: bytes, execution: _Execution, task: asyncio.Task[Message]) -> None:
-        """Remember how a call that went to the server has ended."""
+        """Remember how a call of a tool that went to the server has ended."""
         del self._running[key]
-        if not execution.was_sent or not self._joins_retries:
+        is_call = execution.request["method"] == "tools/call"  # what is read may be read again
+        if not (is_call and execution.was_sent and self._joins_retries):
             return
         loop = asyncio.get_running_loop()
         is_in_doubt = task.cancelled() or task.exception() is not None
