@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from agentguard.signing.canonical import JSON, b64url_encode, dumps
 from agentguard.signing.keys import Ed25519Signer
 
 URL = "https://payments.example"
+_SIGNERS: list[Ed25519Signer] = []
 BODY = b'{"amount":3}'
 
 
@@ -90,3 +91,25 @@ def resigned(
     parts = [dumps({**parsed.header, **header}), dumps({**parsed.claims(), **claims})]
     signed = ".".join(map(b64url_encode, parts))
     return f"{signed}.{b64url_encode(signer.sign(signed.encode()))}"
+
+
+def noting_signers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Note the keys that are made meanwhile: for a fixture of tests that use ``signer_of``."""
+    made = Ed25519Signer.from_seed
+
+    def noting(seed: bytes) -> Ed25519Signer:
+        _SIGNERS.append(made(seed))
+        return _SIGNERS[-1]
+
+    monkeypatch.setattr(Ed25519Signer, "from_seed", staticmethod(noting))
+    yield
+    _SIGNERS.clear()
+
+
+def signer_of(access_token: str) -> Ed25519Signer:
+    """Return the signer of the instance that an access token names: what nobody else has.
+
+    A test signs with it what a careless agent would sign.
+    """
+    agent = str(jws.parse(access_token).claims()["client_id"])
+    return next(one for one in _SIGNERS if agent.endswith(one.key_id))

@@ -33,7 +33,14 @@ class CallName(NamedTuple):
     @classmethod
     def of(cls, subject: ReleaseSubject) -> Self:
         """Return the name of a call that asks for a secret or a proof."""
-        return cls(*subject[:6])
+        return cls(
+            subject.invocation_id,
+            subject.invocation_sha256,
+            subject.shard,
+            subject.place,
+            subject.agent,
+            subject.tool,
+        )
 
     @classmethod
     def of_authorization(cls, call: Authorization, shard: int, place: int) -> Self:

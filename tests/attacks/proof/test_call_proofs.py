@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from call_scene import AUDIENCE, PARAMS, CallScene, check, meta, refused, with_meta
-from proof_scene import resigned
+from proof_scene import noting_signers, resigned, signer_of
 from tool_servers import guard_in_memory, in_call
 
 from agentguard.delegation.context import running_call
@@ -19,21 +19,10 @@ from agentguard.proof.wpt import token_hash
 from agentguard.signing import jws
 from agentguard.signing.keys import Ed25519Signer
 
-SIGNERS: list[Ed25519Signer] = []
-
 
 @pytest.fixture(autouse=True)
 def known_keys(monkeypatch):
-    """Note the keys that are made, with which a test signs what a careless agent would sign."""
-    made = Ed25519Signer.from_seed
-
-    def noting(seed):
-        SIGNERS.append(made(seed))
-        return SIGNERS[-1]
-
-    monkeypatch.setattr(Ed25519Signer, "from_seed", staticmethod(noting))
-    yield
-    SIGNERS.clear()
+    yield from noting_signers(monkeypatch)
 
 
 @pytest.fixture
@@ -44,8 +33,7 @@ def scene(tmp_path):
 
 
 def key_of(params) -> Ed25519Signer:
-    agent = str(jws.parse(meta(params, "token")).claims()["client_id"])
-    return next(one for one in SIGNERS if agent.endswith(one.key_id))
+    return signer_of(meta(params, "token"))
 
 
 def test_the_server_knows_the_agent_the_user_and_the_call(scene):

@@ -9,7 +9,18 @@ from typing import Any
 
 import jwt
 import pytest
-from proof_scene import BODY, URL, Sent, check, header, refused, resigned, with_header
+from proof_scene import (
+    BODY,
+    URL,
+    Sent,
+    check,
+    header,
+    noting_signers,
+    refused,
+    resigned,
+    signer_of,
+    with_header,
+)
 from tool_servers import guard_in_memory, in_call, listed, proof_of
 
 from agentguard.delegation.context import running_call
@@ -19,34 +30,18 @@ from agentguard.identity.credential import AgentProfile
 from agentguard.proof import ProofStore, Receiver
 from agentguard.proof.bound_request import CLAIM
 from agentguard.proof.wpt import token_hash
-from agentguard.signing import jws
 from agentguard.signing.keys import Ed25519Signer
 
 PROOF = "Workload-Proof-Token"
 
 
 def key_of(sent) -> Ed25519Signer:
-    """Return the signer of the instance that has proved a request: what nobody else has."""
-    agent = str(jws.parse(header(sent, "Authorization").split()[1]).claims()["client_id"])
-    found = [one for one in SIGNERS if agent.endswith(one.key_id)]
-    return found[0]
-
-
-SIGNERS: list[Ed25519Signer] = []
+    return signer_of(header(sent, "Authorization").split()[1])
 
 
 @pytest.fixture(autouse=True)
 def known_keys(monkeypatch):
-    """Note the keys that are made, which a test uses in the place of a careless agent."""
-    made = Ed25519Signer.from_seed
-
-    def noting(seed):
-        SIGNERS.append(made(seed))
-        return SIGNERS[-1]
-
-    monkeypatch.setattr(Ed25519Signer, "from_seed", staticmethod(noting))
-    yield
-    SIGNERS.clear()
+    yield from noting_signers(monkeypatch)
 
 
 def test_a_stolen_token_without_the_key_is_of_no_use(scene):
