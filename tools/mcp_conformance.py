@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 REVISIONS: Final = ("2025-11-25", "2026-07-28")
-PORTS: Final = {"http": 39110, "guarded": 39120, "gateway": 39130}
-"""The port of each form of the server; the guarded server itself listens on the next one."""
+PORTS: Final = {"http": 21110, "guarded": 21120, "gateway": 21130}
+"""The port of each form of the server; the guarded server itself listens on the next one.
+
+Systems give connections of their own ports above these.
+"""
 
 START: Final = 60.0
 """Seconds that a server has to start."""
