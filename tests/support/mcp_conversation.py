@@ -19,9 +19,10 @@ _HELLO: Final = {
     "capabilities": {"elicitation": {"form": {}, "url": {}}, "roots": {}, "sampling": {}},
     "clientInfo": {"name": "test", "version": "1"},
 }
+_SAMPLING: Final = "sampling/createMessage"
 _REPLIES: Final = {
     "roots/list": {"roots": [{"uri": "file:///srv/work", "name": "work"}]},
-    "sampling/createMessage": {
+    _SAMPLING: {
         "role": "assistant",
         "model": "none",
         "content": {"type": "text", "text": "a sampled answer"},
@@ -68,18 +69,22 @@ class Conversation:
         self._process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
         self._process.stdin.flush()
 
-    def next(self) -> Message:
-        """Read a message; answer a request of the server, and note a notice."""
+    def next(self, held: str = "") -> Message:
+        """Read a message; answer a request of the server but for ``held``, and note a notice."""
         assert self._process.stdout is not None
         message: Message = json.loads(self._process.stdout.readline())
         if "method" not in message:
             self._answered.append(message["id"])
-        elif "id" in message:
-            self.asked.append({"method": message["method"], "params": message.get("params")})
-            self.send({"id": message["id"], "result": _REPLIES[message["method"]]})
-        else:
+        elif "id" not in message:
             self.notices.append(message)
+        elif message["method"] != held:
+            self.reply(message)
         return message
+
+    def reply(self, request: Message) -> None:
+        """Answer a request of the server, and note the request."""
+        self.asked.append({"method": request["method"], "params": request.get("params")})
+        self.send({"id": request["id"], "result": _REPLIES[request["method"]]})
 
     def begin(self, method: str, params: Message) -> int:
         """Send a request without a wait for its answer; return its id."""
@@ -103,9 +108,6 @@ class Conversation:
     def noticed(self, method: str) -> list[Message]:
         """Return the params of all notices of a method."""
         return [one["params"] for one in self.notices if one["method"] == method]
-
-    def _reported(self) -> int:
-        return len(self.noticed("notifications/progress"))
 
     # --- the topics -------------------------------------------------------------------------------
 
@@ -137,20 +139,17 @@ class Conversation:
         }
         return [self.ask("tools/call", params), *self.noticed("notifications/progress")]
 
-    def cancellation(self) -> list[Any]:
-        """Cancel a call after its first progress; return whether the call had an answer."""
-        params = {
-            "name": "trigger-long-running-operation",
-            "arguments": {"duration": 0.4, "steps": 2},
-            "_meta": {"progressToken": "p2"},
-        }
-        number, before = self.begin("tools/call", params), self._reported()
-        while self._reported() == before:
-            self.next()
+    def cancellation(self) -> bool:
+        """Cancel a call that waits for the client, and return whether the call was answered."""
+        params = {"name": "trigger-sampling-request", "arguments": {"prompt": "bye"}}
+        number = self.begin("tools/call", params)
+        message = self.next(held=_SAMPLING)
+        while message.get("method") != _SAMPLING:
+            message = self.next(held=_SAMPLING)
         self.send({"method": "notifications/cancelled", "params": {"requestId": number}})
-        while self._reported() < before + 2:  # the server works on to the end
-            self.next()
-        return [self.ask("ping"), number in self._answered]
+        self.reply(message)  # the call could go on now
+        self.ask("ping")
+        return number in self._answered
 
     def requests_of_the_server(self) -> list[Any]:
         """Call tools that ask the client: for its roots, a sample, a form and a visit of a page."""
