@@ -37,7 +37,7 @@ class Audiences:
         self._bases = [parse_audience(url) for url in urls]
 
     def find(self, url: str) -> Target | None:
-        """Return the audience of a URL, None for a URL that gets no proof.
+        """Return the narrowest audience of a URL, None for a URL that gets no proof.
 
         Raises ``ProofError`` (``proof.malformed``) for a URL at the server of an audience that no
         proof can name: without a proof, the server would refuse the request.
@@ -48,7 +48,8 @@ class Audiences:
             if self._is_near(url):
                 raise
             return None
-        return next((base for base in self._bases if target.is_within(base)), None)
+        bases = [base for base in self._bases if target.is_within(base)]
+        return max(bases, key=lambda base: len(base.path), default=None)
 
     def _is_near(self, url: str) -> bool:
         authority = _AUTHORITY.match(url)

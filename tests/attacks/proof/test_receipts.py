@@ -279,6 +279,24 @@ def test_a_synchronous_client_wants_receipts_too(scene, key):
     assert answers == ["yes", "receipt.missing"]
 
 
+@pytest.mark.parametrize("audiences", [(URL, f"{URL}/v1"), (f"{URL}/v1", URL)])
+def test_a_narrower_audience_with_keys_wants_receipts_whatever_the_order(scene, key, audiences):
+    transport = CallerTransport(
+        *audiences,
+        transport=httpx.MockTransport(lambda _request: httpx.Response(200)),
+        receipt_keys={f"{URL}/v1": [key.public_key.openssh()]},
+    )
+
+    def pay() -> int:
+        with httpx.Client(transport=transport) as client:
+            with pytest.raises(ProofError) as caught:
+                client.get(f"{URL}/v1/pay")
+            assert caught.value.code == "receipt.missing"
+            return client.get(f"{URL}/v2/pay").status_code  # the twin
+
+    assert in_call(scene.guard, pay, audience=audiences) == 200
+
+
 @pytest.mark.parametrize(
     "keys",
     [
