@@ -42,7 +42,10 @@ def table(
 ) -> None:
     """Add the table of the scripted server to the configuration."""
     command = json.dumps([sys.executable, "-I", "-S", str(SCRIPTED)])
-    with (project.folder / "agentguard.toml").open("a") as file:
+    file = project.folder / "agentguard.toml"
+    before = file.read_text().partition("\n[mcp.files]")[0]
+    with file.open("w") as file:
+        file.write(before)
         file.write(f'\n[mcp.files]\ncommand = {command}\nagent = "{agent}"\n{text}\n')
         file.write(f'[mcp.files.serve]\n{serve}\n[agents.clerk]\nmax_scope = ["a"]\n')
 
@@ -118,18 +121,16 @@ def test_nothing_is_served_to_callers_whom_nobody_names(domain):
         assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), said
 
 
-@pytest.mark.parametrize(
-    "serve",
-    [
+def test_a_principal_is_lent_to_this_machine_alone(domain):
+    for serve in (
         'listen = "127.0.0.1:0"\nurl = "https://mcp.acme.example/mcp"',
         'listen = "0.0.0.0:0"\ncertificate = "a.pem"\nkey = "a.key"',
-    ],
-)
-def test_a_principal_is_lent_to_this_machine_alone(domain, serve):
-    table(domain, 'principal = "user:alice"', serve)
-    refused = domain.run("mcp", "serve", "--name", "files")
-    assert refused.returncode == 2
-    assert "everybody who reaches the address could call tools" in " ".join(refused.stderr.split())
+    ):
+        table(domain, 'principal = "user:alice"', serve)
+        refused = domain.run("mcp", "serve", "--name", "files")
+        said = " ".join(refused.stderr.split())
+        assert refused.returncode == 2
+        assert "everybody who reaches the address could call tools" in said
 
 
 ISSUER = """
@@ -143,27 +144,21 @@ URL = 'listen = "127.0.0.1:0"\nurl = "https://mcp.example/mcp"'
 USERS = '[issuers.acme.users]\nclaim = "sub"\n'
 
 
-@pytest.mark.parametrize(
-    ("serve", "issuer", "more", "said"),
-    [
+def test_tokens_that_could_never_count_are_a_mistake(domain):
+    for serve, issuer, more, said in (
         (URL, "", "", "there is no [issuers.acme]"),
         (URL, ISSUER, "", "[issuers.acme.users] has to say"),
         (URL, ISSUER, USERS + 'token = "ID"\n', "[issuers.acme.users] has to say"),
         (URL, ISSUER, USERS, "add 'https://mcp.example/mcp' to audience"),
         ("", ISSUER, USERS, "name the url of the gateway"),
-    ],
-)
-def test_tokens_that_could_never_count_are_a_mistake(domain, serve, issuer, more, said):
-    table(domain, "", f'{serve}\n[mcp.files.oauth]\nissuers = ["acme"]\n{issuer}{more}')
-    refused = domain.run("mcp", "serve", "--name", "files")
-    assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), (
-        refused.stderr
-    )
+    ):
+        table(domain, "", f'{serve}\n[mcp.files.oauth]\nissuers = ["acme"]\n{issuer}{more}')
+        refused = domain.run("mcp", "serve", "--name", "files")
+        assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), said
 
 
-@pytest.mark.parametrize(
-    "serve",
-    [
+def test_a_mistake_in_the_table_is_named(domain):
+    for serve in (
         'listen = "127.0.0.1"',
         'listen = "host.example:1"',
         'listen = "127.0.0.1:70000"',
@@ -175,10 +170,8 @@ def test_tokens_that_could_never_count_are_a_mistake(domain, serve, issuer, more
         "sessions = 0",
         "idle = 0",
         "unknown = 1",
-    ],
-)
-def test_a_mistake_in_the_table_is_named(domain, serve):
-    table(domain, 'principal = "user:alice"', serve)
-    refused = domain.run("mcp", "serve", "--name", "files")
-    assert refused.returncode == 2
-    assert f"mcp.files.serve.{serve.split()[0]}" in "".join(refused.stderr.split()), refused.stderr
+    ):
+        table(domain, 'principal = "user:alice"', serve)
+        refused = domain.run("mcp", "serve", "--name", "files")
+        assert refused.returncode == 2
+        assert f"mcp.files.serve.{serve.split()[0]}" in "".join(refused.stderr.split()), serve
