@@ -141,6 +141,7 @@ audience = ["AUDIENCE"]
 algorithms = ["RS256"]
 """
 URL = 'listen = "127.0.0.1:0"\nurl = "https://mcp.example/mcp"'
+GOOD = ISSUER.replace("AUDIENCE", "https://mcp.example/mcp")
 USERS = '[issuers.acme.users]\nclaim = "sub"\n'
 
 
@@ -155,6 +156,9 @@ def test_tokens_that_could_never_count_are_a_mistake(domain):
         table(domain, "", f'{serve}\n[mcp.files.oauth]\nissuers = ["acme"]\n{issuer}{more}')
         refused = domain.run("mcp", "serve", "--name", "files")
         assert (refused.returncode, said in " ".join(refused.stderr.split())) == (2, True), said
+    assert "name the url of the gateway" in domain.run("doctor").stdout
+    table(domain, "", f'{URL}\n[mcp.files.oauth]\nissuers = ["acme"]\n{GOOD}{USERS}')
+    assert "mcp.files.oauth" not in domain.run("doctor").stdout
 
 
 def test_a_mistake_in_the_table_is_named(domain):

@@ -7,6 +7,7 @@ from typing import Any
 from agentguard.cli.mcp.gateway import Server
 from agentguard.domain.config import Config
 from agentguard.domain.config.issuers import IssuerConfig
+from agentguard.domain.config.mcp import McpConfig
 from agentguard.errors import ConfigError
 
 
@@ -19,23 +20,36 @@ def oauth_of(package: Any, config: Config, server: Server, agent: str) -> Any:
     oauth, table = server.table.oauth, server.table
     if oauth is None:
         return None
-    where = f"{config.source}: mcp.{server.name}.oauth"
+    issuers = {
+        url: _delegated(config, issuer, agent, table.scope)
+        for url, issuer in require_tokens(config, server.name, table).items()
+    }
+    return package.OAuth(issuers, oauth.scopes, oauth.scope_claim)
+
+
+def require_tokens(config: Config, name: str, table: McpConfig) -> dict[str, IssuerConfig]:
+    """Return the issuers whose tokens count for a gateway by their URLs, none without ``oauth``.
+
+    Raises ``ConfigError`` as ``oauth_of`` does.
+    """
+    if table.oauth is None:
+        return {}
+    where = f"{config.source}: mcp.{name}.oauth"
     if table.audience is not None:
         raise ConfigError(f"{where}: a call is proved (audience) or comes with a token, not both")
     if table.serve.url is None:
         message = (
-            f"{where}: name the url of the gateway in [mcp.{server.name}.serve], since each token "
+            f"{where}: name the url of the gateway in [mcp.{name}.serve], since each token "
             "has to be for this url"
         )
         raise ConfigError(message)
     issuers = {}
-    for name in oauth.issuers:
-        issuer = config.issuers.get(name)
+    for one in table.oauth.issuers:
+        issuer = config.issuers.get(one)
         if issuer is None:
-            raise ConfigError(f"{where}.issuers: there is no [issuers.{name}]")
-        url = _url(issuer, name, table.serve.url, where)
-        issuers[url] = _delegated(config, issuer, agent, table.scope)
-    return package.OAuth(issuers, oauth.scopes, oauth.scope_claim)
+            raise ConfigError(f"{where}.issuers: there is no [issuers.{one}]")
+        issuers[_url(issuer, one, table.serve.url, where)] = issuer
+    return issuers
 
 
 def _url(issuer: IssuerConfig, name: str, resource: str, where: str) -> str:

@@ -1,4 +1,6 @@
-"""The checks of ``agentguard doctor`` on MCP servers behind gateways: agents, pins and secrets.
+"""The checks of ``agentguard doctor`` on MCP servers behind gateways.
+
+They are about agents, pins, secrets and tokens.
 
 No server is started: ``agentguard mcp diff`` compares a server with its pins.
 """
@@ -11,6 +13,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from agentguard.cli.mcp import gateway
+from agentguard.cli.mcp.tokens import require_tokens
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain.config import Config
@@ -30,6 +33,10 @@ def findings(settings: Config) -> Iterator[Finding]:
     for name, table in settings.mcp.items():
         check = f"mcp {name}"
         yield from _mistakes(settings, check, table)
+        try:
+            require_tokens(settings, name, table)
+        except AgentguardError as error:
+            yield Finding("fail", check, str(error))
         try:
             pins = gateway.read_pins(settings, name)
         except (AgentguardError, OSError) as error:

@@ -213,8 +213,8 @@ class Front:
                 http, stream, sender, named or {}, is_single=sender.params is not None
             )
         except UpstreamLostError as error:
-            text = "the MCP server has ended: begin a new session"
-            raise RefusedRequestError(404, text, code=ERROR) from error
+            status = 404 if sender.params is None else 503  # a session, or a shared server
+            raise RefusedRequestError(status, "the MCP server has ended", code=ERROR) from error
         finally:
             self._streams.discard(stream)
             self._let_go(session, stream, is_single=sender.params is not None)
