@@ -235,8 +235,9 @@ def test_the_application_names_a_server(scene, server, native):
     [
         ("https://files.example/mcp", AUDIENCE, "is no server"),
         (MCPServerStdio(command="true"), "", "audience"),
+        (MCPServerStdio(command="true"), "mcp:", "a server needs a name"),
     ],
-    ids=["url", "audience"],
+    ids=["url", "audience", "name"],
 )
 def test_a_mistake_is_named(given, audience, what):
     with pytest.raises(ConfigError, match=what):

@@ -62,9 +62,9 @@ def server_tools(
     raises ``UnguardedCallError`` (``tool.unguarded``), and ``ProofError`` where the guard signs no
     proof: guard the crew with ``agentguard_crewai.guard_crew``.
 
-    Raises ``ConfigError`` for an audience that no delegation can name, for what is no
-    configuration of a server, and for a server that lists no tools; an exception of CrewAI's where
-    the server can't be reached.
+    Raises ``ConfigError`` for an audience that no delegation can name, for an empty name, for what
+    is no configuration of a server, and for a server that lists no tools; an exception of CrewAI's
+    where the server can't be reached.
     """
     require_audience(audience)
     given: object = server
@@ -72,6 +72,8 @@ def server_tools(
         message = f"{server!r} is no server: give MCPServerStdio(...) or MCPServerHTTP(...)"
         raise ConfigError(message)
     known = audience.removeprefix("mcp:") if name is None else name
+    if not known:
+        raise ConfigError("name: a server needs a name, or an audience with more than mcp:")
     resolver = MCPToolResolver(agent=None, logger=Logger(verbose=False))
     found = cast("list[MCPNativeTool]", resolver.resolve([server]))
     if not found:
@@ -191,6 +193,10 @@ def _transport(server: MCPServerConfig) -> AbstractAsyncContextManager[Any]:
 
 @asynccontextmanager
 async def _over_http(server: MCPServerHTTP) -> AsyncIterator[Any]:
+    """Connect without redirects to another origin, which would take token and arguments elsewhere.
+
+    The SDK follows a redirect within the origin by itself, and any other one as the client says.
+    """
     async with (
         httpx.AsyncClient(headers=server.headers, timeout=None) as client,  # noqa: S113  the connection has one
         streamable_http_client(server.url, http_client=client) as streams,
