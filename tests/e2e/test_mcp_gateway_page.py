@@ -1,0 +1,46 @@
+"""The policies on the pages about the MCP gateway hold: a path does not lead out of its folder."""
+
+from __future__ import annotations
+
+import docs_pages
+import pytest
+
+from agentguard import Denied, Guard
+
+PAGES = {
+    page: docs_pages.blocks(docs_pages.text(page), "rego")[0]
+    for page in ("how-to/mcp-gateway", "how-to/mcp-gateway-client")
+}
+TABLES = docs_pages.blocks(docs_pages.text("how-to/mcp-gateway"), "toml")[0]
+
+
+def git_log(repo_path: str) -> str:
+    return repo_path
+
+
+def git_commit(repo_path: str) -> str:
+    return repo_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_policy_of_a_page_allows_repositories_within_the_folder_alone(begun, monkeypatch, page):
+    monkeypatch.setenv("HOME", str(begun.home))
+    repositories = begun.folder / "repos"
+    (repositories / "one").mkdir(parents=True)
+    (begun.folder / "other").mkdir()
+    (repositories / "link").symlink_to(begun.folder / "other")
+    (begun.folder / "policies" / "authz.rego").write_text(PAGES[page])
+    config = begun.folder / "agentguard.toml"
+    assert 'path = "."\n' in config.read_text()
+    added = TABLES.removeprefix("[paths]\n").replace("/srv/repos", str(repositories))
+    config.write_text(config.read_text().replace('path = "."\n', added))
+    with Guard.open(config) as guard:
+        agent = guard.new_agent("assistant")
+        read, commit = guard.tool(git_log), guard.tool(git_commit)
+        assert agent.call(read, str(repositories / "one")) == str(repositories / "one")
+        for outside in ("/../other", "/link", "/one/../../other", "-other"):
+            with pytest.raises(Denied) as refused:
+                agent.call(read, f"{repositories}{outside}")
+            assert refused.value.code == "policy.denied"
+        with pytest.raises(Denied):
+            agent.call(commit, str(repositories / "one"))
