@@ -228,3 +228,10 @@ async def test_a_gateway_serves_with_tls(recorded, tmp_path):
     with pytest.raises(ConfigError, match="can't be read"):
         async with served(recorded, certificate=key, key=key):
             raise AssertionError
+
+
+async def test_without_proofs_completion_passes(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        answer = await client.ask("completion/complete", {"ref": {}})
+        assert answer["result"]["method"] == "completion/complete"

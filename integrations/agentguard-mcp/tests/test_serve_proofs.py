@@ -76,6 +76,11 @@ async def test_a_call_without_a_token_that_counts_gets_status_401(agents, record
             assert code_of(refused.json()["result"]) in ("proof.missing", "token.audience")
         listed = await client.ask("tools/list")  # a list needs no proof
         assert listed["result"]["tools"]
+        for method in ("completion/complete", "resources/subscribe", "subscriptions/listen"):
+            unproved = {"jsonrpc": "2.0", "id": 6, "method": method, "params": {}}
+            assert (await client.post(unproved)).status_code == 403
+            message, headers = single(method)
+            assert (await gateway.caller().post(message, **headers)).status_code == 403
         allowed = (await client.ask("tools/call", await proved(agents)))["result"]
         assert shown(allowed)["text"] == "a"
     assert [call.code for call in recorded.calls()][:2] == ["proof.missing", "token.audience"]

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from agentguard_mcp.gateway.http_request import RefusedRequestError
 from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.methods import PASSED
 from agentguard_mcp.gateway.senders import Sender, User
-from agentguard_mcp.messages import CODE
+from agentguard_mcp.messages import CODE, ERROR, OPEN
 
 
 class Admitted(NamedTuple):
@@ -40,6 +42,9 @@ class Admission(Protocol):
     async def admit(self, headers: Mapping[str, str], /) -> Admitted:
         """Return the caller; raises ``RefusedRequestError``."""
 
+    def require_passed(self, method: str, /) -> None:
+        """Raise ``RefusedRequestError`` for a method that no caller may use here."""
+
     def refusal_of(self, answer: Message, sender: Sender, admitted: Admitted, /) -> Refusal | None:
         """Return how HTTP says what the answer to a call says, None for an ordinary answer."""
 
@@ -57,6 +62,9 @@ class OpenAdmission:
         """Return a caller whom nothing tells apart from others."""
         return Admitted(None)
 
+    def require_passed(self, _method: str) -> None:
+        """Let each method pass that the relay passes."""
+
     def refusal_of(self, _answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
         """Return None: each answer is an ordinary one."""
         return None
@@ -70,10 +78,19 @@ class OpenAdmission:
 
 
 class ProofAdmission(OpenAdmission):
-    """Admits each request: the call itself verifies the proof, which names ``audience``."""
+    """Admits each request: the call itself verifies the proof, which names ``audience``.
+
+    Who reaches the address may be anybody. So what is neither a call nor a list does not pass.
+    """
 
     def __init__(self, audience: str) -> None:
         self._audience = audience
+
+    def require_passed(self, method: str) -> None:
+        """Raise ``RefusedRequestError`` (403) for a request that no proof covers, but for lists."""
+        if method in PASSED - OPEN:
+            text = f"no proof covers {method}, so the gateway does not pass the request on"
+            raise RefusedRequestError(403, text, code=ERROR)
 
     def refusal_of(self, answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
         """Return status 401 for a call without a token that counts here (RFC 9110, 15.5.2)."""

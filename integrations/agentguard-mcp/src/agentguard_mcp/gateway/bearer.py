@@ -79,6 +79,9 @@ class BearerAdmission:
         """Verify no token any more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def require_passed(self, _method: str) -> None:
+        """Let each method pass that the relay passes: a user has sent the request."""
+
     def metadata(self, path: str) -> bytes | None:
         """Return the metadata of the resource (RFC 9728, 2), at its own path and at the root."""
         if path not in (METADATA, self._place.metadata_path):

@@ -120,6 +120,7 @@ class Front:
             text = f"{error} [{error.code}]"
             raise RefusedRequestError(400, text, code=answers.PARSE_ERROR) from error
         try:
+            self._admission.require_passed(message.get("method", ""))
             await (self._single if is_modern(message, http.headers) else self._within)(
                 http, message
             )
