@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gateway_scene import code_of, gateway, settings, shown
+from http_scene import served
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -54,3 +55,18 @@ async def test_without_tracing_the_clients_context_goes_on_as_it_is(recorded):
         received = shown(await client.call("echo", "a", _meta={"traceparent": PARENT}))
         assert received["params"]["_meta"] == {"traceparent": PARENT}
         assert "_meta" not in shown(await client.call("echo", "a"))["params"]
+
+
+async def test_a_trace_goes_on_through_a_gateway_over_http(recorded, monkeypatch):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: provider)
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)
+    async with served(recorded, settings()) as running:
+        answer = await running.caller().call_single("echo", "a", meta={"traceparent": PARENT})
+        received = shown(answer.json()["result"])
+    (span,) = exporter.get_finished_spans()
+    assert span.parent is not None
+    assert f"{span.parent.trace_id:032x}" == TRACE
+    span_id = f"{span.context.span_id:016x}"
+    assert received["params"]["_meta"]["traceparent"] == f"00-{TRACE}-{span_id}-01"
