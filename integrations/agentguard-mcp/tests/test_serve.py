@@ -154,6 +154,25 @@ async def test_an_end_lets_calls_end_and_takes_no_new_ones(recorded, tmp_path):
     assert recorded.outcomes() == ["ok"]
 
 
+async def test_a_call_that_asks_the_client_can_end_when_the_gateway_does(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        given = {**TYPES, **client.headers}
+        message = call_of("ask", "who?")
+        hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}
+        async with client.http.stream("POST", client.url, json=message, headers=given) as answer:
+            lines = answer.aiter_lines()
+            asked = await next_event(lines)
+            gateway.stop.set()
+            async with asyncio.timeout(LIMIT):
+                while (await gateway.caller().post(hello)).status_code != 503:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            reply = {"jsonrpc": "2.0", "id": asked["id"], "result": {"said": "me"}}
+            assert (await client.post(reply)).status_code == 202
+            assert shown((await next_event(lines))["result"])["text"] == "me"
+    assert recorded.outcomes() == ["ok"]
+
+
 async def test_a_call_that_runs_too_long_at_the_end_stays_unknown(recorded, tmp_path):
     ran = tmp_path / "ran"
     given = settings(options={"ran": str(ran)})

@@ -67,7 +67,10 @@ class Front:
         return self._sessions.pending
 
     def drain(self) -> None:
-        """Take no request any more, and end the streams on which clients listen."""
+        """Take no request any more, and end the streams on which clients listen.
+
+        Responses and notices still go to calls that run.
+        """
         self.is_draining = True
         for stream in self._streams:
             stream.end()
@@ -94,6 +97,8 @@ class Front:
     def _require_served(self, path: str) -> None:
         if path != self._place.path:
             raise RefusedRequestError(404, "nothing is served at this path")
+
+    def _require_open(self) -> None:
         if self.is_draining:
             raise RefusedRequestError(503, "the gateway ends", headers={"retry-after": "1"})
 
@@ -120,6 +125,8 @@ class Front:
             text = f"{error} [{error.code}]"
             raise RefusedRequestError(400, text, code=answers.PARSE_ERROR) from error
         try:
+            if "method" in message and "id" in message:
+                self._require_open()
             self._admission.require_passed(message.get("method", ""))
             await (self._single if is_modern(message, http.headers) else self._within)(
                 http, message
@@ -299,6 +306,7 @@ class Front:
 
     async def _get(self, http: Http) -> None:
         """Open the stream for what the server says by itself."""
+        self._require_open()
         if not accepts(http.headers, "text/event-stream"):
             raise RefusedRequestError(406, "Accept has to name text/event-stream")
         if http.headers.get("mcp-session-id") is None:

@@ -135,11 +135,13 @@ class Sessions:
 
     async def _pump(self, session: Session) -> None:
         """Pass the server's lines on until the server ends; then the session ends, too."""
-        with suppress(OSError, UpstreamLostError):
-            while line := await session.upstream.next():
-                if not line.isspace():
-                    session.relay.from_server(line)
-        self.end_soon(session, is_lost=True)
+        try:
+            with suppress(OSError, UpstreamLostError):
+                while line := await session.upstream.next():
+                    if not line.isspace():
+                        session.relay.from_server(line)
+        finally:  # whatever stops the pump, nothing would answer the client any more
+            self.end_soon(session, is_lost=True)
 
     def end_soon(self, session: Session, *, is_lost: bool = False) -> None:
         """End a session: at once for its client, and in a task of its own for the server."""
