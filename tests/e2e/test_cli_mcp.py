@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -287,3 +288,30 @@ prefix = "third/"
     assert "third/echo" not in pinned
     (pins / "third.json").write_text("{}")
     assert "the file of pins can't be read" in domain.run("doctor").stdout
+
+
+@pytest.mark.parametrize("command", ["pin", "diff"])
+def test_a_server_without_its_variable_is_told_of_and_with_the_variable_shows_its_tools(
+    domain, command
+):
+    script = f'test -n "$NEEDED" && exec {shlex.join(server())}'
+    words = ("--name", "files", "--", "/bin/sh", "-c", script)
+    if command == "diff":
+        assert domain.run("mcp", "pin", "--name", "files", "--", *server()).returncode == 0
+    variable = {"NEEDED": "1"}
+    without = domain.run("mcp", command, *words, env=variable)
+    assert without.returncode == 2
+    assert "the server has ended" in without.stderr
+    assert "a variable that the server needs is named by --env" in without.stderr
+    assert "Error)" not in without.stderr  # no class of Python
+    assert domain.run("mcp", command, "--env", "NEEDED", *words, env=variable).returncode == 0
+
+
+def test_a_missing_pin_is_named_with_the_command_that_pins(domain):
+    add(domain, f'[mcp.table]\ncommand = {json.dumps(server())}\nagent = "assistant"\n')
+    for words, said in (
+        (("table",), "agentguard mcp pin --name table pins its tools"),
+        (("files", "--", "/bin/cat"), "agentguard mcp pin --name files -- COMMAND pins its tools"),
+        (("files", "--url", "http://127.0.0.1:9/"), "--name files --url http://127.0.0.1:9/ pins"),
+    ):
+        assert said in domain.run("mcp", "diff", "--name", *words).stderr

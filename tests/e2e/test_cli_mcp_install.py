@@ -43,7 +43,9 @@ def test_a_gateway_is_put_in_front_of_one_server_and_taken_away(domain):
     file.chmod(0o640)
     result = install(domain, "--agent", "assistant", "--principal", "user:ada")
     assert result.returncode == 0, result.stderr
-    assert "t0p" not in result.stdout
+    assert "t0p" not in result.stdout + result.stderr
+    pin = "agentguard mcp pin --name git --env TOKEN -- uvx mcp-server-git --repository"
+    assert pin in " ".join(result.stderr.split())
     text = file.read_text()
     entry = json.loads(text)["mcpServers"]["git"]
     config = str(domain.folder / "agentguard.toml")
@@ -167,7 +169,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"client": "emacs"}, "is not one of"),
     ({"client": "claude-code"}, "there is no file"),
     ({"name": "svn"}, "has no server svn in mcpServers; the servers there are: other, git"),
-    ({"name": "other"}, "has no command"),
+    ({"name": "other"}, "name the url in [mcp.other] of agentguard.toml"),
     ({"agent": "nobody"}, "[agent.unknown]"),
     ({"agent": None}, "name the agent"),
     ({"text": CURSOR.replace("{", "{ // a comment\n", 1)}, "is not plain JSON"),

@@ -258,7 +258,7 @@ async def test_a_slow_request_is_closed_and_others_are_served(recorded, monkeypa
 async def test_an_address_in_use_is_named(recorded):
     async with served(recorded) as gateway:
         port = int(gateway.place.url.rpartition(":")[2].partition("/")[0])
-        with pytest.raises(ConfigError, match="can't listen") as refused:
+        with pytest.raises(ConfigError, match="--listen names another") as refused:
             async with served(recorded, port=port):
                 raise AssertionError
     assert refused.value.code == "server.address"

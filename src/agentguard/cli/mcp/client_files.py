@@ -77,7 +77,11 @@ def entry_of(text: str, member: str, server: str, source: str) -> dict[str, Any]
     arguments = entry.get("args", [])
     is_list = isinstance(arguments, list) and all(isinstance(one, str) for one in arguments)
     if not isinstance(entry.get("command"), str) or not is_list:
-        message = f"{source}: {server} has no command: the gateway is for servers on stdio"
+        message = (
+            f"{source}: {server} has no command, and install changes servers on stdio alone. For a "
+            f"server at a URL, name the url in [mcp.{server}] of agentguard.toml, and let the "
+            f"client start agentguard mcp run --name {server}"
+        )
         raise ConfigError(message)
     return entry
 
@@ -135,11 +139,16 @@ def wrapped(entry: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
     ``options`` are those of ``agentguard mcp run``. The variables of the entry's ``env`` go to the
     gateway, which hands them on.
     """
+    command = [entry["command"], *entry.get("args", [])]
+    words = [*OURS, *options, *handed(entry), "--", *command]
+    return {**entry, "command": sys.executable, "args": words}
+
+
+def handed(entry: Mapping[str, Any]) -> list[str]:
+    """Return the options that hand the variables of an entry's ``env`` on to the server."""
     variables = entry.get("env")
     names = sorted(variables) if isinstance(variables, dict) else []
-    handed = [word for name in names for word in ("--env", name)]
-    command = [entry["command"], *entry.get("args", [])]
-    return {**entry, "command": sys.executable, "args": [*OURS, *options, *handed, "--", *command]}
+    return [word for name in names for word in ("--env", name)]
 
 
 def unwrapped(entry: Mapping[str, Any]) -> dict[str, Any]:

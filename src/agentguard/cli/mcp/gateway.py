@@ -173,9 +173,17 @@ def pins_or_warning(config: Config, server: Server) -> Any:
     if pins is None:
         screen.warn(
             f"the tools of the MCP server {server.name} are not pinned: each tool is held to its "
-            f"first description of this run. agentguard mcp pin --name {server.name} pins them"
+            f"first description of this run. {pin_command(server)} pins them"
         )
     return pins
+
+
+def pin_command(server: Server) -> str:
+    """Return the command that pins the tools of a server, whether or not a table names it."""
+    words = f"agentguard mcp pin --name {server.name}"
+    if server.table.command or server.table.url is not None:
+        return words
+    return f"{words} -- COMMAND" if server.url is None else f"{words} --url {server.url}"
 
 
 def settings_of(

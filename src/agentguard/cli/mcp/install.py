@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,7 +15,7 @@ from agentguard.cli.mcp import client_files, gateway
 from agentguard.cli.mcp.gateway import AgentOption, PrincipalOption
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
-from agentguard.domain.config.mcp import require_server_name
+from agentguard.domain.config.mcp import McpConfig, require_server_name
 from agentguard.errors import ConfigError
 from agentguard.storage import files
 
@@ -62,7 +64,7 @@ def install(
     else:
         if client_files.has_gateway(entry):
             raise ConfigError(f"{path}: {name} has a gateway already; --undo takes it away")
-        changed = client_files.wrapped(entry, _options(config, name, agent, principal))
+        changed = client_files.wrapped(entry, _options(config, name, agent, principal, entry))
     _show("before", entry)
     _show("after", changed)
     if dry_run:
@@ -81,7 +83,13 @@ def install(
     screen.line(f"changed {name} in {location.from_home(path)}: start {client} anew")
 
 
-def _options(config: Path | None, name: str, agent: str | None, principal: str | None) -> list[str]:
+def _options(
+    config: Path | None,
+    name: str,
+    agent: str | None,
+    principal: str | None,
+    entry: Mapping[str, Any],
+) -> list[str]:
     """Return the options of ``agentguard mcp run``; raises ``ConfigError`` for an unknown agent."""
     settings = location.load(config)
     table = settings.mcp.get(require_server_name(name))
@@ -92,10 +100,19 @@ def _options(config: Path | None, name: str, agent: str | None, principal: str |
         message = f"{settings.source}: there is no table [agents.{caller}]"
         raise ConfigError(message, code="agent.unknown")
     if not gateway.pins_path(settings, name).exists():
-        screen.warn(f"nothing is pinned of {name} yet: run agentguard mcp pin --name {name}")
+        screen.warn(f"nothing is pinned of {name} yet: {_pin_command(name, table, entry)} pins it")
     options = ["--config", str(Path(settings.source).absolute()), "--name", name]
     options += ["--agent", agent] if agent is not None else []
     return options + (["--principal", principal] if principal is not None else [])
+
+
+def _pin_command(name: str, table: McpConfig | None, entry: Mapping[str, Any]) -> str:
+    """Return the command that pins the server; its program is in the client's file alone."""
+    words = ["agentguard", "mcp", "pin", "--name", name]
+    if table is None or not (table.command or table.url):
+        handed = client_files.handed(entry)
+        words += [*handed, "--", entry["command"], *entry.get("args", [])]
+    return shlex.join(words)
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from agentguard.cli.mcp import gateway
-from agentguard.cli.mcp.gateway import Command, CommandArgument, NameOption, UrlOption
+from agentguard.cli.mcp.gateway import (
+    Command,
+    CommandArgument,
+    EnvOption,
+    NameOption,
+    UrlOption,
+)
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.signing import canonical
@@ -18,6 +24,7 @@ def pin(
     *,
     name: NameOption = None,
     url: UrlOption = None,
+    env: EnvOption = None,
     update: Annotated[
         bool, typer.Option("--update", help="Replace pins that differ from the server's tools.")
     ] = False,
@@ -32,7 +39,7 @@ def pin(
     """
     settings = location.load(config)
     server = gateway.server_of(settings, name, command or (), url)
-    probe = gateway.settings_of(settings, server, gateway.Caller())
+    probe = gateway.settings_of(settings, server, gateway.Caller(), env or ())
     has_pins = gateway.pins_path(settings, probe.server).exists()
     before = gateway.read_pins(settings, probe.server) if has_pins else None
     found = gateway.tools_of(settings, probe)
@@ -54,6 +61,7 @@ def diff(
     *,
     name: NameOption = None,
     url: UrlOption = None,
+    env: EnvOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -64,10 +72,12 @@ def diff(
     """
     settings = location.load(config)
     server = gateway.server_of(settings, name, command or (), url)
-    probe = gateway.settings_of(settings, server, gateway.Caller())
+    probe = gateway.settings_of(settings, server, gateway.Caller(), env or ())
     pinned = gateway.read_pins(settings, probe.server)
     if pinned is None:
-        screen.error("config.missing", f"nothing is pinned of the MCP server {probe.server}")
+        how = gateway.pin_command(server)
+        message = f"nothing is pinned of the MCP server {probe.server}: {how} pins its tools"
+        screen.error("config.missing", message)
         raise typer.Exit(2)
     found = gateway.tools_of(settings, probe)
     difference = gateway.package().compare(pinned, found)

@@ -179,7 +179,8 @@ def _bound(front: FrontSettings) -> socket.socket:
         # connections inherit the option; without it, an answer waits 40 ms for the client's kernel
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        message = f"the gateway can't listen at {front.host} port {front.port}: {error}"
+        place = f"{front.host} port {front.port}"
+        message = f"the gateway can't listen at {place}: {error}; --listen names another address"
         raise ConfigError(message, code="server.address") from error
     return bound
 

@@ -88,11 +88,28 @@ async def _listed(settings: Settings, secrets: Mapping[str, str]) -> Pins:
     except _FAILURES as error:
         if isinstance(error, AgentguardError) and error.code == "pins.malformed":
             raise
-        why = f"{error} ({type(error).__name__})" if str(error) else type(error).__name__
-        message = f"the MCP server {settings.server} does not say which tools it has: {why}"
+        message = (
+            f"the MCP server {settings.server} does not say which tools it has: "
+            f"{_why(error, settings)}. {_next_step(settings)}"
+        )
         raise ServerError(message, code="tool.unlisted") from error
     finally:
         await upstream.end()
+
+
+def _why(error: Exception, settings: Settings) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {settings.timeout:g} seconds"
+    return str(error) or type(error).__name__
+
+
+def _next_step(settings: Settings) -> str:
+    if settings.url is not None:
+        return "See whether the server is up, and whether the URL is right"
+    return (
+        "Read what the server says on standard error, and start its command by itself; a variable "
+        "that the server needs is named by --env, or by env in agentguard.toml"
+    )
 
 
 class _Probe:
