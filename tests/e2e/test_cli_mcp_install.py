@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -52,7 +53,8 @@ def test_a_gateway_is_put_in_front_of_one_server_and_taken_away(domain):
     assert entry == {
         "command": sys.executable,
         "args": [
-            *("-m", "agentguard.cli", "mcp", "run", "--config", config, "--name", "git"),
+            *("-E", "-P", "-m", "agentguard.cli", "mcp", "run", "--config", config),
+            *("--name", "git"),
             *("--agent", "assistant", "--principal", "user:ada", "--env", "TOKEN", "--"),
             *("uvx", "mcp-server-git", "--repository", "/srv/é"),
         ],
@@ -189,6 +191,25 @@ def test_what_can_not_be_changed_stays_as_it_is(domain):
         result = install(domain, *(("--agent", agent) if agent else ()), **given)
         assert (result.returncode, said in result.stderr) == (2, True), result.stderr
         assert file.read_text() == before
+
+
+def test_no_file_of_an_agent_takes_the_place_of_the_gateway(domain):
+    file = domain.home / ".cursor" / "mcp.json"
+    assert install(domain, "--agent", "assistant").returncode == 0
+    entry = json.loads(file.read_text())["mcpServers"]["git"]
+    folder = domain.folder / "workspace"
+    (folder / "agentguard").mkdir(parents=True)
+    for name in ("agentguard/__init__.py", "agentguard/cli.py", "typing.py", "typer.py"):
+        (folder / name).write_text("print('the module of the agent ran')\nraise SystemExit\n")
+    command = [entry["command"], *entry["args"][: len(client_files.OURS)], "--help"]
+    for variables in ({}, {"PYTHONPATH": str(folder)}):
+        environment = {"PATH": "/usr/bin:/bin", **variables}
+        started = subprocess.run(  # noqa: S603  the command of the entry
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert started.returncode == 0, started.stderr
+        assert "the module of the agent ran" not in started.stdout
+        assert "mcp run" in started.stdout
 
 
 def test_a_gateway_without_a_server_behind_it_can_not_be_taken_away(domain):
