@@ -204,7 +204,7 @@ def test_no_file_of_an_agent_takes_the_place_of_the_gateway(domain):
     command = [entry["command"], *entry["args"][: len(client_files.OURS)], "--help"]
     for variables in ({}, {"PYTHONPATH": str(folder)}):
         environment = {"PATH": "/usr/bin:/bin", **variables}
-        started = subprocess.run(  # noqa: S603  the command of the entry
+        started = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         assert started.returncode == 0, started.stderr

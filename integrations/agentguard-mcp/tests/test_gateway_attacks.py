@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -13,6 +14,7 @@ from gateway_scene import CODE, code_of, gateway, settings, shown, until
 from agentguard import ConfigError, Decision
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import environment
+from agentguard_mcp.gateway.catalog import Catalog
 from agentguard_mcp.gateway.messages import MAX_LINE, read, write
 from agentguard_mcp.gateway.stdio import require_pipe
 
@@ -290,3 +292,57 @@ def test_a_gateway_takes_pipes_and_sockets_and_no_other_files(tmp_path):
         os.close(number)
     ours.close()
     theirs.close()
+
+
+HANGING = {"name": "hang", "arguments": {"text": "old"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "outcomes"),
+    [("tools/call", HANGING, ["unknown"]), ("completion/complete", {}, [])],
+    ids=["call", "question"],
+)
+async def test_a_late_answer_to_a_request_that_was_given_up_answers_no_later_call(
+    recorded, method, params, outcomes
+):
+    late = json.dumps({"jsonrpc": "2.0", "id": "x", "result": {"content": []}})
+    options = {"silent": ["completion/complete"], "before": {"ping": [late]}}
+    async with gateway(recorded, settings(options=options, recheck=60.0)) as client:
+        await client.call("echo", "first")  # from here on the tools are known
+        client.send(method, params, id="x")
+        await client.ask("logging/setLevel")
+        client.send("notifications/cancelled", {"requestId": "x"})
+        assert code_of(await client.call("nothing")) == "tool.unknown"
+        client.send("tools/call", {"name": "hang", "arguments": {"text": "new"}}, id="x")
+        assert (await client.answer("x"))["error"]["message"] == "the id is in use"
+        await client.ask("ping")  # the server answers what was given up, and the id is free again
+        client.send("tools/call", {"name": "echo", "arguments": {"text": "b"}}, id="x")
+        assert shown((await client.answer("x"))["result"])["text"] == "b"
+    assert recorded.outcomes() == ["ok", *outcomes, "ok"]
+
+
+def test_a_server_that_describes_its_tools_anew_without_end_takes_little_memory(recorded):
+    catalog = Catalog(settings(), recorded.guard.new_agent("assistant"))
+    tool = {"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}
+    tracemalloc.start()
+    try:
+        for number in range(40):
+            catalog.replace([tool, {**tool, "name": "other", "description": f"{number}" * 500_000}])
+        kept, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 10_000_000
+    assert catalog.refusal("echo") is None
+    assert catalog.refusal("other").code == "tool.changed"
+
+
+def test_tools_beyond_the_memory_of_a_gateway_are_refused(recorded):
+    catalog = Catalog(settings(), recorded.guard.new_agent("assistant"))
+    tool = {"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}
+    catalog.learn([tool, {**tool, "name": "n" * 2_000}])
+    for number in range(5):
+        catalog.learn([{**tool, "name": f"long-{number}", "description": "x" * 4_000_000}])
+    assert catalog.refusal("echo") is None
+    assert catalog.refusal("long-0") is None
+    assert catalog.refusal("long-4").code == "tool.unlisted"
+    assert catalog.refusal("n" * 2_000).code == "tool.unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -350,3 +351,33 @@ def test_events_are_cut_at_their_ends_however_the_bytes_come(size):
         EventReader(10).feed(b"data: 0123456789")
     with pytest.raises(DecodeError):
         EventReader(10).feed(b"data: 0\n" * 3)
+
+
+@pytest.mark.parametrize("chunk", [b"\n" * (1 << 17), b": x\n" * (1 << 15)], ids=["ends", "notes"])
+def test_a_stream_of_short_lines_does_not_hold_the_gateway_up(chunk):
+    reader, begun = EventReader(1000), time.process_time()
+    for _ in range(4):
+        assert reader.feed(chunk) == []
+    assert time.process_time() - begun < 4  # a reader that copies the rest for each line takes 60
+    assert reader.feed(b"data: a\n\n") == [b"a"]
+
+
+def test_a_long_line_in_short_pieces_does_not_hold_the_gateway_up():
+    reader, begun = EventReader(1 << 21), time.process_time()
+    for _ in range(1 << 14):
+        assert reader.feed(b"x" * 100) == []
+    assert time.process_time() - begun < 1  # a reader that looks at the whole line again takes 10
+    assert reader.feed(b"\ndata: a\n\n") == [b"a"]
+
+
+async def test_a_server_is_listened_to_once_however_often_the_client_says_it_is_ready(recorded):
+    server = Http(honest)
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        await client.ask("initialize", HELLO)
+        for _ in range(3):
+            client.send("notifications/initialized")
+        await client.ask("ping")
+        await until(lambda: "GET " in server.methods)
+        await client.ask("ping")
+    assert server.methods.count("POST notifications/initialized") == 3
+    assert server.methods.count("GET ") == 1

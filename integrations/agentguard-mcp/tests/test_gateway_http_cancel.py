@@ -99,8 +99,8 @@ async def test_requests_that_are_given_up_at_once_hold_up_no_other(recorded):
     server = Server()
     async with server.served() as url, gateway(recorded, settings(command=(), url=url)) as client:
         for number in range(50):
-            client.send("prompts/list", {"_meta": MODERN}, id=number)
-            client.send("notifications/cancelled", {"requestId": number})
+            client.send("prompts/list", {"_meta": MODERN}, id=f"list-{number}")
+            client.send("notifications/cancelled", {"requestId": f"list-{number}"})
         client.send("notifications/roots/list_changed")
         await until(lambda: "notifications/roots/list_changed" in server.asked)
         assert shown(await client.call("echo", "b", _meta=MODERN))["text"] == "b"

@@ -9,7 +9,7 @@ from base64 import b64encode
 
 import httpx
 import pytest
-from gateway_scene import code_of, settings, shown
+from gateway_scene import code_of, settings, shown, until
 from http_scene import HELLO, TYPES, Caller, call_of, served, single
 
 from agentguard import ConfigError
@@ -288,3 +288,61 @@ async def test_a_unix_socket_is_for_its_own_user_alone(recorded, tmp_path, monke
         async with served(recorded, socket=path):
             raise AssertionError
     assert path.read_text() == "a file of the user"
+
+
+def raw(place, *headers, body=""):
+    """Return the bytes of a request, and of what comes behind its headers."""
+    host = f"Host: 127.0.0.1:{place.port}"
+    lines = ["POST /mcp HTTP/1.1", host, *(f"{name}: {text}" for name, text in TYPES.items())]
+    return "\r\n".join([*lines, *headers, "", body]).encode()
+
+
+async def test_a_request_whose_body_has_two_lengths_is_refused_and_the_connection_closed(recorded):
+    async with served(recorded) as gateway:
+        body = json.dumps(single("ping")[0])
+        chunked = f"{len(body):x}\r\n{body}\r\n0\r\n\r\n"
+        once, twice = "Transfer-Encoding: chunked", f"Content-Length: {len(chunked)}"
+        for headers, status, closes in (((once,), b"404", False), ((once, twice), b"400", True)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.place.port)
+            own = [f"{name}: {text}" for name, text in single("ping")[1].items()]
+            writer.write(raw(gateway.place, *own, *headers, body=chunked))
+            async with asyncio.timeout(20):
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert head.split()[1] == status
+            assert (b"connection: close" in head.lower()) is closes
+            writer.close()
+
+
+async def test_a_connection_is_not_closed_between_two_requests_for_its_age(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 0.8)
+    async with served(recorded) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.place.port)
+        writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"400"
+            monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 60.0)
+            writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
+            await reader.readuntil(b"HTTP/1.1 400")
+            await asyncio.sleep(1.0)
+            writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
+            assert await reader.readuntil(b"HTTP/1.1 400")
+        writer.close()
+
+
+async def test_a_session_counts_until_its_server_has_ended(recorded, monkeypatch, tmp_path):
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.GRACE", 0.5)
+    ran, hello = tmp_path / "ran", {"jsonrpc": "2.0", "id": 0, "method": "initialize"}
+    given = settings(options={"ran": str(ran)})
+    async with served(recorded, given, sessions=1) as gateway:
+        first = await gateway.caller().begin()
+        deaf = asyncio.create_task(first.post(call_of("deaf")))
+        await until(lambda: ran.exists() and "deaf" in ran.read_text())
+        assert (await first.http.delete(first.url, headers=first.headers)).status_code == 204
+        for _ in range(3):
+            refused = await gateway.caller().post({**hello, "params": HELLO})
+            assert refused.status_code == 503
+        await asyncio.gather(deaf, return_exceptions=True)
+        async with asyncio.timeout(20):
+            again = {**hello, "params": HELLO}
+            while (await gateway.caller().post(again)).status_code == 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nobody tells when

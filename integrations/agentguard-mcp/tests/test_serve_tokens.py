@@ -200,8 +200,9 @@ async def test_one_user_has_a_share_of_the_sessions(recorded, provider):
     async with served(recorded, url=URL, oauth=asked, sessions=4) as running:
         await (await at(running, token(provider))).begin()
         hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}
-        again = await at(running, token(provider))
-        assert (await again.post(hello)).status_code == 503
+        for claims in ({}, {"azp": "other-app"}):  # another client program gives no more
+            again = await at(running, token(provider, **claims))
+            assert (await again.post(hello)).status_code == 503, claims
         bob = await at(running, token(provider, sub="b", preferred_username="bob"))
         assert messages(await bob.post(hello))[-1]["id"] == 0
 
@@ -215,6 +216,30 @@ async def test_a_stream_ends_with_its_token(recorded, provider):
             async with client.http.stream("GET", client.url, headers=headers) as answer:
                 assert answer.status_code == 200
                 assert await answer.aread() is not None
+
+
+async def test_a_stream_ends_once_its_token_counts_no_longer(recorded, provider, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.bearer.RECHECK", 0.0)
+    monkeypatch.setattr("agentguard_mcp.gateway.front.RECHECK", 0.05)
+    looks, delegate = [], recorded.guard.delegate
+    monkeypatch.setattr(
+        recorded.guard, "delegate", lambda **given: (looks.append(1), delegate(**given))[1]
+    )
+    async with gateway(recorded) as running:
+        client = await (await at(running, token(provider))).begin()
+        headers = {**client.headers, "accept": "text/event-stream"}
+        async with client.http.stream("GET", client.url, headers=headers) as answer:
+            reading = asyncio.create_task(answer.aread())
+            seen = len(looks)
+            await until(lambda: len(looks) > seen + 2)
+            assert not reading.done()
+            keys = provider.path.read_bytes()
+            provider.path.unlink()
+            try:
+                async with asyncio.timeout(LIMIT):
+                    await reading
+            finally:
+                provider.path.write_bytes(keys)
 
 
 async def test_the_server_behind_gets_no_header_of_a_client(recorded, provider):

@@ -21,8 +21,8 @@ from agentguard.errors import ConfigError
 OURS: Final = ("-E", "-P", "-m", "agentguard.cli", "mcp", "run")
 """How the arguments of an entry begin that starts a gateway.
 
-A client starts the gateway in the folder of a project, where the agent writes files. With ``-P`` and
-``-E``, Python imports no module from this folder, and from no other that ``env`` names.
+A client starts the gateway in the folder of a project, where the agent writes files. With ``-P``
+and ``-E``, Python imports no module from this folder, and from no other that ``env`` names.
 """
 
 _GATEWAY: Final = re.compile(

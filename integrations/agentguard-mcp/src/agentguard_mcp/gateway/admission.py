@@ -17,13 +17,20 @@ from agentguard_mcp.gateway.senders import Sender, User
 from agentguard_mcp.messages import CODE, ERROR, OPEN
 
 
+class Owner(NamedTuple):
+    """To whom a session belongs: a user, who comes by a client program."""
+
+    user: str
+    client: str
+
+
 class Admitted(NamedTuple):
     """The caller of a request: ``owner`` tells callers apart, None where nobody tells them apart.
 
     ``user`` has come with a token, which counts until ``ends_at`` (Unix time); None without tokens.
     """
 
-    owner: str | None
+    owner: Owner | None
     user: User | None = None
     ends_at: float | None = None
 

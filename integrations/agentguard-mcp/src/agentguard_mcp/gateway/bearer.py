@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from agentguard import AgentguardError, Delegation, Guard
-from agentguard_mcp.gateway.admission import Admitted, Refusal, code_of
+from agentguard_mcp.gateway.admission import Admitted, Owner, Refusal, code_of
 from agentguard_mcp.gateway.front_settings import METADATA, OAuth, Place
 from agentguard_mcp.gateway.http_request import RefusedRequestError
 from agentguard_mcp.gateway.messages import Message
@@ -54,7 +54,7 @@ class Known:
     event loop.
     """
 
-    owner: str
+    owner: Owner
     delegation: Delegation
     most: frozenset[str]
     granted: frozenset[str] | None
@@ -170,7 +170,8 @@ class BearerAdmission:
         if granted is not None:
             delegation = delegation.narrowed(scope=most & granted)
         client = claims.get("client_id", claims.get("azp"))
-        owner = orjson.dumps([issuer, claims.get("sub"), delegation.principal, client]).decode()
+        user = orjson.dumps([issuer, claims.get("sub"), delegation.principal]).decode()
+        owner = Owner(user, orjson.dumps(client).decode())
         return Known(owner, delegation, most, granted, ends_at, now)
 
     def _granted(self, claims: Mapping[str, Any]) -> frozenset[str] | None:

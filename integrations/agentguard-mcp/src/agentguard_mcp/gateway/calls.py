@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Protocol
 
+import orjson
+
 from agentguard import (
     Agent,
     AgentguardError,
@@ -39,7 +41,7 @@ from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
-from agentguard_mcp.gateway.messages import Message, is_modern, meta_of, plain_meta
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.pins import Definition
 from agentguard_mcp.gateway.requests import InvalidRequestError, parsed
 from agentguard_mcp.gateway.results import failure, result_of
@@ -275,6 +277,7 @@ class Calls:
     async def _list(self, request: Message) -> list[Any]:
         """Return all pages of the server's list of tools; raises ``LookupError`` for no list."""
         tools: list[Any] = []
+        size = 0
         params: dict[str, Any] = {}
         if is_modern(request):
             standard = plain_meta(meta_of(request))
@@ -285,6 +288,9 @@ class Calls:
             result = response.get("result", {})
             page = result.get("tools")
             if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
+                raise LookupError
+            size += len(orjson.dumps(page)) if tools else 0  # one page is one message
+            if size > MAX_LINE:
                 raise LookupError
             tools += page
             cursor = result.get("nextCursor")

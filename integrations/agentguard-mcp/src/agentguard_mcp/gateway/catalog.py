@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any, Final
 
 import orjson
 
 from agentguard import Agent, AgentguardError, Decision
 from agentguard.adapters import EncodeError, ToolSpec, configure_tool
+from agentguard_mcp.gateway.messages import MAX_LINE
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import DESCRIPTION, LIST, SCHEMA
 from agentguard_mcp.messages import OWN
+
+MAX_NAME: Final = 1_024
+"""The characters of the longest name of a tool; a tool with a longer one does not exist here."""
 
 MAX_TOOLS: Final = 2_000
 """The most tools of a server; each takes memory for as long as the gateway runs."""
@@ -81,6 +86,7 @@ class Catalog:
         self._specs: dict[str, ToolSpec | Decision] = {}
         self._methods: dict[str, ToolSpec | Decision] = {}
         self._digests: dict[bytes, str | None] = {}
+        self._size = 0
 
     def replace(self, definitions: Iterable[object]) -> None:
         """Take the complete list of the server's tools in the place of all earlier ones."""
@@ -96,7 +102,7 @@ class Catalog:
         twice: set[str] = set()
         for one in definitions:
             name = one.get("name") if isinstance(one, dict) else None
-            if isinstance(name, str) and isinstance(one, dict):
+            if isinstance(name, str) and isinstance(one, dict) and len(name) <= MAX_NAME:
                 if name in known:
                     twice.add(name)
                 known[name] = one
@@ -152,10 +158,14 @@ class Catalog:
         if not self._is_pinned and found is not None and len(self._pinned) < MAX_TOOLS:
             self._pinned.setdefault(name, found)
         if found is not None and found == self._pinned.get(name) and name not in self._specs:
+            self._size += len(orjson.dumps(definition))
             self._specs[name] = self._specified(name, definition)
 
     def _specified(self, name: str, definition: Definition) -> ToolSpec | Decision:
         """Return the specification of a tool whose definition is the pinned one."""
+        if self._size > MAX_LINE:
+            reason = "the tools of the MCP server take more memory than the gateway gives them"
+            return Decision.refusal(reason, code="tool.unlisted")
         if name.startswith(OWN):
             reason = f"a tool of the MCP server has a name that begins with {OWN}"
             return Decision.refusal(reason, code="tool.changed")
@@ -197,12 +207,12 @@ class Catalog:
 
         A server is asked for its tools again and again, and says the same in the same bytes.
         """
-        data = orjson.dumps(definition)
-        if data not in self._digests:
+        key = sha256(orjson.dumps(definition)).digest()
+        if key not in self._digests:
             if len(self._digests) >= MAX_TOOLS:
                 self._digests.clear()
             try:
-                self._digests[data] = digest_of(definition)
+                self._digests[key] = digest_of(definition)
             except EncodeError:
-                self._digests[data] = None
-        return self._digests[data]
+                self._digests[key] = None
+        return self._digests[key]

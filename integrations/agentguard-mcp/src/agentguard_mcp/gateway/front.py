@@ -43,6 +43,9 @@ from agentguard_mcp.messages import ERROR
 BEAT: Final = 15.0
 """Seconds of silence after which a stream begins, or says that the connection is alive."""
 
+RECHECK: Final = 60.0
+"""Seconds after which the token of a client that listens is looked at again."""
+
 _EVENTS: Final = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache, no-transform",
@@ -213,8 +216,7 @@ class Front:
         request, stream = registered
         session.senders.note(request["id"], sender)
         is_endless = message["method"] == "subscriptions/listen"
-        if is_endless:
-            self._until_end(http.admitted, stream)
+        watching = self._watched(http, stream) if is_endless else None
         try:
             session.take(request)
             await self._reply(
@@ -224,7 +226,7 @@ class Front:
             status = 404 if sender.params is None else 503  # a session, or a shared server
             raise RefusedRequestError(status, "the MCP server has ended", code=ERROR) from error
         finally:
-            self._streams.discard(stream)
+            self._unwatch(stream, watching)
             self._let_go(session, stream, is_single=sender.params is not None)
             if stream.answer is not None:  # else the call may still ask for its sender
                 session.senders.forget(request["id"])
@@ -297,12 +299,27 @@ class Front:
             item = await _next(stream, gone, BEAT)
         await http.send({"type": "http.response.body", "body": b""})
 
-    def _until_end(self, admitted: Admitted, stream: Stream) -> None:
+    def _watched(self, http: Http, stream: Stream) -> asyncio.Task[None]:
         """Let a stream without an end of its own end with the gateway, or with the token."""
         self._streams.add(stream)
-        if admitted.ends_at is not None:
-            left = max(0.0, admitted.ends_at - time.time())
-            asyncio.get_running_loop().call_later(left, stream.end)
+        return asyncio.create_task(self._watch(http, stream))
+
+    async def _watch(self, http: Http, stream: Stream) -> None:
+        """End a stream once the token of its client does not count any more."""
+        ends_at = http.admitted.ends_at
+        while ends_at is not None and (left := ends_at - time.time()) > 0:
+            await asyncio.sleep(min(left, RECHECK))
+            try:
+                ends_at = (await self._admission.admit(http.headers)).ends_at
+            except RefusedRequestError:
+                break
+        if ends_at is not None:
+            stream.end()
+
+    def _unwatch(self, stream: Stream, watching: asyncio.Task[None] | None) -> None:
+        self._streams.discard(stream)
+        if watching is not None:
+            watching.cancel()
 
     async def _get(self, http: Http) -> None:
         """Open the stream for what the server says by itself."""
@@ -317,12 +334,12 @@ class Front:
         if stream is None:
             raise RefusedRequestError(409, "the session has such a stream already")
         gone = asyncio.ensure_future(gone_from(http.receive))
-        self._until_end(http.admitted, stream)
+        watching = self._watched(http, stream)
         try:
             await self._events(http, stream, gone, {}, "")
         finally:
             gone.cancel()
-            self._streams.discard(stream)
+            self._unwatch(stream, watching)
             self._let_go(session, stream, is_single=False)
 
 

@@ -69,6 +69,7 @@ _ONCE: Final = frozenset(
         "mcp-protocol-version",
         "mcp-session-id",
         "origin",
+        "transfer-encoding",
     }
 )
 _PARAM: Final = "mcp-param-"
@@ -106,7 +107,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
     A header that is read here comes once at most: of two copies, one reader takes the first and
     another the last. A proxy may turn ``_`` into ``-``, so a header with ``_`` that would count is
-    refused.
+    refused. So is a request with the length of its body and chunks as well.
     """
     found: dict[str, str] = {}
     size = 0
@@ -123,6 +124,10 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
                 message = f"the header {plain} comes twice, or is written with an underscore"
                 raise RefusedRequestError(400, message, code=HEADER_MISMATCH)
             found[plain] = text
+    if "content-length" in found and "transfer-encoding" in found:
+        # a proxy that reads the one, and the gateway the other, see two requests (RFC 9112, 6.3)
+        close = {"connection": "close"}
+        raise RefusedRequestError(400, "the body has two lengths", headers=close)
     return found
 
 

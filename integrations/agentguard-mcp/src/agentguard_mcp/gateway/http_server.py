@@ -239,6 +239,12 @@ class _Protocol(H11Protocol):
         self._expiry.cancel()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request; the client has as long to read the answer."""
+        super().on_response_complete()
+        self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
+
     def _expire(self) -> None:
         cycle: Any = self.cycle  # None before the first request
         if cycle is None or cycle.response_complete:

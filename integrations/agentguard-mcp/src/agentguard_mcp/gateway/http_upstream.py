@@ -95,6 +95,7 @@ class HttpServer:
         self._session: str | None = None
         self._revision: str | None = None
         self._hello: object = None
+        self._listens = False
         self._is_closed = False
 
     def send(self, message: Message) -> None:
@@ -178,7 +179,8 @@ class HttpServer:
             await self._post(message, line, turn)
         finally:
             turn.end()
-        if message.get("method") == "notifications/initialized":
+        if message.get("method") == "notifications/initialized" and not self._listens:
+            self._listens = True  # a client may send the notice again and again
             self._start(self._listen())
 
     async def _post(self, message: Message, line: bytes, turn: Turn) -> None:
@@ -230,12 +232,12 @@ class HttpServer:
                 if is_answered:
                     return True
         elif kind == _JSON:
-            body = b""
+            body = bytearray()  # bytes would be copied for each chunk
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_LINE:
                     return False
-            is_answered = bool(body) and await self._pass(body, identifier)
+            is_answered = bool(body) and await self._pass(bytes(body), identifier)
         return is_answered
 
     async def _pass(self, data: bytes, identifier: object) -> bool:

@@ -95,6 +95,7 @@ class Relay:
             joins_retries=joins_retries,
         )
         self._awaited: dict[RequestId, asyncio.Future[Message]] = {}
+        self._given_up: dict[RequestId, None] = {}
         self._asked: set[RequestId] = set()
         self._own = 0
         self._name = f"the MCP server {settings.server}"
@@ -131,7 +132,7 @@ class Relay:
     def _request(self, message: Message) -> None:
         identifier, method = message["id"], message["method"]
         waiting = len(self._passed) + len(self._guarded)
-        in_use = (self._passed, self._guarded, self._awaited)
+        in_use = (self._passed, self._guarded, self._awaited, self._given_up)
         if _is_own(identifier) or any(identifier in requests for requests in in_use):
             self._refuse(identifier, answers.INVALID_REQUEST, "the id is in use")
         elif waiting >= MAX_PENDING:
@@ -166,6 +167,7 @@ class Relay:
 
     def _give_up(self, identifier: RequestId) -> None:
         if self._passed.pop(identifier, None) is not None:
+            self._note_given_up(identifier)
             text = f"the MCP server did not answer in {self._settings.timeout:g} seconds"
             self._refuse(identifier, ERROR, text)
 
@@ -183,7 +185,17 @@ class Relay:
             if passed is None:
                 return
             _stop(passed)
+            self._note_given_up(identifier)
         self._server.send(message)
+
+    def _note_given_up(self, identifier: RequestId) -> None:
+        """Note a request that the server may still answer: another request of the id gets nothing.
+
+        The oldest of too many is forgotten, since a server answers few requests that are given up.
+        """
+        self._given_up[identifier] = None
+        while len(self._given_up) > MAX_PENDING:
+            del self._given_up[next(iter(self._given_up))]
 
     async def _guard(self, request: Message) -> None:
         """Answer a guarded request, unless the client cancels it."""
@@ -202,6 +214,7 @@ class Relay:
         try:
             return await self._exchange(request, self._settings.timeout)
         except (TimeoutError, asyncio.CancelledError):
+            self._note_given_up(request["id"])
             self._cancel(request["id"])
             raise
 
@@ -263,6 +276,7 @@ class Relay:
                 message = without_tasks(message, "result")
             self._client.send(message)
         else:
+            self._given_up.pop(identifier, None)
             self._drop(self._name, "a response to no request")
 
     def _list(self, request: Message, message: Message) -> None:

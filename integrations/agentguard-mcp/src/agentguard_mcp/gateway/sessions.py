@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentguard_mcp.gateway.admission import Owner
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.connect import Link
 from agentguard_mcp.gateway.messages import Message
@@ -27,7 +28,7 @@ MAX_PENDING: Final = 200
 """The most requests of one session that wait for an answer."""
 
 _SHARE: Final = 4
-"""One caller has at most a quarter of the sessions, where callers are known."""
+"""One user has at most a quarter of the sessions, where callers are known."""
 
 Opener = Callable[[Outbox, Senders], Awaitable[Link]]
 """Starts the server, and returns the relay between the server and the outbox."""
@@ -44,7 +45,7 @@ class Session:
     ``owner`` is the caller, None where callers are not known.
     """
 
-    owner: str | None
+    owner: Owner | None
     outbox: Outbox
     senders: Senders
     relay: Relay
@@ -63,8 +64,9 @@ class Session:
 class Sessions:
     """The sessions of one gateway, at most ``most``; each ends after ``idle`` seconds of silence.
 
-    ``known`` says that callers are known, so that each has a share of the sessions. ``open_link``
-    starts the server of a session. ``proofs`` verifies the proofs of calls, None for calls without.
+    ``known`` says that callers are known, so that each user has a share of the sessions.
+    ``open_link`` starts the server of a session. ``proofs`` verifies the proofs of calls, None for
+    calls without.
     """
 
     def __init__(
@@ -82,9 +84,9 @@ class Sessions:
         self._share = max(1, most // _SHARE) if known else most
         self._idle = idle
         self._sessions: dict[str, Session] = {}
-        self._shared: dict[str | None, asyncio.Task[Session]] = {}
-        self._begun: list[str | None] = []
-        self._ends: set[asyncio.Task[None]] = set()
+        self._shared: dict[Owner | None, asyncio.Task[Session]] = {}
+        self._begun: list[Owner | None] = []
+        self._ends: dict[asyncio.Task[None], Owner | None] = {}
         self._is_closed = False
 
     @property
@@ -92,11 +94,9 @@ class Sessions:
         """How many requests wait for their responses, in all sessions."""
         return sum(one.outbox.pending for one in self._sessions.values())
 
-    async def begin(self, owner: str | None, *, is_shared: bool = False) -> Session:
+    async def begin(self, owner: Owner | None, *, is_shared: bool = False) -> Session:
         """Begin a session; raises ``FullError``, and what ``linked`` raises."""
-        owners = [*(one.owner for one in self._sessions.values()), *self._begun]
-        if len(owners) >= self._most or owners.count(owner) >= self._share:
-            raise FullError
+        self._require_room(owner)
         outbox, senders = Outbox(is_shared=is_shared), Senders(self._proofs)
         self._begun.append(owner)
         try:
@@ -113,12 +113,19 @@ class Sessions:
         session.pump = asyncio.create_task(self._pump(session))
         return session
 
-    def find(self, identifier: str, owner: str | None) -> Session | None:
+    def _require_room(self, owner: Owner | None) -> None:
+        """Raise ``FullError`` for a session too many; one counts until its server has ended."""
+        owners = [one.owner for one in self._sessions.values()]
+        users = [one and one.user for one in (*owners, *self._begun, *self._ends.values())]
+        if len(users) >= self._most or users.count(owner and owner.user) >= self._share:
+            raise FullError
+
+    def find(self, identifier: str, owner: Owner | None) -> Session | None:
         """Return a session of a caller; None for one that ended, and for another caller's."""
         session = self._sessions.get(identifier)
         return session if session is not None and session.owner == owner else None
 
-    async def shared(self, owner: str | None) -> Session:
+    async def shared(self, owner: Owner | None) -> Session:
         """Return what the requests of a caller without a session share; raises as ``begin`` does.
 
         Requests that come while the server starts wait for the same server.
@@ -129,7 +136,7 @@ class Sessions:
             task.add_done_callback(lambda done: self._forget_failed(owner, done))
         return await asyncio.shield(task)
 
-    def _forget_failed(self, owner: str | None, task: asyncio.Task[Session]) -> None:
+    def _forget_failed(self, owner: Owner | None, task: asyncio.Task[Session]) -> None:
         if _result_of(task) is None and self._shared.get(owner) is task:
             del self._shared[owner]
 
@@ -151,8 +158,8 @@ class Sessions:
             if _result_of(self._shared.get(session.owner)) is session:
                 del self._shared[session.owner]
             task = asyncio.create_task(_end(session, is_lost=is_lost))
-            self._ends.add(task)
-            task.add_done_callback(self._ends.discard)
+            self._ends[task] = session.owner
+            task.add_done_callback(self._ends.pop)
 
     def end_idle(self) -> None:
         """End each session in which nothing has happened for too long."""
