@@ -79,11 +79,13 @@ SERVERS = {"--notes": notes, "--git": git, "--filesystem": filesystem}
 
 
 def run(*words: str, home: Path) -> str:
-    """Run a command of agentguard, and return what it prints."""
+    """Run a command of agentguard, and return what it prints; an error ends the program."""
     environment = {**os.environ, "HOME": str(home)}
     done = subprocess.run(  # noqa: S603
-        [*AGENTGUARD, *words], env=environment, capture_output=True, text=True, check=True
+        [*AGENTGUARD, *words], env=environment, capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        sys.exit(f"agentguard {words[0]} failed:\n{done.stderr.strip()}")
     return done.stdout
 
 

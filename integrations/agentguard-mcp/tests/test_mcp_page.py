@@ -13,9 +13,9 @@ BLOCKS = docs_pages.blocks(docs_pages.text("how-to/mcp"), "python")
 
 
 def test_the_page_has_code():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_each_block_is_part_of_the_example(number):
     assert "".join(BLOCKS[number].split()) in "".join(CODE.split())
