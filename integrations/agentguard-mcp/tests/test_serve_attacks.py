@@ -346,3 +346,34 @@ async def test_a_session_counts_until_its_server_has_ended(recorded, monkeypatch
             again = {**hello, "params": HELLO}
             while (await gateway.caller().post(again)).status_code == 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # nobody tells when
+
+
+async def test_a_browser_lets_pages_of_listed_origins_read_answers_and_no_others(recorded):
+    asked = {"access-control-request-method": "POST"}
+    names = "authorization, content-type, mcp-session-id, mcp-param-text"
+    async with served(recorded, origins=("https://app.example",)) as gateway:
+        client = await gateway.caller().begin()
+        for origin, method, headers, status in (
+            ("https://app.example", "POST", names, 204),
+            ("https://app.example", "PUT", names, 403),
+            ("https://app.example", "POST", "x-other", 403),
+            ("https://app.example", "POST", "*", 403),
+            ("https://evil.example", "POST", names, 403),
+        ):
+            question = {
+                **asked,
+                "origin": origin,
+                "access-control-request-method": method,
+                "access-control-request-headers": headers,
+            }
+            answer = await client.http.options(client.url, headers=question)
+            assert answer.status_code == status, question
+            allowed = answer.headers.get("access-control-allow-origin")
+            assert allowed == (origin if "app" in origin else None)
+            assert "access-control-allow-credentials" not in answer.headers
+        read = await client.post(call_of("echo", "a"), origin="https://app.example")
+        assert read.headers["access-control-allow-origin"] == "https://app.example"
+        assert "Mcp-Session-Id" in read.headers["access-control-expose-headers"]
+        plain = await client.post(call_of("echo", "a"))
+        assert "access-control-allow-origin" not in plain.headers
+        assert (await client.http.options(client.url)).status_code == 405

@@ -56,6 +56,18 @@ class Http(NamedTuple):
         await self.answer(error.status, body, error.headers)
 
 
+def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    """Return a ``send`` that adds headers to the answer."""
+    added = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *added]}
+        await send(message)
+
+    return send_with_headers
+
+
 async def gone_from(receive: Receive) -> None:
     """Wait until the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":

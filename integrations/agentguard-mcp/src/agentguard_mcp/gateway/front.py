@@ -18,7 +18,8 @@ from typing import Any, Final
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import answers
 from agentguard_mcp.gateway.admission import Admission, Admitted
-from agentguard_mcp.gateway.asgi import Http, Receive, Scope, Send, body_of, gone_from
+from agentguard_mcp.gateway.asgi import Http, Receive, Scope, Send, body_of, gone_from, with_headers
+from agentguard_mcp.gateway.cors import answer_headers, preflight
 from agentguard_mcp.gateway.front_settings import Place
 from agentguard_mcp.gateway.http_request import (
     LEGACY,
@@ -86,7 +87,13 @@ class Front:
         try:
             headers = read_headers(scope["headers"])
             require_own(headers, self._place.hosts, self._place.origins)
+            if "origin" in headers:
+                send = with_headers(send, answer_headers(headers["origin"]))
+                http = Http({}, Admitted(None), receive, send)
             path, method = scope["path"], scope["method"]
+            if method == "OPTIONS" and "origin" in headers:
+                await http.answer(204, headers=preflight(headers))
+                return
             found = self._admission.metadata(path) if method == "GET" else None
             if found is not None:
                 await http.answer(200, found, {"cache-control": "public, max-age=60"})

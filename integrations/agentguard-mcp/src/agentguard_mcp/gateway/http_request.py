@@ -59,6 +59,8 @@ MAX_HEADERS: Final = 32 * 1024
 
 _ONCE: Final = frozenset(
     {
+        "access-control-request-headers",
+        "access-control-request-method",
         "authorization",
         "content-encoding",
         "content-length",
