@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from gateway_scene import CODE, code_of, gateway, settings, shown
+from gateway_scene import CODE, LIMIT, code_of, command, gateway, settings, shown, until
 
 from agentguard import Decision
 from agentguard.proof import prove_call
@@ -108,3 +110,45 @@ async def test_an_agent_that_is_revoked_in_the_gateways_own_domain_is_refused(tm
             ("storage.", "proof.")
         )
     own.guard.close()
+
+
+class Revocations:
+    """The revocations of the callers' domain, as a receiver asks for them."""
+
+    def __init__(self):
+        self.reason = None
+
+    def refusal(self, names):
+        """Return the same answer for all names; raise what was given in the place of one."""
+        if isinstance(self.reason, Exception):
+            raise self.reason
+        return self.reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (("delegation.revoked", "somebody has revoked the agent"), "delegation.revoked"),
+        (RuntimeError("the file can't be read"), "proof.unavailable"),
+        (None, None),
+    ],
+    ids=["revoked", "unreadable", "allowed"],
+)
+async def test_a_caller_who_is_revoked_while_a_call_waits_for_its_approval_runs_nothing(
+    agents, recorded, given, monkeypatch, tmp_path, reason, code
+):
+    ran, revocations = tmp_path / "ran", Revocations()
+    monkeypatch.setattr("agentguard_mcp.callers._revocations", lambda *_given: revocations)
+    recorded.decide = lambda _call: Decision.require_approval()
+    served = replace(given, wait=LIMIT, command=command(ran=str(ran)))
+    async with gateway(recorded, served) as client:
+        client.send("tools/call", await proved(agents), id="a")
+        await until(recorded.guard.approvals.pending)
+        revocations.reason = reason
+        recorded.approve()
+        result = (await client.answer("a"))["result"]
+        if code is None:
+            assert shown(result)["text"] == "a"
+        else:
+            assert code_of(result) == code
+    assert ran.exists() is (code is None)

@@ -21,14 +21,31 @@ from agentguard_mcp.request_guard import with_caller
 
 
 class Verified(NamedTuple):
-    """The caller of one request, and the delegation under which the gateway decides."""
+    """The caller of one request, and the delegation under which the gateway decides.
+
+    ``revocations`` are those of the caller's domain, None where no revocation is seen.
+    """
 
     caller: RequestCaller
     delegation: Delegation
+    revocations: PublishedRevocations | None
 
     def told(self, spec: ToolSpec) -> ToolSpec:
         """Return a specification whose policy input has the caller (``input.caller``)."""
         return replace(spec, facts=with_caller(spec, self.caller))
+
+    async def revoked(self) -> Decision | None:
+        """Return why the caller may not act any more, None for a caller who still may."""
+        if self.revocations is None:
+            return None
+        names = self.caller.chain.names | {self.caller.token_jti}
+        try:
+            found = await asyncio.to_thread(self.revocations.refusal, names)
+        except AgentguardError as error:
+            return Decision.of_error(error)
+        except Exception as error:  # noqa: BLE001  a look that fails refuses the request
+            return Decision.failure("proof.unavailable", "the caller can't be verified", error)
+        return None if found is None else Decision.refusal(found[1], code=found[0])
 
 
 class Callers:
@@ -40,11 +57,9 @@ class Callers:
 
     def __init__(self, guard: Guard, proofs: Proofs) -> None:
         trust: Any = [TrustDocument.loads(document) for document in proofs.trust] or guard.trust
+        self._revocations = _revocations(guard, proofs)
         self._receiver = CallReceiver(
-            proofs.audience,
-            trust,
-            ProofStore(proofs.store),
-            revocations=_revocations(guard, proofs),
+            proofs.audience, trust, ProofStore(proofs.store), revocations=self._revocations
         )
         self._delegations = CallerDelegations(guard)
 
@@ -54,7 +69,8 @@ class Callers:
         try:
             verify = self._receiver.verify
             caller = await asyncio.to_thread(verify, request["method"], params)
-            return Verified(caller, await asyncio.to_thread(self._delegations.of, caller))
+            delegation = await asyncio.to_thread(self._delegations.of, caller)
+            return Verified(caller, delegation, self._revocations)
         except AgentguardError as error:
             return Decision.of_error(error)
         except Exception as error:  # noqa: BLE001  a verification that fails refuses the request

@@ -23,6 +23,9 @@ class Caller(Protocol):
     def told(self, spec: ToolSpec, /) -> ToolSpec:
         """Return a specification whose policy input has what is known of the caller."""
 
+    async def revoked(self) -> Decision | None:
+        """Return why the caller may not act any more, None for a caller who still may."""
+
 
 class CallerSource(Protocol):
     """Finds the caller of each request."""

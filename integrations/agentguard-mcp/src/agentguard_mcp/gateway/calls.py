@@ -37,7 +37,7 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers, traces
-from agentguard_mcp.gateway.caller_source import CallerSource
+from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
@@ -180,7 +180,7 @@ class Calls:
         """Return the response to a guarded request, which ``limited`` refuses if there is one."""
         sent, name, arguments = content
         refused = limited or await self._refusal(name, request)
-        agent, spec, failed = await self._for_caller(request, self._spec(name, request))
+        agent, spec, failed, caller = await self._for_caller(request, self._spec(name, request))
         refused = refused or failed
         declared = spec.schema.get("properties")
         bind = partial(
@@ -210,8 +210,10 @@ class Calls:
                     return failure(request, name, NotSentError(), self._settings)
                 if not is_approved:
                     return answers.pending(request, name, waiting.request)
-                # the tool may have changed meanwhile
+                # the tool may have changed meanwhile, and the caller's agent may be revoked
                 refused = refused or await self._refusal(name, request)
+                if refused is None and caller is not None:
+                    refused = await caller.revoked()
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
                 return failure(request, name, error, self._settings)
         raise AssertionError  # pragma: no cover  the second round returns
@@ -223,7 +225,7 @@ class Calls:
         """
         spec, refused = self.catalog.method(LIST)
         try:
-            agent, spec, failed = await self._for_caller(request, spec)
+            agent, spec, failed, _caller = await self._for_caller(request, spec)
         except Exception:
             _LOGGER.exception("a list shows no tools")
             return []
@@ -301,15 +303,18 @@ class Calls:
 
     async def _for_caller(
         self, request: Message, spec: ToolSpec
-    ) -> tuple[Agent, ToolSpec, Decision | None]:
-        """Return the agent and the specification for a request, and why there is no caller."""
+    ) -> tuple[Agent, ToolSpec, Decision | None, Caller | None]:
+        """Return agent and specification for a request, why there is no caller, and the caller.
+
+        The caller is None where the settings name the caller.
+        """
         found = None if self._callers is None else await self._callers.of(request, spec)
         if found is None:
             agent, failed = await self._under_delegation()
-            return agent, spec, failed
+            return agent, spec, failed, None
         if isinstance(found, Decision):
-            return self._agent, spec, found
-        return self._agent.under(found.delegation), found.told(spec), None
+            return self._agent, spec, found, None
+        return self._agent.under(found.delegation), found.told(spec), None, found
 
     async def _under_delegation(self) -> tuple[Agent, Decision | None]:
         """Return the agent under a delegation of the principal, and why there is none."""

@@ -36,6 +36,10 @@ class User:
         """Return the specification: the delegation has all that is known of the user."""
         return spec
 
+    async def revoked(self) -> Decision | None:
+        """Return None: the guard itself looks at the user's log-outs, for each call."""
+        return None
+
 
 @dataclass(slots=True)
 class Sender:
