@@ -124,13 +124,17 @@ def test_nothing_is_served_to_callers_whom_nobody_names(domain):
 def test_a_principal_is_lent_to_this_machine_alone(domain):
     for serve in (
         'listen = "127.0.0.1:0"\nurl = "https://mcp.acme.example/mcp"',
-        'listen = "0.0.0.0:0"\ncertificate = "a.pem"\nkey = "a.key"',
+        'listen = "0.0.0.0:0"\ncertificate = "a.pem"\nkey = "a.key"\nurl = "https://a.example/mcp"',
     ):
         table(domain, 'principal = "user:alice"', serve)
         refused = domain.run("mcp", "serve", "--name", "files")
         said = " ".join(refused.stderr.split())
         assert refused.returncode == 2
         assert "everybody who reaches the address could call tools" in said
+    beyond = 'listen = "0.0.0.0:0"\ncertificate = "a.pem"\nkey = "a.key"'
+    table(domain, 'audience = "mcp:files"\nproofs = "proofs.sqlite"', beyond)
+    refused = domain.run("mcp", "serve", "--name", "files")
+    assert "name the url of the gateway" in " ".join(refused.stderr.split())
 
 
 ISSUER = """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -118,8 +119,11 @@ async def login(folder):
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return bound.getsockname()[1]
+    """Return a port that no connection takes by chance, as one from 32768 on might be."""
+    while True:
+        port = secrets.choice(range(20_000, 30_000))
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @pytest.mark.slow("it imports the client of the SDK, and runs three servers")

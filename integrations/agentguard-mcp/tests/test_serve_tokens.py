@@ -339,3 +339,16 @@ async def test_claims_of_an_attacker_are_refused_and_nothing_fails_inside(record
                 assert refused.status_code == 401, (claims, refused.text)
         allowed = await (await at(running, token(provider))).call_single("echo")
         assert allowed.status_code == 200
+
+
+async def test_the_public_name_counts_with_the_port_of_its_scheme(recorded, provider):
+    async with gateway(recorded) as running:
+        for host, status in (
+            ("mcp.acme.example", 200),
+            ("mcp.acme.example:443", 200),
+            ("mcp.acme.example:80", 403),
+            ("acme.example", 403),
+        ):
+            client = await at(running, token(provider))
+            answer = await client.call_single("echo", "a", headers={"host": host})
+            assert answer.status_code == status, host

@@ -135,6 +135,12 @@ def _front(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
             f"[mcp.{server.name}.serve], or listen on loopback behind a proxy with TLS"
         )
         raise ConfigError(message)
+    if place.socket is None and table.url is None and not is_loopback(host):
+        message = (
+            f"{host} is no loopback address: name the url of the gateway as clients know it in "
+            f"[mcp.{server.name}.serve]"
+        )
+        raise ConfigError(message)
     return package.FrontSettings(
         host=host,
         port=place.port,

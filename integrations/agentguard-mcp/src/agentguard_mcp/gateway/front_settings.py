@@ -92,6 +92,8 @@ class Place:
         url = front.url or f"{scheme}://{host}:{port}{PATH}"
         parts = urlsplit(url)
         hosts = {parts.netloc.lower()}
+        if parts.port is None:  # a client may name the port that the scheme has anyway
+            hosts.add(f"{parts.netloc.lower()}:{443 if parts.scheme == 'https' else 80}")
         own = {f"{parts.scheme}://{parts.netloc}".lower()}
         if is_loopback(front.host):
             names = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
