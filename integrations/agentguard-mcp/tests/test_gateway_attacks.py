@@ -239,7 +239,7 @@ async def test_a_line_without_end_ends_the_server_and_not_the_memory(recorded):
 
 
 async def test_a_server_that_reads_nothing_does_not_fill_the_memory(recorded, ran, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.upstream.MAX_UNREAD", 1 << 20)
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.process.MAX_UNREAD", 1 << 20)
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         client.send("tools/call", {"name": "hang"}, id=1)
         client.send("ping", {"text": "a" * 1000}, id=2)

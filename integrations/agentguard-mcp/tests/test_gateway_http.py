@@ -17,8 +17,8 @@ from agentguard import ConfigError, Decision
 from agentguard.adapters import DecodeError
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import list_tools
-from agentguard_mcp.gateway.concealed import MARK
-from agentguard_mcp.gateway.events import EventReader
+from agentguard_mcp.gateway.upstream.concealed import MARK
+from agentguard_mcp.gateway.upstream.server_sent_events import EventReader
 
 HELLO = {
     "protocolVersion": "2025-11-25",
@@ -247,7 +247,7 @@ async def test_a_modern_request_has_its_method_and_its_name_in_headers(recorded)
 async def test_a_call_without_an_answer_of_mcp_is_in_doubt_or_refused_by_the_servers_word(
     recorded, monkeypatch, raw, code
 ):
-    monkeypatch.setattr("agentguard_mcp.gateway.http_upstream.MAX_LINE", 1000)
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.http.MAX_LINE", 1000)
     server = dishonest("tools/call", raw)
     async with server.served() as url, gateway(recorded, over(url)) as client:
         result = await client.call("echo", "a")
@@ -275,7 +275,7 @@ async def test_the_log_names_the_status_of_a_server_that_lists_no_tools(recorded
 
 
 async def test_more_requests_at_once_than_the_gateway_sends_do_not_end_it(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.http_upstream.MAX_OPEN", 2)
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.http.MAX_OPEN", 2)
     async with Http(honest).served() as url, gateway(recorded, over(url)) as client:
         for number in range(12):
             client.send("prompts/list", id=number)
@@ -329,7 +329,7 @@ async def test_no_message_overtakes_a_notice_and_no_notice_overtakes_a_message(r
 
 
 async def test_a_server_that_takes_a_notice_late_does_not_stop_the_gateway(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.send_order.LONGEST_TURN", 0.1)
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.send_order.LONGEST_TURN", 0.1)
     server = Http(honest)
     server.pauses = [0.0, 0.6]
     async with server.served() as url, gateway(recorded, over(url)) as client:

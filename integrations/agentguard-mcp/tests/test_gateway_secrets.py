@@ -10,8 +10,8 @@ import pytest
 from gateway_scene import gateway, settings, shown
 
 from agentguard.testing import RecordedGuard
-from agentguard_mcp.gateway.concealed import MARK, concealed
 from agentguard_mcp.gateway.messages import read
+from agentguard_mcp.gateway.upstream.concealed import MARK, concealed
 
 SECRET = 's3cr3t/"t0ken"\n-é'
 """A value with characters that writers of JSON write in different ways."""

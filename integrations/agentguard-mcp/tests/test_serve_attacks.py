@@ -14,7 +14,7 @@ from http_scene import HELLO, TYPES, Caller, call_of, served, single
 
 from agentguard import ConfigError
 from agentguard.testing import RecordedGuard
-from agentguard_mcp.gateway.asgi import MAX_BODY
+from agentguard_mcp.gateway.http.asgi import MAX_BODY
 
 ROUTED = {
     "type": "object",
@@ -243,7 +243,7 @@ async def test_members_of_agentguards_own_pass_in_neither_direction(recorded):
 
 
 async def test_a_slow_request_is_closed_and_others_are_served(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 0.2)
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 0.2)
     async with served(recorded) as gateway:
         host, port = gateway.place.url.removeprefix("http://").partition("/")[0].split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -277,7 +277,7 @@ async def test_a_unix_socket_is_for_its_own_user_alone(recorded, tmp_path, monke
         with pytest.raises(ConfigError, match="another gateway listens"):
             async with served(recorded, socket=path):
                 raise AssertionError
-        monkeypatch.setattr("agentguard_mcp.gateway.local_socket.own_user", lambda: 4242)
+        monkeypatch.setattr("agentguard_mcp.gateway.http.local_socket.own_user", lambda: 4242)
         other = httpx.AsyncHTTPTransport(uds=str(path))
         async with httpx.AsyncClient(transport=other) as http:
             with pytest.raises(httpx.TransportError):
@@ -314,13 +314,13 @@ async def test_a_request_whose_body_has_two_lengths_is_refused_and_the_connectio
 
 
 async def test_a_connection_is_not_closed_between_two_requests_for_its_age(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 0.8)
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 0.8)
     async with served(recorded) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.place.port)
         writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
         async with asyncio.timeout(20):
             assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"400"
-            monkeypatch.setattr("agentguard_mcp.gateway.http_server.LONGEST", 60.0)
+            monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 60.0)
             writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
             await reader.readuntil(b"HTTP/1.1 400")
             await asyncio.sleep(1.0)
@@ -330,7 +330,7 @@ async def test_a_connection_is_not_closed_between_two_requests_for_its_age(recor
 
 
 async def test_a_session_counts_until_its_server_has_ended(recorded, monkeypatch, tmp_path):
-    monkeypatch.setattr("agentguard_mcp.gateway.upstream.GRACE", 0.5)
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.process.GRACE", 0.5)
     ran, hello = tmp_path / "ran", {"jsonrpc": "2.0", "id": 0, "method": "initialize"}
     given = settings(options={"ran": str(ran)})
     async with served(recorded, given, sessions=1) as gateway:

@@ -10,7 +10,7 @@ from login_provider import ISSUER, Provider
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import OAuth
-from agentguard_mcp.gateway.concealed import MARK
+from agentguard_mcp.gateway.upstream.concealed import MARK
 
 URL = "https://mcp.acme.example/mcp"
 FORMS = {"elicitation": {}}

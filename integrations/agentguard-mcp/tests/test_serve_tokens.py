@@ -219,8 +219,8 @@ async def test_a_stream_ends_with_its_token(recorded, provider):
 
 
 async def test_a_stream_ends_once_its_token_counts_no_longer(recorded, provider, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.bearer.RECHECK", 0.0)
-    monkeypatch.setattr("agentguard_mcp.gateway.front.RECHECK", 0.05)
+    monkeypatch.setattr("agentguard_mcp.gateway.http.bearer.RECHECK", 0.0)
+    monkeypatch.setattr("agentguard_mcp.gateway.http.endpoint.RECHECK", 0.05)
     looks, delegate = [], recorded.guard.delegate
     monkeypatch.setattr(
         recorded.guard, "delegate", lambda **given: (looks.append(1), delegate(**given))[1]
@@ -286,7 +286,7 @@ async def test_a_token_is_verified_again_after_a_while(recorded, provider, monke
         provider.path.unlink()
         try:
             assert shown(await client.call("echo", "a"))["text"] == "a"  # verified a moment ago
-            monkeypatch.setattr("agentguard_mcp.gateway.bearer.RECHECK", 0.0)
+            monkeypatch.setattr("agentguard_mcp.gateway.http.bearer.RECHECK", 0.0)
             later = await client.post(call_of("echo", "b"))
             assert (later.status_code, later.headers["retry-after"]) == (503, "10")
         finally:

@@ -11,8 +11,8 @@ from mcp_types import ElicitResult
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
-from agentguard_mcp.gateway import FrontSettings, Settings
-from agentguard_mcp.gateway.http_server import serve_http
+from agentguard_mcp.gateway import EndpointSettings, Settings
+from agentguard_mcp.gateway.http.server import serve_http
 
 SERVER = """
 import asyncio
@@ -61,7 +61,7 @@ async def url():
     )
     settings = Settings("notes", (sys.executable, "-c", SERVER), "assistant")
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    work = serve_http(recorded.guard, settings, FrontSettings(), stop, ready.set_result)
+    work = serve_http(recorded.guard, settings, EndpointSettings(), stop, ready.set_result)
     serving = asyncio.create_task(work)
     yield (await asyncio.wait_for(ready, 20)).url
     stop.set()

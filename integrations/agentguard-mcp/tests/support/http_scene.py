@@ -13,9 +13,9 @@ import httpx
 from gateway_scene import LIMIT, settings
 
 from agentguard.testing import RecordedGuard
-from agentguard_mcp.gateway import FrontSettings, Settings
-from agentguard_mcp.gateway.front_settings import Place
-from agentguard_mcp.gateway.http_server import serve_http
+from agentguard_mcp.gateway import EndpointSettings, Settings
+from agentguard_mcp.gateway.http.server import serve_http
+from agentguard_mcp.gateway.http.settings import Place
 
 TYPES = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 HELLO = {
@@ -151,11 +151,11 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    recorded: RecordedGuard, given: Settings | None = None, **front: Any
+    recorded: RecordedGuard, given: Settings | None = None, **endpoint: Any
 ) -> AsyncIterator[Served]:
     """Run a gateway over HTTP until the block ends."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    chosen = FrontSettings(**front)
+    chosen = EndpointSettings(**endpoint)
     work = serve_http(recorded.guard, given or settings(), chosen, stop, ready.set_result)
     serving = asyncio.create_task(work)
     async with asyncio.timeout(LIMIT):

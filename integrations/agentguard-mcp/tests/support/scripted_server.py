@@ -113,4 +113,6 @@ def answer(message):
 
 for line in sys.stdin:
     if line.strip():
-        answer(json.loads(line))
+        received = json.loads(line)
+        if "method" in received:  # else the gateway has refused a request of this server
+            answer(received)

@@ -28,7 +28,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.config.mcp_serve import LISTEN, is_loopback, parse_listen, parse_socket
 from agentguard.errors import ConfigError
 
-_LISTENER = "agentguard_mcp.gateway.http_server"
+_LISTENER = "agentguard_mcp.gateway.http.server"
 
 
 def serve(  # noqa: PLR0913  the options of the command
@@ -71,11 +71,11 @@ def serve(  # noqa: PLR0913  the options of the command
     gateway.require_caller(server, caller)
     chosen = gateway.settings_of(settings, server, caller, env or ())
     oauth = oauth_of(package, settings, server, chosen.agent)
-    front = _front(package, server, place, oauth)
-    _require_known_callers(settings, server, chosen, front)
+    endpoint = _endpoint(package, server, place, oauth)
+    _require_known_callers(settings, server, chosen, endpoint)
     pins = gateway.pins_or_warning(settings, server)
     chosen = gateway.settings_of(settings, server, caller, env or (), pins)
-    import_module(_LISTENER).run(chosen, front, Path(settings.source), _say)
+    import_module(_LISTENER).run(chosen, endpoint, Path(settings.source), _say)
 
 
 serve.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
@@ -125,7 +125,7 @@ def _own_user() -> str:
         raise ConfigError(message) from error
 
 
-def _front(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
+def _endpoint(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
     """Return how clients reach the gateway; raises ``ConfigError``."""
     table = server.table.serve
     host = place.host
@@ -141,7 +141,7 @@ def _front(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
             f"[mcp.{server.name}.serve]"
         )
         raise ConfigError(message)
-    return package.FrontSettings(
+    return package.EndpointSettings(
         host=host,
         port=place.port,
         socket=place.socket,
@@ -155,17 +155,17 @@ def _front(package: Any, server: Server, place: _Place, oauth: Any) -> Any:
     )
 
 
-def _require_known_callers(config: Config, server: Server, settings: Any, front: Any) -> None:
+def _require_known_callers(config: Config, server: Server, settings: Any, endpoint: Any) -> None:
     """Refuse to serve whoever reaches the address, unless the configuration says so.
 
     That is for this machine alone, and for a named principal or an agent with authority of its own.
     Raises ``ConfigError``.
     """
-    if settings.proofs is not None or front.oauth is not None:
+    if settings.proofs is not None or endpoint.oauth is not None:
         return
     where = f"[mcp.{server.name}] of {config.source}"
-    is_here = front.socket is not None or is_loopback(front.host)
-    if not is_here or (front.url is not None and front.url.startswith("https://")):
+    is_here = endpoint.socket is not None or is_loopback(endpoint.host)
+    if not is_here or (endpoint.url is not None and endpoint.url.startswith("https://")):
         message = (
             "everybody who reaches the address could call tools: ask for tokens of users "
             f"([mcp.{server.name}.oauth]), have callers prove their calls (audience and proofs in "

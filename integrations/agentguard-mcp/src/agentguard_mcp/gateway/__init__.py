@@ -3,20 +3,30 @@
 ``agentguard mcp run`` starts a gateway, and the gateway starts the server. The client speaks MCP to
 the gateway as if the gateway were the server. Each ``tools/call``, ``resources/read`` and
 ``prompts/get`` becomes one guarded call of the agent that the configuration names.
+
+Read the files in the order of one call. ``settings.py`` says what a gateway does. ``stdio.py`` has
+a client at standard input and output, and ``http/`` has clients over HTTP. ``connect.py`` starts
+the server (``upstream/``) and puts the relay between the two. ``messages.py`` reads each message,
+and ``relay.py`` passes it on if ``methods.py`` names its method. ``executions.py`` runs a call once
+that a client makes again. ``calls.py`` makes the guarded call: of what ``call_params.py`` finds in
+the request, for the caller whom a ``caller_source.py`` names, of a tool that ``catalog.py`` holds
+against ``pins.py``, and within ``limits.py``. ``waiting.py`` and ``dialogs.py`` are the wait for an
+approval, and ``traces.py`` is for spans. ``results.py`` says how the call ended, and ``answers.py``
+what the client hears of the end. ``probe.py`` asks a server for its tools, to pin them.
 """
 
 from __future__ import annotations
 
-from agentguard_mcp.gateway.front_settings import FrontSettings, OAuth
+from agentguard_mcp.gateway.http.settings import EndpointSettings, OAuth
 from agentguard_mcp.gateway.pins import Difference, Pins, compare
 from agentguard_mcp.gateway.probe import list_tools
 from agentguard_mcp.gateway.settings import Proofs, Settings
 from agentguard_mcp.gateway.stdio import run, serve
-from agentguard_mcp.gateway.upstream import environment
+from agentguard_mcp.gateway.upstream.process import environment
 
 __all__ = [
     "Difference",
-    "FrontSettings",
+    "EndpointSettings",
     "OAuth",
     "Pins",
     "Proofs",

@@ -37,13 +37,13 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers, traces
+from agentguard_mcp.gateway.call_params import InvalidParamsError, parsed
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
 from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, is_modern, meta_of, plain_meta
 from agentguard_mcp.gateway.pins import Definition
-from agentguard_mcp.gateway.requests import InvalidRequestError, parsed
 from agentguard_mcp.gateway.results import failure, result_of
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
@@ -162,7 +162,7 @@ class Calls:
         """
         try:
             content = parsed(request)
-        except InvalidRequestError as error:
+        except InvalidParamsError as error:
             return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
         if dialogs.gives_up(request):
             return answers.given_up(request, content[1])

@@ -13,12 +13,14 @@ from typing import NamedTuple
 from agentguard import Agent, ConfigError, Guard
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.calls import Calls
-from agentguard_mcp.gateway.concealed import concealed
 from agentguard_mcp.gateway.limits import Limits
 from agentguard_mcp.gateway.messages import RequestId
 from agentguard_mcp.gateway.relay import Peer, Relay
 from agentguard_mcp.gateway.settings import BEARER, Settings
-from agentguard_mcp.gateway.upstream import OnLost, ServerProcess, Upstream, not_started
+from agentguard_mcp.gateway.upstream import OnLost, Upstream
+from agentguard_mcp.gateway.upstream.concealed import concealed
+from agentguard_mcp.gateway.upstream.process import ServerProcess
+from agentguard_mcp.gateway.upstream.protocol import not_started
 
 
 class Link(NamedTuple):
@@ -82,13 +84,13 @@ async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost
     """Start the server, or make a client of the server at ``settings.url``.
 
     ``on_lost`` is told of each request that the server will not answer, with the reason. What the
-    server says does not show the values of ``secrets`` (``concealed.py``). Raises ``ConfigError``
-    for a command that can't be started, for a token that no header can hold, and
+    server says does not show the values of ``secrets`` (``upstream/concealed.py``). Raises
+    ``ConfigError`` for a command that can't be started, for a token that no header can hold, and
     (``config.extra_missing``) where httpx is missing for a URL.
     """
     if settings.url is None:
         return concealed(await ServerProcess.start(settings, secrets), secrets)
-    from agentguard_mcp.gateway.http_upstream import HttpServer  # noqa: PLC0415  the extra httpx
+    from agentguard_mcp.gateway.upstream.http import HttpServer  # noqa: PLC0415  the extra httpx
 
     server = HttpServer(settings.url, secrets.get(BEARER), settings.timeout, on_lost)
     return concealed(server, secrets)

@@ -24,8 +24,8 @@ from agentguard_mcp.gateway.upstream import (
     RefusedError,
     Upstream,
     UpstreamLostError,
-    not_started,
 )
+from agentguard_mcp.gateway.upstream.protocol import not_started
 
 LEGACY: Final = "2025-11-25"
 """The newest revision of MCP with ``initialize``, with which the probe begins."""

@@ -23,7 +23,8 @@ from agentguard_mcp.gateway.connect import Link, linked, proved_callers
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream import GRACE, Upstream, UpstreamLostError
+from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
+from agentguard_mcp.gateway.upstream.protocol import GRACE
 
 _FAILED: Final = 1
 

@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentguard_mcp.gateway.admission import Owner
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.connect import Link
+from agentguard_mcp.gateway.http.admission import Owner
+from agentguard_mcp.gateway.http.request_context import RequestContexts
+from agentguard_mcp.gateway.http.streams import Streams
 from agentguard_mcp.gateway.messages import Message
-from agentguard_mcp.gateway.outbox import Outbox
 from agentguard_mcp.gateway.relay import Relay
-from agentguard_mcp.gateway.senders import Senders
 from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
 
 MAX_PENDING: Final = 200
@@ -30,8 +30,8 @@ MAX_PENDING: Final = 200
 _SHARE: Final = 4
 """One user has at most a quarter of the sessions, where callers are known."""
 
-Opener = Callable[[Outbox, Senders], Awaitable[Link]]
-"""Starts the server, and returns the relay between the server and the outbox."""
+Opener = Callable[[Streams, RequestContexts], Awaitable[Link]]
+"""Starts the server, and returns the relay between the server and the streams."""
 
 
 class FullError(Exception):
@@ -46,8 +46,8 @@ class Session:
     """
 
     owner: Owner | None
-    outbox: Outbox
-    senders: Senders
+    streams: Streams
+    contexts: RequestContexts
     relay: Relay
     upstream: Upstream
     used_at: float
@@ -92,23 +92,23 @@ class Sessions:
     @property
     def pending(self) -> int:
         """How many requests wait for their responses, in all sessions."""
-        return sum(one.outbox.pending for one in self._sessions.values())
+        return sum(one.streams.pending for one in self._sessions.values())
 
     async def begin(self, owner: Owner | None, *, is_shared: bool = False) -> Session:
         """Begin a session; raises ``FullError``, and what ``linked`` raises."""
         self._require_room(owner)
-        outbox, senders = Outbox(is_shared=is_shared), Senders(self._proofs)
+        streams, contexts = Streams(is_shared=is_shared), RequestContexts(self._proofs)
         self._begun.append(owner)
         try:
-            relay, upstream = await self._open(outbox, senders)
+            relay, upstream = await self._open(streams, contexts)
         finally:
             self._begun.remove(owner)
         if self._is_closed:
             await upstream.end(at_once=True)
             raise FullError
         now = asyncio.get_running_loop().time()
-        session = Session(owner, outbox, senders, relay, upstream, now)
-        outbox.refuse = lambda request: _refuse(relay, request)
+        session = Session(owner, streams, contexts, relay, upstream, now)
+        streams.refuse = lambda request: _refuse(relay, request)
         self._sessions[session.identifier] = session
         session.pump = asyncio.create_task(self._pump(session))
         return session
@@ -165,7 +165,7 @@ class Sessions:
         """End each session in which nothing has happened for too long."""
         oldest = asyncio.get_running_loop().time() - self._idle
         for session in list(self._sessions.values()):
-            if session.used_at < oldest and not session.outbox.is_busy:
+            if session.used_at < oldest and not session.streams.is_busy:
                 self.end_soon(session)
 
     async def close(self) -> None:
@@ -201,7 +201,7 @@ async def _end(session: Session, *, is_lost: bool) -> None:
             await session.relay.lose_server()
         await session.relay.close()
     finally:
-        session.outbox.close()
+        session.streams.close()
         if session.pump is not None:
             session.pump.cancel()
         await session.upstream.end(at_once=is_lost)

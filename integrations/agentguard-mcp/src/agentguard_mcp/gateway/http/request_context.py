@@ -1,7 +1,8 @@
-"""``Senders``: who sends each HTTP request, and what the request's headers say of the arguments.
+"""``RequestContext``: what came with an HTTP request beside its message: the user, and headers.
 
-A relay knows requests by their ids. So the front notes under the id of a request what came with the
-request over HTTP, and the relay's calls look it up.
+A relay knows requests by their ids. So the endpoint notes the context of a request under the id of
+the request, and the relay's calls look the context up: they learn who sends the request, and
+whether its headers agree with the arguments.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Final
 from agentguard import Decision, Delegation
 from agentguard.adapters import ToolSpec
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
-from agentguard_mcp.gateway.http_request import param_mismatch
+from agentguard_mcp.gateway.http.headers import param_mismatch
 from agentguard_mcp.gateway.messages import Message, RequestId
 
 MAX_KNOWN: Final = 2_000
-"""The most senders that are known at once: a client may be gone before its call has begun."""
+"""The most contexts that are known at once: a client may be gone before its call has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class User:
 
 
 @dataclass(slots=True)
-class Sender:
+class RequestContext:
     """What came with a request over HTTP, and what its call has found.
 
     ``user`` is None where the settings name the caller, or a proof does. ``params`` are the headers
@@ -56,19 +57,19 @@ class Sender:
     requires: tuple[str, ...] = ()
 
 
-class Senders:
-    """The senders of the requests of one relay (``CallerSource``).
+class RequestContexts:
+    """The contexts of the requests of one relay (``CallerSource``).
 
     ``proofs`` verifies the proofs of calls, None for calls without proofs.
     """
 
     def __init__(self, proofs: CallerSource | None) -> None:
         self._proofs = proofs
-        self._known: dict[RequestId, Sender] = {}
+        self._known: dict[RequestId, RequestContext] = {}
 
-    def note(self, identifier: RequestId, sender: Sender) -> None:
-        """Note who sends a request, until ``forget``; the oldest of too many is forgotten."""
-        self._known[identifier] = sender
+    def note(self, identifier: RequestId, context: RequestContext) -> None:
+        """Note the context of a request, until ``forget``; the oldest of too many is forgotten."""
+        self._known[identifier] = context
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
@@ -81,15 +82,15 @@ class Senders:
 
         The code is ``arguments.headers`` for a header that contradicts the arguments.
         """
-        sender = self._known.get(request["id"])
-        if sender is None:
+        context = self._known.get(request["id"])
+        if context is None:
             return Decision.refusal("nobody says who sends the request", code="proof.missing")
-        sender.requires = tuple(spec.requires)
-        if request["method"] == "tools/call" and sender.params is not None:
+        context.requires = tuple(spec.requires)
+        if request["method"] == "tools/call" and context.params is not None:
             arguments = request["params"].get("arguments", {})
-            sender.mismatch = param_mismatch(spec.schema, arguments, sender.params)
-            if sender.mismatch is not None:
-                return Decision.refusal(sender.mismatch, code="arguments.headers")
+            context.mismatch = param_mismatch(spec.schema, arguments, context.params)
+            if context.mismatch is not None:
+                return Decision.refusal(context.mismatch, code="arguments.headers")
         if self._proofs is not None:
             return await self._proofs.of(request, spec)
-        return sender.user
+        return context.user

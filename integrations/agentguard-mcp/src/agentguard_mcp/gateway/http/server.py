@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard import Agent, ConfigError, Guard
-from agentguard_mcp.gateway import local_socket
-from agentguard_mcp.gateway.admission import Admission, OpenAdmission, ProofAdmission
-from agentguard_mcp.gateway.bearer import BearerAdmission
 from agentguard_mcp.gateway.connect import Link, linked, proved_callers
-from agentguard_mcp.gateway.front import Front
-from agentguard_mcp.gateway.front_settings import FrontSettings, Place
-from agentguard_mcp.gateway.http_request import MAX_HEADERS
+from agentguard_mcp.gateway.http import local_socket
+from agentguard_mcp.gateway.http.admission import Admission, OpenAdmission, ProofAdmission
+from agentguard_mcp.gateway.http.bearer import BearerAdmission
+from agentguard_mcp.gateway.http.endpoint import Endpoint
+from agentguard_mcp.gateway.http.headers import MAX_HEADERS
+from agentguard_mcp.gateway.http.request_context import RequestContexts
+from agentguard_mcp.gateway.http.sessions import Sessions
+from agentguard_mcp.gateway.http.settings import EndpointSettings, Place
+from agentguard_mcp.gateway.http.streams import Streams
 from agentguard_mcp.gateway.limits import Limits
-from agentguard_mcp.gateway.outbox import Outbox
-from agentguard_mcp.gateway.senders import Senders
-from agentguard_mcp.gateway.sessions import Sessions
 from agentguard_mcp.gateway.settings import Settings
 
 try:
@@ -52,26 +52,28 @@ OnReady = Callable[[Place], None]
 """Is told where the gateway listens, once it does."""
 
 
-def run(settings: Settings, front: FrontSettings, config: Path, on_ready: OnReady) -> None:
+def run(settings: Settings, endpoint: EndpointSettings, config: Path, on_ready: OnReady) -> None:
     """Serve clients over HTTP until SIGTERM or SIGINT.
 
     ``config`` is the agentguard.toml of the guard. Raises as ``Guard.open`` and ``serve_http`` do.
     """
     with Guard.open(config) as guard:
-        asyncio.run(_run(guard, settings, front, on_ready))
+        asyncio.run(_run(guard, settings, endpoint, on_ready))
 
 
-async def _run(guard: Guard, settings: Settings, front: FrontSettings, on_ready: OnReady) -> None:
+async def _run(
+    guard: Guard, settings: Settings, endpoint: EndpointSettings, on_ready: OnReady
+) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve_http(guard, settings, front, stop, on_ready)
+    await serve_http(guard, settings, endpoint, stop, on_ready)
 
 
 async def serve_http(
     guard: Guard,
     settings: Settings,
-    front: FrontSettings,
+    endpoint: EndpointSettings,
     stop: asyncio.Event,
     on_ready: OnReady,
 ) -> None:
@@ -81,49 +83,51 @@ async def serve_http(
     read, and for an agent that the configuration does not name; and what ``proved_callers`` raises.
     """
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
-    sessions = _sessions(guard, agent, settings, front)
-    with closing(_bound(front)) as listening:
-        place = Place.of(front, 0 if front.socket is not None else listening.getsockname()[1])
-        admission = _admission(guard, settings, front, place)
-        served = Front(place, sessions, admission)
+    sessions = _sessions(guard, agent, settings, endpoint)
+    with closing(_bound(endpoint)) as listening:
+        place = Place.of(endpoint, 0 if endpoint.socket is not None else listening.getsockname()[1])
+        admission = _admission(guard, settings, endpoint, place)
+        served = Endpoint(place, sessions, admission)
         try:
-            server = _Server(_configured(served, front))
+            server = _Server(_configured(served, endpoint))
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             try:
                 await _started(server, serving)
                 if not serving.done():
                     on_ready(place)
-                    await _until(stop, serving, sessions, front.idle)
+                    await _until(stop, serving, sessions, endpoint.idle)
                     served.drain()
-                    await _drained(served, front.drain)
+                    await _drained(served, endpoint.drain)
             finally:
                 await _end(server, serving, sessions)
         finally:
             admission.close()
-            if front.socket is not None:
-                local_socket.remove(front.socket)
+            if endpoint.socket is not None:
+                local_socket.remove(endpoint.socket)
 
 
-def _sessions(guard: Guard, agent: Agent, settings: Settings, front: FrontSettings) -> Sessions:
+def _sessions(
+    guard: Guard, agent: Agent, settings: Settings, endpoint: EndpointSettings
+) -> Sessions:
     """Return the sessions of a gateway, which count their calls and first descriptions together."""
     proofs = proved_callers(guard, settings)
     limits, first = Limits(settings), dict[str, str]()
-    is_known = front.oauth is not None
+    is_known = endpoint.oauth is not None
 
-    async def open_link(outbox: Outbox, senders: Senders) -> Link:
-        joins = proofs is None and not is_known and not outbox.is_shared
+    async def open_link(streams: Streams, contexts: RequestContexts) -> Link:
+        joins = proofs is None and not is_known and not streams.is_shared
         return await linked(
             guard,
             agent,
             settings,
-            outbox,
-            senders,
+            streams,
+            contexts,
             joins_retries=joins,
             limits=limits,
             first=first,
         )
 
-    return Sessions(open_link, proofs, most=front.sessions, idle=front.idle, known=is_known)
+    return Sessions(open_link, proofs, most=endpoint.sessions, idle=endpoint.idle, known=is_known)
 
 
 async def _end(server: uvicorn.Server, serving: asyncio.Task[None], sessions: Sessions) -> None:
@@ -133,9 +137,11 @@ async def _end(server: uvicorn.Server, serving: asyncio.Task[None], sessions: Se
     await sessions.close()  # of a session that began meanwhile
 
 
-def _admission(guard: Guard, settings: Settings, front: FrontSettings, place: Place) -> Admission:
-    if front.oauth is not None:
-        return BearerAdmission(guard, settings, front.oauth, place)
+def _admission(
+    guard: Guard, settings: Settings, endpoint: EndpointSettings, place: Place
+) -> Admission:
+    if endpoint.oauth is not None:
+        return BearerAdmission(guard, settings, endpoint.oauth, place)
     if settings.proofs is not None:
         return ProofAdmission(settings.proofs.audience)
     return OpenAdmission()
@@ -163,31 +169,33 @@ async def _started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
         await asyncio.sleep(_TICK)
 
 
-async def _drained(front: Front, seconds: float) -> None:
+async def _drained(served: Endpoint, seconds: float) -> None:
     """Wait until no request waits for its answer, for so many seconds at most."""
     end = asyncio.get_running_loop().time() + seconds
-    while front.pending and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  as above
+    while served.pending and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  as above
         await asyncio.sleep(_TICK)
 
 
-def _bound(front: FrontSettings) -> socket.socket:
-    if front.socket is not None:
-        return local_socket.bound(front.socket)
+def _bound(endpoint: EndpointSettings) -> socket.socket:
+    if endpoint.socket is not None:
+        return local_socket.bound(endpoint.socket)
     try:
-        family = socket.AF_INET6 if ":" in front.host else socket.AF_INET
-        bound = socket.create_server((front.host, front.port), family=family, backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+        bound = socket.create_server(
+            (endpoint.host, endpoint.port), family=family, backlog=_BACKLOG
+        )
         # connections inherit the option; without it, an answer waits 40 ms for the client's kernel
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        place = f"{front.host} port {front.port}"
+        place = f"{endpoint.host} port {endpoint.port}"
         message = f"the gateway can't listen at {place}: {error}; --listen names another address"
         raise ConfigError(message, code="server.address") from error
     return bound
 
 
-def _configured(front: Front, settings: FrontSettings) -> uvicorn.Config:
+def _configured(served: Endpoint, settings: EndpointSettings) -> uvicorn.Config:
     configured = uvicorn.Config(
-        front,
+        served,
         http=_Protocol,
         ws="none",
         loop="asyncio",

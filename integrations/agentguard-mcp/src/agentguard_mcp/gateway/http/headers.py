@@ -81,7 +81,7 @@ _DECIMAL: Final = re.compile(r"-?[0-9]+(?:\.0+)?")
 _MAX_DIGITS: Final = 400
 
 
-class RefusedRequestError(Exception):
+class HttpRefusalError(Exception):
     """A request is refused with an HTTP status; the message is for the client.
 
     ``headers`` go with the answer. ``code`` is that of the JSON-RPC error in the answer, and
@@ -105,7 +105,7 @@ class RefusedRequestError(Exception):
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the headers by their names in lower case; raises ``RefusedRequestError``.
+    """Return the headers by their names in lower case; raises ``HttpRefusalError``.
 
     A header that is read here comes once at most: of two copies, one reader takes the first and
     another the last. A proxy may turn ``_`` into ``-``, so a header with ``_`` that would count is
@@ -116,7 +116,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     for written, value in raw:
         size += len(written) + len(value)
         if size > MAX_HEADERS:
-            raise RefusedRequestError(431, f"the headers take more than {MAX_HEADERS} bytes")
+            raise HttpRefusalError(431, f"the headers take more than {MAX_HEADERS} bytes")
         name, text = written.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
         plain = name.replace("_", "-")
         if plain == "accept":  # a list, which may come in parts
@@ -124,38 +124,38 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         elif plain in _ONCE or plain.startswith(_PARAM):
             if plain in found or plain != name:
                 message = f"the header {plain} comes twice, or is written with an underscore"
-                raise RefusedRequestError(400, message, code=HEADER_MISMATCH)
+                raise HttpRefusalError(400, message, code=HEADER_MISMATCH)
             found[plain] = text
     if "content-length" in found and "transfer-encoding" in found:
         # a proxy that reads the one, and the gateway the other, see two requests (RFC 9112, 6.3)
         close = {"connection": "close"}
-        raise RefusedRequestError(400, "the body has two lengths", headers=close)
+        raise HttpRefusalError(400, "the body has two lengths", headers=close)
     return found
 
 
 def require_own(
     headers: Mapping[str, str], hosts: frozenset[str] | None, origins: frozenset[str]
 ) -> None:
-    """Raise ``RefusedRequestError`` (403) unless host and origin are the gateway's own.
+    """Raise ``HttpRefusalError`` (403) unless host and origin are the gateway's own.
 
     A request without an ``Origin`` comes from no page in a browser. ``hosts`` None takes any host.
     """
     if hosts is not None and headers.get("host", "").lower() not in hosts:
-        raise RefusedRequestError(403, "the header Host names no host of this gateway")
+        raise HttpRefusalError(403, "the header Host names no host of this gateway")
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in origins:
-        raise RefusedRequestError(403, "the header Origin names no origin that may ask here")
+        raise HttpRefusalError(403, "the header Origin names no origin that may ask here")
 
 
 def require_json(headers: Mapping[str, str]) -> None:
-    """Raise ``RefusedRequestError`` (415, 406) unless JSON comes, and JSON and events are taken."""
+    """Raise ``HttpRefusalError`` (415, 406) unless JSON comes, and JSON and events are taken."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
         message = "the body has to be application/json, without a Content-Encoding"
-        raise RefusedRequestError(415, message)
+        raise HttpRefusalError(415, message)
     if not accepts(headers, "application/json") or not accepts(headers, "text/event-stream"):
         message = "Accept has to name application/json and text/event-stream"
-        raise RefusedRequestError(406, message)
+        raise HttpRefusalError(406, message)
 
 
 def accepts(headers: Mapping[str, str], kind: str) -> bool:
@@ -174,7 +174,7 @@ def is_modern(message: Message, headers: Mapping[str, str]) -> bool:
 
 
 def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
-    """Raise ``RefusedRequestError`` (400) unless a request without a session is whole.
+    """Raise ``HttpRefusalError`` (400) unless a request without a session is whole.
 
     ``_meta`` names the revision and the client's capabilities, and the headers say the same as the
     body. MCP 2026-07-28, "Streamable HTTP", "Standard request headers". A request that the revision
@@ -184,7 +184,7 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
     for key in ("protocolVersion", "clientCapabilities"):
         if f"{STANDARD}{key}" not in meta:
             text = f"params._meta has no {STANDARD}{key}"
-            raise RefusedRequestError(400, text, code=answers.INVALID_PARAMS)
+            raise HttpRefusalError(400, text, code=answers.INVALID_PARAMS)
     revision, method = meta[f"{STANDARD}protocolVersion"], message["method"]
     expected: list[tuple[str, object]] = [
         ("mcp-protocol-version", revision),
@@ -197,18 +197,18 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
         given = headers.get(name)
         if given is None or decoded(given) != value:
             text = f"the header {name} is missing, or says something else than the body"
-            raise RefusedRequestError(400, text, code=HEADER_MISMATCH)
+            raise HttpRefusalError(400, text, code=HEADER_MISMATCH)
     require_served(revision)
     if method in REMOVED:
         text = f"revision {revision} has no {method}"
-        raise RefusedRequestError(404, text, code=answers.METHOD_NOT_FOUND)
+        raise HttpRefusalError(404, text, code=answers.METHOD_NOT_FOUND)
 
 
 def require_served(revision: str) -> None:
-    """Raise ``RefusedRequestError`` (400) for a revision without sessions that is not served."""
+    """Raise ``HttpRefusalError`` (400) for a revision without sessions that is not served."""
     if revision not in MODERN:
         data = {"supported": list(MODERN), "requested": revision}
-        raise RefusedRequestError(
+        raise HttpRefusalError(
             400, "Unsupported protocol version", code=UNSUPPORTED_VERSION, data=data
         )
 

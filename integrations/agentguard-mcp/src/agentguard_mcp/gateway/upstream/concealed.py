@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentguard import AgentguardError
 from agentguard_mcp.gateway.messages import Message, read, write
-from agentguard_mcp.gateway.upstream import Upstream
+from agentguard_mcp.gateway.upstream.protocol import Upstream
 
 MARK: Final = "[a secret was here]"
 """What stands in a message in the place of a secret."""

@@ -1,9 +1,9 @@
-"""``Outbox``: sorts what a relay sends to its client into the streams of HTTP responses.
+"""``Streams``: puts what a relay sends to its client on the streams of HTTP responses.
 
 A response goes on the stream of its request. So does progress, and what belongs to a subscription.
 Another request or notice of the server names no request: in a session, such a message goes on the
 stream of the newest request that waits, or on the stream that a GET has opened, or waits for this
-stream. Revision 2026-07-28 has no session: clients of one caller share a relay, so that the outbox
+stream. Revision 2026-07-28 has no session: clients of one caller share a relay, so that ``Streams``
 gives each request an id and a progress token of its own. This module does no I/O.
 """
 
@@ -99,7 +99,7 @@ class _Waiting:
     takes_logs: bool = field(default=False)
 
 
-class Outbox:
+class Streams:
     """The client's end of a relay (``Peer``), whose messages go to HTTP responses.
 
     ``is_shared`` is for a relay that several clients share, each request by itself (2026-07-28).

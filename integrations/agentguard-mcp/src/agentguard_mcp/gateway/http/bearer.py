@@ -22,11 +22,11 @@ from typing import Any, Final
 import orjson
 
 from agentguard import AgentguardError, Delegation, Guard
-from agentguard_mcp.gateway.admission import Admitted, Owner, Refusal, code_of
-from agentguard_mcp.gateway.front_settings import METADATA, OAuth, Place
-from agentguard_mcp.gateway.http_request import RefusedRequestError
+from agentguard_mcp.gateway.http.admission import Admitted, Owner, Refusal, code_of
+from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.http.request_context import RequestContext, User
+from agentguard_mcp.gateway.http.settings import METADATA, OAuth, Place
 from agentguard_mcp.gateway.messages import Message
-from agentguard_mcp.gateway.senders import Sender, User
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.messages import ERROR
 
@@ -97,7 +97,7 @@ class BearerAdmission:
         return orjson.dumps(document)
 
     async def admit(self, headers: Mapping[str, str]) -> Admitted:
-        """Return the user of a request's token; raises ``RefusedRequestError``.
+        """Return the user of a request's token; raises ``HttpRefusalError``.
 
         The status is 401 without a token that counts, 403 for a user who may not act here, and 503
         while the issuer's keys can't be had.
@@ -113,7 +113,7 @@ class BearerAdmission:
             raise self._of_error(error) from error
         except Exception as error:  # a look that fails admits nobody
             _LOGGER.exception("a token can't be verified")
-            raise RefusedRequestError(503, "tokens can't be verified now", code=ERROR) from error
+            raise HttpRefusalError(503, "tokens can't be verified now", code=ERROR) from error
         user = User(known.delegation, known.most, known.granted)
         return Admitted(known.owner, user, known.ends_at)
 
@@ -184,37 +184,39 @@ class BearerAdmission:
 
     # --- refusals ---------------------------------------------------------------------------------
 
-    def refusal_of(self, answer: Message, sender: Sender, _admitted: Admitted) -> Refusal | None:
+    def refusal_of(
+        self, answer: Message, context: RequestContext, _admitted: Admitted
+    ) -> Refusal | None:
         """Return status 403 for a call that a token with more scope would mend (RFC 6750, 3.1).
 
         The scope is what the tool requires, and what the token has already.
         """
-        user = sender.user
+        user = context.user
         if user is None or user.granted is None or code_of(answer) != "scope.exceeded":
             return None
         visible = self._settings.scope
         most = user.most if visible is None else user.most & visible
-        missing = set(sender.requires) - user.granted
-        if not missing or not most.issuperset(sender.requires):
+        missing = set(context.requires) - user.granted
+        if not missing or not most.issuperset(context.requires):
             return None
-        wanted = sorted({*sender.requires, *(user.granted & most)})
+        wanted = sorted({*context.requires, *(user.granted & most)})
         text = "the call needs a token with more scope"
         challenge = self._challenge("insufficient_scope", text, wanted)
         return Refusal(403, {"www-authenticate": challenge})
 
-    def _of_error(self, error: AgentguardError) -> RefusedRequestError:
+    def _of_error(self, error: AgentguardError) -> HttpRefusalError:
         """Return how a token is refused that the guard does not take."""
         _LOGGER.warning("a token is refused: %s [%s]", error, error.code)
         if error.code.startswith(_SPOILED):
             return self._refused(f"the token does not count [{error.code}]", "invalid_token")
         if error.code.startswith(_LATER):
             text, later = f"tokens can't be verified now [{error.code}]", {"retry-after": "10"}
-            return RefusedRequestError(503, text, code=ERROR, headers=later)
-        return RefusedRequestError(403, f"the user may not act here [{error.code}]", code=ERROR)
+            return HttpRefusalError(503, text, code=ERROR, headers=later)
+        return HttpRefusalError(403, f"the user may not act here [{error.code}]", code=ERROR)
 
-    def _refused(self, text: str, problem: str | None) -> RefusedRequestError:
+    def _refused(self, text: str, problem: str | None) -> HttpRefusalError:
         challenge = self._challenge(problem, text, self._oauth.scopes)
-        return RefusedRequestError(401, text, code=ERROR, headers={"www-authenticate": challenge})
+        return HttpRefusalError(401, text, code=ERROR, headers={"www-authenticate": challenge})
 
     def _challenge(self, problem: str | None, text: str, scopes: Any) -> str:
         """Return ``WWW-Authenticate`` with the place of the metadata (RFC 9728, 5.1)."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from agentguard_mcp.gateway.http_request import RefusedRequestError
+from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.http.request_context import RequestContext, User
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.methods import PASSED
-from agentguard_mcp.gateway.senders import Sender, User
 from agentguard_mcp.messages import CODE, ERROR, OPEN
 
 
@@ -47,12 +47,14 @@ class Admission(Protocol):
     """Says who sends a request."""
 
     async def admit(self, headers: Mapping[str, str], /) -> Admitted:
-        """Return the caller; raises ``RefusedRequestError``."""
+        """Return the caller; raises ``HttpRefusalError``."""
 
     def require_passed(self, method: str, /) -> None:
-        """Raise ``RefusedRequestError`` for a method that no caller may use here."""
+        """Raise ``HttpRefusalError`` for a method that no caller may use here."""
 
-    def refusal_of(self, answer: Message, sender: Sender, admitted: Admitted, /) -> Refusal | None:
+    def refusal_of(
+        self, answer: Message, context: RequestContext, admitted: Admitted, /
+    ) -> Refusal | None:
         """Return how HTTP says what the answer to a call says, None for an ordinary answer."""
 
     def metadata(self, path: str, /) -> bytes | None:
@@ -72,7 +74,9 @@ class OpenAdmission:
     def require_passed(self, _method: str) -> None:
         """Let each method pass that the relay passes."""
 
-    def refusal_of(self, _answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
+    def refusal_of(
+        self, _answer: Message, _context: RequestContext, _admitted: Admitted
+    ) -> Refusal | None:
         """Return None: each answer is an ordinary one."""
         return None
 
@@ -94,12 +98,14 @@ class ProofAdmission(OpenAdmission):
         self._audience = audience
 
     def require_passed(self, method: str) -> None:
-        """Raise ``RefusedRequestError`` (403) for a request that no proof covers, but for lists."""
+        """Raise ``HttpRefusalError`` (403) for a request that no proof covers, but for lists."""
         if method in PASSED - OPEN:
             text = f"no proof covers {method}, so the gateway does not pass the request on"
-            raise RefusedRequestError(403, text, code=ERROR)
+            raise HttpRefusalError(403, text, code=ERROR)
 
-    def refusal_of(self, answer: Message, _sender: Sender, _admitted: Admitted) -> Refusal | None:
+    def refusal_of(
+        self, answer: Message, _context: RequestContext, _admitted: Admitted
+    ) -> Refusal | None:
         """Return status 401 for a call without a token that counts here (RFC 9110, 15.5.2)."""
         code = code_of(answer)
         if code != "proof.missing" and not str(code).startswith("token."):

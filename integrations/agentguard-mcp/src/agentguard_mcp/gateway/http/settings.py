@@ -1,4 +1,4 @@
-"""``FrontSettings``: where a gateway over HTTP listens, and how clients reach and name the gateway.
+"""``EndpointSettings``: where a gateway over HTTP listens, and how clients reach the gateway.
 
 ``Settings`` says what stands behind the gateway.
 """
@@ -41,7 +41,7 @@ class OAuth:
 
 
 @dataclass(frozen=True, slots=True)
-class FrontSettings:
+class EndpointSettings:
     """Where a gateway listens for clients over HTTP.
 
     The gateway listens at ``host`` and ``port``; for port 0 the system chooses one. The unix socket
@@ -82,24 +82,24 @@ class Place:
     origins: frozenset[str]
 
     @classmethod
-    def of(cls, front: FrontSettings, port: int) -> Place:
+    def of(cls, endpoint: EndpointSettings, port: int) -> Place:
         """Return the place of a gateway that listens at ``port``."""
-        if front.socket is not None:
-            url = front.url or f"http://localhost{PATH}"
-            return cls(0, url, urlsplit(url).path or "/", None, frozenset(front.origins))
-        scheme = "http" if front.certificate is None else "https"
-        host = f"[{front.host}]" if ":" in front.host else front.host
-        url = front.url or f"{scheme}://{host}:{port}{PATH}"
+        if endpoint.socket is not None:
+            url = endpoint.url or f"http://localhost{PATH}"
+            return cls(0, url, urlsplit(url).path or "/", None, frozenset(endpoint.origins))
+        scheme = "http" if endpoint.certificate is None else "https"
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        url = endpoint.url or f"{scheme}://{host}:{port}{PATH}"
         parts = urlsplit(url)
         hosts = {parts.netloc.lower()}
         if parts.port is None:  # a client may name the port that the scheme has anyway
             hosts.add(f"{parts.netloc.lower()}:{443 if parts.scheme == 'https' else 80}")
         own = {f"{parts.scheme}://{parts.netloc}".lower()}
-        if is_loopback(front.host):
+        if is_loopback(endpoint.host):
             names = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
             hosts |= names | {f"{host}:{port}"}
             own |= {f"{scheme}://{name}" for name in names}
-        origins = own | {one.lower() for one in front.origins}
+        origins = own | {one.lower() for one in endpoint.origins}
         return cls(port, url, parts.path or "/", frozenset(hosts), frozenset(origins))
 
     @property

@@ -1,9 +1,9 @@
-"""``Front``: MCP's streamable HTTP for the clients of a gateway.
+"""``Endpoint``: MCP's streamable HTTP for the clients of a gateway.
 
-An ASGI application for the revisions 2025-03-26 to 2026-07-28. The front reads each request
+An ASGI application for the revisions 2025-03-26 to 2026-07-28. The endpoint reads each request
 strictly, hands the message to the relay of the session, and answers with one message, or with a
 stream of events where the server says more than the answer.
-``outbox.py`` sorts the messages, ``sessions.py`` keeps the connections to the server.
+``streams.py`` sorts the messages, ``sessions.py`` keeps the connections to the server.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ from typing import Any, Final
 
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import answers
-from agentguard_mcp.gateway.admission import Admission, Admitted
-from agentguard_mcp.gateway.asgi import Http, Receive, Scope, Send, body_of, gone_from, with_headers
-from agentguard_mcp.gateway.cors import answer_headers, preflight
-from agentguard_mcp.gateway.front_settings import Place
-from agentguard_mcp.gateway.http_request import (
+from agentguard_mcp.gateway.http.admission import Admission, Admitted
+from agentguard_mcp.gateway.http.asgi import (
+    Http,
+    Receive,
+    Scope,
+    Send,
+    body_of,
+    gone_from,
+    with_headers,
+)
+from agentguard_mcp.gateway.http.cors import answer_headers, preflight
+from agentguard_mcp.gateway.http.headers import (
     LEGACY,
     STATUS,
-    RefusedRequestError,
+    HttpRefusalError,
     accepts,
     is_modern,
     params_of,
@@ -34,10 +41,11 @@ from agentguard_mcp.gateway.http_request import (
     require_own,
     require_served,
 )
+from agentguard_mcp.gateway.http.request_context import RequestContext
+from agentguard_mcp.gateway.http.sessions import MAX_PENDING, FullError, Session, Sessions
+from agentguard_mcp.gateway.http.settings import Place
+from agentguard_mcp.gateway.http.streams import Item, Stream
 from agentguard_mcp.gateway.messages import Message, read
-from agentguard_mcp.gateway.outbox import Item, Stream
-from agentguard_mcp.gateway.senders import Sender
-from agentguard_mcp.gateway.sessions import MAX_PENDING, FullError, Session, Sessions
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 from agentguard_mcp.messages import ERROR
 
@@ -55,14 +63,14 @@ _EVENTS: Final = {
 _LOGGER = logging.getLogger("agentguard.mcp")
 
 
-class Front:
+class Endpoint:
     """The endpoint of a gateway at ``place``, for the callers that ``admission`` admits."""
 
     def __init__(self, place: Place, sessions: Sessions, admission: Admission) -> None:
         self._place = place
         self._sessions = sessions
         self._admission = admission
-        self._streams: set[Stream] = set()
+        self._endless: set[Stream] = set()
         self.is_draining = False
 
     @property
@@ -76,7 +84,7 @@ class Front:
         Responses and notices still go to calls that run.
         """
         self.is_draining = True
-        for stream in self._streams:
+        for stream in self._endless:
             stream.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,16 +109,16 @@ class Front:
             self._require_served(path)
             http = Http(headers, await self._admission.admit(headers), receive, send)
             await self._dispatch(method, http)
-        except RefusedRequestError as error:
+        except HttpRefusalError as error:
             await http.refuse(error)
 
     def _require_served(self, path: str) -> None:
         if path != self._place.path:
-            raise RefusedRequestError(404, "nothing is served at this path")
+            raise HttpRefusalError(404, "nothing is served at this path")
 
     def _require_open(self) -> None:
         if self.is_draining:
-            raise RefusedRequestError(503, "the gateway ends", headers={"retry-after": "1"})
+            raise HttpRefusalError(503, "the gateway ends", headers={"retry-after": "1"})
 
     async def _dispatch(self, method: str, http: Http) -> None:
         if method == "POST":
@@ -122,7 +130,7 @@ class Front:
             await http.answer(204)
         else:
             allowed = {"allow": "GET, POST, DELETE"}
-            raise RefusedRequestError(405, "the method is not served", headers=allowed)
+            raise HttpRefusalError(405, "the method is not served", headers=allowed)
 
     # --- one message of a client ------------------------------------------------------------------
 
@@ -133,7 +141,7 @@ class Front:
             message = read(body)
         except AgentguardError as error:
             text = f"{error} [{error.code}]"
-            raise RefusedRequestError(400, text, code=answers.PARSE_ERROR) from error
+            raise HttpRefusalError(400, text, code=answers.PARSE_ERROR) from error
         try:
             if "method" in message and "id" in message:
                 self._require_open()
@@ -141,68 +149,68 @@ class Front:
             await (self._single if is_modern(message, http.headers) else self._within)(
                 http, message
             )
-        except RefusedRequestError as error:
+        except HttpRefusalError as error:
             await http.refuse(error, message if "method" in message else None)
 
     async def _single(self, http: Http, message: Message) -> None:
         """Take a message of revision 2026-07-28, which has no session."""
         if "method" not in message:
-            raise RefusedRequestError(400, "a client sends no responses in this revision")
+            raise HttpRefusalError(400, "a client sends no responses in this revision")
         if "id" not in message:
             require_served(http.headers.get("mcp-protocol-version", ""))
             await http.answer(202)  # there is no notice that a server could act on
             return
         require_agreement(message, http.headers)
         session = await self._opened(self._sessions.shared(http.admitted.owner))
-        sender = Sender(http.admitted.user, params_of(http.headers))
-        await self._exchange(http, session, message, sender)
+        context = RequestContext(http.admitted.user, params_of(http.headers))
+        await self._exchange(http, session, message, context)
 
     async def _within(self, http: Http, message: Message) -> None:
         """Take a message of a client that has a session, or begins one."""
-        sender = Sender(http.admitted.user)
+        context = RequestContext(http.admitted.user)
         is_request = "method" in message and "id" in message
         if is_request and message["method"] == "initialize":
             if "mcp-session-id" in http.headers:
-                raise RefusedRequestError(400, "a session is initialised once")
+                raise HttpRefusalError(400, "a session is initialised once")
             session = await self._opened(self._sessions.begin(http.admitted.owner))
             named = {"mcp-session-id": session.identifier}
-            if not await self._exchange(http, session, message, sender, named):
+            if not await self._exchange(http, session, message, context, named):
                 self._sessions.end_soon(session)
             return
         session = self._session(http)
         if is_request:
-            await self._exchange(http, session, message, sender)
+            await self._exchange(http, session, message, context)
             return
         with suppress(UpstreamLostError):
             session.take(message)
         if message.get("method") == "notifications/cancelled":
-            session.outbox.cancel(message.get("params", {}).get("requestId"))
+            session.streams.cancel(message.get("params", {}).get("requestId"))
         await http.answer(202)
 
     def _session(self, http: Http) -> Session:
-        """Return the session that a request names; raises ``RefusedRequestError`` (400, 404)."""
+        """Return the session that a request names; raises ``HttpRefusalError`` (400, 404)."""
         revision = http.headers.get("mcp-protocol-version")
         if revision is not None and revision not in LEGACY:
-            raise RefusedRequestError(400, "the revision in MCP-Protocol-Version has no sessions")
+            raise HttpRefusalError(400, "the revision in MCP-Protocol-Version has no sessions")
         identifier = http.headers.get("mcp-session-id")
         if identifier is None:
-            raise RefusedRequestError(400, "the header Mcp-Session-Id is missing")
+            raise HttpRefusalError(400, "the header Mcp-Session-Id is missing")
         session = self._sessions.find(identifier, http.admitted.owner)
         if session is None:
-            raise RefusedRequestError(404, "there is no such session")
+            raise HttpRefusalError(404, "there is no such session")
         return session
 
     async def _opened(self, opening: Awaitable[Session]) -> Session:
-        """Return a session that begins; raises ``RefusedRequestError`` (503)."""
+        """Return a session that begins; raises ``HttpRefusalError`` (503)."""
         try:
             return await opening
         except FullError as error:
             text, later = "there are too many sessions", {"retry-after": "10"}
-            raise RefusedRequestError(503, text, code=ERROR, headers=later) from error
+            raise HttpRefusalError(503, text, code=ERROR, headers=later) from error
         except AgentguardError as error:
             _LOGGER.warning("a session can't begin: %s [%s]", error, error.code)
             text = f"the MCP server can't be started: the gateway's log says why [{error.code}]"
-            raise RefusedRequestError(503, text, code=ERROR) from error
+            raise HttpRefusalError(503, text, code=ERROR) from error
 
     # --- the answer -------------------------------------------------------------------------------
 
@@ -211,32 +219,32 @@ class Front:
         http: Http,
         session: Session,
         message: Message,
-        sender: Sender,
+        context: RequestContext,
         named: Mapping[str, str] | None = None,
     ) -> bool:
         """Hand a request to the relay, and answer with what comes; return whether a result came."""
-        if session.outbox.pending >= MAX_PENDING:
-            raise RefusedRequestError(503, "too many requests wait for an answer", code=ERROR)
-        registered = session.outbox.register(message)
+        if session.streams.pending >= MAX_PENDING:
+            raise HttpRefusalError(503, "too many requests wait for an answer", code=ERROR)
+        registered = session.streams.register(message)
         if registered is None:
-            raise RefusedRequestError(400, "the id is in use")
+            raise HttpRefusalError(400, "the id is in use")
         request, stream = registered
-        session.senders.note(request["id"], sender)
+        session.contexts.note(request["id"], context)
         is_endless = message["method"] == "subscriptions/listen"
         watching = self._watched(http, stream) if is_endless else None
         try:
             session.take(request)
             await self._reply(
-                http, stream, sender, named or {}, is_single=sender.params is not None
+                http, stream, context, named or {}, is_single=context.params is not None
             )
         except UpstreamLostError as error:
-            status = 404 if sender.params is None else 503  # a session, or a shared server
-            raise RefusedRequestError(status, "the MCP server has ended", code=ERROR) from error
+            status = 404 if context.params is None else 503  # a session, or a shared server
+            raise HttpRefusalError(status, "the MCP server has ended", code=ERROR) from error
         finally:
             self._unwatch(stream, watching)
-            self._let_go(session, stream, is_single=sender.params is not None)
-            if stream.answer is not None:  # else the call may still ask for its sender
-                session.senders.forget(request["id"])
+            self._let_go(session, stream, is_single=context.params is not None)
+            if stream.answer is not None:  # else the call may still ask for its context
+                session.contexts.forget(request["id"])
         return "result" in (stream.answer or {})
 
     def _let_go(self, session: Session, stream: Stream, *, is_single: bool) -> None:
@@ -245,7 +253,7 @@ class Front:
         In revision 2026-07-28, a client cancels a request by this. In a session, the request goes
         on: the connection may have broken.
         """
-        identifier = session.outbox.forget(stream)
+        identifier = session.streams.forget(stream)
         session.used_at = asyncio.get_running_loop().time()
         if identifier is not None and is_single:
             params = {"requestId": identifier, "reason": "the client has closed the stream"}
@@ -256,7 +264,7 @@ class Front:
         self,
         http: Http,
         stream: Stream,
-        sender: Sender,
+        context: RequestContext,
         named: Mapping[str, str],
         *,
         is_single: bool,
@@ -266,14 +274,14 @@ class Front:
         try:
             item = await _next(stream, gone, BEAT)
             if isinstance(item, Item) and item.answer is not None:
-                refused = self._admission.refusal_of(item.answer, sender, http.admitted)
+                refused = self._admission.refusal_of(item.answer, context, http.admitted)
                 if refused is not None:
                     await http.answer(refused.status, item.line, refused.headers)
                     return
-                if sender.mismatch is not None:
+                if context.mismatch is not None:
                     code = -32020
                     await http.refuse(
-                        RefusedRequestError(400, sender.mismatch, code=code), item.answer
+                        HttpRefusalError(400, context.mismatch, code=code), item.answer
                     )
                     return
                 code = item.answer.get("error", {}).get("code", 0)
@@ -308,7 +316,7 @@ class Front:
 
     def _watched(self, http: Http, stream: Stream) -> asyncio.Task[None]:
         """Let a stream without an end of its own end with the gateway, or with the token."""
-        self._streams.add(stream)
+        self._endless.add(stream)
         return asyncio.create_task(self._watch(http, stream))
 
     async def _watch(self, http: Http, stream: Stream) -> None:
@@ -318,13 +326,13 @@ class Front:
             await asyncio.sleep(min(left, RECHECK))
             try:
                 ends_at = (await self._admission.admit(http.headers)).ends_at
-            except RefusedRequestError:
+            except HttpRefusalError:
                 break
         if ends_at is not None:
             stream.end()
 
     def _unwatch(self, stream: Stream, watching: asyncio.Task[None] | None) -> None:
-        self._streams.discard(stream)
+        self._endless.discard(stream)
         if watching is not None:
             watching.cancel()
 
@@ -332,14 +340,14 @@ class Front:
         """Open the stream for what the server says by itself."""
         self._require_open()
         if not accepts(http.headers, "text/event-stream"):
-            raise RefusedRequestError(406, "Accept has to name text/event-stream")
+            raise HttpRefusalError(406, "Accept has to name text/event-stream")
         if http.headers.get("mcp-session-id") is None:
             allowed = {"allow": "POST"}
-            raise RefusedRequestError(405, "only a session has such a stream", headers=allowed)
+            raise HttpRefusalError(405, "only a session has such a stream", headers=allowed)
         session = self._session(http)
-        stream = session.outbox.listen()
+        stream = session.streams.listen()
         if stream is None:
-            raise RefusedRequestError(409, "the session has such a stream already")
+            raise HttpRefusalError(409, "the session has such a stream already")
         gone = asyncio.ensure_future(gone_from(http.receive))
         watching = self._watched(http, stream)
         try:

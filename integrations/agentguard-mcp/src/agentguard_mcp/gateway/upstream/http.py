@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, Final
 
 from agentguard import AgentguardError, ConfigError
-from agentguard_mcp.gateway.events import EventReader
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     STANDARD,
@@ -29,14 +28,15 @@ from agentguard_mcp.gateway.messages import (
     read,
     write,
 )
-from agentguard_mcp.gateway.send_order import SendOrder, Turn
-from agentguard_mcp.gateway.upstream import (
+from agentguard_mcp.gateway.upstream.protocol import (
     GRACE,
     NotSentError,
     OnLost,
     RefusedError,
     UpstreamLostError,
 )
+from agentguard_mcp.gateway.upstream.send_order import SendOrder, Turn
+from agentguard_mcp.gateway.upstream.server_sent_events import EventReader
 
 try:
     import httpx

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 from agentguard import ConfigError
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
 from agentguard_mcp.gateway.settings import Settings
-
-GRACE: Final = 2.0
-"""Seconds that a process has to end by itself, and again after SIGTERM."""
+from agentguard_mcp.gateway.upstream.protocol import GRACE, UpstreamLostError
 
 MAX_UNREAD: Final = 2 * MAX_LINE
 """The most bytes that wait for a process that does not read, before the process counts as lost."""
@@ -30,52 +28,6 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER")
 """The variables that a server gets in any case: they say where and in which language it runs."""
-
-
-class UpstreamLostError(Exception):
-    """The server has ended, does not read, or has broken the protocol: an answer will not come.
-
-    The text says what happened, without a word of the server's own.
-    """
-
-    def __init__(self, message: str = "the server has ended") -> None:
-        super().__init__(message)
-
-
-OnLost = Callable[[RequestId, Exception], None]
-"""Is told that the server will not answer a request, and why: lost, refused, or not sent."""
-
-
-class NotSentError(Exception):
-    """The server could not be reached before a call was sent: the call did not run."""
-
-    def __init__(self, message: str = "the server has ended") -> None:
-        super().__init__(message)
-
-
-class RefusedError(Exception):
-    """The server, or what stands in front of it, has refused a request by an HTTP status.
-
-    By this answer the call did not run. Nothing proves so: the request has been sent.
-    """
-
-
-async def not_started(_method: str, _params: dict[str, Any]) -> Message:
-    """Stand in for a server that does not run yet: the call that starts it asks for nothing."""
-    raise UpstreamLostError
-
-
-class Upstream(Protocol):
-    """A server that the gateway speaks to: a process (``ServerProcess``) or one over HTTP."""
-
-    def send(self, message: Message) -> None:
-        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
-
-    async def next(self) -> bytes:
-        """Return the server's next message as it came, empty once the server is gone."""
-
-    async def end(self, *, at_once: bool = False) -> None:
-        """End the connection to the server, and a process that the gateway has started."""
 
 
 class ServerProcess:

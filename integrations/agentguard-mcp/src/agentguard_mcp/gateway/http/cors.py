@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from agentguard_mcp.gateway.http_request import RefusedRequestError
+from agentguard_mcp.gateway.http.headers import HttpRefusalError
 
 _METHODS: Final = ("GET", "POST", "DELETE")
 _HEADER: Final = re.compile(r"accept|authorization|content-type|last-event-id|mcp-[a-z0-9-]+")
@@ -30,13 +30,13 @@ def answer_headers(origin: str) -> dict[str, str]:
 def preflight(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what a browser may send, as the answer to its question before a request.
 
-    Raises ``RefusedRequestError`` (403) for a method or a header that the gateway does not take.
+    Raises ``HttpRefusalError`` (403) for a method or a header that the gateway does not take.
     """
     asked = headers.get("access-control-request-headers", "").lower().replace(" ", "")
     names = [name for name in asked.split(",") if name]
     method = headers.get("access-control-request-method")
     if method not in _METHODS or not all(map(_HEADER.fullmatch, names)):
-        raise RefusedRequestError(403, "the gateway takes no such request of a page")
+        raise HttpRefusalError(403, "the gateway takes no such request of a page")
     return {
         "access-control-allow-methods": ", ".join(_METHODS),
         "access-control-allow-headers": ", ".join(names),

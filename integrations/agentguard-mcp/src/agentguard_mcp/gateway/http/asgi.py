@@ -1,6 +1,6 @@
 """One HTTP request of a gateway's client, by the interface of ASGI: read in full, and answered.
 
-``front.py`` decides what the answer is.
+``endpoint.py`` decides what the answer is.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from agentguard_mcp.gateway.admission import Admitted
-from agentguard_mcp.gateway.http_request import RefusedRequestError
+from agentguard_mcp.gateway.http.admission import Admitted
+from agentguard_mcp.gateway.http.headers import HttpRefusalError
 from agentguard_mcp.gateway.messages import Message
 
 MAX_BODY: Final = 4 << 20
@@ -46,7 +46,7 @@ class Http(NamedTuple):
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def refuse(self, error: RefusedRequestError, request: Message | None = None) -> None:
+    async def refuse(self, error: HttpRefusalError, request: Message | None = None) -> None:
         """Answer with a JSON-RPC error."""
         failure: dict[str, Any] = {"code": error.code, "message": str(error)}
         if error.data is not None:
@@ -75,7 +75,7 @@ async def gone_from(receive: Receive) -> None:
 
 
 async def body_of(receive: Receive) -> bytes:
-    """Return the body; raises ``RefusedRequestError`` for one that is too long or too slow."""
+    """Return the body; raises ``HttpRefusalError`` for one that is too long or too slow."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -83,14 +83,14 @@ async def body_of(receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise RefusedRequestError(400, "the request was cut short")
+                    raise HttpRefusalError(400, "the request was cut short")
                 part: bytes = message.get("body", b"")
                 size += len(part)
                 if size > MAX_BODY:
                     text = f"the body takes more than {MAX_BODY} bytes"
-                    raise RefusedRequestError(413, text)
+                    raise HttpRefusalError(413, text)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError as error:
-        raise RefusedRequestError(408, "the body came too slowly") from error
+        raise HttpRefusalError(408, "the body came too slowly") from error

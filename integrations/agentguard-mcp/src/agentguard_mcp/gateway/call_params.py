@@ -17,7 +17,7 @@ _MEMBERS: Final = {
 }
 
 
-class InvalidRequestError(Exception):
+class InvalidParamsError(Exception):
     """A request does not have the params that MCP asks for."""
 
 
@@ -25,13 +25,13 @@ def parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
     """Return the request as it goes on, the name of the tool, and the arguments.
 
     A request that calls no tool has its method in the place of the name. Raises
-    ``InvalidRequestError``.
+    ``InvalidParamsError``.
     """
     method, params = request["method"], request.get("params", {})
     kept = _without_own({name: value for name, value in params.items() if name != "_meta"})
     unknown = sorted(kept.keys() - _MEMBERS[method])
     if unknown:
-        raise InvalidRequestError(f"{method}: the gateway passes no {unknown[0]!r} on")
+        raise InvalidParamsError(f"{method}: the gateway passes no {unknown[0]!r} on")
     meta = plain_meta(meta_of(request))
     sent = {
         "id": request["id"],
@@ -41,11 +41,11 @@ def parsed(request: Message) -> tuple[Message, str, dict[str, Any]]:
     if method == "resources/read":
         uri = params.get("uri")
         if not isinstance(uri, str):
-            raise InvalidRequestError("resources/read: expected a text as uri")
+            raise InvalidParamsError("resources/read: expected a text as uri")
         return sent, method, {"uri": uri}
     name, arguments = params.get("name"), params.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise InvalidRequestError(f"{method}: expected a text as name, and an object as arguments")
+        raise InvalidParamsError(f"{method}: expected a text as name, and an object as arguments")
     if method == "prompts/get":
         return sent, method, {"name": name, "arguments": arguments}
     return sent, name, arguments
