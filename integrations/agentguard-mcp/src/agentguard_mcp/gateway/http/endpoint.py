@@ -29,6 +29,7 @@ from agentguard_mcp.gateway.http.asgi import (
 )
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
 from agentguard_mcp.gateway.http.headers import (
+    HEADER_MISMATCH,
     LEGACY,
     STATUS,
     HttpRefusalError,
@@ -279,10 +280,8 @@ class Endpoint:
                     await http.answer(refused.status, item.line, refused.headers)
                     return
                 if context.mismatch is not None:
-                    code = -32020
-                    await http.refuse(
-                        HttpRefusalError(400, context.mismatch, code=code), item.answer
-                    )
+                    error = HttpRefusalError(400, context.mismatch, code=HEADER_MISMATCH)
+                    await http.refuse(error, item.answer)
                     return
                 code = item.answer.get("error", {}).get("code", 0)
                 status = STATUS.get(code, 200) if is_single else 200
