@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from gateway_scene import code_of, settings, shown
-from http_scene import served, single
+from gateway_scene import code_of, command, settings, shown
+from http_scene import call_of, served, single
 
 from agentguard.proof import prove_call
 from agentguard.testing import RecordedGuard
@@ -94,3 +96,22 @@ async def test_a_proof_of_other_arguments_does_not_count(agents, recorded, given
         refused = (await client.ask("tools/call", changed))["result"]
         assert code_of(refused) == "proof.request"
         assert shown((await client.ask("tools/call", params))["result"])["text"] == "a"
+
+
+async def test_calls_without_a_proof_take_no_call_away_and_ask_the_server_for_nothing(
+    agents, recorded, given, tmp_path
+):
+    lists = tmp_path / "lists"
+    limited = replace(given, calls_per_minute=2, command=command(lists=str(lists)))
+    async with served(recorded, limited) as gateway:
+        client = await gateway.caller().begin()
+        for text in "abc":
+            assert (await client.post(call_of("echo", text))).status_code == 401
+        assert not lists.exists()
+        for text in "de":
+            allowed = (await client.ask("tools/call", await proved(agents, text)))["result"]
+            assert shown(allowed)["text"] == text
+        beyond = (await client.ask("tools/call", await proved(agents, "f")))["result"]
+        assert code_of(beyond) == "calls.rate"
+    assert recorded.outcomes() == ["ok", "ok"]
+    assert [call.principal for call in recorded.calls()][:3] == ["agent:assistant"] * 3

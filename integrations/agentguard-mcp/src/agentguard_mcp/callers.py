@@ -63,7 +63,10 @@ class Callers:
         )
         self._delegations = CallerDelegations(guard)
 
-    async def of(self, request: Message, _spec: ToolSpec) -> Verified | Decision:
+    def contradiction(self, _request: Message, _spec: ToolSpec) -> None:
+        """Return None: a proof covers all arguments."""
+
+    async def of(self, request: Message) -> Verified | Decision:
         """Return who sends a request, or the refusal for a request without a valid proof."""
         params = request.get("params", {})
         try:

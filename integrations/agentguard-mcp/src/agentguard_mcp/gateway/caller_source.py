@@ -30,5 +30,11 @@ class Caller(Protocol):
 class CallerSource(Protocol):
     """Finds the caller of each request."""
 
-    async def of(self, request: Message, spec: ToolSpec, /) -> Caller | Decision | None:
+    async def of(self, request: Message, /) -> Caller | Decision | None:
         """Return the caller, a refusal, or None for a request whose caller the settings name."""
+
+    def contradiction(self, request: Message, spec: ToolSpec, /) -> Decision | None:
+        """Return the refusal of a request that came with what contradicts its arguments.
+
+        ``spec`` is the specification of the tool that the request calls.
+        """

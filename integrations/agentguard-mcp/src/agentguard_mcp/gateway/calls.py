@@ -166,21 +166,28 @@ class Calls:
             return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
         if dialogs.gives_up(request):
             return answers.given_up(request, content[1])
+        caller = None if self._callers is None else await self._callers.of(request)
+        if isinstance(caller, Decision):  # whoever is nobody takes no call away from the others
+            return await self._answered(request, content, caller, caller, forward, dialogs)
         with self._limits.counted() as limited:
-            return await self._answered(request, content, limited, forward, dialogs)
+            return await self._answered(request, content, limited, caller, forward, dialogs)
 
     async def _answered(
         self,
         request: Message,
         content: tuple[Message, str, dict[str, Any]],
-        limited: Decision | None,
+        refused: Decision | None,
+        caller: Caller | Decision | None,
         forward: Callable[[Message], Awaitable[Message]],
         dialogs: Dialogs,
     ) -> Message:
-        """Return the response to a guarded request, which ``limited`` refuses if there is one."""
+        """Return the response to a guarded request, which ``refused`` refuses if there is one.
+
+        ``caller`` is as ``CallerSource.of`` says, and None where the settings name the caller.
+        """
         sent, name, arguments = content
-        refused = limited or await self._refusal(name, request)
-        agent, spec, failed, caller = await self._for_caller(request, self._spec(name, request))
+        refused = refused or await self._refusal(name, request)
+        agent, spec, failed = await self._for_caller(request, self._spec(name, request), caller)
         refused = refused or failed
         declared = spec.schema.get("properties")
         bind = partial(
@@ -212,7 +219,7 @@ class Calls:
                     return answers.pending(request, name, waiting.request)
                 # the tool may have changed meanwhile, and the caller's agent may be revoked
                 refused = refused or await self._refusal(name, request)
-                if refused is None and caller is not None:
+                if refused is None and caller is not None and not isinstance(caller, Decision):
                     refused = await caller.revoked()
             except Exception as error:  # noqa: BLE001  each error has an answer of its own
                 return failure(request, name, error, self._settings)
@@ -225,7 +232,8 @@ class Calls:
         """
         spec, refused = self.catalog.method(LIST)
         try:
-            agent, spec, failed, _caller = await self._for_caller(request, spec)
+            caller = None if self._callers is None else await self._callers.of(request)
+            agent, spec, failed = await self._for_caller(request, spec, caller)
         except Exception:
             _LOGGER.exception("a list shows no tools")
             return []
@@ -302,19 +310,18 @@ class Calls:
         raise LookupError
 
     async def _for_caller(
-        self, request: Message, spec: ToolSpec
-    ) -> tuple[Agent, ToolSpec, Decision | None, Caller | None]:
-        """Return agent and specification for a request, why there is no caller, and the caller.
-
-        The caller is None where the settings name the caller.
-        """
-        found = None if self._callers is None else await self._callers.of(request, spec)
-        if found is None:
+        self, request: Message, spec: ToolSpec, caller: Caller | Decision | None
+    ) -> tuple[Agent, ToolSpec, Decision | None]:
+        """Return the agent and the specification for a request, and why the caller may not act."""
+        if isinstance(caller, Decision):
+            return self._agent, spec, caller
+        if caller is None:
             agent, failed = await self._under_delegation()
-            return agent, spec, failed, None
-        if isinstance(found, Decision):
-            return self._agent, spec, found, None
-        return self._agent.under(found.delegation), found.told(spec), None, found
+        else:
+            agent, failed = self._agent.under(caller.delegation), None
+        if self._callers is not None:
+            failed = failed or self._callers.contradiction(request, spec)
+        return agent, spec if caller is None else caller.told(spec), failed
 
     async def _under_delegation(self) -> tuple[Agent, Decision | None]:
         """Return the agent under a delegation of the principal, and why there is none."""

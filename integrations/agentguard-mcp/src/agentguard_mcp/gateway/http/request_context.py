@@ -77,20 +77,30 @@ class RequestContexts:
         """Forget a request that has its answer."""
         self._known.pop(identifier, None)
 
-    async def of(self, request: Message, spec: ToolSpec) -> Caller | Decision | None:
-        """Return who sends a request, or why the request is refused (``CallerSource``).
+    async def of(self, request: Message) -> Caller | Decision | None:
+        """Return who sends a request, or why the request is refused (``CallerSource``)."""
+        context = self._known.get(request["id"])
+        if context is None:
+            return _unknown()
+        return context.user if self._proofs is None else await self._proofs.of(request)
 
-        The code is ``arguments.headers`` for a header that contradicts the arguments.
+    def contradiction(self, request: Message, spec: ToolSpec) -> Decision | None:
+        """Return the refusal of a call whose headers contradict its arguments (``CallerSource``).
+
+        The code is ``arguments.headers``.
         """
         context = self._known.get(request["id"])
         if context is None:
-            return Decision.refusal("nobody says who sends the request", code="proof.missing")
+            return _unknown()
         context.requires = tuple(spec.requires)
-        if request["method"] == "tools/call" and context.params is not None:
-            arguments = request["params"].get("arguments", {})
-            context.mismatch = param_mismatch(spec.schema, arguments, context.params)
-            if context.mismatch is not None:
-                return Decision.refusal(context.mismatch, code="arguments.headers")
-        if self._proofs is not None:
-            return await self._proofs.of(request, spec)
-        return context.user
+        if request["method"] != "tools/call" or context.params is None:
+            return None
+        arguments = request["params"].get("arguments", {})
+        context.mismatch = param_mismatch(spec.schema, arguments, context.params)
+        if context.mismatch is None:
+            return None
+        return Decision.refusal(context.mismatch, code="arguments.headers")
+
+
+def _unknown() -> Decision:
+    return Decision.refusal("nobody says who sends the request", code="proof.missing")
