@@ -28,10 +28,12 @@ REQUEST: Final = "dev.agentguard/request"
 ERROR: Final = -32010
 """The code of a refusal as a JSON-RPC error: of the range that servers define."""
 
-OWN: Final = "mcp:"
+METHOD_PREFIX: Final = "mcp:"
 """Before a method, the name under which a policy decides on a request that calls no tool."""
 
-_MODERN: Final = "2026-07-28"
+MODERN: Final = "2026-07-28"
+"""The newest revision, in which each request stands by itself."""
+
 _TASKS: Final = "tasks/"
 
 
@@ -100,12 +102,12 @@ def guarded_request(method: str, params: object) -> GuardedRequest:
     given = params if isinstance(params, Mapping) else {}
     if method != "tools/call":
         others = {name: value for name, value in given.items() if name != "_meta"}
-        return GuardedRequest(OWN + method, others, is_tool=False)
+        return GuardedRequest(METHOD_PREFIX + method, others, is_tool=False)
     name: object = given.get("name")
     stated: object = given.get("arguments")
     arguments = {} if stated is None else stated
-    if not isinstance(name, str) or not name or name.startswith(OWN):
-        message = f"The request names no tool, or a name that begins with {OWN}."
+    if not isinstance(name, str) or not name or name.startswith(METHOD_PREFIX):
+        message = f"The request names no tool, or a name that begins with {METHOD_PREFIX}."
         raise RefusedRequestError(message, code="arguments.invalid")
     if not isinstance(arguments, Mapping):
         message = "The arguments of the request are no object."
@@ -123,7 +125,7 @@ def refused_result(error: RefusedRequestError, protocol_version: str) -> dict[st
         "isError": True,
         "_meta": refusal_of(error),
     }
-    if protocol_version >= _MODERN:
+    if protocol_version >= MODERN:
         result["resultType"] = "complete"
     return result
 

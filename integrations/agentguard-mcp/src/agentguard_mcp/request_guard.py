@@ -136,7 +136,7 @@ class RequestGuard:
         """Return the tools that the policy lets the caller list; none where nothing decides."""
         described = ToolDescription(listing.DESCRIPTION, listing.SCHEMA)
         try:
-            spec = self._spec(f"{messages.OWN}{LIST}", described)
+            spec = self._spec(f"{messages.METHOD_PREFIX}{LIST}", described)
             delegation = await in_thread(partial(self._delegations.of, caller))
         except AgentguardError as error:
             _LOGGER.warning("a list shows no tools: %s (%s)", error, error.code)

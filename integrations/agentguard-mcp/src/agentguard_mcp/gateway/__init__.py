@@ -13,6 +13,7 @@ the request, for the caller whom a ``caller_source.py`` names, of a tool that ``
 against ``pins.py``, and within ``limits.py``. ``waiting.py`` and ``dialogs.py`` are the wait for an
 approval, and ``traces.py`` is for spans. ``results.py`` says how the call ended, and ``answers.py``
 what the client hears of the end. ``probe.py`` asks a server for its tools, to pin them.
+``error_codes.py`` and ``mcp_headers.py`` have the codes and headers of MCP.
 """
 
 from __future__ import annotations

@@ -13,21 +13,21 @@ from typing import Any, Final
 
 from agentguard import ApprovalRequest, Decision
 from agentguard.adapters import denial_text
+from agentguard_mcp.gateway import error_codes
 from agentguard_mcp.gateway.messages import Message, RequestId, is_modern
 from agentguard_mcp.messages import CODE, ERROR, REQUEST
 
-INVALID_REQUEST: Final = -32600
-METHOD_NOT_FOUND: Final = -32601
-INVALID_PARAMS: Final = -32602
-PARSE_ERROR: Final = -32700
-_URL_ELICITATION: Final = -32042
-_MISSING_CAPABILITY: Final = -32021
 _IN_DOUBT: Final = frozenset({"tool.timeout", "tool.lost"})
 KEPT: Final = 5.0
 """Seconds for which the end of a call counts for the same call; CrewAI waits two before a try."""
 
 _FOR_CLIENT: Final = frozenset(
-    {INVALID_PARAMS, METHOD_NOT_FOUND, _MISSING_CAPABILITY, _URL_ELICITATION}
+    {
+        error_codes.INVALID_PARAMS,
+        error_codes.METHOD_NOT_FOUND,
+        error_codes.MISSING_CAPABILITY,
+        error_codes.URL_ELICITATION,
+    }
 )
 
 

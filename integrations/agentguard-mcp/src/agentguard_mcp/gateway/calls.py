@@ -36,7 +36,7 @@ from agentguard.adapters import (
     attached,
     next_call_id,
 )
-from agentguard_mcp.gateway import answers, traces
+from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.call_params import InvalidParamsError, parsed
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
@@ -163,7 +163,7 @@ class Calls:
         try:
             content = parsed(request)
         except InvalidParamsError as error:
-            return answers.error(request["id"], answers.INVALID_PARAMS, str(error))
+            return answers.error(request["id"], error_codes.INVALID_PARAMS, str(error))
         if dialogs.gives_up(request):
             return answers.given_up(request, content[1])
         caller = None if self._callers is None else await self._callers.of(request)

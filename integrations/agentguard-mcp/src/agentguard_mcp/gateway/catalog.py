@@ -20,7 +20,7 @@ from agentguard_mcp.gateway.messages import MAX_LINE
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import DESCRIPTION, LIST, SCHEMA
-from agentguard_mcp.messages import OWN
+from agentguard_mcp.messages import METHOD_PREFIX
 
 MAX_NAME: Final = 1_024
 """The characters of the longest name of a tool; a tool with a longer one does not exist here."""
@@ -145,11 +145,11 @@ class Catalog:
         """Return the specification of one of ``METHODS``, and why each call of it is refused."""
         if name not in self._methods:
             description, schema = METHODS[name]
-            self._methods[name] = self._configured(f"{OWN}{name}", description, schema)
+            self._methods[name] = self._configured(f"{METHOD_PREFIX}{name}", description, schema)
         spec = self._methods[name]
         if isinstance(spec, ToolSpec):
             return spec, None
-        return self._bare(f"{OWN}{name}"), spec
+        return self._bare(f"{METHOD_PREFIX}{name}"), spec
 
     def _note(self, name: str, found: str | None, definition: Definition) -> None:
         if name not in self._offered and len(self._offered) >= MAX_TOOLS:
@@ -166,8 +166,8 @@ class Catalog:
         if self._size > MAX_LINE:
             reason = "the tools of the MCP server take more memory than the gateway gives them"
             return Decision.refusal(reason, code="tool.unlisted")
-        if name.startswith(OWN):
-            reason = f"a tool of the MCP server has a name that begins with {OWN}"
+        if name.startswith(METHOD_PREFIX):
+            reason = f"a tool of the MCP server has a name that begins with {METHOD_PREFIX}"
             return Decision.refusal(reason, code="tool.changed")
         description, schema = definition.get("description", ""), definition.get("inputSchema")
         if not isinstance(description, str) or not isinstance(schema, dict):

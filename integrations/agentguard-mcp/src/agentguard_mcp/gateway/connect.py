@@ -14,8 +14,8 @@ from agentguard import Agent, ConfigError, Guard
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.limits import Limits
-from agentguard_mcp.gateway.messages import RequestId
-from agentguard_mcp.gateway.relay import Peer, Relay
+from agentguard_mcp.gateway.messages import Peer, RequestId
+from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.upstream import OnLost, Upstream
 from agentguard_mcp.gateway.upstream.concealed import concealed

@@ -14,11 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentguard import AgentguardError, ApprovalRequest
 from agentguard.adapters import shortened_text, visible_text
-from agentguard_mcp.gateway.messages import OWN, STANDARD, Message, RequestId, is_modern, meta_of
+from agentguard_mcp.gateway.messages import (
+    OWN,
+    STANDARD,
+    Message,
+    Peer,
+    RequestId,
+    cancelled,
+    is_modern,
+    meta_of,
+)
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 
 KEY: Final = f"{OWN}approval"
@@ -29,13 +38,6 @@ _LONGEST: Final = 128
 
 _ENDS: Final = frozenset({"decline", "cancel"})
 _SCHEMA: Final[Mapping[str, Any]] = {"type": "object", "properties": {}}
-
-
-class Peer(Protocol):
-    """The client, to which messages are written."""
-
-    def send(self, message: Message) -> None:
-        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
 
 
 class Dialogs:
@@ -102,9 +104,8 @@ class Dialogs:
             ended.set()
 
     def _close(self, identifier: RequestId) -> None:
-        params = {"requestId": identifier, "reason": "the call waits no longer"}
         with suppress(AgentguardError, UpstreamLostError):
-            self._client.send({"method": "notifications/cancelled", "params": params})
+            self._client.send(cancelled(identifier, "the call waits no longer"))
 
 
 def question_first(request: Message, tool: str, waiting: ApprovalRequest) -> Message:

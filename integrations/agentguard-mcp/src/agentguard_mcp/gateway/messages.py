@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -32,6 +32,13 @@ _MEMBERS: Final = ("id", "method", "params", "result", "error")
 
 Message = dict[str, Any]
 RequestId = str | int
+
+
+class Peer(Protocol):
+    """One end of a gateway, the client or the server, to which messages are written."""
+
+    def send(self, message: Message) -> None:
+        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
 
 
 def read(line: bytes) -> Message:
@@ -66,6 +73,22 @@ def write(message: Mapping[str, Any]) -> bytes:
         return orjson.dumps({"jsonrpc": "2.0", **message}, option=orjson.OPT_APPEND_NEWLINE)
     except (TypeError, ValueError) as error:
         raise EncodeError(f"a message can't be written: {error}") from error
+
+
+def is_request(message: Mapping[str, Any]) -> bool:
+    """Return whether a message asks for a response (JSON-RPC 2.0, 4)."""
+    return "method" in message and "id" in message
+
+
+def is_response(message: Mapping[str, Any]) -> bool:
+    """Return whether a message answers a request (JSON-RPC 2.0, 5)."""
+    return "method" not in message
+
+
+def cancelled(identifier: RequestId, reason: str) -> Message:
+    """Return the notice that whoever has sent a request gives it up (MCP, "Cancellation")."""
+    params = {"requestId": identifier, "reason": reason}
+    return {"method": "notifications/cancelled", "params": params}
 
 
 def meta_of(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,12 +151,11 @@ def without_tasks(message: Message, part: str) -> Message:
 
 def _message(value: dict[str, Any]) -> Message:
     message: Message = {name: value[name] for name in _MEMBERS if name in value}
-    is_response = "method" not in message
     identifier, params = message.get("id", 0), message.get("params", {})
     is_id = isinstance(identifier, str | int) and not isinstance(identifier, bool)
     has_shape = (
         ("id" in message and ("result" in message) is not ("error" in message))
-        if is_response
+        if is_response(message)
         else isinstance(message["method"], str)
         and isinstance(params, dict)
         and not ({"result", "error"} & message.keys())

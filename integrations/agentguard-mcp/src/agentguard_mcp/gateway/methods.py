@@ -1,4 +1,4 @@
-"""Which requests and notices of MCP the gateway passes on without a decision, in each direction.
+"""The revisions of MCP, and what of each the gateway passes on without a decision.
 
 The lists are those of the revisions 2024-11-05 to 2026-07-28. What stands in none of them does not
 pass: nobody knows whether a server or a client runs code for it. Tasks are left out, since a task
@@ -8,6 +8,9 @@ goes on after its decision.
 from __future__ import annotations
 
 from typing import Final
+
+LEGACY: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+"""The revisions with ``initialize`` and sessions, from the oldest to the newest."""
 
 PASSED: Final = frozenset(
     {
@@ -26,6 +29,20 @@ PASSED: Final = frozenset(
     }
 )
 """The requests of a client that go on without a decision."""
+
+REMOVED: Final = frozenset(
+    {
+        "initialize",
+        "logging/setLevel",
+        "ping",
+        "resources/subscribe",
+        "resources/unsubscribe",
+    }
+)
+"""The requests that revision 2026-07-28 does not have any more.
+
+A server that took ``initialize`` on the connection that callers share would speak another revision.
+"""
 
 FROM_SERVER: Final = frozenset(
     {"elicitation/create", "ping", "roots/list", "sampling/createMessage"}

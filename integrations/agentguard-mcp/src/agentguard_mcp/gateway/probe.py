@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard import AgentguardError, Guard, ServerError
-from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.catalog import MAX_TOOLS
 from agentguard_mcp.gateway.connect import opened
-from agentguard_mcp.gateway.messages import STANDARD, Message, RequestId, read
+from agentguard_mcp.gateway.messages import (
+    STANDARD,
+    Message,
+    RequestId,
+    is_request,
+    is_response,
+    read,
+)
+from agentguard_mcp.gateway.methods import LEGACY
 from agentguard_mcp.gateway.pins import Pins, pins_of
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import (
@@ -26,12 +34,7 @@ from agentguard_mcp.gateway.upstream import (
     UpstreamLostError,
 )
 from agentguard_mcp.gateway.upstream.protocol import not_started
-
-LEGACY: Final = "2025-11-25"
-"""The newest revision of MCP with ``initialize``, with which the probe begins."""
-
-MODERN: Final = "2026-07-28"
-"""The revision of a server that has no ``initialize``."""
+from agentguard_mcp.messages import MODERN
 
 _CAPABILITIES: Final[dict[str, Any]] = {
     "elicitation": {"form": {}, "url": {}},
@@ -123,7 +126,7 @@ class _Probe:
     async def tools(self) -> list[Any]:
         """Return the server's tools, once they have settled."""
         hello = {
-            "protocolVersion": LEGACY,
+            "protocolVersion": LEGACY[-1],
             "capabilities": _CAPABILITIES,
             "clientInfo": _CLIENT,
         }
@@ -170,7 +173,7 @@ class _Probe:
         self._upstream.send({"id": number, "method": method, "params": params})
         for _line in range(_MAX_LINES):
             message = await self._next()
-            if "method" not in message and message.get("id") == number:
+            if is_response(message) and message.get("id") == number:
                 return message
         raise ValueError("the server sends more than the probe reads")
 
@@ -195,7 +198,7 @@ class _Probe:
             return {}  # a line that is no message: some servers print such lines
         if message.get("method") == "notifications/tools/list_changed":
             self._has_changed = True
-        elif "method" in message and "id" in message:
+        elif is_request(message):
             self._upstream.send(_reply(message))
         return message
 
@@ -205,4 +208,4 @@ def _reply(request: Message) -> Message:
     replies: dict[str, Any] = {"roots/list": {"roots": []}, "ping": {}}
     if request["method"] in replies:
         return {"id": request["id"], "result": replies[request["method"]]}
-    return answers.error(request["id"], answers.METHOD_NOT_FOUND, "no such method")
+    return answers.error(request["id"], error_codes.METHOD_NOT_FOUND, "no such method")

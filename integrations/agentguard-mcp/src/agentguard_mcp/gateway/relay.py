@@ -16,11 +16,11 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentguard import AgentguardError
 from agentguard_mcp import listing
-from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.calls import GUARDED, Calls
 from agentguard_mcp.gateway.dialogs import Dialogs
 from agentguard_mcp.gateway.executions import Executions
@@ -28,8 +28,12 @@ from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     OWN,
     Message,
+    Peer,
     RequestId,
+    cancelled,
     cleaned,
+    is_request,
+    is_response,
     read,
     without_tasks,
 )
@@ -47,13 +51,6 @@ _MAX_NOTED: Final = 100
 """How many dropped messages of one side are logged; a server may print millions."""
 
 _LOGGER = logging.getLogger("agentguard.mcp")
-
-
-class Peer(Protocol):
-    """One end of the relay, to which messages are written."""
-
-    def send(self, message: Message) -> None:
-        """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
 
 
 @dataclass(slots=True)
@@ -109,17 +106,19 @@ class Relay:
         try:
             message = read(line)
         except AgentguardError as error:
-            self._client.send(answers.error(None, answers.PARSE_ERROR, f"{error} [{error.code}]"))
+            self._client.send(
+                answers.error(None, error_codes.PARSE_ERROR, f"{error} [{error.code}]")
+            )
             return
         self.take(message)
 
     def take(self, message: Message) -> None:
         """Take a message of the client; raises ``UpstreamLostError`` where the server is gone."""
-        if "method" not in message:
+        if is_response(message):
             if not self._dialogs.take(message) and message["id"] in self._asked:
                 self._asked.discard(message["id"])
                 self._server.send(cleaned(message))
-        elif "id" in message:
+        elif is_request(message):
             self._request(message)
         else:
             self._notice_of_client(cleaned(message))
@@ -127,14 +126,14 @@ class Relay:
     def refuse_long_line(self) -> None:
         """Tell the client that a line was longer than the gateway takes."""
         text = f"a message is longer than {MAX_LINE} bytes [json.size]"
-        self._client.send(answers.error(None, answers.PARSE_ERROR, text))
+        self._client.send(answers.error(None, error_codes.PARSE_ERROR, text))
 
     def _request(self, message: Message) -> None:
         identifier, method = message["id"], message["method"]
         waiting = len(self._passed) + len(self._guarded)
         in_use = (self._passed, self._guarded, self._awaited, self._given_up)
         if _is_own(identifier) or any(identifier in requests for requests in in_use):
-            self._refuse(identifier, answers.INVALID_REQUEST, "the id is in use")
+            self._refuse(identifier, error_codes.INVALID_REQUEST, "the id is in use")
         elif waiting >= MAX_PENDING:
             self._refuse(identifier, ERROR, "too many requests wait for an answer")
         elif method in GUARDED:
@@ -146,7 +145,7 @@ class Relay:
             self._pass(message, without_tasks(sent, "params") if method == "initialize" else sent)
         else:
             text = f"the gateway passes no {method[:64]!r} on"
-            self._refuse(identifier, answers.METHOD_NOT_FOUND, text)
+            self._refuse(identifier, error_codes.METHOD_NOT_FOUND, text)
 
     def _refuse(self, identifier: RequestId, code: int, text: str) -> None:
         self._client.send(answers.error(identifier, code, text))
@@ -219,9 +218,8 @@ class Relay:
             raise
 
     def _cancel(self, identifier: RequestId) -> None:
-        params = {"requestId": identifier, "reason": "the client or the gateway gave up"}
         with suppress(UpstreamLostError):
-            self._server.send({"method": "notifications/cancelled", "params": params})
+            self._server.send(cancelled(identifier, "the client or the gateway gave up"))
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Message:
         """Ask the server for the gateway itself."""
@@ -255,9 +253,9 @@ class Relay:
         except AgentguardError as error:
             self._drop(self._name, f"{error} [{error.code}]")
             return
-        if "method" not in message:
+        if is_response(message):
             self._response(message)
-        elif "id" in message:
+        elif is_request(message):
             self._request_of_server(message)
         else:
             self._notice_of_server(message)
@@ -299,9 +297,9 @@ class Relay:
     def _request_of_server(self, message: Message) -> None:
         identifier, refused = message["id"], None
         if message["method"] not in FROM_SERVER:
-            refused = answers.error(identifier, answers.METHOD_NOT_FOUND, "no such method")
+            refused = answers.error(identifier, error_codes.METHOD_NOT_FOUND, "no such method")
         elif identifier in self._asked or _is_own(identifier) or len(self._asked) >= MAX_PENDING:
-            refused = answers.error(identifier, answers.INVALID_REQUEST, "the id is in use")
+            refused = answers.error(identifier, error_codes.INVALID_REQUEST, "the id is in use")
         if refused is not None:
             self._server.send(refused)
             return

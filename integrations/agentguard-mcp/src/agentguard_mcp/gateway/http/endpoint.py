@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from agentguard import AgentguardError
-from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway import error_codes
 from agentguard_mcp.gateway.http.admission import Admission, Admitted
 from agentguard_mcp.gateway.http.asgi import (
     Http,
@@ -29,8 +29,6 @@ from agentguard_mcp.gateway.http.asgi import (
 )
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
 from agentguard_mcp.gateway.http.headers import (
-    HEADER_MISMATCH,
-    LEGACY,
     STATUS,
     HttpRefusalError,
     accepts,
@@ -46,7 +44,8 @@ from agentguard_mcp.gateway.http.request_context import RequestContext
 from agentguard_mcp.gateway.http.sessions import MAX_PENDING, FullError, Session, Sessions
 from agentguard_mcp.gateway.http.settings import Place
 from agentguard_mcp.gateway.http.streams import Item, Stream
-from agentguard_mcp.gateway.messages import Message, read
+from agentguard_mcp.gateway.messages import Message, cancelled, is_request, is_response, read
+from agentguard_mcp.gateway.methods import LEGACY
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 from agentguard_mcp.messages import ERROR
 
@@ -142,22 +141,22 @@ class Endpoint:
             message = read(body)
         except AgentguardError as error:
             text = f"{error} [{error.code}]"
-            raise HttpRefusalError(400, text, code=answers.PARSE_ERROR) from error
+            raise HttpRefusalError(400, text, code=error_codes.PARSE_ERROR) from error
         try:
-            if "method" in message and "id" in message:
+            if is_request(message):
                 self._require_open()
             self._admission.require_passed(message.get("method", ""))
             await (self._single if is_modern(message, http.headers) else self._within)(
                 http, message
             )
         except HttpRefusalError as error:
-            await http.refuse(error, message if "method" in message else None)
+            await http.refuse(error, None if is_response(message) else message)
 
     async def _single(self, http: Http, message: Message) -> None:
         """Take a message of revision 2026-07-28, which has no session."""
-        if "method" not in message:
+        if is_response(message):
             raise HttpRefusalError(400, "a client sends no responses in this revision")
-        if "id" not in message:
+        if not is_request(message):
             require_served(http.headers.get("mcp-protocol-version", ""))
             await http.answer(202)  # there is no notice that a server could act on
             return
@@ -169,8 +168,7 @@ class Endpoint:
     async def _within(self, http: Http, message: Message) -> None:
         """Take a message of a client that has a session, or begins one."""
         context = RequestContext(http.admitted.user)
-        is_request = "method" in message and "id" in message
-        if is_request and message["method"] == "initialize":
+        if is_request(message) and message["method"] == "initialize":
             if "mcp-session-id" in http.headers:
                 raise HttpRefusalError(400, "a session is initialised once")
             session = await self._opened(self._sessions.begin(http.admitted.owner))
@@ -179,7 +177,7 @@ class Endpoint:
                 self._sessions.end_soon(session)
             return
         session = self._session(http)
-        if is_request:
+        if is_request(message):
             await self._exchange(http, session, message, context)
             return
         with suppress(UpstreamLostError):
@@ -257,9 +255,8 @@ class Endpoint:
         identifier = session.streams.forget(stream)
         session.used_at = asyncio.get_running_loop().time()
         if identifier is not None and is_single:
-            params = {"requestId": identifier, "reason": "the client has closed the stream"}
             with suppress(UpstreamLostError):
-                session.take({"method": "notifications/cancelled", "params": params})
+                session.take(cancelled(identifier, "the client has closed the stream"))
 
     async def _reply(
         self,
@@ -280,7 +277,9 @@ class Endpoint:
                     await http.answer(refused.status, item.line, refused.headers)
                     return
                 if context.mismatch is not None:
-                    error = HttpRefusalError(400, context.mismatch, code=HEADER_MISMATCH)
+                    error = HttpRefusalError(
+                        400, context.mismatch, code=error_codes.HEADER_MISMATCH
+                    )
                     await http.refuse(error, item.answer)
                     return
                 code = item.answer.get("error", {}).get("code", 0)

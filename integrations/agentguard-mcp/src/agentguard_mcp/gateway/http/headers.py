@@ -8,49 +8,24 @@ agree with the body: whoever routes by a header, and whoever reads the body, see
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from agentguard_mcp.gateway import answers
+from agentguard_mcp.gateway import error_codes, mcp_headers, messages
+from agentguard_mcp.gateway.mcp_headers import decoded
 from agentguard_mcp.gateway.messages import STANDARD, Message, meta_of
-
-LEGACY: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-"""The revisions with ``initialize`` and sessions."""
-
-MODERN: Final = ("2026-07-28",)
-"""The revisions in which each request stands by itself."""
-
-HEADER_MISMATCH: Final = -32020
-"""A header does not say what the body says (MCP 2026-07-28, "Error Codes")."""
-
-UNSUPPORTED_VERSION: Final = -32022
-"""A revision that is not served (MCP 2026-07-28, "Error Codes")."""
-
-REMOVED: Final = frozenset(
-    {
-        "initialize",
-        "logging/setLevel",
-        "ping",
-        "resources/subscribe",
-        "resources/unsubscribe",
-    }
-)
-"""The requests that revision 2026-07-28 does not have any more.
-
-A server that took ``initialize`` on the connection that callers share would speak another revision.
-"""
+from agentguard_mcp.gateway.methods import LEGACY, REMOVED
+from agentguard_mcp.messages import MODERN
 
 STATUS: Final[Mapping[int, int]] = {
-    answers.PARSE_ERROR: 400,
-    answers.INVALID_REQUEST: 400,
-    answers.INVALID_PARAMS: 400,
-    HEADER_MISMATCH: 400,
-    -32021: 400,  # a capability that the client has not declared
-    UNSUPPORTED_VERSION: 400,
-    answers.METHOD_NOT_FOUND: 404,
+    error_codes.PARSE_ERROR: 400,
+    error_codes.INVALID_REQUEST: 400,
+    error_codes.INVALID_PARAMS: 400,
+    error_codes.HEADER_MISMATCH: 400,
+    error_codes.MISSING_CAPABILITY: 400,
+    error_codes.UNSUPPORTED_VERSION: 400,
+    error_codes.METHOD_NOT_FOUND: 404,
 }
 """The HTTP status of an answer with a JSON-RPC error, in revision 2026-07-28; 200 for others."""
 
@@ -75,8 +50,6 @@ _ONCE: Final = frozenset(
     }
 )
 _PARAM: Final = "mcp-param-"
-_NAMES: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-_ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")
 _DECIMAL: Final = re.compile(r"-?[0-9]+(?:\.0+)?")
 _MAX_DIGITS: Final = 400
 
@@ -93,7 +66,7 @@ class HttpRefusalError(Exception):
         status: int,
         message: str,
         *,
-        code: int = answers.INVALID_REQUEST,
+        code: int = error_codes.INVALID_REQUEST,
         data: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -124,7 +97,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         elif plain in _ONCE or plain.startswith(_PARAM):
             if plain in found or plain != name:
                 message = f"the header {plain} comes twice, or is written with an underscore"
-                raise HttpRefusalError(400, message, code=HEADER_MISMATCH)
+                raise HttpRefusalError(400, message, code=error_codes.HEADER_MISMATCH)
             found[plain] = text
     if "content-length" in found and "transfer-encoding" in found:
         # a proxy that reads the one, and the gateway the other, see two requests (RFC 9112, 6.3)
@@ -168,9 +141,7 @@ def accepts(headers: Mapping[str, str], kind: str) -> bool:
 def is_modern(message: Message, headers: Mapping[str, str]) -> bool:
     """Return whether a message is one of a revision without sessions, or of an unknown one."""
     named = headers.get("mcp-protocol-version")
-    if f"{STANDARD}protocolVersion" in meta_of(message):
-        return True
-    return named is not None and named not in LEGACY
+    return messages.is_modern(message) or (named is not None and named not in LEGACY)
 
 
 def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
@@ -184,32 +155,32 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
     for key in ("protocolVersion", "clientCapabilities"):
         if f"{STANDARD}{key}" not in meta:
             text = f"params._meta has no {STANDARD}{key}"
-            raise HttpRefusalError(400, text, code=answers.INVALID_PARAMS)
+            raise HttpRefusalError(400, text, code=error_codes.INVALID_PARAMS)
     revision, method = meta[f"{STANDARD}protocolVersion"], message["method"]
     expected: list[tuple[str, object]] = [
         ("mcp-protocol-version", revision),
         ("mcp-method", method),
     ]
-    key = _NAMES.get(method, "")
+    key = mcp_headers.NAMED_BY.get(method, "")
     if key in params:
         expected.append(("mcp-name", params[key]))
     for name, value in expected:
         given = headers.get(name)
         if given is None or decoded(given) != value:
             text = f"the header {name} is missing, or says something else than the body"
-            raise HttpRefusalError(400, text, code=HEADER_MISMATCH)
+            raise HttpRefusalError(400, text, code=error_codes.HEADER_MISMATCH)
     require_served(revision)
     if method in REMOVED:
         text = f"revision {revision} has no {method}"
-        raise HttpRefusalError(404, text, code=answers.METHOD_NOT_FOUND)
+        raise HttpRefusalError(404, text, code=error_codes.METHOD_NOT_FOUND)
 
 
 def require_served(revision: str) -> None:
     """Raise ``HttpRefusalError`` (400) for a revision without sessions that is not served."""
-    if revision not in MODERN:
-        data = {"supported": list(MODERN), "requested": revision}
+    if revision != MODERN:
+        data = {"supported": [MODERN], "requested": revision}
         raise HttpRefusalError(
-            400, "Unsupported protocol version", code=UNSUPPORTED_VERSION, data=data
+            400, "Unsupported protocol version", code=error_codes.UNSUPPORTED_VERSION, data=data
         )
 
 
@@ -244,19 +215,6 @@ def param_mismatch(
         elif not _agrees(decoded(header), value, kind):
             return f"{shown} says something else than the body"
     return None
-
-
-def decoded(value: str) -> str | None:
-    """Return the text of a header, None for a base64 form that is not canonical."""
-    match = _ENCODED.fullmatch(value)
-    if match is None:
-        return value
-    try:
-        data = b64decode(match[1], validate=True)
-        text = data.decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return text if b64encode(data).decode() == match[1] else None
 
 
 def _annotated(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str, object]]:

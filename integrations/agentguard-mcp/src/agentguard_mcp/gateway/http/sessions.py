@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.connect import Link
 from agentguard_mcp.gateway.http.admission import Owner
@@ -189,9 +190,9 @@ def _result_of(task: asyncio.Task[Session] | None) -> Session | None:
 
 def _refuse(relay: Relay, request: Message) -> None:
     """Answer a request of the server that no client gets."""
-    failure = {"code": -32601, "message": "no client answers requests of a server here"}
+    text = "no client answers requests of a server here"
     with suppress(UpstreamLostError):
-        relay.take({"id": request["id"], "error": failure})
+        relay.take(answers.error(request["id"], error_codes.METHOD_NOT_FOUND, text))
 
 
 async def _end(session: Session, *, is_lost: bool) -> None:

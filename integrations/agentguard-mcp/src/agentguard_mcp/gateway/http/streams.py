@@ -19,6 +19,8 @@ from agentguard_mcp.gateway.messages import (
     STANDARD,
     Message,
     RequestId,
+    is_request,
+    is_response,
     meta_of,
     write,
 )
@@ -177,7 +179,7 @@ class Streams:
 
     def send(self, message: Message) -> None:
         """Put a message on the stream where it belongs; raises ``EncodeError``."""
-        if "method" not in message:
+        if is_response(message):
             waiting = self._waiting.pop(message["id"], None)
             if waiting is not None:
                 message = self._restored(message, waiting)
@@ -189,7 +191,7 @@ class Streams:
             waiting.stream.put(Item(write(self._restored(message, waiting))))
         elif not self.is_shared:
             self._put_elsewhere(Item(write(message)))
-        elif "id" in message:
+        elif is_request(message):
             self.refuse(message)
 
     def close(self) -> None:
@@ -236,7 +238,7 @@ class Streams:
         if not self.is_shared:
             return message
         identifier = waiting.request["id"]
-        if "id" in message and "method" not in message:
+        if is_response(message):
             message = {**message, "id": identifier}
         if message.get("method") == _PROGRESS:
             params = {**message["params"], "progressToken": waiting.token}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from agentguard import AgentguardError
-from agentguard_mcp.gateway.messages import Message, read, write
+from agentguard_mcp.gateway.messages import Message, is_response, read, write
 from agentguard_mcp.gateway.upstream.protocol import Upstream
 
 MARK: Final = "[a secret was here]"
@@ -66,10 +66,9 @@ class Concealed:
             message = read(line)
         except AgentguardError:
             return line
-        # the id of a response is the client's own
-        is_request = "method" in message
+        is_answer = is_response(message)  # its id is the client's own
         shown = {
-            part: value if part == "id" and not is_request else self._shown(value)
+            part: value if part == "id" and is_answer else self._shown(value)
             for part, value in message.items()
         }
         return line if shown == message else write(shown)

@@ -11,19 +11,21 @@ both would see the token.
 from __future__ import annotations
 
 import asyncio
-import re
-from base64 import b64encode
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 from agentguard import AgentguardError, ConfigError
+from agentguard_mcp.gateway import mcp_headers
+from agentguard_mcp.gateway.mcp_headers import PLAIN, encoded
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     STANDARD,
     Message,
     RequestId,
     is_modern,
+    is_request,
+    is_response,
     meta_of,
     read,
     write,
@@ -55,8 +57,6 @@ _REFUSALS: Final = frozenset({401, 403, 404, 429})
 
 _EVENTS: Final = "text/event-stream"
 _JSON: Final = "application/json"
-_NAMES: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-_PLAIN: Final = re.compile(r"[\x21-\x7E](?:[\x20-\x7E]*[\x21-\x7E])?\Z")
 _WRITTEN: Final = "http11.send_request_body.complete"
 """The event of httpcore, below httpx, by which the bytes of a request are written."""
 
@@ -76,7 +76,7 @@ class HttpServer:
     def __init__(self, url: str, bearer: str | None, timeout: float, on_lost: OnLost) -> None:
         headers = {"Accept-Encoding": "identity"}  # what is unpacked has no limit
         if bearer is not None:
-            if not _PLAIN.match(bearer):
+            if not PLAIN.match(bearer):
                 raise ConfigError("the token for the MCP server is no printable ASCII on one line")
             headers["Authorization"] = f"Bearer {bearer}"
         self._url = url
@@ -111,14 +111,13 @@ class HttpServer:
         if message.get("method") == "notifications/cancelled" and self._give_up(message):
             return
         if len(self._tasks) >= 2 * MAX_OPEN:
-            if "method" in message and "id" in message:
+            if is_request(message):
                 error = NotSentError("too many requests at once")
                 asyncio.get_running_loop().call_soon(self._on_lost, message["id"], error)
             return
-        is_request = "method" in message and "id" in message
-        turn = self._order.turn(is_request=is_request)
+        turn = self._order.turn(is_request=is_request(message))
         task = self._start(self._send_in_turn(message, line, turn))
-        if is_request and is_modern(message):
+        if is_request(message) and is_modern(message):
             self._singles[message["id"]] = task
             task.add_done_callback(partial(self._forget, message["id"], turn))
 
@@ -161,16 +160,16 @@ class HttpServer:
     def _headers(self, message: Message) -> dict[str, str]:
         headers = {"Accept": f"{_JSON}, {_EVENTS}", "Content-Type": _JSON}
         revision = meta_of(message).get(f"{STANDARD}protocolVersion", self._revision)
-        if isinstance(revision, str) and _PLAIN.match(revision):
+        if isinstance(revision, str) and PLAIN.match(revision):
             headers["MCP-Protocol-Version"] = revision
         if self._session is not None:
             headers["Mcp-Session-Id"] = self._session
         method = message.get("method")
         if is_modern(message) and isinstance(method, str):
-            headers["Mcp-Method"] = _header(method)
-            name = message.get("params", {}).get(_NAMES.get(method, ""))
+            headers["Mcp-Method"] = encoded(method)
+            name = message.get("params", {}).get(mcp_headers.NAMED_BY.get(method, ""))
             if isinstance(name, str):
-                headers["Mcp-Name"] = _header(name)
+                headers["Mcp-Name"] = encoded(name)
         return headers
 
     async def _send_in_turn(self, message: Message, line: bytes, turn: Turn) -> None:
@@ -194,7 +193,6 @@ class HttpServer:
             if turn.is_request and event == _WRITTEN:
                 turn.end()
 
-        is_request = "method" in message and "id" in message
         if message.get("method") == "initialize":
             self._hello = message["id"]
         error: Exception = UpstreamLostError("the answer has no response to the request")
@@ -204,7 +202,7 @@ class HttpServer:
                 "POST", self._url, content=line, headers=headers, extensions={"trace": trace}
             ) as response:
                 turn.end()
-                if await self._take(response, message.get("id") if is_request else None):
+                if await self._take(response, message["id"] if is_request(message) else None):
                     return
                 if not response.is_success:
                     error = UpstreamLostError(f"HTTP status {response.status_code}")
@@ -214,14 +212,14 @@ class HttpServer:
             error = NotSentError(f"no connection ({type(failed).__name__})")
         except (httpx.HTTPError, AgentguardError) as failed:
             error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
-        if is_request:
+        if is_request(message):
             self._on_lost(message["id"], error)
 
     async def _take(self, response: httpx.Response, identifier: object) -> bool:
         """Pass the messages of a response on; return whether ``identifier`` was answered."""
         if self._session is None and response.is_success:
             session = response.headers.get("mcp-session-id")
-            self._session = session if session and _PLAIN.match(session) else None
+            self._session = session if session and PLAIN.match(session) else None
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_answered = False
         if kind == _EVENTS and response.is_success:
@@ -251,7 +249,7 @@ class HttpServer:
             message = read(data)
         except AgentguardError:
             message = {}  # the relay says so, and drops it
-        is_answer = "method" not in message and identifier is not None
+        is_answer = is_response(message) and identifier is not None
         is_answer = is_answer and message.get("id") == identifier
         if is_answer and identifier == self._hello:
             revision = message.get("result", {}).get("protocolVersion")
@@ -274,10 +272,3 @@ class HttpServer:
                     await self._take(response, None)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _header(text: str) -> str:
-    """Return a text as the value of a header (MCP 2026-07-28, "Transports")."""
-    if _PLAIN.match(text) and not text.startswith("=?base64?"):
-        return text
-    return f"=?base64?{b64encode(text.encode()).decode()}?="
