@@ -268,3 +268,13 @@ def test_all_else_of_any_file_stays_as_it_is(before, servers, indent, plain):
     assert found == entry
     with pytest.raises(ConfigError):
         client_files.entry_of(text, "mcpServers", "not there", "test")
+
+
+def test_the_client_s_file_names_the_configuration_without_a_detour(domain):
+    (domain.folder / "sub").mkdir()
+    detour = str(domain.folder / "sub" / ".." / "agentguard.toml")
+    assert install(domain, "--agent", "assistant", "--config", detour).returncode == 0
+    words = json.loads((domain.home / ".cursor" / "mcp.json").read_text())["mcpServers"]["git"][
+        "args"
+    ]
+    assert words[words.index("--config") + 1] == str(domain.folder.resolve() / "agentguard.toml")

@@ -101,7 +101,9 @@ def _options(
         raise ConfigError(message, code="agent.unknown")
     if not gateway.pins_path(settings, name).exists():
         screen.warn(f"nothing is pinned of {name} yet: {_pin_command(name, table, entry)} pins it")
-    options = ["--config", str(Path(settings.source).absolute()), "--name", name]
+    source = Path(settings.source)
+    source = source.parent.resolve() / source.name  # without the "..", which lead elsewhere one day
+    options = ["--config", str(source), "--name", name]
     options += ["--agent", agent] if agent is not None else []
     return options + (["--principal", principal] if principal is not None else [])
 

@@ -334,7 +334,8 @@ def _quoted(text: str) -> str:
 
 _IN_CODE: Final = (
     'guard_tools(tools, "assistant")    in your code (agentguard-langchain), or',
-    "guard_crew(crew, Guard.find())     for agents that [agents] names (agentguard-crewai)",
+    "guard_crew(crew, Guard.find())     for agents that [agents] names (agentguard-crewai), or",
+    "agentguard mcp pin --name NAME -- COMMAND    for an MCP server (agentguard-mcp)",
 )
 _AFTER_A_RUN: Final = (
     "agentguard trace --last            what the agent did, from the log",
