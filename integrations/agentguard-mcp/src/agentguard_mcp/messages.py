@@ -120,14 +120,16 @@ def refused_result(error: RefusedRequestError, protocol_version: str) -> dict[st
 
     A client that gets a JSON-RPC error may send the call again, up to three times.
     """
-    result: dict[str, Any] = {
-        "content": [{"type": "text", "text": str(error)}],
-        "isError": True,
-        "_meta": refusal_of(error),
-    }
-    if protocol_version >= MODERN:
-        result["resultType"] = "complete"
-    return result
+    return error_result(str(error), refusal_of(error), is_modern=protocol_version >= MODERN)
+
+
+def error_result(text: str, meta: dict[str, str], *, is_modern: bool) -> dict[str, Any]:
+    """Return a result of ``tools/call`` with ``isError`` and a text, which a model reads.
+
+    ``is_modern`` is for a request of revision 2026-07-28, whose results say that they are complete.
+    """
+    result = {"content": [{"type": "text", "text": text}], "isError": True, "_meta": meta}
+    return {**result, "resultType": "complete"} if is_modern else result
 
 
 def refusal_of(error: RefusedRequestError) -> dict[str, Any]:

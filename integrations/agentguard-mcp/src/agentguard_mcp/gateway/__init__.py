@@ -9,11 +9,12 @@ a client at standard input and output, and ``http/`` has clients over HTTP. ``co
 the server (``upstream/``) and puts the relay between the two. ``messages.py`` reads each message,
 and ``relay.py`` passes it on if ``methods.py`` names its method. ``executions.py`` runs a call once
 that a client makes again. ``calls.py`` makes the guarded call: of what ``call_params.py`` finds in
-the request, for the caller whom a ``caller_source.py`` names, of a tool that ``catalog.py`` holds
-against ``pins.py``, and within ``limits.py``. ``waiting.py`` and ``dialogs.py`` are the wait for an
-approval, and ``traces.py`` is for spans. ``results.py`` says how the call ended, and ``answers.py``
-what the client hears of the end. ``probe.py`` asks a server for its tools, to pin them.
-``error_codes.py`` and ``mcp_headers.py`` have the codes and headers of MCP.
+the request, for the caller whom a ``caller_source.py`` names, and within ``limits.py``.
+``tool_list.py`` asks the server for its tools, and ``catalog.py`` holds them against ``pins.py``.
+``approval_wait.py`` and ``dialogs.py`` are the wait for an approval, and ``traces.py`` is for
+spans. ``results.py`` says how the call ended, and ``answers.py`` what the client hears of the end.
+``probe.py`` asks a server for its tools, to pin them. ``error_codes.py`` and ``mcp_headers.py``
+have the codes and headers of MCP.
 """
 
 from __future__ import annotations

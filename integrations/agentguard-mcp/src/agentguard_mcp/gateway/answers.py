@@ -15,7 +15,7 @@ from agentguard import ApprovalRequest, Decision
 from agentguard.adapters import denial_text
 from agentguard_mcp.gateway import error_codes
 from agentguard_mcp.gateway.messages import Message, RequestId, is_modern
-from agentguard_mcp.messages import CODE, ERROR, REQUEST
+from agentguard_mcp.messages import CODE, ERROR, REQUEST, error_result
 
 _IN_DOUBT: Final = frozenset({"tool.timeout", "tool.lost"})
 KEPT: Final = 5.0
@@ -153,11 +153,5 @@ def repeated(answer: Message) -> Message:
 def _answer(request: Message, text: str, data: dict[str, str]) -> Message:
     if request["method"] != "tools/call":
         return error(request["id"], ERROR, text, data)
-    result: dict[str, Any] = {
-        "content": [{"type": "text", "text": text}],
-        "isError": True,
-        "_meta": data,
-    }
-    if is_modern(request):
-        result["resultType"] = "complete"
+    result = error_result(text, data, is_modern=is_modern(request))
     return {"id": request["id"], "result": result}

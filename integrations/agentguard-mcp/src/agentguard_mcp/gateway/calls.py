@@ -13,9 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, Protocol
-
-import orjson
+from typing import Any, Final
 
 from agentguard import (
     Agent,
@@ -37,17 +35,18 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers, error_codes, traces
-from agentguard_mcp.gateway.call_params import InvalidParamsError, parsed
+from agentguard_mcp.gateway.approval_wait import approved, unless
+from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
-from agentguard_mcp.gateway.catalog import MAX_TOOLS, METHODS, START, Catalog
+from agentguard_mcp.gateway.catalog import METHODS, START, Catalog
 from agentguard_mcp.gateway.dialogs import Dialogs, question_first
 from agentguard_mcp.gateway.limits import Limits
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, is_modern, meta_of, plain_meta
+from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.pins import Definition
 from agentguard_mcp.gateway.results import failure, result_of
 from agentguard_mcp.gateway.settings import BEARER, Settings
+from agentguard_mcp.gateway.tool_list import Ask, ToolList
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
-from agentguard_mcp.gateway.waiting import approved, unless
 from agentguard_mcp.listing import LIST, permitted
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START, LIST})
@@ -57,18 +56,6 @@ _OPTIONS: Final = CallOptions(outcome_unknown=(UpstreamLostError,))
 _LOGGER = logging.getLogger("agentguard.mcp")
 _HOUR: Final = timedelta(hours=1)
 _MARGIN: Final = timedelta(minutes=5)
-_MAX_PAGES: Final = 100
-
-
-class Ask(Protocol):
-    """Sends a request of the gateway's own to the server, and returns the response.
-
-    Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError`` and
-    ``RefusedError``.
-    """
-
-    def __call__(self, method: str, params: dict[str, Any], /) -> Awaitable[Message]:
-        """Ask the server."""
 
 
 class Calls:
@@ -91,18 +78,16 @@ class Calls:
         self._guard = guard
         self._agent = agent
         self._settings = settings
-        self._ask = ask
+        self._tools = ToolList(settings, self.catalog, ask)
         self._delegation: Delegation | None = None
-        self._lock = asyncio.Lock()
         self._delegating = asyncio.Lock()
-        self._listed_at: float | None = None
         self._lost = asyncio.Event()
         self._callers = callers
         self._limits = limits or Limits(settings)
 
     def forget_list(self) -> None:
         """Note that the server's tools have changed: the next call asks for the list anew."""
-        self._listed_at = None
+        self._tools.forget()
 
     def lose_server(self) -> None:
         """Note that the server has ended: no call waits for an approval any longer."""
@@ -111,11 +96,9 @@ class Calls:
     async def start(self) -> dict[str, str]:
         """Return the secrets for the server by variable, by a guarded call of their own.
 
-        The token for a server over HTTP stands under ``BEARER``.
-
-        The policy decides on the call ``mcp:start``, and
-        each release is on record. Raises ``Denied``, ``ApprovalPending`` once the wait for an
-        answer is over, and ``SecretError``.
+        The token for a server over HTTP stands under ``BEARER``. The policy decides on the call
+        ``mcp:start``, and each release is on record. Raises ``Denied``, ``ApprovalPending`` once
+        the wait for an answer is over, and ``SecretError``.
         """
         settings = self._settings
         wanted = dict(settings.secrets)
@@ -161,11 +144,11 @@ class Calls:
         client while the call waits for an approval.
         """
         try:
-            content = parsed(request)
+            content = CallParams.of(request)
         except InvalidParamsError as error:
             return answers.error(request["id"], error_codes.INVALID_PARAMS, str(error))
         if dialogs.gives_up(request):
-            return answers.given_up(request, content[1])
+            return answers.given_up(request, content.name)
         caller = None if self._callers is None else await self._callers.of(request)
         if isinstance(caller, Decision):  # whoever is nobody takes no call away from the others
             return await self._answered(request, content, caller, caller, forward, dialogs)
@@ -175,7 +158,7 @@ class Calls:
     async def _answered(
         self,
         request: Message,
-        content: tuple[Message, str, dict[str, Any]],
+        content: CallParams,
         refused: Decision | None,
         caller: Caller | Decision | None,
         forward: Callable[[Message], Awaitable[Message]],
@@ -256,58 +239,12 @@ class Calls:
         if request["method"] != "tools/call":
             return self.catalog.method(request["method"])[1]
         try:
-            await self._refresh(request)
+            await self._tools.refresh(request)
         except Exception as error:  # noqa: BLE001  a list that can't be had refuses the call
             what = f"the MCP server {self._settings.server} does not say which tools it has"
             why = str(error) or type(error).__name__
             return Decision.refusal(f"{what}: {why}", code="tool.unlisted")
         return self.catalog.refusal(name)
-
-    async def _refresh(self, request: Message) -> None:
-        """Ask the server for its tools, unless a list that is new enough is known.
-
-        Calls that wait share the next list, which was asked for after they came. Raises
-        ``LookupError``, and what ``Ask`` raises.
-        """
-        clock = asyncio.get_running_loop().time
-        oldest = clock() - self._settings.recheck
-        async with self._lock:
-            if self._listed_at is not None and self._listed_at >= oldest:
-                return
-            begun = self._listed_at = clock()
-            try:
-                tools = await self._list(request)
-            except BaseException:
-                self._listed_at = None
-                raise
-            self.catalog.replace(tools)
-            if self._listed_at != begun:  # a notice of a change has come meanwhile
-                self._listed_at = None
-
-    async def _list(self, request: Message) -> list[Any]:
-        """Return all pages of the server's list of tools; raises ``LookupError`` for no list."""
-        tools: list[Any] = []
-        size = 0
-        params: dict[str, Any] = {}
-        if is_modern(request):
-            standard = plain_meta(meta_of(request))
-            standard.pop("progressToken", None)
-            params["_meta"] = standard
-        for _page in range(_MAX_PAGES):
-            response = await self._ask("tools/list", params)
-            result = response.get("result", {})
-            page = result.get("tools")
-            if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
-                raise LookupError
-            size += len(orjson.dumps(page)) if tools else 0  # one page is one message
-            if size > MAX_LINE:
-                raise LookupError
-            tools += page
-            cursor = result.get("nextCursor")
-            if not isinstance(cursor, str):
-                return tools
-            params = {**params, "cursor": cursor}
-        raise LookupError
 
     async def _for_caller(
         self, request: Message, spec: ToolSpec, caller: Caller | Decision | None

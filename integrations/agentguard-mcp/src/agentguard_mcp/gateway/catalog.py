@@ -2,7 +2,7 @@
 
 A tool that is not pinned, or differs from its pin, is neither shown nor called. Where nothing is
 pinned, each tool is held to its first description in this run. The catalog does no I/O:
-``calls.py`` asks the server, and ``relay.py`` passes lists on.
+``tool_list.py`` asks the server, and ``relay.py`` passes lists on.
 """
 
 from __future__ import annotations

@@ -102,14 +102,14 @@ def is_modern(message: Mapping[str, Any]) -> bool:
     return f"{STANDARD}protocolVersion" in meta_of(message)
 
 
-def without_own(container: dict[str, Any]) -> dict[str, Any]:
-    """Return params or a result without agentguard's own keys in ``_meta``."""
-    meta = container.get("_meta")
-    if not isinstance(meta, dict) or not any(key.startswith(OWN) for key in meta):
+def without_own(container: dict[str, Any], member: str) -> dict[str, Any]:
+    """Return an object without agentguard's own keys in ``member``, and without an empty one."""
+    value = container.get(member)
+    if not isinstance(value, dict) or not any(key.startswith(OWN) for key in value):
         return container
-    kept = {key: value for key, value in meta.items() if not key.startswith(OWN)}
-    rest = {key: value for key, value in container.items() if key != "_meta"}
-    return {**rest, "_meta": kept} if kept else rest
+    kept = {key: one for key, one in value.items() if not key.startswith(OWN)}
+    rest = {name: one for name, one in container.items() if name != member}
+    return {**rest, member: kept} if kept else rest
 
 
 def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,16 +126,12 @@ def cleaned(message: Message) -> Message:
 
     They stand in the ``_meta`` of the params or of the result, or in the ``data`` of an error.
     """
-    for part in ("params", "result"):
+    for part, member in (("params", "_meta"), ("result", "_meta"), ("error", "data")):
         container = message.get(part)
         if isinstance(container, dict):
-            rest = without_own(container)
+            rest = without_own(container, member)
             if rest is not container:
                 message = {**message, part: rest}
-    failure = message.get("error", {})
-    if isinstance(data := failure.get("data"), dict) and any(key.startswith(OWN) for key in data):
-        kept = {key: value for key, value in data.items() if not key.startswith(OWN)}
-        message = {**message, "error": {**failure, "data": kept}}
     return message
 
 

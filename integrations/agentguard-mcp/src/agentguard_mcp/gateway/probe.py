@@ -14,7 +14,6 @@ from typing import Any, Final
 from agentguard import AgentguardError, Guard, ServerError
 from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.calls import Calls
-from agentguard_mcp.gateway.catalog import MAX_TOOLS
 from agentguard_mcp.gateway.connect import opened
 from agentguard_mcp.gateway.messages import (
     STANDARD,
@@ -27,6 +26,7 @@ from agentguard_mcp.gateway.messages import (
 from agentguard_mcp.gateway.methods import LEGACY
 from agentguard_mcp.gateway.pins import Pins, pins_of
 from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.tool_list import all_tools
 from agentguard_mcp.gateway.upstream import (
     NotSentError,
     RefusedError,
@@ -47,10 +47,10 @@ _FAILURES: Final = (
     NotSentError,
     RefusedError,
     UpstreamLostError,
+    LookupError,
     ValueError,
     AgentguardError,
 )
-_MAX_PAGES: Final = 100
 _MAX_LINES: Final = 10_000
 _SETTLES: Final = 0.3
 """Seconds in which a server that has just been started may still change its tools."""
@@ -149,21 +149,10 @@ class _Probe:
         return await self._pages()
 
     async def _pages(self) -> list[Any]:
-        tools: list[Any] = []
-        params: dict[str, Any] = {}
-        for _page in range(_MAX_PAGES):
-            response = await self._ask("tools/list", params)
-            result = response.get("result", {})
-            page = result.get("tools")
-            if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
-                raise ValueError("an answer has no list of tools, or too many")
-            if not all(isinstance(one, dict) for one in page):
-                raise ValueError("a tool is no JSON object")
-            tools += page
-            if not isinstance(result.get("nextCursor"), str):
-                return tools
-            params = {"cursor": result["nextCursor"]}
-        raise ValueError("the list of tools has too many pages")
+        tools = await all_tools(self._ask, {})
+        if not all(isinstance(one, dict) for one in tools):
+            raise ValueError("a tool is no JSON object")
+        return tools
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Message:
         self._number += 1

@@ -125,7 +125,7 @@ class BearerAdmission:
             return known
         task = self._verifying.get(key)
         if task is None:
-            task = self._verifying[key] = asyncio.create_task(self._look(key, token, known))
+            task = self._verifying[key] = asyncio.create_task(self._look(token, known))
             task.add_done_callback(lambda done: self._looked(key, done))
         return await asyncio.shield(task)
 
@@ -138,9 +138,8 @@ class BearerAdmission:
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
-    async def _look(self, key: str, token: str, before: Known | None) -> Known:
+    async def _look(self, token: str, before: Known | None) -> Known:
         """Verify a token; keep the delegation that the token has begun before."""
-        del key
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, self._verify, token, loop.time())
         if before is None or time.time() >= before.ends_at:

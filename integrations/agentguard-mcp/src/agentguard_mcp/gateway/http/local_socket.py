@@ -16,7 +16,8 @@ from typing import Any, Final
 from agentguard import ConfigError
 
 _CREDENTIALS: Final = struct.Struct("3i")
-_BACKLOG: Final = 128
+BACKLOG: Final = 128
+"""The most connections that wait to be accepted."""
 
 
 def bound(path: Path) -> socket.socket:
@@ -33,7 +34,7 @@ def bound(path: Path) -> socket.socket:
         os.fchmod(listening.fileno(), 0o600)  # before bind, which makes the file with this mode
         listening.bind(str(path))
         path.chmod(0o600)
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         message = f"the gateway can't listen at {path}: {error.strerror or error}"

@@ -44,7 +44,6 @@ CONNECTIONS: Final = 512
 LONGEST: Final = 60.0
 """Seconds after which a connection is closed that has no request under way."""
 
-_BACKLOG: Final = 128
 _TICK: Final = 0.05
 _SWEEP: Final = 5.0
 
@@ -182,7 +181,7 @@ def _bound(endpoint: EndpointSettings) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
         bound = socket.create_server(
-            (endpoint.host, endpoint.port), family=family, backlog=_BACKLOG
+            (endpoint.host, endpoint.port), family=family, backlog=local_socket.BACKLOG
         )
         # connections inherit the option; without it, an answer waits 40 ms for the client's kernel
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
