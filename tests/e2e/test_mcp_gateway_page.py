@@ -1,4 +1,4 @@
-"""The policies on the pages about the MCP gateway hold: a path does not lead out of its folder."""
+"""The policies on the pages about MCP: a path stays in its folder, and the caller is known."""
 
 from __future__ import annotations
 
@@ -44,3 +44,19 @@ def test_the_policy_of_a_page_allows_repositories_within_the_folder_alone(begun,
             assert refused.value.code == "policy.denied"
         with pytest.raises(Denied):
             agent.call(commit, str(repositories / "one"))
+
+
+def test_a_policy_that_reads_the_caller_is_told_who_gives_the_caller(begun):
+    """A name that only looks like it is still taken for a mistake."""
+    policy = begun.folder / "policies" / "authz.rego"
+    text = 'package agent.authz\n\nallow if input.NAME.principal == "user:a"\n'
+    policy.write_text(text.replace("NAME", "caller"))
+    checked = begun.run("policy", "check")
+    shown = " ".join((checked.stdout + checked.stderr).replace("|", " ").split())
+    assert "input.caller, which a guarded MCP server gives" in shown
+    assert "correct the name" not in shown
+    policy.write_text(text.replace("NAME", "callers"))
+    checked = begun.run("policy", "check")
+    assert "correct the name" in " ".join(
+        (checked.stdout + checked.stderr).replace("|", " ").split()
+    )

@@ -206,6 +206,12 @@ def looked_up(names: Iterable[str], tools: Iterable[str]) -> str:
 
 def advice(name: str) -> str:
     """Return the warning about a member of the input that nothing declares."""
+    if name == "caller":
+        return (
+            "the policy reads input.caller, which a guarded MCP server gives, and a gateway that "
+            "asks for proofs: for other calls a deny rule that reads it does not fire. Add a rule "
+            "that denies if not input.caller"
+        )
     return (
         f"the policy reads input.{name}, which no `attributes` in agentguard.toml names: it must "
         "come from facts or from the code; where it is missing, a deny rule that reads it does "
