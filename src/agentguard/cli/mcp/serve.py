@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,6 +21,7 @@ from agentguard.cli.mcp.gateway import (
     PrincipalOption,
     Server,
     TaskOption,
+    UrlOption,
 )
 from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
@@ -38,12 +40,7 @@ def serve(  # noqa: PLR0913  the options of the command
     name: NameOption = None,
     principal: PrincipalOption = None,
     task: TaskOption = None,
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="A server over HTTP, in the place of COMMAND; or in [mcp.SERVER]."
-        ),
-    ] = None,
+    upstream: UrlOption = None,
     listen: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +71,7 @@ def serve(  # noqa: PLR0913  the options of the command
     endpoint = _endpoint(package, server, place, oauth)
     _require_known_callers(settings, server, chosen, endpoint)
     pins = gateway.pins_or_warning(settings, server)
-    chosen = gateway.settings_of(settings, server, caller, env or (), pins)
+    chosen = replace(chosen, pins=pins)
     import_module(_LISTENER).run(chosen, endpoint, Path(settings.source), _say)
 
 

@@ -40,11 +40,18 @@ class Http(NamedTuple):
         self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
         """Answer with a whole body."""
-        given = {**_JSON, **(headers or {})} if body else dict(headers or {})
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
-        raw.append((b"content-length", str(len(body)).encode()))
+        given = {**(_JSON if body else {}), **(headers or {}), "content-length": str(len(body))}
+        await self.start(status, given)
+        await self.write(body, is_last=True)
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Begin an answer whose body ``write`` sends in parts."""
+        raw = _raw(headers)
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
+
+    async def write(self, part: bytes, *, is_last: bool = False) -> None:
+        """Send a part of the body."""
+        await self.send({"type": "http.response.body", "body": part, "more_body": not is_last})
 
     async def refuse(self, error: HttpRefusalError, request: Message | None = None) -> None:
         """Answer with a JSON-RPC error."""
@@ -58,7 +65,7 @@ class Http(NamedTuple):
 
 def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
     """Return a ``send`` that adds headers to the answer."""
-    added = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    added = _raw(headers)
 
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -66,6 +73,10 @@ def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 async def gone_from(receive: Receive) -> None:

@@ -60,6 +60,7 @@ _EVENTS: Final = {
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",  # a proxy such as nginx passes each event on at once
 }
+_ALIVE: Final = b": alive\n\n"
 _LOGGER = logging.getLogger("agentguard.mcp")
 
 
@@ -71,7 +72,7 @@ class Endpoint:
         self._sessions = sessions
         self._admission = admission
         self._endless: set[Stream] = set()
-        self.is_draining = False
+        self._is_draining = False
 
     @property
     def pending(self) -> int:
@@ -83,7 +84,7 @@ class Endpoint:
 
         Responses and notices still go to calls that run.
         """
-        self.is_draining = True
+        self._is_draining = True
         for stream in self._endless:
             stream.end()
 
@@ -117,7 +118,7 @@ class Endpoint:
             raise HttpRefusalError(404, "nothing is served at this path")
 
     def _require_open(self) -> None:
-        if self.is_draining:
+        if self._is_draining:
             raise HttpRefusalError(503, "the gateway ends", headers={"retry-after": "1"})
 
     async def _dispatch(self, method: str, http: Http) -> None:
@@ -172,8 +173,8 @@ class Endpoint:
             if "mcp-session-id" in http.headers:
                 raise HttpRefusalError(400, "a session is initialised once")
             session = await self._opened(self._sessions.begin(http.admitted.owner))
-            named = {"mcp-session-id": session.identifier}
-            if not await self._exchange(http, session, message, context, named):
+            headers = {"mcp-session-id": session.identifier}
+            if not await self._exchange(http, session, message, context, headers):
                 self._sessions.end_soon(session)
             return
         session = self._session(http)
@@ -219,9 +220,12 @@ class Endpoint:
         session: Session,
         message: Message,
         context: RequestContext,
-        named: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Hand a request to the relay, and answer with what comes; return whether a result came."""
+        """Hand a request to the relay, and answer with what comes; return whether a result came.
+
+        ``headers`` go with an answer that HTTP does not refuse.
+        """
         if session.streams.pending >= MAX_PENDING:
             raise HttpRefusalError(503, "too many requests wait for an answer", code=ERROR)
         registered = session.streams.register(message)
@@ -233,15 +237,13 @@ class Endpoint:
         watching = self._watched(http, stream) if is_endless else None
         try:
             session.take(request)
-            await self._reply(
-                http, stream, context, named or {}, is_single=context.params is not None
-            )
+            await self._reply(http, stream, context, headers or {})
         except UpstreamLostError as error:
-            status = 404 if context.params is None else 503  # a session, or a shared server
+            status = 503 if context.is_single else 404  # a shared server, or a session
             raise HttpRefusalError(status, "the MCP server has ended", code=ERROR) from error
         finally:
             self._unwatch(stream, watching)
-            self._let_go(session, stream, is_single=context.params is not None)
+            self._let_go(session, stream, is_single=context.is_single)
             if stream.answer is not None:  # else the call may still ask for its context
                 session.contexts.forget(request["id"])
         return "result" in (stream.answer or {})
@@ -259,58 +261,55 @@ class Endpoint:
                 session.take(cancelled(identifier, "the client has closed the stream"))
 
     async def _reply(
-        self,
-        http: Http,
-        stream: Stream,
-        context: RequestContext,
-        named: Mapping[str, str],
-        *,
-        is_single: bool,
+        self, http: Http, stream: Stream, context: RequestContext, headers: Mapping[str, str]
     ) -> None:
         """Answer with one message, or with events where something comes before the answer."""
         gone = asyncio.ensure_future(gone_from(http.receive))
         try:
             item = await _next(stream, gone, BEAT)
             if isinstance(item, Item) and item.answer is not None:
-                refused = self._admission.refusal_of(item.answer, context, http.admitted)
-                if refused is not None:
-                    await http.answer(refused.status, item.line, refused.headers)
-                    return
-                if context.mismatch is not None:
-                    error = HttpRefusalError(
-                        400, context.mismatch, code=error_codes.HEADER_MISMATCH
-                    )
-                    await http.refuse(error, item.answer)
-                    return
-                code = item.answer.get("error", {}).get("code", 0)
-                status = STATUS.get(code, 200) if is_single else 200
-                await http.answer(status, item.line, named)
-                return
-            await self._events(http, stream, gone, named, item)
+                await self._whole(http, item.line, item.answer, context, headers)
+            else:
+                await self._events(http, stream, gone, headers, item)
         finally:
             gone.cancel()
+
+    async def _whole(
+        self,
+        http: Http,
+        line: bytes,
+        answer: Message,
+        context: RequestContext,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Answer with one message, and the status that HTTP has for what the message says."""
+        refused = self._admission.refusal_of(answer, context, http.admitted)
+        if refused is not None:
+            await http.answer(refused.status, line, refused.headers)
+        elif context.mismatch is not None:
+            error = HttpRefusalError(400, context.mismatch, code=error_codes.HEADER_MISMATCH)
+            await http.refuse(error, answer)
+        else:
+            code = answer.get("error", {}).get("code", 0)
+            await http.answer(STATUS.get(code, 200) if context.is_single else 200, line, headers)
 
     async def _events(
         self,
         http: Http,
         stream: Stream,
         gone: asyncio.Future[None],
-        named: Mapping[str, str],
+        headers: Mapping[str, str],
         item: Item | str | None,
     ) -> None:
         """Send events until the stream ends, or the client is gone."""
-        given = {**_EVENTS, **named}
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
-        await http.send({"type": "http.response.start", "status": 200, "headers": raw})
+        await http.start(200, {**_EVENTS, **headers})
         while item is not None and not gone.done():
             event = (
-                b"event: message\ndata: " + item.line + b"\n"
-                if isinstance(item, Item)
-                else b": alive\n\n"
+                b"event: message\ndata: " + item.line + b"\n" if isinstance(item, Item) else _ALIVE
             )
-            await http.send({"type": "http.response.body", "body": event, "more_body": True})
+            await http.write(event)
             item = await _next(stream, gone, BEAT)
-        await http.send({"type": "http.response.body", "body": b""})
+        await http.write(b"", is_last=True)
 
     def _watched(self, http: Http, stream: Stream) -> asyncio.Task[None]:
         """Let a stream without an end of its own end with the gateway, or with the token."""
@@ -354,6 +353,11 @@ class Endpoint:
             gone.cancel()
             self._unwatch(stream, watching)
             self._let_go(session, stream, is_single=False)
+
+
+def _event(line: bytes) -> bytes:
+    """Return a message, which ends with a line feed, as a server-sent event."""
+    return b"event: message\ndata: " + line + b"\n"
 
 
 async def _next(stream: Stream, gone: asyncio.Future[None], seconds: float) -> Item | str | None:

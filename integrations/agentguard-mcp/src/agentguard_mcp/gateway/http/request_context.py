@@ -56,6 +56,11 @@ class RequestContext:
     mismatch: str | None = None
     requires: tuple[str, ...] = ()
 
+    @property
+    def is_single(self) -> bool:
+        """Whether the request stands by itself, without a session (revision 2026-07-28)."""
+        return self.params is not None
+
 
 class RequestContexts:
     """The contexts of the requests of one relay (``CallerSource``).
