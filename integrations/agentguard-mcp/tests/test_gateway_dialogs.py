@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from gateway_scene import LIMIT, code_of, gateway, settings, shown
+from gateway_scene import LIMIT, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
@@ -251,3 +251,13 @@ async def test_a_modern_client_without_dialogs_gets_none(recorded, ran):
         async with gateway(recorded, asking(ran, wait=0.1, **changes)) as client:
             answer = await client.ask("tools/call", {**CALL, "_meta": meta})
             assert code_of(answer["result"]) == "approval.pending"
+
+
+@pytest.mark.parametrize("action", [[], {}, 7, None], ids=["list", "object", "number", "null"])
+async def test_an_answer_of_no_known_kind_ends_no_wait_and_no_call_fails(recorded, ran, action):
+    call = {**CALL, "inputResponses": {KEY: {"action": action}}}
+    async with gateway(recorded, asking(ran)) as client:
+        client.send("tools/call", {**call, "_meta": modern(elicitation={})}, id=9)
+        await until(recorded.guard.approvals.pending)
+        recorded.approve()
+        assert shown((await client.answer(9))["result"])["text"] == "a"

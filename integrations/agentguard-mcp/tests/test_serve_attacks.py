@@ -82,6 +82,8 @@ async def test_bodies_of_an_attacker_are_refused_and_nothing_fails_inside(record
         {**whole, "params": None},
         {**whole, "result": {}},
         {"jsonrpc": "2.0", "id": 1, "result": {}},
+        {"jsonrpc": "2.0", "id": 1, "result": {}, "params": []},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": 1}, "params": 7},
         b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}',
         b'{"jsonrpc":"2.0","id":1,"method":"a\\ud800"}',
         b'{"jsonrpc":"2.0","id":' + b"9" * 5000 + b',"method":"ping"}',

@@ -83,7 +83,7 @@ class Dialogs:
         """Whether a call brings the answer of a user who does not wait any longer."""
         responses = request.get("params", {}).get("inputResponses")
         answer = responses.get(KEY) if isinstance(responses, dict) else None
-        return self._is_on and isinstance(answer, dict) and answer.get("action") in _ENDS
+        return self._is_on and isinstance(answer, dict) and _ends(answer)
 
     async def show(self, tool: str, waiting: ApprovalRequest, ended: asyncio.Event) -> None:
         """Open a dialog at the client, and set ``ended`` if the user ends the wait.
@@ -100,7 +100,7 @@ class Dialogs:
         finally:
             if self._open.pop(identifier, None) is not None:
                 self._close(identifier)
-        if response.get("result", {}).get("action") in _ENDS:
+        if _ends(response.get("result", {})):
             ended.set()
 
     def _close(self, identifier: RequestId) -> None:
@@ -124,6 +124,12 @@ def _question(tool: str, waiting: ApprovalRequest) -> Message:
     )
     params = {"message": message, "requestedSchema": dict(_SCHEMA)}
     return {"method": "elicitation/create", "params": params}
+
+
+def _ends(answer: Mapping[str, Any]) -> bool:
+    """Return whether the answer to a dialog ends the wait."""
+    action = answer.get("action")
+    return isinstance(action, str) and action in _ENDS
 
 
 def _has_forms(capabilities: object) -> bool:

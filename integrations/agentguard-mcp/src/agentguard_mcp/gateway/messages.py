@@ -147,6 +147,8 @@ def without_tasks(message: Message, part: str) -> Message:
 
 def _message(value: dict[str, Any]) -> Message:
     message: Message = {name: value[name] for name in _MEMBERS if name in value}
+    if "method" not in message:
+        message.pop("params", None)  # no member of a response, so of any type
     identifier, params = message.get("id", 0), message.get("params", {})
     is_id = isinstance(identifier, str | int) and not isinstance(identifier, bool)
     has_shape = (
