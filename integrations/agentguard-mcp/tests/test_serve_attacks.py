@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 from base64 import b64encode
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -379,3 +380,27 @@ async def test_a_browser_lets_pages_of_listed_origins_read_answers_and_no_others
         plain = await client.post(call_of("echo", "a"))
         assert "access-control-allow-origin" not in plain.headers
         assert (await client.http.options(client.url)).status_code == 405
+
+
+async def test_connections_without_a_request_take_no_file_of_the_guard(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.CONNECTIONS", 3)
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.SPARE", 2)
+    async with served(recorded) as gateway:
+        port = gateway.place.port
+        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        async with asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+            open_ones[4][1].write(raw(gateway.place, "Content-Length: 2", body="{}"))
+            assert await open_ones[4][0].readuntil(b"HTTP/1.1 503")
+        for _reader, writer in open_ones:
+            writer.close()
+            with suppress(ConnectionResetError):
+                await writer.wait_closed()
+        async with asyncio.timeout(20):
+            while (await gateway.caller().post(b"{}")).status_code != 400:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nobody tells when
+        client = await gateway.caller().begin()
+        assert shown(await client.call("echo", "a"))["text"] == "a"

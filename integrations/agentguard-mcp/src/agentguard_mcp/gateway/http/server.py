@@ -41,6 +41,9 @@ except ModuleNotFoundError as error:
 CONNECTIONS: Final = 512
 """The most connections and requests; a further one is answered with 503."""
 
+SPARE: Final = 64
+"""The connections beyond ``CONNECTIONS`` that get the 503; a further one is closed at once."""
+
 LONGEST: Final = 60.0
 """Seconds after which a connection is closed that has no request under way."""
 
@@ -239,6 +242,8 @@ class _Protocol(H11Protocol):
         connected = transport.get_extra_info("socket")
         if connected.family == socket.AF_UNIX and not local_socket.is_own_user(connected):
             transport.abort()
+        if len(self.connections) > CONNECTIONS + SPARE:
+            transport.abort()  # each connection takes a file, of which the guard needs some
         self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
