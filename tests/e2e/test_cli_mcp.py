@@ -16,6 +16,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from rounds import FULL
 
+from agentguard import Guard
 from agentguard.cli.mcp import gateway
 from agentguard.domain import config
 
@@ -315,3 +316,23 @@ def test_a_missing_pin_is_named_with_the_command_that_pins(domain):
         (("files", "--url", "http://127.0.0.1:9/"), "--name files --url http://127.0.0.1:9/ pins"),
     ):
         assert said in domain.run("mcp", "diff", "--name", *words).stderr
+
+
+def test_doctor_names_a_tool_as_the_configuration_needs_the_name(domain, monkeypatch):
+    command = json.dumps(server())
+    table = f'[mcp.files]\ncommand = {command}\nagent = "assistant"\nsecrets = {{ A = "A" }}\n'
+    add(domain, f'[secrets.A]\nenv = "A"\ntools = ["mcp:start"]\n{table}')
+    policy = domain.folder / "policies" / "authz.rego"
+    policy.write_text("package agent.authz\n\nallow := true\n")
+    pinned = domain.run("mcp", "pin", "--name", "files", env={"A": "a secret"})
+    assert pinned.returncode == 0, pinned.stderr
+    monkeypatch.setenv("HOME", str(domain.home))
+    with Guard.open(domain.folder / "agentguard.toml") as guard:
+        agent = guard.new_agent("assistant")
+        for name in ("mcp:resources/read", "plain"):
+            assert agent.call(guard.tool(name=name)(lambda: "read")) == "read"
+    add(domain, '[tools.other]\nrequires = ["files:read"]\n')
+    shown = " ".join(domain.run("doctor").stdout.replace("|", " ").split())
+    assert 'add requires to [tools."mcp:resources/read"]' in shown
+    assert "add requires to [tools.plain]" in shown
+    assert "tool mcp:start" not in shown

@@ -100,7 +100,8 @@ def test_at_a_unix_socket_the_agent_acts_for_the_user_of_the_gateway(domain, tmp
     )
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("serving at ").strip()
+        url, _, where = process.stdout.readline().removeprefix("serving at ").partition(" through ")
+        assert where == f"{place}\n"
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(place))) as client:
             assert call(url, "echo", client).json()["result"]["isError"] is False
     finally:

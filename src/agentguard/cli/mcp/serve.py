@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -72,7 +73,9 @@ def serve(  # noqa: PLR0913  the options of the command
     _require_known_callers(settings, server, chosen, endpoint)
     pins = gateway.pins_or_warning(settings, server)
     chosen = replace(chosen, pins=pins)
-    import_module(_LISTENER).run(chosen, endpoint, Path(settings.source), _say)
+    import_module(_LISTENER).run(
+        chosen, endpoint, Path(settings.source), partial(_say, place.socket)
+    )
 
 
 serve.command_class = Command  # type: ignore[attr-defined]  # read by cli/lazy.py
@@ -86,8 +89,8 @@ class _Place(NamedTuple):
     socket: Path | None = None
 
 
-def _say(place: Any) -> None:
-    screen.line(f"serving at {place.url}")
+def _say(socket: Path | None, place: Any) -> None:
+    screen.line(f"serving at {place.url}" + (f" through {socket}" if socket is not None else ""))
 
 
 def _place(server: Server, listen: str | None) -> _Place:

@@ -6,9 +6,11 @@ warns only of a name that looks misspelt, and of a tool that nothing but the pol
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.find import read_entry_of_kind
@@ -18,6 +20,12 @@ from agentguard.cli.setup.finding import Finding
 from agentguard.domain.config import Config
 from agentguard.domain.config.spelling import closest_name
 from agentguard.errors import AgentguardError
+
+_OF_A_GATEWAY: Final = "mcp:start"
+"""How the call is named, also behind a prefix, by which an MCP gateway itself gets secrets."""
+
+_BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
+"""A key that TOML takes without quotes."""
 
 
 class ToolsOfLog(NamedTuple):
@@ -92,7 +100,7 @@ def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
             yield Finding("warn", f"tool {name}", what)
     for name in sorted(tools.called):
         table = settings.tools.get(name)
-        if table is not None and table.requires:
+        if (table is not None and table.requires) or name.endswith(_OF_A_GATEWAY):
             continue
         if name in tools.handed_on and settings.delegatees is not None:
             what = "it hands work on to agents: [delegation] decides which agent may do so"
@@ -101,6 +109,10 @@ def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
         what = (
             "the log has calls of it, and agentguard.toml has no requires for it: unless the code "
             "names a scope, every agent may ask for it and only the policy decides; add requires "
-            f"to [tools.{name}]"
+            f"to [tools.{_key(name)}]"
         )
         yield Finding("warn", f"tool {name}", what)
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
