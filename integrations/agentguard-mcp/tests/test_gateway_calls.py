@@ -144,6 +144,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server_and_its_outcome_is_un
 
 async def test_a_server_that_hangs_leaves_the_call_in_doubt(recorded):
     async with gateway(recorded, settings(timeout=0.3)) as client:
+        await client.awake()
         result = await client.call("hang", "a")
         assert code_of(result) == "tool.timeout"
         assert shown(await client.call("echo", "b"))["text"] == "b"
@@ -215,7 +216,7 @@ async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(re
 
 async def test_a_call_that_a_client_makes_again_while_it_runs_runs_once(recorded, tmp_path):
     ran = tmp_path / "ran"
-    options = {"ran": str(ran), "extra": ["slow"]}
+    options = {"ran": str(ran), "extra": ["slow"], "slow": 0.1}
     async with gateway(recorded, settings(options=options)) as client:
         for number in range(3):
             params = {

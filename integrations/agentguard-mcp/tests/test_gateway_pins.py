@@ -145,10 +145,10 @@ async def test_a_server_that_takes_the_name_of_another_servers_tool_gets_no_call
 
 
 async def test_a_server_that_does_not_say_its_tools_gets_no_call(recorded, pins):
-    silent = settings(pins=pins, command=command(), timeout=0.5)
-    async with gateway(recorded, replace(silent, command=("/bin/cat",))) as client:
+    given = settings(pins=pins, command=command())
+    async with gateway(recorded, replace(given, command=("/bin/cat",), timeout=0.5)) as client:
         assert code_of(await client.call("echo", "a")) == "tool.unlisted"
-    async with gateway(recorded, silent) as client:
+    async with gateway(recorded, given) as client:
         assert shown(await client.call("echo", "a"))["text"] == "a"
 
 
@@ -186,4 +186,7 @@ def test_the_probe_of_a_server_that_does_not_answer_ends_with_an_error(program):
     with pytest.raises(ServerError) as failed:
         list_tools(settings(command=program, timeout=1.0))
     assert failed.value.code == "tool.unlisted"
-    assert compare(list_tools(settings()), list_tools(settings())).changed == ()
+
+
+def test_the_probe_of_a_server_that_answers_finds_the_same_tools_twice():
+    assert not compare(list_tools(settings()), list_tools(settings()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gateway_scene import CODE, code_of, gateway, settings, shown, until
+from gateway_scene import CODE, LIMIT, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
@@ -24,15 +24,12 @@ def ran(tmp_path):
     return tmp_path / "ran"
 
 
-def slow(ran, seconds, **more):
-    return settings(options={"ran": str(ran), "extra": ["slow"], "slow": seconds}, **more)
-
-
 async def test_a_call_right_after_its_cancellation_is_in_doubt_and_does_not_run_again(
     recorded, ran
 ):
     params = {"name": "slow", "arguments": {"text": "a"}}
-    async with gateway(recorded, slow(ran, 0.3)) as client:
+    given = settings(options={"ran": str(ran), "extra": ["slow"]})
+    async with gateway(recorded, given) as client:
         client.send("tools/call", params, id=1)
         await until(ran.exists)
         client.send("notifications/cancelled", {"requestId": 1})
@@ -50,6 +47,7 @@ async def test_a_call_whose_answer_did_not_come_in_time_does_not_run_again_at_on
 ):
     given = settings(options={"ran": str(ran)}, timeout=0.2)
     async with gateway(recorded, given) as client:
+        await client.awake()
         assert code_of(await client.call("hang", "a")) == "tool.timeout"
         assert code_of(await client.call("hang", "a")) == "tool.in_doubt"
         assert shown(await client.call("echo", "a"))["text"] == "a"
@@ -64,6 +62,7 @@ async def test_a_call_whose_answer_did_not_come_in_time_does_not_run_again_at_on
 async def test_a_resource_that_was_not_read_in_time_may_be_read_again(recorded):
     given = settings(options={"silent": ["resources/read"]}, timeout=0.1)
     async with gateway(recorded, given) as client:
+        await client.awake()
         for _try in range(2):
             answer = await client.ask("resources/read", {"uri": "file:///a"})
             assert answer["error"]["data"] == {CODE: "tool.timeout"}
@@ -73,20 +72,22 @@ async def test_a_resource_that_was_not_read_in_time_may_be_read_again(recorded):
 async def test_a_slow_answer_counts_for_the_same_call_right_after_it_and_the_client_is_told(
     recorded, ran, monkeypatch
 ):
-    monkeypatch.setattr("agentguard_mcp.gateway.executions.SLOW", 0.3)
-    async with gateway(recorded, slow(ran, 0.3)) as client:
-        first = await client.call("slow", "a")
+    monkeypatch.setattr("agentguard_mcp.gateway.executions.SLOW", 0.0)
+    async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
+        first = await client.call("echo", "a")
         assert len(first["content"]) == 1
-        again = await client.call("slow", "a")
+        again = await client.call("echo", "a")
         assert (again["isError"], again["content"][0]) == (False, first["content"][0])
         assert AGAIN in again["content"][1]["text"]
+        monkeypatch.setattr("agentguard_mcp.gateway.executions.SLOW", LIMIT)
         assert shown(await client.call("echo", "b"))["text"] == "b"
         assert len((await client.call("echo", "b"))["content"]) == 1  # a quick call is a new one
-        assert len((await client.call("slow", "a"))["content"]) == 1  # the client has moved on
+        monkeypatch.setattr("agentguard_mcp.gateway.executions.SLOW", 0.0)
+        assert len((await client.call("echo", "a"))["content"]) == 1  # the client has moved on
         monkeypatch.setattr("agentguard_mcp.gateway.executions.KEPT", 0.0)
-        assert len((await client.call("slow", "c"))["content"]) == 1
-        assert len((await client.call("slow", "c"))["content"]) == 1  # the answer is too old
-    expected = ["slow a", "echo b", "echo b", "slow a", "slow c", "slow c"]
+        assert len((await client.call("echo", "c"))["content"]) == 1
+        assert len((await client.call("echo", "c"))["content"]) == 1  # the answer is too old
+    expected = ["echo a", "echo b", "echo b", "echo a", "echo c", "echo c"]
     assert ran.read_text().splitlines() == expected
     assert recorded.outcomes() == ["ok"] * 6
 

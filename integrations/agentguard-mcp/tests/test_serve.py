@@ -100,7 +100,7 @@ async def test_each_session_has_a_server_of_its_own_and_a_crash_ends_one(recorde
 
 
 async def test_single_requests_with_one_id_get_their_own_answers_and_progress(recorded):
-    async with served(recorded, settings(options={"extra": ["slow"]})) as gateway:
+    async with served(recorded, settings(options={"extra": ["slow"], "slow": 0.1})) as gateway:
         clients = [gateway.caller() for _ in range(3)]
         answers = await asyncio.gather(
             *(one.call_single("slow", str(i), identifier=1) for i, one in enumerate(clients))

@@ -185,7 +185,7 @@ async def test_no_token_reaches_the_server_or_the_log(recorded, provider):
 
 
 async def test_two_users_with_the_same_call_have_a_call_each(recorded, provider):
-    given = settings(options={"extra": ["slow"]})
+    given = settings(options={"extra": ["slow"], "slow": 0.1})
     async with gateway(recorded, given) as running:
         users = ("alice", "alice", "bob")
         clients = [await at(running, token(provider, sub=u, preferred_username=u)) for u in users]

@@ -74,6 +74,11 @@ class Client:
         self.send(method, params, id=self.last)
         return await self.answer(self.last)
 
+    async def awake(self) -> None:
+        """Wait until the server answers: its start may take longer than a short time-out."""
+        while "error" in await self.ask("ping"):
+            pass
+
     async def call(self, tool: str, text: str = "", **params: Any) -> dict[str, Any]:
         """Call a tool, and return the result."""
         answer = await self.ask("tools/call", {"name": tool, "arguments": {"text": text}, **params})

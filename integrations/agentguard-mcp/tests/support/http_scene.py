@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ HELLO = {
     "clientInfo": {"name": "test", "version": "1"},
 }
 MODERN = "2026-07-28"
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain HTTP: the default context reads all certificates, each time."""
+
 STANDARD = "io.modelcontextprotocol/"
 
 
@@ -162,7 +166,7 @@ async def served(
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
-    async with httpx.AsyncClient(timeout=LIMIT, trust_env=False) as http:
+    async with httpx.AsyncClient(timeout=LIMIT, trust_env=False, verify=NO_TLS) as http:
         try:
             yield Served(ready.result(), http, stop, serving)
         finally:

@@ -166,15 +166,17 @@ async def _until(
         stopped.cancel()
 
 
-async def _started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
-    while not (server.started or serving.done()):  # noqa: ASYNC110  uvicorn tells nobody
-        await asyncio.sleep(_TICK)
+async def _started(server: _Server, serving: asyncio.Task[None]) -> None:
+    """Wait until the server listens, or ends before."""
+    started = asyncio.ensure_future(server.has_started.wait())
+    await asyncio.wait({started, serving}, return_when=asyncio.FIRST_COMPLETED)
+    started.cancel()
 
 
 async def _drained(served: Endpoint, seconds: float) -> None:
     """Wait until no request waits for its answer, for so many seconds at most."""
     end = asyncio.get_running_loop().time() + seconds
-    while served.pending and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  as above
+    while served.pending and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  nobody tells
         await asyncio.sleep(_TICK)
 
 
@@ -222,7 +224,16 @@ def _configured(served: Endpoint, settings: EndpointSettings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """A server of uvicorn that leaves the signals to the gateway."""
+    """A server of uvicorn that says when it listens, and leaves the signals to the gateway."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets=sockets)
+        self.has_started.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
