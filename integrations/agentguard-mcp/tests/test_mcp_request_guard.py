@@ -195,3 +195,16 @@ async def test_work_that_goes_on_in_the_background_has_an_unknown_outcome(server
     for result in ({"resultType": "complete"}, {"resultType": "input_required"}):
         assert await server.answer(server.scene.prove(params()), result=result) == result
     assert server.log.outcomes() == ["unknown", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["tools/x\nINFO all is well", "x\x1b[2J", "x" * 100_000],
+    ids=["line", "escape", "long"],
+)
+async def test_a_request_of_nobody_writes_no_line_of_its_own_into_the_log(server, caplog, method):
+    assert (await server.refused(params(), method)).startswith("proof.")
+    (said,) = [one.getMessage() for one in caplog.records if "was refused" in one.getMessage()]
+    assert said.isprintable()
+    assert len(said) < 600
+    assert server.runs == []

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from agentguard import Agent
-from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, ToolSpec, aevaluate
+from agentguard.adapters import (
+    Arguments,
+    CallOptions,
+    CallSite,
+    Invocation,
+    ToolSpec,
+    aevaluate,
+    visible_text,
+)
 
 LIST: Final = "tools/list"
 """The method of a list of tools; ``mcp:tools/list`` for the policy."""
@@ -53,7 +61,7 @@ async def permitted(
             try:
                 decision = await aevaluate(agent, invocation, _OPTIONS)
             except Exception:
-                _LOGGER.exception("a list does not show the tool %s", tool)
+                _LOGGER.exception("a list does not show the tool %s", visible_text(tool))
                 return False
         return decision.allowed
 

@@ -43,6 +43,7 @@ Describe = Callable[[str], Awaitable[ToolDescription | None]]
 _LOGGER: Final = logging.getLogger("agentguard")
 _CALLER: ContextVar[RequestCaller | None] = ContextVar("agentguard_mcp_caller", default=None)
 _NOTHING: Final = ToolDescription("", MappingProxyType({}))
+_LONGEST: Final = 200
 
 
 def current_caller() -> RequestCaller | None:
@@ -101,7 +102,8 @@ class RequestGuard:
         try:
             return await in_thread(partial(self._receiver.verify, method, params))
         except AgentguardError as error:
-            _LOGGER.warning("a request was refused: %s (%s, %s)", error, error.code, method)
+            shown = _shown(str(error)), error.code, _shown(method)
+            _LOGGER.warning("a request was refused: %s (%s, %s)", *shown)
             message = f"Denied: the server could not verify the caller [{error.code}]."
             raise RefusedRequestError(message, code=error.code) from error
         except Exception as error:
@@ -163,7 +165,8 @@ class RequestGuard:
             delegation = await in_thread(partial(self._delegations.of, caller))
         except AgentguardError as error:
             message = f"Denied: {request.name} was not run [{error.code}]."
-            _LOGGER.warning("%s was not run: %s (%s)", request.name, error, error.code)
+            shown = _shown(request.name), _shown(str(error)), error.code
+            _LOGGER.warning("%s was not run: %s (%s)", *shown)
             raise RefusedRequestError(message, code=error.code) from error
         invocation = self._invocation(spec, request, caller)
         return await self._run(
@@ -206,6 +209,11 @@ class RequestGuard:
                 raise
             message = f"Denied: {request.name} was not run [{error.code}]."
             raise RefusedRequestError(message, code=error.code) from error
+
+
+def _shown(text: str) -> str:
+    """Return a text for the program's log: whoever sends a request has chosen some of its words."""
+    return adapters.shortened_text(adapters.visible_text(text), _LONGEST)
 
 
 def _is_for(caller: RequestCaller, spec: ToolSpec) -> bool:
