@@ -18,9 +18,6 @@ from agentguard_mcp.gateway.messages import Message, RequestId, is_modern
 from agentguard_mcp.messages import CODE, ERROR, REQUEST, error_result
 
 _IN_DOUBT: Final = frozenset({"tool.timeout", "tool.lost"})
-KEPT: Final = 5.0
-"""Seconds for which the end of a call counts for the same call; CrewAI waits two before a try."""
-
 _FOR_CLIENT: Final = frozenset(
     {
         error_codes.INVALID_PARAMS,
@@ -124,12 +121,15 @@ def still_in_doubt(request: Message) -> Message:
     return _answer(request, text, {CODE: "tool.in_doubt"})
 
 
+def code_of(answer: Message) -> object:
+    """Return the reason code of the gateway's own answer, None for an answer of the server."""
+    meta = answer.get("result", {}).get("_meta", answer.get("error", {}).get("data"))
+    return meta.get(CODE) if isinstance(meta, dict) else None
+
+
 def is_in_doubt(answer: Message) -> bool:
     """Whether an answer of the gateway says that nobody knows whether the tool ran."""
-    meta = answer.get("result", {}).get("_meta")
-    data = answer.get("error", {}).get("data")
-    codes = [one.get(CODE) for one in (meta, data) if isinstance(one, dict)]
-    return any(code in _IN_DOUBT for code in codes)
+    return code_of(answer) in _IN_DOUBT
 
 
 def is_result(answer: Message) -> bool:
@@ -137,13 +137,16 @@ def is_result(answer: Message) -> bool:
     return isinstance(answer.get("result", {}).get("content"), list)
 
 
-def repeated(answer: Message) -> Message:
-    """Return the result of a tool for a call that did not run, as the same call has just run."""
+def repeated(answer: Message, seconds: float) -> Message:
+    """Return the result of a tool for a call that did not run, as the same call has just run.
+
+    ``seconds`` later, the call runs again.
+    """
     note = {
         "type": "text",
         "text": (
             "(This is the answer of the same call a moment ago. The tool did not run again: make "
-            f"the call once more, {KEPT:g} seconds later, if it has to run again.)"
+            f"the call once more, {seconds:g} seconds later, if it has to run again.)"
         ),
     }
     result = answer["result"]

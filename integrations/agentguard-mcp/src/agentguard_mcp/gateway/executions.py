@@ -17,12 +17,14 @@ from typing import Any, Final
 import orjson
 
 from agentguard_mcp.gateway import answers
-from agentguard_mcp.gateway.answers import KEPT
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.upstream import NotSentError
 
 SLOW: Final = 1.0
 """Seconds from which on a client may have given a call up before its answer came."""
+
+KEPT: Final = 5.0
+"""Seconds for which the end of a call counts for the same call; CrewAI waits two before a try."""
 
 MAX_KEPT: Final = 16
 """The most calls whose ends are remembered."""
@@ -128,7 +130,7 @@ class Executions:
         if is_in_doubt:
             kept = answers.still_in_doubt(execution.request)
         elif loop.time() - execution.begun >= SLOW and answers.is_result(task.result()):
-            kept = answers.repeated(task.result())
+            kept = answers.repeated(task.result(), KEPT)
         else:
             return
         self._ends.pop(key, None)

@@ -39,6 +39,7 @@ from agentguard_mcp.gateway.messages import (
 )
 from agentguard_mcp.gateway.methods import CLIENT_NOTICES, FROM_SERVER, PASSED, SERVER_NOTICES
 from agentguard_mcp.gateway.settings import Settings
+from agentguard_mcp.gateway.tool_list import Ask
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.messages import ERROR
 
@@ -75,7 +76,7 @@ class Relay:
         settings: Settings,
         client: Peer,
         server: Peer,
-        make_calls: Callable[[Callable[[str, dict[str, Any]], Any]], Calls],
+        make_calls: Callable[[Ask], Calls],
         *,
         joins_retries: bool = True,
     ) -> None:

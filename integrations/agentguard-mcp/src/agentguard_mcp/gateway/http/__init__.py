@@ -6,6 +6,7 @@ request: ``asgi.py`` reads its body, ``headers.py`` holds its headers against th
 answers browsers, and ``admission.py`` says who may come (``bearer.py`` where each request needs a
 token). ``sessions.py`` finds the session of the request, or begins one with a server of its own.
 ``request_context.py`` keeps what came with the request until its call is decided, and
-``streams.py`` puts each message for the client on the stream of the right request. ``settings.py``
-has the settings and the address of the endpoint. Only ``server.py`` needs uvicorn.
+``streams.py`` puts each message for the client on the stream of the right request. ``refusal.py``
+has the statuses of what is refused, and ``settings.py`` the settings and the address of the
+endpoint. Only ``server.py`` needs uvicorn.
 """

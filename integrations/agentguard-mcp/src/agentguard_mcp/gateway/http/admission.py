@@ -7,14 +7,14 @@ Without tokens, whoever reaches the address is the caller whom the settings or a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.answers import code_of
+from agentguard_mcp.gateway.http.refusal import HttpRefusalError, Refusal
 from agentguard_mcp.gateway.http.request_context import RequestContext, User
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.methods import PASSED
-from agentguard_mcp.messages import CODE, ERROR, OPEN
+from agentguard_mcp.messages import ERROR, OPEN
 
 
 class Owner(NamedTuple):
@@ -33,14 +33,6 @@ class Admitted(NamedTuple):
     owner: Owner | None
     user: User | None = None
     ends_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The HTTP status of a call that is refused for what came with it, and the headers."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Admission(Protocol):
@@ -112,9 +104,3 @@ class ProofAdmission(OpenAdmission):
             return None
         challenge = f'Agentguard-Call-Proof audience="{self._audience}"'
         return Refusal(401, {"www-authenticate": challenge})
-
-
-def code_of(answer: Message) -> object:
-    """Return the reason code of the gateway's own answer, None for an answer of the server."""
-    meta = answer.get("result", {}).get("_meta", answer.get("error", {}).get("data"))
-    return meta.get(CODE) if isinstance(meta, dict) else None

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from agentguard_mcp.gateway.http.admission import Admitted
-from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.http.refusal import HttpRefusalError
 from agentguard_mcp.gateway.messages import Message
 
 MAX_BODY: Final = 4 << 20

@@ -22,8 +22,9 @@ from typing import Any, Final
 import orjson
 
 from agentguard import AgentguardError, Delegation, Guard
-from agentguard_mcp.gateway.http.admission import Admitted, Owner, Refusal, code_of
-from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.answers import code_of
+from agentguard_mcp.gateway.http.admission import Admitted, Owner
+from agentguard_mcp.gateway.http.refusal import HttpRefusalError, Refusal
 from agentguard_mcp.gateway.http.request_context import RequestContext, User
 from agentguard_mcp.gateway.http.settings import METADATA, OAuth, Place
 from agentguard_mcp.gateway.messages import Message

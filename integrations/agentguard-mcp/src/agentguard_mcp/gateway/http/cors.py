@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from agentguard_mcp.gateway.http.headers import HttpRefusalError
+from agentguard_mcp.gateway.http.refusal import HttpRefusalError
 
 _METHODS: Final = ("GET", "POST", "DELETE")
 _HEADER: Final = re.compile(r"accept|authorization|content-type|last-event-id|mcp-[a-z0-9-]+")

@@ -29,8 +29,6 @@ from agentguard_mcp.gateway.http.asgi import (
 )
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
 from agentguard_mcp.gateway.http.headers import (
-    STATUS,
-    HttpRefusalError,
     accepts,
     is_modern,
     params_of,
@@ -40,6 +38,7 @@ from agentguard_mcp.gateway.http.headers import (
     require_own,
     require_served,
 )
+from agentguard_mcp.gateway.http.refusal import STATUS, HttpRefusalError
 from agentguard_mcp.gateway.http.request_context import RequestContext
 from agentguard_mcp.gateway.http.sessions import MAX_PENDING, FullError, Session, Sessions
 from agentguard_mcp.gateway.http.settings import Place

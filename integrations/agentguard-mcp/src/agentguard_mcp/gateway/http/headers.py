@@ -13,21 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from agentguard_mcp.gateway import error_codes, mcp_headers, messages
+from agentguard_mcp.gateway.http.refusal import HttpRefusalError
 from agentguard_mcp.gateway.mcp_headers import decoded
 from agentguard_mcp.gateway.messages import STANDARD, Message, meta_of
 from agentguard_mcp.gateway.methods import LEGACY, REMOVED
 from agentguard_mcp.messages import MODERN
-
-STATUS: Final[Mapping[int, int]] = {
-    error_codes.PARSE_ERROR: 400,
-    error_codes.INVALID_REQUEST: 400,
-    error_codes.INVALID_PARAMS: 400,
-    error_codes.HEADER_MISMATCH: 400,
-    error_codes.MISSING_CAPABILITY: 400,
-    error_codes.UNSUPPORTED_VERSION: 400,
-    error_codes.METHOD_NOT_FOUND: 404,
-}
-"""The HTTP status of an answer with a JSON-RPC error, in revision 2026-07-28; 200 for others."""
 
 MAX_HEADERS: Final = 32 * 1024
 """The most bytes of all headers."""
@@ -52,29 +42,6 @@ _ONCE: Final = frozenset(
 _PARAM: Final = "mcp-param-"
 _DECIMAL: Final = re.compile(r"-?[0-9]+(?:\.0+)?")
 _MAX_DIGITS: Final = 400
-
-
-class HttpRefusalError(Exception):
-    """A request is refused with an HTTP status; the message is for the client.
-
-    ``headers`` go with the answer. ``code`` is that of the JSON-RPC error in the answer, and
-    ``data`` its data.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: int = error_codes.INVALID_REQUEST,
-        data: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.data = data
-        self.headers = dict(headers or {})
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
