@@ -346,3 +346,13 @@ def test_tools_beyond_the_memory_of_a_gateway_are_refused(recorded):
     assert catalog.refusal("long-0") is None
     assert catalog.refusal("long-4").code == "tool.unlisted"
     assert catalog.refusal("n" * 2_000).code == "tool.unknown"
+
+
+async def test_the_name_of_a_refused_call_does_not_fill_the_log(recorded):
+    async with gateway(recorded) as client:
+        for method in ("tools/call", "prompts/get"):
+            refused = await client.ask(method, {"name": "n" * 1_025, "arguments": {}})
+            assert refused["error"]["code"] == -32602
+        assert code_of(await client.call("n" * 1_024)) == "tool.unknown"
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+    assert [call.code for call in recorded.calls()] == ["tool.unknown", ""]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from agentguard_mcp.gateway.messages import Message, meta_of, plain_meta, without_own
+from agentguard_mcp.gateway.messages import MAX_NAME, Message, meta_of, plain_meta, without_own
 
 _MEMBERS: Final = {
     "tools/call": {"name", "arguments", "inputResponses", "requestState"},
@@ -57,6 +57,8 @@ class CallParams(NamedTuple):
             raise InvalidParamsError(
                 f"{method}: expected a text as name, and an object as arguments"
             )
+        if len(name) > MAX_NAME:  # the log has the whole name, also of a call that is refused
+            raise InvalidParamsError(f"{method}: the name is longer than {MAX_NAME} characters")
         if method == "prompts/get":
             return cls(sent, method, {"name": name, "arguments": arguments})
         return cls(sent, name, arguments)

@@ -16,14 +16,11 @@ import orjson
 
 from agentguard import Agent, AgentguardError, Decision
 from agentguard.adapters import EncodeError, ToolSpec, configure_tool
-from agentguard_mcp.gateway.messages import MAX_LINE
+from agentguard_mcp.gateway.messages import MAX_LINE, MAX_NAME
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import DESCRIPTION, LIST, SCHEMA
 from agentguard_mcp.messages import METHOD_PREFIX
-
-MAX_NAME: Final = 1_024
-"""The characters of the longest name of a tool; a tool with a longer one does not exist here."""
 
 MAX_TOOLS: Final = 2_000
 """The most tools of a server; each takes memory for as long as the gateway runs."""

@@ -20,6 +20,9 @@ from agentguard.adapters import DecodeError, EncodeError
 MAX_LINE: Final = 16 << 20
 """The longest line that the gateway takes from a client or a server, in bytes."""
 
+MAX_NAME: Final = 1_024
+"""The characters of the longest name of a tool; a tool with a longer one does not exist here."""
+
 OWN: Final = "dev.agentguard/"
 """The prefix of agentguard's own keys in ``_meta`` (MCP, "General fields: _meta")."""
 
