@@ -12,26 +12,12 @@ import pytest
 from gateway_scene import CODE, code_of, gateway, settings, shown, until
 
 from agentguard import ConfigError, Decision
-from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import environment
 from agentguard_mcp.gateway.catalog import Catalog
 from agentguard_mcp.gateway.messages import MAX_LINE, read, write
 from agentguard_mcp.gateway.stdio import require_pipe
 
 CALL = '{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":"echo","arguments":%s}}'
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
-@pytest.fixture
-def ran(tmp_path):
-    return tmp_path / "ran"
 
 
 def line_of(message):

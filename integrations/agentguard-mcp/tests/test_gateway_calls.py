@@ -11,16 +11,7 @@ from agentguard import Decision, Denied
 from agentguard.testing import RecordedGuard
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
-async def test_an_allowed_call_runs_and_a_denied_one_does_not(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_an_allowed_call_runs_and_a_denied_one_does_not(recorded, ran):
     recorded.decide = lambda call: (
         Decision.allow() if call["args"]["text"] == "good" else Decision.deny("only good texts")
     )
@@ -39,8 +30,7 @@ async def test_an_allowed_call_runs_and_a_denied_one_does_not(recorded, tmp_path
     assert recorded.calls()[0].predicate["tool"]["origin"] == "mcp:files"
 
 
-async def test_resources_and_prompts_are_guarded_calls_too(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_resources_and_prompts_are_guarded_calls_too(recorded, ran):
     recorded.decide = lambda call: (
         Decision.deny() if "secret" in str(call["args"]) else Decision.allow()
     )
@@ -112,8 +102,7 @@ async def test_a_method_that_the_gateway_does_not_know_does_not_pass(recorded, m
         assert "result" in await client.ask("prompts/list")
 
 
-async def test_a_call_as_a_task_does_not_run(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_as_a_task_does_not_run(recorded, ran):
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         answer = await client.ask("tools/call", {"name": "echo", "task": {"ttl": 1}})
         assert answer["error"]["code"] == -32602
@@ -129,9 +118,8 @@ async def test_a_server_that_answers_with_a_task_leaves_the_call_in_doubt(record
 
 
 async def test_a_cancelled_call_is_cancelled_at_the_server_and_its_outcome_is_unknown(
-    recorded, tmp_path
+    recorded, ran
 ):
-    ran = tmp_path / "ran"
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         client.send("tools/call", {"name": "hang"}, id="slow")
         await until(ran.exists)
@@ -180,8 +168,7 @@ async def test_a_modern_request_needs_no_initialize(recorded):
         assert "resultType" not in await client.call("echo", "bad")
 
 
-async def test_a_call_that_needs_an_approval_runs_once_somebody_has_approved(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_that_needs_an_approval_runs_once_somebody_has_approved(recorded, ran):
     recorded.decide = lambda _call: Decision.require_approval()
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         for _try in range(3):  # a client that tries again executes nothing
@@ -214,8 +201,7 @@ async def test_a_call_waits_for_an_approval_as_long_as_the_configuration_says(re
     assert recorded.outcomes() == ["ok"]
 
 
-async def test_a_call_that_a_client_makes_again_while_it_runs_runs_once(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_that_a_client_makes_again_while_it_runs_runs_once(recorded, ran):
     options = {"ran": str(ran), "extra": ["slow"], "slow": 0.1}
     async with gateway(recorded, settings(options=options)) as client:
         for number in range(3):

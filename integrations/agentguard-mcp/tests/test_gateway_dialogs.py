@@ -24,11 +24,6 @@ def recorded():
     made.guard.close()
 
 
-@pytest.fixture
-def ran(tmp_path):
-    return tmp_path / "ran"
-
-
 def asking(ran, **changes):
     options = {"ran": str(ran), **changes.pop("options", {})}
     return settings(options=options, **{"wait": LIMIT, "elicit": True, **changes})

@@ -14,17 +14,8 @@ from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import serve
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
 @pytest.mark.parametrize("recheck", [0.0, 60.0])
-async def test_a_call_that_waits_for_an_approval_ends_with_its_server(recorded, tmp_path, recheck):
-    ran = tmp_path / "ran"
+async def test_a_call_that_waits_for_an_approval_ends_with_its_server(recorded, ran, recheck):
     recorded.decide = lambda call: (
         Decision.require_approval() if call["args"]["text"] == "a" else Decision.allow()
     )
@@ -78,10 +69,7 @@ async def starting(asking, ran):
 
 
 @pytest.mark.parametrize("how", ["stop", "end of input"])
-async def test_a_gateway_that_waits_for_the_approval_of_its_start_ends_when_told(
-    asking, tmp_path, how
-):
-    ran = tmp_path / "ran"
+async def test_a_gateway_that_waits_for_the_approval_of_its_start_ends_when_told(asking, ran, how):
     async with starting(asking, ran) as (client, stop, serving):
         if how == "stop":
             stop.set()

@@ -28,14 +28,6 @@ HELLO = {
 TOOLS = [{"name": "echo", "description": "Echo.", "inputSchema": {"type": "object"}}]
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
 def over(url: str, **changes):
     return settings(command=(), url=url, **changes)
 

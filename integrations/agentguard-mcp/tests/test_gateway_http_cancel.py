@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from gateway_scene import gateway, settings, shown, until
 
-from agentguard.testing import RecordedGuard
-
 MODERN = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -66,14 +64,6 @@ class Server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
         finally:
             server.close()
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
 
 
 @pytest.mark.parametrize("method", ["tools/call", "subscriptions/listen"])

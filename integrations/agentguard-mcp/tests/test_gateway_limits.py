@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import pytest
 from gateway_scene import CODE, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
-from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway.limits import MINUTE, Limits
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
-async def test_a_call_beyond_the_limit_of_a_minute_does_not_reach_the_server(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_beyond_the_limit_of_a_minute_does_not_reach_the_server(recorded, ran):
     given = settings(calls_per_minute=2, options={"ran": str(ran)})
     async with gateway(recorded, given) as client:
         assert shown(await client.call("echo", "a"))["text"] == "a"
@@ -37,8 +26,7 @@ async def test_a_call_beyond_the_limit_of_a_minute_does_not_reach_the_server(rec
     assert [one.code for one in recorded.calls()] == ["", "", "calls.rate", "calls.rate"]
 
 
-async def test_a_call_beyond_those_under_way_is_refused_until_one_has_an_answer(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_beyond_those_under_way_is_refused_until_one_has_an_answer(recorded, ran):
     given = settings(calls_at_once=1, options={"ran": str(ran)})
     async with gateway(recorded, given) as client:
         client.send("tools/call", {"name": "hang"}, id="first")

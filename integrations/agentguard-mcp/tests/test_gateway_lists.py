@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from gateway_scene import code_of, gateway, settings, shown
 
 from agentguard import Decision, Guard
@@ -32,14 +31,6 @@ allow if {
     input.args.text == "good"
 }
 """
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
 
 
 def lists(*names):

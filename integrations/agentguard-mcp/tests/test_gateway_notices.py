@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from gateway_scene import gateway, settings
-
-from agentguard.testing import RecordedGuard
 
 OF_CLIENT = ["initialized", "progress", "roots/list_changed"]
 OF_SERVER = [
@@ -18,22 +15,13 @@ OF_SERVER = [
 OF_NOBODY = ["notifications/run", "notifications/tasks/status", "notifications/", "keys/export"]
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
 def named(names):
     return [f"notifications/{name}" for name in names]
 
 
 async def test_a_client_sends_a_server_only_the_notices_that_mcp_gives_a_client(
-    recorded, tmp_path, caplog
+    recorded, ran, caplog
 ):
-    ran = tmp_path / "ran"
     foreign = set(named(OF_SERVER)) - set(named(OF_CLIENT))
     async with gateway(recorded, settings(options={"ran": str(ran)})) as client:
         for method in (*named(OF_CLIENT), *OF_NOBODY, *sorted(foreign)):

@@ -15,14 +15,6 @@ from agentguard_mcp.gateway import Pins, compare, list_tools
 ALL = ["echo", "fail", "hang", "crash", "deaf", "ask"]
 
 
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
 @pytest.fixture(scope="module")
 def pins():
     return list_tools(settings())
@@ -128,9 +120,8 @@ async def test_the_tables_of_tools_apply_to_a_servers_tools(pins):
     recorded.guard.close()
 
 
-async def test_a_server_that_takes_the_name_of_another_servers_tool_gets_no_call(tmp_path):
+async def test_a_server_that_takes_the_name_of_another_servers_tool_gets_no_call(ran):
     recorded = RecordedGuard.make(tools={"echo": {"origin": "mcp:files"}})
-    ran = tmp_path / "ran"
     shadowing = settings(server="games", options={"ran": str(ran)})
     async with gateway(recorded, shadowing) as client:
         assert "echo" not in await client.tools()

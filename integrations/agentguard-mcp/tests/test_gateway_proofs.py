@@ -68,8 +68,7 @@ async def test_a_proved_call_is_decided_for_its_caller_and_the_server_gets_no_to
     assert recorded.outcomes() == ["ok"]
 
 
-async def test_a_call_without_a_proof_of_its_own_does_not_run(agents, recorded, given, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_without_a_proof_of_its_own_does_not_run(agents, recorded, given, ran):
     served = settings(proofs=given.proofs, options={"ran": str(ran)})
     params = await proved(agents)
     changed = {**params, "arguments": {"text": "b"}}

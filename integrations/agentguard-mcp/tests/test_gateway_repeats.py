@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from gateway_scene import CODE, LIMIT, code_of, gateway, settings, shown, until
 
 from agentguard import Decision
-from agentguard.testing import RecordedGuard
 
 AGAIN = "The tool did not run again"
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
-@pytest.fixture
-def ran(tmp_path):
-    return tmp_path / "ran"
 
 
 async def test_a_call_right_after_its_cancellation_is_in_doubt_and_does_not_run_again(

@@ -116,10 +116,7 @@ async def test_single_requests_with_one_id_get_their_own_answers_and_progress(re
         assert shown(again.json()["result"])["text"] == "a"
 
 
-async def test_a_client_that_closes_the_stream_of_a_single_call_cancels_the_call(
-    recorded, tmp_path
-):
-    ran = tmp_path / "ran"
+async def test_a_client_that_closes_the_stream_of_a_single_call_cancels_the_call(recorded, ran):
     async with served(recorded, settings(options={"ran": str(ran)})) as gateway:
         client = gateway.caller()
         calling = asyncio.create_task(client.call_single("hang"))
@@ -129,8 +126,7 @@ async def test_a_client_that_closes_the_stream_of_a_single_call_cancels_the_call
     assert recorded.outcomes() == ["unknown"]
 
 
-async def test_a_cancelled_call_of_a_session_ends_without_an_answer(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_cancelled_call_of_a_session_ends_without_an_answer(recorded, ran):
     async with served(recorded, settings(options={"ran": str(ran)})) as gateway:
         client = await gateway.caller().begin()
         message = {"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": {"name": "hang"}}
@@ -142,8 +138,7 @@ async def test_a_cancelled_call_of_a_session_ends_without_an_answer(recorded, tm
         assert (await calling).text == ""
 
 
-async def test_an_end_lets_calls_end_and_takes_no_new_ones(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_an_end_lets_calls_end_and_takes_no_new_ones(recorded, ran):
     given = settings(options={"extra": ["slow"], "ran": str(ran)})
     async with served(recorded, given) as gateway:
         client = await gateway.caller().begin()
@@ -173,8 +168,7 @@ async def test_a_call_that_asks_the_client_can_end_when_the_gateway_does(recorde
     assert recorded.outcomes() == ["ok"]
 
 
-async def test_a_call_that_runs_too_long_at_the_end_stays_unknown(recorded, tmp_path):
-    ran = tmp_path / "ran"
+async def test_a_call_that_runs_too_long_at_the_end_stays_unknown(recorded, ran):
     given = settings(options={"ran": str(ran)})
     async with served(recorded, given, drain=0.05) as gateway:
         client = await gateway.caller().begin()

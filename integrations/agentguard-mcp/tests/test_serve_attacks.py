@@ -14,7 +14,6 @@ from gateway_scene import code_of, settings, shown, until
 from http_scene import HELLO, TYPES, Caller, call_of, served, single
 
 from agentguard import ConfigError
-from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway.http.asgi import MAX_BODY
 
 ROUTED = {
@@ -27,14 +26,6 @@ ROUTED = {
         },
     },
 }
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
 
 
 async def test_a_page_of_another_origin_and_another_host_get_nothing(recorded):

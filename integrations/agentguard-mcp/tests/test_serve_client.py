@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from gateway_scene import LIMIT, code_of, settings, shown
 from http_scene import HELLO, STANDARD, TYPES, call_of, next_event, served
 from login_provider import ISSUER, Provider
@@ -15,14 +14,6 @@ from agentguard_mcp.gateway.upstream.concealed import MARK
 URL = "https://mcp.acme.example/mcp"
 FORMS = {"elicitation": {}}
 KEY = "dev.agentguard/approval"
-
-
-@pytest.fixture
-def recorded():
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
 
 
 async def names(client):

@@ -25,15 +25,6 @@ def agents():
 
 
 @pytest.fixture
-def recorded():
-    """The guard of the gateway."""
-    made = RecordedGuard.make()
-    yield made
-    made.require_sound()
-    made.guard.close()
-
-
-@pytest.fixture
 def given(agents, tmp_path):
     trust = (agents.guard.trust.dumps(),)
     return settings(proofs=Proofs(AUDIENCE, tmp_path / "proofs.sqlite", trust))
