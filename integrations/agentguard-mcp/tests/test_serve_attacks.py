@@ -395,3 +395,19 @@ async def test_connections_without_a_request_take_no_file_of_the_guard(recorded,
                 await asyncio.sleep(0.05)  # nobody tells when
         client = await gateway.caller().begin()
         assert shown(await client.call("echo", "a"))["text"] == "a"
+
+
+async def test_no_header_of_a_message_in_a_session_contradicts_its_body(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        for headers in ({"mcp-method": "tools/list"}, {"mcp-name": "fail"}, {"mcp-name": ""}):
+            refused = await client.post(call_of("echo"), **headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, -32020), headers
+        notice = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {}}
+        assert (await client.post(notice, **{"mcp-method": "ping"})).status_code == 400
+        answer = {"jsonrpc": "2.0", "id": 1, "result": {}}
+        assert (await client.post(answer, **{"mcp-method": "ping"})).status_code == 400
+        agreeing = {"mcp-method": "tools/call", "mcp-name": "echo"}
+        allowed = await client.post(call_of("echo", "a"), **agreeing)
+        assert shown(allowed.json()["result"])["text"] == "a"
+    assert recorded.outcomes() == ["ok"]

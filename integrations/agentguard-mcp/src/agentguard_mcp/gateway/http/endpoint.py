@@ -35,6 +35,7 @@ from agentguard_mcp.gateway.http.headers import (
     read_headers,
     require_agreement,
     require_json,
+    require_no_contradiction,
     require_own,
     require_served,
 )
@@ -167,6 +168,7 @@ class Endpoint:
 
     async def _within(self, http: Http, message: Message) -> None:
         """Take a message of a client that has a session, or begins one."""
+        require_no_contradiction(message, http.headers)
         context = RequestContext(http.admitted.user)
         if is_request(message) and message["method"] == "initialize":
             if "mcp-session-id" in http.headers:

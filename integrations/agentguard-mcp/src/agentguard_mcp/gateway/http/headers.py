@@ -142,6 +142,23 @@ def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
         raise HttpRefusalError(404, text, code=error_codes.METHOD_NOT_FOUND)
 
 
+def require_no_contradiction(message: Message, headers: Mapping[str, str]) -> None:
+    """Raise ``HttpRefusalError`` (400) where headers name another method or name than the body.
+
+    The revisions with sessions do not have these headers, and need none. A proxy may go by the
+    headers of any request.
+    """
+    method = message.get("method", "")
+    said = {
+        "mcp-method": method,
+        "mcp-name": message.get("params", {}).get(mcp_headers.NAMED_BY.get(method, "")),
+    }
+    for name, value in said.items():
+        if name in headers and decoded(headers[name]) != value:
+            text = f"the header {name} says something else than the body"
+            raise HttpRefusalError(400, text, code=error_codes.HEADER_MISMATCH)
+
+
 def require_served(revision: str) -> None:
     """Raise ``HttpRefusalError`` (400) for a revision without sessions that is not served."""
     if revision != MODERN:
