@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agentguard import Agent, ApprovalPending
@@ -18,17 +18,40 @@ async def approved(
     agent: Agent,
     waiting: ApprovalPending,
     seconds: float,
-    request: Message | None = None,
-    dialogs: Dialogs | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> bool:
     """Wait for the answer to a request for an approval; return whether one has come.
 
-    The wait takes at most ``seconds``. A client that has asked for progress hears that the call
-    waits: some clients then wait on. A client that gets a dialog can end the wait. ``request`` is
-    the client's, and ``dialogs`` reach the client.
+    The wait takes at most ``seconds``. Meanwhile ``tell`` is called every few seconds, with numbers
+    that grow.
     """
-    answer = _answered(agent, waiting, seconds, request or {}, dialogs)
-    if request is None or dialogs is None or seconds <= 0 or not dialogs.can_show(request):
+    clock = asyncio.get_running_loop().time
+    end, beat = clock() + seconds, 0
+    while (left := end - clock()) > 0:
+        beat += 1
+        if tell is not None:
+            tell(beat)
+        pause = left if tell is None else min(left, _BEAT)
+        if await agent.approvals.await_(waiting.request, timeout=pause):
+            return True
+    return False
+
+
+async def approved_for_client(
+    agent: Agent, waiting: ApprovalPending, seconds: float, request: Message, dialogs: Dialogs
+) -> bool:
+    """Wait as ``approved`` does, while the client that has sent ``request`` hears of the wait.
+
+    A client that has asked for progress hears that the call waits: some clients then wait on. A
+    client that gets a dialog can end the wait. ``dialogs`` reach the client.
+    """
+    token = meta_of(request).get("progressToken")
+
+    def tell(beat: int) -> None:
+        dialogs.send(_notice(token, beat, waiting.request.request_id))
+
+    answer = approved(agent, waiting, seconds, None if token is None else tell)
+    if seconds <= 0 or not dialogs.can_show(request):
         return await answer
     ended = asyncio.Event()
     tool = request.get("params", {}).get("name", request["method"])
@@ -38,26 +61,6 @@ async def approved(
     finally:
         dialog.cancel()
         await asyncio.gather(dialog, return_exceptions=True)  # the dialog closes before the answer
-
-
-async def _answered(
-    agent: Agent,
-    waiting: ApprovalPending,
-    seconds: float,
-    request: Message,
-    dialogs: Dialogs | None,
-) -> bool:
-    clock = asyncio.get_running_loop().time
-    end, beat = clock() + seconds, 0
-    token = None if dialogs is None else meta_of(request).get("progressToken")
-    while (left := end - clock()) > 0:
-        beat += 1
-        if token is not None and dialogs is not None:
-            dialogs.send(_notice(token, beat, waiting.request.request_id))
-        pause = left if token is None else min(left, _BEAT)
-        if await agent.approvals.await_(waiting.request, timeout=pause):
-            return True
-    return False
 
 
 async def unless(lost: asyncio.Event, answer: Coroutine[Any, Any, bool]) -> bool:

@@ -35,7 +35,7 @@ from agentguard.adapters import (
     next_call_id,
 )
 from agentguard_mcp.gateway import answers, error_codes, traces
-from agentguard_mcp.gateway.approval_wait import approved, unless
+from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import METHODS, START, Catalog
@@ -194,7 +194,9 @@ class Calls:
                     return question_first(request, name, waiting.request)
                 is_approved = not last and await unless(
                     self._lost,
-                    approved(self._agent, waiting, self._settings.wait, request, dialogs),
+                    approved_for_client(
+                        self._agent, waiting, self._settings.wait, request, dialogs
+                    ),
                 )
                 if self._lost.is_set():
                     return failure(request, name, NotSentError(), self._settings)
