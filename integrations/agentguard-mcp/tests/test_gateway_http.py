@@ -333,6 +333,32 @@ async def test_a_server_that_takes_a_notice_late_does_not_stop_the_gateway(recor
         await client.ask("ping")
 
 
+async def test_a_call_that_is_given_up_before_it_was_sent_never_runs(recorded):
+    server, take_notice = Http(honest), asyncio.Event()
+    handle = server.handle
+
+    async def late_with_the_notice(reader, writer):
+        if len(server.methods) == 2:  # the list of the tools and the first call have come
+            await take_notice.wait()
+        await handle(reader, writer)
+
+    server.handle = late_with_the_notice
+    async with server.served() as url, gateway(recorded, over(url, recheck=60.0)) as client:
+        assert shown(await client.call("echo", "a"))["params"]["arguments"] == {"text": "a"}
+        client.send("notifications/progress", {"progressToken": 1, "progress": 1})
+        params = {"name": "echo", "arguments": {"text": "given up"}}
+        client.send("tools/call", params, id="x")
+        await until(lambda: len(recorded.calls()) == 2)
+        await client.ask("tools/call", {"name": "nothing"})  # the call waits for its turn now
+        client.send("notifications/cancelled", {"requestId": "x"})
+        await client.ask("tools/call", {"name": "nothing"})  # the gateway has read the notice now
+        take_notice.set()
+        assert shown(await client.call("echo", "b"))["params"]["arguments"] == {"text": "b"}
+    sent = [one["arguments"]["text"] for one in server.params if "arguments" in one]
+    assert sent == ["a", "b"]
+    assert recorded.outcomes() == ["ok", "unknown", "ok"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_events_are_cut_at_their_ends_however_the_bytes_come(size):
     stream = b"\n: x\r\nid: 1\ndata: a\ndata:b\r\rdata: c\r\n\r\nretry: 5\n\ndata:  d\n\ndata: half"

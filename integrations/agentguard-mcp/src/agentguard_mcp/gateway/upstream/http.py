@@ -91,7 +91,7 @@ class HttpServer:
         self._order = SendOrder()
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._singles: dict[RequestId, asyncio.Task[None]] = {}
+        self._stoppable: dict[RequestId, asyncio.Task[None]] = {}
         self._session: str | None = None
         self._revision: str | None = None
         self._hello: object = None
@@ -101,7 +101,8 @@ class HttpServer:
     def send(self, message: Message) -> None:
         """Send a message in a task of its own; raises ``UpstreamLostError`` and ``EncodeError``.
 
-        The notice that a request of revision 2026-07-28 is given up closes the request's stream.
+        The notice that a request is given up closes the stream of a request of revision
+        2026-07-28, and any request that waits for its turn is then not sent at all.
         A message beyond ``2 * MAX_OPEN`` at once is not sent: ``on_lost`` is told of a request
         (``NotSentError``), and another message is dropped.
         """
@@ -117,20 +118,20 @@ class HttpServer:
             return
         turn = self._order.turn(is_request=is_request(message))
         task = self._start(self._send_in_turn(message, line, turn))
-        if is_request(message) and is_modern(message):
-            self._singles[message["id"]] = task
+        if is_request(message):
+            self._stoppable[message["id"]] = task
             task.add_done_callback(partial(self._forget, message["id"], turn))
 
     def _forget(self, identifier: RequestId, turn: Turn, task: asyncio.Task[None]) -> None:
-        """Note the end of a request that stands by itself, and that perhaps never began."""
+        """Note the end of a request that perhaps never began."""
         turn.end()
-        if self._singles.get(identifier) is task:
-            del self._singles[identifier]
+        if self._stoppable.get(identifier) is task:
+            del self._stoppable[identifier]
 
     def _give_up(self, notice: Message) -> bool:
-        """Close the stream of a request that stands by itself; return whether there is one."""
+        """Stop a request that can be stopped without a word to the server; return whether so."""
         identifier = notice.get("params", {}).get("requestId")
-        task = self._singles.get(identifier) if isinstance(identifier, str | int) else None
+        task = self._stoppable.get(identifier) if isinstance(identifier, str | int) else None
         if task is not None:
             task.cancel()
         return task is not None
@@ -175,6 +176,8 @@ class HttpServer:
     async def _send_in_turn(self, message: Message, line: bytes, turn: Turn) -> None:
         try:
             await turn.come()
+            if is_request(message) and not is_modern(message):
+                self._stoppable.pop(message["id"], None)  # the server may get it now
             await self._post(message, line, turn)
         finally:
             turn.end()
