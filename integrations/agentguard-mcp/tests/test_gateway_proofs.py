@@ -137,7 +137,7 @@ async def test_a_caller_who_is_revoked_while_a_call_waits_for_its_approval_runs_
     agents, recorded, given, monkeypatch, tmp_path, reason, code
 ):
     ran, revocations = tmp_path / "ran", Revocations()
-    monkeypatch.setattr("agentguard_mcp.callers._revocations", lambda *_given: revocations)
+    monkeypatch.setattr("agentguard_mcp.proved_callers._revocations", lambda *_given: revocations)
     recorded.decide = lambda _call: Decision.require_approval()
     served = replace(given, wait=LIMIT, command=command(ran=str(ran)))
     async with gateway(recorded, served) as client:

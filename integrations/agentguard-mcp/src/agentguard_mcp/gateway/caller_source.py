@@ -1,7 +1,7 @@
 """``CallerSource``: who sends each request, where the settings do not name one caller for all.
 
-A proof of a call names its caller (``agentguard_mcp.callers``), and so does the token of an HTTP
-request (``bearer.py``).
+A proof of a call names its caller (``agentguard_mcp.proved_callers``), and so does the token of an
+HTTP request (``http/bearer.py``).
 """
 
 from __future__ import annotations

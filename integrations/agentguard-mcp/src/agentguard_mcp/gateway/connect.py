@@ -64,20 +64,20 @@ async def linked(
 def proved_callers(guard: Guard, settings: Settings) -> CallerSource | None:
     """Return what verifies the proofs of calls; None where the settings ask for no proofs.
 
-    Raises ``ConfigError`` (``config.extra_missing``) without the extra ``sdk``, and as ``Callers``
-    does.
+    Raises ``ConfigError`` (``config.extra_missing``) without the extra ``sdk``, and as
+    ``ProvedCallers`` does.
     """
     if settings.proofs is None:
         return None
     try:
-        from agentguard_mcp.callers import Callers  # noqa: PLC0415  the extra sdk
+        from agentguard_mcp.proved_callers import ProvedCallers  # noqa: PLC0415  the extra sdk
     except ModuleNotFoundError as error:
         message = (
             f"a gateway that verifies proofs needs {error.name}: from a clone of the project, run "
             "pip install './integrations/agentguard-mcp[sdk]'"
         )
         raise ConfigError(message, code="config.extra_missing") from error
-    return Callers(guard, settings.proofs)
+    return ProvedCallers(guard, settings.proofs)
 
 
 async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost) -> Upstream:

@@ -1,8 +1,9 @@
-"""Verifies who sends a request to a gateway, where the settings ask for proofs of calls.
+"""``ProvedCallers``: verifies who calls at a gateway, where the settings ask for proofs of calls.
 
 The gateway is then the server that the proof names (its audience): it verifies the proof, uses the
 proof up, takes token and proof away, and decides under a delegation of the caller's principal, as a
-guarded server does (``agentguard_mcp.server``). Needs the extra ``sdk``.
+guarded server does (``agentguard_mcp.server``). Needs the extra ``sdk``. The gateway itself knows
+no proofs, and imports this module at the first need.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from agentguard_mcp.gateway.settings import Proofs
 from agentguard_mcp.request_guard import with_caller
 
 
-class Verified(NamedTuple):
+class ProvedCaller(NamedTuple):
     """The caller of one request, and the delegation under which the gateway decides.
 
     ``revocations`` are those of the caller's domain, None where no revocation is seen.
@@ -48,7 +49,7 @@ class Verified(NamedTuple):
         return None if found is None else Decision.refusal(found[1], code=found[0])
 
 
-class Callers:
+class ProvedCallers:
     """Verifies the callers of one gateway.
 
     Raises ``ConfigError`` for an audience that no delegation can have, ``DecodeError`` for a trust
@@ -66,14 +67,14 @@ class Callers:
     def contradiction(self, _request: Message, _spec: ToolSpec) -> None:
         """Return None: a proof covers all arguments."""
 
-    async def of(self, request: Message) -> Verified | Decision:
+    async def of(self, request: Message) -> ProvedCaller | Decision:
         """Return who sends a request, or the refusal for a request without a valid proof."""
         params = request.get("params", {})
         try:
             verify = self._receiver.verify
             caller = await asyncio.to_thread(verify, request["method"], params)
             delegation = await asyncio.to_thread(self._delegations.of, caller)
-            return Verified(caller, delegation, self._revocations)
+            return ProvedCaller(caller, delegation, self._revocations)
         except AgentguardError as error:
             return Decision.of_error(error)
         except Exception as error:  # noqa: BLE001  a verification that fails refuses the request
