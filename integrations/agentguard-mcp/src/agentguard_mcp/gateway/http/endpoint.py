@@ -305,10 +305,7 @@ class Endpoint:
         """Send events until the stream ends, or the client is gone."""
         await http.start(200, {**_EVENTS, **headers})
         while item is not None and not gone.done():
-            event = (
-                b"event: message\ndata: " + item.line + b"\n" if isinstance(item, Item) else _ALIVE
-            )
-            await http.write(event)
+            await http.write(_event(item.line) if isinstance(item, Item) else _ALIVE)
             item = await _next(stream, gone, BEAT)
         await http.write(b"", is_last=True)
 
