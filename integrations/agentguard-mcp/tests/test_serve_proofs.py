@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from gateway_scene import code_of, command, settings, shown
-from http_scene import call_of, served, single
+from http_scene import call_of, messages, served, single
 
 from agentguard.proof import prove_call
 from agentguard.testing import RecordedGuard
@@ -106,3 +107,21 @@ async def test_calls_without_a_proof_take_no_call_away_and_ask_the_server_for_no
         assert code_of(beyond) == "calls.rate"
     assert recorded.outcomes() == ["ok", "ok"]
     assert [call.principal for call in recorded.calls()][:3] == ["agent:assistant"] * 3
+
+
+@pytest.mark.parametrize("is_proved", [True, False], ids=["proofs", "one-caller"])
+async def test_no_caller_reads_what_the_server_logs_for_another(agents, recorded, given, is_proved):
+    line = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "of whom?"}}
+    chosen = replace(
+        given if is_proved else settings(),
+        command=command(before={"tools/call": [json.dumps(line)]}),
+    )
+    meta = {"io.modelcontextprotocol/logLevel": "debug"}
+    params = {"name": "echo", "arguments": {"text": "a"}}
+    message, headers = single("tools/call", params, meta=meta)
+    if is_proved:
+        message["params"] = await proved(agents, params=message["params"])
+    async with served(recorded, chosen) as gateway:
+        said = messages(await gateway.caller().post(message, **headers))
+    assert shown(said[-1]["result"])["text"] == "a"
+    assert [one.get("method") for one in said[:-1]] == ([] if is_proved else [line["method"]])

@@ -98,7 +98,9 @@ class Sessions:
     async def begin(self, owner: Owner | None, *, is_shared: bool = False) -> Session:
         """Begin a session; raises ``FullError``, and what ``linked`` raises."""
         self._require_room(owner)
-        streams, contexts = Streams(is_shared=is_shared), RequestContexts(self._proofs)
+        # requests with proofs have callers of their own, and share the relay all the same
+        streams = Streams(is_shared=is_shared, is_for_one=self._proofs is None)
+        contexts = RequestContexts(self._proofs)
         self._begun.append(owner)
         try:
             relay, upstream = await self._open(streams, contexts)

@@ -105,12 +105,15 @@ class Streams:
     """The client's end of a relay (``Peer``), whose messages go to HTTP responses.
 
     ``is_shared`` is for a relay that several clients share, each request by itself (2026-07-28).
+    With ``is_for_one``, these are clients of one caller, who may read what the server logs: a log
+    message does not say for which request it is.
     ``refuse`` is told of a request of the server that no client gets.
     """
 
-    def __init__(self, *, is_shared: bool) -> None:
+    def __init__(self, *, is_shared: bool, is_for_one: bool = True) -> None:
         self.refuse: Callable[[Message], None] = lambda _request: None
         self.is_shared = is_shared
+        self._is_for_one = is_for_one
         self._waiting: dict[RequestId, _Waiting] = {}
         self._backlog: deque[Item] = deque(maxlen=MAX_BACKLOG)
         self._standing: Stream | None = None
@@ -213,7 +216,7 @@ class Streams:
         if self.is_shared:
             takers = [one for one in self._waiting.values() if one.takes_logs]
             is_clear = message["method"] == _LOG and len(takers) == 1
-            return takers[0] if is_clear else None
+            return takers[0] if is_clear and self._is_for_one else None
         newest = reversed(self._waiting.values())
         return next((one for one in newest if not one.stream.is_ended), None)
 
