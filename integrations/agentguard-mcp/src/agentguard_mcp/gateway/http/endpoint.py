@@ -30,7 +30,7 @@ from agentguard_mcp.gateway.http.asgi import (
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
 from agentguard_mcp.gateway.http.headers import (
     accepts,
-    is_modern,
+    is_single,
     params_of,
     read_headers,
     require_agreement,
@@ -147,7 +147,7 @@ class Endpoint:
             if is_request(message):
                 self._require_open()
             self._admission.require_passed(message.get("method", ""))
-            await (self._single if is_modern(message, http.headers) else self._within)(
+            await (self._single if is_single(message, http.headers) else self._within)(
                 http, message
             )
         except HttpRefusalError as error:

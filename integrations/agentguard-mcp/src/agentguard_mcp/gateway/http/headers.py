@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from agentguard_mcp.gateway import error_codes, mcp_headers, messages
+from agentguard_mcp.gateway import error_codes, mcp_headers
 from agentguard_mcp.gateway.http.refusal import HttpRefusalError
 from agentguard_mcp.gateway.mcp_headers import decoded
-from agentguard_mcp.gateway.messages import STANDARD, Message, meta_of
+from agentguard_mcp.gateway.messages import STANDARD, Message, is_modern, meta_of
 from agentguard_mcp.gateway.methods import LEGACY, REMOVED
 from agentguard_mcp.messages import MODERN
 
@@ -105,10 +105,10 @@ def accepts(headers: Mapping[str, str], kind: str) -> bool:
     return not ranges.isdisjoint({"*/*", f"{kind.partition('/')[0]}/*", kind})
 
 
-def is_modern(message: Message, headers: Mapping[str, str]) -> bool:
+def is_single(message: Message, headers: Mapping[str, str]) -> bool:
     """Return whether a message is one of a revision without sessions, or of an unknown one."""
     named = headers.get("mcp-protocol-version")
-    return messages.is_modern(message) or (named is not None and named not in LEGACY)
+    return is_modern(message) or (named is not None and named not in LEGACY)
 
 
 def require_agreement(message: Message, headers: Mapping[str, str]) -> None:
