@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
+from certificates import Authority
 from gateway_scene import code_of, gateway, settings, shown, until
+from http_scene import served
 from mcp.server.fastmcp import Context, FastMCP
 
 from agentguard import ConfigError, Decision
@@ -357,6 +360,22 @@ async def test_a_call_that_is_given_up_before_it_was_sent_never_runs(recorded):
     sent = [one["arguments"]["text"] for one in server.params if "arguments" in one]
     assert sent == ["a", "b"]
     assert recorded.outcomes() == ["ok", "unknown", "ok"]
+
+
+async def test_a_server_whose_certificate_nobody_has_signed_gets_no_request(
+    recorded, tmp_path, monkeypatch
+):
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.issue("server")
+    async with served(recorded, certificate=certificate, key=key) as behind:
+        async with gateway(recorded, over(behind.place.url)) as client:
+            hello = await client.ask("initialize", HELLO)
+            assert "no connection" in hello["error"]["message"]
+            assert code_of(await client.call("echo", "a")) == "tool.unlisted"
+        trusted = ssl.create_default_context(cafile=str(authority.file))
+        monkeypatch.setattr("agentguard_mcp.gateway.upstream.http._certificates", lambda: trusted)
+        async with gateway(recorded, over(behind.place.url)) as client:
+            assert (await client.ask("initialize", HELLO))["result"]["serverInfo"]["name"] == "s"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -11,8 +11,9 @@ both would see the token.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 from agentguard import AgentguardError, ConfigError
@@ -87,6 +88,7 @@ class HttpServer:
             limits=httpx.Limits(max_connections=MAX_OPEN),
             follow_redirects=False,
             trust_env=False,
+            verify=_certificates(),
         )
         self._order = SendOrder()
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
@@ -275,3 +277,9 @@ class HttpServer:
                     await self._take(response, None)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return the certificates that count, read once: a read holds all sessions up for 20 ms."""
+    return httpx.create_ssl_context(trust_env=False)
