@@ -41,10 +41,14 @@ _SCHEMA: Final[Mapping[str, Any]] = {"type": "object", "properties": {}}
 
 
 class Dialogs:
-    """The dialogs of one client about calls that wait; ``is_on`` False opens none."""
+    """The dialogs of one client about calls that wait; ``is_on`` False opens none.
 
-    def __init__(self, client: Peer, *, is_on: bool) -> None:
+    The ids of the gateway's requests begin with ``own``.
+    """
+
+    def __init__(self, client: Peer, own: str, *, is_on: bool) -> None:
         self._client = client
+        self._own = own
         self._is_on = is_on
         self._capabilities: object = None
         self._open: dict[RequestId, asyncio.Future[Message]] = {}
@@ -91,7 +95,7 @@ class Dialogs:
         Cancel this to close the dialog. A client that answers with an error shows nothing.
         """
         self._last += 1
-        identifier = f"{KEY}/{self._last}"
+        identifier = f"{self._own}approval/{self._last}"
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._open[identifier] = future
         self._client.send({"id": identifier, **_question(tool, waiting)})

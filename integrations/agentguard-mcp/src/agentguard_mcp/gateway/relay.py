@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -86,7 +87,9 @@ class Relay:
         self._calls = make_calls(self._ask)
         self._passed: dict[RequestId, _Passed] = {}
         self._guarded: dict[RequestId, asyncio.Task[None]] = {}
-        self._dialogs = Dialogs(client, is_on=settings.elicit)
+        # no id of another gateway, which may be the client or the server, begins so
+        self._own = f"{OWN}{secrets.token_hex(8)}/"
+        self._dialogs = Dialogs(client, self._own, is_on=settings.elicit)
         self._executions = Executions(
             partial(self._calls.answer, dialogs=self._dialogs),
             self._forward,
@@ -95,7 +98,7 @@ class Relay:
         self._awaited: dict[RequestId, asyncio.Future[Message]] = {}
         self._given_up: dict[RequestId, None] = {}
         self._asked: set[RequestId] = set()
-        self._own = 0
+        self._last = 0
         self._name = f"the MCP server {settings.server}"
         self._dropped: Counter[str] = Counter()
         self._is_lost = False
@@ -133,7 +136,7 @@ class Relay:
         identifier, method = message["id"], message["method"]
         waiting = len(self._passed) + len(self._guarded)
         in_use = (self._passed, self._guarded, self._awaited, self._given_up)
-        if _is_own(identifier) or any(identifier in requests for requests in in_use):
+        if self._is_own(identifier) or any(identifier in requests for requests in in_use):
             self._refuse(identifier, error_codes.INVALID_REQUEST, "the id is in use")
         elif waiting >= MAX_PENDING:
             self._refuse(identifier, ERROR, "too many requests wait for an answer")
@@ -224,8 +227,8 @@ class Relay:
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Message:
         """Ask the server for the gateway itself."""
-        self._own += 1
-        request = {"id": f"{OWN}{self._own}", "method": method, "params": params}
+        self._last += 1
+        request = {"id": f"{self._own}{self._last}", "method": method, "params": params}
         return await self._exchange(request, min(self._settings.timeout, _LISTING_TIMEOUT))
 
     async def _exchange(self, request: Message, timeout: float) -> Message:  # noqa: ASYNC109
@@ -297,9 +300,10 @@ class Relay:
 
     def _request_of_server(self, message: Message) -> None:
         identifier, refused = message["id"], None
+        is_used = identifier in self._asked or self._is_own(identifier)
         if message["method"] not in FROM_SERVER:
             refused = answers.error(identifier, error_codes.METHOD_NOT_FOUND, "no such method")
-        elif identifier in self._asked or _is_own(identifier) or len(self._asked) >= MAX_PENDING:
+        elif is_used or len(self._asked) >= MAX_PENDING:
             refused = answers.error(identifier, error_codes.INVALID_REQUEST, "the id is in use")
         if refused is not None:
             self._server.send(refused)
@@ -335,6 +339,9 @@ class Relay:
             text = f"the MCP server {self._settings.server} did not answer: {error}"
             self._refuse(identifier, ERROR, text)
 
+    def _is_own(self, identifier: RequestId) -> bool:
+        return isinstance(identifier, str) and identifier.startswith(self._own)
+
     # --- the end ----------------------------------------------------------------------------------
 
     async def lose_server(self) -> None:
@@ -367,7 +374,3 @@ class Relay:
 def _stop(passed: _Passed) -> None:
     if passed.timer is not None:
         passed.timer.cancel()
-
-
-def _is_own(identifier: RequestId) -> bool:
-    return isinstance(identifier, str) and identifier.startswith(OWN)
