@@ -150,7 +150,7 @@ class Policy:
             if path[-1] in LISTS:
                 found[path] = [[one] for one in texts]
             elif path == ("action",):
-                found[path] = [one for one in texts if re.fullmatch(r"[a-z_]\w*", one)]
+                found[path] = [one for one in texts if re.fullmatch(r"(mcp:)?[a-z_]\w*", one)]
             elif path[0] == "agent":
                 found[path] = texts
             else:

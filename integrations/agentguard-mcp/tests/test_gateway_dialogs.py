@@ -169,7 +169,9 @@ async def test_a_server_can_neither_open_nor_close_a_dialog_of_the_gateway(recor
         await greet(client)
         asked = await dialog(client)
         await client.ask("ping")
-        assert client.notices == []
+        ids = [one.get("id", one["params"].get("requestId")) for one in client.notices]
+        assert ids == [f"{KEY}/1"] * 2  # a request of the server's own, and its end
+        assert asked["id"] not in ids
         reply(client, asked["id"], result={"action": "decline"})
         assert code_of((await client.answer(9))["result"]) == "approval.pending"
 

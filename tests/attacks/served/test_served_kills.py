@@ -2,7 +2,7 @@
 
 No effect without a durable authorization, none twice; what a client was told of is in the log;
 calls without an outcome are in doubt; and the clients go on by themselves. A few kills by default,
-100 of each with ``AGENTGUARD_ROUNDS=full``, and as many as ``AGENTGUARD_KILLS`` says.
+300 of each with ``AGENTGUARD_ROUNDS=full``, and as many as ``AGENTGUARD_KILLS`` says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rounds import FULL
 from served_intruder import MALLORY, require_root
 from served_place import founded_place
 
-KILLS = int(os.environ.get("AGENTGUARD_KILLS", "100" if FULL else "4"))
+KILLS = int(os.environ.get("AGENTGUARD_KILLS", "300" if FULL else "4"))
 CLIENTS = 8
 
 POLICY = """
@@ -163,7 +163,7 @@ def test_kills_of_clients_at_any_moment(place):
         worker.goes_on()
     ended = []
     for number in range(KILLS):
-        time.sleep(random.random() * 0.2)  # noqa: S311  no secret
+        time.sleep(random.random() * 0.1)  # noqa: S311  no secret
         ended.append(workers.pop(random.randrange(len(workers))))  # noqa: S311
         ended[-1].end()
         workers.append(Worker(place, f"n{number}"))
