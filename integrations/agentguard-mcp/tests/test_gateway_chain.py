@@ -6,7 +6,7 @@ import asyncio
 import sys
 from contextlib import asynccontextmanager
 
-from gateway_scene import gateway, serve, settings, shown
+from gateway_scene import LIMIT, gateway, serve, settings, shown
 
 from agentguard import Decision
 from agentguard.testing import RecordedGuard
@@ -36,14 +36,21 @@ copy(lambda size: os.read(0, size), there.sendall)
 async def two_gateways(tmp_path, outer, inner, given):
     """Run a gateway in front of a gateway with the settings ``given``."""
 
+    ended = asyncio.Event()
+
     async def at(reader, writer):
         await serve(inner.guard, given, reader, writer)
+        writer.close()
+        ended.set()
 
     place = str(tmp_path / "s")
     async with await asyncio.start_unix_server(at, place, limit=MAX_LINE):
         command = (sys.executable, "-I", "-S", "-c", BRIDGE, place)
         async with gateway(outer, settings(command=command)) as client:
             yield client
+        async with asyncio.timeout(LIMIT):
+            await ended.wait()
+    inner.guard.close()
 
 
 async def test_a_call_is_decided_and_on_record_at_both_gateways(tmp_path, recorded, ran):
@@ -55,11 +62,11 @@ async def test_a_call_is_decided_and_on_record_at_both_gateways(tmp_path, record
     async with two_gateways(tmp_path, recorded, inner, given) as client:
         assert shown(await client.call("echo", "good"))["text"] == "good"
         denied = await client.call("echo", "bad")
+        assert [one.decision for one in inner.calls()] == ["allow", "deny"]
     assert denied["isError"] is True
     assert "policy.denied" in denied["content"][0]["text"]
     assert ran.read_text() == "echo good\n"
     assert [one.decision for one in recorded.calls()] == ["allow", "allow"]
-    assert [one.decision for one in inner.calls()] == ["allow", "deny"]
 
 
 async def test_the_user_hears_of_a_call_that_waits_at_the_inner_gateway(tmp_path, recorded):
