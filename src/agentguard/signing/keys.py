@@ -27,8 +27,9 @@ ALGORITHMS: Final = frozenset({"EdDSA", "Ed25519"})
 MAX_ROUNDS: Final = 256
 """The most rounds of bcrypt's KDF for which a private key file is opened: seconds of work."""
 
-_BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----\n"
-_END: Final = b"\n-----END OPENSSH PRIVATE KEY-----\n"
+_LABEL: Final = b"OPENSSH PRIVATE KEY"
+_BEGIN: Final = b"-----BEGIN " + _LABEL + b"-----\n"
+_END: Final = b"\n-----END " + _LABEL + b"-----\n"
 _OPENSSH: Final = re.compile(_BEGIN.rstrip() + b"(.*?)" + _END.strip(), re.DOTALL)
 _MAGIC: Final = b"openssh-key-v1\0"
 

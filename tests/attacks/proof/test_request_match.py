@@ -12,6 +12,8 @@ from typing import Any
 
 import commands
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from proof_scene import BODY, URL, Sent, check, header, refused
 from request_logs import TwoSides
 from tool_servers import in_call, listed
@@ -430,12 +432,21 @@ def test_a_receipt_contradicts_a_log_that_says_refused(sides, key):
     assert "its log says that the request was refused" in run(sides, *keys_of(sides, key)).stdout
 
 
-@pytest.mark.parametrize("text", ["", "ssh-ed25519 AAAA", "-----BEGIN OPENSSH PRIVATE KEY-----"])
+def private_key():
+    """Return the private half of a new key, which somebody may name by mistake."""
+    made = Ed25519PrivateKey.generate()
+    form = (Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return made.private_bytes(*form).decode()
+
+
+@pytest.mark.parametrize(
+    "text", [str, lambda: "ssh-ed25519 AAAA", private_key], ids=["empty", "cut", "private"]
+)
 def test_a_file_without_usable_keys_is_refused(sides, text):
     with sides.open() as opened:
         opened.send()
     file = sides.folder / "receipts.pub"
-    file.write_text(text)
+    file.write_text(text())
     asked = run(sides, "--receipt-keys", str(file))
     assert (asked.returncode, "receipts.pub" in asked.stderr) == (2, True)
     assert run(sides, "--receipt-keys", str(sides.folder / "none")).returncode == 2
