@@ -18,10 +18,8 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from keycloak import AUDIENCE, Realm
+from keycloak import AUDIENCE, Forge, Realm
 from token_issuer import b64, private_key, public_jwk
 from token_service import Key, claims
 
@@ -30,31 +28,8 @@ from agentguard.proof import ProofStore, Receiver, dpop
 from agentguard.proof.target import Target
 from agentguard.proof.wpt import token_hash
 from agentguard.service import proofs
-from agentguard.signing.canonical import b64url_decode
 
 pytestmark = pytest.mark.slow("starts a real Keycloak, and logs in there")
-
-
-class Forge:
-    """What somebody could sign who has the private key of the realm."""
-
-    def __init__(self, realm: Realm) -> None:
-        self.realm = realm
-        self.key = realm.key
-        self.tokens = realm.log_in()
-        header, payload = self.tokens["access_token"].split(".")[:2]
-        self.header: dict[str, Any] = json.loads(b64url_decode(header))
-        self.claims: dict[str, Any] = json.loads(b64url_decode(payload))
-
-    def signed(self, header: bytes, payload: bytes) -> str:
-        body = f"{b64(header)}.{b64(payload)}"
-        return f"{body}.{b64(self.key.sign(body.encode(), padding.PKCS1v15(), SHA256()))}"
-
-    def token(self, header: dict[str, Any] | None = None, **changes: Any) -> str:
-        """Return Keycloak's token with other claims; a claim that is None is left out."""
-        said = {k: v for k, v in {**self.claims, **changes}.items() if v is not None}
-        members = {k: v for k, v in {**self.header, **(header or {})}.items() if v is not None}
-        return self.signed(json.dumps(members).encode(), json.dumps(said).encode())
 
 
 @pytest.fixture(scope="module")

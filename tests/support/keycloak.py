@@ -6,6 +6,7 @@ Tests share a server. So each takes a realm whose name is its own.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 import time
@@ -16,9 +17,13 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from token_issuer import b64, private_key
+
+from agentguard.signing.canonical import b64url_decode
 
 AUDIENCE: Final = "agentguard"
 KEY_PROVIDER: Final = "org.keycloak.keys.KeyProvider"
@@ -184,16 +189,42 @@ class Realm:
         found = self.keycloak.ask("GET", f"/{self.name}/components?name={quote(name)}")
         self.keycloak.ask("DELETE", f"/{self.name}/components/{found[0]['id']}")
 
-    def log_in(self, dpop: str | None = None, *, user: str = "alice") -> dict[str, Any]:
+    def offer(self, scope: str, audience: str) -> None:
+        """Let the program for people ask for a scope, with which a token is for an audience, too.
+
+        The scope takes the place of ``resource`` (RFC 8707, 2) in the request for a token.
+        """
+        mapper = {
+            "name": "to the resource",
+            "protocol": "openid-connect",
+            "protocolMapper": "oidc-audience-mapper",
+            "config": {"included.custom.audience": audience, "access.token.claim": "true"},
+        }
+        offered = {
+            "name": scope,
+            "protocol": "openid-connect",
+            "attributes": {"include.in.token.scope": "true"},
+            "protocolMappers": [mapper],
+        }
+        ask, place = self.keycloak.ask, f"/{self.name}"
+        ask("POST", f"{place}/client-scopes", offered)
+        (made,) = (one for one in ask("GET", f"{place}/client-scopes") if one["name"] == scope)
+        (chat,) = ask("GET", f"{place}/clients?clientId=chat")
+        ask("PUT", f"{place}/clients/{chat['id']}/optional-client-scopes/{made['id']}")
+
+    def log_in(
+        self, dpop: str | None = None, *, user: str = "alice", scope: str = "openid"
+    ) -> dict[str, Any]:
         """Have a user log in as with a browser; return the tokens (OpenID Connect Core, 3.1).
 
         With a DPoP proof for ``token_url``, the access token is bound to the key of the proof.
+        ``scope`` has the scopes for which the program asks.
         """
         verifier = secrets.token_urlsafe(48)
         asked = {
             "client_id": "chat",
             "response_type": "code",
-            "scope": "openid",
+            "scope": scope,
             "redirect_uri": _BACK,
             "state": secrets.token_hex(8),
             "nonce": secrets.token_hex(8),
@@ -234,3 +265,29 @@ class Realm:
         answer = httpx.post(self.token_url, data=form, headers=headers, timeout=30)
         assert answer.status_code == httpx.codes.OK, answer.text
         return dict(answer.json())
+
+
+class Forge:
+    """What somebody could sign who has the private key of the realm.
+
+    ``tokens`` are those of alice's log-in; ``scope`` is as for ``Realm.log_in``.
+    """
+
+    def __init__(self, realm: Realm, *, scope: str = "openid") -> None:
+        self.realm = realm
+        self.key = realm.key
+        self.tokens = realm.log_in(scope=scope)
+        header, payload = self.tokens["access_token"].split(".")[:2]
+        self.header: dict[str, Any] = json.loads(b64url_decode(header))
+        self.claims: dict[str, Any] = json.loads(b64url_decode(payload))
+
+    def signed(self, header: bytes, payload: bytes) -> str:
+        """Return a token of these bytes."""
+        body = f"{b64(header)}.{b64(payload)}"
+        return f"{body}.{b64(self.key.sign(body.encode(), padding.PKCS1v15(), SHA256()))}"
+
+    def token(self, header: dict[str, Any] | None = None, **changes: Any) -> str:
+        """Return Keycloak's token with other claims; a claim that is None is left out."""
+        said = {k: v for k, v in {**self.claims, **changes}.items() if v is not None}
+        members = {k: v for k, v in {**self.header, **(header or {})}.items() if v is not None}
+        return self.signed(json.dumps(members).encode(), json.dumps(said).encode())
