@@ -41,7 +41,8 @@ _THREADS: Final = 4
 _LONGEST: Final = 16 * 1024
 _LONGEST_DELEGATION: Final = 24 * 3600
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-_SPOILED: Final = ("jwt.", "json.", "base64.", "delegation.logged_out")
+_LOGGED_OUT: Final = "delegation.logged_out"
+_SPOILED: Final = ("jwt.", "json.", "base64.", _LOGGED_OUT)
 _LATER: Final = ("issuer.", "storage.", "server.")
 _LOGGER = logging.getLogger("agentguard.mcp")
 
@@ -139,6 +140,12 @@ class BearerAdmission:
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
+    def _forget(self, user: User) -> None:
+        """Have the guard verify the token of a user anew at the next request."""
+        for key, known in list(self._known.items()):
+            if known.delegation is user.delegation:
+                del self._known[key]
+
     async def _look(self, token: str, before: Known | None) -> Known:
         """Verify a token; keep the delegation that the token has begun before."""
         loop = asyncio.get_running_loop()
@@ -187,12 +194,18 @@ class BearerAdmission:
     def refusal_of(
         self, answer: Message, context: RequestContext, _admitted: Admitted
     ) -> Refusal | None:
-        """Return status 403 for a call that a token with more scope would mend (RFC 6750, 3.1).
+        """Return the status for a call that another token would mend (RFC 6750, 3.1).
 
-        The scope is what the tool requires, and what the token has already.
+        The status is 401 for a user who has logged out, and 403 for a token with too little scope:
+        the scope to ask for is what the tool requires, and what the token has already.
         """
-        user = context.user
-        if user is None or user.granted is None or code_of(answer) != "scope.exceeded":
+        user, code = context.user, code_of(answer)
+        if user is not None and code == _LOGGED_OUT:
+            self._forget(user)
+            text = f"the user has logged out [{code}]"
+            challenge = self._challenge("invalid_token", text, self._oauth.scopes)
+            return Refusal(401, {"www-authenticate": challenge})
+        if user is None or user.granted is None or code != "scope.exceeded":
             return None
         visible = self._settings.scope
         most = user.most if visible is None else user.most & visible
