@@ -6,13 +6,15 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit.ahead import Batch, InOneThread, Reading, read_ahead
+from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry, StoredEntry
+from agentguard.call.client import Client
 from agentguard.domain import entry_worker
 from agentguard.domain.entry_processes import entry_reader
 from agentguard.signing import canonical
@@ -145,3 +147,51 @@ def test_a_message_makes_nothing_but_the_values_of_a_batch():
     assert entry_worker.readings_of(good) == [Reading()]
     with pytest.raises(pickle.UnpicklingError, match="getcwd"):
         entry_worker.readings_of(pickle.dumps([Made()]))
+
+
+def classes_in(annotation: Any) -> set[type]:
+    """Return agentguard's classes that a value of an annotated type may hold, at any depth."""
+    if isinstance(annotation, type) and annotation.__module__.startswith("agentguard."):
+        hints = get_type_hints(annotation).values()
+        return {annotation}.union(*map(classes_in, hints))
+    return set().union(*map(classes_in, get_args(annotation)))
+
+
+def test_a_message_has_a_place_for_each_class_of_a_reading_and_of_a_batch():
+    """Else the answer about an entry with such a value would be lost."""
+    expected = classes_in(Reading)
+    assert {Authorization, Client} <= expected
+    assert expected | classes_in(Batch) <= set(entry_worker._CLASSES.values())
+
+
+@pytest.fixture(scope="module")
+def from_clients(batch) -> Batch:
+    """The entries of calls that came from the clients of a guard server."""
+    bodies = []
+    for body in batch.bodies:
+        members: Any = canonical.loads(body) if b'"kind":"authorization"' in body else None
+        if members is not None:
+            members["client"] = {"isolation": "separate-user", "name": "reviewer"}
+            bodies.append(canonical.dumps(members))
+    return batch._replace(bodies=bodies)
+
+
+def test_a_process_reads_the_calls_of_a_guard_server(from_clients, read_here):
+    expected = InOneThread().start(from_clients)()
+    calls = [one.content for one in expected if isinstance(one.content, Authorization)]
+    clients = [call.client for call in calls]
+    assert clients == [Client("reviewer", "separate-user")] * 10
+    read_here.clear()
+    with entry_reader(2, alone=0) as reader:
+        assert reader.start(from_clients)() == expected
+    assert read_here == []
+
+
+def test_an_answer_that_can_not_be_read_is_read_here(from_clients, read_here, monkeypatch):
+    expected = InOneThread().start(from_clients)()
+    read_here.clear()
+    classes = {key: one for key, one in entry_worker._CLASSES.items() if one is not Client}
+    monkeypatch.setattr(entry_worker, "_CLASSES", classes)
+    with entry_reader(2, alone=0) as reader:
+        assert reader.start(from_clients)() == expected
+    assert len(read_here) == 1

@@ -2,13 +2,15 @@
 
 Threads do not help: each would wait for the interpreter. While this process waits for an answer, it
 reads other batches itself. A process that fails or stands still gives no answer, and this process
-reads the batches of that process, too. The answer to a batch bears the batch's random name:
-other output of the process, which a module of the site may print, is no answer.
+reads the batches of that process, too. An answer that can't be read is no answer either. The answer
+to a batch bears the batch's random name: other output of the process, which a module of the site
+may print, is no answer.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -127,9 +129,10 @@ class _InProcesses:
                 worker.exchange()
             elif not worker.exchange(_PATIENCE):
                 worker.close()
-        if asked.answer is None:
-            return self._here.start(batch)()
-        return entry_worker.readings_of(asked.answer)
+        if asked.answer is not None:
+            with suppress(pickle.UnpicklingError):
+                return entry_worker.readings_of(asked.answer)
+        return self._here.start(batch)()
 
     def close(self) -> None:
         """End the processes."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from agentguard.audit.ahead import Batch, InOneThread, Reading
 from agentguard.audit.calls import Authorization, Evaluation, Outcome
 from agentguard.audit.entry import Entry
+from agentguard.call.client import Client
 from agentguard.signing.dsse import Envelope, JointSignature
 from agentguard.signing.keys import PublicKey
 
@@ -31,6 +32,7 @@ _CLASSES: Final = {
     for each in (
         Authorization,
         Batch,
+        Client,
         Entry,
         Envelope,
         Evaluation,
