@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from gateway_process import begin_gateway
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = ROOT / "integrations" / "agentguard-mcp" / "tests" / "support" / "scripted_server.py"
@@ -109,6 +111,48 @@ def test_at_a_unix_socket_the_agent_acts_for_the_user_of_the_gateway(domain, tmp
         process.communicate(timeout=30)
     name = pwd.getpwuid(os.geteuid()).pw_name
     assert f"user:{name}" in domain.run("audit", "list").stdout
+
+
+SLOW = """
+import pathlib, time
+
+unlink = pathlib.Path.unlink
+
+def unlink_late(path, **options):
+    if path.suffix == ".sock":
+        pathlib.Path.unlink = unlink
+        time.sleep(0.5)
+    unlink(path, **options)
+
+pathlib.Path.unlink = unlink_late
+"""
+"""Code for a gateway that takes its time between the look at a stale socket and the removal."""
+
+
+def test_of_two_gateways_that_start_at_one_stale_socket_one_serves(domain, tmp_path):
+    path = tmp_path / "gateway.sock"
+    table(domain, 'principal = "user:alice"', f'listen = "unix:{path}"')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as gone:
+        gone.bind(str(path))
+    started = [
+        begin_gateway(domain.programs, domain.folder, "files", SLOW, domain.environment)
+        for _ in range(2)
+    ]
+    said = {one: one.stdout.readline() for one in started}
+    try:
+        (serving,) = (one for one in started if "serving at" in said[one])
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            url = said[serving].removeprefix("serving at ").partition(" ")[0]
+            assert call(url, "echo", client).json()["result"]["isError"] is False
+    finally:
+        for one in started:
+            os.kill(one.pid, signal.SIGTERM)
+        ends = {one: one.communicate()[1] for one in started}
+    (other,) = (one for one in started if one is not serving)
+    assert (serving.returncode, other.returncode) == (0, 2)
+    assert "another server listens at" in " ".join(ends[other].split())
+    assert "server.address" in ends[other]
+    assert not path.exists()
 
 
 def test_nothing_is_served_to_callers_whom_nobody_names(domain):

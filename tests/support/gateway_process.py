@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from preloaded import Preloaded
+from preloaded import Preloaded, Talk
 
 _SERVES = """
 import runpy, sys
@@ -28,15 +28,29 @@ _META: Final = {
 }
 
 
+def begin_gateway(
+    programs: Preloaded,
+    folder: Path,
+    name: str,
+    before: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Talk:
+    """Start a gateway for ``[mcp.NAME]`` of the agentguard.toml in a folder.
+
+    The process runs the code ``before`` first.
+    """
+    return programs.talk("-c", before + _SERVES.format(name=name), cwd=folder, env=env)
+
+
 @contextmanager
 def gateway_process(
     programs: Preloaded, folder: Path, name: str, before: str = ""
 ) -> Iterator[str]:
-    """Serve ``[mcp.NAME]`` of the agentguard.toml in a folder; yield the URL for clients.
+    """Have a gateway serve as ``begin_gateway`` says, and yield the URL for clients.
 
-    The process runs the code ``before`` first. SIGTERM ends the gateway with the block.
+    SIGTERM ends the gateway with the block.
     """
-    process = programs.talk("-c", before + _SERVES.format(name=name), cwd=folder)
+    process = begin_gateway(programs, folder, name, before)
     line = process.stdout.readline()
     if not line.startswith("serving at "):
         raise AssertionError(process.communicate())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 from base64 import b64encode
 from contextlib import suppress
 
 import httpx
 import pytest
+import uvicorn
 from gateway_scene import code_of, settings, shown, until
 from http_scene import HELLO, TYPES, Caller, call_of, served, single
 
 from agentguard import ConfigError
+from agentguard.adapters import listen_unix
 from agentguard_mcp.gateway.http.asgi import MAX_BODY
 
 ROUTED = {
@@ -237,7 +240,7 @@ async def test_members_of_agentguards_own_pass_in_neither_direction(recorded):
 
 
 async def test_a_slow_request_is_closed_and_others_are_served(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 0.2)
+    monkeypatch.setattr("agentguard.service.uvicorn_server.LONGEST", 0.2)
     async with served(recorded) as gateway:
         host, port = gateway.place.url.removeprefix("http://").partition("/")[0].split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -268,10 +271,10 @@ async def test_a_unix_socket_is_for_its_own_user_alone(recorded, tmp_path, monke
             assert shown(await client.call("echo", "a"))["text"] == "a"
             page = await client.post(call_of("echo"), origin="https://evil.example")
             assert page.status_code == 403
-        with pytest.raises(ConfigError, match="another gateway listens"):
+        with pytest.raises(ConfigError, match="another server listens"):
             async with served(recorded, socket=path):
                 raise AssertionError
-        monkeypatch.setattr("agentguard_mcp.gateway.http.local_socket.own_user", lambda: 4242)
+        monkeypatch.setattr("agentguard_mcp.gateway.http.server.peer_of", lambda _connected: 4242)
         other = httpx.AsyncHTTPTransport(uds=str(path))
         async with httpx.AsyncClient(transport=other) as http:
             with pytest.raises(httpx.TransportError):
@@ -282,6 +285,23 @@ async def test_a_unix_socket_is_for_its_own_user_alone(recorded, tmp_path, monke
         async with served(recorded, socket=path):
             raise AssertionError
     assert path.read_text() == "a file of the user"
+
+
+async def test_a_gateway_that_ends_leaves_the_socket_of_the_next_gateway(
+    recorded, tmp_path, monkeypatch
+):
+    path, next_ones, shutdown = tmp_path / "gateway.sock", [], uvicorn.Server.shutdown
+
+    async def shut_down(server, sockets=None):
+        await shutdown(server, sockets)
+        next_ones.append(listen_unix(path, mode=0o600))
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", shut_down)
+    async with served(recorded, socket=path):
+        assert path.is_socket()
+    (listening,) = next_ones
+    with listening, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(path))
 
 
 def raw(place, *headers, body=""):
@@ -308,13 +328,13 @@ async def test_a_request_whose_body_has_two_lengths_is_refused_and_the_connectio
 
 
 async def test_a_connection_is_not_closed_between_two_requests_for_its_age(recorded, monkeypatch):
-    monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 0.8)
+    monkeypatch.setattr("agentguard.service.uvicorn_server.LONGEST", 0.8)
     async with served(recorded) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.place.port)
         writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
         async with asyncio.timeout(20):
             assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"400"
-            monkeypatch.setattr("agentguard_mcp.gateway.http.server.LONGEST", 60.0)
+            monkeypatch.setattr("agentguard.service.uvicorn_server.LONGEST", 60.0)
             writer.write(raw(gateway.place, "Content-Length: 2", body="{}"))
             await reader.readuntil(b"HTTP/1.1 400")
             await asyncio.sleep(1.0)
@@ -375,7 +395,7 @@ async def test_a_browser_lets_pages_of_listed_origins_read_answers_and_no_others
 
 async def test_connections_without_a_request_take_no_file_of_the_guard(recorded, monkeypatch):
     monkeypatch.setattr("agentguard_mcp.gateway.http.server.CONNECTIONS", 3)
-    monkeypatch.setattr("agentguard_mcp.gateway.http.server.SPARE", 2)
+    monkeypatch.setattr("agentguard.service.uvicorn_server.SPARE", 2)
     async with served(recorded) as gateway:
         port = gateway.place.port
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]

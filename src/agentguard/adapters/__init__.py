@@ -55,6 +55,12 @@ if TYPE_CHECKING:
     from agentguard.delegation.grant import parse_scopes
     from agentguard.domain.config.spelling import closest_name
     from agentguard.errors import ArgumentsError, DecodeError, EncodeError
+    from agentguard.server.unix_socket import listen_unix
+    from agentguard.service.uvicorn_server import (
+        HttpConnection,
+        listen_tcp,
+        uvicorn_config,
+    )
     from agentguard.signing.canonical import JSON, digest
     from agentguard.telemetry import (
         SILENT_SPAN,
@@ -65,6 +71,7 @@ if TYPE_CHECKING:
         is_tracing,
     )
     from agentguard.visible import shortened_text, visible_json, visible_text
+    from agentguard.wire.peer import peer_of
 
 _NAMES = {
     "adapters.approvals": ("note_waiting", "take_answer", "verdict_of"),
@@ -109,6 +116,8 @@ _NAMES = {
     "delegation.grant": ("parse_scopes",),
     "domain.config.spelling": ("closest_name",),
     "errors": ("ArgumentsError", "DecodeError", "EncodeError"),
+    "server.unix_socket": ("listen_unix",),
+    "service.uvicorn_server": ("HttpConnection", "listen_tcp", "uvicorn_config"),
     "signing.canonical": ("JSON", "digest"),
     "telemetry": (
         "SILENT_SPAN",
@@ -119,6 +128,7 @@ _NAMES = {
         "is_tracing",
     ),
     "visible": ("shortened_text", "visible_json", "visible_text"),
+    "wire.peer": ("peer_of",),
 }
 """The names by the module of ``agentguard`` that has them."""
 
@@ -138,6 +148,7 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "FactoryMade",
+    "HttpConnection",
     "Invocation",
     "Narrowing",
     "NestedCalls",
@@ -166,6 +177,8 @@ __all__ = [
     "is_inside_delegating_call",
     "is_namedtuple",
     "is_tracing",
+    "listen_tcp",
+    "listen_unix",
     "log_denial",
     "narrowed_here",
     "narrowing_owner",
@@ -173,6 +186,7 @@ __all__ = [
     "next_call_id",
     "note_waiting",
     "parse_scopes",
+    "peer_of",
     "refusing_agent",
     "require_delegator",
     "require_supported",
@@ -183,6 +197,7 @@ __all__ = [
     "stream_within",
     "take_answer",
     "take_over",
+    "uvicorn_config",
     "verdict_of",
     "visible_json",
     "visible_text",

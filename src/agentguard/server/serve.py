@@ -94,7 +94,8 @@ class GuardServer:
 
     def _at_socket(self) -> sockets.socket:
         try:
-            return unix_socket.listen(self._limits.socket())
+            # whoever reaches the folder may connect; the kernel says who
+            return unix_socket.listen_unix(self._limits.socket(), mode=0o666)
         except BaseException:
             for listener in self._listeners:
                 listener.close()

@@ -1,4 +1,7 @@
-"""The unix socket of a guard server: its file, and the lock under which a server makes the file."""
+"""A unix socket at which a server listens: its file, and the lock under which the file is made.
+
+The guard server and the MCP gateway listen at such sockets.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,25 @@ from agentguard.storage import lock
 _BACKLOG: Final = 256
 
 
-def listen(path: Path) -> sockets.socket:
+def listen_unix(path: Path, *, mode: int) -> sockets.socket:
     """Return a socket that listens at ``path``; a socket at which nobody listens is replaced.
 
-    Raises ``ServerError`` (``server.address``).
+    The file has the permissions ``mode`` from its beginning. Of two servers that begin at the same
+    time, one listens, and the other one raises. Raises ``ServerError`` (``server.address``), and
+    ``StorageError`` where the lock beside the file can't be had.
     """
     listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             _remove_stale(path)
+            os.fchmod(listener.fileno(), mode)  # bind makes the file with this mode at most
             listener.bind(str(path))
-            path.chmod(0o666)  # whoever reaches the folder may connect; the kernel says who
+            path.chmod(mode)
             listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        message = f"the guard server can't listen at {path}: {error.strerror or error}"
+        message = f"a server can't listen at {path}: {error.strerror or error}"
         raise ServerError(message, code="server.address") from error
     except BaseException:
         listener.close()
@@ -84,5 +90,5 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:  # nobody listens
             path.unlink()
             return
-    message = f"another guard server listens at {path}: stop that server first"
+    message = f"another server listens at {path}: stop that server first"
     raise ServerError(message, code="server.address")

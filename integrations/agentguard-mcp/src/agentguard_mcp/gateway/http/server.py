@@ -7,16 +7,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import Agent, ConfigError, Guard
+from agentguard import Agent, AgentguardError, ConfigError, Guard
+from agentguard.adapters import listen_unix, peer_of
 from agentguard_mcp.gateway.connect import Link, linked, proved_callers
-from agentguard_mcp.gateway.http import local_socket
 from agentguard_mcp.gateway.http.admission import Admission, OpenAdmission, ProofAdmission
 from agentguard_mcp.gateway.http.bearer import BearerAdmission
 from agentguard_mcp.gateway.http.endpoint import Endpoint
@@ -30,7 +31,8 @@ from agentguard_mcp.gateway.settings import Settings
 
 try:
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from agentguard.adapters import HttpConnection, listen_tcp, uvicorn_config
 except ModuleNotFoundError as error:
     message = (
         "agentguard mcp serve needs uvicorn: from a clone of the project, run "
@@ -41,11 +43,8 @@ except ModuleNotFoundError as error:
 CONNECTIONS: Final = 512
 """The most connections and requests; a further one is answered with 503."""
 
-SPARE: Final = 64
-"""The connections beyond ``CONNECTIONS`` that get the 503; a further one is closed at once."""
-
-LONGEST: Final = 60.0
-"""Seconds after which a connection is closed that has no request under way."""
+_END: Final = 2
+"""Seconds for what is still under way once the calls have ended."""
 
 _TICK: Final = 0.05
 _SWEEP: Final = 5.0
@@ -86,7 +85,7 @@ async def serve_http(
     """
     agent = await asyncio.to_thread(guard.new_agent, settings.agent)
     sessions = _sessions(guard, agent, settings, endpoint)
-    with closing(_bound(endpoint)) as listening:
+    with closing(await asyncio.to_thread(_bound, endpoint)) as listening:
         place = Place.of(endpoint, 0 if endpoint.socket is not None else listening.getsockname()[1])
         admission = _admission(guard, settings, endpoint, place)
         served = Endpoint(place, sessions, admission)
@@ -101,11 +100,13 @@ async def serve_http(
                     served.drain()
                     await _drained(served, endpoint.drain)
             finally:
+                _remove(endpoint)
                 await _end(server, serving, sessions)
+        except ConfigError:
+            _remove(endpoint)
+            raise
         finally:
             admission.close()
-            if endpoint.socket is not None:
-                local_socket.remove(endpoint.socket)
 
 
 def _sessions(
@@ -130,6 +131,13 @@ def _sessions(
         )
 
     return Sessions(open_link, proofs, most=endpoint.sessions, idle=endpoint.idle, known=is_known)
+
+
+def _remove(endpoint: EndpointSettings) -> None:
+    """Remove the file of a socket while the gateway listens: no other server's file is there."""
+    if endpoint.socket is not None:
+        with suppress(OSError):
+            endpoint.socket.unlink()
 
 
 async def _end(server: uvicorn.Server, serving: asyncio.Task[None], sessions: Sessions) -> None:
@@ -182,45 +190,41 @@ async def _drained(served: Endpoint, seconds: float) -> None:
 
 def _bound(endpoint: EndpointSettings) -> socket.socket:
     if endpoint.socket is not None:
-        return local_socket.bound(endpoint.socket)
+        return _bound_at(endpoint.socket)
     try:
-        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-        bound = socket.create_server(
-            (endpoint.host, endpoint.port), family=family, backlog=local_socket.BACKLOG
-        )
-        # connections inherit the option; without it, an answer waits 40 ms for the client's kernel
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listen_tcp(endpoint.host, endpoint.port)
     except OSError as error:
         place = f"{endpoint.host} port {endpoint.port}"
         message = f"the gateway can't listen at {place}: {error}; --listen names another address"
         raise ConfigError(message, code="server.address") from error
-    return bound
+
+
+def _bound_at(path: Path) -> socket.socket:
+    """Return a unix socket that listens at ``path``, for this process's user alone."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        message = "this system does not say who connects to a unix socket: listen on loopback"
+        raise ConfigError(message, code="server.address")
+    try:
+        return listen_unix(path, mode=0o600)
+    except AgentguardError as error:
+        message = f"the gateway can't listen: {error}"
+        raise ConfigError(message, code="server.address") from error
 
 
 def _configured(served: Endpoint, settings: EndpointSettings) -> uvicorn.Config:
-    configured = uvicorn.Config(
-        served,
-        http=_Protocol,
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        log_level="error",  # else each odd request would write a line into the gateway's log
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=MAX_HEADERS,
-        ssl_certfile=settings.certificate,
-        ssl_keyfile=settings.key,
-    )
     try:
-        configured.load()
+        return uvicorn_config(
+            served,
+            _Connection,
+            most=CONNECTIONS,
+            max_headers=MAX_HEADERS,
+            grace=_END,
+            certificate=settings.certificate,
+            key=settings.key,
+        )
     except OSError as error:  # among them ssl.SSLError
         message = f"the certificate or the key of the gateway can't be read: {error}"
         raise ConfigError(message, code="server.address") from error
-    return configured
 
 
 class _Server(uvicorn.Server):
@@ -241,36 +245,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Protocol(H11Protocol):
-    """One connection: closed where the client has sent no whole request for too long.
-
-    uvicorn itself waits without an end for the headers of a request.
-    """
+class _Connection(HttpConnection):
+    """A connection, which at a unix socket is closed unless it comes from this process's user."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin a connection."""
         super().connection_made(transport)
         connected = transport.get_extra_info("socket")
-        if connected.family == socket.AF_UNIX and not local_socket.is_own_user(connected):
+        if connected.family == socket.AF_UNIX and peer_of(connected) != os.geteuid():
             transport.abort()
-        if len(self.connections) > CONNECTIONS + SPARE:
-            transport.abort()  # each connection takes a file, of which the guard needs some
-        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
-        self._expiry.cancel()
-        super().connection_lost(exc)
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request; the client has as long to read the answer."""
-        super().on_response_complete()
-        self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
-
-    def _expire(self) -> None:
-        cycle: Any = self.cycle  # None before the first request
-        if cycle is None or cycle.response_complete:
-            self.transport.abort()
-        else:
-            self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
