@@ -10,15 +10,18 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
-from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.prove import prove_call
 from agentguard.audit.summary import Search
@@ -35,13 +38,25 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_e
 INDEPENDENT: Callable[[bytes, bytes], Any] = runpy.run_path(str(EXAMPLE))["verify"]
 
 
+_EXPERIENCED = cache(EvidenceVerifier)
+"""The verifiers that remember the parts of all evidence so far, by their trust documents."""
+
+
 def both(data: bytes, trust: TrustDocument) -> tuple[str | None, str | None]:
-    """Why agentguard refuses evidence, and why the independent verifier does; None if not."""
+    """Why agentguard refuses evidence, and why the independent verifier does; None if not.
+
+    A verifier that has seen the evidence before this one must give the same answer.
+    """
     code = why = None
     try:
-        verify_evidence(data, trust)
+        alone = verify_evidence(data, trust)
     except (DecodeError, VerificationError) as error:
         code = error.code
+        with pytest.raises(type(error)) as caught:
+            _EXPERIENCED(trust).verify(data)
+        assert (caught.value.code, str(caught.value)) == (code, str(error))
+    else:
+        assert _EXPERIENCED(trust).verify(data) == alone
     try:
         INDEPENDENT(data, trust.dumps())
     except Exception as refused:  # noqa: BLE001  as its last lines do

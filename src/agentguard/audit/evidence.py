@@ -3,8 +3,8 @@
 The file must hold everything that the call's statement needs, and nothing else: the outcome, if
 there is one; the credential, configuration and policy that the call names; the opening of each
 shard; the announcement of each key; and the proof that the log contains these entries, under one
-checkpoint for each shard. ``evidence_file.py`` has the file's format, and ``prove.py`` makes the
-file from a log.
+checkpoint for each shard. ``evidence_parts.py`` verifies the parts that files share,
+``evidence_file.py`` has the file's format, and ``prove.py`` makes the file from a log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from agentguard.audit.calls import Authorization, Outcome, read_authorization, r
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence_file import EvidenceFile
-from agentguard.audit.inclusion import Head, Place, ProvenEntry, error_location, verify_entries
+from agentguard.audit.evidence_parts import VerifiedParts
+from agentguard.audit.inclusion import Head, Place, ProvenEntry, error_location
 from agentguard.audit.statements import AdminStatement, Credentials
 from agentguard.call.decision import Requirement
 from agentguard.delegation.chain import Chain
@@ -88,23 +89,35 @@ def verify_evidence(data: bytes, trust: TrustDocument) -> Evidence:
     ``evidence.superfluous``, ``evidence.mismatch``, ``proof.invalid``, ``signature.*``,
     ``credential.*``, ``key.*``.
     """
-    file = EvidenceFile.loads(data)
-    heads, entries = verify_entries(file.entries, trust)
-    return _EvidenceVerifier(file, trust, heads, entries).evidence()
+    return EvidenceVerifier(trust).verify(data)
 
 
-class _EvidenceVerifier:
+class EvidenceVerifier:
+    """Verifies many files under one trust document, and what several files share only once."""
+
+    def __init__(self, trust: TrustDocument) -> None:
+        self._parts = VerifiedParts(trust)
+
+    def verify(self, data: bytes) -> Evidence:
+        """Return the facts that a file proves; raises as ``verify_evidence`` does."""
+        file = EvidenceFile.loads(data, self._parts.logged_entry)
+        heads, entries = self._parts.entries(file.entries)
+        return _FileVerifier(file, self._parts, heads, entries).evidence()
+
+
+class _FileVerifier:
     """Checks the entries of one file against each other; refuses an entry that nothing needs."""
 
     def __init__(
         self,
         file: EvidenceFile,
-        trust: TrustDocument,
+        parts: VerifiedParts,
         heads: Mapping[str, Head],
         entries: list[ProvenEntry],
     ) -> None:
         self._file = file
-        self._trust = trust
+        self._parts = parts
+        self._trust = parts.trust
         self._heads = heads
         self._entries = entries
         self._used_keys: set[KeyName] = {
@@ -179,7 +192,7 @@ class _EvidenceVerifier:
             return None
         proven = self._one_before("delegation", place)
         with _where(proven):
-            chain = statements.check_delegation(proven.entry, self._trust, proven.at)
+            chain = self._parts.chain(proven)
             if chain.sha256 != call.chain_sha256:
                 raise _mismatch("it keeps another chain than the call names")
             self._used_keys |= {("issuer", kid) for kid in chain.issuer_keys}
@@ -198,15 +211,18 @@ class _EvidenceVerifier:
         credentials.add(newest)
         with error_location("the call"):
             issued = credentials.of_call(call, at)
-            statements.check_call(call, issued, chain, at)
+            if statements.must_be_signed(call):
+                self._parts.check_signature(call.envelope, issued.key)
+            statements.check_call(call, issued, chain, at, signatures=False)
         return issued
 
     def _check_configuration(self, call: Authorization, place: Place) -> None:
         proven = self._one_before("config", place)
         with _where(proven):
-            if statements.check_config(proven.entry) != call.config_sha256:
+            digest, mode = self._parts.config(proven)
+            if digest != call.config_sha256:
                 raise _mismatch("it is not the configuration that the call was decided under")
-            if statements.policy_mode(proven.entry) != call.mode:
+            if mode != call.mode:
                 raise _mismatch("it has the policy asked in another mode than the call says")
         if call.engine is None:
             if call.policy_sha256 is not None:
@@ -231,7 +247,7 @@ class _EvidenceVerifier:
         else:
             statement = self._one_before("roster", place)
             with _where(statement):
-                signed = approval_checks.check_roster(statement.entry, self._trust, statement.at)
+                signed = self._parts.roster(statement)
                 roster = signed.roster
                 if roster.sha256 != digest:
                     raise _mismatch("it is another roster than the call names")
@@ -252,7 +268,7 @@ class _EvidenceVerifier:
             if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
             statements.check_place(outcome, place.shard, place.index)
-            outcome.envelope.verify(issued.key)
+            self._parts.check_signature(outcome.envelope, issued.key)
             return outcome, proven.place
 
     def _admin_statements(
@@ -292,7 +308,7 @@ class _EvidenceVerifier:
             with _where(proven):
                 if proven.place.index != 0:
                     raise _superfluous("only the first opening of a shard is asked for")
-                issuer, opening = statements.check_issued(proven.entry, self._trust, proven.at)
+                issuer, opening = self._parts.issued(proven)
                 statements.check_opening(opening, proven.place.origin, proven.place.shard)
                 self._used_keys.add(("issuer", issuer.thumbprint))
                 opened_origins.add(proven.place.origin)
@@ -308,7 +324,7 @@ class _EvidenceVerifier:
         trusted_keys = [(key.use, key.key.thumbprint, key.key.jwk()) for key in self._trust.keys]
         for proven in self._of_kind("key"):
             with _where(proven):
-                issuer, key = statements.check_issued(proven.entry, self._trust, proven.at)
+                issuer, key = self._parts.issued(proven)
                 name = (str(key.get("use")), str(key.get("kid")))
                 if name in signers:
                     raise _superfluous("a key is announced twice")

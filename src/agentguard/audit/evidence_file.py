@@ -6,7 +6,8 @@ verifies the content.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
 
@@ -83,13 +84,18 @@ class EvidenceFile:
         return canonical.dumps(members) + b"\n"
 
     @classmethod
-    def loads(cls, data: bytes) -> EvidenceFile:
+    def loads(
+        cls, data: bytes, read_entry: Callable[[str, str], LoggedEntry] | None = None
+    ) -> EvidenceFile:
         """Read a file that ``dumps`` could have written, byte for byte.
 
-        Raises ``DecodeError``: ``evidence.malformed``, or as its parts do (``json.*``,
+        ``read_entry`` reads an entry as ``logged_entry`` does, which is the default. Raises
+        ``DecodeError``: ``evidence.malformed``, or as its parts do (``json.*``,
         ``proof.malformed``, ``note.malformed``, ``base64.malformed``).
         """
-        match canonical.loads(data, limit=MAX_BYTES):
+        read_entry = read_entry or logged_entry
+        value, is_canonical = _decoded(data)
+        match value:
             case {
                 "type": "urn:agentguard:evidence:v1",
                 "invocation_id": str(invocation_id),
@@ -100,14 +106,14 @@ class EvidenceFile:
             } if not others:
                 file = cls(
                     invocation_id,
-                    tuple(_parse_entry(item) for item in entries),
+                    tuple(_parse_entry(item, read_entry) for item in entries),
                     tuple(_parse_extension(item) for item in consistency),
                     tuple(_parse_attachment(item) for item in attachments),
                 )
             case _:
                 expected = "attachments, consistency, entries, invocation_id, type"
                 raise _malformed(f"expected the members {expected}")
-        if file.dumps() != data:
+        if not is_canonical:
             problem = (
                 "it is not in its canonical form, with a line feed at its end: the file was "
                 "changed on its way; ask for the bytes as they were written"
@@ -116,10 +122,24 @@ class EvidenceFile:
         return file
 
 
-def _parse_entry(value: JSON) -> LoggedEntry:
+def _decoded(data: object) -> tuple[JSON, bool]:
+    """Decode a JSON text, and return whether ``dumps`` would write the value as this text."""
+    with suppress(DecodeError):  # the slower decoder below raises the error, if there is one
+        if isinstance(data, bytes) and data.endswith(b"\n"):
+            return canonical.loads_canonical(data[:-1]), True
+    value = canonical.loads(data, limit=MAX_BYTES)
+    return value, canonical.dumps(value) + b"\n" == data
+
+
+def logged_entry(entry: str, proof: str) -> LoggedEntry:
+    """Read an entry and its proof; raises ``DecodeError`` as ``tlog_proof.parse`` does."""
+    return LoggedEntry(entry.encode(), tlog_proof.parse(proof))
+
+
+def _parse_entry(value: JSON, read_entry: Callable[[str, str], LoggedEntry]) -> LoggedEntry:
     match value:
         case {"entry": str(body), "proof": str(proof), **others} if not others:
-            return LoggedEntry(body.encode(), tlog_proof.parse(proof))
+            return read_entry(body, proof)
     raise _malformed("an item of entries has an entry and its proof, and no more")
 
 

@@ -95,8 +95,7 @@ def check_call(
     logged. A refusal whose signer failed (``signature.failed``) is unsigned. Raises ``DecodeError``
     or ``VerificationError``.
     """
-    may_be_unsigned = not call.allowed and call.code == "signature.failed"
-    if signatures and (call.signed or not may_be_unsigned):
+    if signatures and must_be_signed(call):
         call.envelope.verify(issued.key)
     name = issued.profile.name
     if chain is None:
@@ -114,6 +113,11 @@ def check_call(
         raise DecodeError("an invocation lacks what its digest is made of") from error
     if digest != call.call_sha256:
         raise _mismatch("an invocation does not have its call digest")
+
+
+def must_be_signed(call: Authorization) -> bool:
+    """Return false for a refusal without a signature whose reason is that the signer failed."""
+    return call.signed or call.allowed or call.code != "signature.failed"
 
 
 def check_place(outcome: Outcome, shard: int, index: int) -> None:
