@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from measuring import Row, middle, no_collection, ratio, tracked
 from states import State, bare_rows, bare_signatures
 
-from agentguard.domain.entry_processes import default_jobs
 from agentguard.domain.verify import examine
+from agentguard.domain.worker_processes import default_jobs
 
 LONG = 100_000
 """Entries past which a log is verified only once, of each kind."""

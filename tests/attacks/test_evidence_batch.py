@@ -5,11 +5,11 @@ No process outlives the command.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ import pytest
 from agentguard.audit import evidence_file
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
-from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
 from agentguard.audit.prove import prove_call
-from agentguard.cli.audit import evidence_batch
-from agentguard.domain import keystore
+from agentguard.cli.audit import evidence_batch, evidence_worker
+from agentguard.domain import keystore, worker_processes
 from agentguard.errors import DecodeError
 from agentguard.storage.reader import StateReader
 
@@ -55,10 +55,32 @@ GOOD = [True, True, True, False, True, True, True, False, True, True, False]
 
 
 def in_processes(paths, trust, monkeypatch, jobs: int) -> list[dict[str, Any]]:
-    """Verify with each file in a chunk of its own, from the first file on."""
+    """Verify with each file in a task of its own, from the first file on."""
     monkeypatch.setattr(evidence_batch, "ALONE", 0)
-    monkeypatch.setattr(evidence_batch, "_CHUNK", 1)
+    monkeypatch.setattr(evidence_batch, "_MOST", 1)
     return list(evidence_batch.answers(paths, trust, jobs))
+
+
+def workers() -> list[int]:
+    """The ids of the processes that verify files for this one."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    started = f"\0-m\0{evidence_worker.__name__}\0".encode()
+    return [child for child, command in commands.items() if started in command]
+
+
+@pytest.fixture
+def verified_here(monkeypatch) -> list[Path]:
+    """The files that this process verifies itself."""
+    seen: list[Path] = []
+    answer = evidence_worker.answer
+
+    def spied(path, verifier):
+        seen.append(path)
+        return answer(path, verifier)
+
+    monkeypatch.setattr(evidence_worker, "answer", spied)
+    return seen
 
 
 def test_each_file_has_its_own_answer_in_order(paths, trust):
@@ -71,34 +93,71 @@ def test_each_file_has_its_own_answer_in_order(paths, trust):
 def test_processes_answer_the_same(paths, trust, monkeypatch):
     alone = list(evidence_batch.answers(paths, trust, 1))
     assert in_processes(paths, trust, monkeypatch, 2) == alone
+    assert not workers()
 
 
-def dies(_paths, _trust):
-    os._exit(1)
-
-
-def test_a_process_that_dies_changes_no_answer(paths, trust, monkeypatch):
+def test_a_process_answers_what_this_one_answers(paths, trust, verified_here):
+    """Without a task in this process, which would hide an answer that is lost."""
     alone = list(evidence_batch.answers(paths, trust, 1))
-    real = evidence_batch._answers
-    submitted = ProcessPoolExecutor.submit
+    verified_here.clear()
+    task = evidence_worker.dumps(paths, trust.dumps())
+    assert json.loads(evidence_worker._answers(task)) == alone
+    verified_here.clear()
+    tasks = iter([paths])
+    answers = evidence_batch._shared_out(tasks, EvidenceVerifier(trust), trust.dumps(), 1)
+    assert list(answers) == alone
+    assert verified_here == []
 
-    def submit(pool, function, *arguments):
-        assert function is real
-        return submitted(pool, dies, *arguments)
 
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_changes_no_answer(paths, trust, monkeypatch, sent):
+    monkeypatch.setattr(evidence_batch, "ALONE", 0)
+    monkeypatch.setattr(evidence_batch, "_MOST", 1)
+    many = paths * 5
+    alone = list(evidence_batch.answers(many, trust, 1))
+    for last in (0, 20):
+        answers = []
+        for number, answer in enumerate(evidence_batch.answers(many, trust, 3)):
+            answers.append(answer)
+            if number == last:
+                assert workers()
+                for process in workers():
+                    os.kill(process, sent)
+                monkeypatch.setattr(worker_processes, "_PATIENCE", 0.1)
+        assert answers == alone
+        assert not workers()
+        monkeypatch.setattr(worker_processes, "_PATIENCE", 30)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent", None])
+def test_where_no_process_answers_the_answers_are_the_same(paths, trust, monkeypatch, program):
+    alone = list(evidence_batch.answers(paths, trust, 1))
+    monkeypatch.setattr(sys, "executable", program)
     assert in_processes(paths, trust, monkeypatch, 2) == alone
 
 
-@pytest.mark.parametrize("step", ["__init__", "submit"])
-def test_where_no_process_can_start_the_answers_are_the_same(paths, trust, monkeypatch, step):
+def test_what_else_a_process_prints_is_no_answer(paths, trust, tmp_path, monkeypatch):
     alone = list(evidence_batch.answers(paths, trust, 1))
-
-    def fails(*_arguments):
-        raise OSError("no more processes")
-
-    monkeypatch.setattr(ProcessPoolExecutor, step, fails)
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.write(1, b'[]' * 99)\n", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert in_processes(paths, trust, monkeypatch, 2) == alone
+
+
+def test_an_end_before_the_last_answer_ends_the_processes(paths, trust, monkeypatch):
+    monkeypatch.setattr(evidence_batch, "ALONE", 0)
+    with closing(evidence_batch.answers(paths * 9, trust, 3)) as answers:
+        assert next(answers)["ok"]
+        assert workers()
+    assert not workers()
+
+
+def test_a_task_has_a_bounded_number_and_length_of_files(tmp_path, monkeypatch):
+    paths = [tmp_path / str(number) for number in range(70)]
+    for path in paths[:-1]:
+        path.write_bytes(b"x" * 10)
+    assert [len(task) for task in evidence_batch._tasks(paths)] == [32, 32, 6]
+    monkeypatch.setattr(evidence_batch, "_MOST_BYTES", 100)
+    assert [len(task) for task in evidence_batch._tasks(paths)] == [10, 10, 10, 10, 10, 10, 10]
 
 
 def test_a_file_that_is_too_long_has_the_code_of_a_single_file(paths, trust):

@@ -142,9 +142,7 @@ def test_a_message_makes_nothing_but_the_values_of_a_batch():
         def __reduce__(self) -> Any:
             return os.getcwd, ()
 
-    name = bytes(entry_worker.NAME_SIZE)
-    good = entry_worker.message(name, [Reading()])[entry_worker.HEAD_SIZE :]
-    assert entry_worker.readings_of(good) == [Reading()]
+    assert entry_worker.readings_of(entry_worker.dumps([Reading()])) == [Reading()]
     with pytest.raises(pickle.UnpicklingError, match="getcwd"):
         entry_worker.readings_of(pickle.dumps([Made()]))
 

@@ -29,7 +29,9 @@ _BATCH_BYTES: Final = 1024 * 1024
 _BYTES_AHEAD: Final = 16 * _BATCH_BYTES
 """The length of the entries in the started batches from which on no batch is started."""
 
-_MOST_KEYS: Final = 4096
+MOST_KEYS: Final = 4096
+"""The most keys of instances that a reader of entries has."""
+
 _STATEMENTS: Final = frozenset({"invocation", "statement"})
 
 
@@ -89,7 +91,7 @@ class InOneThread:
     def learn(self, keys: Iterable[PublicKey]) -> None:
         """Take up the keys of a batch that is read somewhere else."""
         self.keys.update((key.thumbprint, key) for key in keys)
-        while len(self.keys) > _MOST_KEYS:
+        while len(self.keys) > MOST_KEYS:
             del self.keys[next(iter(self.keys))]
 
     def start(self, batch: Batch) -> Callable[[], Sequence[Reading]]:

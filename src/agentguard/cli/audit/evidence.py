@@ -27,7 +27,7 @@ from agentguard.cli.terminal.options import (
     StateOption,
     TrustOption,
 )
-from agentguard.domain.entry_processes import default_jobs
+from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 

@@ -28,8 +28,8 @@ from agentguard.cli.terminal.location import Location, TrustedLog
 from agentguard.cli.terminal.options import JobsOption, JsonOption, SinceOption
 from agentguard.delegation.grant import is_audience
 from agentguard.domain import config, keystore
-from agentguard.domain.entry_processes import default_jobs
 from agentguard.domain.verify import examine
+from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import ConfigError, DecodeError, ProofError
 from agentguard.proof import receipt
 from agentguard.proof.target import Target, parse_audience

@@ -32,9 +32,9 @@ from agentguard.cli.terminal.options import (
     StateOption,
     TrustOption,
 )
-from agentguard.domain.entry_processes import default_jobs
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import seconds
 
