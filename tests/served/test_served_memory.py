@@ -1,17 +1,22 @@
-"""The memory of the server that the accepted delegations of a client's agents take."""
+"""The memory of the server that a client's delegations take, and the replies that are kept."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentguard import Decision, Guard
+from agentguard import Decision, Denied, Guard, ServerError
+from agentguard.approvals.nested import NestedCalls
 from agentguard.call.client import Client
-from agentguard.domain.config.server import ClientConfig
+from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.server import session as sessions
+from agentguard.server.served_call import CallRequest, ServedCall
 from agentguard.server.session import Session
 from agentguard.server.share import Share
+from agentguard.wire.reports import Recorder
 
 DELEGATIONS = 10
 
@@ -26,7 +31,8 @@ def guard():
 def session(guard):
     unused: Any = None
     ports = guard._parts.runtime.current_ports()
-    return Session(ClientConfig("c", 1), "separate-user", unused, unused, Share(1, 1), ports)
+    limits, share = ServerConfig(Path()), Share(1, 1)
+    return Session(ClientConfig("c", 1), "separate-user", limits, unused, share, ports)
 
 
 def accepted(guard, session):
@@ -72,3 +78,72 @@ def test_the_oldest_accepted_delegations_go_where_there_is_no_room(guard, sessio
     assert session.share._bytes <= most + sessions._AGENT
     assert sum(kept(other, lent)) == 0
     assert other.access_token(lent[0])
+
+
+def test_lent_delegations_leave_room_for_calls(guard, session, monkeypatch):
+    most = 64 << 10
+    monkeypatch.setattr(sessions, "MOST_SPARE", most)
+    for _ in range(2 * DELEGATIONS):
+        lent = guard.delegate("user:alice", scope=["read"])
+        named = session.lend(lent)[0]["id"]
+        assert session.lent(named) is lent  # the newest is always kept
+        assert 0 < session.share._bytes <= most
+
+
+def test_a_delegation_takes_the_room_of_calls_where_it_is_the_only_one(guard, session, monkeypatch):
+    monkeypatch.setattr(sessions, "MOST_SPARE", 0)
+    for _ in range(2):
+        lent = guard.delegate("user:alice", scope=["read"])
+        assert session.lent(session.lend(lent)[0]["id"]) is lent
+    monkeypatch.setattr(sessions, "MOST_BYTES", 0)
+    with pytest.raises(ServerError):
+        session.lent(session.lend(guard.delegate("user:alice", scope=["read"]))[0]["id"])
+
+
+def begun(session, reason="x"):
+    """Begin a call that its steps deny; return its id and the call."""
+
+    def steps():
+        yield from ()
+        raise Denied(Decision.refusal(reason, code="policy.denied"))
+
+    request_id = os.urandom(16).hex()
+    request = CallRequest(asks_facts=True, is_traced=False, folder=None, sha256="", size=100)
+    recorder = Recorder((), is_traced=False)
+    call = ServedCall(steps(), recorder, NestedCalls(), session.lend, request)
+    assert session.add_call(request_id, call) is None
+    return request_id, call
+
+
+def over(session, *, reason="x"):
+    """Make a call that is denied; return its id."""
+    request_id, call = begun(session, reason)
+    assert call.start().header["step"] == "denied"
+    session.settle(request_id, call)
+    return request_id
+
+
+def test_kept_replies_leave_room_for_calls(session, monkeypatch):
+    most = 64 << 10
+    monkeypatch.setattr(sessions, "MOST_SPARE", most)
+    newest = [over(session) for _ in range(100)][-1]
+    assert session.call(newest).reply.header["step"] == "denied"
+    assert 0 < session.share._bytes <= most
+    session.abandon()
+    assert session.share._bytes == 0
+
+
+def test_a_kept_reply_takes_what_its_header_takes(session):
+    over(session)
+    short = session.share._bytes
+    over(session, reason="x" * 100_000)
+    assert session.share._bytes > 2 * short + 100_000
+
+
+def test_the_facts_of_a_call_are_counted_and_given_back(session):
+    request_id, call = begun(session)
+    without = session.share._bytes
+    session.hold_facts(call, 1000)
+    assert session.share._bytes > without + 1000
+    session.settle(request_id, call)  # the call is over: its reply alone is kept
+    assert 0 < session.share._bytes < without

@@ -46,7 +46,7 @@ from agentguard.server.session import OutdatedError, Session
 from agentguard.server.tools import RegisteredTool
 from agentguard.signing import canonical
 from agentguard.wire import values
-from agentguard.wire.frame import MAX_FRAME, Frame
+from agentguard.wire.frame import Frame
 from agentguard.wire.reports import Recorder
 
 Header = Mapping[str, Any]
@@ -78,6 +78,9 @@ _NOWHERE: Final = "/\0"
 
 _CODEC: Final = ClientCodec()
 
+_LONGEST: Final = canonical.MAX_BYTES // 2
+"""The most bytes of what a client says of a call: so much has room in an entry of the log."""
+
 
 def authorize(session: Session, header: Header, blobs: Blobs) -> Frame:
     """Begin a guarded call, up to the tool; a request that comes again gets the same answer."""
@@ -107,6 +110,7 @@ def _begin(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Fram
 
 
 def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> ServedCall:
+    said = _encoded(header)
     instance = session.agent(header.get("agent"))
     ports, tool = instance.ports, session.tool(header.get("tool"))
     if tool.ports is not ports:  # the session follows another configuration just now
@@ -139,8 +143,8 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
         asks_facts=invocation.tool.facts_by_client,
         is_traced=is_traced,
         folder=None if session.isolation == "remote" else _folder(header),
-        sha256=canonical.sha256_hex(values.encoded(header) + b"".join(blobs)),
-        size=sum(map(len, blobs)),
+        sha256=canonical.sha256_hex(said + b"".join(blobs)),
+        size=len(said) + sum(map(len, blobs)),
     )
     return ServedCall(steps(call), recorder, around, session.lend, request)
 
@@ -197,8 +201,10 @@ def facts(session: Session, header: Header, blobs: Blobs) -> Frame:
     """Go on with what the client's look-up of facts has returned or raised."""
 
     def go_on(call: ServedCall) -> Frame:
+        call.require_look_up()  # first: nobody reads the facts of a call that waits for none
         failure = header.get("failure")
         if failure is None:
+            session.hold_facts(call, sum(map(len, blobs)))
             return call.take_facts(_facts(header, blobs))
         interrupts = header.get("interrupts") is True
         return call.fail_facts(failure_named(values.text(failure), interrupts=interrupts))
@@ -208,6 +214,7 @@ def facts(session: Session, header: Header, blobs: Blobs) -> Frame:
 
 def _go_on(session: Session, header: Header, step: Callable[[ServedCall], Frame]) -> Frame:
     """Take a step of a call of the session; return where the call stands then."""
+    _encoded(header)
     request_id = _request_id(header)
     call = session.call(request_id)
     with call.lock:
@@ -222,8 +229,8 @@ def _facts(header: Header, blobs: Blobs) -> Any:
     if kind is not None:
         return stand_in(values.text(kind))
     (encoded,) = _expected(blobs, 1)
-    found = canonical.loads(encoded, limit=MAX_FRAME)
-    if not isinstance(found, dict) or not isinstance(types, dict):
+    found = canonical.loads_object(encoded)
+    if not isinstance(types, dict):
         raise DecodeError("not facts", code="frame.malformed")
     return {**found, **{name: stand_in(values.text(kind)) for name, kind in types.items()}}
 
@@ -302,6 +309,15 @@ def _provable(session: Session, header: Header) -> Releases:
 def withdraw(session: Session, header: Header, _blobs: Blobs) -> Frame:
     """End a call whose client was interrupted while it waited for the authorization."""
     return _go_on(session, header, ServedCall.withdraw)
+
+
+def _encoded(header: Header) -> bytes:
+    """Return the JSON of what a client says of a call; raises ``DecodeError`` for too much."""
+    said = values.encoded(header)
+    if len(said) > _LONGEST:
+        message = f"what a client says of a call takes more than {_LONGEST} bytes"
+        raise DecodeError(message, code="frame.too_large")
+    return said
 
 
 def _request_id(header: Header) -> str:

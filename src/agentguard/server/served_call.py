@@ -74,7 +74,7 @@ class CallRequest(NamedTuple):
     ``asks_facts`` says whether the application looks facts up, and ``is_traced`` whether the client
     has spans. ``folder`` is the client's working directory, None for a client whose files this
     process does not see. ``sha256`` tells the request from others, and ``size`` is the number of
-    bytes of the arguments.
+    bytes of the request.
     """
 
     asks_facts: bool
@@ -92,7 +92,8 @@ class ServedCall:
     ``reply`` is the frame that says where the steps stand, sent again for a request that comes
     again. ``is_unheard`` says that the client can't have got the reply that lets the tool run,
     since the client had closed each connection before. ``invocation_id``
-    and ``releases`` (the tool's secrets) are known once the tool may run. The methods may be called
+    and ``releases`` (the tool's secrets) are known once the tool may run. ``size`` is the number of
+    bytes that the client has sent: the request, and the facts. The methods may be called
     from any thread, by one at a time.
     """
 
@@ -105,6 +106,7 @@ class ServedCall:
         request: CallRequest,
     ) -> None:
         self.request = request
+        self.size = request.size
         self.lock = threading.Lock()
         self.reply: Frame | None = None
         self.invocation_id: str | None = None
@@ -129,8 +131,10 @@ class ServedCall:
 
     @property
     def reply_size(self) -> int:
-        """The bytes of the reply's blobs."""
-        return 0 if self.reply is None else sum(map(len, self.reply.blobs))
+        """The length of the reply, about: a header may have texts without a JSON form."""
+        if self.reply is None:
+            return 0
+        return len(repr(self.reply.header)) + sum(map(len, self.reply.blobs))
 
     def start(self) -> Frame:
         """Begin the steps, unless they have begun; return where they stand."""
@@ -140,6 +144,10 @@ class ServedCall:
         """Go on with the span that the client has begun (W3C ``traceparent``)."""
         self._waiting_for(Begin | Ask)
         return self._advance(lambda: self._flow.send(traceparent))
+
+    def require_look_up(self) -> None:
+        """Raise ``DecodeError`` (``frame.malformed``) unless the call waits for facts."""
+        self._waiting_for(LookUp)
 
     def take_facts(self, facts: Any) -> Frame:
         """Go on with the facts that the client has looked up."""

@@ -29,7 +29,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins
 from agentguard.server.served_call import ServedCall
-from agentguard.server.share import MOST_SPARE, Share
+from agentguard.server.share import MOST_BYTES, MOST_SPARE, Share
 from agentguard.server.tools import RegisteredTool, register
 from agentguard.signing import canonical
 from agentguard.wire import values
@@ -231,13 +231,18 @@ class Session:
             size = _TOOL + 4 * len(encoded)
             if self.has_ended:
                 return described, [encoded]
-            while len(self._delegations) >= MAX_DELEGATIONS or not self.share.try_take(size):
+            while len(self._delegations) >= MAX_DELEGATIONS or not self._has_taken(size):
                 if not self._delegations:
                     return described, [encoded]
                 self._give(self._delegations.pop(next(iter(self._delegations)))[1])
             self._held += size
             self._delegations[digest] = delegation, size
         return described, [encoded]
+
+    def _has_taken(self, size: int) -> bool:
+        """Note the bytes of a delegation, if there is room: an only one may take a call's room."""
+        at_most = MOST_SPARE if self._delegations else MOST_BYTES
+        return self.share.try_take(size, at_most=at_most)
 
     def lent(self, digest: Any) -> Delegation:
         """Return a delegation that ``lend`` has kept; raises ``ServerError``."""
@@ -275,12 +280,18 @@ class Session:
                 if len(self._calls) >= self.limits.max_calls:
                     message = f"{len(self._calls)} calls of this client are under way: wait"
                     raise ServerError(message, code="server.busy")
-                self._hold(_CALL + _GROWS * call.request.size)
+                self._hold(_CALL + _GROWS * call.size)
                 self._calls[request_id] = call
             elif known.request.sha256 != call.request.sha256:
                 message = "another request of this client has had this id"
                 raise DecodeError(message, code="frame.malformed")
             return known
+
+    def hold_facts(self, call: ServedCall, size: int) -> None:
+        """Note the bytes of the facts of a call that waits for them; raises ``ServerError``."""
+        with self.lock:
+            self._hold(_GROWS * size)
+            call.size += size
 
     def call(self, request_id: Any) -> ServedCall:
         """Return a call of this session; raises ``ServerError`` (``server.unknown``)."""
@@ -297,13 +308,13 @@ class Session:
                 if call.invocation_id is not None:
                     self._invocations[call.invocation_id] = call
             elif self._calls.pop(request_id, None) is not None:
-                self._give(_CALL + _GROWS * call.request.size)
+                self._give(_CALL + _GROWS * call.size)
                 self._keep_reply(request_id, call)
 
     def _keep_reply(self, request_id: str, call: ServedCall) -> None:
         """Keep the reply of a call that is over, in the place of the oldest where need be."""
         size = _TOOL + 4 * call.reply_size
-        while len(self._over) >= MAX_OVER or not self.share.try_take(size):
+        while len(self._over) >= MAX_OVER or not self.share.try_take(size, at_most=MOST_SPARE):
             if not self._over:
                 self._invocations.pop(call.invocation_id or "", None)
                 return

@@ -367,6 +367,56 @@ def test_memory_of_one_user_has_a_limit(place, mallory, intrude, goes_on):
     assert client.call(client.agent("mole"), client.tool("note")).header["step"] == "run"
 
 
+def test_facts_of_one_client_have_a_limit(place, mallory, goes_on):
+    names = mallory.agent("mole"), mallory.tool("slow", has_facts=True)
+
+    def told(facts):
+        request_id = new_id()
+        asked = mallory.call(*names, request_id=request_id).header
+        if "error" in asked:
+            return asked["error"]["code"]
+        assert asked["step"] == "look_up"
+        answer = mallory.ask("facts", facts, request_id=request_id, types={}).header
+        return answer["error"]["code"] if "error" in answer else answer["step"]
+
+    before = rss(place)
+    assert told(b'{"x":[' + b",".join([b"[]"] * 1_000_000) + b"]}") == "json.size"
+    assert rss(place) < before + 100
+    assert told(b'{"x":1}') == "run"  # the twin
+    large = b'{"x":"' + b"x" * (200 << 10) + b'"}'
+    assert {told(large) for _ in range(50)} == {"run", "server.busy"}
+    goes_on()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"unbound": ["x"] * 100_000},
+        {"site": ["x" * 200_000, None, None, None]},
+        {"folder": "/" + "x" * 200_000},
+        {"refusal": {"outcome": "deny", "code": "x", "reasons": [], "requirements": [],
+                     "redactions": [["x"]] * 30_000}},
+    ],
+    ids=["unbound", "site", "folder", "refusal"],
+)  # fmt: skip
+def test_what_a_client_says_of_a_call_has_a_limit(mallory, goes_on, said):
+    names = mallory.agent("mole"), mallory.tool("note")
+    answer = mallory.call(*names, **said).header
+    assert answer["error"]["code"] == "frame.too_large"
+    assert mallory.call(*names, unbound=["x"] * 1_000).header["step"] == "run"  # the twin
+    goes_on()
+
+
+def test_what_a_client_says_of_its_calls_is_counted(mallory, goes_on):
+    names, site = (mallory.agent("mole"), mallory.tool("note")), ["x" * 100_000, None, None, None]
+    codes: set[str] = set()
+    for _ in range(120):
+        answer = mallory.call(*names, site=site).header
+        codes.add(answer["error"]["code"] if "error" in answer else answer["step"])
+    assert codes == {"run", "server.busy"}
+    goes_on()
+
+
 def test_tools_of_one_client_have_a_limit(mallory, goes_on):
     codes: set[str | None] = set()
     for number in range(200):

@@ -179,6 +179,8 @@ def test_a_call_that_does_not_run_yet_has_no_outcome(victim, place):
     found = victim.ask("facts", b'{"balance":200}', request_id=request_id, types={})
     assert found.header["step"] == "run"  # the twin
     assert victim.code("facts", b"{}", request_id=request_id, types={}) == "frame.malformed"
+    unread = victim.code("facts", b"no JSON", request_id=request_id, types={})
+    assert unread == "frame.malformed"  # and not json.malformed
     assert len(place.calls()) == 1
 
 
