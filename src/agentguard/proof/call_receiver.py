@@ -15,6 +15,7 @@ from agentguard.proof.call_verification import verify_call
 from agentguard.proof.receiver import read_clock, require_clear_trust
 from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.verification import RequestCaller, RevokedNames, UsedProofs
+from agentguard.proof.verified_tokens import VerifiedTokens
 
 
 class CallReceiver:
@@ -46,6 +47,7 @@ class CallReceiver:
         self._store = store
         self._revocations = revocations
         self._issuers = dict(issuers or {})
+        self._tokens = VerifiedTokens()
         self._clock = clock
         self._recorder = Recorder(log, audience, audience)
 
@@ -67,6 +69,7 @@ class CallReceiver:
                 revocations=self._revocations,
                 issuers=self._issuers,
                 on_caller=on_caller,
+                tokens=self._tokens,
             )
         )
 

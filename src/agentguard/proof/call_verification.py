@@ -15,6 +15,7 @@ from agentguard.proof.call_proof import BoundCall
 from agentguard.proof.evidence import KnownCaller
 from agentguard.proof.verification import (
     Known,
+    KnownTokens,
     RequestCaller,
     RevokedNames,
     UsedProofs,
@@ -35,6 +36,7 @@ def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None = None,
     issuers: Mapping[str, str] | None = None,
     on_caller: Callable[[KnownCaller], None] | None = None,
+    tokens: KnownTokens | None = None,
 ) -> RequestCaller:
     """Verify the caller of one request of the Model Context Protocol, and use the proof up.
 
@@ -45,7 +47,7 @@ def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count.
     """
-    known = Known(trust, audience, at, used, None, revocations, issuers or {}, on_caller)
+    known = Known(trust, audience, at, used, None, revocations, issuers or {}, on_caller, tokens)
     with as_proof_error():
         presented = call_proof.read(params)
         bound = BoundCall.of(audience, method, params)

@@ -25,6 +25,7 @@ from agentguard.proof.verification import (
     verify_chain,
     verify_request,
 )
+from agentguard.proof.verified_tokens import VerifiedTokens
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Signer
 
@@ -79,6 +80,7 @@ class Receiver:
         self._clock = clock
         self.accepts_dpop = accepts_dpop
         self._issuers = dict(issuers or {})
+        self._tokens = VerifiedTokens()
         self._signer = signer
         named = audience_target(self._audience)
         is_narrower = named is not None and named.is_within(self._base)
@@ -157,6 +159,7 @@ class Receiver:
             accepts_dpop=self.accepts_dpop,
             issuers=self._issuers,
             on_caller=on_caller,
+            tokens=self._tokens,
         )
 
     def keep_chain(self, sha256: str, chain: bytes) -> None:

@@ -33,6 +33,9 @@ from agentguard.visible import visible_text
 Assurance = Literal["wpt", "dpop", "call"]
 """What binds a request to its caller: a Workload Proof Token, a DPoP proof, or a call proof."""
 
+Shown = tuple[str | None, ...]
+"""All that the verification of an access token reads beside keys and time."""
+
 LEEWAY: Final = wpt.MAX_LIFETIME - wpt.LIFETIME
 """How far the clock that dated a caller's tokens may be ahead of the receiver's, in seconds."""
 
@@ -103,6 +106,18 @@ class RevokedNames(Protocol):
         """
 
 
+class KnownTokens(Protocol):
+    """Has the access tokens that were verified at earlier requests."""
+
+    def token(
+        self, shown: Shown, trust: TrustDocument, at: int, verify: Callable[[], AccessToken]
+    ) -> AccessToken:
+        """Return the token that is shown at ``at``, in seconds since the epoch.
+
+        ``verify`` verifies the token with the keys of ``trust``; the errors of ``verify`` pass.
+        """
+
+
 class UnknownChainError(ProofError):
     """The receiver has not got the chain that an access token names: send the chain, and repeat.
 
@@ -142,6 +157,7 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     accepts_dpop: bool = False,
     issuers: Mapping[str, str] | None = None,
     on_caller: Callable[[KnownCaller], None] | None = None,
+    tokens: KnownTokens | None = None,
 ) -> RequestCaller:
     """Verify the caller of one HTTP request, and use the proof up.
 
@@ -152,12 +168,12 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     revocations nobody knows here. ``accepts_dpop`` also takes a DPoP proof (RFC 9449), which proves
     less (``RequestCaller``). ``issuers`` has the URLs of the token services whose tokens count,
     each with the name of its trust domain. ``on_caller`` gets the caller once the access token and
-    the credential hold, and before the proof is verified.
+    the credential hold, and before the proof is verified. ``tokens`` keeps what was verified.
 
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
     """
-    known = Known(trust, audience, at, used, chains, revocations, issuers or {}, on_caller)
+    known = Known(trust, audience, at, used, chains, revocations, issuers or {}, on_caller, tokens)
     with as_proof_error():
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)
@@ -180,6 +196,7 @@ class Known(NamedTuple):
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None
     issuers: Mapping[str, str]
     on_caller: Callable[[KnownCaller], None] | None = None
+    tokens: KnownTokens | None = None
 
 
 @contextmanager
@@ -205,7 +222,7 @@ def verified_caller(
     """
     trust, url = _issuer_of(presented.access_token, known.trust, known.issuers)
     as_of = _as_of(presented, known.at)
-    token = _verified_token(presented, trust, url, known.chains, known.audience, as_of)
+    token = _verified_token(presented, trust, url, known, as_of)
     leaf = token.chain.leaf
     _require_holder(presented, token, trust, as_of)
     evidence = evidence_of(presented, request)
@@ -277,27 +294,32 @@ def _issuer_of(
 
 
 def _verified_token(
-    presented: PresentedCaller,
-    trust: TrustDocument,
-    url: str | None,
-    chains: Chains | None,
-    audience: str,
-    at: int,
+    presented: PresentedCaller, trust: TrustDocument, url: str | None, known: Known, at: int
 ) -> AccessToken:
-    """Verify the access token with its chain, from the header or from the store."""
-    text = presented.access_token
+    """Return the access token, verified now or at an earlier request."""
+    text, audience = presented.access_token, known.audience
+
+    def verify() -> AccessToken:
+        chain = _chain_of(presented, known.chains)
+        return access_token.verify(text, chain, trust, at=at, audience=audience, issuer=url)
+
+    if known.tokens is None:
+        return verify()
+    return known.tokens.token((text, presented.chain, audience, url), trust, at, verify)
+
+
+def _chain_of(presented: PresentedCaller, chains: Chains | None) -> bytes:
+    """Return the chain beside an access token, from the header or from the store."""
     if presented.chain is not None:
-        shown = headers.decode_chain(presented.chain)
-    else:
-        # the digest only selects a chain; the token is verified with the chain
-        named: Any = jws.parse(text).claims().get(CHAIN_CLAIM)
-        if not is_sha256(named):
-            raise DecodeError("not an access token: it names no chain", code="token.malformed")
-        stored = None if chains is None else chains.chain(named)
-        if stored is None:
-            raise UnknownChainError(named)
-        shown = stored
-    return access_token.verify(text, shown, trust, at=at, audience=audience, issuer=url)
+        return headers.decode_chain(presented.chain)
+    # the digest only selects a chain; the token is verified with the chain
+    named: Any = jws.parse(presented.access_token).claims().get(CHAIN_CLAIM)
+    if not is_sha256(named):
+        raise DecodeError("not an access token: it names no chain", code="token.malformed")
+    stored = None if chains is None else chains.chain(named)
+    if stored is None:
+        raise UnknownChainError(named)
+    return stored
 
 
 def _require_holder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from call_scene import AUDIENCE, PARAMS, CallScene, check, meta, refused, with_m
 from proof_scene import noting_signers, resigned, signer_of
 from tool_servers import guard_in_memory, in_call
 
+from agentguard.delegation import access_token
 from agentguard.delegation.context import running_call
 from agentguard.errors import ConfigError, ProofError, UnguardedCallError
 from agentguard.proof import CallReceiver, ProofStore, prove_call, prove_request
@@ -292,3 +294,84 @@ def test_a_receiver_has_an_audience_that_a_delegation_can_name(scene, audience):
     with pytest.raises(ConfigError):
         scene.new_receiver(audience)
     scene.new_receiver("https://payments.example/mcp")
+
+
+def proved_with_one_token(scene, number, **terms):
+    """Return requests with a proof each, and all with the same token."""
+    made: list[Any] = []
+
+    def prove() -> None:
+        made.extend(prove_call(AUDIENCE, "tools/call", PARAMS) for _ in range(number))
+
+    in_call(scene.guard, prove, audience=[AUDIENCE], **terms)
+    assert len({meta(one, "token") for one in made}) == 1
+    return made
+
+
+def test_a_token_that_comes_again_is_verified_once(scene, monkeypatch):
+    verified, verify = [], access_token.verify
+
+    def counted(*given, **more):
+        verified.append(given)
+        return verify(*given, **more)
+
+    monkeypatch.setattr(access_token, "verify", counted)
+    first, second, third = proved_with_one_token(scene, 3)
+    callers = [check(scene.receiver, one) for one in (first, second)]
+    assert len(verified) == 1
+    assert callers[0].token_jti == callers[1].token_jti
+    assert refused(scene.receiver, second) == "proof.used"
+    check(scene.new_receiver(), third)  # another receiver trusts nobody else's verification
+    assert len(verified) == 2
+
+
+def test_a_token_that_was_verified_before_ends_at_its_end(scene):
+    first, second, third = proved_with_one_token(scene, 3, expires_in=20)
+    start = time.time()
+    check(scene.receiver, first)
+    scene.clock = lambda: start + 10
+    check(scene.receiver, second)
+    scene.clock = lambda: start + 25
+    assert refused(scene.receiver, third) == "token.expired"
+
+
+def test_a_token_that_was_verified_before_ends_with_a_revocation(scene):
+    class Revoked:
+        names: frozenset[str] = frozenset()
+
+        def refusal(self, names):
+            return ("delegation.revoked", "revoked") if self.names & names else None
+
+    revocations = Revoked()
+    receiver = scene.new_receiver(revocations=revocations)
+    first, second, third = proved_with_one_token(scene, 3)
+    check(receiver, first)
+    revocations.names = frozenset({"user:alice"})
+    assert refused(receiver, second) == "delegation.revoked"
+    revocations.names = frozenset()
+    check(receiver, third)
+
+
+def test_a_known_token_with_another_chain_is_refused(scene):
+    first, second, third = proved_with_one_token(scene, 3)
+    check(scene.receiver, first)
+    other = meta(scene.prove(), "chain")
+    assert refused(scene.receiver, with_meta(second, chain=other)) == "token.mismatch"
+    assert refused(scene.receiver, with_meta(second, chain=None)) == "proof.missing"
+    check(scene.receiver, third)
+
+
+def test_a_token_that_was_verified_before_ends_with_the_key_of_its_issuer(scene):
+    start = now = int(time.time())
+    keys = tuple(
+        replace(key, compromised_since=start + 10 if key.use == "issuer" else None)
+        for key in scene.guard.trust.keys
+    )
+    trust, store = replace(scene.guard.trust, keys=keys), ProofStore(scene.folder / "p.sqlite")
+    receiver = CallReceiver(AUDIENCE, trust, store, clock=lambda: now)
+    first, second, third = proved_with_one_token(scene, 3)
+    check(receiver, first)
+    now = start + 9
+    check(receiver, second)
+    now = start + 10
+    assert refused(receiver, third) == "key.compromised"
