@@ -7,7 +7,6 @@ uvicorn.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,8 @@ class HttpConnection(H11Protocol):
         most = self.limit_concurrency
         if most is not None and len(self.connections) > most + SPARE:
             transport.abort()  # each connection takes a file, of which the guard needs some
-        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
+        self._idle_since = self.loop.time()
+        self._expiry = self.loop.call_later(LONGEST, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
@@ -47,15 +47,16 @@ class HttpConnection(H11Protocol):
     def on_response_complete(self) -> None:
         """Begin to wait for the next request; the client has as long to read the answer."""
         super().on_response_complete()
-        self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
+        self._idle_since = self.loop.time()
 
     def _expire(self) -> None:
         cycle: Any = self.cycle  # None before the first request
-        if cycle is None or cycle.response_complete:
+        is_idle = cycle is None or cycle.response_complete
+        left = self._idle_since + LONGEST - self.loop.time() if is_idle else LONGEST
+        if left <= 0:
             self.transport.abort()
         else:
-            self._expiry = asyncio.get_running_loop().call_later(LONGEST, self._expire)
+            self._expiry = self.loop.call_later(left, self._expire)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

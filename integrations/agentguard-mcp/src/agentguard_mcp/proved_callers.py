@@ -69,16 +69,18 @@ class ProvedCallers:
 
     async def of(self, request: Message) -> ProvedCaller | Decision:
         """Return who sends a request, or the refusal for a request without a valid proof."""
-        params = request.get("params", {})
         try:
-            verify = self._receiver.verify
-            caller = await asyncio.to_thread(verify, request["method"], params)
-            delegation = await asyncio.to_thread(self._delegations.of, caller)
-            return ProvedCaller(caller, delegation, self._revocations)
+            return await asyncio.to_thread(
+                self._verified, request["method"], request.get("params", {})
+            )
         except AgentguardError as error:
             return Decision.of_error(error)
         except Exception as error:  # noqa: BLE001  a verification that fails refuses the request
             return Decision.failure("proof.unavailable", "the caller can't be verified", error)
+
+    def _verified(self, method: str, params: object) -> ProvedCaller:
+        caller = self._receiver.verify(method, params)
+        return ProvedCaller(caller, self._delegations.of(caller), self._revocations)
 
 
 def _revocations(guard: Guard, proofs: Proofs) -> PublishedRevocations | None:
