@@ -1,4 +1,4 @@
-"""What a guard adds to a call over MCP: wall time and CPU time, beside the bare server.
+"""What a guard adds to a call over MCP on stdio: wall time and CPU time, beside the bare server.
 
     uv run python benchmarks/mcp_gateway.py [--calls N] [--repetitions N] [--modern]
 
@@ -13,6 +13,7 @@ guarded server carry proofs, which the client signs beforehand.
 
 CPU time is from /proc: of the process that the client speaks to, and of that process and the server
 behind together. The runs alternate, and the figures are medians of the repetitions.
+``mcp_serve.py`` measures the gateway over HTTP in the same way.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,9 +68,9 @@ class Cost(NamedTuple):
 
 
 class Peer:
-    """A server, or a gateway in front of one, and a client of it."""
+    """A server, or a gateway in front of one, and a client of it on stdio."""
 
-    def __init__(self, command: Sequence[str], home: Path, *, is_modern: bool) -> None:
+    def __init__(self, command: Sequence[str], home: Path) -> None:
         self.process = subprocess.Popen(  # noqa: S603
             [*command],
             stdin=subprocess.PIPE,
@@ -78,6 +79,9 @@ class Peer:
             env={**os.environ, "HOME": str(home)},
         )
         self.number = 0
+
+    def greet(self, *, is_modern: bool) -> None:
+        """Begin to speak, in revision 2026-07-28 or in revision 2025-11-25."""
         if is_modern:
             self.ask("server/discover", {"_meta": MODERN})
         else:
@@ -153,8 +157,17 @@ class Client:
         return proved
 
 
-def founded(home: Path, python: str, notes: Path) -> Path:
-    """Make a trust domain with a policy, and pins for two gateways; return the configuration."""
+def agents_guard() -> Guard:
+    """Return the guard of the agents who prove their calls."""
+    agents = {"agents": {"client": {"max_scope": ["notes:read"]}}}
+    return Guard.ephemeral(lambda _call: Decision.allow(), config=agents)
+
+
+def founded(home: Path, tables: Mapping[str, str]) -> Path:
+    """Make a trust domain with a policy, and pins for gateways; return the configuration.
+
+    ``tables`` has ``[mcp.NAME]`` and what belongs to the table, by the names of the gateways.
+    """
     domain = home / "domain"
     config = domain / "agentguard.toml"
     environment = {**os.environ, "HOME": str(home)}
@@ -166,28 +179,31 @@ def founded(home: Path, python: str, notes: Path) -> Path:
 
     run("init", str(domain))
     (domain / "policies" / "authz.rego").write_text(POLICY, encoding="utf-8")
-    command = json.dumps([python, str(SUBJECTS), "bare", str(notes)])
     with config.open("a", encoding="utf-8") as file:
-        file.write("[agents.mcp-server]\n")
-        for name, recheck in (("each", 0), ("minute", 60)):
-            file.write(f'[mcp.{name}]\nagent = "assistant"\nrecheck = {recheck}\n')
-            file.write(f"command = {command}\n")
-    for name in ("each", "minute"):
+        file.write("[agents.mcp-server]\n" + "".join(tables.values()))
+    for name in tables:
         run("mcp", "pin", "--name", name, "--config", str(config))
     return config
 
 
-def started(home: Path, guard: Guard, *, is_modern: bool) -> dict[str, Peer]:
-    """Start all subjects."""
-    notes, trust = home / "notes", home / "trust.json"
+def made_notes(home: Path) -> Path:
+    """Make the folder of the notes that the server reads."""
+    notes = home / "notes"
     notes.mkdir()
     (notes / "todo.txt").write_text("water the plants\n", encoding="utf-8")
+    return notes
+
+
+def started(home: Path, guard: Guard, *, is_modern: bool) -> dict[str, Peer]:
+    """Start all subjects."""
+    notes, trust = made_notes(home), home / "trust.json"
     trust.write_bytes(guard.trust.dumps())
-    script = ROOT / "scripts" / "mcp-environment"
-    python = subprocess.run(  # noqa: S603
-        [script, sys.executable], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
-    config = founded(home, python, notes)
+    python = environment_of_sdk_two()
+    command = json.dumps([python, str(SUBJECTS), "bare", str(notes)])
+    table = '[mcp.{}]\nagent = "assistant"\nrecheck = {}\ncommand = {}\n'
+    rechecks = {"each": 0, "minute": 60}
+    tables = {name: table.format(name, recheck, command) for name, recheck in rechecks.items()}
+    config = founded(home, tables)
     gateway = [*AGENTGUARD, "mcp", "run", "--config", str(config), "--name"]
     guarded = [str(config), str(trust), str(home / "proofs.sqlite")]
     commands = {
@@ -197,20 +213,37 @@ def started(home: Path, guard: Guard, *, is_modern: bool) -> dict[str, Peer]:
         "gateway, recheck = 60": [*gateway, "minute"],
         "fastmcp's proxy": [python, str(SUBJECTS), "proxy", str(notes)],
     }
-    return {name: Peer(command, home, is_modern=is_modern) for name, command in commands.items()}
+    peers = {name: Peer(command, home) for name, command in commands.items()}
+    for peer in peers.values():
+        peer.greet(is_modern=is_modern)
+    return peers
+
+
+def environment_of_sdk_two() -> str:
+    """Return the interpreter of the environment with the SDK 2; the first time makes it."""
+    script = ROOT / "scripts" / "mcp-environment"
+    return subprocess.run(  # noqa: S603
+        [script, sys.executable], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 def measured(
-    peers: dict[str, Peer], guard: Guard, call: dict[str, Any], calls: int, repetitions: int
+    peers: Mapping[str, Peer],
+    client: Client,
+    call: dict[str, Any],
+    given: argparse.Namespace,
+    *,
+    proved: Collection[str],
 ) -> list[tuple[str, Cost]]:
-    """Measure each subject by turns; return its name and its median costs."""
-    client = Client(guard, call)
+    """Measure each subject by turns; return its name and its median costs.
+
+    The calls of the ``proved`` subjects carry proofs.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in peers}
-    for repetition in range(-1, repetitions):
+    for repetition in range(-1, given.repetitions):
         for name, peer in peers.items():
-            number = calls if repetition >= 0 else 20
-            proved = client.calls(number) if name == GUARDED else [call] * number
-            cost = peer.cost(proved)
+            number = given.calls if repetition >= 0 else 20
+            cost = peer.cost(client.calls(number) if name in proved else [call] * number)
             if repetition >= 0:
                 costs[name].append(cost)
     return [
@@ -219,25 +252,9 @@ def measured(
     ]
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description="What a guard adds to a call over MCP.")
-    parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--modern", action="store_true", help="no handshake (2026-07-28)")
-    given = parser.parse_args()
-    call = {**CALL, "_meta": MODERN} if given.modern else CALL
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
-        agents = {"agents": {"client": {"max_scope": ["notes:read"]}}}
-        guard = Guard.ephemeral(lambda _call: Decision.allow(), config=agents)
-        stack.enter_context(guard)
-        peers = started(home, guard, is_modern=given.modern)
-        rows = measured(peers, guard, call, given.calls, given.repetitions)
-        for peer in peers.values():
-            peer.close()
-        disk = fdatasync_p50(home)
-    bare = dict(rows)[BARE]
+def show(rows: Sequence[tuple[str, Cost]], disk: float) -> None:
+    """Print a table whose first row is the bare server; ``disk`` is in microseconds."""
+    bare = rows[0][1]
     table = Table("ms a call", "wall", "added", "CPU of the process", "of all", "added")
     for name, cost in rows:
         added = (cost.wall - bare.wall, cost.all_cpu - bare.all_cpu)
@@ -247,6 +264,29 @@ def main() -> None:
     console.print(table)
     load = os.getloadavg()[0]
     console.print(f"a bare fdatasync: {disk:.0f} µs at the median; load average {load:.1f}")
+
+
+def parsed(what: str) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--modern", action="store_true", help="no handshake (2026-07-28)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    given = parsed("What a guard adds to a call over MCP on stdio.")
+    call = {**CALL, "_meta": MODERN} if given.modern else CALL
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        guard = stack.enter_context(agents_guard())
+        peers = started(home, guard, is_modern=given.modern)
+        rows = measured(peers, Client(guard, call), call, given, proved={GUARDED})
+        for peer in peers.values():
+            peer.close()
+        show(rows, fdatasync_p50(home))
 
 
 if __name__ == "__main__":
