@@ -143,17 +143,17 @@ def test_facts_that_the_application_looks_up(place):
     assert "Traceback" not in place.said()  # the client's log has the traceback
 
 
-def test_facts_that_are_too_large_deny_and_the_clients_log_says_so(place, caplog):
+def test_facts_that_are_too_large_deny_and_the_reason_says_how_much_is_taken(place):
     guard = place.connect()
     facts = {"balance": 500, "more": "x" * 200_000}
     tool = guard.tool(name="balance", facts=lambda _arguments: facts)(lambda: "rich")
     agent = guard.new_agent("clerk")
     assert agent.call(tool) == "rich"
-    facts["more"] = "x" * 300_000
+    facts |= {f"more {at}": "x" * 200_000 for at in range(11)}
     with pytest.raises(Denied) as caught:
         agent.call(tool)
-    assert caught.value.code == "facts.failed"
-    assert "the guard server takes 262144 at most" in caplog.text
+    assert caught.value.code == "frame.too_large"
+    assert "the guard server takes 2097152 at most" in str(caught.value)
 
 
 def test_a_delegation_and_the_hop_to_a_sub_agent(place):

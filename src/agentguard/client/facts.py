@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentguard.errors import AgentguardError, EncodeError
+from agentguard.errors import AgentguardError
 from agentguard.signing import canonical
 
 LONGEST_NAME: Final = 512
@@ -21,8 +21,7 @@ def encoded_facts(found: object) -> tuple[dict[str, Any], list[bytes]]:
     """Return facts for the server: the types of those without a JSON form, and the others' JSON.
 
     ``type`` names the type of what is no mapping. The server refuses the call as it would refuse it
-    with the values themselves. Raises ``EncodeError`` (``frame.too_large``) for more bytes than the
-    server takes.
+    with the values themselves.
     """
     if not isinstance(found, Mapping):
         return {"type": type_name(found)}, []
@@ -31,15 +30,7 @@ def encoded_facts(found: object) -> tuple[dict[str, Any], list[bytes]]:
     for name, value in found.items():
         text = str(name).encode("utf-8", "backslashreplace").decode()
         try:
-            encoded = canonical.dumps(value)
-            facts[text] = canonical.loads(encoded, limit=len(encoded))
+            facts[text] = canonical.loads(canonical.dumps(value))
         except AgentguardError:
             types[text] = type_name(value)
-    encoded = canonical.dumps(facts)
-    if len(encoded) > canonical.MAX_BYTES:
-        message = (
-            f"the facts take {len(encoded)} bytes, and the guard server takes "
-            f"{canonical.MAX_BYTES} at most: return what the policy reads, and no more"
-        )
-        raise EncodeError(message, code="frame.too_large")
-    return {"types": types}, [encoded]
+    return {"types": types}, [canonical.dumps(facts)]

@@ -78,6 +78,9 @@ _NOWHERE: Final = "/\0"
 
 _CODEC: Final = ClientCodec()
 
+_MOST_FACTS: Final = 2 << 20
+"""The most bytes of the facts that a client has looked up for a call."""
+
 _LONGEST: Final = canonical.MAX_BYTES // 2
 """The most bytes of what a client says of a call: so much has room in an entry of the log."""
 
@@ -104,6 +107,7 @@ def _begin(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Fram
     known = session.add_call(request_id, call := _call(session, header, blobs, steps))
     call = known or call
     with call.lock:  # two requests with one id may come at once, on two connections
+        session.require_no_end()  # whoever has ended the session meanwhile has left this call out
         reply = call.start()
     session.settle(request_id, call)
     return reply
@@ -204,8 +208,7 @@ def facts(session: Session, header: Header, blobs: Blobs) -> Frame:
         call.require_look_up()  # first: nobody reads the facts of a call that waits for none
         failure = header.get("failure")
         if failure is None:
-            session.hold_facts(call, sum(map(len, blobs)))
-            return call.take_facts(_facts(header, blobs))
+            return call.take_facts(_facts(session, call, header, blobs))
         interrupts = header.get("interrupts") is True
         return call.fail_facts(failure_named(values.text(failure), interrupts=interrupts))
 
@@ -223,14 +226,21 @@ def _go_on(session: Session, header: Header, step: Callable[[ServedCall], Frame]
     return reply
 
 
-def _facts(header: Header, blobs: Blobs) -> Any:
+def _facts(session: Session, call: ServedCall, header: Header, blobs: Blobs) -> Any:
     """Return the facts; a value of a type with the right name stands for what has no JSON form."""
     kind, types = header.get("type"), header.get("types")
     if kind is not None:
         return stand_in(values.text(kind))
     (encoded,) = _expected(blobs, 1)
-    found = canonical.loads_object(encoded)
-    if not isinstance(types, dict):
+    if len(encoded) > _MOST_FACTS:
+        message = (
+            f"the facts take {len(encoded)} bytes, and the guard server takes {_MOST_FACTS} at "
+            "most: return what the policy reads, and no more"
+        )
+        raise DecodeError(message, code="frame.too_large")
+    session.hold_facts(call, len(encoded))
+    found = canonical.loads(encoded, limit=_MOST_FACTS)
+    if not isinstance(found, dict) or not isinstance(types, dict):
         raise DecodeError("not facts", code="frame.malformed")
     return {**found, **{name: stand_in(values.text(kind)) for name, kind in types.items()}}
 

@@ -26,7 +26,7 @@ from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
 from agentguard.server.rights import AT_SERVER, require_agent, require_principal, who
 from agentguard.server.served_call import client_facts
-from agentguard.server.session import Session
+from agentguard.server.session import OutdatedError, Session
 from agentguard.server.tools import register
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -64,7 +64,9 @@ def agent(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
 
 def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Make an instance of an agent, whose key stays here; raises ``OutdatedError``, too."""
-    ports = parts.runtime.current_ports()
+    ports = session.ports  # first: a right that a reload takes meanwhile does not count
+    if ports is not parts.runtime.current_ports():
+        raise OutdatedError
     name = values.text(header.get("name"))
     parts.require_agent(name)
     require_agent(session.client, name)

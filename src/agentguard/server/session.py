@@ -198,10 +198,14 @@ class Session:
             things[name] = thing
         return name
 
-    def _hold(self, size: int) -> None:
-        """Note so many bytes until the session ends; the caller has the lock."""
+    def require_no_end(self) -> None:
+        """Raise ``ServerError`` (``server.restarted``) where the session has ended."""
         if self.has_ended:
             raise ServerError("this client has ended its session", code="server.restarted")
+
+    def _hold(self, size: int) -> None:
+        """Note so many bytes until the session ends; the caller has the lock."""
+        self.require_no_end()
         self.share.take(size)
         self._held += size
 

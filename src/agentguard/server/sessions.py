@@ -200,7 +200,8 @@ class Sessions:
     def _session(self, handle: str | None, client: ClientConfig, uid: int | None) -> Session:
         if handle is not None:
             known = self._sessions.get(handle)
-            if known is None or known.client is not client:
+            # a session that does not follow a reload yet has the client's earlier table
+            if known is None or self._now(known.client) is not client:
                 message = "the server has no such session: it was started anew, or forgot it"
                 raise ServerError(message, code="server.restarted")
             return known

@@ -380,7 +380,7 @@ def test_facts_of_one_client_have_a_limit(place, mallory, goes_on):
         return answer["error"]["code"] if "error" in answer else answer["step"]
 
     before = rss(place)
-    assert told(b'{"x":[' + b",".join([b"[]"] * 1_000_000) + b"]}") == "json.size"
+    assert told(b'{"x":[' + b",".join([b"[]"] * 1_000_000) + b"]}") == "frame.too_large"
     assert rss(place) < before + 100
     assert told(b'{"x":1}') == "run"  # the twin
     large = b'{"x":"' + b"x" * (200 << 10) + b'"}'
