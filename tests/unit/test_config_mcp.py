@@ -45,3 +45,9 @@ def test_a_dialog_is_about_a_wait():
 def test_a_filter_is_on_or_off(value):
     with pytest.raises(ConfigError, match="filter_list"):
         read(filter_list=value)
+
+
+def test_a_prefix_does_not_take_the_names_of_methods():
+    assert read(prefix="git/").prefix == "git/"
+    with pytest.raises(ConfigError, match="prefix: expected a text that does not begin with mcp:"):
+        read(prefix="mcp:git/")

@@ -253,18 +253,20 @@ async def test_an_error_by_which_the_client_acts_stays_an_error(recorded, code):
     assert recorded.outcomes() == ["error"]
 
 
-async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "files/"])
+async def test_a_server_gets_its_secrets_by_a_guarded_call_on_record(tmp_path, prefix):
     file = tmp_path / "token"
     file.write_text("s3cr3t-t0ken\n")
     file.chmod(0o600)
     recorded = RecordedGuard.make(
         secrets={"GITLAB": {"file": str(file), "tools": ["mcp:start"]}},
     )
-    given = settings(secrets={"TOKEN": "GITLAB"})
+    given = settings(secrets={"TOKEN": "GITLAB"}, prefix=prefix)
     async with gateway(recorded, given) as client:
         assert "TOKEN" in shown(await client.call("echo", "a"))["environment"]
     start = recorded.policy_inputs[0]
     assert (start["action"], start["args"]["server"]) == ("mcp:start", "files")
+    assert recorded.policy_inputs[-1]["action"] == f"{prefix}echo"
     with closing(recorded.guard.reader()) as reader:
         stored = [one.data for entry in reader.stored(0) for one in entry.attachments]
     assert stored

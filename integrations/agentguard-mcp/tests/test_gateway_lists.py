@@ -106,7 +106,7 @@ async def test_the_policy_knows_a_listed_tool_by_its_name_in_calls():
     recorded = RecordedGuard.make(aliases={"files/ask": "question"})
     recorded.decide = lambda call: (
         Decision.allow()
-        if call["action"] != f"files/{LIST}" or call["args"]["tool"] in ("files/echo", "question")
+        if call["action"] != LIST or call["args"]["tool"] in ("files/echo", "question")
         else Decision.deny()
     )
     async with gateway(recorded, settings(filter_list=True, prefix="files/")) as client:

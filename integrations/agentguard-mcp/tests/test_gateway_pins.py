@@ -104,11 +104,22 @@ async def test_the_configuration_chooses_which_tools_a_client_sees(recorded, pin
         assert code_of(await client.call("fail", "a")) == "tool.unknown"
 
 
-async def test_a_prefix_stands_before_the_name_in_the_policy_alone(recorded, pins):
+async def test_a_prefix_stands_before_the_names_of_tools_in_the_policy_alone(recorded, pins):
     async with gateway(recorded, settings(pins=pins, prefix="files/")) as client:
         assert await client.tools() == ALL
         assert shown(await client.call("echo", "a"))["params"]["name"] == "echo"
-    assert [call["action"] for call in recorded.policy_inputs] == ["files/echo"]
+        await client.ask("prompts/get", {"name": "a"})
+    assert [call["action"] for call in recorded.policy_inputs] == ["files/echo", "mcp:prompts/get"]
+
+
+async def test_no_prefix_makes_a_tool_the_start_of_a_server(recorded):
+    given = settings(prefix="mcp", options={"extra": [":start"]})
+    async with gateway(recorded, given) as client:
+        assert ":start" not in await client.tools()
+        assert code_of(await client.call(":start", "a")) == "tool.changed"
+        assert shown(await client.call("echo", "a"))["text"] == "a"  # the twin
+    allowed = [call.tool for call in recorded.calls() if call.decision == "allow"]
+    assert allowed == ["mcpecho"]
 
 
 async def test_the_tables_of_tools_apply_to_a_servers_tools(pins):

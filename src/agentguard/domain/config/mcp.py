@@ -138,6 +138,14 @@ def _url(table: Table) -> str | None:
         raise ConfigError(f"{table.name('url')}: {error}") from error
 
 
+def _prefix(table: Table) -> str:
+    prefix = table.text("prefix", "")
+    if prefix.startswith("mcp:"):
+        expected = "a text that does not begin with mcp:, as the names of methods do"
+        raise table.mistake("prefix", expected)
+    return prefix
+
+
 def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
     principal, pins = table.text("principal", ""), table.text("pins", "")
     audience, proofs = table.text("audience", "") or None, table.text("proofs", "")
@@ -153,7 +161,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         agent=table.text("agent", "") or None,
         principal=table.principal("principal", principal) if principal else None,
         scope=table.scope("scope"),
-        prefix=table.text("prefix", ""),
+        prefix=_prefix(table),
         tools=table.texts("tools", None),
         filter_list=table.boolean("filter_list", default=False),
         env=table.texts("env", ()),

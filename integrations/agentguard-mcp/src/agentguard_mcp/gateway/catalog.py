@@ -57,7 +57,7 @@ METHODS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 }
 """What the policy is asked beside ``tools/call``: description and schema, as of a tool.
 
-For the policy, the name begins with ``mcp:``.
+For the policy, the name begins with ``mcp:``. The prefix of the settings is for tools alone.
 """
 
 
@@ -136,17 +136,15 @@ class Catalog:
     def spec(self, name: str) -> ToolSpec:
         """Return the specification for a call of a tool; a bare one for a tool that is refused."""
         spec = self._specs.get(name)
-        return spec if isinstance(spec, ToolSpec) else self._bare(name)
+        return spec if isinstance(spec, ToolSpec) else self._bare(self._action(name))
 
     def method(self, name: str) -> tuple[ToolSpec, Decision | None]:
         """Return the specification of one of ``METHODS``, and why each call of it is refused."""
+        action = f"{METHOD_PREFIX}{name}"
         if name not in self._methods:
-            description, schema = METHODS[name]
-            self._methods[name] = self._configured(f"{METHOD_PREFIX}{name}", description, schema)
+            self._methods[name] = self._configured(action, *METHODS[name])
         spec = self._methods[name]
-        if isinstance(spec, ToolSpec):
-            return spec, None
-        return self._bare(f"{METHOD_PREFIX}{name}"), spec
+        return (spec, None) if isinstance(spec, ToolSpec) else (self._bare(action), spec)
 
     def _note(self, name: str, found: str | None, definition: Definition) -> None:
         if name not in self._offered and len(self._offered) >= MAX_TOOLS:
@@ -163,28 +161,31 @@ class Catalog:
         if self._size > MAX_LINE:
             reason = "the tools of the MCP server take more memory than the gateway gives them"
             return Decision.refusal(reason, code="tool.unlisted")
-        if name.startswith(METHOD_PREFIX):
+        if self._action(name).startswith(METHOD_PREFIX):
             reason = f"a tool of the MCP server has a name that begins with {METHOD_PREFIX}"
             return Decision.refusal(reason, code="tool.changed")
         description, schema = definition.get("description", ""), definition.get("inputSchema")
         if not isinstance(description, str) or not isinstance(schema, dict):
             reason = f"the tool {name} of the MCP server has no description and schema"
             return Decision.refusal(reason, code="tool.changed")
-        return self._configured(name, description, schema)
+        return self._configured(self._action(name), description, schema)
+
+    def _action(self, name: str) -> str:
+        """Return the name of a tool for the policy and the log."""
+        return f"{self._settings.prefix}{name}"
 
     def _configured(
-        self, name: str, description: str, schema: Mapping[str, Any]
+        self, action: str, description: str, schema: Mapping[str, Any]
     ) -> ToolSpec | Decision:
         """Return the specification after ``[tools.NAME]``, or the refusal for a mistake there."""
-        named = f"{self._settings.prefix}{name}"
         try:
-            spec = ToolSpec(named, description, schema, self._settings.origin)
+            spec = ToolSpec(action, description, schema, self._settings.origin)
             return configure_tool(self._agent, spec)
         except AgentguardError as error:
             return Decision.of_error(error)
 
-    def _bare(self, name: str) -> ToolSpec:
-        return ToolSpec(f"{self._settings.prefix}{name}", "", {}, self._settings.origin)
+    def _bare(self, action: str) -> ToolSpec:
+        return ToolSpec(action, "", {}, self._settings.origin)
 
     def _matches(self, name: str) -> bool:
         patterns = self._settings.tools
