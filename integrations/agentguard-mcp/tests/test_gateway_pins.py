@@ -104,12 +104,13 @@ async def test_the_configuration_chooses_which_tools_a_client_sees(recorded, pin
         assert code_of(await client.call("fail", "a")) == "tool.unknown"
 
 
-async def test_a_prefix_stands_before_the_names_of_tools_in_the_policy_alone(recorded, pins):
+async def test_a_prefix_stands_before_the_name_in_the_policy_alone(recorded, pins):
     async with gateway(recorded, settings(pins=pins, prefix="files/")) as client:
         assert await client.tools() == ALL
         assert shown(await client.call("echo", "a"))["params"]["name"] == "echo"
         await client.ask("prompts/get", {"name": "a"})
-    assert [call["action"] for call in recorded.policy_inputs] == ["files/echo", "mcp:prompts/get"]
+    actions = [call["action"] for call in recorded.policy_inputs]
+    assert actions == ["files/echo", "files/mcp:prompts/get"]
 
 
 async def test_no_prefix_makes_a_tool_the_start_of_a_server(recorded):

@@ -57,8 +57,12 @@ METHODS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 }
 """What the policy is asked beside ``tools/call``: description and schema, as of a tool.
 
-For the policy, the name begins with ``mcp:``. The prefix of the settings is for tools alone.
+For the policy, the name begins with ``mcp:``. The prefix of the settings stands before the name,
+but for ``_WITH_SERVER``.
 """
+
+_WITH_SERVER: Final = frozenset({START, LIST})
+"""The methods whose arguments name the server, so that no prefix has to tell servers apart."""
 
 
 class Catalog:
@@ -141,6 +145,8 @@ class Catalog:
     def method(self, name: str) -> tuple[ToolSpec, Decision | None]:
         """Return the specification of one of ``METHODS``, and why each call of it is refused."""
         action = f"{METHOD_PREFIX}{name}"
+        if name not in _WITH_SERVER:
+            action = self._action(action)
         if name not in self._methods:
             self._methods[name] = self._configured(action, *METHODS[name])
         spec = self._methods[name]
@@ -171,7 +177,7 @@ class Catalog:
         return self._configured(self._action(name), description, schema)
 
     def _action(self, name: str) -> str:
-        """Return the name of a tool for the policy and the log."""
+        """Return the name of a tool, or of what is asked of this server, for the policy."""
         return f"{self._settings.prefix}{name}"
 
     def _configured(
