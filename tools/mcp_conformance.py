@@ -1,7 +1,9 @@
 """Runs the conformance suite of MCP against a server, and prints the results side by side.
 
-The server runs alone, behind ``guard_server`` and behind the gateway (``agentguard mcp serve``),
-which starts the server on stdio. ``scripts/mcp-conformance`` installs what this module needs.
+The server runs alone, behind ``guard_server``, and behind the gateway (``agentguard mcp serve``):
+there on stdio, where the gateway starts the server, and at a URL. Each check that passes alone has
+to pass there, too: checks are compared by their names. ``scripts/mcp-conformance`` installs what
+this module needs.
 ``mcp_everything.py`` is the server.
 """
 
@@ -36,33 +38,75 @@ POLICY: Final = "package agent.authz\n\ndefault allow := true\n"
 
 _TIME: Final = re.compile(r"-\d{4}-\d\d-\d\dT.*")
 
-Counts = dict[str, tuple[int, int]]
-"""The checks that passed and the checks that failed, for each scenario."""
+Checks = dict[str, list[tuple[str, str]]]
+"""The name and the status of each check, for each scenario."""
+
+NOT_ON_STDIO: Final = frozenset({("server-sse-polling", "server-sse-disconnect-resume")})
+"""The check for which a server closes a stream of HTTP: a server on stdio has none to close."""
 
 
 def main(installed: Path, folder: str) -> int:
-    """Print a table of all scenarios; return 1 for a check that passes alone and fails guarded."""
+    """Print a table of all scenarios; return 1 if a check passes alone and fails elsewhere."""
     is_worse = False
     for revision in REVISIONS:
         with server(folder, "http") as port:
             alone = results(installed, port, revision)
+            with gateway(f'url = "http://127.0.0.1:{port}/mcp"') as behind:
+                at_url = results(installed, behind, revision)
         with server(folder, "guarded") as port:
             guarded = results(installed, port, revision)
             bare = results(installed, port + 1, revision)
-        with gateway(folder) as port:
-            behind = results(installed, port, revision)
-        sides = (alone, guarded, bare, behind)
-        heads = ("alone", "guarded", "no proof", "gateway")
-        sys.stdout.write(f"\n{revision:<50}{''.join(f'{head:>10}' for head in heads)}\n")
-        for name in sorted(alone):
-            cells = (text(side.get(name, (0, 0))) for side in sides)
-            sys.stdout.write(f"{name:<50}{''.join(f'{cell:>10}' for cell in cells)}\n")
-        cells = (text(total(side)) for side in sides)
-        sys.stdout.write(f"{'all':<50}{''.join(f'{cell:>10}' for cell in cells)}\n")
-        is_worse |= not alone or any(guarded.get(name) != alone[name] for name in alone)
-        # what the gateway does not offer, such as streams that are resumed, is no failed check
-        is_worse |= any(behind.get(name, (0, 1))[1] > alone[name][1] for name in alone)
+        command = json.dumps([sys.executable, SCRIPT, folder, "stdio"])
+        with gateway(f"command = {command}") as port:
+            on_stdio = results(installed, port, revision)
+        sides = {
+            "alone": alone,
+            "guarded": guarded,
+            "no proof": bare,
+            "gw stdio": on_stdio,
+            "gw URL": at_url,
+        }
+        write_table(revision, sides)
+        is_worse |= not alone
+        for side, other, excused in (
+            ("guarded", guarded, frozenset()),
+            ("gateway, server on stdio", on_stdio, NOT_ON_STDIO),
+            ("gateway, server at a URL", at_url, frozenset()),
+        ):
+            for scenario, check in missing(alone, other, excused):
+                is_worse = True
+                sys.stdout.write(f"{side}: {scenario}: {check} passes alone, and not here\n")
     return int(is_worse)
+
+
+def write_table(revision: str, sides: dict[str, Checks]) -> None:
+    """Print how many checks of each scenario pass on each side."""
+    sys.stdout.write(f"\n{revision:<50}{''.join(f'{head:>10}' for head in sides)}\n")
+    for name in sorted(sides["alone"]):
+        cells = (text(counts(side.get(name, []))) for side in sides.values())
+        sys.stdout.write(f"{name:<50}{''.join(f'{cell:>10}' for cell in cells)}\n")
+    every = (
+        text(counts([check for checks in side.values() for check in checks]))
+        for side in sides.values()
+    )
+    sys.stdout.write(f"{'all':<50}{''.join(f'{cell:>10}' for cell in every)}\n")
+
+
+def missing(
+    alone: Checks, other: Checks, excused: frozenset[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the scenario and the name of each check that passes alone, and not on another side.
+
+    A check that passes several times alone has to pass as often there. ``excused`` are checks that
+    need not pass.
+    """
+    found: list[tuple[str, str]] = []
+    for scenario, checks in sorted(alone.items()):
+        wanted = Counter(name for name, status in checks if status == "SUCCESS")
+        wanted.subtract(name for name, status in other.get(scenario, []) if status == "SUCCESS")
+        names = sorted(name for name, left in wanted.items() if left > 0)
+        found += [(scenario, name) for name in names if (scenario, name) not in excused]
+    return found
 
 
 @contextmanager
@@ -75,8 +119,11 @@ def server(folder: str, form: str) -> Iterator[int]:
 
 
 @contextmanager
-def gateway(folder: str) -> Iterator[int]:
-    """Run a gateway with pins and a policy that allows all; the value is its port."""
+def gateway(behind: str) -> Iterator[int]:
+    """Run a gateway with pins and a policy that allows all; the value is its port.
+
+    ``behind`` is the line of the configuration that says where the server is.
+    """
     port = PORTS["gateway"]
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "HOME": home}
@@ -87,8 +134,7 @@ def gateway(folder: str) -> Iterator[int]:
         subprocess.run([*agentguard, "init", str(config.parent)], check=True, **quiet)
         (config.parent / "policies" / "authz.rego").write_text(POLICY, encoding="utf-8")
         with config.open("a", encoding="utf-8") as file:
-            command = json.dumps([sys.executable, SCRIPT, folder, "stdio"])
-            file.write(f'[mcp.everything]\nagent = "assistant"\ncommand = {command}\n')
+            file.write(f'[mcp.everything]\nagent = "assistant"\n{behind}\n')
         words = ["--name", "everything", "--config", str(config)]
         subprocess.run([*agentguard, "mcp", "pin", *words], check=True, **quiet)
         serve = [*agentguard, "mcp", "serve", *words, "--listen", f"127.0.0.1:{port}"]
@@ -125,8 +171,8 @@ def wait_for(ports: list[int]) -> None:
             time.sleep(0.1)
 
 
-def results(installed: Path, port: int, revision: str) -> Counts:
-    """Run all scenarios of a revision against a port, and count the checks."""
+def results(installed: Path, port: int, revision: str) -> Checks:
+    """Run all scenarios of a revision against a port, and return their checks."""
     binaries = installed / "node_modules" / ".bin"
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     with tempfile.TemporaryDirectory() as name:
@@ -139,19 +185,18 @@ def results(installed: Path, port: int, revision: str) -> Counts:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        counts: Counts = {}
+        checks: Checks = {}
         for file in Path(name).glob("server-*/checks.json"):
             scenario = _TIME.sub("", file.parent.name.removeprefix("server-"))
-            checks = json.loads(file.read_text(encoding="utf-8"))
-            statuses = Counter(check["status"] for check in checks)
-            counts[scenario] = (statuses["SUCCESS"], statuses["FAILURE"])
-    return counts
+            found = json.loads(file.read_text(encoding="utf-8"))
+            checks[scenario] = [(check["id"], check["status"]) for check in found]
+    return checks
 
 
-def total(counts: Counts) -> tuple[int, int]:
-    """Return the checks that passed and failed in all scenarios."""
-    passed, failed = (sum(pair[index] for pair in counts.values()) for index in (0, 1))
-    return passed, failed
+def counts(checks: list[tuple[str, str]]) -> tuple[int, int]:
+    """Return how many checks passed, and how many failed."""
+    statuses = Counter(status for _name, status in checks)
+    return statuses["SUCCESS"], statuses["FAILURE"]
 
 
 def text(pair: tuple[int, int]) -> str:

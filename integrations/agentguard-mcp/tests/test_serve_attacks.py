@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 from gateway_scene import code_of, settings, shown, until
-from http_scene import HELLO, TYPES, Caller, call_of, served, single
+from http_scene import HELLO, TYPES, Caller, call_of, messages, served, single
 
 from agentguard import ConfigError
 from agentguard.adapters import listen_unix
@@ -429,5 +429,5 @@ async def test_no_header_of_a_message_in_a_session_contradicts_its_body(recorded
         assert (await client.post(answer, **{"mcp-method": "ping"})).status_code == 400
         agreeing = {"mcp-method": "tools/call", "mcp-name": "echo"}
         allowed = await client.post(call_of("echo", "a"), **agreeing)
-        assert shown(allowed.json()["result"])["text"] == "a"
+        assert shown(messages(allowed)[-1]["result"])["text"] == "a"
     assert recorded.outcomes() == ["ok"]

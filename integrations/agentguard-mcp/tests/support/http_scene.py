@@ -32,8 +32,8 @@ STANDARD = "io.modelcontextprotocol/"
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """Return the messages of a body of events."""
-    lines = [line for line in text.split("\n") if line.startswith("data: ")]
+    """Return the messages of a body of events; an event without one begins a stream."""
+    lines = [line for line in text.split("\n") if line.startswith("data: {")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
@@ -48,7 +48,7 @@ async def next_event(lines: AsyncIterator[str]) -> dict[str, Any]:
     """Return the next message of a stream."""
     async with asyncio.timeout(LIMIT):
         async for line in lines:
-            if line.startswith("data: "):
+            if line.startswith("data: {"):
                 message: dict[str, Any] = json.loads(line.removeprefix("data: "))
                 return message
     raise EOFError

@@ -86,7 +86,7 @@ def answer(message):
     elif method == "initialize":
         shown = {"tools": {"listChanged": True}, "tasks": {}}
         result = {
-            "protocolVersion": "2025-11-25",
+            "protocolVersion": OPTIONS.get("revision", "2025-11-25"),
             "capabilities": shown,
             "serverInfo": {"name": "s", "version": "1"},
         }

@@ -14,10 +14,10 @@ from agentguard import Agent, ConfigError, Guard
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.limits import Limits
-from agentguard_mcp.gateway.messages import Peer, RequestId
+from agentguard_mcp.gateway.messages import Client, RequestId
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import BEARER, Settings
-from agentguard_mcp.gateway.upstream import OnLost, Upstream
+from agentguard_mcp.gateway.upstream import OnLost, OnPoll, Upstream
 from agentguard_mcp.gateway.upstream.concealed import concealed
 from agentguard_mcp.gateway.upstream.process import ServerProcess
 from agentguard_mcp.gateway.upstream.protocol import not_started
@@ -34,7 +34,7 @@ async def linked(
     guard: Guard,
     agent: Agent,
     settings: Settings,
-    client: Peer,
+    client: Client,
     callers: CallerSource | None,
     *,
     joins_retries: bool,
@@ -55,7 +55,7 @@ async def linked(
             relay.lose_request(identifier, error)
 
     make_calls = partial(Calls, guard, agent, settings, callers=callers, limits=limits, first=first)
-    upstream = await opened(settings, await make_calls(not_started).start(), on_lost)
+    upstream = await opened(settings, await make_calls(not_started).start(), on_lost, client.poll)
     relay = Relay(settings, client, upstream, make_calls, joins_retries=joins_retries)
     relays.append(relay)
     return Link(relay, upstream)
@@ -80,11 +80,17 @@ def proved_callers(guard: Guard, settings: Settings) -> CallerSource | None:
     return ProvedCallers(guard, settings.proofs)
 
 
-async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost) -> Upstream:
+async def opened(
+    settings: Settings,
+    secrets: Mapping[str, str],
+    on_lost: OnLost,
+    on_poll: OnPoll = lambda _identifier: None,
+) -> Upstream:
     """Start the server, or make a client of the server at ``settings.url``.
 
-    ``on_lost`` is told of each request that the server will not answer, with the reason. What the
-    server says does not show the values of ``secrets`` (``upstream/concealed.py``). Raises
+    ``on_lost`` is told of each request that the server will not answer, with the reason, and
+    ``on_poll`` of each for whose answer the server wants to be asked again. What the server says
+    does not show the values of ``secrets`` (``upstream/concealed.py``). Raises
     ``ConfigError`` for a command that can't be started, for a token that no header can hold, and
     (``config.extra_missing``) where httpx is missing for a URL.
     """
@@ -92,5 +98,5 @@ async def opened(settings: Settings, secrets: Mapping[str, str], on_lost: OnLost
         return concealed(await ServerProcess.start(settings, secrets), secrets)
     from agentguard_mcp.gateway.upstream.http import HttpServer  # noqa: PLC0415  the extra httpx
 
-    server = HttpServer(settings.url, secrets.get(BEARER), settings.timeout, on_lost)
+    server = HttpServer(settings.url, secrets.get(BEARER), settings.timeout, on_lost, on_poll)
     return concealed(server, secrets)

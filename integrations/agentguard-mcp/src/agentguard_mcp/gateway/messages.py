@@ -44,6 +44,16 @@ class Peer(Protocol):
         """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
 
 
+class Client(Peer, Protocol):
+    """The client's end of a gateway, which may have a connection of its own for each request."""
+
+    def sent(self, identifier: RequestId, /) -> None:
+        """Take note that a request of the client has gone to the server."""
+
+    def poll(self, identifier: RequestId, /) -> None:
+        """Take note that the server wants the client to come again for an answer."""
+
+
 def read(line: bytes) -> Message:
     """Return the message of one line, with the members that JSON-RPC 2.0 names and no others.
 

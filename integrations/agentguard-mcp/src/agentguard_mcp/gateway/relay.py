@@ -28,6 +28,7 @@ from agentguard_mcp.gateway.executions import Executions
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     OWN,
+    Client,
     Message,
     Peer,
     RequestId,
@@ -75,7 +76,7 @@ class Relay:
     def __init__(
         self,
         settings: Settings,
-        client: Peer,
+        client: Client,
         server: Peer,
         make_calls: Callable[[Ask], Calls],
         *,
@@ -163,6 +164,7 @@ class Relay:
     def _pass(self, message: Message, sent: Message) -> None:
         identifier, timer = message["id"], None
         self._server.send(sent)
+        self._client.sent(identifier)
         if message["method"] != _ENDLESS:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self._settings.timeout, self._give_up, identifier)
@@ -243,6 +245,7 @@ class Relay:
         self._awaited[request["id"]] = future
         try:
             self._server.send(request)
+            self._client.sent(request["id"])
             async with asyncio.timeout(timeout):
                 return await future
         finally:

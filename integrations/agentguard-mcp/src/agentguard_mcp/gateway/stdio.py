@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from agentguard import ConfigError, Guard
 from agentguard_mcp.gateway.connect import Link, linked, proved_callers
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId, write
 from agentguard_mcp.gateway.relay import Relay
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
@@ -39,6 +39,12 @@ class _Client:
         """Write a message, unless the client is gone."""
         if not self._output.transport.is_closing():
             self._output.write(write(message))
+
+    def sent(self, _identifier: RequestId) -> None:
+        """Do nothing: all messages share one connection."""
+
+    def poll(self, _identifier: RequestId) -> None:
+        """Do nothing: the client gets the answer as soon as the server gives it."""
 
 
 def run(settings: Settings, config: Path) -> int:

@@ -2,8 +2,8 @@
 
 An ASGI application for the revisions 2025-03-26 to 2026-07-28. The endpoint reads each request
 strictly, hands the message to the relay of the session, and answers with one message, or with a
-stream of events where the server says more than the answer.
-``streams.py`` sorts the messages, ``sessions.py`` keeps the connections to the server.
+stream of events (``event_stream.py``). ``streams.py`` sorts the messages, ``sessions.py`` keeps the
+connections to the server.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from agentguard import AgentguardError
 from agentguard_mcp.gateway import error_codes
@@ -28,6 +28,7 @@ from agentguard_mcp.gateway.http.asgi import (
     with_headers,
 )
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
+from agentguard_mcp.gateway.http.event_stream import BEAT, next_event, send_events
 from agentguard_mcp.gateway.http.headers import (
     accepts,
     is_single,
@@ -40,27 +41,19 @@ from agentguard_mcp.gateway.http.headers import (
     require_served,
 )
 from agentguard_mcp.gateway.http.refusal import STATUS, HttpRefusalError
+from agentguard_mcp.gateway.http.replay import GoneError
 from agentguard_mcp.gateway.http.request_context import RequestContext
 from agentguard_mcp.gateway.http.sessions import MAX_PENDING, FullError, Session, Sessions
 from agentguard_mcp.gateway.http.settings import Place
-from agentguard_mcp.gateway.http.streams import Item, Stream
+from agentguard_mcp.gateway.http.stream import Event, Reader
 from agentguard_mcp.gateway.messages import Message, cancelled, is_request, is_response, read
 from agentguard_mcp.gateway.methods import LEGACY
 from agentguard_mcp.gateway.upstream import UpstreamLostError
 from agentguard_mcp.messages import ERROR
 
-BEAT: Final = 15.0
-"""Seconds of silence after which a stream begins, or says that the connection is alive."""
-
 RECHECK: Final = 60.0
 """Seconds after which the token of a client that listens is looked at again."""
 
-_EVENTS: Final = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",  # a proxy such as nginx passes each event on at once
-}
-_ALIVE: Final = b": alive\n\n"
 _LOGGER = logging.getLogger("agentguard.mcp")
 
 
@@ -71,7 +64,7 @@ class Endpoint:
         self._place = place
         self._sessions = sessions
         self._admission = admission
-        self._endless: set[Stream] = set()
+        self._endless: set[Reader] = set()
         self._is_draining = False
 
     @property
@@ -80,13 +73,13 @@ class Endpoint:
         return self._sessions.pending
 
     def drain(self) -> None:
-        """Take no request any more, and end the streams on which clients listen.
+        """Take no request any more, and end the connections on which clients listen.
 
-        Responses and notices still go to calls that run.
+        Responses and notices still go to calls that run, also to clients that come again for them.
         """
         self._is_draining = True
-        for stream in self._endless:
-            stream.end()
+        for reader in self._endless:
+            reader.finish()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
@@ -232,48 +225,55 @@ class Endpoint:
         registered = session.streams.register(message)
         if registered is None:
             raise HttpRefusalError(400, "the id is in use")
-        request, stream = registered
+        request, reader = registered
         session.contexts.note(request["id"], context)
         is_endless = message["method"] == "subscriptions/listen"
-        watching = self._watched(http, stream) if is_endless else None
+        watching = self._watched(http, reader) if is_endless else None
+        gone = asyncio.ensure_future(gone_from(http.receive))
         try:
             session.take(request)
-            await self._reply(http, stream, context, headers or {})
+            await self._reply(http, session, reader, gone, context, headers or {})
         except UpstreamLostError as error:
+            session.streams.cancel(request["id"])
             status = 503 if context.is_single else 404  # a shared server, or a session
             raise HttpRefusalError(status, "the MCP server has ended", code=ERROR) from error
         finally:
-            self._unwatch(stream, watching)
-            self._let_go(session, stream, is_single=context.is_single)
-            if stream.answer is not None:  # else the call may still ask for its context
-                session.contexts.forget(request["id"])
-        return "result" in (stream.answer or {})
+            self._unwatch(reader, watching)
+            self._let_go(session, reader, gone, is_single=context.is_single)
+        return "result" in (reader.stream.answer or {})
 
-    def _let_go(self, session: Session, stream: Stream, *, is_single: bool) -> None:
-        """Note that nobody reads a stream any more.
+    def _let_go(
+        self, session: Session, reader: Reader, gone: asyncio.Future[None], *, is_single: bool
+    ) -> None:
+        """Note that a connection has ended.
 
         In revision 2026-07-28, a client cancels a request by this. In a session, the request goes
-        on: the connection may have broken.
+        on: the connection may have broken, and the client may come again for the answer.
         """
-        identifier = session.streams.forget(stream)
+        identifier = session.streams.release(reader, is_gone=gone.done())
+        gone.cancel()
         session.used_at = asyncio.get_running_loop().time()
         if identifier is not None and is_single:
             with suppress(UpstreamLostError):
                 session.take(cancelled(identifier, "the client has closed the stream"))
 
     async def _reply(
-        self, http: Http, stream: Stream, context: RequestContext, headers: Mapping[str, str]
+        self,
+        http: Http,
+        session: Session,
+        reader: Reader,
+        gone: asyncio.Future[None],
+        context: RequestContext,
+        headers: Mapping[str, str],
     ) -> None:
-        """Answer with one message, or with events where something comes before the answer."""
-        gone = asyncio.ensure_future(gone_from(http.receive))
-        try:
-            item = await _next(stream, gone, BEAT)
-            if isinstance(item, Item) and item.answer is not None:
-                await self._whole(http, item.line, item.answer, context, headers)
-            else:
-                await self._events(http, stream, gone, headers, item)
-        finally:
-            gone.cancel()
+        """Answer with one message, or with events where the answer is not the first event."""
+        first = await next_event(reader, gone, BEAT)
+        if isinstance(first, Event) and first.answer is not None:
+            await self._whole(http, first.line, first.answer, context, headers)
+        else:
+            if first is not None:
+                session.streams.keep(reader.stream)
+            await send_events(http, reader, gone, headers, first)
 
     async def _whole(
         self,
@@ -294,28 +294,13 @@ class Endpoint:
             code = answer.get("error", {}).get("code", 0)
             await http.answer(STATUS.get(code, 200) if context.is_single else 200, line, headers)
 
-    async def _events(
-        self,
-        http: Http,
-        stream: Stream,
-        gone: asyncio.Future[None],
-        headers: Mapping[str, str],
-        item: Item | str | None,
-    ) -> None:
-        """Send events until the stream ends, or the client is gone."""
-        await http.start(200, {**_EVENTS, **headers})
-        while item is not None and not gone.done():
-            await http.write(_event(item.line) if isinstance(item, Item) else _ALIVE)
-            item = await _next(stream, gone, BEAT)
-        await http.write(b"", is_last=True)
+    def _watched(self, http: Http, reader: Reader) -> asyncio.Task[None]:
+        """Let a connection without an end of its own end with the gateway, or with the token."""
+        self._endless.add(reader)
+        return asyncio.create_task(self._watch(http, reader))
 
-    def _watched(self, http: Http, stream: Stream) -> asyncio.Task[None]:
-        """Let a stream without an end of its own end with the gateway, or with the token."""
-        self._endless.add(stream)
-        return asyncio.create_task(self._watch(http, stream))
-
-    async def _watch(self, http: Http, stream: Stream) -> None:
-        """End a stream once the token of its client does not count any more."""
+    async def _watch(self, http: Http, reader: Reader) -> None:
+        """End a connection once the token of its client does not count any more."""
         ends_at = http.admitted.ends_at
         while ends_at is not None and (left := ends_at - time.time()) > 0:
             await asyncio.sleep(min(left, RECHECK))
@@ -324,50 +309,44 @@ class Endpoint:
             except HttpRefusalError:
                 break
         if ends_at is not None:
-            stream.end()
+            reader.finish()
 
-    def _unwatch(self, stream: Stream, watching: asyncio.Task[None] | None) -> None:
-        self._endless.discard(stream)
+    def _unwatch(self, reader: Reader, watching: asyncio.Task[None] | None) -> None:
+        self._endless.discard(reader)
         if watching is not None:
             watching.cancel()
 
     async def _get(self, http: Http) -> None:
-        """Open the stream for what the server says by itself."""
-        self._require_open()
+        """Open the stream for what the server says by itself, or resume a stream."""
+        event = http.headers.get("last-event-id")
+        if event is None:
+            self._require_open()
         if not accepts(http.headers, "text/event-stream"):
             raise HttpRefusalError(406, "Accept has to name text/event-stream")
         if http.headers.get("mcp-session-id") is None:
             allowed = {"allow": "POST"}
             raise HttpRefusalError(405, "only a session has such a stream", headers=allowed)
         session = self._session(http)
-        stream = session.streams.listen()
-        if stream is None:
+        session.used_at = asyncio.get_running_loop().time()
+        reader = session.streams.listen() if event is None else _resumed(session, event)
+        if reader is None:
             raise HttpRefusalError(409, "the session has such a stream already")
         gone = asyncio.ensure_future(gone_from(http.receive))
-        watching = self._watched(http, stream)
+        watching = self._watched(http, reader) if reader.stream.is_standing else None
         try:
-            await self._events(http, stream, gone, {}, "")
+            if self._is_draining and reader.stream.is_standing:
+                reader.finish()
+            session.streams.keep(reader.stream)
+            await send_events(http, reader, gone, {}, "")
         finally:
-            gone.cancel()
-            self._unwatch(stream, watching)
-            self._let_go(session, stream, is_single=False)
+            self._unwatch(reader, watching)
+            self._let_go(session, reader, gone, is_single=False)
 
 
-def _event(line: bytes) -> bytes:
-    """Return a message, which ends with a line feed, as a server-sent event."""
-    return b"event: message\ndata: " + line + b"\n"
-
-
-async def _next(stream: Stream, gone: asyncio.Future[None], seconds: float) -> Item | str | None:
-    """Return the next message, a text after so many seconds of silence, None at the end."""
-    following = asyncio.ensure_future(stream.next())
-    both: set[asyncio.Future[Any]] = {following, gone}
+def _resumed(session: Session, event: str) -> Reader:
+    """Return what reads a stream behind an event; raises ``HttpRefusalError`` (410)."""
     try:
-        done, _waiting = await asyncio.wait(
-            both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        if following in done:
-            return following.result()
-        return None if gone in done else ""
-    finally:
-        following.cancel()
+        return session.streams.resume(event)
+    except GoneError as error:
+        text = "nothing is kept that follows the event in Last-Event-ID"
+        raise HttpRefusalError(410, text) from error

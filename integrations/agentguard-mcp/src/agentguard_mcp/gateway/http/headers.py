@@ -31,6 +31,7 @@ _ONCE: Final = frozenset(
         "content-length",
         "content-type",
         "host",
+        "last-event-id",
         "mcp-method",
         "mcp-name",
         "mcp-protocol-version",

@@ -112,6 +112,7 @@ class Sessions:
         now = asyncio.get_running_loop().time()
         session = Session(owner, streams, contexts, relay, upstream, now)
         streams.refuse = lambda request: _refuse(relay, request)
+        streams.answered = contexts.forget
         self._sessions[session.identifier] = session
         session.pump = asyncio.create_task(self._pump(session))
         return session
@@ -165,10 +166,17 @@ class Sessions:
             task.add_done_callback(self._ends.pop)
 
     def end_idle(self) -> None:
-        """End each session in which nothing has happened for too long."""
-        oldest = asyncio.get_running_loop().time() - self._idle
+        """End each session in which nothing has happened for too long.
+
+        A request that waits is in use, also where its client is away: from the answer on, the
+        client has the whole time to come again.
+        """
+        now = asyncio.get_running_loop().time()
         for session in list(self._sessions.values()):
-            if session.used_at < oldest and not session.streams.is_busy:
+            session.streams.trim()
+            if session.streams.is_busy:
+                session.used_at = now
+            elif session.used_at < now - self._idle:
                 self.end_soon(session)
 
     async def close(self) -> None:

@@ -2,9 +2,11 @@
 
 A response goes on the stream of its request. So does progress, and what belongs to a subscription.
 Another request or notice of the server names no request: in a session, such a message goes on the
-stream of the newest request that waits, or on the stream that a GET has opened, or waits for this
-stream. Revision 2026-07-28 has no session: clients of one caller share a relay, so that ``Streams``
-gives each request an id and a progress token of its own. This module does no I/O.
+stream of the newest request whose client reads, or on the stream that a GET has opened, or waits
+for one of them. A client whose connection has broken may read on (``replay.py``). Revision
+2026-07-28 has neither sessions nor streams that are resumed: clients of one caller share a relay,
+so that ``Streams`` gives each request an id and a progress token of its own. This module does no
+I/O.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agentguard_mcp.gateway.http.replay import Item, ReplayStore
+from agentguard_mcp.gateway.http.stream import MAX_UNREAD, Reader, Stream
 from agentguard_mcp.gateway.messages import (
     STANDARD,
     Message,
@@ -25,70 +29,17 @@ from agentguard_mcp.gateway.messages import (
     write,
 )
 
-MAX_UNREAD: Final = 32 << 20
-"""The most bytes that wait for a client that does not read, before its stream ends."""
-
 MAX_BACKLOG: Final = 100
 """The most messages that wait for a client to open a stream; the oldest is dropped first."""
 
 _SUBSCRIPTION: Final = f"{STANDARD}subscriptionId"
 _PROGRESS: Final = "notifications/progress"
 _LOG: Final = "notifications/message"
+_NOT_RESUMED: Final = frozenset({"initialize", "subscriptions/listen"})
+"""Before the first there is no session, and the second belongs to revision 2026-07-28."""
 
-
-class Item(NamedTuple):
-    """A message on a stream: its line, and the message itself where it answers the request."""
-
-    line: bytes
-    answer: Message | None = None
-
-
-class Stream:
-    """The messages of one HTTP response, in their order.
-
-    ``answer`` is the answer to the request, None until it is there.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[Item] = deque()
-        self._size = 0
-        self._is_ended = False
-        self._changed = asyncio.Event()
-        self.answer: Message | None = None
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether nothing more comes."""
-        return self._is_ended
-
-    def put(self, item: Item) -> None:
-        """Add a message, unless the stream has ended; too many unread bytes end the stream."""
-        if self._is_ended:
-            return
-        self._size += len(item.line)
-        if self._size > MAX_UNREAD:
-            self._items.clear()
-            self.end()
-            return
-        self._items.append(item)
-        self.answer = item.answer
-        self._changed.set()
-
-    def end(self) -> None:
-        """Let the stream end behind what waits."""
-        self._is_ended = True
-        self._changed.set()
-
-    async def next(self) -> Item | None:
-        """Return the next message, None at the end."""
-        while not self._items:
-            if self._is_ended:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        item = self._items.popleft()
-        self._size -= len(item.line)
-        return item
+_GREETING_SINCE: Final = "2025-11-25"
+"""The revision whose clients take an event without a message; older ones fail at it."""
 
 
 @dataclass(slots=True)
@@ -102,21 +53,25 @@ class _Waiting:
 
 
 class Streams:
-    """The client's end of a relay (``Peer``), whose messages go to HTTP responses.
+    """The client's end of a relay (``Client``), whose messages go to HTTP responses.
 
     ``is_shared`` is for a relay that several clients share, each request by itself (2026-07-28).
     With ``is_for_one``, these are clients of one caller, who may read what the server logs: a log
     message does not say for which request it is.
-    ``refuse`` is told of a request of the server that no client gets.
+    ``refuse`` is told of a request of the server that no client gets, and ``answered`` of the id of
+    each request that has its answer.
     """
 
     def __init__(self, *, is_shared: bool, is_for_one: bool = True) -> None:
         self.refuse: Callable[[Message], None] = lambda _request: None
+        self.answered: Callable[[RequestId], None] = lambda _identifier: None
         self.is_shared = is_shared
         self._is_for_one = is_for_one
         self._waiting: dict[RequestId, _Waiting] = {}
         self._backlog: deque[Item] = deque(maxlen=MAX_BACKLOG)
         self._standing: Stream | None = None
+        self._kept: ReplayStore[Stream] = ReplayStore()
+        self._has_greeting = False
         self._last = 0
 
     @property
@@ -126,18 +81,19 @@ class Streams:
 
     @property
     def pending(self) -> int:
-        """How many requests wait for their responses."""
+        """How many requests wait for their responses, also those that no client waits for."""
         return len(self._waiting)
 
     # --- from the client --------------------------------------------------------------------------
 
-    def register(self, request: Message) -> tuple[Message, Stream] | None:
-        """Return a request as the relay gets it, and the stream of its response.
+    def register(self, request: Message) -> tuple[Message, Reader] | None:
+        """Return a request as the relay gets it, and the reader of its response.
 
         Returns None for an id that is in use.
         """
-        stream, identifier = Stream(), request["id"]
-        token = meta_of(request).get("progressToken")
+        identifier, token = request["id"], meta_of(request).get("progressToken")
+        is_resumable = not self.is_shared and request["method"] not in _NOT_RESUMED
+        stream = Stream(is_resumable=is_resumable, has_greeting=self._has_greeting)
         if self.is_shared:
             self._last += 1
             identifier = f"http-{self._last}"
@@ -149,23 +105,68 @@ class Streams:
             sent = request
         takes_logs = f"{STANDARD}logLevel" in meta_of(request)
         self._waiting[identifier] = _Waiting(stream, request, token, takes_logs)
-        return sent, stream
+        return sent, stream.read()
 
-    def listen(self) -> Stream | None:
-        """Return the stream for what belongs to no request, None where there is one already."""
+    def listen(self) -> Reader | None:
+        """Return what reads messages of no request, None where a client reads them already."""
         if self._standing is not None:
             return None
-        self._standing = Stream()
-        while self._backlog:
-            self._standing.put(self._backlog.popleft())
-        return self._standing
+        stream = Stream(is_resumable=True, has_greeting=self._has_greeting)
+        stream.begin()
+        self._stand(stream)
+        return stream.read()
 
-    def forget(self, stream: Stream) -> RequestId | None:
-        """Note that a client reads a stream no more; return the id of its request, if it waits."""
-        stream.end()
+    def resume(self, event: str) -> Reader:
+        """Return what reads a stream behind an event; raises ``GoneError``.
+
+        A connection that still reads the stream reads no more.
+        """
+        stream, number = self._kept.find(event)
+        if stream.is_standing and self._standing not in (None, stream):
+            stream.end()  # the client has another one by now
+        elif stream.is_standing:
+            self._stand(stream)
+        return stream.read(number)
+
+    def _stand(self, stream: Stream) -> None:
+        stream.is_standing = True
+        self._standing = stream
+        while self._backlog:
+            stream.put(self._backlog.popleft())
+
+    def keep(self, stream: Stream) -> None:
+        """Keep a stream whose client gets ids of events, and may come again with one of them."""
+        if stream.is_resumable and not stream.is_kept:
+            stream.is_kept = True
+            self._kept.add(stream)
+
+    def release(self, reader: Reader, *, is_gone: bool) -> RequestId | None:
+        """Note that a connection has ended; ``is_gone`` says that the client has closed it.
+
+        Return the id of a request that waits and that nobody can ask for any more, None for others.
+        """
+        stream = reader.stream
+        if stream.reader is not reader:
+            return None
+        stream.reader, stream.is_read = None, False
         if stream is self._standing:
             self._standing = None
-            return None
+        if not stream.is_resumable:
+            stream.end()
+            return self._forget(stream)
+        if reader.has_read_all and not is_gone:
+            stream.delivered_at = _now()
+        if not stream.is_kept:
+            stream.lose()
+        self.trim()
+        return None
+
+    def trim(self) -> None:
+        """Drop what is kept for too long, or beyond the bounds."""
+        for stream in self._kept.trim(_now()):
+            stream.lose()
+
+    def _forget(self, stream: Stream) -> RequestId | None:
         for identifier, waiting in self._waiting.items():
             if waiting.stream is stream:
                 del self._waiting[identifier]
@@ -177,6 +178,7 @@ class Streams:
         waiting = self._waiting.pop(identifier, None) if isinstance(identifier, str | int) else None
         if waiting is not None:
             waiting.stream.end()
+            self._kept.drop(waiting.stream)
 
     # --- from the relay ---------------------------------------------------------------------------
 
@@ -185,17 +187,34 @@ class Streams:
         if is_response(message):
             waiting = self._waiting.pop(message["id"], None)
             if waiting is not None:
+                self._note_revision(waiting.request, message)
+                self.answered(message["id"])
                 message = self._restored(message, waiting)
-                waiting.stream.put(Item(write(message), message))
+                self._put(waiting.stream, Item(write(message), message))
                 waiting.stream.end()
             return
         waiting = self._owner(message)
         if waiting is not None:
-            waiting.stream.put(Item(write(self._restored(message, waiting))))
+            self._put(waiting.stream, Item(write(self._restored(message, waiting))))
         elif not self.is_shared:
             self._put_elsewhere(Item(write(message)))
         elif is_request(message):
             self.refuse(message)
+
+    def sent(self, identifier: RequestId) -> None:
+        """Let the stream of a request begin: the request has gone to the server."""
+        waiting = self._waiting.get(identifier)
+        if waiting is not None:
+            waiting.stream.begin()
+
+    def poll(self, identifier: RequestId) -> None:
+        """Let the connection of a request end, and its client come again for the answer.
+
+        The connection of a client that does not know how to come again goes on.
+        """
+        waiting = self._waiting.get(identifier)
+        if waiting is not None and waiting.stream.has_greeting:
+            waiting.stream.finish_reader()
 
     def close(self) -> None:
         """End all streams."""
@@ -204,6 +223,16 @@ class Streams:
         self._waiting.clear()
         if self._standing is not None:
             self._standing.end()
+
+    def _note_revision(self, request: Message, response: Message) -> None:
+        if request["method"] == "initialize":
+            revision = response.get("result", {}).get("protocolVersion")
+            self._has_greeting = isinstance(revision, str) and revision >= _GREETING_SINCE
+
+    def _put(self, stream: Stream, item: Item) -> None:
+        stream.put(item)
+        if not stream.is_read:
+            self.trim()
 
     def _owner(self, message: Message) -> _Waiting | None:
         """Return the request to which a message of the server belongs, None where nobody knows."""
@@ -217,8 +246,13 @@ class Streams:
             takers = [one for one in self._waiting.values() if one.takes_logs]
             is_clear = message["method"] == _LOG and len(takers) == 1
             return takers[0] if is_clear and self._is_for_one else None
-        newest = reversed(self._waiting.values())
-        return next((one for one in newest if not one.stream.is_ended), None)
+        return self._newest(is_read=True)
+
+    def _newest(self, *, is_read: bool) -> _Waiting | None:
+        """Return the newest request whose stream goes on, and that a client reads or does not."""
+        open_ones = (one for one in self._waiting.values() if not one.stream.is_ended)
+        found = [one for one in open_ones if one.stream.is_read is is_read]
+        return found[-1] if found else None
 
     def _of_token(self, token: object) -> _Waiting | None:
         if not isinstance(token, str | int):
@@ -229,12 +263,16 @@ class Streams:
         return next(found, None)
 
     def _put_elsewhere(self, item: Item) -> None:
+        """Put a message on the stream of a GET, or where a client can come again for it."""
+        absent = self._newest(is_read=False)
         if self._standing is not None:
             self._standing.put(item)
-            return
-        self._backlog.append(item)
-        while sum(len(one.line) for one in self._backlog) > MAX_UNREAD:
-            self._backlog.popleft()
+        elif absent is not None:
+            self._put(absent.stream, item)
+        else:
+            self._backlog.append(item)
+            while sum(len(one.line) for one in self._backlog) > MAX_UNREAD:
+                self._backlog.popleft()
 
     def _restored(self, message: Message, waiting: _Waiting) -> Message:
         """Return a message with the client's own id, progress token and subscription id."""
@@ -253,6 +291,10 @@ class Streams:
                 restored = {**container, "_meta": {**meta, _SUBSCRIPTION: identifier}}
                 message = {**message, part: restored}
         return message
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _with_token(request: Message, token: str) -> Message:

@@ -2,8 +2,8 @@
 
 ``protocol.py`` says what the gateway asks of either, and how either fails. ``process.py`` starts a
 process. ``http.py`` is a client of streamable HTTP: ``send_order.py`` keeps its notices in order,
-and ``server_sent_events.py`` reads the streams of the server. ``concealed.py`` takes the gateway's
-own secrets out of what a server says.
+``server_sent_events.py`` reads the streams of the server, and ``cursor.py`` says how far.
+``concealed.py`` takes the gateway's own secrets out of what a server says.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from agentguard_mcp.gateway.upstream.protocol import (
     NotSentError,
     OnLost,
+    OnPoll,
     RefusedError,
     Upstream,
     UpstreamLostError,
 )
 
-__all__ = ["NotSentError", "OnLost", "RefusedError", "Upstream", "UpstreamLostError"]
+__all__ = ["NotSentError", "OnLost", "OnPoll", "RefusedError", "Upstream", "UpstreamLostError"]

@@ -2,10 +2,11 @@
 
 Each message is one POST, and the order of notices is kept (``send_order.py``). The answer is one
 message, or a stream of events that ends with the answer; a second stream, which a GET opens, has
-what the server says by itself. Revision 2026-07-28 has no sessions: there, the gateway closes the
-connection of a request that is given up. The session's id and the revision that the server has
-chosen go with each request. No redirect is followed and no proxy of the environment is asked, since
-both would see the token.
+what the server says by itself. A GET also brings the rest of a stream whose connection has ended
+(``cursor.py``), so that no call is sent twice. Revision 2026-07-28 has neither sessions nor streams
+that are resumed: there, the gateway closes the connection of a request that is given up. The
+session's id and the revision that the server has chosen go with each request. No redirect is
+followed and no proxy of the environment is asked, since both would see the token.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from agentguard_mcp.gateway.messages import (
     read,
     write,
 )
+from agentguard_mcp.gateway.upstream.cursor import Cursor
 from agentguard_mcp.gateway.upstream.protocol import (
     GRACE,
     NotSentError,
     OnLost,
+    OnPoll,
     RefusedError,
     UpstreamLostError,
 )
@@ -56,6 +59,9 @@ MAX_OPEN: Final = 200
 _REFUSALS: Final = frozenset({401, 403, 404, 429})
 """The statuses of a server that says that it has not taken a request."""
 
+_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""The statuses of a server that may still give the rest of a stream."""
+
 _EVENTS: Final = "text/event-stream"
 _JSON: Final = "application/json"
 _WRITTEN: Final = "http11.send_request_body.complete"
@@ -69,19 +75,24 @@ class HttpServer:
     """A client of one server at ``url``; ``bearer`` is the token for the server, None for none.
 
     ``timeout`` is the number of seconds in which the server has to accept a connection and to send
-    a byte; ``relay.py`` limits the time for a whole answer. ``on_lost`` is told of each request
-    that the server will not answer, with ``NotSentError`` where the request did not get there.
-    Raises ``ConfigError`` for a token that no header can hold.
+    a byte, and to give the rest of a stream; ``relay.py`` limits the time for a whole answer.
+    ``on_lost`` is told of each request that the server will not answer, with ``NotSentError`` where
+    the request did not get there, and ``on_poll`` of each for whose answer the server wants to be
+    asked again. Raises ``ConfigError`` for a token that no header can hold.
     """
 
-    def __init__(self, url: str, bearer: str | None, timeout: float, on_lost: OnLost) -> None:
+    def __init__(
+        self, url: str, bearer: str | None, timeout: float, on_lost: OnLost, on_poll: OnPoll
+    ) -> None:
         headers = {"Accept-Encoding": "identity"}  # what is unpacked has no limit
         if bearer is not None:
             if not PLAIN.match(bearer):
                 raise ConfigError("the token for the MCP server is no printable ASCII on one line")
             headers["Authorization"] = f"Bearer {bearer}"
         self._url = url
+        self._timeout = timeout
         self._on_lost = on_lost
+        self._on_poll = on_poll
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 30.0)),
@@ -94,6 +105,7 @@ class HttpServer:
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stoppable: dict[RequestId, asyncio.Task[None]] = {}
+        self._wanted: set[RequestId] = set()
         self._session: str | None = None
         self._revision: str | None = None
         self._hello: object = None
@@ -127,13 +139,17 @@ class HttpServer:
     def _forget(self, identifier: RequestId, turn: Turn, task: asyncio.Task[None]) -> None:
         """Note the end of a request that perhaps never began."""
         turn.end()
+        self._wanted.discard(identifier)
         if self._stoppable.get(identifier) is task:
             del self._stoppable[identifier]
 
     def _give_up(self, notice: Message) -> bool:
         """Stop a request that can be stopped without a word to the server; return whether so."""
         identifier = notice.get("params", {}).get("requestId")
-        task = self._stoppable.get(identifier) if isinstance(identifier, str | int) else None
+        if not isinstance(identifier, str | int):
+            return False
+        self._wanted.discard(identifier)
+        task = self._stoppable.get(identifier)
         if task is not None:
             task.cancel()
         return task is not None
@@ -180,6 +196,7 @@ class HttpServer:
             await turn.come()
             if is_request(message) and not is_modern(message):
                 self._stoppable.pop(message["id"], None)  # the server may get it now
+                self._wanted.add(message["id"])
             await self._post(message, line, turn)
         finally:
             turn.end()
@@ -200,6 +217,7 @@ class HttpServer:
 
         if message.get("method") == "initialize":
             self._hello = message["id"]
+        identifier, cursor = message["id"] if is_request(message) else None, Cursor()
         error: Exception = UpstreamLostError("the answer has no response to the request")
         try:
             headers = self._headers(message)
@@ -207,7 +225,7 @@ class HttpServer:
                 "POST", self._url, content=line, headers=headers, extensions={"trace": trace}
             ) as response:
                 turn.end()
-                if await self._take(response, message["id"] if is_request(message) else None):
+                if await self._take(response, identifier, cursor):
                     return
                 if not response.is_success:
                     error = UpstreamLostError(f"HTTP status {response.status_code}")
@@ -217,10 +235,41 @@ class HttpServer:
             error = NotSentError(f"no connection ({type(failed).__name__})")
         except (httpx.HTTPError, AgentguardError) as failed:
             error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
-        if is_request(message):
-            self._on_lost(message["id"], error)
+        if identifier is not None and not await self._resume(identifier, cursor):
+            self._on_lost(identifier, error)
 
-    async def _take(self, response: httpx.Response, identifier: object) -> bool:
+    async def _resume(self, identifier: RequestId, cursor: Cursor) -> bool:
+        """Take the rest of a stream over other connections; return whether the answer came.
+
+        This ends with the first connection that the server refuses, after ``TRIES`` connections
+        without an event, and after ``timeout`` seconds. A request that is given up, and one of
+        revision 2026-07-28, is not ``_wanted``.
+        """
+        with suppress(TimeoutError, AgentguardError):  # the second for an event that is too long
+            async with asyncio.timeout(self._timeout):
+                while identifier in self._wanted and cursor.may_go_on:
+                    if cursor.is_closed:
+                        self._on_poll(identifier)
+                    await asyncio.sleep(cursor.pause)
+                    if identifier not in self._wanted:  # given up meanwhile
+                        return False
+                    cursor.connect()
+                    with suppress(httpx.HTTPError):
+                        async with self._reading(cursor) as response:
+                            if await self._take(response, identifier, cursor):
+                                return True
+                            if not response.is_success and response.status_code not in _LATER:
+                                return False
+        return False
+
+    def _reading(self, cursor: Cursor) -> Any:
+        """Return the connection that brings the stream of a GET, or the rest of a stream."""
+        headers = {**self._headers({}), "Accept": _EVENTS}
+        if cursor.event is not None:
+            headers["Last-Event-ID"] = cursor.event
+        return self._client.stream("GET", self._url, headers=headers, timeout=None)
+
+    async def _take(self, response: httpx.Response, identifier: object, cursor: Cursor) -> bool:
         """Pass the messages of a response on; return whether ``identifier`` was answered."""
         if self._session is None and response.is_success:
             session = response.headers.get("mcp-session-id")
@@ -228,12 +277,14 @@ class HttpServer:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_answered = False
         if kind == _EVENTS and response.is_success:
-            reader = EventReader(MAX_LINE)
+            reader = EventReader(MAX_LINE, cursor.event)
             async for chunk in response.aiter_raw():
                 for data in reader.feed(chunk):
                     is_answered |= await self._pass(data, identifier)
+                cursor.move(reader)
                 if is_answered:
                     return True
+            cursor.is_closed = True
         elif kind == _JSON:
             body = bytearray()  # bytes would be copied for each chunk
             async for chunk in response.aiter_raw():
@@ -264,18 +315,18 @@ class HttpServer:
 
     async def _listen(self) -> None:
         """Take what the server says by itself, as long as it offers a stream for this."""
-        pause = _PAUSE
+        pause, cursor = _PAUSE, Cursor()
         while True:
             with suppress(httpx.HTTPError, AgentguardError):
-                headers = {**self._headers({}), "Accept": _EVENTS}
-                async with self._client.stream(
-                    "GET", self._url, headers=headers, timeout=None
-                ) as response:
-                    if not response.is_success:
+                async with self._reading(cursor) as response:
+                    if response.is_success:
+                        pause = _PAUSE
+                        await self._take(response, None, cursor)
+                    elif cursor.event is None:
                         return  # 405: the server has no such stream
-                    pause = _PAUSE
-                    await self._take(response, None)
-            await asyncio.sleep(pause)
+                    elif response.status_code not in _LATER:
+                        cursor = Cursor()  # the server has forgotten the stream: ask for a new one
+            await asyncio.sleep(max(pause, cursor.pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -28,6 +28,10 @@ OnLost = Callable[[RequestId, Exception], None]
 """Is told that the server will not answer a request, and why: lost, refused, or not sent."""
 
 
+OnPoll = Callable[[RequestId], None]
+"""Is told that a server has closed the connection of a request, and wants to be asked again."""
+
+
 class NotSentError(Exception):
     """The server could not be reached before a call was sent: the call did not run."""
 

@@ -1,6 +1,7 @@
 """Reads a stream of server-sent events, as MCP's streamable HTTP uses it: messages, one an event.
 
-Only the field ``data`` counts (WHATWG HTML, "Server-sent events"). This module does no I/O.
+The fields ``data``, ``id`` and ``retry`` count (WHATWG HTML, "Server-sent events"). This module
+does no I/O.
 """
 
 from __future__ import annotations
@@ -10,16 +11,27 @@ from typing import Final
 
 from agentguard.adapters import DecodeError
 
+MAX_ID: Final = 1_024
+"""The longest id of an event, in bytes, with which the gateway asks for the rest of a stream."""
+
 _END: Final = re.compile(rb"\r\n|\n|\r")
+_PLAIN: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_ID)
+_RETRY: Final = re.compile(rb"[0-9]{1,9}")
 
 
 class EventReader:
     """Cuts bytes into the data of events; ``limit`` is the most bytes of one event.
 
-    The reader looks at each byte once, however a server cuts its bytes.
+    ``last_id`` is the id of the last event that is complete, which may have come over a connection
+    before; None for none, and for one that no header can hold. ``retry`` is the time that the
+    server has named last, in milliseconds, None for none. The reader looks at each byte once,
+    however a server cuts its bytes.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, last_id: str | None = None) -> None:
+        self.last_id = last_id
+        self.retry: int | None = None
+        self._id = last_id
         self._limit = limit
         self._rest = bytearray()
         self._data: list[bytes] = []
@@ -52,10 +64,18 @@ class EventReader:
             if self._data:
                 events.append(b"\n".join(self._data))
             self._data, self._size = [], 0
-        elif line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
+            self.last_id = self._id
+            return
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
             self._size += len(line)
             self._require_size(0)
+        elif field == b"id":
+            self._id = value.decode() if _PLAIN.fullmatch(value) else None
+        elif field == b"retry" and _RETRY.fullmatch(value):
+            self.retry = int(value)
 
     def _require_size(self, more: int) -> None:
         if self._size + more > self._limit:

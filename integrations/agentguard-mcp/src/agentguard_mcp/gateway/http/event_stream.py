@@ -1,0 +1,74 @@
+"""Writes a stream of server-sent events as the answer to an HTTP request (MCP's streamable HTTP).
+
+An event of a stream that can be resumed has an id. The first event of such a stream has an id and
+no message, so that the client can come again before there is a message, and the time after which
+the client does so (``retry``). WHATWG HTML, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentguard_mcp.gateway.http.asgi import Http
+from agentguard_mcp.gateway.http.stream import Event, Reader
+
+BEAT: Final = 15.0
+"""Seconds of silence after which a stream begins, or says that the connection is alive."""
+
+RETRY: Final = 500
+"""Milliseconds after which a client comes again whose connection has ended."""
+
+_HEADERS: Final = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # a proxy such as nginx passes each event on at once
+}
+_ALIVE: Final = b": alive\n\n"
+
+
+async def send_events(
+    http: Http,
+    reader: Reader,
+    gone: asyncio.Future[None],
+    headers: Mapping[str, str],
+    first: Event | str | None,
+) -> None:
+    """Send ``first`` and what follows, until the reader ends or the client is ``gone``.
+
+    ``first`` is as ``next_event`` returns it. ``headers`` go with the answer.
+    """
+    await http.start(200, {**_HEADERS, **headers})
+    event = first
+    if event == "":
+        reader.stream.begin()
+    while event is not None and not gone.done():
+        await http.write(_written(event) if isinstance(event, Event) else _ALIVE)
+        event = await next_event(reader, gone, BEAT)
+    await http.write(b"", is_last=True)
+
+
+async def next_event(
+    reader: Reader, gone: asyncio.Future[None], seconds: float
+) -> Event | str | None:
+    """Return the next event, a text after so many seconds of silence, None at the end."""
+    following = asyncio.ensure_future(reader.next())
+    both: set[asyncio.Future[Any]] = {following, gone}
+    try:
+        done, _waiting = await asyncio.wait(
+            both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if following in done:
+            return following.result()
+        return None if gone in done else ""
+    finally:
+        following.cancel()
+
+
+def _written(event: Event) -> bytes:
+    """Return an event as it goes to the client; its line ends with a line feed."""
+    identifier = f"id: {event.identifier}\n".encode() if event.identifier else b""
+    if not event.line:
+        return identifier + f"retry: {RETRY}\ndata: \n\n".encode()
+    return identifier + b"event: message\ndata: " + event.line + b"\n"

@@ -1,0 +1,150 @@
+"""``Stream``: the messages for one request of a client, and the ``Reader`` of one connection.
+
+A client of a session may lose its connection, and read the rest of the stream over another one
+(``replay.py``). One connection reads at a time. This module does no I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from agentguard_mcp.gateway.http.replay import History, Item
+from agentguard_mcp.gateway.messages import Message
+
+MAX_UNREAD: Final = 32 << 20
+"""The most bytes that wait for a client that does not read, before its stream ends."""
+
+
+class Event(NamedTuple):
+    """A message on its way to a client; without a line, the event with which a stream begins.
+
+    ``identifier`` is the id by which a client says that it has got the event, empty for a stream
+    that nobody can resume. ``answer`` is the message itself where it answers the request.
+    """
+
+    identifier: str
+    line: bytes
+    answer: Message | None = None
+
+
+class Stream(History):
+    """The messages for one request of a client, or for the client's GET, in their order.
+
+    A stream that ``is_resumable`` outlives the connection that reads the stream. ``has_greeting``
+    says that such a stream begins with an event without a message, for clients of revisions that
+    know this event. ``answer`` is the answer to the request, None until it is there.
+    ``is_ended`` says that nothing more comes. ``is_kept`` says that a client has ids of events.
+    ``is_standing`` is the stream of a GET, for messages that belong to no request.
+    """
+
+    def __init__(self, *, is_resumable: bool = False, has_greeting: bool = False) -> None:
+        super().__init__()
+        self.is_resumable = is_resumable
+        self.has_greeting = is_resumable and has_greeting
+        self.has_begun = False
+        self.is_ended = False
+        self.is_kept = False
+        self.is_standing = False
+        self.answer: Message | None = None
+        self.reader: Reader | None = None
+
+    def read(self, after: int = 0) -> Reader:
+        """Return what a connection reads behind a message; another connection reads no more."""
+        former, self.reader = self.reader, Reader(self, after)
+        self.is_read = True
+        self.delivered_at = None
+        self.rewind(after)
+        if former is not None:
+            former.stop()
+        return self.reader
+
+    def begin(self) -> None:
+        """Let the stream begin, before its first message: the request has gone to the server."""
+        self.has_begun = True
+        self._wake()
+
+    def put(self, item: Item) -> None:
+        """Add a message, unless the stream has ended; too many unread bytes end the stream."""
+        if self.is_ended:
+            return
+        self.add(item)
+        self.answer = item.answer
+        if self.size - self.sent_size > MAX_UNREAD:
+            self.lose()
+        self._wake()
+
+    def end(self) -> None:
+        """Let the stream end behind what waits."""
+        self.is_ended = True
+        self._wake()
+
+    def lose(self) -> None:
+        """Drop all messages, and take no more."""
+        self.drop_all()
+        self.end()
+
+    def finish_reader(self) -> None:
+        """Let the connection that reads end behind what waits; the stream goes on."""
+        if self.reader is not None:
+            self.reader.finish()
+
+    def _wake(self) -> None:
+        if self.reader is not None:
+            self.reader.changed.set()
+
+
+class Reader:
+    """One connection that reads a stream, behind message number ``position``."""
+
+    def __init__(self, stream: Stream, position: int) -> None:
+        self.stream = stream
+        self.changed = asyncio.Event()
+        self._position = position
+        self._greets = stream.has_greeting
+        self._is_stopped = False
+        self._is_done = False
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether the stream has ended, and this connection has its last message."""
+        return self.stream.is_ended and self._position == self.stream.newest
+
+    def finish(self) -> None:
+        """Let the connection end behind what waits, and the stream go on."""
+        self._is_done = True
+        self.changed.set()
+
+    def stop(self) -> None:
+        """Let the connection end at once, and the stream go on."""
+        self._is_stopped = True
+        self.changed.set()
+
+    async def next(self) -> Event | None:
+        """Return the next event, None at the end of the connection or of the stream."""
+        while not self._is_stopped:
+            event = self._event()
+            if event is not None:
+                return event
+            if self._is_done or self.stream.is_ended:
+                break
+            self.changed.clear()
+            await self.changed.wait()
+        return None
+
+    def _event(self) -> Event | None:
+        """Return the event that is there, None for none."""
+        stream = self.stream
+        item = stream.get(self._position + 1)
+        if self._greets and (stream.has_begun or (item is not None and item.answer is None)):
+            self._greets = False
+            stream.has_begun = True
+            return Event(stream.event(self._position), b"")
+        if item is None:
+            return None
+        self._position += 1
+        stream.note_sent(self._position)
+        if stream.is_resumable:
+            return Event(stream.event(self._position), *item)
+        stream.drop_sent(0)
+        return Event("", *item)

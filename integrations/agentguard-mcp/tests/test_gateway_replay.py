@@ -1,0 +1,120 @@
+"""What is kept of a session's streams: which messages follow an event, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentguard_mcp.gateway.http.replay import (
+    GRACE,
+    MAX_KEPT,
+    MAX_SENT,
+    MAX_STREAMS,
+    GoneError,
+    History,
+    Item,
+    ReplayStore,
+)
+
+KIB = 1 << 10
+
+
+def history(*lines: bytes, sent: int = 0, is_read: bool = False) -> History:
+    made = History()
+    made.is_read = is_read
+    for line in lines:
+        made.add(Item(line))
+    for number in range(1, sent + 1):
+        made.note_sent(number)
+    return made
+
+
+def store(*histories: History) -> ReplayStore[History]:
+    made: ReplayStore[History] = ReplayStore()
+    for one in histories:
+        made.add(one)
+    return made
+
+
+def lines(found: History) -> list[bytes]:
+    numbers = range(1, found.newest + 1)
+    return [item.line for number in numbers if (item := found.get(number)) is not None]
+
+
+def test_an_event_leads_to_its_stream_and_its_place():
+    first, second = history(b"a", b"b", sent=2), history(b"c", sent=1)
+    kept = store(first, second)
+    assert kept.find(first.event(0)) == (first, 0)
+    assert kept.find(first.event(2)) == (first, 2)
+    assert kept.find(second.event(1)) == (second, 1)
+    for unknown in (first.event(3), second.event(2), history(b"a", sent=1).event(1), "", "1-1"):
+        with pytest.raises(GoneError):
+            kept.find(unknown)
+
+
+def test_an_event_whose_message_was_not_sent_leads_nowhere():
+    one = history(b"a", b"b", sent=1)
+    kept = store(one)
+    assert kept.find(one.event(1)) == (one, 1)
+    with pytest.raises(GoneError):
+        kept.find(one.event(2))
+
+
+def test_messages_that_were_sent_are_dropped_beyond_a_bound_and_others_are_not():
+    one = history(*[b"x" * KIB] * 2_000, sent=1_500)
+    assert one.sent_size == MAX_SENT
+    kept = store(one)
+    assert kept.find(one.event(1_500 - MAX_SENT // KIB)) == (one, 1_500 - MAX_SENT // KIB)
+    with pytest.raises(GoneError):
+        kept.find(one.event(1_500 - MAX_SENT // KIB - 1))
+    assert one.size == MAX_SENT + 500 * KIB
+    large = history(b"x" * 2 * MAX_SENT, sent=1)
+    assert lines(large) == [b"x" * 2 * MAX_SENT]
+
+
+def test_a_message_that_is_sent_once_more_is_not_dropped_before():
+    one = history(*[b"x" * KIB] * 10, sent=10)
+    one.rewind(4)
+    assert one.sent_size == 4 * KIB
+    one.drop_sent(0)
+    assert [one.get(number) is not None for number in (3, 4, 5)] == [False, True, True]
+    assert one.is_followed(10)
+
+
+def test_what_was_delivered_is_kept_for_a_while_and_what_nobody_got_longer():
+    delivered, unread = history(b"a", sent=1), history(b"b")
+    delivered.delivered_at = 100.0
+    kept = store(delivered, unread)
+    assert kept.trim(100.0 + GRACE - 1) == []
+    assert kept.trim(100.0 + GRACE) == [delivered]
+    assert kept.trim(100.0 + 1_000 * GRACE) == []
+    assert kept.find(unread.event(0)) == (unread, 0)
+
+
+def test_what_was_delivered_is_dropped_first_then_the_oldest():
+    half = b"x" * (MAX_KEPT // 2)
+    unread, delivered, newer = history(half), history(half, sent=1), history(half)
+    delivered.delivered_at = 0.0
+    kept = store(unread, delivered)
+    assert kept.trim(0.0) == []
+    kept.add(newer)
+    assert kept.trim(0.0) == [delivered]
+    kept.add(history(b"x"))
+    assert kept.trim(0.0) == [unread]
+
+
+def test_a_stream_that_a_client_reads_stays_and_loses_what_was_sent():
+    read = history(*[b"x" * KIB] * 3, sent=2, is_read=True)
+    full = history(b"x" * (MAX_KEPT - KIB))
+    kept = store(read, full)
+    assert kept.trim(0.0) == []
+    assert lines(read) == [b"x" * KIB] * 2
+    assert kept.find(read.event(2)) == (read, 2)
+    with pytest.raises(GoneError):
+        kept.find(read.event(0))
+
+
+def test_too_many_streams_without_a_client_are_dropped():
+    many = [history(b"a") for _ in range(MAX_STREAMS + 2)]
+    kept = store(*many, history(b"a", is_read=True))
+    assert kept.trim(0.0) == many[:2]
+    assert kept.trim(0.0) == []

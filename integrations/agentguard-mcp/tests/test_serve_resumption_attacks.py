@@ -1,0 +1,141 @@
+"""Attacks on streams that clients resume: each is stopped, beside its allowed twin."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from gateway_scene import settings, shown, until
+from http_scene import call_of, served
+from login_provider import ISSUER, Provider
+from stream_scene import asked, broken, fetched, listening, reply_to
+
+from agentguard.testing import RecordedGuard
+from agentguard_mcp.gateway import OAuth
+
+URL = "https://mcp.acme.example/mcp"
+SLOW = {"extra": ["slow"], "slow": 0.2}
+
+
+async def test_an_event_of_another_session_gives_nothing(recorded):
+    async with served(recorded) as gateway:
+        owner, thief = await gateway.caller().begin(), await gateway.caller().begin()
+        last = await broken(owner, call_of("echo", "a"))
+        theirs = await broken(thief, call_of("echo", "b"))
+        assert await fetched(thief, last) == (410, [])
+        assert await fetched(owner, theirs) == (410, [])
+        status, (answer,) = await fetched(owner, last)
+        assert (status, shown(answer["result"])["text"]) == (200, "a")
+        without = gateway.caller()
+        assert (await fetched(without, last))[0] == 405
+        without.headers["mcp-session-id"] = "made-up"
+        assert (await fetched(without, last))[0] == 404
+
+
+async def test_an_event_that_was_never_sent_gives_nothing(recorded):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        last = await broken(client, call_of("echo", "a"))
+        name = last.partition("-")[0]
+        for event in (
+            "",
+            "0",
+            "x" * 10_000,
+            name,
+            f"{name}-",
+            f"{name}-2",
+            f"{name}--1",
+            f"{name}-00",
+            f"{name}-1e0",
+            f"{name}-\u0660",
+            f"{name}-99999999999999999999",
+            f"{'0' * 32}-0",
+            f"{name.upper()}-0",
+        ):
+            assert await fetched(client, event.encode()) == (410, []), event
+        twice = [*client.headers.items(), ("last-event-id", last), ("last-event-id", last)]
+        refused = await client.http.get(client.url, headers=twice)
+        assert refused.status_code == 400
+        assert (await fetched(client, last))[0] == 200
+
+
+async def test_only_the_caller_of_a_session_resumes_its_streams(tmp_path):
+    provider = Provider(tmp_path)
+    recorded = RecordedGuard.make(
+        agents={"assistant": {"max_scope": ["files:read"]}},
+        issuers={"acme": provider.table(audience=[URL])},
+    )
+
+    def bearer(name, **claims):
+        claims |= {"aud": URL, "scope": "files:read", "sub": name, "preferred_username": name}
+        return {"authorization": f"Bearer {provider.token(**claims)}"}
+
+    oauth = OAuth({ISSUER: ("files:read",)}, scopes=("files:read",))
+    async with served(recorded, url=URL, oauth=oauth) as gateway:
+        client = gateway.caller(host="mcp.acme.example", **bearer("alice"))
+        client.url = f"http://127.0.0.1:{gateway.place.port}/mcp"
+        await client.begin()
+        last = await broken(client, call_of("echo", "a"))
+        own = dict(client.headers)
+        for other in (bearer("mallory"), bearer("alice", azp="another-program")):
+            client.headers = {**own, **other}
+            assert await fetched(client, last) == (404, [])
+        client.headers = {**own, "authorization": ""}
+        assert await fetched(client, last) == (401, [])
+        client.headers = {**own, **bearer("alice", jti="a newer token")}
+        status, (answer,) = await fetched(client, last)
+        assert (status, shown(answer["result"])["text"]) == (200, "a")
+    recorded.guard.close()
+
+
+async def test_no_stream_shows_a_message_of_another_one(recorded):
+    async with served(recorded, settings(options=SLOW)) as gateway:
+        client = await gateway.caller().begin()
+        slow = await broken(client, call_of("slow", "a", identifier="slow"))
+        asking = await broken(client, call_of("ask", "who?", identifier="asking"), messages=1)
+        assert (await client.post(reply_to({"id": "q1"}))).status_code == 202
+        await until(lambda: recorded.outcomes() == ["ok", "ok"])
+        assert [one["id"] for one in (await fetched(client, slow))[1]] == ["slow"]
+        assert [one["id"] for one in (await fetched(client, asking))[1]] == ["asking"]
+
+
+@pytest.mark.parametrize("kept", [100, 1 << 20], ids=["beyond-the-bound", "within-the-bound"])
+async def test_what_is_kept_for_a_client_that_is_away_has_a_bound(recorded, monkeypatch, kept):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.replay.MAX_KEPT", kept)
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        async with asked(client, call_of("ask", "who?")) as events:
+            await events.next()
+            last = (await events.next()).identifier
+        assert (await client.post(reply_to({"id": "q1"}, "x" * 1_000))).status_code == 202
+        await until(lambda: recorded.outcomes() == ["ok"])  # kept or not, the call is on record
+        status, messages = await fetched(client, last)
+        assert (status, len(messages)) == ((410, 0) if kept == 100 else (200, 1))
+        assert shown(await client.call("echo", "b"))["text"] == "b"
+
+
+async def test_the_streams_that_are_kept_have_a_bound(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.replay.MAX_STREAMS", 2)
+    async with served(recorded, settings(options={**SLOW, "slow": 0.05})) as gateway:
+        client = await gateway.caller().begin()
+        calls = [call_of("slow", str(i), identifier=i) for i in range(4)]
+        ids = [await broken(client, call) for call in calls]
+        await until(lambda: recorded.outcomes() == ["ok"] * 4)
+        found = [(await fetched(client, last))[0] for last in ids]
+    assert found == [410, 410, 200, 200]
+
+
+async def test_a_client_that_opens_and_breaks_one_stream_again_and_again_runs_no_call(
+    recorded, ran
+):
+    async with served(recorded, settings(options={**SLOW, "ran": str(ran)})) as gateway:
+        client = await gateway.caller().begin()
+        last = await broken(client, call_of("slow", "a"))
+        for _ in range(50):
+            async with listening(client, last) as events:
+                assert events.answer.status_code == 200
+        many = [asyncio.create_task(fetched(client, last)) for _ in range(10)]
+        found = await asyncio.gather(*many)
+        assert sum(len(messages) for _, messages in found) >= 1
+    assert ran.read_text().splitlines().count("slow a") == 1
+    assert recorded.outcomes() == ["ok"]
