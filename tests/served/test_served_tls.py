@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,18 @@ from certificates import Authority
 from served_remote import BATCH, WEB, Remote
 
 from agentguard import ApprovalPending, ConfigError, Denied, ServerError
+from agentguard.client.dial import AtHost
+from agentguard.client.link import Link
+from agentguard.domain.config.server import Host
 from agentguard.wire.frame import Frame
 from agentguard.wire.stream import Stream
+
+SOON = """
+from agentguard.server import tls
+known = tls.Known
+tls.Known = lambda client, ends_at: known(client, ends_at - 3597)
+"""
+"""Code for a server to which a certificate of one hour ends in three seconds."""
 
 
 @pytest.fixture
@@ -180,3 +191,53 @@ def test_a_remote_client_starts_no_programs(remote):
         stream.read()
         stream.write(Frame({"op": "launch", "agent": "clerk", "uid": 0, "vouches_for": []}))
         assert stream.read().header["error"]["code"] == "server.launch"
+
+
+def test_a_connection_serves_until_its_certificate_ends(remote):
+    with remote.socket(remote.authority.issue("web", WEB, hours=2)) as connected:
+        stream = Stream(connected)
+        assert stream.read().header == {"protocol": 1}
+        stream.write(Frame({"op": "hello", "protocol": 1, "session": None}))
+        assert 7000 < stream.read().header["ends_in"] <= 7200
+        assert not connected.session.has_ticket  # it would stand for the certificate after its end
+
+
+def test_an_idle_connection_ends_with_its_certificate(founded):
+    remote = Remote(founded, SOON)
+    web = remote.socket(remote.authority.issue("web", WEB, hours=1))
+    batch = remote.socket(remote.authority.issue("batch", BATCH, hours=2))
+    with web, batch:
+        stream = Stream(batch)
+        stream.read()
+        stream.write(Frame({"op": "hello", "protocol": 1, "session": None}))
+        assert "session" in stream.read().header
+        web.settimeout(30)
+        with suppress(OSError):
+            while web.recv(100):
+                pass
+        stream.write(Frame({"op": "flush"}))  # the twin
+        assert stream.read().header == {}
+
+
+def test_a_client_takes_a_certificate_that_has_replaced_the_first(remote):
+    other = Authority(remote.place.folder, "other")
+    files = remote.authority.issue("web", WEB)
+    good = [file.read_bytes() for file in files]
+    forged = [
+        file.read_bytes() for file in other.issue("web", WEB)
+    ]  # now in the place of the first
+    host = Host("127.0.0.1", remote.port, remote.authority.file, *files)
+    link = Link(AtHost(host), timeout=30)
+    with pytest.raises(ServerError):
+        link.connect()
+    files[0].write_bytes(good[0])  # the key is the forged one's still
+    with pytest.raises(ServerError):
+        link.connect()
+    files[1].write_bytes(good[1])
+    assert link.connect().client == "web"
+    files[0].write_bytes(forged[0])  # between two files, the last whole pair counts
+    assert link.connect().client == "web"
+    files[1].write_bytes(forged[1])
+    with pytest.raises(ServerError):
+        link.connect()
+    link.close()

@@ -17,7 +17,8 @@ from agentguard.wire.stream import Stream
 class Greeting(NamedTuple):
     """What the server says to a new connection: the session, and what the guard needs to know.
 
-    ``ends_in`` is how many seconds the connection may serve, None where it has no token that ends.
+    ``ends_in`` is how many seconds the connection may serve, None where it has neither a token nor
+    a certificate that ends.
     """
 
     session: str

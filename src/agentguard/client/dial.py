@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -114,31 +115,33 @@ class AtPath(_WithoutToken):
 class AtHost:
     """Opens connections to a server on another machine, over TCP with TLS.
 
-    Raises ``ConfigError`` where a certificate or the key can't be read, or the token endpoint can't
-    be used.
+    Certificates and key are read once more when their files have changed, since another program may
+    replace them before their end. Files that can't be read then change nothing. Raises
+    ``ConfigError`` where a certificate or the key can't be read at first, or the token endpoint
+    can't be used.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        what = f"ca ({host.ca})"
-        try:
-            self._context = ssl.create_default_context(cafile=_text(host.ca))
-            self._context.minimum_version = ssl.TLSVersion.TLSv1_3
-            if host.certificate is not None:
-                what = f"certificate ({host.certificate}) or key ({host.key})"
-                self._context.load_cert_chain(host.certificate, host.key)
-        except OSError as error:  # among them ssl.SSLError
-            reason = error.strerror or error
-            message = f"[server] {what} can't be read: {reason}: name files in PEM that are there"
-            raise ConfigError(message) from error
+        self._read = _state_of(host)
+        self._context = _context_of(host)
         self._tokens = tokens_of(host)
+
+    def _newest_context(self) -> ssl.SSLContext:
+        now = _state_of(self._host)
+        if now != self._read:
+            with suppress(ConfigError):  # the other program is between two files: the next time
+                self._context = _context_of(self._host)
+                self._read = now
+        return self._context
 
     def __call__(self, timeout: float) -> Stream:
         """Return a new connection (``Dial``)."""
+        context = self._newest_context()
         connected = socket.create_connection((self._host.name, self._host.port), timeout)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            encrypted = self._context.wrap_socket(connected, server_hostname=self._host.name)
+            encrypted = context.wrap_socket(connected, server_hostname=self._host.name)
         except BaseException:
             connected.close()
             raise
@@ -168,6 +171,35 @@ class AtHost:
             advice = "see whether it runs, and whether both certificates are in force"
         message = f"{at} can't be reached ({error}): {advice}"
         return ServerError(message, code="server.unreachable")
+
+
+def _context_of(host: Host) -> ssl.SSLContext:
+    """Return what the client's end of TLS goes by; raises ``ConfigError``."""
+    what = f"ca ({host.ca})"
+    try:
+        context = ssl.create_default_context(cafile=_text(host.ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if host.certificate is not None:
+            what = f"certificate ({host.certificate}) or key ({host.key})"
+            context.load_cert_chain(host.certificate, host.key)
+    except OSError as error:  # among them ssl.SSLError
+        reason = error.strerror or error
+        message = f"[server] {what} can't be read: {reason}: name files in PEM that are there"
+        raise ConfigError(message) from error
+    return context
+
+
+def _state_of(host: Host) -> list[tuple[int, int] | None]:
+    """Return what tells whether a program has replaced the files since."""
+    return [_status(path) for path in (host.ca, host.certificate, host.key) if path is not None]
+
+
+def _status(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def at(address: Path | Host) -> Dial:

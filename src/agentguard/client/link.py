@@ -6,8 +6,8 @@ server has it. A connection that fails is given up. A request is then sent once 
 connection of the same session: a call has an id, so that the server does not carry it out twice.
 Another request is carried out again, and its second answer may differ (ADR 0034). The reports of
 the lost connection go on the next one that has an answer. While the server is started anew, a
-process that was connected before waits for it (``patience``). A connection with a token is renewed
-before the token ends.
+process that was connected before waits for it (``patience``). A connection with a token or a
+certificate is renewed before that ends.
 
 A forked process has a session of its own: the parent's connections are closed in the child.
 """

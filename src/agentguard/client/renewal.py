@@ -1,4 +1,4 @@
-"""``Renewal``: has a link open a new connection before the token of the last one ends.
+"""``Renewal``: has a link open a new connection before the token or certificate of the last ends.
 
 A client that is idle, or whose tool runs for long, sends nothing. Without a connection the server
 would forget its session, and leave its calls in doubt. So a thread renews the connection in time.
@@ -30,7 +30,7 @@ class Renewable(Protocol):
     """What has connections to renew."""
 
     def renew(self) -> None:
-        """Open a connection with a new token; raises ``AgentguardError``."""
+        """Open a connection with a new token or certificate; raises ``AgentguardError``."""
 
 
 class Renewal:

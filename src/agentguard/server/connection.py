@@ -74,9 +74,9 @@ def refuse(accepted: socket.socket, error: ServerError) -> None:
 def serve(
     stream: Stream, sessions: Sessions, channels: Channels, parts: Embedded, peer: Peer
 ) -> None:
-    """Serve one connection until the client ends it, or the client's token ends.
+    """Serve one connection until the client ends it, or its token or certificate ends.
 
-    A request that has come as a whole before the token's end is still carried out.
+    A request that has come as a whole before that end is still carried out.
     """
     session: Session | None = None
     try:

@@ -22,8 +22,8 @@ class Peer:
     ``accepted`` is the socket as the listener gave it. ``share`` is what the connection counts
     against. ``uid`` is the user, None for another machine. ``client`` is None until the client is
     known: for a user until the greeting, where the user is looked up, and for another machine
-    without a certificate until its token is verified. ``ends_at`` is when the token ends (Unix
-    time), None without a token.
+    without a certificate until its token is verified. ``ends_at`` is when the token or the
+    certificate ends (Unix time), None without one.
     """
 
     accepted: socket.socket
@@ -44,11 +44,11 @@ class Peer:
     def time_left(self) -> float | None:
         """Return how many seconds the connection may serve, None for no end.
 
-        Raises ``EndedError`` where the token has ended.
+        Raises ``EndedError`` where the token or the certificate has ended.
         """
         if self.ends_at is None:
             return None
         left = self.ends_at - time.time()
         if left <= 0:
-            raise EndedError("the client's token has ended")
+            raise EndedError("the client's token or certificate has ended")
         return left

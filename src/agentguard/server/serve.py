@@ -46,11 +46,15 @@ _SWEEP: Final = 0.5
 
 
 class _Admitted(NamedTuple):
-    """A connection, the user at its other end (None: another machine), and the client if known."""
+    """A connection, the user at its other end (None: another machine), and the client if known.
+
+    ``ends_at`` is when a certificate ends (Unix time).
+    """
 
     stream: Stream
     uid: int | None
     client: ClientConfig | None
+    ends_at: float | None = None
 
 
 class GuardServer:
@@ -151,8 +155,8 @@ class GuardServer:
 
         def admitted() -> _Admitted:
             handshakes = self.sessions.handshakes
-            stream, client = tls.accept(accepted, context, self.sessions.clients, handshakes)
-            return _Admitted(stream, None, client)
+            stream, known = tls.accept(accepted, context, self.sessions.clients, handshakes)
+            return _Admitted(stream, None, *(known or (None, None)))
 
         self._start(accepted, lambda: (REMOTE, admitted))
 
@@ -179,7 +183,7 @@ class GuardServer:
 
     def _serve(self, admitted: Callable[[], _Admitted], peer: Peer) -> None:
         try:
-            stream, peer.uid, peer.client = admitted()
+            stream, peer.uid, peer.client, peer.ends_at = admitted()
             with self._lock:
                 self._streams.add(stream)
             try:

@@ -13,7 +13,7 @@ import ssl
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.domain.config.server import ClientConfig, TlsListener
 from agentguard.errors import ServerError
@@ -36,6 +36,7 @@ def context_of(config: TlsListener, *, takes_tokens: bool) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # a ticket would stand for a certificate that has ended meanwhile
     without_ca = ssl.CERT_NONE if config.ca is None else ssl.CERT_OPTIONAL
     context.verify_mode = without_ca if takes_tokens else ssl.CERT_REQUIRED
     try:
@@ -59,6 +60,13 @@ def listen(config: TlsListener) -> socket.socket:
     except OSError as error:
         message = f"the guard server can't listen at {config.host}:{config.port}: {error}"
         raise ServerError(message, code="server.address") from error
+
+
+class Known(NamedTuple):
+    """What a certificate says: the client, and when the certificate ends (Unix time)."""
+
+    client: ClientConfig
+    ends_at: float
 
 
 class Handshakes:
@@ -105,10 +113,10 @@ def accept(
     context: ssl.SSLContext,
     clients: Mapping[str, ClientConfig],
     handshakes: Handshakes,
-) -> tuple[Stream, ClientConfig | None]:
-    """Take up a connection; return the stream, and the client that its certificate names.
+) -> tuple[Stream, Known | None]:
+    """Take up a connection; return the stream, and what its certificate says.
 
-    Without a certificate, the client is None, and the connection stays among ``handshakes``.
+    Without a certificate that is None, and the connection stays among ``handshakes``.
     Raises ``OSError`` where the handshake fails, and ``ServerError`` (``server.stranger``) for a
     certificate that is no client's.
     """
@@ -120,11 +128,12 @@ def accept(
         encrypted.do_handshake()
         encrypted.settimeout(None)
         certificate = encrypted.getpeercert()
-        client = None
+        known = None
         if certificate is not None:
             client = _client_of(_uris(certificate), clients)
+            known = Known(client, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
             handshakes.end(connected)
-        return Stream(encrypted, is_served=True), client
+        return Stream(encrypted, is_served=True), known
     except BaseException:
         handshakes.end(connected)
         encrypted.close()
