@@ -148,3 +148,21 @@ def test_a_user_who_runs_no_agent_sees_requests_with_the_right_alone(founded, bo
         assert (answered.returncode, "request.unknown" in answered.stderr) == (2, True)
         with pytest.raises(ApprovalPending):
             again()
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_a_call_whose_arguments_are_long_and_quoted_is_approved(founded, monkeypatch, is_traced):
+    """In a frame, each quote of a request takes four bytes."""
+    monkeypatch.setattr("agentguard.client.instance.is_silent", lambda: not is_traced)
+    founded.start()
+    guard = founded.connect()
+    agent, pay = guard.new_agent("clerk"), guard.tool(name="pay")(len)
+    text = '"' * 131_000
+    with pytest.raises(ApprovalPending) as pending:
+        agent.call(pay, text)
+    with pytest.raises(ApprovalPending):
+        agent.call(pay, text)
+    (request,) = guard.approvals.pending()
+    assert request == pending.value.request
+    guard.approvals.vouch(request, "approve", principal="user:bob")
+    assert agent.call(pay, text) == len(text)

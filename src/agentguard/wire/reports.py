@@ -27,17 +27,19 @@ class Recorder:
 
     ``redactions`` are the configuration's for the tool. A client that is not traced
     (``is_traced``) needs no report of an allowed call. ``take`` returns the reports since the last
-    ``take``.
+    ``take``. Of several reports about one request, the first alone has the request, which can
+    fill half of a frame's header.
     """
 
     def __init__(self, redactions: Sequence[Redaction], *, is_traced: bool) -> None:
         self._redactions = redactions
         self._is_traced = is_traced
         self._reports: list[list[Any]] = []
+        self._told: ApprovalRequest | None = None
 
     def take(self) -> list[list[Any]]:
         """Return the reports so far, and forget them."""
-        reports, self._reports = self._reports, []
+        reports, self._reports, self._told = self._reports, [], None
         return reports
 
     def _report(self, *report: Any) -> None:
@@ -56,16 +58,24 @@ class Recorder:
 
     def requested(self, request: ApprovalRequest, place: LogPlace, head: Checkpoint) -> None:
         """Record the place of a request for an approval."""
+        self._told = request
         text = request.dumps().decode()
         self._report("requested", text, values.log_place(place), values.head(head))
 
     def waits(self, request: ApprovalRequest) -> None:
         """Record that the call waits for answers."""
-        self._report("waits", request.dumps().decode())
+        self._report("waits", self._text(request))
 
     def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
         """Record the answers."""
-        self._report("answered", request.dumps().decode(), [one._asdict() for one in answers])
+        self._report("answered", self._text(request), [one._asdict() for one in answers])
+
+    def _text(self, request: ApprovalRequest) -> str | None:
+        """Return a request for a report, None for that of the report before."""
+        if request == self._told:
+            return None
+        self._told = request
+        return request.dumps().decode()
 
     def recorded(
         self, decision: Decision, invocation: LoggedInvocation, place: LogPlace, head: Checkpoint
@@ -119,11 +129,13 @@ Keep = Callable[[Sequence[Redaction]], Sequence[Attachment]]
 
 def tell(reports: Any, listener: CallListener, kept: Keep) -> None:
     """Tell ``listener`` of each report; raises ``DecodeError`` (``frame.malformed``)."""
+    text: Any = None  # of the request of the report before
     for report in values.reads("list of reports", lambda: [*reports]):
         try:
             name, *parts = report
-            teller = _TELLERS[name]
-            teller(listener, kept, *parts)
+            if name in _OF_REQUESTS:
+                text = parts[0] = text if parts[0] is None else parts[0]
+            _TELLERS[name](listener, kept, *parts)
         except (LookupError, TypeError, ValueError) as error:
             raise DecodeError("not a report", code="frame.malformed") from error
 
@@ -160,5 +172,9 @@ _TELLERS: Final[Mapping[str, Callable[..., object]]] = {
 }
 
 
-def _request(text: str) -> ApprovalRequest:
-    return ApprovalRequest.loads(text.encode())
+_OF_REQUESTS: Final = frozenset({"requested", "waits", "answered"})
+"""The reports whose first member is a request."""
+
+
+def _request(text: object) -> ApprovalRequest:
+    return ApprovalRequest.loads(values.text(text).encode())
