@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentguard import ServerError
-from agentguard.client.dial import Inherited
+from agentguard.client.dial import AtPath, Inherited
 from agentguard.client.link import Link
 from agentguard.errors import DecodeError
 from agentguard.wire import values
@@ -81,3 +81,16 @@ def test_a_server_that_does_not_answer_is_unreachable_after_the_time_limit():
     with channel() as (dial, _server), pytest.raises(ServerError) as caught:
         Link(dial, timeout=0.05).connect()
     assert caught.value.code == "server.unreachable"
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_server_that_hangs_is_told_from_one_that_is_not_there(tmp_path, listens):
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        if listens:
+            server.bind(str(path))
+            server.listen()
+        with pytest.raises(ServerError) as caught:
+            Link(AtPath(path), timeout=0.05).connect()
+    assert ("listens and does not answer" in str(caught.value)) is listens
+    assert ("start it with agentguard serve" in str(caught.value)) is not listens

@@ -1,14 +1,21 @@
-"""What a client asks for in the very moment in which its rights change, or its session ends."""
+"""What happens at one moment: a client asks while its rights change, or its session ends.
+
+Or the machine has no thread left while a client comes.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import httpcore
 import pytest
+from ports import free_port
 from served_intruder import CALL, described, new_id
 
 from agentguard import ConfigError, ServerError
@@ -16,8 +23,12 @@ from agentguard.audit.entry import parse_entry
 from agentguard.domain.config.server import ClientConfig
 from agentguard.guard.embedded import open_embedded
 from agentguard.server import requests
+from agentguard.server.health import HealthListener
+from agentguard.server.launch import Channels
+from agentguard.server.peer import Peer
 from agentguard.server.pins import ToolPins
 from agentguard.server.session import OutdatedError, Session
+from agentguard.server.sessions import Sessions
 from agentguard.server.share import Share
 
 CLIENT = ClientConfig("web", 64_001, agents=("clerk",))
@@ -152,3 +163,62 @@ def test_a_client_joins_its_session_while_a_reload_is_under_way(founded):
     guard.flush()
     assert [one.status for one in founded.outcomes()] == ["ok"]
     assert founded.verify().in_doubt == ()
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_client_that_comes_back_while_it_is_forgotten_stays(founded, parts, monkeypatch, is_back):
+    settings = founded.settings
+    limits = replace(settings.server, reconnect=-1.0)
+    sessions, (ours, theirs) = Sessions(settings, limits, parts), socket.socketpair()
+    peer = Peer(ours, sessions.shares.of(os.getuid()), uid=os.getuid())
+    session = sessions.join(None, peer, None)
+    sessions.leave(session)
+    forget = sessions.forget
+
+    def come_back(lost, **options):
+        if is_back:
+            assert sessions.join(session.handle, peer, None) is session
+        forget(lost, **options)
+
+    with ours, theirs, monkeypatch.context() as patched:
+        patched.setattr(sessions, "forget", come_back)
+        sessions.forget_lost()
+    assert session.has_ended is not is_back
+    sessions.end()
+    assert session.has_ended
+
+
+@pytest.fixture
+def no_thread(monkeypatch):
+    """A function that has the machine start no thread, in a context."""
+
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    @contextmanager
+    def no_thread():
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            yield
+
+    return no_thread
+
+
+def test_a_channel_without_a_thread_takes_no_place(no_thread):
+    channels = Channels(lambda _connected, _client: None, 1)
+    with no_thread(), pytest.raises(ServerError) as refused:
+        channels.open(CLIENT)
+    assert refused.value.code == "server.busy"
+    channels.open(CLIENT).close()  # the twin
+    channels.close()
+
+
+def test_the_listener_for_probes_comes_back_after_a_time_without_threads(no_thread):
+    port, status = free_port(), {"draining": False}
+    with closing(HealthListener(("127.0.0.1", port), lambda: status)):
+        with no_thread():
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as refused:
+                    assert refused.recv(1) == b""
+        answer = httpcore.request("GET", f"http://127.0.0.1:{port}/healthz")
+        assert answer.status == 200

@@ -105,10 +105,10 @@ class AtPath(_WithoutToken):
 
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error that says what to do without a server."""
-        message = (
-            f"the guard server at {self._path} can't be reached ({error}): start it with "
-            "agentguard serve"
-        )
+        advice = "start it with agentguard serve"
+        if isinstance(error, TimeoutError | BlockingIOError):
+            advice = "it listens and does not answer: see its log, or allow more time in [server]"
+        message = f"the guard server at {self._path} can't be reached ({error}): {advice}"
         return ServerError(message, code="server.unreachable")
 
 

@@ -112,9 +112,16 @@ class Channels:
             theirs.close()
             message = f"the guard server has {self._most} programs, which is the limit"
             raise ServerError(message, code="server.busy")
-        threading.Thread(
+        work = threading.Thread(
             target=self._serve, args=(channel, client), name="agentguard-channel", daemon=True
-        ).start()
+        )
+        try:
+            work.start()
+        except RuntimeError as error:
+            self._end(channel)
+            theirs.close()
+            message = f"the guard server has no free thread ({error}): wait"
+            raise ServerError(message, code="server.busy") from error
         return theirs
 
     def _serve(self, channel: Stream, client: ClientConfig) -> None:
@@ -128,9 +135,12 @@ class Channels:
         except DecodeError as error:
             _LOGGER.warning("the channel of %s is closed: %s [%s]", client.name, error, error.code)
         finally:
-            with self._lock:
-                self._open.discard(channel)
-            channel.close()
+            self._end(channel)
+
+    def _end(self, channel: Stream) -> None:
+        with self._lock:
+            self._open.discard(channel)
+        channel.close()
 
     def _answer(self, channel: Stream, client: ClientConfig) -> None:
         try:

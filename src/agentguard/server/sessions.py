@@ -182,7 +182,7 @@ class Sessions:
             mine = [one for one in self._sessions.values() if is_full and one.share is share]
             lost = [one for one in mine if one.connections == 0]
         if lost:
-            self.forget(min(lost, key=lambda one: one.lost_at))
+            self.forget(min(lost, key=lambda one: one.lost_at), only_lost=True)
 
     def count_for(self, peer: Peer, client: ClientConfig) -> None:
         """Count a connection for its client, once the client on another machine is known."""
@@ -236,9 +236,14 @@ class Sessions:
             session.connections -= 1
             session.lost_at = time.monotonic()
 
-    def forget(self, session: Session) -> None:
-        """Forget a session; its calls under way stay in doubt."""
+    def forget(self, session: Session, *, only_lost: bool = False) -> None:
+        """Forget a session; its calls under way stay in doubt.
+
+        With ``only_lost``, a session whose client has come back meanwhile stays.
+        """
         with self.lock:
+            if only_lost and session.connections > 0:
+                return
             if self._sessions.pop(session.handle, None) is not None:
                 session.share.clients -= 1
         in_doubt = session.abandon()
@@ -255,7 +260,7 @@ class Sessions:
                 if one.connections == 0 and one.lost_at < before
             ]
         for session in lost:
-            self.forget(session)
+            self.forget(session, only_lost=True)
 
     def end(self) -> None:
         """Forget all clients, whose connections are closed."""
