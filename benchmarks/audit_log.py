@@ -1,7 +1,7 @@
 """What the audit log costs: appends, many processes, verification, memory, and growth.
 
     uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--verification]
-        [--logs FOLDER] [--json FILE]
+        [--evidence] [--logs FOLDER] [--json FILE]
 
 Each measured arm has its floor beside it, run alternately with the garbage collector off; the
 ratio is the median of the ratios of the repetitions. The floors are in ``states.py``: of an append,
@@ -10,7 +10,8 @@ commit); of a guarded call, that commit under the floor of ``guarded_call.py``; 
 the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. These two
 count the CPU time of one process. The verification by several processes stands beside that by
 one, in wall time, which other programs disturb. ``--verification`` leaves out all but the
-verifications. ``--full``
+verifications, and ``--evidence`` measures the evidence of all calls of the logs instead, beside the
+bare Ed25519 verifications that each file needs. ``--full``
 compares logs of 10 thousand and a million entries, which takes half an hour and 3 GB in the
 temporary folder.
 
@@ -34,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from guarded_call import TABLES, VOID_OVER, decide, fdatasync_p50, guarded, rego_floor, samples
 from measuring import (
@@ -50,12 +51,14 @@ from measuring import (
     tracked,
 )
 from states import State, fill, found, group_commit
-from verification import LONG, shared_out, verification
+from verification import LONG, evidence, shared_out, verification
 
 from agentguard import Guard
 from agentguard.audit.records import Record
 from agentguard.domain.verify import examine
 from agentguard.storage import restrictions_file
+
+Arms = Literal["all", "verification", "evidence"]
 
 CALLERS = (1, 8, 32)
 PROCESSES = THREADS = 8
@@ -70,33 +73,40 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=20_000, help="entries of the larger log")
     parser.add_argument("--full", action="store_true", help="10 thousand and a million entries")
     parser.add_argument("--verification", action="store_true", help="verify the logs, and no more")
+    parser.add_argument("--evidence", action="store_true", help="the evidence of all calls alone")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--logs", type=Path, help="where the logs are kept for the next time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = (10_000, 1_000_000) if options.full else (options.small, options.large)
-    figures = run(sizes, options.repetitions, options.logs, whole=not options.verification)
+    arms: Arms = "all"
+    if options.evidence or options.verification:
+        arms = "evidence" if options.evidence else "verification"
+    figures = run(sizes, options.repetitions, options.logs, arms)
     show(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def run(
-    sizes: Sequence[int], repetitions: int, logs: Path | None, *, whole: bool = True
+    sizes: Sequence[int], repetitions: int, logs: Path | None, arms: Arms = "all"
 ) -> dict[str, Any]:
-    """Measure everything, or the verifications alone, and return the figures."""
+    """Measure everything or some of the arms, and return the figures."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         load, probe = os.getloadavg()[0], fdatasync_p50(folder)
-        if whole:
+        if arms == "all":
             rows += appends(folder, repetitions)
             rows += calls(folder, repetitions)
             rows += processes(folder)
         states = [filled((logs or folder) / f"log-{size}", size) for size in sizes]
-        rows += verification(states, repetitions)
-        rows += [shared_out(state, repetitions) for state in states]
-        if whole:
+        if arms == "evidence":
+            rows += evidence(states, repetitions)
+        else:
+            rows += verification(states, repetitions)
+            rows += [shared_out(state, repetitions) for state in states]
+        if arms == "all":
             rows += openings(states, repetitions)
             rows += reading(states)
             rows += memory(folder, states)

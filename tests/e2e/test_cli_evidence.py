@@ -281,7 +281,8 @@ def test_nothing_is_written_that_would_not_be_believed(told, calls, tmp_path):
     (tmp_path / "trust.json").write_text(json.dumps(trust))
     result = told.run(*arguments, tmp_path / "trust.json")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error [key.expired]: the log does not prove this call")
+    problem = f"error [key.expired]: the log does not prove the call {calls[0]} ("
+    assert result.stderr.startswith(problem)
     assert not (tmp_path / "call.json").exists()
 
 
@@ -387,3 +388,44 @@ def test_the_commands_of_the_readme_run(told, calls, tmp_path):
         args = [str(tmp_path / word) if word.endswith(".json") else word for word in args]
         ran = told.run(*args) if name == "agentguard" else told.python(*args)
         assert (ran.returncode, ran.stderr) == (0, ""), command
+
+
+def test_the_evidence_of_many_calls_is_exported_to_a_folder(told, calls, stranger):
+    """Each file is the one that make writes, and an auditor verifies all of them."""
+    folder = stranger / "exported"
+    exported = told.run("evidence", "export", "--agent", "assistant", "-o", folder)
+    assert exported.returncode == 0, exported.stderr
+    assert folder.stat().st_mode & 0o777 == 0o700
+    names = sorted(path.name for path in folder.iterdir())
+    rows = told.lines("audit", "list", "--kind", "call", "--agent", "assistant")
+    assert names == sorted(f"{row['invocation_id']}.json" for row in rows)
+    assert exported.stdout == f"{folder} proves {len(rows)} calls\n"
+    for wanted in calls[:2]:
+        made = told.run("evidence", "make", wanted, "-o", "-").stdout
+        assert (folder / f"{wanted}.json").read_text() == made
+    paths = sorted(folder.iterdir())
+    verified = check(told, stranger, *paths)
+    assert f"{len(rows)} of {len(rows)} files proved" in verified.stdout
+    paths[1].write_bytes(paths[1].read_bytes().replace(b"assistant", b"assistent", 1))
+    assert check(told, stranger, *paths).returncode == 1
+    again = told.run("evidence", "export", "--agent", "assistant", "-o", folder)
+    assert (again.returncode, "storage.exists" in again.stderr) == (2, True)
+    bare = told.run(
+        *("evidence", "export", "--agent", "assistant", "-o", folder),
+        *("--force", "--without-arguments"),
+    )
+    assert bare.returncode == 0, bare.stderr
+    assert b'"attachments":[]' in paths[1].read_bytes()
+
+
+def test_the_options_select_the_calls_to_export(told, stranger):
+    for option, value in (("--decision", "deny"), ("--tool", "read_file")):
+        folder = stranger / value
+        assert told.run("evidence", "export", option, value, "-o", folder).returncode == 0
+        rows = told.lines("audit", "list", "--kind", "call", option, value)
+        assert {path.stem for path in folder.iterdir()} == {row["invocation_id"] for row in rows}
+        assert rows
+    none = told.run("evidence", "export", "--tool", "no_such", "-o", stranger / "none")
+    assert (none.returncode, none.stdout) == (0, f"{stranger / 'none'} proves 0 calls\n")
+    kind = told.run("evidence", "export", "--kind", "key", "-o", stranger / "keys")
+    assert (kind.returncode, (stranger / "keys").exists()) == (2, False)

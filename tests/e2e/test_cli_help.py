@@ -37,6 +37,7 @@ COMMANDS = [
     "audit verify",
     "audit match",
     "evidence make",
+    "evidence export",
     "evidence verify",
     "token exchange",
     "token inspect",

@@ -17,14 +17,14 @@ from agentguard.audit import checkpoint, merkle, statements, tlog_proof
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
-from agentguard.audit.evidence import verify_evidence
-from agentguard.audit.prove import prove_call
+from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
+from agentguard.audit.prove import prove_call, prove_calls
 from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call.invocation import commitment
 from agentguard.errors import CallError, DecodeError, VerificationError
 from agentguard.signing.canonical import JSON
-from agentguard.signing.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 INDEPENDENT = runpy.run_path(str(EXAMPLE))["verify"]
@@ -459,3 +459,55 @@ def test_a_stranger_signs_nothing(guard, read, stranger):
     with pytest.raises(VerificationError) as error:
         verify_evidence(data, replace(guard.trust, keys=keys))
     assert error.value.code == "signature.missing"
+
+
+# --- many calls ---------------------------------------------------------------------------------
+
+
+def test_the_evidence_of_many_calls_is_that_of_each_and_the_log_is_read_once(guard, read):
+    """Two instances, and calls that ran, were denied, failed and were cut short."""
+    read(1, 3, 0, 7)
+    reader = read(2, 3, 4)
+    ids = [*reader.ids(), reader.ids()[0]]
+    told: list[int] = []
+    files = list(prove_calls(reader, guard.trust, ids, progress=told.append))
+    assert files == [prove_call(reader, guard.trust, one) for one in ids]
+    assert len(set(files)) == len(ids) - 1
+    assert told == list(range(1, len(reader.bodies) + 1))
+    bare = list(prove_calls(reader, guard.trust, ids, attachments=False))
+    assert bare == [prove_call(reader, guard.trust, one, attachments=False) for one in ids]
+
+
+def test_no_file_is_made_where_one_call_of_many_is_unknown(guard, read):
+    reader = read(1, 2)
+    with pytest.raises(CallError, match="f" * 32):
+        next(prove_calls(reader, guard.trust, [*reader.ids(), "f" * 32]))
+
+
+def test_what_files_share_is_verified_once(guard, read, monkeypatch):
+    """And a file whose shared part is changed is refused as if it were the first."""
+    reader = read(1, 2, 3, 4)
+    files = list(prove_calls(reader, guard.trust, reader.ids()))
+    checked: list[bytes] = []
+    verify = PublicKey.verify
+
+    def counted(key: PublicKey, signature: bytes, message: bytes) -> None:
+        checked.append(signature)
+        verify(key, signature, message)
+
+    monkeypatch.setattr(PublicKey, "verify", counted)
+    verifier = EvidenceVerifier(guard.trust)
+    for data in files:
+        assert verifier.verify(data) == verify_evidence(data, guard.trust)
+    checked.clear()
+    for data in files:
+        verifier.verify(data)
+    assert checked == []
+    data = files[0]
+    for place in range(0, len(data), len(data) // 50):
+        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        with pytest.raises((DecodeError, VerificationError)) as alone:
+            verify_evidence(changed, guard.trust)
+        with pytest.raises(type(alone.value)) as late:
+            verifier.verify(changed)
+        assert str(late.value) == str(alone.value)

@@ -37,6 +37,8 @@ _AT_A_STABLE_SITE: Final = frozenset({"approval.mismatch", "approval.rejected"})
 
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
 
+_DIGEST: Final = re.compile(rb'(?<=")[0-9a-f]{64}(?=")')
+
 _OF_RUNNING_CALLS: Final[Mapping[str, Callable[[Entry], Release | ProofEntry | ReceiptEntry]]] = {
     "secret": read_release,
     "proof": read_proof,
@@ -90,6 +92,12 @@ def find_call(
             if call is not None:
                 return call
     return None
+
+
+def call_at(reader: LogReader, place: CallPlace) -> LoggedCall | None:
+    """Return the call at a place, None for another entry there; raises ``StorageError``."""
+    located = read_entry_of_kind(reader, place.shard, place.index, "authorization")
+    return _as_call(located, place.invocation_id)
 
 
 def attempts_of_call(reader: LogReader, call: LoggedCall) -> list[LoggedCall]:
@@ -332,6 +340,12 @@ def may_be_call(body: bytes) -> bool:
 def payload_contains(body: bytes, text: bytes) -> bool:
     """Return whether the payload of a statement in an entry contains ``text``."""
     return any(text in _decode_payload(payload) for payload in _PAYLOAD.findall(body))
+
+
+def payload_contains_any(body: bytes, digests: Collection[bytes]) -> bool:
+    """Return whether the payload of a statement in an entry contains one of ``digests`` (hex)."""
+    payloads = map(_decode_payload, _PAYLOAD.findall(body))
+    return any(one in digests for payload in payloads for one in _DIGEST.findall(payload))
 
 
 def _decode_payload(payload: bytes) -> bytes:

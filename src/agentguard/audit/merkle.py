@@ -18,7 +18,7 @@ HASH_SIZE: Final = 32
 EMPTY_ROOT: Final = sha256().digest()
 """The root of the tree without leaves."""
 
-_SMALL: Final = 256
+_SMALL: Final = 32
 """The largest number of leaves of a subtree whose root is not cached."""
 
 
@@ -100,8 +100,8 @@ class CompactRange:
 class Tree:
     """The hashes of all leaves of a tree, from which proofs are made.
 
-    A tree takes 32 bytes a leaf. The first proof hashes the whole tree, and each later proof only a
-    small part.
+    A tree takes 32 bytes a leaf, and from the first proof on half as much again. The first proof
+    hashes the whole tree, and each later proof only a small part.
     """
 
     __slots__ = ("_leaves", "_roots")

@@ -1,7 +1,8 @@
 """``agentguard evidence make`` and ``evidence verify``: the evidence of calls, one file for each.
 
 ``agentguard/audit/prove.py`` makes the evidence, ``agentguard/audit/evidence.py`` verifies it, and
-``evidence_report.py`` prints it. ``evidence_batch.py`` verifies several files.
+``evidence_report.py`` prints it. ``evidence_batch.py`` verifies several files, and
+``evidence_export.py`` writes several.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ import typer
 
 from agentguard.audit import evidence, evidence_file
 from agentguard.audit.prove import prove_call
-from agentguard.cli.audit import evidence_batch, evidence_report, history, lookup
+from agentguard.cli.audit import (
+    evidence_batch,
+    evidence_export,
+    evidence_report,
+    history,
+    lookup,
+)
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
@@ -26,6 +33,7 @@ from agentguard.cli.terminal.options import (
     JsonOption,
     StateOption,
     TrustOption,
+    WithoutArgumentsOption,
 )
 from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import DecodeError, VerificationError
@@ -42,13 +50,7 @@ def make(
         Path,
         typer.Option("-o", "--output", metavar="FILE", help="A new file; - for stdout."),
     ],
-    without_arguments: Annotated[
-        bool,
-        typer.Option(
-            "--without-arguments",
-            help="Leave out arguments, policy input and result: their commitments stay.",
-        ),
-    ] = False,
+    without_arguments: WithoutArgumentsOption = False,
     force: ForceOption = False,
     config: ConfigOption = None,
     state: StateOption = None,
@@ -75,6 +77,9 @@ def make(
         file.write(data)
     if not files.is_stream(output):
         screen.line(f"{output} proves the call {invocation_id}, in {len(data)} bytes")
+
+
+app.command("export")(evidence_export.export)
 
 
 @app.command("verify")

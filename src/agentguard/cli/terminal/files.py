@@ -74,6 +74,14 @@ def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
         Path(name).unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for this user alone, unless there is one; raises ``StorageError``."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:

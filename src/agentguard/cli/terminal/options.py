@@ -199,6 +199,13 @@ TrustOption = Annotated[
     ),
 ]
 
+WithoutArgumentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-arguments",
+        help="Leave out arguments, policy input and result: their commitments stay.",
+    ),
+]
 JobsOption = Annotated[
     int | None,
     typer.Option(

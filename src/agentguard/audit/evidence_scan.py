@@ -1,0 +1,166 @@
+"""Reads a log once for the evidence of any number of its calls.
+
+Each needed shard is read once; of most entries, only the hash stays in memory. Nothing here is
+trusted: ``prove.py`` makes the evidence, and has it verified.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from agentguard.audit import approval_checks, checkpoint, merkle, statements
+from agentguard.audit.calls import read_outcome
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry
+from agentguard.audit.evidence import KeyName
+from agentguard.audit.find import Progress, may_be_call, may_be_kind, payload_contains_any
+from agentguard.audit.log import LogReader
+from agentguard.audit.summary import Search
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.signing import canonical, jws
+
+_SHARED: Final = 128
+"""The most entries, and as many proofs, that are kept since other calls need them as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard up to its newest checkpoint: the hashes of all entries, and a few indices.
+
+    ``about`` are the indices of entries by kind and by what they are about, in order: of an outcome
+    the digest of the invocation, of a configuration its own digest (``_ABOUT``). ``keys`` are the
+    indices of the entries that announce a key.
+    """
+
+    number: int
+    note: bytes
+    head: Checkpoint
+    tree: merkle.Tree = field(default_factory=merkle.Tree)
+    about: defaultdict[tuple[str, str], list[int]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    keys: dict[KeyName, int] = field(default_factory=dict)
+
+    def before(self, index: int, kind: str, name: str) -> list[int]:
+        """Return the indices below ``index`` of the entries of a kind about ``name``."""
+        return [one for one in self.about.get((kind, name), ()) if one < index]
+
+
+class LogScan:
+    """The shards of a log, each read when it is needed.
+
+    ``subjects`` are the digests (hex) of the invocations whose evidence is wanted. ``progress`` is
+    called with the number of the entries that have been read. Methods raise ``StorageError``.
+    """
+
+    def __init__(self, reader: LogReader, subjects: Collection[str], progress: Progress) -> None:
+        self.reader = reader
+        self._subjects = frozenset(subject.encode() for subject in subjects)
+        self._progress = progress
+        self._counter = itertools.count(1)
+        self._shards: dict[int, Shard | None] = {}
+        self._kept = lru_cache(_SHARED)(self._stored)
+        self.proof = lru_cache(_SHARED)(self._proof)
+
+    def shard(self, number: int) -> Shard | None:
+        """Return a shard; None for a shard without a readable checkpoint."""
+        if number not in self._shards:
+            self._shards[number] = None
+            note = self.reader.checkpoint(number)
+            with suppress(DecodeError):
+                if note is not None:
+                    shard = Shard(number, note, checkpoint.parse(note).checkpoint)
+                    self._shards[number] = shard
+                    self._scan(shard)
+        return self._shards[number]
+
+    def read(self) -> list[Shard]:
+        """Return the shards that have been read so far."""
+        return [shard for shard in self._shards.values() if shard is not None]
+
+    def with_key(self, name: KeyName, first: Sequence[int]) -> Shard | None:
+        """Return a shard that announces a key, preferably of those with the numbers ``first``.
+
+        The columns say which of the others to read before the rest.
+        """
+        for number in dict.fromkeys(itertools.chain(first, self._by_columns())):
+            shard = self.shard(number)
+            if shard is not None and name in shard.keys:
+                return shard
+        return None
+
+    def entry(self, shard: Shard, index: int, *, is_shared: bool) -> StoredEntry:
+        """Return an entry; one that ``is_shared`` is kept for other calls.
+
+        Raises ``VerificationError`` (``evidence.incomplete``) where the entry is gone.
+        """
+        stored = (self._kept if is_shared else self._stored)(shard.number, index)
+        if stored is None:
+            message = f"the entry {index} of {shard.head.origin} is gone"
+            raise VerificationError(message, code="evidence.incomplete")
+        return stored
+
+    def _stored(self, number: int, index: int) -> StoredEntry | None:
+        return self.reader.entry(number, index)
+
+    def _proof(self, number: int, index: int) -> tuple[bytes, ...]:
+        shard = self._shards[number]
+        return tuple(shard.tree.inclusion_proof(index)) if shard is not None else ()
+
+    def _by_columns(self) -> Iterator[int]:
+        """Yield the numbers of all shards, first of those whose columns show keys."""
+        yield from sorted(self.reader.shards(), key=lambda one: not self._announces_key(one))
+
+    def _announces_key(self, number: int) -> bool:
+        return any(True for _index in self.reader.search(number, Search(kind="key")))
+
+    def _scan(self, shard: Shard) -> None:
+        for index, body in self.reader.entries(shard.number):
+            if index >= shard.head.size:
+                break  # appended after the checkpoint was read
+            self._progress(next(self._counter))
+            shard.tree.append(merkle.leaf_hash(body))
+            # parsing all calls and outcomes of a long log would take minutes
+            if may_be_call(body) or self._is_other_outcome(body):
+                continue
+            # a malformed entry belongs to no call; audit verify reports it
+            with suppress(AgentguardError):
+                entry = parse_entry(body)
+                if entry.kind == "key":
+                    shard.keys.setdefault(_key_name(entry), index)
+                elif entry.kind in _ABOUT:
+                    shard.about[entry.kind, _ABOUT[entry.kind](entry)].append(index)
+
+    def _is_other_outcome(self, body: bytes) -> bool:
+        """Return whether an entry is the outcome of a call whose evidence is not wanted."""
+        is_outcome = may_be_kind(body, "outcome")
+        return is_outcome and not payload_contains_any(body, self._subjects)
+
+
+def engine_name(engine: object, policy_sha256: object) -> str:
+    """Return what a policy entry is about: the engine and the policy's digest."""
+    return canonical.dumps([engine, policy_sha256]).decode()
+
+
+_ABOUT: Final[Mapping[str, Callable[[Entry], str]]] = {
+    "outcome": lambda entry: read_outcome(entry).invocation_sha256,
+    "resolution": lambda entry: statements.read_statement(entry)[1].subject_sha256,
+    "erasure": lambda entry: statements.read_statement(entry)[1].subject_sha256,
+    "identity": lambda entry: str(jws.parse(str(entry.members["credential"])).claims().get("sub")),
+    "delegation": statements.chain_digest,
+    "config": lambda entry: str(entry.members["config_sha256"]),
+    "policy": lambda entry: engine_name(entry.members["engine"], entry.members["policy_sha256"]),
+    "roster": approval_checks.roster_digest,
+}
+"""What an entry is about, by its kind; of other kinds, the evidence of a call needs only keys."""
+
+
+def _key_name(entry: Entry) -> KeyName:
+    _key_id, statement = statements.read_statement(entry)
+    return str(statement.predicate.get("use")), str(statement.predicate.get("kid"))

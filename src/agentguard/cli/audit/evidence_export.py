@@ -1,0 +1,93 @@
+"""``agentguard evidence export``: the evidence of many calls, a file for each.
+
+``agentguard/audit/prove.py`` makes the files, and reads the log once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentguard.audit import checkpoint
+from agentguard.audit.log import LogReader
+from agentguard.audit.prove import prove_calls
+from agentguard.cli.audit import filters, lookup
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal.options import (
+    AnchorOption,
+    ConfigOption,
+    ForceOption,
+    StateOption,
+    TrustOption,
+    WithoutArgumentsOption,
+)
+from agentguard.errors import DecodeError, VerificationError
+
+
+@filters.with_options
+def export(
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", help="The folder; a new one is made for this user."
+        ),
+    ],
+    without_arguments: WithoutArgumentsOption = False,
+    force: ForceOption = False,
+    selection: Filter,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    anchor: AnchorOption = None,
+    trust: TrustOption = None,
+) -> None:
+    """Write the evidence of many calls to a folder, a file for each.
+
+    The options select calls; without options, all calls are selected. A file is what evidence make
+    writes, and its name is INVOCATION_ID.json. The evidence is verified before it is written.
+    """
+    log = location.trusted_log(config, state, anchor, trust)
+    reader = log.location.reader()
+    selection = filters.calls(lookup.with_whole_trace(reader, selection))
+    ids = list(_ids(reader, selection))
+    made = prove_calls(reader, log.trust.document, ids, attachments=not without_arguments)
+    files.make_folder(output)
+    with screen.counter("proving call", len(ids)) as count:
+        for number, (invocation_id, data) in enumerate(zip(ids, made, strict=True), start=1):
+            with files.new(output / f"{invocation_id}.json", force=force) as file:
+                file.write(data)
+            count(number)
+    screen.line(f"{output} proves {screen.count(len(ids), 'call', 'calls')}")
+
+
+def _ids(reader: LogReader, selection: Filter) -> Iterator[str]:
+    """Yield the ids of the selected calls that a checkpoint covers, in the order of time.
+
+    Raises ``VerificationError`` (``evidence.incomplete``) for an entry that can't be read.
+    """
+    sizes = {shard: _covered(reader, shard) for shard in reader.shards()}
+    for row in History(reader).rows(selection, outcomes=selection.in_doubt):
+        if row.index >= sizes.get(row.shard, 0):
+            continue
+        if row.invocation_id is None:
+            message = (
+                f"the entry {row.shard}/{row.index} can't be read as a call: agentguard audit "
+                "verify says more"
+            )
+            raise VerificationError(message, code="evidence.incomplete")
+        yield row.invocation_id
+
+
+def _covered(reader: LogReader, shard: int) -> int:
+    """Return how many entries of a shard its newest checkpoint covers."""
+    note = reader.checkpoint(shard)
+    with suppress(DecodeError):
+        if note is not None:
+            return checkpoint.parse(note).checkpoint.size
+    return 0
