@@ -20,7 +20,7 @@ from agentguard.cli.audit.evidence_worker import Answer
 from agentguard.domain.worker_processes import Kind, WorkerProcesses
 from agentguard.identity.trust import TrustDocument
 
-ALONE: Final = 512
+ALONE: Final = 256
 """Files that this process verifies first: another process takes as long to start."""
 
 _MOST: Final = 32
