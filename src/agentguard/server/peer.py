@@ -12,7 +12,10 @@ from agentguard.server.share import Share
 from agentguard.wire.stream import EndedError
 
 LONGEST: Final = 86_400.0
-"""Seconds that a connection with a token may serve at most, however long the token counts."""
+"""Seconds that a connection with a token or a certificate may serve at most.
+
+A socket of Python can't wait for many days: it takes the milliseconds as 32 bits.
+"""
 
 
 @dataclass(slots=True, eq=False)

@@ -183,7 +183,9 @@ class GuardServer:
 
     def _serve(self, admitted: Callable[[], _Admitted], peer: Peer) -> None:
         try:
-            stream, peer.uid, peer.client, peer.ends_at = admitted()
+            stream, peer.uid, peer.client, ends_at = admitted()
+            if ends_at is not None:
+                peer.limit(ends_at)
             with self._lock:
                 self._streams.add(stream)
             try:
