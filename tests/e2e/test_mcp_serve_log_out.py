@@ -94,6 +94,17 @@ class LogIn:
         """Call a tool."""
         return self.ask("tools/call", name="echo", arguments={"text": "a"})
 
+    def begin(self) -> None:
+        """Begin a session (revision 2025-11-25), in which ``call_in_session`` calls."""
+        begun = httpx.post(self._scene.url, json=HELLO, headers=self.headers, timeout=30)
+        self.headers["mcp-session-id"] = begun.headers["mcp-session-id"]
+
+    def call_in_session(self) -> httpx.Response:
+        """Call a tool in the session."""
+        params = {"name": "echo", "arguments": {"text": "a"}}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        return httpx.post(self._scene.url, json=call, headers=self.headers, timeout=30)
+
     def log_out(self) -> None:
         """Have the provider tell the token service that the user has logged out."""
         form = {"logout_token": self._scene.provider.logout_token(aud="chat", **self._of)}
@@ -141,11 +152,14 @@ def test_the_call_after_a_log_out_is_refused_at_once(programs, tmp_path):
     with serving(programs, tmp_path) as (scene, place):
         alice, elsewhere, bob = (scene.log_in(user) for user in ("alice", "alice", "bob"))
         assert [works(one.call()) for one in (alice, elsewhere, bob)] == [True] * 3
+        alice.begin()
+        bob.begin()
         alice.log_out()
-        refused = alice.call()
+        refused = alice.call_in_session()
         assert refused.status_code == 401
         assert challenge_of(refused)["error"] == "invalid_token"
         assert "delegation.logged_out" in refused.text
+        assert bob.call_in_session().status_code == 200  # the twin
         assert works(bob.call())  # the twin
         assert works(elsewhere.call())  # the twin: the same user, who has logged in twice
         assert alice.call().status_code == 401
@@ -159,9 +173,8 @@ def test_lists_and_streams_end_once_the_gateway_looks_again(programs, tmp_path):
         alice, bob = scene.log_in("alice"), scene.log_in("bob")
         listening = {}
         for one in (alice, bob):
-            begun = http.post(scene.url, json=HELLO, headers=one.headers)
-            name = {"mcp-session-id": begun.headers["mcp-session-id"]}
-            listening[one] = {**one.headers, **name, "accept": "text/event-stream"}
+            one.begin()
+            listening[one] = {**one.headers, "accept": "text/event-stream"}
         short = httpx.Timeout(30, read=1)
         with (
             http.stream("GET", scene.url, headers=listening[bob], timeout=short) as of_bob,
