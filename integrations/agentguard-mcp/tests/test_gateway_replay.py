@@ -82,8 +82,8 @@ def test_a_message_that_is_sent_once_more_is_not_dropped_before():
 
 def test_what_was_delivered_is_kept_for_a_while_and_what_nobody_got_longer():
     delivered, unread = history(b"a", sent=1), history(b"b")
-    delivered.delivered_at = 100.0
     kept = store(delivered, unread)
+    kept.deliver(delivered, 100.0)
     assert kept.trim(100.0 + GRACE - 1) == []
     assert kept.trim(100.0 + GRACE) == [delivered]
     assert kept.trim(100.0 + 1_000 * GRACE) == []
@@ -93,8 +93,8 @@ def test_what_was_delivered_is_kept_for_a_while_and_what_nobody_got_longer():
 def test_what_was_delivered_is_dropped_first_then_the_oldest():
     half = b"x" * (MAX_KEPT // 2)
     unread, delivered, newer = history(half), history(half, sent=1), history(half)
-    delivered.delivered_at = 0.0
     kept = store(unread, delivered)
+    kept.deliver(delivered, 0.0)
     assert kept.trim(0.0) == []
     kept.add(newer)
     assert kept.trim(0.0) == [delivered]
@@ -118,3 +118,43 @@ def test_too_many_streams_without_a_client_are_dropped():
     kept = store(*many, history(b"a", is_read=True))
     assert kept.trim(0.0) == many[:2]
     assert kept.trim(0.0) == []
+
+
+def test_a_stream_that_a_client_asks_for_again_counts_as_not_delivered():
+    again, other = history(b"a", sent=1), history(b"b", sent=1)
+    kept = store(again, other)
+    for one in (again, other):
+        kept.deliver(one, 0.0)
+    assert kept.find(again.event(0)) == (again, 0)
+    assert kept.trim(GRACE) == [other]
+    kept.deliver(again, GRACE)
+    assert kept.trim(2 * GRACE - 1) == []
+    assert kept.trim(2 * GRACE) == [again]
+
+
+def test_a_stream_that_is_not_kept_is_not_delivered():
+    stranger = history(b"a", sent=1)
+    kept = store()
+    kept.deliver(stranger, 0.0)
+    with pytest.raises(GoneError):
+        kept.find(stranger.event(1))
+    assert kept.trim(GRACE) == []
+
+
+def test_many_delivered_streams_cost_a_call_nothing():
+    looked: list[str] = []
+
+    class Watched(History):
+        @property
+        def kept_size(self) -> int:
+            looked.append(self.name)
+            return super().kept_size
+
+    kept: ReplayStore[History] = ReplayStore()
+    for number in range(MAX_STREAMS):
+        one = Watched()
+        one.add(Item(b"a"))
+        kept.add(one)
+        kept.deliver(one, float(number))
+    assert kept.trim(0.0) == []
+    assert looked == []

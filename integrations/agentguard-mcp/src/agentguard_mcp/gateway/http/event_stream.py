@@ -53,6 +53,9 @@ async def next_event(
     reader: Reader, gone: asyncio.Future[None], seconds: float
 ) -> Event | str | None:
     """Return the next event, a text after so many seconds of silence, None at the end."""
+    event = reader.take()
+    if event is not None or reader.is_over:  # which needs no task
+        return event
     following = asyncio.ensure_future(reader.next())
     both: set[asyncio.Future[Any]] = {following, gone}
     try:

@@ -48,7 +48,6 @@ class History:
 
     ``name`` names the stream. ``size`` is the number of bytes of all messages, and ``sent_size`` of
     those that the newest connection has taken. ``is_read`` says that a client reads the stream now.
-    ``delivered_at`` is the time at which the last message was written to a client, else None.
     """
 
     def __init__(self) -> None:
@@ -56,7 +55,6 @@ class History:
         self.size = 0
         self.sent_size = 0
         self.is_read = False
-        self.delivered_at: float | None = None
         self._items: deque[Item] = deque()
         self._first = 1
         self._sent = 0
@@ -129,42 +127,70 @@ class ReplayStore(Generic[Kept]):
     """
 
     def __init__(self) -> None:
-        self._histories: dict[str, Kept] = {}
+        self._open: dict[str, Kept] = {}
+        self._delivered: dict[str, tuple[Kept, float]] = {}
+        self._delivered_size = 0
 
     def add(self, history: Kept) -> None:
         """Keep a stream: its first event goes out."""
-        self._histories[history.name] = history
+        self._open[history.name] = history
+
+    def deliver(self, history: Kept, at: float) -> None:
+        """Note the time at which the last message of a stream was written to its client.
+
+        Nothing happens for a stream that is not kept.
+        """
+        if self._open.pop(history.name, None) is not None:
+            self._delivered[history.name] = history, at
+            self._delivered_size += history.size
 
     def find(self, event: str) -> tuple[Kept, int]:
         """Return the stream of an event, and the number of the event's message.
 
-        Raises ``GoneError`` for an event that was never sent, or that is followed by messages which
-        are no longer kept.
+        The stream counts as one that was not delivered. Raises ``GoneError`` for an event that was
+        never sent, or that is followed by messages which are no longer kept.
         """
         found = _IDENTIFIER.fullmatch(event)
-        history = self._histories.get(found[1]) if found else None
+        history = self._find(found[1]) if found else None
         number = int(found[2]) if found else 0
         if history is None or not history.is_followed(number):
             raise GoneError
+        if history.name in self._delivered:
+            self.drop(history)
+            self.add(history)
         return history, number
+
+    def _find(self, name: str) -> Kept | None:
+        delivered = self._delivered.get(name)
+        return self._open.get(name) if delivered is None else delivered[0]
 
     def drop(self, history: History) -> None:
         """Keep a stream no more; nothing happens for one that is not kept."""
-        self._histories.pop(history.name, None)
+        self._open.pop(history.name, None)
+        if self._delivered.pop(history.name, None) is not None:
+            self._delivered_size -= history.size
 
     def trim(self, now: float) -> list[Kept]:
-        """Drop what the bounds do not let; return the streams that are dropped by this."""
-        dropped = [
-            one
-            for one in self._histories.values()
-            if one.delivered_at is not None and now - one.delivered_at >= GRACE
-        ]
-        for one in dropped:
-            self.drop(one)
-        absent = sum(not one.is_read for one in self._histories.values())
-        size = sum(one.kept_size for one in self._histories.values())
-        for one in sorted(self._histories.values(), key=_worth):  # the oldest first of each kind
-            if absent <= MAX_STREAMS and size <= MAX_KEPT:
+        """Drop what the bounds do not let; return the streams that are dropped by this.
+
+        A session may have delivered many streams a moment ago: only those that go are looked at.
+        """
+        dropped: list[Kept] = []
+        absent = sum(not one.is_read for one in self._open.values())
+        size = sum(one.kept_size for one in self._open.values())
+
+        def is_beyond() -> bool:
+            too_many = absent + len(self._delivered) > MAX_STREAMS
+            return too_many or size + self._delivered_size > MAX_KEPT
+
+        while self._delivered:
+            oldest, at = next(iter(self._delivered.values()))
+            if now - at < GRACE and not is_beyond():
+                return dropped
+            self.drop(oldest)
+            dropped.append(oldest)
+        for one in sorted(self._open.values(), key=_worth):  # the oldest first of each kind
+            if not is_beyond():
                 break
             size -= one.kept_size
             if one.is_read:
@@ -177,8 +203,6 @@ class ReplayStore(Generic[Kept]):
         return dropped
 
 
-def _worth(history: History) -> int:
+def _worth(history: History) -> bool:
     """Return how late a stream is dropped: what nobody has got is dropped last."""
-    if history.delivered_at is not None:
-        return 0
-    return 1 if history.is_read else 2
+    return not history.is_read

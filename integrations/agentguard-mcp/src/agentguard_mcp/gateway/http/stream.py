@@ -53,7 +53,6 @@ class Stream(History):
         """Return what a connection reads behind a message; another connection reads no more."""
         former, self.reader = self.reader, Reader(self, after)
         self.is_read = True
-        self.delivered_at = None
         self.rewind(after)
         if former is not None:
             former.stop()
@@ -120,20 +119,23 @@ class Reader:
         self._is_stopped = True
         self.changed.set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing comes but what ``take`` returns."""
+        return self._is_stopped or self._is_done or self.stream.is_ended
+
+    def take(self) -> Event | None:
+        """Return the event that is there, None for none."""
+        return None if self._is_stopped else self._event()
+
     async def next(self) -> Event | None:
         """Return the next event, None at the end of the connection or of the stream."""
-        while not self._is_stopped:
-            event = self._event()
-            if event is not None:
-                return event
-            if self._is_done or self.stream.is_ended:
-                break
+        while (event := self.take()) is None and not self.is_over:
             self.changed.clear()
             await self.changed.wait()
-        return None
+        return event
 
     def _event(self) -> Event | None:
-        """Return the event that is there, None for none."""
         stream = self.stream
         item = stream.get(self._position + 1)
         if self._greets and (stream.has_begun or (item is not None and item.answer is None)):

@@ -155,7 +155,7 @@ class Streams:
             stream.end()
             return self._forget(stream)
         if reader.has_read_all and not is_gone:
-            stream.delivered_at = _now()
+            self._kept.deliver(stream, _now())
         if not stream.is_kept:
             stream.lose()
         self.trim()
