@@ -1,8 +1,9 @@
-"""The memory of the server that a client's delegations take, and the replies that are kept."""
+"""What clients take of the server: memory for delegations, calls and replies, and files."""
 
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from agentguard.domain.config.server import ClientConfig, ServerConfig
 from agentguard.server import session as sessions
 from agentguard.server.served_call import CallRequest, ServedCall
 from agentguard.server.session import Session
-from agentguard.server.share import Share
+from agentguard.server.share import Share, Shares
 from agentguard.wire.reports import Recorder
 
 DELEGATIONS = 10
@@ -147,3 +148,18 @@ def test_the_facts_of_a_call_are_counted_and_given_back(session):
     assert session.share._bytes > without + 1000
     session.settle(request_id, call)  # the call is over: its reply alone is kept
     assert 0 < session.share._bytes < without
+
+
+def test_the_files_of_the_server_are_divided_anew_where_there_are_more_clients(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1256, 1256))
+    shares = Shares(8, 1)
+    early = shares.of("client web")
+    assert early.most_connections == 500
+    for _ in range(400):
+        early.open()
+    shares.divide(9)
+    assert (early.most_connections, shares.of("client batch").most_connections) == (100, 100)
+    with pytest.raises(ServerError):
+        early.open()
+    shares.divide(1)  # the twin
+    early.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from agentguard import AgentguardError, ConfigError, Denied, Guard, PolicyError, ServerError
 from agentguard.guard.embedded import open_embedded
+from agentguard.server.sessions import Sessions
 
 NOTE = 'input.action in {"note", "add", "slow", "trusted"}'
 NO_NOTE = 'input.action in {"add", "slow", "trusted"}'
@@ -317,3 +319,17 @@ def test_a_policy_engine_is_closed_after_the_last_call_that_uses_it(founded, mon
     assert closed == [first]
     parts.close()
     assert len(closed) == 2
+
+
+def test_more_clients_share_the_servers_files(founded, monkeypatch):
+    parts = open_embedded(founded.settings, None, is_server=True)
+    sessions = Sessions(founded.settings, founded.settings.server, parts)
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1256, 1256))
+    share = sessions.shares.of("client web")
+    assert share.most_connections == 1000
+    tables = "".join(f"[clients.c{at}]\nuid = {64_100 + at}\n" for at in range(4))
+    edit(founded, "agentguard.toml", "[server]", f"{tables}\n[server]")
+    assert sessions.reload() == ("clients",)
+    assert share.most_connections == 200
+    sessions.end()
+    parts.close()

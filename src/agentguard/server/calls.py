@@ -81,6 +81,9 @@ _CODEC: Final = ClientCodec()
 _MOST_FACTS: Final = 2 << 20
 """The most bytes of the facts that a client has looked up for a call."""
 
+_LONGEST_NAME: Final = 256
+"""The most characters of the name of a secret that a client asks for."""
+
 _LONGEST: Final = canonical.MAX_BYTES // 2
 """The most bytes of what a client says of a call: so much has room in an entry of the log."""
 
@@ -277,6 +280,9 @@ def _end(call: ServedCall, header: Header, blobs: Blobs) -> Frame:
 def secret(session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Release a secret to a call whose tool runs; raises ``SecretError``."""
     name, call = values.text(header.get("name")), session.call(_request_id(header))
+    if len(name) > _LONGEST_NAME:  # the server's log has the name of a secret that is refused
+        message = f"no secret has a name of more than {_LONGEST_NAME} characters"
+        raise SecretError(message, code="secret.unknown")
     if not call.runs or call.releases is None:
         message = f"the secret {name} is for a running call, and this call does not run"
         raise SecretError(message, code="secret.refused")

@@ -95,6 +95,7 @@ class Sessions:
         with self.lock:
             self._settings, self._tokens = settings, tokens
             self.clients, self._own = settings.clients or {}, _own_user(settings, self._uid)
+            self.shares.divide(len(self.clients))
             sessions = list(self._sessions.values())
         for session in sessions:
             self._have_follow(session)

@@ -102,7 +102,7 @@ class Share:
 
 
 class Shares:
-    """The share of each owner of connections. The caller of ``of`` has the server's lock.
+    """The share of each owner of connections. The caller of a method has the server's lock.
 
     ``most_clients`` is for each owner; ``clients`` is how many clients there are in the
     configuration.
@@ -117,10 +117,19 @@ class Shares:
         """Return what an owner of connections may hold."""
         share = self._shares.get(owner)
         if share is None:
-            files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
-            most = min(MOST_CONNECTIONS, files // (self._clients + 1))
-            share = self._shares[owner] = Share(most, self._most_clients)
+            share = self._shares[owner] = Share(self._most_connections(), self._most_clients)
         return share
+
+    def divide(self, clients: int) -> None:
+        """Divide the server's files among so many clients; who has more connections keeps them."""
+        self._clients = clients
+        most = self._most_connections()
+        for share in self._shares.values():
+            share.most_connections = most
+
+    def _most_connections(self) -> int:
+        files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES, _OWN_FILES)
+        return min(MOST_CONNECTIONS, files // (self._clients + 1))
 
 
 def owner_of(uid: int | None, client: ClientConfig) -> Owner:

@@ -388,6 +388,16 @@ def test_facts_of_one_client_have_a_limit(place, mallory, goes_on):
     goes_on()
 
 
+def test_a_name_of_a_secret_that_has_no_end_fills_no_log(mallory, goes_on, place):
+    request_id, before = new_id(), len(place.said())
+    mallory.call(mallory.agent("mole"), mallory.tool("note"), request_id=request_id)
+    for name in ("x" * 500_000, "x" * 20):
+        assert mallory.code("secret", request_id=request_id, name=name) == "secret.unknown"
+    assert len(place.said()) - before < 1_000
+    assert mallory.code("secret", request_id=request_id, name="TOKEN") is None  # the twin
+    goes_on()
+
+
 @pytest.mark.parametrize(
     "said",
     [
