@@ -11,6 +11,7 @@ from http_scene import call_of, served, single
 from stream_scene import asked, broken, fetched, listening, reply_to
 
 from agentguard_mcp.gateway.http.event_stream import RETRY
+from agentguard_mcp.gateway.http.sessions import Sessions
 
 NOTICE = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
 TOLD = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
@@ -179,17 +180,33 @@ async def test_requests_without_a_client_count_as_requests_that_wait(recorded, m
         assert shown(await client.call("echo", "b"))["text"] == "b"
 
 
-async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded):
-    given = settings(options={**SLOW, "slow": 0.6})
-    async with served(recorded, given, idle=0.25) as gateway:
+async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, monkeypatch):
+    made = []
+
+    class Remembered(Sessions):
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            made.append(self)
+
+    def after_a_day(client):
+        session = made[0].find(client.headers["mcp-session-id"], None)
+        session.used_at -= 86_400.0
+        made[0].end_idle()
+
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.Sessions", Remembered)
+    async with served(recorded) as gateway:
         client, unused = await gateway.caller().begin(), await gateway.caller().begin()
-        last = await broken(client, call_of("slow", "a"))
+        async with asked(client, call_of("ask", "who?")) as events:
+            await events.next()
+            question = await events.next()
+        after_a_day(client)
+        after_a_day(unused)
+        assert (await fetched(unused, question.identifier))[0] == 404
+        assert (await client.post(reply_to(question.message))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])
-        assert (await fetched(client, last))[0] == 200
-        assert (await fetched(unused, last))[0] == 404
-        async with asyncio.timeout(LIMIT):
-            while (await fetched(client, last))[0] != 404:  # noqa: ASYNC110  nobody tells when
-                await asyncio.sleep(0.3)
+        assert (await fetched(client, question.identifier))[0] == 200
+        after_a_day(client)
+        assert (await fetched(client, question.identifier))[0] == 404
 
 
 async def test_a_call_without_a_client_has_time_to_end_when_the_gateway_does(recorded):
