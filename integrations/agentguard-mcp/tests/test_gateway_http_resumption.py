@@ -215,6 +215,14 @@ async def test_the_gateway_waits_as_long_as_the_server_says(recorded):
     assert server.times[1] - server.times[0] >= 0.3
 
 
+async def test_an_event_that_is_too_long_ends_the_call(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.http.MAX_LINE", 10_000)
+    server = Server(stream(BEGIN), stream(b"data: " + b"x" * 20_000 + b"\n\n"), ANSWER)
+    async with client_of(recorded, server) as client:
+        assert code_of(await client.call("slow")) == "tool.lost"
+    assert server.gets == ["s-0"]
+
+
 async def test_a_call_that_is_given_up_is_not_asked_for_again(recorded):
     server = Server(STREAM + chunk(BEGIN), ANSWER)
     server.until.clear()

@@ -180,7 +180,9 @@ async def test_requests_without_a_client_count_as_requests_that_wait(recorded, m
         assert shown(await client.call("echo", "b"))["text"] == "b"
 
 
-async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, monkeypatch):
+@pytest.fixture
+def sessions(monkeypatch):
+    """Return the list that has the sessions of the gateway once the gateway serves."""
     made = []
 
     class Remembered(Sessions):
@@ -188,12 +190,16 @@ async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, 
             super().__init__(*arguments, **more)
             made.append(self)
 
-    def after_a_day(client):
-        session = made[0].find(client.headers["mcp-session-id"], None)
-        session.used_at -= 86_400.0
-        made[0].end_idle()
-
     monkeypatch.setattr("agentguard_mcp.gateway.http.server.Sessions", Remembered)
+    return made
+
+
+async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, sessions):
+    def after_a_day(client):
+        session = sessions[0].find(client.headers["mcp-session-id"], None)
+        session.used_at -= 86_400.0
+        sessions[0].end_idle()
+
     async with served(recorded) as gateway:
         client, unused = await gateway.caller().begin(), await gateway.caller().begin()
         async with asked(client, call_of("ask", "who?")) as events:
@@ -204,6 +210,7 @@ async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, 
         assert (await fetched(unused, question.identifier))[0] == 404
         assert (await client.post(reply_to(question.message))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])
+        sessions[0].end_idle()
         assert (await fetched(client, question.identifier))[0] == 200
         after_a_day(client)
         assert (await fetched(client, question.identifier))[0] == 404
@@ -221,6 +228,36 @@ async def test_a_call_without_a_client_has_time_to_end_when_the_gateway_does(rec
             assert (await client.post(reply_to(question.message))).status_code == 202
             assert [one["id"] for one in await events.rest()] == ["c"]
     assert recorded.outcomes() == ["ok"]
+
+
+async def test_a_client_that_listens_while_the_gateway_ends_does_not_hold_the_end_up(recorded):
+    async with served(recorded, drain=LIMIT) as gateway:
+        client = await gateway.caller().begin()
+        async with asked(client, call_of("ask", "who?")) as events:
+            await events.next()
+            question = await events.next()
+            async with listening(client) as standing:
+                begin = await standing.next()
+                gateway.stop.set()
+                assert await standing.next() is None
+            async with listening(client) as refused:
+                assert refused.answer.status_code == 503
+            assert await fetched(client, begin.identifier) == (200, [])
+            assert (await client.post(reply_to(question.message))).status_code == 202
+            assert [one["id"] for one in await events.rest()] == ["c"]
+
+
+async def test_what_came_with_a_request_is_forgotten_with_its_answer(recorded, sessions):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        async with asked(client, call_of("ask", "who?")) as events:
+            await events.next()
+            question = await events.next()
+        contexts = sessions[0].find(client.headers["mcp-session-id"], None).contexts
+        assert await contexts.of(call_of("ask")) is None  # the settings name the caller
+        assert (await client.post(reply_to(question.message))).status_code == 202
+        await fetched(client, question.identifier)
+        assert (await contexts.of(call_of("ask"))).code == "proof.missing"
 
 
 async def test_a_call_without_a_client_is_cancelled_by_a_notice_alone(recorded, ran):
