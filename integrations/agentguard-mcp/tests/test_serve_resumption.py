@@ -199,18 +199,20 @@ async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, 
         session = sessions[0].find(client.headers["mcp-session-id"], None)
         session.used_at -= 86_400.0
         sessions[0].end_idle()
+        return session
 
     async with served(recorded) as gateway:
         client, unused = await gateway.caller().begin(), await gateway.caller().begin()
         async with asked(client, call_of("ask", "who?")) as events:
             await events.next()
             question = await events.next()
-        after_a_day(client)
+        session = after_a_day(client)
         after_a_day(unused)
+        # the call counts as use of the session, so that the client has time after its answer
+        assert asyncio.get_running_loop().time() - session.used_at < 3_600
         assert (await fetched(unused, question.identifier))[0] == 404
         assert (await client.post(reply_to(question.message))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])
-        sessions[0].end_idle()
         assert (await fetched(client, question.identifier))[0] == 200
         after_a_day(client)
         assert (await fetched(client, question.identifier))[0] == 404
