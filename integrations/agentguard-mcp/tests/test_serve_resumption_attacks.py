@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+from contextlib import suppress
 
 import pytest
 from gateway_scene import LIMIT, settings, shown, until
@@ -12,6 +15,10 @@ from stream_scene import asked, broken, fetched, listening, reply_to
 
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import OAuth
+from agentguard_mcp.gateway.http.admission import Admitted
+from agentguard_mcp.gateway.http.asgi import PIECE, Http
+from agentguard_mcp.gateway.http.event_stream import send_events
+from agentguard_mcp.gateway.http.stream import Item, Stream
 
 URL = "https://mcp.acme.example/mcp"
 SLOW = {"extra": ["slow"], "slow": 0.2}
@@ -142,3 +149,77 @@ async def test_a_client_that_opens_and_breaks_one_stream_again_and_again_runs_no
         assert sum(len(messages) for _, messages in found) >= 1
     assert ran.read_text().splitlines().count("slow a") == 1
     assert recorded.outcomes() == ["ok"]
+
+
+def begun(port, client, last):
+    """Return a connection that asks for what follows an event, and reads nothing."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    made.connect(("127.0.0.1", port))
+    given = {**client.headers, "accept": "text/event-stream", "last-event-id": last}
+    given |= {"host": f"127.0.0.1:{port}", "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    made.sendall(f"GET /mcp HTTP/1.1\r\n{lines}\r\n".encode())
+    made.setblocking(False)
+    return made
+
+
+async def read_all(connection):
+    """Read a connection up to its end, and return how many bytes came."""
+    loop, size = asyncio.get_running_loop(), 0
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(30):
+            while data := await loop.sock_recv(connection, 1 << 20):
+                size += len(data)
+    return size
+
+
+@pytest.mark.parametrize("pause", [1.2, 0.1], ids=["for-too-long", "for-a-moment"])
+async def test_a_connection_ends_whose_client_takes_nothing(recorded, monkeypatch, pause):
+    async with served(recorded) as gateway:
+        client = await gateway.caller().begin()
+        last = await broken(client, call_of("ask", "who?"), messages=1)
+        told = reply_to({"id": "q1"}, '"' * 1_500_000)  # each takes four bytes in the answer
+        assert (await client.post(told)).status_code == 202
+        await until(lambda: recorded.outcomes() == ["ok"])
+        monkeypatch.setattr("agentguard.service.uvicorn_server.LONGEST", 0.5)
+        with begun(gateway.place.port, client, last) as connection:
+            await asyncio.sleep(pause)
+            size = await read_all(connection)
+        assert (size > 6_000_000) is (pause < 0.5)
+        monkeypatch.setattr("agentguard.service.uvicorn_server.LONGEST", 60)
+        status, (answer,) = await fetched(client, last)  # the answer itself is not lost
+        assert (status, len(shown(answer["result"])["text"])) == (200, 1_500_000)
+
+
+async def test_a_message_that_many_connections_do_not_read_is_in_memory_once():
+    written: list[bytes] = []
+    is_blocked, never = asyncio.Event(), asyncio.Event()
+
+    async def send(event):
+        written.append(event.get("body", b""))
+        if len(written) > 3:
+            is_blocked.set()
+            await never.wait()
+
+    line = json.dumps("x" * (2 << 20)).encode() + b"\n"
+    stream = Stream(is_resumable=True)
+    stream.put(Item(line))
+    stream.end()
+    http = Http({}, Admitted(None), never.wait, send)
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    unread = asyncio.create_task(send_events(http, stream.read(), gone, {}, ""))
+    await is_blocked.wait()
+    assert 0 < sum(map(len, written)) <= 3 * PIECE
+    unread.cancel()
+
+    async def take(event):
+        whole.append(event)
+
+    whole: list[dict] = []
+    taken = Http({}, Admitted(None), never.wait, take)
+    await send_events(taken, stream.read(), gone, {}, "")
+    parts = [event["body"] for event in whole[1:]]
+    assert max(map(len, parts)) <= PIECE
+    assert b"".join(parts).endswith(b"data: " + line + b"\n")
+    assert [event["more_body"] for event in whole[1:]] == [True] * (len(parts) - 1) + [False]

@@ -7,6 +7,7 @@ uvicorn.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LONGEST: Final = 60.0
-"""Seconds after which a connection is closed that has no request under way."""
+"""Seconds after which a connection is closed that has no request under way, or takes no byte."""
 
 SPARE: Final = 64
 """The connections beyond the most that get status 503; a further one is closed at once."""
@@ -25,9 +26,9 @@ _BACKLOG: Final = 128
 
 
 class HttpConnection(H11Protocol):
-    """One connection: closed where the client has sent no whole request for too long.
+    """One connection: closed where the client sends no whole request for too long, or never reads.
 
-    uvicorn itself waits without an end for the headers of a request.
+    uvicorn itself waits without an end for the headers of a request, and for a client to read.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -38,11 +39,41 @@ class HttpConnection(H11Protocol):
             transport.abort()  # each connection takes a file, of which the guard needs some
         self._idle_since = self.loop.time()
         self._expiry = self.loop.call_later(LONGEST, self._expire)
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
         self._expiry.cancel()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read what has been written."""
+        super().pause_writing()
+        self._watch_stall()
+
+    def resume_writing(self) -> None:
+        """Go on with the answer: the client has read."""
+        self._end_stall()
+        super().resume_writing()
+
+    def _watch_stall(self) -> None:
+        self._end_stall()
+        unread = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(LONGEST, self._abort_stalled, unread)
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _abort_stalled(self, unread: int) -> None:
+        """End a connection whose client has taken nothing of the unread bytes since then."""
+        left = self.transport.get_write_buffer_size()
+        if left >= unread:
+            self.transport.abort()
+        else:
+            self._watch_stall()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request; the client has as long to read the answer."""

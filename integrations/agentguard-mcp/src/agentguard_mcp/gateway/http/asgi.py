@@ -18,6 +18,12 @@ from agentguard_mcp.gateway.messages import Message
 MAX_BODY: Final = 4 << 20
 """The longest body of a request, in bytes."""
 
+PIECE: Final = 1 << 16
+"""The most bytes of an answer that are written at once: more would wait in memory for the client.
+
+Many connections may have one long message, and their clients may read none of it.
+"""
+
 BODY_SECONDS: Final = 30.0
 """Seconds in which the body of a request has to come."""
 
@@ -50,8 +56,11 @@ class Http(NamedTuple):
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, part: bytes, *, is_last: bool = False) -> None:
-        """Send a part of the body."""
-        await self.send({"type": "http.response.body", "body": part, "more_body": not is_last})
+        """Send a part of the body, in pieces, each once the client has taken those before."""
+        for start in range(0, len(part) or 1, PIECE):
+            more = not is_last or start + PIECE < len(part)
+            piece = part[start : start + PIECE]
+            await self.send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def refuse(self, error: HttpRefusalError, request: Message | None = None) -> None:
         """Answer with a JSON-RPC error."""

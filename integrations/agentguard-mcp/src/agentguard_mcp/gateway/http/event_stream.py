@@ -8,10 +8,10 @@ the client does so (``retry``). WHATWG HTML, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from agentguard_mcp.gateway.http.asgi import Http
+from agentguard_mcp.gateway.http.asgi import PIECE, Http
 from agentguard_mcp.gateway.http.stream import Event, Reader
 
 BEAT: Final = 15.0
@@ -44,7 +44,8 @@ async def send_events(
     if event == "":
         reader.stream.begin()
     while event is not None and not gone.done():
-        await http.write(_written(event) if isinstance(event, Event) else _ALIVE)
+        for part in _parts(event) if isinstance(event, Event) else (_ALIVE,):
+            await http.write(part)
         event = await next_event(reader, gone, BEAT)
     await http.write(b"", is_last=True)
 
@@ -69,9 +70,17 @@ async def next_event(
         following.cancel()
 
 
-def _written(event: Event) -> bytes:
-    """Return an event as it goes to the client; its line ends with a line feed."""
+def _parts(event: Event) -> Iterator[bytes]:
+    """Yield an event as it goes to the client; its line ends with a line feed.
+
+    The line is a part of its own, without a copy: many connections may write the same line.
+    """
     identifier = f"id: {event.identifier}\n".encode() if event.identifier else b""
     if not event.line:
-        return identifier + f"retry: {RETRY}\ndata: \n\n".encode()
-    return identifier + b"event: message\ndata: " + event.line + b"\n"
+        yield identifier + f"retry: {RETRY}\ndata: \n\n".encode()
+    elif len(event.line) <= PIECE:
+        yield identifier + b"event: message\ndata: " + event.line + b"\n"
+    else:
+        yield identifier + b"event: message\ndata: "
+        yield event.line
+        yield b"\n"
