@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from agentguard.errors import DecodeError
+from agentguard.errors import DecodeError, ServerError
+from agentguard.signing.canonical import is_integer
 from agentguard.signing.keys import Secret
 from agentguard.wire import values
 from agentguard.wire.frame import PROTOCOL, Frame
-from agentguard.wire.stream import Stream
+from agentguard.wire.stream import EndedError, Stream
+
+_LAST_WORD: Final = 0.5
+"""Seconds that the last word of a server that has ended may take."""
 
 
 class Greeting(NamedTuple):
@@ -43,6 +47,28 @@ class Connection:
         self.reports: list[Frame] = []
         self.resent: Frame | None = None
         self.user: int | None = threading.get_ident()
+        self._taken = 0
+
+    def read(self) -> Frame:
+        """Return the server's next answer; raises as ``Stream.read`` does.
+
+        The last word of a server that ends is no answer (``EndedError``): it says how many of the
+        reports the server has.
+        """
+        answer = self.stream.read()
+        taken = answer.header.get("taken")
+        if taken is None:
+            return answer
+        self._taken = taken if is_integer(taken) and taken > 0 else 0
+        raise EndedError("the server has ended")
+
+    def hear_last_word(self, error: BaseException) -> None:
+        """Wait a moment for the last word of a server that has ended, if the error may say so."""
+        may_have_ended = isinstance(error, OSError | ServerError)
+        if may_have_ended and self.reports and not self._taken:
+            with suppress(OSError, DecodeError):
+                self.stream.wait_at_most(_LAST_WORD)
+                self.read()
 
     def newest(self) -> Frame | None:
         """Return the message that was written last, of those that the server may not have."""
@@ -58,12 +84,15 @@ class Connection:
     def confirm(self) -> None:
         """Ask the server whether it has all reports, and wait for the answer."""
         self.stream.write(Frame({"op": "flush"}))
-        self.stream.read()
+        self.read()
         self.reports.clear()
 
     def take_reports(self) -> list[Frame]:
-        """Return the reports as requests, which the server answers, and forget them."""
-        reports, self.reports, self.resent = self.reports, [], None
+        """Return the reports as requests, which the server answers, and forget them.
+
+        Those that a server has taken by its last word are left out.
+        """
+        reports, self.reports, self.resent = self.reports[self._taken :], [], None
         return [_waited_for(report) for report in reports]
 
 

@@ -1,15 +1,14 @@
 """``Link``: the connections of this process to a guard server.
 
-A request takes a free connection, or opens one, and waits for the answer. A report (an outcome that
-nobody waits for) is written and not answered; the next answer on the same connection means that the
-server has it. A connection that fails is given up. A request is then sent once more on a new
-connection of the same session: a call has an id, so that the server does not carry it out twice.
-Another request is carried out again, and its second answer may differ (ADR 0034). The reports of
+A request takes a free or a new connection, and waits for the answer. A report (an outcome that
+nobody waits for) is not answered: the next answer on the connection, or the last word of a server
+that ends, says that the server has it. A connection that fails is given up. A request is then sent
+once more on a new connection of the same session: a call has an id, so that the server does not
+repeat it. Another request is repeated, and its second answer may differ (ADR 0034). The reports of
 the lost connection go on the next one that has an answer. While the server is started anew, a
 process that was connected before waits for it (``patience``). A connection with a token or a
-certificate is renewed before that ends.
-
-A forked process has a session of its own: the parent's connections are closed in the child.
+certificate is renewed before that ends. A forked process has a session of its own: the parent's
+connections are closed in the child.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Link:
 
         def ask(connection: Connection) -> Frame:
             connection.stream.write(message)
-            answer = connection.stream.read()
+            answer = connection.read()
             connection.reports.clear()  # the server reads one frame after another
             return answer
 
@@ -206,7 +205,8 @@ class Link:
         except EncodeError:  # nothing was written
             self._keep(connection)
             raise
-        except BaseException:
+        except BaseException as error:
+            connection.hear_last_word(error)
             self._give_up(connection)
             raise
         if self._unsent and not connection.reports:  # an answer has come: the connection works
@@ -265,7 +265,7 @@ class Link:
                 connection.resent = message
             try:
                 connection.stream.write(message)
-                answer = connection.stream.read().header
+                answer = connection.read().header
                 refused = values.read_error(answer["error"]) if "error" in answer else None
             except BaseException as error:
                 if failed + 1 < _TRIES:
@@ -364,8 +364,9 @@ class Link:
             raise
 
     def _end_connections(self, error: AgentguardError) -> None:
-        """Close the connections of a session that the server has forgotten, with its calls."""
+        """Close the connections of a session that the server has forgotten."""
         while self._free:
+            self._free[-1].hear_last_word(error)
             self._give_up(self._free.pop())
         while self._unsent:
             self._lose(self._unsent.popleft()[0], error)

@@ -76,9 +76,11 @@ def serve(
 ) -> None:
     """Serve one connection until the client ends it, or its token or certificate ends.
 
-    A request that has come as a whole before that end is still carried out.
+    A request that has come as a whole before that end is still carried out. The last word of a
+    server that ends is how many reports it has taken since its last answer on the connection.
     """
     session: Session | None = None
+    taken = 0
     try:
         stream.write(Frame({"protocol": PROTOCOL}))
         session = _greet(stream, sessions, channels, parts, peer)
@@ -90,12 +92,16 @@ def serve(
                 is_large = size <= LARGE and str(request.header.get("op")) in _COSTLY
                 with _large(session, is_large=is_large):
                     _exchange(stream, parts, session, request, sessions)
+                taken = taken + 1 if request.header.get("quiet") is True else 0
     except (EndedError, OSError):
         pass
     except DecodeError as error:
         if peer.share.may_warn():
             _LOGGER.warning("a connection of a client is closed: %s [%s]", error, error.code)
     finally:
+        if session is not None and sessions.is_draining:
+            with suppress(OSError):
+                stream.write(Frame({"taken": taken}))
         stream.close()
         if session is not None:
             sessions.leave(session)

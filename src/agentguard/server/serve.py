@@ -41,6 +41,9 @@ _PAUSE: Final = 0.05
 _SEND: Final = struct.pack("ll", 30, 0)
 """How long the server waits for a client that does not read: seconds, microseconds."""
 
+_LAST_WORDS: Final = 1.0
+"""Seconds in which the connections of a server that ends say what the server has taken."""
+
 _SWEEP: Final = 0.5
 """Seconds between two looks for clients that were lost for too long."""
 
@@ -230,6 +233,11 @@ class GuardServer:
         with self._lock:
             streams = list(self._streams)
         self._channels.close()
+        for stream in streams:
+            stream.end_reading()
+        until = time.monotonic() + _LAST_WORDS
+        while time.monotonic() < until and self._streams:
+            time.sleep(0.01)
         for stream in streams:
             stream.close()
         self.sessions.end()

@@ -110,6 +110,16 @@ class Stream:
                 os.close(descriptor)
             raise
 
+    def end_reading(self) -> None:
+        """Take no more from the other end: what has come is read, and then the connection ends."""
+        with suppress(OSError):
+            # TLS's own method would end the encryption of what is still written
+            socket.socket.shutdown(self._socket, socket.SHUT_RD)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Let each further read and write take so many seconds at most; raises ``OSError``."""
+        self._socket.settimeout(seconds)
+
     def close(self) -> None:
         """Close the connection: a read that waits in another thread ends."""
         with suppress(OSError):
