@@ -221,3 +221,23 @@ def test_a_token_that_the_server_refuses_is_got_anew(tokens):
     assert guard.new_agent("clerk").call(tool) == "ok"
     assert agent.name == "clerk"
     assert tokens.http.requests.count("/token") == 2
+
+
+def test_a_client_whose_claims_have_changed_in_the_configuration_loses_its_rights(tokens):
+    token = tokens.http.issuer.token(azp="batch", gty="m2m", **fresh())
+    guard = tokens.with_token(token)
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "ok")
+    path = tokens.folder / "agentguard.toml"
+
+    def load(old: str, new: str) -> None:
+        path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+        words = ("-m", "agentguard.cli", "server", "reload")
+        assert "clients" in tokens.place.programs.run(*words, cwd=tokens.folder).stdout
+
+    assert agent.call(tool) == "ok"
+    load('gty = "m2m"', 'gty = "other"')
+    with pytest.raises(Denied) as denied:
+        agent.call(tool)
+    assert denied.value.code == "agent.refused"
+    load('gty = "other"', 'gty = "m2m"')
+    assert agent.call(tool) == "ok"  # the twin

@@ -41,9 +41,12 @@ def _mended(client: ClientConfig, key: str) -> str:
 
 
 def stranger(uid: int | None) -> ServerError:
-    """Return the error (``server.stranger``) for a user who is no client."""
+    """Return the error (``server.stranger``) for who is no client; None for another machine."""
     message = (
-        f"the user {uid} is no client of this guard server: add the user to [clients] {AT_SERVER}"
+        f"this certificate or token is no client's any more: add a table to [clients] {AT_SERVER}"
+        if uid is None
+        else f"the user {uid} is no client of this guard server: add the user to [clients] "
+        f"{AT_SERVER}"
     )
     return ServerError(message, code="server.stranger")
 

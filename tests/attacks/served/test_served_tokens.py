@@ -164,11 +164,13 @@ def test_nothing_is_done_after_the_end_of_a_token(tokens):
         stream.write(Frame({"op": "hello", "protocol": 1, "token": tokens.account(1)}))
         ends_in = stream.read().header["ends_in"]
         assert 0 < ends_in <= 1
-        stream.write(Frame({"op": "flush"}))
+        begun = (20).to_bytes(4, "big") + (16).to_bytes(4, "big") + b'{"op":'
+        rest = b'"flush"}  '
+        connected.sendall(begun + rest)
         assert stream.read().header == {}  # the twin
-        connected.sendall((20).to_bytes(4, "big") + (16).to_bytes(4, "big") + b'{"op":')
+        connected.sendall(begun)
         time.sleep(1.1)
-        connected.sendall(b'"flush"   ')
+        connected.sendall(rest)
         with pytest.raises(OSError):  # noqa: PT011  it is closed, in one way or the other
             stream.read()
 

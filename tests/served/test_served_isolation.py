@@ -1,0 +1,45 @@
+"""How a client is kept apart from its guard server, as the server sees it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+
+import pytest
+
+from agentguard import ServerError
+from agentguard.domain.config.server import ClientConfig
+from agentguard.guard.embedded import open_embedded
+from agentguard.server.peer import Peer
+from agentguard.server.sessions import Sessions
+
+SERVER, OTHER = 64_001, 64_002
+
+
+@pytest.mark.parametrize(
+    ("uid", "isolation"), [(0, "same-user"), (SERVER, "same-user"), (OTHER, "separate-user")]
+)
+def test_root_is_no_user_apart_from_the_server(founded, monkeypatch, uid, isolation):
+    parts = open_embedded(founded.settings, None, is_server=True)
+    monkeypatch.setattr(os, "getuid", lambda: SERVER)
+    settings = replace(founded.settings, clients={"c": ClientConfig("c", uid)})
+    sessions, (ours, theirs) = Sessions(settings, settings.server, parts), socket.socketpair()
+    with ours, theirs:
+        peer = Peer(ours, sessions.shares.of(uid), uid=uid)
+        session = sessions.join(None, peer, None)
+        assert session.isolation == isolation
+        assert session.looks_after_server is (isolation == "same-user")
+        stranger = Peer(ours, sessions.shares.of(64_003), uid=64_003)
+        with pytest.raises(ServerError) as refused:
+            sessions.join(None, stranger, None)
+        assert (refused.value.code, "the user 64003" in str(refused.value)) == (
+            "server.stranger",
+            True,
+        )
+        gone = ClientConfig("web", None, spiffe="spiffe://acme.example/web")
+        with pytest.raises(ServerError, match="this certificate or token") as refused:
+            sessions.join(None, Peer(ours, stranger.share, client=gone), None)
+        assert refused.value.code == "server.stranger"
+    sessions.end()
+    parts.close()
