@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from agentguard_mcp.gateway.http.streams import Streams
 
 NOTICE = {"method": "notifications/message", "params": {"data": "a"}}
@@ -20,19 +18,13 @@ def reading(streams, identifier):
     return reader
 
 
-async def lines(reader):
+def lines(reader):
     """Return the messages that are there."""
     found = []
-    while True:
-        try:
-            async with asyncio.timeout(0.01):
-                event = await reader.next()
-        except TimeoutError:
-            return found
-        if event is None:
-            return found
+    while (event := reader.take()) is not None:
         if event.line:
             found.append(event.line)
+    return found
 
 
 async def test_a_message_of_no_request_goes_where_a_client_reads():
@@ -40,8 +32,8 @@ async def test_a_message_of_no_request_goes_where_a_client_reads():
     first, second = reading(streams, 1), reading(streams, 2)
     streams.release(second, is_gone=True)
     streams.send(NOTICE)
-    assert len(await lines(first)) == 1
-    assert await lines(streams.resume(second.stream.event(0))) == []
+    assert len(lines(first)) == 1
+    assert lines(streams.resume(second.stream.event(0))) == []
 
 
 async def test_a_message_of_no_request_waits_for_a_client_that_may_come_again():
@@ -49,9 +41,9 @@ async def test_a_message_of_no_request_waits_for_a_client_that_may_come_again():
     reader = reading(streams, 1)
     streams.release(reader, is_gone=True)
     streams.send(NOTICE)
-    assert len(await lines(streams.resume(reader.stream.event(0)))) == 1
+    assert len(lines(streams.resume(reader.stream.event(0)))) == 1
     listening = streams.listen()
-    assert await lines(listening) == []
+    assert lines(listening) == []
 
 
 async def test_what_a_client_reads_once_more_is_not_dropped_before():
@@ -59,10 +51,10 @@ async def test_what_a_client_reads_once_more_is_not_dropped_before():
     reader = reading(streams, 1)
     for _ in range(5):
         streams.send(NOTICE)
-    assert len(await lines(reader)) == 5
+    assert len(lines(reader)) == 5
     again = streams.resume(reader.stream.event(2))
     again.stream.drop_sent(0)  # as where a session keeps too much
-    assert len(await lines(again)) == 3
+    assert len(lines(again)) == 3
 
 
 async def test_nothing_is_kept_of_a_request_whose_client_knows_no_event():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from agentguard_mcp.gateway.http.asgi import PIECE, Http
 from agentguard_mcp.gateway.http.stream import Event, Reader
@@ -54,20 +54,23 @@ async def next_event(
     reader: Reader, gone: asyncio.Future[None], seconds: float
 ) -> Event | str | None:
     """Return the next event, a text after so many seconds of silence, None at the end."""
-    event = reader.take()
-    if event is not None or reader.is_over:  # which needs no task
-        return event
-    following = asyncio.ensure_future(reader.next())
-    both: set[asyncio.Future[Any]] = {following, gone}
+
+    def wake(_gone: object) -> None:
+        reader.changed.set()
+
+    gone.add_done_callback(wake)
     try:
-        done, _waiting = await asyncio.wait(
-            both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        if following in done:
-            return following.result()
-        return None if gone in done else ""
+        async with asyncio.timeout(seconds):
+            while True:
+                event = reader.take()
+                if event is not None or reader.is_over or gone.done():
+                    return event
+                reader.changed.clear()
+                await reader.changed.wait()
+    except TimeoutError:
+        return ""
     finally:
-        following.cancel()
+        gone.remove_done_callback(wake)
 
 
 def _parts(event: Event) -> Iterator[bytes]:

@@ -94,7 +94,10 @@ class Stream(History):
 
 
 class Reader:
-    """One connection that reads a stream, behind message number ``position``."""
+    """One connection that reads a stream, behind message number ``position``.
+
+    ``changed`` is set when there may be something to take, or nothing more comes.
+    """
 
     def __init__(self, stream: Stream, position: int) -> None:
         self.stream = stream
@@ -127,13 +130,6 @@ class Reader:
     def take(self) -> Event | None:
         """Return the event that is there, None for none."""
         return None if self._is_stopped else self._event()
-
-    async def next(self) -> Event | None:
-        """Return the next event, None at the end of the connection or of the stream."""
-        while (event := self.take()) is None and not self.is_over:
-            self.changed.clear()
-            await self.changed.wait()
-        return event
 
     def _event(self) -> Event | None:
         stream = self.stream
