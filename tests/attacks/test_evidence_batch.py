@@ -1,6 +1,6 @@
 """Many evidence files at once: no process that dies and no bad file changes what another proves.
 
-No process outlives the command.
+No process outlives the command. No file proves another call than the one that was asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 
 from agentguard.audit import evidence_file
@@ -24,6 +25,7 @@ from agentguard.audit.prove import prove_call
 from agentguard.cli.audit import evidence_batch, evidence_worker
 from agentguard.domain import keystore, worker_processes
 from agentguard.errors import DecodeError
+from agentguard.flow import prepare
 from agentguard.storage.reader import StateReader
 
 
@@ -187,3 +189,44 @@ def test_the_processes_end_with_a_command_that_is_killed(paths, trust, tmp_path)
     command = [sys.executable, "-c", KILLED, tmp_path / "trust.json", paths[0]]
     ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"True\n")
+
+
+@pytest.fixture
+def with_one_id(place, monkeypatch) -> Path:
+    """Call two tools of an agent that gives both calls one id; return the trust document's file."""
+    entropy = prepare._entropy
+    monkeypatch.setattr(
+        prepare, "_entropy", lambda *given: (entropy(*given)[0], "a" * 32, entropy(*given)[2])
+    )
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        for name in ("harmless", "harmful"):
+            agent.call(guard.tool(name=name)(lambda number: number), 1)
+        (place.config.base / "trust.json").write_bytes(guard.trust.dumps())
+    return place.config.base / "trust.json"
+
+
+def test_an_id_that_an_agent_uses_twice_hides_no_call(place, with_one_id, tmp_path):
+    def run(*args):
+        log = [] if "verify" in args else ["--state", place.config.state]
+        words = ["evidence", *args, "--trust", with_one_id, *log]
+        return commands.run(words, env={"HOME": str(tmp_path)}, cwd=tmp_path)
+
+    def tool_in(file):
+        shown = run("verify", file, "--json")
+        return shown.returncode, json.loads(shown.stdout)["tool"]["name"]
+
+    with closing(StateReader(place.config.state)) as reader:
+        kinds = [parse_entry(body).kind for _, body in reader.entries(0)]
+    places = [f"0/{index}" for index, kind in enumerate(kinds) if kind == "authorization"]
+    for number, name in enumerate(("harmless", "harmful")):
+        made = run("make", places[number], "-o", tmp_path / f"{number}.json")
+        assert made.returncode == 0, made.stderr
+        assert tool_in(tmp_path / f"{number}.json") == (0, name)
+        exported = run("export", "--tool", name, "-o", tmp_path / name)
+        assert exported.returncode == 0, exported.stderr
+        assert tool_in(tmp_path / name / f"{'a' * 32}.json") == (0, name)
+    refused = run("export", "--force", "-o", tmp_path / "all")
+    assert (refused.returncode, (tmp_path / "all").exists()) == (2, False)
+    assert f"the calls {places[0]} and {places[1]} have one id" in refused.stderr
+    assert "evidence.mismatch" in refused.stderr

@@ -31,34 +31,38 @@ from agentguard.signing.canonical import b64_decode, is_integer
 def prove_call(
     reader: LogReader,
     trust: TrustDocument,
-    invocation_id: str,
+    call: str | CallPlace,
     *,
     attachments: bool = True,
     progress: Progress = lambda _entries: None,
 ) -> bytes:
     """Return the evidence file of one call, verified under ``trust``.
 
-    Without ``attachments``, the file has the commitments to arguments, policy input and result, and
-    not the data. Raises ``CallError`` (``call.unknown``), ``StorageError``, and
-    ``VerificationError`` where the log does not prove the call.
+    ``call`` is an invocation's id, or a place: an agent may have logged two calls with one id, of
+    which the id names the first. Without ``attachments``, the file has the commitments to
+    arguments, policy input and result, and not the data. Raises ``CallError`` (``call.unknown``),
+    ``StorageError``, and ``VerificationError`` where the log does not prove the call.
     """
-    calls = prove_calls(reader, trust, [invocation_id], attachments=attachments, progress=progress)
+    calls = prove_calls(reader, trust, [call], attachments=attachments, progress=progress)
     return next(calls)
 
 
 def prove_calls(
     reader: LogReader,
     trust: TrustDocument,
-    invocation_ids: Sequence[str],
+    wanted: Sequence[str | CallPlace],
     *,
     attachments: bool = True,
     progress: Progress = lambda _entries: None,
 ) -> Iterator[bytes]:
     """Yield the evidence files of calls in order; the log is read once for all of them.
 
-    Raises as ``prove_call`` does, before the first file for a call that is unknown.
+    ``wanted`` has ids and places as for ``prove_call``. Raises as ``prove_call`` does, before the
+    first file for a call that is unknown.
     """
-    places = [_place(reader, invocation_id, progress) for invocation_id in invocation_ids]
+    places = [
+        one if isinstance(one, CallPlace) else _place(reader, one, progress) for one in wanted
+    ]
     scan = LogScan(reader, [place.invocation_sha256 for place in places], progress)
     verifier = EvidenceVerifier(trust)
     for place in places:

@@ -64,19 +64,20 @@ def make(
     """
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    invocation_id = lookup.invocation_id(reader, call)
+    found = lookup.call(reader, call)
     with screen.counter("reading entry", history.expected(reader)) as count:
         data = prove_call(
             reader,
             log.trust.document,
-            invocation_id,
+            found,
             attachments=not without_arguments,
             progress=count,
         )
     with files.new(output, force=force) as file:
         file.write(data)
     if not files.is_stream(output):
-        screen.line(f"{output} proves the call {invocation_id}, in {len(data)} bytes")
+        name = found if isinstance(found, str) else found.invocation_id
+        screen.line(f"{output} proves the call {name}, in {len(data)} bytes")
 
 
 app.command("export")(evidence_export.export)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from agentguard.audit import checkpoint
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import CallPlace
 from agentguard.audit.log import LogReader
 from agentguard.audit.prove import prove_calls
 from agentguard.cli.audit import filters, lookup
@@ -55,19 +57,20 @@ def export(
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
     selection = filters.calls(lookup.with_whole_trace(reader, selection))
-    ids = list(_ids(reader, selection))
-    made = prove_calls(reader, log.trust.document, ids, attachments=not without_arguments)
+    calls = _by_id(_calls(reader, selection))
+    places = list(calls.values())
+    made = prove_calls(reader, log.trust.document, places, attachments=not without_arguments)
     files.make_folder(output)
-    with screen.counter("proving call", len(ids)) as count:
-        for number, (invocation_id, data) in enumerate(zip(ids, made, strict=True), start=1):
+    with screen.counter("proving call", len(calls)) as count:
+        for number, (invocation_id, data) in enumerate(zip(calls, made, strict=True), start=1):
             with files.new(output / f"{invocation_id}.json", force=force) as file:
                 file.write(data)
             count(number)
-    screen.line(f"{output} proves {screen.count(len(ids), 'call', 'calls')}")
+    screen.line(f"{output} proves {screen.count(len(calls), 'call', 'calls')}")
 
 
-def _ids(reader: LogReader, selection: Filter) -> Iterator[str]:
-    """Yield the ids of the selected calls that a checkpoint covers, in the order of time.
+def _calls(reader: LogReader, selection: Filter) -> Iterator[CallPlace]:
+    """Yield the selected calls that a checkpoint covers, in the order of time.
 
     Raises ``VerificationError`` (``evidence.incomplete``) for an entry that can't be read.
     """
@@ -75,13 +78,32 @@ def _ids(reader: LogReader, selection: Filter) -> Iterator[str]:
     for row in History(reader).rows(selection, outcomes=selection.in_doubt):
         if row.index >= sizes.get(row.shard, 0):
             continue
-        if row.invocation_id is None:
+        if row.invocation_id is None or row.entry is None:
             message = (
                 f"the entry {row.shard}/{row.index} can't be read as a call: agentguard audit "
                 "verify says more"
             )
             raise VerificationError(message, code="evidence.incomplete")
-        yield row.invocation_id
+        digest = read_authorization(row.entry).invocation_sha256
+        yield CallPlace(row.shard, row.index, row.invocation_id, digest)
+
+
+def _by_id(calls: Iterable[CallPlace]) -> dict[str, CallPlace]:
+    """Return calls by their ids; raises ``VerificationError`` (``evidence.mismatch``).
+
+    An agent that writes an id twice must not have the file of one call replace that of another.
+    """
+    found: dict[str, CallPlace] = {}
+    for call in calls:
+        other = found.setdefault(call.invocation_id, call)
+        if other is not call:
+            first, second = (f"{one.shard}/{one.index}" for one in (other, call))
+            message = (
+                f"the calls {first} and {second} have one id, {call.invocation_id}: agentguard "
+                f"evidence make {second} -o FILE proves one of them"
+            )
+            raise VerificationError(message, code="evidence.mismatch")
+    return found
 
 
 def _covered(reader: LogReader, shard: int) -> int:

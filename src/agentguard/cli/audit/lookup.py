@@ -13,7 +13,7 @@ from typing import Final
 
 from agentguard.audit import statements
 from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.find import (
     LocatedEntry,
     read_entry,
@@ -61,7 +61,13 @@ def find(reader: LogReader, name: str) -> LocatedEntry:
 
 
 def invocation_id(reader: LogReader, name: str) -> str:
-    """Return the id of the call that a name means.
+    """Return the id of the call that a name means; a whole id and all errors are as in ``call``."""
+    found = call(reader, name)
+    return found.invocation_id if isinstance(found, CallPlace) else found
+
+
+def call(reader: LogReader, name: str) -> str | CallPlace:
+    """Return the place of the call that a name means, or the name where it is a whole id.
 
     A whole id is returned without a look into the log: the command that uses the id finds out
     whether the call exists. Raises as ``find`` does, and ``CallError`` (``call.unknown``) for an
@@ -69,16 +75,16 @@ def invocation_id(reader: LogReader, name: str) -> str:
     """
     if log_row.is_id(name):
         return name
-    log_entry = find(reader, name)
-    kind = log_entry.entry.kind
+    found = find(reader, name)
+    kind, problem = found.entry.kind, "has no id"
     if kind == "authorization":
-        call_id, problem = read_authorization(log_entry.entry).invocation_id, "has no id"
+        read = read_authorization(found.entry)
+        if read.invocation_id is not None:
+            return CallPlace(found.shard, found.index, read.invocation_id, read.invocation_sha256)
     else:
-        call_id, problem = None, f"is of the kind {kind}, and no call's"
-    if call_id is None:
-        place = f"{log_entry.shard}/{log_entry.index}"
-        raise CallError(f"the entry {place} {problem}: name a call's")
-    return call_id
+        problem = f"is of the kind {kind}, and no call's"
+    place = f"{found.shard}/{found.index}"
+    raise CallError(f"the entry {place} {problem}: name a call's")
 
 
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:
