@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from typing import Annotated, Any, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Union, cast
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentguard import ConfigError
+from agentguard import ConfigError, Decision, Denied, Guard
 from agentguard.adapters import Arguments, ToolSpec
 from agentguard.call.tool import MAX_RESOURCE, escape, function_schema
 from agentguard.errors import ArgumentsError
@@ -223,3 +224,49 @@ def test_a_value_and_a_name_of_the_same_letters_differ():
         tool.__annotations__ = {"a": annotation}
         schemas.append(canonical.digest(function_schema(tool)))
     assert len(set(schemas)) == 5
+
+
+def test_a_description_is_the_same_on_every_python():
+    def tool(a, b, c, d): ...
+
+    union = Union
+    tool.__annotations__ = {
+        "a": int | None,
+        "b": union[int, None],
+        "c": list[PurePosixPath],
+        "d": union[cast("type", "Later"), None],
+    }
+    described: Any = function_schema(tool)["properties"]
+    assert {name: member["annotation"] for name, member in described.items()} == {
+        "a": "typing.Union[int, NoneType]",
+        "b": "typing.Union[int, NoneType]",
+        "c": "list[pathlib.PurePosixPath]",
+        "d": "typing.Union[ForwardRef('Later'), NoneType]",
+    }
+
+
+UNDEFINED = """
+def send(to: Address, note: list[Address], copies: int = 1) -> Receipt:
+    return f"{copies} to {to}"
+
+def passing_on(*args: Address, **kwargs: Address) -> Receipt:
+    return send(*args, **kwargs)
+
+passing_on.__wrapped__ = send
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="an undefined name is Python's own error")
+@pytest.mark.parametrize("name", ["send", "passing_on"])
+def test_a_tools_annotations_may_have_names_that_are_defined_later(name):
+    namespace: dict[str, Any] = {"__name__": "letters"}
+    exec(compile(UNDEFINED, "letters.py", "exec", dont_inherit=True), namespace)  # noqa: S102
+    with Guard.ephemeral(lambda call: Decision.allow()) as guard:
+        tool = guard.tool(resource="mail:{to}" if name == "send" else None)(namespace[name])
+        agent = guard.new_agent("clerk")
+        assert agent.call(tool, to="ann", note=[]) == "1 to ann"
+        with pytest.raises(Denied, match="do not fit"):
+            agent.call(tool, to="ann", note=[], cc="bob")
+    described = json.dumps(function_schema(namespace[name]))
+    assert "\"ForwardRef('Address')\"" in described
+    assert "<function" not in described

@@ -30,6 +30,20 @@ _HINT: Final = "; a decorator that changes arguments needs a signature of its ow
 _TRANSPARENT: Final = (staticmethod, type(functools.lru_cache(int)))
 """Python's own wrappers, which pass all arguments on unchanged."""
 
+# Since Python 3.14, an annotation is evaluated when somebody asks for it, and may have names that
+# stand for nothing yet (PEP 649). As text it holds no reference to the function, either.
+AS_TEXT: Final[dict[str, Any]] = {}
+AS_FAR_AS_DEFINED: Final[dict[str, Any]] = {}
+"""Options of ``inspect.signature``, with which undefined names in annotations are no error."""
+
+try:
+    from annotationlib import Format  # type: ignore[import-not-found]
+except ModuleNotFoundError:  # an older Python
+    pass
+else:
+    AS_TEXT["annotation_format"] = Format.STRING
+    AS_FAR_AS_DEFINED["annotation_format"] = Format.FORWARDREF
+
 
 @dataclass(frozen=True, slots=True)
 class Binder:
@@ -59,7 +73,7 @@ def binder(function: _Function) -> Binder:
     """
     # The binder keeps the name alone: a closure over the function would make it reachable.
     name = getattr(function, "__name__", "the tool")
-    signature = inspect.signature(_bare(function), follow_wrapped=False)
+    signature = inspect.signature(_bare(function), follow_wrapped=False, **AS_TEXT)
     wrapped = _wrapped(function)
     kinds = {p.kind for p in signature.parameters.values()}
     if wrapped is None or kinds.isdisjoint(_VARIADIC):

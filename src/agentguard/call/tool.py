@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
     Final,
+    ForwardRef,
     Generic,
     Literal,
     NoReturn,
@@ -32,7 +33,7 @@ from typing import (
 )
 
 from agentguard.call.arguments import Arguments
-from agentguard.call.binding import Binder, binder
+from agentguard.call.binding import AS_FAR_AS_DEFINED, AS_TEXT, Binder, binder
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -83,7 +84,7 @@ RESERVED: Final = frozenset(
 MAX_RESOURCE: Final = 2048
 """The most characters of a resource, once its arguments are filled in and escaped."""
 
-_TYPING: Final = frozenset({"typing", "typing_extensions", "annotationlib"})
+_TYPING: Final = ("typing", "typing_extensions")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]*")
@@ -305,7 +306,7 @@ def guarded(spec: ToolSpec, function: Callable[P, R]) -> Tool[P, R] | AsyncTool[
 
 
 def _require_parameters(spec: ToolSpec, function: Callable[..., object]) -> None:
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(function, **AS_TEXT).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return  # **kwargs take any argument
     sources = {"resource": spec.resource_arguments, "attributes": [*spec.attributes.values()]}
@@ -323,12 +324,13 @@ def _require_parameters(spec: ToolSpec, function: Callable[..., object]) -> None
 def function_schema(function: Callable[..., object]) -> dict[str, JSON]:
     """Describe a plain function's parameters, for a tool that no model sees.
 
-    The description is the same in every process: no ``repr`` of an object, which may have addresses
-    or sets in any order, is part of it.
+    The description is the same in every process and on every Python: no ``repr`` of an object,
+    which may have addresses or sets in any order, is part of it. A name that an annotation uses
+    before its definition stands there as ``ForwardRef('NAME')``.
     """
     properties: dict[str, JSON] = {}
     required: list[JSON] = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(function, **AS_FAR_AS_DEFINED).parameters.values():
         annotation = parameter.annotation
         text = "" if annotation is parameter.empty else _annotation(annotation)
         properties[parameter.name] = {"kind": parameter.kind.name.lower(), "annotation": text}
@@ -350,9 +352,10 @@ def _annotation(annotation: object) -> str:
         return f"[{', '.join(map(_annotation, annotation))}]"
     if isinstance(annotation, type):
         return _qualified(annotation)
-    if type(annotation).__module__ in _TYPING:
-        return repr(annotation)  # a name alone: typing.Any, ~T, ForwardRef('x')
-    return _constant(annotation)
+    if isinstance(annotation, ForwardRef):  # since Python 3.14 its repr may have an address
+        return f"ForwardRef({annotation.__forward_arg__!r})"
+    is_name = type(annotation).__module__ in _TYPING  # typing.Any, ~T
+    return repr(annotation) if is_name else _constant(annotation)
 
 
 def _constant(value: object) -> str:
@@ -364,5 +367,8 @@ def _constant(value: object) -> str:
 
 
 def _qualified(kind: type) -> str:
-    name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+    """Return the name of a type, which is the same on every Python."""
+    if kind is UnionType:  # of int | str, which is typing.Union itself since Python 3.14
+        return "typing.Union"
+    module = "pathlib" if kind.__module__ == "pathlib._local" else kind.__module__  # in 3.13 alone
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
