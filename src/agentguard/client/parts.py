@@ -14,6 +14,7 @@ from agentguard.client.delegations import ClientDelegations
 from agentguard.client.instance import ClientInstance
 from agentguard.client.link import Link
 from agentguard.client.tools import ClientTools
+from agentguard.delegation.context import require_separate_threads
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.errors import ConfigError
@@ -53,11 +54,15 @@ class ClientRuns:
 
 
 class ClientParts:
-    """The parts of a guard in a server, as the server's client. Raises ``ServerError``."""
+    """The parts of a guard in a server, as the server's client.
+
+    Raises ``ServerError``, and ``ConfigError`` as ``require_separate_threads``.
+    """
 
     def __init__(
         self, link: Link, telemetry: Settings, on_request: OnRequest | None = None
     ) -> None:
+        require_separate_threads()
         greeting = link.connect()
         self._link = link
         self._on_request = on_request

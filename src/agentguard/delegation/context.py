@@ -11,6 +11,7 @@ generator, and ``generators.py`` gives a generator's items a context of their ow
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.releases import Releases
 from agentguard.call.responsibility import CODES
-from agentguard.errors import DelegationError, UnguardedCallError
+from agentguard.errors import ConfigError, DelegationError, UnguardedCallError
 
 
 class Activation:
@@ -119,6 +120,21 @@ class Narrowing(Activation):
 _ENDED: Final = object()
 _RUNNING: ContextVar[RunningCall | None] = ContextVar("agentguard_running", default=None)
 _IN_FORCE: ContextVar[Activation | None] = ContextVar("agentguard_in_force", default=None)
+
+
+def require_separate_threads() -> None:
+    """Raise ``ConfigError`` (``config.invalid``) where a thread begins in its starter's context.
+
+    Python 3.14 has such a setting, which builds without the global lock have by default. A thread
+    of a pool would then act for whoever used the pool first, whoever hands it work later.
+    """
+    if getattr(sys.flags, "thread_inherit_context", 0):
+        message = (
+            "this Python gives each new thread the context of the thread that starts it, so a "
+            "thread pool would mix up for whom its threads act: start Python with "
+            "-X thread_inherit_context=0, or set PYTHON_THREAD_INHERIT_CONTEXT=0"
+        )
+        raise ConfigError(message)
 
 
 def in_force() -> object:

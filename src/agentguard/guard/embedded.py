@@ -17,6 +17,7 @@ from agentguard.approvals.store import Store
 from agentguard.audit.log import LogReader
 from agentguard.call.client import Client
 from agentguard.call.journal import RunStore
+from agentguard.delegation.context import require_separate_threads
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig, unknown_agent
 from agentguard.domain.config.engine_loader import open_engine
@@ -47,7 +48,10 @@ if TYPE_CHECKING:
 
 
 class Embedded:
-    """The parts of a guard in this process; ``runtime`` has the ports and the threads."""
+    """The parts of a guard in this process; ``runtime`` has the ports and the threads.
+
+    Raises ``ConfigError``, also as ``require_separate_threads``, and ``StorageError``.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Embedded:
         *,
         is_server: bool = False,
     ) -> None:
+        require_separate_threads()
         self._settings = settings
         self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
         callbacks = Callbacks.of(settings, on_request, approver_roles)

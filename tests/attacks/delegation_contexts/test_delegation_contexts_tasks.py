@@ -8,6 +8,8 @@ was delegated, and where one leaks, somebody else's.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +83,41 @@ def test_a_thread_takes_no_context_along_and_a_bound_function_does(acts, alice):
             thread.start()
             thread.join()
         assert found == [NOBODY, ALICE]
+
+
+FIRST_USER = """
+from concurrent.futures import ThreadPoolExecutor
+from agentguard import ConfigError, Decision, Denied, Guard
+
+AGENTS = {"clerk": {"max_scope": ["read"]}}
+
+def call(agent, tool):
+    try:
+        return agent.call(tool)
+    except Denied as denied:
+        return denied.code
+
+try:
+    guard = Guard.ephemeral(lambda _: Decision.allow(), config={"agents": AGENTS})
+except ConfigError as error:
+    print(error.code, error)
+else:
+    clerk, tool = guard.new_agent("clerk"), guard.tool(name="read", requires=["read"])(lambda: 1)
+    with guard, ThreadPoolExecutor(1) as pool, guard.delegate("user:alice", scope=["read"]) as t:
+        print(pool.submit(t.bind(call), clerk, tool).result())
+        print(pool.submit(call, clerk, tool).result())
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python has this setting since 3.14")
+@pytest.mark.parametrize(
+    ("inherit", "said"),
+    [("0", "1\ndelegation.missing\n"), ("1", "config.invalid this Python gives each new thread")],
+)
+def test_a_pools_thread_never_acts_for_the_pools_first_user(inherit, said):
+    command = [sys.executable, "-X", f"thread_inherit_context={inherit}", "-c", FIRST_USER]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(said)
 
 
 def test_a_pool_that_was_made_in_a_block_remembers_nothing_of_it(acts, alice, bob):
