@@ -6,6 +6,7 @@ What happens to it in threads, tasks and generators is in tests/attacks/delegati
 from __future__ import annotations
 
 import asyncio
+import inspect
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -445,7 +446,7 @@ async def test_a_bound_coroutine_function(guard, orchestrator, read):
         await asyncio.sleep(0)
         return await orchestrator.acall(read, path)
 
-    assert asyncio.iscoroutinefunction(work)
+    assert inspect.iscoroutinefunction(work)
     assert list(await asyncio.gather(work("a"), work("b"))) == ["a", "b"]
     assert await lent.bind(functools.partial(work, "c"))() == "c"
 
