@@ -187,3 +187,38 @@ def test_what_is_added_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         files.add(path.with_name("other"), b"all of it")
     assert [found.name for found in path.parent.iterdir()] == ["name"]
+
+
+# --- whether something is there -----------------------------------------------------------------
+
+
+def test_what_is_there_is_there_and_what_is_missing_is_not(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    assert files.exists(tmp_path)
+    assert files.exists(file)
+    assert files.is_folder(tmp_path)
+    assert not files.is_folder(file)
+    missing = [tmp_path / "none", tmp_path / "none" / "none", file / "below", tmp_path / "loop"]
+    for path in missing:
+        assert not files.exists(path)
+        assert not files.is_folder(path)
+
+
+@pytest.mark.parametrize("ask", [files.exists, files.is_folder])
+def test_what_the_system_can_not_tell_is_an_error_and_not_missing(tmp_path, ask):
+    with pytest.raises(OSError, match="File name too long"):
+        ask(tmp_path / ("long" * 100))
+
+
+def test_a_state_is_not_asked_with_a_function_that_takes_an_error_for_a_missing_file():
+    """Since Python 3.14, ``Path.exists`` returns False where the system fails."""
+    source = Path(files.__file__).parents[1]
+    careless = [
+        str(path.relative_to(source))
+        for folder in ("storage", "domain", "guard", "server", "service", "approvals")
+        for path in sorted((source / folder).rglob("*.py"))
+        if ".exists()" in path.read_text("utf-8")
+    ]
+    assert careless == []

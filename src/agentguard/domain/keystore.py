@@ -46,7 +46,7 @@ def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: Secr
 
 def next_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer | None:
     """Return the new key beside the current key, None without one; raises as ``load_key``."""
-    return _load(_next(state, use), passphrase) if _next(state, use).exists() else None
+    return _load(_next(state, use), passphrase) if files.exists(_next(state, use)) else None
 
 
 def adopt_next_key(state: Path, use: Use) -> None:
@@ -175,7 +175,7 @@ def save_next_trust(state: Path, trust: TrustDocument) -> None:
 def next_trust(state: Path) -> bytes | None:
     """Return the bytes of the new trust document beside the current one, None without one."""
     path = state / _NEXT_TRUST
-    return _document(path) if path.exists() else None
+    return _document(path) if files.exists(path) else None
 
 
 def adopt_next_trust(state: Path) -> None:
@@ -191,7 +191,7 @@ def drop_next_trust(state: Path) -> None:
 
 def is_unannounced(state: Path) -> bool:
     """Return whether the log has no entry yet about the newest trust document."""
-    return (state / _UNANNOUNCED).exists()
+    return files.exists(state / _UNANNOUNCED)
 
 
 def note_announced(state: Path) -> None:

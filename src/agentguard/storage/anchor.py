@@ -152,7 +152,7 @@ class Anchor:
     def _open(self, path: Path) -> None:
         """Open the file; a new file is made with its first checkpoint, never empty."""
         files.make_folder(path.parent)
-        if not path.exists():
+        if not files.exists(path):
             if not os.access(path.parent, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if not self._unwritten:

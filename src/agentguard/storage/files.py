@@ -22,6 +22,9 @@ _NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
 """The errors of file systems that can't sync a folder; the sync is left out there."""
 
 
+_NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""The errors of the system for a path at which there is nothing."""
+
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The most bytes that ``read`` accepts by default; no file of a state or an anchor is longer."""
 
@@ -49,6 +52,30 @@ def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _statu
     if max(len(data), size) > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
     return data
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is anything at ``path``, links followed.
+
+    Raises ``OSError`` where the system can't tell, such as for a folder that this user can't search
+    or a disk that fails. ``Path.exists`` says no there since Python 3.14, and so would hide a file.
+    """
+    return _mode(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder at ``path``, links followed; raises as ``exists``."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return None
+        raise
 
 
 def _read(number: int, most: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.call.journal import MAX_RESULT, JournalEntry
 from agentguard.errors import AgentguardError, StorageError
+from agentguard.storage import files
 from agentguard.storage.seal import Keys, Seal, SignedFolder
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class FileJournal:
 
     def _keys_of(self, invocation_id: str) -> Iterator[str]:
         folder = self._entries.folder
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in sorted(folder.iterdir()) if files.is_folder(folder) else []:
             with suppress(AgentguardError):
                 entry = self.read(path.name)
                 if entry is not None and entry.invocation_id == invocation_id:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ProofError
-from agentguard.storage import sqlite
+from agentguard.storage import files, sqlite
 
 MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
@@ -208,7 +208,7 @@ def _forked(store: weakref.ref[ProofStore]) -> Callable[[], None]:
 def _opened(path: Path) -> sqlite3.Connection:
     if sqlite.was_inherited(path):
         raise _unavailable("it was used before this process was forked: use it in the workers only")
-    if path.exists() and not path.is_file():
+    if files.exists(path) and not path.is_file():
         raise _unavailable("it is no regular file")
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=PATIENCE

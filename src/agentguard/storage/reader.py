@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
-from agentguard.storage import fork, registry_file, sqlite
+from agentguard.storage import files, fork, registry_file, sqlite
 from agentguard.storage.reentry import SQLITE_LOCK
 
 
@@ -340,7 +340,8 @@ _TEXT: Final = _Shape(0, _of(str))
 def _connect(path: Path) -> sqlite3.Connection:
     sqlite.require_file(path)
     # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
-    whole = not path.with_name(path.name + "-wal").exists()
+    with sqlite.errors(path):
+        whole = not files.exists(path.with_name(path.name + "-wal"))
     frozen = "&immutable=1" if whole and not os.access(path.parent, os.W_OK) else ""
     with SQLITE_LOCK, sqlite.errors(path):
         connection = sqlite3.connect(

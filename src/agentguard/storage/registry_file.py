@@ -99,7 +99,7 @@ def adopt_next(state: Path) -> None:
 
 def has_next(state: Path) -> bool:
     """Return whether there is a next list."""
-    return (state / _NEXT).exists()
+    return files.exists(state / _NEXT)
 
 
 def drop_next(state: Path) -> None:

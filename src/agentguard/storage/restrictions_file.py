@@ -187,7 +187,7 @@ def save(
     }
     beside = file.within(folder)
     is_new = before is None or before.names != file
-    if names and (is_new or not beside.exists()):
+    if names and (is_new or not files.exists(beside)):
         files.replace(beside, names)
     files.replace(folder / FILE, canonical.dumps(document))
     if is_new:

@@ -105,5 +105,5 @@ class SignedFolder(NamedTuple):
 
     def remove(self, name: str) -> None:
         """Remove the file, if there is one."""
-        if (self.folder / name).exists():
+        if files.exists(self.folder / name):
             files.remove(self.folder / name)

@@ -58,7 +58,7 @@ class ShardFile:
         unlock.callback(lock.release, lock_file)
         with unlock, SQLITE_LOCK, ExitStack() as undo:
             with sqlite.errors(path):
-                if not path.exists():
+                if not files.exists(path):
                     _make(path, origin)
                 connection = sqlite.connect(path)
                 undo.callback(connection.close)

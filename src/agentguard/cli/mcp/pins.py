@@ -17,6 +17,7 @@ from agentguard.cli.mcp.gateway import (
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.signing import canonical
+from agentguard.storage import files
 
 
 def pin(
@@ -40,7 +41,7 @@ def pin(
     settings = location.load(config)
     server = gateway.server_of(settings, name, command or (), url)
     probe = gateway.settings_of(settings, server, gateway.Caller(), env or ())
-    has_pins = gateway.pins_path(settings, probe.server).exists()
+    has_pins = files.exists(gateway.pins_path(settings, probe.server))
     before = gateway.read_pins(settings, probe.server) if has_pins else None
     found = gateway.tools_of(settings, probe)
     if before is not None:

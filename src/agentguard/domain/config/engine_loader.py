@@ -37,7 +37,7 @@ def configured_engine(settings: Config) -> Engine:
     where = f"{settings.source}: policy.path"
     path = resolve(settings.base, policy.path)
     try:
-        if not path.exists():
+        if not files.exists(path):
             raise ConfigError(f"{where}: there is no {path}")
         _refuse_if_exposed(path, policy.engine)
     except OSError as error:
@@ -56,7 +56,7 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
         return source
     path = resolve(base, str(source))
     try:
-        if not path.exists():
+        if not files.exists(path):
             raise ConfigError(f"there is no policy at {path}")
     except OSError as error:
         raise _unreadable("policy", error) from error
