@@ -193,8 +193,14 @@ class CallsItself:
 
 @pytest.mark.parametrize(
     "function",
-    [generator, async_generator, functools.partial(coroutine, 1), CallsItself()],
-    ids=["generator", "async generator", "partial", "object"],
+    [
+        generator,
+        async_generator,
+        functools.partial(coroutine, 1),
+        functools.partial(generator),
+        CallsItself(),
+    ],
+    ids=["generator", "async generator", "partial", "partial of a generator", "object"],
 )
 def test_what_would_run_after_its_call_is_over_is_no_tool(guard, function):
     """Their bodies run later, past the record that says how the call ended."""

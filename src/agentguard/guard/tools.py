@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from agentguard import paths
@@ -104,12 +105,13 @@ def _scopes(requires: object) -> tuple[str, ...]:
 
 
 def _require_function(function: Callable[..., Any]) -> None:
+    # Since Python 3.14 a partial is a descriptor, and so a routine.
+    if isinstance(function, partial) or not inspect.isroutine(function):
+        message = f"{function!r} is no function: write one that calls it, and guard that"
+        raise ConfigError(message, code="tool.invalid")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         message = (
             f"{function.__name__} is a generator: its effects would come after the call is over; "
             "return a list instead"
         )
         raise ConfigError(message, code="tool.generator")
-    if not inspect.isroutine(function):
-        message = f"{function!r} is no function: write one that calls it, and guard that"
-        raise ConfigError(message, code="tool.invalid")

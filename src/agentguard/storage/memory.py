@@ -25,7 +25,8 @@ class MemoryBackend:
     def __init__(self, origin: str, signer: Signer, *, registry: bytes | None = None) -> None:
         self._signer = signer
         self._registry = registry
-        self._one_moment = threading.Lock()
+        # Python 3.14 may leave a lock held where a signal handler raises: this thread goes on.
+        self._one_moment = threading.RLock()
         self._records: list[Record] = []
         self._checkpoints: list[Checkpoint] = []
         tree = CompactRange()
