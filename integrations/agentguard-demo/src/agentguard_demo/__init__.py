@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+
+# On Python 3.14, langchain-core warns each program that it imports version 1 of pydantic.
+warnings.filterwarnings("ignore", "Core Pydantic V1 functionality isn't compatible", UserWarning)
+
 from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
