@@ -27,7 +27,7 @@ print("gone from os.environ", NAME not in os.environ)
 print("gone from the process", not before.exists() or SECRET not in before.read_bytes())
 child = subprocess.run([sys.executable, "-c", "import os; print(os.environ)"], capture_output=True)
 print("gone from a child", SECRET not in child.stdout)
-print("again", works())
+print("again", works(), flush=True)
 if (pid := os.fork()) == 0:
     print("forked", works(), flush=True)
     os._exit(0)

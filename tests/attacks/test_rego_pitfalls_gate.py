@@ -5,6 +5,8 @@ Every refusal here has its twin: the same policy, put right, is accepted and giv
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from rego_policies import ask, folder, policy, refused
 
@@ -452,5 +454,7 @@ def test_a_relation_is_asked_with_both_arguments():
 
 
 def test_a_policy_nested_beyond_reading_is_refused():
-    refused("x := 1" + " +\n1" * 1200, "nested too deeply|crashes the engine")
+    refused("x := " + "[\n" * 5000 + "]" * 5000, "nested too deeply|crashes the engine")
+    if sys.version_info < (3, 12):  # later versions read deeper JSON
+        refused("x := 1" + " +\n1" * 1200, "nested too deeply|crashes the engine")
     assert ask(policy("x := 1" + " +\n1" * 100)) == {"x": 101}

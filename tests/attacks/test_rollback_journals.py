@@ -60,13 +60,15 @@ def victim(tmp_path) -> Path:
     return path
 
 
-def test_sqlite_itself_removes_what_the_journal_names(used, victim):
+def test_sqlite_itself_follows_the_journal_and_removes_what_it_names(used, victim):
     """Else nothing here could fail."""
     log = shard_path(used.config.state, 0)
-    lay_journal(log, victim)
+    journal = lay_journal(log, victim)
     with closing(sqlite3.connect(log)) as connection:
         connection.execute("PRAGMA application_id")
-    assert not victim.exists()
+    assert not journal.exists()
+    # SQLite 3.40 removes the other file, and 3.53 keeps it; none between them was tried.
+    assert not victim.exists() or sqlite3.sqlite_version_info >= (3, 41)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -16,7 +16,7 @@ import textwrap
 import pytest
 
 KERNEL = """
-    import ctypes, errno, os, platform, signal, struct, sys, threading
+    import ctypes, errno, logging, os, platform, signal, struct, sys, threading
     from datetime import UTC, datetime
     from pathlib import Path
     from agentguard import AgentguardError, Decision, Denied, Guard
@@ -26,6 +26,7 @@ KERNEL = """
     from agentguard.policy.function import FunctionEngine
     from agentguard.storage import flusher
 
+    logging.disable()  # a write to standard error that makes no progress is begun again for ever
     # the flusher's thread, where the kernel works, would write for the thread where it fails
     flusher.start = lambda log, wake: None
     folder = Path(sys.argv[1])

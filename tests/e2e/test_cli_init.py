@@ -78,7 +78,7 @@ def test_a_key_has_all_rounds_of_bcrypt(project):
     script = """
 import os
 from agentguard.signing.keys import Ed25519Signer
-print(Ed25519Signer.from_seed(os.urandom(32)).to_openssh(b"of this test").decode())
+print(Ed25519Signer.from_seed(os.urandom(32)).to_openssh(b"of this test").decode(), end="")
 """
     written = project.interpreter("-c", script)
     key = project.folder / "key"

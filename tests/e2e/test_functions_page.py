@@ -104,7 +104,8 @@ BLOCKS = docs_pages.prints(PAGE)
 
 @pytest.mark.parametrize(("block", "prints"), BLOCKS, ids=["own", "memory", "langchain", "user"])
 def test_a_python_block_prints_what_the_page_says(programs, project, block, prints):
-    ran = programs.run("-W", "error", "-c", block, cwd=project, env=environment(project.parent))
+    words = (*docs_pages.WARNINGS_ARE_ERRORS, "-c", block)
+    ran = programs.run(*words, cwd=project, env=environment(project.parent))
     assert (ran.returncode, ran.stdout) == (0, prints), ran.stderr
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from docs_pages import WARNINGS_ARE_ERRORS
 
 from agentguard import Ed25519Signer
 from agentguard.domain import config, domain
@@ -162,7 +163,8 @@ def run(*command):
 
 @pytest.mark.slow("runs an example with LangGraph, as a reader runs it")
 def test_a_graph_with_a_sub_agent_and_an_approval(jaeger):
-    said = run(sys.executable, "-W", "error", ROOT / "examples" / "jaeger" / "main.py")
+    example = ROOT / "examples" / "jaeger" / "main.py"
+    said = run(sys.executable, *WARNINGS_ARE_ERRORS, example)
     waits, done, link, json_link, denied, needed = said.splitlines()
     assert (waits, done) == ("writer waits for bob: a report is published", "Done.")
     trace_id = link.rpartition("/")[2]

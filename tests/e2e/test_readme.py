@@ -24,7 +24,8 @@ def environment(home):
 
 
 def test_the_agent_prints_what_readme_says(programs, tmp_path):
-    ran = programs.run("-W", "error", "-c", AGENT[0], cwd=tmp_path, env=environment(tmp_path))
+    words = (*docs_pages.WARNINGS_ARE_ERRORS, "-c", AGENT[0])
+    ran = programs.run(*words, cwd=tmp_path, env=environment(tmp_path))
     assert (ran.returncode, ran.stdout) == (0, AGENT[1]), ran.stderr
 
 

@@ -9,6 +9,13 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
 
+WARNINGS_ARE_ERRORS = (
+    *("-W", "error"),
+    *("-W", "ignore:Core Pydantic V1 functionality:UserWarning"),
+    *("-W", "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning"),
+)
+"""Options of Python, with which all warnings are errors but those of LangChain on Python 3.14."""
+
 
 def text(*pages: str) -> str:
     """Return pages, by their paths below docs/ without a suffix, one after the other."""

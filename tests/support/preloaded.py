@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -254,8 +255,9 @@ def _play(words: list[str]) -> None:
     """Be the program, as the interpreter would."""
     first, *others = words
     if first == "-W":
-        action, _, category = others[0].partition("::")
-        warnings.simplefilter(action, getattr(builtins, category or "Warning"))  # type: ignore[arg-type]
+        action, message, category = (*others[0].split(":", 2), "", "")[:3]
+        kind = getattr(builtins, category or "Warning")
+        warnings.filterwarnings(action, re.escape(message), kind)  # type: ignore[arg-type]
         _play(others[1:])
     elif first == "-m":
         sys.argv[:] = others

@@ -6,8 +6,8 @@ What happens to it in threads, tasks and generators is in tests/attacks/delegati
 from __future__ import annotations
 
 import asyncio
-import inspect
 import functools
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
