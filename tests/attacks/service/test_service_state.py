@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -163,8 +164,9 @@ def test_without_the_used_proofs_nothing_is_issued(service):
     key = Key()
     credential = service.credential(key)
     path = service.place.folder / "state" / STORE
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TABLE proofs")
+        connection.commit()
     refused = service.exchange(key, credential)
     assert error_of(refused) == (503, "temporarily_unavailable")
     assert "proofs" not in refused.json()["error"]
