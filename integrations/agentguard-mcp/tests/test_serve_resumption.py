@@ -10,7 +10,7 @@ from gateway_scene import LIMIT, code_of, settings, shown, until
 from http_scene import call_of, served, single
 from stream_scene import asked, broken, fetched, listening, reply_to
 
-from agentguard_mcp.gateway.http.event_stream import RETRY
+from agentguard_mcp.gateway.http.server_sent_events import RETRY
 from agentguard_mcp.gateway.http.sessions import Sessions
 
 NOTICE = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'

@@ -17,7 +17,7 @@ from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import OAuth
 from agentguard_mcp.gateway.http.admission import Admitted
 from agentguard_mcp.gateway.http.asgi import PIECE, Http
-from agentguard_mcp.gateway.http.event_stream import send_events
+from agentguard_mcp.gateway.http.server_sent_events import SILENCE, send_events
 from agentguard_mcp.gateway.http.stream import Item, Stream
 
 URL = "https://mcp.acme.example/mcp"
@@ -208,7 +208,7 @@ async def test_a_message_that_many_connections_do_not_read_is_in_memory_once():
     stream.end()
     http = Http({}, Admitted(None), never.wait, send)
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    unread = asyncio.create_task(send_events(http, stream.read(), gone, {}, ""))
+    unread = asyncio.create_task(send_events(http, stream.read(), gone, {}, SILENCE))
     await is_blocked.wait()
     assert 0 < sum(map(len, written)) <= 3 * PIECE
     unread.cancel()
@@ -218,7 +218,7 @@ async def test_a_message_that_many_connections_do_not_read_is_in_memory_once():
 
     whole: list[dict] = []
     taken = Http({}, Admitted(None), never.wait, take)
-    await send_events(taken, stream.read(), gone, {}, "")
+    await send_events(taken, stream.read(), gone, {}, SILENCE)
     parts = [event["body"] for event in whole[1:]]
     assert max(map(len, parts)) <= PIECE
     assert b"".join(parts).endswith(b"data: " + line + b"\n")

@@ -2,8 +2,8 @@
 
 An ASGI application for the revisions 2025-03-26 to 2026-07-28. The endpoint reads each request
 strictly, hands the message to the relay of the session, and answers with one message, or with a
-stream of events (``event_stream.py``). ``streams.py`` sorts the messages, ``sessions.py`` keeps the
-connections to the server.
+stream of events (``server_sent_events.py``). ``streams.py`` sorts the messages, ``sessions.py``
+keeps the connections to the server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from agentguard_mcp.gateway.http.asgi import (
     with_headers,
 )
 from agentguard_mcp.gateway.http.cors import answer_headers, preflight
-from agentguard_mcp.gateway.http.event_stream import BEAT, next_event, send_events
 from agentguard_mcp.gateway.http.headers import (
     accepts,
     is_single,
@@ -43,9 +42,10 @@ from agentguard_mcp.gateway.http.headers import (
 from agentguard_mcp.gateway.http.refusal import STATUS, HttpRefusalError
 from agentguard_mcp.gateway.http.replay import GoneError
 from agentguard_mcp.gateway.http.request_context import RequestContext
+from agentguard_mcp.gateway.http.server_sent_events import BEAT, SILENCE, next_event, send_events
 from agentguard_mcp.gateway.http.sessions import MAX_PENDING, FullError, Session, Sessions
 from agentguard_mcp.gateway.http.settings import Place
-from agentguard_mcp.gateway.http.stream import Event, Reader
+from agentguard_mcp.gateway.http.stream import Reader
 from agentguard_mcp.gateway.messages import Message, cancelled, is_request, is_response, read
 from agentguard_mcp.gateway.methods import LEGACY
 from agentguard_mcp.gateway.upstream import UpstreamLostError
@@ -268,7 +268,7 @@ class Endpoint:
     ) -> None:
         """Answer with one message, or with events where the answer is not the first event."""
         first = await next_event(reader, gone, BEAT)
-        if isinstance(first, Event) and first.answer is not None:
+        if first is not None and first.answer is not None:
             await self._whole(http, first.line, first.answer, context, headers)
         else:
             if first is not None:
@@ -337,7 +337,7 @@ class Endpoint:
             if self._is_draining and reader.stream.is_standing:
                 reader.finish()
             session.streams.keep(reader.stream)
-            await send_events(http, reader, gone, {}, "")
+            await send_events(http, reader, gone, {}, SILENCE)
         finally:
             self._unwatch(reader, watching)
             self._let_go(session, reader, gone, is_single=False)

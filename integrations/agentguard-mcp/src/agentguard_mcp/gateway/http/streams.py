@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentguard_mcp.gateway.http.replay import Item, ReplayStore
-from agentguard_mcp.gateway.http.stream import MAX_UNREAD, Reader, Stream
+from agentguard_mcp.gateway.http.replay import ReplayStore
+from agentguard_mcp.gateway.http.stream import MAX_UNREAD, Item, Reader, Stream
 from agentguard_mcp.gateway.messages import (
     STANDARD,
     Message,
@@ -70,7 +70,7 @@ class Streams:
         self._waiting: dict[RequestId, _Waiting] = {}
         self._backlog: deque[Item] = deque(maxlen=MAX_BACKLOG)
         self._standing: Stream | None = None
-        self._kept: ReplayStore[Stream] = ReplayStore()
+        self._kept = ReplayStore()
         self._has_greeting = False
         self._last = 0
 
@@ -136,8 +136,7 @@ class Streams:
 
     def keep(self, stream: Stream) -> None:
         """Keep a stream whose client gets ids of events, and may come again with one of them."""
-        if stream.is_resumable and not stream.is_kept:
-            stream.is_kept = True
+        if stream.is_resumable:
             self._kept.add(stream)
 
     def release(self, reader: Reader, *, is_gone: bool) -> RequestId | None:
@@ -148,7 +147,7 @@ class Streams:
         stream = reader.stream
         if stream.reader is not reader:
             return None
-        stream.reader, stream.is_read = None, False
+        stream.reader = None
         if stream is self._standing:
             self._standing = None
         if not stream.is_resumable:
@@ -156,7 +155,7 @@ class Streams:
             return self._forget(stream)
         if reader.has_read_all and not is_gone:
             self._kept.deliver(stream, _now())
-        if not stream.is_kept:
+        if not self._kept.has(stream):
             stream.lose()
         self.trim()
         return None

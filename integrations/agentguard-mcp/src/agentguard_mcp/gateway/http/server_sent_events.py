@@ -27,13 +27,16 @@ _HEADERS: Final = {
 }
 _ALIVE: Final = b": alive\n\n"
 
+SILENCE: Final = Event("", b"")
+"""Stands for a while without an event: a comment tells the client that the connection lives."""
+
 
 async def send_events(
     http: Http,
     reader: Reader,
     gone: asyncio.Future[None],
     headers: Mapping[str, str],
-    first: Event | str | None,
+    first: Event | None,
 ) -> None:
     """Send ``first`` and what follows, until the reader ends or the client is ``gone``.
 
@@ -41,19 +44,17 @@ async def send_events(
     """
     await http.start(200, {**_HEADERS, **headers})
     event = first
-    if event == "":
+    if event is SILENCE:
         reader.stream.begin()
     while event is not None and not gone.done():
-        for part in _parts(event) if isinstance(event, Event) else (_ALIVE,):
+        for part in _parts(event):
             await http.write(part)
         event = await next_event(reader, gone, BEAT)
     await http.write(b"", is_last=True)
 
 
-async def next_event(
-    reader: Reader, gone: asyncio.Future[None], seconds: float
-) -> Event | str | None:
-    """Return the next event, a text after so many seconds of silence, None at the end."""
+async def next_event(reader: Reader, gone: asyncio.Future[None], seconds: float) -> Event | None:
+    """Return the next event, ``SILENCE`` after so many seconds without one, None at the end."""
 
     def wake(_gone: object) -> None:
         reader.changed.set()
@@ -68,7 +69,7 @@ async def next_event(
                 reader.changed.clear()
                 await reader.changed.wait()
     except TimeoutError:
-        return ""
+        return SILENCE
     finally:
         gone.remove_done_callback(wake)
 
@@ -76,8 +77,11 @@ async def next_event(
 def _parts(event: Event) -> Iterator[bytes]:
     """Yield an event as it goes to the client; its line ends with a line feed.
 
-    The line is a part of its own, without a copy: many connections may write the same line.
+    A long line is a part of its own, without a copy: many connections may write the same line.
     """
+    if event is SILENCE:
+        yield _ALIVE
+        return
     identifier = f"id: {event.identifier}\n".encode() if event.identifier else b""
     if not event.line:
         yield identifier + f"retry: {RETRY}\ndata: \n\n".encode()
