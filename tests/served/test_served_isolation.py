@@ -1,4 +1,4 @@
-"""How a client is kept apart from its guard server, as the server sees it."""
+"""How a client is kept apart from its guard server, as the server sees it; who starts programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from agentguard import ServerError
 from agentguard.domain.config.server import ClientConfig
 from agentguard.guard.embedded import open_embedded
+from agentguard.server.launch import read_launch
 from agentguard.server.peer import Peer
 from agentguard.server.sessions import Sessions
 
@@ -43,3 +44,25 @@ def test_root_is_no_user_apart_from_the_server(founded, monkeypatch, uid, isolat
         assert refused.value.code == "server.stranger"
     sessions.end()
     parts.close()
+
+
+@pytest.mark.parametrize(
+    ("requester", "uid", "is_refused"),
+    [
+        (0, OTHER, False),
+        (0, SERVER, False),
+        (SERVER, SERVER, False),
+        (SERVER, OTHER, True),
+        (OTHER, OTHER, True),
+        (0, 0, True),
+        (SERVER, 0, True),
+    ],
+)
+def test_root_starts_programs_for_all_and_the_server_s_user_for_itself(requester, uid, is_refused):
+    asked = {"uid": uid, "agent": "clerk", "vouches_for": []}
+    if is_refused:
+        with pytest.raises(ServerError) as refused:
+            read_launch(asked, requester, SERVER, lambda _agent: None)
+        assert refused.value.code == "server.launch"
+    else:
+        assert read_launch(asked, requester, SERVER, lambda _agent: None).uid == uid

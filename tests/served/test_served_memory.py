@@ -13,6 +13,7 @@ from agentguard import Decision, Denied, Guard, ServerError
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.client import Client
 from agentguard.domain.config.server import ClientConfig, ServerConfig
+from agentguard.server import pins
 from agentguard.server import session as sessions
 from agentguard.server.served_call import CallRequest, ServedCall
 from agentguard.server.session import Session
@@ -163,3 +164,16 @@ def test_the_files_of_the_server_are_divided_anew_where_there_are_more_clients(m
         early.open()
     shares.divide(1)  # the twin
     early.open()
+
+
+def test_pins_past_those_in_memory_are_read_again(guard, monkeypatch):
+    monkeypatch.setattr(pins, "_MOST", 3)
+    kept = pins.ToolPins(guard._parts.runs)
+    for at in range(10):
+        assert kept.refusal("clerk", f"t{at}", b"first") is None
+        assert len(kept._known) <= 3
+    for at in range(10):
+        assert kept.refusal("clerk", f"t{at}", b"first") is None
+        changed = kept.refusal("clerk", f"t{at}", b"other")
+        assert changed is not None
+        assert changed.code == "tool.changed"

@@ -38,6 +38,7 @@ def tree() -> Iterator[Path]:
         ("mallory", MALLORY, 0o755),
         ("nobody", UNMAPPED, 0o755),
         ("tmp", ROOT, 0o1777),
+        ("shared", ROOT, 0o777),
     ):
         (top / name).mkdir()
         (top / name).chmod(mode)
@@ -47,7 +48,8 @@ def tree() -> Iterator[Path]:
     with acting_as(MALLORY):
         (top / "tmp" / "squat").mkdir()
         (top / "tmp" / "link").symlink_to(top / "mallory")
-    (top / "tmp" / "of-root").symlink_to(top / "server")
+    for folder in ("tmp", "shared"):  # of "shared", everybody can take the link out
+        (top / folder / "of-root").symlink_to(top / "server")
     (top / "link").symlink_to("server")
     yield top
     shutil.rmtree(top)
@@ -98,6 +100,7 @@ def code(client: int, path: Path) -> str:
         (MALLORY, "tmp/squat/s"),
         (SERVER, "tmp/s"),
         (SERVER, "mallory/server/s"),
+        (SERVER, "shared/of-root/s"),
         (UNMAPPED, "tmp/s"),
     ],
 )
