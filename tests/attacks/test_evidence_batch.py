@@ -5,11 +5,13 @@ No process outlives the command. No file proves another call than the one that w
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
 from agentguard.audit.prove import prove_call
+from agentguard.audit.tlog_proof import TlogProof
 from agentguard.cli.audit import evidence_batch, evidence_worker
 from agentguard.domain import keystore, worker_processes
 from agentguard.errors import DecodeError
 from agentguard.flow import prepare
+from agentguard.signing import canonical
 from agentguard.storage.reader import StateReader
 
 
@@ -189,6 +193,22 @@ def test_the_processes_end_with_a_command_that_is_killed(paths, trust, tmp_path)
     command = [sys.executable, "-c", KILLED, tmp_path / "trust.json", paths[0]]
     ended = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"True\n")
+
+
+@pytest.mark.parametrize(("number", "is_kept"), [(50, True), (1_500, False)])
+def test_many_signatures_of_strangers_take_no_memory(paths, trust, number, is_kept):
+    """The file proves the same with them, and a verifier does not keep them for other files."""
+    ids = [(nth.to_bytes(4), b64encode(nth.to_bytes(4) + bytes(64))) for nth in range(number)]
+    strangers = "".join(f"\u2014 {number}-{one.hex()} {line.decode()}\n" for one, line in ids)
+    file = json.loads(paths[0].read_bytes())
+    for item in file["entries"]:
+        item["proof"] += strangers
+    verifier = EvidenceVerifier(trust)
+    proved = verifier.verify(canonical.dumps(file) + b"\n")
+    assert proved == verify_evidence(paths[0].read_bytes(), trust)
+    gc.collect()
+    proofs = [one for one in gc.get_objects() if isinstance(one, TlogProof)]
+    assert any(f" {number}-".encode() in one.note for one in proofs) is is_kept
 
 
 @pytest.fixture

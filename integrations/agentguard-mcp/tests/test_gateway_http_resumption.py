@@ -182,6 +182,37 @@ async def test_a_server_that_has_forgotten_the_stream_is_asked_once(recorded):
     assert recorded.outcomes() == ["unknown"]
 
 
+MOVED = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+NOBODYS = b'id: s-2\ndata: {"jsonrpc":"2.0","id":"nobody","result":{"content":[]}}\n\n'
+ASKING = b'data: {"jsonrpc":"2.0","id":"q","method":"sampling/createMessage","params":{}}\n\n'
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [MOVED, stream(NOBODYS), stream(ASKING * 3), JSON, b"HTTP/1.1 204 No Content\r\n\r\n"],
+    ids=["redirect", "another-answer", "questions", "no-message", "nothing"],
+)
+async def test_a_rest_without_the_answer_leaves_the_call_in_doubt_and_sends_nothing_twice(
+    recorded, rest
+):
+    server, elsewhere = Server(stream(BEGIN)), Server(b"")
+    async with elsewhere.served() as other, client_of(recorded, server) as client:
+        server.rest.append(rest.replace(b"%s", other.encode()))
+        assert code_of(await client.call("slow")) == "tool.lost"
+        assert shown(await client.call("echo"))["text"] == "ran"
+    assert (server.posts.count("slow"), elsewhere.gets, elsewhere.posts) == (1, [], [])
+    assert sorted(recorded.outcomes()) == ["ok", "unknown"]
+
+
+async def test_an_answer_that_comes_twice_counts_once(recorded):
+    server = Server(stream(BEGIN), STREAM + chunk(b"ANSWER") + chunk(b"ANSWER") + chunk(b""))
+    async with client_of(recorded, server) as client:
+        assert shown(await client.call("slow"))["text"] == "ran"
+        assert shown(await client.call("echo", text="b"))["params"]["name"] == "echo"
+    assert recorded.outcomes() == ["ok", "ok"]
+
+
 async def test_a_server_that_is_away_for_a_moment_is_asked_again(recorded):
     cut = b"HTTP/1.1 200 OK\r\n"
     server = Server(stream(BEGIN), refusal("503 Service Unavailable"), cut, ANSWER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from contextlib import suppress
 
 import pytest
@@ -88,6 +89,9 @@ async def test_only_the_caller_of_a_session_resumes_its_streams(tmp_path):
             client.headers = {**own, **other}
             assert await fetched(client, last) == (404, [])
         client.headers = {**own, "authorization": ""}
+        assert await fetched(client, last) == (401, [])
+        ended = int(time.time()) - 3600
+        client.headers = {**own, **bearer("alice", iat=ended - 60, exp=ended)}
         assert await fetched(client, last) == (401, [])
         client.headers = {**own, **bearer("alice", jti="a newer token")}
         status, (answer,) = await fetched(client, last)

@@ -17,6 +17,7 @@ from agentguard.audit.approval_checks import SignedRoster
 from agentguard.audit.entry import parse_entry, parse_time
 from agentguard.audit.evidence_file import LoggedEntry, logged_entry
 from agentguard.audit.inclusion import Head, ProvenEntry
+from agentguard.audit.tlog_proof import TlogProof
 from agentguard.delegation.chain import Chain
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import JSON
@@ -109,7 +110,14 @@ def _remembering(function: Callable[[*Parts], T]) -> Callable[[*Parts], T]:
     memory = lru_cache(_MOST)(function)
 
     def call(*parts: *Parts) -> T:
-        length = sum(len(part) for part in parts if isinstance(part, str | bytes))
+        length = sum(map(_length, parts))
         return memory(*parts) if length <= _LONGEST else function(*parts)
 
     return call
+
+
+def _length(part: object) -> int:
+    """Return the bytes of a part; the note in a proof may have any number of signatures."""
+    if isinstance(part, TlogProof):
+        return len(part.note)
+    return len(part) if isinstance(part, str | bytes) else 0

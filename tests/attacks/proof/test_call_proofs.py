@@ -361,6 +361,17 @@ def test_a_known_token_with_another_chain_is_refused(scene):
     check(scene.receiver, third)
 
 
+def test_a_token_that_was_verified_before_does_not_count_before_its_time(scene):
+    """The clock goes back, and on again."""
+    first, second, third = proved_with_one_token(scene, 3)
+    start = time.time()
+    check(scene.receiver, first)
+    scene.clock = lambda: start - 100
+    assert refused(scene.receiver, second) == "token.not_yet_valid"
+    scene.clock = lambda: start
+    check(scene.receiver, third)
+
+
 def test_a_token_that_was_verified_before_ends_with_the_key_of_its_issuer(scene):
     start = now = int(time.time())
     keys = tuple(
