@@ -13,11 +13,13 @@ import subprocess
 import sys
 from base64 import b64encode
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import commands
 import pytest
+from edited_logs import PASSPHRASE
 
 from agentguard.audit import evidence_file
 from agentguard.audit.calls import read_authorization
@@ -25,8 +27,8 @@ from agentguard.audit.entry import parse_entry
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
 from agentguard.audit.prove import prove_call
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.cli.audit import evidence_batch, evidence_worker
-from agentguard.domain import keystore, worker_processes
+from agentguard.cli.audit import evidence_batch, evidence_worker, lookup
+from agentguard.domain import administration, keystore, worker_processes
 from agentguard.errors import DecodeError
 from agentguard.flow import prepare
 from agentguard.signing import canonical
@@ -250,3 +252,22 @@ def test_an_id_that_an_agent_uses_twice_hides_no_call(place, with_one_id, tmp_pa
     assert (refused.returncode, (tmp_path / "all").exists()) == (2, False)
     assert f"the calls {places[0]} and {places[1]} have one id" in refused.stderr
     assert "evidence.mismatch" in refused.stderr
+
+
+@pytest.mark.parametrize("nth", [0, 1])
+def test_an_erasure_is_of_the_call_at_the_place_that_is_named(place, with_one_id, nth):
+    def texts():
+        """The attachments of the two calls and their outcomes."""
+        with closing(StateReader(place.config.state)) as reader:
+            stored = list(reader.stored(0))
+        calls = [one for one in stored if parse_entry(one.body).kind == "authorization"]
+        return [bool(one.attachments) for one in calls], [one.index for one in calls]
+
+    has_data, indices = texts()
+    assert has_data == [True, True]
+    with closing(StateReader(place.config.state)) as reader:
+        named = lookup.call(reader, f"0/{indices[nth]}")
+    done = administration.erase(
+        place.config, PASSPHRASE, named, note="asked for", now=datetime.now(UTC)
+    )
+    assert (done.call.index, texts()[0]) == (indices[nth], [nth == 1, nth == 0])

@@ -19,6 +19,7 @@ from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
+    call_at,
     entries_about_call,
     find_call,
 )
@@ -59,7 +60,7 @@ class Erased:
 def resolve(
     settings: Config,
     passphrase: Secret | bytes,
-    invocation_id: str,
+    wanted: str | CallPlace,
     *,
     ran: bool,
     note: str,
@@ -67,6 +68,7 @@ def resolve(
 ) -> LogPlace:
     """State that the tool of a call in doubt ran, or did not; return where that is recorded.
 
+    ``wanted`` is the call's id, or its place: of two calls with one id, the id names the first.
     Raises ``CallError`` (``call.unknown``, ``call.settled`` where an outcome or a resolution is on
     record), ``EncodeError`` for a note that can't be written, and as ``domain.take_up`` and
     ``Domain.lease`` do.
@@ -74,7 +76,7 @@ def resolve(
     passphrase = Secret.of(passphrase)
     domain, admin = _take_up(settings, passphrase)
     with closing(domain.read()) as reader:
-        call = _find(reader, invocation_id)
+        call = _find(reader, wanted)
         ends = _ends(reader)
         _require_doubt(reader, call, domain.trust, {})  # before a shard is taken for nothing
         # what came since is looked at where nobody else resolves: of two that contradict each
@@ -83,24 +85,29 @@ def resolve(
             _require_doubt(reader, call, domain.trust, ends)
             at = timestamp(max(now, log.last_at))
             recorded = log.append(records.resolution(admin, call.place, ran=ran, note=note, at=at))
-    domain.journal().settle(invocation_id, ran=ran)
+    domain.journal().settle(call.place.invocation_id, ran=ran)
     return recorded
 
 
 def erase(
-    settings: Config, passphrase: Secret | bytes, invocation_id: str, *, note: str, now: datetime
+    settings: Config,
+    passphrase: Secret | bytes,
+    wanted: str | CallPlace,
+    *,
+    note: str,
+    now: datetime,
 ) -> Erased:
     """Erase a call's arguments, policy input and result, with their salts; every proof holds.
 
-    A framework may have made the call again. Each attempt keeps its own copy of the arguments, so
-    all attempts are erased. May be done again, as after a crash in between. Raises as ``resolve``
-    does, and ``VerificationError`` (``proof.invalid``) where the log does not prove that it has the
-    other attempts.
+    ``wanted`` is as for ``resolve``. A framework may have made the call again. Each attempt keeps
+    its own copy of the arguments, so all attempts are erased. May be done again, as after a crash
+    in between. Raises as ``resolve`` does, and ``VerificationError`` (``proof.invalid``) where the
+    log does not prove that it has the other attempts.
     """
     passphrase = Secret.of(passphrase)
     domain, admin = _take_up(settings, passphrase)
     with closing(domain.read()) as reader:
-        attempts = attempts_of_call(reader, _find(reader, invocation_id))
+        attempts = attempts_of_call(reader, _find(reader, wanted))
         if len(attempts) > 1:
             _require_logged(reader, domain.trust, attempts)
         erasures: list[LogPlace] = []
@@ -148,11 +155,14 @@ def _require_logged(reader: LogReader, trust: TrustDocument, calls: Sequence[Log
         raise VerificationError(message, code="proof.invalid")
 
 
-def _find(reader: LogReader, invocation_id: str) -> LoggedCall:
-    call = find_call(reader, invocation_id)
+def _find(reader: LogReader, wanted: str | CallPlace) -> LoggedCall:
+    if isinstance(wanted, CallPlace):
+        name, call = wanted.invocation_id, call_at(reader, wanted)
+    else:
+        name, call = wanted, find_call(reader, wanted)
     if call is None:
         message = (
-            f"there is no call {invocation_id} in the log: agentguard audit list --json has the "
+            f"there is no call {name} in the log: agentguard audit list --json has the "
             "ids of those that there are"
         )
         raise CallError(message, code="call.unknown")

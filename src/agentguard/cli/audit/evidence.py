@@ -76,8 +76,7 @@ def make(
     with files.new(output, force=force) as file:
         file.write(data)
     if not files.is_stream(output):
-        name = found if isinstance(found, str) else found.invocation_id
-        screen.line(f"{output} proves the call {name}, in {len(data)} bytes")
+        screen.line(f"{output} proves the call {lookup.id_of(found)}, in {len(data)} bytes")
 
 
 app.command("export")(evidence_export.export)

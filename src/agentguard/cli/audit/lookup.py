@@ -60,12 +60,6 @@ def find(reader: LogReader, name: str) -> LocatedEntry:
     raise _unknown(f"the log holds no entry {name}, and an id takes {_MIN_PREFIX} characters")
 
 
-def invocation_id(reader: LogReader, name: str) -> str:
-    """Return the id of the call that a name means; a whole id and all errors are as in ``call``."""
-    found = call(reader, name)
-    return found.invocation_id if isinstance(found, CallPlace) else found
-
-
 def call(reader: LogReader, name: str) -> str | CallPlace:
     """Return the place of the call that a name means, or the name where it is a whole id.
 
@@ -85,6 +79,11 @@ def call(reader: LogReader, name: str) -> str | CallPlace:
         problem = f"is of the kind {kind}, and no call's"
     place = f"{found.shard}/{found.index}"
     raise CallError(f"the entry {place} {problem}: name a call's")
+
+
+def id_of(found: str | CallPlace) -> str:
+    """Return the id of what ``call`` has returned."""
+    return found.invocation_id if isinstance(found, CallPlace) else found
 
 
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[LocatedEntry]:

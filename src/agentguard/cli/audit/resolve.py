@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from agentguard.audit.entry import CallPlace
 from agentguard.cli.audit import lookup
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import CallArgument, ConfigOption, JsonOption, NoteOption
@@ -41,11 +42,12 @@ def resolve(
     if ran is None:  # Typer would name only --ran as the missing option, which suggests an answer
         raise typer.BadParameter("add --ran or --not-ran")
     settings = location.load_own(config)
-    invocation_id = _invocation_id(settings, call)
+    found = _found(settings, call)
+    invocation_id = lookup.id_of(found)
     receipt = administration.resolve(
         settings,
         passphrase_of(settings),
-        invocation_id,
+        found,
         ran=ran,
         note=note,
         now=times.now(),
@@ -71,13 +73,14 @@ def erase(
     (backups, exports, evidence files) are not erased.
     """
     settings = location.load_own(config)
-    invocation_id = _invocation_id(settings, call)
+    found = _found(settings, call)
+    invocation_id = lookup.id_of(found)
     name = visible_text(invocation_id[:32])
     question = f"Erase the arguments, the policy input and the result of the call {name}?"
     if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
     erasure = administration.erase(
-        settings, passphrase_of(settings), invocation_id, note=note, now=times.now()
+        settings, passphrase_of(settings), found, note=note, now=times.now()
     )
     removed = erasure.attachments
     repeats = [one.invocation_id for one in erasure.repeats]
@@ -89,6 +92,6 @@ def erase(
     screen.recorded(summary, members, erasure.recorded, json=json)
 
 
-def _invocation_id(settings: Config, call: str) -> str:
+def _found(settings: Config, call: str) -> str | CallPlace:
     with closing(StateReader(settings.state)) as reader:
-        return lookup.invocation_id(reader, call)
+        return lookup.call(reader, call)
