@@ -23,9 +23,9 @@ from agentguard.wire.stream import Stream
 SOON = """
 from agentguard.server import tls
 known = tls.Known
-tls.Known = lambda client, ends_at: known(client, ends_at - 3597)
+tls.Known = lambda client, ends_at: known(client, ends_at - 3599)
 """
-"""Code for a server to which a certificate of one hour ends in three seconds."""
+"""Code for a server to which a certificate of one hour ends in one second."""
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""``agentguard evidence make`` and ``evidence verify``: the evidence of calls, one file for each.
+"""``agentguard evidence``: ``make`` and ``verify``; ``evidence_export.py`` has ``export``.
 
-``agentguard/audit/prove.py`` makes the evidence, ``agentguard/audit/evidence.py`` verifies it, and
-``evidence_report.py`` prints it. ``evidence_batch.py`` verifies several files, and
-``evidence_export.py`` writes several.
+``agentguard/audit/prove.py`` makes the evidence of a call, ``agentguard/audit/evidence.py``
+verifies the evidence, and ``evidence_report.py`` prints what it proves. ``evidence_batch.py``
+verifies several files.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ app.command("export")(evidence_export.export)
 def verify(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="Files of evidence make; - alone for stdin."),
+        typer.Argument(metavar="FILE", help="Files with evidence; - alone for stdin."),
     ],
     *,
     trust: Annotated[

@@ -230,7 +230,7 @@ OutputOption = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="A new file; by default stdout."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 CompromisedSinceOption = Annotated[
     datetime | None,
