@@ -6,7 +6,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from agentguard.client.dial import AtHost
 from agentguard.client.link import Link
 from agentguard.domain.config.server import Host
 from agentguard.wire.frame import Frame
-from agentguard.wire.stream import Stream
+from agentguard.wire.stream import EndedError, Stream
 
 SOON = """
 from agentguard.server import tls
@@ -203,21 +202,27 @@ def test_a_connection_serves_until_its_certificate_ends_or_for_a_day(remote, hou
         assert not connected.session.has_ticket  # it would stand for the certificate after its end
 
 
+def greeted(connected: ssl.SSLSocket) -> Stream:
+    """Return a connection on which a client has a session."""
+    stream = Stream(connected)
+    stream.read()
+    stream.write(Frame({"op": "hello", "protocol": 1, "session": None}))
+    assert "session" in stream.read().header
+    return stream
+
+
 def test_an_idle_connection_ends_with_its_certificate(founded):
     remote = Remote(founded, SOON)
-    web = remote.socket(remote.authority.issue("web", WEB, hours=1))
-    batch = remote.socket(remote.authority.issue("batch", BATCH, hours=2))
-    with web, batch:
-        stream = Stream(batch)
-        stream.read()
-        stream.write(Frame({"op": "hello", "protocol": 1, "session": None}))
-        assert "session" in stream.read().header
+    with (
+        remote.socket(remote.authority.issue("web", WEB, hours=1)) as web,
+        remote.socket(remote.authority.issue("batch", BATCH, hours=2)) as batch,
+    ):
+        lasting = greeted(batch)
         web.settimeout(30)
-        with suppress(OSError):
-            while web.recv(100):
-                pass
-        stream.write(Frame({"op": "flush"}))  # the twin
-        assert stream.read().header == {}
+        with pytest.raises((EndedError, ConnectionError, ssl.SSLError)):
+            greeted(web).read()  # on a slow machine, the certificate has ended before
+        lasting.write(Frame({"op": "flush"}))  # the twin
+        assert lasting.read().header == {}
 
 
 def test_a_client_takes_a_certificate_that_has_replaced_the_first(remote):
