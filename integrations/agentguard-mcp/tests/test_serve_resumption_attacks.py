@@ -125,6 +125,28 @@ async def test_what_is_kept_for_a_client_that_is_away_has_a_bound(recorded, monk
         assert shown(await client.call("echo", "b"))["text"] == "b"
 
 
+@pytest.mark.parametrize("most", [150_000, 1 << 20], ids=["beyond-the-bound", "within-the-bound"])
+async def test_what_all_sessions_keep_has_a_bound_and_the_largest_loses_first(
+    recorded, monkeypatch, most
+):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.replay.MAX_KEPT_IN_ALL", most)
+    async with served(recorded) as gateway:
+        small, large, newest = [await gateway.caller().begin() for _ in range(3)]
+        last = {}
+        for client, size in ((small, 1_000), (large, 100_000), (newest, 90_000)):
+            last[client.headers["mcp-session-id"]] = await broken(
+                client, call_of("ask", "who?"), messages=1
+            )
+            told = reply_to({"id": "q1"}, "x" * size)
+            assert (await client.post(told)).status_code == 202
+            await until(lambda: len(recorded.outcomes()) == len(last))
+        found = [await fetched(one, last[one.headers["mcp-session-id"]]) for one in (small, newest)]
+        assert [(status, len(messages)) for status, messages in found] == [(200, 1)] * 2
+        lost = await fetched(large, last[large.headers["mcp-session-id"]])
+        assert (lost[0], len(lost[1])) == ((410, 0) if most == 150_000 else (200, 1))
+    assert recorded.outcomes() == ["ok"] * 3
+
+
 async def test_the_streams_that_are_kept_have_a_bound(recorded, monkeypatch):
     monkeypatch.setattr("agentguard_mcp.gateway.http.replay.MAX_STREAMS", 2)
     async with served(recorded, settings(options={**SLOW, "slow": 0.05})) as gateway:

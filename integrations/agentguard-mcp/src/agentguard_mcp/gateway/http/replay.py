@@ -16,6 +16,9 @@ from agentguard_mcp.gateway.http.stream import Stream
 MAX_KEPT: Final = 32 << 20
 """The most bytes of one session that are kept for clients that do not read, or may come again."""
 
+MAX_KEPT_IN_ALL: Final = 256 << 20
+"""The most bytes that all sessions of a gateway keep so: many sessions must not fill the memory."""
+
 MAX_STREAMS: Final = 200
 """The most streams of one session that are kept and that no client reads."""
 
@@ -33,10 +36,12 @@ class ReplayStore:
     """The streams of one session whose messages a client may ask for; the oldest is dropped first.
 
     A stream that a client reads stays, whatever the bounds say. Of the others, a stream that has
-    been delivered is dropped before one whose messages nobody has got.
+    been delivered is dropped before one whose messages nobody has got. ``size`` is the number of
+    bytes that were kept after the last ``trim``.
     """
 
     def __init__(self) -> None:
+        self.size = 0
         self._open: dict[str, Stream] = {}
         self._delivered: dict[str, tuple[Stream, float]] = {}
         self._delivered_size = 0
@@ -84,8 +89,17 @@ class ReplayStore:
         if self._delivered.pop(stream.name, None) is not None:
             self._delivered_size -= stream.size
 
-    def trim(self, now: float) -> list[Stream]:
+    def trim(self, now: float, most: int | None = None) -> list[Stream]:
         """Drop what the bounds do not let; return the streams that are dropped by this.
+
+        ``most`` is the most bytes, None for ``MAX_KEPT``.
+        """
+        dropped = self._trimmed(now, MAX_KEPT if most is None else most)
+        self.size = sum(one.kept_size for one in self._open.values()) + self._delivered_size
+        return dropped
+
+    def _trimmed(self, now: float, most: int) -> list[Stream]:
+        """Drop what the bounds do not let.
 
         A session may have delivered many streams a moment ago: only those that go are looked at.
         """
@@ -95,7 +109,7 @@ class ReplayStore:
 
         def is_beyond() -> bool:
             too_many = absent + len(self._delivered) > MAX_STREAMS
-            return too_many or size + self._delivered_size > MAX_KEPT
+            return too_many or size + self._delivered_size > most
 
         while self._delivered:
             oldest, at = next(iter(self._delivered.values()))
@@ -109,7 +123,7 @@ class ReplayStore:
                 break
             size -= one.kept_size
             if one.is_read:
-                if size + one.kept_size > MAX_KEPT:
+                if size + one.kept_size > most:
                     one.drop_sent(0)
                 size += one.kept_size
             else:

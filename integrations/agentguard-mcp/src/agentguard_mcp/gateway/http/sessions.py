@@ -18,6 +18,7 @@ from typing import Final
 from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.caller_source import CallerSource
 from agentguard_mcp.gateway.connect import Link
+from agentguard_mcp.gateway.http import replay
 from agentguard_mcp.gateway.http.admission import Owner
 from agentguard_mcp.gateway.http.request_context import RequestContexts
 from agentguard_mcp.gateway.http.streams import Streams
@@ -113,9 +114,22 @@ class Sessions:
         session = Session(owner, streams, contexts, relay, upstream, now)
         streams.refuse = lambda request: _refuse(relay, request)
         streams.answered = contexts.forget
+        streams.kept_more = self._bound_kept
         self._sessions[session.identifier] = session
         session.pump = asyncio.create_task(self._pump(session))
         return session
+
+    def _bound_kept(self) -> None:
+        """Have the sessions that keep the most drop what is beyond the bound of all sessions."""
+        if sum(one.streams.kept_size for one in self._sessions.values()) <= replay.MAX_KEPT_IN_ALL:
+            return
+        sizes = {one: one.streams.kept_size for one in self._sessions.values()}
+        for largest in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            beyond = sum(sizes.values()) - replay.MAX_KEPT_IN_ALL
+            if beyond <= 0:
+                break
+            largest.streams.trim(max(0, sizes[largest] - beyond))
+            sizes[largest] = largest.streams.kept_size
 
     def _require_room(self, owner: Owner | None) -> None:
         """Raise ``FullError`` for a session too many; one counts until its server has ended."""

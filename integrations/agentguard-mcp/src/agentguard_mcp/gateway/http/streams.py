@@ -58,13 +58,15 @@ class Streams:
     ``is_shared`` is for a relay that several clients share, each request by itself (2026-07-28).
     With ``is_for_one``, these are clients of one caller, who may read what the server logs: a log
     message does not say for which request it is.
-    ``refuse`` is told of a request of the server that no client gets, and ``answered`` of the id of
-    each request that has its answer.
+    ``refuse`` is told of a request of the server that no client gets, ``answered`` of the id of
+    each request that has its answer, and ``kept_more`` that more may be kept for clients than
+    before.
     """
 
     def __init__(self, *, is_shared: bool, is_for_one: bool = True) -> None:
         self.refuse: Callable[[Message], None] = lambda _request: None
         self.answered: Callable[[RequestId], None] = lambda _identifier: None
+        self.kept_more: Callable[[], None] = lambda: None
         self.is_shared = is_shared
         self._is_for_one = is_for_one
         self._waiting: dict[RequestId, _Waiting] = {}
@@ -83,6 +85,11 @@ class Streams:
     def pending(self) -> int:
         """How many requests wait for their responses, also those that no client waits for."""
         return len(self._waiting)
+
+    @property
+    def kept_size(self) -> int:
+        """The bytes that are kept for clients that are away or may come again."""
+        return self._kept.size
 
     # --- from the client --------------------------------------------------------------------------
 
@@ -158,11 +165,12 @@ class Streams:
         if not self._kept.has(stream):
             stream.lose()
         self.trim()
+        self.kept_more()
         return None
 
-    def trim(self) -> None:
-        """Drop what is kept for too long, or beyond the bounds."""
-        for stream in self._kept.trim(_now()):
+    def trim(self, most: int | None = None) -> None:
+        """Drop what is kept for too long, or beyond the bounds; ``most`` is a bound in bytes."""
+        for stream in self._kept.trim(_now(), most):
             stream.lose()
 
     def _forget(self, stream: Stream) -> RequestId | None:
@@ -232,6 +240,7 @@ class Streams:
         stream.put(item)
         if not stream.is_read:
             self.trim()
+            self.kept_more()
 
     def _owner(self, message: Message) -> _Waiting | None:
         """Return the request to which a message of the server belongs, None where nobody knows."""
