@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,19 +275,23 @@ def parsed(what: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    given = parsed("What a guard adds to a call over MCP on stdio.")
+def run(what: str, start: Callable[..., Mapping[str, Peer]], proved: Collection[str]) -> None:
+    """Measure the subjects that ``start`` starts, and print a table.
+
+    ``start`` is as ``started``. ``what`` is for the help of the command, and ``proved`` names the
+    subjects whose calls carry proofs.
+    """
+    given = parsed(what)
     call = {**CALL, "_meta": MODERN} if given.modern else CALL
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
         guard = stack.enter_context(agents_guard())
-        peers = started(home, guard, is_modern=given.modern)
-        rows = measured(peers, Client(guard, call), call, given, proved={GUARDED})
+        peers = start(home, guard, is_modern=given.modern)
+        rows = measured(peers, Client(guard, call), call, given, proved=proved)
         for peer in peers.values():
             peer.close()
         show(rows, fdatasync_p50(home))
 
 
 if __name__ == "__main__":
-    main()
+    run("What a guard adds to a call over MCP on stdio.", started, {GUARDED})

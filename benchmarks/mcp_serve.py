@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
@@ -26,23 +25,16 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from guarded_call import fdatasync_p50
 from mcp_gateway import (
     AGENTGUARD,
     BARE,
-    CALL,
-    MODERN,
     SUBJECTS,
-    Client,
     Cost,
     Peer,
-    agents_guard,
     environment_of_sdk_two,
     founded,
     made_notes,
-    measured,
-    parsed,
-    show,
+    run,
 )
 from mcp_subjects import AUDIENCE
 
@@ -221,19 +213,5 @@ def started(home: Path, guard: Guard, *, is_modern: bool) -> dict[str, Peer]:
     return peers
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    given = parsed("What the MCP gateway over HTTP adds to a call.")
-    call = {**CALL, "_meta": MODERN} if given.modern else CALL
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
-        guard = stack.enter_context(agents_guard())
-        peers = started(home, guard, is_modern=given.modern)
-        rows = measured(peers, Client(guard, call), call, given, proved={PROVED})
-        for peer in peers.values():
-            peer.close()
-        show(rows, fdatasync_p50(home))
-
-
 if __name__ == "__main__":
-    main()
+    run("What the MCP gateway over HTTP adds to a call.", started, {PROVED})
