@@ -91,24 +91,18 @@ def test_a_gateway_serves_until_a_signal_comes(domain):
 def test_at_a_unix_socket_the_agent_acts_for_the_user_of_the_gateway(domain, tmp_path):
     table(domain, agent="clerk")
     place = tmp_path / "gateway.sock"
-    words = ("mcp", "serve", "--name", "files", "--listen", f"unix:{place}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agentguard.cli", *words],
-        cwd=domain.folder,
-        env=domain.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    options = ("--listen", f"unix:{place}")
+    process = begin_gateway(
+        domain.programs, domain.folder, "files", env=domain.environment, options=options
     )
     try:
-        assert process.stdout is not None
         url, _, where = process.stdout.readline().removeprefix("serving at ").partition(" through ")
         assert where == f"{place}\n"
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(place))) as client:
             assert call(url, "echo", client).json()["result"]["isError"] is False
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate()
     name = pwd.getpwuid(os.geteuid()).pw_name
     assert f"user:{name}" in domain.run("audit", "list").stdout
 

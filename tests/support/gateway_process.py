@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from preloaded import Preloaded, Talk
 _SERVES = """
 import runpy, sys
 
-sys.argv = ["agentguard", "mcp", "serve", "--name", {name!r}]
+sys.argv = ["agentguard", "mcp", "serve", "--name", *{words!r}]
 runpy.run_module("agentguard.cli", run_name="__main__", alter_sys=True)
 """
 
@@ -34,12 +34,14 @@ def begin_gateway(
     name: str,
     before: str = "",
     env: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Talk:
     """Start a gateway for ``[mcp.NAME]`` of the agentguard.toml in a folder.
 
-    The process runs the code ``before`` first.
+    The process runs the code ``before`` first. ``options`` are those of the command.
     """
-    return programs.talk("-c", before + _SERVES.format(name=name), cwd=folder, env=env)
+    serves = _SERVES.format(words=[name, *options])
+    return programs.talk("-c", before + serves, cwd=folder, env=env)
 
 
 @contextmanager

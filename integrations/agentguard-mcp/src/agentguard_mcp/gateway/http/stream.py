@@ -50,8 +50,8 @@ class Stream:
     A stream that ``is_resumable`` outlives the connection that reads the stream. ``has_greeting``
     says that such a stream begins with an event without a message, for clients of revisions that
     know this event. ``answer`` is the answer to the request, None until it is there.
-    ``is_ended`` says that nothing more comes. ``is_standing`` is the stream of a GET, for messages
-    that belong to no request. ``reader`` is the connection that reads the stream now.
+    ``is_ended`` says that nothing more comes, and ``is_standing`` that this is the stream of a GET,
+    for messages that belong to no request. ``reader`` is the connection that reads the stream now.
     """
 
     def __init__(self, *, is_resumable: bool = False, has_greeting: bool = False) -> None:
@@ -209,9 +209,8 @@ class Reader:
 
     def take(self) -> Event | None:
         """Return the event that is there, None for none."""
-        return None if self._is_stopped else self._event()
-
-    def _event(self) -> Event | None:
+        if self._is_stopped:
+            return None
         stream = self.stream
         item = stream.get(self._position + 1)
         if self._greets and (stream.has_begun or (item is not None and item.answer is None)):
