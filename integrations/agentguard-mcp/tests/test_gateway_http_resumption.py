@@ -14,7 +14,7 @@ from http_scene import call_of, served
 from stream_scene import asked, fetched
 
 from agentguard.adapters import DecodeError
-from agentguard_mcp.gateway.upstream.cursor import TRIES
+from agentguard_mcp.gateway.upstream.resumption import TRIES
 from agentguard_mcp.gateway.upstream.server_sent_events import MAX_ID, EventReader
 
 TOOLS = [{"name": name, "description": "", "inputSchema": {}} for name in ("echo", "slow")]

@@ -2,7 +2,7 @@
 
 ``protocol.py`` says what the gateway asks of either, and how either fails. ``process.py`` starts a
 process. ``http.py`` is a client of streamable HTTP: ``send_order.py`` keeps its notices in order,
-``server_sent_events.py`` reads the streams of the server, and ``cursor.py`` says how far.
+``server_sent_events.py`` reads the streams of the server, and ``resumption.py`` says how far.
 ``concealed.py`` takes the gateway's own secrets out of what a server says.
 """
 

@@ -3,9 +3,9 @@
 Each message is one POST, and the order of notices is kept (``send_order.py``). The answer is one
 message, or a stream of events that ends with the answer; a second stream, which a GET opens, has
 what the server says by itself. A GET also brings the rest of a stream whose connection has ended
-(``cursor.py``), so that no call is sent twice. Revision 2026-07-28 has neither sessions nor streams
-that are resumed: there, the gateway closes the connection of a request that is given up. The
-session's id and the revision that the server has chosen go with each request. No redirect is
+(``resumption.py``), so that no call is sent twice. Revision 2026-07-28 has neither sessions nor
+streams that are resumed: there, the gateway closes the connection of a request that is given up.
+The session's id and the revision that the server has chosen go with each request. No redirect is
 followed and no proxy of the environment is asked, since both would see the token.
 """
 
@@ -32,7 +32,6 @@ from agentguard_mcp.gateway.messages import (
     read,
     write,
 )
-from agentguard_mcp.gateway.upstream.cursor import Cursor
 from agentguard_mcp.gateway.upstream.protocol import (
     GRACE,
     NotSentError,
@@ -41,6 +40,7 @@ from agentguard_mcp.gateway.upstream.protocol import (
     RefusedError,
     UpstreamLostError,
 )
+from agentguard_mcp.gateway.upstream.resumption import PAUSE, Resumption
 from agentguard_mcp.gateway.upstream.send_order import SendOrder, Turn
 from agentguard_mcp.gateway.upstream.server_sent_events import EventReader
 
@@ -67,7 +67,6 @@ _JSON: Final = "application/json"
 _WRITTEN: Final = "http11.send_request_body.complete"
 """The event of httpcore, below httpx, by which the bytes of a request are written."""
 
-_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 
 
@@ -217,7 +216,7 @@ class HttpServer:
 
         if message.get("method") == "initialize":
             self._hello = message["id"]
-        identifier, cursor = message["id"] if is_request(message) else None, Cursor()
+        identifier, resumption = message["id"] if is_request(message) else None, Resumption()
         error: Exception = UpstreamLostError("the answer has no response to the request")
         try:
             headers = self._headers(message)
@@ -225,7 +224,7 @@ class HttpServer:
                 "POST", self._url, content=line, headers=headers, extensions={"trace": trace}
             ) as response:
                 turn.end()
-                if await self._take(response, identifier, cursor):
+                if await self._take(response, identifier, resumption):
                     return
                 if not response.is_success:
                     error = UpstreamLostError(f"HTTP status {response.status_code}")
@@ -235,10 +234,10 @@ class HttpServer:
             error = NotSentError(f"no connection ({type(failed).__name__})")
         except (httpx.HTTPError, AgentguardError) as failed:
             error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
-        if identifier is not None and not await self._resume(identifier, cursor):
+        if identifier is not None and not await self._resume(identifier, resumption):
             self._on_lost(identifier, error)
 
-    async def _resume(self, identifier: RequestId, cursor: Cursor) -> bool:
+    async def _resume(self, identifier: RequestId, resumption: Resumption) -> bool:
         """Take the rest of a stream over other connections; return whether the answer came.
 
         This ends with the first connection that the server refuses, after ``TRIES`` connections
@@ -247,29 +246,31 @@ class HttpServer:
         """
         with suppress(TimeoutError, AgentguardError):  # the second for an event that is too long
             async with asyncio.timeout(self._timeout):
-                while identifier in self._wanted and cursor.may_go_on:
-                    if cursor.is_closed:
+                while identifier in self._wanted and resumption.may_go_on:
+                    if resumption.is_closed:
                         self._on_poll(identifier)
-                    await asyncio.sleep(cursor.pause)
+                    await asyncio.sleep(resumption.pause)
                     if identifier not in self._wanted:  # given up meanwhile
                         return False
-                    cursor.connect()
+                    resumption.connect()
                     with suppress(httpx.HTTPError):
-                        async with self._reading(cursor) as response:
-                            if await self._take(response, identifier, cursor):
+                        async with self._reading(resumption) as response:
+                            if await self._take(response, identifier, resumption):
                                 return True
                             if not response.is_success and response.status_code not in _LATER:
                                 return False
         return False
 
-    def _reading(self, cursor: Cursor) -> Any:
+    def _reading(self, resumption: Resumption) -> Any:
         """Return the connection that brings the stream of a GET, or the rest of a stream."""
         headers = {**self._headers({}), "Accept": _EVENTS}
-        if cursor.event is not None:
-            headers["Last-Event-ID"] = cursor.event
+        if resumption.event is not None:
+            headers["Last-Event-ID"] = resumption.event
         return self._client.stream("GET", self._url, headers=headers, timeout=None)
 
-    async def _take(self, response: httpx.Response, identifier: object, cursor: Cursor) -> bool:
+    async def _take(
+        self, response: httpx.Response, identifier: object, resumption: Resumption
+    ) -> bool:
         """Pass the messages of a response on; return whether ``identifier`` was answered."""
         if self._session is None and response.is_success:
             session = response.headers.get("mcp-session-id")
@@ -277,14 +278,14 @@ class HttpServer:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_answered = False
         if kind == _EVENTS and response.is_success:
-            reader = EventReader(MAX_LINE, cursor.event)
+            reader = EventReader(MAX_LINE, resumption.event)
             async for chunk in response.aiter_raw():
                 for data in reader.feed(chunk):
                     is_answered |= await self._pass(data, identifier)
-                cursor.move(reader)
+                resumption.move(reader)
                 if is_answered:
                     return True
-            cursor.is_closed = True
+            resumption.is_closed = True
         elif kind == _JSON:
             body = bytearray()  # bytes would be copied for each chunk
             async for chunk in response.aiter_raw():
@@ -315,18 +316,18 @@ class HttpServer:
 
     async def _listen(self) -> None:
         """Take what the server says by itself, as long as it offers a stream for this."""
-        pause, cursor = _PAUSE, Cursor()
+        pause, resumption = PAUSE, Resumption()
         while True:
             with suppress(httpx.HTTPError, AgentguardError):
-                async with self._reading(cursor) as response:
+                async with self._reading(resumption) as response:
                     if response.is_success:
-                        pause = _PAUSE
-                        await self._take(response, None, cursor)
-                    elif cursor.event is None:
+                        pause = PAUSE
+                        await self._take(response, None, resumption)
+                    elif resumption.event is None:
                         return  # 405: the server has no such stream
                     elif response.status_code not in _LATER:
-                        cursor = Cursor()  # the server has forgotten the stream: ask for a new one
-            await asyncio.sleep(max(pause, cursor.pause))
+                        resumption = Resumption()  # the server has forgotten the stream
+            await asyncio.sleep(max(pause, resumption.pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -1,4 +1,4 @@
-"""``Cursor``: how far the gateway has read a stream of a server, over all of its connections.
+"""``Resumption``: how far the gateway has read a stream of a server, and when it reads on.
 
 A connection may break before the answer, and a server may close one on purpose. The rest of the
 stream then comes over another connection, from the id of the last event on (``Last-Event-ID``; MCP
@@ -21,8 +21,8 @@ SHORTEST: Final = 0.05
 """The least of these seconds: a server may say that the gateway need not wait at all."""
 
 
-class Cursor:
-    """The place in a stream behind which the gateway asks for the rest.
+class Resumption:
+    """What the gateway needs to take up a stream again, over all connections of the stream.
 
     ``event`` is the id of the last event, None where the stream can't be resumed. ``pause`` is the
     time before the next connection, in seconds. ``is_closed`` says that the server has closed the
