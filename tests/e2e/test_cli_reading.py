@@ -60,6 +60,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "audit verify": (),
     "audit match": (".", "."),
     "evidence make": ("CALL", "-o", "made.json"),
+    "evidence export": ("-o", "exported"),
     "evidence verify": ("call.json", "--trust", "trust.json"),
     "token exchange": ("--help",),  # it asks a service, and no state
     "token inspect": ("token",),
