@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from agentguard_mcp.gateway.http.replay import ReplayStore
@@ -49,7 +49,7 @@ class _Waiting:
     stream: Stream
     request: Message
     token: Any = None
-    takes_logs: bool = field(default=False)
+    takes_logs: bool = False
 
 
 class Streams:
@@ -96,7 +96,7 @@ class Streams:
     def register(self, request: Message) -> tuple[Message, Reader] | None:
         """Return a request as the relay gets it, and the reader of its response.
 
-        Returns None for an id that is in use.
+        Return None for an id that is in use.
         """
         identifier, token = request["id"], meta_of(request).get("progressToken")
         is_resumable = not self.is_shared and request["method"] not in _NOT_RESUMED
@@ -104,8 +104,9 @@ class Streams:
         if self.is_shared:
             self._last += 1
             identifier = f"http-{self._last}"
-            request_sent = _with_token(request, identifier) if token is not None else request
-            sent = {**request_sent, "id": identifier}
+            sent = {**request, "id": identifier}
+            if token is not None:
+                sent = _with_token(sent, identifier)
         elif identifier in self._waiting:
             return None
         else:
