@@ -141,20 +141,31 @@ def shown(folder: Any, asked: ApprovalRequest, width: int, *command: str) -> lis
 BARRED = re.compile(r"(?P<head>[a-z ]{0,12}?) *\| ")
 
 
-def own(drawn: list[str]) -> list[str]:
-    """Return agentguard's own words on a screen: all without a bar, or left of one."""
+def own(drawn: list[str]) -> str:
+    """Return agentguard's own words on a screen: all without a bar, or left of one.
+
+    Spaces are left out, since a longer number may have the words after it on another row.
+    """
     heads = (found["head"] if (found := BARRED.match(f"{row} ")) else row for row in drawn)
-    return [
-        re.sub(r"[0-9,]+", "N", head).replace("characters", "character") for head in heads if head
-    ]
+    said = "".join(heads).replace(" ", "")
+    return re.sub(r"[0-9,]+", "N", said).replace("characters", "character")
 
 
 def benign(asked: ApprovalRequest) -> ApprovalRequest:
     return replace(asked, actors=("a",), task_id="t", unbound=("r",), arguments=b'{"a":1}')
 
 
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("agent_name", "agent", "trust_domain", "principal", "tool"), ""),
+    **dict.fromkeys(("description", "resource", "task_id"), ""),
+    **dict.fromkeys(("actors", "requesters", "unbound"), ("",)),
+    "requirements": (Requirement(reason="", approvers=("",), roles=("",)),),
+}
+
+
 @EXAMPLES
 @given(changed=requests, width=widths)
+@example(changed={**NOTHING, "arguments": {"x" * 48: None}}, width=23)
 def test_a_request_says_nothing_where_agentguard_speaks(tmp_path, asked, changed, width):
     hostile = replace(asked, **{**changed, "arguments": canonical.dumps(changed["arguments"])})
     drawn = shown(tmp_path, hostile, width, "approve")
