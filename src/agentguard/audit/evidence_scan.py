@@ -29,7 +29,7 @@ _SHARED: Final = 128
 """The most entries, and as many proofs, that are kept since other calls need them as well."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shard:
     """One shard up to its newest checkpoint: the hashes of all entries, and a few indices.
 
@@ -65,8 +65,8 @@ class LogScan:
         self._progress = progress
         self._counter = itertools.count(1)
         self._shards: dict[int, Shard | None] = {}
-        self._kept = lru_cache(_SHARED)(self._stored)
-        self.proof = lru_cache(_SHARED)(self._proof)
+        self._kept_entry = lru_cache(_SHARED)(self._entry)
+        self._kept_proof = lru_cache(_SHARED)(self._proof)
 
     def shard(self, number: int) -> Shard | None:
         """Return a shard; None for a shard without a readable checkpoint."""
@@ -80,7 +80,7 @@ class LogScan:
                     self._scan(shard)
         return self._shards[number]
 
-    def read(self) -> list[Shard]:
+    def read_shards(self) -> list[Shard]:
         """Return the shards that have been read so far."""
         return [shard for shard in self._shards.values() if shard is not None]
 
@@ -100,18 +100,21 @@ class LogScan:
 
         Raises ``VerificationError`` (``evidence.incomplete``) where the entry is gone.
         """
-        stored = (self._kept if is_shared else self._stored)(shard.number, index)
+        stored = (self._kept_entry if is_shared else self._entry)(shard, index)
         if stored is None:
             message = f"the entry {index} of {shard.head.origin} is gone"
             raise VerificationError(message, code="evidence.incomplete")
         return stored
 
-    def _stored(self, number: int, index: int) -> StoredEntry | None:
-        return self.reader.entry(number, index)
+    def proof(self, shard: Shard, index: int) -> tuple[bytes, ...]:
+        """Return the proof that a shard includes an entry (RFC 6962, 2.1.1)."""
+        return self._kept_proof(shard, index)
 
-    def _proof(self, number: int, index: int) -> tuple[bytes, ...]:
-        shard = self._shards[number]
-        return tuple(shard.tree.inclusion_proof(index)) if shard is not None else ()
+    def _entry(self, shard: Shard, index: int) -> StoredEntry | None:
+        return self.reader.entry(shard.number, index)
+
+    def _proof(self, shard: Shard, index: int) -> tuple[bytes, ...]:
+        return tuple(shard.tree.inclusion_proof(index))
 
     def _by_columns(self) -> Iterator[int]:
         """Yield the numbers of all shards, first of those whose columns show keys."""

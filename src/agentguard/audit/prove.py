@@ -96,7 +96,7 @@ class _EvidenceBuilder:
         self._trust = trust
         self._call = call
         self._at = parse_time(call.entry.at)
-        self._chosen: dict[tuple[int, int], StoredEntry] = {}
+        self._chosen: dict[tuple[Shard, int], StoredEntry] = {}
         self._pending: list[KeyName] = []
 
     def file(self, *, attachments: bool) -> EvidenceFile:
@@ -117,7 +117,7 @@ class _EvidenceBuilder:
         point, extended = self._call_checkpoint()
         self._choose(extended, 0)
         self._choose_keys()
-        data = [one for index in own for one in self._chosen[place.shard, index].attachments]
+        data = [one for index in own for one in self._chosen[shard, index].attachments]
         return EvidenceFile(
             place.invocation_id,
             tuple(self._logged()),
@@ -138,10 +138,10 @@ class _EvidenceBuilder:
 
     def _choose(self, shard: Shard, index: int, *, is_shared: bool = True) -> None:
         """Choose an entry, its shard's opening, and note the keys that the proof needs."""
-        if (shard.number, index) in self._chosen:
+        if (shard, index) in self._chosen:
             return
         stored = self._scan.entry(shard, index, is_shared=is_shared)
-        self._chosen[shard.number, index] = stored
+        self._chosen[shard, index] = stored
         self._pending += _signers(parse_entry(stored.body))
         if index != 0:
             self._choose(shard, 0)
@@ -182,7 +182,7 @@ class _EvidenceBuilder:
             for number in reader.shards():
                 if any(True for _index in reader.search(number, search)):
                     self._scan.shard(number)
-            for shard in self._scan.read():
+            for shard in self._scan.read_shards():
                 for index in shard.about.get((kind, place.invocation_sha256), ()):
                     stored = self._scan.entry(shard, index, is_shared=False)
                     # a statement with a compromised key must not make the call unprovable
@@ -196,7 +196,7 @@ class _EvidenceBuilder:
             name = self._pending.pop()
             if name not in chosen:
                 chosen.add(name)
-                first = [self._call.place.shard, *(number for number, _index in self._chosen)]
+                first = [self._call.place.shard, *(one.number for one, _index in self._chosen)]
                 shard = self._scan.with_key(name, first)
                 if shard is not None:
                     self._choose(shard, shard.keys[name])
@@ -214,13 +214,9 @@ class _EvidenceBuilder:
     # --- writing ---------------------------------------------------------------------------------
 
     def _logged(self) -> Iterator[LoggedEntry]:
-        places = [(self._scan.shard(number), index) for number, index in self._chosen]
-        places_in_shards = [(shard, index) for shard, index in places if shard is not None]
-        for shard, index in sorted(
-            places_in_shards, key=lambda place: (place[0].head.origin, place[1])
-        ):
-            path = self._scan.proof(shard.number, index)
-            body = self._chosen[shard.number, index].body
+        places = sorted(self._chosen, key=lambda place: (place[0].head.origin, place[1]))
+        for shard, index in places:
+            path, body = self._scan.proof(shard, index), self._chosen[shard, index].body
             yield LoggedEntry(body, TlogProof(index, path, shard.note))
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentguard.audit.ahead import MOST_KEYS, Batch, EntryReader, InOneThread, Reading
 from agentguard.domain import entry_worker
-from agentguard.domain.worker_processes import Kind, WorkerProcesses
+from agentguard.domain.worker_processes import TaskKind, WorkerProcesses
 from agentguard.signing.keys import PublicKey
 
 _ALONE: Final = 256
@@ -40,7 +40,7 @@ class _InProcesses:
     """
 
     def __init__(self, count: int, alone: int) -> None:
-        kind = Kind(entry_worker.__name__, self._read, self._dumps, _readings)
+        kind = TaskKind(entry_worker.__name__, self._read, self._dumps, _readings)
         self._processes = WorkerProcesses(kind, count)
         self.batches = self._processes.tasks
         self._alone = alone

@@ -48,7 +48,7 @@ def default_jobs() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T, R]):
+class TaskKind(Generic[T, R]):
     """A kind of tasks.
 
     ``module`` is the name of the module that the other processes run. ``do`` does a task in this
@@ -68,7 +68,7 @@ class WorkerProcesses(Generic[T, R]):
     ``tasks`` is the most tasks at a time that should be started and not finished.
     """
 
-    def __init__(self, kind: Kind[T, R], count: int) -> None:
+    def __init__(self, kind: TaskKind[T, R], count: int) -> None:
         self.tasks = _AHEAD * count + _HERE
         self._kind = kind
         self._count = count

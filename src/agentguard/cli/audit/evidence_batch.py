@@ -17,7 +17,7 @@ from typing import Final
 from agentguard.audit.evidence import EvidenceVerifier
 from agentguard.cli.audit import evidence_worker
 from agentguard.cli.audit.evidence_worker import Answer
-from agentguard.domain.worker_processes import Kind, WorkerProcesses
+from agentguard.domain.worker_processes import TaskKind, WorkerProcesses
 from agentguard.identity.trust import TrustDocument
 
 ALONE: Final = 256
@@ -46,7 +46,7 @@ def answers(
 def _shared_out(
     tasks: Iterator[Sequence[Path]], verifier: EvidenceVerifier, trust: bytes, others: int
 ) -> Iterator[Answer]:
-    kind: Kind[Sequence[Path], Sequence[Answer]] = Kind(
+    kind: TaskKind[Sequence[Path], Sequence[Answer]] = TaskKind(
         evidence_worker.__name__,
         do=lambda paths: [evidence_worker.answer(path, verifier) for path in paths],
         dumps=lambda paths, _process: evidence_worker.dumps(paths, trust),
