@@ -429,3 +429,6 @@ def test_the_options_select_the_calls_to_export(told, stranger):
     assert (none.returncode, none.stdout) == (0, f"{stranger / 'none'} proves 0 calls\n")
     kind = told.run("evidence", "export", "--kind", "key", "-o", stranger / "keys")
     assert (kind.returncode, (stranger / "keys").exists()) == (2, False)
+    stream = told.run("evidence", "export", "-o", "-")
+    assert (stream.returncode, "names a folder" in stream.stderr) == (2, True)
+    assert not (told.folder / "-").exists()

@@ -54,6 +54,8 @@ def export(
     The options select calls; without options, all calls are selected. A file is what evidence make
     writes, and its name is INVOCATION_ID.json. The evidence is verified before it is written.
     """
+    if files.is_stream(output):
+        raise typer.BadParameter("-o names a folder here: stdout takes no files")
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
     selection = filters.calls(lookup.with_whole_trace(reader, selection))
