@@ -36,6 +36,9 @@ FOLDERS = {
     "agentguard_langchain": ROOT / "integrations" / "agentguard-langchain",
     "agentguard_mcp": ROOT / "integrations" / "agentguard-mcp",
 }
+NEWER = {"annotationlib"}
+"""Modules of Python itself that only newer versions have."""
+
 ELSEWHERE = {
     "opentelemetry": "opentelemetry-api",
     "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
@@ -73,7 +76,7 @@ class Built:
             for path, text in self.wheel.items()
             if path.endswith(".py")
             for name in imported(ast.parse(text))
-            if name not in {*sys.stdlib_module_names, self.package}
+            if name not in {*sys.stdlib_module_names, *NEWER, self.package}
         }
 
 
