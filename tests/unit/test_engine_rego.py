@@ -6,18 +6,21 @@ What an attacker or a careless author could do with it stands in attacks/test_re
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import subprocess
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import UNDEFINED, decide
+from agentguard.policy.rego import engine as rego_engine
 from agentguard.policy.rego.engine import MAX_ENGINES_PER_THREAD, RegoEngine
 from agentguard.signing import canonical
 
@@ -422,6 +425,49 @@ def test_an_engine_dropped_by_another_thread_leaves_nothing_unraisable():
     thread.join()
     gc.collect()
     assert ask(policy("x := input.n  # dropped"), n=2) == {"x": 2}
+
+
+def test_an_interrupt_at_any_line_leaves_no_native_engine_in_its_traceback():
+    """Whoever keeps the exception may be another thread, which may not drop a native engine."""
+    engine, native = policy("x := input.n  # interrupted"), type(import_module("regorus").Engine())
+
+    def held_after_interrupt(line: int) -> list[str] | None:
+        """What frames hold after an interrupt at that line, None where no line was left."""
+        lines = itertools.count(1)
+
+        def trace(frame, event, _argument):
+            if frame.f_code.co_filename != rego_engine.__file__:
+                return None
+            if event == "line" and next(lines) == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            ask(engine, n=1)
+        except KeyboardInterrupt as interrupt:
+            frames = [frame for frame, _line in traceback.walk_tb(interrupt.__traceback__)]
+            return [
+                f"{frame.f_code.co_name}: {name}"
+                for frame in frames
+                for name, value in frame.f_locals.items()
+                if type(value) is native
+            ]
+        finally:
+            sys.settrace(before)
+        return None
+
+    ask(engine, n=1)
+    held = list(
+        itertools.takewhile(
+            lambda one: one is not None, map(held_after_interrupt, itertools.count(1))
+        )
+    )
+    assert len(held) > 10
+    assert not any(held), held
+    assert ask(engine, n=3) == {"x": 3}
 
 
 def test_what_a_module_of_the_site_prints_is_no_part_of_the_check(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
 from importlib import metadata
@@ -138,11 +139,13 @@ class RegoEngine:
             engine = self._take_engine()
             engine.set_input_json(document.decode())
             value = _value(engine.eval_query_as_json(self._query))
+            self._return_engine(engine)
         except BaseException as error:
             # An interrupted evaluation may leave the engine in any state: this thread drops the
-            # engine. The traceback must not hold the engine either, because another thread may
-            # drop the last reference to the traceback.
+            # engine. No frame of the traceback must hold the engine either, because another thread
+            # may drop the last reference to the traceback.
             engine = None
+            traceback.clear_frames(error.__traceback__)
             if isinstance(error, Exception):
                 raise PolicyError(_failure(error)) from error
             if type(error).__name__ == "PanicException":  # the binding does not export the class
@@ -152,7 +155,6 @@ class RegoEngine:
                 )
                 raise PolicyError(message, code="policy.panic") from error
             raise
-        self._return_engine(engine)
         return value
 
     def close(self) -> None:
