@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -23,6 +24,7 @@ from agentguard.wire.stream import Stream
 
 def together(agent, tool, number):
     """Make calls at once, each in a thread of its own."""
+    gc.collect()  # only this thread may drop a native engine that another test has left
     with ThreadPoolExecutor(number) as threads:
         for call in [threads.submit(agent.call, tool) for _ in range(number)]:
             assert call.result() == "ok"
