@@ -16,8 +16,8 @@ from states import State, bare_rows, bare_signatures
 
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.entry_bytes import may_be_call
 from agentguard.audit.evidence import EvidenceVerifier, verify_evidence
-from agentguard.audit.find import may_be_call
 from agentguard.audit.prove import prove_calls
 from agentguard.cli.audit import evidence_batch
 from agentguard.domain.verify import examine

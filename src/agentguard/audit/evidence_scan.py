@@ -18,8 +18,9 @@ from agentguard.audit import approval_checks, checkpoint, merkle, statements
 from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, StoredEntry, parse_entry
+from agentguard.audit.entry_bytes import may_be_call, may_be_kind, payload_contains_any
 from agentguard.audit.evidence import KeyName
-from agentguard.audit.find import Progress, may_be_call, may_be_kind, payload_contains_any
+from agentguard.audit.find import Progress
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError

@@ -8,8 +8,6 @@ entry. Nothing that these functions return has been verified.
 
 from __future__ import annotations
 
-import re
-from binascii import Error, a2b_base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Final
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry, parse_entry
+from agentguard.audit.entry_bytes import may_be_kind, payload_contains
 from agentguard.audit.http_requests import ProofEntry, read_proof
 from agentguard.audit.log import LogReader
 from agentguard.audit.receipts import ReceiptEntry, read_receipt
@@ -34,10 +33,6 @@ Progress = Callable[[int], None]
 
 _AT_A_STABLE_SITE: Final = frozenset({"approval.mismatch", "approval.rejected"})
 """Reason codes that a call without an answer gets only where a framework names its site."""
-
-_PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
-
-_DIGEST: Final = re.compile(rb'(?<=")[0-9a-f]{64}(?=")')
 
 _OF_RUNNING_CALLS: Final[Mapping[str, Callable[[Entry], Release | ProofEntry | ReceiptEntry]]] = {
     "secret": read_release,
@@ -325,34 +320,6 @@ def read_body(reader: LogReader, shard: int, index: int) -> bytes | None:
     """
     first_index, body = next(reader.entries(shard, after=index - 1), (None, b""))
     return body if first_index == index else None
-
-
-def may_be_kind(body: bytes, kind: str) -> bool:
-    """Return whether an entry may be of a kind, without the cost of parsing the entry."""
-    return f'"kind":"{kind}"'.encode() in body
-
-
-def may_be_call(body: bytes) -> bool:
-    """Return whether an entry may be an authorization; a configuration may hold the same text."""
-    return may_be_kind(body, "authorization") and not may_be_kind(body, "config")
-
-
-def payload_contains(body: bytes, text: bytes) -> bool:
-    """Return whether the payload of a statement in an entry contains ``text``."""
-    return any(text in _decode_payload(payload) for payload in _PAYLOAD.findall(body))
-
-
-def payload_contains_any(body: bytes, digests: Collection[bytes]) -> bool:
-    """Return whether the payload of a statement in an entry contains one of ``digests`` (hex)."""
-    payloads = map(_decode_payload, _PAYLOAD.findall(body))
-    return any(one in digests for payload in payloads for one in _DIGEST.findall(payload))
-
-
-def _decode_payload(payload: bytes) -> bytes:
-    try:
-        return a2b_base64(payload)
-    except Error:  # the entry is malformed
-        return b""
 
 
 def _as_located(

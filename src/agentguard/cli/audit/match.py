@@ -15,8 +15,9 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 
 import typer
 
-from agentguard.audit import find, http_requests
+from agentguard.audit import http_requests
 from agentguard.audit.entry import Entry, LogPlace, parse_entry
+from agentguard.audit.entry_bytes import may_be_kind
 from agentguard.audit.log import LogReader
 from agentguard.audit.receipts import ReceiptEntry, read_receipt
 from agentguard.call.invocation import timestamp
@@ -218,7 +219,7 @@ class _Filling:
                 for index, body in reader.entries(shard):
                     count += 1
                     progress(count)
-                    if not any(find.may_be_kind(body, kind) for kind in _KINDS):
+                    if not any(may_be_kind(body, kind) for kind in _KINDS):
                         continue
                     try:
                         yield _Read(LogPlace(shard, index), parse_entry(body))
