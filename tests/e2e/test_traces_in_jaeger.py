@@ -5,6 +5,7 @@ A machine that has no Jaeger and can't build it skips this, and CI, where CI=tru
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -234,11 +235,11 @@ def filled(template, found):
 
 @OF_THE_DEMO
 def test_each_link_of_the_page_shows_a_command_that_runs(demo):
-    """The patterns that deploy/jaeger-ui.json has for Jaeger's page, on the spans of the demo."""
+    """The patterns of deploy/jaeger-ui.json, on a span for each decision (allow, deny, approval)."""
     folder, file, _ = demo
     (trace,) = json.loads(file.read_text())["data"]
     patterns = json.loads((ROOT / "deploy" / "jaeger-ui.json").read_text())["linkPatterns"]
-    commands: dict[str, str] = {}
+    commands: dict[str, dict[str | None, str]] = {pattern["text"]: {} for pattern in patterns}
     for pattern in patterns:
         whole = {"traceID": trace["traceID"]}
         known = (
@@ -252,10 +253,12 @@ def test_each_link_of_the_page_shows_a_command_that_runs(demo):
                 assert command is not None
                 assert url is not None
                 assert url.startswith(f"/trace/{trace['traceID']}")
-                commands.setdefault(pattern["text"], command)
-    assert len(commands) == len(patterns)
-    for command in commands.values():
-        name, *arguments = command.split()
+                decision = found.get("agentguard.policy.decision")
+                commands[pattern["text"]].setdefault(decision, command)
+    assert all(commands.values())
+    distinct = itertools.chain.from_iterable(one.values() for one in commands.values())
+    for number, command in enumerate(distinct):
+        name, *arguments = command.replace("call.json", f"call-{number}.json").split()
         assert name == "agentguard"
         ran = subprocess.run(
             [sys.executable, "-m", "agentguard.cli", *arguments],
