@@ -21,7 +21,7 @@ from agentguard.domain.worker_processes import TaskKind, WorkerProcesses
 from agentguard.identity.trust import TrustDocument
 
 ALONE: Final = 256
-"""Files that this process verifies first: another process takes as long to start."""
+"""The most files that this process verifies alone: another process takes as long to start."""
 
 _MOST: Final = 32
 _MOST_BYTES: Final = 4 * 1024 * 1024
@@ -33,14 +33,14 @@ def answers(
 ) -> Generator[Answer, None, None]:
     """Yield the answer for each file in order.
 
-    ``jobs`` processes, of which this one is the first, verify the files after ``ALONE``.
+    ``jobs`` processes, of which this one is the first, verify more files than ``ALONE``.
     """
     verifier = EvidenceVerifier(trust)
-    alone = len(paths) if jobs == 1 else ALONE
-    for path in paths[:alone]:
-        yield evidence_worker.answer(path, verifier)
-    if paths[alone:]:
-        yield from _shared_out(_tasks(paths[alone:]), verifier, trust.dumps(), jobs - 1)
+    if jobs == 1 or len(paths) <= ALONE:
+        for path in paths:
+            yield evidence_worker.answer(path, verifier)
+    else:
+        yield from _shared_out(_tasks(paths), verifier, trust.dumps(), jobs - 1)
 
 
 def _shared_out(
