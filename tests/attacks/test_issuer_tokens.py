@@ -32,7 +32,7 @@ def mallory(issuer) -> TokenIssuer:
 
 
 def verify(issuer: TokenIssuer, token: str, **rule: Any) -> jwt.VerifiedJwt:
-    return jwt.verify(token, parse_jwks(issuer.jwks()), issuer.rule(**rule), NOW)
+    return jwt.verify(jwt.parse(token), parse_jwks(issuer.jwks()), issuer.rule(**rule), NOW)
 
 
 def refused(issuer: TokenIssuer, token: str, **rule: Any) -> str:

@@ -30,7 +30,7 @@ def verified(issuer, token, now=NOW, **rule):
     domain = rule.get("trust_domain")
     data = issuer.jwks()
     keys = parse_jwks(data) if domain is None else parse_spiffe_bundle(data, domain)
-    return jwt.verify(token, keys, issuer.rule(**rule), now)
+    return jwt.verify(jwt.parse(token), keys, issuer.rule(**rule), now)
 
 
 def code_of(issuer, token, **options):

@@ -85,7 +85,7 @@ def require_issued(hop: str, trust: TrustDocument, at: int) -> None:
     agent itself signs, and so the id of somebody else's hop. Raises ``DecodeError``, and
     ``VerificationError`` (``key.*``, ``signature.invalid``, ...).
     """
-    kid, issued_at = grant.key_id(hop), jws.claimed_time(hop)
+    kid, issued_at = grant.key_id(hop), jws.claimed(hop).issued_at
     if issued_at is None:
         raise DecodeError("the hop names no iat in whole seconds", code="hop.malformed")
     grant.verify(hop, verification.issuer_key(trust, kid, issued_at=issued_at, at=at))

@@ -165,7 +165,7 @@ def verify(
 
 def _verified_claims(token: str, trust: TrustDocument, at: int) -> dict[str, JSON]:
     # kid and iat only select among trusted keys; the signature is verified before all else
-    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed_time(token)
+    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed(token).issued_at
     if not isinstance(kid, str) or issued_at is None:
         raise _malformed("it names no kid, or no iat in whole seconds")
     key = verification.issuer_key(trust, kid, issued_at=issued_at, at=at)

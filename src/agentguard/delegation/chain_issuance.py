@@ -22,6 +22,7 @@ from agentguard.delegation.via_token import ViaToken
 from agentguard.errors import AgentguardError, DelegationError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.principal import require_principal
+from agentguard.identity.trust import LATEST
 from agentguard.signing.canonical import is_integer
 from agentguard.signing.keys import Signer
 
@@ -66,7 +67,7 @@ class Terms:
         """
         expires_in, max_depth, max_calls = self.expires_in, self.max_depth, self.max_calls
         task_id: object = self.task_id  # of any type, in an application without a type checker
-        if not is_integer(expires_in) or not 1 <= expires_in <= grant.LATEST - now:
+        if not is_integer(expires_in) or not 1 <= expires_in <= LATEST - now:
             raise _malformed(
                 f"expires_in is {expires_in!r}: give a timedelta or whole seconds, at least one "
                 "second, which end before the year 10000"

@@ -20,6 +20,7 @@ from agentguard.delegation.via_token import ViaToken
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.principal import is_agent_name, is_principal
+from agentguard.identity.trust import LATEST
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer, is_sha256
 from agentguard.signing.keys import PublicKey, Signer
@@ -32,9 +33,6 @@ MAX_DEPTH: Final = 16
 
 MAX_CALLS: Final = 2**53 - 1
 """The largest ``max_calls`` of a hop."""
-
-LATEST: Final = 253_402_300_799
-"""The latest end of a hop: the end of the year 9999, in seconds since the epoch."""
 
 _LONGEST_KEPT: Final = 1024
 """The longest claims of which the grant is kept for the next look, in bytes."""

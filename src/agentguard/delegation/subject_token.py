@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from agentguard.identity.login import LogIn
+from agentguard.identity.trust import LATEST
 from agentguard.signing.canonical import JSON, is_integer, is_sha256
 
 _TEXT: Final = re.compile(r"[\x20-\x7e]{1,1024}\Z")
-_LATEST: Final = 253_402_300_799  # the end of the year 9999
 
 ID_JAG: Final = "id-jag"
 """``SubjectToken.kind`` of an identity assertion JWT authorization grant (ADR 0045)."""
@@ -102,6 +102,6 @@ def is_sound(read: SubjectToken) -> bool:
     return (
         all(_TEXT.match(text) for text in texts if text is not None)
         and is_sha256(read.sha256)
-        and 0 <= (read.auth_time or 0) <= _LATEST
+        and 0 <= (read.auth_time or 0) <= LATEST
         and read.roles == tuple(sorted(set(read.roles)))
     )

@@ -100,7 +100,7 @@ def _verify_hop(
 ) -> Hop:
     """Verify one hop, under the key of the delegatee of the hop before."""
     kid = grant.key_id(token)
-    issued_at = jws.claimed_time(token)
+    issued_at = jws.claimed(token).issued_at
     if issued_at is None:
         raise DecodeError("not a hop grant: it names no iat in whole seconds", code="hop.malformed")
     if parent is None or parent.grant.is_asserted:

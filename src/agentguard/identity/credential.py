@@ -14,7 +14,7 @@ from typing import Final
 
 from agentguard.errors import ConfigError, DecodeError, VerificationError
 from agentguard.identity.principal import require_principal
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import LATEST, TrustDocument
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.keys import PublicKey, Signer
@@ -31,7 +31,6 @@ MAX_LIFETIME: Final = 3600
 _LONGEST_KEPT: Final = 2048
 """The longest credential that is kept for the next look, in characters."""
 
-_LATEST: Final = 253_402_300_799  # the end of the year 9999
 _URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]+)")
 _ALIAS: Final = 4
 """The characters of a thumbprint in an instance's short name."""
@@ -156,7 +155,7 @@ def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
     ``credential.not_yet_valid``, ``credential.lifetime``, ``key.unknown``, ``signature.invalid``.
     """
     # kid and iat only select among trusted keys; the signature is verified before all else
-    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed_time(token)
+    kid, issued_at = jws.parse(token).header.get("kid"), jws.claimed(token).issued_at
     if not isinstance(kid, str) or issued_at is None:
         raise _malformed("it names no kid, or no iat in whole seconds")
     verified = jws.verify(token, trust.key("issuer", kid, at=issued_at), typ=TYPE)
@@ -242,7 +241,7 @@ def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
 
 
 def _check_times(credential: Credential, at: int) -> None:
-    if not 0 <= credential.issued_at <= credential.expires_at <= _LATEST:
+    if not 0 <= credential.issued_at <= credential.expires_at <= LATEST:
         raise _malformed("its times are no times")
     if credential.expires_at - credential.issued_at > MAX_LIFETIME:
         message = f"the credential lives longer than {MAX_LIFETIME} s"

@@ -21,8 +21,6 @@ from agentguard.signing.keys import PublicKey
 Key: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | PublicKey
 """A public key of an issuer."""
 
-_BYTE: Final = 8
-
 
 class Algorithm(NamedTuple):
     """A value of ``alg``, and the kind of key that goes with the value.
@@ -100,4 +98,4 @@ def _verify_curve(
 
 
 def _bytes_of(bits: int) -> int:
-    return (bits + _BYTE - 1) // _BYTE
+    return (bits + 7) // 8

@@ -19,6 +19,7 @@ from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.jwa import ALGORITHMS
 from agentguard.identity.jwa import verify as verify_signature
 from agentguard.identity.jwks import KeySet
+from agentguard.identity.trust import LATEST
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, b64url_decode, sha256_hex
 
@@ -27,9 +28,6 @@ MAX_TOKEN: Final = 16 * 1024
 
 _PARTS: Final = 3
 _MAX_TEXT: Final = 1024
-_LAST_SECOND: Final = 253_402_300_799
-"""The last second of the year 9999, in Unix time."""
-
 # Members that change what is signed, or how. A verifier that does not know them must refuse.
 _REFUSED: Final = frozenset({"crit", "b64", "zip", "enc"})
 _SPIFFE_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
@@ -120,16 +118,8 @@ def parse(token: object) -> Jwt:
     )
 
 
-def verify(token: str, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
-    """Verify a token of an issuer whose keys these are; ``now`` is Unix time.
-
-    Raises as ``parse`` and ``verify_parsed`` do.
-    """
-    return verify_parsed(parse(token), keys, rule, now)
-
-
-def verify_parsed(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
-    """Verify what ``parse`` has returned; ``now`` is Unix time.
+def verify(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
+    """Verify a parsed token of an issuer whose keys these are; ``now`` is Unix time.
 
     Raises ``DecodeError`` (``jwt.malformed``) for a claim of another type; ``VerificationError``:
     ``jwt.header`` for an extension that changes what is signed, ``jwt.algorithm``, ``jwt.type``,
@@ -221,7 +211,7 @@ def _time(claims: Mapping[str, JSON], name: str) -> float:
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _malformed(f"{name}: expected a number of seconds")
-    if not 0 <= value <= _LAST_SECOND:
+    if not 0 <= value <= LATEST:
         raise _malformed(f"{name}: expected a time before the year 10000")
     return value
 

@@ -14,6 +14,7 @@ from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import jwt
 from agentguard.identity.jwt import ABSENT
 from agentguard.identity.login import LogOut
+from agentguard.identity.trust import LATEST
 from agentguard.signing.canonical import JSON
 
 EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
@@ -24,7 +25,6 @@ TYPES: Final = frozenset({"logout+jwt", "JWT", ABSENT})
 
 _TEXT: Final = re.compile(r"[\x20-\x7e]{1,1024}\Z")
 _OTHERS: Final = frozenset({"bearer", "id", "refresh", "offline"})
-_LATEST: Final = 253_402_300_799  # the end of the year 9999
 
 
 def subject_claim(token: str) -> str:
@@ -66,7 +66,7 @@ def _text(claims: Mapping[str, JSON], name: str) -> str | None:
 
 
 def _seconds(value: JSON) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         raise _malformed("iat has to be there, and to be a number of seconds")
     return int(value)
 

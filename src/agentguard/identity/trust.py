@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -24,8 +24,10 @@ Use = Literal["issuer", "log", "admin", "approver"]
 DOCUMENT_TYPE: Final = "urn:agentguard:trust:v1"
 """The member ``type`` of a trust document."""
 
-_USES: Final = frozenset(get_args(Use))
+_USES: Final[Mapping[str, Use]] = {use: use for use in get_args(Use)}
 
+LATEST: Final = 253_402_300_799
+"""The latest time of a token or a hop, in seconds since the epoch: the end of the year 9999."""
 SHARD_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 """The form of a shard's number in origins and in names of files."""
 
@@ -228,7 +230,7 @@ def _parse_key(value: JSON) -> TrustedKey:
                 raise _malformed(f"key {kid!r}: {error}") from error
             if key.thumbprint != kid:
                 raise _malformed(f"key {kid!r} has the thumbprint {key.thumbprint}")
-            return TrustedKey(use, key, not_before, not_after, compromised_since)  # type: ignore[arg-type]
+            return TrustedKey(_USES[use], key, not_before, not_after, compromised_since)
     raise _malformed("a key needs use, kid, jwk, not_before, not_after and compromised_since")
 
 

@@ -36,9 +36,9 @@ class Issuers:
     def verify(self, token: object) -> VerifiedJwt:
         """Verify a token.
 
-        Raises as ``identity.jwt.verify`` does; also ``VerificationError`` (``jwt.issuer``) for an
-        issuer that is not in the configuration, and ``ServerError`` (``issuer.unreachable``,
-        ``issuer.keys``).
+        Raises as ``jwt.parse`` and ``jwt.verify`` do; also ``VerificationError`` (``jwt.issuer``)
+        for an issuer that is not in the configuration, and ``ServerError``
+        (``issuer.unreachable``, ``issuer.keys``).
         """
         parsed = jwt.parse(token)
         for rule, source in self._issuers:
@@ -51,9 +51,9 @@ class Issuers:
         """Verify a token; where the issuer has no such key yet, with keys fetched anew."""
         keys = source.keys()
         try:
-            return jwt.verify_parsed(token, keys, rule, self._clock())
+            return jwt.verify(token, keys, rule, self._clock())
         except VerificationError as error:
             newer = source.newer(keys) if error.code == "jwt.key" else None
             if newer is None:
                 raise
-        return jwt.verify_parsed(token, newer, rule, self._clock())
+        return jwt.verify(token, newer, rule, self._clock())

@@ -253,7 +253,7 @@ def _as_of(presented: PresentedCaller, at: int) -> int:
     verified here: a later time lets a token end earlier, and never later.
     """
     tokens = [token for token in (presented.access_token, presented.credential) if token]
-    dated = [time for time in map(jws.claimed_time, tokens) if time is not None]
+    dated = [jws.claimed(token).issued_at or at for token in tokens]
     return min(max([at, *dated]), at + LEEWAY)
 
 

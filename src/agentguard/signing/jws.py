@@ -133,11 +133,6 @@ def claimed(token: str) -> Claimed:
     return _kept_claimed(token) if _is_kept(token) else _claimed(token)
 
 
-def claimed_time(token: str) -> int | None:
-    """Return ``claimed(token).issued_at``."""
-    return claimed(token).issued_at
-
-
 def _claimed(token: str) -> Claimed:
     claims = parse(token).claims()
     issued_at, issuer, subject = (claims.get(name) for name in ("iat", "iss", "sub"))
