@@ -31,7 +31,7 @@ def missing_approvals(
             answer.approval.approver
             for answer in answers
             if answer.approval.verdict == "approve"
-            and reason_not_counted(requirement, answer, requesters) is None
+            and _reason_not_counted(requirement, answer, requesters) is None
         }
         if len(people) < requirement.quorum:
             approvers = "".join(f" {words}" for words in _approvers_in_words(requirement))
@@ -60,7 +60,7 @@ def counted(
     return tuple(
         answer
         for answer in answers
-        if any(reason_not_counted(one, answer, requesters) is None for one in requirements)
+        if any(_reason_not_counted(one, answer, requesters) is None for one in requirements)
     )
 
 
@@ -69,7 +69,7 @@ def requesters_of(principal: str, owner: str | None) -> frozenset[str]:
     return frozenset({principal} if owner is None else {principal, owner})
 
 
-def reason_not_counted(
+def _reason_not_counted(
     requirement: Requirement, answer: Answer, requesters: AbstractSet[str]
 ) -> str | None:
     """Return in words why an answer does not count for a requirement; None where it counts."""
@@ -110,7 +110,7 @@ def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> 
     requesters, verdict = frozenset(request.requesters), answer.approval.verdict
     if verdict == "reject" and may_reject(answer.approval.approver, request, roster):
         return
-    reasons = [reason_not_counted(one, answer, requesters) for one in request.requirements]
+    reasons = [_reason_not_counted(one, answer, requesters) for one in request.requirements]
     if all(reason is not None for reason in reasons):
         what = "approval" if verdict == "approve" else "rejection"
         advice = "" if answer.approver is not None else _advice(request, roster)

@@ -52,7 +52,7 @@ class StoredRequest(NamedTuple):
 
 
 class Approvals(Protocol):
-    """A store of requests that all processes of a state share.
+    """What calls need of a store of requests, which all processes of a state share.
 
     Each method raises ``StorageError``.
     """
@@ -74,20 +74,12 @@ class Approvals(Protocol):
         """Mark a request and its approvals as used, durably; return whether all were unused.
 
         ``request`` is the request on which the call rests. The store may hold another request
-        under the same key by now. Only one of ``spend`` and ``withdraw`` returns true for one
-        request.
+        under the same key by now. Only one of ``spend`` and ``InboxStore.withdraw``
+        returns true for one request.
         """
 
     def is_alone(self, request: ApprovalRequest) -> bool:
         """Return whether only one call in the log rests on a request."""
-
-    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
-        """Mark a request as withdrawn, durably; return whether no call has used the request.
-
-        Where the method returns true, no call can use the request afterwards, and it is removed
-        from under ``key`` (None where the store does not hold the request). A withdrawn request can
-        be withdrawn again.
-        """
 
     def remove(self, key: str) -> None:
         """Remove the request under ``key``, with its answers, once its call is decided."""

@@ -36,7 +36,7 @@ class FileJournal:
     raises ``StorageError``.
     """
 
-    def __init__(self, state: Path, keys: Keys, ledger: Ledger | None = None) -> None:
+    def __init__(self, state: Path, keys: Keys, ledger: Ledger) -> None:
         seal = Seal(keys, _TYPE, "page", _MAX_BYTES)
         self._state = state
         self._entries = SignedFolder(state / FOLDER, seal, _REMEDY)
@@ -62,35 +62,30 @@ class FileJournal:
         entry = self._entries.read(key, JournalEntry.loads)
         if entry is None:
             return self._missing(key)
-        if self._ledger is None or entry.invocation_id not in self._ledger.restrictions.erased:
+        if entry.invocation_id not in self._ledger.restrictions.erased:
             return entry
         return JournalEntry(entry.invocation_id, "unreplayable")  # its result was erased
 
     def _missing(self, key: str) -> JournalEntry | None:
         """Return what the log says of a call without an entry; refuse one that has run."""
-        if self._ledger is None:
-            return None
         name, restrictions = bytes.fromhex(self.name(key)), self._ledger.restrictions
-        beginner = self._ledger.begun(key)
-        is_unsettled = restrictions.unsettled_call(name) is not None
-        if beginner is None and name not in restrictions.names and not is_unsettled:
+        beginner, open_call = self._ledger.begun(key), restrictions.unsettled_call(name)
+        if beginner is None and name not in restrictions.names and open_call is None:
             return None
         restrictions = self._ledger.read_on()  # the call may be settled by now
-        is_unsettled = restrictions.unsettled_call(name) is not None
-        if name in restrictions.names or (beginner == "parent" and not is_unsettled):
+        open_call = restrictions.unsettled_call(name)
+        if name in restrictions.names or (beginner == "parent" and open_call is None):
             message = (
                 "the log says that this call has run already, and its journal entry "
                 f"{self._entries.folder / key} is gone: restore the file, or go on without the "
                 "call's result"
             )
             raise StorageError(message, code="journal.missing")
-        open_call = restrictions.unsettled_call(name)
         return JournalEntry(open_call.invocation_id, "begun") if open_call is not None else None
 
     def begin(self, key: str, invocation_id: str) -> bool:
         """Record, durably, that a call begins; return False where the call has an entry already."""
-        if self._ledger is not None:
-            self._ledger.begin(key)
+        self._ledger.begin(key)
         return self._entries.add(key, JournalEntry(invocation_id, "begun").dumps())
 
     def finish(self, key: str, entry: JournalEntry) -> None:
@@ -100,8 +95,7 @@ class FileJournal:
     def forget(self, key: str) -> None:
         """Let a call be made anew."""
         self._entries.remove(key)
-        if self._ledger is not None:
-            self._ledger.forget(key)
+        self._ledger.forget(key)
 
     def settle(self, invocation_id: str, *, ran: bool) -> None:
         """Record that a call ran, without a result to hand out, or let the call be made anew."""

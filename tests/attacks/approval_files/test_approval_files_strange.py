@@ -128,7 +128,7 @@ def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
 def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
     home = desk.place.take_up()
     state, keys = tmp_path / "s", lambda: _keys(home)
-    runs, journal = FileRuns(state, keys), FileJournal(state, keys)
+    runs, journal = FileRuns(state, keys), FileJournal(state, keys, home.ledger())
     runs.write("a", b"1")
     (path,) = (tmp_path / "s" / "runs").iterdir()
     path.unlink()
