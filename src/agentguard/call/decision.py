@@ -155,7 +155,7 @@ class Decision:
     @property
     def is_final(self) -> bool:
         """Whether the same call can't run later, with an answer, a delegation or a repair."""
-        return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
+        return self.code not in _UNDECIDED and not self.is_failure
 
     @property
     def is_failure(self) -> bool:

@@ -59,9 +59,7 @@ class ClientParts:
     Raises ``ServerError``, and ``ConfigError`` as ``require_separate_threads``.
     """
 
-    def __init__(
-        self, link: Link, telemetry: Settings, on_request: OnRequest | None = None
-    ) -> None:
+    def __init__(self, link: Link, telemetry: Settings, on_request: OnRequest | None) -> None:
         require_separate_threads()
         greeting = link.connect()
         self._link = link

@@ -1,4 +1,4 @@
-"""The async driver of the ports, on an event loop; the sync one is in ``drive.py``.
+"""The async driver of a guarded call, on an event loop; the sync one is in ``drive.py``.
 
 The driver waits for disks, look-ups and policy servers in threads of the guard's own, off the
 loop: an application's sync tools must not starve them. What a guard keeps in memory is written on

@@ -81,7 +81,7 @@ class Runtime:
         domain: Domain,
         callbacks: Callbacks,
         *,
-        is_server: bool = False,
+        is_server: bool,
     ) -> None:
         self._is_server = is_server
         self._claim: Callable[[], None] = _nothing

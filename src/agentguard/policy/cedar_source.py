@@ -187,9 +187,10 @@ def _approval(label: str, annotations: Mapping[str, str]) -> Mapping[str, object
     )
     for name in ("approvers", "roles"):
         if name in annotations:
-            requirement[name] = [item.strip() for item in annotations[name].split(",")]
-            if "" in requirement[name]:  # type: ignore[operator]
+            names = [item.strip() for item in annotations[name].split(",")]
+            if "" in names:
                 raise _invalid(f"{label}: @{name} lists names with commas between them")
+            requirement[name] = names
     for name in _NUMBERS & annotations.keys():
         if not (
             annotations[name].isascii()

@@ -21,7 +21,7 @@ from agentguard.proof.presentation import (
     proof_headers,
     prove_request,
 )
-from agentguard.proof.receipt import NO_KEYS, Answer, ReceiptKeys
+from agentguard.proof.receipt import Answer, ReceiptKeys
 from agentguard.proof.target import Target
 from agentguard.signing.canonical import sha256_hex
 
@@ -32,9 +32,7 @@ A client copies the extensions to the request after a redirect.
 """
 
 
-def send(
-    audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys = NO_KEYS
-) -> Any:
+def send(audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys) -> Any:
     """Send a request with ``transport``; return the response.
 
     The request has a proof of its own if the URL is in an audience. If ``receipts`` has keys of the
@@ -75,9 +73,7 @@ def _send_proved(transport: Any, request: Any, base: Target) -> tuple[Any, Reque
     return transport.handle_request(_proved(request, proof_headers(proof))), proof
 
 
-async def asend(
-    audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys = NO_KEYS
-) -> Any:
+async def asend(audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKeys) -> Any:
     """Send a request as ``send`` does, on asyncio.
 
     The guard signs in a thread, because the guard may wait for a disk or for a guard server.

@@ -145,10 +145,6 @@ class ReceiptKeys:
         return verify(token, answer, self._keys[base], server=base.uri)
 
 
-NO_KEYS: Final = ReceiptKeys({}, ())
-"""No server has to sign its answers."""
-
-
 def missing(status: int) -> ProofError:
     """Return the error for an answer without a receipt."""
     message = f"the server has answered {status} without a receipt, which it has to sign"

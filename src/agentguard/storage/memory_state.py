@@ -28,7 +28,7 @@ from agentguard.storage.revocations import COUNTING
 class MemoryApprovals:
     """The ``Approvals`` of a guard in memory."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008  a value
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._requests: dict[str, StoredRequest] = {}
         self._used: set[str] = set()

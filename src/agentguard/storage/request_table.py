@@ -113,9 +113,7 @@ class RequestTable:
         with _errors():
             self._connection.executescript(_SCHEMA)
 
-    def add_sent(
-        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None = None
-    ) -> None:
+    def add_sent(self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None) -> None:
         """Add a request of the agent's log.
 
         ``sha256`` (hex) is the digest of the proof. ``parts`` stands for all that both logs say of
@@ -125,7 +123,7 @@ class RequestTable:
         self._add("sent", sha256, place, parts, reason)
 
     def add_received(
-        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None = None
+        self, sha256: str, place: LogPlace, parts: bytes, *, reason: str | None
     ) -> None:
         """Add an accepted request of the receiver's log; the arguments are as in ``add_sent``."""
         self._add("received", sha256, place, parts, reason)

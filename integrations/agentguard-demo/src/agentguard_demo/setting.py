@@ -165,7 +165,7 @@ class Setting:
         return self.directory / "tampered"
 
 
-def create_setting(directory: Path, *, is_served: bool = False) -> Setting:
+def create_setting(directory: Path, *, is_served: bool) -> Setting:
     """Create all files and folders in ``directory``, which must be empty or absent.
 
     ``is_served`` is for a guard in a server, whose socket is in the directory, too.

@@ -109,7 +109,7 @@ def hidden_factories(kind: type) -> tuple[str, ...]:
     return tuple(name for name, factory in factories.items() if varies(factory))
 
 
-def with_marks(value: Any, *, is_seen: bool = False) -> Any:
+def with_marks(value: Any, *, is_seen: bool) -> Any:
     """Return ``value`` with a mark for each value that a factory made in its models.
 
     ``is_seen`` says that code of the author's saw the value as a whole: then no mark is set.

@@ -61,7 +61,7 @@ def turn_of(messages: Sequence[AnyMessage], call_id: str | None) -> Turn | None:
     return None
 
 
-def messages_of(state: object, key: str = "messages") -> list[AnyMessage]:
+def messages_of(state: object, key: str) -> list[AnyMessage]:
     """Return the messages of a graph's state: a mapping, an object with attributes, or a list."""
     if isinstance(state, Mapping):
         messages = state.get(key)

@@ -38,7 +38,7 @@ def read(path: Path, limit: int = LONGEST) -> bytes:
     return data
 
 
-def read_or_stdin(path: Path, limit: int = -1) -> bytes:
+def read_or_stdin(path: Path, limit: int) -> bytes:
     """Read a file, or stdin for ``-``, up to a number of bytes; raises as ``read`` does."""
     if is_stream(path):
         return sys.stdin.buffer.read(limit)

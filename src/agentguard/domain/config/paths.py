@@ -22,7 +22,7 @@ def resolve(base: Path, text: str) -> Path:
         raise ConfigError(message) from error
 
 
-def require_outside(anchor: Path | None, state: Path, where: str = "") -> None:
+def require_outside(anchor: Path | None, state: Path, where: str) -> None:
     """Refuse an anchor inside the state: a rollback of the state would roll the anchor back, too.
 
     ``where`` is the beginning of the message. Raises ``ConfigError`` (``anchor.inside``).

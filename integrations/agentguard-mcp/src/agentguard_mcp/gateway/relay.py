@@ -80,7 +80,7 @@ class Relay:
         server: Peer,
         make_calls: Callable[[Ask], Calls],
         *,
-        joins_retries: bool = True,
+        joins_retries: bool,
     ) -> None:
         self._settings = settings
         self._client = client
