@@ -235,7 +235,7 @@ def filled(template, found):
 
 @OF_THE_DEMO
 def test_each_link_of_the_page_shows_a_command_that_runs(demo):
-    """The patterns of deploy/jaeger-ui.json, on a span for each decision (allow, deny, approval)."""
+    """The patterns of deploy/jaeger-ui.json, on a span of each decision: allow, deny, approval."""
     folder, file, _ = demo
     (trace,) = json.loads(file.read_text())["data"]
     patterns = json.loads((ROOT / "deploy" / "jaeger-ui.json").read_text())["linkPatterns"]
