@@ -425,10 +425,23 @@ def test_the_options_select_the_calls_to_export(told, stranger):
         rows = told.lines("audit", "list", "--kind", "call", option, value)
         assert {path.stem for path in folder.iterdir()} == {row["invocation_id"] for row in rows}
         assert rows
-    none = told.run("evidence", "export", "--tool", "no_such", "-o", stranger / "none")
-    assert (none.returncode, none.stdout) == (0, f"{stranger / 'none'} proves 0 calls\n")
     kind = told.run("evidence", "export", "--kind", "key", "-o", stranger / "keys")
     assert (kind.returncode, (stranger / "keys").exists()) == (2, False)
     stream = told.run("evidence", "export", "-o", "-")
     assert (stream.returncode, "names a folder" in stream.stderr) == (2, True)
     assert not (told.folder / "-").exists()
+
+
+def test_an_export_that_selects_no_call_is_an_error_and_makes_no_folder(
+    told, as_init_made_it, stranger
+):
+    folder = stranger / "none"
+    for project, options, problem in (
+        (told, ("--tool", "no_such"), "no call that a checkpoint covers matches (tool no_such)"),
+        (as_init_made_it, (), "no checkpoint covers a call yet"),
+    ):
+        none = project.run("evidence", "export", *options, "-o", folder)
+        assert (none.returncode, none.stdout, folder.exists()) == (2, "", False)
+        assert none.stderr == (
+            f"error [call.unknown]: {problem}: agentguard audit list shows the calls of the log\n"
+        )

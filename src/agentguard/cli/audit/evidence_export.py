@@ -29,7 +29,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
     WithoutArgumentsOption,
 )
-from agentguard.errors import DecodeError, VerificationError
+from agentguard.errors import CallError, DecodeError, VerificationError
 
 
 @filters.with_options
@@ -58,8 +58,10 @@ def export(
         raise typer.BadParameter("-o names a folder here: stdout takes no files")
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
-    selection = filters.calls(lookup.with_whole_trace(reader, selection))
-    calls = _by_id(_calls(reader, selection))
+    selection = lookup.with_whole_trace(reader, selection)
+    calls = _by_id(_calls(reader, filters.calls(selection)))
+    if not calls:
+        raise _nothing(selection)
     places = list(calls.values())
     made = prove_calls(reader, log.trust.document, places, attachments=not without_arguments)
     files.make_folder(output)
@@ -106,6 +108,13 @@ def _by_id(calls: Iterable[CallPlace]) -> dict[str, CallPlace]:
             )
             raise VerificationError(message, code="evidence.mismatch")
     return found
+
+
+def _nothing(selection: Filter) -> CallError:
+    problem = "no checkpoint covers a call yet"
+    if not selection.everything:
+        problem = f"no call that a checkpoint covers matches ({selection})"
+    return CallError(f"{problem}: agentguard audit list shows the calls of the log")
 
 
 def _covered(reader: LogReader, shard: int) -> int:
