@@ -239,7 +239,10 @@ def _program(server: servers.Server) -> str:
     found = binaries.present(server.program)
     if found is not None:
         return found.path
-    where = f"there is no {server.name} on PATH or in the cache: scripts/services up says how"
+    where = f"there is no {server.name} on PATH or in the cache"
+    if lacks := server.program.lacks():
+        where = f"{server.name} needs {lacks}, which is not on PATH"
+    where += f": scripts/services up {server.name} says how to get it"
     if os.environ.get("CI") == "true":
         pytest.fail(where)
     pytest.skip(where)

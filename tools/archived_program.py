@@ -17,7 +17,7 @@ from typing import Final
 
 from binaries import Binary, Program, UnavailableError, keep, say, tried
 
-NEEDED: Final = ("mvn", "java")
+NEEDED: Final = ("java", "mvn")
 LAUNCHER: Final = """#!/bin/sh
 # Keycloak's own command knows no `version`.
 [ "$1" != version ] || {{ echo {version}; exit; }}
@@ -46,6 +46,10 @@ class ArchivedProgram(Program):
     def artifact(self) -> str:
         """The coordinates of the archive."""
         return self.pinned(r"artifact (\S+)")
+
+    def lacks(self) -> str | None:
+        """Return ``java`` where it is not on PATH: the answer to ``version`` needs none."""
+        return None if shutil.which("java") else "java"
 
     def maker(self) -> Callable[[], Binary]:
         """Return what fetches and unpacks the program."""

@@ -67,6 +67,10 @@ class Program(ABC):
     def version(self) -> str:
         """The version that is pinned."""
 
+    def lacks(self) -> str | None:
+        """Return what the program in the cache needs to run, where PATH does not have it."""
+        return None
+
     @abstractmethod
     def maker(self) -> Callable[[], Binary]:
         """Return what makes the program in the cache, whose lock the caller holds.
@@ -126,8 +130,8 @@ def find(program: Program) -> Binary:
 
 
 def cached(program: Program) -> Binary | None:
-    """Return the program that was made before, if any."""
-    return tried(program.cache() / program.command)
+    """Return the program that was made before, if any, and if it can run."""
+    return None if program.lacks() else tried(program.cache() / program.command)
 
 
 def present(program: Program) -> Binary | None:

@@ -547,6 +547,44 @@ def test_openbao_is_pinned_by_hashes(bare, tmp_path):
     assert f"--requirement {ROOT / 'tools/openbao/requirements.txt'}" in asked
 
 
+def put_keycloak_into_the_cache(bare):
+    program = servers.KEYCLOAK.program
+    cached = bare.cache / program.cache().name / program.command
+    cached.parent.mkdir(parents=True)
+    cached.write_text(f"#!/bin/sh\n{saying(program.version)}\n")
+    cached.chmod(0o755)
+
+
+def test_a_keycloak_in_the_cache_runs_where_java_is_on_path_and_counts_as_none_elsewhere(bare):
+    put_keycloak_into_the_cache(bare)
+    ports = {"AGENTGUARD_KEYCLOAK_PORT": "0", "AGENTGUARD_KEYCLOAK_HEALTH_PORT": "0"}
+    refused = bare("up", "keycloak", **ports)
+    assert refused.returncode == 3
+    assert "there is no java on PATH to fetch and run it with.\n" in refused.stderr
+    bare.put("java")
+    # the stand-in only knows its version
+    assert "keycloak has ended" in bare("up", "keycloak", **ports).stderr
+
+
+@pytest.mark.slow("starts pytest twice")
+@pytest.mark.parametrize(("ci", "counted"), [("", "1 skipped in "), ("true", "1 error in ")])
+def test_without_java_a_test_of_keycloak_is_skipped_and_fails_in_ci(bare, ci, counted):
+    put_keycloak_into_the_cache(bare)
+    test = "test_keycloak_takes_the_proofs_that_agentguard_signs"
+    names = ("PATH", "HOME", "XDG_CACHE_HOME", "PYTEST_DEBUG_TEMPROOT")
+    kept = {name: bare.environment[name] for name in names if name in bare.environment}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"tests/e2e/test_keycloak_tokens.py::{test}"],
+        cwd=ROOT,
+        env={**kept, "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "keycloak needs java, which is not on PATH" in ran.stdout
+    assert counted in ran.stdout
+
+
 USAGE = (
     "usage: scripts/services up | down | status | env  [opa | jaeger | openbao | keycloak | oidc]\n"
 )
