@@ -123,12 +123,11 @@ def test_a_call_whose_session_ends_meanwhile_does_not_begin(parts, session, monk
 
 
 SLOW = """
-import time
 from agentguard.server import session
 follow = session.Session.follow
 def slow(*rest):
     print("a session follows", flush=True)
-    time.sleep(0.5)
+    open("pipe").close()  # waits until the test opens the pipe, too
     follow(*rest)
 session.Session.follow = slow
 """
@@ -138,6 +137,8 @@ def test_a_client_joins_its_session_while_a_reload_is_under_way(founded):
     own = f"[clients.own]\nuid = {os.getuid()}\nagents = ['clerk']\n\n"
     path = founded.folder / "agentguard.toml"
     path.write_text(path.read_text("utf-8").replace("[server]", own + "[server]"), "utf-8")
+    pipe = founded.folder / "pipe"
+    os.mkfifo(pipe)
     founded.start(SLOW)
     guard = founded.connect()
     agent, link = guard.new_agent("clerk"), guard._parts._link
@@ -154,8 +155,11 @@ def test_a_client_joins_its_session_while_a_reload_is_under_way(founded):
         assert runs.wait(30)
         reload = pool.submit(link.request, {"op": "reload"})
         founded.wait_for(lambda: "a session follows" in founded.said())
-        link.connect()  # one more connection
-        assert not reload.done()
+        try:
+            link.connect()  # one more connection
+            assert not reload.done()
+        finally:
+            pipe.write_text("")
         goes_on.set()
         assert call.result() == "done"
         reload.result()
