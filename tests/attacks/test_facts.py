@@ -105,3 +105,19 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
             "task-7",
             agent.id,
         )
+
+
+@pytest.mark.parametrize(("size", "code"), [(3 << 20, ""), (20 << 20, "facts.too_large")])
+def test_facts_that_no_row_of_the_log_can_hold_leave_a_denial_on_record(place, ran, size, code):
+    with place.open() as guard:
+        tool = guard.tool(name="note", facts=lambda _call: {"more": "x" * size})(ran.append)
+        agent = guard.new_agent("reader")
+        if code:
+            with pytest.raises(Denied) as caught:
+                agent.call(tool, 1)
+            assert caught.value.code == code
+        else:
+            agent.call(tool, 1)
+    assert place.seen().codes == [("deny" if code else "allow", code)]
+    assert ran == ([] if code else [1])
+    assert place.examine().problems == ()

@@ -27,6 +27,9 @@ DEFAULT_QUERY: Final = "data.agent.authz"
 QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
 """The form of a package's path, for ``fullmatch``."""
 
+MAX_INPUT: Final = 4 << 20
+"""The most bytes of a policy's input, which the log and the evidence of a call have to hold."""
+
 MAX_AT_ONCE: Final = 256
 """The most evaluations by a server at a time; each has a connection, an async one a thread."""
 
@@ -74,7 +77,8 @@ def document(
     ``agent`` is the agent's canonical ``{id, name, type, instance, roles}``; ``delegation`` the
     canonical delegation, None on the agent's own authority; ``approval`` names the approvers, None
     before an approval was requested. Raises ``FactsError``: ``facts.conflict`` where a name at the
-    top level is reserved or used twice, ``facts.invalid`` where a fact is no JSON value.
+    top level is reserved or used twice, ``facts.invalid`` where a fact is no JSON value,
+    ``facts.too_large`` where the input would take more than ``MAX_INPUT``.
     """
     members: dict[str, object] = {
         "agent": agent,
@@ -100,7 +104,14 @@ def document(
         except EncodeError as error:
             message = f"tool {tool.name}: the fact {name!r} is no JSON value: {error}"
             raise FactsError(message, code="facts.invalid") from error
-    return canonical.dumps_record(members)
+    encoded = canonical.dumps_record(members)
+    if len(encoded) > MAX_INPUT:
+        message = (
+            f"tool {tool.name}: the policy's input takes {len(encoded)} bytes with its facts, and "
+            f"{MAX_INPUT} at most: look up what the policy reads, and no more"
+        )
+        raise FactsError(message, code="facts.too_large")
+    return encoded
 
 
 def _facts_of(tool: ToolSpec) -> dict[str, str]:
