@@ -392,6 +392,6 @@ def new_record(
     """Build an entry from its members; raises ``EncodeError`` (``entry.too_large``)."""
     body, kind, at = canonical.dumps_record(members), str(members["kind"]), str(members["at"])
     if len(body) > canonical.MAX_BYTES:
-        message = f"a {kind} entry of {len(body)} bytes is too long to be read again"
+        message = f"an entry of the kind {kind} with {len(body)} bytes is too long to be read again"
         raise EncodeError(message, code="entry.too_large")
     return Record(body, entry_summary or Summary(kind, at), attachments)

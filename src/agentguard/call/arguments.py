@@ -44,6 +44,9 @@ from agentguard.signing.canonical import JSON
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """The deepest nesting of arguments: the policy's input, two levels deeper, must be valid JSON."""
 
+MAX_UNBOUND: Final = 16 * 1024
+"""The most bytes of the names of injected arguments, as JSON: each entry of a call has them."""
+
 _MUTABLE: Final = frozenset({list, dict})
 
 _FEW: Final = 64 * 1024
@@ -72,12 +75,18 @@ class Arguments:
 
     ``values`` are the JSON values, tags included, that the policy reads. ``encoded`` are their RFC
     8785 bytes, which the invocation commits to. ``unbound`` are the names of the parameters that
-    the framework injects, which are not part of the call.
+    the framework injects, which are not part of the call. Raises ``ArgumentsError`` for such names
+    that the log can't hold: ``arguments.unencodable``, or ``arguments.too_large`` past
+    ``MAX_UNBOUND``.
     """
 
     values: Mapping[str, JSON]
     encoded: bytes
     unbound: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.unbound:
+            _require_loggable(self.unbound)
 
     @classmethod
     def of(
@@ -93,7 +102,7 @@ class Arguments:
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
-        injected = _sorted_names(unbound) if unbound else ()
+        injected = tuple(sorted(unbound))
         members: dict[str, Any] = dict(values.items())
         if _are_plain(members):  # the usual case
             encoded = _dumps(members, canonical.dumps_record)
@@ -113,12 +122,17 @@ class Arguments:
         return _MUTABLE.isdisjoint(map(type, self.values.values()))
 
 
-def _sorted_names(unbound: Sequence[str]) -> tuple[str, ...]:
+def _require_loggable(unbound: Sequence[str]) -> None:
     try:
-        "".join(unbound).encode()
-    except UnicodeError as error:
+        size = len(canonical.dumps_record(unbound))
+    except EncodeError as error:
         raise ArgumentsError("the name of an injected argument is no text") from error
-    return tuple(sorted(unbound))
+    if size > MAX_UNBOUND:
+        message = (
+            f"the names of the injected arguments take {size} bytes, and {MAX_UNBOUND} at most may "
+            "stand in the log: let the tool have fewer, or shorter ones"
+        )
+        raise ArgumentsError(message, code="arguments.too_large")
 
 
 def encode_result(value: object) -> bytes | None:

@@ -7,6 +7,7 @@ process (records.md, "One call's bytes").
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,11 @@ from agentguard.signing import canonical, dsse
 
 SALT_SIZE: Final = 32
 """The length of the salt of a call's commitments, in bytes."""
+
+MAX_TASK_ID: Final = 1024
+"""The most bytes of a task's id."""
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class CallSite(NamedTuple):
@@ -64,11 +70,13 @@ class Invocation:
     error in place of the arguments, as ``bind`` does. ``binding`` binds the arguments once more,
     just before the tool runs, to detect a change since the decision; None skips that.
 
-    ``inside`` is the id of the guarded call whose tool makes this call, None for no such call.
+    ``inside`` is the id of the guarded call whose tool makes this call (32 hex digits), None for no
+    such call.
 
     ``refusal`` is a denial by the adapter itself, which is signed and recorded too: a person may
     have rejected the call in the framework's own dialogue. Raises ``ValueError`` for a refusal that
-    does not deny, because the call would run without a decision of the policy.
+    does not deny, because the call would run without a decision of the policy, and for ``inside``
+    without the form of an id, because the call's entry would not verify.
     """
 
     tool: ToolSpec
@@ -83,6 +91,8 @@ class Invocation:
         if self.refusal is not None and self.refusal.outcome != "deny":
             message = f"a refusal denies; one with the outcome {self.refusal.outcome!r} is none"
             raise ValueError(message)
+        if self.inside is not None and not _ID.fullmatch(self.inside):
+            raise ValueError("inside is the id of a call, which has 32 hex digits, or None")
 
     def is_unchanged(self) -> bool:
         """Bind the arguments once more; return whether they equal those that were decided on."""

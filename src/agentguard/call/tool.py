@@ -81,6 +81,9 @@ RESERVED: Final = frozenset(
 )
 """Agentguard's own names at the top level of the policy's input (policy-document.md, Input)."""
 
+MAX_NAME: Final = 2048
+"""The most characters of a tool's name, and of its origin."""
+
 MAX_RESOURCE: Final = 2048
 """The most characters of a resource, once its arguments are filled in and escaped."""
 
@@ -133,6 +136,12 @@ class ToolSpec:
             f"{self.name}{self.resource}{self.requires}".encode()
         except UnicodeError as error:
             raise ConfigError(f"tool {self.name!r}: its name or resource is no text") from error
+        for what, text in (("name", self.name), ("origin", self.origin)):
+            if len(text) > MAX_NAME:
+                message = (
+                    f"tool {self.name[:64]!r}: its {what} takes more than {MAX_NAME} characters"
+                )
+                raise ConfigError(message)
         if self.resource is not None:
             rest = _PLACEHOLDER.sub("", self.resource)
             if "{" in rest or "}" in rest or "{}" in self.resource:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from agentguard.call.invocation import MAX_TASK_ID
 from agentguard.delegation import attenuation, grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant, Hop
@@ -74,6 +75,8 @@ class Terms:
             )
         if task_id is not None and not isinstance(task_id, str):
             raise _malformed(f"task_id is {task_id!r}: give a text, or None for no task")
+        if task_id is not None and len(task_id.encode("utf-8", "surrogatepass")) > MAX_TASK_ID:
+            raise _malformed(f"task_id takes more than {MAX_TASK_ID} bytes: give a shorter one")
         if not is_integer(max_depth) or not 1 <= max_depth <= grant.MAX_DEPTH:
             message = f"max_depth is {max_depth!r}: give 1 to {grant.MAX_DEPTH} hops"
             raise DelegationError(message, code="delegation.depth")

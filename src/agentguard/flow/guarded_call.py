@@ -165,10 +165,10 @@ def _authorization(
     prepared, redactions = attempt.prepared, attempt.redactions
     try:
         return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
-    except EncodeError as error:  # the policy asks for more than an entry can hold
+    except EncodeError as error:  # policy or approvers say more than an entry can hold
         refusal = Decision.refusal(str(error), code="policy.malformed")
         refusal = yield from give_up(attempt, refusal)
-        ruling = ruling._replace(decision=refusal)
+        ruling = ruling._replace(decision=refusal, answers=(), evaluation=None)
         return log_entries.authorization(prepared, envelope, ruling, redactions, **names), ruling
 
 

@@ -19,7 +19,13 @@ from agentguard.approvals.request import request_key
 from agentguard.approvals.store import StoredRequest
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
-from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
+from agentguard.call.invocation import (
+    MAX_TASK_ID,
+    SALT_SIZE,
+    Invocation,
+    commitment,
+    timestamp,
+)
 from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.releases import Releases
@@ -36,9 +42,6 @@ from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""
-
-MAX_TASK_ID: Final = 1024
-"""Bytes of a task's id."""
 
 MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""

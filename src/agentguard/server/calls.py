@@ -190,7 +190,10 @@ def _arguments(header: Header, blobs: Blobs) -> Arguments | ArgumentsError:
         raise DecodeError(message, code="frame.malformed") from refused
     if not isinstance(members, dict):
         raise DecodeError("the arguments are no object", code="frame.malformed")
-    return Arguments(MappingProxyType(members), encoded, unbound)
+    try:
+        return Arguments(MappingProxyType(members), encoded, unbound)
+    except ArgumentsError as refused:  # the refusal is on record
+        return refused
 
 
 def _folder(header: Header) -> str | None:

@@ -417,6 +417,14 @@ def test_what_a_client_says_of_a_call_has_a_limit(mallory, goes_on, said):
     goes_on()
 
 
+def test_names_of_injected_arguments_that_are_too_long_leave_a_denial_on_record(mallory, goes_on):
+    names = mallory.agent("mole"), mallory.tool("note")
+    answer = mallory.call(*names, unbound=["x"] * 10_000).header
+    assert (answer["step"], answer["decision"]["code"]) == ("denied", "arguments.too_large")
+    assert mallory.call(*names, unbound=["x"] * 1_000).header["step"] == "run"  # the twin
+    goes_on()
+
+
 def test_what_a_client_says_of_its_calls_is_counted(mallory, goes_on):
     names, site = (mallory.agent("mole"), mallory.tool("note")), ["x" * 100_000, None, None, None]
     codes: set[str] = set()
@@ -444,6 +452,7 @@ def test_names_without_end_are_refused(mallory, place, goes_on):
     ):
         assert mallory.code("tool", tool=described("note", **members)) == "frame.too_large"
     assert mallory.code("tool", tool=described("x" * 2_000)) == "frame.too_large"
+    assert mallory.code("tool", tool=described("note", origin="x" * 400_000)) == "frame.malformed"
     assert mallory.code("tool", tool=described("note", requires=["read"])) is None
     before = rss(place)
     for number in range(5_000):
