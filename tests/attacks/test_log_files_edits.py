@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 
 import pytest
 from edited_logs import PASSPHRASE, anchor_of, change, change_in, file_of, problems, use
 
 from agentguard import StorageError
+from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
+from agentguard.audit.prove import prove_call
 from agentguard.audit.registry import seal_registry, verify_registry
 from agentguard.domain import administration, keystore
 from agentguard.domain.verify import examine
+from agentguard.errors import VerificationError
 from agentguard.storage import shard_file, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
@@ -93,6 +97,10 @@ EDITS = {
     "a summary names another tool": ("UPDATE summaries SET tool = 'x' WHERE idx = 10", 10),
     "a summary has another time": ("UPDATE summaries SET at = '1999' WHERE idx = 12", 12),
     "a summary hides a call": ("UPDATE summaries SET kind = 'key' WHERE idx = 14", 14),
+    "a summary makes a credential of a call": (
+        "UPDATE summaries SET kind = 'identity' WHERE idx = 14",
+        14,
+    ),
     "a summary is another's": (
         (
             "UPDATE summaries SET invocation_id ="
@@ -127,6 +135,21 @@ def test_every_edit_is_found_and_located(used, edit, at):
         # of what is found before, nothing was whole: but a checkpoint that is said twice
         earlier = [index for index in where if index is not None and index < at - 1]
         assert len(earlier) <= edit.count("ORDER BY size"), where
+
+
+@pytest.mark.parametrize("gone", [None, 0, 4, 7, 26])
+def test_of_a_log_that_lacks_an_entry_no_call_is_proved(used, gone):
+    """A call before the gap as little as one behind it: their proofs need all entries."""
+    trust = keystore.load_trust(used.config.state)
+    if gone is not None:
+        change(used, ("DELETE FROM entries WHERE idx = ?", [gone]))
+    with closing(StateReader(used.config.state)) as reader:
+        parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
+        calls = [read_authorization(one) for _index, one in parsed if one.kind == "authorization"]
+        for call in (calls[0], calls[-1]):
+            refused = pytest.raises(VerificationError, match="audit verify")
+            with refused if gone is not None else nullcontext():
+                prove_call(reader, trust, str(call.invocation_id))
 
 
 def test_older_checkpoints_are_not_asked_for(used, ran):

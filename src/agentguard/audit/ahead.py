@@ -219,6 +219,7 @@ def _keys(entries: Sequence[StoredEntry]) -> Sequence[PublicKey]:
     for stored in entries:
         if stored.summary is not None and stored.summary.kind == "identity":
             with suppress(AgentguardError):  # the verifier reports it in its order
-                token = parse_entry(stored.body).members["credential"]
-                keys.append(credential.read(str(token)).key)
+                entry = parse_entry(stored.body)
+                if entry.kind == "identity":  # the columns may name another kind
+                    keys.append(credential.read(str(entry.members["credential"])).key)
     return keys

@@ -108,7 +108,13 @@ class LogScan:
         return stored
 
     def proof(self, shard: Shard, index: int) -> tuple[bytes, ...]:
-        """Return the proof that a shard includes an entry (RFC 6962, 2.1.1)."""
+        """Return the proof that a shard includes an entry (RFC 6962, 2.1.1).
+
+        Raises ``VerificationError`` (``evidence.incomplete``) where an entry before it is gone.
+        """
+        if index >= shard.tree.size:
+            message = f"an entry of {shard.head.origin} before the entry {index} is gone"
+            raise VerificationError(message, code="evidence.incomplete")
         return self._kept_proof(shard, index)
 
     def _entry(self, shard: Shard, index: int) -> StoredEntry | None:
