@@ -14,15 +14,18 @@ from contextlib import closing, suppress
 import pytest
 from typer.testing import CliRunner
 
-from agentguard import Denied, StorageError
+from agentguard import Decision, Denied, StorageError
 from agentguard.audit import records, summary
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import parse_entry
+from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.commands import app
+from agentguard.errors import VerificationError
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -61,13 +64,14 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(guard._parts.runtime._ports.log, "enqueue", lambda _record: 1 / 0)
         agent.call(guard.tool(ran.append, name="note"), "in doubt")
-    ((index, body),) = [
-        (index, body)
-        for index, body in guard.reader().entries(0)
-        if parse_entry(body).kind == "authorization"
-    ][-1:]
-    call = read_authorization(parse_entry(body))
-    return index, call
+    return last_call(guard)
+
+
+def last_call(guard):
+    """Return the index of the newest authorization in the log, and its content."""
+    parsed = [(index, parse_entry(body)) for index, body in guard.reader().entries(0)]
+    index, entry = [(index, one) for index, one in parsed if one.kind == "authorization"][-1]
+    return index, read_authorization(entry)
 
 
 def in_doubt_by_columns(place):
@@ -179,11 +183,59 @@ def test_an_outcome_names_the_call_that_it_is_of(place, opened, agent, ran, monk
     assert (problem.index, "names another call" in problem.what) == (lie, True)
 
 
+def test_evidence_of_it_names_the_call_as_well(place, opened, agent, ran, monkeypatch):
+    """The log alone proves what its verification refuses, unless the evidence is asked, too."""
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    say(opened, agent, call.invocation_sha256, named="0" * 32, column=call.invocation_id)
+    with pytest.raises(VerificationError, match="names another call") as caught:
+        prove_call(opened.reader(), opened.trust, call.invocation_id)
+    assert caught.value.code == "statement.mismatch"
+
+
 def test_the_twin_names_it(place, opened, agent, ran, monkeypatch):
     _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
     say(opened, agent, call.invocation_sha256, named=call.invocation_id)
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
+    proved = verify_evidence(
+        prove_call(opened.reader(), opened.trust, call.invocation_id), opened.trust
+    )
+    assert proved.outcome is not None
+    assert proved.outcome.status == "not_run"
+
+
+@pytest.mark.parametrize("named", ["its own", "another"])
+def test_a_call_that_ran_is_not_said_not_to_have_run(place, opened, agent, ran, named):
+    """Two files with evidence would prove both: that the call returned, and that it did not run."""
+    agent.call(opened.tool(ran.append, name="note"), "ran")
+    opened.flush()
+    call = last_call(opened)[1]
+    assert place.examine().problems == ()
+    name = str(call.invocation_id) if named == "its own" else "0" * 32
+    lie = say(opened, agent, call.invocation_sha256, named=name)
+    (problem,) = place.examine().problems
+    assert (problem.index, "has an outcome already" in problem.what) == (lie, True)
+
+
+def test_a_call_that_was_denied_has_no_outcome(place, ran):
+    with place.open(lambda _call: Decision.deny("no")) as guard:
+        agent = guard.new_agent("reader")
+        with pytest.raises(Denied):
+            agent.call(guard.tool(ran.append, name="note"), "denied")
+        call = last_call(guard)[1]
+        assert place.examine().problems == ()
+        lie = say(guard, agent, call.invocation_sha256, named=str(call.invocation_id))
+    (problem,) = place.examine().problems
+    assert (problem.index, "was denied" in problem.what) == (lie, True)
+
+
+def test_what_was_not_run_is_said_once_and_not_ahead_of_the_call(place, opened, agent, ran):
+    """The twin is an interrupted call; here its outcome is repeated, or its call comes later."""
+    index = say(opened, agent, "0" * 64, named="0" * 32)
+    assert place.examine().problems == ()
+    again = say(opened, agent, "0" * 64, named="0" * 32)
+    assert again == index + 1
+    assert [problem.index for problem in place.examine().problems] == [again]
 
 
 # --- what an id is --------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ class ContentsVerifier:
     """Verifies the entries of one shard in their order, and collects what other shards need.
 
     ``invocations`` are the digests of all invocations and evaluations so far, also of the shards
-    before this one: each is signed once. Signatures are checked in entries from the time ``since``
-    on (seconds since the epoch).
+    before this one: each is signed once, and so is the outcome of an invocation that is not in the
+    log. Signatures are checked in entries from the time ``since`` on (seconds since the epoch).
     """
 
     shard: int
@@ -258,7 +258,7 @@ class ContentsVerifier:
         statements.check_call(call, issued, chain, at, signatures=signatures)
         self._require_announced(call)
         self.observed_calls += not call.enforced
-        self._require_first("invocation", call.invocation_sha256)
+        self._require_first(call.invocation_sha256, "the same invocation stands in the log before")
         answers = approval_checks.check_approvals(call, entry, self._roster_of(entry), issued, at)
         if call.allowed:
             if answers:
@@ -281,7 +281,7 @@ class ContentsVerifier:
             entry, self.trust, self.latest_time, signatures=self.checks_signatures
         )
         self._require_announced(read)
-        self._require_first("evaluation", read.sha256)
+        self._require_first(read.sha256, "the same evaluation stands in the log before")
         evaluations.check_chain(read, self._chain_of(read), at)
         return read.summary
 
@@ -298,10 +298,10 @@ class ContentsVerifier:
         names = late_calls.names_of(chain) if before is None else before.names
         self.latest_calls[chain.sha256] = LatestCall(at, index, names)
 
-    def _require_first(self, what: str, sha256: str) -> None:
+    def _require_first(self, sha256: str, problem: str) -> None:
         digest = bytes.fromhex(sha256)  # half the size of the text, for many calls
         if digest in self.invocations:
-            raise VerificationError(f"the same {what} stands in the log before")
+            raise VerificationError(problem)
         self.invocations.add(digest)
 
     def _chain_of(self, call: Authorization | LoggedEvaluation) -> Chain | None:
@@ -330,9 +330,7 @@ class ContentsVerifier:
         self._proofs.end(outcome.invocation_sha256)
         if call is None:
             return self._outcome_without_call(index, reading, entry, outcome)
-        statements.check_place(outcome, self.shard, call.place)
-        if outcome.invocation_id not in (None, call.invocation_id):
-            raise VerificationError("an outcome names another call than the one that it is of")
+        statements.check_outcome(outcome, self.shard, call.place, call.invocation_id)
         # the credential of the call's instance may have expired while the tool ran
         if self._is_unchecked(reading, call.issued):
             outcome.envelope.verify(call.issued.key)
@@ -349,6 +347,8 @@ class ContentsVerifier:
         """Check the outcome of a call that was interrupted before the authorization was durable."""
         if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
             raise VerificationError("an outcome without an authorised call that waits for one")
+        problem = "an outcome of a call that has an outcome already, or that was denied"
+        self._require_first(outcome.invocation_sha256, problem)
         signer = self._credentials.holder(outcome.envelope)
         if self._is_unchecked(reading, signer):
             outcome.envelope.verify(signer.key)

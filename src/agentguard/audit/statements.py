@@ -120,8 +120,13 @@ def must_be_signed(call: Authorization) -> bool:
     return call.signed or call.allowed or call.code != "signature.failed"
 
 
-def check_place(outcome: Outcome, shard: int, index: int) -> None:
-    """Check that an outcome names this place of the authorization, or no place."""
+def check_outcome(outcome: Outcome, shard: int, index: int, invocation_id: str | None) -> None:
+    """Check that an outcome names no other place of the authorization than this, and no other call.
+
+    Raises ``VerificationError``.
+    """
+    if outcome.invocation_id not in (None, invocation_id):
+        raise _mismatch("an outcome names another call than the one that it is of")
     place = outcome.predicate.get("authorization")
     members = place if isinstance(place, dict) else {}
     is_same = members == {"shard": shard, "index": index}

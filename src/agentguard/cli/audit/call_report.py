@@ -256,7 +256,9 @@ class _ReportBuilder:
             report.outcome_entry = log_entry
             report.outcome = outcome = read_outcome(log_entry.entry)
             with self._problem("the outcome does not hold"):
-                statements.check_place(outcome, report.shard, report.index)
+                statements.check_outcome(
+                    outcome, report.shard, report.index, report.call.invocation_id
+                )
                 if report.credential is not None:  # without one, that is a problem already
                     outcome.envelope.verify(report.credential.key)
             self._attach(log_entry.index, outcome.commitments)
