@@ -164,7 +164,7 @@ class Log:
         beside = self.beside.get(index, []) if shard == 0 else []
         return StoredEntry(index, self.shards_[shard][index], None, beside)
 
-    def search(self, shard: int, wanted: Search) -> Iterator[int]:
+    def search(self, shard: int, wanted: Search, **_options: object) -> Iterator[int]:
         """As if the columns knew nothing but the kind."""
         for index, body in enumerate(self.shards_[shard]):
             if parse_entry(body).kind == wanted.kind:

@@ -52,7 +52,7 @@ class Reader:
     def entry(self, _shard, index):
         return StoredEntry(index, self.bodies[index], self.columns[index], self.beside[index])
 
-    def search(self, _shard, wanted):
+    def search(self, _shard, wanted, **_options):
         return (at for at, about in enumerate(self.columns) if about and wanted.matches(about))
 
     def checkpoint(self, _shard):

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.find import read_entry_of_kind
+from agentguard.audit.find import read_entry_of_kind, search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError
@@ -47,12 +47,7 @@ def is_in_doubt(reader: LogReader, place: Place) -> bool:
         return False
     with suppress(DecodeError):
         call = read_authorization(located.entry)
-        search = Search("resolution", call.invocation_id)
-        for other in reader.shards():
-            for at in reader.search(other, search):
-                resolution = read_entry_of_kind(reader, other, at, "resolution")
-                if resolution is not None and statements.read_admin_statement(
-                    resolution.entry
-                ).is_of(shard, index, call):
-                    return False
+        for resolution in search_entries(reader, Search("resolution", call.invocation_id)):
+            if statements.read_admin_statement(resolution.entry).is_of(shard, index, call):
+                return False
     return True

@@ -8,7 +8,7 @@ entry. Nothing that these functions return has been verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -68,12 +68,10 @@ def find_call(
     ``progress`` is called only while entries are read. Raises ``StorageError``.
     """
     search = Search(kind="authorization", invocation_id=invocation_id)
-    for shard in reader.shards():
-        for index in reader.search(shard, search):
-            located = read_entry_of_kind(reader, shard, index, "authorization")
-            call = _as_call(located, invocation_id)
-            if call is not None:
-                return call
+    for located in search_entries(reader, search):
+        call = _as_call(located, invocation_id)
+        if call is not None:
+            return call
     try:
         text = canonical.dumps(invocation_id)
     except EncodeError:  # no entry holds what is no text
@@ -82,8 +80,9 @@ def find_call(
     for shard in reader.shards():
         for index, body in reader.entries(shard):
             progress(next(counter))
-            located = _as_located(shard, index, body, ("authorization",), text)
-            call = _as_call(located, invocation_id)
+            call = _as_call(
+                _as_located(shard, index, body, ("authorization",), text), invocation_id
+            )
             if call is not None:
                 return call
     return None
@@ -141,14 +140,8 @@ def entries_of_call(
     Where the columns lead to some of the entries, only these are returned;
     ``entries_about_call`` returns all. Raises ``StorageError``.
     """
-    search = Search(kind, call.invocation_id)
-    by_columns = [
-        located
-        for shard in shards
-        for index in reader.search(shard, search, after=after)
-        if (located := read_entry_of_kind(reader, shard, index, kind))
-        and _is_about(located.entry, call)
-    ]
+    found = search_entries(reader, Search(kind, call.invocation_id), shards, after=after)
+    by_columns = [located for located in found if _is_about(located.entry, call)]
     return by_columns or [
         located
         for shard in shards
@@ -203,10 +196,7 @@ def find_chain(reader: LogReader, digest: str, delegatee: str) -> Entry | None:
 def _delegations(reader: LogReader, shard: int, agent: str) -> Iterator[LocatedEntry]:
     """Yield the delegation entries of an agent by the columns, and then all of the shard."""
     search = Search(kind="delegation", agent=agent)
-    for index in reader.search(shard, search, newest_first=True):
-        located = read_entry_of_kind(reader, shard, index, "delegation")
-        if located is not None:
-            yield located
+    yield from search_entries(reader, search, [shard], newest_first=True)
     yield from scan_entries(reader, shard, ["delegation"])
 
 
@@ -240,17 +230,10 @@ def find_request(reader: LogReader, call: Authorization, entry: Entry) -> Locate
     search = Search(
         kind="request", agent=agent_name(call.agent), principal=call.principal, tool=call.tool
     )
-    by_columns = (
-        read_entry_of_kind(reader, shard, index, "request")
-        for shard in reader.shards()
-        for index in reader.search(shard, search)
-    )
     found = [
         one
-        for one in by_columns
-        if one is not None
-        and str(one.entry.members[member]) in values
-        and (ids or one.entry.at <= entry.at)
+        for one in search_entries(reader, search)
+        if str(one.entry.members[member]) in values and (ids or one.entry.at <= entry.at)
     ]
     if ids and not found:
         scanned = (
@@ -278,6 +261,26 @@ def entries_about_call(
     for located in scan_entries(reader, shard, kinds, text, after=after):
         if _is_about(located.entry, call):
             yield located
+
+
+def search_entries(
+    reader: LogReader,
+    search: Search,
+    shards: Iterable[int] | None = None,
+    *,
+    after: int = -1,
+    newest_first: bool = False,
+) -> Iterator[LocatedEntry]:
+    """Yield the entries to which the columns lead, shard by shard; ``shards`` None means all.
+
+    An entry that is malformed, or of another kind than ``search.kind``, is left out. ``after`` and
+    ``newest_first`` are those of ``LogReader.search``. Raises ``StorageError``.
+    """
+    for shard in reader.shards() if shards is None else shards:
+        for index in reader.search(shard, search, after=after, newest_first=newest_first):
+            located = read_entry_of_kind(reader, shard, index, str(search.kind))
+            if located is not None:
+                yield located
 
 
 def scan_entries(

@@ -21,7 +21,7 @@ from agentguard.approvals.status import (
 from agentguard.audit import approval_checks
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.find import LocatedEntry, entries_of_call, read_entry_of_kind
+from agentguard.audit.find import LocatedEntry, entries_of_call, search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError
@@ -69,13 +69,9 @@ def status_of_request(
 
 
 def _requests(reader: LogReader, request_id: str) -> Iterator[LocatedEntry]:
-    for shard in reader.shards():
-        for index in reader.search(shard, Search(kind="request"), newest_first=True):
-            located = read_entry_of_kind(reader, shard, index, "request")
-            if located is not None and str(located.entry.members["request_id"]).startswith(
-                request_id
-            ):
-                yield located
+    for located in search_entries(reader, Search(kind="request"), newest_first=True):
+        if str(located.entry.members["request_id"]).startswith(request_id):
+            yield located
 
 
 def _is_shown(request: Entry, shows: Shows) -> bool:
@@ -113,16 +109,10 @@ def _decision(
 
 def _asked_again(reader: LogReader, request: Entry, until: str) -> bool:
     """Return whether the call at the same site was asked about again before ``until``."""
-    search = Search(kind="request", since=request.at, until=until)
-    later = (
-        read_entry_of_kind(reader, shard, index, "request")
-        for shard in reader.shards()
-        for index in reader.search(shard, search)
-    )
+    later = search_entries(reader, Search(kind="request", since=request.at, until=until))
     members = request.members
     return any(
-        one is not None
-        and one.entry.members["call_site"] == members["call_site"]
+        one.entry.members["call_site"] == members["call_site"]
         and one.entry.members["request_id"] != members["request_id"]
         for one in later
     )
@@ -138,12 +128,7 @@ def _decisions(reader: LogReader, request: Entry) -> Iterator[tuple[LocatedEntry
         tool=about.tool,
         since=request.at,
     )
-    located = (
-        read_entry_of_kind(reader, shard, index, "authorization")
-        for shard in reader.shards()
-        for index in reader.search(shard, search)
-    )
-    for one in sorted((one for one in located if one is not None), key=lambda one: one.entry.at):
+    for one in sorted(search_entries(reader, search), key=lambda one: one.entry.at):
         with suppress(DecodeError):
             yield one, read_authorization(one.entry)
 

@@ -20,7 +20,7 @@ from agentguard.audit.ahead import EntryReader
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
-from agentguard.audit.find import entries_of_call, read_entry_of_kind
+from agentguard.audit.find import LocatedEntry, entries_of_call, search_entries
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
 from agentguard.audit.late_calls import late_calls
 from agentguard.audit.log import LogReader
@@ -159,22 +159,21 @@ class _LogVerification:
                 continue
             for search in searches:
                 with suppress(StorageError):  # the walk has reported what can't be read
-                    indices = self.reader.search(report.shard, search._replace(since=since))
-                    for index in indices:
-                        self._require_approved(report.shard, index, digests)
+                    recent = search._replace(since=since)
+                    for found in search_entries(self.reader, recent, [report.shard]):
+                        self._require_approved(found, digests)
 
-    def _require_approved(self, shard: int, index: int, digests: AbstractSet[str]) -> None:
-        found = read_entry_of_kind(self.reader, shard, index, "authorization")
-        if found is None or found.entry.members["approvals"] != []:
+    def _require_approved(self, found: LocatedEntry, digests: AbstractSet[str]) -> None:
+        if found.entry.members["approvals"] != []:
             return
         with suppress(AgentguardError):  # the walk has reported what can't be read
             call = read_authorization(found.entry)
             if call.call_sha256 not in digests:
                 return
-            for ended in entries_of_call(self.reader, "outcome", call, [shard]):
+            for ended in entries_of_call(self.reader, "outcome", call, [found.shard]):
                 if read_outcome(ended.entry).status != "not_run":
                     what = "a call that people were asked to approve ran, and rests on no answer"
-                    self.problems.append(Problem(shard, ended.index, what))
+                    self.problems.append(Problem(found.shard, ended.index, what))
 
     def _find_unregistered(
         self, reports: Sequence[ShardReport], registered: frozenset[int]

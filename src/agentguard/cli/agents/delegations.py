@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agentguard.audit import statements
 from agentguard.audit.entry import Entry, parse_time
-from agentguard.audit.find import read_entry_of_kind
+from agentguard.audit.find import search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row, phrases
@@ -105,12 +105,10 @@ def is_known(reader: LogReader, name: str) -> bool:
     them, and these are too many to read.
     """
     for kind, names_in in (("identity", _names_in_identity), ("delegation", _names_in_delegation)):
-        for shard in reader.shards():
-            for index in reader.search(shard, Search(kind=kind)):
-                place = read_entry_of_kind(reader, shard, index, kind)
-                with suppress(AgentguardError):
-                    if place is not None and name in names_in(place.entry):
-                        return True
+        for located in search_entries(reader, Search(kind=kind)):
+            with suppress(AgentguardError):
+                if name in names_in(located.entry):
+                    return True
     return False
 
 
@@ -125,12 +123,9 @@ def _names_in_delegation(parsed: Entry) -> frozenset[str]:
 
 
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
-    for shard in reader.shards():
-        for index in reader.search(shard, Search(kind="delegation", agent=uri)):
-            place = read_entry_of_kind(reader, shard, index, "delegation")
-            if place is not None:
-                with suppress(AgentguardError):
-                    at = parse_time(place.entry.at)
-                    chain = statements.check_delegation(place.entry, trust, at)
-                    if chain.leaf.delegatee == uri:
-                        yield chain
+    for located in search_entries(reader, Search(kind="delegation", agent=uri)):
+        with suppress(AgentguardError):
+            at = parse_time(located.entry.at)
+            chain = statements.check_delegation(located.entry, trust, at)
+            if chain.leaf.delegatee == uri:
+                yield chain

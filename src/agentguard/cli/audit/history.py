@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from agentguard.audit import checkpoint, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry, parse_entry, parse_time
-from agentguard.audit.find import read_body, read_entry_of_kind
+from agentguard.audit.find import read_body, read_entry_of_kind, search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Search
@@ -168,11 +168,9 @@ class History:
         """Yield the entries of a kind that belong to a call, as the columns say."""
         if call.invocation_id is None:
             return
-        for index in self._reader.search(shard, Search(kind, call.invocation_id)):
-            log_entry = read_entry_of_kind(self._reader, shard, index, kind)
-            if log_entry is not None:
-                with suppress(AgentguardError):  # it becomes a row of the kind damaged
-                    yield read(log_entry.entry)
+        for located in search_entries(self._reader, Search(kind, call.invocation_id), [shard]):
+            with suppress(AgentguardError):  # it becomes a row of the kind damaged
+                yield read(located.entry)
 
     def _outcome(self, row: Row, parsed: Entry) -> Row:
         read = read_outcome(parsed)

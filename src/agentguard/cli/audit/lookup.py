@@ -20,6 +20,7 @@ from agentguard.audit.find import (
     read_entry_of_kind,
     running_call,
     scan_entries,
+    search_entries,
 )
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
@@ -151,9 +152,8 @@ def credentials(
     """Yield the identity entries of a call's agent before the call, the newest first."""
     search = Search(kind="identity", agent=call.agent)
     is_empty = True
-    for index in reader.search(before.shard, search, newest_first=True):
-        log_entry = read_entry_of_kind(reader, before.shard, index, "identity")
-        if log_entry is not None and index < before.index and _is_of(log_entry.entry, call.agent):
+    for log_entry in search_entries(reader, search, [before.shard], newest_first=True):
+        if log_entry.index < before.index and _is_of(log_entry.entry, call.agent):
             is_empty = False
             yield log_entry
     if is_empty:

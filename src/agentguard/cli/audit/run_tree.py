@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from agentguard.approvals.answer import Approval
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.find import LocatedEntry, find_delegation, read_entry_of_kind
+from agentguard.audit.find import LocatedEntry, find_delegation, search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
@@ -218,22 +218,22 @@ class _RunReader:
         if call.invocation_id is None or not call.allowed:
             return ()
         names = dict[str, None]()
-        for index in self._reader.search(row.shard, Search("secret", call.invocation_id)):
-            located = read_entry_of_kind(self._reader, row.shard, index, "secret")
+        search = Search("secret", call.invocation_id)
+        for located in search_entries(self._reader, search, [row.shard]):
             with suppress(AgentguardError):
-                release = read_release(located.entry) if located is not None else None
-                if release is not None and release.call.invocation_sha256 == call.invocation_sha256:
+                release = read_release(located.entry)
+                if release.call.invocation_sha256 == call.invocation_sha256:
                     names[release.name] = None
         return tuple(names)
 
     def _outcome(self, row: Row, call: Authorization) -> Outcome | None:
         if call.invocation_id is None:
             return None
-        for index in self._reader.search(row.shard, Search("outcome", call.invocation_id)):
-            located = read_entry_of_kind(self._reader, row.shard, index, "outcome")
+        search = Search("outcome", call.invocation_id)
+        for located in search_entries(self._reader, search, [row.shard]):
             with suppress(AgentguardError):
-                outcome = read_outcome(located.entry) if located is not None else None
-                if outcome is not None and outcome.invocation_sha256 == call.invocation_sha256:
+                outcome = read_outcome(located.entry)
+                if outcome.invocation_sha256 == call.invocation_sha256:
                     return outcome
         return None
 

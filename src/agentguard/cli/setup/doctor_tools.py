@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.find import read_entry_of_kind
+from agentguard.audit.find import search_entries
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.setup.finding import Finding
@@ -39,16 +39,12 @@ def read(reader: LogReader) -> ToolsOfLog:
     """Read the calls of a log whose entries were verified before; raises ``StorageError``."""
     by_id: dict[str | None, tuple[str, str]] = {}
     inside: list[tuple[str, str]] = []
-    for shard in reader.shards():
-        for index in reader.search(shard, Search(kind="authorization")):
-            log_entry = read_entry_of_kind(reader, shard, index, "authorization")
-            if log_entry is None:
-                continue
-            with suppress(AgentguardError):
-                call = read_authorization(log_entry.entry)
-                by_id[call.invocation_id] = call.tool, call.agent
-                if call.inside is not None:
-                    inside.append((call.inside, call.agent))
+    for located in search_entries(reader, Search(kind="authorization")):
+        with suppress(AgentguardError):
+            call = read_authorization(located.entry)
+            by_id[call.invocation_id] = call.tool, call.agent
+            if call.inside is not None:
+                inside.append((call.inside, call.agent))
     around = ((by_id.get(invocation_id), agent) for invocation_id, agent in inside)
     handed_on = {outer[0] for outer, agent in around if outer is not None and outer[1] != agent}
     return ToolsOfLog(frozenset(tool for tool, _agent in by_id.values()), frozenset(handed_on))
