@@ -27,7 +27,7 @@ Commitments = Mapping[str, JSON]
 """The commitments of an entry: SHA-256 (hex) by role, null for no data."""
 
 
-class Evaluation(NamedTuple):
+class EvaluationReport(NamedTuple):
     """The report of a policy server on one evaluation; nobody else vouches for these texts.
 
     ``decision_id`` is the evaluation's id in the server's own log, ``version`` the version of the
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
     revisions: Mapping[str, str | None]
 
     @classmethod
-    def parse(cls, value: JSON | Mapping[str, JSON]) -> Evaluation:
+    def parse(cls, value: JSON | Mapping[str, JSON]) -> EvaluationReport:
         """Read the members of an entry's ``evaluation``; raises ``DecodeError``."""
         match value:
             case {
@@ -85,7 +85,7 @@ class Authorization(NamedTuple):
     config_sha256: str
     engine: Mapping[str, JSON] | None
     policy_sha256: str | None
-    evaluation: Evaluation | None
+    evaluation: EvaluationReport | None
     mode: str
     enforced: bool
     client: Client | None
@@ -208,13 +208,13 @@ def read_outcome(entry: Entry) -> Outcome:
     )
 
 
-def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
+def _read_evaluation(members: Mapping[str, JSON]) -> EvaluationReport | None:
     """Return the server's report on the evaluation, None without a server."""
     if "evaluation" not in members:
         return None
     if members["engine"] is None:
         raise _lacking("engine, of whose evaluation it tells")
-    return Evaluation.parse(members["evaluation"])
+    return EvaluationReport.parse(members["evaluation"])
 
 
 def _read_mode(members: Mapping[str, JSON]) -> tuple[str, bool]:

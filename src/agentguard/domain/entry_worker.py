@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agentguard.audit.ahead import Batch, InOneThread, Reading
-from agentguard.audit.calls import Authorization, Evaluation, Outcome
+from agentguard.audit.calls import Authorization, EvaluationReport, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.call.client import Client
 from agentguard.domain import worker
@@ -27,7 +27,7 @@ _CLASSES: Final = {
         Client,
         Entry,
         Envelope,
-        Evaluation,
+        EvaluationReport,
         JointSignature,
         Outcome,
         PublicKey,

@@ -14,7 +14,7 @@ from typing import Final
 from rich.text import Text
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit.calls import Authorization, Evaluation
+from agentguard.audit.calls import Authorization, EvaluationReport
 from agentguard.audit.find import LocatedEntry
 from agentguard.audit.http_requests import read_proof
 from agentguard.audit.receipts import read_receipt, status_of
@@ -184,7 +184,7 @@ def client_json(call: Authorization) -> dict[str, JSON]:
     return {} if call.client is None else {"client": call.client.as_json()}
 
 
-def evaluated(evaluation: Evaluation) -> str:
+def evaluated(evaluation: EvaluationReport) -> str:
     """Describe an evaluation as the policy's server reports it."""
     parts = [f"by its word {evaluation.version or 'of no version'}"]
     for bundle, revision in sorted(evaluation.revisions.items()):

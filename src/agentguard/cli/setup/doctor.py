@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard import telemetry
-from agentguard.audit.calls import Evaluation
+from agentguard.audit.calls import EvaluationReport
 from agentguard.cli.audit import history, phrases
 from agentguard.cli.audit.verify_report import losses, unanchored, where
 from agentguard.cli.policy import source
@@ -152,9 +152,9 @@ def _policy(settings: Config) -> str:
     engine = source.load(settings)
     if engine.waits:
         _decision, evaluation = source.probe(engine)
-        detail = (
-            phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "without any details"
-        )
+        detail = "without any details"
+        if evaluation:
+            detail = phrases.evaluated(EvaluationReport.parse(evaluation))
         return f"{engine.name} {engine.version} answers: {detail}"
     sha256 = engine.policy_sha256 or "unknown"
     return f"{engine.name} {engine.version} loads the policy; sha256 {sha256}"
