@@ -57,6 +57,10 @@ class Ports:
     mode: Mode = "enforce"
     """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""
 
+    def now(self) -> datetime:
+        """Return the time of the clock, which is never before the newest entry of the log."""
+        return max(self.clock(), self.log.last_at)
+
     def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
         """Return what the configuration redacts of a tool's calls."""
         return self.redactions.get("*", ()) + self.redactions.get(tool, ())

@@ -118,35 +118,20 @@ class Agent:
         ``ConfigError`` (``tool.invalid``) for what is no guarded tool.
         """
         _require_guarded(tool)
-        return self._caller.authorize(self._evaluated(tool, args, kwargs))
+        return self._caller.authorize(_bind(tool, args, kwargs, _NO_SITE))
 
     async def aauthorize(
         self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Evaluation:
         """Return the policy's decision about a call; the async twin of ``authorize``."""
         _require_guarded(tool)
-        return await self._caller.aauthorize(self._evaluated(tool, args, kwargs))
-
-    def _evaluated(
-        self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Invocation:
-        """Return the invocation of a call that nobody makes, which has no site."""
-        bind, declared = tool.bind.bind, tool.bind.declared
-        return Invocation.bind(
-            tool.spec, lambda: Arguments.of(bind(args, kwargs), declared=declared), _NO_SITE
-        )
+        return await self._caller.aauthorize(_bind(tool, args, kwargs, _NO_SITE))
 
     def _invocation(
         self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Invocation:
         site = CallSite(self._caller.runtime.next_call_id(tool.spec.name))
-        bind, declared = tool.bind.bind, tool.bind.declared
-        return Invocation.bind(
-            tool.spec,
-            lambda: Arguments.of(bind(args, kwargs), declared=declared),
-            site,
-            shared=False,  # the tuple and the dictionary were made for this call
-        )
+        return _bind(tool, args, kwargs, site)
 
     def access_token(self) -> IssuedToken:
         """Return an access token (``at+jwt``, RFC 8693 and 9068) for the delegation in force.
@@ -178,6 +163,21 @@ class Agent:
 def caller_of(agent: Agent) -> Caller:
     """Return what makes the calls of ``agent``, for ``agentguard.adapters``."""
     return agent._caller  # noqa: SLF001  an agent and this file are one unit
+
+
+def _bind(
+    tool: GuardedFunction[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    site: CallSite,
+) -> Invocation:
+    bind, declared = tool.bind.bind, tool.bind.declared
+    return Invocation.bind(
+        tool.spec,
+        lambda: Arguments.of(bind(args, kwargs), declared=declared),
+        site,
+        shared=False,  # the tuple and the dictionary were made for this call
+    )
 
 
 def _require_guarded(tool: object) -> None:

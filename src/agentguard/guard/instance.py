@@ -72,9 +72,6 @@ class Instance:
     ) -> None:
         self.ports = ports
         self.config = config
-        self._profile = config.profile
-        self._max_scope = config.scope
-        self._require_delegator = config.require_delegator
         self._domain = domain
         self._roles_of = roles_of
         # RLocks: a signal handler may make a call while this thread holds one
@@ -86,7 +83,7 @@ class Instance:
         self._acceptance_lock = threading.RLock()
         self._acceptances = Acceptances(room)
         signer = Ed25519Signer.from_seed(ports.entropy(32))
-        name = self._profile.name
+        name = config.profile.name
         uri = credential.agent_uri(domain().trust.trust_domain, name, signer.public_key)
         self._names = frozenset({uri, f"agent:{name}", signer.key_id})
         own = Authority(f"agent:{name}", config.scope, self._names)
@@ -98,15 +95,12 @@ class Instance:
             renew=self._renew,
             description=agent_description(uri, config, signer.key_id, client),
             uri=uri,
-            type=self._profile.type,
+            type=config.profile.type,
             owner=config.profile.owner,
             client=client,
         )
-        self._renew(self._now())
+        self._renew(ports.now())
         ports.log.flush()
-
-    def _now(self) -> datetime:
-        return max(self.ports.clock(), self.ports.log.last_at)
 
     # --- the credential --------------------------------------------------------------------------
 
@@ -123,7 +117,7 @@ class Instance:
             issued = credential.issue(
                 domain.issuer,
                 domain.trust.trust_domain,
-                self._profile,
+                self.config.profile,
                 self.actor.signer.public_key,
                 now=at,
                 jti=self.ports.entropy(16).hex(),
@@ -253,8 +247,8 @@ class Instance:
         if chain.leaf.delegatee != self.actor.uri or chain.leaf.scope != delegation.scope:
             holder = delegation.holder(now)
             if holder.credential is not None:
-                self._require_delegator(credential.agent_name(holder.credential.uri))
-            limit = self._max_scope
+                self.config.require_delegator(credential.agent_name(holder.credential.uri))
+            limit = self.config.scope
             chain = chain_issuance.extend(
                 chain,
                 holder.signer,
@@ -294,7 +288,7 @@ class Instance:
         source = self.delegation_source(delegation)
         if source is None:
             return None
-        acceptance = source.accept(self._now())
+        acceptance = source.accept(self.ports.now())
         require_unrevoked(self.ports.revocations, acceptance.authority.names)
         return IssuedToken(acceptance.token.token, acceptance.token.chain.dumps())
 

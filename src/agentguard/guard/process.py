@@ -239,8 +239,7 @@ class Runtime:
 
         Raises as ``renewed_domain`` does.
         """
-        ports = self.current_ports()
-        return Present(max(ports.clock(), ports.log.last_at), self.renewed_domain())
+        return Present(self.current_ports().now(), self.renewed_domain())
 
     def _check_keys(self, at: str) -> None:
         """Switch to the newest key that is valid at the time ``at``, before the log signs.

@@ -62,7 +62,7 @@ class DelegatedProver(NamedTuple):
     def _holder(self) -> _Holder:
         """Return the tokens of the instance under the delegation; raises as a call would."""
         ports = self.instance.ports
-        now = max(ports.clock(), ports.log.last_at)
+        now = ports.now()
         token = self.instance.accept(self.delegation, now).token
         signer, credential = self.instance.holder(now)
         assert credential is not None  # noqa: S101  an agent instance always has one

@@ -101,8 +101,7 @@ class ReceiverLog:
             unrecorded, self._unrecorded = self._unrecorded, 0
         try:
             ports = self._ports()
-            at = timestamp(max(ports.clock(), ports.log.last_at))
-            ports.log.append(build(at, unrecorded))
+            ports.log.append(build(timestamp(ports.now()), unrecorded))
         except BaseException as error:
             self._count(unrecorded + 1)  # and this request, which is refused without an entry
             if not isinstance(error, Exception):

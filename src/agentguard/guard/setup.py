@@ -76,7 +76,7 @@ def ports_on(
 def put_on_record(setup: Setup, ports: Ports, domain: Domain) -> None:
     """Log the configuration, the roster and the policy, before the first call that uses them."""
     settings, engine, log = setup.settings, setup.engine, ports.log
-    at = timestamp(max(ports.clock(), log.last_at))
+    at = timestamp(ports.now())
     log.enqueue(records.config(settings.encoded, at=at))
     if settings.roster.can_answer:
         log.enqueue(records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at))

@@ -68,8 +68,7 @@ class ServiceParts(NamedTuple):
 
     def now(self) -> datetime:
         """Return the time, which is never before the newest entry of the log."""
-        ports = self.ports
-        return max(ports.clock(), ports.log.last_at)
+        return self.ports.now()
 
     def url(self, path: str) -> str:
         """Return the URL of an endpoint, as others know the service."""
