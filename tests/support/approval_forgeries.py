@@ -14,7 +14,7 @@ from agentguard import ApprovalRequest, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard.audit import checkpoint, merkle, records, summary
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.entry import BEGINNING, parse_entry, parse_time
 from agentguard.audit.evidence import verify_evidence
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.merkle import CompactRange
@@ -29,7 +29,7 @@ from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, loads_object
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.backend import BEGINNING, Head
+from agentguard.storage.backend import Head
 from agentguard.storage.memory import MemoryBackend
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"

@@ -26,6 +26,9 @@ Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
 Mode = Literal["enforce", "observe"]
 
+BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
+"""The time of a log or a shard without entries."""
+
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})?"
 )

@@ -281,7 +281,7 @@ def _digest_or_none(value: JSON, *, is_none: bool) -> str | None:
 
 
 def _is_count(value: JSON) -> bool:
-    return is_integer(value) and int(str(value)) >= 0
+    return is_integer(value) and value >= 0
 
 
 class _RunningCall(NamedTuple):

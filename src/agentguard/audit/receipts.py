@@ -72,7 +72,7 @@ def status_of(entry: ReceiptEntry) -> int:
     status = jws.parse(entry.receipt).claims().get("status")
     if not is_integer(status):
         raise DecodeError("the receipt states no status", code="entry.malformed")
-    return int(str(status))
+    return status
 
 
 def _require_receipt_of(token: str, proof_sha256: str) -> None:

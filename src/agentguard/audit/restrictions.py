@@ -14,14 +14,11 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agentguard.audit.entry import parse_time
+from agentguard.audit.entry import BEGINNING, parse_time
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.call.responsibility import THAW
 from agentguard.identity import login
 from agentguard.identity.login import Ended, LogOut
-
-BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-"""The time of a log without entries."""
 
 LOGGED_OUT: Final = "the user has logged out since: a new log-in lets the agent act again"
 """The reason of each denial because of a log-out."""

@@ -135,7 +135,6 @@ def verify(
         claims.keys() != _CLAIMS
         or not is_integer(issued_at)
         or not is_integer(expires_at)
-        or not isinstance(jti, str)
         or not jws.is_jti(jti)
         or not isinstance(isolation, str)
         or isolation not in ISOLATIONS

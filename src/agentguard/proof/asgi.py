@@ -17,15 +17,13 @@ from urllib.parse import unquote
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import headers
-from agentguard.proof.answers import ReceiptedAnswer
+from agentguard.proof.answers import Message, ReceiptedAnswer, Send
 from agentguard.proof.presentation import CHAIN_WANTED
 from agentguard.proof.receiver import Receiver
 from agentguard.proof.verification import RequestCaller, UnknownChainError
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY: Final = 1024 * 1024

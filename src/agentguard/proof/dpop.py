@@ -85,7 +85,7 @@ def verify(
     expected = {} if access_token is None else {"ath": token_hash(access_token)}
     if {name: claims[name] for name in claims.keys() & {"ath"}} != expected:
         raise ProofError("the proof is for another access token", code="proof.token")
-    return DpopProof(str(jti), thumbprint, issued_at + WINDOW)
+    return DpopProof(jti, thumbprint, issued_at + WINDOW)
 
 
 def _parts(token: str) -> tuple[Mapping[str, JSON], bytes, bytes, bytes]:

@@ -100,8 +100,7 @@ class Desk:
         try:
             self._append(lambda at: http_requests.proof(record, subject, at=at))
         except Exception as error:
-            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
-            message = f"the request is not proved, because the log can't say so: {problem}"
+            message = f"the request is not proved, because the log can't say so: {_problem(error)}"
             raise ProofError(message, code="proof.failed") from error
         return made
 
@@ -112,8 +111,7 @@ class Desk:
         try:
             self._append(lambda at: receipts.receipt(proof_sha256, receipt, key_id, subject, at=at))
         except Exception as error:
-            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
-            message = f"the receipt of an answer can't be put on record: {problem}"
+            message = f"the receipt of an answer can't be put on record: {_problem(error)}"
             raise ProofError(message, code="proof.failed") from error
 
     def record(self, name: str, subject: ReleaseSubject) -> None:
@@ -121,8 +119,8 @@ class Desk:
         try:
             self._append(lambda at: records.secret(name, subject, at=at))
         except Exception as error:
-            problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
-            message = f"the secret {name} is not released, because the log can't say so: {problem}"
+            reason = f"because the log can't say so: {_problem(error)}"
+            message = f"the secret {name} is not released, {reason}"
             raise SecretError(message, code="secret.failed") from error
 
     def _append(self, build: Callable[[str], Record]) -> None:
@@ -297,6 +295,11 @@ def _fetch(rule: SecretRule) -> Secret:
         problem = type(error).__name__
     message = f"the secret {rule.name} can't be had from its source ({problem})"
     raise SecretError(message, code="secret.failed")
+
+
+def _problem(error: Exception) -> str:
+    """Return an error in words; the text of a foreign error may hold anything."""
+    return str(error) if isinstance(error, AgentguardError) else type(error).__name__
 
 
 def _refused(message: str) -> SecretError:

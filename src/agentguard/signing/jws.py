@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.signing import canonical
@@ -147,7 +147,7 @@ def _claimed(token: str) -> Claimed:
 _kept_claimed: Final = lru_cache(maxsize=1024)(_claimed)
 
 
-def is_jti(value: object) -> bool:
+def is_jti(value: object) -> TypeGuard[str]:
     """Whether a value has the form of a token's id, ``jti`` (RFC 7519, 4.1.7)."""
     return isinstance(value, str) and _JTI.fullmatch(value) is not None
 

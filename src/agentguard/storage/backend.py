@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.records import Record
-
-BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-"""The time of a shard without entries."""
 
 
 class Head:

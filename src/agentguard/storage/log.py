@@ -24,13 +24,13 @@ from typing import Final
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import LogPlace
+from agentguard.audit.entry import BEGINNING, LogPlace
 from agentguard.audit.records import Record, UnsignedOutcome
 from agentguard.errors import StorageError
 from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import flusher
-from agentguard.storage.backend import BEGINNING, Backend, Head
+from agentguard.storage.backend import Backend, Head
 from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit
 from agentguard.storage.reentry import holds_sqlite_lock
 from agentguard.storage.unsigned import UnsignedOutcomes, sign_alone

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.entry import BEGINNING, parse_entry, parse_time
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.records import Record
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
-from agentguard.storage.backend import BEGINNING, Head
+from agentguard.storage.backend import Head
 from agentguard.storage.reentry import SQLITE_LOCK
 
 
