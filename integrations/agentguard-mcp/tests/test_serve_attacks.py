@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 from gateway_scene import code_of, settings, shown, until
-from http_scene import HELLO, TYPES, Caller, call_of, messages, served, single
+from http_scene import HELLO, STANDARD, TYPES, Caller, call_of, messages, served, single
 
 from agentguard import ConfigError
 from agentguard.adapters import listen_unix
@@ -431,3 +431,19 @@ async def test_no_header_of_a_message_in_a_session_contradicts_its_body(recorded
         allowed = await client.post(call_of("echo", "a"), **agreeing)
         assert shown(messages(allowed)[-1]["result"])["text"] == "a"
     assert recorded.outcomes() == ["ok"]
+
+
+async def test_no_caller_changes_the_tools_of_another_caller(recorded):
+    async with served(recorded, settings(recheck=60.0)) as gateway:
+        able = {f"{STANDARD}clientCapabilities": {"elicitation": {}}}
+        client, other = gateway.caller(), gateway.caller()
+
+        async def has_quiz():
+            answer = await client.call_single("quiz", meta=able)
+            return answer.json()["result"]["isError"] is False
+
+        assert (await other.call_single("echo")).json()["result"]["isError"] is False
+        assert await has_quiz()  # the list of a client without dialogs has no such tool
+        assert (await other.single("tools/list", meta={**able, "language": "Deutsch"})).is_success
+        assert await has_quiz()  # and this list has another description
+        assert code_of((await other.call_single("quiz")).json()["result"]) == "tool.unknown"

@@ -89,6 +89,11 @@ class Calls:
         """Note that the server's tools have changed: the next call asks for the list anew."""
         self._tools.forget()
 
+    def learn(self, request: Message, definitions: list[object]) -> list[Definition]:
+        """Take what the server has answered a client's list; return what the client may see."""
+        self._tools.hear(request)
+        return self.catalog.learn(definitions)
+
     def lose_server(self) -> None:
         """Note that the server has ended: no call waits for an approval any longer."""
         self._lost.set()

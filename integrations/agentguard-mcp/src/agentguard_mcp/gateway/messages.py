@@ -29,7 +29,9 @@ OWN: Final = "dev.agentguard/"
 STANDARD: Final = "io.modelcontextprotocol/"
 """The prefix of the keys in ``_meta`` that MCP itself defines (revision 2026-07-28)."""
 
-_TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
+TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
+"""The keys in ``_meta`` that say nothing of what is asked for."""
+
 _MAX_ID: Final = 256
 _MEMBERS: Final = ("id", "method", "params", "result", "error")
 
@@ -131,7 +133,7 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     A server may choose by any other key what it runs, as by ``fastmcp.version``; no decision covers
     such a key.
     """
-    return {key: meta[key] for key in meta if key in _TRACE or key.startswith(STANDARD)}
+    return {key: meta[key] for key in meta if key in TRACE or key.startswith(STANDARD)}
 
 
 def cleaned(message: Message) -> Message:

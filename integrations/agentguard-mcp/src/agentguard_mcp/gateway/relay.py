@@ -288,7 +288,7 @@ class Relay:
         """Answer a request for a list of tools with those that the client may see."""
         result = message.get("result")
         if result is not None:
-            tools = self._calls.catalog.learn(listing.tools_of(result))
+            tools = self._calls.learn(request, listing.tools_of(result))
             message = {**message, "result": listing.with_tools(result, tools)}
             if self._settings.filter_list and tools:
                 self._start(message["id"], self._filter(request, message))

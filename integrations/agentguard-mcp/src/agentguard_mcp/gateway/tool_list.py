@@ -12,7 +12,14 @@ from typing import Any, Final, Protocol
 import orjson
 
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, Catalog
-from agentguard_mcp.gateway.messages import MAX_LINE, Message, is_modern, meta_of, plain_meta
+from agentguard_mcp.gateway.messages import (
+    MAX_LINE,
+    STANDARD,
+    TRACE,
+    Message,
+    is_modern,
+    meta_of,
+)
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import LIST
 
@@ -39,25 +46,38 @@ class ToolList:
         self._ask = ask
         self._lock = asyncio.Lock()
         self._listed_at: float | None = None
+        self._meta: dict[str, Any] = {}
 
     def forget(self) -> None:
         """Note that the server's tools have changed: the next ``refresh`` asks for the list."""
         self._listed_at = None
 
+    def hear(self, request: Message) -> None:
+        """Note that the catalog has learned what the server has answered a client's own list.
+
+        Clients may share a connection. The tools of a client that can do other things, or asks in
+        another way, are not those of the next call.
+        """
+        meta = {key: value for key, value in meta_of(request).items() if key not in TRACE}
+        if meta != self._meta:
+            self.forget()
+
     async def refresh(self, request: Message) -> None:
         """Ask the server for its tools, unless a list that is new enough is known.
 
-        ``request`` is the client's, whose revision the question has. Calls that wait share the next
-        list, which was asked for after they came. Raises as ``all_tools`` does.
+        ``request`` is the client's, whose revision and capabilities the question has: a list counts
+        for a client of the same ones. Calls that wait share the next list, which was asked for
+        after they came. Raises as ``all_tools`` does.
         """
-        clock = asyncio.get_running_loop().time
+        clock, meta = asyncio.get_running_loop().time, _meta_like(request)
         oldest = clock() - self._recheck
         async with self._lock:
-            if self._listed_at is not None and self._listed_at >= oldest:
+            if self._listed_at is not None and self._listed_at >= oldest and self._meta == meta:
                 return
             begun = self._listed_at = clock()
+            self._meta = meta
             try:
-                tools = await all_tools(self._ask, _params_like(request))
+                tools = await all_tools(self._ask, {"_meta": meta} if meta else {})
             except BaseException:
                 self._listed_at = None
                 raise
@@ -90,10 +110,8 @@ async def all_tools(ask: Ask, params: dict[str, Any]) -> list[Any]:
     raise LookupError("the list of tools has too many pages")
 
 
-def _params_like(request: Message) -> dict[str, Any]:
-    """Return the params of a list in the revision of a client's request."""
+def _meta_like(request: Message) -> dict[str, Any]:
+    """Return the ``_meta`` of a list in the revision of a client's request."""
     if not is_modern(request):
         return {}
-    standard = plain_meta(meta_of(request))
-    standard.pop("progressToken", None)
-    return {"_meta": standard}
+    return {key: value for key, value in meta_of(request).items() if key.startswith(STANDARD)}
