@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from gateway_scene import gateway, settings, shown, until
+from gateway_scene import code_of, gateway, settings, shown, until
 
 MODERN = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -26,12 +26,14 @@ class Server:
     """A server whose tool ``hang`` and whose subscriptions send no answer.
 
     ``asked`` has the methods of all messages, and ``closed`` those of the requests without an
-    answer whose connection the gateway has closed.
+    answer whose connection the gateway has closed. A server that ``chats`` sends comments for ever
+    in the place of no answer, and of the answer to a notice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, chats: bool = False) -> None:
         self.asked: list[str] = []
         self.closed: list[str] = []
+        self.chats = chats
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request, or wait until the other side closes the connection."""
@@ -40,10 +42,11 @@ class Server:
         message = json.loads(await reader.readexactly(length)) if length else {}
         method, params = message.get("method", ""), message.get("params", {})
         self.asked.append(method)
-        if method == "subscriptions/listen" or params.get("name") == "hang":
+        is_chat = self.chats and method.startswith("notifications/")
+        if method == "subscriptions/listen" or params.get("name") == "hang" or is_chat:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: begun\n\n")
             with suppress(ConnectionError):
-                await reader.read()
+                await (self.chat(writer) if self.chats else reader.read())
             self.closed.append(method)
         elif "id" in message:
             shown = {"params": params, "text": params.get("arguments", {}).get("text")}
@@ -55,6 +58,13 @@ class Server:
         else:
             writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         writer.close()
+
+    async def chat(self, writer: asyncio.StreamWriter) -> None:
+        """Send comments until the other side closes the connection."""
+        while True:
+            writer.write(b": still here\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
@@ -105,3 +115,17 @@ async def test_a_server_with_a_session_is_told(recorded):
         client.send("notifications/cancelled", {"requestId": "c"})
         await until(lambda: "notifications/cancelled" in server.asked)
     assert recorded.outcomes() == ["unknown"]
+
+
+async def test_a_server_that_sends_comments_for_ever_keeps_no_connection(recorded):
+    server = Server(chats=True)
+    async with server.served() as url:
+        given = settings(command=(), url=url, timeout=1.0)
+        async with gateway(recorded, given) as client:
+            await client.ask("initialize", HELLO)
+            client.send("notifications/roots/list_changed")
+            assert code_of(await client.call("hang", "a")) == "tool.timeout"
+            told = ["notifications/cancelled", "notifications/roots/list_changed"]
+            await until(lambda: sorted(server.closed) == [*told, "tools/call"])
+            assert shown(await client.call("echo", "b"))["text"] == "b"
+    assert recorded.outcomes() == ["unknown", "ok"]

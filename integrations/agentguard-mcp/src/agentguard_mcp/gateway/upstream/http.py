@@ -73,8 +73,8 @@ _LONGEST_PAUSE: Final = 60.0
 class HttpServer:
     """A client of one server at ``url``; ``bearer`` is the token for the server, None for none.
 
-    ``timeout`` is the number of seconds in which the server has to accept a connection and to send
-    a byte, and to give the rest of a stream; ``relay.py`` limits the time for a whole answer.
+    ``timeout`` is the number of seconds in which the server has to accept a connection, to send a
+    byte, to end its answer and to give the rest of a stream; a subscription has no end.
     ``on_lost`` is told of each request that the server will not answer, with ``NotSentError`` where
     the request did not get there, and ``on_poll`` of each for whose answer the server wants to be
     asked again. Raises ``ConfigError`` for a token that no header can hold.
@@ -220,9 +220,11 @@ class HttpServer:
         error: Exception = UpstreamLostError("the answer has no response to the request")
         try:
             headers = self._headers(message)
-            async with self._client.stream(
+            posting = self._client.stream(
                 "POST", self._url, content=line, headers=headers, extensions={"trace": trace}
-            ) as response:
+            )
+            # a server may send comments for ever
+            async with asyncio.timeout(self._longest(message)), posting as response:
                 turn.end()
                 if await self._take(response, identifier, resumption):
                     return
@@ -232,10 +234,15 @@ class HttpServer:
                         error = RefusedError(f"HTTP status {response.status_code}")
         except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
             error = NotSentError(f"no connection ({type(failed).__name__})")
-        except (httpx.HTTPError, AgentguardError) as failed:
+        except (httpx.HTTPError, AgentguardError, TimeoutError) as failed:
             error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
         if identifier is not None and not await self._resume(identifier, resumption):
             self._on_lost(identifier, error)
+
+    def _longest(self, message: Message) -> float | None:
+        """Return the seconds that the answer to a message may take, None for a subscription."""
+        is_endless = is_modern(message) and message.get("method") == "subscriptions/listen"
+        return None if is_endless else self._timeout
 
     async def _resume(self, identifier: RequestId, resumption: Resumption) -> bool:
         """Take the rest of a stream over other connections; return whether the answer came.
