@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import sys
 import tracemalloc
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from gateway_scene import CODE, code_of, gateway, settings, shown, until
+from gateway_scene import CODE, code_of, command, gateway, settings, shown, until
 
 from agentguard import ConfigError, Decision
 from agentguard_mcp.gateway import environment
@@ -340,3 +343,33 @@ async def test_the_name_of_a_refused_call_does_not_fill_the_log(recorded):
         assert code_of(await client.call("n" * 1_024)) == "tool.unknown"
         assert shown(await client.call("echo", "a"))["text"] == "a"
     assert [call.code for call in recorded.calls()] == ["tool.unknown", ""]
+
+
+def files():
+    return len([*Path("/dev/fd").iterdir()])
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_process_that_a_server_leaves_behind_takes_no_file_of_the_gateway(
+    recorded, tmp_path, monkeypatch, leaves
+):
+    """The process has a session of its own, so the gateway does not find it."""
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.process.GRACE", 0.3)
+    left = tmp_path / "left"
+    code = (
+        "import os, pathlib, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        f"    pathlib.Path({str(left)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    before = (sys.executable, "-I", "-S", "-c", code) if leaves else ()
+    at_first = files()
+    async with gateway(recorded, settings(command=(*before, *command()))) as client:
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+    try:
+        await until(lambda: files() <= at_first)
+    finally:
+        if leaves:
+            os.kill(int(left.read_text()), signal.SIGKILL)

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -33,10 +34,13 @@ INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM"
 class ServerProcess:
     """A server on stdio, which runs as a child. Make one with ``start``."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, transport: asyncio.SubprocessTransport
+    ) -> None:
         assert process.stdin is not None  # noqa: S101  start has asked for both pipes
         assert process.stdout is not None  # noqa: S101
         self._process = process
+        self._transport = transport
         self._input = process.stdin
         self._output = process.stdout
 
@@ -46,19 +50,21 @@ class ServerProcess:
 
         Raises ``ConfigError`` for a command that can't be started.
         """
+        loop = asyncio.get_running_loop()
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, protocol = await loop.subprocess_exec(
+                partial(asyncio.subprocess.SubprocessStreamProtocol, MAX_LINE, loop),
                 *settings.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                stderr=None,
                 env={**settings.environment, **secrets},
-                limit=MAX_LINE,
                 start_new_session=True,  # Ctrl-C is for the gateway, which ends the server
             )
         except (OSError, ValueError) as error:
             message = f"the MCP server {settings.server} can't be started: {error}"
             raise ConfigError(message) from error
-        return cls(process)
+        return cls(asyncio.subprocess.Process(transport, protocol, loop), transport)
 
     def send(self, message: Message) -> None:
         """Write a message, without a wait for the process.
@@ -102,6 +108,7 @@ class ServerProcess:
                 while await self._output.read(_CHUNK):
                     continue
                 await self._process.wait()
+        self._transport.close()  # a process that has left the session may hold the pipes open
 
     def _kill(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
