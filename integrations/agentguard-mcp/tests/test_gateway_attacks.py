@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -373,3 +374,31 @@ async def test_a_process_that_a_server_leaves_behind_takes_no_file_of_the_gatewa
     finally:
         if leaves:
             os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+async def test_a_client_that_reads_nothing_does_not_fill_the_memory(recorded):
+    async with gateway(recorded, limit=1 << 16) as client:
+        await client.awake()
+        transport, ids = client.writer.transport, [f"{'x' * 200}{one}" for one in range(20_000)]
+        transport.pause_reading()
+        for identifier in ids:
+            client.send("nothing", id=identifier)
+        size = -1
+        while size != (left := transport.get_write_buffer_size()):
+            size = left
+            await asyncio.sleep(0.3)
+        assert left > 3_000_000  # the gateway does not read on
+        transport.resume_reading()
+        for identifier in ids:
+            assert (await client.next())["id"] == identifier
+        assert shown(await client.call("echo", "a"))["text"] == "a"
+
+
+async def test_a_client_that_goes_away_with_answers_unread_ends_the_gateway_in_order(recorded):
+    async with gateway(recorded) as client:
+        await client.awake()
+        client.writer.transport.pause_reading()
+        for number in (1, 2):  # the second ends once the first has its answer
+            client.send("tools/call", {"name": "echo"}, id=f"call-{number}")
+            await until(lambda number=number: recorded.outcomes() == ["ok"] * number)
+        client.writer.transport.abort()

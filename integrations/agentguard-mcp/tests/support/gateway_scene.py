@@ -112,10 +112,15 @@ def shown(result: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def gateway(recorded: RecordedGuard, given: Settings | None = None) -> AsyncIterator[Client]:
-    """Run a gateway until the block ends, where the client goes away."""
+async def gateway(
+    recorded: RecordedGuard, given: Settings | None = None, limit: int = MAX_LINE
+) -> AsyncIterator[Client]:
+    """Run a gateway until the block ends, where the client goes away.
+
+    The gateway takes ``limit`` bytes of a line, and twice as many before it reads them.
+    """
     ours, theirs = socket.socketpair()
-    streams = await asyncio.open_connection(sock=theirs, limit=MAX_LINE)
+    streams = await asyncio.open_connection(sock=theirs, limit=limit)
     serving = asyncio.create_task(serve(recorded.guard, given or settings(), *streams))
     reader, writer = await asyncio.open_connection(sock=ours, limit=2 * MAX_LINE)
     try:

@@ -120,7 +120,7 @@ async def serve(
     if link is None:
         return 0
     relay, upstream = link
-    from_client = asyncio.ensure_future(_from_client(relay, lines))
+    from_client = asyncio.ensure_future(_from_client(relay, lines, writer))
     from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
     is_lost = False
     tasks: set[asyncio.Future[Any]] = {from_client, from_server, stopped}
@@ -202,16 +202,23 @@ class _Lines:
             self._reading.cancel()
 
 
-async def _from_client(relay: Relay, lines: _Lines) -> bool:
-    """Pass the client's lines on; return True once the client is gone, False for a lost server."""
-    with suppress(UpstreamLostError):
+async def _from_client(relay: Relay, lines: _Lines, writer: asyncio.StreamWriter) -> bool:
+    """Pass the client's lines on; return True once the client is gone, False for a lost server.
+
+    No line is read of a client that does not read: the answers would wait in memory.
+    """
+    try:
         while (line := await lines.next()) != b"":
             if line is None:
                 relay.refuse_long_line()
             elif not line.isspace():
                 relay.from_client(line)
+            await writer.drain()
+    except UpstreamLostError:
+        return False
+    except OSError:
         return True
-    return False
+    return True
 
 
 async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> None:
@@ -232,7 +239,7 @@ async def _line(reader: asyncio.StreamReader) -> bytes | None:
     while True:
         try:
             line = await reader.readuntil()
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, OSError):  # the second where answers are unread
             return b""
         except asyncio.LimitOverrunError as error:
             is_long = True
