@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import stat
+import weakref
 from base64 import b64encode
 from contextlib import suppress
 
@@ -14,10 +15,12 @@ import pytest
 import uvicorn
 from gateway_scene import code_of, settings, shown, until
 from http_scene import HELLO, STANDARD, TYPES, Caller, call_of, messages, served, single
+from stream_scene import broken, fetched
 
 from agentguard import ConfigError
 from agentguard.adapters import listen_unix
 from agentguard_mcp.gateway.http.asgi import MAX_BODY
+from agentguard_mcp.gateway.http.streams import Streams
 
 ROUTED = {
     "type": "object",
@@ -447,3 +450,40 @@ async def test_no_caller_changes_the_tools_of_another_caller(recorded):
         assert (await other.single("tools/list", meta={**able, "language": "Deutsch"})).is_success
         assert await has_quiz()  # and this list has another description
         assert code_of((await other.call_single("quiz")).json()["result"]) == "tool.unknown"
+
+
+async def test_requests_under_way_take_little_memory(recorded, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.sessions.MAX_HELD", 40_000)
+    async with served(recorded) as gateway:
+        client, other, large = gateway.caller(), await gateway.caller().begin(), "a" * 6_000
+        waiting = asyncio.create_task(client.call_single("hang", large))
+        await until(lambda: len(recorded.calls()) == 1)
+        assert (await client.call_single("echo", large)).status_code == 503
+        assert (await client.call_single("echo", "a")).status_code == 200
+        last = await broken(other, call_of("hang", large))  # the client is away, the call goes on
+        assert (await other.post(call_of("echo", large, identifier="d"))).status_code == 503
+        assert shown(await other.call("echo", "b"))["text"] == "b"
+        notice = {"jsonrpc": "2.0", "method": "notifications/cancelled"}
+        assert (await other.post({**notice, "params": {"requestId": "c"}})).status_code == 202
+        assert (await fetched(other, last))[0] == 410
+        assert shown(await other.call("echo", large))["text"] == large
+        waiting.cancel()
+        await until(lambda: recorded.outcomes().count("unknown") == 2)
+        assert (await client.call_single("echo", large)).status_code == 200
+
+
+class Content(list):
+    """A list that a test can ask for after nobody needs it."""
+
+
+async def test_an_answer_that_nobody_reads_is_in_memory_as_its_bytes_alone():
+    """Many short lists take twenty times as much memory as their bytes."""
+    streams, content = Streams(is_shared=True), Content([[], []])
+    _sent, reader = streams.register({"id": 7, "method": "tools/call"})
+    streams.send({"id": "http-1", "result": {"content": content}})
+    kept = weakref.ref(content)
+    del content
+    assert kept() is None
+    event = reader.take()
+    assert json.loads(event.line)["result"] == {"content": [[], []]}
+    assert (event.answer["id"], "result" in event.answer) == (7, True)

@@ -207,6 +207,23 @@ async def test_one_user_has_a_share_of_the_sessions(recorded, provider):
         assert messages(await bob.post(hello))[-1]["id"] == 0
 
 
+async def test_one_user_has_a_share_of_the_connections(recorded, provider, monkeypatch):
+    monkeypatch.setattr("agentguard_mcp.gateway.http.server.CONNECTIONS", 16)
+    async with gateway(recorded) as running:
+        alice = await at(running, token(provider))
+        bob = await at(running, token(provider, sub="b", preferred_username="bob"))
+        waiting = [asyncio.create_task(alice.call_single("hang")) for _ in range(4)]
+        await until(lambda: len(recorded.calls()) == 4)
+        for claims in ({}, {"azp": "other-app"}):  # another client program gives no more
+            more = await (await at(running, token(provider, **claims))).call_single("echo")
+            assert (more.status_code, more.headers["retry-after"]) == (503, "10")
+        assert (await bob.call_single("echo")).status_code == 200
+        for one in waiting:
+            one.cancel()
+        await until(lambda: recorded.outcomes().count("unknown") == 4)
+        assert (await alice.call_single("echo")).status_code == 200
+
+
 async def test_a_stream_ends_with_its_token(recorded, provider):
     short = token(provider, exp=int(time.time()) + 2)
     async with gateway(recorded) as running:

@@ -127,6 +127,14 @@ def code_of(answer: Message) -> object:
     return meta.get(CODE) if isinstance(meta, dict) else None
 
 
+def outline(answer: Message) -> Message:
+    """Return what HTTP looks at of an answer, without the content: a client may read slowly."""
+    meta = {CODE: code_of(answer)}
+    if "result" in answer:
+        return {"id": answer["id"], "result": {"_meta": meta}}
+    return {"id": answer["id"], "error": {"code": answer["error"].get("code", 0), "data": meta}}
+
+
 def is_in_doubt(answer: Message) -> bool:
     """Whether an answer of the gateway says that nobody knows whether the tool ran."""
     return code_of(answer) in _IN_DOUBT

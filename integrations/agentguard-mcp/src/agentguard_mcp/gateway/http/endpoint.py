@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from agentguard import AgentguardError
@@ -58,12 +59,19 @@ _LOGGER = logging.getLogger("agentguard.mcp")
 
 
 class Endpoint:
-    """The endpoint of a gateway at ``place``, for the callers that ``admission`` admits."""
+    """The endpoint of a gateway at ``place``, for the callers that ``admission`` admits.
 
-    def __init__(self, place: Place, sessions: Sessions, admission: Admission) -> None:
+    One user, where callers are known, has at most ``share`` requests under way.
+    """
+
+    def __init__(
+        self, place: Place, sessions: Sessions, admission: Admission, *, share: int
+    ) -> None:
         self._place = place
         self._sessions = sessions
         self._admission = admission
+        self._share = share
+        self._under_way: Counter[str] = Counter()
         self._endless: set[Reader] = set()
         self._is_draining = False
 
@@ -102,9 +110,28 @@ class Endpoint:
                 return
             self._require_served(path)
             http = Http(headers, await self._admission.admit(headers), receive, send)
-            await self._dispatch(method, http)
+            with self._counted(http.admitted):
+                await self._dispatch(method, http)
         except HttpRefusalError as error:
             await http.refuse(error)
+
+    @contextmanager
+    def _counted(self, admitted: Admitted) -> Iterator[None]:
+        """Count a request of a user; raises ``HttpRefusalError`` (503) for one too many.
+
+        Each takes a connection, of which other users need some, too.
+        """
+        user = "" if admitted.owner is None else admitted.owner.user
+        if user and self._under_way[user] >= self._share:
+            text, later = "too many requests of the user are under way", {"retry-after": "10"}
+            raise HttpRefusalError(503, text, code=ERROR, headers=later)
+        self._under_way[user] += 1
+        try:
+            yield
+        finally:
+            self._under_way[user] -= 1
+            if not self._under_way[user]:
+                del self._under_way[user]
 
     def _require_served(self, path: str) -> None:
         if path != self._place.path:
@@ -140,13 +167,12 @@ class Endpoint:
             if is_request(message):
                 self._require_open()
             self._admission.require_passed(message.get("method", ""))
-            await (self._single if is_single(message, http.headers) else self._within)(
-                http, message
-            )
+            take = self._single if is_single(message, http.headers) else self._within
+            await take(http, message, len(body))
         except HttpRefusalError as error:
             await http.refuse(error, None if is_response(message) else message)
 
-    async def _single(self, http: Http, message: Message) -> None:
+    async def _single(self, http: Http, message: Message, size: int) -> None:
         """Take a message of revision 2026-07-28, which has no session."""
         if is_response(message):
             raise HttpRefusalError(400, "a client sends no responses in this revision")
@@ -156,13 +182,13 @@ class Endpoint:
             return
         require_agreement(message, http.headers)
         session = await self._opened(self._sessions.shared(http.admitted.owner))
-        context = RequestContext(http.admitted.user, params_of(http.headers))
+        context = RequestContext(http.admitted.user, params_of(http.headers), size=size)
         await self._exchange(http, session, message, context)
 
-    async def _within(self, http: Http, message: Message) -> None:
+    async def _within(self, http: Http, message: Message, size: int) -> None:
         """Take a message of a client that has a session, or begins one."""
         require_no_contradiction(message, http.headers)
-        context = RequestContext(http.admitted.user)
+        context = RequestContext(http.admitted.user, size=size)
         if is_request(message) and message["method"] == "initialize":
             if "mcp-session-id" in http.headers:
                 raise HttpRefusalError(400, "a session is initialised once")
@@ -220,9 +246,10 @@ class Endpoint:
 
         ``headers`` go with an answer that HTTP does not refuse.
         """
-        if session.streams.pending >= MAX_PENDING:
+        is_full = session.streams.pending >= MAX_PENDING
+        if is_full or not self._sessions.has_room(session, context.size):
             raise HttpRefusalError(503, "too many requests wait for an answer", code=ERROR)
-        registered = session.streams.register(message)
+        registered = session.streams.register(message, context.size)
         if registered is None:
             raise HttpRefusalError(400, "the id is in use")
         request, reader = registered

@@ -48,13 +48,15 @@ class RequestContext:
 
     ``user`` is None where the settings name the caller, or a proof does. ``params`` are the headers
     ``Mcp-Param-*``, None for a revision without them. ``mismatch`` says how a header contradicts
-    the arguments. ``requires`` is the scope that the tool requires.
+    the arguments. ``requires`` is the scope that the tool requires, and ``size`` the length of the
+    body in bytes.
     """
 
     user: User | None = None
     params: Mapping[str, str] | None = None
     mismatch: str | None = None
     requires: tuple[str, ...] = ()
+    size: int = 0
 
     @property
     def is_single(self) -> bool:

@@ -88,7 +88,7 @@ async def serve_http(
     with closing(await asyncio.to_thread(_bound, endpoint)) as listening:
         place = Place.of(endpoint, 0 if endpoint.socket is not None else listening.getsockname()[1])
         admission = _admission(guard, settings, endpoint, place)
-        served = Endpoint(place, sessions, admission)
+        served = Endpoint(place, sessions, admission, share=CONNECTIONS // 4)
         try:
             server = _Server(_configured(served, endpoint))
             serving = asyncio.create_task(server.serve(sockets=[listening]))

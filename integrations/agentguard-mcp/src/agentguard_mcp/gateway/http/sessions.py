@@ -29,6 +29,12 @@ from agentguard_mcp.gateway.upstream import Upstream, UpstreamLostError
 MAX_PENDING: Final = 200
 """The most requests of one session that wait for an answer."""
 
+MAX_HELD: Final = 32 << 20
+"""The most bytes of all requests that are under way; in memory, a request takes 25 times as much.
+
+One session, and one user where callers are known, has at most a quarter of it.
+"""
+
 _SHARE: Final = 4
 """One user has at most a quarter of the sessions, where callers are known."""
 
@@ -137,6 +143,16 @@ class Sessions:
         users = [one and one.user for one in (*owners, *self._begun, *self._ends.values())]
         if len(users) >= self._most or users.count(owner and owner.user) >= self._share:
             raise FullError
+
+    def has_room(self, session: Session, size: int) -> bool:
+        """Whether a session may have a further request under way, of ``size`` bytes."""
+        user, all_held, held = session.owner and session.owner.user, size, size
+        for one in self._sessions.values():
+            all_held += one.streams.held_size
+            is_of_user = user is not None and one.owner is not None and one.owner.user == user
+            if one is session or is_of_user:
+                held += one.streams.held_size
+        return all_held <= MAX_HELD and held <= MAX_HELD // _SHARE
 
     def find(self, identifier: str, owner: Owner | None) -> Session | None:
         """Return a session of a caller; None for one that ended, and for another caller's."""

@@ -24,7 +24,7 @@ MAX_SENT: Final = 1 << 20
 
 
 class Item(NamedTuple):
-    """A message on a stream: its line, and the message itself where it answers the request."""
+    """A message on a stream: its line, and the outline of one that answers the request."""
 
     line: bytes
     answer: Message | None = None
@@ -34,7 +34,7 @@ class Event(NamedTuple):
     """A message on its way to a client; without a line, the event with which a stream begins.
 
     ``identifier`` is the id by which a client says that it has got the event, empty for a stream
-    that nobody can resume. ``answer`` is the message itself where it answers the request.
+    that nobody can resume. ``answer`` is the outline of a message that answers the request.
     """
 
     identifier: str
@@ -49,7 +49,8 @@ class Stream:
     of all messages, and ``sent_size`` of those that the newest connection has taken.
     A stream that ``is_resumable`` outlives the connection that reads the stream. ``has_greeting``
     says that such a stream begins with an event without a message, for clients of revisions that
-    know this event. ``answer`` is the answer to the request, None until it is there.
+    know this event. ``answer`` is the outline of the answer, None until the answer is there, and
+    ``held`` is the number of bytes that the request takes.
     ``is_ended`` says that nothing more comes, and ``is_standing`` that this is the stream of a GET,
     for messages that belong to no request. ``reader`` is the connection that reads the stream now.
     """
@@ -64,6 +65,7 @@ class Stream:
         self.is_ended = False
         self.is_standing = False
         self.answer: Message | None = None
+        self.held = 0
         self.reader: Reader | None = None
         self._items: deque[Item] = deque()
         self._first = 1

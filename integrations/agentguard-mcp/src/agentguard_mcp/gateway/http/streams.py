@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agentguard_mcp.gateway.answers import outline
 from agentguard_mcp.gateway.http.replay import ReplayStore
 from agentguard_mcp.gateway.http.stream import MAX_UNREAD, Item, Reader, Stream
 from agentguard_mcp.gateway.messages import (
@@ -60,7 +61,8 @@ class Streams:
     message does not say for which request it is.
     ``refuse`` is told of a request of the server that no client gets, ``answered`` of the id of
     each request that has its answer, and ``kept_more`` that more may be kept for clients than
-    before.
+    before. ``held_size`` is the number of bytes of the requests that wait, or whose connection has
+    not taken the answer.
     """
 
     def __init__(self, *, is_shared: bool, is_for_one: bool = True) -> None:
@@ -73,6 +75,7 @@ class Streams:
         self._backlog: deque[Item] = deque(maxlen=MAX_BACKLOG)
         self._standing: Stream | None = None
         self._kept = ReplayStore()
+        self.held_size = 0
         self._has_greeting = False
         self._last = 0
 
@@ -93,10 +96,10 @@ class Streams:
 
     # --- from the client --------------------------------------------------------------------------
 
-    def register(self, request: Message) -> tuple[Message, Reader] | None:
+    def register(self, request: Message, size: int = 0) -> tuple[Message, Reader] | None:
         """Return a request as the relay gets it, and the reader of its response.
 
-        Return None for an id that is in use.
+        ``size`` is the length of the request in bytes. Return None for an id that is in use.
         """
         identifier, token = request["id"], meta_of(request).get("progressToken")
         is_resumable = not self.is_shared and request["method"] not in _NOT_RESUMED
@@ -113,6 +116,8 @@ class Streams:
             sent = request
         takes_logs = f"{STANDARD}logLevel" in meta_of(request)
         self._waiting[identifier] = _Waiting(stream, request, token, takes_logs)
+        stream.held = size
+        self.held_size += size
         return sent, stream.read()
 
     def listen(self) -> Reader | None:
@@ -160,7 +165,10 @@ class Streams:
             self._standing = None
         if not stream.is_resumable:
             stream.end()
-            return self._forget(stream)
+            waiting = self._forget(stream)
+            self._free(stream)
+            return waiting
+        self._free(stream)
         if reader.has_read_all and not is_gone:
             self._kept.deliver(stream, _now())
         if not self._kept.has(stream):
@@ -181,12 +189,19 @@ class Streams:
                 return identifier
         return None
 
+    def _free(self, stream: Stream) -> None:
+        """Count a request no more that has its answer, once its connection has ended, too."""
+        if not stream.is_read and all(one.stream is not stream for one in self._waiting.values()):
+            self.held_size -= stream.held
+            stream.held = 0
+
     def cancel(self, identifier: object) -> None:
         """End the stream of a request that the client has cancelled: no response will come."""
         waiting = self._waiting.pop(identifier, None) if isinstance(identifier, str | int) else None
         if waiting is not None:
             waiting.stream.end()
             self._kept.drop(waiting.stream)
+            self._free(waiting.stream)
 
     # --- from the relay ---------------------------------------------------------------------------
 
@@ -198,8 +213,9 @@ class Streams:
                 self._note_revision(waiting.request, message)
                 self.answered(message["id"])
                 message = self._restored(message, waiting)
-                self._put(waiting.stream, Item(write(message), message))
+                self._put(waiting.stream, Item(write(message), outline(message)))
                 waiting.stream.end()
+                self._free(waiting.stream)
             return
         waiting = self._owner(message)
         if waiting is not None:
