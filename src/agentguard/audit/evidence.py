@@ -134,7 +134,7 @@ class _FileVerifier:
         self._check_configuration(call, place)
         answers = self._answers(call, place, issued, at)
         outcome, outcome_place = self._outcome(call, place, issued)
-        admin_statements = tuple(self._admin_statements(call, place))
+        admin_statements = tuple(self._admin_statements(call, place, at))
         call_checkpoint = self._call_checkpoint(call)
         self._check_openings(call_checkpoint)
         self._check_keys()
@@ -272,14 +272,16 @@ class _FileVerifier:
             return outcome, proven.place
 
     def _admin_statements(
-        self, call: Authorization, place: Place
+        self, call: Authorization, place: Place, at: int
     ) -> Iterator[tuple[AdminStatement, Place]]:
         call_place = CallPlace(
             place.shard, place.index, self._file.invocation_id, call.invocation_sha256
         )
         for proven in self._of_kind("resolution", "erasure"):
             with _where(proven):
-                statement = statements.check_admin_statement(proven.entry, self._trust, proven.at)
+                # an entry with an older time than its call does not revive a key that has ended
+                latest = max(proven.at, at)
+                statement = statements.check_admin_statement(proven.entry, self._trust, latest)
                 if statement.call != call_place:
                     raise _mismatch("it is of another call")
                 self._used_keys.add(("admin", statement.key_id))

@@ -186,7 +186,8 @@ class _EvidenceBuilder:
                 for index in shard.about.get((kind, place.invocation_sha256), ()):
                     stored = self._scan.entry(shard, index, is_shared=False)
                     # a statement with a compromised key must not make the call unprovable
-                    if statements.is_valid_admin_statement(parse_entry(stored.body), self._trust):
+                    entry = parse_entry(stored.body)
+                    if statements.is_valid_admin_statement(entry, self._trust, self._at):
                         self._choose(shard, index, is_shared=False)
 
     def _choose_keys(self) -> None:

@@ -243,10 +243,14 @@ def check_admin_statement(
     return read_admin_statement(entry)
 
 
-def is_valid_admin_statement(entry: Entry, trust: TrustDocument) -> bool:
-    """Return whether a resolution or an erasure verifies."""
+def is_valid_admin_statement(entry: Entry, trust: TrustDocument, called_at: int) -> bool:
+    """Return whether a resolution or an erasure of a call that was logged ``called_at`` verifies.
+
+    The admin key must also count at the time of the call: an entry with an older time would revive
+    a key that has ended.
+    """
     try:
-        check_admin_statement(entry, trust, parse_time(entry.at))
+        check_admin_statement(entry, trust, max(parse_time(entry.at), called_at))
     except (DecodeError, VerificationError):
         return False
     return True

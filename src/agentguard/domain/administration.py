@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from agentguard.audit import merkle, records, statements
-from agentguard.audit.entry import CallPlace, LogPlace, parse_entry
+from agentguard.audit.entry import CallPlace, LogPlace, parse_entry, parse_time
 from agentguard.audit.find import (
     LoggedCall,
     attempts_of_call,
@@ -195,12 +195,12 @@ def _settled(
     """
     if not call.authorization.allowed:
         return "it was denied, and did not run"
-    kinds = ("outcome", "resolution")
+    kinds, called_at = ("outcome", "resolution"), parse_time(call.entry.at)
     for shard in reader.shards():
         past = after.get(shard, -1)
         for found in entries_about_call(reader, shard, kinds, call.authorization, after=past):
             if found.entry.kind == "outcome" or statements.is_valid_admin_statement(
-                found.entry, trust
+                found.entry, trust, called_at
             ):
                 return f"its {found.entry.kind} is on record"
     return None

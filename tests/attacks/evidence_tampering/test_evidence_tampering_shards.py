@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from evidence_mutants import Log, accepted, is_form, refusal, spliced, written
 from agentguard.audit import records
 from agentguard.audit.entry import CallPlace, parse_entry
 from agentguard.audit.evidence import verify_evidence
+from agentguard.audit.prove import prove_call
+from agentguard.call.invocation import timestamp
 from agentguard.errors import VerificationError
 from agentguard.identity.trust import TrustedKey
 from agentguard.signing import canonical, dsse
@@ -35,6 +38,10 @@ def settled(log: Log, call: CallPlace, *, by: str = "admin", announced: bool = T
     trust = replace(log.trust, keys=(*log.trust.keys, trusted))
     bodies = [*log.shards_[0], *(record.body for record in more)]
     return replace(log, trust=trust, shards_=[bodies])
+
+
+def rfc3339(seconds: int) -> str:
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def place_of(log: Log, nth: int) -> CallPlace:
@@ -80,6 +87,32 @@ def test_the_admin_key_is_announced_too(log):
     with pytest.raises(VerificationError) as error:
         settled(log, place_of(log, 0), announced=False).proof(log.ids()[0])
     assert error.value.code == "evidence.incomplete"
+
+
+@pytest.mark.parametrize("is_compromised", [True, False])
+def test_an_entry_older_than_its_call_revives_no_stolen_admin_key(
+    log, places, call, is_compromised
+):
+    """The log's holder has the key, and writes a time from before it was compromised."""
+    before = log.trust.keys[0].not_before
+    whole = settled(log, place_of(log, 0))
+    keys = [
+        replace(one, compromised_since=before + 1) if one.use == "admin" else one
+        for one in whole.trust.keys
+    ]
+    trust = replace(whole.trust, keys=tuple(keys)) if is_compromised else whole.trust
+    long_after = log.changed(call, lambda members: members.update(at=rfc3339(before + 60)))
+    announced, resolution, erasure = range(len(log.shards_[0]), len(whole.shards_[0]))
+    bodies = [*long_after.shards_[0], *whole.shards_[0][announced:]]
+    late = replace(whole, shards_=[bodies], trust=trust)
+    for index in (announced, resolution, erasure):
+        late = late.changed(index, lambda members: members.update(at=rfc3339(before)))
+    forged = late.forged([*places, announced, resolution, erasure], call)
+    code = refusal(forged, trust, form=True)
+    assert code == ("key.compromised" if is_compromised else None)
+    reader: Any = late
+    made = verify_evidence(prove_call(reader, trust, place_of(log, 0)), trust)
+    assert len(made.admin_statements) == (0 if is_compromised else 2)
 
 
 @pytest.mark.parametrize(

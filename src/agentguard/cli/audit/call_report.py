@@ -275,7 +275,7 @@ class _ReportBuilder:
         records: list[AdminRecord] = []
         for log_entry in self._entries_of(kind, self.reader.shards()):
             with self._problem(f"the {kind} at {log_entry.shard}/{log_entry.index} does not hold"):
-                at = parse_time(log_entry.entry.at)
+                at = max(parse_time(log_entry.entry.at), parse_time(self.report.entry.at))
                 statement = statements.check_admin_statement(log_entry.entry, self.trust, at)
                 if statement.is_of(self.report.shard, self.report.index, self.report.call):
                     records.append(AdminRecord(statement, log_entry))
