@@ -333,6 +333,25 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran, no_flusher)
     assert place.examine().ok
 
 
+def test_a_probe_finds_a_file_that_can_not_be_written(place, ran, no_flusher, monkeypatch):
+    """Each probe attempts a write of its own here, and none adds an entry."""
+    for name in ("_TELLS_FOR", "_FAILS_FOR"):
+        monkeypatch.setattr(f"agentguard.storage.log_probe.{name}", -1.0)
+    guard = place.open()
+    guard.new_agent("reader").call(guard.tool(ran.append), "x")
+    runtime = runtime_of(guard)
+    runtime.flush()
+    connection, size = runtime._ports.log._backend._connection, runtime._ports.log.head.size
+    assert runtime.log_failure() is None
+    connection.execute("PRAGMA query_only=ON")
+    assert runtime.log_failure().code == "storage.readonly"
+    connection.execute("PRAGMA query_only=OFF")
+    assert runtime.log_failure() is None
+    assert runtime._ports.log.head.size == size
+    guard.close()
+    assert place.examine().ok
+
+
 def test_a_state_without_write_permission_is_refused(place):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere; the test above makes SQLite refuse instead")

@@ -80,6 +80,9 @@ class Faulty:
         head: Head = self.inner.read_head()
         return head
 
+    def try_write(self) -> None:
+        self.inner.try_write()
+
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
         if self.before is not None:
             raise self.before

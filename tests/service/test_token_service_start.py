@@ -10,6 +10,7 @@ import ssl
 import httpx
 import pytest
 from certificates import Authority
+from full_disk import full_disk
 from ports import free_port
 from token_service import PAYMENTS, served
 
@@ -100,6 +101,19 @@ def test_a_port_in_use_fails_the_start_and_leaves_no_socket(programs):
             assert "server.address" in refused_start(service)
         service.place.start()
         assert service.http.get("/healthz").is_success
+
+
+def test_a_service_whose_log_can_not_be_written_says_so_to_a_probe(programs):
+    with served(programs) as service:
+        place = service.place
+        place.stop()
+        place.start("from agentguard.storage import log_probe; log_probe._TELLS_FOR = 0.2")
+        assert service.http.get("/healthz").json() == {"status": "ok"}
+        with full_disk(place.server):
+            place.wait_for(lambda: service.http.get("/healthz").status_code == 503)
+            failing = service.http.get("/healthz").json()
+            assert failing["error_description"] == "the log can't be written [storage.readonly]"
+        place.wait_for(lambda: service.http.get("/healthz").is_success)
 
 
 def test_a_certificate_that_is_none_fails_the_start(programs):

@@ -53,6 +53,9 @@ class Watched:
         self.inner.write(records, head, sign)
         self.batches.append(len(records))
 
+    def try_write(self):
+        self.inner.try_write()
+
     def close(self):
         self.closes += 1
         self.inner.close()

@@ -37,6 +37,7 @@ from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
 from agentguard.storage.log import ShardLog
+from agentguard.storage.log_probe import LogProbe
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Inheritance, Ledger
@@ -92,6 +93,7 @@ class Runtime:
         self._closed = False
         self._ports: Ports | None = None
         self._log: ShardLog | None = None
+        self._probe: LogProbe | None = None
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
         self._start_threads()
@@ -142,6 +144,7 @@ class Runtime:
             self.runs = domain.runs()
             put_on_record(self._setup, ports, domain)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
+            self._probe = LogProbe(log)
             self._require_open()  # another thread may have closed the guard meanwhile
         except BaseException:
             log.close()
@@ -302,11 +305,15 @@ class Runtime:
         if self._log is not None:
             self._log.flush()
 
+    def log_failure(self) -> StorageError | None:
+        """Return why this process can't write the log, None where it can (``LogProbe``)."""
+        return None if self._probe is None else self._probe.failure()
+
     def forked(self) -> None:
         """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
-        self._ports = self._log = self._ledger = self.requests = None
+        self._ports = self._log = self._probe = self._ledger = self.requests = None
         self._claim = _nothing  # the fork has closed the parent's lock
         self._start_threads()
 

@@ -1,8 +1,9 @@
 """``[server] health``: a small HTTP listener on loopback, for probes and for metrics.
 
-``/healthz`` answers 200 while the server takes calls, and 503 while the server drains. ``/metrics``
-has the figures of the server as text for Prometheus. Every process of the machine may ask, so there
-are counts and no names.
+``/livez`` answers 200 while the process does. ``/healthz`` answers 200 while the server takes calls
+that can run, and 503 while the server drains or the log can't be written. ``/metrics`` has the
+figures of the server as text for Prometheus. Every process of the machine may ask, so there are
+counts and reason codes, and no names.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _METRICS: Final = (
     ),
     ("uptime", "gauge", "Seconds since the start."),
     ("draining", "gauge", "1 while the server takes no new calls, because it is about to end."),
+    ("log_failed", "gauge", "1 while the log can't be written, and each call is denied."),
 )
 _NAMES: Final = {
     "requests": "requests_total",
@@ -129,13 +131,15 @@ class _Answer(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer ``/healthz`` and ``/metrics``."""
-        status = self.server.status()
-        if self.path == "/healthz":
-            is_draining = status["draining"]
-            self._send(503 if is_draining else 200, "draining\n" if is_draining else "ok\n")
+        """Answer ``/livez``, ``/healthz`` and ``/metrics``."""
+        if self.path == "/livez":
+            self._send(200, "ok\n")
+        elif self.path == "/healthz":
+            obstacle = _obstacle(self.server.status())
+            self._send(503 if obstacle else 200, f"{obstacle or 'ok'}\n")
         elif self.path == "/metrics":
-            self._send(200, metrics(status), "text/plain; version=0.0.4; charset=utf-8")
+            text = metrics(self.server.status())
+            self._send(200, text, "text/plain; version=0.0.4; charset=utf-8")
         else:
             self._send(404, "not found\n")
 
@@ -155,14 +159,23 @@ class _Answer(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+def _obstacle(status: Mapping[str, Any]) -> str | None:
+    """Return why no new call can run, None where calls can."""
+    if status["draining"]:
+        return "draining"
+    failure = status["log_failure"]
+    return failure and f"the log can't be written [{failure['code']}]"
+
+
 def metrics(status: Mapping[str, Any]) -> str:
     """Return the figures as text for Prometheus, without those that are not known yet."""
+    figures = {**status, "log_failed": status["log_failure"] is not None}
     lines: list[str] = []
     for key, kind, meaning in _METRICS:
-        if status[key] is None:  # not counted yet
+        if figures[key] is None:  # not counted yet
             continue
         name = f"agentguard_server_{_NAMES.get(key, key)}"
-        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {status[key]:d}"]
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {figures[key]:d}"]
     name = "agentguard_server_info"
     lines += [f"# HELP {name} The version of the server.", f"# TYPE {name} gauge"]
     lines.append(f'{name}{{version="{status["version"]}"}} 1')

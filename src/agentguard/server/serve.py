@@ -220,7 +220,7 @@ class GuardServer:
         """Accept no call any more, wait for outcomes unless it ``is_hurried``, and end."""
         self.sessions.is_draining = True
         until = time.monotonic() + self._limits.drain
-        while time.monotonic() < until and not is_hurried() and self.sessions.status()["calls"]:
+        while time.monotonic() < until and not is_hurried() and self.sessions.running():
             time.sleep(0.02)
         self._ended.set()
         self._wakes.close()

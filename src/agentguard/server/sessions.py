@@ -120,8 +120,18 @@ class Sessions:
                 return one
         return self._own if client.uid == self._uid else None
 
+    def running(self) -> int:
+        """Return how many calls are under way."""
+        with self.lock:
+            sessions = list(self._sessions.values())
+        return sum(one.running() for one in sessions)
+
     def status(self, asking: Session | None = None) -> dict[str, Any]:
-        """Return the figures, and the clients, connections and calls but those of ``asking``."""
+        """Return the figures, and the clients, connections and calls but those of ``asking``.
+
+        Waits for the log's disk, where nothing was written for a while.
+        """
+        failure = self._parts.runtime.log_failure()
         with self.lock:
             sessions = [one for one in self._sessions.values() if one is not asking]
         ports = self._parts.runtime.current_ports()
@@ -133,6 +143,7 @@ class Sessions:
             "in_doubt": self.in_doubt,
             "in_doubt_before": self._earlier.count(),
             "draining": self.is_draining,
+            "log_failure": failure and {"code": failure.code, "message": str(failure)},
             "isolation": dict(Counter(one.isolation for one in sessions)),
             "config_sha256": ports.config_sha256,
             "policy_sha256": ports.engine.policy_sha256,

@@ -1,4 +1,4 @@
-"""What everybody may read: the metadata (RFC 8414), the issuer's keys, and whether all is well."""
+"""What everybody may read: the metadata (RFC 8414), the issuer's keys, and the state of health."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from agentguard.delegation.access_token import MAX_LIFETIME
 from agentguard.identity.trust import TrustedKey, seconds
-from agentguard.service.answers import Answer, public, success
+from agentguard.service.answers import Answer, public, success, unavailable
 from agentguard.service.messages import GRANT, JWT_BEARER
 from agentguard.service.parts import ServiceParts
 from agentguard.service.reading import Request
@@ -74,6 +74,11 @@ def _counts(trusted: TrustedKey, at: int) -> bool:
 
 
 def health(parts: ServiceParts, _request: Request) -> Answer:
-    """Return that the service answers, which takes a look at the log's newest entry."""
-    parts.now()
+    """Return that the service answers; raises ``RefusedError`` where the log can't be written.
+
+    Without the log, there is neither a token nor a decision.
+    """
+    failure = parts.guard.runtime.log_failure()
+    if failure is not None:
+        raise unavailable(f"the log can't be written [{failure.code}]")
     return success({"status": "ok"})

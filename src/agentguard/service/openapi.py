@@ -200,7 +200,7 @@ DESCRIPTION: Final[Mapping[str, Any]] = {
     "paths": {
         "/.well-known/oauth-authorization-server": _public("The metadata (RFC 8414)"),
         "/jwks.json": _public("The keys of the issuer (RFC 7517)"),
-        "/healthz": _public("Whether the service answers"),
+        "/healthz": _public("Whether the service answers, and can write the log"),
         "/openapi.json": _public("This description"),
         "/identities": {"post": _IDENTITIES},
         "/token": {"post": _TOKEN},

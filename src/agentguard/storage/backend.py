@@ -40,6 +40,9 @@ class Backend(Protocol):
         ``sign`` makes the checkpoint's signed note.
         """
 
+    def try_write(self) -> None:
+        """Write the durable end again as it is, durably; raises ``StorageError`` as ``write``."""
+
     def close(self) -> None:
         """Close the place."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,6 +63,19 @@ class CommitTurn:
             else:
                 again.append(queued)
         return again
+
+
+class Attempt:
+    """An attempt to write the log: ``at`` (seconds of the monotonic clock), and how it failed.
+
+    ``failure`` is a copy of the error, whose traceback would keep the batch in memory.
+    """
+
+    __slots__ = ("at", "failure")
+
+    def __init__(self, failure: StorageError | None = None) -> None:
+        self.at = time.monotonic()
+        self.failure = failure and StorageError(str(failure), code=failure.code)
 
 
 class UncertainCommit(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -147,6 +148,18 @@ def write_new(path: Path, data: bytes) -> None:
         raise _in_the_way(path) from error
     except OSError as error:
         raise _unwritten(path, error, "written") from error
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise ``StorageError`` where no file of ``size`` bytes fits into a folder; none stays there.
+
+    The codes are ``storage.readonly`` and ``storage.full``.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size))
+    except OSError as error:
+        raise _unwritten(folder, error, "written") from error
 
 
 def add(path: Path, data: bytes) -> None:

@@ -31,8 +31,8 @@ from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import flusher
 from agentguard.storage.backend import Backend, Head
-from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit
-from agentguard.storage.reentry import holds_sqlite_lock
+from agentguard.storage.commit_turn import Attempt, CommitTurn, QueuedRecord, UncertainCommit
+from agentguard.storage.reentry import holds_sqlite_lock, interrupted
 from agentguard.storage.unsigned import UnsignedOutcomes, sign_alone
 
 MAX_BATCH: Final = 256
@@ -56,6 +56,7 @@ class ShardLog:
         self._pending: list[QueuedRecord] = []
         self._unsigned = UnsignedOutcomes()
         self._turn: CommitTurn | None = None
+        self.newest_attempt = Attempt()
         self._uncertain: UncertainCommit | None = None
         self._closed = ""
         self._wake = flusher.Wake()
@@ -106,7 +107,7 @@ class ShardLog:
         Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
         """
         if self._turn is not None and self._would_deadlock():
-            raise _reentry_error()
+            raise interrupted()
         queued = QueuedRecord(record, has_waiter=True)
         self._submit(queued)
         try:
@@ -167,8 +168,11 @@ class ShardLog:
                 self._pending += queued
                 del self._unsigned[outcome.sha256]
 
-    def flush(self) -> None:
-        """Make durable what is enqueued now; raises as ``append`` does."""
+    def flush(self, *, is_trial: bool = False) -> None:
+        """Make durable what is enqueued now; raises as ``append`` does.
+
+        A trial has the backend write first, whether anything is enqueued or not.
+        """
         with self._lock:  # after an ``enqueue`` that is under way, which has set ``_wake`` already
             waiting = self._unsigned.waiting()
         self._sign_alone(waiting)
@@ -177,17 +181,18 @@ class ShardLog:
             with self._lock:
                 while self._turn:
                     if self._would_deadlock():
-                        raise _reentry_error()
+                        raise interrupted()
                     self._changed.wait()
                 # what came later is left to others: the flusher would lead as long as they append
                 left = set(self._pending) if left is None else left.intersection(self._pending)
-                if not left:
+                if not (left or is_trial):
                     return
             try:
-                self._lead(None)
+                self._lead(None, is_trial=is_trial)
             except BaseException:
                 self._recover()
                 raise
+            is_trial = False
 
     def close(self) -> None:
         """Flush, and close the backend; raises ``StorageError`` if the flush failed.
@@ -262,7 +267,7 @@ class ShardLog:
         with self._lock:
             while not queued.is_settled and self._turn:
                 if self._would_deadlock():
-                    raise _reentry_error(is_committing=queued not in self._pending)
+                    raise interrupted(is_committing=queued not in self._pending)
                 self._changed.wait()
             return queued.is_settled
 
@@ -275,8 +280,8 @@ class ShardLog:
         turn = self._turn
         return turn is not None and (turn.thread == threading.get_ident() or holds_sqlite_lock())
 
-    def _lead(self, own: QueuedRecord | None) -> None:
-        """Commit one batch, unless another thread leads by now."""
+    def _lead(self, own: QueuedRecord | None, *, is_trial: bool = False) -> None:
+        """Commit one batch, unless another thread leads by now; a trial may have none."""
         turn = CommitTurn(own)
         try:
             with self._lock:
@@ -290,10 +295,14 @@ class ShardLog:
             if self._uncertain is not None:
                 self._resolve(self._uncertain)
                 batch = [queued for queued in batch if queued.place is None]
+            if is_trial:
+                self._backend.try_write()
             if batch:
                 self._commit(batch)
+            self.newest_attempt = Attempt() if batch or is_trial else self.newest_attempt
         except StorageError as error:
             turn.failure = error
+            self.newest_attempt = Attempt(error)
             if own is None:
                 raise
         finally:
@@ -364,9 +373,8 @@ class ShardLog:
         return durable
 
     def _give_receipts(self, batch: Sequence[QueuedRecord], before: Head) -> None:
-        first = before.checkpoint.size
-        for offset, queued in enumerate(batch):
-            queued.place = LogPlace(self._shard, first + offset)
+        for index, queued in enumerate(batch, before.checkpoint.size):
+            queued.place = LogPlace(self._shard, index)
 
     def _settle(self, turn: CommitTurn) -> None:
         """Settle the batch, wake the waiting threads, and end the turn.
@@ -390,11 +398,3 @@ class ShardLog:
 
 def _nothing(_at: str) -> None:
     """The check before each commit where ``check_before_signing`` was not called."""
-
-
-def _reentry_error(*, is_committing: bool = False) -> StorageError:
-    """The error for a call in the midst of a commit of the same thread, or of SQLite's work."""
-    message = "this thread was interrupted while the log is written: try again when that is done"
-    if is_committing:
-        message = f"whether the entry is in the log is not known yet: {message}"
-    return StorageError(message, code="storage.unknown" if is_committing else "storage.busy")

@@ -44,6 +44,9 @@ class MemoryBackend:
             self._checkpoints += (head.checkpoint,)
             self._head = head
 
+    def try_write(self) -> None:
+        """Do nothing: memory can be written."""
+
     def copied(self) -> Self:
         """Return a copy of this log, which later writes do not change."""
         with self._one_moment:

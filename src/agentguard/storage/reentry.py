@@ -30,6 +30,14 @@ def holds_sqlite_lock() -> bool:
     return True
 
 
+def interrupted(*, is_committing: bool = False) -> StorageError:
+    """Return the error for a call amid a commit of the same thread, or amid SQLite's work."""
+    message = "this thread was interrupted while the log is written: try again when that is done"
+    if is_committing:
+        message = f"whether the entry is in the log is not known yet: {message}"
+    return StorageError(message, code="storage.unknown" if is_committing else "storage.busy")
+
+
 class ReentryGuard(threading.local):
     """Refuses a thread that enters a second time, as from a signal handler."""
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Final
 
 from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
@@ -194,6 +195,14 @@ class ShardFile:
         self._note = note
         self._anchor.write(note)
 
+    def try_write(self) -> None:
+        """Write the file's first page again as it is, where there is room for more entries."""
+        self._anchor.settle()
+        files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
+        with SQLITE_LOCK, sqlite.errors(self._path):
+            # SQLite writes no row that stays the same
+            self._connection.execute(f"PRAGMA user_version={sqlite.VERSION}")
+
     def close(self) -> None:
         """Close the file and release the lock."""
         with SQLITE_LOCK:
@@ -219,6 +228,9 @@ def inherited_note(path: Path) -> bytes | None:
 
 
 _NOTES: dict[Path, bytes | None] = {}
+
+_ROOM: Final = 256 << 10
+"""The bytes that a disk has to have room for; an entry with its pages takes some ten thousand."""
 
 
 def _make(path: Path, origin: str) -> None:

@@ -23,6 +23,7 @@ _LABELS: Final = {
     "denials": "denials since start",
     "in_doubt": "in doubt since start",
     "in_doubt_before": "in doubt before start",
+    "log_failure": "log",
 }
 
 
@@ -34,18 +35,25 @@ def status(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     (seconds), requests, denials and in_doubt (calls of clients that were lost), each since the
     start, in_doubt_before (calls in doubt from before the start that nobody has settled; 1000 for
     so many or more, null until they are counted), clients, connections, calls (under way),
-    draining, isolation (how many clients by their isolation), config_sha256 and policy_sha256 (of
-    what the server has loaded; the latter null for a policy elsewhere). All calls in doubt:
-    agentguard audit list --in-doubt. Exit code 2 if the server does not answer.
+    draining, log_failure (code and message of why the log can't be written, so that each call is
+    denied; null where it can), isolation (how many clients by their isolation), config_sha256 and
+    policy_sha256 (of what the server has loaded; the latter null for a policy elsewhere). All calls
+    in doubt: agentguard audit list --in-doubt. Exit code 1 if the log can't be written, 2 if the
+    server does not answer.
     """
     answer = _ask(config, {"op": "status"})
     if json:
         screen.json_line(answer)
-        return
-    screen.sheet((_LABELS.get(name, name), _shown(name, value)) for name, value in answer.items())
+    else:
+        rows = ((_LABELS.get(name, name), _shown(name, value)) for name, value in answer.items())
+        screen.sheet(rows)
+    if answer.get("log_failure") is not None:
+        raise typer.Exit(1)
 
 
 def _shown(name: str, value: Any) -> str:
+    if name == "log_failure":
+        return "can be written" if value is None else f"{value['message']} [{value['code']}]"
     if value is None:
         return "not known" if name == "policy_sha256" else "not counted yet"
     if name == "uptime":

@@ -69,7 +69,7 @@ def serve(*, config: ConfigOption = None) -> None:
                         reloads.clear()
                         _reload(server)
                 notify("STOPPING=1")
-                screen.line(_farewell(server.sessions.status()["calls"], settings.server))
+                screen.line(_farewell(server.sessions.running(), settings.server))
             finally:  # also where nobody could be told: calls that run need the drain
                 server.close(lambda: bool(hurries))
         if server.sessions.in_doubt:

@@ -76,7 +76,18 @@ def _answer(server: ServerConfig, settings: Config, *, own: bool) -> Finding:
         # before the start of a server, its configuration may be sound
         is_absent = own and error.code == "server.unreachable"
         return Finding("warn" if is_absent else "fail", _CHECK, str(error))
-    return _edited(loaded, settings) or _isolation(greeting, settings, own=own)
+    found = _failing(loaded) or _edited(loaded, settings)
+    return found or _isolation(greeting, settings, own=own)
+
+
+def _failing(loaded: Mapping[str, Any]) -> Finding | None:
+    """Say that the server can't write its log, by its status; None where the server can."""
+    failure = loaded.get("log_failure")
+    if not isinstance(failure, Mapping):
+        return None
+    return Finding(
+        "fail", _CHECK, f"it answers, and the log can't be written: {failure['message']}"
+    )
 
 
 def _edited(loaded: Mapping[str, Any], settings: Config) -> Finding | None:
