@@ -78,6 +78,11 @@ def test_a_mistake_names_its_key(tmp_path, service, key):
         read(tmp_path, **service)
 
 
+def test_a_port_of_very_many_digits_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigError, match=r"service\.listen: "):
+        read(tmp_path, issuer=ISSUER, listen="127.0.0.1:" + "1" * 5000)
+
+
 def test_the_table_needs_a_guard_server_beside_it(tmp_path):
     tables = {"trust_domain": "acme.example", "service": {"issuer": ISSUER}}
     with pytest.raises(ConfigError, match=r"\[server\]"):

@@ -28,7 +28,8 @@ from agentguard.cli.mcp.tokens import oauth_of
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.domain.config import Config
-from agentguard.domain.config.mcp_serve import LISTEN, is_loopback, parse_listen, parse_socket
+from agentguard.domain.config.mcp_serve import LISTEN, parse_listen, parse_socket
+from agentguard.domain.config.server import is_loopback
 from agentguard.errors import ConfigError
 
 _LISTENER = "agentguard_mcp.gateway.http.server"

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from agentguard.domain.config.server import MAX_PORT
+from agentguard.domain.config.server import read_port
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 from agentguard.proof.target import Target, parse_audience
@@ -120,18 +120,13 @@ def parse_listen(text: str) -> tuple[str, int] | None:
         ip_address(host)
     except ValueError:
         return None
-    is_port = port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT))
-    return (host, int(port)) if is_port and int(port) <= MAX_PORT else None
+    number = read_port(port)
+    return None if number is None else (host, number)
 
 
 def parse_socket(text: str) -> str | None:
     """Return the path of ``unix:PATH``, None for another text."""
     return text.removeprefix(_UNIX) if text.startswith(_UNIX) and text != _UNIX else None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is one of this machine alone."""
-    return ip_address(host).is_loopback
 
 
 def _listen(table: Table, listen: str) -> tuple[str, int]:

@@ -172,6 +172,20 @@ def read_server(
     return config
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address is one of this machine alone; a name is none."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_port(text: str) -> int | None:
+    """Return a port from its decimal digits, None for another text; 0 is a port."""
+    is_port = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT))
+    return int(text) if is_port and int(text) <= MAX_PORT else None
+
+
 def _health(table: Table) -> tuple[str, int] | None:
     """Return the loopback address and the port of ``health``; raises ``ConfigError``."""
     text = table.text("health", "")
@@ -180,7 +194,7 @@ def _health(table: Table) -> tuple[str, int] | None:
     host, _, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        is_valid = ip_address(host).is_loopback and 0 < int(port) <= MAX_PORT
+        is_valid = is_loopback(host) and 0 < int(port) <= MAX_PORT
     except ValueError:
         is_valid = False
     if not is_valid:

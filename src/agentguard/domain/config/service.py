@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from agentguard.delegation import grant
-from agentguard.domain.config.server import MAX_PORT
+from agentguard.domain.config.server import is_loopback, read_port
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 from agentguard.proof.target import parse_audience
@@ -46,7 +45,7 @@ def read_service(table: Table, resolve: Callable[[str], Path]) -> ServiceConfig:
     certificate, key = table.text("certificate", ""), table.text("key", "")
     if bool(certificate) is not bool(key):
         raise table.mistake("key", "the private key of the certificate, beside the certificate")
-    if not certificate and not _is_loopback(host):
+    if not certificate and not is_loopback(host):
         expected = "a certificate and a key, because listen is no loopback address"
         raise table.mistake("certificate", expected)
     audiences = table.texts("audiences", ())
@@ -80,14 +79,7 @@ def _issuer(table: Table) -> str:
 
 def _listen(table: Table) -> tuple[str, int]:
     host, _, port = table.text("listen", LISTEN).rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT
-    if not host or not is_port:
+    number = read_port(port)
+    if not host or not number:
         raise table.mistake("listen", "an address and a port, as in '127.0.0.1:8787'")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host.removeprefix("[").removesuffix("]"), number
