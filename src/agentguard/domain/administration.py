@@ -209,7 +209,7 @@ def _settled(
 def _take_up(settings: Config, passphrase: Secret) -> tuple[StateDomain, Signer]:
     domain = take_up(settings, passphrase)
     admin = keystore.load_key(settings.state, "admin", passphrase)
-    require_trusted(settings.state, domain.trust, admin=admin)
+    require_trusted(settings.state, domain.trust, {"admin": admin})
     return domain, admin
 
 

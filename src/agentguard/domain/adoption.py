@@ -82,7 +82,7 @@ def adopt(
     anchors, secret = _anchors(settings), Secret.of(passphrase)
     domain = take_up(settings, secret, may_be_copy=True)
     admin = keystore.load_key(settings.state, "admin", secret)
-    require_trusted(settings.state, domain.trust, admin=admin)
+    require_trusted(settings.state, domain.trust, {"admin": admin})
     # without the anchors, which would refuse the state
     without_anchor = replace(domain, settings=replace(settings, anchor=None))
     with _original_locked(confirmed.original):

@@ -5,7 +5,7 @@ A trust domain is its keys, its trust document and its log. ``memory.py`` has a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from agentguard.errors import (
     StorageError,
     VerificationError,
 )
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing.keys import Secret, Signer
 from agentguard.storage import (
     anchor,
@@ -164,7 +164,7 @@ def found(
     """
     passphrase = Secret.of(passphrase)
     issuer, log_key, admin = (new_key() for _ in range(3))
-    trust = new_trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
+    trust = new_trust(config.trust_domain, now, {"issuer": issuer, "log": log_key, "admin": admin})
     with founding.filling(config.state) as state:
         try:
             if config.anchor is not None:  # first: this user may have no right to write there
@@ -256,7 +256,7 @@ def require_same_domain(settings: Config, trust: TrustDocument) -> None:
 def _checked(domain: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
     state = domain.settings.state
     handover.require_same(state, domain.settings.anchor, domain.trust)
-    require_trusted(state, domain.trust, issuer=domain.issuer, log=domain.log_key)
+    require_trusted(state, domain.trust, {"issuer": domain.issuer, "log": domain.log_key})
     if not may_be_copy:
         _require_place(domain.settings, domain.trust)
     return domain
@@ -268,13 +268,13 @@ def _require_place(settings: Config, trust: TrustDocument) -> None:
         state_location.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
 
 
-def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
+def require_trusted(state: Path, trust: TrustDocument, signers: Mapping[Use, Signer]) -> None:
     """Refuse keys that are not in force by the trust document beside them.
 
-    Nobody could verify what such a key signs. A key that was rotated out is refused, too. The name
-    of each argument is the use of the key. Raises ``KeyMaterialError`` (``key.mismatch``).
+    Nobody could verify what such a key signs. A key that was rotated out is refused, too. Raises
+    ``KeyMaterialError`` (``key.mismatch``).
     """
     for use, signer in signers.items():
-        if signer.public_key not in trust.current(use):  # type: ignore[arg-type]
+        if signer.public_key not in trust.current(use):
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")

@@ -117,7 +117,7 @@ def read_settings(tables: object) -> Config:
 def new_domain(trust_domain: str, *, now: datetime) -> MemoryDomain:
     """Make a domain in memory, with new keys and an empty log."""
     issuer, log_key = new_key(), new_key()
-    trust = new_trust(trust_domain, now, issuer=issuer, log=log_key)
+    trust = new_trust(trust_domain, now, {"issuer": issuer, "log": log_key})
     listed = seal_registry(issuer, trust, [0], at=timestamp(now))
     backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
     return MemoryDomain(trust, issuer, log_key, backend)

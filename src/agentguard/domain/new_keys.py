@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
-from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
+from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
 from agentguard.storage.log import ShardLog
 
@@ -17,13 +18,10 @@ def new_key() -> Ed25519Signer:
     return Ed25519Signer.from_seed(os.urandom(32))
 
 
-def new_trust(trust_domain: str, now: datetime, **signers: Signer) -> TrustDocument:
-    """Return the trust document of a new domain: the keys of ``signers`` are in force from now.
-
-    The name of each argument is the use of the key (``issuer``, ``log``, ``admin``).
-    """
+def new_trust(trust_domain: str, now: datetime, signers: Mapping[Use, Signer]) -> TrustDocument:
+    """Return the trust document of a new domain: the keys of ``signers`` are in force from now."""
     since = seconds(now)
-    keys = tuple(TrustedKey(use, s.public_key, since) for use, s in signers.items())  # type: ignore[arg-type]
+    keys = tuple(TrustedKey(use, s.public_key, since) for use, s in signers.items())
     return TrustDocument(trust_domain, f"{trust_domain}/log/{os.urandom(16).hex()}", keys)
 
 

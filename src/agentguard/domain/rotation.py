@@ -85,7 +85,7 @@ def rotate(
         domain = take_up_locked(settings, passphrase)
         now = domain.in_force(now)
         old = keystore.load_key(state, use, passphrase)
-        require_trusted(state, domain.trust, **{use: old})
+        require_trusted(state, domain.trust, {use: old})
         shards = domain.registered()  # read now, while the old issuer's signature is valid
         new = new_key()
         trust = domain.trust.rotated(
