@@ -17,6 +17,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.key_sources import KeySources
 from agentguard.domain.users import User, UserTokens
 from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity import jwt
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 from agentguard.signing.canonical import JSON
@@ -119,8 +120,8 @@ class IdJags:
 
 
 def _require_short(verified: VerifiedJwt) -> None:
-    """Raise for a grant whose time is long; ``iat`` is there, and both are numbers."""
-    exp, iat = (float(str(verified.claims[name])) for name in ("exp", "iat"))
+    """Raise for a grant whose time is long; ``exp`` and ``iat`` are there."""
+    exp, iat = (jwt.read_time(verified.claims, name) for name in ("exp", "iat"))
     if exp - iat > LONGEST:
         message = f"the ID-JAG counts for more than {LONGEST} seconds: have the issuer shorten it"
         raise VerificationError(message, code="jwt.lifetime")

@@ -16,7 +16,7 @@ from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.issuers import IssuerConfig, UsersConfig
 from agentguard.domain.key_sources import KeySources
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.identity import login
+from agentguard.identity import jwt, login
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.identity.login import LogIn
 from agentguard.identity.principal import is_principal, shown
@@ -249,11 +249,10 @@ def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) ->
 
 def _issued_at(claims: Mapping[str, JSON]) -> int:
     """Return ``iat``, which tells whether a log-out came after the token."""
-    issued_at = claims.get("iat")
-    if issued_at is None:
+    if "iat" not in claims:
         message = "the token has no iat: have the issuer set one"
         raise VerificationError(message, code="jwt.lifetime")
-    return int(float(str(issued_at)))  # a number, as jwt.verify has found
+    return int(jwt.read_time(claims, "iat"))
 
 
 def _text(claims: Mapping[str, JSON], name: str) -> str | None:

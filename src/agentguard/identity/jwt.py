@@ -196,18 +196,18 @@ def _require_time(claims: Mapping[str, JSON], leeway: int, now: float) -> float:
     if "exp" not in claims:
         message = "the token has no exp: have the issuer set one"
         raise VerificationError(message, code="jwt.lifetime")
-    ends = _time(claims, "exp") + leeway
+    ends = read_time(claims, "exp") + leeway
     if now >= ends:
         raise VerificationError("the token has expired", code="jwt.expired")
     for name in ("nbf", "iat"):
-        if name in claims and _time(claims, name) > now + leeway:
+        if name in claims and read_time(claims, name) > now + leeway:
             message = f"the token is not valid yet ({name}): compare the clocks of both machines"
             raise VerificationError(message, code="jwt.not_yet_valid")
     return ends
 
 
-def _time(claims: Mapping[str, JSON], name: str) -> float:
-    """Return a time in seconds, whole or not (RFC 7519, 2: NumericDate)."""
+def read_time(claims: Mapping[str, JSON], name: str) -> float:
+    """Return a claim that is a time in seconds, whole or not (RFC 7519, 2: NumericDate)."""
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _malformed(f"{name}: expected a number of seconds")

@@ -338,18 +338,23 @@ def _run_name(session: Session, header: Header) -> str:
     return f"{client.name}\0{name}" if client.name else name
 
 
+def _of_call(step: Callable[[Session, Header, Blobs], Frame]) -> Operation:
+    """Return the operation for a request of a call, which needs no part of the guard."""
+    return lambda _parts, *request: step(*request)
+
+
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    "authorize": lambda _parts, *request: calls.authorize(*request),
-    "evaluation": lambda _parts, *request: calls.evaluation(*request),
-    "evaluate": lambda _parts, *request: calls.evaluate_call(*request),
-    "span": lambda _parts, *request: calls.span(*request),
-    "facts": lambda _parts, *request: calls.facts(*request),
-    "outcome": lambda _parts, *request: calls.outcome(*request),
-    "secret": lambda _parts, *request: calls.secret(*request),
-    "proof": lambda _parts, *request: calls.proof(*request),
-    "call_proof": lambda _parts, *request: calls.call_proof(*request),
-    "receipt": lambda _parts, *request: calls.receipt(*request),
-    "withdraw": lambda _parts, *request: calls.withdraw(*request),
+    "authorize": _of_call(calls.authorize),
+    "evaluation": _of_call(calls.evaluation),
+    "evaluate": _of_call(calls.evaluate_call),
+    "span": _of_call(calls.span),
+    "facts": _of_call(calls.facts),
+    "outcome": _of_call(calls.outcome),
+    "secret": _of_call(calls.secret),
+    "proof": _of_call(calls.proof),
+    "call_proof": _of_call(calls.call_proof),
+    "receipt": _of_call(calls.receipt),
+    "withdraw": _of_call(calls.withdraw),
     "agent": agent,
     "instance": instance,
     "tool": tool,
