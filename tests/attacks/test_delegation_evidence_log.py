@@ -18,10 +18,10 @@ from delegated_calls import AGENTS, attempt
 from embedded_parts import instance_of, runtime_of
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, merkle, statements, summary
-from agentguard.audit.calls import read_authorization
+from agentguard.audit import checkpoint, merkle, records, statements, summary
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
+from agentguard.audit.entry import Entry, LogPlace, StoredEntry, parse_entry, parse_time
 from agentguard.audit.findings import ShardReport
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call import invocation
@@ -93,6 +93,11 @@ class Log:
         old = self.stored[index]
         new = replace(old, body=canonical.dumps(members), summary=about or old.summary)
         return replace(self, stored=(*self.stored[:index], new, *self.stored[index + 1 :]))
+
+    def without_data(self, index: int) -> Log:
+        """Leave out what is kept beside an entry."""
+        bare = replace(self.stored[index], attachments=())
+        return replace(self, stored=(*self.stored[:index], bare, *self.stored[index + 1 :]))
 
     def without(self, *gone: int) -> Log:
         kept = (one for index, one in enumerate(self.stored) if index not in gone)
@@ -471,6 +476,37 @@ def again(log: Log, index: int, number: int) -> StoredEntry:
         invocation_id=f"{number:032x}",
     )
     return replace(fresh.stored[index], attachments=())
+
+
+@pytest.mark.parametrize("status", ["ok", "error", "unknown", "not_run"])
+def test_a_call_that_has_run_is_no_replay_that_nobody_counts(log, status):
+    """A replay is no call: by the log's word, a guard could hide the calls over the limit."""
+    index = log.call("user:carol", "worker")
+    call = read_authorization(log.entries[index])
+    (ended,) = [
+        place
+        for place, one in enumerate(log.entries)
+        if one.kind == "outcome" and read_outcome(one).invocation_sha256 == call.invocation_sha256
+    ]
+    payload = records.outcome_statement(
+        call.invocation_sha256,
+        authorization=LogPlace(0, index),
+        status=status,
+        result=None,
+        result_type=None,
+        error_type=None,
+        started_at=None,
+        ended_at=log.entries[ended].at,
+    )
+    members: Any = loads_object(log.stored[ended].body)
+    members["statement"] = dsse.seal(payload, log.keys["second"]).as_json()
+    about = log.stored[ended].summary._replace(status=status)
+    counted = log.with_entry(ended, members, about).without_data(ended)
+    assert counted.problems == []
+    replay: Any = {**loads_object(log.stored[index].body), "replay_of": "0" * 32}
+    uncounted = counted.with_entry(index, replay)
+    assert uncounted.report().call_counts[0][2] == 1
+    assert [place for place, _what in uncounted.problems] == [ended] * (status != "not_run")
 
 
 def test_calls_are_counted_by_the_verifier(log):

@@ -326,7 +326,7 @@ def test_true_is_no_number(guard, read):
     for said, right in ((place, True), (place | {"index": True}, False)):
         changed = outcome._replace(predicate={"authorization": said})
         with nullcontext() if right else pytest.raises(VerificationError, match="another place"):
-            statements.check_outcome(changed, 0, 1, None)
+            statements.check_outcome(changed, 0, 1, None, is_replay=False)
     statements.check_opening({"origin": "log/1", "shard": 1}, "log/1", 1)
     with pytest.raises(VerificationError, match="another shard"):
         statements.check_opening({"origin": "log/1", "shard": True}, "log/1", 1)

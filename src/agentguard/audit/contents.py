@@ -264,12 +264,15 @@ class ContentsVerifier:
             if answers:
                 requests = approval_checks.answered_requests(answers)
                 self.approvals += [(request, index) for request in requests]
-            if chain is not None and "replay_of" not in entry.members:
+            is_replay = statements.is_replay(entry)
+            if chain is not None and not is_replay:
                 self.call_counts.update(chain.limits)
             if chain is not None:
                 self._note_latest(chain, at, index)
             subject = call.invocation_sha256
-            self.open_calls[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
+            self.open_calls[subject] = OpenCall(
+                index, str(call.invocation_id), subject, issued, is_replay
+            )
             self._releases.begin(call, index, chain)
             self._proofs.begin(call, index, chain)
         call_summary = summary.of_call(call.predicate, at=entry.at, decision=call.effect)
@@ -330,7 +333,9 @@ class ContentsVerifier:
         self._proofs.end(outcome.invocation_sha256)
         if call is None:
             return self._outcome_without_call(index, reading, entry, outcome)
-        statements.check_outcome(outcome, self.shard, call.place, call.invocation_id)
+        statements.check_outcome(
+            outcome, self.shard, call.place, call.invocation_id, is_replay=call.is_replay
+        )
         # the credential of the call's instance may have expired while the tool ran
         if self._is_unchecked(reading, call.issued):
             outcome.envelope.verify(call.issued.key)

@@ -267,7 +267,10 @@ class _FileVerifier:
                 raise _mismatch("it is of another call, or of one that was not allowed")
             if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
-            statements.check_outcome(outcome, place.shard, place.index, call.invocation_id)
+            is_replay = statements.is_replay(self._one("authorization").entry)
+            statements.check_outcome(
+                outcome, place.shard, place.index, call.invocation_id, is_replay=is_replay
+            )
             self._parts.check_signature(outcome.envelope, issued.key)
             return outcome, proven.place
 

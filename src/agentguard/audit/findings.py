@@ -50,12 +50,16 @@ class LatestCall(NamedTuple):
 
 
 class OpenCall(NamedTuple):
-    """An authorised call without an outcome so far; ``place`` is the index of the authorization."""
+    """An authorised call without an outcome so far; ``place`` is the index of the authorization.
+
+    A call that ``is_replay`` gets the result of an earlier one, and does not run.
+    """
 
     place: int
     invocation_id: str
     invocation_sha256: str
     issued: Credential
+    is_replay: bool
 
 
 @dataclass(frozen=True, slots=True)

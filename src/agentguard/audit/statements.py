@@ -120,11 +120,20 @@ def must_be_signed(call: Authorization) -> bool:
     return call.signed or call.allowed or call.code != "signature.failed"
 
 
-def check_outcome(outcome: Outcome, shard: int, index: int, invocation_id: str | None) -> None:
+def is_replay(authorization: Entry) -> bool:
+    """Return whether a call gets the result of an earlier one: no delegation counts such a call."""
+    return "replay_of" in authorization.members
+
+
+def check_outcome(
+    outcome: Outcome, shard: int, index: int, invocation_id: str | None, *, is_replay: bool
+) -> None:
     """Check that an outcome names no other place of the authorization than this, and no other call.
 
-    Raises ``VerificationError``.
+    A call that ``is_replay`` has not run. Raises ``VerificationError``.
     """
+    if is_replay and outcome.status != "not_run":
+        raise _mismatch("a call that repeats an earlier one, and was not counted, has run")
     if outcome.invocation_id not in (None, invocation_id):
         raise _mismatch("an outcome names another call than the one that it is of")
     place = outcome.predicate.get("authorization")

@@ -399,6 +399,13 @@ def test_an_outcome_names_no_other_place_than_its_call_s(log, places, call, plac
     assert refusal(wrong, log.trust, form=True) == "statement.mismatch"
 
 
+@pytest.mark.parametrize("change", [{}, {"replay_of": "0" * 32}], ids=str)
+def test_a_call_that_has_run_repeats_no_other(log, places, call, change):
+    """By the log's word, no delegation would count the call."""
+    forged = log.changed(call, lambda members: members.update(change)).forged(places, call)
+    assert refusal(forged, log.trust, form=True) == ("statement.mismatch" if change else None)
+
+
 def test_an_outcome_stands_after_its_call(log, places, call):
     """Also one that names no place, as of a call that was interrupted before it knew its own."""
     after = with_outcome(log, None)

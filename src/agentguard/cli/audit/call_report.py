@@ -257,7 +257,11 @@ class _ReportBuilder:
             report.outcome = outcome = read_outcome(log_entry.entry)
             with self._problem("the outcome does not hold"):
                 statements.check_outcome(
-                    outcome, report.shard, report.index, report.call.invocation_id
+                    outcome,
+                    report.shard,
+                    report.index,
+                    report.call.invocation_id,
+                    is_replay=statements.is_replay(report.entry),
                 )
                 if report.credential is not None:  # without one, that is a problem already
                     outcome.envelope.verify(report.credential.key)
