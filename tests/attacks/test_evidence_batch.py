@@ -20,6 +20,7 @@ from typing import Any
 import commands
 import pytest
 from edited_logs import PASSPHRASE
+from shared_ids import share_id
 
 from agentguard.audit import evidence_file
 from agentguard.audit.calls import read_authorization
@@ -30,7 +31,6 @@ from agentguard.audit.tlog_proof import TlogProof
 from agentguard.cli.audit import evidence_batch, evidence_worker, lookup
 from agentguard.domain import administration, keystore, worker_processes
 from agentguard.errors import DecodeError
-from agentguard.flow import prepare
 from agentguard.signing import canonical
 from agentguard.storage.reader import StateReader
 
@@ -216,10 +216,7 @@ def test_many_signatures_of_strangers_take_no_memory(paths, trust, number, is_ke
 @pytest.fixture
 def with_one_id(place, monkeypatch) -> Path:
     """Call two tools of an agent that gives both calls one id; return the trust document's file."""
-    entropy = prepare._entropy
-    monkeypatch.setattr(
-        prepare, "_entropy", lambda *given: (entropy(*given)[0], "a" * 32, entropy(*given)[2])
-    )
+    share_id(monkeypatch)
     with place.open() as guard:
         agent = guard.new_agent("reader")
         for name in ("harmless", "harmful"):

@@ -82,6 +82,9 @@ class Copy:
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         return iter(())
 
+    def shared_ids(self, shard: int) -> Iterator[tuple[int, int]]:
+        return iter(())
+
     def end(self, shard: int) -> End:
         """A careful attacker changes it as well."""
         tree = self.tree()

@@ -319,6 +319,7 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
         call_of(0xA2, "deny"),
         call_of(0xB1, "allow"),
         end_of(0xA1),
+        call_of(0xB1, "deny"),
     ):
         log.append(made)
     memory = MemoryBackend(log.head.origin, signer)
@@ -345,6 +346,7 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
         lambda one: one.unsettled(0, newest_first=True),
         lambda one: iter([one.end(0)]),
         lambda one: one.damage(0),
+        lambda one: one.shared_ids(0),
     ]
     for ask in asked:
         on_disk, in_memory = ([*ask(one)] for one in readers)
@@ -352,5 +354,6 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
     assert [*memory.named(0, prefix)] == [4, 5]
     assert [*memory.traces(0, prefix)] == [f"{n:032x}" for n in (0xA1, 0xA2)]
     assert [*memory.unsettled(0)] == [6]
-    assert [index for index, _body in memory.entries(0, after=5, newest_first=True)] == [7, 6]
-    assert (memory.end(0).origin, memory.end(0).size) == (log.head.origin, 8)
+    assert [index for index, _body in memory.entries(0, after=5, newest_first=True)] == [8, 7, 6]
+    assert [*memory.shared_ids(0)] == [(8, 6)]
+    assert (memory.end(0).origin, memory.end(0).size) == (log.head.origin, 9)

@@ -83,6 +83,12 @@ class LogReader(Protocol):
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         """Yield ``(index, table)`` of each row that belongs to a missing entry."""
 
+    def shared_ids(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Yield the calls with the id of an earlier call, the first hundred, by the summaries.
+
+        Each is the index of the call's authorization, and that of the first call with the id.
+        """
+
     def entry(self, shard: int, index: int) -> StoredEntry | None:
         """Return an entry with its summary and attachments, None without one."""
 

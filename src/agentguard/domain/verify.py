@@ -8,7 +8,7 @@ read to its end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,15 @@ from pathlib import Path
 
 from agentguard.audit import checkpoint
 from agentguard.audit.ahead import EntryReader
-from agentguard.audit.calls import read_authorization, read_outcome
+from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
-from agentguard.audit.find import LocatedEntry, entries_of_call, search_entries
+from agentguard.audit.find import (
+    LocatedEntry,
+    entries_of_call,
+    read_entry_of_kind,
+    search_entries,
+)
 from agentguard.audit.findings import MAX_LISTED, Problem, ShardReport
 from agentguard.audit.late_calls import late_calls
 from agentguard.audit.log import LogReader
@@ -259,7 +264,32 @@ class _LogVerification:
         for index, table in strays:
             what = f"in {table} something stands beside an entry that is not there"
             self.problems.append(Problem(number, index, what))
+        if self.contents and number not in self.damaged:
+            self.problems += self._shared_ids(number)
         return verifier.report()
+
+    def _shared_ids(self, shard: int) -> Iterator[Problem]:
+        """Yield a problem of each call with the id of an earlier call: the id names either.
+
+        An invocation that is there twice has been reported, and so has a changed column.
+        """
+        for index, before in self.reader.shared_ids(shard):
+            call, first = self._call(shard, index), self._call(shard, before)
+            if call is None or first is None or call.invocation_sha256 == first.invocation_sha256:
+                continue
+            if call.invocation_id == first.invocation_id:
+                yield Problem(
+                    shard,
+                    index,
+                    f"its call has the id of another call, at {before} in this shard: name each by "
+                    "its place",
+                )
+
+    def _call(self, shard: int, index: int) -> Authorization | None:
+        with suppress(AgentguardError):  # the walk has reported what can't be read
+            located = read_entry_of_kind(self.reader, shard, index, "authorization")
+            return None if located is None else read_authorization(located.entry)
+        return None
 
     def _compare_heads(self, reports: Sequence[ShardReport]) -> None:
         """Compare each head in a shard's opening entries with the shard that the head is of.

@@ -99,6 +99,16 @@ class MemoryBackend:
         """Nothing: what stands beside an entry is kept with it."""
         return iter(())
 
+    def shared_ids(self, shard: int) -> Iterator[tuple[int, int]]:  # noqa: ARG002
+        """Yield the calls with the id of an earlier call, each with the first one's index."""
+        first: dict[str, int] = {}
+        for index, record in enumerate(self._records):
+            about = record.summary
+            if about.kind == "authorization" and about.invocation_id is not None:
+                before = first.setdefault(about.invocation_id, index)
+                if before != index:
+                    yield index, before
+
     def end(self, shard: int) -> End:  # noqa: ARG002
         """What the writer would go on from."""
         point = self._head.checkpoint

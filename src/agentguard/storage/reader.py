@@ -116,6 +116,10 @@ class StateReader:
             for index in self._indices(shard, statement.format(table)):
                 yield index, table
 
+    def shared_ids(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Yield the calls with the id of an earlier call, each with the first one's index."""
+        return self._rows(shard, _PAIR, _SHARED_IDS)
+
     def damage(self, shard: int) -> Iterator[str]:
         """Yield what SQLite finds wrong with the file, the first ten.
 
@@ -286,6 +290,14 @@ _STRAYS_OUTSIDE: Final = (
     "SELECT DISTINCT idx FROM {} WHERE idx < 0 OR idx > (SELECT max(idx) FROM entries)"
     " ORDER BY idx LIMIT 100"
 )
+# The index leads to the first call of each id, so that no id has to be kept.
+_SHARED_IDS: Final = """SELECT idx, before FROM (
+    SELECT idx, (
+        SELECT first.idx FROM summaries AS first
+        WHERE first.invocation_id = summaries.invocation_id AND first.kind = 'authorization'
+        ORDER BY first.idx LIMIT 1
+    ) AS before FROM summaries WHERE kind = 'authorization' AND invocation_id IS NOT NULL
+) WHERE before < idx ORDER BY idx LIMIT 100"""
 _FINDINGS: Final = 10
 
 _KEPT: Final = 64
@@ -331,6 +343,7 @@ _AHEAD: Final = 8
 _ENTRY: Final = _Shape(1, _of(int, bytes), _AHEAD)
 _NOTE: Final = _Shape(1, _of(int, bytes))
 _INDEX: Final = _Shape(1, _of(int))
+_PAIR: Final = _Shape(1, _of(int, int))
 _SUMMARY: Final = _Shape(1, _is_summary, _AHEAD)
 _ATTACHMENT: Final = _Shape(2, _of(int, str, str, bytes, bytes), _AHEAD)
 _END: Final = _Shape(0, _of(str, int, bytes))
