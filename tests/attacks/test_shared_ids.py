@@ -12,12 +12,16 @@ from contextlib import closing
 
 import commands
 import pytest
+from edited_logs import PASSPHRASE
+from embedded_parts import runtime_of
 from shared_ids import share_id
 
-from agentguard import Decision, Denied, Guard
+from agentguard import Decision, Denied, Guard, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import keystore
 from agentguard.domain.verify import examine
+from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -125,3 +129,128 @@ def test_columns_that_were_changed_give_no_call_another_id(place, ran):
 def test_of_many_calls_with_one_id_a_hundred_are_listed(place, ran):
     first, *later = make_calls(place, ran, 130)
     assert found(place.examine())[:100] == [shared(index, first) for index in later[:100]]
+
+
+# --- what a person says of one of them ------------------------------------------------------------
+
+TABLES = """
+trust_domain = "acme.example"
+state = "state"
+anchor = "anchor"
+[policy]
+engine = "function"
+path = "unused:unused"
+[agents.reader]
+authority = "own"
+[agents.writer]
+authority = "own"
+"""
+
+
+class Codec:
+    """Keeps a result as text."""
+
+    def dumps(self, result):
+        return str(result).encode()
+
+    def loads(self, data):
+        return data.decode()
+
+
+class Calls:
+    """Calls at stable sites, all of which get one id; ``ran`` is what was done."""
+
+    def __init__(self, place, ran):
+        self.place, self.ran = place, ran
+        (place.config.base / "agentguard.toml").write_text(TABLES, "utf-8")
+
+    def make(self, what, *, in_doubt=False):
+        """Make a call as a framework does; the outcome of one in doubt does not reach the log."""
+        with self.place.open() as guard, pytest.MonkeyPatch.context() as patch:
+            share_id(patch)
+            if in_doubt:
+                log = runtime_of(guard).current_ports().log
+                patch.setattr(log, "append", only_signed(log.append))
+                patch.setattr(FileJournal, "finish", lambda *_given: 1 / 0)
+            tool = note(guard, self.ran)
+            call = Invocation.bind(
+                tool.spec, lambda: Arguments.of({"what": what}), CallSite(what, thread="t")
+            )
+            options = CallOptions(codec=Codec())
+            return adapters.run(
+                guard.new_agent("reader"),
+                call,
+                lambda: self.ran.append(what) or f"did {what}",
+                options,
+            )
+
+    def resolve(self, index, answer):
+        words = ["resolve", f"0/{index}", answer, "--note", "asked the bank"]
+        env = {"AGENTGUARD_PASSPHRASE": PASSPHRASE.decode(), "COLUMNS": "200"}
+        return commands.run(words, env=env, cwd=self.place.config.base)
+
+    def resolved(self):
+        """The places that the resolutions in the log name."""
+        report = self.place.examine()
+        said = [said for shard in report.shards for _index, said in shard.admin_statements]
+        return [(one.call.index, one.ran) for one in said], len(report.in_doubt)
+
+
+def only_signed(append):
+    def appended(record):
+        if record.summary.kind == "outcome":
+            raise OSError("the disk is gone")
+        return append(record)
+
+    return appended
+
+
+@pytest.fixture
+def calls(place, ran):
+    return Calls(place, ran)
+
+
+@pytest.mark.parametrize("nth", [0, 1])
+@pytest.mark.parametrize("answer", ["--ran", "--not-ran"])
+def test_a_resolution_is_of_the_call_at_the_place_that_is_named(calls, place, nth, answer):
+    for what in ("one", "other"):
+        calls.make(what, in_doubt=True)
+    indices = places(place)
+    assert calls.resolved() == ([], 2)
+    done = calls.resolve(indices[nth], answer)
+    assert done.returncode == 0, done.stderr
+    assert calls.resolved() == ([(indices[nth], answer == "--ran")], 1)
+    again = calls.resolve(indices[nth], answer)
+    assert (again.returncode, "its resolution is on record" in again.stderr) == (2, True)
+    other = calls.resolve(indices[1 - nth], answer)
+    assert other.returncode == 0, other.stderr
+    assert calls.resolved() == (
+        [(i, answer == "--ran") for i in (indices[nth], indices[1 - nth])],
+        0,
+    )
+
+
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_call_with_an_outcome_does_not_settle_the_other(calls, place, nth):
+    for number, what in enumerate(("one", "other")):
+        calls.make(what, in_doubt=number == nth)
+    indices = places(place)
+    refused = calls.resolve(indices[1 - nth], "--ran")
+    assert (refused.returncode, "its outcome is on record" in refused.stderr) == (2, True)
+    assert calls.resolve(indices[nth], "--ran").returncode == 0
+    assert calls.resolved() == ([(indices[nth], True)], 0)
+
+
+@pytest.mark.parametrize("answer", ["--ran", "--not-ran"])
+def test_a_resolution_leaves_the_journal_entry_of_the_other_call(calls, place, ran, answer):
+    assert calls.make("done") == "did done"
+    calls.make("doubtful", in_doubt=True)
+    assert calls.resolve(places(place)[1], answer).returncode == 0
+    assert calls.make("done") == "did done"  # from the journal
+    if answer == "--ran":
+        with pytest.raises(Denied) as caught:
+            calls.make("doubtful")
+        assert caught.value.code == "journal.unreplayable"
+    else:
+        calls.make("doubtful")  # the twin: this one may be made anew
+    assert ran == ["done", "doubtful", *(["doubtful"] if answer == "--not-ran" else [])]

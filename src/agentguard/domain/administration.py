@@ -85,7 +85,9 @@ def resolve(
             _require_doubt(reader, call, domain.trust, ends)
             at = timestamp(max(now, log.last_at))
             recorded = log.append(records.resolution(admin, call.place, ran=ran, note=note, at=at))
-    domain.journal().settle(call.place.invocation_id, ran=ran)
+    name = call.entry.members.get("journal")
+    if isinstance(name, str):
+        domain.journal().settle(call.place.invocation_id, ran=ran, name=name)
     return recorded
 
 

@@ -97,9 +97,14 @@ class FileJournal:
         self._entries.remove(key)
         self._ledger.forget(key)
 
-    def settle(self, invocation_id: str, *, ran: bool) -> None:
-        """Record that a call ran, without a result to hand out, or let the call be made anew."""
+    def settle(self, invocation_id: str, *, ran: bool, name: str | None = None) -> None:
+        """Record that a call ran, without a result to hand out, or let the call be made anew.
+
+        ``name`` is the call's name here, which tells calls with one id apart; None settles all.
+        """
         for key in self._keys_of(invocation_id):
+            if name not in (None, self.name(key)):
+                continue
             if ran:
                 self.finish(key, JournalEntry(invocation_id, "unreplayable"))
             else:
