@@ -6,7 +6,7 @@ The module has the protocols between a call and whoever has the secrets and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from agentguard.signing.keys import Secret
@@ -135,6 +135,9 @@ class Releases(Protocol):
 
     def hold(self, value: Secret) -> None:
         """Note a value that was released to the call, or to a call inside."""
+
+    def limit_warnings(self, may_warn: Callable[[], bool]) -> None:
+        """Log a refusal only where ``may_warn`` returns True: one call can ask all day."""
 
     def end(self) -> bool:
         """End the call: nothing is released to the call any more.

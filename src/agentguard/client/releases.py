@@ -47,6 +47,9 @@ class ClientReleases:
         self.hold(value)
         return value.reveal().decode()
 
+    def limit_warnings(self, may_warn: Callable[[], bool]) -> None:
+        """Do nothing: the server logs refusals."""
+
     def prove(self, method: str, url: str, body_sha256: str) -> RequestProof:
         """Return the proof of a request, which the server signs; raises ``ProofError``."""
         return self._proved(

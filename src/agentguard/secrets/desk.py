@@ -135,6 +135,7 @@ class RunningReleases:
         "_desk",
         "_has_ended",
         "_held",
+        "_may_warn",
         "_process",
         "_proofs",
         "_recording",
@@ -150,13 +151,14 @@ class RunningReleases:
         self._recording: set[threading.Event] = set()
         self._has_ended = False
         self._process = os.getpid()
+        self._may_warn: Callable[[], bool] = _always
 
     def release(self, name: str) -> str:
         """Return the value of a secret, once the release is durably on record."""
         try:
             value = self._value(name)
         except SecretError as error:
-            _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
+            self._warn(error)
             raise
         return value.reveal().decode()
 
@@ -215,9 +217,17 @@ class RunningReleases:
                 self._proofs.add(sha256_hex(proof.proof.encode()))
             self._require_provable()
         except ProofError as error:
-            _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
+            self._warn(error)
             raise
         return proof
+
+    def limit_warnings(self, may_warn: Callable[[], bool]) -> None:
+        """Log a refusal only where ``may_warn`` returns True."""
+        self._may_warn = may_warn
+
+    def _warn(self, error: SecretError | ProofError) -> None:
+        if self._may_warn():
+            _LOGGER.warning("%s (%s, tool %s)", error, error.code, self._subject.tool)
 
     def note_receipt(self, proof_sha256: str, receipt: str, key_id: str) -> None:
         """Put the receipt of a request that this call has proved on record, durably.
@@ -284,6 +294,10 @@ class RunningReleases:
 
     def __repr__(self) -> str:
         return f"<releases to the call {self._subject.invocation_id}>"
+
+
+def _always() -> bool:
+    return True
 
 
 def _fetch(rule: SecretRule) -> Secret:

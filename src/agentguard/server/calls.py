@@ -282,14 +282,15 @@ def _end(call: ServedCall, header: Header, blobs: Blobs) -> Frame:
 
 def secret(session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Release a secret to a call whose tool runs; raises ``SecretError``."""
-    name, call = values.text(header.get("name")), session.call(_request_id(header))
+    name = values.text(header.get("name"))
     if len(name) > _LONGEST_NAME:  # the server's log has the name of a secret that is refused
         message = f"no secret has a name of more than {_LONGEST_NAME} characters"
         raise SecretError(message, code="secret.unknown")
-    if not call.runs or call.releases is None:
+    releases = _releases(session, header)
+    if releases is None:
         message = f"the secret {name} is for a running call, and this call does not run"
         raise SecretError(message, code="secret.refused")
-    return Frame({}, [call.releases.release(name).encode()])
+    return Frame({}, [releases.release(name).encode()])
 
 
 def proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
@@ -318,10 +319,22 @@ def receipt(session: Session, header: Header, _blobs: Blobs) -> Frame:
 
 def _provable(session: Session, header: Header) -> Releases:
     """Return the releases of a call whose tool runs; raises ``ProofError``."""
-    call = session.call(_request_id(header))
-    if not call.runs or call.releases is None:
+    releases = _releases(session, header)
+    if releases is None:
         message = "a proof is for a request of a running call, and this call does not run"
         raise ProofError(message)
+    return releases
+
+
+def _releases(session: Session, header: Header) -> Releases | None:
+    """Return the releases of a call whose tool runs, None for another call.
+
+    Their warnings count against the client's share.
+    """
+    call = session.call(_request_id(header))
+    if not call.runs or call.releases is None:
+        return None
+    call.releases.limit_warnings(session.share.may_warn)
     return call.releases
 
 

@@ -398,6 +398,24 @@ def test_a_name_of_a_secret_that_has_no_end_fills_no_log(mallory, goes_on, place
     goes_on()
 
 
+def test_secrets_and_proofs_that_are_refused_fill_no_log(mallory, victim, goes_on, place):
+    def refused(client: Any, agent: str, number: int) -> None:
+        request_id, code = new_id(), client.code
+        client.call(client.agent(agent), client.tool("note"), request_id=request_id)
+        for _ in range(number):
+            assert code("secret", request_id=request_id, name=f"no-{agent}") == "secret.unknown"
+            asked = {"method": "GET", "url": f"https://{agent}.example/", "body_sha256": "0" * 64}
+            assert code("proof", request_id=request_id, **asked) == "proof.refused"
+
+    before, began = place.said().count(", tool note)"), time.monotonic()
+    refused(mallory, "mole", 2 * MOST_WARNINGS)
+    minutes = int((time.monotonic() - began) / 60) + 2  # that have begun
+    assert place.said().count(", tool note)") - before <= minutes * MOST_WARNINGS
+    refused(victim, "clerk", 1)  # the twin: another user's warnings are not crowded out
+    assert "no-clerk" in place.said()
+    goes_on()
+
+
 @pytest.mark.parametrize(
     "said",
     [
