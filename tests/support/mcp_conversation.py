@@ -123,7 +123,7 @@ class Conversation:
             self.ask("tools/list"),
             self.call("echo", message="hé"),
             self.call("get-sum", a=1, b=2.5),
-            self.call("get-sum", a="one"),
+            self.call("get-sum", a=1),
             self.call("get-structured-content", location="Chicago"),
             self.call("get-annotated-message", messageType="error", includeImage=True),
             self.call("get-resource-links", count=2),

@@ -36,6 +36,7 @@ from agentguard.adapters import (
 )
 from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
+from agentguard_mcp.gateway.argument_types import require_types
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import METHODS, START, Catalog
@@ -177,10 +178,7 @@ class Calls:
         refused = refused or await self._refusal(name, request)
         agent, spec, failed = await self._for_caller(request, self._spec(name, request), caller)
         refused = refused or failed
-        declared = spec.schema.get("properties")
-        bind = partial(
-            Arguments.of, arguments, declared=declared if isinstance(declared, dict) else ()
-        )
+        bind = partial(_bound, spec, arguments)
 
         async def run() -> Any:
             return result_of(await forward(traces.within_span(sent, self._settings.transport)))
@@ -286,6 +284,14 @@ class Calls:
                     return self._agent, Decision.of_error(error)
                 self._delegation = delegation
         return self._agent.under(delegation), None
+
+
+def _bound(spec: ToolSpec, arguments: dict[str, Any]) -> Arguments:
+    """Return the arguments to decide on; raises ``ArgumentsError``."""
+    declared = spec.schema.get("properties")
+    bound = Arguments.of(arguments, declared=declared if isinstance(declared, dict) else ())
+    require_types(spec.schema, arguments)
+    return bound
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:
