@@ -19,7 +19,7 @@ from typing import Any
 
 import commands
 import pytest
-from edited_logs import PASSPHRASE
+from edited_logs import PASSPHRASE, change
 from shared_ids import share_id
 
 from agentguard.audit import evidence_file
@@ -211,6 +211,22 @@ def test_many_signatures_of_strangers_take_no_memory(paths, trust, number, is_ke
     gc.collect()
     proofs = [one for one in gc.get_objects() if isinstance(one, TlogProof)]
     assert any(f" {number}-".encode() in one.note for one in proofs) is is_kept
+
+
+@pytest.mark.parametrize("lie", ["kind = 'policy'", "invocation_id = 'x'", "tool = 'x'", None])
+def test_no_column_hides_a_call_from_an_export_of_all(used, trust, tmp_path, lie):
+    """Somebody without any key would else choose which calls an auditor gets to see."""
+    if lie is not None:
+        statement = f"UPDATE summaries SET {lie} WHERE kind = 'authorization' AND idx > 10"  # noqa: S608
+        change(used, statement)
+    (tmp_path / "trust.json").write_bytes(trust.dumps())
+    words = ["--state", used.config.state, "--trust", tmp_path / "trust.json"]
+    words = ["evidence", "export", "-o", tmp_path / "all", *words]
+    exported = commands.run(words, env={"HOME": str(tmp_path)}, cwd=tmp_path)
+    assert (exported.returncode, exported.stderr) == (0, "")
+    files = sorted((tmp_path / "all").iterdir())
+    assert (len(files), "proves 10 calls" in exported.stdout) == (10, True)
+    assert all(answer["ok"] for answer in evidence_batch.answers(files, trust, 1))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.log import LogReader
 from agentguard.audit.prove import prove_calls
-from agentguard.cli.audit import filters, lookup
+from agentguard.cli.audit import filters, log_row, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.terminal import files, location, screen
@@ -59,7 +59,7 @@ def export(
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
     selection = lookup.with_whole_trace(reader, selection)
-    calls = _by_id(_calls(reader, filters.calls(selection)))
+    calls = _by_id(_calls(reader, selection))
     if not calls:
         raise _nothing(selection)
     places = list(calls.values())
@@ -76,11 +76,15 @@ def export(
 def _calls(reader: LogReader, selection: Filter) -> Iterator[CallPlace]:
     """Yield the selected calls that a checkpoint covers, in the order of time.
 
-    Raises ``VerificationError`` (``evidence.incomplete``) for an entry that can't be read.
+    Where all calls are selected, all entries are read, so that no column hides a call. Raises
+    ``VerificationError`` (``evidence.incomplete``) for an entry that can't be read.
     """
+    if not selection.everything:
+        selection = filters.calls(selection)
     sizes = {shard: _covered(reader, shard) for shard in reader.shards()}
     for row in History(reader).rows(selection, outcomes=selection.in_doubt):
-        if row.index >= sizes.get(row.shard, 0):
+        is_other = row.kind not in ("authorization", log_row.DAMAGED)
+        if is_other or row.index >= sizes.get(row.shard, 0):
             continue
         if row.invocation_id is None or row.entry is None:
             message = (
