@@ -32,9 +32,6 @@ def row(answer: Mapping[str, Any]) -> screen.Row:
         failed = screen.styled("fail", "FAILED")
         problem = f"[{answer['code']}]: {answer['problem']}"
         return (failed, "", "", "", "", "", answer["file"]), problem
-    decision = screen.styled(answer["decision"], answer["decision"])
-    if not answer["enforced"]:
-        decision = screen.styled("warn", f"would {phrases.WOULD[answer['decision']]}")
     status = _status(answer)
     note: str | Text = ""
     if not answer["signed"]:
@@ -42,7 +39,7 @@ def row(answer: Mapping[str, Any]) -> screen.Row:
     cells = (
         screen.styled("ok", "proved"),
         answer["at"][:19],
-        decision,
+        phrases.decision(answer["decision"], enforced=answer["enforced"]),
         screen.styled(status, status),
         agent_alias(answer["agent"]),
         answer["tool"]["name"],

@@ -89,9 +89,22 @@ class History:
         """
         return self._outcome(rows.of_entry(shard, index, outcome), outcome).call
 
+    def about_call(
+        self, kind: str, shard: int, call: Authorization, read: Callable[[Entry], T]
+    ) -> Iterator[T]:
+        """Yield what the entries of a kind say that belong to a call, as the columns say.
+
+        An entry that ``read`` can't read is left out. Raises ``StorageError``.
+        """
+        if call.invocation_id is None:
+            return
+        for located in search_entries(self._reader, Search(kind, call.invocation_id), [shard]):
+            with suppress(AgentguardError):  # it becomes a row of the kind damaged
+                yield read(located.entry)
+
     def handed_out(self, shard: int, call: Authorization) -> bool:
         """Whether a call did not run, since the journal had the result of an earlier one."""
-        ends = self._of("outcome", shard, call, read_outcome)
+        ends = self.about_call("outcome", shard, call, read_outcome)
         return any(
             end.replay_of is not None and end.invocation_sha256 == call.invocation_sha256
             for end in ends
@@ -106,7 +119,7 @@ class History:
         return any(
             statement.is_of(row.shard, row.index, call)
             for shard in self._reader.shards()
-            for statement in self._of("erasure", shard, call, read)
+            for statement in self.about_call("erasure", shard, call, read)
         )
 
     def _bodies(
@@ -153,24 +166,15 @@ class History:
     # --- what belongs together ------------------------------------------------------------------
 
     def _with_end(self, row: Row, call: Authorization) -> Row:
-        for read in self._of("outcome", row.shard, call, read_outcome):
+        for read in self.about_call("outcome", row.shard, call, read_outcome):
             if read.invocation_sha256 == call.invocation_sha256:
                 return rows.ended(row, read)
         for shard in self._reader.shards():
-            for statement in self._of("resolution", shard, call, statements.read_admin_statement):
+            read_statement = statements.read_admin_statement
+            for statement in self.about_call("resolution", shard, call, read_statement):
                 if statement.is_of(row.shard, row.index, call):
                     return rows.settled(row, statement)
         return replace(row, outcome="in_doubt")
-
-    def _of(
-        self, kind: str, shard: int, call: Authorization, read: Callable[[Entry], T]
-    ) -> Iterator[T]:
-        """Yield the entries of a kind that belong to a call, as the columns say."""
-        if call.invocation_id is None:
-            return
-        for located in search_entries(self._reader, Search(kind, call.invocation_id), [shard]):
-            with suppress(AgentguardError):  # it becomes a row of the kind damaged
-                yield read(located.entry)
 
     def _outcome(self, row: Row, parsed: Entry) -> Row:
         read = read_outcome(parsed)

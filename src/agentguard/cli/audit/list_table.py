@@ -104,9 +104,7 @@ class Table:
 
 
 def _decision(row: Row) -> Text:
-    if row.enforced is False:
-        return screen.styled("warn", f"would {phrases.WOULD[row.decision or '']}")
-    return screen.styled(row.decision or "", row.decision or "")
+    return phrases.decision(row.decision or "", enforced=row.enforced is not False)
 
 
 def _outcome(row: Row) -> str | Text:

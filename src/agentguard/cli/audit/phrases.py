@@ -34,15 +34,22 @@ _NO_PACKAGE: Final = re.compile(
     r"^the query \S+ names no package of the policy, which has ([^\s,]+).*$", re.MULTILINE
 )
 
-WOULD: Final = {"allow": "allow", "deny": "deny", "approval": "ask"}
+_WOULD: Final = {"allow": "allow", "deny": "deny", "approval": "ask"}
 """The verb for a decision that was not enforced, by decision."""
+
+
+def decision(verdict: str, *, enforced: bool) -> Text:
+    """Return the cell of a decision: the verdict, or what the policy would only have done."""
+    if enforced:
+        return screen.styled(verdict, verdict)
+    return screen.styled("warn", f"would {_WOULD[verdict]}")
 
 
 def observed(call: Authorization) -> str:
     """Return the sentence for a call that ran in the mode observe."""
     return (
         "the policy was only observed (mode observe): the call was let run whatever it said, and "
-        f"no policy has authorised it; it would {WOULD[call.decision]}"
+        f"no policy has authorised it; it would {_WOULD[call.decision]}"
     )
 
 
@@ -67,7 +74,7 @@ def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
     if call.enforced:
         yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
     else:
-        would = f"would {WOULD[call.decision]}{code}"
+        would = f"would {_WOULD[call.decision]}{code}"
         yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
         yield "mode", screen.styled("warn", observed(call))
     for reason in call.reasons:

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from agentguard.approvals.answer import Approval
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.find import LocatedEntry, find_delegation, search_entries
+from agentguard.audit.find import LocatedEntry, find_delegation
 from agentguard.audit.log import LogReader
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
@@ -68,7 +68,8 @@ class Node:
         began, ended = members.get("started_at"), members.get("ended_at")
         with suppress(ValueError, TypeError):
             if isinstance(began, str) and isinstance(ended, str):
-                return (_time(ended) - _time(began)).total_seconds()
+                ran_for = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+                return ran_for.total_seconds()
         return None
 
 
@@ -215,27 +216,17 @@ class _RunReader:
         return Node(row, call, outcome, hops, answers, self._secrets(row, call))
 
     def _secrets(self, row: Row, call: Authorization) -> tuple[str, ...]:
-        if call.invocation_id is None or not call.allowed:
+        if not call.allowed:
             return ()
-        names = dict[str, None]()
-        search = Search("secret", call.invocation_id)
-        for located in search_entries(self._reader, search, [row.shard]):
-            with suppress(AgentguardError):
-                release = read_release(located.entry)
-                if release.call.invocation_sha256 == call.invocation_sha256:
-                    names[release.name] = None
-        return tuple(names)
+        digest = call.invocation_sha256
+        releases = self._history.about_call("secret", row.shard, call, read_release)
+        names = (one.name for one in releases if one.call.invocation_sha256 == digest)
+        return tuple(dict.fromkeys(names))
 
     def _outcome(self, row: Row, call: Authorization) -> Outcome | None:
-        if call.invocation_id is None:
-            return None
-        search = Search("outcome", call.invocation_id)
-        for located in search_entries(self._reader, search, [row.shard]):
-            with suppress(AgentguardError):
-                outcome = read_outcome(located.entry)
-                if outcome.invocation_sha256 == call.invocation_sha256:
-                    return outcome
-        return None
+        digest = call.invocation_sha256
+        outcomes = self._history.about_call("outcome", row.shard, call, read_outcome)
+        return next((one for one in outcomes if one.invocation_sha256 == digest), None)
 
     def _hops(self, row: Row, call: Authorization) -> tuple[Grant, ...]:
         """Return the delegation of a call; none where it can't be read."""
@@ -266,10 +257,6 @@ def _nested(nodes: Iterator[Node]) -> list[Node]:
         depths[id(node)] = depth + 1 if depth < _DEEPEST else 0
         (outer.inside if outer is not None and depth < _DEEPEST else outermost).append(node)
     return outermost
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def as_json(node: Node) -> dict[str, JSON]:

@@ -79,11 +79,9 @@ def show(
         _show_entry(log_entry, json=json)
         return
     calls = [log_entry] if log_entry is not None else lookup.of_trace(reader, trace or "")
-    reading, acting = (
-        location.log_options(config, state, anchor, trust),
-        location.config_option(log.location),
-    )
-    if not _show_calls(reader, calls, log.trust, _Options(reading, acting), json=json):
+    reading = location.log_options(config, state, anchor, trust)
+    options = _Options(reading, acting=location.config_option(log.location))
+    if not _show_calls(reader, calls, log.trust, options, json=json):
         raise typer.Exit(1)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from agentguard.cli.audit import log_row, phrases, run_tree
 from agentguard.cli.audit.run_tree import Node, Run
-from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, StateOption
 from agentguard.identity.credential import agent_alias
 
@@ -79,9 +79,10 @@ def _about(run: Run) -> Iterator[tuple[str, str | Text]]:
     tasks = dict.fromkeys(n.row.about.task_id for n in nodes if n.row.about is not None)
     if any(tasks):
         yield "task", ", ".join(filter(None, tasks))
-    times = [node.row.at for node in nodes if node.row.at is not None]
-    if times:
-        yield "from", f"{_to_the_second(min(times))} to {_to_the_second(max(times))} UTC"
+    moments = [node.row.at for node in nodes if node.row.at is not None]
+    if moments:
+        first, last = times.to_the_second(min(moments)), times.to_the_second(max(moments))
+        yield "from", f"{first} to {last} UTC"
     calls = [node for node in nodes if node.call is not None]
     counts = Counter(str(node.row.decision) for node in calls)
     told = ", ".join(f"{number} {decision}" for decision, number in sorted(counts.items()))
@@ -113,10 +114,7 @@ def _agent(node: Node) -> str:
 
 def _cells(node: Node, depth: int, *, is_answered: bool) -> tuple[str | Text, ...]:
     row = node.row
-    if row.enforced is False:
-        decision = screen.styled("warn", f"would {phrases.WOULD[row.decision or '']}")
-    else:
-        decision = screen.styled(row.decision or "", row.decision or "")
+    decision = phrases.decision(row.decision or "", enforced=row.enforced is not False)
     outcome = screen.styled(row.outcome or "", row.outcome or "")
     if node.call is None:
         word = "answered" if is_answered else "asked"
@@ -150,10 +148,6 @@ def _duration(node: Node) -> str:
     if seconds is None:
         return ""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _to_the_second(at: str) -> str:
-    return at[:19].replace("T", " ")
 
 
 def _check(run: Run) -> str:

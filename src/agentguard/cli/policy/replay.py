@@ -364,9 +364,7 @@ def _cells(replayed: ReplayedCall, *, several: bool) -> screen.Row:
         position,
         agent_alias(row.agent or "").removeprefix("agent:"),
         row.tool or "",
-        screen.styled(before.decision, before.decision)
-        if enforced
-        else screen.styled("warn", f"would {phrases.WOULD[before.decision]}"),
+        phrases.decision(before.decision, enforced=enforced),
         screen.styled(now.decision, now.decision),
     )
     if not enforced:
