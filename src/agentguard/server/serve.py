@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentguard.domain.config import Config
-from agentguard.domain.config.server import ClientConfig, ServerConfig
-from agentguard.errors import ConfigError, ServerError
+from agentguard.domain.config.server import ClientConfig
+from agentguard.errors import ServerError
 from agentguard.guard.embedded import Embedded
 from agentguard.server import connection, tls, unix_socket
 from agentguard.server.launch import Channels
@@ -72,13 +72,10 @@ class GuardServer:
     def __init__(
         self, settings: Config, parts: Embedded, listener: sockets.socket | None = None
     ) -> None:
-        if settings.server is None:
-            message = f"{settings.source}: server: expected a table [server] with a url, found none"
-            raise ConfigError(message)
-        self._limits: ServerConfig = settings.server
+        self._limits = settings.require_server()
         self._parts = parts
         self._uid = os.getuid()
-        self.sessions = Sessions(settings, settings.server, parts)
+        self.sessions = Sessions(settings, self._limits, parts)
         self._lock = self.sessions.lock
         self._streams: set[Stream] = set()
         self._channels = Channels(self._begin, self._limits.max_clients)

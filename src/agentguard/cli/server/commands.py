@@ -13,7 +13,6 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.client import dial
 from agentguard.client.link import Link
 from agentguard.domain.config import client_agents
-from agentguard.errors import ConfigError
 from agentguard.wire import values
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
@@ -103,11 +102,8 @@ def accept(
 
 
 def _ask(config: ConfigOption, request: dict[str, Any]) -> dict[str, Any]:
-    settings = location.load(config)
-    if settings.server is None:
-        message = f"{settings.source}: server: expected a table [server] with a url, found none"
-        raise ConfigError(message)
-    link = Link(dial.at(settings.server.address), timeout=settings.server.timeout)
+    server_config = location.load(config).require_server()
+    link = Link(dial.at(server_config.address), timeout=server_config.timeout)
     try:
         return dict(link.request(request).header)
     finally:

@@ -12,7 +12,6 @@ from typer.core import TyperCommand
 from agentguard.cli.terminal import location
 from agentguard.cli.terminal.options import ConfigOption
 from agentguard.client import launch
-from agentguard.errors import ConfigError
 
 
 class _Command(TyperCommand):
@@ -48,13 +47,9 @@ def run(
     programs; root names the program's user with --user. The exit code is the program's own, or 2
     where the program can't be started.
     """
-    settings = location.load(config)
-    if settings.server is None:
-        message = f"{settings.source}: server: expected a table [server] with a url, found none"
-        raise ConfigError(message)
+    server = location.load(config).require_server()
     account = _account(user)
     uid = os.getuid() if account is None else account.pw_uid
-    server = settings.server
     channel = launch.channel_for(
         server.socket(), agent, uid, vouches_for or (), timeout=server.timeout
     )

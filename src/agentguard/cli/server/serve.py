@@ -37,6 +37,7 @@ def serve(*, config: ConfigOption = None) -> None:
     """
     harden()
     settings = location.load_to_serve(config)
+    own = settings.require_server()
     telemetry.follow(settings.telemetry)
     for what in client_agents.warnings(settings):
         screen.warn(what)
@@ -56,8 +57,8 @@ def serve(*, config: ConfigOption = None) -> None:
         server = GuardServer(settings, parts, inherited_socket())
         with ExitStack() as until_closed:
             try:
-                until_closed.enter_context(_health(settings.server, server))
-                until_closed.enter_context(_service(settings, parts))
+                until_closed.enter_context(_health(own, server))
+                until_closed.enter_context(_service(settings, own, parts))
                 screen.line(f"serving {parts.trust.trust_domain} at unix:{server.socket}")
                 if settings.service is not None:
                     screen.line(f"tokens at {settings.service.issuer}")
@@ -69,7 +70,7 @@ def serve(*, config: ConfigOption = None) -> None:
                         reloads.clear()
                         _reload(server)
                 notify("STOPPING=1")
-                screen.line(_farewell(server.sessions.running(), settings.server))
+                screen.line(_farewell(server.sessions.running(), own))
             finally:  # also where nobody could be told: calls that run need the drain
                 server.close(lambda: bool(hurries))
         if server.sessions.in_doubt:
@@ -88,32 +89,34 @@ def _reload(server: GuardServer) -> None:
         _LOGGER.exception("the configuration could not be loaded anew, and stays as it was")
 
 
-def _farewell(calls: int, config: ServerConfig | None) -> str:
+def _farewell(calls: int, config: ServerConfig) -> str:
     """Say what a server that ends still waits for."""
-    if not calls or config is None:
+    if not calls:
         return "ending: no call runs"
-    running = "1 call runs" if calls == 1 else f"{calls} calls run"
+    running = screen.count(calls, "call runs", "calls run")
     return (
         f"ending: {running}, and the clients have {config.drain:g} seconds to report the outcomes; "
         "Ctrl-C ends the server at once, and leaves running calls in doubt"
     )
 
 
-def _health(config: ServerConfig | None, server: GuardServer) -> AbstractContextManager[object]:
+def _health(config: ServerConfig, server: GuardServer) -> AbstractContextManager[object]:
     """Return the listener for probes, which ends with the context; nothing where none is wanted."""
-    if config is None or config.health is None:
+    if config.health is None:
         return nullcontext()
     from agentguard.server.health import HealthListener  # noqa: PLC0415  few servers are probed
 
     return closing(HealthListener(config.health, server.sessions.status))
 
 
-def _service(settings: Config, parts: Embedded) -> AbstractContextManager[object]:
+def _service(
+    settings: Config, config: ServerConfig, parts: Embedded
+) -> AbstractContextManager[object]:
     """Return the token service, which ends with the context; nothing where none is wanted."""
-    if settings.service is None or settings.server is None:
+    if settings.service is None:
         return nullcontext()
     # few servers issue tokens, and the extra brings what these modules import
     from agentguard.service.listener import ServiceListener  # noqa: PLC0415
     from agentguard.service.parts import open_parts  # noqa: PLC0415
 
-    return closing(ServiceListener(open_parts(settings, parts), drain=settings.server.drain))
+    return closing(ServiceListener(open_parts(settings, parts), drain=config.drain))

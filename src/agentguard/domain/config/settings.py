@@ -177,6 +177,13 @@ class Config:
         """Whether the configuration says which principals may delegate."""
         return self.principals is not None or self.principals_function is not None
 
+    def require_server(self) -> ServerConfig:
+        """Return ``[server]``; raises ``ConfigError`` without the table."""
+        if self.server is None:
+            message = f"{self.source}: server: expected a table [server] with a url, found none"
+            raise ConfigError(message)
+        return self.server
+
     def require_assurance(self, subject: str, assurance: Assurance | None) -> None:
         """Refuse an application's word for a principal where ``[principals]`` wants a token.
 
