@@ -172,11 +172,9 @@ def _recorded_input(members: dict[str, JSON], name: str) -> dict[str, JSON]:
 
 
 def _read(document: Path) -> bytes:
-    limit = (
-        canonical.MAX_BYTES + 1
-    )  # one byte over the limit, so that decoding refuses a longer file
     try:
-        return files.read_or_stdin(document, limit)
+        # one byte over the limit, so that decoding refuses a longer file
+        return files.read_or_stdin(document, canonical.MAX_BYTES + 1)
     except StorageError as error:
         raise ConfigError(str(error), code="config.missing") from error
 

@@ -86,7 +86,7 @@ def _files(settings: Config) -> list[Path]:
 
 def _visible_files(folder: Path, *, recursive: bool) -> Iterator[Path]:
     for file in folder.rglob("*") if recursive else folder.glob("*"):
-        is_hidden = any(is_policy.startswith(".") for is_policy in file.relative_to(folder).parts)
+        is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if not is_hidden and not file.is_dir():
             yield file
 

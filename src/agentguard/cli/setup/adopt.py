@@ -58,7 +58,7 @@ def _warnings(difference: Difference) -> Iterator[str]:
     if difference.original is not None:
         yield f"this state is a copy: from now on every call in {difference.original} is denied"
     for loss in difference.lost:
-        yield f"{loss.words()}"
+        yield loss.words()
     if difference.lost:
         yield (
             "Revocations, freezes and used approvals among the lost entries stay in force only if "

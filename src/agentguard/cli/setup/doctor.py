@@ -377,7 +377,7 @@ def _restrictions(
 
 
 def _doubt(calls: Sequence[str]) -> str:
-    count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
+    count = screen.count(len(calls), "call", "calls")
     more = " (audit verify names the others)" if len(calls) > 1 else ""
     return (
         f"{count} in doubt: find out whether the tool ran: agentguard audit show {calls[0]}{more}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain.config import Config
 from agentguard.domain.config.issuers import IssuerConfig
@@ -28,9 +29,9 @@ def findings(settings: Config) -> Iterator[Finding]:
                 )
                 yield Finding("ok", check, what)
             else:
-                keys = source.keys().keys
+                keys = screen.count(len(source.keys().keys), "key", "keys")
                 place = from_home(issuer.jwks_file)
-                yield Finding("ok", check, f"{place} has {_count(len(keys))} of {_who(issuer)}")
+                yield Finding("ok", check, f"{place} has {keys} of {_who(issuer)}")
         except AgentguardError as error:
             yield Finding("fail", check, str(error))
         if name not in used and issuer.users is None:
@@ -51,10 +52,6 @@ def _unclear_clients(settings: Config) -> Iterator[Finding]:
                 f"program have, as in [clients.{name}] claims = {{ client_id = '{name}' }}"
             )
             yield Finding("warn", f"claims of {name}", what)
-
-
-def _count(keys: int) -> str:
-    return "1 key" if keys == 1 else f"{keys} keys"
 
 
 def _who(issuer: IssuerConfig) -> str:
