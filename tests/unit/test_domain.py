@@ -13,7 +13,8 @@ from agentguard import ConfigError, StorageError
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.registry import verify_registry
 from agentguard.domain import config, domain, keystore, memory
-from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
+from agentguard.domain.keystore import PASSPHRASE_VARIABLE
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import KeyMaterialError
 from agentguard.storage import files

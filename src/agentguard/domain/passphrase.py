@@ -11,12 +11,10 @@ from typing import Final
 
 from agentguard.domain import keystore
 from agentguard.domain.config import Config
+from agentguard.domain.keystore import PASSPHRASE_VARIABLE
 from agentguard.errors import AgentguardError, KeyMaterialError
 from agentguard.signing.keys import Secret
 from agentguard.storage import files
-
-PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
-"""The environment variable with the passphrase of the long-lived keys."""
 
 _LONGEST: Final = 64 * 1024
 """Bytes of a file that may hold a passphrase."""

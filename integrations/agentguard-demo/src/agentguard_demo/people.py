@@ -6,7 +6,6 @@ agents' process learns of the answer as of an answer from another machine.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +16,7 @@ from rich.console import Console
 from agentguard import ApprovalRequest, ConfigError
 from agentguard.approvals.answer import MAX_NOTE, Verdict
 from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
-from agentguard.domain import passphrase
-from agentguard_demo.setting import Setting
+from agentguard_demo.setting import Setting, environment
 
 _SECONDS: Final = 600
 """Seconds after which bob's process is ended, which takes one on an idle machine."""
@@ -84,14 +82,11 @@ def sign(setting: Setting, arguments: list[str]) -> str:
 
     Raises ``ConfigError`` (``approval.failed``).
     """
-    environment = {
-        name: value for name, value in os.environ.items() if name != passphrase.PASSPHRASE_VARIABLE
-    }
     try:
         result = subprocess.run(  # noqa: S603  a list, no shell; agentguard itself
             [sys.executable, "-m", "agentguard.cli", *arguments],
             cwd=setting.directory,
-            env={**environment, PASSPHRASE_VARIABLE: setting.bobs_passphrase, "COLUMNS": "1000"},
+            env={**environment(), PASSPHRASE_VARIABLE: setting.bobs_passphrase, "COLUMNS": "1000"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_SECONDS,

@@ -6,7 +6,6 @@ Both processes have one user here; with two users the files are out of reach, to
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from agentguard import ServerError
-from agentguard.domain import passphrase
-from agentguard_demo.setting import Setting
+from agentguard_demo.setting import Setting, environment
 
 _SECONDS: Final = 60
 """Seconds after which a server that does not end is killed."""
@@ -27,13 +25,10 @@ def running(setting: Setting) -> Iterator[int]:
 
     Raises ``ServerError`` (``server.unreachable``) where the server does not start.
     """
-    environment = {
-        name: value for name, value in os.environ.items() if name != passphrase.PASSPHRASE_VARIABLE
-    }
     server = subprocess.Popen(
         [sys.executable, "-m", "agentguard.cli", "serve"],
         cwd=setting.directory,
-        env=environment,
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

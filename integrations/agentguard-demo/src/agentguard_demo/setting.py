@@ -6,6 +6,7 @@ are the demo's own. The demo leaves the folder behind, for the reader to inspect
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Final
 
 from agentguard import ConfigError, TrustDocument
 from agentguard.domain import config, domain
+from agentguard.domain.keystore import PASSPHRASE_VARIABLE
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.files import write_new
@@ -194,6 +196,11 @@ def create_setting(directory: Path, *, is_served: bool) -> Setting:
     setting = Setting(directory, forge, trust, secrets.token_hex(32))
     write_new(setting.bob_key_file, bob.to_openssh(setting.bobs_passphrase.encode()))
     return setting
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of another process, without a passphrase of the guard's keys."""
+    return {name: value for name, value in os.environ.items() if name != PASSPHRASE_VARIABLE}
 
 
 def configuration(bob: PublicKey) -> str:

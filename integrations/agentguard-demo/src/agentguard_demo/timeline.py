@@ -83,7 +83,7 @@ class Timeline:
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{visible_text(agent_alias(step.agent))}", "magenta"),
+            (visible_text(agent_alias(step.agent)), "magenta"),
             (f" for {visible_text(step.principal)}  ", "dim"),
             (visible_text(step.tool), "bold"),
             f"({arguments})",
@@ -176,7 +176,7 @@ class Timeline:
                 approval = answer.approval
                 person = answer.approver
                 who = (
-                    f"{approval.approver}"
+                    approval.approver
                     if person is None
                     else (
                         f"{approval.approver} ({', '.join(answer.roles)}), signed with "

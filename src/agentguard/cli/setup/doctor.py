@@ -37,7 +37,8 @@ from agentguard.cli.terminal.options import ConfigOption, JsonOption
 from agentguard.domain import domain, keystore
 from agentguard.domain.config import Config, is_inside, load_callable
 from agentguard.domain.config.engine_loader import observation_warning
-from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
+from agentguard.domain.keystore import PASSPHRASE_VARIABLE
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument

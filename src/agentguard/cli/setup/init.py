@@ -34,7 +34,8 @@ from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
-from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
+from agentguard.domain.keystore import PASSPHRASE_VARIABLE
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 
