@@ -36,7 +36,7 @@ def _mended(client: ClientConfig, key: str) -> str:
         option = "--agent" if key == "agents" else "--vouches-for"
         return f"see {option} of agentguard run"
     if client.name:
-        return f"add it to {key} of [clients.{client.name}] {AT_SERVER}"
+        return f"add it to {key} of [clients.{client.table}] {AT_SERVER}"
     return f"run the program under a user of its own, with a table [clients.NAME] {AT_SERVER}"
 
 

@@ -89,6 +89,8 @@ class Sessions:
     def _reload(self) -> tuple[str, ...]:
         settings, parts = config.load(Path(self._settings.source)), self._parts
         changed = changes(self._settings, settings)
+        if settings.clients != self._settings.clients:  # the members of a group, say
+            changed = tuple(sorted({*changed, "clients"}))
         tokens = _token_clients(settings, parts.key_sources.after(settings))
         before = parts.runtime.current_ports().engine.policy_sha256
         parts.reload(settings)

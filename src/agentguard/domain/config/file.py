@@ -23,10 +23,11 @@ from agentguard.domain.config.agents import (
     read_role,
 )
 from agentguard.domain.config.approvals import read_limits, read_roster
+from agentguard.domain.config.clients import read_clients
 from agentguard.domain.config.paths import require_outside, resolve
 from agentguard.domain.config.policy import read_policy
 from agentguard.domain.config.secrets import read_secrets
-from agentguard.domain.config.server import read_clients, read_server
+from agentguard.domain.config.server import read_server
 from agentguard.domain.config.settings import DIRECTORY_SECONDS, NO_DOMAIN, Config
 from agentguard.domain.config.table import Table
 from agentguard.domain.config.tools import (

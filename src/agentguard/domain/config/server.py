@@ -1,4 +1,4 @@
-"""Reads ``[server]`` and ``[clients]``: where a guard server listens, and who may be its client.
+"""Reads ``[server]``: where a guard server listens; and what ``[clients]`` says of a client.
 
 A program with ``[server]`` in its configuration uses the server at the address; ``agentguard
 serve`` with the same table listens there.
@@ -6,9 +6,7 @@ serve`` with the same table listens there.
 
 from __future__ import annotations
 
-import pwd
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,8 +25,6 @@ EVERYTHING: Final = "*"
 _ONE_PROOF: Final = (
     "one proof of who this client is: certificate and key, or token_file, or a table [server.oauth]"
 )
-
-_SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 
 LAUNCHED: Final = "run:"
 """The beginning of the names of the clients that ``agentguard run`` has started."""
@@ -49,7 +45,8 @@ class ClientConfig:
     has these ``claims`` besides, each with exactly this text.
     ``agents`` are the names of the agents that the client may be, ``vouches_for`` the principals
     whose delegations the client begins and takes up; a name that ends in ``*`` stands for all
-    names that begin so. ``answers`` says whether the application's word counts for approvals, and
+    names that begin so. Each member of a ``group`` is a client, with the name ``NAME/USER``.
+    ``answers`` says whether the application's word counts for approvals, and
     ``sees_requests`` whether the client sees the requests of all agents, as a person who signs
     answers has to.
     """
@@ -64,6 +61,12 @@ class ClientConfig:
     issuer: str | None = None
     subject: str | None = None
     claims: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+
+    @property
+    def table(self) -> str:
+        """The NAME of the table in ``[clients]``."""
+        return self.name.partition("/")[0] if self.group else self.name
 
     @property
     def mark(self) -> tuple[int | str | None, ...]:
@@ -280,79 +283,6 @@ def socket_of(url: str, resolve: Callable[[str], Path], where: str) -> Path:
         message = f"{where}: the path of a socket takes at most {MAX_SOCKET} bytes: {path}"
         raise ConfigError(message)
     return path
-
-
-def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientConfig] | None:
-    """Read ``[clients]``; None without the table. ``issuers`` are the names in ``[issuers]``.
-
-    Raises ``ConfigError``.
-    """
-    clients: dict[str, ClientConfig] = {}
-    for name, table in root.tables("clients"):
-        if not name or not name.isprintable():
-            raise ConfigError(f"{table.name('uid')}: the name of a client is a text of one line")
-        if name.startswith(LAUNCHED):
-            message = f"{table.name('uid')}: only programs of agentguard run have names with run:"
-            raise ConfigError(message)
-        uid, spiffe, issuer, subject = _who(table, issuers)
-        client = ClientConfig(
-            name,
-            uid,
-            table.texts("agents", ()),
-            table.texts("vouches_for", ()),
-            table.boolean("answers", default=False),
-            table.boolean("sees_requests", default=False),
-            spiffe,
-            issuer,
-            subject,
-            _claims(table, issuer),
-        )
-        for other in clients.values():
-            if other.mark == client.mark:
-                message = f"{table.name('')}: the client {other.name} is the same"
-                raise ConfigError(message)
-        clients[name] = client
-        table.reject_unknown()
-    return clients if "clients" in root.names() else None
-
-
-_Who = tuple[int | None, str | None, str | None, str | None]
-
-
-def _who(table: Table, issuers: Collection[str]) -> _Who:
-    """Return the user's number, or the SPIFFE ID, or the issuer and the subject of a client."""
-    uid, user, spiffe = table.number("uid"), table.text("user", ""), table.text("spiffe", "")
-    issuer, subject = table.text("issuer", ""), table.text("subject", "")
-    if (uid is not None) + bool(user) + bool(spiffe) + bool(issuer) != 1:
-        expected = "one of uid, user = 'NAME', spiffe = 'spiffe://...', and issuer with subject"
-        raise table.mistake("uid", expected)
-    if bool(issuer) is not bool(subject):
-        raise table.mistake("subject", "the subject of the client's tokens, beside their issuer")
-    if issuer:
-        if issuer not in issuers:
-            raise table.mistake("issuer", "the NAME of a table [issuers.NAME]")
-        return None, None, issuer, subject
-    if spiffe:
-        if not _SPIFFE.fullmatch(spiffe):
-            raise table.mistake("spiffe", "a SPIFFE ID, as in 'spiffe://acme.example/web-1'")
-        return None, spiffe, None, None
-    return _uid(table, uid, user), None, None, None
-
-
-def _claims(table: Table, issuer: str | None) -> tuple[tuple[str, str], ...]:
-    claims = table.mapping("claims")
-    if claims and issuer is None:
-        raise table.mistake("claims", "no claims: they are those of a token, beside an issuer")
-    return tuple(sorted((claims or {}).items()))
-
-
-def _uid(table: Table, uid: int | None, user: str) -> int:
-    if uid is not None:
-        return uid
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError as error:
-        raise table.mistake("user", "the name of a user of this machine") from error
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
