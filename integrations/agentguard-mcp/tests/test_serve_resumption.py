@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 from gateway_scene import LIMIT, code_of, settings, shown, until
 from http_scene import call_of, served, single
-from stream_scene import asked, broken, fetched, listening, reply_to
+from stream_scene import asked, broken, fetched, listening, question_of, reply_to
 
 from agentguard_mcp.gateway.http.server_sent_events import RETRY
 from agentguard_mcp.gateway.http.sessions import Sessions
 
 NOTICE = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
 TOLD = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
+NOTIFYING = settings(options={"before": {TOLD["method"]: [NOTICE]}})
 SLOW = {"extra": ["slow"], "slow": 0.2}
 
 
@@ -28,6 +29,14 @@ async def listening_anew(client):
                     yield events
                     return
             await asyncio.sleep(0.01)
+
+
+async def first_notice(client):
+    """Return the first two events of the stream of a GET: its beginning and a notice."""
+    async with listening(client) as events:
+        begin = await events.next()
+        assert (await client.post(TOLD)).status_code == 202
+        return begin, await events.next()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["while-it-runs", "after-its-end"])
@@ -117,13 +126,9 @@ async def test_two_calls_whose_connections_break_get_an_answer_each(recorded):
 
 
 async def test_the_stream_of_a_get_is_resumed_too(recorded):
-    given = settings(options={"before": {"notifications/roots/list_changed": [NOTICE]}})
-    async with served(recorded, given) as gateway:
+    async with served(recorded, NOTIFYING) as gateway:
         client = await gateway.caller().begin()
-        async with listening(client) as events:
-            begin = await events.next()
-            assert (await client.post(TOLD)).status_code == 202
-            first = await events.next()
+        begin, first = await first_notice(client)
         assert (await client.post(TOLD)).status_code == 202
         async with listening(client, first.identifier) as events:
             assert (await events.next()).message is None
@@ -140,13 +145,9 @@ async def test_the_stream_of_a_get_is_resumed_too(recorded):
 
 
 async def test_a_client_that_listens_anew_gets_no_message_of_its_former_stream(recorded):
-    given = settings(options={"before": {"notifications/roots/list_changed": [NOTICE]}})
-    async with served(recorded, given) as gateway:
+    async with served(recorded, NOTIFYING) as gateway:
         client = await gateway.caller().begin()
-        async with listening(client) as events:
-            begin = await events.next()
-            assert (await client.post(TOLD)).status_code == 202
-            first = await events.next()
+        begin, first = await first_notice(client)
         async with listening_anew(client) as events:
             other = await events.next()
             assert (await fetched(client, begin.identifier)) == (200, [first.message])
@@ -157,9 +158,7 @@ async def test_a_client_that_listens_anew_gets_no_message_of_its_former_stream(r
 async def test_a_call_without_a_client_counts_until_it_ends(recorded):
     async with served(recorded, settings(calls_at_once=1)) as gateway:
         client, other = await gateway.caller().begin(), await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            question = await events.next()
+        question = await question_of(client)
         assert code_of(await other.call("echo", "b")) == "calls.simultaneous"
         assert (await client.post(reply_to(question.message))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])
@@ -171,9 +170,7 @@ async def test_requests_without_a_client_count_as_requests_that_wait(recorded, m
     monkeypatch.setattr("agentguard_mcp.gateway.http.endpoint.MAX_PENDING", 1)
     async with served(recorded) as gateway:
         client = await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            question = await events.next()
+        question = await question_of(client)
         assert (await client.post(call_of("echo", "b", identifier="d"))).status_code == 503
         assert (await client.post(reply_to(question.message))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])
@@ -203,9 +200,7 @@ async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, 
 
     async with served(recorded) as gateway:
         client, unused = await gateway.caller().begin(), await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            question = await events.next()
+        question = await question_of(client)
         session = after_a_day(client)
         after_a_day(unused)
         # the call counts as use of the session, so that the client has time after its answer
@@ -221,9 +216,7 @@ async def test_a_session_whose_call_runs_without_a_client_is_not_idle(recorded, 
 async def test_a_call_without_a_client_has_time_to_end_when_the_gateway_does(recorded):
     async with served(recorded) as gateway:
         client = await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            question = await events.next()
+        question = await question_of(client)
         gateway.stop.set()
         async with listening(client, question.identifier) as events:
             assert events.answer.status_code == 200
@@ -252,9 +245,7 @@ async def test_a_client_that_listens_while_the_gateway_ends_does_not_hold_the_en
 async def test_what_came_with_a_request_is_forgotten_with_its_answer(recorded, sessions):
     async with served(recorded) as gateway:
         client = await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            question = await events.next()
+        question = await question_of(client)
         contexts = sessions[0].find(client.headers["mcp-session-id"], None).contexts
         assert await contexts.of(call_of("ask")) is None  # the settings name the caller
         assert (await client.post(reply_to(question.message))).status_code == 202

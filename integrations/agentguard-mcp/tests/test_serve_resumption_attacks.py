@@ -12,7 +12,7 @@ import pytest
 from gateway_scene import LIMIT, settings, shown, until
 from http_scene import call_of, served
 from login_provider import ISSUER, Provider
-from stream_scene import asked, broken, fetched, listening, reply_to
+from stream_scene import broken, fetched, listening, reply_to
 
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.gateway import OAuth
@@ -115,9 +115,7 @@ async def test_what_is_kept_for_a_client_that_is_away_has_a_bound(recorded, monk
     monkeypatch.setattr("agentguard_mcp.gateway.http.replay.MAX_KEPT", kept)
     async with served(recorded) as gateway:
         client = await gateway.caller().begin()
-        async with asked(client, call_of("ask", "who?")) as events:
-            await events.next()
-            last = (await events.next()).identifier
+        last = await broken(client, call_of("ask", "who?"), messages=1)
         assert (await client.post(reply_to({"id": "q1"}, "x" * 1_000))).status_code == 202
         await until(lambda: recorded.outcomes() == ["ok"])  # kept or not, the call is on record
         status, messages = await fetched(client, last)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 from gateway_scene import LIMIT
-from http_scene import TYPES, Caller
+from http_scene import TYPES, Caller, call_of
 
 
 @dataclass
@@ -94,6 +94,15 @@ async def broken(client: Caller, message: dict[str, Any], messages: int = 0) -> 
             messages -= event.message is not None
             if messages <= 0:
                 return event.identifier
+
+
+async def question_of(client: Caller) -> Event:
+    """Call the server's tool ``ask``, break the connection at its question, and return this."""
+    async with asked(client, call_of("ask", "who?")) as events:
+        await events.next()
+        question = await events.next()
+        assert question is not None
+        return question
 
 
 def reply_to(question: dict[str, Any], text: str = "me") -> dict[str, Any]:
