@@ -17,6 +17,7 @@ import httpx
 import pytest
 from gateway_process import ask, challenge_of, gateway_process
 from keycloak import Forge, Realm
+from login_provider import acme
 from ports import free_port
 from token_issuer import private_key
 
@@ -58,15 +59,7 @@ scope = ["{read}", "{write}"]
 [principals]
 assurance = "oidc"
 
-[issuers.acme]
-issuer = "{issuer}"
-jwks_url = "{jwks_url}"
-audience = ["{url}"]
-algorithms = ["RS256"]
-
-[issuers.acme.users]
-claim = "preferred_username"
-roles = "realm_access.roles"
+{acme}roles = "realm_access.roles"
 
 [mcp.files]
 command = {command}
@@ -116,7 +109,8 @@ def scene(keycloak, programs, tmp_path_factory):
     realm = keycloak.realm()
     for scope in (READ, WRITE):
         realm.offer(scope, url)
-    given = {"issuer": realm.issuer, "jwks_url": realm.jwks_url, "command": COMMAND}
+    table = acme(url, issuer=realm.issuer, keys=f'jwks_url = "{realm.jwks_url}"')
+    given = {"acme": table, "command": COMMAND}
     folder = tmp_path_factory.mktemp("gateway")
     text = CONFIG.format(url=url, port=port, read=READ, write=WRITE, **given)
     (folder / "agentguard.toml").write_text(text, encoding="utf-8")
