@@ -447,7 +447,8 @@ async def test_no_caller_changes_the_tools_of_another_caller(recorded):
 
         assert (await other.call_single("echo")).json()["result"]["isError"] is False
         assert await has_quiz()  # the list of a client without dialogs has no such tool
-        assert (await other.single("tools/list", meta={**able, "language": "Deutsch"})).is_success
+        german = {f"{STANDARD}clientCapabilities": {"elicitation": {}, "language": "Deutsch"}}
+        assert (await other.single("tools/list", meta=german)).is_success
         assert await has_quiz()  # and this list has another description
         assert code_of((await other.call_single("quiz")).json()["result"]) == "tool.unknown"
 
@@ -470,6 +471,19 @@ async def test_requests_under_way_take_little_memory(recorded, monkeypatch):
         waiting.cancel()
         await until(lambda: recorded.outcomes().count("unknown") == 2)
         assert (await client.call_single("echo", large)).status_code == 200
+
+
+async def test_no_caller_has_the_tools_described_in_another_way_to_all_callers(recorded):
+    async with served(recorded) as gateway:  # where nothing is pinned, the first description counts
+        client, other = gateway.caller(), await gateway.caller().begin()
+        german = {"language": "Deutsch"}
+        listed = await other.ask("tools/list", {"_meta": german})
+        single_list = (await client.single("tools/list", meta=german)).json()
+        for answer in (listed, single_list):
+            echo = answer["result"]["tools"][0]
+            assert (echo["name"], echo["description"]) == ("echo", "Says what it is told.")
+        assert (await client.call_single("echo")).json()["result"]["isError"] is False
+        assert shown(await other.call("echo", "a"))["text"] == "a"
 
 
 class Content(list):

@@ -29,9 +29,7 @@ OWN: Final = "dev.agentguard/"
 STANDARD: Final = "io.modelcontextprotocol/"
 """The prefix of the keys in ``_meta`` that MCP itself defines (revision 2026-07-28)."""
 
-TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
-"""The keys in ``_meta`` that say nothing of what is asked for."""
-
+_TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
 _MAX_ID: Final = 256
 _MEMBERS: Final = ("id", "method", "params", "result", "error")
 
@@ -133,7 +131,7 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     A server may choose by any other key what it runs, as by ``fastmcp.version``; no decision covers
     such a key.
     """
-    return {key: meta[key] for key in meta if key in TRACE or key.startswith(STANDARD)}
+    return {key: meta[key] for key in meta if key in _TRACE or key.startswith(STANDARD)}
 
 
 def cleaned(message: Message) -> Message:
@@ -148,6 +146,14 @@ def cleaned(message: Message) -> Message:
             if rest is not container:
                 message = {**message, part: rest}
     return message
+
+
+def plain(request: Message) -> Message:
+    """Return a request with those keys of ``_meta`` alone that go on with a guarded call."""
+    meta = meta_of(request)
+    if len(kept := plain_meta(meta)) == len(meta):
+        return request
+    return {**request, "params": {**request["params"], "_meta": kept}}
 
 
 def without_tasks(message: Message, part: str) -> Message:

@@ -36,6 +36,7 @@ from agentguard_mcp.gateway.messages import (
     cleaned,
     is_request,
     is_response,
+    plain,
     read,
     without_tasks,
 )
@@ -43,6 +44,7 @@ from agentguard_mcp.gateway.methods import CLIENT_NOTICES, FROM_SERVER, PASSED, 
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.gateway.tool_list import Ask
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
+from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import ERROR
 
 MAX_PENDING: Final = 1_000
@@ -147,7 +149,11 @@ class Relay:
             if method == "initialize":
                 self._dialogs.greeted(message)
             sent = cleaned(message)
-            self._pass(message, without_tasks(sent, "params") if method == "initialize" else sent)
+            if method == "initialize":
+                sent = without_tasks(sent, "params")
+            elif method == LIST:  # all clients' tools are held to the same pins
+                sent = plain(sent)
+            self._pass(message, sent)
         else:
             text = f"the gateway passes no {method[:64]!r} on"
             self._refuse(identifier, error_codes.METHOD_NOT_FOUND, text)
@@ -274,7 +280,7 @@ class Relay:
                 future.set_result(message)
         elif (passed := self._passed.pop(identifier, None)) is not None:
             _stop(passed)
-            if passed.request["method"] == "tools/list":
+            if passed.request["method"] == LIST:
                 self._list(passed.request, message)
                 return
             if passed.request["method"] == "initialize":

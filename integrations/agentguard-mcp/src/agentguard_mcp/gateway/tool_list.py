@@ -15,7 +15,6 @@ from agentguard_mcp.gateway.catalog import MAX_TOOLS, Catalog
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     STANDARD,
-    TRACE,
     Message,
     is_modern,
     meta_of,
@@ -55,11 +54,10 @@ class ToolList:
     def hear(self, request: Message) -> None:
         """Note that the catalog has learned what the server has answered a client's own list.
 
-        Clients may share a connection. The tools of a client that can do other things, or asks in
-        another way, are not those of the next call.
+        Clients may share a connection. The tools of a client that can do other things are not those
+        of the next call.
         """
-        meta = {key: value for key, value in meta_of(request).items() if key not in TRACE}
-        if meta != self._meta:
+        if _meta_like(request) != self._meta:
             self.forget()
 
     async def refresh(self, request: Message) -> None:
