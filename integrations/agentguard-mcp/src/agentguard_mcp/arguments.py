@@ -10,12 +10,15 @@ an object that was sent is not: the tool may get more there than the policy sees
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from jsonschema.validators import validator_for  # type: ignore[import-untyped]
+from jsonschema import (  # type: ignore[import-untyped]
+    Draft202012Validator,
+    ValidationError,
+)
+from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped]
 from referencing import Registry
 
 from agentguard.adapters import ArgumentsError
@@ -70,7 +73,28 @@ def _validator(text: str) -> Any:
     schema = json.loads(text)
     kind = validator_for(schema, default=Draft202012Validator)
     kind.check_schema(schema)
-    return kind(schema, registry=_NO_REMOTE_SCHEMAS)
+    return extend(kind, {"uniqueItems": _unique_items})(schema, registry=_NO_REMOTE_SCHEMAS)
+
+
+def _unique_items(
+    _validator: Any, is_wanted: object, value: object, _schema: object
+) -> Iterator[ValidationError]:
+    """Yield an error for a list that has an item twice, in the place of jsonschema's own look.
+
+    That one compares each item with each other one where items have no order: a caller's list of
+    50 KB would hold all other callers up for many seconds.
+    """
+    if is_wanted is True and isinstance(value, list) and len({*map(_frozen, value)}) < len(value):
+        yield ValidationError("the list has an item twice")
+
+
+def _frozen(value: object) -> object:
+    """Return what is equal for two values that are the same JSON, and has a hash."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _frozen(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    return isinstance(value, bool), value  # for Python, 1 and true are equal
 
 
 def _could_be_read_as_json(value: object, schema: object) -> bool:
