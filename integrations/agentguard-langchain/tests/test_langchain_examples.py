@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import commands
 import docs_pages
@@ -17,6 +18,7 @@ from langchain_core.messages import HumanMessage
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
+from agentguard import Guard
 from agentguard.signing.keys import Ed25519Signer
 
 ROOT = Path(__file__).parents[3]
@@ -209,26 +211,44 @@ def test_the_project_of_the_page_runs(tmp_path, preloaded):
     assert (done.returncode, unexpected(done.stderr), done.stdout) == (0, [], ANSWERS)
 
 
-def test_the_guide_runs(capsys):
-    names = [
-        f"how-to/langchain{page}"
-        for page in ("", "-delegation", "-approvals", "-graphs", "-resume", "-mcp")
-    ]
-    namespace: dict[str, object] = {}
-    blocks = []
-    for name in names:
-        document = Sybil([PythonCodeBlockParser()]).parse(docs_pages.DOCS / f"{name}.md")
-        document.namespace = namespace
-        blocks += document.examples()
-    assert len(blocks) == 18
-    for block in blocks:
-        block.evaluate()
-    assert capsys.readouterr().out == docs_pages.printed(docs_pages.text(*names))
-    named = blocks[0].namespace
+def chain(page: str) -> list[str]:
+    """Return the pages that a reader of a page has run: those that the page goes on from."""
+    link = r"code\s+goes\s+on\s+from\s+\[[^]]+\]\((\S+)\.md\)"
+    before = re.search(link, docs_pages.text(page))
+    return [*(chain(f"how-to/{before[1]}") if before else ()), page]
+
+
+@pytest.fixture
+def read():
+    """Run the code of pages, one after the other, and close their guards in the end."""
+    namespace: dict[str, Any] = {}
+
+    def run(*pages: str) -> dict[str, Any]:
+        for page in pages:
+            document = Sybil([PythonCodeBlockParser()]).parse(docs_pages.DOCS / f"{page}.md")
+            document.namespace = namespace
+            for block in document.examples():
+                block.evaluate()
+        return namespace
+
+    yield run
+    for made in namespace.values():
+        if isinstance(made, Guard):
+            made.close()
+
+
+@pytest.mark.parametrize("page", ["", "-delegation", "-approvals", "-graphs", "-resume", "-mcp"])
+def test_a_page_of_the_guide_runs_after_the_pages_that_it_names(capsys, read, page):
+    pages = chain(f"how-to/langchain{page}")
+    named = read(*pages)
+    assert named["GuardMiddleware" if page == "-mcp" else "guard_tools"]
+    assert capsys.readouterr().out == docs_pages.printed(docs_pages.text(*pages))
+
+
+def test_the_deep_agent_of_the_guide_pauses(read):
+    named = read(*chain("how-to/langchain-graphs"), "how-to/langchain-mcp")
     deep = named["deep_agent"](
         named["Model"](), [named["pay"]], named["teller"], named["bank"].new_agent("researcher")
     )
     asked = deep.invoke({"messages": [HumanMessage("ann")]}, {"configurable": {"thread_id": "d"}})
     assert asked["__interrupt__"]
-    for name in ("guard", "bank", "books", "till"):
-        named[name].close()
