@@ -233,6 +233,8 @@ def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger,
     assert project.run("trust", "export", "-o", stranger / "trust.json").returncode == 0
     shown = check(told, stranger, "call.json")
     assert (shown.returncode, shown.stdout[:27]) == (1, "FAILED [checkpoint.origin]:")
+    line = shown.stdout.partition("\n")[0]
+    assert line.endswith("log of the trust document: one of the two is not the one you mean")
 
 
 def test_a_mistake_is_no_verdict(told, calls, stranger):

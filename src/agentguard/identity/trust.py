@@ -85,7 +85,10 @@ class TrustDocument:
         """
         log, _slash, number = origin.rpartition("/")
         if log != self.log or SHARD_NUMBER.fullmatch(number) is None:
-            message = f"{origin!r} is no shard of {self.log}"
+            message = (
+                f"{origin!r} is no shard of {self.log}, the log of the trust document: one of the "
+                "two is not the one you mean"
+            )
             raise VerificationError(message, code="checkpoint.origin")
         return int(number)
 
