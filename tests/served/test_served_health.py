@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -55,7 +56,7 @@ def test_the_status_counts_what_clients_have_done(place):
     assert after["isolation"] == {"same-user": 1}  # and not the command
     assert after["version"]
     shown = place.programs.run("-m", "agentguard.cli", "server", "status", cwd=place.folder).stdout
-    assert "1 same-user" in shown
+    assert re.search(r"clients by isolation +\| 1 same-user$", shown, re.MULTILINE)
     assert "in doubt since start" in shown
     assert "0:00:" in shown
 

@@ -23,6 +23,7 @@ _LABELS: Final = {
     "in_doubt": "in doubt since start",
     "in_doubt_before": "in doubt before start",
     "log_failure": "log",
+    "isolation": "clients by isolation",
 }
 
 
