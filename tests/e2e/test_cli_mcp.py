@@ -119,7 +119,7 @@ def test_a_mistake_on_the_command_line_is_named(domain):
         (["run", "--agent", "assistant"], "name the MCP server with --name"),
         (["run", "--agent", "assistant", "--name", "../x", "--", "/bin/cat"], "can't name"),
         (["run", "--agent", "a", "--task", "t", "--", "/bin/cat"], "needs a principal"),
-        (["pin", "--name", "files", "--", "/not/there"], "can't be started"),
+        (["pin", "--name", "files", "--", "/not/there"], "or name its whole path"),
         (["diff", "--name", "files", "--", "/bin/cat"], "nothing is pinned"),
     ):
         result = domain.run("mcp", *words)

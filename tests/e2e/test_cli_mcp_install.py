@@ -169,8 +169,11 @@ def test_each_client_has_a_file_of_its_own(domain):
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"client": "emacs"}, "is not one of"),
-    ({"client": "claude-code"}, "there is no file"),
-    ({"name": "svn"}, "has no server svn in mcpServers; the servers there are: other, git"),
+    ({"client": "claude-code"}, "with --file, or add the server to the client first"),
+    (
+        {"name": "svn"},
+        "has no server svn in mcpServers; the servers there are: other, git. Correct --name, or ",
+    ),
     ({"name": "other"}, "name the url in [mcp.other] of agentguard.toml"),
     ({"agent": "nobody"}, "[agent.unknown]"),
     ({"agent": None}, "name the agent"),

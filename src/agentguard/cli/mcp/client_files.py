@@ -76,7 +76,10 @@ def entry_of(text: str, member: str, server: str, source: str) -> dict[str, Any]
     entry = servers.get(server) if isinstance(servers, dict) else None
     if not isinstance(entry, dict):
         known = ", ".join(servers) if isinstance(servers, dict) and servers else "none"
-        message = f"{source} has no server {server} in {member}; the servers there are: {known}"
+        message = (
+            f"{source} has no server {server} in {member}; the servers there are: {known}. Correct "
+            "--name, or add the server as for a client without a gateway, and install then"
+        )
         raise ConfigError(message)
     arguments = entry.get("args", [])
     is_list = isinstance(arguments, list) and all(isinstance(one, str) for one in arguments)

@@ -122,7 +122,10 @@ def _read(path: Path) -> bytes:
         data = files.read(path)
         data.decode()
     except FileNotFoundError as error:
-        message = f"there is no file {path}: name the client's file with --file"
+        message = (
+            f"there is no file {path}: name the client's file with --file, or add the server to "
+            "the client first, as without a gateway"
+        )
         raise ConfigError(message, code="config.missing") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read as UTF-8: {error}") from error

@@ -62,7 +62,10 @@ class ServerProcess:
                 start_new_session=True,  # Ctrl-C is for the gateway, which ends the server
             )
         except (OSError, ValueError) as error:
-            message = f"the MCP server {settings.server} can't be started: {error}"
+            message = (
+                f"the MCP server {settings.server} can't be started: {error}. Install the program, "
+                "or name its whole path"
+            )
             raise ConfigError(message) from error
         return cls(asyncio.subprocess.Process(transport, protocol, loop), transport)
 
