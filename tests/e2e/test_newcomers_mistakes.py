@@ -386,7 +386,8 @@ def test_no_configuration(project):
     found = project.python("-c", "from agentguard import Guard; Guard.find()")
     message = (
         f"there is no agentguard.toml in {project.folder} or above it: run agentguard init there, "
-        "or go to the project's folder, or name the file with --config or the state with --state"
+        "or go to the project's folder, or name the file with --config, or the state where a "
+        "command has --state"
     )
     assert message in found.stderr
     assert message in said(project.run("audit", "list"))

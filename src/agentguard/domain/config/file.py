@@ -73,7 +73,7 @@ def find(start: Path) -> Path:
             return path
     message = (
         f"there is no {FILE} in {start} or above it: run agentguard init there, or go to the "
-        "project's folder, or name the file with --config or the state with --state"
+        "project's folder, or name the file with --config, or the state where a command has --state"
     )
     raise ConfigError(message, code="config.missing")
 
