@@ -89,11 +89,9 @@ class Reader:
         if "REQUEST" in text:
             request = json.loads(self.run("agentguard approvals list --json"))
             text = text.replace("REQUEST", f"{request['request_id'][:8]} --yes")
-        if "INVOCATION_ID" in text:
+        if "INDEX" in text:
             listed = self.run("agentguard audit list --tool refund --decision allow --json")
-            text = text.replace(
-                "INVOCATION_ID", json.loads(listed.splitlines()[-1])["invocation_id"]
-            )
+            text = text.replace("INDEX", str(json.loads(listed.splitlines()[-1])["index"]))
         return text.replace("ssh-keygen -t", f"ssh-keygen -q -N '{SECRET}' -t")
 
     def compare(self, expected: str) -> None:
