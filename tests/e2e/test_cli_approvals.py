@@ -106,6 +106,19 @@ def test_one_process_asks_a_second_answers_and_a_third_goes_on(project, bob):
     assert project.run("audit", "verify").returncode == 0
 
 
+def test_a_list_names_a_person_who_has_approved_a_call_twice_once(project, bob):
+    project.python("-c", MERGE)
+    ((request),) = requests(project)
+    for _once in range(2):
+        again = ("approve", request["request_id"], "--key", str(bob.key), "--yes")
+        assert bob.run("approvals", *again).returncode == 0
+    assert project.python("-c", MERGE).stdout == "merged main\n"
+    (call,) = [one for one in project.lines("audit", "list") if one["kind"] == "authorization"]
+    assert call["reason"] == "approved by user:bob"
+    shown = project.run("audit", "show", call["invocation_id"]).stdout
+    assert shown.count("approved by | user:bob") == 2  # each answer is on record
+
+
 def test_a_request_that_was_edited_is_named_as_edited_and_shown_nowhere(project, bob):
     """Whoever can write in the state makes it look like another agent's, and asks for no role."""
     project.python("-c", MERGE)

@@ -304,12 +304,12 @@ def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
 
 
 def _answer_summary(parsed: Entry) -> str | None:
-    """Name who has answered, unverified; raises ``DecodeError``."""
+    """Name who has answered, each once, unverified; raises ``DecodeError``."""
     answers = approval_checks.read_answers(parsed)
     verdicts = (
         f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in answers
     )
-    return ", ".join(verdicts) or None
+    return ", ".join(dict.fromkeys(verdicts)) or None
 
 
 def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, index: int) -> Row:
