@@ -67,6 +67,27 @@ def test_a_flush_makes_the_outcomes_durable(place):
     assert caught.value.code == "server.unreachable"
 
 
+def test_a_client_hears_how_the_server_s_user_asks_the_policy_about_a_tool_without_a_rule(
+    place, caplog
+):
+    guard = place.connect()
+    agent = guard.new_agent("clerk")
+    assert agent.call(note(guard, []), "x") == "noted x"
+    assert not caplog.records
+    with pytest.raises(Denied):
+        agent.call(guard.tool(name="drop")(lambda text: text), "x")
+    line, _, command = caplog.messages[-1].rpartition(" once more, as the guard server's user: ")
+    assert "allows this call of drop" in line
+    show, _, evaluate = command.partition(" | ")
+    program = ("-m", "agentguard.cli")
+    shown = place.programs.run(*program, *show.split()[1:], cwd=place.folder).stdout
+    (place.folder / "call.json").write_text(shown)
+    words = evaluate.replace(" -", " call.json").split()[1:]
+    asked = place.programs.run(*program, *words, cwd=place.folder)
+    assert asked.returncode == 1
+    assert asked.stdout.startswith("deny [policy.denied]")
+
+
 def test_a_denied_call_does_not_run_and_is_on_record(place):
     ran: list[str] = []
     guard = place.connect()

@@ -67,7 +67,7 @@ class ClientParts:
         self._roster = Roster.from_json(greeting.roster)
         self.telemetry = telemetry
         self.trust = TrustDocument.loads(greeting.trust)
-        self.policy_place = PolicyPlace(*greeting.policy, is_durable=False)
+        self.policy_place = PolicyPlace(*greeting.policy, log="server")
         self.isolation = greeting.isolation
         self.tools = ClientTools(link)
         self.delegations = ClientDelegations(link, self.trust)

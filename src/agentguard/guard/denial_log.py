@@ -123,15 +123,17 @@ class DenialLogger:
         if tool in self._without_rule:
             return
         self._without_rule.add(tool)
-        command = "agentguard policy eval INPUT.json --policy POLICY"
-        if self._policy.is_durable and invocation_id is not None:
+        place, command = "", "agentguard policy eval INPUT.json --policy POLICY"
+        if self._policy.log != "memory" and invocation_id is not None:
+            place = ", as the guard server's user" if self._policy.log == "server" else ""
             command = f"agentguard audit show {invocation_id} --json | agentguard policy eval -"
         _LOGGER.warning(
             "no rule of the policy (%s) allows this call of %s by agent %s. If the call is meant "
-            "to run, add a rule, and ask the policy about the same call once more: %s",
+            "to run, add a rule, and ask the policy about the same call once more%s: %s",
             visible_text(self._policy.place),
             _shown(tool),
             self._agent,
+            place,
             command,
         )
 

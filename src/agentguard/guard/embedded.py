@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agentguard.approvals.application import RolesFunction
 from agentguard.approvals.inbox import ApprovalInbox
@@ -103,7 +103,8 @@ class Embedded:
     def policy_place(self) -> PolicyPlace:
         """Where the policy is."""
         runtime = self.runtime
-        return PolicyPlace(runtime.policy_place, runtime.policy_url, runtime.is_durable)
+        log: Literal["here", "memory"] = "here" if runtime.is_durable else "memory"
+        return PolicyPlace(runtime.policy_place, runtime.policy_url, log)
 
     @property
     def trust(self) -> TrustDocument:
