@@ -86,6 +86,18 @@ def test_checkpoints_that_somebody_else_has_appended_find_it(project):
     assert "its tail is cut off" in shown
 
 
+def test_checkpoints_vouch_for_no_entry_that_came_later(project):
+    """With them, a log whose newest entries are cut off is anchored as well."""
+    (old,) = (project.parent / "old").glob("anchor/*/*.checkpoint")
+    size = int(old.read_text().split("\n")[1])
+    code, report, shown = verify(project, "--against", old)
+    assert (code, report["anchored"]) == (0, "outside")
+    assert f"entries of shard 0 from {size} on" in str(report["unchecked"])
+    assert "NOT CHECKED: whether entries of shard 0" in " ".join(shown.split())
+    (new,) = project.parent.glob("anchor/*/*.checkpoint")
+    assert verify(project, "--against", new)[1]["unchecked"] == []
+
+
 @as_root
 def test_an_anchor_of_another_user_is_outside_and_finds_it(project):
     """``witness`` copies the anchor into a folder of its own; ``agent`` rolls back what is its."""
@@ -96,6 +108,8 @@ def test_an_anchor_of_another_user_is_outside_and_finds_it(project):
     code, report, shown = verify(project, "--anchor", theirs)
     assert (code, report["anchored"]) == (0, "outside")
     assert "\nanchored: by the checkpoints in" in shown
+    (old,) = (project.parent / "old").glob("anchor/*/*.checkpoint")
+    assert verify(project, "--anchor", theirs, "--against", old)[1]["unchecked"] == []
     roll_back(project)
     give(project / ".agentguard", AGENT)
     code, report, shown = verify(project, "--anchor", theirs)

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.audit import checkpoint
+from agentguard.audit.checkpoint import WitnessedCheckpoint
 from agentguard.audit.findings import Problem
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
@@ -36,7 +37,7 @@ from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
 from agentguard.domain.worker_processes import default_jobs
 from agentguard.errors import AgentguardError, VerificationError
-from agentguard.identity.trust import seconds
+from agentguard.identity.trust import TrustDocument, seconds
 
 _WITHOUT: Final = (
     "signatures, but for the newest checkpoint's of each shard",
@@ -99,13 +100,14 @@ def verify(  # noqa: PLR0913  the options of the command
     reader = log.location.reader_of_what_is_left()
     if trust is not None:
         _require_same_log(reader, log)
+    apart, kept = log.is_apart(), [point for witness in outside for point in witness.checkpoints]
     with screen.counter("verifying entry", history.expected(reader)) as count:
         report = examine(
             reader,
             document,
             anchor=log.location.anchor,
-            apart=log.is_apart(),
-            kept=[point for witness in outside for point in witness.checkpoints],
+            apart=apart,
+            kept=kept,
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
             jobs=jobs or default_jobs(),
@@ -115,6 +117,7 @@ def verify(  # noqa: PLR0913  the options of the command
     in_doubt = _in_doubt_by_columns(reader) if by_columns else report.in_doubt
     unchecked = _unchecked(since, no_signatures=no_signatures, is_damaged=bool(report.damaged))
     unchecked += [part for witness in outside for part in witness.unchecked]
+    unchecked += [] if apart else _without_witness(report, document, kept)
     VerifyReport(log, report, in_doubt, unchecked, against or ()).print(reader, json=json)
     if not report.ok:
         raise typer.Exit(1)
@@ -125,6 +128,25 @@ def _unchecked(since: datetime | None, *, no_signatures: bool, is_damaged: bool)
     if no_signatures:
         return [*_WITHOUT, _DOUBTS if is_damaged else _COLUMNS]
     return [f"signatures before {timestamp(since)}"] if since is not None else []
+
+
+def _without_witness(
+    report: Report, trust: TrustDocument, kept: Sequence[WitnessedCheckpoint]
+) -> list[str]:
+    """Return the newest entries of each shard that no checkpoint in the files of --against covers.
+
+    Somebody who writes both the state and its anchor can cut such entries off.
+    """
+    newest: dict[str, int] = {}
+    for point, _whose in kept:
+        newest[point.origin] = max(point.size, newest.get(point.origin, 0))
+    return [
+        f"whether entries of shard {shard.shard} from {size} on were cut off or replaced: the "
+        "checkpoints in the files of --against are older"
+        for shard in report.shards
+        if shard.anchored
+        and (size := newest.get(trust.origin(shard.shard), shard.entries)) < shard.entries
+    ]
 
 
 def _open(
