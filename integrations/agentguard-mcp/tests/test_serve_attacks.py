@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 import stat
+import sys
+import time
 import weakref
 from base64 import b64encode
 from contextlib import suppress
@@ -13,7 +15,7 @@ from contextlib import suppress
 import httpx
 import pytest
 import uvicorn
-from gateway_scene import code_of, settings, shown, until
+from gateway_scene import code_of, command, settings, shown, until
 from http_scene import HELLO, STANDARD, TYPES, Caller, call_of, messages, served, single
 from stream_scene import broken, fetched
 
@@ -484,6 +486,33 @@ async def test_no_caller_has_the_tools_described_in_another_way_to_all_callers(r
             assert (echo["name"], echo["description"]) == ("echo", "Says what it is told.")
         assert (await client.call_single("echo")).json()["result"]["isError"] is False
         assert shown(await other.call("echo", "a"))["text"] == "a"
+
+
+FLOOD = """
+import os
+for line in open(0, "rb", buffering=0):
+    os.write(1, b'{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}\\n')
+    while True:
+        os.write(1, %r * 1_000)
+"""
+"""A server that answers one request, and then writes lines for ever."""
+
+
+@pytest.mark.parametrize("line", ["\n", '{"jsonrpc":"2.0","method":"notifications/message"}\n'])
+async def test_a_server_that_writes_for_ever_takes_no_turn_of_another_session(
+    recorded, tmp_path, monkeypatch, line
+):
+    monkeypatch.setattr("agentguard_mcp.gateway.upstream.process.GRACE", 0.1)
+    first = tmp_path / "first"
+    choice = f'[ -e {first} ] && exec "$@"; touch {first}; exec {sys.executable} -I -S -c "$0"'
+    chosen = ("/bin/sh", "-c", choice, FLOOD % line.encode(), *command())
+    async with served(recorded, settings(command=chosen)) as gateway:
+        hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}
+        assert (await gateway.caller().post(hello)).status_code == 200
+        client, begun = await gateway.caller().begin(), time.monotonic()
+        for number in range(10):
+            assert shown(await client.call("echo", str(number)))["text"] == str(number)
+        assert time.monotonic() - begun < 4  # without turns, 13 to 30 seconds
 
 
 class Content(list):

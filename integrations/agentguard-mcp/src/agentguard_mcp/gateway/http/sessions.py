@@ -181,6 +181,7 @@ class Sessions:
                 while line := await session.upstream.next():
                     if not line.isspace():
                         session.relay.from_server(line)
+                    await asyncio.sleep(0)  # the next line may be there: other sessions have a turn
         finally:  # whatever stops the pump, nothing would answer the client any more
             self.end_soon(session, is_lost=True)
 
