@@ -7,7 +7,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
@@ -418,3 +418,36 @@ async def test_a_server_is_listened_to_once_however_often_the_client_says_it_is_
         await client.ask("ping")
     assert server.methods.count("POST notifications/initialized") == 3
     assert server.methods.count("GET ") == 1
+
+
+async def test_a_server_that_says_more_than_the_client_reads_does_not_fill_the_memory(recorded):
+    server, told = Http(honest), []
+    handle = server.handle
+    notice = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "a" * 10**6}}
+    event = b"data: " + json.dumps(notice).encode() + b"\n\n"
+
+    async def tell_for_ever(reader, writer):
+        if "POST notifications/initialized" not in server.methods:
+            await handle(reader, writer)
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(event)
+                await writer.drain()
+                told.append(event)
+        writer.close()
+
+    server.handle = tell_for_ever
+    async with server.served() as url, gateway(recorded, over(url)) as client:
+        await client.ask("initialize", HELLO)
+        client.send("notifications/initialized")
+        client.writer.transport.pause_reading()
+        await until(lambda: len(told) > 1)
+        size = 0
+        while size != len(told):
+            size = len(told)
+            await asyncio.sleep(0.3)
+        assert size < 40
+        client.writer.transport.resume_reading()
+        assert (await client.next())["params"] == notice["params"]

@@ -120,7 +120,7 @@ async def test_a_server_with_a_session_is_told(recorded):
 async def test_a_server_that_sends_comments_for_ever_keeps_no_connection(recorded):
     server = Server(chats=True)
     async with server.served() as url:
-        given = settings(command=(), url=url, timeout=1.0)
+        given = settings(command=(), url=url, timeout=0.7)
         async with gateway(recorded, given) as client:
             await client.ask("initialize", HELLO)
             client.send("notifications/roots/list_changed")

@@ -56,6 +56,9 @@ except ModuleNotFoundError as error:
 MAX_OPEN: Final = 200
 """The most requests to the server that are open at once."""
 
+MAX_WAITING: Final = 4
+"""The most messages of the server that wait for a client that reads slowly, each of 16 MiB."""
+
 _REFUSALS: Final = frozenset({401, 403, 404, 429})
 """The statuses of a server that says that it has not taken a request."""
 
@@ -101,7 +104,7 @@ class HttpServer:
             verify=_certificates(),
         )
         self._order = SendOrder()
-        self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_OPEN)
+        self._messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=MAX_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stoppable: dict[RequestId, asyncio.Task[None]] = {}
         self._wanted: set[RequestId] = set()
