@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -156,7 +155,9 @@ def require_room(folder: Path, size: int) -> None:
     The codes are ``storage.readonly`` and ``storage.full``.
     """
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        from tempfile import TemporaryFile  # noqa: PLC0415  only a log that has failed needs it
+
+        with TemporaryFile(dir=folder) as file:
             file.write(bytes(size))
     except OSError as error:
         raise _unwritten(folder, error, "written") from error
