@@ -202,9 +202,9 @@ def _trust_domain(root: Table) -> str:
 
 
 def _passphrase_file(keys: Table, base: Path) -> Path | None:
-    file = keys.text("passphrase_file", "")
+    file = keys.file("passphrase_file", partial(resolve, base))
     keys.reject_unknown()
-    return resolve(base, file) if file else None
+    return file
 
 
 def _read(path: Path) -> dict[str, Any]:

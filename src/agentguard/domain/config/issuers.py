@@ -199,17 +199,13 @@ def _leeway(table: Table) -> int:
 
 
 def _with_keys(rule: JwtRule, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
-    file, url, ca = (table.text(key, "") for key in ("jwks_file", "jwks_url", "ca"))
-    if bool(file) is bool(url):
+    file, ca = table.file("jwks_file", resolve), table.file("ca", resolve)
+    url = table.text("jwks_url", "")
+    if (file is not None) is bool(url):
         expected = "one of jwks_file and jwks_url, where the issuer's public keys are"
         raise table.mistake("jwks_file", expected)
     if url:
         address_of(url, table.name("jwks_url"))
-    if ca and not url.startswith("https:"):
+    if ca is not None and not url.startswith("https:"):
         raise table.mistake("ca", "no ca: it is for a jwks_url that begins with https")
-    return IssuerConfig(
-        rule,
-        resolve(file) if file else None,
-        url or None,
-        resolve(ca) if ca else None,
-    )
+    return IssuerConfig(rule, file, url or None, ca)

@@ -147,11 +147,11 @@ def _prefix(table: Table) -> str:
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
-    principal, pins = table.text("principal", ""), table.text("pins", "")
-    audience, proofs = table.text("audience", "") or None, table.text("proofs", "")
-    if (audience is None) is bool(proofs):
+    principal, audience = table.text("principal", ""), table.text("audience", "") or None
+    proofs = table.file("proofs", resolve)
+    if (audience is None) is not (proofs is None):
         expected = "an audience and the file of its used proofs, or neither"
-        raise table.mistake("proofs" if proofs else "audience", expected)
+        raise table.mistake("audience" if proofs is None else "proofs", expected)
     if audience is not None and not is_audience(audience):
         raise table.mistake("audience", "printable ASCII without spaces, as in 'mcp:git'")
     server = McpConfig(
@@ -166,9 +166,9 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         filter_list=table.boolean("filter_list", default=False),
         env=table.texts("env", ()),
         secrets=table.mapping("secrets") or {},
-        pins=resolve(pins) if pins else None,
+        pins=table.file("pins", resolve),
         audience=audience,
-        proofs=resolve(proofs) if proofs else None,
+        proofs=proofs,
         trust=tuple(map(resolve, table.texts("trust", ()))),
         calls_per_minute=_limit(table, "calls_per_minute"),
         calls_at_once=_limit(table, "calls_at_once"),

@@ -73,8 +73,8 @@ def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConf
     listen = table.text("listen", LISTEN)
     path = parse_socket(listen)
     host, port = _listen(table, LISTEN if path is not None else listen)
-    certificate, key = table.text("certificate", ""), table.text("key", "")
-    if bool(certificate) is not bool(key):
+    certificate, key = table.file("certificate", resolve), table.file("key", resolve)
+    if (certificate is None) is not (key is None):
         raise table.mistake("key", "the private key of the certificate, beside the certificate")
     origins = table.texts("origins", ())
     if not all(_ORIGIN.fullmatch(one) for one in origins):
@@ -87,8 +87,8 @@ def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConf
         host,
         port,
         _url(table),
-        resolve(certificate) if certificate else None,
-        resolve(key) if key else None,
+        certificate,
+        key,
         origins,
         sessions,
         table.seconds("idle", IDLE),

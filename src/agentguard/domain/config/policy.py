@@ -60,20 +60,16 @@ def read_policy(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
 def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
     from agentguard.policy.opa_server import CONNECT_TIMEOUT, TIMEOUT, Server  # noqa: PLC0415  only a policy on an OPA server needs the module
 
-    def file(name: str) -> Path | None:
-        text = table.text(name, "")
-        return resolve(text) if text else None
-
     url = table.text("url")
     try:
         return Server(
             url,
             timeout=table.seconds("timeout", TIMEOUT),
             connect_timeout=table.seconds("connect_timeout", CONNECT_TIMEOUT),
-            ca=file("ca"),
-            certificate=file("certificate"),
-            key=file("key"),
-            token_file=file("token_file"),
+            ca=table.file("ca", resolve),
+            certificate=table.file("certificate", resolve),
+            key=table.file("key", resolve),
+            token_file=table.file("token_file", resolve),
             token_variable=table.text("token_variable", "") or None,
         )
     except ConfigError as error:

@@ -54,8 +54,9 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
     sources = [source for source in _SOURCES if source in table.names()]
     if len(sources) != 1:
         raise table.mistake(sources[1] if sources else "file", f"one of {', '.join(_SOURCES)}")
-    file, variable, user = (table.text(key, "") for key in ("file", "env", "keyring"))
-    if sources == ["file"] and not file:
+    file = table.file("file", resolve)
+    variable, user = table.text("env", ""), table.text("keyring", "")
+    if sources == ["file"] and file is None:
         raise table.mistake("file", "the path of a file")
     if sources == ["env"] and (not variable or "=" in variable):
         raise table.mistake("env", "the name of an environment variable")
@@ -63,7 +64,7 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
         name,
         tools,
         tuple(sorted(table.scope("scope"))),
-        file=resolve(file) if file else None,
+        file=file,
         env=variable or None,
         keyring=_keyring(table, user) if sources == ["keyring"] else None,
         vault=_vault(table, resolve) if sources == ["vault"] else None,
@@ -84,13 +85,9 @@ def _vault(outer: Table, resolve: Callable[[str], Path]) -> VaultSettings:
 
     table = outer.table("vault")
 
-    def file(name: str) -> Path | None:
-        text = table.text(name, "")
-        return resolve(text) if text else None
-
     url, path, field = table.text("url"), table.text("path"), table.text("field")
-    token_file, token_env = file("token_file"), table.text("token_env", "") or None
-    ca, timeout = file("ca"), table.seconds("timeout", TIMEOUT)
+    token_file, token_env = table.file("token_file", resolve), table.text("token_env", "") or None
+    ca, timeout = table.file("ca", resolve), table.seconds("timeout", TIMEOUT)
     table.reject_unknown()
     try:
         return VaultSettings(url, path, field, token_file, token_env, ca, timeout)

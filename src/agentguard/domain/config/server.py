@@ -207,7 +207,8 @@ def _health(table: Table) -> tuple[str, int] | None:
 
 def _address(table: Table, resolve: Callable[[str], Path]) -> Path | Host:
     url = table.text("url")
-    files = {name: table.text(name, "") for name in ("ca", "certificate", "key", "token_file")}
+    names = ("ca", "certificate", "key", "token_file")
+    files = {name: table.file(name, resolve) for name in names}
     if not url.startswith(TLS):
         if any(files.values()) or "oauth" in table.names():
             message = (
@@ -217,9 +218,8 @@ def _address(table: Table, resolve: Callable[[str], Path]) -> Path | Host:
             raise ConfigError(message)
         return socket_of(url, resolve, table.name("url"))
     name, port = _host(table, "url", url.removeprefix(TLS))
-    paths = {one: resolve(text) if text else None for one, text in files.items()}
     oauth = _oauth(table.table("oauth"), resolve) if "oauth" in table.names() else None
-    host = Host(name, port, **paths, oauth=oauth)
+    host = Host(name, port, **files, oauth=oauth)
     has_certificate = host.certificate is not None or host.key is not None
     if has_certificate + (host.token_file is not None) + (oauth is not None) != 1:
         raise table.mistake("certificate", _ONE_PROOF)
@@ -236,16 +236,14 @@ def _oauth(table: Table, resolve: Callable[[str], Path]) -> ClientCredentials:
     url, client, secret = (
         table.text(key) for key in ("token_url", "client_id", "client_secret_file")
     )
-    scope, ca = table.text("scope", ""), table.text("ca", "")
+    scope, ca = table.text("scope", ""), table.file("ca", resolve)
     table.reject_unknown()
     address_of(url, table.name("token_url"))
     if not client or not client.isascii():
         raise table.mistake("client_id", "the identifier of this client at the provider")
     if not secret:
         raise table.mistake("client_secret_file", "the path of a file")
-    return ClientCredentials(
-        url, client, resolve(secret), scope or None, resolve(ca) if ca else None
-    )
+    return ClientCredentials(url, client, resolve(secret), scope or None, ca)
 
 
 def _tls(
@@ -253,12 +251,12 @@ def _tls(
 ) -> TlsListener:
     host, port = _host(table, "listen", table.text("listen"))
     certificate, key = (resolve(table.text(name)) for name in ("certificate", "key"))
-    ca = table.text("ca", "")
+    ca = table.file("ca", resolve)
     proofs = {client.spiffe is not None for client in clients if client.uid is None}
-    if not ca and proofs != {False}:
+    if ca is None and proofs != {False}:
         raise table.mistake("ca", "the certificates of the authority of the clients' certificates")
     table.reject_unknown()
-    return TlsListener(host, port, certificate, key, resolve(ca) if ca else None)
+    return TlsListener(host, port, certificate, key, ca)
 
 
 def _host(table: Table, key: str, text: str) -> tuple[str, int]:

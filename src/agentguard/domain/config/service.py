@@ -42,24 +42,17 @@ def read_service(table: Table, resolve: Callable[[str], Path]) -> ServiceConfig:
     """Read ``[service]``; ``resolve`` makes a path absolute. Raises ``ConfigError``."""
     issuer = _issuer(table)
     host, port = _listen(table)
-    certificate, key = table.text("certificate", ""), table.text("key", "")
-    if bool(certificate) is not bool(key):
+    certificate, key = table.file("certificate", resolve), table.file("key", resolve)
+    if (certificate is None) is not (key is None):
         raise table.mistake("key", "the private key of the certificate, beside the certificate")
-    if not certificate and not is_loopback(host):
+    if certificate is None and not is_loopback(host):
         expected = "a certificate and a key, because listen is no loopback address"
         raise table.mistake("certificate", expected)
     audiences = table.texts("audiences", ())
     if not all(grant.is_audience(name) for name in audiences):
         raise table.mistake("audiences", "a list of names or URLs in ASCII without spaces")
     table.reject_unknown()
-    return ServiceConfig(
-        issuer,
-        host,
-        port,
-        resolve(certificate) if certificate else None,
-        resolve(key) if key else None,
-        frozenset(audiences),
-    )
+    return ServiceConfig(issuer, host, port, certificate, key, frozenset(audiences))
 
 
 def _issuer(table: Table) -> str:

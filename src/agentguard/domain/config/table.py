@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -61,6 +62,11 @@ class Table:
         if "\0" in value:
             raise self.mistake(key, "a string without U+0000")
         return value
+
+    def file(self, key: str, resolve: Callable[[str], Path]) -> Path | None:
+        """Return the path that a key may name, None for none; ``resolve`` makes it absolute."""
+        text = self.text(key, "")
+        return resolve(text) if text else None
 
     def is_text(self, key: str) -> bool:
         """Return whether the value of a key that may be of several types is a string."""
