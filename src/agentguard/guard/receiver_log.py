@@ -6,9 +6,7 @@ entries into the log of a guard, and bounds the entries of refused requests.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -22,6 +20,7 @@ from agentguard.errors import AgentguardError, ConfigError, ProofError
 from agentguard.flow.ports import Ports
 from agentguard.guard.embedded import Embedded
 from agentguard.guard.guard import Guard
+from agentguard.storage import fork
 
 MAX_REFUSALS: Final = 60
 """The most entries of refused requests in a minute by default, of each process."""
@@ -49,7 +48,7 @@ class ReceiverLog:
         self._recent: deque[datetime] = deque(maxlen=max(max_refusals, 0))
         self._unrecorded = 0
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=_forked(weakref.ref(self)))
+        fork.in_each_child(self._leave_to_parent)
 
     def received(self, request: ReceivedRequest) -> None:
         """Put an accepted request durably on record.
@@ -118,12 +117,3 @@ def _unrecorded(error: Exception) -> ProofError:
     problem = str(error) if isinstance(error, AgentguardError) else type(error).__name__
     message = f"the log of the receiver can't be written: {problem}"
     return ProofError(message, code="proof.unrecorded")
-
-
-def _forked(log: weakref.ref[ReceiverLog]) -> Callable[[], None]:
-    def leave_to_parent() -> None:
-        forked = log()
-        if forked is not None:
-            forked._leave_to_parent()  # noqa: SLF001  a method of this file's class
-
-    return leave_to_parent

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from typing import Final, NamedTuple
+from weakref import WeakMethod
 
 
 class Stage(IntEnum):
@@ -59,6 +60,21 @@ def _run(stage: Stage, moment: int) -> None:
     hooks = _HOOKS.get(stage)
     if hooks is not None:
         hooks[moment]()
+
+
+def in_each_child(method: Callable[[], None]) -> None:
+    """Call a method in each process that is forked later, as long as its object is there.
+
+    For an object whose hook needs no stage.
+    """
+    weak = WeakMethod(method)
+
+    def call() -> None:
+        found = weak()
+        if found is not None:
+            found()
+
+    os.register_at_fork(after_in_child=call)
 
 
 # One registration for each: the interpreter runs the others also where one of them raises.

@@ -11,14 +11,13 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ProofError
-from agentguard.storage import files, sqlite
+from agentguard.storage import files, fork, sqlite
 
 MAX_PROOFS: Final = 1_000_000
 """The most unexpired proofs that a store has by default; a full store refuses each further one."""
@@ -81,7 +80,7 @@ class ProofStore:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        os.register_at_fork(after_in_child=_forked(weakref.ref(self)))
+        fork.in_each_child(self._leave_to_parent)
         with self._transaction():
             pass
         self.close()  # so that a server may fork its workers after this
@@ -194,15 +193,6 @@ class ProofStore:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
-
-
-def _forked(store: weakref.ref[ProofStore]) -> Callable[[], None]:
-    def leave_to_parent() -> None:
-        forked = store()
-        if forked is not None:
-            forked._leave_to_parent()  # noqa: SLF001
-
-    return leave_to_parent
 
 
 def _opened(path: Path) -> sqlite3.Connection:
