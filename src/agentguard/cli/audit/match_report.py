@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple
 
 from agentguard.audit import find, http_requests
 from agentguard.audit.entry import Entry, LogPlace
 from agentguard.audit.http_requests import ProofEntry, ReceivedRequest, RefusedRequest
 from agentguard.audit.log import LogReader
+from agentguard.call.releases import RequestRecord
 from agentguard.cli.audit.verify_report import unanchored
 from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.location import TrustedLog, from_home
@@ -87,6 +89,18 @@ class _Request(NamedTuple):
         return {name: (here[name], value) for name, value in there.items() if value != here[name]}
 
     @property
+    def request(self) -> RequestRecord | None:
+        """The method and the URL, by the word of the agent if its log has the request."""
+        about = self.received if self.sent is None else self.sent.record
+        return None if about is None else about.request
+
+    @property
+    def agent(self) -> str | None:
+        """The agent, by its own word if its log has the request."""
+        about = self.received if self.sent is None else self.sent.call
+        return None if about is None else about.agent
+
+    @property
     def code(self) -> str | None:
         """The reason code of a refused request."""
         return self.received.code if isinstance(self.received, RefusedRequest) else None
@@ -137,7 +151,7 @@ class MatchReport:
         else:
             first = next(listed, None)
             if first is not None:
-                rows = map(_row, _chained(first, listed))
+                rows = map(_row, chain([first], listed))
                 screen.columns(_COLUMNS, rows)
             self._draw_summary()
 
@@ -224,11 +238,6 @@ class MatchReport:
                 )
 
 
-def _chained(first: _Request, others: Iterator[_Request]) -> Iterator[_Request]:
-    yield first
-    yield from others
-
-
 def _entry(reader: LogReader, place: LogPlace) -> Entry:
     located = find.read_entry(reader, place.shard, place.index)
     if located is None:
@@ -238,15 +247,13 @@ def _entry(reader: LogReader, place: LogPlace) -> Entry:
 
 
 def _row(request: _Request) -> screen.Row:
-    match, sent, received = request.match, request.sent, request.received
-    about = sent.record.request if sent is not None else received and received.request
-    agent = sent.call.agent if sent is not None else received.agent if received is not None else ""
+    match, sent, about = request.match, request.sent, request.request
     cells = (
         screen.styled(_STYLES[match.state], _WORDS[match.state]),
         _place(match.at_agent),
         _place(match.at_receiver),
         request.at[:19].replace("T", " "),
-        agent_alias(agent).removeprefix("agent:"),
+        agent_alias(request.agent or "").removeprefix("agent:"),
         sent.call.tool if sent is not None else "",
         f"{about.method} {about.url}" if about is not None else "",
     )
@@ -288,20 +295,17 @@ def _place_json(place: LogPlace | None) -> JSON:
 
 def _as_json(request: _Request) -> dict[str, JSON]:
     match, sent, received = request.match, request.sent, request.received
-    about = sent.record.request if sent is not None else received and received.request
+    about = request.request
     invocation = sent.call.invocation_sha256 if sent is not None else None
     if isinstance(received, ReceivedRequest) and sent is None:
         invocation = received.invocation_sha256
-    agent = (
-        sent.call.agent if sent is not None else received.agent if received is not None else None
-    )
     assurance = received.assurance if isinstance(received, ReceivedRequest) else None
     return {
         "state": match.state,
         "at": request.at,
         "method": about.method if about else None,
         "url": about.url if about else None,
-        "agent": agent,
+        "agent": request.agent,
         "tool": sent.call.tool if sent is not None else None,
         "invocation_id": sent.call.invocation_id if sent is not None else None,
         "invocation_sha256": invocation,
