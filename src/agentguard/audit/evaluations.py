@@ -171,10 +171,9 @@ def check_chain(read: LoggedEvaluation, chain: Chain | None, at: int) -> None:
             raise _mismatch("it is for a principal that no chain names")
     else:
         chain.check(at)
-        if (read.principal, read.agent) != (chain.principal, chain.leaf.delegatee):
-            raise _mismatch("its chain is of another principal, or ends with another agent")
-        if chain.root.task_id not in (None, read.task_id):
-            raise _mismatch("its chain is for another task")
+        problem = chain.mismatch(read.principal, read.agent, read.task_id)
+        if problem is not None:
+            raise _mismatch(problem)
     actors = tuple(chain.actors) if chain is not None else ()
     if _digest(name, read.predicate, actors) != read.call_sha256:
         raise _mismatch("it does not have its call digest")

@@ -103,10 +103,9 @@ def check_call(
             raise _mismatch("an agent acts for a principal that no chain names")
     else:
         chain.check(at)
-        if (call.principal, call.agent) != (chain.principal, chain.leaf.delegatee):
-            raise _mismatch("its chain is of another principal, or ends with another agent")
-        if chain.root.task_id is not None and call.predicate.get("task_id") != chain.root.task_id:
-            raise _mismatch("its chain is for another task")
+        problem = chain.mismatch(call.principal, call.agent, call.predicate.get("task_id"))
+        if problem is not None:
+            raise _mismatch(problem)
     try:
         digest = call_digest(name, call.predicate, chain.actors if chain is not None else ())
     except (KeyError, TypeError) as error:

@@ -111,6 +111,17 @@ class Chain:
         for hop in self.hops:
             attenuation.check_time(hop.grant, at)
 
+    def mismatch(self, principal: str, agent: str, task_id: JSON) -> str | None:
+        """Return why the chain gives no authority to an agent, for a principal, in a task.
+
+        None where it does. A chain that names no task is for each task.
+        """
+        if (principal, agent) != (self.principal, self.leaf.delegatee):
+            return "its chain is of another principal, or ends with another agent"
+        if self.root.task_id not in (None, task_id):
+            return "its chain is for another task"
+        return None
+
     def as_json(self) -> dict[str, JSON]:
         """Return the chain's tokens in the form that ``verification.from_json`` takes."""
         return {

@@ -120,13 +120,13 @@ class Telemetry:
 
     def agent(self, actor: AgentIdentity, run: AgentRun) -> AgentSpan:
         """Begin the span of an agent's run."""
-        return self._agent(actor, run) or cast("AgentSpan", SilentSpan())
+        return self._agent(actor, run) or _NO_SPAN
 
     def workflow(
         self, name: str, run: AgentRun | None, conversation: str | None, paused: str | None
     ) -> AgentSpan:
         """Begin the span of a workflow; ``run`` has its principal and task, None for unknown."""
-        return self._workflow(name, run, conversation, paused) or cast("AgentSpan", SilentSpan())
+        return self._workflow(name, run, conversation, paused) or _NO_SPAN
 
     @fails_open
     def _agent(self, actor: AgentIdentity, run: AgentRun) -> AgentSpan | None:
@@ -169,3 +169,4 @@ class Telemetry:
 
 
 _SILENT: Final = Silent()
+_NO_SPAN: Final = cast("AgentSpan", SilentSpan())
