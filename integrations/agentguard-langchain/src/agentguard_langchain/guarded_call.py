@@ -42,7 +42,7 @@ from agentguard_langchain.nested_work import (
     require_finished,
     working,
 )
-from agentguard_langchain.pause import Pause, PendingCall, count_answers, require_pause, take_again
+from agentguard_langchain.pause import Pause, PendingCall, drop_answer, require_pause, take_again
 from agentguard_langchain.payload import WITHOUT_EDITS, in_doubt_payload
 from agentguard_langchain.pending_turn import PendingTurn, claim
 from agentguard_langchain.run_spans import callback_manager, calling
@@ -311,9 +311,7 @@ class GuardedCall:
         pending_turn.save(run_store(self.agent))
         note_pause(self.task)
         interrupt(in_doubt_payload(self.tool.name, self.id, denied.reason))
-        count_answers(1)
-        pending_turn.answered += 1
-        pending_turn.save(run_store(self.agent))
+        drop_answer(pending_turn, self.agent)
         return True
 
     # --- the function runs ----------------------------------------------------------------------

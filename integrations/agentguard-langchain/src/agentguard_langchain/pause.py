@@ -101,7 +101,7 @@ class Pause(NamedTuple):
         """Show a new batch; returns never, because the interrupt raises once no answer is left."""
         while True:
             interrupt(value, response_schema=decisions_schema(size, self.allowed))
-            self._count_dropped()
+            drop_answer(self.pending_turn, self.agent)
 
     def _drop_repeated_answer(self, value: object) -> None:
         """Drop an answer that this task was given before.
@@ -114,12 +114,7 @@ class Pause(NamedTuple):
             if _given_now() == offered:
                 return
             interrupt(value)
-            self._count_dropped()
-
-    def _count_dropped(self) -> None:
-        count_answers(1)
-        self.pending_turn.answered += 1
-        self.pending_turn.save(run_store(self.agent))
+            drop_answer(self.pending_turn, self.agent)
 
     def _apply_answer(self, batch: Sequence[ShownCall], value: object) -> None:
         """Pause with the batch, and apply the answer once it is there."""
@@ -204,6 +199,13 @@ def take_again(pending_turn: PendingTurn, value: object) -> None:
     while count_answers(0) < pending_turn.answered:
         interrupt(value)
         count_answers(1)
+
+
+def drop_answer(pending_turn: PendingTurn, agent: Agent) -> None:
+    """Count an answer that decides nothing, durably."""
+    count_answers(1)
+    pending_turn.answered += 1
+    pending_turn.save(run_store(agent))
 
 
 def count_answers(more: int) -> int:
