@@ -90,6 +90,21 @@ def test_a_schema_without_an_end_refuses_at_once():
     assert time.process_time() - begun < 5
 
 
+def test_a_schema_of_many_costly_parts_refuses_at_once():
+    parts = {f"p{n + 1}": {"anyOf": [{"$ref": f"#/$defs/p{n}"}] * 2} for n in range(12)}
+    names = [f"a{number}" for number in range(200)]
+    costly = {"anyOf": [{"$ref": "#/$defs/p12"}, {}]}
+    schema = {
+        "$defs": {"p0": {"type": "string"}, **parts},
+        "properties": dict.fromkeys(names, costly),
+    }
+    begun = time.process_time()
+    require_types(schema, {"a1": 1})
+    with pytest.raises(ArgumentsError, match="too many"):
+        require_types(schema, dict.fromkeys(names, 1))
+    assert time.process_time() - begun < 5
+
+
 @pytest.mark.parametrize("value", ["true", 1, '"1"'])
 async def test_a_policy_decides_on_no_other_value_than_the_tool_gets(recorded, value):
     recorded.decide = lambda call: (

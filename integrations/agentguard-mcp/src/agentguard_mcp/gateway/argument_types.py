@@ -16,7 +16,7 @@ from agentguard.adapters import ArgumentsError
 _DEEPEST: Final = 200
 """The most steps from the schema to a part of it: references may lead in circles."""
 
-_MOST: Final = 200_000
+_MOST: Final = 50_000
 """The most steps in all: the parts of a hostile schema may name each other again and again."""
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -35,14 +35,19 @@ def require_types(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> No
 
     The message quotes no value.
     """
-    if _Check(schema).fits(schema, arguments, 0):
+    check = _Check(schema)
+    if check.fits(schema, arguments, 0):
         return
+    if check.is_over:
+        message = "the arguments have too many values, or the schema of the tool too many parts"
+        raise ArgumentsError(message, code="arguments.invalid")
     properties = schema.get("properties")
     declared = properties if isinstance(properties, Mapping) else {}
+    again = _Check(schema)
     wrong = (
         name
         for name, value in arguments.items()
-        if name in declared and not _Check(schema).fits(declared[name], value, 1)
+        if name in declared and not again.fits(declared[name], value, 1)
     )
     name = next(wrong, None)
     place = "the arguments do" if name is None else f"the argument {name!r} does"
@@ -57,12 +62,17 @@ class _Check:
         self._root = root
         self._steps = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the comparison has ended before its end."""
+        return self._steps > _MOST
+
     def fits(self, schema: Any, value: Any, depth: int) -> bool:
         """Whether ``value`` has a type that a part of the schema says."""
         self._steps += 1
         if not isinstance(schema, Mapping) or value is None:
             return True
-        if depth > _DEEPEST or self._steps > _MOST or not _is_any(value, schema.get("type")):
+        if depth > _DEEPEST or self.is_over or not _is_any(value, schema.get("type")):
             return False
         below = depth + 1
         for part in (self._referred(schema.get("$ref")), *_parts(schema, "allOf")):
