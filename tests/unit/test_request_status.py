@@ -114,6 +114,25 @@ def test_a_call_that_ran(shop):
     assert shop.guard.prove(status.invocation_id)
 
 
+def test_a_call_that_still_runs(shop):
+    """The log has no outcome yet, and does not say that nobody will ever know."""
+    told: list[str] = []
+
+    @shop.guard.tool
+    def ship(order):
+        told.append(shop.late(request))
+        return order
+
+    with pytest.raises(ApprovalPending) as pending:
+        shop.agent.call(ship, "A-1")
+    request = pending.value.request
+    shop.click(request)
+    assert shop.agent.call(ship, "A-1") == "A-1"
+    began = "the request was approved by user:dora at and its call began, and the log does not say "
+    assert [short(one) for one in told] == [f"{began}whether it ran"]
+    assert short(shop.late(request)) == "the request was approved by user:dora at and its call ran"
+
+
 def test_of_two_clicks_at_once_one_comes_too_late(shop):
     """Both clicks pass the first check: whoever looks up a role waits for the other there."""
     both = threading.Barrier(2, timeout=60)

@@ -21,7 +21,7 @@ _CALLS: Final = {
     "not_made": "its call was not made again",
     "ran": "its call ran",
     "failed": "its call ran, and the tool raised an exception",
-    "unknown": "its call began, and nobody knows whether it ran",
+    "unknown": "its call began, and the log does not say whether it ran",
 }
 
 
