@@ -193,7 +193,7 @@ HOSTILE = [
     'pay" invocation="0',
     "pay\u202etxt",
     "pay\u2028x",
-    "p" * 5000,
+    "p" * 2048,  # the longest name that a tool may have
     "",
 ]
 
