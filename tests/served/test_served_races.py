@@ -218,7 +218,7 @@ def test_a_channel_without_a_thread_takes_no_place(no_thread):
 
 
 def test_the_listener_for_probes_comes_back_after_a_time_without_threads(no_thread):
-    port, status = free_port(), {"draining": False}
+    port, status = free_port(), {"draining": False, "log_failure": None}
     with closing(HealthListener(("127.0.0.1", port), lambda: status)):
         with no_thread():
             for _ in range(20):
