@@ -91,7 +91,7 @@ class Server:
 
     def posted(self, message: dict) -> bytes:
         """Return the answer to a message that came by POST."""
-        name = message.get("params", {}).get("name", message["method"])
+        name = message.get("params", {}).get("name", message.get("method", "a response"))
         self.posts.append(name)
         shown = {"params": message.get("params"), "text": "ran"}
         content = [{"type": "text", "text": json.dumps(shown)}]
@@ -101,7 +101,7 @@ class Server:
             self.answer = b"id: s-9\ndata: " + body + b"\n\n"
             self.times.append(time.monotonic())
             return self.first
-        if "id" not in message:
+        if "id" not in message or "method" not in message:
             return refusal("202 Accepted")
         kind = b"Content-Type: application/json\r\nConnection: close"
         return b"HTTP/1.1 200 OK\r\n%s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)

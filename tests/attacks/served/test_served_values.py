@@ -143,6 +143,7 @@ def things_of(client: Intruder, agent_name: str) -> dict[str, Any]:
     looks = client.tool("balance", has_facts=True)
     client.call(agent, looks, {"account": "a"}, request_id=ids["looking"])
     asks = client.call(agent, client.tool("pay"), request_id=ids["waiting"])
+    assert asks.blobs, asks.header
     client.call(agent, client.tool("drop"), request_id=ids["denied"])
     request = ApprovalRequest.loads(asks.blobs[0])
     answer = seal_answer(
