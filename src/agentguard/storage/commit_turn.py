@@ -65,7 +65,7 @@ class CommitTurn:
         return again
 
 
-class Attempt:
+class WriteAttempt:
     """An attempt to write the log: ``at`` (seconds of the monotonic clock), and how it failed.
 
     ``failure`` is a copy of the error, whose traceback would keep the batch in memory.

@@ -31,7 +31,7 @@ from agentguard.signing.dsse import JointSignature
 from agentguard.signing.keys import Signer
 from agentguard.storage import flusher
 from agentguard.storage.backend import Backend, Head
-from agentguard.storage.commit_turn import Attempt, CommitTurn, QueuedRecord, UncertainCommit
+from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit, WriteAttempt
 from agentguard.storage.reentry import holds_sqlite_lock, interrupted
 from agentguard.storage.unsigned import UnsignedOutcomes, sign_alone
 
@@ -56,7 +56,7 @@ class ShardLog:
         self._pending: list[QueuedRecord] = []
         self._unsigned = UnsignedOutcomes()
         self._turn: CommitTurn | None = None
-        self.newest_attempt = Attempt()
+        self.newest_attempt = WriteAttempt()
         self._uncertain: UncertainCommit | None = None
         self._closed = ""
         self._wake = flusher.Wake()
@@ -299,10 +299,10 @@ class ShardLog:
                 self._backend.try_write()
             if batch:
                 self._commit(batch)
-            self.newest_attempt = Attempt() if batch or is_trial else self.newest_attempt
+            self.newest_attempt = WriteAttempt() if batch or is_trial else self.newest_attempt
         except StorageError as error:
             turn.failure = error
-            self.newest_attempt = Attempt(error)
+            self.newest_attempt = WriteAttempt(error)
             if own is None:
                 raise
         finally:

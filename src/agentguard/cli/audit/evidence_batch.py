@@ -33,7 +33,7 @@ def answers(
 ) -> Generator[Answer, None, None]:
     """Yield the answer for each file in order.
 
-    ``jobs`` processes, of which this one is the first, verify more files than ``ALONE``.
+    Where there are more files than ``ALONE``, ``jobs`` processes verify them, this one among them.
     """
     verifier = EvidenceVerifier(trust)
     if jobs == 1 or len(paths) <= ALONE:
