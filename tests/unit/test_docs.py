@@ -85,17 +85,6 @@ def test_what_is_not_there_is_found():
     assert missing(source) == ["no_such.md", "docs/none.md", "records.md, Audit log"]
 
 
-GENERATED = {"docs/reference/configuration.md", "docs/reference/reason-codes.md"}
-LONGEST = 2000
-"""The words of a page that one reads in a sitting."""
-
-
-def test_a_page_has_at_most_2000_words():
-    pages = [page for page in ROOT.glob("docs/**/*.md") if page.parent.name != "adr"]
-    words = {name(page): len(page.read_text("utf-8").split()) for page in pages}
-    assert {page: n for page, n in words.items() if n > LONGEST and page not in GENERATED} == {}
-
-
 def test_every_link_of_a_page_leads_somewhere():
     links = [
         (page, link)
