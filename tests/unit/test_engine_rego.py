@@ -479,3 +479,25 @@ def test_what_a_module_of_the_site_prints_is_no_part_of_the_check(monkeypatch, t
     assert ask(policy("allow if input.x == 7"), x=7) == {"allow": True}
     with pytest.raises(PolicyError, match="invalid number"):
         policy("x := 01")
+
+
+@pytest.mark.parametrize(
+    ("rule", "stated"),
+    [
+        ('approval := {"roles": ["a"], "quorum": 2} if input.x', [(("a",), 2)]),
+        (
+            'approval := {"roles": ["a"]} if input.x\nelse := {"quorum": 3} if input.y',
+            [(("a",), 1), ((), 3)],
+        ),
+        ('approval contains {"roles": {"a", "b"}} if input.x', [(("a", "b"), 1)]),
+        ("approval if input.x", [((), 1)]),
+        ("default approval := false", []),
+        ('approval := {"roles": [input.role], "quorum": 2} if input.x', [((), 2)]),  # at least this
+        ('approval := {"roles": split(input.x, ","), "reason": sprintf("%v", [1])} if input.x', [((), 1)]),
+        ("approval := object.union(input.x, {}) if input.y", [((), 1)]),
+        ('allow if input.demand == {"roles": ["a"]}', []),
+    ],
+)
+def test_the_requirements_that_a_policy_writes_out(rule, stated):
+    engine = RegoEngine.from_source(f"package agent.authz\n{rule}\n")
+    assert [(one.roles, one.quorum) for one in engine.requirements] == stated

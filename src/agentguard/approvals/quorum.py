@@ -6,13 +6,30 @@ an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Roster
 from agentguard.call.decision import Requirement
 from agentguard.errors import ApprovalError
+
+_ANYBODY: Final = ""
+"""Stands for everybody whom the application lets answer: nobody knows how many they are."""
+
+
+class _Voter(NamedTuple):
+    """Somebody who answers; ``name`` is None for an answer that is the application's word."""
+
+    principal: str
+    name: str | None
+    roles: tuple[str, ...]
+
+
+def _voter(answer: Answer) -> _Voter:
+    name = None if answer.approver is None else answer.approver.name
+    return _Voter(answer.approval.approver, name, answer.roles)
 
 
 def missing_approvals(
@@ -31,7 +48,7 @@ def missing_approvals(
             answer.approval.approver
             for answer in answers
             if answer.approval.verdict == "approve"
-            and _reason_not_counted(requirement, answer, requesters) is None
+            and _reason_not_counted(requirement, _voter(answer), requesters) is None
         }
         if len(people) < requirement.quorum:
             approvers = "".join(f" {words}" for words in _approvers_in_words(requirement))
@@ -60,7 +77,7 @@ def counted(
     return tuple(
         answer
         for answer in answers
-        if any(_reason_not_counted(one, answer, requesters) is None for one in requirements)
+        if any(_reason_not_counted(one, _voter(answer), requesters) is None for one in requirements)
     )
 
 
@@ -70,26 +87,64 @@ def requesters_of(principal: str, owner: str | None) -> frozenset[str]:
 
 
 def _reason_not_counted(
-    requirement: Requirement, answer: Answer, requesters: AbstractSet[str]
+    requirement: Requirement, voter: _Voter, requesters: AbstractSet[str]
 ) -> str | None:
-    """Return in words why an answer does not count for a requirement; None where it counts."""
-    principal, approver = answer.approval.approver, answer.approver
+    """Return in words why a person does not count for a requirement; None where one counts."""
+    principal, name, roles = voter
     if principal in requesters and not requirement.allow_self:
         return f"{principal} asks for this call, or owns the agent: somebody else must approve"
-    if approver is None and requirement.approvers:
+    if name is None and requirement.approvers:
         return "where a policy names approvers, an answer has to be signed"
-    if approver is None and requirement.quorum > 1 and not requirement.roles:
+    if name is None and requirement.quorum > 1 and not requirement.roles:
         return "where a policy asks for several people and no role, an answer has to be signed"
-    if (
-        approver is not None
-        and requirement.approvers
-        and approver.name not in requirement.approvers
-    ):
-        return f"{approver.name} is none of {', '.join(requirement.approvers)}"
-    if requirement.roles and not set(requirement.roles) & set(answer.roles):
-        name = principal if approver is None else approver.name
-        return f"{name} has none of the roles {', '.join(requirement.roles)}"
+    if name is not None and requirement.approvers and name not in requirement.approvers:
+        return f"{name} is none of {', '.join(requirement.approvers)}"
+    if requirement.roles and not set(requirement.roles) & set(roles):
+        return f"{name or principal} has none of the roles {', '.join(requirement.roles)}"
     return None
+
+
+def unmeetable(
+    requirements: Iterable[Requirement],
+    roster: Roster,
+    *,
+    requesters: AbstractSet[str] = frozenset(),
+    asks_application: bool,
+) -> Iterator[str]:
+    """Yield in words why no answers could meet a requirement, for each one that none could.
+
+    ``asks_application`` says that a function of the application names the roles of whoever answers
+    through the application ([approvals] roles).
+    """
+    for requirement in requirements:
+        voters = list(_voters(roster, asks_application=asks_application))
+        why = {one: _reason_not_counted(requirement, one, requesters) for one in voters}
+        people = {voter.principal for voter, reason in why.items() if reason is None}
+        if _ANYBODY in people or len(people) >= requirement.quorum:
+            continue
+        asked = "".join(f" {words}" for words in _approvers_in_words(requirement))
+        barred = sorted({one.principal for one in voters} & requesters)
+        apart = "" if requirement.allow_self or not barred else f", {' and '.join(barred)} aside"
+        who = f"{requirement.quorum} {'person' if requirement.quorum == 1 else 'people'}{asked}"
+        yield (
+            f"{requirement.reason}: it takes {who}, and {len(people) or 'nobody'} could "
+            f"approve{apart}; {_advice(requirement.roles, roster) or _ADD}"
+        )
+
+
+_ADD: Final = "add them to [approvers], or correct the names and numbers in the policy"
+
+
+def _voters(roster: Roster, *, asks_application: bool) -> Iterator[_Voter]:
+    """Yield everybody whose answer could count: with a signature, and by the application's word."""
+    for approver in roster.approvers.values():
+        if approver.keys:
+            yield _Voter(approver.principal, approver.name, approver.roles)
+    if roster.application:
+        counting = set(roster.application_roles)
+        yield _Voter(_ANYBODY, None, roster.application_roles if asks_application else ())
+        for principal in {approver.principal for approver in roster.approvers.values()}:
+            yield _Voter(principal, None, tuple(roster.roles_of(principal) & counting))
 
 
 def may_reject(principal: str, request: ApprovalRequest, roster: Roster) -> bool:
@@ -110,21 +165,23 @@ def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> 
     requesters, verdict = frozenset(request.requesters), answer.approval.verdict
     if verdict == "reject" and may_reject(answer.approval.approver, request, roster):
         return
-    reasons = [_reason_not_counted(one, answer, requesters) for one in request.requirements]
+    voter = _voter(answer)
+    reasons = [_reason_not_counted(one, voter, requesters) for one in request.requirements]
     if all(reason is not None for reason in reasons):
         what = "approval" if verdict == "approve" else "rejection"
-        advice = "" if answer.approver is not None else _advice(request, roster)
+        asked = [role for one in request.requirements for role in one.roles]
+        advice = "" if answer.approver is not None else _advice(asked, roster)
+        advice = f"; {advice}" if advice else ""
         message = f"this {what} would not count: {reasons[0]}{advice}"
         raise ApprovalError(message, code="approval.refused")
 
 
-def _advice(request: ApprovalRequest, roster: Roster) -> str:
-    """Return how the application's word could count for a role that a request asks for."""
-    asked = [role for one in request.requirements for role in one.roles]
-    if not asked or not set(asked).isdisjoint(roster.application_roles):
+def _advice(asked: Sequence[str], roster: Roster) -> str:
+    """Return how the application's word could count for the roles that are asked for."""
+    if not roster.application or not asked or {*asked} & {*roster.application_roles}:
         return ""
     return (
-        "; the application's word counts for none of them: list the role in [approvals] "
+        "the application's word counts for none of these roles: list the role in [approvals] "
         "application_roles, or have the answer signed"
     )
 

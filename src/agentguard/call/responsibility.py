@@ -67,7 +67,8 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "approval.required": _AGENT,
     "approval.too_large": _AGENT,
     "approval.unavailable": _developer(
-        "name people in [approvers], or set application = true in [approvals]"
+        "name people in [approvers], with the roles that the policy asks for, or set application = "
+        "true and application_roles in [approvals]"
     ),
     "arguments.changed": _AGENT,
     "arguments.headers": _AGENT,

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.nested import NestedCalls
-from agentguard.approvals.quorum import counted, missing_approvals, requesters_of
+from agentguard.approvals.quorum import counted, missing_approvals, requesters_of, unmeetable
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.approvals.store import StoredRequest
@@ -165,6 +165,15 @@ def _request_approval(
     if not ports.roster.can_answer or prepared.request_key is None:
         reasons = (*decision.reasons, _NOBODY)
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
+    unmet = unmeetable(
+        decision.requirements,
+        ports.roster,
+        requesters=_requesters(prepared),
+        asks_application=ports.asks_application,
+    )
+    nobody = next(unmet, None)
+    if nobody is not None:
+        raise ApprovalError(nobody, code="approval.unavailable")
     traceparent = yield Ask(prepared.listener)
     request = _request(prepared, decision, traceparent)
     receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))

@@ -54,6 +54,9 @@ class Ports:
     roster: Roster
     trust_domain: str
     on_request: OnRequest | None = None
+    asks_application: bool = False
+    """Whether a function of the application names the roles of those who answer through it."""
+
     mode: Mode = "enforce"
     """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""
 

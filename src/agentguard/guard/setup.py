@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from agentguard.approvals.quorum import unmeetable
 from agentguard.approvals.store import Store
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
@@ -16,9 +17,10 @@ from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
 from agentguard.domain.protocol import Domain
 from agentguard.domain.secret_sources import open_secrets
+from agentguard.errors import ConfigError
 from agentguard.flow.ports import Clock, Ports
 from agentguard.guard.callbacks import Callbacks
-from agentguard.policy.engine import Engine
+from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.secrets.desk import Desk
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing import canonical
@@ -39,8 +41,30 @@ class Setup(NamedTuple):
 
     @classmethod
     def of(cls, settings: Config, engine: Engine, callbacks: Callbacks) -> Self:
-        """Return the setup of a configuration; raises ``ConfigError``."""
+        """Return the setup of a configuration; raises ``ConfigError``.
+
+        So it does where the text of the policy asks for an approval that nobody can give.
+        """
+        _require_meetable(settings, engine, callbacks)
         return cls(settings, engine, callbacks, Directory(settings), open_secrets(settings))
+
+
+def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) -> None:
+    """Refuse a policy whose requirements nobody on the roster could meet, whoever asks.
+
+    Without anybody who could answer, and while the policy is only observed, a guard begins: the
+    calls are denied (``approval.unavailable``), or run.
+    """
+    is_enforced = settings.policy is None or settings.policy.mode == "enforce"
+    if not (is_enforced and settings.roster.can_answer and isinstance(engine, StatesRequirements)):
+        return
+    asks_application = callbacks.approver_roles is not None
+    requirements = engine.requirements
+    for nobody in unmeetable(requirements, settings.roster, asks_application=asks_application):
+        message = (
+            f"{settings.source}: the policy asks for an approval that nobody can give: {nobody}"
+        )
+        raise ConfigError(message, code="approval.unavailable")
 
 
 def ports_on(
@@ -69,6 +93,7 @@ def ports_on(
         roster=settings.roster,
         trust_domain=settings.trust_domain,
         on_request=setup.callbacks.on_request,
+        asks_application=setup.callbacks.approver_roles is not None,
         mode=settings.policy.mode if settings.policy is not None else "enforce",
     )
 

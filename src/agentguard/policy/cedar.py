@@ -15,8 +15,11 @@ from typing import Any, Final
 
 import orjson
 
+from agentguard.call.decision import Decision, Requirement
 from agentguard.errors import PolicyError
 from agentguard.policy.cedar_source import CedarPolicy, CedarSource, binding
+from agentguard.policy.document import read_requirements
+from agentguard.signing.canonical import JSON
 
 _ESCAPES: Final = frozenset({"__entity", "__extn", "__expr"})
 """Members that turn a record of Cedar's JSON into another value; a model may write them."""
@@ -73,6 +76,14 @@ class CedarEngine:
             "decided, and denies it; write a schema.cedarschema beside them"
         )
         return (warning,)
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """The requirements in the annotations of the policies."""
+        policies = self._policies_by_id.values()
+        stated: JSON = [policy.approval for policy in policies if policy.approval is not None]
+        requirements = read_requirements(stated)
+        return () if isinstance(requirements, Decision) else requirements
 
     def evaluate(self, document: bytes) -> object:
         """Return Cedar's decision as a policy's document (cedar.md).

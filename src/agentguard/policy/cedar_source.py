@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard.storage import files
 
 MAX_BYTES: Final = 1024 * 1024
@@ -37,7 +38,7 @@ class CedarPolicy:
 
     name: str
     reason: str
-    approval: Mapping[str, object] | None
+    approval: dict[str, JSON] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,8 @@ def _read_policy(name: str, policy: Mapping[str, Any]) -> CedarPolicy:
     return CedarPolicy(label, annotations.get("reason") or f"{label} forbids it", approval)
 
 
-def _approval(label: str, annotations: Mapping[str, str]) -> Mapping[str, object]:
-    requirement: dict[str, object] = (
+def _approval(label: str, annotations: Mapping[str, str]) -> dict[str, JSON]:
+    requirement: dict[str, JSON] = (
         {"reason": annotations["approval"]} if annotations["approval"] else {}
     )
     for name in ("approvers", "roles"):
@@ -190,7 +191,7 @@ def _approval(label: str, annotations: Mapping[str, str]) -> Mapping[str, object
             names = [item.strip() for item in annotations[name].split(",")]
             if "" in names:
                 raise _invalid(f"{label}: @{name} lists names with commas between them")
-            requirement[name] = names
+            requirement[name] = [*names]
     for name in _NUMBERS & annotations.keys():
         if not (
             annotations[name].isascii()

@@ -140,7 +140,7 @@ def _decision(answer: Mapping[str, JSON]) -> Decision:
     refusal = _refusal(answer)
     if refusal is not None:
         return refusal
-    requirements = _requirements(answer.get("approval", False))
+    requirements = read_requirements(answer.get("approval", False))
     if isinstance(requirements, Decision):
         return requirements
     allow = answer.get("allow", False)
@@ -191,7 +191,8 @@ def _obligations(value: JSON) -> tuple[tuple[Redaction, ...], Decision | None]:
     return (*redactions, *(_ALL_ARGUMENTS if unmet is not None else ())), unmet
 
 
-def _requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
+def read_requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
+    """Read the value of ``approval``; a value of another form is the denial of each call."""
     if value is False:
         return ()
     if value is True:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from agentguard.call.decision import Requirement
+
 
 class Engine(Protocol):
     """A policy engine. ``evaluate`` may be called from any thread."""
@@ -43,6 +45,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release open resources, such as connections."""
+
+
+@runtime_checkable
+class StatesRequirements(Protocol):
+    """An engine that finds requirements for an approval in the text of its policy."""
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """The requirements that the policy writes out; the others show when a call is decided."""
 
 
 @runtime_checkable

@@ -6,12 +6,13 @@ principal come from the roster, or from a function of the application.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from approved_calls import Place, answer, asking
 
-from agentguard import AgentguardError, ConfigError, Decision, Guard, Requirement
+from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, Requirement
 from agentguard.approvals.answer import read_answer
 
 MANAGER = Requirement("refunds above 100.00 need a manager", roles=("manager",))
@@ -75,7 +76,7 @@ def test_a_manager_does_not_approve_a_call_of_her_own():
 
 
 def test_the_word_counts_for_the_listed_roles_alone():
-    clerk = Requirement("a clerk", roles=("clerk",))
+    clerk = Requirement("a clerk", roles=("clerk", "release-manager"))
     place = shop(clerk)
     request = place.ask()
     assert refusal(place, request, "user:carl") == "approval.refused"
@@ -92,7 +93,7 @@ def test_an_answer_has_no_role_for_which_the_word_does_not_count():
 
 
 def test_the_word_does_not_count_where_a_policy_names_people():
-    named = Requirement("dora herself", approvers=("dora",), roles=("manager",))
+    named = Requirement("dora or bob", approvers=("dora", "bob"))
     place = shop(named)
     assert refusal(place, place.ask(), "user:dora") == "approval.refused"
     assert "signed" in place.told
@@ -141,6 +142,57 @@ def test_an_unsigned_answer_comes_from_the_application_itself():
     assert place.ask() == request
     place.guard.approvals.vouch(request, "approve", principal="user:dora")
     assert place.call() == "merged main"
+
+
+# --- a requirement that nobody can meet -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("needed", "word", "said"),
+    [
+        ({"roles": ("cfo",)}, {}, "list the role in [approvals] application_roles"),
+        ({"roles": ("clerk",)}, {}, "list the role in [approvals] application_roles"),
+        ({"roles": ("cfo",)}, {"application": False, "application_roles": []}, "[approvers]"),
+        ({"approvers": ("dora",)}, {}, "[approvers]"),  # who has no key
+        ({"roles": ("manager",), "quorum": 3}, {}, "it takes 3 people in the role manager, and 2"),
+    ],
+)
+def test_nobody_is_asked_for_what_nobody_can_give(needed, word, said):
+    signers = {} if word else STAFF
+    place = Place(asking(Requirement("r", **needed)))
+    place.under({"approvers": {**place.people.table(), **signers}, "approvals": {**WORD, **word}})
+    with pytest.raises(Denied, match=re.escape(said)) as denied:
+        place.call()
+    assert denied.value.code == "approval.unavailable"
+    assert (place.guard.approvals.pending(), place.ran) == ([], [])
+
+
+def test_nobody_is_asked_where_the_requester_is_missing_in_the_quorum():
+    place = shop(Requirement("two managers", roles=("manager",), quorum=2))
+    with place.guard.delegate("user:dora", scope=["x"]):
+        with pytest.raises(Denied, match="and 1 could approve, user:dora aside") as denied:
+            place.call()
+        assert denied.value.code == "approval.unavailable"
+    with place.guard.delegate("user:carl", scope=["x"]):  # two others are there
+        place.ask()
+
+
+POLICY = """package agent.authz
+allow if input.action == "read"
+approval := {"reason": "a cfo", "roles": ["%s"]} if input.action == "merge"
+"""
+
+
+@pytest.mark.parametrize(("role", "starts"), [("cfo", False), ("manager", True)])
+def test_a_guard_does_not_begin_with_a_role_that_nobody_has(tmp_path, role, starts):
+    (tmp_path / "policy.rego").write_text(POLICY % role)
+    tables = {"approvers": STAFF, "approvals": WORD}
+    if starts:
+        Guard.ephemeral(tmp_path / "policy.rego", config=tables).close()
+        return
+    with pytest.raises(ConfigError, match="a cfo: it takes 1 person in the role cfo") as refused:
+        Guard.ephemeral(tmp_path / "policy.rego", config=tables)
+    assert refused.value.code == "approval.unavailable"
 
 
 # --- a rejection by a click -----------------------------------------------------------------------
@@ -226,7 +278,8 @@ def test_a_function_that_breaks_lets_no_answer_count(result, code):
 
 
 def test_the_function_gives_no_role_that_is_not_listed():
-    place = shop(Requirement("an owner", roles=("owner",)), roles=lambda _who: ["owner", "manager"])
+    owner = Requirement("an owner", roles=("owner", "release-manager"))
+    place = shop(owner, roles=lambda _who: ["owner", "manager"])
     assert refusal(place, place.ask(), "user:dora") == "approval.refused"
 
 

@@ -1,67 +1,32 @@
 """The checks of ``agentguard doctor`` on approvals: the roster, the policy, and open requests.
 
-The checks search the text of a Rego policy, and see a requirement only if the policy writes the
-quorum, the roles and the approvers as literals.
+The checks see a requirement only where the text of the policy states it (``StatesRequirements``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, Self
 
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.roster import Roster
+from agentguard.approvals.quorum import unmeetable
+from agentguard.call.decision import Requirement
+from agentguard.cli.policy import source
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
-from agentguard.domain import config
 from agentguard.domain.config import Config
+from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.policy.rego import RegoSource
+from agentguard.policy.engine import StatesRequirements
 from agentguard.storage.approval_files import FileApprovals
 from agentguard.storage.ledger import Ledger
-
-_RULE: Final = re.compile(r"^approval(?:\s|\[|:=|=|\{)", re.MULTILINE)
-_QUORUM: Final = re.compile(r'"quorum"\s*:\s*(\d+)')
-_NAMES: Final = r'"{}"\s*:\s*\[([^\]]*)\]'
-_TEXT: Final = re.compile(r'"([^"]*)"')
-
-
-class _Requirements(NamedTuple):
-    """The literals of a policy's rule ``approval``: the largest quorum, roles and approvers."""
-
-    quorum: int
-    roles: frozenset[str]
-    approvers: frozenset[str]
-
-    @classmethod
-    def of(cls, settings: Config) -> Self | None:
-        """Search the modules of the policy's package; None without a rule ``approval``."""
-        policy_config = settings.policy
-        if policy_config is None or policy_config.engine != "rego":
-            return None
-        try:
-            source = RegoSource.read(config.resolve(settings.base, policy_config.path))
-        except AgentguardError:
-            return None  # the check of the policy reports the error
-        package = re.escape(policy_config.query.removeprefix("data."))
-        declaration = re.compile(rf"^package\s+{package}\s*$", re.MULTILINE)
-        code = (re.sub(r"(?m)^\s*#.*$", "", text) for _path, text in source.modules)
-        text = "\n".join(module for module in code if declaration.search(module))
-        if not _RULE.search(text):
-            return None
-        quorums = map(int, _QUORUM.findall(text))
-        return cls(max(quorums, default=1), _literals("roles", text), _literals("approvers", text))
 
 
 def approvals(settings: Config) -> Iterator[Finding]:
     """Check the roster, and whether it can meet the policy's requirements."""
-    requirements = _Requirements.of(settings)
     yield from _roster(settings)
-    if requirements is not None:
-        yield from _unsatisfiable(settings, requirements)
+    yield from _unsatisfiable(settings)
     yield from _owners(settings)
 
 
@@ -83,53 +48,43 @@ def _roster(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "approvals", what)
 
 
-def _unsatisfiable(settings: Config, requirements: _Requirements) -> Iterator[Finding]:
-    """Report the requirements that nobody on the roster can meet."""
-    people = settings.roster
-    if not people.can_answer:
+def _unsatisfiable(settings: Config) -> Iterator[Finding]:
+    """Report the requirements of the policy's text that nobody on the roster can meet."""
+    try:
+        engine = source.load(settings)
+    except AgentguardError:
+        return  # the check of the policy reports the error
+    requirements = engine.requirements if isinstance(engine, StatesRequirements) else ()
+    if requirements and not settings.roster.can_answer:
         what = (
-            "the policy has a rule `approval`, and there are no approvers: every call that needs "
+            "the policy asks for approvals, and there are no approvers: every call that needs "
             "an approval is denied (approval.unavailable); add [approvers.NAME]"
         )
         yield Finding("warn", "approvals", what)
         return
     asks_application = settings.approver_roles is not None
-    persons = {approver.principal for approver in people.approvers.values()}
-    if not asks_application and requirements.quorum > max(len(persons), 1):
-        who = screen.count(len(persons), "person", "people")
-        what = (
-            f"the policy requires a quorum of {requirements.quorum}, and the roster has {who}: "
-            "add [approvers.NAME]"
-        )
-        yield Finding("warn", "approvals", what)
-    for role in sorted(requirements.roles):
-        problem = _unmet_role(people, role, asks_application=asks_application)
-        if problem is not None:
-            yield Finding("warn", "approvals", problem)
-    for name in sorted(requirements.approvers - people.approvers.keys()):
-        what = (
-            f"the policy requires the approver {name}, who is not on the roster: add "
-            f"[approvers.{name}], or correct the name"
-        )
-        yield Finding("warn", "approvals", what)
+    for nobody in unmeetable(requirements, settings.roster, asks_application=asks_application):
+        what = f"nobody can give an approval that the policy asks for: {nobody}"
+        yield Finding("fail", "approvals", what)
+    yield from _unknown_names(requirements, settings)
 
 
-def _unmet_role(people: Roster, role: str, *, asks_application: bool) -> str | None:
-    """Return why no answer can meet a requirement of ``role``; None where one can."""
-    holders = [one for one in people.approvers.values() if role in one.roles]
-    by_word = role in people.application_roles
-    if any(one.keys for one in holders) or (by_word and (holders or asks_application)):
-        return None
-    if people.application and not by_word and (holders or asks_application):
-        return (
-            f"the policy requires the role {role}, which no click can meet: the application's word "
-            f'does not count for the role; add application_roles = ["{role}"] to [approvals], or '
-            "give somebody in this role a key"
-        )
-    return (
-        f"the policy requires the role {role}, which nobody on the roster has: add it to the "
-        "roles of an approver"
-    )
+def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Iterator[Finding]:
+    """Report the names of a requirement that nobody has, where others may meet it."""
+    people = settings.roster.approvers
+    roles = {role for one in people.values() for role in one.roles}
+    if settings.approver_roles is not None:
+        roles |= {*settings.roster.application_roles}
+    for kind, known, names in (
+        ("role", roles, {role for one in requirements for role in one.roles}),
+        ("approver", {*people}, {name for one in requirements for name in one.approvers}),
+    ):
+        for name in sorted(names - known):
+            what = (
+                f"the policy asks for the {kind} {name}, whom [approvers] does not have: "
+                f"{did_you_mean(name, known)}correct the policy, or add the {kind} to [approvers]"
+            )
+            yield Finding("warn", "approvals", what)
 
 
 def _owners(settings: Config) -> Iterator[Finding]:
@@ -191,8 +146,3 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         many = screen.count(len(expired), "request has", "requests have")
         what = f"{many} expired: the call did not run; make the call again for a new request"
         yield Finding("warn", "requests", what)
-
-
-def _literals(member: str, text: str) -> frozenset[str]:
-    lists = re.findall(_NAMES.format(member), text)
-    return frozenset(name for names in lists for name in _TEXT.findall(names))

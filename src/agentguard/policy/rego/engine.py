@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED
 from agentguard.policy.rego import gate
@@ -66,8 +67,8 @@ class _Engines(threading.local):
 
 
 _engines: Final = _Engines()
-# The gate's warnings about the policies that have passed, by policy digest and query.
-_warnings_by_policy: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
+# What the gate has found in the policies that have passed, by policy digest and query.
+_findings_by_policy: Final[dict[tuple[str, str], gate.Findings]] = {}
 
 
 class RegoEngine:
@@ -87,10 +88,11 @@ class RegoEngine:
         self._data = json.dumps(source.data)
         self._query = query
         self.version: Final = metadata.version("gordon-to-regorus")
-        self._warnings = _warnings_by_policy.get((source.sha256, query))
-        if self._warnings is None:
-            self._warnings = gate.check(source, query, timeout=check_timeout)
-            _warnings_by_policy[source.sha256, query] = self._warnings
+        findings = _findings_by_policy.get((source.sha256, query))
+        if findings is None:
+            findings = gate.check(source, query, timeout=check_timeout)
+            _findings_by_policy[source.sha256, query] = findings
+        self._findings = findings
 
     @classmethod
     def load(
@@ -125,7 +127,12 @@ class RegoEngine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The gate's warnings about the policy: sentences with ``file:line:column``."""
-        return self._warnings or ()
+        return self._findings.warnings
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """The requirements for an approval that the rule ``approval`` writes out."""
+        return self._findings.requirements
 
     def evaluate(self, document: bytes) -> object:
         """Return the package's document for this input, or ``UNDEFINED``.

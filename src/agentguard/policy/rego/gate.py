@@ -15,8 +15,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError
 from agentguard.policy.rego import (
     builtin_functions,
@@ -30,6 +31,7 @@ from agentguard.policy.rego import (
     outputs,
     packages,
     patterns,
+    requirements,
     rule_heads,
     unbound_variables,
 )
@@ -51,21 +53,31 @@ _WARM_UP: Final = json.dumps(
 )
 
 
-def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
+class Findings(NamedTuple):
+    """What the gate finds in a policy that passes.
+
+    A warning is a sentence with ``file:line:column`` for each construct that is legal, and that
+    fails open if the author did not mean it. ``requirements`` are those for an approval that the
+    policy writes out.
+    """
+
+    warnings: tuple[str, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+
+def check(source: RegoSource, query: str, *, timeout: float) -> Findings:
     """Refuse a policy that is invalid, could fail open, or crashes the engine.
 
-    Returns warnings: a sentence with ``file:line:column`` for each construct that is legal, and
-    that fails open if the author did not mean it. ``timeout`` (seconds) bounds the trial in the
-    child process. Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child
-    can't be started.
+    ``timeout`` (seconds) bounds the trial in the child process. Raises ``PolicyError``
+    (``policy.invalid``), and ``ConfigError`` when the child can't be started.
     """
-    warnings: tuple[str, ...] = ()
+    findings = Findings()
     try:
         report, end = _dry_run(source, query, timeout)
         if "tree" in report:
             # The tree is checked first: the child dies on a recursive function, and only the tree
             # shows the recursion.
-            warnings = _check_tree(report, source.data, tuple(query.split(".")))
+            findings = _check_tree(report, source.data, tuple(query.split(".")))
     except RecursionError as error:
         raise invalid(
             "the expressions of the policy are nested too deeply; split them into several rules"
@@ -76,7 +88,7 @@ def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
         raise invalid(f"{place}: {text}" if place else text)
     if not {"tree", "evaluated"} <= report.keys():
         raise invalid(f"the policy crashes the engine: {end}; simplify or split its rules")
-    return warnings
+    return findings
 
 
 _HINTS: Final = (
@@ -153,10 +165,8 @@ def _report(output: bytes) -> dict[str, Any]:
     return report
 
 
-def _check_tree(
-    report: Mapping[str, Any], data: Mapping[str, Any], query: Names
-) -> tuple[str, ...]:
-    """Return the warnings about the syntax tree; raises ``PolicyError`` for its mistakes."""
+def _check_tree(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> Findings:
+    """Return what there is to find in the syntax tree; raises ``PolicyError`` for its mistakes."""
     readers = [Reader(tree) for tree in report["tree"]]
     policy = Definitions([reader.module for reader in readers], data)
     reached = policy.reached_from(query)
@@ -180,9 +190,10 @@ def _check_tree(
     ]
     if problems:
         raise invalid("\n".join(problems))
-    return (
+    warnings = (
         *unread.doubts,
         *rule_heads.warnings(readers, presence, query),
         *iteration.warnings(readers),
         *ordering.warnings(readers, query),
     )
+    return Findings(warnings, tuple(requirements.stated(readers, query)))
