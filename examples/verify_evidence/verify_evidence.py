@@ -276,7 +276,7 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     # bottom, each with the values that an earlier check has established.
     file, trust = json.loads(evidence), json.loads(trust_document)
     kinds, heads = entries(file, trust)
-    (call,), (identity,), (config,) = kinds["authorization"], kinds["identity"], kinds["config"]
+    (call,), (identity,), (config,) = kinds["call"], kinds["identity"], kinds["config"]
 
     # Who: the credential's key has signed the call. A refusal for want of a signer is unsigned.
     # One that is not enforced ran whatever the policy said: the policy was only observed.

@@ -62,9 +62,7 @@ class RecordedGuard:
 
     def calls(self) -> list[Authorization]:
         """Return the log's records of all decided calls so far, in their order."""
-        return [
-            read_authorization(entry) for entry in self._entries() if entry.kind == "authorization"
-        ]
+        return [read_authorization(entry) for entry in self._entries() if entry.kind == "call"]
 
     def outcomes(self) -> list[str]:
         """Return the status of each allowed call, in their order: ``ok``, ``error``, ..."""

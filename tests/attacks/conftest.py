@@ -101,7 +101,7 @@ class Seen:
 
     @property
     def authorizations(self) -> list[Mapping[str, Any]]:
-        return [entry.members for entry in self.entries if entry.kind == "authorization"]
+        return [entry.members for entry in self.entries if entry.kind == "call"]
 
     @property
     def outcomes(self) -> list[Mapping[str, Any]]:

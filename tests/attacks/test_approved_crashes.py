@@ -173,7 +173,7 @@ def calls_on_record(folder: Path) -> set[str]:
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "authorization" and parsed.members["decision"] == "allow":
+                if parsed.kind == "call" and parsed.members["decision"] == "allow":
                     for kept in stored.attachments:
                         if kept.role == "arguments":
                             found.add(kept.data.decode().split('"')[3])

@@ -29,7 +29,7 @@ LIES = {
     "no ids": "UPDATE summaries SET invocation_id = NULL",
     "no ids of outcomes": "UPDATE summaries SET invocation_id = NULL WHERE kind = 'outcome'",
     "another call's ids": "UPDATE summaries SET invocation_id = 'x' || invocation_id",
-    "another kind": "UPDATE summaries SET kind = 'policy' WHERE kind <> 'authorization'",
+    "another kind": "UPDATE summaries SET kind = 'policy' WHERE kind <> 'call'",
     "all are outcomes": "UPDATE summaries SET kind = 'outcome'",
     "none": "DELETE FROM summaries",
 }
@@ -76,7 +76,7 @@ def scene(place) -> Scene:
     agent.call(guard.tool(name="leave")(guard.close))  # so that its outcome is never written
     assert list(place.examine().problems) == []
     entries = place.seen().entries
-    calls = [read_authorization(one) for one in entries if one.kind == "authorization"]
+    calls = [read_authorization(one) for one in entries if one.kind == "call"]
     ran, doubtful = (str(call.invocation_id) for call in calls)
     assert place.examine().in_doubt == (doubtful,)
     return Scene(place, ran, doubtful)

@@ -140,7 +140,7 @@ def calls_on_record(place):
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "authorization":
+                if parsed.kind == "call":
                     call = read_authorization(parsed)
                     (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]
                     names[loads_object(kept)["name"]] = call.invocation_id

@@ -83,7 +83,7 @@ class Log:
             index
             for index, one in enumerate(self.stored)
             if one.summary is not None
-            and (one.summary.kind, one.summary.principal) == ("authorization", principal)
+            and (one.summary.kind, one.summary.principal) == ("call", principal)
             and one.summary.decision == decision
             and f"/agent/{agent}/" in str(one.summary.agent)
         )
@@ -197,7 +197,7 @@ def named_by(log: Log, index: int) -> set[int]:
     return {
         place
         for place, parsed in enumerate(log.entries)
-        if parsed.kind == "authorization" and read_authorization(parsed).chain_sha256 == digest
+        if parsed.kind == "call" and read_authorization(parsed).chain_sha256 == digest
     }
 
 

@@ -93,7 +93,7 @@ def proofs() -> Proofs:
         calls = [
             one.summary
             for one in guard.reader().stored(0)
-            if one.summary is not None and one.summary.kind == "authorization"
+            if one.summary is not None and one.summary.kind == "call"
         ]
         files: dict[str, EvidenceFile] = {}
         for call in calls:
@@ -218,7 +218,7 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
                 one.summary.invocation_id
                 for shard in reader.shards()
                 for one in reader.stored(shard)
-                if one.summary is not None and one.summary.kind == "authorization"
+                if one.summary is not None and one.summary.kind == "call"
             ]
         data = guard.prove(str(invocation_id))
         proved = verify_evidence(data, guard.trust)

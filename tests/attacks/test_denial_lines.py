@@ -66,7 +66,7 @@ def test_each_refused_call_is_one_line_without_arguments_and_reasons(caplog, syn
         assert lines(caplog) == []
         with pytest.raises(Denied, match="a secret limit"):
             make(agent, pay, sync=sync, cents=4711)
-        last = records(guard, "authorization")[-1]
+        last = records(guard, "call")[-1]
     (record,) = [one for one in caplog.records if one.name == DECISIONS]
     invocation = record.invocation
     assert record.levelno == logging.WARNING
@@ -275,7 +275,7 @@ def test_a_handler_that_raises_changes_no_decision(handle, logger, error, sync):
         with pytest.raises(Denied, match=r"\[delegation.missing\]"):
             make(guard.new_agent("b"), pay, sync=sync, cents=1)
         make(guard.new_agent("a"), pay, sync=sync, cents=1)
-        codes = [entry["code"] for entry in records(guard, "authorization")]
+        codes = [entry["code"] for entry in records(guard, "call")]
     assert codes == ["policy.denied", "delegation.missing", ""]
     assert ran == [1]
 
@@ -296,7 +296,7 @@ def test_a_handler_that_raises_while_a_failure_is_logged_changes_no_decision(han
 
         with pytest.raises(Denied) as denied:
             guard.new_agent("a").call(pay)
-        assert records(guard, "authorization")[-1]["code"] == denied.value.code == "facts.failed"
+        assert records(guard, "call")[-1]["code"] == denied.value.code == "facts.failed"
 
 
 def test_a_handler_that_makes_a_refused_call_is_not_called_for_that_one(handle):
@@ -318,7 +318,7 @@ def test_a_handler_that_makes_a_refused_call_is_not_called_for_that_one(handle):
         with pytest.raises(Denied):
             agent.call(send)
         assert len(handled) == 1
-        assert len(records(guard, "authorization")) == 2
+        assert len(records(guard, "call")) == 2
 
 
 # --- what a model is told -----------------------------------------------------------------------

@@ -176,7 +176,7 @@ EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
 def refusals(guard: Guard) -> list[Mapping[str, Any]]:
     """Return what the log has of the calls that were refused."""
     entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in entries if one.kind == "authorization"]
+    calls = [read_authorization(one) for one in entries if one.kind == "call"]
     return [call.predicate for call in calls if not call.allowed]
 
 

@@ -95,7 +95,7 @@ def test_an_evaluation_is_no_invocation_of_an_authorization(scene):
 
 def test_an_invocation_is_no_evaluation(scene):
     scene.agent.call(scene.tool, "x")
-    (call,) = [one for one in scene.place.seen().entries if one.kind == "authorization"]
+    (call,) = [one for one in scene.place.seen().entries if one.kind == "call"]
     body = dumps({"kind": "evaluation", "at": call.at, "statement": call.members["invocation"]})
     (problem,) = scene.append(Record(body, Summary("evaluation", call.at)))
     assert "not an in-toto Statement of the kind urn:agentguard:evaluation:v1" in problem

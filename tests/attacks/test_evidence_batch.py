@@ -47,7 +47,7 @@ def paths(used, trust, tmp_path) -> list[Path]:
     folder.mkdir()
     with closing(StateReader(used.config.state)) as reader:
         parsed = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
+        calls = [read_authorization(one) for one in parsed if one.kind == "call"]
         for number, call in enumerate(calls):
             data = prove_call(reader, trust, str(call.invocation_id))
             (folder / f"{number}.json").write_bytes(data)
@@ -217,7 +217,7 @@ def test_many_signatures_of_strangers_take_no_memory(paths, trust, number, is_ke
 def test_no_column_hides_a_call_from_an_export_of_all(used, trust, tmp_path, lie):
     """Somebody without any key would else choose which calls an auditor gets to see."""
     if lie is not None:
-        statement = f"UPDATE summaries SET {lie} WHERE kind = 'authorization' AND idx > 10"  # noqa: S608
+        statement = f"UPDATE summaries SET {lie} WHERE kind = 'call' AND idx > 10"  # noqa: S608
         change(used, statement)
     (tmp_path / "trust.json").write_bytes(trust.dumps())
     words = ["--state", used.config.state, "--trust", tmp_path / "trust.json"]
@@ -253,7 +253,7 @@ def test_an_id_that_an_agent_uses_twice_hides_no_call(place, with_one_id, tmp_pa
 
     with closing(StateReader(place.config.state)) as reader:
         kinds = [parse_entry(body).kind for _, body in reader.entries(0)]
-    places = [f"0/{index}" for index, kind in enumerate(kinds) if kind == "authorization"]
+    places = [f"0/{index}" for index, kind in enumerate(kinds) if kind == "call"]
     for number, name in enumerate(("harmless", "harmful")):
         made = run("make", places[number], "-o", tmp_path / f"{number}.json")
         assert made.returncode == 0, made.stderr
@@ -273,7 +273,7 @@ def test_an_erasure_is_of_the_call_at_the_place_that_is_named(place, with_one_id
         """The attachments of the two calls and their outcomes."""
         with closing(StateReader(place.config.state)) as reader:
             stored = list(reader.stored(0))
-        calls = [one for one in stored if parse_entry(one.body).kind == "authorization"]
+        calls = [one for one in stored if parse_entry(one.body).kind == "call"]
         return [bool(one.attachments) for one in calls], [one.index for one in calls]
 
     has_data, indices = texts()

@@ -71,7 +71,7 @@ class History:
     def find(self, what: str) -> None:
         """Give the newest call a name."""
         with closing(StateReader(self.place.config.state)) as reader:
-            (*_older, newest) = reader.search(0, Search(kind="authorization"))
+            (*_older, newest) = reader.search(0, Search(kind="call"))
             stored = reader.entry(0, newest)
         assert stored is not None
         said = read_authorization(parse_entry(stored.body))

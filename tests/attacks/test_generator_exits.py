@@ -25,7 +25,7 @@ def entries(guard, kind):
 
 def decisions(guard):
     """Return the code of each authorization, and its reasons as one text."""
-    calls = [read_authorization(entry) for entry in entries(guard, "authorization")]
+    calls = [read_authorization(entry) for entry in entries(guard, "call")]
     return [(call.code, "; ".join(call.reasons)) for call in calls]
 
 

@@ -441,7 +441,7 @@ def test_a_refused_call_is_on_record_and_its_tool_does_not_run(hostile):
         assert ran == [1]
         with closing(guard.reader()) as reader:
             entries = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [one.members for one in entries if one.kind == "authorization"]
+        calls = [one.members for one in entries if one.kind == "call"]
     assert [call["code"] for call in calls] == ["engine.malformed", ""]
     assert "evaluation" not in calls[0]
     assert calls[1]["evaluation"] == {"decision_id": "d-1", "version": None, "revisions": {}}

@@ -368,7 +368,7 @@ def calls_of(place) -> set[str]:
     """Return the ids of the calls in the log."""
     with closing(StateReader(place.config.state)) as reader:
         found = [entry.summary for entry in reader.stored(0)]
-    return {str(one.invocation_id) for one in found if one and one.kind == "authorization"}
+    return {str(one.invocation_id) for one in found if one and one.kind == "call"}
 
 
 @pytest.fixture

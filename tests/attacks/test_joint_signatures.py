@@ -78,7 +78,7 @@ def statements_of(place) -> list[tuple[str, Any]]:
         parsed = [
             parse_entry(body) for shard in reader.shards() for _, body in reader.entries(shard)
         ]
-    names = {"authorization": "invocation", "outcome": "statement"}
+    names = {"call": "invocation", "outcome": "statement"}
     return [(e.kind, e.members[names[e.kind]]) for e in parsed if e.kind in names]
 
 
@@ -91,8 +91,8 @@ def test_calls_in_a_row_are_signed_once_each(place, no_flusher):
         assert signer.count == 10
     assert signer.count == 11  # the last outcome is signed alone when the guard is closed
     kinds = [(kind, "joint" in envelope) for kind, envelope in statements_of(place)]
-    first, last = ("authorization", False), ("outcome", False)
-    assert kinds == [first, *[("outcome", True), ("authorization", True)] * 9, last]
+    first, last = ("call", False), ("outcome", False)
+    assert kinds == [first, *[("outcome", True), ("call", True)] * 9, last]
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
 
@@ -102,10 +102,10 @@ def test_an_outcome_that_no_call_follows_is_durable_soon(place):
         agent, tool = guard.new_agent("reader"), guard.tool(lambda: 1, name="tool")
         agent.call(tool)
         for _ in range(600):
-            if [kind for kind, _ in statements_of(place)] == ["authorization", "outcome"]:
+            if [kind for kind, _ in statements_of(place)] == ["call", "outcome"]:
                 break
             threading.Event().wait(0.05)
-        assert [kind for kind, _ in statements_of(place)] == ["authorization", "outcome"]
+        assert [kind for kind, _ in statements_of(place)] == ["call", "outcome"]
 
 
 def test_no_error_ends_the_thread_that_flushes(place, caplog):
@@ -158,7 +158,7 @@ def proofs(place, no_flusher) -> list[bytes]:
     with closing(StateReader(place.config.state)) as reader:
         trust = keystore.load_trust(place.config.state)
         parsed = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
+        calls = [read_authorization(one) for one in parsed if one.kind == "call"]
         ids = [str(call.invocation_id) for call in calls]
         return [prove_call(reader, trust, one) for one in ids]
 
@@ -455,9 +455,9 @@ def test_an_outcome_that_is_flushed_while_its_instance_signs_stands_in_the_log_o
         agent.call(tool)
         agent.call(tool)  # the twin: nothing is flushed while this one is signed
     kinds = [(kind, "joint" in envelope) for kind, envelope in statements_of(place)]
-    first, alone = ("authorization", False), ("outcome", False)
-    joint = [("outcome", True), ("authorization", True)]
-    assert kinds == [first, alone, ("authorization", True), *joint, alone]
+    first, alone = ("call", False), ("outcome", False)
+    joint = [("outcome", True), ("call", True)]
+    assert kinds == [first, alone, ("call", True), *joint, alone]
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
 
@@ -493,7 +493,7 @@ def test_outcomes_of_many_instances_do_not_pile_up_in_memory(guard, note, examin
         agent.call(note)
     with closing(guard._parts.runtime.domain.read()) as reader:  # without a flush
         kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
-    assert kinds.count("authorization") == 2 * len(agents)
+    assert kinds.count("call") == 2 * len(agents)
     assert kinds.count("outcome") == 2 * len(agents) - MAX_UNSIGNED - 1  # one is queued, signed
     assert seen(guard).statuses == ["ok"] * 2 * len(agents)
     report = examine(guard)
@@ -518,4 +518,4 @@ def test_a_forked_child_signs_no_outcome_of_its_parent(place, no_flusher):
     report = place.examine()
     assert (report.problems, report.in_doubt) == ((), ())
     kinds = [kind for kind, _ in statements_of(place)]
-    assert kinds.count("outcome") == kinds.count("authorization")
+    assert kinds.count("outcome") == kinds.count("call")

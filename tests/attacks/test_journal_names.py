@@ -76,7 +76,7 @@ class Payer:
             reader = guard.reader()
             for shard in reader.shards():
                 for stored in reader.stored(shard):
-                    if stored.summary is not None and stored.summary.kind == "authorization":
+                    if stored.summary is not None and stored.summary.kind == "call":
                         return str(stored.summary.invocation_id)
         raise AssertionError("no call was made")
 

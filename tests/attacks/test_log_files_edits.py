@@ -145,7 +145,7 @@ def test_of_a_log_that_lacks_an_entry_no_call_is_proved(used, gone):
         change(used, ("DELETE FROM entries WHERE idx = ?", [gone]))
     with closing(StateReader(used.config.state)) as reader:
         parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
-        calls = [read_authorization(one) for _index, one in parsed if one.kind == "authorization"]
+        calls = [read_authorization(one) for _index, one in parsed if one.kind == "call"]
         for call in (calls[0], calls[-1]):
             refused = pytest.raises(VerificationError, match="audit verify")
             with refused if gone is not None else nullcontext():
@@ -284,7 +284,7 @@ def erase(place, invocation_id):
 def ids_of(place, shard=0):
     """The calls of a shard, by their index."""
     with closing(sqlite3.connect(file_of(place, shard))) as connection:
-        statement = "SELECT idx, invocation_id FROM summaries WHERE kind = 'authorization'"
+        statement = "SELECT idx, invocation_id FROM summaries WHERE kind = 'call'"
         return dict(connection.execute(statement).fetchall())
 
 
@@ -351,7 +351,7 @@ def test_what_is_erased_while_it_is_verified_is_no_finding(used, ran, monkeypatc
 
 STRAY_OUTCOME = """INSERT INTO summaries (idx, kind, at, invocation_id)
     SELECT 1000000, 'outcome', at, invocation_id FROM summaries
-    WHERE kind = 'authorization' LIMIT 1"""
+    WHERE kind = 'call' LIMIT 1"""
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def rebuild_index(place, condition):
 @pytest.mark.parametrize("contents", [True, False])
 def test_an_index_that_hides_entries_is_found(used, contents):
     """Every outcome is missing in it: by what is looked up, all calls are in doubt."""
-    rebuild_index(used, "kind = 'authorization'")
+    rebuild_index(used, "kind = 'call'")
     with closing(StateReader(used.config.state)) as reader:
         assert len(list(reader.unsettled(0))) == 10
         trust = keystore.load_trust(used.config.state)

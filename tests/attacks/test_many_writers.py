@@ -144,7 +144,7 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "authorization":
+                if parsed.kind == "call":
                     call = read_authorization(parsed)
                     kept = {a.role: loads_object(a.data) for a in stored.attachments}
                     calls[shard, call.agent, str(kept["arguments"]["text"])] += 1

@@ -317,7 +317,7 @@ def proved(place, ran):
             with closing(guard.reader()) as reader:
                 for stored in reader.stored(0):
                     about = stored.summary
-                    if about is not None and about.kind == "authorization":
+                    if about is not None and about.kind == "call":
                         invocation_id = about.invocation_id
             assert invocation_id is not None
             return guard.prove(invocation_id), guard.trust
@@ -359,7 +359,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
         guard.new_agent("reader").call(noted(guard, ran), "x")
     with closing(StateReader(place.config.state)) as reader:
         bodies = [parse_entry(body) for _index, body in reader.entries(0)]
-    (call,) = [one for one in bodies if one.kind == "authorization"]
+    (call,) = [one for one in bodies if one.kind == "call"]
     read = read_authorization(call)
     assert (read.mode, read.enforced) == ("observe", False)
     (written,) = [one for one in bodies if one.kind == "config"]
@@ -430,7 +430,7 @@ def kinds_of_calls(place, ran):
 
 def test_each_combination_that_a_guard_writes_is_read_and_no_other(place, ran):
     kinds_of_calls(place, ran)
-    calls = [one for one in place.seen().entries if one.kind == "authorization"]
+    calls = [one for one in place.seen().entries if one.kind == "call"]
     found = {
         Written(
             str(one.members["mode"]),
@@ -481,7 +481,7 @@ def test_a_refusal_is_not_turned_into_a_call_that_could_run(place, ran, change):
         tool = noted(guard, ran, requires=["notes:write"])
         with pytest.raises(Denied):
             guard.new_agent("reader").call(tool, "x")
-    (call,) = [one for one in place.seen().entries if one.kind == "authorization"]
+    (call,) = [one for one in place.seen().entries if one.kind == "call"]
     read = read_authorization(call)
     assert (read.mode, read.enforced, read.allowed) == ("observe", True, False)
     with pytest.raises(DecodeError, match="mode"):

@@ -211,7 +211,7 @@ def test_every_shard_is_verified_not_only_the_one_that_is_leased(scene):
     scene.edit(
         "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
         " WHERE idx = ?",
-        scene.index_of("authorization", 1),
+        scene.index_of("call", 1),
         shard=1,
     )
     with pytest.raises(StorageError, match="agentguard a") as caught:

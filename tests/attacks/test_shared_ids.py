@@ -26,7 +26,7 @@ from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
 
-def places(place, kind="authorization"):
+def places(place, kind="call"):
     """The indices of the entries of a kind in shard 0."""
     with closing(StateReader(place.config.state)) as reader:
         return [index for index, body in reader.entries(0) if parse_entry(body).kind == kind]

@@ -25,7 +25,7 @@ def entries(guard, kind):
 
 
 def codes(guard):
-    return [read_authorization(entry).code for entry in entries(guard, "authorization")]
+    return [read_authorization(entry).code for entry in entries(guard, "call")]
 
 
 def outcomes(guard):

@@ -473,7 +473,7 @@ def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_tw
     report = place.examine()
     assert report.problems == ()
     assert ran == ["after"]
-    bodies = [entry.members for entry in place.seen().entries if entry.kind == "authorization"]
+    bodies = [entry.members for entry in place.seen().entries if entry.kind == "call"]
     assert len({str(body) for body in bodies}) == len(bodies)
     assert set(place.seen().statuses) == {"ok", "not_run"}
     assert report.in_doubt == ()

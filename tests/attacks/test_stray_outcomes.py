@@ -70,7 +70,7 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
 def last_call(guard):
     """Return the index of the newest authorization in the log, and its content."""
     parsed = [(index, parse_entry(body)) for index, body in guard.reader().entries(0)]
-    index, entry = [(index, one) for index, one in parsed if one.kind == "authorization"][-1]
+    index, entry = [(index, one) for index, one in parsed if one.kind == "call"][-1]
     return index, read_authorization(entry)
 
 

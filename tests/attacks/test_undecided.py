@@ -25,7 +25,7 @@ def allow(_call):
 def on_record(guard):
     """The decision and code of each call, and the statuses of the outcomes."""
     parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
+    calls = [read_authorization(one) for one in parsed if one.kind == "call"]
     outcomes = [read_outcome(one).status for one in parsed if one.kind == "outcome"]
     assert guard.verify().problems == ()
     return [(call.decision, call.code) for call in calls], outcomes

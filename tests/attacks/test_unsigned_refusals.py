@@ -43,8 +43,7 @@ def told(place, capsys):
         trust = keystore.load_trust(place.config.state)
         with closing(StateReader(place.config.state)) as reader:
             call = [
-                LocatedEntry(f.shard, f.index, f.entry)
-                for f in scan_entries(reader, 0, ["authorization"])
+                LocatedEntry(f.shard, f.index, f.entry) for f in scan_entries(reader, 0, ["call"])
             ][-1]
             read = call_report.read(reader, call, trust)
             data = prove_call(reader, trust, str(read.call.invocation_id))

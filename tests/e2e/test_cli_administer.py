@@ -22,7 +22,7 @@ def doubtful(changed):
 
 
 def calls(project):
-    return [row for row in project.lines("audit", "list") if row["kind"] == "authorization"]
+    return [row for row in project.lines("audit", "list") if row["kind"] == "call"]
 
 
 def ended(project):

@@ -12,7 +12,7 @@ from agentguard.identity.trust import TrustDocument
 
 def test_list_joins_the_configuration_with_the_log(told):
     (agent,) = told.lines("agents", "list")
-    last = max(row["at"] for row in told.lines("audit", "list") if row["kind"] == "authorization")
+    last = max(row["at"] for row in told.lines("audit", "list") if row["kind"] == "call")
     assert agent == {
         "name": "assistant",
         "configured": True,

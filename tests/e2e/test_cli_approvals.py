@@ -113,7 +113,7 @@ def test_a_list_names_a_person_who_has_approved_a_call_twice_once(project, bob):
         again = ("approve", request["request_id"], "--key", str(bob.key), "--yes")
         assert bob.run("approvals", *again).returncode == 0
     assert project.python("-c", MERGE).stdout == "merged main\n"
-    (call,) = [one for one in project.lines("audit", "list") if one["kind"] == "authorization"]
+    (call,) = [one for one in project.lines("audit", "list") if one["kind"] == "call"]
     assert call["reason"] == "approved by user:bob"
     shown = project.run("audit", "show", call["invocation_id"]).stdout
     assert shown.count("approved by | user:bob") == 2  # each answer is on record
@@ -298,7 +298,7 @@ def test_an_approved_call_is_proved_to_a_stranger(project, bob, tmp_path):
     bob.run("approvals", "approve", request["request_id"], "--key", str(bob.key), "--yes")
     project.python("-c", MERGE)
     listed = project.lines("audit", "list")
-    (call,) = [row for row in listed if row["kind"] == "authorization"]
+    (call,) = [row for row in listed if row["kind"] == "call"]
     evidence, trust = tmp_path / "evidence.json", tmp_path / "trust.json"
     project.run("evidence", "make", call["invocation_id"], "-o", str(evidence))
     project.run("trust", "export", "-o", str(trust))
@@ -308,7 +308,7 @@ def test_an_approved_call_is_proved_to_a_stranger(project, bob, tmp_path):
     told = project.run("audit", "show", call["invocation_id"])
     assert "approved by" in told.stdout
     kinds = [row["kind"] for row in listed]
-    assert kinds.index("request") < kinds.index("authorization")
+    assert kinds.index("request") < kinds.index("call")
 
 
 def test_an_old_copy_of_the_requests_brings_no_approval_back(project, bob):

@@ -39,7 +39,7 @@ HOSTILE_PATH = "[bold]a\x1b[2J\u202eb\nc\x9b1m"
 
 def call_of(told, tool: str, nth: int) -> dict:
     rows = told.lines("audit", "list")
-    calls = [r for r in rows if r["kind"] == "authorization" and r["tool"] == tool]
+    calls = [r for r in rows if r["kind"] == "call" and r["tool"] == tool]
     return calls[nth]
 
 
@@ -62,16 +62,16 @@ def test_list_has_an_object_for_every_entry(told):
     kinds = [row["kind"] for row in rows]
     founded, opened = ["shard", "key", "key", "key"], ["shard", "config", "policy", "identity"]
     assert kinds[:8] == founded + opened
-    assert kinds.count("authorization") == 8
+    assert kinds.count("call") == 8
     assert kinds.count("outcome") == 5
     for row in rows:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", row["at"])
-        if row["kind"] not in {"authorization", "outcome", "identity"}:
+        if row["kind"] not in {"call", "outcome", "identity"}:
             assert set(map(row.get, MEMBERS[4:])) == {None}
 
 
 def test_list_tells_what_became_of_each_call(told):
-    rows = [row for row in told.lines("audit", "list") if row["kind"] == "authorization"]
+    rows = [row for row in told.lines("audit", "list") if row["kind"] == "call"]
     assert [(r["tool"], r["decision"], r["outcome"], r["reason"]) for r in rows] == [
         ("read_file", "allow", "ok", None),
         ("read_file", "allow", "error", None),
@@ -90,7 +90,7 @@ def test_list_tells_what_became_of_each_call(told):
 
 def test_an_outcome_names_its_call(told):
     rows = told.lines("audit", "list")
-    calls = {r["invocation_id"]: r for r in rows if r["kind"] == "authorization"}
+    calls = {r["invocation_id"]: r for r in rows if r["kind"] == "call"}
     outcomes = [row for row in rows if row["kind"] == "outcome"]
     for row in outcomes:
         call = calls[row["invocation_id"]]

@@ -20,7 +20,7 @@ HOSTILE_TOOL = "evil[red]\x1b[31m\u202etool"
 
 def call_of(told, tool: str, nth: int = 0) -> str:
     rows = told.lines("audit", "list")
-    calls = [r for r in rows if r["kind"] == "authorization" and r["tool"] == tool]
+    calls = [r for r in rows if r["kind"] == "call" and r["tool"] == tool]
     return str(calls[nth]["invocation_id"])
 
 
@@ -28,9 +28,7 @@ def call_of(told, tool: str, nth: int = 0) -> str:
 def calls(told):
     """The calls of ``read_file``: ok, error, unknown, denied, hostile, not run, in doubt."""
     rows = told.lines("audit", "list")
-    return [
-        r["invocation_id"] for r in rows if r["kind"] == "authorization" and r["tool"][0] == "r"
-    ]
+    return [r["invocation_id"] for r in rows if r["kind"] == "call" and r["tool"][0] == "r"]
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def people(tmp_path_factory, told):
 def calls(people) -> dict[str, str]:
     """The ids of the calls, by name."""
     rows = [row for row in people.lines("audit", "list", "-n", "1000") if mine(row)]
-    ids = [row["invocation_id"] for row in rows if row["kind"] == "authorization"]
+    ids = [row["invocation_id"] for row in rows if row["kind"] == "call"]
     return dict(zip(CALLED, ids, strict=True))
 
 
@@ -149,25 +149,25 @@ def test_the_list_tells_who_was_asked_and_who_has_answered(people, calls):
     told = [
         (row["kind"], row["tool"], row["decision"], row["outcome"], row["reason"])
         for row in rows
-        if row["kind"] in ("request", "authorization")
+        if row["kind"] in ("request", "call")
     ]
     two = "merges need two release managers"
     again = f"it did not run again: the result of the call {calls['pay']} was handed out"
     assert told == [
         ("request", "merge", "approval", None, two),
-        ("authorization", "merge", "allow", "ok", "approved by user:bob, approved by user:carol"),
+        ("call", "merge", "allow", "ok", "approved by user:bob, approved by user:carol"),
         ("request", "merge", "approval", None, two),
         (
-            "authorization",
+            "call",
             "merge",
             "deny",
             None,
             "user:bob has rejected this call: not on a Friday",
         ),
         ("request", "deploy", "approval", None, "somebody looks at it"),
-        ("authorization", "deploy", "allow", "ok", "approved by user:dora"),
-        ("authorization", "pay", "allow", "ok", None),
-        ("authorization", "pay", "allow", None, again),
+        ("call", "deploy", "allow", "ok", "approved by user:dora"),
+        ("call", "pay", "allow", "ok", None),
+        ("call", "pay", "allow", None, again),
         ("request", "merge", "approval", None, two),
     ]
     tail = people.run("audit", "tail", "-n", "12", "--no-follow")
@@ -382,7 +382,7 @@ def test_each_member_that_is_changed_refuses_it_in_both(proofs, name):
     assert both(canonical.dumps(file) + b"\n", trust) == (False, False)
     kinds = {json.loads(held["entry"])["kind"] for held in file["entries"]}
     count = 0
-    for kind in ("authorization", "roster", "outcome"):
+    for kind in ("call", "roster", "outcome"):
         for mutant in spoilt(file, kind) if kind in kinds else ():
             assert both(canonical.dumps(mutant) + b"\n", trust) == (True, True), mutant
             count += 1
@@ -402,7 +402,7 @@ def test_each_byte_of_who_has_answered_counts(proofs, name):
     file = json.loads(data)
     for number, held in enumerate(file["entries"]):
         text = held["entry"]
-        if json.loads(text)["kind"] not in ("authorization", "roster"):
+        if json.loads(text)["kind"] not in ("call", "roster"):
             continue
         for place in range(number, len(text), 17):
             turned = text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]

@@ -90,7 +90,7 @@ def lent(tmp_path_factory, told):
 def test_a_delegated_call_is_proved_with_who_lent_what(lent, tmp_path):
     assert lent.run("trust", "export", "-o", tmp_path / "trust.json").returncode == 0
     rows = [r for r in lent.lines("audit", "list") if r["principal"] == "user:alice"]
-    calls = {r["tool"]: r["invocation_id"] for r in rows if r["kind"] == "authorization"}
+    calls = {r["tool"]: r["invocation_id"] for r in rows if r["kind"] == "call"}
     file, trust = tmp_path / "call.json", tmp_path / "trust.json"
     command = ["evidence", "verify", file, "--trust", trust]
     for tool, decision in (("read_file", "allow"), ("write_file", "deny [scope.exceeded]")):
@@ -162,7 +162,7 @@ class Forger:
     def evidence(self, given: Any, said: dict[str, Any], actors: list[str]) -> bytes:
         """The evidence of the call as if it had been made under this chain."""
         bodies = list(self.bodies)
-        lent, call = self.index("delegation"), self.index("authorization")
+        lent, call = self.index("delegation"), self.index("call")
         bodies[lent] = canonical.dumps({**canonical.loads_object(bodies[lent]), "chain": given})
         members: Any = canonical.loads(bodies[call])
         before: Any = json.loads(b64_decode(members["invocation"]["payload"]))["predicate"]
@@ -413,7 +413,7 @@ def test_a_chain_that_has_ended_is_refused_by_both(forger):
     for hop in hops:
         hop["exp"] = logged + 1
     code, independent = refusals(forger, with_hops(forger, hops))
-    call = parse_time(parse_entry(forger.bodies[forger.index("authorization")]).at)
+    call = parse_time(parse_entry(forger.bodies[forger.index("call")]).at)
     assert (code, independent) == (None, False) if call == logged else ("hop.expired", True)
     late = deepcopy(hops)
     late[CODER]["iat"] = logged + 1

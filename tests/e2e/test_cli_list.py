@@ -48,7 +48,7 @@ def rows(sharded):
 @pytest.fixture
 def calls(rows):
     """All calls, in their order."""
-    return [row for row in rows() if row["kind"] == "authorization"]
+    return [row for row in rows() if row["kind"] == "call"]
 
 
 def name_of(row):
@@ -97,7 +97,7 @@ def test_the_calls_of_all_shards_are_listed_in_the_order_of_their_times(rows, ca
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_filter_takes_what_it_says_and_leaves_the_rest(rows, calls, filters, wanted):
-    listed = [row for row in rows(*filters) if row["kind"] == "authorization"]
+    listed = [row for row in rows(*filters) if row["kind"] == "call"]
     assert listed == [calls[place] for place in wanted]
 
 
@@ -107,11 +107,11 @@ def test_one_instance_is_not_the_other_of_its_name(rows, calls):
     for uri in set(uris):
         assert {row["agent"] for row in rows("--agent", uri)} == {uri}
         kinds = [row["kind"] for row in rows("--agent", uri)]
-        assert (kinds[0], kinds.count("authorization")) == ("identity", 2)
+        assert (kinds[0], kinds.count("call")) == ("identity", 2)
 
 
 def test_a_filter_of_calls_lists_calls_and_no_outcomes(rows):
-    assert {row["kind"] for row in rows("--tool", "read_file")} == {"authorization"}
+    assert {row["kind"] for row in rows("--tool", "read_file")} == {"call"}
     assert {row["kind"] for row in rows("--kind", "outcome")} == {"outcome"}
     assert len(rows("--kind", "outcome")) == 3
     assert {row["tool"] for row in rows("--kind", "outcome")} == {"read_file", "get_file"}
@@ -341,7 +341,7 @@ def test_a_story_finds_an_outcome_that_no_column_gives(reshaped, calls):
     assert told["problems"] == []
 
 
-@pytest.mark.parametrize("kind", ["authorization", "outcome", "resolution", "erasure"])
+@pytest.mark.parametrize("kind", ["call", "outcome", "resolution", "erasure"])
 def test_an_entry_that_holds_no_base64_is_none_of_a_call(reshaped, calls, kind, tmp_path):
     """Neither finding a call nor telling the story of one in doubt stops at it."""
     body = f'{{"kind":"{kind}","payload":"A"}}'.encode()
@@ -394,9 +394,9 @@ def test_a_log_in_memory_is_listed_and_looked_up_as_one_on_disk_is():
             agent.call(read, path="b")
     reader = guard.reader()
     history = History(reader)
-    listed = [row for row in history.rows(newest_first=True) if row.kind == "authorization"]
+    listed = [row for row in history.rows(newest_first=True) if row.kind == "call"]
     assert [(row.decision, row.outcome) for row in listed] == [("deny", None), ("allow", "ok")]
-    denied = Filter(Search(kind="authorization", decision="deny"))
+    denied = Filter(Search(kind="call", decision="deny"))
     (row,) = history.rows(denied)
     assert (row.reason, row.tool) == ("only a", "read_file")
     assert list(history.rows(Filter(in_doubt=True))) == []

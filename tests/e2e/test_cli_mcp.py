@@ -201,7 +201,7 @@ def test_a_client_of_the_sdk_uses_a_gateway_in_a_process_of_its_own(domain):
     assert denied.isError is True
     assert denied.meta == {"dev.agentguard/code": "policy.denied"}
     calls = [json.loads(line) for line in domain.run("audit", "list", "--json").stdout.splitlines()]
-    decided = [(one["tool"], one["decision"]) for one in calls if one["kind"] == "authorization"]
+    decided = [(one["tool"], one["decision"]) for one in calls if one["kind"] == "call"]
     assert decided == [("echo", "allow"), ("echo", "deny")]
     assert domain.run("audit", "verify").returncode == 0
 
@@ -234,7 +234,7 @@ def test_a_call_of_a_gateway_that_is_killed_is_in_doubt_and_did_not_run_twice(do
     assert ran.read_text() == "echo a\nhang a\n"
     doubtful = domain.run("audit", "list", "--json").stdout.splitlines()
     calls = [json.loads(line) for line in doubtful]
-    outcomes = {one["tool"]: one["outcome"] for one in calls if one["kind"] == "authorization"}
+    outcomes = {one["tool"]: one["outcome"] for one in calls if one["kind"] == "call"}
     assert outcomes["hang"] == "in_doubt"
     assert domain.run("audit", "verify").returncode == 0
 

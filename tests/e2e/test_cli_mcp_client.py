@@ -97,7 +97,7 @@ def require_filtered(project) -> None:
     shown = [json.loads(one["content"][0]["text"])["text"] for one in results[:2]]
     assert shown == ["[a secret was here]", "plain"]
     assert results[2]["_meta"] == {"dev.agentguard/code": "calls.rate"}
-    calls = [told for told in project.lines("audit", "list") if told["kind"] == "authorization"]
+    calls = [told for told in project.lines("audit", "list") if told["kind"] == "call"]
     assert [told["tool"] for told in calls] == ["mcp:start", "echo", "echo", "echo"]
     assert project.run("audit", "verify").returncode == 0
 

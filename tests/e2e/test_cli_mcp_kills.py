@@ -110,7 +110,7 @@ def logged(project) -> dict[str, str]:
     with closing(StateReader(project.folder / ".agentguard")) as reader:
         for stored in (one for shard in reader.shards() for one in reader.stored(shard)):
             entry = parse_entry(stored.body)
-            if entry.kind == "authorization":
+            if entry.kind == "call":
                 (data,) = [one.data for one in stored.attachments if one.role == "arguments"]
                 text = str(canonical.loads_object(data)["text"])
                 assert text not in found

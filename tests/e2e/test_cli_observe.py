@@ -33,7 +33,7 @@ def observed(begun):
 
 def calls_of(project, *args: str) -> list[dict]:
     listed = project.lines("audit", "list", *args)
-    return [row for row in listed if row["kind"] == "authorization"]
+    return [row for row in listed if row["kind"] == "call"]
 
 
 def test_nobody_takes_an_observed_call_for_one_that_was_authorised(observed, tmp_path):

@@ -52,7 +52,7 @@ def call(project, *paths: str) -> str:
 
 
 def calls_of(project) -> list[dict]:
-    listed = project.lines("audit", "list", "--kind", "authorization")
+    listed = project.lines("audit", "list", "--kind", "call")
     return [told for told in listed if told["invocation_id"]]
 
 

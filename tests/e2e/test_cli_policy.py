@@ -159,7 +159,7 @@ def test_eval_decides_as_a_guard_does(told, tmp_path, changes, code, decision, r
 
 def test_eval_agrees_with_the_log(told):
     """What was recorded as the policy's input gives the recorded decision again."""
-    rows = [r for r in told.lines("audit", "list") if r["kind"] == "authorization"]
+    rows = [r for r in told.lines("audit", "list") if r["kind"] == "call"]
     for row in (rows[0], rows[3]):
         story = told.json("audit", "show", row["invocation_id"])
         result = told.run("policy", "eval", "-", "--json", input=json.dumps(story["input"]))

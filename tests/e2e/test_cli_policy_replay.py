@@ -134,7 +134,7 @@ def test_what_would_change_is_told(recorded):
     assert "2 would change of 4 calls replayed" in failing.stdout
     assert "-> [policy.denied] no hidden files" in failing.stdout
     rows = recorded.lines("audit", "list")
-    assert len([row for row in rows if row["kind"] == "authorization"]) == 6  # nothing was added
+    assert len([row for row in rows if row["kind"] == "call"]) == 6  # nothing was added
 
 
 def test_other_words_are_no_other_decision(recorded):
@@ -196,7 +196,7 @@ def test_filters_choose_the_calls(recorded):
 
 def test_what_was_erased_or_changed_is_not_replayed(recorded):
     rows = [row for row in recorded.lines("audit", "list") if row["tool"] == "read_file"]
-    calls = [row for row in rows if row["kind"] == "authorization"]
+    calls = [row for row in rows if row["kind"] == "call"]
     erased = recorded.run("erase", calls[0]["invocation_id"], "--note", "asked to", "--yes")
     assert erased.returncode == 0, erased.stderr
     report = recorded.json("policy", "replay")

@@ -69,7 +69,7 @@ def calls(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("HOME", str(project.home))
     rows = project.lines("audit", "list")
-    return [row["invocation_id"] for row in rows if row["kind"] == "authorization"]
+    return [row["invocation_id"] for row in rows if row["kind"] == "call"]
 
 
 WIDE = pytest.param(80, marks=pytest.mark.slow("draws each screen once more, in its other width"))

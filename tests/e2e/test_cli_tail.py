@@ -129,7 +129,7 @@ def begin(process, tool, path):
 
 
 def is_call(row):
-    return row["kind"] == "authorization"
+    return row["kind"] == "call"
 
 
 def is_identity(row):
@@ -149,7 +149,7 @@ def test_what_is_written_is_seen_at_once_whoever_writes(founded):
             for number in range(2):
                 make(first, "read_file", f"{number}.txt")
                 rows = tail.until(is_outcome)  # nothing else is written before it is seen
-                assert [row["kind"] for row in rows] == ["authorization", "outcome"]
+                assert [row["kind"] for row in rows] == ["call", "outcome"]
                 assert rows[0]["invocation_id"] == rows[1]["invocation_id"]
             with writing(founded) as second:
                 assert {row["shard"] for row in tail.until(is_identity)} == {1}
@@ -160,7 +160,7 @@ def test_what_is_written_is_seen_at_once_whoever_writes(founded):
         with writing(founded) as third:  # it takes a shard up again
             make(third, "read_file", "again.txt")
             rows = tail.until(is_outcome)
-            assert [row["kind"] for row in rows[-2:]] == ["authorization", "outcome"]
+            assert [row["kind"] for row in rows[-2:]] == ["call", "outcome"]
             assert {row["shard"] for row in rows} == {0}
         assert tail.end() == (0, "")
 
@@ -170,7 +170,7 @@ def test_a_call_is_seen_before_it_is_over_and_then_its_outcome(founded):
         assert tail.row()["kind"] == "identity"
         begin(writer, "read_file", "slow")
         call = tail.row()
-        assert (call["kind"], call["outcome"]) == ("authorization", "in_doubt")
+        assert (call["kind"], call["outcome"]) == ("call", "in_doubt")
         (founded.folder / "go").touch()
         ended = tail.row()
         assert (ended["kind"], ended["outcome"]) == ("outcome", "ok")
@@ -249,5 +249,5 @@ def test_a_damaged_entry_does_not_stop_it(founded):
             assert before[5] == "damaged"
             make(writer, "read_file")
             shown = [row["kind"] for row in tail.until(is_outcome)]
-            assert shown == ["authorization", "outcome"]
+            assert shown == ["call", "outcome"]
             assert tail.end() == (0, "")

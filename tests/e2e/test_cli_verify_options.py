@@ -337,7 +337,7 @@ def test_nobody_is_told_to_resolve_a_call_by_a_log_that_is_cut_short_or_a_copy(
 
 
 def test_problems_stand_with_their_shards(reshaped):
-    change(reshaped, 2, "UPDATE summaries SET tool = 'x' WHERE kind = 'authorization'")
+    change(reshaped, 2, "UPDATE summaries SET tool = 'x' WHERE kind = 'call'")
     change(reshaped, 0, "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments'")
     shown = reshaped.run("audit", "verify")
     assert shown.returncode == 1

@@ -19,7 +19,7 @@ def test_a_call_is_one_row_and_all_has_the_rest(told):
     days = {row["at"][:10] for row in rows}
     lines = [line for line in shown.stdout.splitlines() if line[:10] not in days]
     calls = [line.split() for line in lines if line[15:].lstrip().startswith("call")]
-    wanted = [row for row in rows if row["kind"] == "authorization"]
+    wanted = [row for row in rows if row["kind"] == "call"]
     assert [int(call[0]) for call in calls] == [row["index"] for row in wanted]
     assert calls[0][1:5] == [wanted[0]["at"][11:19], "call", "allow", "ok"]
     assert f"    | {REASON}" in lines
@@ -28,7 +28,7 @@ def test_a_call_is_one_row_and_all_has_the_rest(told):
     assert {line.split()[2] for line in lines[1:] if line[:1].isdigit()} == {"call", "identity"}
     every = told.run("audit", "list", "--all").stdout.splitlines()
     kinds = [line.split()[2] for line in every if line[:1].isdigit() and line[:10] not in days]
-    assert kinds == [row["kind"].replace("authorization", "call") for row in rows]
+    assert kinds == [row["kind"] for row in rows]
     assert told.lines("audit", "list", "--all") == rows
 
 

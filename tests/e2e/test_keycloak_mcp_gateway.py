@@ -99,7 +99,7 @@ class Scene(NamedTuple):
         finally:
             reader.close()
         entries = [parse_entry(body) for body in bodies]
-        return [read_authorization(one) for one in entries if one.kind == "authorization"]
+        return [read_authorization(one) for one in entries if one.kind == "call"]
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_the_reference_server_does_the_same_behind_a_gateway(project, server, ga
     assert guarded.call("get-env")["_meta"] == {"dev.agentguard/code": "policy.denied"}
     assert (alone.end(), guarded.end()) == (0, 0)
     assert project.run("audit", "verify").returncode == 0
-    calls = [one for one in project.lines("audit", "list") if one["kind"] == "authorization"]
+    calls = [one for one in project.lines("audit", "list") if one["kind"] == "call"]
     assert len(calls) == 22  # 17 tools, 2 resources and 3 prompts
     assert [one["tool"] for one in calls if one["decision"] == "deny"] == ["get-env"]
     ends = [one["outcome"] for one in calls if one["tool"] == "trigger-sampling-request"]

@@ -287,7 +287,7 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
             stored = StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary)
             verifier._verify_contents(ReadEntry(stored))
             tried += 1
-    assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "authorization"}
+    assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "call"}
     assert kinds >= {"outcome", "revocation", "freeze", "adoption", "resolution", "erasure"}
     assert tried > 3000
 

@@ -39,7 +39,7 @@ def test_a_client_knows_which_outcomes_a_server_has_that_has_ended(place, caplog
     assert "lacks outcomes" not in caplog.text
     place.stop(signal.SIGTERM)
     kinds = [entry.kind for entry in place.entries()]
-    assert kinds.count("authorization") == kinds.count("outcome") == 10
+    assert kinds.count("call") == kinds.count("outcome") == 10
 
 
 def test_of_a_server_that_was_killed_a_client_knows_nothing(place, caplog):

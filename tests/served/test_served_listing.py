@@ -33,7 +33,7 @@ def test_the_list_says_how_well_the_agent_was_kept_apart_from_the_guard(founded)
     founded.stop()
 
     rows = [json.loads(line) for line in listed(founded, "--json").splitlines()]
-    calls = [row for row in rows if row["kind"] == "authorization"]
+    calls = [row for row in rows if row["kind"] == "call"]
     assert [(row["isolation"], row["client"]) for row in calls] == [
         ("same-process", None),
         ("same-user", ""),

@@ -119,7 +119,7 @@ def test_a_call_whose_session_ends_meanwhile_does_not_begin(parts, session, monk
         assert refused.value.code == "server.restarted"
     else:  # the twin
         assert asked(parts, session, "authorize", b"{}", **said)["step"] == "run"
-    assert in_log(parts, "authorization") == (0 if has_ended else 1)
+    assert in_log(parts, "call") == (0 if has_ended else 1)
 
 
 SLOW = """

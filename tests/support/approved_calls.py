@@ -92,7 +92,7 @@ class Place:
         """Who has answered, and what, by the newest authorization in the log."""
         with closing(self.guard.reader()) as reader:
             entries = map(parse_entry, (data for _, data in reader.entries(0, newest_first=True)))
-            newest = next(entry for entry in entries if entry.kind == "authorization")
+            newest = next(entry for entry in entries if entry.kind == "call")
         return [(answer.approver, answer.verdict) for answer in read_answers(newest)]
 
     def at(self, branch: str, call_id: str = "call_1", thread: str = "t") -> Invocation:

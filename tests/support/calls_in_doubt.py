@@ -42,7 +42,7 @@ def calls(settings: Any) -> Any:
                 read_authorization(parse_entry(stored.body)),
             )
             for stored in reader.stored(0)
-            if parse_entry(stored.body).kind == "authorization" and stored.attachments
+            if parse_entry(stored.body).kind == "call" and stored.attachments
         }
 
 

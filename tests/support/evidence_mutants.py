@@ -176,7 +176,7 @@ class Log:
     def calls(self) -> Iterator[tuple[int, Authorization]]:
         for index, body in enumerate(self.shards_[0]):
             parsed = parse_entry(body)
-            if parsed.kind == "authorization":
+            if parsed.kind == "call":
                 yield index, read_authorization(parsed)
 
     def proof(self, wanted: str) -> Any:

@@ -87,7 +87,7 @@ class Place:
 
     def recorded(self) -> Any:
         """The place of the last authorization in the log, and its invocation's predicate."""
-        index, found = self.entries("authorization")[-1]
+        index, found = self.entries("call")[-1]
         call = read_authorization(found)
         return index, call
 

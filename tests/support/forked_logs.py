@@ -35,7 +35,7 @@ def calls(place: Any) -> list[tuple[int, str, str]]:
         for shard in reader.shards():
             for stored in reader.stored(shard):
                 parsed = parse_entry(stored.body)
-                if parsed.kind == "authorization":
+                if parsed.kind == "call":
                     (kept,) = [
                         loads_object(attachment.data)
                         for attachment in stored.attachments

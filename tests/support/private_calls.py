@@ -92,7 +92,7 @@ class Scene:
             return [
                 (index, read_authorization(parsed))
                 for index, body in reader.entries(0)
-                if (parsed := parse_entry(body)).kind == "authorization"
+                if (parsed := parse_entry(body)).kind == "call"
             ]
 
     def newest(self) -> str:

@@ -42,7 +42,7 @@ def refused(guard: Any, agent: Any, tool: Any, *args: Any, **kwargs: Any) -> Any
     """The code with which a call is refused, and that it is on a record that verifies."""
     with pytest.raises(Denied) as caught:
         agent.call(tool, *args, **kwargs)
-    last = records(guard, "authorization")[-1]
+    last = records(guard, "call")[-1]
     assert (last["decision"], last["code"]) == ("deny", caught.value.code)
     assert last["reasons"] == list(caught.value.decision.reasons)
     assert verified(guard).in_doubt == ()

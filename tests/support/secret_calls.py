@@ -79,7 +79,7 @@ class SecretScene:
         """The newest call in the files, and the index of its authorization."""
         with closing(StateReader(self.base / "state")) as reader:
             parsed = [(index, parse_entry(body)) for index, body in reader.entries(0)]
-        index, entry = next(one for one in reversed(parsed) if one[1].kind == "authorization")
+        index, entry = next(one for one in reversed(parsed) if one[1].kind == "call")
         return index, read_authorization(entry)
 
     def holds(self, *needles: str) -> list[str]:

@@ -194,7 +194,7 @@ class Place:
             reader.close()
 
     def calls(self) -> list[Authorization]:
-        return [read_authorization(one) for one in self.entries() if one.kind == "authorization"]
+        return [read_authorization(one) for one in self.entries() if one.kind == "call"]
 
     def outcomes(self) -> list[Outcome]:
         return [read_outcome(one) for one in self.entries() if one.kind == "outcome"]

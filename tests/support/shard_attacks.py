@@ -72,7 +72,7 @@ def other_log(log: Log) -> Log:
 
 @attack("edit a byte of an authorization")
 def _(log: Log) -> Any:
-    index = log.at(1, "authorization", 1)
+    index = log.at(1, "call", 1)
     body = log.bodies(1)[index].replace(b'"decision":"allow"', b'"decision":"alloW"')
     log.change(1, ("UPDATE entries SET body = ? WHERE idx = ?", (body, index)))
     return 1, index
@@ -101,21 +101,21 @@ def _(log: Log) -> Any:
 
 @attack("edit a summary, by which the log is searched")
 def _(log: Log) -> Any:
-    index = log.at(2, "authorization", 1)
+    index = log.at(2, "call", 1)
     log.change(2, ("UPDATE summaries SET principal = 'user:bob' WHERE idx = ?", (index,)))
     return 2, index
 
 
 @attack("delete an entry")
 def _(log: Log) -> Any:
-    index = log.at(2, "authorization", 1)
+    index = log.at(2, "call", 1)
     log.change(2, ("DELETE FROM entries WHERE idx = ?", (index,)))
     return 2, index + 1  # the one that stands where it is missed
 
 
 @attack("delete an entry, and number the others anew")
 def _(log: Log) -> Any:
-    index = log.at(2, "authorization", 1)
+    index = log.at(2, "call", 1)
     bodies = log.bodies(2)
     log.rewrite(2, bodies[:index] + bodies[index + 1 :])
     return 2, index
@@ -130,7 +130,7 @@ def _(log: Log) -> Any:
 @attack("swap two entries")
 def _(log: Log) -> Any:
     bodies = log.bodies(0)
-    one, other = log.at(0, "authorization", 0), log.at(0, "authorization", 2)
+    one, other = log.at(0, "call", 0), log.at(0, "call", 2)
     bodies[one], bodies[other] = bodies[other], bodies[one]
     log.rewrite(0, bodies)
     return 0, one
@@ -139,7 +139,7 @@ def _(log: Log) -> Any:
 @attack("duplicate an entry")
 def _(log: Log) -> Any:
     bodies = log.bodies(0)
-    index = log.at(0, "authorization", 1)
+    index = log.at(0, "call", 1)
     log.rewrite(0, [*bodies[: index + 1], bodies[index], *bodies[index + 1 :]])
     return 0, index + 1
 
@@ -147,7 +147,7 @@ def _(log: Log) -> Any:
 @attack("duplicate an entry at the end, and sign with the stolen log key")
 def _(log: Log) -> Any:
     bodies = log.bodies(0)
-    log.rewrite(0, [*bodies, bodies[log.at(0, "authorization", -1)]])
+    log.rewrite(0, [*bodies, bodies[log.at(0, "call", -1)]])
     log.vouch(0, log.log_key)
     return 0, len(bodies)
 
@@ -155,8 +155,8 @@ def _(log: Log) -> Any:
 @attack("splice in an entry of another log")
 def _(log: Log) -> Any:
     bodies, other = log.bodies(1), other_log(log)
-    index = log.at(1, "authorization", 1)
-    bodies[index] = other.bodies(1)[other.at(1, "authorization", 1)]
+    index = log.at(1, "call", 1)
+    bodies[index] = other.bodies(1)[other.at(1, "call", 1)]
     log.rewrite(1, bodies, other)
     return 1, index
 
@@ -164,7 +164,7 @@ def _(log: Log) -> Any:
 @attack("splice in an entry of another log at the end, and sign with the stolen log key")
 def _(log: Log) -> Any:
     bodies, other = log.bodies(3), other_log(log)
-    log.rewrite(3, [*bodies, other.bodies(1)[other.at(1, "authorization", 1)]], other)
+    log.rewrite(3, [*bodies, other.bodies(1)[other.at(1, "call", 1)]], other)
     log.vouch(3, log.log_key)
     return 3, len(bodies)
 
@@ -172,7 +172,7 @@ def _(log: Log) -> Any:
 @attack("splice in an entry of another shard at the end, and sign with the stolen log key")
 def _(log: Log) -> Any:
     bodies = log.bodies(3)
-    log.rewrite(3, [*bodies, log.bodies(1)[log.at(1, "authorization", -1)]])
+    log.rewrite(3, [*bodies, log.bodies(1)[log.at(1, "call", -1)]])
     log.vouch(3, log.log_key)
     return 3, len(bodies)
 

@@ -229,7 +229,7 @@ def _invocations(scene: Scene) -> dict[str, str]:
         for stored in reader.stored(shard):
             arguments = {kept.role: kept.data for kept in stored.attachments}.get("arguments", b"")
             parsed = parse_entry(stored.body)
-            if parsed.kind == "authorization" and arguments:
+            if parsed.kind == "call" and arguments:
                 what = arguments.decode().split('"')[-2]
                 found[what] = str(read_authorization(parsed).invocation_id)
     reader.close()

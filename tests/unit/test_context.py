@@ -66,7 +66,7 @@ def outside():
 def logged(guard):
     """The ids of the calls in the log, in their order."""
     parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
+    calls = [read_authorization(one) for one in parsed if one.kind == "call"]
     return [call.invocation_id for call in calls]
 
 

@@ -88,7 +88,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
     entries = (parse_entry(body) for _index, body in guard.reader().entries(0))
-    return [read_authorization(e) for e in entries if e.kind == "authorization"]
+    return [read_authorization(e) for e in entries if e.kind == "call"]
 
 
 # --- in force -------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ async def test_acall_denies_as_call_does(ran):
         with pytest.raises(Denied, match="no"):
             await agent.acall(tool)
     assert ran == []
-    assert [r["decision"] for r in records(guard, "authorization")] == ["deny", "deny"]
+    assert [r["decision"] for r in records(guard, "call")] == ["deny", "deny"]
     assert settled(guard) == []
 
 
@@ -340,7 +340,7 @@ async def test_cancelled_before_it_began_it_leaves_no_trace(guard, agent, ran):
     with pytest.raises(asyncio.CancelledError):
         await call
     assert ran == []
-    assert records(guard, "authorization") == []
+    assert records(guard, "call") == []
 
 
 async def test_cancelled_while_facts_are_looked_up_it_never_runs(guard, agent, ran):
@@ -381,7 +381,7 @@ async def test_cancelled_during_the_append_it_is_recorded_as_not_run(
     with pytest.raises(asyncio.CancelledError):
         await call
     assert ran == []
-    assert [r["decision"] for r in records(guard, "authorization")] == ["allow"]
+    assert [r["decision"] for r in records(guard, "call")] == ["allow"]
     assert settled(guard) == ["not_run"]
 
 
@@ -408,7 +408,7 @@ async def test_cancelled_during_an_append_that_fails_nothing_is_in_doubt(guard, 
     await asyncio.sleep(0)
     assert ran == []
     assert complaints == []  # such as an exception that nobody retrieved
-    assert records(guard, "authorization") == []
+    assert records(guard, "call") == []
     assert examine(guard.reader(), guard.trust).problems == ()
 
 
@@ -543,7 +543,7 @@ def test_a_coroutine_that_is_never_awaited_does_nothing(guard, agent, ran):
 
     agent.acall(note).close()
     assert ran == []
-    assert records(guard, "authorization") == []
+    assert records(guard, "call") == []
 
 
 def test_the_end_of_asyncio_run_leaves_nothing_in_doubt(guard, agent, ran):

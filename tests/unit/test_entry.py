@@ -104,7 +104,7 @@ def built(signer):
         "request": records.request(asked, at=AT),
         "config": records.config(b'{"a":1}', at=AT),
         "identity": records.identity(issued, at=AT),
-        "authorization": records.authorization(sealed, PREDICATE, ruling, at=AT),
+        "call": records.authorization(sealed, PREDICATE, ruling, at=AT),
         "secret": records.secret("TOKEN", SUBJECT, at=AT),
         "proof": http_requests.proof(
             ProofRecord(REQUEST, "wpt", "https://a.example", "the-proof", "3" * 64), SUBJECT, at=AT
@@ -166,7 +166,7 @@ KINDS = [
     "request",
     "config",
     "identity",
-    "authorization",
+    "call",
     "secret",
     "proof",
     "receipt",
@@ -232,7 +232,7 @@ def test_an_entry_that_could_not_be_read_again_is_not_written():
 
 
 def test_the_authorization_carries_the_signed_statement_whole(built, signer):
-    invocation = parse_entry(built["authorization"].body).members["invocation"]
+    invocation = parse_entry(built["call"].body).members["invocation"]
     expected = statement("invocation", "0" * 64, "call", PREDICATE)
     assert isinstance(invocation, dict)
     assert invocation["payload"] == b64_encode(expected)
@@ -240,8 +240,8 @@ def test_the_authorization_carries_the_signed_statement_whole(built, signer):
 
 
 def test_a_call_is_found_by_what_its_summary_says(built, signer):
-    assert built["authorization"].summary == Summary(
-        "authorization",
+    assert built["call"].summary == Summary(
+        "call",
         AT,
         "the-id",
         AGENT,

@@ -87,7 +87,7 @@ def read_here(monkeypatch) -> list[Batch]:
 def test_a_process_reads_what_this_one_reads(batch, read_here):
     expected = InOneThread().start(batch)()
     kinds = Counter(reading.entry.kind for reading in expected if reading.entry is not None)
-    assert {"shard", "identity", "authorization", "outcome"} <= kinds.keys()
+    assert {"shard", "identity", "call", "outcome"} <= kinds.keys()
     calls = [reading for reading in expected if reading.content is not None]
     assert [reading.signer is None for reading in calls] == [False] * (len(calls) - 1) + [True]
     assert expected[FORGED].content is not None
@@ -167,7 +167,7 @@ def from_clients(batch) -> Batch:
     """The entries of calls that came from the clients of a guard server."""
     bodies = []
     for body in batch.bodies:
-        members: Any = canonical.loads(body) if b'"kind":"authorization"' in body else None
+        members: Any = canonical.loads(body) if b'"kind":"call"' in body else None
         if members is not None:
             members["client"] = {"isolation": "separate-user", "name": "reviewer"}
             bodies.append(canonical.dumps(members))

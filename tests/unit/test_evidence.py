@@ -58,7 +58,7 @@ class Reader:
     def checkpoint(self, _shard):
         return self.notes[-1] if self.notes else None
 
-    def ids(self, kind="authorization"):
+    def ids(self, kind="call"):
         parsed = [parse_entry(body) for body in self.bodies]
         read = [read_authorization(e) for e in parsed if e.kind == kind]
         return [str(call.invocation_id) for call in read]
@@ -249,7 +249,7 @@ def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
     reader, wanted = several
     whole = prove_call(reader, guard.trust, wanted)
     reader.scans, kept = 0, list(reader.columns)
-    calls = [at for at, about in enumerate(kept) if about.kind == "authorization"]
+    calls = [at for at, about in enumerate(kept) if about.kind == "call"]
     if columns == "none":
         reader.columns = [None] * len(kept)
     elif columns == "others":
@@ -273,7 +273,7 @@ def test_an_unknown_call(guard, read, wanted):
 
 
 @pytest.mark.parametrize("payload", ["A", "A===", "=", "====", "AA=A"])
-@pytest.mark.parametrize("kind", ["authorization", "outcome"])
+@pytest.mark.parametrize("kind", ["call", "outcome"])
 def test_what_is_no_base64_mentions_no_call(guard, read, kind, payload):
     """An entry that somebody has put there is none of the call's, whatever its columns say."""
     reader = read(2)
@@ -370,7 +370,7 @@ def test_the_file_is_canonical_json_that_any_tool_reads(guard, read):
     assert sorted(value) == ["attachments", "consistency", "entries", "invocation_id", "type"]
     kinds = [json.loads(item["entry"])["kind"] for item in value["entries"]]
     assert kinds == ["shard", "key", "key", *kinds[3:]]
-    assert sorted(kinds[3:]) == ["authorization", "config", "identity", "outcome", "policy"]
+    assert sorted(kinds[3:]) == ["call", "config", "identity", "outcome", "policy"]
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_many_threads_on_one_guard(any_guard):
     entries = list(reader.entries(0))
     assert [index for index, _body in entries] == list(range(len(entries)))
     kinds = [parse_entry(body).kind for _index, body in entries[before:]]
-    assert kinds.count("authorization") == kinds.count("outcome") == 32 * 20
+    assert kinds.count("call") == kinds.count("outcome") == 32 * 20
     assert kinds.count("identity") == 4
     report = examine(reader, any_guard.trust)
     assert report.problems == ()

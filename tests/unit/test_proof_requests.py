@@ -55,7 +55,7 @@ def test_the_server_knows_the_agent_the_user_and_the_authorised_call(guard, serv
         "query": "currency=EUR",
     }
     entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
-    (call,) = [read_authorization(one) for one in entries if one.kind == "authorization"]
+    (call,) = [read_authorization(one) for one in entries if one.kind == "call"]
     assert hashlib.sha256(call.envelope.payload).hexdigest() == digest
 
 

@@ -306,7 +306,7 @@ def test_a_fork_reads_on_its_own(reader):
 def call_of(n, decision):
     """A record of which only the columns are those of a call."""
     columns = {"decision": decision, "trace_id": f"{n:032x}"}
-    return Record(body_of(n), Summary("authorization", AT, f"{n:032x}", **columns))
+    return Record(body_of(n), Summary("call", AT, f"{n:032x}", **columns))
 
 
 def end_of(n):

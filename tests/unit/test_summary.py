@@ -22,7 +22,7 @@ BOB = "spiffe://acme.example/agent/bob/bbbb"
 LOOKALIKE = "spiffe://acme.example/agent/alice2/alice"
 
 ONE = Summary(
-    "authorization",
+    "call",
     "2026-11-25T12:00:00.000000Z",
     "0" * 32,
     ALICE,
@@ -39,7 +39,7 @@ ONE = Summary(
     ("search", "found"),
     [
         (Search(), True),
-        (Search(kind="authorization"), True),
+        (Search(kind="call"), True),
         (Search(kind="outcome"), False),
         (Search(invocation_id="0" * 32), True),
         (Search(invocation_id="0" * 31), False),
@@ -124,7 +124,7 @@ agents = st.sampled_from([None, ALICE, BOB, LOOKALIKE, "alice", "spiffe://acme.e
 times = st.sampled_from([f"2026-11-25T12:00:00.00000{n}Z" for n in range(4)])
 summaries = st.builds(
     Summary,
-    st.sampled_from(["authorization", "outcome", "policy"]),
+    st.sampled_from(["call", "outcome", "policy"]),
     times,
     values,
     agents,
@@ -137,7 +137,7 @@ summaries = st.builds(
 )
 searches = st.builds(
     Search,
-    kind=st.sampled_from([None, "authorization", "outcome"]),
+    kind=st.sampled_from([None, "call", "outcome"]),
     invocation_id=values,
     agent=st.sampled_from([None, "alice", "alice2", "bob", ALICE, LOOKALIKE, "", "%", "x'"]),
     principal=values,

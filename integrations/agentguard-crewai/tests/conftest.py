@@ -197,7 +197,7 @@ def _signed(guard: Any) -> list[Signed]:
                 elif read.kind == "delegation":
                     chain = verification.from_json(members["chain"], guard.trust, at=at)
                     lent[chain.sha256] = chain
-                elif read.kind == "authorization":
+                elif read.kind == "call":
                     attached = {a.role: a.data for a in stored.attachments}
                     found.append(((shard, stored.index), members, attached.get("arguments")))
                 elif read.kind == "outcome":

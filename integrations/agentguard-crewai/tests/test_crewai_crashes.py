@@ -369,7 +369,7 @@ class Place:
             for shard in reader.shards():
                 for stored in reader.stored(shard):
                     parsed = parse_entry(stored.body)
-                    if parsed.kind != "authorization" or parsed.members["decision"] != decision:
+                    if parsed.kind != "call" or parsed.members["decision"] != decision:
                         continue
                     said = what(stored.index, parsed.members)
                     kept = [one.data for one in stored.attachments if one.role == "arguments"]

@@ -116,7 +116,7 @@ def entries(scene, kind):
 
 
 def authorizations(scene):
-    return [read_authorization(one) for one in entries(scene, "authorization")]
+    return [read_authorization(one) for one in entries(scene, "call")]
 
 
 def outcomes(scene):

@@ -328,7 +328,7 @@ def digests(guard: Any) -> list[str]:
     payloads: list[Any] = [
         json.loads(Envelope.parse(one.members["invocation"], may_be_joint=True).payload)
         for one in read
-        if one.kind == "authorization"
+        if one.kind == "call"
     ]
     return [payload["predicate"]["tool"]["digest"] for payload in payloads]
 

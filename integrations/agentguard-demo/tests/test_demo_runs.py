@@ -171,7 +171,7 @@ def test_all_of_it_is_for_alice_by_a_chain_that_narrows(as_json):
     state = json.loads(printed)["state"]
     listed = run_agentguard("audit", "list", "--json", "--state", state, cwd=home)
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
-    calls = [row for row in rows if row["kind"] == "authorization"]
+    calls = [row for row in rows if row["kind"] == "call"]
     assert {row["principal"] for row in calls} == {"user:alice"}
     hops = {agent_name(row["agent"]): row["reason"] for row in rows if row["kind"] == "delegation"}
     assert hops == {
@@ -208,7 +208,7 @@ def test_the_steps_are_those_of_the_log(as_json):
     members = ("tool", "agent", "decision", "reason", "invocation_id")
     decided = [step for step in result["steps"] if step["decision"] != "approval"]
     assert [{name: step[name] for name in members} for step in decided] == [
-        {name: row[name] for name in members} for row in logged if row["kind"] == "authorization"
+        {name: row[name] for name in members} for row in logged if row["kind"] == "call"
     ]
     (request,) = StateEntries(Path(result["state"])).of("request")
     waits = result["steps"][WAITS]
@@ -220,7 +220,7 @@ def test_the_steps_are_those_of_the_log(as_json):
 
 def test_the_log_says_where_the_guard_was(as_json, request):
     home, printed = as_json
-    calls = StateEntries(Path(json.loads(printed)["state"])).of("authorization")
+    calls = StateEntries(Path(json.loads(printed)["state"])).of("call")
     is_served = (home / "here" / "agentguard.toml").read_text("utf-8").count("[server]")
     expected = {"name": "", "isolation": "same-user"} if is_served else None
     assert [call.get("client") for call in calls] == [expected] * len(calls)
@@ -350,7 +350,7 @@ def test_the_exact_call_is_shown_and_bob_answers_from_a_second_process(played):
     assert shown["argument number"] == "1"
     assert shown["not by"] == "user:alice, user:carol"
     assert shown["asks for"].startswith("1 person of release-manager, until ")
-    entries = StateEntries(home / "a place" / ".agentguard").of("request", "authorization")
+    entries = StateEntries(home / "a place" / ".agentguard").of("request", "call")
     (request,) = (entry for entry in entries if entry["kind"] == "request")
     assert shown["request"] == request["request_id"]
     assert shown["digest"] == request["call_digest"]

@@ -124,7 +124,7 @@ def main() -> None:
             play(guard, scene, sync=sync)
             with closing(guard.reader()) as reader:
                 entries = [parse_entry(body) for _, body in reader.entries(0)]
-        calls = [read_authorization(e) for e in entries if e.kind == "authorization"]
+        calls = [read_authorization(e) for e in entries if e.kind == "call"]
         return {
             "spans": [as_json(span) for span in exporter.get_finished_spans()],
             "traceparents": [call.predicate["traceparent"] for call in calls],

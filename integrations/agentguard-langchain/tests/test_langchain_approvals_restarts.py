@@ -158,7 +158,7 @@ def test_a_run_that_goes_on_during_a_freeze_is_on_record_for_its_principal(shop,
     assert not (tmp_path / "refunded").exists()
     with closing(StateReader(tmp_path / ".agentguard")) as reader:
         entries = [parse_entry(body) for _index, body in reader.entries(0)]
-    (denied,) = [one.members for one in entries if one.kind == "authorization"]
+    (denied,) = [one.members for one in entries if one.kind == "call"]
     assert denied["code"] == "domain.frozen"
     invocation = json.loads(Envelope.parse(denied["invocation"], may_be_joint=True).payload)
     assert invocation["predicate"]["principal"] == "user:alice"

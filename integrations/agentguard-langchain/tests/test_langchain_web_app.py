@@ -142,7 +142,7 @@ def site(tmp_path) -> Iterator[Site]:
 def calls(site: Site) -> list[dict[str, Any]]:
     """Return the calls in the log."""
     shown = site.run("-m", "agentguard.cli", "audit", "list", "--json", "--last", "0")
-    return [one for one in map(json.loads, shown.splitlines()) if one["kind"] == "authorization"]
+    return [one for one in map(json.loads, shown.splitlines()) if one["kind"] == "call"]
 
 
 def test_messages_to_one_chat_at_once_wait_for_each_other(site):

@@ -136,7 +136,7 @@ def _read(body: bytes, signatures: _Signatures, since: int) -> Reading:
     try:
         entry = parse_entry(body)
         at = parse_time(entry.at)
-        if entry.kind == "authorization":
+        if entry.kind == "call":
             content = read_authorization(entry)
         elif entry.kind == "outcome":
             content = read_outcome(entry)

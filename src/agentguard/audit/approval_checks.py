@@ -1,4 +1,4 @@
-"""Checks of the approvals in the log: the answers in an authorization entry, requests, rosters.
+"""Checks of the approvals in the log: the answers in the entry of a call, requests, rosters.
 
 The answers are checked against the roster that the issuer signed into the log before the call,
 against the call, and against the requirements. ``flow/decide.py`` decides at run time whether

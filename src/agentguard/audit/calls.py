@@ -63,7 +63,7 @@ class EvaluationReport(NamedTuple):
 
 
 class Authorization(NamedTuple):
-    """The content of an authorization entry: the call, and the decision on the call.
+    """The content of the entry of a call: the call, and the decision on the call.
 
     ``commitments`` cover the data beside the entry: the data in the signed statement, or redacted
     copies. Where the ``decision`` was not ``enforced``, the ``mode`` was observe, and the call ran
@@ -145,7 +145,7 @@ class Outcome(NamedTuple):
 
 
 def read_authorization(entry: Entry) -> Authorization:
-    """Read an authorization entry; raises ``DecodeError``."""
+    """Read the entry of a call; raises ``DecodeError``."""
     members = entry.members
     copies = _read_copies(entry, _COPIES_OF_CALL)
     envelope = Envelope.parse(members["invocation"], may_be_joint=True)
@@ -260,7 +260,7 @@ def _id_or_none(predicate: Mapping[str, JSON], name: str = "invocation_id") -> s
 
 
 def _lacking(what: str) -> DecodeError:
-    return DecodeError(f"the authorization entry lacks its {what}", code="entry.malformed")
+    return DecodeError(f"the entry of a call lacks its {what}", code="entry.malformed")
 
 
 def _read_copies(entry: Entry, roles: frozenset[str]) -> Mapping[str, str]:

@@ -158,7 +158,7 @@ class ContentsVerifier:
         of all entries before. Otherwise the holder of a compromised key could give an older time.
         """
         match entry.kind:
-            case "authorization":
+            case "call":
                 return self._authorization(index, reading, entry, at)
             case "outcome":
                 return self._outcome(index, reading, entry)

@@ -42,7 +42,7 @@ def doubts(reader: LogReader, before: Mapping[int, int]) -> Iterator[Place]:
 def is_in_doubt(reader: LogReader, place: Place) -> bool:
     """Whether no person has settled the call at a place; raises ``StorageError``."""
     shard, index = place
-    located = read_entry_of_kind(reader, shard, index, "authorization")
+    located = read_entry_of_kind(reader, shard, index, "call")
     if located is None:
         return False
     with suppress(DecodeError):

@@ -56,7 +56,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "config": frozenset({"config_sha256", "config"}),
     "identity": frozenset({"credential"}),
-    "authorization": frozenset(
+    "call": frozenset(
         {
             "invocation",
             "input",
@@ -141,7 +141,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "evaluation": frozenset({"statement"}),
 }
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
-    "authorization": frozenset({"client", "evaluation", "journal", "replay_of"}),
+    "call": frozenset({"client", "evaluation", "journal", "replay_of"}),
     "request": frozenset({"traceparent"}),
 }
 

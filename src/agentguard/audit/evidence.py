@@ -37,7 +37,7 @@ KeyName = tuple[str, str]
 
 _KINDS: Final = frozenset(
     {
-        "authorization",
+        "call",
         "outcome",
         "resolution",
         "erasure",
@@ -145,7 +145,7 @@ class _FileVerifier:
             place=place,
             credential=issued,
             chain=chain,
-            requirements=approval_checks.read_requirements(self._one("authorization").entry),
+            requirements=approval_checks.read_requirements(self._one("call").entry),
             answers=answers,
             outcome=outcome,
             outcome_place=outcome_place,
@@ -178,7 +178,7 @@ class _FileVerifier:
         return proven
 
     def _call(self) -> tuple[Authorization, Place, int]:
-        proven = self._one("authorization")
+        proven = self._one("call")
         with _where(proven):
             call = read_authorization(proven.entry)
             if call.invocation_id != self._file.invocation_id:
@@ -238,7 +238,7 @@ class _FileVerifier:
         self, call: Authorization, place: Place, issued: Credential, at: int
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
-        proven = self._one("authorization")
+        proven = self._one("call")
         digest = approval_checks.roster_digest_of_call(proven.entry)
         roster = None
         if digest is None:
@@ -267,7 +267,7 @@ class _FileVerifier:
                 raise _mismatch("it is of another call, or of one that was not allowed")
             if proven.place.origin != place.origin or proven.place.index <= place.index:
                 raise _mismatch("it does not stand after its call in the same shard")
-            is_replay = statements.is_replay(self._one("authorization").entry)
+            is_replay = statements.is_replay(self._one("call").entry)
             statements.check_outcome(
                 outcome, place.shard, place.index, call.invocation_id, is_replay=is_replay
             )
@@ -348,7 +348,7 @@ class _FileVerifier:
             raise _superfluous(f"nothing needs the {use} key {kid}")
 
     def _copied_roles(self) -> frozenset[str]:
-        entries = self._of_kind("authorization", "outcome")
+        entries = self._of_kind("call", "outcome")
         copies = [proven.entry.members["copies"] for proven in entries]
         return frozenset(
             role for by_role in copies if isinstance(by_role, dict) for role in by_role

@@ -53,7 +53,7 @@ class LocatedEntry:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """A call in the log: its place, its authorization entry, and that entry's content."""
+    """A call in the log: its place, its entry, and that entry's content."""
 
     place: CallPlace
     entry: Entry
@@ -67,7 +67,7 @@ def find_call(
 
     ``progress`` is called only while entries are read. Raises ``StorageError``.
     """
-    search = Search(kind="authorization", invocation_id=invocation_id)
+    search = Search(kind="call", invocation_id=invocation_id)
     for located in search_entries(reader, search):
         call = _as_call(located, invocation_id)
         if call is not None:
@@ -80,9 +80,7 @@ def find_call(
     for shard in reader.shards():
         for index, body in reader.entries(shard):
             progress(next(counter))
-            call = _as_call(
-                _as_located(shard, index, body, ("authorization",), text), invocation_id
-            )
+            call = _as_call(_as_located(shard, index, body, ("call",), text), invocation_id)
             if call is not None:
                 return call
     return None
@@ -90,7 +88,7 @@ def find_call(
 
 def call_at(reader: LogReader, place: CallPlace) -> LoggedCall | None:
     """Return the call at a place, None for another entry there; raises ``StorageError``."""
-    located = read_entry_of_kind(reader, place.shard, place.index, "authorization")
+    located = read_entry_of_kind(reader, place.shard, place.index, "call")
     return _as_call(located, place.invocation_id)
 
 
@@ -124,7 +122,7 @@ def _calls_with(
     mark = f'"{member}":"'.encode()
     for shard in reader.shards():
         for index, body in reader.entries(shard):
-            located = _as_located(shard, index, body, ("authorization",)) if mark in body else None
+            located = _as_located(shard, index, body, ("call",)) if mark in body else None
             if located is not None and located.entry.members.get(member) in values:
                 call = _as_call(located)
                 if call is not None:

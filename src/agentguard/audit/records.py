@@ -71,7 +71,7 @@ class UnsignedOutcome(NamedTuple):
 
 
 class LoggedRuling(NamedTuple):
-    """The content of an authorization entry beside the invocation.
+    """The content of the entry of a call beside the invocation.
 
     ``input_commitment`` (hex) and ``engine`` are None where the agent lacked the authority and no
     policy ran. ``policy_sha256`` is None where the engine does not know the policy's digest.
@@ -248,7 +248,7 @@ def authorization(
     """
     decision = ruling.decision
     members: dict[str, object] = {
-        "kind": "authorization",
+        "kind": "call",
         "at": at,
         "invocation": invocation.as_json(),
         "input": ruling.input_commitment,

@@ -122,7 +122,7 @@ def _decisions(reader: LogReader, request: Entry) -> Iterator[tuple[LocatedEntry
     """Yield the decisions since a request on calls with its agent, principal and tool, in order."""
     about = approval_checks.summary_of_request(request)
     search = Search(
-        kind="authorization",
+        kind="call",
         agent=agent_name(str(about.agent)),
         principal=about.principal,
         tool=about.tool,

@@ -87,7 +87,7 @@ class ResolutionVerifier:
 
     def _call(self, place: CallPlace) -> Authorization | None:
         with suppress(AgentguardError):  # the shard's report has the malformed entry
-            entry = self._entry(place.shard, place.index, "authorization")
+            entry = self._entry(place.shard, place.index, "call")
             call = read_authorization(entry) if entry is not None else None
             if call is not None and call.invocation_sha256 == place.invocation_sha256:
                 return call

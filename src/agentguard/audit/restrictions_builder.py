@@ -45,7 +45,7 @@ _ALWAYS: Final = tuple(
         "erasure",
     )
 )
-_AUTHORIZATION: Final = b'"kind":"authorization"'
+_AUTHORIZATION: Final = b'"kind":"call"'
 _OUTCOME: Final = b'"kind":"outcome"'
 _UNAPPROVED: Final = b'"approvals":[]'
 _JOURNAL: Final = b'"journal":"'
@@ -109,7 +109,7 @@ class RestrictionsBuilder:
 
     def _add(self, entry: Entry) -> None:
         match entry.kind:
-            case "authorization":
+            case "call":
                 self._authorization(entry)
             case "outcome":
                 self._outcome(entry)

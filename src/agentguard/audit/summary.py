@@ -77,9 +77,9 @@ class Search(NamedTuple):
 
 
 def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
-    """Return the summary of an authorization entry, from the invocation's predicate."""
+    """Return the summary of the entry of a call, from the invocation's predicate."""
     return Summary(
-        "authorization",
+        "call",
         at,
         predicate["invocation_id"],
         predicate["agent"],

@@ -155,7 +155,7 @@ class _LogVerification:
         requests = [pair for report in reports for pair in report.requests]
         digests = {request.call_sha256 for request, _about in requests}
         searches = {
-            Search("authorization", principal=about.principal, tool=about.tool, decision="allow")
+            Search("call", principal=about.principal, tool=about.tool, decision="allow")
             for _request, about in requests
         }
         since = min((about.at for _request, about in requests), default=None)
@@ -287,7 +287,7 @@ class _LogVerification:
 
     def _call(self, shard: int, index: int) -> Authorization | None:
         with suppress(AgentguardError):  # the walk has reported what can't be read
-            located = read_entry_of_kind(self.reader, shard, index, "authorization")
+            located = read_entry_of_kind(self.reader, shard, index, "call")
             return None if located is None else read_authorization(located.entry)
         return None
 

@@ -104,7 +104,7 @@ class MemoryBackend:
         first: dict[str, int] = {}
         for index, record in enumerate(self._records):
             about = record.summary
-            if about.kind == "authorization" and about.invocation_id is not None:
+            if about.kind == "call" and about.invocation_id is not None:
                 before = first.setdefault(about.invocation_id, index)
                 if before != index:
                     yield index, before
@@ -139,7 +139,7 @@ class MemoryBackend:
 
     def named(self, shard: int, prefix: str) -> Iterator[int]:
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
-        for index in self.search(shard, Search(kind="authorization")):
+        for index in self.search(shard, Search(kind="call")):
             if (self._records[index].summary.invocation_id or "").startswith(prefix):
                 yield index
 
@@ -152,7 +152,7 @@ class MemoryBackend:
         """Yield the indices of the allowed calls to which no outcome belongs."""
         outcomes = self.search(shard, Search(kind="outcome"))
         ended = {self._records[index].summary.invocation_id for index in outcomes}
-        calls = Search(kind="authorization")
+        calls = Search(kind="call")
         for index in self.search(shard, calls, newest_first=newest_first):
             if self._records[index].summary.decision not in ("allow", OBSERVED):
                 continue

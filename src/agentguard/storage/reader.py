@@ -270,12 +270,10 @@ _ATTACHMENTS: Final = (
 
 _SEARCH: Final = "SELECT idx FROM summaries WHERE {} ORDER BY idx"
 
-_NAMED: Final = (
-    "kind = 'authorization' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
-)
+_NAMED: Final = "kind = 'call' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
 _TRACES: Final = """SELECT DISTINCT trace_id FROM summaries
     WHERE trace_id >= ? AND trace_id < ? || char(1114111) ORDER BY trace_id"""
-_UNSETTLED: Final = """kind = 'authorization' AND decision IN ('allow', 'observe') AND NOT EXISTS (
+_UNSETTLED: Final = """kind = 'call' AND decision IN ('allow', 'observe') AND NOT EXISTS (
     SELECT 1 FROM summaries AS ended JOIN entries ON entries.idx = ended.idx
     WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'
 )"""
@@ -294,9 +292,9 @@ _STRAYS_OUTSIDE: Final = (
 _SHARED_IDS: Final = """SELECT idx, before FROM (
     SELECT idx, (
         SELECT first.idx FROM summaries AS first
-        WHERE first.invocation_id = summaries.invocation_id AND first.kind = 'authorization'
+        WHERE first.invocation_id = summaries.invocation_id AND first.kind = 'call'
         ORDER BY first.idx LIMIT 1
-    ) AS before FROM summaries WHERE kind = 'authorization' AND invocation_id IS NOT NULL
+    ) AS before FROM summaries WHERE kind = 'call' AND invocation_id IS NOT NULL
 ) WHERE before < idx ORDER BY idx LIMIT 100"""
 _FINDINGS: Final = 10
 

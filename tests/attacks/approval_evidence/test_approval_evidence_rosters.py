@@ -104,7 +104,7 @@ def test_a_roster_that_comes_after_its_call_is_none_of_it(two):
     assert forged.problems() == [(two.last - 1, what)]
     needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
     kinds = [parse_entry(record.body).kind for record in forged.records]
-    places = [i for i, kind in enumerate(kinds) if kind in {*needed, "authorization"}]
+    places = [i for i, kind in enumerate(kinds) if kind in {*needed, "call"}]
     file = forged.file(places, two.last - 1)
     assert two.refusals(file) == ("evidence.mismatch", True)
 

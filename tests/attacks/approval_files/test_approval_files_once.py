@@ -317,7 +317,7 @@ def test_an_old_copy_and_an_edited_column_bring_nothing_back(desk, tmp_path, col
     shutil.copytree(tmp_path / "old", desk.folder)
     shard = sqlite.shard_path(desk.place.config.state, 0)
     with closing(sqlite3.connect(shard)) as connection:
-        where = "kind = 'authorization' AND decision = 'allow'"
+        where = "kind = 'call' AND decision = 'allow'"
         statement = f"UPDATE summaries SET {column} WHERE {where}"  # noqa: S608
         assert connection.execute(statement).rowcount == 1
         connection.commit()

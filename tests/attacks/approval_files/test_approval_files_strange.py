@@ -204,7 +204,7 @@ def test_a_call_that_was_refused_without_an_answer_leads_to_its_request(desk, cl
         assert desk.call(guard, "expired") == "approval.expired"
         assert desk.call(guard, "x" * MAX_REQUEST_BYTES) == "arguments.too_large"
     with closing(StateReader(state)) as reader:
-        calls = scan_entries(reader, 0, ["authorization"])
+        calls = scan_entries(reader, 0, ["call"])
         reports = [call_report.read(reader, one, keystore.load_trust(state)) for one in calls]
     found = [one.request and one.request.entry.members["request_id"] for one in reports]
     ran, _altered, expired = (request.request_id for request in requests)

@@ -260,7 +260,7 @@ def test_the_log_names_who_has_approved(place):
         for _index, body in reader.entries(0):
             parsed = parse_entry(body)
             kinds.append(parsed.kind)
-            if parsed.kind == "authorization":
+            if parsed.kind == "call":
                 calls.append(parsed)
     assert kinds.count("request") == 1
     kept = calls[-1].members["approvals"]

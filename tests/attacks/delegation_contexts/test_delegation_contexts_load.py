@@ -46,7 +46,7 @@ def whole(guard):
         if parsed.kind == "delegation":
             chain = statements.check_delegation(parsed, guard.trust, int(now().timestamp()))
             chains[chain.sha256] = chain
-        elif parsed.kind == "authorization":
+        elif parsed.kind == "call":
             call = read_authorization(parsed)
             (arguments,) = [
                 loads_object(kept.data) for kept in stored.attachments if kept.role == "arguments"

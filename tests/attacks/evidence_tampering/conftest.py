@@ -73,4 +73,4 @@ def places(log, ran) -> list[int]:
 
 @pytest.fixture(scope="module")
 def call(log) -> int:
-    return log.index("authorization")
+    return log.index("call")

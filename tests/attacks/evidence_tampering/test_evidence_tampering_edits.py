@@ -51,7 +51,7 @@ NAMES = ("\U0001f600", "\uff5e")
 def test_names_of_the_configuration_are_sorted_as_rfc_8785_says(tables):
     with Guard.ephemeral(lambda _call: Decision.allow(), config=tables) as guard:
         guard.new_agent("reader").call(guard.tool(lambda: 1))
-        (index,) = guard.reader().search(0, Search("authorization"))
+        (index,) = guard.reader().search(0, Search("call"))
         stored = guard.reader().entry(0, index)
         assert stored is not None
         assert stored.summary is not None

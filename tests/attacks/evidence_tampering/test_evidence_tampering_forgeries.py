@@ -30,27 +30,27 @@ def test_the_forger_s_tool_makes_what_prove_makes(log, ran, places, call):
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        ("authorization", {"mode": "observe"}),
-        ("authorization", {"enforced": False}),
-        ("authorization", {"enforced": 1}),
-        ("authorization", {"mode": "observe", "enforced": False}),
-        ("authorization", {"mode": "audit"}),
-        ("authorization", {"approvals": [{}]}),
-        ("authorization", {"decision": "deny"}),
-        ("authorization", {"decision": "maybe"}),
-        ("authorization", {"config_sha256": "0" * 64}),
-        ("authorization", {"policy_sha256": "0" * 64}),
-        ("authorization", {"engine": None}),
-        ("authorization", {"engine": {"name": "rego", "version": "1"}}),
+        ("call", {"mode": "observe"}),
+        ("call", {"enforced": False}),
+        ("call", {"enforced": 1}),
+        ("call", {"mode": "observe", "enforced": False}),
+        ("call", {"mode": "audit"}),
+        ("call", {"approvals": [{}]}),
+        ("call", {"decision": "deny"}),
+        ("call", {"decision": "maybe"}),
+        ("call", {"config_sha256": "0" * 64}),
+        ("call", {"policy_sha256": "0" * 64}),
+        ("call", {"engine": None}),
+        ("call", {"engine": {"name": "rego", "version": "1"}}),
         ("config", {"config": {"x": 1}}),
         ("config", {"config_sha256": "0" * 64}),
         ("policy", {"policy_sha256": "0" * 64}),
         ("identity", {"credential": "e30.e30.e30"}),
-        ("authorization", {"copies": []}),
+        ("call", {"copies": []}),
         ("shard", {"at": "yesterday"}),
         ("identity", {"at": "2000-01-01T00:00:00.000000Z"}),
         ("identity", {"at": "2100-01-01T00:00:00.000000Z"}),
-        ("authorization", {"at": "2100-01-01T00:00:00.000000Z"}),
+        ("call", {"at": "2100-01-01T00:00:00.000000Z"}),
     ],
     ids=str,
 )
@@ -63,9 +63,9 @@ def test_the_log_s_key_alone_makes_no_evidence(log, places, call, kind, change):
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        ("authorization", {"more": 1}),
+        ("call", {"more": 1}),
         ("outcome", {"more": 1}),
-        ("authorization", {"copies": {"result": "0" * 64}}),
+        ("call", {"copies": {"result": "0" * 64}}),
         ("outcome", {"copies": {"arguments": "0" * 64}}),
         ("outcome", {"at": "2026-W48-3T10:00:00Z"}),
         ("outcome", {"at": "2026-11-25é10:00:00Z"}),
@@ -84,7 +84,7 @@ def test_an_entry_has_the_members_of_its_kind(log, places, call, kind, change):
 def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
     signer = (log.signers | {"stranger": stranger})[by]
     member, entry_kind = (
-        ("invocation", "authorization") if kind == "invocation" else ("statement", "outcome")
+        ("invocation", "call") if kind == "invocation" else ("statement", "outcome")
     )
 
     def sign(members):
@@ -147,7 +147,7 @@ def _joint_of(subjects: list[str], signer: Any) -> dict[str, Any]:
 def _joined(log: Log, kind: str, change: Any) -> Log:
     """The log with one statement in an envelope with a joint signature, which ``change`` edits."""
     entry, member = {
-        "invocation": ("authorization", "invocation"),
+        "invocation": ("call", "invocation"),
         "outcome": ("outcome", "statement"),
     }[kind]
 

@@ -142,10 +142,10 @@ def second_shard(log: Log, *, keys: bool = False, **changes: Any) -> Log:
     first = log.shards_[0]
     at = parse_entry(first[0]).at
     opening = canonical.dumps({"kind": "shard", "at": at, "statement": sealed.as_json()})
-    kinds = ("config", "policy", "identity", "authorization")
+    kinds = ("config", "policy", "identity", "call")
     moved = [log.index(kind) for kind in kinds]
     moved += [log.index("key", nth) for nth in range(2 if keys else 0)]
-    rest = [body for index, body in enumerate(first) if index != log.index("authorization")]
+    rest = [body for index, body in enumerate(first) if index != log.index("call")]
     return replace(log, shards_=[rest, [opening, *(first[index] for index in moved)]], beside={})
 
 

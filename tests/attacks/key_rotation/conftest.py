@@ -88,7 +88,7 @@ class Scene:
                 str(read_authorization(parsed).invocation_id)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-                if (parsed := parse_entry(body)).kind == "authorization"
+                if (parsed := parse_entry(body)).kind == "call"
             ]
 
     def prove(self, invocation_id: str) -> bytes:

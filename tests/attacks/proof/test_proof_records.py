@@ -35,7 +35,7 @@ def test_the_proof_is_durably_on_record_before_the_tool_has_the_proof(sides):
     with sides.agent.open() as guard:
         in_call(guard, pay, audience=[URL, "https://other.example"])
     ((members, proof, invocation_id),) = seen
-    (call,) = map(read_authorization, sides.agent.entries("authorization"))
+    (call,) = map(read_authorization, sides.agent.entries("call"))
     assert members["request"] == {
         "method": "POST",
         "url": f"{URL}/pay",
@@ -106,7 +106,7 @@ def test_a_record_that_lies_is_found(sides, lie):
     """The holder of the log's key appends an entry while the call runs."""
 
     def pay():
-        (call,) = map(read_authorization, sides.agent.entries("authorization"))
+        (call,) = map(read_authorization, sides.agent.entries("call"))
         place = guard_log.head.size - 1
         subject = ReleaseSubject(
             str(call.invocation_id),
@@ -121,7 +121,7 @@ def test_a_record_that_lies_is_found(sides, lie):
         audience = "https://evil.example" if lie == "another audience" else URL
         request = RequestRecord("POST", f"{URL}/pay", None, "1" * 64)
         digest = "no digest" if lie == "no digest" else "2" * 64
-        at = sides.agent.entries("authorization")[0].at
+        at = sides.agent.entries("call")[0].at
         guard_log.append(
             http_requests.proof(
                 ProofRecord(request, "wpt", audience, "forged", digest), subject, at=at

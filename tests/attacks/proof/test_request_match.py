@@ -65,7 +65,7 @@ def test_requests_on_both_sides_agree(sides):
         ("both", f"{URL}/pay"),
         ("both", f"{URL}/refund"),
     ]
-    (call, _other) = sides.agent.entries("authorization")
+    (call, _other) = sides.agent.entries("call")
     assert listed[0]["invocation_id"] in json.dumps(sides.agent.entries("proof")[0].members)
     assert call.at < sides.agent.entries("proof")[0].at
     assert (code, summary["ok"], summary["both"]) == (0, True, 2)

@@ -47,7 +47,7 @@ def test_the_release_is_durable_before_the_tool_has_the_value(scene):
         agent = guard.new_agent("reader")
         assert agent.call(guard.tool(name="deploy")(tool)) == VALUE
     ((members, invocation_id),) = seen
-    (call,) = scene.entries("authorization")
+    (call,) = scene.entries("call")
     assert (members["name"], members["tool"]) == (NAME, "deploy")
     assert members["invocation_id"] == invocation_id
     assert members["agent"].startswith("spiffe://acme.example/agent/reader/")
@@ -139,7 +139,7 @@ def test_a_release_beyond_the_scope_of_a_delegation_is_found(scene, lent):
     scene.scope = ("deploy:write",)
 
     def tool():
-        log, (call,) = runtime_of(guard).current_ports().log, scene.entries("authorization")
+        log, (call,) = runtime_of(guard).current_ports().log, scene.entries("call")
         log.append(records.secret(NAME, subject_of(scene), at=call.at))
 
     with scene.open() as guard, guard.delegate("user:alice", scope=lent):

@@ -249,7 +249,7 @@ def unreadable(settings, kind, invocation_id):
     return place
 
 
-@pytest.mark.parametrize("kind", ["authorization", "outcome", "resolution"])
+@pytest.mark.parametrize("kind", ["call", "outcome", "resolution"])
 def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(settings, kind):
     doubtful = in_doubt(settings)
     _index, done = calls(settings)["done"]

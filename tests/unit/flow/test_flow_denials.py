@@ -50,7 +50,7 @@ def test_an_allowed_call_runs_once_and_is_on_record(guard, note, ran):
     agent = guard.new_agent("a")
     assert agent.call(note, text="hello") == "hello"
     assert ran == ["hello"]
-    (authorization,) = records(guard, "authorization")
+    (authorization,) = records(guard, "call")
     assert authorization["decision"] == "allow"
     (outcome,) = outcomes(guard)
     assert outcome["status"] == "ok"
@@ -99,7 +99,7 @@ def test_only_a_plain_allow_of_the_engine_runs_the_tool(guard, note, ran, answer
         assert agent.call(note, text="x") == "x"
     else:
         assert refused(guard, agent, note, text="x") == code
-        assert "secret text" not in str(records(guard, "authorization"))
+        assert "secret text" not in str(records(guard, "call"))
     assert ran == (["x"] if code is None else [])
 
 
@@ -167,7 +167,7 @@ def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
     instance = agent._caller.instance()
     instance.ports = dataclasses.replace(instance.ports, entropy=broken)
     assert refused(guard, agent, note) == "entropy.failed"
-    assert "secret path" not in str(records(guard, "authorization"))
+    assert "secret path" not in str(records(guard, "call"))
     assert ran == []
 
 
@@ -188,13 +188,13 @@ def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, 
     good = instance.actor
     instance.actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
     assert refused(guard, agent, note) == "signature.failed"
-    (record,) = records(guard, "authorization")
+    (record,) = records(guard, "call")
     assert record["invocation"]["signatures"] == []
     assert "kms.internal" not in str(record)
     instance.actor = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
-    assert records(guard, "authorization")[1]["invocation"]["signatures"] != []
+    assert records(guard, "call")[1]["invocation"]["signatures"] != []
 
 
 def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran, caplog):
@@ -274,7 +274,7 @@ def test_a_refusal_by_authority_asks_no_policy(ran):
 
     guard = Guard.ephemeral(policy, config={"agents": {"a": {}}})
     refused(guard, guard.new_agent("a"), guard.tool(ran.append), 1)
-    (record,) = records(guard, "authorization")
+    (record,) = records(guard, "call")
     assert (record["input"], record["engine"], asked) == (None, None, [])
 
 
@@ -335,7 +335,7 @@ def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(
         verified(guard)
     else:
         assert refused(guard, agent, merge, into="dev") == code
-        assert "a secret" not in str(records(guard, "authorization"))
+        assert "a secret" not in str(records(guard, "call"))
         if code == "facts.failed":  # whoever wrote the look-up finds the traceback there
             traceback, line, remedy = caplog.records
             assert traceback.exc_info is not None

@@ -64,7 +64,7 @@ def test_a_refusal_of_arguments_does_not_print_defaults(guard, ran):
         agent.call(tool)
     assert "where" in caught.value.reason
     assert "tok-4711" not in caught.value.reason
-    assert "tok-4711" not in str(records(guard, "authorization"))
+    assert "tok-4711" not in str(records(guard, "call"))
 
 
 def invocation(tool, *, site=None, task_id=None, arguments=None):
@@ -117,7 +117,7 @@ def test_an_error_in_the_arguments_place_is_recorded_with_null_arguments(guard, 
     call = Invocation(note.spec, ArgumentsError("no", code="arguments.invalid"), CallSite("1"))
     with pytest.raises(Denied):
         adapters.run(agent, call, lambda: ran.append(1))
-    (record,) = records(guard, "authorization")
+    (record,) = records(guard, "call")
     signed: Any = loads_object(Envelope.parse(record["invocation"], may_be_joint=True).payload)[
         "predicate"
     ]
@@ -242,7 +242,7 @@ def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, n
     assert adapters.evaluate(agent, invocation(note)).allowed
     assert adapters.evaluate(agent, invocation(note)).allowed
     assert len(records(guard, "identity")) == 2
-    assert records(guard, "authorization") == []
+    assert records(guard, "call") == []
     verified(guard)
 
 
@@ -252,7 +252,7 @@ def test_evaluate_tells_that_an_approval_is_needed(note):
     agent = guard.new_agent("a")
     with pytest.raises(ApprovalPending) as pending:
         adapters.evaluate(agent, invocation(note))
-    assert records(guard, "authorization") == []
+    assert records(guard, "call") == []
     assert len(records(guard, "request")) == 1
     guard.approvals.vouch(pending.value.request, "approve", principal="user:bob")
     assert adapters.evaluate(agent, invocation(note)).allowed

@@ -66,7 +66,7 @@ def run(guard: Guard, call: Invocation, ran: list[Any], *, is_async: bool) -> st
 def logged(guard: Guard) -> Any:
     """The newest authorization of a log that verifies, with no call in doubt."""
     assert verified(guard).in_doubt == ()
-    return records(guard, "authorization")[-1]
+    return records(guard, "call")[-1]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

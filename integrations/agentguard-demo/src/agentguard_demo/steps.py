@@ -1,6 +1,6 @@
 """Reads the steps of the demo from the log, and from nothing else.
 
-A step is an authorization entry, with the arguments and the result that the log stores as
+A step is the entry of a call, with the arguments and the result that the log stores as
 attachments, or, for a call that waits for a person, a request entry. No entry is verified here:
 ``tampering.py`` verifies the log.
 """
@@ -78,7 +78,7 @@ def read_steps(reader: LogReader, requests: Mapping[str, ApprovalRequest]) -> li
             elif entry.kind == "request":
                 request_id = str(entry.members["request_id"])
                 steps[request_id] = _request_step(stored.index, entry, requests.get(request_id))
-            elif entry.kind == "authorization":
+            elif entry.kind == "call":
                 digest, step = _authorization_step(stored, entry, chains)
                 steps[digest] = step
             elif entry.kind == "secret":

@@ -44,7 +44,7 @@ class Log:
                     at = int(datetime.fromisoformat(read.at).timestamp())
                     issued = credential.verify(members["credential"], self.guard.trust, at=at)
                     keys[issued.uri] = issued.key
-                elif read.kind == "authorization":
+                elif read.kind == "call":
                     attached = {a.role: a.data for a in stored.attachments}
                     authorizations.append((stored.index, members, attached.get("arguments")))
                 elif read.kind == "outcome":

@@ -138,7 +138,7 @@ def find(agents: Sequence[AgentRecord], name: str) -> AgentRecord | None:
 def _instances(rows: Iterable[Row]) -> Iterable[Instance]:
     instances: dict[str, Instance] = {}
     for row in rows:
-        if row.agent is None or row.kind not in {"identity", "authorization"}:
+        if row.agent is None or row.kind not in {"identity", "call"}:
             continue
         instance = instances.setdefault(row.agent, Instance(row.agent, row.at))
         if row.kind == "identity":

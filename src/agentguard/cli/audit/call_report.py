@@ -157,7 +157,7 @@ class CallReport:
 
 
 def read(reader: LogReader, log_entry: LocatedEntry, trust: TrustDocument) -> CallReport:
-    """Read and check the call of an authorization entry.
+    """Read and check the call of the entry of a call.
 
     Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """

@@ -83,7 +83,7 @@ def _calls(reader: LogReader, selection: Filter) -> Iterator[CallPlace]:
         selection = filters.calls(selection)
     sizes = {shard: _covered(reader, shard) for shard in reader.shards()}
     for row in History(reader).rows(selection, outcomes=selection.in_doubt):
-        is_other = row.kind not in ("authorization", log_row.DAMAGED)
+        is_other = row.kind not in ("call", log_row.DAMAGED)
         if is_other or row.index >= sizes.get(row.shard, 0):
             continue
         if row.invocation_id is None or row.entry is None:

@@ -120,7 +120,7 @@ def _decode(
 
 def _commitments(parsed: Entry) -> Commitments:
     match parsed.kind:
-        case "authorization":
+        case "call":
             return read_authorization(parsed).commitments
         case "outcome":
             return read_outcome(parsed).commitments

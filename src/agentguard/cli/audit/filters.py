@@ -58,7 +58,7 @@ class Filter:
         """Describe the filter; an empty text for the filter that matches every entry."""
         criteria = self.search._asdict()
         criteria["agent"] = self.alias or self.search.agent
-        if (self.in_doubt or _is_of_calls(self.search)) and self.search.kind == "authorization":
+        if (self.in_doubt or _is_of_calls(self.search)) and self.search.kind == "call":
             criteria["kind"] = None  # the other criteria imply the kind
         texts = [
             f"{name.removesuffix('_id')} {value}"
@@ -87,7 +87,7 @@ def _selection(  # noqa: PLR0913  one for each option
     """Make a filter from the options; raises ``typer.BadParameter``."""
     name, alias = parse_alias(agent or "") or (agent, None)
     search = Search(
-        kind="authorization" if kind == "call" else kind,
+        kind=kind,
         agent=name,
         principal=principal,
         tool=tool,
@@ -103,13 +103,13 @@ def _selection(  # noqa: PLR0913  one for each option
     is_trace = trace is not None and kind is None
     selects_others = not in_doubt and (search.kind in ("request", "evaluation") or is_trace)
     if (in_doubt or _is_of_calls(search)) and not selects_others:
-        if search.kind not in (None, "authorization"):
+        if search.kind not in (None, "call"):
             message = (
                 "--principal, --tool, --decision, --task, --trace and --in-doubt select calls, and "
                 f"an entry of the kind {kind} is not a call: leave out --kind"
             )
             raise typer.BadParameter(message)
-        search = search._replace(kind="authorization")
+        search = search._replace(kind="call")
     return Filter(search, in_doubt, alias)
 
 
@@ -119,9 +119,9 @@ def _is_of_calls(search: Search) -> bool:
 
 def calls(selection: Filter) -> Filter:
     """Narrow a filter to calls; raises ``typer.BadParameter`` for a filter of another kind."""
-    if selection.search.kind not in (None, "authorization"):
+    if selection.search.kind not in (None, "call"):
         raise typer.BadParameter("this command reads only calls: leave out --kind")
-    return replace(selection, search=selection.search._replace(kind="authorization"))
+    return replace(selection, search=selection.search._replace(kind="call"))
 
 
 with_options: Final = options_from("selection", _selection)

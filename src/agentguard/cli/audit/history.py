@@ -151,7 +151,7 @@ class History:
 
     def _of_kind(self, row: Row, parsed: Entry, *, outcomes: bool) -> Row:
         match parsed.kind:
-            case "authorization":
+            case "call":
                 call = read_authorization(parsed)
                 self._remember(row.shard, row.index, call)
                 about = rows.of_call(row, parsed, call)
@@ -199,7 +199,7 @@ class History:
             case {"shard": row.shard, "index": index} if is_integer(index):
                 yield index
             case None if read.invocation_id is not None:  # interrupted before its place was known
-                search = Search(kind="authorization", invocation_id=read.invocation_id)
+                search = Search(kind="call", invocation_id=read.invocation_id)
                 yield from self._reader.search(row.shard, search)
 
     def _call(self, shard: int, index: int) -> Authorization | None:
@@ -208,7 +208,7 @@ class History:
         if cached is not None:
             return cached
         try:
-            log_entry = read_entry_of_kind(self._reader, shard, index, "authorization")
+            log_entry = read_entry_of_kind(self._reader, shard, index, "call")
             if log_entry is None:
                 return None
             call = read_authorization(log_entry.entry)

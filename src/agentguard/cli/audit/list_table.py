@@ -61,7 +61,7 @@ class Table:
     ) -> None:
         self.hidden = 0
         self.columns = _ISOLATED if isolated else COLUMNS
-        self._every = every or selection.search.kind not in (None, "authorization")
+        self._every = every or selection.search.kind not in (None, "call")
         self._several = several
         self._remedies = selection.in_doubt
         self._acting = acting
@@ -122,6 +122,4 @@ def _principal(row: Row) -> str:
 
 
 def _kind(row: Row) -> str | Text:
-    if row.kind == DAMAGED:
-        return screen.styled(DAMAGED, row.kind)
-    return "call" if row.kind == "authorization" else row.kind
+    return screen.styled(DAMAGED, row.kind) if row.kind == DAMAGED else row.kind

@@ -291,7 +291,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
 
 
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
-    """Add what an authorization says; what became of it is not known yet."""
+    """Add what the entry of a call says; what became of the call is not known yet."""
     about = summary.of_call(call.predicate, at=parsed.at, decision=call.effect)
     reason = "; ".join(call.reasons) or _answer_summary(parsed)
     return replace(

@@ -72,7 +72,7 @@ def call(reader: LogReader, name: str) -> str | CallPlace:
         return name
     found = find(reader, name)
     kind, problem = found.entry.kind, "has no id"
-    if kind == "authorization":
+    if kind == "call":
         read = read_authorization(found.entry)
         if read.invocation_id is not None:
             return CallPlace(found.shard, found.index, read.invocation_id, read.invocation_sha256)
@@ -181,7 +181,7 @@ def _call_of(reader: LogReader, log_entry: LocatedEntry) -> LocatedEntry:
         call_place = statements.read_admin_statement(log_entry.entry).call
         place = (call_place.shard, call_place.index)
     call = _at(reader, *place) if place is not None else None
-    if call is None or call.entry.kind != "authorization":
+    if call is None or call.entry.kind != "call":
         return log_entry
     return call
 
@@ -190,7 +190,7 @@ def _by_prefix(reader: LogReader, prefix: str) -> LocatedEntry:
     calls: dict[str, LocatedEntry] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
-            log_entry = read_entry_of_kind(reader, shard, index, "authorization")
+            log_entry = read_entry_of_kind(reader, shard, index, "call")
             invocation_id = _id_of(log_entry.entry) if log_entry is not None else ""
             # an edited column may hold any text
             if log_entry is not None and invocation_id.startswith(prefix):

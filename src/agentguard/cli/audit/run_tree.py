@@ -30,7 +30,7 @@ from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, CallError
 from agentguard.signing.canonical import JSON
 
-_KINDS: Final = ("authorization", "request")
+_KINDS: Final = ("call", "request")
 _DEEPEST: Final = 64
 """How many calls stand around a call at the most; an edited log could say any number."""
 
@@ -116,7 +116,7 @@ class _RunReader:
             return self._trace_named(str(name))
         if start.about is not None and start.about.trace_id is not None:
             return self._of_trace(start.about.trace_id)
-        call = self._node(start) if start.kind == "authorization" else self._call_before(start)
+        call = self._node(start) if start.kind == "call" else self._call_before(start)
         if call.hops:
             return Run("delegation", call.hops[0].jti, _nested(self._under(call)))
         return Run("instance", str(call.row.agent), _nested(self._of_instance(call)))
@@ -169,7 +169,7 @@ class _RunReader:
 
     def _call_before(self, request: Row) -> Node:
         """Return the newest call for the same principal; the request itself where there is none."""
-        search = Search(kind="authorization", principal=request.principal, until=request.at)
+        search = Search(kind="call", principal=request.principal, until=request.at)
         rows = self._history.rows(Filter(search), newest_first=True, outcomes=False)
         return next((self._node(row) for row in rows if row.entry is not None), Node(request))
 
@@ -181,7 +181,7 @@ class _RunReader:
     def _under(self, call: Node) -> Iterator[Node]:
         """Yield the calls under the same first hop, and the requests of these agents."""
         root, agents, first = call.hops[0].jti, set[str | None](), ""
-        for node in self._nodes(Filter(Search("authorization", principal=call.row.principal))):
+        for node in self._nodes(Filter(Search("call", principal=call.row.principal))):
             if node.hops and node.hops[0].jti == root:
                 agents.add(node.row.agent)
                 first = first or node.row.at or ""
@@ -192,7 +192,7 @@ class _RunReader:
     def _of_instance(self, call: Node) -> Iterator[Node]:
         """Yield the calls of one instance on its own authority, and the calls inside them."""
         ids, agent = set[str | None](), call.row.agent
-        for node in self._nodes(Filter(Search("authorization"))):
+        for node in self._nodes(Filter(Search("call"))):
             about = node.row.about
             is_own = node.row.agent == agent and not node.hops
             if node.call is None or (about is not None and about.trace_id is not None):
@@ -208,7 +208,7 @@ class _RunReader:
                 yield self._node(row)
 
     def _node(self, row: Row) -> Node:
-        if row.entry is None or row.kind != "authorization":
+        if row.entry is None or row.kind != "call":
             return Node(row)
         call = read_authorization(row.entry)
         answers = tuple(approval_checks.read_answers(row.entry))

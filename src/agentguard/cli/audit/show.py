@@ -75,7 +75,7 @@ def show(
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
     log_entry = lookup.find(reader, call) if call is not None else None
-    if log_entry is not None and log_entry.entry.kind != "authorization":
+    if log_entry is not None and log_entry.entry.kind != "call":
         _show_entry(log_entry, json=json)
         return
     calls = [log_entry] if log_entry is not None else lookup.of_trace(reader, trace or "")
@@ -101,7 +101,7 @@ def _show_calls(
     """Print the report on each call; return whether every check holds."""
     hold = True
     for number, call in enumerate(calls):
-        if call.entry.kind != "authorization":
+        if call.entry.kind != "call":
             if number and not json:
                 screen.line()
             _show_entry(call, json=json)

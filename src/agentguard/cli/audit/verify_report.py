@@ -180,7 +180,7 @@ class VerifyReport:
             f": authorised, and nothing is known since. {self._advice_on_doubts()}",
         )
         for invocation_id in self.in_doubt[:_LISTED]:
-            selection = Filter(Search(kind="authorization", invocation_id=invocation_id))
+            selection = Filter(Search(kind="call", invocation_id=invocation_id))
             matches = history.rows(selection) if not self.report.damaged else ()
             for row in islice(matches, 1):
                 by = agent_alias(row.agent or "")

@@ -39,7 +39,7 @@ def read(reader: LogReader) -> ToolsOfLog:
     """Read the calls of a log whose entries were verified before; raises ``StorageError``."""
     by_id: dict[str | None, tuple[str, str]] = {}
     inside: list[tuple[str, str]] = []
-    for located in search_entries(reader, Search(kind="authorization")):
+    for located in search_entries(reader, Search(kind="call")):
         with suppress(AgentguardError):
             call = read_authorization(located.entry)
             by_id[call.invocation_id] = call.tool, call.agent

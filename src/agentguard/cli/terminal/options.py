@@ -21,7 +21,6 @@ from agentguard.cli.terminal import times
 
 Kind = Literal[
     "call",
-    "authorization",
     "outcome",
     "secret",
     "proof",
