@@ -87,7 +87,7 @@ def test_who_has_left_the_group_is_a_client_until_the_reload(founded):
     assert one.agent("clerk")
     Intruder(founded, other).close()
     reload()
-    assert one.code("instance", name="clerk") == "agent.refused"
+    assert one.code("instance", name="clerk") == "server.stranger"
     assert refusal(founded, other) == "server.stranger"
     members.write_text(OTHER)
     reload()

@@ -51,7 +51,7 @@ def session(founded, parts):
 
 
 def asked(parts, session, operation: str, *blobs: bytes, **members: Any) -> dict[str, Any]:
-    return dict(requests.OPERATIONS[operation](parts, session, members, blobs).header)
+    return dict(requests.OPERATIONS[operation].step(parts, session, members, blobs).header)
 
 
 def in_log(parts, kind: str) -> int:

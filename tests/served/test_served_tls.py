@@ -81,7 +81,7 @@ def test_a_remote_client_sees_requests_and_loses_its_rights_with_a_reload(remote
     reload()
     with pytest.raises(Denied) as denied:
         agent.call(note)
-    assert denied.value.code == "agent.refused"
+    assert denied.value.code == "server.stranger"
     with pytest.raises(ServerError):
         remote.open(web)
 

@@ -238,6 +238,6 @@ def test_a_client_whose_claims_have_changed_in_the_configuration_loses_its_right
     load('gty = "m2m"', 'gty = "other"')
     with pytest.raises(Denied) as denied:
         agent.call(tool)
-    assert denied.value.code == "agent.refused"
+    assert denied.value.code == "server.stranger"
     load('gty = "other"', 'gty = "m2m"')
     assert agent.call(tool) == "ok"  # the twin

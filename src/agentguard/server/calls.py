@@ -34,6 +34,7 @@ from agentguard.flow.endings import Ending
 from agentguard.flow.guarded_call import evaluate, guarded_call
 from agentguard.flow.prepare import CallInput
 from agentguard.flow.reported import ReportedError, ReportedResult
+from agentguard.server.rights import require_agent
 from agentguard.server.served_call import (
     TYPE_NAME,
     CallRequest,
@@ -147,6 +148,7 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
         None if outer is None else outer.releases,
     )
     request = CallRequest(
+        agent=instance.actor.name,
         asks_facts=invocation.tool.facts_by_client,
         is_traced=is_traced,
         folder=None if session.isolation == "remote" else _folder(header),
@@ -329,9 +331,11 @@ def _provable(session: Session, header: Header) -> Releases:
 def _releases(session: Session, header: Header) -> Releases | None:
     """Return the releases of a call whose tool runs, None for another call.
 
-    Their warnings count against the client's share.
+    Their warnings count against the client's share. Raises ``ConfigError`` (``agent.refused``)
+    where a reload has taken the agent from the client meanwhile.
     """
     call = session.call(_request_id(header))
+    require_agent(session.client, call.request.agent)
     if not call.runs or call.releases is None:
         return None
     call.releases.limit_warnings(session.share.may_warn)

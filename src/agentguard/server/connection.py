@@ -19,7 +19,7 @@ from agentguard.guard.embedded import Embedded
 from agentguard.server.launch import Channels
 from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
-from agentguard.server.rights import who
+from agentguard.server.rights import stranger, who
 from agentguard.server.session import OutdatedError, Session
 from agentguard.server.sessions import Sessions
 from agentguard.server.share import LARGE
@@ -42,24 +42,6 @@ _LONGEST_PAUSE: Final = 10.0
 """Seconds that a session has to follow another configuration."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-
-_COSTLY: Final = frozenset(
-    {
-        "approvals.history",
-        "approvals.pending",
-        "approvals.read",
-        "approvals.refusal",
-        "approvals.withdraw",
-        "runs.read",
-    }
-)
-"""The operations that have large answers, or read the whole log."""
-
-_ENDS: Final = frozenset(
-    {"span", "facts", "secret", "proof", "call_proof", "receipt", "chain", "outcome"}
-    | {"withdraw", "runs.write", "runs.remove", "flush"}
-)
-"""The operations that a server which is about to end still carries out, for calls under way."""
 
 
 def refuse(accepted: socket.socket, error: ServerError) -> None:
@@ -89,7 +71,8 @@ def serve(
             with _large(session, is_large=size > LARGE):
                 request = stream.rest(size, header)
                 peer.time_left()
-                is_large = size <= LARGE and str(request.header.get("op")) in _COSTLY
+                known = OPERATIONS.get(str(request.header.get("op")))
+                is_large = size <= LARGE and known is not None and known.is_costly
                 with _large(session, is_large=is_large):
                     _exchange(stream, parts, session, request, sessions)
                 taken = taken + 1 if request.header.get("quiet") is True else 0
@@ -189,10 +172,13 @@ def _require_hello(header: Mapping[str, Any]) -> None:
 def _answer(parts: Embedded, session: Session, request: Frame, sessions: Sessions) -> Frame:
     """Return the answer to a request; every failure is an answer, too."""
     name = request.header.get("op")
-    if name == "end":
-        sessions.forget(session)
-        name = "flush"
     try:
+        if name == "end":
+            sessions.forget(session)
+            parts.runtime.flush()
+            return Frame({})
+        if session.is_removed:
+            _require_end_of_call(session, name)
         if name == "status":
             session.require_own_user("may see the status")
             return Frame(sessions.status(session))
@@ -211,12 +197,19 @@ def _answer(parts: Embedded, session: Session, request: Frame, sessions: Session
         return Frame({"error": values.error(ServerError(message))})
 
 
+def _require_end_of_call(session: Session, name: object) -> None:
+    """Raise ``ServerError`` (``server.stranger``) where a removed client asks for anything else."""
+    known = OPERATIONS.get(name) if isinstance(name, str) else None
+    if known is None or not known.ends_call:
+        raise stranger(session.client.uid)
+
+
 def _carried_out(operation: Operation, parts: Embedded, session: Session, request: Frame) -> Frame:
     """Carry an operation out, once more where the session follows another configuration."""
     until = time.monotonic() + _LONGEST_PAUSE
     while True:
         try:
-            return operation(parts, session, request.header, request.blobs)
+            return operation.step(parts, session, request.header, request.blobs)
         except OutdatedError as error:
             if time.monotonic() > until:
                 message = "the guard server loads its configuration anew: wait"
@@ -228,7 +221,7 @@ def _operation(name: object, *, is_draining: bool) -> Operation:
     operation = OPERATIONS.get(name) if isinstance(name, str) else None
     if operation is None:
         raise DecodeError("the server has no such operation", code="frame.malformed")
-    if is_draining and name not in _ENDS:
+    if is_draining and not operation.when_ending:
         message = "the guard server is about to end: make the call again in a moment"
         raise ServerError(message, code="server.draining")
     return operation

@@ -1,7 +1,8 @@
 """The requests of a client beside its calls: agents, tools, delegations, approvals, runs.
 
-``OPERATIONS`` has the function of each operation; ``connection.py`` calls them. What a client may
-do, ``[clients]`` says: each function asks before it acts.
+``OPERATIONS`` has the function of each operation, and who may ask for it; ``connection.py`` calls
+the functions. Which agents and principals a client may name, ``[clients]`` says: each function asks
+before it acts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
@@ -35,7 +36,23 @@ from agentguard.wire.frame import MAX_BLOBS, Frame
 
 _LOGGER = logging.getLogger("agentguard")
 
-Operation = Callable[[Embedded, Session, Header, Blobs], Frame]
+Step = Callable[[Embedded, Session, Header, Blobs], Frame]
+
+
+class Operation(NamedTuple):
+    """An operation of the protocol: what carries a request out, and when it is carried out.
+
+    ``ends_call`` says that the operation only ends or goes on with a call that has begun: a client
+    that a reload has removed may ask for it. ``when_ending`` says that a server which is about to
+    end still carries it out, for calls under way. ``is_costly`` says that the answer may be large,
+    or that the whole log is read.
+    """
+
+    step: Step
+    ends_call: bool = False
+    when_ending: bool = False
+    is_costly: bool = False
+
 
 _TERMS: Final = (
     "scope",
@@ -338,43 +355,48 @@ def _run_name(session: Session, header: Header) -> str:
     return f"{client.name}\0{name}" if client.name else name
 
 
-def _of_call(step: Callable[[Session, Header, Blobs], Frame]) -> Operation:
+def _of_call(
+    step: Callable[[Session, Header, Blobs], Frame],
+    *,
+    ends_call: bool = False,
+    when_ending: bool = True,
+) -> Operation:
     """Return the operation for a request of a call, which needs no part of the guard."""
-    return lambda _parts, *request: step(*request)
+    return Operation(lambda _parts, *request: step(*request), ends_call, when_ending)
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    "authorize": _of_call(calls.authorize),
-    "evaluation": _of_call(calls.evaluation),
-    "evaluate": _of_call(calls.evaluate_call),
-    "span": _of_call(calls.span),
-    "facts": _of_call(calls.facts),
-    "outcome": _of_call(calls.outcome),
+    "authorize": _of_call(calls.authorize, when_ending=False),
+    "evaluation": _of_call(calls.evaluation, when_ending=False),
+    "evaluate": _of_call(calls.evaluate_call, when_ending=False),
+    "span": _of_call(calls.span, ends_call=True),
+    "facts": _of_call(calls.facts, ends_call=True),
+    "outcome": _of_call(calls.outcome, ends_call=True),
+    "withdraw": _of_call(calls.withdraw, ends_call=True),
     "secret": _of_call(calls.secret),
     "proof": _of_call(calls.proof),
     "call_proof": _of_call(calls.call_proof),
     "receipt": _of_call(calls.receipt),
-    "withdraw": _of_call(calls.withdraw),
-    "agent": agent,
-    "instance": instance,
-    "tool": tool,
-    "check_names": check_names,
-    "accept_tool": accept_tool,
-    "delegate": delegate,
-    "resume": resume,
-    "chain": chain,
-    "access_token": access_token,
-    "approvals.pending": pending,
-    "approvals.read": read_request,
-    "approvals.altered": altered,
-    "approvals.refusal": refusal,
-    "approvals.answer": answer,
-    "approvals.vouch": vouch,
-    "approvals.withdraw": withdraw_request,
-    "approvals.history": history,
-    "runs.read": read_run,
-    "runs.write": write_run,
-    "runs.remove": remove_run,
-    "flush": flush,
+    "agent": Operation(agent),
+    "instance": Operation(instance),
+    "tool": Operation(tool),
+    "check_names": Operation(check_names),
+    "accept_tool": Operation(accept_tool),
+    "delegate": Operation(delegate),
+    "resume": Operation(resume),
+    "chain": Operation(chain, when_ending=True),
+    "access_token": Operation(access_token),
+    "approvals.pending": Operation(pending, is_costly=True),
+    "approvals.read": Operation(read_request, is_costly=True),
+    "approvals.altered": Operation(altered),
+    "approvals.refusal": Operation(refusal, is_costly=True),
+    "approvals.answer": Operation(answer),
+    "approvals.vouch": Operation(vouch),
+    "approvals.withdraw": Operation(withdraw_request, is_costly=True),
+    "approvals.history": Operation(history, is_costly=True),
+    "runs.read": Operation(read_run, is_costly=True),
+    "runs.write": Operation(write_run, when_ending=True),
+    "runs.remove": Operation(remove_run, when_ending=True),
+    "flush": Operation(flush, when_ending=True),
 }
 """The operations of the protocol, by the name in a frame's ``op``."""

@@ -71,12 +71,13 @@ class ClientCodec:
 class CallRequest(NamedTuple):
     """What a client's request says of a call.
 
-    ``asks_facts`` says whether the application looks facts up, and ``is_traced`` whether the client
-    has spans. ``folder`` is the client's working directory, None for a client whose files this
-    process does not see. ``sha256`` tells the request from others, and ``size`` is the number of
-    bytes of the request.
+    ``agent`` is the agent's name. ``asks_facts`` says whether the application looks facts up, and
+    ``is_traced`` whether the client has spans. ``folder`` is the client's working directory, None
+    for a client whose files this process does not see. ``sha256`` tells the request from others,
+    and ``size`` is the number of bytes of the request.
     """
 
+    agent: str
     asks_facts: bool
     is_traced: bool
     folder: str | None

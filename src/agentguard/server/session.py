@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from agentguard.call.client import Isolation
@@ -63,8 +63,9 @@ class Session:
     ``lock`` is held while the members are changed. ``connections`` is the number of open
     connections, ``lost_at`` the time since which there is none (seconds of the monotonic clock).
     ``share`` is what all processes of the client hold, ``has_ended`` whether the client has gone.
-    ``ports`` are those of the configuration that agents and tools are of, None for a moment while
-    the session follows another configuration.
+    ``is_removed`` says that the configuration in force has no such client: ``client`` has no rights
+    then, and only calls under way are ended. ``ports`` are those of the configuration that agents
+    and tools are of, None for a moment while the session follows another configuration.
     """
 
     client: ClientConfig
@@ -78,6 +79,7 @@ class Session:
     connections: int = 0
     lost_at: float = 0.0
     has_ended: bool = False
+    is_removed: bool = False
     _held: int = 0
     _agents: dict[str, Instance] = field(default_factory=dict)
     _tools: dict[str, RegisteredTool] = field(default_factory=dict)
@@ -101,14 +103,16 @@ class Session:
             message = f"only the guard server's own user {may}: run the command there, as that user"
             raise ServerError(message, code="server.remote")
 
-    def follow(self, client: ClientConfig, parts: Embedded) -> None:
+    def follow(self, found: ClientConfig | None, parts: Embedded) -> None:
         """Go by a configuration that was loaded anew, and by what the configuration lets do.
 
+        ``found`` is what the configuration says of the client, None for no client any more.
         The client keeps its tools, as they are configured now, and the instances of which the
         configuration says the same. Calls under way end under what they began with.
         """
+        client = _without_rights(self.client) if found is None else found
         with self.lock:
-            self.ports = None
+            self.ports, self.is_removed = None, found is None
             has_name, self.client = client.name == self.client.name, client
             agents, tools = dict(self._agents), dict(self._tools)
         for name, instance in agents.items():  # without the lock, as in release
@@ -369,6 +373,11 @@ class Session:
                 in_doubt += call.runs
                 call.abandon()
         return in_doubt
+
+
+def _without_rights(client: ClientConfig) -> ClientConfig:
+    """Return a client that the configuration has no more."""
+    return replace(client, agents=(), vouches_for=(), answers=False, sees_requests=False)
 
 
 def _stays(instance: Instance, client: ClientConfig, parts: Embedded) -> bool:

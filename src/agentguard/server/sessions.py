@@ -106,9 +106,8 @@ class Sessions:
 
     def _have_follow(self, session: Session) -> None:
         """Have a session go by the configuration in force; a session that can't is forgotten."""
-        client = self._now(session.client) or _without_rights(session.client)
         try:
-            session.follow(client, self._parts)
+            session.follow(self._now(session.client), self._parts)
         except Exception:
             _LOGGER.exception("a client can't go on under what was loaded anew, and begins anew")
             self.forget(session)
@@ -290,11 +289,6 @@ def _own_user(settings: Config, uid: int) -> ClientConfig:
     if settings.clients is not None:
         return own
     return replace(own, agents=(EVERYTHING,), vouches_for=(EVERYTHING,), answers=True)
-
-
-def _without_rights(client: ClientConfig) -> ClientConfig:
-    """Return a client that the configuration has no more: it may report outcomes, and no more."""
-    return replace(client, agents=(), vouches_for=(), answers=False, sees_requests=False)
 
 
 def _token_clients(settings: Config, sources: KeySources) -> TokenClients | None:
