@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from agentguard.call.invocation import CallSite, Invocation
     from agentguard.call.journal import ResultCodec, RunStore, dumps_checked
     from agentguard.call.options import CallOptions
+    from agentguard.call.plain import require_plain
     from agentguard.call.tool import ToolSpec, function_schema
     from agentguard.delegation.context import (
         Narrowing,
@@ -105,6 +106,7 @@ _NAMES = {
     "call.invocation": ("CallSite", "Invocation"),
     "call.journal": ("ResultCodec", "RunStore", "dumps_checked"),
     "call.options": ("CallOptions",),
+    "call.plain": ("require_plain",),
     "call.tool": ("ToolSpec", "function_schema"),
     "delegation.context": (
         "Narrowing",
@@ -189,6 +191,7 @@ __all__ = [
     "peer_of",
     "refusing_agent",
     "require_delegator",
+    "require_plain",
     "require_supported",
     "run",
     "run_store",

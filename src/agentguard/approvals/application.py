@@ -7,13 +7,13 @@ function the roster has the roles. Of these roles only those count that the conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from agentguard.approvals.roster import Roster
 from agentguard.errors import ApprovalError
 
-RolesFunction = Callable[[str], Iterable[str] | None]
+RolesFunction = Callable[[str], list[str] | tuple[str, ...] | AbstractSet[str] | None]
 """Returns the roles of a principal as an approver; None for a principal who may not approve.
 
 The guard calls the function once for each answer, and keeps no result.

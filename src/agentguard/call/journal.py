@@ -9,9 +9,11 @@ them; ``storage/journal_files.py`` stores the entries, signed with the log's key
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import isawaitable
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from agentguard.call.decision import Decision
+from agentguard.call.plain import discarded
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, b64_decode, b64_encode
@@ -54,6 +56,24 @@ def dumps_checked(
             f"a {kind.__module__}:{kind.__qualname__} changes when encoded and decoded"
         )
     return data
+
+
+def written(codec: ResultCodec, result: Any) -> bytes:
+    """Encode a result with an adapter's codec; raises ``EncodeError`` and what the codec raises."""
+    data: object = codec.dumps(result)
+    if not isinstance(data, bytes):
+        raise EncodeError(f"the codec returned a {discarded(data)}, not the bytes of a result")
+    if len(data) > MAX_RESULT:
+        raise EncodeError(f"a result takes more than {MAX_RESULT} bytes")
+    return data
+
+
+def read(codec: ResultCodec, data: bytes) -> Any:
+    """Decode a result with an adapter's codec; raises ``DecodeError`` and what the codec raises."""
+    result: object = codec.loads(data)
+    if isawaitable(result):
+        raise DecodeError(f"the codec returned a {discarded(result)}, not the result")
+    return result
 
 
 class JournalEntry(NamedTuple):

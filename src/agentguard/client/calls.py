@@ -18,12 +18,11 @@ from typing import Any, Literal, NamedTuple
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.audit.entry import Attachment
-from agentguard.call import redaction
+from agentguard.call import journal, redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
-from agentguard.call.journal import MAX_RESULT
 from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
@@ -38,7 +37,7 @@ from agentguard.flow.authority import AgentIdentity, Authority
 from agentguard.flow.effects import Do, Effect, LookUp, NotRun, Run, Tell
 from agentguard.flow.endings import Ending
 from agentguard.flow.listener import CallListener
-from agentguard.flow.ports import OnRequest
+from agentguard.flow.ports import OnRequest, tell
 from agentguard.signing import canonical
 from agentguard.wire import reports, values
 from agentguard.wire.frame import Frame
@@ -171,7 +170,7 @@ class ClientCall:
         if isinstance(refusal, ApprovalPending):
             self.nested_calls.asks(refusal.request.call_site, refusal.request)
             if _is_new(answer.header, refusal.request) and self.on_request is not None:
-                yield Tell(_call_on_request, self.on_request, refusal.request)
+                yield Tell(tell, self.on_request, refusal.request)
         if refusal is not None:
             raise refusal
         return answer
@@ -284,7 +283,7 @@ class ClientCall:
         """Return the result of an earlier attempt; raises ``Denied`` for one that can't be read."""
         assert self.options.codec is not None  # noqa: S101  the server replays for a codec alone
         try:
-            return self.options.codec.loads(answer.blobs[0])
+            return journal.read(self.options.codec, answer.blobs[0])
         except Exception as error:
             reason = "this call has run already, and its result can't be given again"
             raise Denied(Decision.refusal(reason, code="journal.unreplayable")) from error
@@ -344,12 +343,14 @@ class ClientCall:
         if codec is None or ending.journal != "result":
             return encoded, b""
         try:
-            data = codec.dumps(result)
-            return encoded, data if len(data) <= MAX_RESULT else b""
+            return encoded, journal.written(codec, result)
         except (EncodeError, DecodeError):
             pass
-        except Exception:
-            _LOGGER.exception("a result could not be written for the journal: it is not replayed")
+        except Exception as error:
+            # the text of the codec's error may hold a secret that the tool got
+            traceback = None if self.releases.held else error
+            message = "a result could not be written for the journal (%s): it is not replayed"
+            _LOGGER.error(message, type(error).__name__, exc_info=traceback)  # noqa: TRY400
         return encoded, b""
 
     def _kept(self, redactions: Sequence[Redaction]) -> Sequence[Attachment]:
@@ -370,13 +371,6 @@ class ClientCall:
 _NAMES: Mapping[Ending, str] = {
     value: name for name, value in vars(endings).items() if isinstance(value, Ending)
 }
-
-
-def _call_on_request(on_request: OnRequest, request: ApprovalRequest) -> None:
-    try:
-        on_request(request)
-    except Exception:
-        _LOGGER.exception("on_request failed: request %s waits all the same", request.request_id)
 
 
 def _is_new(header: Mapping[str, Any], request: ApprovalRequest) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.roster import Roster
 from agentguard.audit.log import LogReader
+from agentguard.call.plain import require_plain
 from agentguard.client.approvals import ClientInbox
 from agentguard.client.delegations import ClientDelegations
 from agentguard.client.instance import ClientInstance
@@ -56,11 +57,14 @@ class ClientRuns:
 class ClientParts:
     """The parts of a guard in a server, as the server's client.
 
-    Raises ``ServerError``, and ``ConfigError`` as ``require_separate_threads``.
+    Raises ``ServerError``, and ``ConfigError`` as ``require_separate_threads``, and for an
+    ``on_request`` that is a coroutine function.
     """
 
     def __init__(self, link: Link, telemetry: Settings, on_request: OnRequest | None) -> None:
         require_separate_threads()
+        if on_request is not None:
+            require_plain(on_request, "on_request")
         greeting = link.connect()
         self._link = link
         self._on_request = on_request

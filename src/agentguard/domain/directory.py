@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+from agentguard.call.plain import discarded, require_plain
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig
 from agentguard.domain.config.settings import Config
 from agentguard.domain.config.tools import load_callable
@@ -66,7 +68,10 @@ class DirectoryLookUp(Generic[Answer]):
             return kept[1]
         self._kept.pop(name, None)
         try:
-            answer = self._read(self._function(name))
+            given = self._function(name)
+            if inspect.isawaitable(given):
+                raise TypeError(f"the function returned a {discarded(given)}")  # noqa: TRY301
+            answer = self._read(given)
         except Exception as failure:
             _LOGGER.exception("%s failed for %s", self._where, name)
             # the failure's own text stays in the program's log: it may hold a secret
@@ -156,7 +161,7 @@ def read_roles(roles: object) -> tuple[str, ...]:
     Raises ``TypeError`` for a value that is no list, tuple or set of strings: a string is no list
     of roles.
     """
-    if isinstance(roles, Iterable) and not isinstance(roles, str | bytes):
+    if isinstance(roles, list | tuple | AbstractSet):  # no mapping, whose values may say no
         names = tuple(roles)
         if all(isinstance(name, str) for name in names):
             return names
@@ -171,7 +176,5 @@ def _read_owner(owner: object) -> str | None:
 def _load(settings: Config, key: str, reference: str) -> Callable[[str], Any]:
     where = f"{settings.source}: {key}"
     function = load_callable(reference, where)
-    if inspect.iscoroutinefunction(function):
-        message = f"{where}: {reference!r} is a coroutine function: name a plain function"
-        raise ConfigError(message)
+    require_plain(function, where)
     return function

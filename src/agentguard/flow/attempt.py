@@ -21,7 +21,7 @@ from agentguard.call import journal
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import timestamp
-from agentguard.call.journal import MAX_RESULT, JournalEntry
+from agentguard.call.journal import JournalEntry
 from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
@@ -108,7 +108,7 @@ class Attempt:
         if refusal is not None or stored.result is None:
             return refusal
         try:
-            self.stored_result = codec.loads(stored.result)
+            self.stored_result = journal.read(codec, stored.result)
         except Exception:  # noqa: BLE001  the codec is an adapter's: an unreadable result is refused
             return stored._replace(state="unreplayable").refusal()
         return None
@@ -250,8 +250,8 @@ class Attempt:
             return unreplayable
         masks = self._masks()
         try:
-            data = self.options.codec.dumps(result)
-            if len(data) <= MAX_RESULT and (masks is None or not masks.find(data)):
+            data = journal.written(self.options.codec, result)
+            if masks is None or not masks.find(data):
                 return JournalEntry(self.invocation_id, "done", data, enforced=self.is_enforced)
         except (EncodeError, DecodeError):
             pass

@@ -8,7 +8,6 @@ whatever the policy requires by now (policy-document.md). What a call uses up is
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -26,14 +25,12 @@ from agentguard.call.invocation import call_digest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.flow.effects import Ask, Do, Effect, Evaluate, Tell
-from agentguard.flow.ports import Ports
+from agentguard.flow.ports import Ports, tell
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment
-
-_LOGGER = logging.getLogger("agentguard")
 
 
 class Ruling(NamedTuple):
@@ -189,10 +186,7 @@ def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
     """
     stored = ports.approvals.ask(key, request)
     if ports.on_request is not None and stored.request_id == request.request_id:
-        try:
-            ports.on_request(stored)
-        except Exception:
-            _LOGGER.exception("on_request failed: request %s waits all the same", stored.request_id)
+        tell(ports.on_request, stored)
     return stored
 
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import isawaitable
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
@@ -15,10 +17,13 @@ from agentguard.approvals.store import Approvals
 from agentguard.audit.entry import Mode
 from agentguard.audit.log import AuditLog
 from agentguard.call.journal import Journal
+from agentguard.call.plain import discarded
 from agentguard.call.redaction import Redaction
 from agentguard.call.releases import SecretDesk
 from agentguard.identity.revocation import Revocations
 from agentguard.policy.engine import Engine
+
+_LOGGER = logging.getLogger("agentguard")
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
@@ -32,6 +37,16 @@ OnRequest = Callable[[ApprovalRequest], object]
 The thread that makes the call runs the function, or for ``acall`` one of the guard's threads. The
 call goes on when the function returns.
 """
+
+
+def tell(on_request: OnRequest, request: ApprovalRequest) -> None:
+    """Tell the application of a new request; a function that fails refuses nothing."""
+    try:
+        answer = on_request(request)
+        if isawaitable(answer):
+            raise TypeError(f"the function returned a {discarded(answer)}, which nobody runs")  # noqa: TRY301
+    except Exception:
+        _LOGGER.exception("on_request failed: request %s waits all the same", request.request_id)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

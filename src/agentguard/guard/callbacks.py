@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, NamedTuple, Self
 
 from agentguard.approvals.application import RoleLookUp, RolesFunction
+from agentguard.call.plain import require_plain
 from agentguard.domain.config import Config, load_callable
 from agentguard.domain.directory import DirectoryLookUp, read_roles
-from agentguard.errors import ApprovalError, ConfigError
+from agentguard.errors import ApprovalError
 from agentguard.flow.ports import OnRequest
 
 
@@ -33,8 +33,9 @@ class Callbacks(NamedTuple):
         source = f"{settings.source}: approvals"
         roles = _function(approver_roles, settings.approver_roles, f"{source}.roles")
         told = _function(on_request, settings.on_request, f"{source}.on_request")
-        _require_function("on_request", told)
-        _require_function("approver_roles", roles)
+        for name, function in (("on_request", told), ("approver_roles", roles)):
+            if function is not None:
+                require_plain(function, name)
         return cls(told, None if roles is None else _look_up(roles, f"{source}.roles"))
 
 
@@ -51,9 +52,3 @@ def _read(roles: object) -> frozenset[str] | None:
 
 def _function(given: Any, reference: str | None, where: str) -> Any:
     return load_callable(reference, where) if given is None and reference is not None else given
-
-
-def _require_function(name: str, function: object) -> None:
-    if function is None or (callable(function) and not inspect.iscoroutinefunction(function)):
-        return
-    raise ConfigError(f"{name}: expected a function, no coroutine function, got {function!r}")

@@ -15,6 +15,7 @@ from typing import Any, Final
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision, Requirement
+from agentguard.call.plain import discarded
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import RESERVED, ToolSpec
 from agentguard.errors import DecodeError, EncodeError, FactsError
@@ -130,7 +131,7 @@ def decide(answer: object) -> Decision:
     if answer is UNDEFINED:
         return Decision.refusal("the policy's query is undefined", code="policy.undefined")
     if not isinstance(answer, Mapping):
-        return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
+        return _malformed(f"the policy's document is a {discarded(answer)}, not an object")
     redactions, unmet = _obligations(answer.get("obligations", []))
     decision = (_refusal(answer) or unmet) if unmet is not None else _decision(answer)
     return replace(decision, redactions=redactions) if redactions else decision

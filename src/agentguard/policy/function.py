@@ -19,6 +19,7 @@ import orjson
 
 from agentguard.call import redaction
 from agentguard.call.decision import Decision
+from agentguard.call.plain import discarded, is_coroutine_function
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.signing import canonical
 from agentguard.storage import files
@@ -47,7 +48,7 @@ class FunctionEngine:
     def __init__(self, decide: Callable[[Mapping[str, Any]], Decision]) -> None:
         self._decide = decide
         self._function_name = _name(decide)
-        if _is_coroutine_function(decide):
+        if is_coroutine_function(decide):
             message = (
                 f"{self._function_name} is a coroutine function; a policy's function must be plain"
             )
@@ -83,7 +84,7 @@ class FunctionEngine:
             message = f"the policy's function {self._function_name} raised {type(error).__name__}"
             raise PolicyError(message) from error
         if not isinstance(decision, Decision):
-            result = type(decision).__name__
+            result = discarded(decision)
             message = (
                 f"the policy's function {self._function_name} returned a {result}: return "
                 "Decision.allow() or Decision.deny(...)"
@@ -129,11 +130,6 @@ def _document(decision: Decision) -> dict[str, Any]:
 def _name(decide: Callable[..., Any]) -> str:
     named: Any = decide.func if isinstance(decide, partial) else decide
     return f"{named.__module__}:{getattr(named, '__qualname__', type(named).__qualname__)}"
-
-
-def _is_coroutine_function(decide: Callable[..., Any]) -> bool:
-    own = getattr(decide, "__call__", None)  # noqa: B004  an object's may be a coroutine function
-    return inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(own)
 
 
 def _files(decide: Callable[..., Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from agentguard.delegation.grant import is_audience
 from agentguard.errors import ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof.call_verification import verify_call
-from agentguard.proof.receiver import read_clock, require_clear_trust
+from agentguard.proof.receiver import read_clock, require_clear_trust, require_plain_parts
 from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.verification import RequestCaller, RevokedNames, UsedProofs
 from agentguard.proof.verified_tokens import VerifiedTokens
@@ -26,7 +26,7 @@ class CallReceiver:
     configuration of both sides, and never over the wire. ``trust``, ``revocations``, ``issuers``,
     ``log`` and ``clock`` are those of ``Receiver``. ``store`` is a ``ProofStore``, which all
     workers of the server share. Raises ``ConfigError`` for an audience that no delegation
-    can name, and for trust documents and revocations as ``Receiver`` does.
+    can name, and for trust documents, revocations and coroutine functions as ``Receiver`` does.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class CallReceiver:
     ) -> None:
         require_audience(audience)
         require_clear_trust(trust, revocations)
+        require_plain_parts(store, revocations, log, clock)
         self.audience = audience
         self._trust = trust
         self._store = store

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from agentguard.call.plain import discarded, require_plain
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import receipt
@@ -22,6 +23,8 @@ from agentguard.proof.verification import (
     RequestCaller,
     RevokedNames,
     UsedProofs,
+    as_proof_error,
+    no_answer,
     verify_chain,
     verify_request,
 )
@@ -34,7 +37,7 @@ class ReceiverStore(UsedProofs, Chains, Protocol):
     """The used proofs and the chains of a receiver (``storage.proof_store.ProofStore``)."""
 
     def keep_chain(self, sha256: str, chain: bytes, *, expires_at: int, at: int) -> None:
-        """Keep a verified chain; raises ``ProofError`` (``proof.unavailable``)."""
+        """Keep a verified chain, and return None; raises ``ProofError`` (``proof.unavailable``)."""
 
 
 class Receiver:
@@ -52,9 +55,11 @@ class Receiver:
     (``agentguard.ReceiverLog``), in which each accepted request stands before the request is
     handled; None for no log. ``signer`` signs a receipt of each answer to an accepted request; None
     for no receipts. ``clock`` returns seconds since the epoch.
-    Raises ``ConfigError`` for a URL that no proof can name or that does not protect requests, for
-    two trust documents of one domain, for revocations of one domain where several are trusted, and
-    for a mapping that does not name exactly the trusted domains.
+    The methods of all of them are plain functions: a coroutine function is a ``ConfigError``, and
+    an answer of another type refuses the request (``proof.unavailable``, ``proof.unrecorded``).
+    Raises ``ConfigError`` also for a URL that no proof can name or that does not protect requests,
+    for two trust documents of one domain, for revocations of one domain where several are trusted,
+    and for a mapping that does not name exactly the trusted domains.
     """
 
     def __init__(  # noqa: PLR0913  what a server knows beforehand
@@ -72,6 +77,7 @@ class Receiver:
         clock: Callable[[], float] = time.time,
     ) -> None:
         require_clear_trust(trust, revocations)
+        require_plain_parts(store, revocations, log, clock)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
         self._trust = trust
@@ -168,19 +174,49 @@ class Receiver:
         Raises ``ProofError``, also for a chain of a delegation to other servers
         (``token.audience``).
         """
-        at = read_clock(self._clock)
-        verified = verify_chain(chain, sha256, self._trust, at=at)
-        if self._audience not in verified.leaf.audience:
-            raise ProofError("the chain is for other servers", code="token.audience")
-        self._store.keep_chain(sha256, chain, expires_at=verified.leaf.expires_at, at=at)
+        with as_proof_error():
+            at = read_clock(self._clock)
+            verified = verify_chain(chain, sha256, self._trust, at=at)
+            if self._audience not in verified.leaf.audience:
+                raise ProofError("the chain is for other servers", code="token.audience")
+            expires_at = verified.leaf.expires_at
+            answer: object = self._store.keep_chain(  # type: ignore[func-returns-value]
+                sha256, chain, expires_at=expires_at, at=at
+            )
+            if answer is not None:
+                raise no_answer("that the chain is kept", answer)
 
 
 def read_clock(clock: Callable[[], float]) -> int:
     """Return the seconds since the epoch; raises ``ProofError`` (``proof.unavailable``)."""
     try:
-        return int(clock())
+        now: object = clock()
+        if isinstance(now, int | float) and not isinstance(now, bool):
+            return int(now)
     except Exception as error:
         raise ProofError("the clock can't be read", code="proof.unavailable") from error
+    message = f"the clock can't be read: it returned a {discarded(now)}"
+    raise ProofError(message, code="proof.unavailable")
+
+
+def require_plain_parts(
+    store: object,
+    revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
+    log: RequestLog | None,
+    clock: Callable[[], float],
+) -> None:
+    """Raise ``ConfigError`` for a part of the application whose methods are coroutine functions."""
+    known = revocations.values() if isinstance(revocations, Mapping) else [revocations]
+    for what, part, methods in (
+        ("store", store, ("use", "chain", "keep_chain")),
+        *(("revocations", one, ("refusal",)) for one in known),
+        ("log", log, ("received", "refused")),
+    ):
+        for method in methods:
+            function = getattr(part, method, None)
+            if function is not None:
+                require_plain(function, f"{what}.{method}")
+    require_plain(clock, "clock")
 
 
 def require_clear_trust(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from agentguard.audit.http_requests import ReceivedRequest, RefusedRequest
+from agentguard.call.plain import discarded
 from agentguard.errors import ProofError
 from agentguard.proof.evidence import KnownCaller
 from agentguard.proof.verification import RequestCaller, UnknownChainError
+
+Request = TypeVar("Request")
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -22,7 +25,7 @@ class RequestLog(Protocol):
     """The receiver's own tamper-evident log (``agentguard.ReceiverLog``)."""
 
     def received(self, request: ReceivedRequest) -> None:
-        """Put an accepted request durably on record.
+        """Put an accepted request durably on record, and return None.
 
         Raises ``ProofError`` (``proof.unrecorded``); the request is then refused.
         """
@@ -61,7 +64,7 @@ class Recorder(NamedTuple):
             self._note_refusal(error, known[0] if known else None)
             raise
         if self.log is not None:
-            self.log.received(self._received(caller))
+            _write(self.log.received, self._received(caller))
         return caller
 
     def refuse(self, caller: RequestCaller | None, error: ProofError) -> None:
@@ -77,7 +80,7 @@ class Recorder(NamedTuple):
         if self.log is None or isinstance(error, UnknownChainError):
             return  # the client sends the chain, and then the request
         try:
-            self.log.refused(None if known is None else self._refused(known, error.code))
+            _write(self.log.refused, None if known is None else self._refused(known, error.code))
         except ProofError as unwritten:
             _LOGGER.warning("a refused request is not on record: %s", unwritten)
 
@@ -111,3 +114,21 @@ class Recorder(NamedTuple):
             known.agent,
             known.principal,
         )
+
+
+def _write(record: Callable[[Request], object], request: Request) -> None:
+    """Put a request on record; raises ``ProofError`` (``proof.unrecorded``).
+
+    A log of the application's own may raise anything, and only None says that the request is on
+    record.
+    """
+    try:
+        answer = record(request)
+    except ProofError:
+        raise
+    except Exception as error:
+        message = f"the receiver's log failed ({type(error).__name__})"
+        raise ProofError(message, code="proof.unrecorded") from error
+    if answer is not None:
+        message = f"the receiver's log does not say that it has the request: {discarded(answer)}"
+        raise ProofError(message, code="proof.unrecorded")

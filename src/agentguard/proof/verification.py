@@ -8,12 +8,14 @@ a server's configuration.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from agentguard.call.plain import discarded
 from agentguard.call.releases import RequestRecord
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
@@ -29,6 +31,8 @@ from agentguard.proof.wpt import VerifiedProof
 from agentguard.signing import jws
 from agentguard.signing.canonical import is_sha256
 from agentguard.visible import visible_text
+
+_LOGGER: Final = logging.getLogger("agentguard")
 
 Assurance = Literal["wpt", "dpop", "call"]
 """What binds a request to its caller: a Workload Proof Token, a DPoP proof, or a call proof."""
@@ -81,8 +85,8 @@ class UsedProofs(Protocol):
     def use(self, jkt: str, jti: str, *, expires_at: int, at: int) -> None:
         """Use up the proof ``jti`` of the key ``jkt``; times are seconds since the epoch.
 
-        Raises ``ProofError``: ``proof.used`` for a proof that was used before, and
-        ``proof.unavailable`` where nobody can know.
+        Returns None: any other answer refuses the request. Raises ``ProofError``: ``proof.used``
+        for a proof that was used before, and ``proof.unavailable`` where nobody can know.
         """
 
 
@@ -201,13 +205,21 @@ class Known(NamedTuple):
 
 @contextmanager
 def as_proof_error() -> Iterator[None]:
-    """Raise the error of a token, a credential, a chain or a key as one of the request."""
+    """Raise the error of a token, a credential, a chain or a key as one of the request.
+
+    The application's store and its revocations may raise anything: nobody can know then whether the
+    request counts.
+    """
     try:
         yield
     except ProofError:
         raise
     except AgentguardError as error:
         raise _refused(error) from error
+    except Exception as error:
+        _LOGGER.exception("a request is refused, because its verification failed")
+        message = f"the verification failed ({type(error).__name__})"
+        raise ProofError(message, code="proof.unavailable") from error
 
 
 def verified_caller(
@@ -230,7 +242,11 @@ def verified_caller(
         known.on_caller(KnownCaller(leaf.delegatee, token.chain.principal, token.jti, evidence))
     proved = verify_proof(token)
     _require_unrevoked(token, _of_domain(known.revocations, trust.trust_domain))
-    known.used.use(leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at)
+    answer: object = known.used.use(  # type: ignore[func-returns-value]
+        leaf.key_id, proved.jti, expires_at=proved.expires_at, at=known.at
+    )
+    if answer is not None:
+        raise no_answer("whether the proof was used", answer)
     return RequestCaller(
         agent=leaf.delegatee,
         principal=token.chain.principal,
@@ -270,10 +286,19 @@ def _of_domain(
 
 def _require_unrevoked(token: AccessToken, revocations: RevokedNames | None) -> None:
     names = token.chain.names | {token.jti}
-    refused = None if revocations is None else revocations.refusal(names)
-    if refused is not None:
-        code, reason = refused
-        raise ProofError(reason, code=code)
+    refused: object = None if revocations is None else revocations.refusal(names)
+    match refused:
+        case None:
+            return
+        case (str(code), str(reason)):
+            raise ProofError(reason, code=code)
+    raise no_answer("who is revoked", refused)
+
+
+def no_answer(about: str, answer: object) -> ProofError:
+    """Return the error for what an application's store or revocations must not answer."""
+    message = f"nobody says {about}: the answer was a {discarded(answer)}"
+    return ProofError(message, code="proof.unavailable")
 
 
 def _issuer_of(
@@ -316,9 +341,11 @@ def _chain_of(presented: PresentedCaller, chains: Chains | None) -> bytes:
     named: Any = jws.parse(presented.access_token).claims().get(CHAIN_CLAIM)
     if not is_sha256(named):
         raise DecodeError("not an access token: it names no chain", code="token.malformed")
-    stored = None if chains is None else chains.chain(named)
+    stored: object = None if chains is None else chains.chain(named)
     if stored is None:
         raise UnknownChainError(named)
+    if not isinstance(stored, bytes):
+        raise no_answer("what the chain is", stored)
     return stored
 
 

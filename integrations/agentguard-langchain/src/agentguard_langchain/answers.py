@@ -8,15 +8,14 @@ application says who answers, the rejection of somebody who may not answer count
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from langchain_core.messages import ToolCall
 from langgraph.errors import GraphBubbleUp
 
-from agentguard import Agent, AgentguardError, ApprovalError, ApprovalRequest, ConfigError
-from agentguard.adapters import MAX_NOTE, Verdict, take_answer, verdict_of
+from agentguard import Agent, AgentguardError, ApprovalError, ApprovalRequest
+from agentguard.adapters import MAX_NOTE, Verdict, require_plain, take_answer, verdict_of
 from agentguard_langchain.payload import HumanDecision, Problem
 from agentguard_langchain.pending_turn import PendingTurn, ShownCall, json_arguments
 
@@ -35,11 +34,8 @@ _NOBODY: Final = (
 
 def require_answered_by(answered_by: object) -> None:
     """Raise ``ConfigError`` unless ``answered_by`` is a function, or None."""
-    if answered_by is None:
-        return
-    if not callable(answered_by) or inspect.iscoroutinefunction(answered_by):
-        message = f"answered_by: expected a function, no coroutine function, got {answered_by!r}"
-        raise ConfigError(message)
+    if answered_by is not None:
+        require_plain(answered_by, "answered_by")
 
 
 class Answers(NamedTuple):

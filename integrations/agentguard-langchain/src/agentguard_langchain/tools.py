@@ -5,7 +5,6 @@ How a single tool is guarded stands in ``guarded_tool.py``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,9 +106,7 @@ def require_delegation_source(delegation: object, agent: Agent) -> None:
     if isinstance(delegation, Delegation):
         message = "delegation is a function that returns one: guard for agent.under(delegation)"
         raise ConfigError(message)
-    if not callable(delegation) or inspect.iscoroutinefunction(delegation):
-        message = f"delegation: expected a function, no coroutine function, got {delegation!r}"
-        raise ConfigError(message)
+    adapters.require_plain(delegation, "delegation")
     if agent.delegation is not None:
         message = "the agent is under a delegation already: a delegation function would be in vain"
         raise ConfigError(message)
