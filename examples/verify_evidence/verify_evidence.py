@@ -148,7 +148,9 @@ def uri_of(credential: dict[str, Any], trust: Any) -> str:
     return uri
 
 
-def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[str], str]:
+def chain(
+    given: Any, trust: Any, times: tuple[float, ...], *, ended: bool = False
+) -> tuple[Any, list[str], str]:
     """delegation-formats.md: return the last hop of a chain, its actors by name, and its digest."""
     domain, known = f"spiffe://{trust['trust_domain']}", given["credentials"]
     agents = [(uri_of(said, trust), said) for said in (claims(token, trust) for token in known)]
@@ -183,13 +185,23 @@ def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[s
         need(hop["depth"] <= hop["max_depth"] <= held["max_depth"], "a chain that is too deep")
         most = [hop["max_calls"], held["max_calls"]]
         need(None in most or most == sorted(most), "a hop with more calls")
-        need(all(at <= time < hop["exp"] for time in times), "a hop out of time")
+        need(ended or all(at <= time < hop["exp"] for time in times), "a hop out of time")
 
         trusted(trust, "issuer", hop["cnf"]["jkt"], at) if first else key_of(hop, at)
         held, parent, signed = hop, sha256(text.encode()).hexdigest(), signed + text.encode()
         ids, actors = [*ids, hop["jti"]], [*actors, to if first else f"agent:{to.split('/')[4]}"]
     need(len(ids) == len({*ids}), "a hop that stands twice")
     return held, actors, sha256(signed).hexdigest()
+
+
+def of_refused(said: Any, lent: Any, trust: Any, at: float, name: str) -> str:
+    """records.md: return whose delegation was refused, if any; the agent has the ``name``."""
+    if "refused_chain" not in said:
+        return f"agent:{name}"
+    need(not lent, "a call that may run, or has a delegation, with one that was refused")
+    if said["refused_chain"] is None:  # nothing proves the principal
+        return str(said["principal"])
+    return str(chain(said["refused_chain"], trust, (at,), ended=True)[0]["sub"])
 
 
 def joint(subjects: list[str], payload: bytes) -> bytes:
@@ -290,7 +302,11 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     need(not allowed or token["iat"] <= call["seconds"] < token["exp"], "a call out of time")
 
     # For whom, and by which delegation.
-    principal, actors, lent = f"agent:{name}", list[str](), kinds.get("delegation", [])
+    principal, actors, lent = (
+        of_refused(said, allowed or "delegation" in kinds, trust, call["seconds"], name),
+        list[str](),
+        kinds.get("delegation", []),
+    )
     if lent or said["chain_sha256"] is not None:
         (logged,) = lent
         hop, actors, named = chain(logged["chain"], trust, (logged["seconds"], call["seconds"]))

@@ -33,10 +33,13 @@ from typing import ClassVar
 class AgentguardError(Exception):
     """Base of every exception that agentguard raises on purpose.
 
-    ``code`` is the reason code (``noun.problem``); ``str(error)`` is the message.
+    ``code`` is the reason code (``noun.problem``); ``str(error)`` is the message. ``delegation`` is
+    the delegation that the error refuses, None for none: a ``Delegation``, what its ``dumps``
+    wrote, or the principal's name. The denial of a call under the delegation names the principal.
     """
 
     default_code: ClassVar[str] = "agentguard.error"
+    delegation: object = None
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -83,6 +86,10 @@ class DelegationError(AgentguardError):
     """A delegation is malformed, or asks for more than the delegator has."""
 
     default_code = "delegation.refused"
+
+    def __init__(self, message: str, *, code: str | None = None, delegation: object = None) -> None:
+        super().__init__(message, code=code)
+        self.delegation = delegation
 
 
 class ApprovalError(AgentguardError):

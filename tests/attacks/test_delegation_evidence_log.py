@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -367,6 +368,61 @@ def test_a_call_that_is_not_what_its_chain_says_is_found(log, how):
     ((place, found),) = changed.problems
     assert place == index
     assert what in found
+
+
+# --- the log: denied calls under a delegation that was refused ------------------------------------
+
+
+def refused_of(log: Log, chain: Any, principal: str = "user:alice") -> Log:
+    """Have a denied call name ``chain`` as refused, in place of the chain that it was under."""
+    denied = log.call("user:alice", "worker", "deny")
+    said = {"principal": principal, "refused_chain": chain, "task_id": "of user:alice"}
+    return log.calling(denied, "worker", [], chain_sha256=None, token_jti=None, **said)
+
+
+def alices(log: Log) -> Any:
+    return log.entries[log.delegation("user:alice", "worker")].members["chain"]
+
+
+def spoilt(how: str, log: Log) -> Any:
+    return SPOILT[how](log, alices(log))
+
+
+def test_a_refused_delegation_proves_the_principal_or_nothing_does(log):
+    assert refused_of(log, alices(log)).problems == []
+    assert refused_of(log, None).problems == []
+
+
+REFUSED: dict[str, tuple[Callable[[Log], Any], str, str]] = {
+    "bob's": (bobs, "user:alice", "is of another principal"),
+    "alice's, in bob's name": (alices, "user:bob", "is of another principal"),
+    "claimed for another agent": (lambda _log: None, "agent:helper", "no name of a principal"),
+    "a number": (lambda _log: 5, "user:alice", "is a chain"),
+    **{
+        how: (partial(spoilt, how), "user:alice", "")
+        for how in SPOILT
+        if how not in ("no chain", "the last hop is gone", "a text")
+    },
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_a_refused_delegation_that_does_not_hold_is_found(log, how):
+    chain, principal, what = REFUSED[how]
+    changed = refused_of(log, chain(log), principal)
+    ((place, found),) = changed.problems
+    assert place == log.call("user:alice", "worker", "deny")
+    assert what in found
+
+
+@pytest.mark.parametrize("sha256", ["of the chain", None])
+def test_no_call_that_may_run_has_a_refused_delegation(log, sha256):
+    bare, index = call_of_alice(log)
+    said = {} if sha256 else {"chain_sha256": None}
+    changed = bare.calling(
+        index, "worker", WORKER if sha256 else [], refused_chain=alices(log), **said
+    )
+    assert [place for place, what in changed.problems if "refused" in what] == [index]
 
 
 LATER: dict[str, tuple[str, str, dict[str, Any], list[str], str]] = {

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 
 import pytest
 from login_provider import ISSUER, Provider
-from served_place import founded_place
+from served_place import PASSPHRASE, founded_place
+from token_issuer import TokenIssuer
 
-from agentguard import AgentguardError, Denied
+from agentguard import AgentguardError, DelegationError, Denied
+from agentguard.adapters import refusing_agent
+from agentguard.audit import logouts
+from agentguard.call.invocation import timestamp
+from agentguard.domain import administration, domain
 
 ISSUERS = f"""
 [issuers.acme]
@@ -139,3 +145,110 @@ def test_a_client_learns_no_file_of_the_server_s_keys(guard, provider, founded):
         assert caught.value.code == code
         assert "jwks.json" not in str(caught.value)
     assert "jwks.json" in founded.said()
+
+
+# --- a server that is started anew ----------------------------------------------------------------
+
+
+def started_anew(founded, meanwhile=lambda: None):
+    founded.stop()
+    meanwhile()
+    founded.start()
+
+
+def revoked(founded, name):
+    administration.revoke(founded.settings, PASSPHRASE, name, note="gone", now=datetime.now(UTC))
+
+
+def logged_out(founded):
+    """Put a log-out of alice's session on record, as the token service does."""
+    home = domain.take_up(founded.settings, PASSPHRASE)
+    now = datetime.now(UTC)
+    log = home.lease(now)
+    token = TokenIssuer("login", alg="RS256", issuer=ISSUER).token(
+        sub="f3b1c2d4-0000-4000-8000-000000000001",
+        sid="b1946ac9",
+        events={"http://schemas.openid.net/event/backchannel-logout": {}},
+        jti="out-1",
+        aud="agentguard",
+        iat=int(now.timestamp()) + 60,
+    )
+    log.append(logouts.record(token, at=timestamp(max(now, log.last_at))))
+    log.close()
+    home.revocations()
+
+
+def test_a_delegation_of_a_token_goes_on_when_the_server_is_started_anew(guard, provider, founded):
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+    lent = guard.delegate(subject_token=provider.token(), scope=["read"])
+    service = guard.delegate(
+        subject_token=provider.token(), via_token=provider.token(sub="ci-1"), scope=["read"]
+    )
+    for one in (lent, service):
+        assert agent.under(one).call(tool) == "noted"
+    started_anew(founded)
+    for one in (lent, service):
+        assert agent.under(one).call(tool) == "noted"
+        assert guard.resume(one.dumps()).id == one.id
+    guard.flush()
+    assert {(call.principal, call.decision) for call in founded.calls()} == {
+        ("user:alice", "allow")
+    }
+    assert founded.verify().problems == ()
+
+
+ENDS = {
+    "delegation.revoked": lambda founded, lent: revoked(founded, lent.id),
+    "delegation.logged_out": lambda founded, _lent: logged_out(founded),
+}
+
+
+@pytest.mark.parametrize("code", ENDS)
+def test_a_delegation_that_ended_meanwhile_stays_refused(guard, provider, founded, code):
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+    lent = guard.delegate(subject_token=provider.token(), scope=["read"])
+    assert agent.under(lent).call(tool) == "noted"
+    started_anew(founded, lambda: ENDS[code](founded, lent))
+    assert code_of(agent.under(lent).call, tool) == code
+    assert code_of(guard.resume, lent.dumps()) == code
+    guard.flush()
+    assert [(one.principal, one.code) for one in founded.calls()] == [
+        ("user:alice", ""),
+        ("user:alice", code),
+    ]
+
+
+def test_a_chain_without_the_token_with_which_it_began_is_refused(guard, provider, founded):
+    """A chain is no secret: it goes to each receiver of a proof."""
+    token, other = provider.token(), provider.token(jti="another")
+    service = provider.token(sub="ci-1")
+    lent = guard.delegate(subject_token=token, via_token=service, scope=["read"])
+    link = guard._parts._link
+
+    def resumed(**shown):
+        asked = {"op": "resume", "may_be_revoked": True, **shown}
+        return link.request(asked, lent.dumps()).header["scope"]
+
+    for shown in (
+        {},
+        {"subject_token": other, "via_token": service},
+        {"subject_token": token},
+        {"subject_token": token, "via_token": other},
+        {"subject_token": None, "via_token": service},
+        {"subject_token": lent.chain.root.subject_token.sha256, "via_token": service},
+        {"subject_token": [token], "via_token": service},
+    ):
+        assert code_of(resumed, **shown) == "principal.refused"
+    assert resumed(subject_token=token, via_token=service) == ["read"]  # the twin
+
+
+def test_a_program_that_lost_the_token_is_denied_and_the_denial_is_alices(guard, provider, founded):
+    stored = guard.delegate(subject_token=provider.token(), scope=["read"]).dumps()
+    with founded.connect() as other:
+        agent, tool = other.new_agent("clerk"), other.tool(name="note")(lambda: "noted")
+        with pytest.raises(DelegationError) as caught:
+            other.resume(stored)
+        assert code_of(refusing_agent(agent, caught.value).call, tool) == "principal.refused"
+    (call,) = founded.calls()
+    assert (call.principal, call.is_proved, call.code) == ("user:alice", True, "principal.refused")
+    assert founded.verify().problems == ()

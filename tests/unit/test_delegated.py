@@ -283,7 +283,7 @@ def test_another_guards_delegation_is_refused(guard, orchestrator, read):
         assert denied(orchestrator.call, read) == "key.unknown"
         theirs = other.tool(name="read", requires=["repo:read"])(lambda: "theirs")
         assert other.new_agent("orchestrator").call(theirs) == "theirs"
-    assert calls(guard)[-1].principal == "agent:orchestrator"
+    assert (calls(guard)[-1].principal, calls(guard)[-1].is_proved) == ("user:alice", False)
 
 
 # --- what is lent ---------------------------------------------------------------------------------

@@ -82,8 +82,8 @@ async def test_more_than_there_is_is_refused_and_never_cut_down(team, child, syn
     assert "the sub-agent fixer is to have more than there is" in caplog.text
     assert decision_rows(team) == [
         ONLY_READS[0],
-        ("read", "invalid_scope", "fixer", ""),
-        ("write", "invalid_scope", "fixer", ""),
+        ("read", "invalid_scope", "alice", ""),
+        ("write", "invalid_scope", "alice", ""),
         ONLY_READS[1],
     ]
 
@@ -198,7 +198,7 @@ async def test_another_agents_tools_are_refused_in_a_sub_agent(team, child, sync
         for one in (wrong, right):
             await invoke(guard_subagent(one, child.fixer, scope=READ), calls, sync=sync)
     assert [(one.code, one.path) for one in team.rows()] == [
-        ("agent.mismatch", "orchestrator"),
+        ("agent.mismatch", "alice"),
         ("allow", "alice>fixer"),
     ]
 
@@ -248,8 +248,8 @@ async def test_sub_agents_of_sub_agents(team, child, sync):
             *2 * [("ask", "allow", "alice>orchestrator", whole), ("ask", "allow", path, READ[0])],
             ("read", "allow", f"{path}>tester", "repo:read"),
             ("write", "scope.exceeded", f"{path}>tester", "repo:read"),
-            ("read", "invalid_scope", "tester", ""),
-            ("write", "invalid_scope", "tester", ""),
+            ("read", "invalid_scope", "alice", ""),
+            ("write", "invalid_scope", "alice", ""),
         ]
     )
 

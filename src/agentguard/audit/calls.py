@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, get_args
 from agentguard.audit import summary
 from agentguard.audit.entry import Entry, Status
 from agentguard.call.client import Client
+from agentguard.call.invocation import REFUSED_CHAIN, is_proved
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON
@@ -122,6 +123,16 @@ class Authorization(NamedTuple):
         """The digest of the chain of delegation; None on the agent's own authority."""
         digest = self.predicate.get("chain_sha256")
         return digest if digest is None else str(digest)
+
+    @property
+    def refused_chain(self) -> JSON:
+        """The chain of a delegation that was refused; None for none, or where nothing proves it."""
+        return self.predicate.get(REFUSED_CHAIN)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether signatures prove for whom the call is; else ``principal`` is only claimed."""
+        return is_proved(self.predicate)
 
 
 class Outcome(NamedTuple):

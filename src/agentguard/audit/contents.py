@@ -255,7 +255,7 @@ class ContentsVerifier:
         issued = self._credentials.of_call(call, at)
         chain = self._chain_of(call)
         signatures = self._is_unchecked(reading, issued)
-        statements.check_call(call, issued, chain, at, signatures=signatures)
+        statements.check_call(call, issued, chain, self.trust, at, signatures=signatures)
         self._require_announced(call)
         self.observed_calls += not call.enforced
         self._require_first(call.invocation_sha256, "the same invocation stands in the log before")
@@ -285,7 +285,7 @@ class ContentsVerifier:
         )
         self._require_announced(read)
         self._require_first(read.sha256, "the same evaluation stands in the log before")
-        evaluations.check_chain(read, self._chain_of(read), at)
+        evaluations.check_chain(read, self._chain_of(read), self.trust, at)
         return read.summary
 
     def _require_announced(self, call: Authorization | LoggedEvaluation) -> None:

@@ -16,7 +16,7 @@ from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.decision import Decision
-from agentguard.call.invocation import call_digest
+from agentguard.call.invocation import REFUSED_CHAIN, call_digest, is_proved
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.identity.credential import agent_name
@@ -89,6 +89,11 @@ class LoggedEvaluation(NamedTuple):
     at: str
 
     @property
+    def is_proved(self) -> bool:
+        """Whether signatures prove for whom the call is; else ``principal`` is only claimed."""
+        return is_proved(self.predicate)
+
+    @property
     def summary(self) -> Summary:
         """The summary of the entry."""
         return Summary(
@@ -119,7 +124,7 @@ def evaluation(
     issuer's signer raises.
     """
     predicate: dict[str, Any] = {
-        **{member: call[member] for member in _CALL_MEMBERS},
+        **{member: call[member] for member in (*_CALL_MEMBERS, REFUSED_CHAIN) if member in call},
         "evaluation_id": call["invocation_id"],
         "at": at,
         "decision": decision.outcome,
@@ -158,7 +163,7 @@ def check_evaluation(
     return read_evaluation(entry)
 
 
-def check_chain(read: LoggedEvaluation, chain: Chain | None, at: int) -> None:
+def check_chain(read: LoggedEvaluation, chain: Chain | None, trust: TrustDocument, at: int) -> None:
     """Check an evaluation against the verified chain that it names; None without a chain.
 
     Raises ``VerificationError``.
@@ -167,8 +172,10 @@ def check_chain(read: LoggedEvaluation, chain: Chain | None, at: int) -> None:
     if name is None:
         raise _mismatch("it names no agent instance")
     if chain is None:
-        if read.principal != f"agent:{name}":
-            raise _mismatch("it is for a principal that no chain names")
+        may_run = read.decision != "deny"
+        statements.check_without_chain(read.predicate, name, trust, at, may_run=may_run)
+    elif REFUSED_CHAIN in read.predicate:
+        raise _mismatch("it is under a chain, and under a delegation that was refused")
     else:
         chain.check(at)
         problem = chain.mismatch(read.principal, read.agent, read.task_id)
@@ -221,7 +228,7 @@ def _read(payload: bytes) -> LoggedEvaluation:
             "client": str() | None as client,
             **others,
         } if (
-            not others
+            not others.keys() - {REFUSED_CHAIN}
             and (evaluation_id is None or _ID.fullmatch(evaluation_id))
             and all(one is None or canonical.is_sha256(one) for one in (chain, arguments))
             and (isinstance(engine, dict) or (engine is None and decision == "deny"))

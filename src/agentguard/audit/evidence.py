@@ -213,7 +213,10 @@ class _FileVerifier:
             issued = credentials.of_call(call, at)
             if statements.must_be_signed(call):
                 self._parts.check_signature(call.envelope, issued.key)
-            statements.check_call(call, issued, chain, at, signatures=False)
+            trust = self._trust
+            refused = statements.check_call(call, issued, chain, trust, at, signatures=False)
+            if refused is not None:
+                self._used_keys |= {("issuer", kid) for kid in refused.issuer_keys}
         return issued
 
     def _check_configuration(self, call: Authorization, place: Place) -> None:

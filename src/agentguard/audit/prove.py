@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace, Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evidence import EvidenceVerifier, KeyName
@@ -25,7 +26,7 @@ from agentguard.errors import CallError, DecodeError, EncodeError, VerificationE
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import jws
-from agentguard.signing.canonical import b64_decode, is_integer
+from agentguard.signing.canonical import JSON, b64_decode, is_integer
 
 
 def prove_call(
@@ -227,14 +228,20 @@ def _signers(entry: Entry) -> list[KeyName]:
         case "identity":
             return [("issuer", str(jws.parse(str(entry.members["credential"])).header.get("kid")))]
         case "delegation":
-            hops, credentials = statements.chain_tokens(entry)
-            # the issuer signs the first two hops, the second for the first delegatee
-            return [("issuer", grant.key_id(token)) for token in (*hops[:2], *credentials)]
+            return _signers_of_chain(entry.members["chain"])
+        case "call":
+            return _signers_of_chain(read_authorization(entry).refused_chain)
         case "shard" | "key" | "roster":
             return [("issuer", statements.read_statement(entry)[0])]
         case "resolution" | "erasure":
             return [("admin", statements.read_statement(entry)[0])]
     return []
+
+
+def _signers_of_chain(chain: JSON) -> list[KeyName]:
+    hops, credentials = statements.tokens_of_chain(chain)
+    # the issuer signs the first two hops, the second for the first delegatee
+    return [("issuer", grant.key_id(token)) for token in (*hops[:2], *credentials)]
 
 
 def _unknown(invocation_id: str) -> CallError:

@@ -15,11 +15,12 @@ from agentguard.audit import checkpoint
 from agentguard.audit.calls import Authorization, Commitments, Outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry, parse_time
-from agentguard.call.invocation import SALT_SIZE, call_digest, commitment
+from agentguard.call.invocation import REFUSED_CHAIN, SALT_SIZE, call_digest, commitment
 from agentguard.delegation import verification
 from agentguard.delegation.chain import Chain, hops_digest
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
+from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, is_integer
@@ -85,23 +86,27 @@ def check_call(
     call: Authorization,
     issued: Credential,
     chain: Chain | None,
+    trust: TrustDocument,
     at: int,
     *,
     signatures: bool = True,
-) -> None:
+) -> Chain | None:
     """Check that the instance signed the call, may act for the principal, and gives the digest.
 
     ``chain`` is the verified chain that the call names, and ``at`` the time when the call was
-    logged. A refusal whose signer failed (``signature.failed``) is unsigned. Raises ``DecodeError``
-    or ``VerificationError``.
+    logged. A refusal whose signer failed (``signature.failed``) is unsigned. Returns the verified
+    chain of a delegation that was refused. Raises ``DecodeError`` or ``VerificationError``.
     """
     if signatures and must_be_signed(call):
         call.envelope.verify(issued.key)
     name = issued.profile.name
+    refused = None
     if chain is None:
-        if call.principal != f"agent:{name}":
-            raise _mismatch("an agent acts for a principal that no chain names")
+        may_run = call.allowed
+        refused = check_without_chain(call.predicate, name, trust, at, may_run=may_run)
     else:
+        if REFUSED_CHAIN in call.predicate:
+            raise _mismatch("a call is under a chain, and under a delegation that was refused")
         chain.check(at)
         problem = chain.mismatch(call.principal, call.agent, call.predicate.get("task_id"))
         if problem is not None:
@@ -112,6 +117,35 @@ def check_call(
         raise DecodeError("an invocation lacks what its digest is made of") from error
     if digest != call.call_sha256:
         raise _mismatch("an invocation does not have its call digest")
+    return refused
+
+
+def check_without_chain(
+    predicate: Mapping[str, JSON], name: str, trust: TrustDocument, at: int, *, may_run: bool
+) -> Chain | None:
+    """Check for whom a call without a chain is: the agent ``name``, or whose delegation is refused.
+
+    A delegation that was refused is in ``refused_chain``: a chain, which may have ended, or None
+    where the principal is only claimed. Returns the chain. Raises ``DecodeError`` or
+    ``VerificationError``.
+    """
+    principal = predicate["principal"]
+    if REFUSED_CHAIN not in predicate:
+        if principal != f"agent:{name}":
+            raise _mismatch("an agent acts for a principal that no chain names")
+        return None
+    if may_run:
+        raise _mismatch("a call that may run is under a delegation that was refused")
+    members = predicate[REFUSED_CHAIN]
+    if members is None:
+        require_principal(principal, "principal", VerificationError)
+        return None
+    if not isinstance(members, dict):
+        raise DecodeError("a delegation that was refused is a chain", code="entry.malformed")
+    refused = verification.from_json(members, trust, at=at, may_have_ended=True)
+    if refused.principal != principal:
+        raise _mismatch("the delegation that was refused is of another principal")
+    return refused
 
 
 def must_be_signed(call: Authorization) -> bool:
@@ -155,7 +189,12 @@ def check_delegation(entry: Entry, trust: TrustDocument, at: int) -> Chain:
 
 def chain_tokens(entry: Entry) -> tuple[list[str], list[str]]:
     """Return the hops and the credentials in a delegation entry, unverified."""
-    match entry.members["chain"]:
+    return tokens_of_chain(entry.members["chain"])
+
+
+def tokens_of_chain(members: JSON) -> tuple[list[str], list[str]]:
+    """Return the hops and the credentials in the members of a chain, unverified."""
+    match members:
         case {"hops": [*hops], "credentials": [*credentials]}:
             return list(map(str, hops)), list(map(str, credentials))
     return [], []

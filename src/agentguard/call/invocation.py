@@ -25,6 +25,9 @@ from agentguard.signing import canonical, dsse
 SALT_SIZE: Final = 32
 """The length of the salt of a call's commitments, in bytes."""
 
+REFUSED_CHAIN: Final = "refused_chain"
+"""The member of a refused call that has the delegation which was refused, None without a proof."""
+
 MAX_TASK_ID: Final = 1024
 """The most bytes of a task's id."""
 
@@ -165,6 +168,11 @@ def call_digest(
             }
         )
     )
+
+
+def is_proved(predicate: Mapping[str, object]) -> bool:
+    """Whether signatures prove for whom a call is; else its ``principal`` is only claimed."""
+    return predicate.get(REFUSED_CHAIN, True) is not None
 
 
 def commitment(salt: bytes, data: bytes) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agentguard.client.link import Link
 from agentguard.delegation import context, grant, terms, verification
+from agentguard.delegation.claim import Claim, claim_of, refusing
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.delegation.terms import Lender
 from agentguard.errors import (
@@ -24,8 +25,12 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
+from agentguard.signing.keys import Secret
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
+
+_TOKENS: Final = ("subject_token", "via_token")
+"""The tokens with which a delegation begins, as the protocol names them."""
 
 MAX_KEPT: Final = 4096
 """The most delegations of running calls that are kept, to be found by their names."""
@@ -38,6 +43,7 @@ class ClientDelegations:
         self._link = link
         self._trust = trust
         self._kept: dict[str, tuple[int, Delegation]] = {}
+        self._tokens: dict[bytes, tuple[Secret | None, Secret | None]] = {}
 
     def begin(
         self,
@@ -70,10 +76,16 @@ class ClientDelegations:
             "audience": terms.names(audience),
         }
         try:
-            return self.read(self._link.request(asked))
+            begun = self.read(self._link.request(asked))
         except EncodeError as error:  # a value that no hop can have
             message = f"a delegation can't have these terms: {error}"
             raise DelegationError(message, code="hop.malformed") from error
+        if lender.token is not None:
+            _make_room(self._tokens)
+            tokens = (lender.token, lender.via_token)
+            kept = [None if token is None else Secret(token.encode()) for token in tokens]
+            self._tokens[begun.chain.dumps()] = (kept[0], kept[1])
+        return begun
 
     def resume(self, stored: bytes) -> Delegation:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
@@ -89,7 +101,11 @@ class ClientDelegations:
             raise DecodeError(message, code="chain.malformed")
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
         asked = {"op": "resume", "may_be_revoked": may_be_revoked}
-        return self.read(self._link.request(asked, data))
+        # a server that was started anew does not know what this process has proved before
+        for name, token in zip(_TOKENS, self._tokens.get(data, ()), strict=False):
+            asked[name] = None if token is None else token.reveal().decode()
+        with refusing(data):
+            return self.read(self._link.request(asked, data))
 
     def read(self, answer: Frame) -> Delegation:
         """Return the delegation that an answer of the server brings, with its chain.
@@ -102,10 +118,14 @@ class ClientDelegations:
         chain = verification.from_json(canonical.loads_object(encoded), self._trust, at=at)
         delegation = Delegation(chain, _held_by_server, values.texts(described["scope"]))
         digest = delegation.key[0]
-        if len(self._kept) >= MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
+        _make_room(self._kept)
         self._kept[digest] = (self._link.generation, delegation)
         return delegation
+
+    def claim(self, refused: object) -> Claim | None:
+        """Return whose delegation is refused (``AgentguardError.delegation``)."""
+        given = refused.chain if isinstance(refused, Delegation) else refused
+        return claim_of(given, self._trust, at=int(time.time()))
 
     def known(self, digest: str) -> Delegation | None:
         """Return a delegation that this process has; None for another."""
@@ -123,7 +143,7 @@ class ClientDelegations:
         taken up there first. The chain of an agent can't be taken up: the call is then refused.
         """
         if isinstance(current, DelegationError):
-            return {"code": current.code, "message": str(current)}
+            return _refused(current, current.delegation)
         if current is None:
             return None
         digest = current.key[0]
@@ -131,15 +151,28 @@ class ClientDelegations:
         is_known = kept is not None and kept[0] == self._link.generation and not is_lost
         if is_lost and not current.chain.leaf.is_asserted:
             message = "the guard server holds this delegation no more: it was started anew"
-            return {"code": "delegation.holder", "message": message}
+            return _refused(DelegationError(message, code="delegation.holder"), current)
         if not is_known and current.chain.leaf.is_asserted:
             try:
                 self.take_up(current.chain.dumps())
             except ServerError:
                 raise
             except AgentguardError as error:  # the server records the refused call
-                return {"code": error.code, "message": str(error)}
+                return _refused(error, current)
         return {"id": digest, "scope": list(current.scope)}
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    if len(kept) >= MAX_KEPT:
+        del kept[next(iter(kept))]
+
+
+def _refused(error: AgentguardError, delegation: object) -> dict[str, Any]:
+    """Return how a call names a delegation that is refused: the error, and whose it is."""
+    if isinstance(delegation, Delegation):
+        delegation = delegation.chain.dumps()
+    whose = delegation.decode("utf-8", "replace") if isinstance(delegation, bytes) else delegation
+    return {"code": error.code, "message": str(error), "delegation": whose}
 
 
 def _held_by_server(_now: datetime) -> Holder:

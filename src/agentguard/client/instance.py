@@ -20,6 +20,7 @@ from agentguard.client.releases import ClientReleases
 from agentguard.client.tools import ClientTools
 from agentguard.delegation import context
 from agentguard.delegation.access_token import IssuedToken
+from agentguard.delegation.claim import Claim
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, DelegationError
@@ -124,13 +125,17 @@ class ClientInstance:
     ) -> ClientCall:
         current, around = current_delegation(delegation), context.running_call()
         principal = f"agent:{self._config.profile.name}"
+        claim: Claim | None = None
         if isinstance(current, Delegation):
             principal = current.chain.principal
+        elif current is not None:
+            claim = self._delegations.claim(current.delegation)
+            principal = principal if claim is None else claim.principal
         request_id = os.urandom(16).hex()
         outer = None if around is None else around.releases
         return ClientCall(
             self.actor,
-            Authority(principal, None, frozenset()),
+            Authority(principal, None, frozenset(), refused=claim),
             invocation,
             listener,
             options,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Final
 
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.releases import Releases
@@ -25,10 +24,11 @@ from agentguard.errors import ConfigError, DelegationError, UnguardedCallError
 class Activation:
     """One block, or one running call, in which ``delegation`` is in force until the end."""
 
-    __slots__ = ("_delegation", "_outer", "_reinstated", "_running", "_token")
+    __slots__ = ("_delegation", "_has_ended", "_outer", "_reinstated", "_running", "_token")
 
     def __init__(self, delegation: object) -> None:
         self._delegation = delegation
+        self._has_ended = False
         self._outer: Activation | None = None
         self._running: RunningCall | None = None
         self._token: Token[Activation | None] | None = None
@@ -45,7 +45,7 @@ class Activation:
         This context need not be the one where the activation began: a server may close a streaming
         response elsewhere. An activation that began inside this one may still go on.
         """
-        self._delegation = _ENDED
+        self._has_ended = True
         token, self._token = self._token, None
         innermost = _IN_FORCE.get()
         if not _reset(token):
@@ -66,12 +66,17 @@ class Activation:
     @property
     def delegation(self) -> object:
         """The delegation in force; raises ``DelegationError`` (``delegation.ended``)."""
-        if self._delegation is _ENDED:
+        if self._has_ended:
             message = (
                 "the delegation that was in force here has ended: "
                 f"{CODES['delegation.ended'].remedy}"
             )
-            raise DelegationError(message, code="delegation.ended")
+            raise DelegationError(message, code="delegation.ended", delegation=self._refused)
+        return self._delegation
+
+    @property
+    def _refused(self) -> object:
+        """The delegation that was in force, for the denials of later calls."""
         return self._delegation
 
     @property
@@ -100,6 +105,10 @@ class Narrowing(Activation):
         self._owner = owner
 
     @property
+    def _refused(self) -> object:
+        return None if self._outer is None else self._outer._refused  # noqa: SLF001
+
+    @property
     def owner(self) -> object:
         """What the adapter has named as the owner of the block, or None."""
         return self._owner
@@ -117,7 +126,6 @@ class Narrowing(Activation):
         return self._narrow(super().narrow(delegation))
 
 
-_ENDED: Final = object()
 _RUNNING: ContextVar[RunningCall | None] = ContextVar("agentguard_running", default=None)
 _IN_FORCE: ContextVar[Activation | None] = ContextVar("agentguard_in_force", default=None)
 

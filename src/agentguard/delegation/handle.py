@@ -125,7 +125,7 @@ class Delegation:
                 f"the delegation does not have the scope {' '.join(excess)}: it has "
                 f"{' '.join(sorted(self._scope))}"
             )
-            raise DelegationError(message, code="invalid_scope")
+            raise DelegationError(message, code="invalid_scope", delegation=self)
         return Delegation(self._chain, self._holder, narrower)
 
     def dumps(self) -> bytes:

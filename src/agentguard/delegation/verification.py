@@ -38,18 +38,29 @@ def loads(data: bytes, trust: TrustDocument, *, at: int) -> Chain:
     raise _malformed(f"expected a JSON object of the type {CHAIN_TYPE}")
 
 
-def from_json(members: Mapping[str, JSON], trust: TrustDocument, *, at: int) -> Chain:
+def from_json(
+    members: Mapping[str, JSON], trust: TrustDocument, *, at: int, may_have_ended: bool = False
+) -> Chain:
     """Verify a chain in the form of ``Chain.as_json``; raises as ``verify`` does."""
     match members:
         case {"hops": [*hops], "credentials": [*credentials], **others} if not others:
-            return verify(_texts(hops), _texts(credentials), trust, at=at)
+            tokens = _texts(hops), _texts(credentials)
+            return verify(*tokens, trust, at=at, may_have_ended=may_have_ended)
     raise _malformed("expected hops and credentials, and no more")
 
 
 def verify(
-    hops: Sequence[str], credentials: Sequence[str], trust: TrustDocument, *, at: int
+    hops: Sequence[str],
+    credentials: Sequence[str],
+    trust: TrustDocument,
+    *,
+    at: int,
+    may_have_ended: bool = False,
 ) -> Chain:
     """Verify every hop, and every link between two, as of ``at`` (seconds since the epoch).
+
+    A chain that ``may_have_ended`` says who delegated, and gives no authority: the times of its
+    hops are not compared with ``at``.
 
     Raises ``DecodeError`` (``chain.malformed``, ``hop.malformed``, ...) and ``VerificationError``:
     ``hop.issuer``, ``hop.key``, ``hop.parent``, ``hop.subject``, ``hop.task``, ``hop.scope``,
@@ -69,7 +80,8 @@ def verify(
         parent = verified[-1] if verified else None
         try:
             hop = _verify_hop(token, parent, trust, carried, at)
-            attenuation.check_time(hop.grant, at)
+            if not may_have_ended:
+                attenuation.check_time(hop.grant, at)
         except DecodeError as error:
             raise DecodeError(f"hop {place}: {error}", code=error.code) from error
         except VerificationError as error:

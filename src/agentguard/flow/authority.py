@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agentguard.call.client import Client
 from agentguard.call.releases import Prover
+from agentguard.delegation.claim import Claim
 from agentguard.signing.canonical import Fragment
 from agentguard.signing.keys import Signer
 
@@ -42,8 +43,16 @@ class Authority:
     lends: object = None
     """The delegation in force while the tool runs (``delegation/context.py``); None for none."""
 
+    refused: Claim | None = None
+    """The delegation that gives no authority, of a call that is refused for it; None for none."""
+
     prover: Prover | None = None
     """Signs proofs for the requests of the tool; None on the agent's own authority."""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether signatures prove for whom the call is; else ``principal`` is only claimed."""
+        return self.refused is None or self.refused.chain is not None
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return the required scopes that are not in the authority's scope."""
@@ -61,6 +70,9 @@ class DelegationSource(Protocol):
 
         Raises ``DelegationError``, ``VerificationError``, ``DecodeError`` or ``StorageError``.
         """
+
+    def claim(self, now: datetime) -> Claim | None:
+        """Return whose delegation it is, where it gives no authority; None where nobody knows."""
 
 
 class AgentIdentity(Protocol):
@@ -107,3 +119,10 @@ class Actor:
     def alone(self) -> Authority:
         """The agent without any authority but its own: a refused call is recorded under this."""
         return self.own or Authority(f"agent:{self.name}", frozenset(), frozenset())
+
+    def refused(self, claim: Claim | None) -> Authority:
+        """Under what a call is recorded whose delegation gives no authority."""
+        if claim is None:
+            return self.alone
+        task_id = None if claim.chain is None else claim.chain.root.task_id
+        return Authority(claim.principal, frozenset(), frozenset(), task_id=task_id, refused=claim)

@@ -21,6 +21,7 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import (
     MAX_TASK_ID,
+    REFUSED_CHAIN,
     SALT_SIZE,
     Invocation,
     commitment,
@@ -31,6 +32,7 @@ from agentguard.call.options import CallOptions
 from agentguard.call.releases import Releases
 from agentguard.call.responsibility import CODES
 from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
+from agentguard.delegation.claim import Claim
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.authority import Actor, Authority, DelegationSource
 from agentguard.flow.effects import Begin, Do, Effect, LookUp
@@ -178,9 +180,11 @@ def _predicate(
     salt: bytes,
 ) -> dict[str, Any]:
     """Return the predicate of the invocation's statement, but for its id, trace and time."""
-    head, tool = ports.log.head, invocation.tool
+    head, tool, refused = ports.log.head, invocation.tool, authority.refused
     bound = arguments if isinstance(arguments, Arguments) else None
+    chain = None if refused is None or refused.chain is None else refused.chain.as_json()
     return {
+        **({} if refused is None else {REFUSED_CHAIN: chain}),
         "agent": actor.uri,
         "principal": authority.principal,
         "chain_sha256": authority.chain_sha256,
@@ -277,8 +281,16 @@ def _authority(
             authority = yield Do(delegation_source.derive, now)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
         what = "the delegation can't be used"
-        return actor.alone, Decision.of_exception(error, "delegation.failed", what)
+        refusal = Decision.of_exception(error, "delegation.failed", what)
+        return actor.refused(_claim(delegation_source, now)), refusal
     return authority, None
+
+
+def _claim(delegation_source: DelegationSource, now: datetime) -> Claim | None:
+    try:
+        return delegation_source.claim(now)
+    except Exception:  # noqa: BLE001  a trust document that can't be read: the call is refused
+        return None
 
 
 def _require(

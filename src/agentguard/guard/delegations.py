@@ -16,6 +16,7 @@ from agentguard.delegation import chain_issuance, verification
 from agentguard.delegation import terms as given_terms
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.chain_issuance import Terms
+from agentguard.delegation.claim import refusing
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.delegation.terms import Lender
 from agentguard.domain.config import Config
@@ -168,7 +169,8 @@ class Delegations:
         """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
         delegation = self.take_up(stored)
         revocations = self._runtime.current_ports().revocations
-        require_unrevoked(revocations, delegation.chain.names)
+        with refusing(stored):
+            require_unrevoked(revocations, delegation.chain.names)
         return delegation
 
     def take_up(self, stored: bytes) -> Delegation:
@@ -181,11 +183,14 @@ class Delegations:
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
             raise DecodeError(message, code="chain.malformed")
         domain = self._runtime.renewed_domain()
-        chain = verification.loads(stored, domain.trust, at=seconds(process.clock()))
-        self._settings.require_assurance(chain.principal, chain.root.assurance)
-        if not chain.leaf.is_asserted:
-            message = "an agent of another process holds this chain: store what guard.delegate made"
-            raise DelegationError(message, code="delegation.holder")
+        with refusing(stored):
+            chain = verification.loads(stored, domain.trust, at=seconds(process.clock()))
+            self._settings.require_assurance(chain.principal, chain.root.assurance)
+            if not chain.leaf.is_asserted:
+                message = (
+                    "an agent of another process holds this chain: store what guard.delegate made"
+                )
+                raise DelegationError(message, code="delegation.holder")
         return self._handle(chain)
 
     def _handle(self, chain: Chain) -> Delegation:

@@ -169,7 +169,8 @@ class DenialListener:
 
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
         """Keep the principal."""
-        self._principal = authority.principal
+        unproved = "" if authority.is_proved else " (unproved)"
+        self._principal = f"{authority.principal}{unproved}"
         return self._inner.begin(authority, task_id, paused)
 
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:

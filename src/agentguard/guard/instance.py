@@ -23,6 +23,7 @@ from agentguard.call.options import CallOptions
 from agentguard.delegation import access_token, chain_issuance, context, verification
 from agentguard.delegation.access_token import AccessToken, IssuedToken
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.claim import Claim, claim_of
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.protocol import Domain
@@ -225,6 +226,10 @@ class Instance:
             self._acceptances.keep(delegation.key, acceptance)
             return acceptance
 
+    def claim_of(self, refused: object, now: datetime) -> Claim | None:
+        """Return whose delegation is refused (``delegation/claim.py``)."""
+        return claim_of(refused, self._domain().trust, at=seconds(now))
+
     def follow(self, ports: Ports, roles_of: Callable[[Chain], Sequence[str]]) -> None:
         """Use other ``ports``, and accept delegations anew, from the next call on.
 
@@ -367,6 +372,14 @@ class _Source(NamedTuple):
 
     def accept(self, now: datetime) -> Acceptance:
         return self.instance.accept(self._usable_delegation(), now)
+
+    def claim(self, now: datetime) -> Claim | None:
+        given: object = self.delegation
+        if isinstance(given, DelegationError):
+            given = given.delegation
+        if isinstance(given, Delegation):
+            given = given.chain
+        return self.instance.claim_of(given, now)
 
     def _usable_delegation(self) -> Delegation:
         if isinstance(self.delegation, DelegationError):

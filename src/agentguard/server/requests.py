@@ -18,6 +18,7 @@ from agentguard.approvals.status import RequestStatus
 from agentguard.approvals.store import Store
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
+from agentguard.delegation.grant import Grant
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
 from agentguard.domain.config.server import LAUNCHED
@@ -137,14 +138,37 @@ def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
 
 
 def resume(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> Frame:
-    """Take a stored delegation up, of a principal whom the client vouches for."""
+    """Take a stored delegation up, of a principal whom the client vouches for.
+
+    The client need not vouch where it shows the tokens with which the delegation began.
+    """
     if len(blobs) != 1:
         raise DecodeError("expected a chain", code="frame.malformed")
     may_be_revoked = header.get("may_be_revoked") is True
     take = parts.delegations.take_up if may_be_revoked else parts.delegations.resume
     taken = take(blobs[0])
-    require_principal(session.client, taken.principal)
+    if not _shows_tokens_of(taken.chain.root, header):
+        require_principal(session.client, taken.principal)
     return _lent(session, taken)
+
+
+def _shows_tokens_of(first: Grant, header: Header) -> bool:
+    """Whether a request shows the tokens on which a first hop rests, whose hashes the hop has.
+
+    A chain is no secret, and so is no proof. The tokens were verified when the delegation began;
+    they may have ended since, and the delegation ends by itself (ADR 0057).
+    """
+    known = first.subject_token
+    if known is None or known.kind is not None:  # an ID-JAG is for the agent that it names
+        return False
+    via = first.via_token
+    return _is_hash_of(header.get("subject_token"), known.sha256) and (
+        via is None or _is_hash_of(header.get("via_token"), via.sha256)
+    )
+
+
+def _is_hash_of(token: object, digest: str) -> bool:
+    return isinstance(token, str) and canonical.sha256_hex(token.encode()) == digest
 
 
 def _lent(session: Session, delegation: Delegation) -> Frame:

@@ -265,8 +265,8 @@ class Session:
         match value:
             case None:
                 return None
-            case {"code": str(code), "message": str(message)}:
-                return DelegationError(message, code=code)
+            case {"code": str(code), "message": str(message), "delegation": str() | None as whose}:
+                return DelegationError(message, code=code, delegation=whose)
             case {"id": str(digest), "scope": [*scope]}:
                 with self.lock:  # the newest use is the last that is forgotten
                     named = self.lent(digest)

@@ -20,6 +20,7 @@ from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import CallSite, Invocation, timestamp
 from agentguard.call.options import CallOptions
 from agentguard.call.tool import ToolSpec, escape
+from agentguard.delegation.claim import Claim
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.errors import AgentguardError, ArgumentsError, DelegationError
 from agentguard.flow.authority import Actor, Authority
@@ -249,6 +250,11 @@ class _Lent(NamedTuple):
             limits=chain.limits,
             description=delegation_description(chain, self.parts.guard.delegations.roles_of(chain)),
         )
+
+    def claim(self, _now: datetime) -> Claim | None:
+        """Return whose token it is, also where it has ended meanwhile."""
+        token = self.asked.subject.token
+        return None if token is None else Claim(token.chain.principal, token.chain)
 
 
 def _names(subject: Subject) -> frozenset[str]:

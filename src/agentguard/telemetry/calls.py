@@ -84,7 +84,8 @@ class Call:
             names.TOOL_TYPE: "function",
             names.TOOL_CALL_ID: tracing.text(self._invocation.site.call_id),
         }
-        who = (authority.principal, tuple(authority.actors), task_id)
+        principal = authority.principal if authority.is_proved else f"agent:{self._actor.name}"
+        who = (principal, tuple(authority.actors), task_id)
         self._identity = identity(self._settings, self._trust_domain, self._actor, *who)
         attributes = self._about | self._identity
         resumes = tracing.parse(paused) if paused is not None else None

@@ -335,7 +335,7 @@ def test_another_number_of_blobs_is_refused(victim, place, blobs):
         ({"task_id": 5}, "frame.malformed"),
         ({"unbound": "x"}, "frame.malformed"),
         ({"inside": 5}, "frame.malformed"),
-        ({"delegation": {"code": "policy.allowed", "message": "x"}}, None),
+        ({"delegation": {"code": "policy.allowed", "message": "x", "delegation": None}}, None),
         ({"delegation": 5}, "frame.malformed"),
     ],
 )  # fmt: skip

@@ -18,7 +18,14 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime, get_runtime
 
-from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied
+from agentguard import (
+    Agent,
+    AgentguardError,
+    Delegation,
+    DelegationError,
+    Denied,
+    current_delegation,
+)
 from agentguard.adapters import (
     is_inside_delegating_call,
     narrowed_here,
@@ -73,7 +80,17 @@ def require_subagent(agent: Agent) -> None:
             f"{subagent.id}: guard the original tool for {name}, or put guard_subagent "
             f"around the part of {name} that is {agent.name}'s"
         )
-        raise DelegationError(message, code="agent.mismatch")
+        raise DelegationError(message, code="agent.mismatch", delegation=_of_call(agent))
+
+
+def _of_call(agent: Agent) -> Delegation | None:
+    """Return the delegation of ``agent``, or the one in force here, for a call that is refused."""
+    if agent.delegation is not None:
+        return agent.delegation
+    try:
+        return current_delegation()
+    except DelegationError:
+        return None
 
 
 def narrowed(result: object) -> Delegation:
@@ -97,7 +114,7 @@ def delegation_error(error: Exception) -> DelegationError:
         return error
     if isinstance(error, AgentguardError):
         reason = error.reason if isinstance(error, Denied) else str(error)
-        return DelegationError(reason, code=error.code)
+        return DelegationError(reason, code=error.code, delegation=error.delegation)
     # the text of the error may tell secrets
     message = f"the delegation function failed ({type(error).__name__})"
     return DelegationError(message, code="delegation.failed")

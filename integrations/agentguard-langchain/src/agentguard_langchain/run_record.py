@@ -66,13 +66,14 @@ class RunRecord:
         record = {"principal": self.principal, "delegation": stored}
         return json.dumps({**record, "traceparent": self.traceparent}).encode()
 
-    def require(self, principal: str | None) -> None:
-        """Raise ``DelegationError`` (``delegation.mismatch``) for another principal."""
+    def require(self, delegation: object) -> None:
+        """Raise ``DelegationError`` (``delegation.mismatch``) for one of another principal."""
+        principal = getattr(delegation, "principal", None)
         if principal != self.principal:
             expected = self.principal or "nobody but the agent itself"
             other = principal or "nobody but the agent itself"
             message = f"this run was begun for {expected}, and goes on for {other}: begin a new one"
-            raise DelegationError(message, code="delegation.mismatch")
+            raise DelegationError(message, code="delegation.mismatch", delegation=delegation)
 
 
 def retire(agent: Agent, task: GraphTask, handle: str) -> None:

@@ -62,4 +62,4 @@ def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> objec
         return delegation.narrowed(scope=scope)
     except DelegationError as error:
         message = f"the sub-agent {agent.name} is to have more than there is: {error}"
-        raise DelegationError(message, code=error.code) from error
+        raise DelegationError(message, code=error.code, delegation=delegation) from error

@@ -236,10 +236,11 @@ class Toolset:
         """
         record = None if handle is None else RunRecord.find(self.agent, task, handle)
         if handle is None or record is None:
-            raise DelegationError(_NO_RECORD, code="delegation.missing")
+            lent = run.delegation
+            raise DelegationError(_NO_RECORD, code="delegation.missing", delegation=lent)
         if run.delegation is not None:
             # an object of a wrong type has no principal: it is refused for its type
-            record.require(getattr(run.delegation, "principal", None))
+            record.require(run.delegation)
             return run
         if record.stored is not None:
             return RunDelegation(self._resume(handle, record.stored), is_in_context=False)
@@ -248,7 +249,8 @@ class Toolset:
                 f"this run was begun for {record.principal}, and what was lent is neither stored "
                 "nor in force here: put the delegation in force around the run"
             )
-            raise DelegationError(message, code="delegation.missing")
+            whose = record.principal
+            raise DelegationError(message, code="delegation.missing", delegation=whose)
         return run
 
     def _resume(self, handle: str, stored: bytes) -> Delegation:

@@ -110,6 +110,7 @@ class CallReport:
             "invocation_id": call.invocation_id,
             "agent": call.agent,
             "principal": call.principal,
+            "proved": call.is_proved,
             "credential": _credential_json(self.credential),
             "delegation": _chain_json(self.chain),
             "inside": call.inside,
@@ -185,7 +186,7 @@ class _ReportBuilder:
         ):
             with self._problem("the invocation does not hold"):
                 at = parse_time(report.entry.at)
-                statements.check_call(report.call, issued, report.chain, at)
+                statements.check_call(report.call, issued, report.chain, self.trust, at)
         if issued is not None:
             with self._problem("the approvals do not hold"):
                 report.answers = self._answers(issued)

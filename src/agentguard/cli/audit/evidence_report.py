@@ -76,6 +76,7 @@ def as_json(evidence: Evidence) -> dict[str, object]:
         "agent": call.agent,
         "credential": _credential_json(evidence.credential),
         "principal": call.principal,
+        "proved": call.is_proved,
         "delegation": [hop.grant.claims() for hop in evidence.chain.hops]
         if evidence.chain
         else None,
@@ -184,6 +185,11 @@ def limits(evidence: Evidence) -> Iterator[str]:
         "what the holder of the log's key rewrote before anybody kept a checkpoint: compare the "
         "root above with a checkpoint that was kept elsewhere"
     )
+    if not evidence.call.is_proved:
+        yield (
+            f"for whom the call was: {evidence.call.principal} is only claimed, for the delegation "
+            "was refused and could not be verified"
+        )
     yield _approval_limit(evidence.answers)
     if evidence.chain is not None:
         yield (
@@ -232,8 +238,7 @@ def _agent_rows(evidence: Evidence) -> Iterator[Row]:
     profile_parts += [f"version {profile.version}"] if profile.version is not None else []
     until = datetime.fromtimestamp(credential.expires_at, UTC).isoformat()
     yield "issuer says", f"{', '.join(profile_parts)}; valid until {until}"
-    is_own_authority = evidence.call.principal == f"agent:{profile.name}"
-    yield "for", f"{evidence.call.principal}{', on its own authority' if is_own_authority else ''}"
+    yield "for", phrases.whose(evidence.call, profile.name)
     if evidence.chain is not None:
         yield from phrases.delegation(evidence.chain)
     if evidence.call.inside is not None:

@@ -118,7 +118,8 @@ def _outcome(row: Row) -> str | Text:
 def _principal(row: Row) -> str:
     """Name for whom an agent acts; ``itself`` for its own authority."""
     own = row.agent is not None and row.principal == f"agent:{agent_name(row.agent)}"
-    return "itself" if own else row.principal or ""
+    unproved = " (unproved)" if row.proved is False else ""
+    return "itself" if own else f"{row.principal or ''}{unproved}"
 
 
 def _kind(row: Row) -> str | Text:

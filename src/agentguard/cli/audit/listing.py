@@ -57,11 +57,12 @@ def list_entries(
 
     They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
 
-    With --json, one object a line: index, shard, kind, at, agent, principal, tool, resource,
-    decision (allow, deny, approval), enforced (false for a call that ran while the policy was only
-    observed), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and
-    nothing is known since), client (its name in [clients] of the guard server), isolation
-    (same-process, same-user, separate-user, remote). What a kind does not have is null.
+    With --json, one object a line: index, shard, kind, at, agent, principal, proved (false where
+    the principal of a refused call is only claimed), tool, resource, decision (allow, deny,
+    approval), enforced (false for a call that ran while the policy was only observed), reason,
+    invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and nothing is known
+    since), client (its name in [clients] of the guard server), isolation (same-process, same-user,
+    separate-user, remote). What a kind does not have is null.
     """
     where = location.locate(config, state)
     reader = where.reader()

@@ -39,6 +39,7 @@ _MEMBERS: Final = (
     "at",
     "agent",
     "principal",
+    "proved",
     "tool",
     "resource",
     "decision",
@@ -56,8 +57,9 @@ class Row:
     """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
 
     Of a call that ran while the policy was only observed, ``decision`` is what it would have been,
-    and was not ``enforced``. ``client`` and ``isolation`` say who made the call, and how well its
-    process was kept apart from the guard's.
+    and was not ``enforced``. ``proved`` is false where the principal of a refused call is only
+    claimed: no signature says that the principal delegated. ``client`` and ``isolation`` say who
+    made the call, and how well its process was kept apart from the guard's.
 
     The list leaves out the members from ``entry`` on: the entry, and what it is about by its own
     word, None for a damaged one; the compact JWS of an identity entry; whether a call in doubt
@@ -70,6 +72,7 @@ class Row:
     at: str | None = None
     agent: str | None = None
     principal: str | None = None
+    proved: bool | None = None
     tool: str | None = None
     resource: str | None = None
     decision: str | None = None
@@ -215,6 +218,7 @@ def of_evaluation(row: Row, parsed: Entry) -> Row:
         row,
         agent=read.agent,
         principal=read.principal,
+        proved=read.is_proved,
         tool=read.tool,
         resource=read.resource,
         decision=read.decision,
@@ -354,6 +358,7 @@ def _named(row: Row, call: Authorization) -> Row:
         row,
         agent=call.agent,
         principal=call.principal,
+        proved=call.is_proved,
         tool=call.tool,
         resource=_text(call.predicate.get("resource")),
         invocation_id=call.invocation_id,

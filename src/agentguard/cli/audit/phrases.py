@@ -266,3 +266,13 @@ def moment(seconds: int) -> str:
     with suppress(ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"{seconds} s since 1970"
+
+
+def whose(call: Authorization, name: str | None) -> str:
+    """Say for whom a call is, whose agent has the ``name``; None where nobody knows the name."""
+    if call.principal == f"agent:{name}":
+        return f"{call.principal}, on its own authority"
+    if not call.is_proved:
+        return f"{call.principal}, which nothing proves: the delegation was refused"
+    refused = "" if call.refused_chain is None else ", whose delegation was refused"
+    return f"{call.principal}{refused}"

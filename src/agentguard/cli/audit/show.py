@@ -159,8 +159,7 @@ def _agent_rows(report: CallReport) -> Iterator[_SheetRow]:
         yield "credential", screen.styled("fail", "none valid")
     else:
         yield "credential", _credential(credential)
-    own = call.principal == f"agent:{credential.profile.name}" if credential is not None else False
-    yield "for", f"{call.principal}, on its own authority" if own else call.principal
+    yield "for", phrases.whose(call, None if credential is None else credential.profile.name)
     if report.chain is not None:
         yield from phrases.delegation(report.chain)
     if call.inside is not None:

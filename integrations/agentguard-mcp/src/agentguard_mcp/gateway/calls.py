@@ -21,6 +21,7 @@ from agentguard import (
     ApprovalPending,
     Decision,
     Delegation,
+    DelegationError,
     Guard,
     secret,
 )
@@ -33,6 +34,7 @@ from agentguard.adapters import (
     arun,
     attached,
     next_call_id,
+    refusing_agent,
 )
 from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
@@ -113,7 +115,7 @@ class Calls:
         if not wanted:
             return {}
         spec, refused = self.catalog.method(START)
-        agent, failed = await self._under_delegation()
+        agent = await self._under_delegation()
         arguments = _start_arguments(settings)
         released: dict[str, str] = {}
 
@@ -125,8 +127,8 @@ class Calls:
             site = CallSite(next_call_id(agent, spec.name))
             bind = partial(Arguments.of, arguments, declared=arguments)
             invocation = Invocation.bind(spec, bind, site, shared=False)
-            if refused or failed:
-                invocation = replace(invocation, refusal=refused or failed)
+            if refused:
+                invocation = replace(invocation, refusal=refused)
             try:
                 await arun(agent, invocation, run, _OPTIONS)
             except ApprovalPending as waiting:
@@ -258,32 +260,34 @@ class Calls:
         if isinstance(caller, Decision):
             return self._agent, spec, caller
         if caller is None:
-            agent, failed = await self._under_delegation()
+            agent = await self._under_delegation()
         else:
-            agent, failed = self._agent.under(caller.delegation), None
-        if self._callers is not None:
-            failed = failed or self._callers.contradiction(request, spec)
+            agent = self._agent.under(caller.delegation)
+        callers = self._callers
+        failed = None if callers is None else callers.contradiction(request, spec)
         return agent, spec if caller is None else caller.told(spec), failed
 
-    async def _under_delegation(self) -> tuple[Agent, Decision | None]:
-        """Return the agent under a delegation of the principal, and why there is none."""
-        if self._settings.principal is None:
-            return self._agent, None
+    async def _under_delegation(self) -> Agent:
+        """Return the agent under a delegation of the principal; it refuses calls without one."""
+        principal = self._settings.principal
+        if principal is None:
+            return self._agent
         async with self._delegating:
             delegation = self._delegation
             if delegation is None or delegation.expires_at - datetime.now(UTC) < _MARGIN:
                 try:
                     delegation = await asyncio.to_thread(
                         self._guard.delegate,
-                        self._settings.principal,
+                        principal,
                         scope=self._settings.delegated,
                         task_id=self._settings.task_id,
                         expires_in=_HOUR,
                     )
                 except AgentguardError as error:
-                    return self._agent, Decision.of_error(error)
+                    refused = DelegationError(str(error), code=error.code, delegation=principal)
+                    return refusing_agent(self._agent, refused)
                 self._delegation = delegation
-        return self._agent.under(delegation), None
+        return self._agent.under(delegation)
 
 
 def _bound(spec: ToolSpec, arguments: dict[str, Any]) -> Arguments:
