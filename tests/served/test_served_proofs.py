@@ -62,9 +62,9 @@ def test_a_receipt_goes_into_the_server_s_log(place):
 
     def pay():
         proof = sha256_hex(prove_request("POST", f"{URL}/pay", b"3").proof.encode())
-        token = mint(Answer(proof, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        token = mint(Answer(proof, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, proof))
-        forged = mint(Answer("f" * 64, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        forged = mint(Answer("f" * 64, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         with pytest.raises(ProofError) as caught:
             note_receipt(VerifiedReceipt(forged, key.public_key.thumbprint, "f" * 64))
         with closing(StateReader(place.settings.state)) as reader:

@@ -178,7 +178,7 @@ class Scene:
                 secret(SECRET)
             if call.tool == "send":
                 proof = prove_request("POST", SERVER, b"").proof
-                answer = Answer(sha256_hex(proof.encode()), 200, "0" * 64)
+                answer = Answer(sha256_hex(proof.encode()), 200, "0" * 64, "0" * 64)
                 key = self.people["bob"]
                 token = mint(answer, key, server=SERVER, at=1)
                 note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, answer.proof_sha256))

@@ -55,7 +55,7 @@ CALLER = (AGENT, "user:alice")
 @pytest.fixture
 def built(signer):
     """An entry of each kind."""
-    answer = Answer("3" * 64, 200, "4" * 64)
+    answer = Answer("3" * 64, 200, "0" * 64, "4" * 64)
     receipt = mint(answer, signer, server="https://a.example/", at=1)
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
     place = CallPlace(1, 7, "the-id", "0" * 64)

@@ -16,6 +16,7 @@ from agentguard.proof import receipt
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
+Sign = Callable[[int, list[tuple[str, str]], bytes], str]
 
 _LOGGER: Final = logging.getLogger("agentguard")
 _NAME: Final = receipt.HEADER.lower().encode()
@@ -24,11 +25,11 @@ _NAME: Final = receipt.HEADER.lower().encode()
 class ReceiptedAnswer:
     """Sends the messages of one answer, with a receipt that ``sign`` makes.
 
-    ``sign`` takes the status and the body, and returns the receipt. Where ``sign`` fails, the
-    answer goes without a receipt, and the reason is in the server's log.
+    ``sign`` takes the status, the headers and the body, and returns the receipt. Where ``sign``
+    fails, the answer goes without a receipt, and the reason is in the server's log.
     """
 
-    def __init__(self, send: Send, sign: Callable[[int, bytes], str]) -> None:
+    def __init__(self, send: Send, sign: Sign) -> None:
         self._send = send
         self._sign = sign
         self._start: Message | None = None
@@ -65,7 +66,8 @@ class ReceiptedAnswer:
     async def _signed(self, start: Message, body: bytes) -> Message:
         others = [header for header in start.get("headers", ()) if header[0].lower() != _NAME]
         try:
-            token = await asyncio.to_thread(self._sign, start["status"], body)
+            listed = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in others]
+            token = await asyncio.to_thread(self._sign, start["status"], listed, body)
         except Exception:
             _LOGGER.exception("an answer has no receipt, because the signer failed")
             return {**start, "headers": others}

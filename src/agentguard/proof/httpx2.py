@@ -29,9 +29,10 @@ class CallerTransport(httpx2.BaseTransport):
     proved is not sent: raises as ``prove_request`` and ``proof_headers`` do. A request after a
     redirect is proved only if all requests before were to the same audience. ``receipt_keys`` has
     the keys (``ssh-ed25519 ...``) of audiences that sign their answers: an answer of such an
-    audience without a valid receipt is a ``ProofError`` (``receipt.*``), and each receipt is on
-    record in the guard's log. Raises ``ConfigError`` for an audience that is no URL, or does not
-    protect requests, and for keys that can't be used.
+    audience without a valid receipt is a ``ProofError`` (``receipt.*``), as is a redirect to such
+    an audience or out of it, and each receipt is on record in the guard's log. Raises
+    ``ConfigError`` for an audience that is no URL, or does not protect requests, and for keys that
+    can't be used.
     """
 
     def __init__(

@@ -36,10 +36,11 @@ def send(audiences: Audiences, transport: Any, request: Any, receipts: ReceiptKe
     """Send a request with ``transport``; return the response.
 
     The request has a proof of its own if the URL is in an audience. If ``receipts`` has keys of the
-    audience, the response needs a receipt, which is on record before this function returns. Raises
-    as ``prove_request`` and ``proof_headers`` do, and ``ProofError`` (``receipt.*``).
+    audience, the response needs a receipt, which is on record before this function returns; a
+    redirect into such an audience or out of it is not followed. Raises as ``prove_request`` and
+    ``proof_headers`` do, and ``ProofError`` (``receipt.*``).
     """
-    base = _audience(audiences, request)
+    base = _audience(audiences, request, receipts)
     if base is None:
         return transport.handle_request(request)
     response, proof = _send_proved(transport, request, base)
@@ -78,7 +79,7 @@ async def asend(audiences: Audiences, transport: Any, request: Any, receipts: Re
 
     The guard signs in a thread, because the guard may wait for a disk or for a guard server.
     """
-    base = _audience(audiences, request)
+    base = _audience(audiences, request, receipts)
     if base is None:
         return await transport.handle_async_request(request)
     response, proof = await _asend_proved(transport, request, base)
@@ -128,7 +129,9 @@ def _require_short(body: bytearray) -> None:
 
 def _answer(response: Any, proof: RequestProof, body: bytearray) -> Answer:
     digest = sha256_hex(proof.proof.encode())
-    return Answer(digest, response.status_code, sha256_hex(bytes(body)))
+    raw = response.headers.raw
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    return Answer.of(digest, response.status_code, headers, bytes(body))
 
 
 def _with_body(response: Any, body: bytearray) -> Any:
@@ -142,16 +145,18 @@ def _with_body(response: Any, body: bytearray) -> Any:
     )
 
 
-def _audience(audiences: Audiences, request: Any) -> Target | None:
+def _audience(audiences: Audiences, request: Any, receipts: ReceiptKeys) -> Target | None:
     """Return the audience of a request that is to be proved, None for any other request.
 
     Another server may choose where a redirect leads, and does not choose what is proved there. So
-    a line of redirects that has left the audience of its first request has no more proofs.
+    a line of redirects that has left the audience of its first request has no more proofs. Raises
+    ``ProofError`` (``receipt.redirect``).
     """
     found = audiences.find(_url(request))
     first: Target | None = request.extensions.setdefault(_FIRST, found)
     if first == found:
         return found
+    receipts.require_no_redirect(first, found)
     request.extensions = {**request.extensions, _FIRST: None}  # the first request keeps its own
     return None
 

@@ -1,8 +1,8 @@
 """Receipts (``typ: ag-receipt+jwt``): a tool's server signs what it has answered to a request.
 
-A receipt is bound to the proof of the request, to the status and to the body of the answer. The
-client knows the server's keys beforehand, and takes none from an answer. ``answers.py`` makes
-receipts in a server, and ``proving.py`` verifies them in a client.
+A receipt is bound to the proof of the request, and to the status, the body and some headers of the
+answer (``COVERED``). The client knows the server's keys beforehand, and takes none from an answer.
+``answers.py`` makes receipts in a server, and ``proving.py`` verifies them in a client.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agentguard.errors import (
     VerificationError,
 )
 from agentguard.proof.target import Target, parse_audience
-from agentguard.signing import jws
+from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import JSON, is_integer, is_sha256
 from agentguard.signing.keys import PublicKey, Signer
 
@@ -34,15 +34,37 @@ MAX_ANSWER: Final = 1024 * 1024
 MAX_RECEIPT: Final = 4 * 1024
 """The longest receipt, in characters."""
 
-_CLAIMS: Final = frozenset({"iss", "iat", "prf", "status", "bdg"})
+COVERED: Final = ("content-encoding", "content-type", "location")
+"""The headers of an answer that a receipt covers: how to read the body, and where to go on."""
+
+_CLAIMS: Final = frozenset({"iss", "iat", "prf", "status", "hdg", "bdg"})
 
 
 class Answer(NamedTuple):
-    """An answer: the status, and digests (SHA-256, hex) of the request's proof and of the body."""
+    """An answer: the status, and digests (SHA-256, hex).
+
+    They are of the request's proof, of the headers ``COVERED`` (``of``), and of the body.
+    """
 
     proof_sha256: str
     status: int
+    headers_sha256: str
     body_sha256: str
+
+    @classmethod
+    def of(
+        cls, proof_sha256: str, status: int, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> Answer:
+        """Return the answer with these headers (names in any case) and this body, still encoded.
+
+        The digest of the headers is that of a canonical JSON object (RFC 8785): by the name of each
+        header of ``COVERED``, the list of its values in their order.
+        """
+        values: dict[str, list[str]] = {name: [] for name in COVERED}
+        for name, value in headers:
+            values.get(name.lower(), []).append(value.strip())
+        digest = canonical.sha256_hex(canonical.dumps(values))
+        return cls(proof_sha256, status, digest, canonical.sha256_hex(body))
 
 
 class VerifiedReceipt(NamedTuple):
@@ -72,6 +94,7 @@ def mint(answer: Answer, signer: Signer, *, server: str, at: int) -> str:
         "iat": at,
         "prf": answer.proof_sha256,
         "status": answer.status,
+        "hdg": answer.headers_sha256,
         "bdg": answer.body_sha256,
     }
     return jws.sign(claims, signer, typ=TYPE)
@@ -102,9 +125,11 @@ def verify_signature(token: str, keys: Sequence[PublicKey]) -> SignedAnswer:
         raise ProofError("the receipt is too long", code="receipt.malformed")
     key, claims = _signed(token, keys)
     if claims.keys() == _CLAIMS and is_integer(claims["iat"]) and is_integer(claims["status"]):
-        server, proof, body = (claims[name] for name in ("iss", "prf", "bdg"))
-        if isinstance(server, str) and is_sha256(proof) and is_sha256(body):
-            return SignedAnswer(server, Answer(proof, claims["status"], body), key.thumbprint)
+        server, *digests = (claims[name] for name in ("iss", "prf", "hdg", "bdg"))
+        if isinstance(server, str) and all(map(is_sha256, digests)):
+            proof, headers, body = digests
+            answer = Answer(proof, claims["status"], headers, body)
+            return SignedAnswer(server, answer, key.thumbprint)
     raise ProofError("the claims are not those of a receipt", code="receipt.malformed")
 
 
@@ -139,6 +164,21 @@ class ReceiptKeys:
     def wants(self, base: Target) -> bool:
         """Whether a server has to sign its answers."""
         return base in self._keys
+
+    def require_no_redirect(self, first: Target | None, found: Target | None) -> None:
+        """Raise ``ProofError`` (``receipt.redirect``) for a redirect between two audiences.
+
+        ``first`` is the audience of the first request, ``found`` that of the next one; None is
+        elsewhere. Nobody signs the answer of one server for another, and a request that is not
+        proved has no receipt.
+        """
+        for base, way in ((first, "out of"), (found, "from elsewhere to")):
+            if base is not None and self.wants(base):
+                message = (
+                    f"a redirect leads {way} {base.uri}, which has to sign its answers: send the "
+                    "request to the right URL"
+                )
+                raise ProofError(message, code="receipt.redirect")
 
     def verify(self, base: Target, token: str, answer: Answer) -> VerifiedReceipt:
         """Verify the receipt of a server; raises ``ProofError``."""

@@ -29,7 +29,6 @@ from agentguard.proof.verification import (
     verify_request,
 )
 from agentguard.proof.verified_tokens import VerifiedTokens
-from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.keys import Signer
 
 
@@ -116,19 +115,21 @@ class Receiver:
         """Whether the answers to accepted requests get a receipt."""
         return self._signer is not None
 
-    def receipt(self, caller: RequestCaller, status: int, body: bytes) -> str:
+    def receipt(
+        self, caller: RequestCaller, status: int, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> str:
         """Sign a receipt of the answer to a request of a verified caller (``receipt.py``).
 
-        ``body`` is the body of the answer as the application gives it: the answer to a ``HEAD`` is
-        sent without one (RFC 9110, 9.3.2), and the receipt is of no bytes. Raises ``ConfigError``
-        without a signer, ``ProofError`` (``proof.unavailable``) without a clock, and what the
-        signer raises.
+        ``headers`` are all headers of the answer, with names in any case. ``body`` is the body of
+        the answer as the application gives it: the answer to a ``HEAD`` is sent without one (RFC
+        9110, 9.3.2), and the receipt is of no bytes. Raises ``ConfigError`` without a signer,
+        ``ProofError`` (``proof.unavailable``) without a clock, and what the signer raises.
         """
         if self._signer is None:
             raise ConfigError("this receiver signs no receipts: give it a signer")
         evidence = caller.evidence
         sent = b"" if evidence.request.method == "HEAD" else body
-        answer = Answer(evidence.proof_sha256, status, sha256_hex(sent))
+        answer = Answer.of(evidence.proof_sha256, status, headers, sent)
         at = read_clock(self._clock)
         return receipt.mint(answer, self._signer, server=self._recorder.server, at=at)
 

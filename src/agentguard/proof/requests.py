@@ -48,7 +48,8 @@ class CallerAdapter(HTTPAdapter):
     requests before were to the same audience. A proved request over ``http`` goes to this machine
     itself, and through no proxy. ``receipt_keys`` has the keys (``ssh-ed25519 ...``) of audiences
     that sign their answers: an answer of such an audience without a valid receipt is a
-    ``ProofError`` (``receipt.*``), and each receipt is on record in the guard's log. Raises
+    ``ProofError`` (``receipt.*``), as is a redirect to such an audience or out of it, and each
+    receipt is on record in the guard's log. Raises
     ``ConfigError`` for an audience that is no URL or does not protect requests, for keys that can't
     be used, and for a body that is neither bytes nor text.
     """
@@ -64,7 +65,7 @@ class CallerAdapter(HTTPAdapter):
         self, request: requests.PreparedRequest, *given: Any, **more: Any
     ) -> requests.Response:
         """Send a request, with a proof of its own if the URL is in an audience."""
-        base = _audience(self._audiences, request)
+        base = _audience(self._audiences, request, self._receipts)
         if base is None:
             return super().send(request, *given, **more)
         if not base.is_encrypted:  # a proxy would read the proof before this machine does
@@ -76,10 +77,8 @@ class CallerAdapter(HTTPAdapter):
             raise
         response.request = request
         if self._receipts.wants(base):
-            body = _body_of(response)
-            answer = Answer(
-                sha256_hex(proof.proof.encode()), response.status_code, sha256_hex(body)
-            )
+            body, digest = _body_of(response), sha256_hex(proof.proof.encode())
+            answer = Answer.of(digest, response.status_code, response.raw.headers.items(), body)
             token = response.headers[receipt.HEADER]
             note_receipt(self._receipts.verify(base, token, answer))
         return response
@@ -142,11 +141,14 @@ class _FirstAudience(NamedTuple):
         """Leave the response as it is."""
 
 
-def _audience(audiences: Audiences, request: requests.PreparedRequest) -> Target | None:
+def _audience(
+    audiences: Audiences, request: requests.PreparedRequest, receipts: ReceiptKeys
+) -> Target | None:
     """Return the audience of a request that is to be proved, None for any other request.
 
     Another server may choose where a redirect leads, and does not choose what is proved there. So
-    a line of redirects that has left the audience of its first request has no more proofs.
+    a line of redirects that has left the audience of its first request has no more proofs. Raises
+    ``ProofError`` (``receipt.redirect``).
     """
     found = audiences.find(_url(request))
     hooks: list[Any] = request.hooks.setdefault("response", [])
@@ -156,6 +158,7 @@ def _audience(audiences: Audiences, request: requests.PreparedRequest) -> Target
         return found
     if first.found == found:
         return found
+    receipts.require_no_redirect(first.found, found)
     changed: list[Any] = [_FirstAudience(None) if hook is first else hook for hook in hooks]
     request.hooks = {**request.hooks, "response": changed}  # the first request keeps its own
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import contextmanager
 
 import httpx
@@ -22,6 +23,7 @@ from tool_servers import (
     tool_server,
 )
 
+from agentguard import Ed25519Signer
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof import httpx2 as proving2
 from agentguard.proof.headers import NAMES
@@ -62,18 +64,18 @@ def elsewhere():
         yield server
 
 
-def with_httpx(audience, url):
-    transport = CallerTransport(audience, transport=httpx.HTTPTransport(verify=TLS))
+def with_httpx(audience, url, **more):
+    transport = CallerTransport(audience, transport=httpx.HTTPTransport(verify=TLS), **more)
     with httpx.Client(transport=transport, follow_redirects=True) as client:
         answer = client.post(url, content=b"body", headers={"X-Mine": "1"})
         assert not NAMES & {name.lower() for name in answer.request.headers}
         return answer.status_code, answer.text
 
 
-def with_async_httpx(audience, url):
+def with_async_httpx(audience, url, **more):
     async def send():
         inner = httpx.AsyncHTTPTransport(verify=TLS)
-        transport = AsyncCallerTransport(audience, transport=inner)
+        transport = AsyncCallerTransport(audience, transport=inner, **more)
         async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
             answer = await client.post(url, content=b"body", headers={"X-Mine": "1"})
             assert not NAMES & {name.lower() for name in answer.request.headers}
@@ -82,18 +84,20 @@ def with_async_httpx(audience, url):
     return asyncio.run(send())
 
 
-def with_httpx2(audience, url):
-    transport = proving2.CallerTransport(audience, transport=httpx2.HTTPTransport(verify=TLS))
+def with_httpx2(audience, url, **more):
+    transport = proving2.CallerTransport(
+        audience, transport=httpx2.HTTPTransport(verify=TLS), **more
+    )
     with httpx2.Client(transport=transport, follow_redirects=True) as client:
         answer = client.post(url, content=b"body", headers={"X-Mine": "1"})
         assert not NAMES & {name.lower() for name in answer.request.headers}
         return answer.status_code, answer.text
 
 
-def with_async_httpx2(audience, url):
+def with_async_httpx2(audience, url, **more):
     async def send():
         inner = httpx2.AsyncHTTPTransport(verify=TLS)
-        transport = proving2.AsyncCallerTransport(audience, transport=inner)
+        transport = proving2.AsyncCallerTransport(audience, transport=inner, **more)
         async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
             answer = await client.post(url, content=b"body", headers={"X-Mine": "1"})
             assert not NAMES & {name.lower() for name in answer.request.headers}
@@ -102,10 +106,10 @@ def with_async_httpx2(audience, url):
     return asyncio.run(send())
 
 
-def with_requests(audience, url):
+def with_requests(audience, url, **more):
     with requests.Session() as session:
         session.trust_env = False
-        session.mount("http://", CallerAdapter(audience))
+        session.mount("http://", CallerAdapter(audience, **more))
         answer = session.post(url, data=b"body", headers={"X-Mine": "1"})
         assert not NAMES & {name.lower() for name in answer.request.headers}
         return answer.status_code, answer.text
@@ -177,6 +181,40 @@ def test_a_request_that_the_delegation_does_not_name_is_not_sent(guard, server, 
     assert server.seen == []
     in_call(guard, lambda: post(server.url, server.url), audience=[server.url])
     assert len(server.seen) == 1
+
+
+@CLIENTS
+def test_a_redirect_to_a_server_that_signs_its_answers_or_out_of_it_is_not_followed(
+    guard, tmp_path, elsewhere, post
+):
+    """Nobody signs the answer of an unproved request, and elsewhere nobody signs at all."""
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+
+    def code(server, url):
+        keys = {server.url: [signer.public_key.openssh()]}
+        try:
+            return post(server.url, url, receipt_keys=keys)[0]
+        except ProofError as error:
+            return error.code
+
+    with (
+        tool_server(guard, tmp_path, signer=signer) as server,
+        redirecting_server(f"{server.url}/healthz") as thief,  # whose answer nobody signs
+    ):
+        onward = f"{server.url}/onward?to="
+        urls = [
+            f"{thief.url}/x",
+            f"{onward}{elsewhere.url}/take",
+            f"{onward}{thief.url}/back",
+            f"{server.url}/healthz",
+            f"{onward}{onward}{server.url}/pay",
+            f"{elsewhere.url}/take",
+        ]
+        got = in_call(guard, lambda: [code(server, url) for url in urls], audience=[server.url])
+    assert got == ["receipt.redirect"] * 3 + ["receipt.missing", 200, 200]  # the last are twins
+    assert [path for _method, path, _headers in elsewhere.seen] == ["/take"]
+    assert len(thief.seen) == 1
+    assert [path for _method, path, _headers in server.seen].count("/healthz") == 1
 
 
 @pytest.mark.parametrize("made", [CallerTransport, AsyncCallerTransport, CallerAdapter])

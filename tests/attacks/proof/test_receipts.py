@@ -38,6 +38,9 @@ def key() -> Ed25519Signer:
     return Ed25519Signer.from_seed(os.urandom(32))
 
 
+JSON_TYPE = [("Content-Type", "application/json")]
+
+
 def application() -> FastAPI:
     app = FastAPI()
 
@@ -128,7 +131,7 @@ def test_a_receipt_is_verified_and_on_record_in_the_agent_s_log(sides, key):
     assert {one.key_id for one in noted} == {key.public_key.thumbprint}
     proved = [entry.members["proof"]["sha256"] for entry in sides.agent.entries("proof")]
     assert [one.proof_sha256 for one in noted] == proved
-    answer = Answer(proved[1], 200, sha256_hex(b"abc"))
+    answer = Answer.of(proved[1], 200, [], b"abc")
     receipt.verify(noted[1].receipt, answer, [key.public_key], server=f"{URL}/")
     assert sides.agent.verify().ok
 
@@ -137,7 +140,7 @@ def test_an_answer_to_head_has_a_receipt_of_no_body(sides, key):
     with sides.agent.open() as guard:
         assert post(guard, sides.folder, key, key, "/pay", method="HEAD") == [(200, b"")]
     (noted,) = (read_receipt(entry) for entry in sides.agent.entries("receipt"))
-    answer = Answer(noted.proof_sha256, 200, sha256_hex(b""))
+    answer = Answer.of(noted.proof_sha256, 200, JSON_TYPE, b"")
     receipt.verify(noted.receipt, answer, [key.public_key], server=f"{URL}/")
 
 
@@ -180,8 +183,68 @@ def test_an_answer_that_was_changed_on_the_way_does_not_count(scene, key):
     assert answers[4:] == ["receipt.malformed", (201, b'{"paid":"42"}')]  # the twin
 
 
+ORIGINAL = {"location": "/next?to=1", "content-type": "text/plain", "content-encoding": "identity"}
+CHANGES: dict[str, Any] = {
+    "another value": lambda header: [(header, "https://thief.example/x")],
+    "one more": lambda header: [(header, ORIGINAL[header]), (header, "x")],
+    "none": lambda _header: [],
+    "in another case": lambda header: [(header, ORIGINAL[header].upper())],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("header", receipt.COVERED)
+@pytest.mark.parametrize("there", [True, False], ids=["there", "absent"])
+def test_a_covered_header_that_was_changed_on_the_way_does_not_count(
+    scene, key, header, change, there
+):
+    """Each header is tried where the server has sent it, and where the server has sent none."""
+    signed = [(name, value) for name, value in ORIGINAL.items() if there or name != header]
+    others = [(name, value) for name, value in signed if name != header]
+    changed = [*others, *CHANGES[change](header)]
+    assert (changed == signed) is (not there and change == "none")
+    verdict = [None, "receipt.mismatch"][changed != signed]
+    assert verdicts(scene.guard, key, signed, signed, changed) == [None, verdict]
+
+
+def test_a_header_counts_in_any_case_and_without_the_blanks_around_it(scene, key):
+    spelt = [(name.title(), f" {value}\t") for name, value in ORIGINAL.items()]
+    moved = [("date", "today"), *reversed([*ORIGINAL.items()])]
+    signed = [*ORIGINAL.items()]
+    assert verdicts(scene.guard, key, signed, spelt, moved) == [None, None]
+
+
+def verdicts(guard: Guard, key: Ed25519Signer, signed: Any, *answers: Any) -> list[str | None]:
+    """Return the code of the refusal of each answer, None for one that counts."""
+    sent = iter(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        proof = sha256_hex(request.headers["Workload-Proof-Token"].encode())
+        token = mint(Answer.of(proof, 200, signed, b""), key, server=f"{URL}/", at=1)
+        return httpx.Response(200, headers=[*next(sent), (receipt.HEADER, token)])
+
+    transport = CallerTransport(
+        URL, transport=httpx.MockTransport(answer), receipt_keys={URL: [key.public_key.openssh()]}
+    )
+
+    def ask() -> list[str | None]:
+        codes: list[str | None] = []
+        with httpx.Client(transport=transport) as client:
+            for _ in answers:
+                try:
+                    client.get(f"{URL}/x")
+                except ProofError as error:
+                    codes.append(error.code)
+                else:
+                    codes.append(None)
+        return codes
+
+    asked: list[str | None] = in_call(guard, ask, audience=[URL])
+    return asked
+
+
 def test_the_receipt_of_another_server_does_not_count(key):
-    answer = Answer("1" * 64, 200, "2" * 64)
+    answer = Answer("1" * 64, 200, "0" * 64, "2" * 64)
     token = mint(answer, key, server="https://other.example/", at=1)
     with pytest.raises(ProofError) as caught:
         receipt.verify(token, answer, [key.public_key], server=f"{URL}/")
@@ -212,7 +275,7 @@ def test_a_call_notes_receipts_of_its_own_requests_alone(scene, key):
         if not again:
             proof = prove_request("POST", f"{URL}/pay", b"")
             digests.append(sha256_hex(proof.proof.encode()))
-        token = mint(Answer(digests[0], 200, "0" * 64), key, server=f"{URL}/", at=1)
+        token = mint(Answer(digests[0], 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         try:
             note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, digests[0]))
         except ProofError as error:
@@ -242,7 +305,7 @@ def test_a_receipt_entry_that_lies_is_found(sides, key, lie):
             None,
             frozenset(),
         )
-        token = mint(Answer(digest, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        token = mint(Answer(digest, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         at = sides.agent.entries("proof")[0].at
         log.append(receipts.receipt(digest, token, "key", subject, at=at))
 
@@ -257,7 +320,7 @@ def test_a_synchronous_client_wants_receipts_too(scene, key):
 
     def answer(request: httpx.Request) -> httpx.Response:
         proof = sha256_hex(request.headers["Workload-Proof-Token"].encode())
-        signed = Answer(proof, 200, sha256_hex(b"yes"))
+        signed = Answer.of(proof, 200, [], b"yes")
         token = mint(signed, key, server=f"{URL}/", at=1)
         headers = {receipt.HEADER: token} if request.url.path == "/signed" else {}
         return httpx.Response(200, headers=headers, content=b"yes")
@@ -317,7 +380,7 @@ async def test_a_file_that_the_server_sends_by_itself_goes_on_without_a_receipt(
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    answer = ReceiptedAnswer(send, lambda _status, _body: "unused")
+    answer = ReceiptedAnswer(send, lambda _status, _headers, _body: "unused")
     await answer({"type": "http.response.start", "status": 200, "headers": []})
     assert sent == []
     await answer({"type": "http.response.pathsend", "path": "/file"})
@@ -325,9 +388,11 @@ async def test_a_file_that_the_server_sends_by_itself_goes_on_without_a_receipt(
 
 
 def test_a_receipt_has_neither_the_body_nor_the_query(key):
-    token = mint(Answer("1" * 64, 200, sha256_hex(b"secret")), key, server=f"{URL}/", at=1)
+    token = mint(
+        Answer.of("1" * 64, 200, [("location", "/secret")], b"secret"), key, server=f"{URL}/", at=1
+    )
     claims = jws.parse(token).claims()
-    assert sorted(claims) == ["bdg", "iat", "iss", "prf", "status"]
+    assert sorted(claims) == ["bdg", "hdg", "iat", "iss", "prf", "status"]
     assert "secret" not in json.dumps(claims)
 
 

@@ -329,7 +329,7 @@ def answered(path, signer, named=None):
     The entry names the key ``named``, by default that of ``signer``.
     """
     proof = sha256_hex(prove_request("POST", f"{URL}{path}", b"").proof.encode())
-    token = mint(Answer(proof, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+    token = mint(Answer(proof, 200, "0" * 64, "0" * 64), signer, server=f"{URL}/", at=1)
     note_receipt(VerifiedReceipt(token, (named or signer).public_key.thumbprint, proof))
 
 
@@ -380,7 +380,7 @@ def test_a_receipt_that_the_server_has_not_signed_is_a_difference(sides, key, li
         proof = prove_request("POST", f"{URL}/pay", b"")
         check(receiver, Sent(listed(proof), query="", body=b""))
         digest = sha256_hex(proof.proof.encode())
-        token = mint(Answer(digest, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+        token = mint(Answer(digest, 200, "0" * 64, "0" * 64), signer, server=f"{URL}/", at=1)
         note_receipt(VerifiedReceipt(token, (named or signer).public_key.thumbprint, digest))
 
     with sides.open() as opened:
@@ -402,7 +402,7 @@ def test_a_receipt_that_lies_is_not_hidden_behind_another(sides, key):
     def pay(signers):
         proof = sha256_hex(prove_request("POST", f"{URL}/pay", b"").proof.encode())
         for signer in signers:
-            token = mint(Answer(proof, 200, "0" * 64), signer, server=f"{URL}/", at=1)
+            token = mint(Answer(proof, 200, "0" * 64, "0" * 64), signer, server=f"{URL}/", at=1)
             note_receipt(VerifiedReceipt(token, signer.public_key.thumbprint, proof))
 
     with sides.open() as opened:
@@ -419,7 +419,7 @@ def test_a_receipt_contradicts_a_log_that_says_refused(sides, key):
         sent = Sent(listed(proof), query="", body=b"altered")
         assert refused(receiver, sent) == "proof.request"
         digest = sha256_hex(proof.proof.encode())
-        token = mint(Answer(digest, 200, "0" * 64), key, server=f"{URL}/", at=1)
+        token = mint(Answer(digest, 200, "0" * 64, "0" * 64), key, server=f"{URL}/", at=1)
         note_receipt(VerifiedReceipt(token, key.public_key.thumbprint, digest))
 
     with sides.open() as opened:

@@ -86,7 +86,8 @@ def good_requests(client: Intruder) -> dict[str, Asked]:
     http = {**about, "url": f"{URL}/pay", "body_sha256": "0" * 64}
     proof_sha256 = sha256_hex(client.got("proof", **http).header["proof"].encode())
     receipt = {"proof_sha256": proof_sha256, "key_id": CAROL.public_key.thumbprint}
-    receipt["receipt"] = mint(Answer(proof_sha256, 200, "0" * 64), CAROL, server=URL, at=1)
+    signed = Answer.of(proof_sha256, 200, [], b"")
+    receipt["receipt"] = mint(signed, CAROL, server=URL, at=1)
     answered, vouched, taken_back = (waiting(client, agent, cents) for cents in (1, 2, 3))
     given: dict[str, Any] = {
         "approver": "user:carol",
