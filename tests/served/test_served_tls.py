@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from certificates import Authority
+from certificates import LONG, Authority
 from served_remote import BATCH, WEB, Remote
 
 from agentguard import ApprovalPending, ConfigError, Denied, ServerError
@@ -209,6 +209,30 @@ def greeted(connected: ssl.SSLSocket) -> Stream:
     stream.write(Frame({"op": "hello", "protocol": 1, "session": None}))
     assert "session" in stream.read().header
     return stream
+
+
+@pytest.mark.parametrize("position", range(4), ids=["root", "upper", "lower", "own"])
+def test_a_connection_ends_with_the_first_certificate_of_its_chain(founded, position):
+    """Each certificate of a chain in turn ends in an hour, and the others last for a year."""
+    hours = [1 if one == position else LONG for one in range(4)]
+    root = Authority(founded.folder, "root", hours=hours[0])
+    upper = Authority(founded.folder, "upper", above=root, hours=hours[1])
+    lower = Authority(founded.folder, "lower", above=upper, hours=hours[2])
+    lasting = Authority(founded.folder, "lasting")
+    both = founded.folder / "both.pem"
+    both.write_bytes(root.file.read_bytes() + lasting.file.read_bytes())
+    remote = Remote(founded, SOON, ca=both)
+    beside = Authority(founded.folder, "beside", above=lasting)
+    with (
+        remote.socket(lower.issue("web", WEB, hours=hours[3])) as web,
+        remote.socket(beside.issue("batch", BATCH, hours=LONG)) as batch,
+    ):
+        lasts = greeted(batch)
+        web.settimeout(30)
+        with pytest.raises((EndedError, ConnectionError, ssl.SSLError)):
+            greeted(web).read()  # on a slow machine, the certificate has ended before
+        lasts.write(Frame({"op": "flush"}))  # the twin
+        assert lasts.read().header == {}
 
 
 def test_an_idle_connection_ends_with_its_certificate(founded):

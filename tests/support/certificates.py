@@ -10,17 +10,30 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+LONG = 24 * 500
+"""Hours for which an authority lasts that a test does not end."""
+
 
 class Authority:
     """A certificate authority of one test."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, above: Authority | None = None, hours: float = LONG
+    ) -> None:
+        """Make an authority that ``above`` vouches for, or that vouches for itself."""
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self._file = folder / f"{name}.pem"
-        certificate = self._signed(self._name, self._key.public_key(), ca=True)
+        self._above = above
+        signs = above or self
+        certificate = signs._signed(self._name, self._key.public_key(), ca=True, hours=hours)
         self._file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    @property
+    def _chain(self) -> bytes:
+        """The certificates that a client has to show beside its own, up to the root."""
+        return b"" if self._above is None else self._file.read_bytes() + self._above._chain
 
     @property
     def file(self) -> Path:
@@ -32,7 +45,7 @@ class Authority:
         key: ec.EllipticCurvePublicKey,
         *uris: str,
         ca: bool = False,
-        hours: int = 1,
+        hours: float = 1,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
@@ -61,7 +74,7 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, name: str, *uris: str, hours: int = 1) -> tuple[Path, Path]:
+    def issue(self, name: str, *uris: str, hours: float = 1) -> tuple[Path, Path]:
         """The files of a certificate and its key: for a client with ``uris``, or for 127.0.0.1.
 
         The certificate expires in some ``hours``, or has expired so long ago.
@@ -70,7 +83,8 @@ class Authority:
         named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         files = (self._folder / f"{name}.crt", self._folder / f"{name}.key")
         certificate = self._signed(named, key.public_key(), *uris, hours=hours)
-        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        shown = certificate.public_bytes(serialization.Encoding.PEM) + self._chain
+        files[0].write_bytes(shown)
         files[1].write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

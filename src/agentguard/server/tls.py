@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
+
+from cryptography import x509
 
 from agentguard.domain.config.server import ClientConfig, TlsListener
 from agentguard.errors import ServerError
@@ -63,7 +66,7 @@ def listen(config: TlsListener) -> socket.socket:
 
 
 class Known(NamedTuple):
-    """What a certificate says: the client, and when the certificate ends (Unix time)."""
+    """What a certificate says: the client, and when it or one above it ends (Unix time)."""
 
     client: ClientConfig
     ends_at: float
@@ -131,13 +134,32 @@ def accept(
         known = None
         if certificate is not None:
             client = _client_of(_uris(certificate), clients)
-            known = Known(client, ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+            known = Known(client, _first_end(_verified_chain(encrypted)))
             handshakes.end(connected)
         return Stream(encrypted, is_served=True), known
     except BaseException:
         handshakes.end(connected)
         encrypted.close()
         raise
+
+
+def _verified_chain(encrypted: ssl.SSLSocket) -> list[bytes]:
+    """Return the certificates (DER) that TLS has verified, from the client's to the authority's."""
+    if sys.version_info >= (3, 13):
+        return encrypted.get_verified_chain()
+    # Python has had the method since 3.10, and calls it public since 3.13
+    verified = encrypted._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # noqa: SLF001
+    return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in verified or ()]
+
+
+def _first_end(chain: list[bytes]) -> float:
+    """Return when the first of the certificates ends (Unix time); raises ``ServerError``."""
+    try:
+        ends = [x509.load_der_x509_certificate(one).not_valid_after_utc for one in chain]
+        return min(ends).timestamp()
+    except ValueError as error:  # also for no certificate
+        message = f"nobody can say when the certificates of a client end: {error}"
+        raise ServerError(message, code="server.stranger") from error
 
 
 def _client_of(names: list[str], clients: Mapping[str, ClientConfig]) -> ClientConfig:
