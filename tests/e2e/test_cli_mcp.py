@@ -150,7 +150,7 @@ def test_without_the_distribution_the_command_says_what_to_install(project, monk
     assert "pip install . ./integrations/agentguard-mcp" in result.stderr
 
 
-def test_the_scope_of_the_calls_is_that_of_the_agent_and_the_principal(tmp_path):
+def test_a_principal_without_roles_delegates_what_the_agent_may_have(tmp_path):
     tables = {
         "agents": {"assistant": {"authority": "delegated", "max_scope": ["a:r", "b:r"]}},
         "policy": {"engine": "rego", "path": "x.rego"},
@@ -162,14 +162,13 @@ def test_the_scope_of_the_calls_is_that_of_the_agent_and_the_principal(tmp_path)
 
     def scope(more, principal, *named):
         parsed = config.parse({**tables, **more}, source="test", base=tmp_path)
-        return gateway.scope_of(parsed, "assistant", principal, frozenset(named))
+        return gateway.delegated_scope(parsed, "assistant", principal, frozenset(named))
 
-    both = frozenset({"a:r", "b:r"})
-    assert scope({}, None) == (None, both)
-    assert scope({}, "user:ada") == (("a:r", "b:r"), both)
-    assert scope({}, "user:ada", "a:r") == (("a:r",), {"a:r"})
-    assert scope(people, "user:ada") == (None, {"a:r"})
-    assert scope(people, "user:eve") == (None, frozenset())
+    assert scope({}, None) is None
+    assert scope({}, "user:ada") == ("a:r", "b:r")
+    assert scope({}, "user:ada", "a:r") == ("a:r",)
+    assert scope(people, "user:ada") is None  # what the roles allow
+    assert scope(people, "user:ada", "a:r") == ("a:r",)
 
 
 def gateway_command(project) -> StdioServerParameters:

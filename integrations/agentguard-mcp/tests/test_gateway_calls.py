@@ -56,7 +56,7 @@ async def test_the_agent_acts_for_the_principal_of_the_configuration(tmp_path):
         agents={"assistant": {"authority": "delegated", "max_scope": ["files:read", "x:y"]}},
         tools={"fail": {"requires": ["x:y"]}},
     )
-    given = settings(principal="user:alice", task_id="ticket-7", scope=frozenset({"files:read"}))
+    given = settings(principal="user:alice", task_id="ticket-7")
     async with gateway(recorded, given) as client:
         assert "fail" not in await client.tools()
         assert shown(await client.call("echo", "a"))["text"] == "a"

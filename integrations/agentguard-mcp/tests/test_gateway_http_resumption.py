@@ -177,7 +177,8 @@ async def test_each_message_before_the_break_comes_once(recorded):
 async def test_a_server_that_has_forgotten_the_stream_is_asked_once(recorded):
     server = Server(stream(BEGIN), refusal("410 Gone"), ANSWER)
     async with client_of(recorded, server) as client:
-        assert code_of(await client.call("slow")) == "tool.lost"
+        lost = await client.call("slow")
+        assert code_of(lost) == "tool.lost"
     assert server.gets == ["s-0"]
     assert recorded.outcomes() == ["unknown"]
 

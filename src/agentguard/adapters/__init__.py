@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentguard.adapters.approvals import note_waiting, take_answer, verdict_of
     from agentguard.adapters.calls import (
         aevaluate,
+        agent_scope,
         arun,
         check_tool_names,
         configure_tool,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
         listen_tcp,
         uvicorn_config,
     )
-    from agentguard.signing.canonical import JSON, digest
+    from agentguard.signing.canonical import JSON, MAX_INTEGER, digest, loads
     from agentguard.telemetry import (
         SILENT_SPAN,
         AgentSpan,
@@ -78,6 +79,8 @@ _NAMES = {
     "adapters.approvals": ("note_waiting", "take_answer", "verdict_of"),
     "adapters.calls": (
         "aevaluate",
+        "agent_scope",
+        "agent_scope",
         "arun",
         "check_tool_names",
         "configure_tool",
@@ -120,7 +123,7 @@ _NAMES = {
     "errors": ("ArgumentsError", "DecodeError", "EncodeError"),
     "server.unix_socket": ("listen_unix",),
     "service.uvicorn_server": ("HttpConnection", "listen_tcp", "uvicorn_config"),
-    "signing.canonical": ("JSON", "digest"),
+    "signing.canonical": ("JSON", "MAX_INTEGER", "digest", "loads"),
     "telemetry": (
         "SILENT_SPAN",
         "AgentSpan",
@@ -139,6 +142,7 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "JSON",
     "MAX_DEPTH",
+    "MAX_INTEGER",
     "MAX_NOTE",
     "SILENT_SPAN",
     "AgentSpan",
@@ -160,6 +164,7 @@ __all__ = [
     "ToolSpec",
     "Verdict",
     "aevaluate",
+    "agent_scope",
     "agent_span",
     "arun",
     "astream_within",
@@ -181,6 +186,7 @@ __all__ = [
     "is_tracing",
     "listen_tcp",
     "listen_unix",
+    "loads",
     "log_denial",
     "narrowed_here",
     "narrowing_owner",

@@ -106,6 +106,14 @@ def configure_tool(agent: Agent, spec: ToolSpec) -> ToolSpec:
     return caller_of(agent).runtime.parts.tools.configure(spec)
 
 
+def agent_scope(agent: Agent) -> frozenset[str] | None:
+    """Return the largest scope that a call of the agent can have; None for every scope.
+
+    A delegation makes it smaller.
+    """
+    return caller_of(agent).runtime.config.scope
+
+
 def check_tool_names(agent: Agent) -> None:
     """Log the names in ``[tools]`` that look misspelt; call this once all tools are configured."""
     caller_of(agent).runtime.parts.tools.check_names()

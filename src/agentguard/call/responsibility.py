@@ -225,6 +225,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
         "agentguard server accept AGENT TOOL where a guard server runs, or agentguard mcp pin for "
         "a tool of an MCP server"
     ),
+    "tool.uncheckable": _developer(
+        "the program's log says what is wrong with the schema of the tool: mend the MCP server"
+    ),
     "tool.unknown": _AGENT,
     "tool.unlisted": _operator(
         "see why the MCP server behind the gateway does not answer tools/list"

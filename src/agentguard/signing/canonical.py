@@ -35,9 +35,6 @@ MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that every JSON implementation can represent exactly (RFC 7493, 2.2)."""
 
 _BOM: Final = "\ufeff"
-# The tail is possessive and the closing quote optional, so that an unterminated string is one match
-# and the scan takes linear time on hostile text.
-_STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 # Between these bounds orjson and RFC 8785 encode a float alike, unless it is integral: orjson
@@ -63,23 +60,27 @@ _RECORD_OPTIONS: Final = (
 )
 
 
-def loads(data: object, *, limit: int = MAX_BYTES) -> JSON:
+def loads(
+    data: object, *, limit: int = MAX_BYTES, depth: int = MAX_DEPTH, exact: bool = False
+) -> JSON:
     """Decode one JSON text; refuse a text that two decoders could read differently.
 
-    ``data`` is bytes or text, of at most ``limit`` bytes in UTF-8, nested at most ``MAX_DEPTH``
-    deep. An integer beyond ``MAX_INTEGER`` becomes a float, because RFC 8785 encodes the float 1e17
-    as digits. Raises ``DecodeError`` (``json.malformed``, ``json.duplicate_key``, ``json.number``,
-    ``json.surrogate``, ``json.depth``, ``json.size``, ``json.utf8``). RFC 8259, RFC 7493.
+    ``data`` is bytes or text, of at most ``limit`` bytes in UTF-8, nested at most ``depth`` deep.
+    An integer beyond ``MAX_INTEGER`` becomes a float, because RFC 8785 encodes the float 1e17
+    as digits. With ``exact``, it stays the integer, which ``dumps`` refuses: whoever passes a value
+    on changes no digit. Raises ``DecodeError`` (``json.malformed``, ``json.duplicate_key``,
+    ``json.number``, ``json.surrogate``, ``json.depth``, ``json.size``, ``json.utf8``). RFC 8259,
+    RFC 7493.
     """
     text = _text(data, limit)
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(text)
     try:
-        value: JSON = _DECODER.decode(text)
+        value: JSON = (_EXACT_DECODER if exact else _DECODER).decode(text)
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}", code="json.malformed") from None
-    except RecursionError:  # the caller's stack was nearly full
-        raise _too_deep() from None
+    except RecursionError:
+        raise _too_deep(depth) from None
+    if text.count("[") + text.count("{") > depth:
+        _check_depth(value, depth)
     if _SURROGATE_ESCAPE.search(text):
         _check_surrogates(value)
     return value
@@ -238,16 +239,19 @@ def _text(data: object, limit: int) -> str:
     return text
 
 
-def _check_depth(text: str) -> None:
-    """Raise ``DecodeError`` if brackets outside strings are nested too deeply."""
-    depth = 0
-    for token in _STRING_OR_BRACKET.findall(text):
-        if token in ("[", "{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _too_deep()
-        elif token in ("]", "}"):
-            depth -= 1
+def _check_depth(value: JSON, depth: int) -> None:
+    """Raise ``DecodeError`` if arrays and objects are nested more than ``depth`` deep."""
+    level: list[Any] = [[value]]
+    for _ in range(depth + 1):
+        level = [
+            member
+            for one in level
+            for member in (one.values() if type(one) is dict else one)
+            if type(member) is dict or type(member) is list
+        ]
+        if not level:
+            return
+    raise _too_deep(depth)
 
 
 def _check_surrogates(value: JSON) -> None:
@@ -286,6 +290,9 @@ def _constant(name: str) -> NoReturn:
 
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
+_EXACT_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
 )
 
 
@@ -359,8 +366,8 @@ def _too_long(limit: int) -> DecodeError:
     return DecodeError(f"JSON of more than {limit} bytes", code="json.size")
 
 
-def _too_deep() -> DecodeError:
-    return DecodeError(f"JSON of more than {MAX_DEPTH} levels", code="json.depth")
+def _too_deep(depth: int) -> DecodeError:
+    return DecodeError(f"JSON of more than {depth} levels", code="json.depth")
 
 
 def _lone_surrogate() -> DecodeError:

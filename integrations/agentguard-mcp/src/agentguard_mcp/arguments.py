@@ -1,6 +1,6 @@
 """The arguments that a policy decides on: those that the tool gets, and no others.
 
-An SDK reads arguments leniently. The text ``"true"`` and the number 1 become ``True``, ``"3"``
+A server reads arguments leniently. The text ``"true"`` and the number 1 become ``True``, ``"3"``
 becomes 3, and a text with a list in JSON becomes the list. A policy that reads the arguments as
 they were sent would then decide on other values than the tool gets. So arguments that do not match
 the tool's own schema are refused, and the defaults of the arguments are filled in. A default within
@@ -10,33 +10,41 @@ an object that was sent is not: the tool may get more there than the policy sees
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, Final
 
-from jsonschema import (  # type: ignore[import-untyped]
-    Draft202012Validator,
-    ValidationError,
-)
-from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped]
-from referencing import Registry
+from agentguard.adapters import MAX_INTEGER, ArgumentsError
+from agentguard_mcp.schemas import Schema, UncheckableError
 
-from agentguard.adapters import ArgumentsError
+_SCALARS: Final = frozenset({"boolean", "integer", "null", "number", "string"})
+_ANY: Final = "any"
 
-_NO_REMOTE_SCHEMAS: Final[Registry[Any]] = Registry()
-"""A schema that leads to another document is refused: nothing is fetched."""
+
+def require_checkable(schema: Mapping[str, Any]) -> Schema:
+    """Return the schema of a tool's arguments, ready to check them.
+
+    Raises ``ArgumentsError`` (``tool.uncheckable``) with the reason for one that can't be used.
+    """
+    try:
+        return Schema.of(schema)
+    except UncheckableError as error:
+        message = f"the schema of the tool can't be used to check arguments: {error}"
+        raise ArgumentsError(message, code="tool.uncheckable") from error
 
 
 def bound(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments to decide on: those sent, and the defaults of those left out.
 
-    ``schema`` is the JSON schema of the tool's arguments. Raises ``ArgumentsError``
-    (``arguments.invalid``) for arguments that do not match the schema, for a text that an SDK could
-    read as JSON, and for a schema that can't be used. The message quotes no value.
+    ``schema`` is the JSON schema of the tool's arguments. Raises ``ArgumentsError``:
+    ``arguments.invalid`` for arguments that do not match the schema, for a text that a server could
+    read as JSON, for an integer beyond ``MAX_INTEGER`` and for a check that takes too long;
+    ``tool.uncheckable`` for a schema that can't be used. The message quotes no value.
     """
+    checked = require_checkable(schema)
     properties = schema.get("properties")
     declared: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
-    _require_match(schema, arguments, declared)
+    require_exact(arguments, declared)
+    _require_match(checked, arguments, declared)
     for name, value in arguments.items():
         if name in declared and _could_be_read_as_json(value, declared[name]):
             message = f"the argument {name!r} is a text that could be read as JSON: send the value"
@@ -49,15 +57,39 @@ def bound(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, 
     return {**defaults, **arguments}
 
 
+def require_exact(arguments: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Raise ``ArgumentsError`` for an integer that servers read as different numbers.
+
+    JavaScript reads 9007199254740993 as 9007199254740992.
+    """
+    for name, value in arguments.items():
+        if not _is_exact(value):
+            message = (
+                f"{_place(name, declared)} an integer beyond 2^53-1, of which a server may make "
+                "another number: send the number as a text, if the tool takes one"
+            )
+            raise ArgumentsError(message, code="arguments.invalid")
+
+
+def _is_exact(value: object) -> bool:
+    todo = [value]
+    for one in todo:  # the list grows in the loop
+        if isinstance(one, Mapping):
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+        elif isinstance(one, int) and abs(one) > MAX_INTEGER:
+            return False
+    return True
+
+
 def _require_match(
-    schema: Mapping[str, Any], arguments: Mapping[str, Any], declared: Mapping[str, Any]
+    schema: Schema, arguments: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> None:
     try:
-        text = json.dumps(dict(schema), sort_keys=True)
-        error = next(_validator(text).iter_errors(dict(arguments)), None)
-    except Exception as problem:
-        # the validator raises many kinds of errors for a schema that is none
-        message = "the tool's schema can't be used to check the arguments"
+        error = schema.error(dict(arguments))
+    except UncheckableError as problem:
+        message = f"the arguments can't be checked against the schema of the tool: {problem}"
         raise ArgumentsError(message, code="arguments.invalid") from problem
     if error is not None:
         path = [*error.absolute_path]
@@ -67,47 +99,34 @@ def _require_match(
         raise ArgumentsError(message, code="arguments.invalid")
 
 
-@lru_cache(maxsize=256)
-def _validator(text: str) -> Any:
-    """Return the validator of a schema, which is given as JSON; raises for what is no schema."""
-    schema = json.loads(text)
-    kind = validator_for(schema, default=Draft202012Validator)
-    kind.check_schema(schema)
-    return extend(kind, {"uniqueItems": _unique_items})(schema, registry=_NO_REMOTE_SCHEMAS)
-
-
-def _unique_items(
-    _validator: Any, is_wanted: object, value: object, _schema: object
-) -> Iterator[ValidationError]:
-    """Yield an error for a list that has an item twice, in the place of jsonschema's own look.
-
-    That one compares each item with each other one where items have no order: a caller's list of
-    50 KB would hold all other callers up for many seconds.
-    """
-    if is_wanted is True and isinstance(value, list) and len({*map(_frozen, value)}) < len(value):
-        yield ValidationError("the list has an item twice")
-
-
-def _frozen(value: object) -> object:
-    """Return what is equal for two values that are the same JSON, and has a hash."""
-    if isinstance(value, Mapping):
-        return frozenset((name, _frozen(one)) for name, one in value.items())
-    if isinstance(value, list):
-        return tuple(map(_frozen, value))
-    return isinstance(value, bool), value  # for Python, 1 and true are equal
+def _place(name: str, declared: Mapping[str, Any]) -> str:
+    return f"the argument {name!r} has" if name in declared else "the arguments have"
 
 
 def _could_be_read_as_json(value: object, schema: object) -> bool:
-    """Whether an SDK could read a text as null, a list or an object.
+    """Whether a server could read a text as null, a list or an object, and give it to the tool.
 
-    The SDK 2 does that for each parameter whose type is not plainly text.
+    The SDK for Python reads each text so whose parameter is not plainly text. What it has read is
+    then no value of a parameter that takes no such value.
     """
     if not isinstance(value, str):
         return False
-    if isinstance(schema, Mapping) and schema.get("type") == "string":
-        return False
+    types = _types(schema)
     try:
         read = json.loads(value)
     except (ValueError, RecursionError):
         return False
-    return read is None or isinstance(read, list | dict)
+    if read is None:
+        return not types.isdisjoint({"null", _ANY})
+    return isinstance(read, list | dict) and not types <= _SCALARS
+
+
+def _types(schema: object) -> set[str]:
+    """Return the types that a schema names for a value, ``_ANY`` among them where it may be any."""
+    if not isinstance(schema, Mapping):
+        return {_ANY}
+    named, parts = schema.get("type"), schema.get("anyOf", schema.get("oneOf"))
+    if named is not None:
+        types = named if isinstance(named, list) else [named]
+        return {one if isinstance(one, str) else _ANY for one in types}
+    return set().union(*map(_types, parts)) if isinstance(parts, list) else {_ANY}

@@ -31,6 +31,11 @@ class ProvedCaller(NamedTuple):
     delegation: Delegation
     revocations: PublishedRevocations | None
 
+    @property
+    def most(self) -> frozenset[str]:
+        """The scope that the proof's delegation has."""
+        return frozenset(self.delegation.scope)
+
     def told(self, spec: ToolSpec) -> ToolSpec:
         """Return a specification whose policy input has the caller (``input.caller``)."""
         return replace(spec, facts=with_caller(spec, self.caller))

@@ -17,10 +17,17 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from agentguard import Agent, AgentguardError, ApprovalPending, Denied, Guard, adapters
-from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, ToolSpec
+from agentguard.adapters import (
+    Arguments,
+    ArgumentsError,
+    CallOptions,
+    CallSite,
+    Invocation,
+    ToolSpec,
+)
 from agentguard.proof import CallReceiver, RequestCaller
 from agentguard_mcp import listing, messages
-from agentguard_mcp.arguments import bound
+from agentguard_mcp.arguments import bound, require_checkable
 from agentguard_mcp.delegations import CallerDelegations, service_of
 from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
@@ -115,9 +122,9 @@ class RequestGuard:
     async def _list(self, method: str, params: Any, run: Run) -> Any:
         """Return a list: of tools, for a caller with a proof, those that the caller may see."""
         if not messages.is_proved(params) and self._lists_for_all:
-            return await run()
+            return _with_checkable(method, await run())
         caller = await self._verified(method, params)
-        result = await run()
+        result = _with_checkable(method, await run())
         if method != LIST or not isinstance(result, Mapping):
             return result
         tools = [(tool, self._listed_spec(tool)) for tool in listing.tools_of(result)]
@@ -209,6 +216,30 @@ class RequestGuard:
                 raise
             message = f"Denied: {request.name} was not run [{error.code}]."
             raise RefusedRequestError(message, code=error.code) from error
+
+
+def _with_checkable(method: str, result: Any) -> Any:
+    """Return a list of tools without those whose arguments can't be checked: no call of them runs.
+
+    Another result is returned as it is.
+    """
+    if method != LIST or not isinstance(result, Mapping):
+        return result
+    tools = listing.tools_of(result)
+    kept = [tool for tool in tools if not _is_uncheckable(tool)]
+    return result if len(kept) == len(tools) else listing.with_tools(result, kept)
+
+
+def _is_uncheckable(tool: Any) -> bool:
+    if not isinstance(tool, Mapping):
+        return False
+    try:
+        require_checkable(tool.get("inputSchema", {}))
+    except ArgumentsError as error:
+        name = _shown(str(tool.get("name")))
+        _LOGGER.warning("the tool %s is left out of a list: %s [%s]", name, error, error.code)
+        return True
+    return False
 
 
 def _shown(text: str) -> str:

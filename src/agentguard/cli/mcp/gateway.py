@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from agentguard.cli.terminal import screen
 from agentguard.domain.config import Config, rights
 from agentguard.domain.config.mcp import McpConfig, require_server_name, require_url
-from agentguard.errors import ConfigError, DelegationError
+from agentguard.errors import ConfigError
 from agentguard.storage import files
 
 _PACKAGE: Final = "agentguard_mcp.gateway"
@@ -192,7 +192,6 @@ def settings_of(
     """Return the settings of a gateway; raises ``ConfigError``."""
     name, table, command, url = server
     agent, principal = caller.agent or table.agent or "", caller.principal or table.principal
-    scope = scope_of(config, agent, principal, table.scope)
     return package().Settings(
         server=name,
         command=command,
@@ -200,13 +199,12 @@ def settings_of(
         bearer=table.bearer,
         agent=agent,
         principal=principal,
-        delegated=scope.delegated,
+        delegated=delegated_scope(config, agent, principal, table.scope),
         task_id=caller.task,
         prefix=table.prefix,
         pins=pins,
         tools=table.tools,
         filter_list=table.filter_list,
-        scope=scope.visible,
         environment=package().environment(os.environ, (*table.env, *env)),
         secrets=table.secrets,
         calls_per_minute=table.calls_per_minute,
@@ -269,36 +267,17 @@ def write_pins(config: Config, pins: Any) -> Path:
     return path
 
 
-class Scope(NamedTuple):
-    """What the principal ``delegated`` (None: all that the roles allow), and what is ``visible``.
-
-    ``visible`` is the largest scope that a call can have, None where only the guard knows that.
-    """
-
-    delegated: tuple[str, ...] | None
-    visible: frozenset[str] | None
-
-
-def scope_of(config: Config, agent: str, principal: str | None, named: frozenset[str]) -> Scope:
-    """Return the scope of the calls of ``agent`` for ``principal``, None for no principal.
+def delegated_scope(
+    config: Config, agent: str, principal: str | None, named: frozenset[str]
+) -> tuple[str, ...] | None:
+    """Return the scope that ``principal`` delegates, None for all that the roles allow.
 
     ``named`` is the scope that ``[mcp.NAME]`` names, empty for none. Where the configuration has no
-    roles of principals, the principal delegates what the agent may have. Behind a guard server, and
-    for roles that the application looks up, only the guard knows the largest scope.
+    roles of principals, the principal delegates what the agent may have.
     """
-    profile = config.agents.get(agent)
-    most = None if profile is None or config.server is not None else profile.scope
     if principal is None:
-        return Scope(None, most)
-    delegated = tuple(sorted(named)) or None
-    if delegated is None and most is not None and not config.lists_principals:
-        delegated = tuple(sorted(most))
-    if most is None or delegated is not None:
-        return Scope(delegated, most if delegated is None or most is None else most & {*delegated})
-    if config.principals is None:
-        return Scope(None, most)
-    try:
-        allowed = config.delegable_scope(principal, None, config.principals.get)
-    except DelegationError:  # each call is denied, with this error as the reason
-        return Scope(None, frozenset())
-    return Scope(None, most.intersection(allowed))
+        return None
+    profile = config.agents.get(agent)
+    if named or profile is None or config.server is not None or config.lists_principals:
+        return tuple(sorted(named)) or None
+    return None if profile.scope is None else tuple(sorted(profile.scope))

@@ -20,6 +20,10 @@ class Caller(Protocol):
     def delegation(self) -> Delegation:
         """The delegation under which the gateway decides on the request."""
 
+    @property
+    def most(self) -> frozenset[str]:
+        """The largest scope that a request of the caller can have: a list shows no other tool."""
+
     def told(self, spec: ToolSpec, /) -> ToolSpec:
         """Return a specification whose policy input has what is known of the caller."""
 

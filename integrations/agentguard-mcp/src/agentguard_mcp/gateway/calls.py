@@ -31,14 +31,15 @@ from agentguard.adapters import (
     CallSite,
     Invocation,
     ToolSpec,
+    agent_scope,
     arun,
     attached,
     next_call_id,
     refusing_agent,
 )
+from agentguard_mcp.arguments import bound
 from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
-from agentguard_mcp.gateway.argument_types import require_types
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
 from agentguard_mcp.gateway.caller_source import Caller, CallerSource
 from agentguard_mcp.gateway.catalog import METHODS, START, Catalog
@@ -85,6 +86,7 @@ class Calls:
         self._delegation: Delegation | None = None
         self._delegating = asyncio.Lock()
         self._lost = asyncio.Event()
+        self._why_lost = ""
         self._callers = callers
         self._limits = limits or Limits(settings)
 
@@ -97,8 +99,9 @@ class Calls:
         self._tools.hear(request)
         return self.catalog.learn(definitions)
 
-    def lose_server(self) -> None:
-        """Note that the server has ended: no call waits for an approval any longer."""
+    def lose_server(self, error: UpstreamLostError) -> None:
+        """Note that the server is lost: no call waits for an approval any longer."""
+        self._why_lost = str(error)
         self._lost.set()
 
     async def start(self) -> dict[str, str]:
@@ -204,7 +207,7 @@ class Calls:
                     ),
                 )
                 if self._lost.is_set():
-                    return failure(request, name, NotSentError(), self._settings)
+                    return failure(request, name, NotSentError(self._why_lost), self._settings)
                 if not is_approved:
                     return answers.pending(request, name, waiting.request)
                 # the tool may have changed meanwhile, and the caller's agent may be revoked
@@ -215,18 +218,52 @@ class Calls:
                 return failure(request, name, error, self._settings)
         raise AssertionError  # pragma: no cover  the second round returns
 
-    async def listed(self, request: Message, tools: list[Definition]) -> list[Definition]:
-        """Return those of ``tools`` for which the policy allows ``mcp:tools/list``.
+    def shows_all(self, tools: list[Definition]) -> bool:
+        """Whether a list shows ``tools`` to whoever asks: ``listed`` need not look at them."""
+        return not (self._settings.filter_list or any(self._requires(one["name"]) for one in tools))
 
-        ``request`` is the client's ``tools/list``. Without a caller, the list is empty.
+    async def listed(self, request: Message, tools: list[Definition]) -> list[Definition]:
+        """Return those of ``tools`` whose scope the caller can have.
+
+        With ``filter_list``, these are the ones for which the policy allows ``mcp:tools/list``, and
+        none without a caller. ``request`` is the client's ``tools/list``.
         """
-        spec, refused = self.catalog.method(LIST)
         try:
             caller = None if self._callers is None else await self._callers.of(request)
-            agent, spec, failed = await self._for_caller(request, spec, caller)
+            most = await self._most(caller)
+            kept = [
+                one for one in tools if most is None or most.issuperset(self._requires(one["name"]))
+            ]
+            if self._settings.filter_list:
+                kept = await self._permitted(request, caller, kept)
         except Exception:
             _LOGGER.exception("a list shows no tools")
             return []
+        return kept
+
+    def _requires(self, name: str) -> tuple[str, ...]:
+        return self.catalog.spec(name).requires
+
+    async def _most(self, caller: Caller | Decision | None) -> frozenset[str] | None:
+        """Return the largest scope that a call of ``caller`` can have, None for every scope.
+
+        Whoever is nobody sees what the agent may do; each call is refused.
+        """
+        own = agent_scope(self._agent)
+        lent: frozenset[str] | None = None
+        if caller is None and self._settings.principal is not None:
+            delegation = (await self._under_delegation()).delegation
+            lent = frozenset(() if delegation is None else delegation.scope)
+        elif caller is not None and not isinstance(caller, Decision):
+            lent = caller.most
+        return own if lent is None else lent if own is None else own & lent
+
+    async def _permitted(
+        self, request: Message, caller: Caller | Decision | None, tools: list[Definition]
+    ) -> list[Definition]:
+        """Return those of ``tools`` for which the policy allows ``mcp:tools/list``."""
+        spec, refused = self.catalog.method(LIST)
+        agent, spec, failed = await self._for_caller(request, spec, caller)
         if refused := refused or failed:
             _LOGGER.warning("a list shows no tools: %s [%s]", refused.reasons, refused.code)
             return []
@@ -293,9 +330,8 @@ class Calls:
 def _bound(spec: ToolSpec, arguments: dict[str, Any]) -> Arguments:
     """Return the arguments to decide on; raises ``ArgumentsError``."""
     declared = spec.schema.get("properties")
-    bound = Arguments.of(arguments, declared=declared if isinstance(declared, dict) else ())
-    require_types(spec.schema, arguments)
-    return bound
+    names = declared if isinstance(declared, dict) else ()
+    return Arguments.of(bound(spec.schema, arguments), declared=names)
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:

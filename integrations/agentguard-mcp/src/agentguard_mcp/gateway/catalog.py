@@ -7,16 +7,24 @@ pinned, each tool is held to its first description in this run. The catalog does
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any, Final
 
-import orjson
-
 from agentguard import Agent, AgentguardError, Decision
-from agentguard.adapters import EncodeError, ToolSpec, configure_tool
-from agentguard_mcp.gateway.messages import MAX_LINE, MAX_NAME
+from agentguard.adapters import (
+    ArgumentsError,
+    EncodeError,
+    ToolSpec,
+    configure_tool,
+    shortened_text,
+    visible_text,
+)
+from agentguard_mcp.arguments import require_checkable
+from agentguard_mcp.gateway.messages import MAX_LINE, MAX_NAME, encoded
 from agentguard_mcp.gateway.pins import Definition, digest_of
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import DESCRIPTION, LIST, SCHEMA
@@ -24,6 +32,12 @@ from agentguard_mcp.messages import METHOD_PREFIX
 
 MAX_TOOLS: Final = 2_000
 """The most tools of a server; each takes memory for as long as the gateway runs."""
+
+MAX_CHECKING: Final = 5.0
+"""The CPU time in seconds for the schemas of one server; other clients wait meanwhile."""
+
+_LONGEST: Final = 128
+_LOGGER = logging.getLogger("agentguard.mcp")
 
 START: Final = "start"
 """What starts a server with secrets; ``mcp:start`` for the policy."""
@@ -88,6 +102,7 @@ class Catalog:
         self._methods: dict[str, ToolSpec | Decision] = {}
         self._digests: dict[bytes, str | None] = {}
         self._size = 0
+        self._checking = 0.0
 
     def replace(self, definitions: Iterable[object]) -> None:
         """Take the complete list of the server's tools in the place of all earlier ones."""
@@ -114,13 +129,19 @@ class Catalog:
     def refusal(self, name: str) -> Decision | None:
         """Return why a call of the tool is refused before the policy is asked; None for no reason.
 
-        The codes are ``tool.unknown``, ``tool.unpinned`` and ``tool.changed``, or the code of a
-        mistake in the configuration of the tool.
+        The codes are ``tool.unknown``, ``tool.unpinned``, ``tool.changed`` and
+        ``tool.uncheckable``, or the code of a mistake in the configuration of the tool.
         """
         server = self._settings.server
         if name not in self._offered or not self._matches(name):
             reason = f"the MCP server {server} has no tool {name} for this client"
             return Decision.refusal(reason, code="tool.unknown")
+        if name not in self._pinned and self._offered[name] is None:
+            reason = (
+                f"the MCP server {server} describes the tool {name} twice, or with a number that "
+                "JSON has in several forms"
+            )
+            return Decision.refusal(reason, code="tool.uncheckable")
         if name not in self._pinned:
             reason = (
                 f"the tool {name} of the MCP server {server} is not pinned: see agentguard mcp "
@@ -159,7 +180,7 @@ class Catalog:
         if not self._is_pinned and found is not None and len(self._pinned) < MAX_TOOLS:
             self._pinned.setdefault(name, found)
         if found is not None and found == self._pinned.get(name) and name not in self._specs:
-            self._size += len(orjson.dumps(definition))
+            self._size += len(encoded(definition))
             self._specs[name] = self._specified(name, definition)
 
     def _specified(self, name: str, definition: Definition) -> ToolSpec | Decision:
@@ -174,7 +195,27 @@ class Catalog:
         if not isinstance(description, str) or not isinstance(schema, dict):
             reason = f"the tool {name} of the MCP server has no description and schema"
             return Decision.refusal(reason, code="tool.changed")
+        why = self._uncheckable(schema)
+        if why is not None:
+            shown = shortened_text(visible_text(name), _LONGEST)
+            server = self._settings.server
+            reason = f"the tool {shown} of the MCP server {server} is left out: {why}"
+            _LOGGER.warning("%s [tool.uncheckable]", reason)
+            return Decision.refusal(reason, code="tool.uncheckable")
         return self._configured(self._action(name), description, schema)
+
+    def _uncheckable(self, schema: Mapping[str, Any]) -> str | None:
+        """Return why no arguments can be checked against a schema, None for a good one."""
+        if self._checking > MAX_CHECKING:
+            return "the schemas of the server take too long to check"
+        begun = time.thread_time()
+        try:
+            require_checkable(schema)
+        except ArgumentsError as error:
+            return str(error)
+        finally:
+            self._checking += time.thread_time() - begun
+        return None
 
     def _action(self, name: str) -> str:
         """Return the name of a tool, or of what is asked of this server, for the policy."""
@@ -201,17 +242,14 @@ class Catalog:
         spec = self._specs.get(name)
         if not isinstance(spec, ToolSpec) or self.refusal(name) is not None:
             return False
-        if spec.pin_mismatch is not None:  # each call is refused: [tools.NAME] names another origin
-            return False
-        scope = self._settings.scope
-        return scope is None or scope.issuperset(spec.requires)
+        return spec.pin_mismatch is None  # else [tools.NAME] names another origin
 
     def _digest(self, definition: Definition) -> str | None:
         """Return the digest of a definition, None for one without a canonical form.
 
         A server is asked for its tools again and again, and says the same in the same bytes.
         """
-        key = sha256(orjson.dumps(definition)).digest()
+        key = sha256(encoded(definition)).digest()
         if key not in self._digests:
             if len(self._digests) >= MAX_TOOLS:
                 self._digests.clear()

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import orjson
-
 from agentguard_mcp.gateway import answers
-from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.messages import Message, encoded
 from agentguard_mcp.gateway.upstream import NotSentError
 
 SLOW: Final = 1.0
@@ -146,7 +144,7 @@ class Executions:
     def _key(self, request: Message) -> bytes:
         """Return what two requests share that are the same call: all but the id and ``_meta``."""
         if not self._joins_retries:
-            return orjson.dumps(request["id"])
+            return encoded(request["id"])
         params: dict[str, Any] = request.get("params", {})
         kept = {name: value for name, value in params.items() if name != "_meta"}
-        return orjson.dumps([request["method"], kept], option=orjson.OPT_SORT_KEYS)
+        return encoded([request["method"], kept], is_sorted=True)

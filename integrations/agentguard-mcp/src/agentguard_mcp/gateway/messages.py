@@ -9,16 +9,18 @@ no I/O. MCP, "Transports", stdio; JSON-RPC 2.0.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import orjson
 
-from agentguard.adapters import DecodeError, EncodeError
+from agentguard.adapters import MAX_INTEGER, DecodeError, EncodeError, loads
 
 MAX_LINE: Final = 16 << 20
 """The longest line that the gateway takes from a client or a server, in bytes."""
+
+MAX_LEVELS: Final = 200
+"""The deepest nesting of a message: a tool that is nested too deeply hides no other tool."""
 
 MAX_NAME: Final = 1_024
 """The characters of the longest name of a tool; a tool with a longer one does not exist here."""
@@ -58,23 +60,12 @@ def read(line: bytes) -> Message:
     """Return the message of one line, with the members that JSON-RPC 2.0 names and no others.
 
     The message is a request (``id`` and ``method``), a notification (``method``) or a response
-    (``id`` with ``result`` or ``error``). Raises ``DecodeError`` (``json.*``) for a line that two
-    readers may read in different ways (duplicate keys, numbers beyond a double's range or 64 bits,
-    lone surrogates), that is nested too deep, or that is no message; a batch is no message.
+    (``id`` with ``result`` or ``error``). Integers keep their digits: ``bound`` refuses those of a
+    call that two readers may read in different ways. Raises ``DecodeError`` (``json.*``) for a line
+    that is no JSON, or JSON of two meanings (``loads``), and for one that is no message; a batch is
+    no message.
     """
-    try:
-        value = json.loads(
-            line.decode(),
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_float,
-        )
-        orjson.dumps(value)  # refuses deep nesting, long integers and lone surrogates
-    except UnicodeDecodeError as error:
-        raise DecodeError("a message is not UTF-8", code="json.utf8") from error
-    except (ValueError, RecursionError, TypeError) as error:
-        message = f"a message can't be read or written anew ({type(error).__name__})"
-        raise DecodeError(message, code="json.malformed") from error
+    value = loads(line, limit=MAX_LINE, depth=MAX_LEVELS, exact=True)
     if not isinstance(value, dict):
         raise DecodeError("a message is no JSON object", code="json.not_object")
     return _message(value)
@@ -82,9 +73,24 @@ def read(line: bytes) -> Message:
 
 def write(message: Mapping[str, Any]) -> bytes:
     """Return a message as one line; raises ``EncodeError`` for a value without a JSON form."""
+    return encoded({"jsonrpc": "2.0", **message}) + b"\n"
+
+
+def encoded(value: object, *, is_sorted: bool = False) -> bytes:
+    """Return a value as JSON, by the order of its keys or sorted; raises ``EncodeError``.
+
+    Two values that differ have different texts: 1, 1.0 and true do.
+    """
     try:
-        return orjson.dumps({"jsonrpc": "2.0", **message}, option=orjson.OPT_APPEND_NEWLINE)
-    except (TypeError, ValueError) as error:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if is_sorted else None)
+    except TypeError:
+        pass  # of integers of more than 64 bits, for example
+    try:
+        text = json.dumps(
+            value, ensure_ascii=False, separators=(",", ":"), sort_keys=is_sorted, allow_nan=False
+        )
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise EncodeError(f"a message can't be written: {error}") from error
 
 
@@ -171,7 +177,10 @@ def _message(value: dict[str, Any]) -> Message:
     if "method" not in message:
         message.pop("params", None)  # no member of a response, so of any type
     identifier, params = message.get("id", 0), message.get("params", {})
-    is_id = isinstance(identifier, str | int) and not isinstance(identifier, bool)
+    is_id = isinstance(identifier, str) or (
+        # a server that reads another number would answer another request
+        type(identifier) is int and abs(identifier) <= MAX_INTEGER
+    )
     has_shape = (
         ("id" in message and ("result" in message) is not ("error" in message))
         if is_response(message)
@@ -190,21 +199,3 @@ def _message(value: dict[str, Any]) -> Message:
     ):
         raise DecodeError("a line is no message of JSON-RPC 2.0", code="json.malformed")
     return message
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise DecodeError("a JSON object names a key twice", code="json.duplicate_key")
-    return value
-
-
-def _constant(_name: str) -> float:
-    raise DecodeError("NaN and Infinity are no JSON", code="json.number")
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise DecodeError("a number is outside a double's range", code="json.number")
-    return value

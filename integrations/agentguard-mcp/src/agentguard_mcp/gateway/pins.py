@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard.adapters import DecodeError, EncodeError, digest
+from agentguard.adapters import DecodeError, EncodeError, digest, loads
+from agentguard_mcp.gateway.messages import MAX_LEVELS
 
 FORMAT: Final = "agentguard-mcp-pins/1"
 
@@ -49,21 +50,21 @@ class Pins:
         that is not the definition's: somebody has edited the file by hand.
         """
         try:
-            document = json.loads(data, object_pairs_hook=_unique)
+            document: Any = loads(data, limit=len(data), depth=MAX_LEVELS, exact=True)
             tools = document["tools"]
-            if document["format"] != FORMAT or document["server"] != server:
-                raise DecodeError(
-                    f"the file does not hold the pins of the server {server}", code="pins.malformed"
-                )
+            is_of_server = (document["format"], document["server"]) == (FORMAT, server)
             definitions = {name: one["definition"] for name, one in tools.items()}
             found = {name: one["sha256"] for name, one in tools.items()}
             is_sound = cls(server, definitions).digests == found
         except (
-            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-            EncodeError,
+            *(KeyError, TypeError, AttributeError),
+            *(DecodeError, EncodeError),
         ) as error:
             message = f"the file of pins can't be read ({type(error).__name__})"
             raise DecodeError(message, code="pins.malformed") from error
+        if not is_of_server:
+            message = f"the file does not hold the pins of the server {server}"
+            raise DecodeError(message, code="pins.malformed")
         if not is_sound or any(one.get("name") != name for name, one in definitions.items()):
             message = "a digest in the file of pins is not that of the definition beside it"
             raise DecodeError(message, code="pins.malformed")
@@ -117,10 +118,3 @@ def pins_of(server: str, definitions: Iterable[Definition]) -> Pins:
 def digest_of(definition: Definition) -> str:
     """Return the SHA-256 (hex) of a tool's definition; raises ``EncodeError``."""
     return digest(dict(definition))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise DecodeError("the file of pins names a key twice", code="pins.malformed")
-    return value

@@ -180,7 +180,7 @@ class _Probe:
             for one in both:
                 one.cancel()
         if not line:
-            raise UpstreamLostError("the server has ended, or a line is too long")
+            raise UpstreamLostError
         try:
             message = read(line)
         except AgentguardError:

@@ -104,7 +104,7 @@ class Relay:
         self._last = 0
         self._name = f"the MCP server {settings.server}"
         self._dropped: Counter[str] = Counter()
-        self._is_lost = False
+        self._lost: UpstreamLostError | None = None
 
     # --- from the client --------------------------------------------------------------------------
 
@@ -220,8 +220,8 @@ class Relay:
 
     async def _forward(self, request: Message) -> Message:
         """Send an authorised request to the server, and return the response."""
-        if self._is_lost:
-            raise NotSentError
+        if self._lost is not None:
+            raise NotSentError(str(self._lost))
         try:
             return await self._exchange(request, self._settings.timeout)
         except (TimeoutError, asyncio.CancelledError):
@@ -245,8 +245,8 @@ class Relay:
         Raises ``TimeoutError``, ``UpstreamLostError`` and, over HTTP, ``NotSentError`` and
         ``RefusedError``.
         """
-        if self._is_lost:
-            raise UpstreamLostError
+        if self._lost is not None:
+            raise self._lost
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._awaited[request["id"]] = future
         try:
@@ -296,13 +296,13 @@ class Relay:
         if result is not None:
             tools = self._calls.learn(request, listing.tools_of(result))
             message = {**message, "result": listing.with_tools(result, tools)}
-            if self._settings.filter_list and tools:
+            if not self._calls.shows_all(tools):
                 self._start(message["id"], self._filter(request, message))
                 return
         self._client.send(message)
 
     async def _filter(self, request: Message, message: Message) -> None:
-        """Answer with those tools of a list that the policy lets the client see."""
+        """Answer with those tools of a list that the client may see."""
         result = message["result"]
         tools = await self._calls.listed(request, result["tools"])
         self._client.send({**message, "result": {**result, "tools": tools}})
@@ -353,18 +353,18 @@ class Relay:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def lose_server(self) -> None:
-        """Answer all that waits for a server that is gone; calls that went there are in doubt."""
-        self._is_lost = True
-        self._calls.lose_server()
-        text = f"the MCP server {self._settings.server} has ended"
+    async def lose_server(self, error: UpstreamLostError) -> None:
+        """Answer all that waits for a server that is lost; calls that went there are in doubt."""
+        self._lost = error
+        self._calls.lose_server(error)
+        text = f"the MCP server {self._settings.server} is lost: {error}"
         for identifier, passed in list(self._passed.items()):
             _stop(passed)
             self._refuse(identifier, ERROR, text)
         self._passed.clear()
         for future in self._awaited.values():
             if not future.done():
-                future.set_exception(UpstreamLostError())
+                future.set_exception(error)
         await self._settle()
 
     async def close(self) -> None:

@@ -122,14 +122,15 @@ async def serve(
     relay, upstream = link
     from_client = asyncio.ensure_future(_from_client(relay, lines, writer))
     from_server = asyncio.ensure_future(_from_server(relay, upstream, writer))
-    is_lost = False
+    lost: UpstreamLostError | None = None
     tasks: set[asyncio.Future[Any]] = {from_client, from_server, stopped}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        is_lost = from_server.done() or (from_client.done() and not from_client.result())
-        if is_lost:
-            await relay.lose_server()
-        return _FAILED if is_lost else 0
+        for ended in (from_server, from_client):
+            lost = lost or (ended.result() if ended.done() else None)
+        if lost is not None:
+            await relay.lose_server(lost)
+        return 0 if lost is None else _FAILED
     finally:
         await relay.close()
         for task in tasks:
@@ -138,7 +139,7 @@ async def serve(
         with suppress(OSError):
             await asyncio.wait_for(writer.drain(), GRACE)
         writer.close()
-        await upstream.end(at_once=is_lost)
+        await upstream.end(at_once=lost is not None)
 
 
 async def _unless(
@@ -202,8 +203,10 @@ class _Lines:
             self._reading.cancel()
 
 
-async def _from_client(relay: Relay, lines: _Lines, writer: asyncio.StreamWriter) -> bool:
-    """Pass the client's lines on; return True once the client is gone, False for a lost server.
+async def _from_client(
+    relay: Relay, lines: _Lines, writer: asyncio.StreamWriter
+) -> UpstreamLostError | None:
+    """Pass the client's lines on; return None once the client is gone, or how the server was lost.
 
     No line is read of a client that does not read: the answers would wait in memory.
     """
@@ -214,20 +217,27 @@ async def _from_client(relay: Relay, lines: _Lines, writer: asyncio.StreamWriter
             elif not line.isspace():
                 relay.from_client(line)
             await writer.drain()
-    except UpstreamLostError:
-        return False
+    except UpstreamLostError as error:
+        return error
     except OSError:
-        return True
-    return True
+        pass
+    return None
 
 
-async def _from_server(relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter) -> None:
-    """Pass the server's lines on until the server ends, or sends a line that is too long."""
-    with suppress(OSError, UpstreamLostError):
+async def _from_server(
+    relay: Relay, upstream: Upstream, writer: asyncio.StreamWriter
+) -> UpstreamLostError:
+    """Pass the server's lines on; return how the server was lost."""
+    try:
         while line := await upstream.next():
             if not line.isspace():
                 relay.from_server(line)
                 await writer.drain()
+    except UpstreamLostError as error:
+        return error
+    except OSError:
+        pass
+    return UpstreamLostError()
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes | None:

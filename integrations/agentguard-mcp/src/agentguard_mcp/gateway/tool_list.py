@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
-import orjson
-
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, Catalog
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
     STANDARD,
     Message,
+    encoded,
     is_modern,
     meta_of,
 )
@@ -97,7 +96,7 @@ async def all_tools(ask: Ask, params: dict[str, Any]) -> list[Any]:
         page = result.get("tools")
         if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
             raise LookupError("an answer has no list of tools, or too many")
-        size += len(orjson.dumps(page)) if tools else 0  # one page is one message
+        size += len(encoded(page)) if tools else 0  # one page is one message
         if size > MAX_LINE:
             raise LookupError("the list of tools is too long")
         tools += page

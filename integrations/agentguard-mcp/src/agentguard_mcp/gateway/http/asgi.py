@@ -9,11 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from agentguard_mcp.gateway.http.admission import Admitted
 from agentguard_mcp.gateway.http.refusal import HttpRefusalError
-from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.messages import Message, encoded
 
 MAX_BODY: Final = 4 << 20
 """The longest body of a request, in bytes."""
@@ -68,7 +66,7 @@ class Http(NamedTuple):
         if error.data is not None:
             failure["data"] = dict(error.data)
         identifier = None if request is None else request.get("id")
-        body = orjson.dumps({"jsonrpc": "2.0", "id": identifier, "error": failure})
+        body = encoded({"jsonrpc": "2.0", "id": identifier, "error": failure})
         await self.answer(error.status, body, error.headers)
 
 

@@ -19,15 +19,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
-import orjson
-
-from agentguard import AgentguardError, Delegation, Guard
+from agentguard import Agent, AgentguardError, Delegation, Guard
+from agentguard.adapters import agent_scope, loads
 from agentguard_mcp.gateway.answers import code_of
 from agentguard_mcp.gateway.http.admission import Admitted, Owner
 from agentguard_mcp.gateway.http.refusal import HttpRefusalError, Refusal
 from agentguard_mcp.gateway.http.request_context import RequestContext, User
 from agentguard_mcp.gateway.http.settings import METADATA, OAuth, Place
-from agentguard_mcp.gateway.messages import Message
+from agentguard_mcp.gateway.messages import Message, encoded
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.messages import ERROR
 
@@ -49,7 +48,7 @@ _LOGGER = logging.getLogger("agentguard.mcp")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A token that was verified: its user, what the user's roles allow, and how long it counts.
+    """A token that was verified: its user, what a call can have, and how long the token counts.
 
     ``owner`` tells users and their clients apart. ``granted`` has the scopes that the token says,
     None where tokens say nothing of scopes. ``ends_at`` is Unix time, ``checked_at`` that of the
@@ -67,8 +66,11 @@ class Known:
 class BearerAdmission:
     """Admits the users of ``oauth.issuers`` who come with a token for the gateway at ``place``."""
 
-    def __init__(self, guard: Guard, settings: Settings, oauth: OAuth, place: Place) -> None:
+    def __init__(
+        self, guard: Guard, agent: Agent, settings: Settings, oauth: OAuth, place: Place
+    ) -> None:
         self._guard = guard
+        self._agent = agent
         self._settings = settings
         self._oauth = oauth
         self._place = place
@@ -96,7 +98,7 @@ class BearerAdmission:
         }
         if self._oauth.scopes:
             document["scopes_supported"] = list(self._oauth.scopes)
-        return orjson.dumps(document)
+        return encoded(document)
 
     async def admit(self, headers: Mapping[str, str]) -> Admitted:
         """Return the user of a request's token; raises ``HttpRefusalError``.
@@ -173,12 +175,13 @@ class BearerAdmission:
             expires_in=max(1, int(min(ends_at - time.time(), _LONGEST_DELEGATION))),
         )
         ends_at = min(ends_at, delegation.expires_at.timestamp())
-        most, granted = frozenset(delegation.scope), self._granted(claims)
+        own, granted = agent_scope(self._agent), self._granted(claims)
+        most = frozenset(delegation.scope if own is None else own.intersection(delegation.scope))
         if granted is not None:
             delegation = delegation.narrowed(scope=most & granted)
         client = claims.get("client_id", claims.get("azp"))
-        user = orjson.dumps([issuer, claims.get("sub"), delegation.principal]).decode()
-        owner = Owner(user, orjson.dumps(client).decode())
+        user = encoded([issuer, claims.get("sub"), delegation.principal]).decode()
+        owner = Owner(user, encoded(client).decode())
         return Known(owner, delegation, most, granted, ends_at, now)
 
     def _granted(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
@@ -207,12 +210,10 @@ class BearerAdmission:
             return Refusal(401, {"www-authenticate": challenge})
         if user is None or user.granted is None or code != "scope.exceeded":
             return None
-        visible = self._settings.scope
-        most = user.most if visible is None else user.most & visible
         missing = set(context.requires) - user.granted
-        if not missing or not most.issuperset(context.requires):
+        if not missing or not user.most.issuperset(context.requires):
             return None
-        wanted = sorted({*context.requires, *(user.granted & most)})
+        wanted = sorted({*context.requires, *(user.granted & user.most)})
         text = "the call needs a token with more scope"
         challenge = self._challenge("insufficient_scope", text, wanted)
         return Refusal(403, {"www-authenticate": challenge})
@@ -246,10 +247,10 @@ class _NotOursError(AgentguardError):
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """Return what a token says, unverified; raises ``AgentguardError`` (``jwt.malformed``)."""
+    """Return what a token says, unverified; raises ``AgentguardError`` (``jwt.*``, ``json.*``)."""
     try:
         part = token.split(".")[1]
-        claims = orjson.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        claims = loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (IndexError, Base64Error, ValueError) as error:
         raise _NotOursError("not a token of an issuer", code="jwt.malformed") from error
     if not isinstance(claims, dict):

@@ -25,8 +25,8 @@ MAX_KNOWN: Final = 2_000
 class User:
     """A user who came with a token, and the delegation that the user's token begins.
 
-    ``most`` is the scope of a token with all scopes. ``granted`` has the scopes that the token
-    says, None where tokens say nothing of scopes.
+    ``most`` is the scope of a call with a token that has all scopes. ``granted`` has the scopes
+    that the token says, None where tokens say nothing of scopes.
     """
 
     delegation: Delegation

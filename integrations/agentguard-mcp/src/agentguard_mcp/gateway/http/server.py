@@ -87,7 +87,7 @@ async def serve_http(
     sessions = _sessions(guard, agent, settings, endpoint)
     with closing(await asyncio.to_thread(_bound, endpoint)) as listening:
         place = Place.of(endpoint, 0 if endpoint.socket is not None else listening.getsockname()[1])
-        admission = _admission(guard, settings, endpoint, place)
+        admission = _admission(guard, agent, settings, endpoint, place)
         served = Endpoint(place, sessions, admission, share=CONNECTIONS // 4)
         try:
             server = _Server(_configured(served, endpoint))
@@ -148,10 +148,10 @@ async def _end(server: uvicorn.Server, serving: asyncio.Task[None], sessions: Se
 
 
 def _admission(
-    guard: Guard, settings: Settings, endpoint: EndpointSettings, place: Place
+    guard: Guard, agent: Agent, settings: Settings, endpoint: EndpointSettings, place: Place
 ) -> Admission:
     if endpoint.oauth is not None:
-        return BearerAdmission(guard, settings, endpoint.oauth, place)
+        return BearerAdmission(guard, agent, settings, endpoint.oauth, place)
     if settings.proofs is not None:
         return ProofAdmission(settings.proofs.audience)
     return OpenAdmission()

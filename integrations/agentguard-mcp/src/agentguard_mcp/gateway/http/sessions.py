@@ -176,23 +176,30 @@ class Sessions:
 
     async def _pump(self, session: Session) -> None:
         """Pass the server's lines on until the server ends; then the session ends, too."""
+        lost = UpstreamLostError()
         try:
-            with suppress(OSError, UpstreamLostError):
-                while line := await session.upstream.next():
-                    if not line.isspace():
-                        session.relay.from_server(line)
-                    await asyncio.sleep(0)  # the next line may be there: other sessions have a turn
+            while line := await session.upstream.next():
+                if not line.isspace():
+                    session.relay.from_server(line)
+                await asyncio.sleep(0)  # the next line may be there: other sessions have a turn
+        except UpstreamLostError as error:
+            lost = error
+        except OSError:
+            pass
         finally:  # whatever stops the pump, nothing would answer the client any more
-            self.end_soon(session, is_lost=True)
+            self.end_soon(session, lost)
 
-    def end_soon(self, session: Session, *, is_lost: bool = False) -> None:
-        """End a session: at once for its client, and in a task of its own for the server."""
+    def end_soon(self, session: Session, lost: UpstreamLostError | None = None) -> None:
+        """End a session: at once for its client, and in a task of its own for the server.
+
+        ``lost`` says how the server was lost, None for a server that is there.
+        """
         if not session.is_ended:
             session.is_ended = True
             del self._sessions[session.identifier]
             if _result_of(self._shared.get(session.owner)) is session:
                 del self._shared[session.owner]
-            task = asyncio.create_task(_end(session, is_lost=is_lost))
+            task = asyncio.create_task(_end(session, lost))
             self._ends[task] = session.owner
             task.add_done_callback(self._ends.pop)
 
@@ -236,14 +243,14 @@ def _refuse(relay: Relay, request: Message) -> None:
         relay.take(answers.error(request["id"], error_codes.METHOD_NOT_FOUND, text))
 
 
-async def _end(session: Session, *, is_lost: bool) -> None:
+async def _end(session: Session, lost: UpstreamLostError | None) -> None:
     """End the relay and the server; calls that run are in doubt, and their clients are told."""
     try:
-        if is_lost:
-            await session.relay.lose_server()
+        if lost is not None:
+            await session.relay.lose_server(lost)
         await session.relay.close()
     finally:
         session.streams.close()
         if session.pump is not None:
             session.pump.cancel()
-        await session.upstream.end(at_once=is_lost)
+        await session.upstream.end(at_once=lost is not None)

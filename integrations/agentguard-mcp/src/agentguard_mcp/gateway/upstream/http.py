@@ -18,6 +18,7 @@ from functools import cache, partial
 from typing import Any, Final
 
 from agentguard import AgentguardError, ConfigError
+from agentguard.adapters import DecodeError
 from agentguard_mcp.gateway import mcp_headers
 from agentguard_mcp.gateway.mcp_headers import PLAIN, encoded
 from agentguard_mcp.gateway.messages import (
@@ -34,6 +35,7 @@ from agentguard_mcp.gateway.messages import (
 )
 from agentguard_mcp.gateway.upstream.protocol import (
     GRACE,
+    TOO_LONG,
     NotSentError,
     OnLost,
     OnPoll,
@@ -238,7 +240,7 @@ class HttpServer:
         except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
             error = NotSentError(f"no connection ({type(failed).__name__})")
         except (httpx.HTTPError, AgentguardError, TimeoutError) as failed:
-            error = UpstreamLostError(f"the connection failed ({type(failed).__name__})")
+            error = UpstreamLostError(_why(failed))
         if identifier is not None and not await self._resume(identifier, resumption):
             self._on_lost(identifier, error)
 
@@ -281,7 +283,10 @@ class HttpServer:
     async def _take(
         self, response: httpx.Response, identifier: object, resumption: Resumption
     ) -> bool:
-        """Pass the messages of a response on; return whether ``identifier`` was answered."""
+        """Pass the messages of a response on; return whether ``identifier`` was answered.
+
+        Raises ``DecodeError`` (``json.size``) for a message beyond ``MAX_LINE``.
+        """
         if self._session is None and response.is_success:
             session = response.headers.get("mcp-session-id")
             self._session = session if session and PLAIN.match(session) else None
@@ -301,7 +306,7 @@ class HttpServer:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_LINE:
-                    return False
+                    raise DecodeError(TOO_LONG, code="json.size")
             is_answered = bool(body) and await self._pass(bytes(body), identifier)
         return is_answered
 
@@ -339,6 +344,12 @@ class HttpServer:
                         resumption = Resumption()  # the server has forgotten the stream
             await asyncio.sleep(max(pause, resumption.pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _why(failed: Exception) -> str:
+    """Return why an answer could not be had; of agentguard's own errors, each is of the size."""
+    is_long = isinstance(failed, AgentguardError)
+    return TOO_LONG if is_long else f"the connection failed ({type(failed).__name__})"
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import Final, Self
 from agentguard import ConfigError
 from agentguard_mcp.gateway.messages import MAX_LINE, Message, write
 from agentguard_mcp.gateway.settings import Settings
-from agentguard_mcp.gateway.upstream.protocol import GRACE, UpstreamLostError
+from agentguard_mcp.gateway.upstream.protocol import GRACE, TOO_LONG, UpstreamLostError
 
 MAX_UNREAD: Final = 2 * MAX_LINE
 """The most bytes that wait for a process that does not read, before the process counts as lost."""
@@ -85,11 +85,16 @@ class ServerProcess:
         self._input.write(line)
 
     async def next(self) -> bytes:
-        """Return the server's next line, empty at its end and for one beyond ``MAX_LINE``."""
+        """Return the server's next line, empty at its end; raises ``UpstreamLostError``.
+
+        The error is for a line beyond ``MAX_LINE``.
+        """
         try:
             line: bytes = await self._output.readuntil()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except asyncio.IncompleteReadError:
             return b""
+        except asyncio.LimitOverrunError as error:
+            raise UpstreamLostError(TOO_LONG) from error
         return line
 
     async def end(self, *, at_once: bool = False) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from agentguard_mcp.gateway.messages import Message, RequestId
+from agentguard_mcp.gateway.messages import MAX_LINE, Message, RequestId
 
 GRACE: Final = 2.0
 """Seconds in which a server has to end: a process by itself, and again after SIGTERM."""
+
+TOO_LONG: Final = f"the server has sent a message of more than {MAX_LINE} bytes"
 
 
 class UpstreamLostError(Exception):
@@ -58,7 +60,10 @@ class Upstream(Protocol):
         """Write a message without a wait; raises ``UpstreamLostError`` and ``EncodeError``."""
 
     async def next(self) -> bytes:
-        """Return the server's next message as it came, empty once the server is gone."""
+        """Return the server's next message as it came, empty once the server is gone.
+
+        Raises ``UpstreamLostError`` for a server that has broken the protocol.
+        """
 
     async def end(self, *, at_once: bool = False) -> None:
         """End the connection to the server, and a process that the gateway has started."""
