@@ -208,6 +208,7 @@ def lend(guard: Guard) -> DelegatedCall:
         requires=["pr:write"],
         attributes={"branch": "branch"},
         facts=lambda _arguments: {"repo": {"visibility": "internal"}},
+        gives=["repo"],
     )
     def open_pr(repo: str, branch: str) -> str:
         return f"{repo} {branch}"

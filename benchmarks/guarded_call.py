@@ -100,6 +100,7 @@ def guarded(guard: Guard) -> Callable[[], object]:
         requires=["pr:write"],
         attributes={"branch": "branch"},
         facts=lambda _arguments: {"repo": {"visibility": "internal"}},
+        gives=["repo"],
     )
     def open_pr(repo: str, branch: str) -> str:
         """Open a pull request."""

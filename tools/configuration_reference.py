@@ -27,7 +27,7 @@ MEANINGS: Final = Path(__file__).with_suffix(".toml")
 NAMED: Final = frozenset({"aliases", "delegation", "paths", "redact"})
 """The tables whose keys are names that the user chooses."""
 
-BELOW: Final = (".oauth", ".serve", ".users", ".vault")
+BELOW: Final = (".facts", ".oauth", ".serve", ".users", ".vault")
 """The tables within a table whose name the user chooses."""
 
 OPENING: Final = """\

@@ -6,6 +6,7 @@ Run it with ``python examples/cedar/main.py``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from agentguard import Denied, FactsInput, Guard, PolicyError
 from agentguard.policy.cedar import CedarEngine
@@ -21,7 +22,13 @@ CONFIG = {
 }
 
 
-def order_facts(call: FactsInput) -> dict[str, object]:
+class OrderFacts(TypedDict):
+    """What the policy reads beside the call itself."""
+
+    order: dict[str, bool]
+
+
+def order_facts(call: FactsInput) -> OrderFacts:
     """Look the order up: the policy sees it as ``context.order``."""
     return {"order": ORDERS[call["order"]]}
 

@@ -6,13 +6,20 @@ Run it with ``python examples/custom_policy/main.py``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from agentguard import Denied, FactsInput, Guard
 
 ORDERS = {"A-1": {"paid": True}, "A-2": {"paid": False}}
 
 
-def order_facts(call: FactsInput) -> dict[str, object]:
+class OrderFacts(TypedDict):
+    """What the policy reads beside the call itself."""
+
+    order: dict[str, bool]
+
+
+def order_facts(call: FactsInput) -> OrderFacts:
     """Look the order up in the shop's own books: the policy sees it as ``input.order``."""
     return {"order": ORDERS[call["order"]]}
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import httpcore
 
@@ -35,7 +35,13 @@ HOW = """There is no AGENTGUARD_OPA_URL. To make the same calls once more, decid
   opa run --server & export AGENTGUARD_OPA_URL=http://127.0.0.1:8181"""
 
 
-def freeze(_args: Mapping[str, Any]) -> dict[str, object]:
+class Freeze(TypedDict):
+    """What the policy reads beside the call itself."""
+
+    freeze: dict[str, bool]
+
+
+def freeze(_args: Mapping[str, Any]) -> Freeze:
     """Tell whether releases are frozen: what a policy must not take from the model."""
     return {"freeze": {"active": True}}
 

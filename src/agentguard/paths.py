@@ -8,21 +8,14 @@ innocent relative path. So a policy decides on the resolved place, and a tool op
 from __future__ import annotations
 
 import errno
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from agentguard.call.tool import FactsFunction, ToolSpec
-from agentguard.errors import FactsError
 from agentguard.storage import files
-
-FACT: Final = "paths"
-"""The name of the fact: ``input.paths.ARGUMENT`` is the resolved place of an argument."""
 
 _START: ContextVar[str | None] = ContextVar("agentguard_working_folder", default="")
 """Where the relative paths of a call start; "" is the working directory, and None is nowhere."""
@@ -97,16 +90,6 @@ class Folder:
             text: str = file.read()
             return text
 
-    def facts(self, *arguments: str) -> FactsFunction:
-        """Return a function for a tool's ``facts``, which returns ``{"paths": {ARGUMENT: PLACE}}``.
-
-        A place is a resolved path relative to the folder, such as ``notes/today.txt``; ``.`` is the
-        folder itself. An argument that is no text, too long for a path, or outside the folder has
-        no place. Do not use this for a tool with arguments in ``[paths]``: the tool has the fact
-        already, and a second one denies its calls (``facts.failed``).
-        """
-        return facts(dict.fromkeys(arguments, self))
-
     @contextmanager
     def _open_parent(self, resolved: Path) -> Iterator[int]:
         """Yield a descriptor of the folder that contains the last part of a resolved path."""
@@ -148,49 +131,28 @@ def starting_at(folder: str | None) -> Iterator[None]:
         _START.reset(token)
 
 
-def of_tool(folders: Mapping[str, Folder], spec: ToolSpec) -> ToolSpec:
-    """Return a tool's specification with facts about the arguments that have a folder."""
-    parameters = spec.schema.get("properties") or ()
-    own = {name: folder for name, folder in folders.items() if name in parameters}  # type: ignore[operator]
-    return replace(spec, facts=facts(own, spec.facts)) if own else spec
+class Places:
+    """Finds the places to which the paths in arguments lead, by the folders of ``[paths]``.
 
+    A place is a resolved path relative to the folder, such as ``notes/today.txt``; ``.`` is the
+    folder itself. An argument that is no text, too long for a path, or outside of its folder has no
+    place. ``arguments`` are the names of the arguments that have a folder.
+    """
 
-def facts(folders: Mapping[str, Folder], more: FactsFunction | None = None) -> FactsFunction:
-    """Return a function that adds the places of arguments, by folder, to ``more`` facts."""
+    def __init__(self, folders: Mapping[str, Folder]) -> None:
+        self._folders = folders
+        self.arguments: Final = frozenset(folders)
 
-    def look_up(values: Any) -> Any:
-        places = _places(folders, values)
-        return places if more is None else _merged(places, more(values))
-
-    async def alook_up(values: Any) -> Any:
-        function: Callable[..., Any] = more  # type: ignore[assignment]
-        return _merged(_places(folders, values), await function(values))
-
-    return alook_up if inspect.iscoroutinefunction(more) else look_up
-
-
-def _places(folders: Mapping[str, Folder], values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    places: dict[str, str] = {}
-    start = _START.get()
-    for name, folder in folders.items() if start is not None else ():
-        value = values.get(name)
-        if isinstance(value, str):
-            try:
-                place = folder.resolve(os.path.join(start, value) if start else value)  # noqa: PTH118  keeps ".."
-                places[name] = place.relative_to(folder.root).as_posix()
-            except PermissionError:
-                continue
-    return {FACT: places}
-
-
-def _merged(places: dict[str, dict[str, str]], more: Any) -> Any:
-    if not isinstance(more, Mapping):
-        return more  # the call is then denied
-    if FACT in more:
-        message = (
-            f"[paths] names an argument of this tool, which so has the fact {FACT!r} already: "
-            "leave Folder.facts out of the tool's facts, or its arguments out of [paths], and give "
-            "a fact of your own another name"
-        )
-        raise FactsError(message)
-    return {**more, **places}
+    def __call__(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the places of a call's arguments: the member ``paths`` of the policy's input."""
+        places: dict[str, str] = {}
+        start = _START.get()
+        for name in sorted(self.arguments & values.keys()) if start is not None else ():
+            folder, value = self._folders[name], values[name]
+            if isinstance(value, str):
+                try:
+                    place = folder.resolve(os.path.join(start, value) if start else value)  # noqa: PTH118  keeps ".."
+                    places[name] = place.relative_to(folder.root).as_posix()
+                except PermissionError:
+                    continue
+        return places

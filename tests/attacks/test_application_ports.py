@@ -68,7 +68,7 @@ def ask_engine(function: Any) -> list[str]:
 
 
 def ask_facts(function: Any) -> list[str]:
-    return through(Guard.ephemeral(with_facts), facts=function)
+    return through(Guard.ephemeral(with_facts), facts=function, gives=["own"])
 
 
 def ask_approver_roles(function: Any) -> list[str]:

@@ -252,7 +252,7 @@ def test_arguments_that_change_while_they_are_judged_do_not_run(ran, seen, exami
         return {}
 
     guard = Guard.ephemeral(policy)
-    tool = guard.tool(facts=facts)(ran.extend)
+    tool = guard.tool(facts=facts, gives=[])(ran.extend)
     agent = guard.new_agent("a")
     if how != "changed":
         agent.call(tool, commands)
@@ -344,7 +344,7 @@ def test_facts_can_not_change_what_the_policy_and_the_tool_read(ran):
 
     guard = Guard.ephemeral(policy)
 
-    @guard.tool(facts=facts, attributes={"lifted": "commands"})
+    @guard.tool(facts=facts, gives=[], attributes={"lifted": "commands"})
     def run(commands):
         ran.extend(commands)
 

@@ -142,7 +142,7 @@ def test_a_call_that_straddles_a_renewal_verifies(clock, timed, tool, ran, exami
         agent.call(tool, "meanwhile")  # renews
         return {}
 
-    straddling = timed.tool(facts=slow, name="straddling")(ran.append)
+    straddling = timed.tool(facts=slow, gives=[], name="straddling")(ran.append)
     agent.call(straddling, "late")
     assert ran == ["meanwhile", "late"]
     report = examine(timed)

@@ -291,7 +291,7 @@ def test_a_handler_that_raises_while_a_failure_is_logged_changes_no_decision(han
 
     with guard_of(fail) as guard:
 
-        @guard.tool(facts=look_up)
+        @guard.tool(facts=look_up, gives=[])
         def pay(): ...
 
         with pytest.raises(Denied) as denied:

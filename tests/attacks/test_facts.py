@@ -40,7 +40,7 @@ def guard():
 
 @pytest.mark.parametrize("facts", [own, own_later, own_soon])
 async def test_the_policy_decides_by_whose_call_it_is(guard, facts):
-    refund = guard.tool(name="refund", facts=facts)(lambda order: order)
+    refund = guard.tool(name="refund", facts=facts, gives=["own"])(lambda order: order)
     agent = guard.new_agent("support")
     lent = agent.under(guard.delegate("user:alice", scope=["refund"], task_id="task-7"))
 
@@ -58,7 +58,7 @@ def test_it_knows_the_agent_the_principal_and_the_task(guard):
         calls.append(call)
         return {"own": True}
 
-    refund = guard.tool(name="refund", facts=look_up)(lambda order: order)
+    refund = guard.tool(name="refund", facts=look_up, gives=["own"])(lambda order: order)
     agent = guard.new_agent("support")
     agent.under(guard.delegate("user:alice", scope=["refund"], task_id="task-7")).call(refund, "x")
     agent.call(refund, "x")
@@ -88,7 +88,8 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
         return Decision.allow()
 
     with Guard.ephemeral(policy) as opened:
-        tool = opened.tool(name="refund", attributes={"bought": "order"}, facts=hostile)
+        lifted = {"bought": "order"}
+        tool = opened.tool(name="refund", attributes=lifted, facts=hostile, gives=["own"])
         refund = tool(lambda order: order)
         agent = opened.new_agent("support")
         lent = opened.delegate("user:alice", scope=["refund"], task_id="task-7")
@@ -110,7 +111,8 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
 @pytest.mark.parametrize(("size", "code"), [(3 << 20, ""), (20 << 20, "facts.too_large")])
 def test_facts_that_no_row_of_the_log_can_hold_leave_a_denial_on_record(place, ran, size, code):
     with place.open() as guard:
-        tool = guard.tool(name="note", facts=lambda _call: {"more": "x" * size})(ran.append)
+        facts = {"more": "x" * size}
+        tool = guard.tool(name="note", facts=lambda _call: facts, gives=["more"])(ran.append)
         agent = guard.new_agent("reader")
         if code:
             with pytest.raises(Denied) as caught:

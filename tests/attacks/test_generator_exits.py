@@ -69,7 +69,7 @@ def make_call(request):
 def test_a_look_up_or_a_policy_that_leaves_is_a_refusal_on_record(make_call, ran, where):
     policy, facts = (leave, None) if where == "policy" else (allow, leave)
     with Guard.ephemeral(policy) as guard:
-        tool = guard.tool(name="note", facts=facts)(ran.append)
+        tool = guard.tool(name="note", facts=facts, gives=[])(ran.append)
         with pytest.raises(GeneratorExit, match="leave"):
             make_call(guard.new_agent("a"), tool, "x")
         assert decisions(guard) == [INTERRUPTED]
@@ -80,7 +80,7 @@ def test_a_look_up_or_a_policy_that_leaves_is_a_refusal_on_record(make_call, ran
 def test_one_that_answers_is_an_allowed_call(make_call, ran):
     """The twin."""
     with Guard.ephemeral(allow) as guard:
-        tool = guard.tool(name="note", facts=lambda _call: {})(ran.append)
+        tool = guard.tool(name="note", facts=lambda _call: {}, gives=[])(ran.append)
         make_call(guard.new_agent("a"), tool, "x")
         assert decisions(guard) == [("", "")]
     assert ran == ["x"]
@@ -110,7 +110,7 @@ def test_a_call_that_is_closed_during_its_look_up_is_a_refusal_on_record(ran):
         call.close()
 
     with Guard.ephemeral(allow) as guard:
-        tool = guard.tool(name="note", facts=look_up)(ran.append)
+        tool = guard.tool(name="note", facts=look_up, gives=[])(ran.append)
         agent = guard.new_agent("a")
         try:
             asyncio.run(main())

@@ -14,7 +14,7 @@ from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
 from agentguard.adapters import ToolSpec
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import RESERVED
 from agentguard.domain import config
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
@@ -63,15 +63,6 @@ def test_an_attribute_can_not_be_lifted_over_a_reserved_name(name):
     with pytest.raises(ConfigError, match="reserved"):
         ToolSpec("t", "", {}, "m:t", attributes={name: "x"})
     ToolSpec("t", "", {}, "m:t", attributes={f"my_{name}": "x"})
-    guard = Guard.ephemeral(
-        lambda _: Decision.allow(), config={"tools": {"t": {"attributes": {name: "x"}}}}
-    )
-    with pytest.raises(ConfigError, match="reserved"):
-        guard.tool(name="t")(_take)
-
-
-def _take(x):
-    return x
 
 
 def test_an_attribute_named_like_nothing_plain_is_refused():

@@ -211,7 +211,7 @@ def test_facts_that_fail_deny(place, ran):
         return {"action": "another"}
 
     with Observed(place).open(ANSWERS["allow"]) as guard:
-        tool = noted(guard, ran, facts=facts)
+        tool = noted(guard, ran, facts=facts, gives=[])
         with pytest.raises(Denied):
             guard.new_agent("reader").call(tool, "x")
     assert ran == []

@@ -112,6 +112,15 @@ def test_a_tool_without_the_table_reads_nothing_by_that_policy(clone):
         guard.new_agent("assistant").call(guard.tool(name="read_file")(lambda path: path), "again")
 
 
+def test_a_place_is_that_of_the_argument_as_sent_whatever_the_tool_declares(clone):
+    with Guard.ephemeral(STARTER, config={"agents": AGENTS, "paths": {"path": "."}}) as guard:
+        tool = guard.tool(name="read_file")(lambda **given: given["path"])
+        agent = guard.new_agent("assistant")
+        assert agent.call(tool, path="again") == "again"
+        with pytest.raises(Denied):
+            agent.call(tool, path="notes/key.md")
+
+
 @pytest.mark.parametrize("more", ["sync", "async"])
 async def test_places_stand_beside_facts_of_the_application(clone, more):
     seen = []
@@ -128,27 +137,10 @@ async def test_places_stand_beside_facts_of_the_application(clone, more):
 
     with Guard.ephemeral(policy, config={"paths": {"path": "."}}) as one:
         look_up = facts if more == "sync" else afacts
-        tool = one.tool(name="read_file", facts=look_up)(lambda path: path)
+        tool = one.tool(name="read_file", facts=look_up, gives=["size"])(lambda path: path)
         await one.new_agent("a").acall(tool, "notes/../again")
         await one.new_agent("a").acall(tool, "notes/key.md")
     assert seen == [({"path": "notes/today.md"}, 1), ({}, 1)]
-
-
-@pytest.mark.parametrize("own", [lambda _: {"paths": {"path": "a"}}, Folder(".").facts("path")])
-@pytest.mark.parametrize("named", ["path", "more"])
-def test_a_second_fact_of_that_name_denies_and_the_log_says_why(clone, own, named, caplog):
-    def called(paths):
-        with Guard.ephemeral(lambda _: Decision.allow(), config={"paths": paths}) as guard:
-            tool = guard.tool(name="t", facts=own)(lambda path, more="": path)
-            return guard.new_agent("a").call(tool, "again")
-
-    with pytest.raises(Denied) as denied:
-        called({named: "."})
-    assert denied.value.code == "facts.failed"
-    assert (
-        "leave Folder.facts out of the tool's facts, or its arguments out of [paths]" in caplog.text
-    )
-    assert called({"another": "."}) == "again"
 
 
 # --- opened without leaving the folder ------------------------------------------------------------

@@ -220,21 +220,21 @@ def test_files_of_different_packages_have_their_own_imports(tmp_path):
         tmp_path,
         a="package agent.authz\nimport input.args as a\nimport data.lib\nallow if a.x\n"
         'deny_reasons contains "z" if lib.z\n',
-        d="package lib\nimport input.agent as a\nz if a.z\n",
+        d="package lib\nimport input.more as a\nz if a.z\n",
     )
-    assert ask(engine, args={"x": 1, "z": 1}, agent={}) == {"allow": True, "deny_reasons": []}
-    assert ask(engine, args={}, agent={"x": 1, "z": 1}) == {"deny_reasons": ["z"]}
+    assert ask(engine, args={"x": 1, "z": 1}, more={}) == {"allow": True, "deny_reasons": []}
+    assert ask(engine, args={}, more={"x": 1, "z": 1}) == {"deny_reasons": ["z"]}
 
 
 @pytest.mark.parametrize(
     "rule", ["off := 1", 'deny_reasons contains "x" if { some off; input.args[off] == 1 }']
 )
 def test_an_import_that_its_own_file_hides_is_refused(rule):
-    text = "import input.agent.off\nallow if off\n"
+    text = "import input.flags.off\nallow if off\n"
 
     refused(text + rule, r"policy\.rego:4:\d+: off is also the import at policy\.rego:2:1")
     renamed = text.replace("off\n", "off as gone\n", 1).replace("if off", "if gone")
-    assert ask(policy(renamed + rule), agent={"off": True})["allow"]
+    assert ask(policy(renamed + rule), flags={"off": True})["allow"]
 
 
 @pytest.mark.parametrize("name", ["input", "data"])

@@ -63,7 +63,7 @@ def ran():
 @pytest.mark.parametrize("facts", [first, first_later, first_soon])
 async def test_a_look_up_that_finds_nothing_is_a_denial_on_record(ran, facts):
     with Guard.ephemeral(allow) as guard:
-        note = guard.tool(name="note", facts=facts)(ran.append)
+        note = guard.tool(name="note", facts=facts, gives=[])(ran.append)
         with pytest.raises(Denied) as caught:
             await ended(guard.new_agent("a").acall(note, "x"))
         assert caught.value.code == "facts.failed"
@@ -74,7 +74,7 @@ async def test_a_look_up_that_finds_nothing_is_a_denial_on_record(ran, facts):
 
 def test_so_is_it_without_an_event_loop(ran):
     with Guard.ephemeral(allow) as guard:
-        note = guard.tool(name="note", facts=first)(ran.append)
+        note = guard.tool(name="note", facts=first, gives=[])(ran.append)
         with pytest.raises(Denied) as caught:
             guard.new_agent("a").call(note, "x")
         assert caught.value.code == "facts.failed"
@@ -84,7 +84,7 @@ def test_so_is_it_without_an_event_loop(ran):
 async def test_a_look_up_that_finds_something_is_an_allowed_call(ran):
     """The twin."""
     with Guard.ephemeral(allow) as guard:
-        note = guard.tool(name="note", facts=lambda _call: next(iter([{}])))(ran.append)
+        note = guard.tool(name="note", facts=lambda _call: next(iter([{}])), gives=[])(ran.append)
         await ended(guard.new_agent("a").acall(note, "x"))
         assert codes(guard) == [""]
     assert ran == ["x"]

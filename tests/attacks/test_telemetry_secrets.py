@@ -96,6 +96,7 @@ def _work(guard: Guard, agent, bob):
     @guard.tool(
         resource="repo:{repo}",
         facts=lambda _arguments: {"secret": SECRETS["facts"]},
+        gives=["secret"],
     )
     def push(branch: str, secret: str, repo: str = SECRETS["resource"]) -> str:
         return SECRETS["result"]

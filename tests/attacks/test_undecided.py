@@ -78,7 +78,7 @@ def test_what_is_interrupted_before_it_was_decided_is_refused_on_record(interrup
     agent = guard.new_agent("a")
     facts = interrupts if where == "facts" else None
 
-    @guard.tool(facts=facts)
+    @guard.tool(facts=facts, gives=[])
     def note(number: int) -> None:
         ran.append(number)
 
@@ -107,7 +107,7 @@ async def test_a_task_that_is_cancelled_while_facts_are_awaited_is_on_record():
         begun.set()
         await asyncio.Event().wait()
 
-    note = guard.tool(name="note", facts=facts)(lambda x: x)
+    note = guard.tool(name="note", facts=facts, gives=[])(lambda x: x)
     task = asyncio.create_task(agent.acall(note, 1))
     await begun.wait()
     task.cancel()
@@ -125,7 +125,7 @@ def test_facts_that_make_guarded_calls_of_their_own_leave_threads_for_those():
     def facts(_values):
         return {"found": asyncio.run(agent.acall(inner, 1))}
 
-    outer = guard.tool(name="outer", facts=facts)(lambda x: x)
+    outer = guard.tool(name="outer", facts=facts, gives=["found"])(lambda x: x)
 
     async def many():
         return await asyncio.wait_for(
@@ -144,7 +144,7 @@ async def test_slow_facts_do_not_hold_up_the_log():
         release.wait(60)
         return {}
 
-    outer = guard.tool(name="outer", facts=slow)(lambda x: x)
+    outer = guard.tool(name="outer", facts=slow, gives=[])(lambda x: x)
     quick = guard.tool(name="quick")(lambda x: x)
     waiting = [asyncio.create_task(agent.acall(outer, number)) for number in range(40)]
     await asyncio.sleep(0.05)

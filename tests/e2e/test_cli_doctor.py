@@ -70,7 +70,7 @@ def test_a_sound_set_up(told):
         ("# [tools.read_file]", "[tools.read_file]", "tool read_file", "ok"),
         (
             "# [tools.read_file]",
-            '[tools.read_file]\nfacts = "nowhere:at_all"',
+            '[tools.read_file]\nfacts = { look_up = "nowhere:at_all", gives = ["x"] }',
             "tool read_file",
             "warn",
         ),

@@ -31,7 +31,7 @@ lead = ["writer"]
 [tools.publish]
 requires = ["notes:publish"]
 resource = "note:{{name}}"
-facts = "facts:of_note"
+facts = {{ look_up = "facts:of_note", gives = ["owner"] }}
 
 [approvers.bob]
 principal = "user:bob"
@@ -177,8 +177,6 @@ def test_doctor_warns_of_nothing_that_is_in_order(handed_on):
     assert warned == ["anchor"]  # this user can write both
     said = {check["what"] for check in checks if check["check"] == "tool ask_writer"}
     assert said == {"it hands work on to agents: [delegation] decides which agent may do so"}
-    (facts,) = [check["what"] for check in checks if "input.owner" in check["what"]]
-    assert "must come from the look-up of facts of publish (facts:of_note)" in facts
     assert handed_on.run("policy", "check", env={"PYTHONPATH": str(handed_on.folder)}).stderr == ""
 
 
@@ -186,10 +184,10 @@ def test_doctor_still_warns_where_neither_decides(handed_on, tmp_path):
     copy = handed_on.copy(tmp_path / "copy")
     toml = copy.folder / "agentguard.toml"
     text = toml.read_text().replace('[delegation]\nlead = ["writer"]\n', "")
-    toml.write_text(text.replace('facts = "facts:of_note"\n', ""))
+    toml.write_text(text.replace('facts = { look_up = "facts:of_note", gives = ["owner"] }\n', ""))
     warned = {c["check"]: c["what"] for c in copy.json("doctor")["checks"]}
     assert "only the policy decides; add requires" in warned["tool ask_writer"]
-    assert "the policy reads input.owner" in copy.run("policy", "check").stderr
+    assert "no tool gives input.owner; name it" in copy.run("policy", "check").stderr
 
 
 def test_a_key_of_an_approver_is_shown_as_ssh_keygen_shows_it(handed_on, tmp_path):

@@ -76,7 +76,7 @@ def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
     assert project.json("policy", "check")["undeclared"] == ["amount", "limit"]
     result = project.run("policy", "check")
     assert result.returncode == 0
-    assert "reads input.amount, which no `attributes`" in result.stderr
+    assert "no tool gives input.amount; name it in attributes" in result.stderr
     toml = project.folder / "agentguard.toml"
     toml.write_text(toml.read_text() + '\n[tools.pay]\nattributes = { amount = "sum" }\n')
     assert project.json("policy", "check")["undeclared"] == ["limit"]

@@ -18,8 +18,8 @@ import pytest
 
 from agentguard import Decision, Denied, Guard, PolicyError
 from agentguard.adapters import Arguments, ToolSpec
+from agentguard.call import vocabulary
 from agentguard.call.decision import MAX_REASON, MAX_REASONS
-from agentguard.call.tool import RESERVED
 from agentguard.policy.document import decide, document
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego import RegoEngine
@@ -98,7 +98,8 @@ def test_without_its_attribute_the_call_is_denied():
 
 
 def test_the_input_is_what_a_guard_makes():
-    tool = ToolSpec("transfer", "", {}, "here", attributes={"amount": "cents"})
+    lifted = {"amount": "cents"}
+    tool = ToolSpec("transfer", "", {}, "here", attributes=lifted, gives=("account",))
     made = document(
         Fragment(dumps(INPUT["agent"])),
         tool,
@@ -111,7 +112,7 @@ def test_the_input_is_what_a_guard_makes():
     assert json.loads(made) == INPUT | {
         "tool": {"name": "transfer", "schema_sha256": tool.schema_sha256}
     }
-    assert code(table("member | what it is | who says so")[0][0]) == "agent"
+    assert code(table("member | what it is | who fills it")[0][0]) == "agent"
 
 
 def test_agent_and_delegation_are_as_a_guard_makes_them():
@@ -138,22 +139,50 @@ def test_agent_and_delegation_are_as_a_guard_makes_them():
         with guard.delegate("user:alice", via="service:banking-app", task_id="may-rent"):
             agent.call(transfer)
     (call,) = seen
-    written = json.loads(dumps(call).decode().replace(call["agent"]["instance"], "i1"))
+    written = json.loads(json.dumps(call).replace(call["agent"]["instance"], "i1"))
     for member in ("agent", "delegation", "task_id"):
         assert written[member] == INPUT[member]
 
 
+FILLERS = {
+    "guard": "agentguard",
+    "proof": "the proof of the call",
+    "arguments": "**the model**",
+    "application": "the application",
+}
+"""The words of the page for who fills a member of the input."""
+
+
 def test_the_members_of_a_delegation_are_all_there():
-    described = [code(row[0]) for row in table("of `delegation` | what it is")]
-    assert described == list(INPUT["delegation"])
+    rows = table("of `delegation` | what it is")
+    (own,) = (member.members for member in vocabulary.INPUT if member.name == "delegation")
+    assert [code(row[0]) for row in rows] == [member.name for member in own]
+    for row, member in zip(rows, own, strict=True):
+        named = set(re.findall(r"`(\w+)`", row[1]))
+        assert named >= {below.name for below in member.members}
 
 
 def test_the_members_of_the_input_are_all_there():
-    described = [row[0] for row in table("member | what it is | who says so")]
-    own = [code(cell) for cell in described if "`" in cell]
-    assert own == [*(name for name in INPUT if name in RESERVED), "approval"]  # asked again
-    (reserved,) = re.findall(r"\*\*Reserved names\*\* are (.*?)\.", PAGE)
-    assert set(re.findall(r"`(\w+)`", reserved)) == RESERVED
+    rows = [row for row in table("member | what it is | who fills it") if "`" in row[0]]
+    assert [code(row[0]) for row in rows] == [member.name for member in vocabulary.INPUT]
+    for row, member in zip(rows, vocabulary.INPUT, strict=True):
+        assert row[2].startswith(FILLERS[member.source])
+        named = set(re.findall(r"`(\w+)`", row[1]))
+        if member.name != "delegation":  # which has a table of its own
+            assert named >= {below.name for below in member.members}
+    (reserved,) = re.findall(r"\*\*Reserved names\*\* are (.*?)\.", PAGE, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", reserved)) == vocabulary.RESERVED
+    assert set(INPUT) - vocabulary.RESERVED == {"amount", "account"}
+
+
+def test_a_guard_fills_the_members_that_the_table_says_are_always_there():
+    always = {member.name for member in vocabulary.INPUT if member.always}
+    assert always == INPUT.keys() & vocabulary.RESERVED
+    for member in vocabulary.INPUT:
+        if member.name in INPUT and member.kind == "object":
+            names = {below.name for below in member.members}
+            lacking = {below.name for below in member.members if not below.always}
+            assert INPUT[member.name].keys() == names - lacking
 
 
 def test_an_approval_has_these_members_and_defaults():
@@ -215,6 +244,7 @@ def test_a_guarded_call_reads_attribute_and_fact(tmp_path):
         @guard.tool(
             attributes={"amount": "cents"},
             facts=lambda args: {"account": {"closed": closed[args["account"]]}},
+            gives=["account"],
         )
         def transfer(account: str, cents: Any, note: str = "") -> str:
             return f"{cents} to {account}{note}"
@@ -253,7 +283,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path):
         if "policy check" in command:  # it prints digests
             assert (ran.returncode, ran.stdout.startswith("sound: rego")) == (0, True)
             # of these the page tells, and of no other warning
-            assert re.findall(r"reads input\.(\w+)", ran.stderr) == ["account", "amount"]
+            assert re.findall(r"no tool gives input\.(\w+)", ran.stderr) == ["account", "amount"]
             assert ran.stderr.count("warn: ") == 2
         else:
             assert ran.stdout == printed

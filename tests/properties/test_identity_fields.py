@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentguard import ConfigError, Decision, Guard, adapters
 from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import RESERVED, STATED
 
 DOCUMENTS: list[dict[str, object]] = []
 
@@ -62,6 +62,10 @@ def input_of(agent, tool, given, task_id="task_1"):
     return DOCUMENTS[0] if decision.allowed else None
 
 
+def is_plain(name):
+    return re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is not None
+
+
 def identity(document):
     return {name: document.get(name, "absent") for name in RESERVED - {"args"}}
 
@@ -77,7 +81,7 @@ def test_no_argument_changes_an_identity_field(agent, given):
     document = input_of(agent, tool, given)
     assert document is not None
     assert identity(document) == plain(agent)
-    assert set(document) == RESERVED - {"approval"}
+    assert set(document) == STATED - {"approval"}
     assert len(document["args"]) == len(given)
 
 
@@ -86,7 +90,7 @@ def test_no_attribute_lifts_an_argument_over_an_identity_field(agent, given, lif
     try:
         tool = ToolSpec("open_pr", "", {}, "m:open_pr", resource="repo:fixed", attributes=lifted)
     except ConfigError:
-        plain_names = all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) for name in lifted)
+        plain_names = all(map(is_plain, lifted))
         assert set(lifted) & RESERVED or not plain_names
         return
     document = input_of(agent, tool, given)
@@ -96,8 +100,15 @@ def test_no_attribute_lifts_an_argument_over_an_identity_field(agent, given, lif
 
 @given(found=st.dictionaries(names, values, max_size=4), given=arguments)
 def test_no_fact_changes_an_identity_field(agent, found, given):
+    declared = tuple(name for name in found if is_plain(name) and name not in RESERVED)
     tool = ToolSpec(
-        "open_pr", "", {}, "m:open_pr", resource="repo:fixed", facts=lambda _arguments: found
+        "open_pr",
+        "",
+        {},
+        "m:open_pr",
+        resource="repo:fixed",
+        facts=lambda _arguments: found,
+        gives=declared,
     )
     document = input_of(agent, tool, given)
     if set(found) & RESERVED:

@@ -68,7 +68,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "account": {"closed": False},
     },
     "a table in data.json": {
-        "agent": {"team": "team-3"},
+        "agent": {"name": "team-3"},
         "action": "read",
         "args": {"amount": 100, "items": [1], "note": "x"},
     },
@@ -170,7 +170,7 @@ def big_table(folder: Path) -> Path:
 
 default allow := false
 
-grant := data.grants[input.agent.team]
+grant := data.grants[input.agent.name]
 
 allow if {
     input.action in grant.actions
@@ -180,7 +180,7 @@ allow if {
 
 deny_reasons contains sprintf("%s is blocked", [team]) if {
     some team in data.blocked
-    team == input.agent.team
+    team == input.agent.name
 }
 
 deny_reasons contains "every item must be a number" if {
@@ -188,7 +188,7 @@ deny_reasons contains "every item must be a number" if {
     not is_number(item)
 }
 
-approval := object.union(data.reviewers[input.agent.team], {"reason": "a write"}) if {
+approval := object.union(data.reviewers[input.agent.name], {"reason": "a write"}) if {
     input.action == "write"
     allow
 }

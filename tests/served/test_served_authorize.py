@@ -62,7 +62,7 @@ def test_the_async_twin_asks_the_server_too(guard):
 def test_the_application_s_facts_count(guard):
     agent = guard.new_agent("clerk")
     for balance, outcome in ((500, "allow"), (5, "deny")):
-        facts = {"facts": lambda _values, balance=balance: {"balance": balance}}
+        facts = {"facts": lambda _, of=balance: {"balance": of}, "gives": ["balance"]}
         tool = tool_of(guard, "balance", **facts)
         assert agent.authorize(tool, "x").decision.outcome == outcome
 

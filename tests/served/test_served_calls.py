@@ -148,7 +148,7 @@ def test_facts_that_the_application_looks_up(place):
         seen.append((dict(arguments), arguments.agent, arguments.principal))
         return {"balance": {"rich": 500, "poor": 5}[arguments["account"]]}
 
-    @guard.tool(name="balance", facts=facts)
+    @guard.tool(name="balance", facts=facts, gives=["balance"])
     def balance(account):
         return account
 
@@ -167,7 +167,8 @@ def test_facts_that_the_application_looks_up(place):
 def test_facts_that_are_too_large_deny_and_the_reason_says_how_much_is_taken(place):
     guard = place.connect()
     facts = {"balance": 500, "more": "x" * 200_000}
-    tool = guard.tool(name="balance", facts=lambda _arguments: facts)(lambda: "rich")
+    gives = ["balance", "more"]
+    tool = guard.tool(name="balance", facts=lambda _: facts, gives=gives)(lambda: "rich")
     agent = guard.new_agent("clerk")
     assert agent.call(tool) == "rich"
     facts |= {f"more {at}": "x" * 200_000 for at in range(11)}
@@ -429,7 +430,9 @@ def test_a_policy_reads_whose_word_the_facts_are(place):
     guard = place.connect()
     agent = guard.new_agent("clerk")
     with pytest.raises(Denied) as caught:
-        agent.call(guard.tool(name="trusted", facts=lambda _given: {"x": 1})(lambda: "ran"))
+        agent.call(
+            guard.tool(name="trusted", facts=lambda _given: {"x": 1}, gives=["x"])(lambda: "ran")
+        )
     assert caught.value.reason == "the client says so itself"
     plain = guard.tool(name="trusted")(lambda: "ran")
     accept(place, "clerk", "trusted")

@@ -168,7 +168,7 @@ def test_a_server_that_ends_serves_the_calls_under_way(founded):
         goes_on.wait(30)
         return {"balance": 200}
 
-    balance = guard.tool(name="balance", facts=facts)(lambda: "rich")
+    balance = guard.tool(name="balance", facts=facts, gives=["balance"])(lambda: "rich")
 
     new = guard.tool(name="add")(lambda: "new")
 

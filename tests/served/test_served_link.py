@@ -154,7 +154,7 @@ def test_names_that_the_session_does_not_have_are_made_anew(place):
 def test_large_facts_reach_the_policy(place):
     guard = place.connect()
     large = {**{f"k{number}": "x" * 250_000 for number in range(5)}, "balance": 200}
-    tool = guard.tool(name="balance", facts=lambda _input: large)(lambda: "ok")
+    tool = guard.tool(name="balance", facts=lambda _input: large, gives=list(large))(lambda: "ok")
     assert guard.new_agent("clerk").call(tool) == "ok"
 
 
@@ -165,7 +165,7 @@ def test_facts_that_no_policy_reads_leave_no_call_under_way(place, size):
     if size == 1:
         facts["page"] = page()
     guard = place.connect()
-    tool = guard.tool(name="note", facts=lambda _input: facts)(lambda: "ok")
+    tool = guard.tool(name="note", facts=lambda _input: facts, gives=list(facts))(lambda: "ok")
     agent = guard.new_agent("clerk")
     with pytest.raises(Denied) as caught:
         agent.call(tool)

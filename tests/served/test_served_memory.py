@@ -110,9 +110,7 @@ def begun(session, reason="x"):
         raise Denied(Decision.refusal(reason, code="policy.denied"))
 
     request_id = os.urandom(16).hex()
-    request = CallRequest(
-        "clerk", asks_facts=True, is_traced=False, folder=None, sha256="", size=100
-    )
+    request = CallRequest("clerk", is_traced=False, folder=None, sha256="", size=100)
     recorder = Recorder((), is_traced=False)
     call = ServedCall(steps(), recorder, NestedCalls(), session.lend, request)
     assert session.add_call(request_id, call) is None

@@ -77,6 +77,7 @@ def test_what_is_wrong_or_needs_a_new_start_changes_nothing(place):
     edit(place, "authz.rego", NOTE, NO_NOTE)  # what is right in the same edit does not count, too
     for file, old, new, code in (
         ("authz.rego", "default allow", "default allo w", "policy.invalid"),
+        ("authz.rego", "input.balance > 100", "input.balnce > 100", "policy.invalid"),
         ("agentguard.toml", "[agents.clerk]", "[agents.clerk]\nspeed = 3", "config.invalid"),
         ("agentguard.toml", 'state = "state"', 'state = "other"', "server.reload"),
         ("agentguard.toml", "drain = 1", "drain = 2", "server.reload"),
@@ -129,7 +130,7 @@ def test_a_call_that_waits_for_facts_is_decided_by_the_policy_with_which_it_bega
         assert goes_on.wait(30)
         return {"balance": 500}
 
-    balance = guard.tool(name="balance", facts=facts)(lambda: "rich")
+    balance = guard.tool(name="balance", facts=facts, gives=["balance"])(lambda: "rich")
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(agent.call, balance)
         assert asks.wait(30)

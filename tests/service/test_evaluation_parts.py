@@ -47,7 +47,7 @@ path = "files"
 slow = ["/args/text"]
 
 [tools.balance]
-facts = "{MODULE}:now"
+facts = {{ look_up = "{MODULE}:now", gives = ["balance"] }}
 origin = "bank.tools:balance"
 schema = "{"0" * 64}"
 """
@@ -156,20 +156,18 @@ def test_a_log_that_can_t_be_written_gives_no_decision(scene, monkeypatch):
 
 def test_a_tool_is_known_by_its_table_alone(scene):
     tools = scene.parts.guard.tools
-    spec = tools.described("balance", ["amount", "path"])
+    spec = tools.described("balance")
     assert (spec.origin, spec.pin_mismatch) == ("bank.tools:balance", None)
-    assert tools.described("nothing", []) is None
-    drop = tools.described("drop", ["path"])
-    assert (drop.origin, drop.schema) == ("tools.drop", {})
-    assert drop.facts is not None  # the place of a path
-    assert tools.described("drop", []).facts is None
+    assert tools.described("nothing") is None
+    drop = tools.described("drop")
+    assert (drop.origin, drop.schema, drop.facts) == ("tools.drop", {}, None)
 
 
 def test_a_resource_that_names_a_redacted_argument_is_refused(scene):
     tools = scene.parts.guard.tools
-    assert tools.described("drop", ["text"]) is not None
+    assert tools.described("drop") is not None
     with pytest.raises(ConfigError):
-        tools.described("slow", ["text"])
+        tools.described("slow")
 
 
 def test_a_token_that_ends_during_the_request_is_denied_on_record(programs, monkeypatch):

@@ -197,6 +197,7 @@ def described(name: str, **members: Any) -> dict[str, Any]:
         "resource": None,
         "attributes": {},
         "has_facts": False,
+        "gives": [],
         "pinned_origin": None,
         "pinned_schema": None,
         **members,

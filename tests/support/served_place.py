@@ -100,6 +100,12 @@ patience = 0.5
 """
 
 
+BALANCE = """
+[tools.balance]
+facts = { gives = ["balance", "more", "k0", "k1", "k2", "k3", "k4"] }
+"""
+"""The names of the facts that clients look up for the tool ``balance``."""
+
 IMPATIENT = """
 import struct
 from agentguard.server import connection, serve, tls
@@ -211,8 +217,9 @@ class Place:
 @contextmanager
 def founded_place(programs: Preloaded, more: str = "") -> Iterator[Place]:
     """Found a trust domain whose server is not started yet; ``more`` is added to its config."""
+    config = CONFIG + more if "[tools.balance]" in more else CONFIG + BALANCE + more
     folder = Path(tempfile.mkdtemp(prefix="ag", dir="/tmp"))  # a socket has a short path
-    for name, text in (("agentguard.toml", CONFIG + more), ("authz.rego", POLICY)):
+    for name, text in (("agentguard.toml", config), ("authz.rego", POLICY)):
         (folder / name).write_text(text, encoding="utf-8")
     for name, data in (("passphrase", PASSPHRASE), ("token", SECRET)):
         (folder / name).write_bytes(data)

@@ -46,7 +46,7 @@ max_scope = ["repo:read", "pr:write"]
 requires = ["pr:write"]
 resource = "repo:{repo}"
 attributes = { branch = "branch" }
-facts = "os.path:basename"
+facts = { look_up = "os.path:basename", gives = ["name"] }
 """
 
 
@@ -205,7 +205,11 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         (POLICY + "[tools.t]\nresource = 5\n", "tools.t.resource", "a string"),
         (POLICY + '[tools.t]\nattributes = "x"\n', "tools.t.attributes", "a table of strings"),
         (POLICY + "[tools.t]\nattributes = {a = 1}\n", "tools.t.attributes", "a table of strings"),
-        (POLICY + "[tools.t]\nfacts = 5\n", "tools.t.facts", "a string"),
+        (POLICY + "[tools.t]\nfacts = 5\n", "tools.t.facts", "a table"),
+        (POLICY + '[tools.t]\nfacts = "m:f"\n', "tools.t.facts", "a table with the names"),
+        (POLICY + '[tools.t.facts]\nlook_up = "m:f"\n', "tools.t.facts.gives", "the names of"),
+        (POLICY + '[tools.t]\nfacts = { gives = ["paths"] }\n', "tools.t.facts", "reserved"),
+        (POLICY + '[tools.t]\nattributes = { caller = "x" }\n', "tools.t.attributes", "reserved"),
         (POLICY + '[tools.t]\nrequired = ["x"]\n', "tools.t.required", "unknown key"),
         ("roles = 5\n" + POLICY, "roles", "a table"),
         (POLICY + "[roles]\nr = []\n", "roles.r", "a table"),
@@ -322,7 +326,7 @@ def test_a_callable_that_is_none_is_a_mistake(reference, says):
 
 
 def test_facts_that_do_not_exist_are_found_where_the_tool_is_registered():
-    tables = {"tools": {"t": {"facts": "no_such_module:x"}}}
+    tables = {"tools": {"t": {"facts": {"look_up": "no_such_module:x", "gives": ["x"]}}}}
     guard = Guard.ephemeral(lambda _: Decision.allow(), config=tables)
     with pytest.raises(ConfigError, match=r"tools\.t\.facts"):
         guard.tool(name="t")(print_nothing)

@@ -180,7 +180,7 @@ def test_a_denied_call_has_none(agent):
         return Decision.deny("no")
 
     with Guard.ephemeral(decide) as denying:
-        tool = denying.tool(facts=look_up)(asked.append)
+        tool = denying.tool(facts=look_up, gives=[])(asked.append)
         with pytest.raises(Denied):
             denying.new_agent("a").call(tool, "ran")
     assert asked == ["facts", "policy"]

@@ -192,11 +192,11 @@ async def test_context_variables_reach_tools_and_facts(guard, agent):
         found.append(WHO.get())
         return {}
 
-    @guard.tool(facts=facts)
+    @guard.tool(facts=facts, gives=[])
     def plain():
         return WHO.get()
 
-    @guard.tool(facts=async_facts)
+    @guard.tool(facts=async_facts, gives=[])
     async def coroutine():
         return WHO.get()
 
@@ -228,7 +228,7 @@ async def async_look_up(_arguments):
 async def test_facts_of_every_kind_are_awaited(ran, facts):
     guard = Guard.ephemeral(lambda d: Decision.allow() if d.get("x") == 1 else Decision.deny("?"))
 
-    @guard.tool(facts=facts)
+    @guard.tool(facts=facts, gives=["x"])
     async def note():
         ran.append(1)
 
@@ -243,7 +243,7 @@ async def test_facts_of_every_kind_are_awaited(ran, facts):
 )
 async def test_aevaluate_answers_as_acall_would_and_records_no_call(ran, facts):
     guard = Guard.ephemeral(lambda d: Decision.allow() if d["args"]["x"] == 1 else Decision.deny())
-    agent, tool = guard.new_agent("a"), guard.tool(facts=facts)(ran.append)
+    agent, tool = guard.new_agent("a"), guard.tool(facts=facts, gives=["x"])(ran.append)
     site = CallSite("ahead")
     asked = [Invocation(tool.spec, Arguments.of({"x": x}), site) for x in (1, 2)]
     before = list(guard.reader().entries(0))
@@ -259,7 +259,7 @@ async def test_an_async_look_up_that_raises_denies(guard, agent, ran):
     async def broken(_arguments):
         raise OSError("a secret")
 
-    @guard.tool(facts=broken)
+    @guard.tool(facts=broken, gives=[])
     async def note():
         ran.append(1)
 
@@ -350,7 +350,7 @@ async def test_cancelled_while_facts_are_looked_up_it_never_runs(guard, agent, r
         begun.set()
         await asyncio.sleep(60)
 
-    @guard.tool(facts=slow)
+    @guard.tool(facts=slow, gives=[])
     async def note():
         ran.append(1)
 

@@ -126,8 +126,7 @@ def test_what_a_call_is_to_cedar():
             principal in Role::"reviewer" && principal.roles.contains("reviewer") &&
             principal.instance == "q8" && principal.id like "spiffe://acme.example/*" &&
             context.args.branch == "agent/fix" && context.tool.name == "open_pr" &&
-            !(context has delegation) && !(context has task_id) && !(context.args has title) &&
-            !(context has agent) && !(context has action) && !(context has resource)
+            !(context has delegation) && !(context has task_id) && !(context.args has title)
         };
     """
     engine = policy(text)
@@ -392,6 +391,7 @@ def test_a_guard_decides_by_it(tmp_path):
             @guard.tool(
                 attributes={"branch": "branch"},
                 facts=lambda _: {"repo": {"visibility": "internal"}},
+                gives=["repo"],
             )
             def open_pr(branch: str) -> str:
                 return branch

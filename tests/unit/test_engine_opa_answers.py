@@ -262,7 +262,7 @@ async def test_a_stopped_server_does_not_stop_the_event_loop(opa):
     config = {"agents": {"coder": {"type": "code-agent", "authority": "own"}}}
     async with Guard.ephemeral(engine_of(server, timeout=20.0), config=config) as guard:
 
-        @guard.tool(facts=lambda _args: {"repo": {"visibility": "internal"}})
+        @guard.tool(facts=lambda _args: {"repo": {"visibility": "internal"}}, gives=["repo"])
         async def open_pr() -> str:
             return "opened"
 

@@ -493,7 +493,10 @@ def test_what_a_module_of_the_site_prints_is_no_part_of_the_check(monkeypatch, t
         ("approval if input.x", [((), 1)]),
         ("default approval := false", []),
         ('approval := {"roles": [input.role], "quorum": 2} if input.x', [((), 2)]),  # at least this
-        ('approval := {"roles": split(input.x, ","), "reason": sprintf("%v", [1])} if input.x', [((), 1)]),
+        (
+            'approval := {"roles": split(input.x, ","), "reason": sprintf("%v", [1])} if input.x',
+            [((), 1)],
+        ),
         ("approval := object.union(input.x, {}) if input.y", [((), 1)]),
         ('allow if input.demand == {"roles": ["a"]}', []),
     ],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
 from agentguard.adapters import Arguments, ToolSpec
 from agentguard.call.decision import Requirement
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import RESERVED
 from agentguard.errors import EncodeError, FactsError
 from agentguard.policy.document import UNDEFINED, decide, document
 from agentguard.signing.canonical import Fragment, dumps
@@ -114,9 +115,9 @@ AGENT = Fragment(dumps({"id": "spiffe://x/agent/a/k", "name": "a"}))
 TOOL = ToolSpec("open_pr", "Open it.", {}, "m:open_pr", attributes={"branch": "into"})
 
 
-def built(arguments, facts=MappingProxyType({})):
-    bound = Arguments.of(arguments)
-    return json.loads(document(AGENT, TOOL, bound, resource="repo:x", task_id="t", facts=facts))
+def built(arguments, facts=MappingProxyType({}), gives=("repo", "x")):
+    bound, tool = Arguments.of(arguments), replace(TOOL, gives=gives)
+    return json.loads(document(AGENT, tool, bound, resource="repo:x", task_id="t", facts=facts))
 
 
 def test_the_input_has_the_shape_of_the_design():
@@ -142,7 +143,11 @@ def test_a_fact_never_replaces_what_stands_at_the_top(name):
     with pytest.raises(FactsError) as caught:
         built({"into": "main"}, {name: "mine"})
     assert caught.value.code == "facts.conflict"
-    assert built({"into": "main"}, {f"{name}_": "mine"})[f"{name}_"] == "mine"
+    another = f"{name}_"
+    assert built({"into": "main"}, {another: "mine"}, (another,))[another] == "mine"
+    with pytest.raises(FactsError) as caught:
+        built({"into": "main"}, {another: "mine"})
+    assert caught.value.code == "facts.undeclared"
 
 
 class Chameleon(str):

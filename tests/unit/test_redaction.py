@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from agentguard.adapters import Arguments
 from agentguard.call import redaction
 from agentguard.call.arguments import encode_result
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import STATED
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical
 
@@ -83,7 +83,7 @@ def test_what_is_no_pointer_into_a_record_is_refused(pointer):
     assert caught.value.code == "redaction.malformed"
 
 
-@pytest.mark.parametrize("root", sorted(RESERVED - {"args"}))
+@pytest.mark.parametrize("root", sorted(STATED - {"args"}))
 def test_what_an_entry_states_itself_can_not_be_redacted(root):
     """A pointer there would let its author believe that the log does not tell it."""
     with pytest.raises(DecodeError, match="signed and logged as it is") as caught:
@@ -97,7 +97,7 @@ tokens = st.lists(st.text(st.characters(codec="utf-8")), max_size=4)
 
 @given(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), tokens)
 def test_every_redaction_comes_back_from_its_pointer(root, below):
-    if root in RESERVED - {"args"}:
+    if root in STATED - {"args"}:
         return
     assert redaction.parse(redaction.dumps((root, *below))) == (root, *below)
 

@@ -39,7 +39,12 @@ def test_what_the_model_sees_and_where_it_comes_from_is_in_the_digest(change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"requires": ("x",)}, {"resource": "x"}, {"attributes": {"a": "b"}}, {"facts": dict}],
+    [
+        {"requires": ("x",)},
+        {"resource": "x"},
+        {"attributes": {"a": "b"}},
+        {"facts": dict, "gives": ("a",)},
+    ],
     ids=str,
 )
 def test_what_the_application_says_of_it_is_not(change):

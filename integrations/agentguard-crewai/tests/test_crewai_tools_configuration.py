@@ -37,7 +37,8 @@ def test_facts_are_looked_up_with_what_is_bound(make_bench, probe, monkeypatch):
 
     module.facts = facts
     monkeypatch.setitem(sys.modules, "crewai_facts", module)
-    bench = make_bench(tools={"read_file": {"facts": "crewai_facts:facts"}})
+    look_up = {"look_up": "crewai_facts:facts", "gives": ["size"]}
+    bench = make_bench(tools={"read_file": {"facts": look_up}})
     bench.only(lambda given: given["size"] < 3, "it is too long")
     steps = [("read_file", {"path": path}) for path in ("ab", "long", "lost")]
     output = bench.run([probe.read_file], *steps)

@@ -264,7 +264,7 @@ async def test_aevaluate_awaits_what_a_look_up_finds(counted, make, monkeypatch)
     monkeypatch.setitem(sys.modules, "measures", module)
     setup = make(
         lambda given: Decision.allow() if given["size"] < 10 else Decision.deny("too large"),
-        tools={"count": {"facts": "measures:facts"}},
+        tools={"count": {"facts": {"look_up": "measures:facts", "gives": ["size"]}}},
     )
     (guarded,) = guard_tools([counted.tool], setup.agent)
     assert (await aevaluate(guarded, call("count", x=9))).allowed

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import STATED
 from agentguard.errors import DecodeError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -51,7 +51,7 @@ def parse(pointer: str) -> Redaction:
     ):
         message = f"{pointer!r} is no JSON Pointer into a call's record, such as '/args/password'"
         raise DecodeError(message, code="redaction.malformed")
-    if tokens[0] in RESERVED - {"args"}:
+    if tokens[0] in STATED - {"args"}:
         message = (
             f"{pointer!r} can't be redacted: a call's {tokens[0]} is signed and logged as it is; "
             "redact arguments, attributes, facts or the result"

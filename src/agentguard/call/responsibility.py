@@ -131,6 +131,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "facts.conflict": _developer("give the fact another name"),
     "facts.failed": _developer(_FACTS),
     "facts.invalid": _developer("let the function of facts return a dict of JSON values"),
+    "facts.undeclared": _developer(
+        "name the fact in gives, or in the type that the function of facts returns"
+    ),
     "facts.too_large": _developer("let the function of facts return what the policy reads alone"),
     "invalid_scope": _developer(
         "let the scope of a sub-agent or a block be a part of the scope that is in force"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType, UnionType
 from typing import (
@@ -29,11 +29,13 @@ from typing import (
     TypeVar,
     get_args,
     get_origin,
+    get_type_hints,
     overload,
 )
 
 from agentguard.call.arguments import Arguments
 from agentguard.call.binding import AS_FAR_AS_DEFINED, AS_TEXT, Binder, binder
+from agentguard.call.vocabulary import RESERVED
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -72,14 +74,9 @@ class FactsInput(dict[str, Any]):
 FactsFunction = Callable[[FactsInput], Any]
 """A function that looks facts about a call up, in a place that the application trusts.
 
-The function returns a mapping, whose members stand at the top level of the policy's input. A
-coroutine function serves calls by ``acall`` and ``arun`` alone.
+The function returns a mapping or a dataclass, whose members stand at the top level of the policy's
+input. A coroutine function serves calls by ``acall`` and ``arun`` alone.
 """
-
-RESERVED: Final = frozenset(
-    {"agent", "delegation", "action", "resource", "task_id", "args", "tool", "approval"}
-)
-"""Agentguard's own names at the top level of the policy's input (policy-document.md, Input)."""
 
 MAX_NAME: Final = 2048
 """The most characters of a tool's name, and of its origin."""
@@ -103,10 +100,12 @@ class ToolSpec:
     ``schema`` is the JSON schema that the model sees. ``origin`` is ``module:qualname`` or
     ``mcp:<server>``. ``requires`` is the scope that a caller needs. ``resource`` is a template of
     whole arguments (``repo:{repo}``). ``attributes`` maps names at the top level of the policy's
-    input to argument names. ``facts`` looks up values that a policy must not take from the model.
+    input to argument names. ``facts`` looks up values that a policy must not take from the model,
+    and ``gives`` are their names: None takes the names from the type that the function returns.
     ``pinned_origin`` and ``pinned_schema`` (SHA-256, hex) are the configuration's pins; None pins
     nothing. ``facts_by_client`` says that the client of a guard server looks the facts up, so that
-    they are the client's word.
+    they are the client's word. ``caller`` is the member ``caller`` of the policy's input: who calls
+    a guarded server, by the proof of the call that the server has verified; None without a proof.
     """
 
     name: str
@@ -117,21 +116,25 @@ class ToolSpec:
     resource: str | None = None
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     facts: FactsFunction | None = None
+    gives: tuple[str, ...] | None = None
     pinned_origin: str | None = None
     pinned_schema: str | None = None
     facts_by_client: bool = False
+    caller: Mapping[str, JSON] | None = None
 
     def __post_init__(self) -> None:
+        if self.facts is not None and self.gives is None:
+            object.__setattr__(self, "gives", _given_by(self.name, self.facts))
         try:
             _digests = self.digest, self.schema_sha256  # both are cached; a bad schema raises now
         except EncodeError as error:
             raise ConfigError(f"tool {self.name!r} has no JSON description: {error}") from error
-        for name in self.attributes:
-            if not _NAME.match(name):
-                raise ConfigError(f"tool {self.name}: attribute {name!r} is not a plain name")
-            if name in RESERVED:
-                message = f"tool {self.name}: attribute {name!r} is reserved for agentguard"
-                raise ConfigError(message)
+        self._require_names("attribute", self.attributes)
+        self._require_names("fact", self.gives or ())
+        twice = sorted(self.attributes.keys() & set(self.gives or ()))
+        if twice:
+            message = f"tool {self.name}: {twice[0]!r} is an attribute and a fact: rename one"
+            raise ConfigError(message)
         try:
             f"{self.name}{self.resource}{self.requires}".encode()
         except UnicodeError as error:
@@ -148,6 +151,17 @@ class ToolSpec:
                 message = (
                     f"tool {self.name}: resource {self.resource!r} is not a template; "
                     "write whole arguments in braces, as in 'repo:{repo}'"
+                )
+                raise ConfigError(message)
+
+    def _require_names(self, what: str, names: Iterable[str]) -> None:
+        for name in names:
+            if not _NAME.match(name):
+                raise ConfigError(f"tool {self.name}: {what} {name!r} is not a plain name")
+            if name in RESERVED:
+                message = (
+                    f"tool {self.name}: {what} {name!r} is reserved for agentguard: choose another "
+                    "name"
                 )
                 raise ConfigError(message)
 
@@ -231,6 +245,37 @@ class ToolSpec:
             for name, argument in self.attributes.items()
             if argument in values
         }
+
+
+def _given_by(tool: str, look_up: FactsFunction) -> tuple[str, ...]:
+    """Return the names of facts by the type that a look-up returns; raises ``ConfigError``."""
+    function: Any = look_up
+    while isinstance(function, partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    try:
+        returned = get_type_hints(function).get("return")
+    except Exception:  # noqa: BLE001  an annotation may name anything, and evaluates to anything
+        returned = None
+    if is_dataclass(returned):
+        return tuple(member.name for member in fields(returned))
+    if isinstance(returned, type) and hasattr(returned, "__total__"):  # a TypedDict
+        return tuple(get_type_hints(returned))
+    name = getattr(function, "__qualname__", type(look_up).__qualname__)
+    message = (
+        f"tool {tool}: the look-up of facts {name} does not say which names it gives: let it "
+        "return a TypedDict or a dataclass that is defined in its module, or write the names, as "
+        'in gives=["payee"]'
+    )
+    raise ConfigError(message)
+
+
+def facts_in(found: object) -> object:
+    """Return what a look-up has returned, a dataclass as the mapping of its members."""
+    if is_dataclass(found) and not isinstance(found, type):
+        return {member.name: getattr(found, member.name) for member in fields(found)}
+    return found
 
 
 def escape(text: str) -> str:

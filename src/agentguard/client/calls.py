@@ -27,7 +27,7 @@ from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.redaction import Redaction
 from agentguard.call.releases import Releases
-from agentguard.call.tool import FactsInput
+from agentguard.call.tool import FactsInput, facts_in
 from agentguard.client import outcome_log
 from agentguard.client.facts import LONGEST_NAME, encoded_facts, type_name
 from agentguard.delegation.handle import Delegation
@@ -221,6 +221,8 @@ class ClientCall:
             "reentrant": self.options.reentrant,
             "is_traced": self.is_traced,
         }
+        if invocation.tool.caller is not None:
+            about["caller"] = dict(invocation.tool.caller)
         if not self.options.asks_people:
             about["asks_people"] = False
         if isinstance(arguments, Arguments):
@@ -264,7 +266,7 @@ class ClientCall:
         try:
             assert look_up is not None  # noqa: S101  the server knows which tools have one
             found = yield LookUp(look_up, facts_input)
-            about, blobs = encoded_facts(found)
+            about, blobs = encoded_facts(facts_in(found))
             answer |= about
         except Exception as error:
             _LOGGER.exception("the look-up of facts failed: the call is denied (facts.failed)")

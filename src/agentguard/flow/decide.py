@@ -135,6 +135,7 @@ def ask_policy(
                 resource=prepared.predicate["resource"],
                 task_id=prepared.predicate["task_id"],
                 facts=prepared.facts,
+                places=prepared.places,
                 delegation=prepared.authority.description,
                 approval=approval,
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from inspect import isawaitable
+from typing import Any, Protocol
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
@@ -22,6 +23,7 @@ from agentguard.call.redaction import Redaction
 from agentguard.call.releases import SecretDesk
 from agentguard.identity.revocation import Revocations
 from agentguard.policy.engine import Engine
+from agentguard.policy.names import Names
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -49,6 +51,17 @@ def tell(on_request: OnRequest, request: ApprovalRequest) -> None:
         _LOGGER.exception("on_request failed: request %s waits all the same", request.request_id)
 
 
+class Places(Protocol):
+    """Finds the places to which the paths in ``arguments`` lead (the member ``paths``)."""
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        """The names of the arguments whose paths have a folder (``[paths]``)."""
+
+    def __call__(self, values: Mapping[str, Any], /) -> Mapping[str, str]:
+        """Return the places by the names of the arguments; reads links of the file system."""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Ports:
     """The parts that every call of a guard runs on, in one process."""
@@ -68,6 +81,8 @@ class Ports:
     secrets: SecretDesk
     roster: Roster
     trust_domain: str
+    places: Places
+    names: Names
     on_request: OnRequest | None = None
     asks_application: bool = False
     """Whether a function of the application names the roles of those who answer through it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -31,7 +32,7 @@ from agentguard.call.masking import Masks
 from agentguard.call.options import CallOptions
 from agentguard.call.releases import Releases
 from agentguard.call.responsibility import CODES
-from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
+from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec, facts_in
 from agentguard.delegation.claim import Claim
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.authority import Actor, Authority, DelegationSource
@@ -78,9 +79,10 @@ class PreparedCall(NamedTuple):
     """A call after steps 1 to 3: what will be signed, and why the call is refused (None: is not).
 
     ``predicate`` is the predicate of the invocation's statement, ``at`` the time in it.
-    ``arguments`` is the refusal where the arguments can't be bound. ``interrupt`` is the exception
-    that cut the look-up of facts short (a cancellation, say), raised again once the refusal is on
-    record. ``request_key`` names the place of a request for the call's approval, and
+    ``arguments`` is the refusal where the arguments can't be bound. ``places`` is the member
+    ``paths`` of the policy's input, None without arguments that have a folder. ``interrupt`` is the
+    exception that cut the look-up of facts short (a cancellation, say), raised again once the
+    refusal is on record. ``request_key`` names the place of a request for the call's approval, and
     ``stored_request`` is the request there, None for none.
     """
 
@@ -93,6 +95,7 @@ class PreparedCall(NamedTuple):
     at: str
     salt: bytes
     arguments: Arguments | Decision
+    places: Mapping[str, str] | None
     facts: Mapping[str, Any]
     refusal: Decision | None
     interrupt: BaseException | None = None
@@ -118,6 +121,7 @@ def prepare(
     actor, ports, invocation, listener = call.actor, call.ports, call.invocation, call.listener
     now, refusal = effective_time(ports)
     refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
+    refusal = refusal or ports.names.refusal()
     salt, invocation_id, refusal = _entropy(ports, refusal)
     arguments, resource, refusal = _bind(invocation, call.around, refusal)  # 1
     call_site, task_id, refusal = _site(actor, invocation, refusal)
@@ -141,12 +145,16 @@ def prepare(
     # before anybody else's code runs, and before the statement, which names the trace
     paused = request.traceparent if request is not None else None
     traceparent = yield Begin(listener, authority, task_id, paused)
+    places: Mapping[str, str] | None = None
     facts: Mapping[str, Any] = {}
     failed = interrupt = None
-    look_up = invocation.tool.facts if refusal is None else None
-    if look_up is not None and isinstance(arguments, Arguments):  # 3
-        facts_input = _facts_input(actor, authority, task_id, arguments)
-        facts, failed, interrupt = yield from _facts(look_up, facts_input)
+    if refusal is None and isinstance(arguments, Arguments):  # 3
+        facts_input = partial(_facts_input, actor, authority, task_id, arguments)
+        if not ports.places.arguments.isdisjoint(arguments.values):
+            places, failed, interrupt = yield from _looked_up(ports.places, facts_input())
+        if failed is None and invocation.tool.facts is not None:
+            found = yield from _looked_up(invocation.tool.facts, facts_input())
+            facts, failed, interrupt = found
     at = timestamp(now if authority.since is None else max(now, authority.since))
     predicate = _predicate(actor, ports, invocation, authority, place, arguments, salt)
     predicate["invocation_id"] = invocation_id
@@ -162,6 +170,7 @@ def prepare(
         at,
         salt,
         arguments,
+        places,
         facts,
         refusal or failed,
         interrupt,
@@ -375,12 +384,12 @@ def _facts_input(
     )
 
 
-def _facts(
+def _looked_up(
     look_up: FactsFunction, facts_input: FactsInput
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
-    """Return the application's facts about the call, or the refusal and what interrupted it."""
+    """Return what a look-up finds out about the call, or the refusal and what interrupted it."""
     try:
-        facts = yield LookUp(look_up, facts_input)
+        facts = facts_in((yield LookUp(look_up, facts_input)))
         if isinstance(facts, Mapping):
             return dict(facts), None, None
     except ReportedFailure as error:

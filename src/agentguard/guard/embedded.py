@@ -76,7 +76,7 @@ class Embedded:
     def _tables(self, settings: Config, sources: KeySources) -> tuple[Tools, Delegations]:
         scopes = ScopeSpelling(settings.source, settings.scopes)
         users, workloads = _users(settings, sources), _workloads(settings, sources)
-        return Tools(settings, scopes), Delegations(
+        return Tools(settings, scopes, self.runtime.names), Delegations(
             settings, self.runtime, scopes, users, workloads
         )
 

@@ -249,6 +249,7 @@ class Guard:
         requires: tuple[str, ...] | list[str] = (),
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
+        gives: tuple[str, ...] | list[str] | None = None,
     ) -> ToolDecorator: ...
 
     def tool(
@@ -260,12 +261,14 @@ class Guard:
         requires: tuple[str, ...] | list[str] = (),
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
+        gives: tuple[str, ...] | list[str] | None = None,
     ) -> Any:
         """Make a plain function a guarded tool, which only ``agent.call`` runs.
 
         ``requires`` is the scope that a caller needs. ``resource`` is a template of whole arguments
         (``repo:{repo}``). ``attributes`` names arguments that the policy reads at the top level.
-        ``facts`` looks up values that must not come from the model. ``[tools.NAME]`` in the
+        ``facts`` looks up values that must not come from the model. Their names are ``gives``, or
+        those of the TypedDict or dataclass that the function returns. ``[tools.NAME]`` in the
         configuration overrides each of these.
         """
 
@@ -277,6 +280,7 @@ class Guard:
                 requires=requires,
                 attributes=attributes,
                 facts=facts,
+                gives=gives,
             )
             tool = guarded(self._parts.tools.configure(spec), function)
             if self._agents:  # the first agent checks all earlier tools together

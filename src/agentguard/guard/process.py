@@ -36,6 +36,7 @@ from agentguard.guard.setup import Setup, ports_on, put_on_record
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
+from agentguard.policy.names import Names
 from agentguard.storage.log import ShardLog
 from agentguard.storage.log_probe import LogProbe
 
@@ -86,7 +87,7 @@ class Runtime:
     ) -> None:
         self._is_server = is_server
         self._claim: Callable[[], None] = _nothing
-        self._setup = Setup.of(settings, engine, callbacks)
+        self._setup = Setup.of(settings, engine, callbacks, is_server=is_server)
         self.requests: Store | None = None
         self.domain = domain
         self.runs: RunStore  # the process's first ports bring it
@@ -158,7 +159,7 @@ class Runtime:
         A call that has begun goes on with the earlier ones, whose engine is closed after the last
         such call. Raises ``AgentguardError``, and the earlier ones stay in force.
         """
-        setup = Setup.of(settings, engine, callbacks)
+        setup = Setup.of(settings, engine, callbacks, is_server=self._is_server)
         with self._ports_lock:
             earlier, log = self.current_ports(), self._log
             assert log is not None  # noqa: S101  ports have a log
@@ -173,6 +174,11 @@ class Runtime:
             self._ports = ports
 
         return use
+
+    @property
+    def names(self) -> Names:
+        """The names that tools give to the policy's input."""
+        return self._setup.names
 
     @property
     def directory(self) -> Directory:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agentguard.approvals.quorum import unmeetable
 from agentguard.approvals.store import Store
@@ -17,10 +17,12 @@ from agentguard.domain.config import Config
 from agentguard.domain.directory import Directory
 from agentguard.domain.protocol import Domain
 from agentguard.domain.secret_sources import open_secrets
-from agentguard.errors import ConfigError
+from agentguard.errors import ConfigError, PolicyError
 from agentguard.flow.ports import Clock, Ports
 from agentguard.guard.callbacks import Callbacks
+from agentguard.paths import Places
 from agentguard.policy.engine import Engine, StatesRequirements
+from agentguard.policy.names import Names
 from agentguard.secrets.desk import Desk
 from agentguard.secrets.rule import SecretRule
 from agentguard.signing import canonical
@@ -30,23 +32,40 @@ if TYPE_CHECKING:
     from agentguard.storage.ledger import Ledger
 
 
+_SERVER: Final = (
+    "a guard server knows the names in its configuration alone, because the tools of its clients "
+    "come later"
+)
+
+
 class Setup(NamedTuple):
-    """What a configuration says, ready for use: policy, functions, directory and secrets."""
+    """What a configuration says, ready for use: policy, functions, directory and secrets.
+
+    ``names`` are those that tools give to the policy's input.
+    """
 
     settings: Config
     engine: Engine
     callbacks: Callbacks
     directory: Directory
     secrets: Mapping[str, SecretRule]
+    names: Names
 
     @classmethod
-    def of(cls, settings: Config, engine: Engine, callbacks: Callbacks) -> Self:
+    def of(cls, settings: Config, engine: Engine, callbacks: Callbacks, *, is_server: bool) -> Self:
         """Return the setup of a configuration; raises ``ConfigError``.
 
-        So it does where the text of the policy asks for an approval that nobody can give.
+        So it does where the text of the policy asks for an approval that nobody can give. Raises
+        ``PolicyError`` (``policy.invalid``) where a server's policy reads what no table of the
+        configuration gives: the tools of its clients come and go.
         """
         _require_meetable(settings, engine, callbacks)
-        return cls(settings, engine, callbacks, Directory(settings), open_secrets(settings))
+        names = Names(engine, settings.given_names)
+        if is_server and names.unknown:
+            message = "\n".join((*names.unknown.values(), _SERVER))
+            raise PolicyError(message, code="policy.invalid")
+        directory, secrets = Directory(settings), open_secrets(settings)
+        return cls(settings, engine, callbacks, directory, secrets, names)
 
 
 def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) -> None:
@@ -92,6 +111,8 @@ def ports_on(
         secrets=Desk(setup.secrets, log, revocations, clock),
         roster=settings.roster,
         trust_domain=settings.trust_domain,
+        places=Places(settings.paths),
+        names=setup.names,
         on_request=setup.callbacks.on_request,
         asks_application=setup.callbacks.approver_roles is not None,
         mode=settings.policy.mode if settings.policy is not None else "enforce",

@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from agentguard import paths
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
 from agentguard.domain.config import Config
 from agentguard.domain.config.spelling import ScopeSpelling, Spelling
 from agentguard.errors import ConfigError
+from agentguard.policy.names import Names
 
 
 class Tools:
-    """Applies ``[tools]``, ``[aliases]`` and ``[paths]`` to tools, and finds misspelt names."""
+    """Applies ``[tools]`` and ``[aliases]`` to tools, and finds misspelt names.
 
-    def __init__(self, settings: Config, scopes: ScopeSpelling) -> None:
+    ``given`` gets to know the names that the tools give to the policy's input.
+    """
+
+    def __init__(self, settings: Config, scopes: ScopeSpelling, given: Names) -> None:
         self._settings = settings
         self._scopes = scopes
+        self._given = given
         self._spelling = Spelling(settings.tool_names)
 
     def configure(self, spec: ToolSpec) -> ToolSpec:
@@ -43,18 +47,23 @@ class Tools:
         spec = spec.overridden(name=self._settings.aliases.get(spec.name))
         override = self._settings.tools.get(spec.name)
         spec = override.over(spec) if override is not None else spec
-        spec = paths.of_tool(self._settings.paths, spec)
+        if spec.gives and spec.facts is None:
+            message = (
+                f"{self._settings.source}: tools.{spec.name}.facts: gives names facts, and the "
+                "tool has no look-up of facts: add look_up, or facts in the code"
+            )
+            raise ConfigError(message)
         self._settings.require_redactable(spec)
         self._spelling.add(spec.name)
         self._scopes.require(spec.name, spec.requires)
+        self._given.add(spec)
         return spec
 
-    def described(self, name: str, arguments: Collection[str]) -> ToolSpec | None:
+    def described(self, name: str) -> ToolSpec | None:
         """Return a tool as ``[tools.NAME]`` describes it; None for a name without such a table.
 
         The tool's code is in another process: its description, its schema and the scopes in its
-        code are not known here, and no pin is compared. ``arguments`` are the names of a call's
-        arguments. Raises ``ConfigError``.
+        code are not known here, and no pin is compared. Raises ``ConfigError``.
         """
         table = self._settings.tools.get(name)
         if table is None:
@@ -62,8 +71,7 @@ class Tools:
         bare = ToolSpec(name, "", {}, table.origin or f"tools.{name}")
         spec = replace(table.over(bare), pinned_origin=None, pinned_schema=None)
         self._settings.require_redactable(spec)
-        given = replace(spec, schema={"properties": {key: {} for key in arguments}})
-        return replace(spec, facts=paths.of_tool(self._settings.paths, given).facts)
+        return spec
 
     def looks_up_facts(self, name: str) -> bool:
         """Return whether the configuration names a look-up of facts for a configured tool."""
@@ -83,6 +91,7 @@ def spec_of(
     requires: object,
     attributes: Mapping[str, str] | None,
     facts: FactsFunction | None,
+    gives: Iterable[str] | None,
 ) -> ToolSpec:
     """Describe a plain function as a tool; raises ``ConfigError`` for what can't be one."""
     _require_function(function)
@@ -91,17 +100,18 @@ def spec_of(
         description=(function.__doc__ or "").strip(),
         schema=function_schema(function),
         origin=f"{function.__module__}:{function.__qualname__}",
-        requires=_scopes(requires),
+        requires=_texts("requires", requires, "['pr:write']"),
         resource=resource,
         attributes=dict(attributes or {}),
         facts=facts,
+        gives=None if gives is None else _texts("gives", gives, "['payee']"),
     )
 
 
-def _scopes(requires: object) -> tuple[str, ...]:
-    if not isinstance(requires, list | tuple) or not all(isinstance(s, str) for s in requires):
-        raise ConfigError(f"requires is a list of scopes, as in ['pr:write'], not {requires!r}")
-    return tuple(requires)
+def _texts(what: str, value: object, example: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(s, str) for s in value):
+        raise ConfigError(f"{what} is a list of names, as in {example}, not {value!r}")
+    return tuple(value)
 
 
 def _require_function(function: Callable[..., Any]) -> None:

@@ -37,7 +37,7 @@ class CedarEngine:
         self._cedar = binding()
         self._source = source
         self.version: Final = metadata.version("cedarpy")
-        self._policies, self._schema, self._policies_by_id = source.parse()
+        self._policies, self._schema, self._policies_by_id, self.reads = source.parse()
 
     @classmethod
     def load(cls, path: Path) -> CedarEngine:

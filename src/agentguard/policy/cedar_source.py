@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from agentguard.call import vocabulary
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.policy import cedar_reads
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import files
@@ -25,6 +27,7 @@ SCHEMA: Final = "schema.cedarschema"
 
 _APPROVAL: Final = frozenset({"approval", "approvers", "roles", "quorum", "ttl"})
 _ANNOTATIONS: Final = frozenset({"id", "description", "reason"}) | _APPROVAL
+_AT: Final = [f"@{annotation}" for annotation in _ANNOTATIONS]
 _NUMBERS: Final = frozenset({"quorum", "ttl"})
 
 
@@ -39,6 +42,18 @@ class CedarPolicy:
     name: str
     reason: str
     approval: dict[str, JSON] | None
+
+
+class ParsedCedar(NamedTuple):
+    """The binding's policy set and schema, the policies by Cedar's id, and what they read.
+
+    ``reads`` are the paths below ``input``, each with a policy that reads it.
+    """
+
+    policy_set: Any
+    schema: Any
+    policies: Mapping[str, CedarPolicy]
+    reads: Mapping[vocabulary.Path, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +89,8 @@ class CedarSource:
             raise _invalid(f"{error.filename}: can't be read: {error.strerror}") from error
         return cls.from_texts(contents)
 
-    def parse(self) -> tuple[Any, Any, Mapping[str, CedarPolicy]]:
-        """Parse the source: the binding's policy set and schema, and the policies by Cedar's id.
+    def parse(self) -> ParsedCedar:
+        """Parse the source.
 
         Raises ``PolicyError`` (``policy.invalid``), and ``ConfigError`` without the binding.
         """
@@ -90,18 +105,30 @@ class CedarSource:
         policies = {name: _read_policy(name, policy) for name, policy in static.items()}
         if not policies:
             raise _invalid("the Cedar files hold no policy")
+        places = self._places(policies)
+        slips = [
+            f"{places[name]}: {problem}"
+            for name, policy in static.items()
+            for problem in cedar_reads.mistakes(policy)
+        ]
+        if slips:
+            raise _invalid("\n".join(slips))
+        reads = {
+            path: places[name]
+            for name, policy in static.items()
+            for path in sorted(cedar_reads.reads(policy))
+        }
         schema = None
         if self.schema is not None:
             schema = _parse(SCHEMA, cedar.Schema.from_str, self.schema)
             problems = cedar.validate_policies(whole, schema)
             if not problems.validation_passed:
-                places = self._places(policies)
                 problem_texts = (
                     f"{places.get(error.policy_id, SCHEMA)}: {error.error}"
                     for error in problems.errors
                 )
                 raise _invalid("\n".join(problem_texts))
-        return cedar.PolicySet.from_str(whole), schema, policies
+        return ParsedCedar(cedar.PolicySet.from_str(whole), schema, policies, reads)
 
     def _places(self, policies: Mapping[str, CedarPolicy]) -> dict[str, str]:
         """Return each policy's file and name; Cedar numbers policies in order over all files."""
@@ -171,8 +198,7 @@ def _read_policy(name: str, policy: Mapping[str, Any]) -> CedarPolicy:
     label = f"the policy {annotations.get('id') or name}"
     unknown = sorted(annotations.keys() - _ANNOTATIONS)
     if unknown:
-        allowed = ", ".join(f"@{annotation}" for annotation in sorted(_ANNOTATIONS))
-        raise _invalid(f"{label}: there is no annotation @{unknown[0]}; known here: {allowed}")
+        raise _invalid(vocabulary.no_member(label, f"@{unknown[0]}", _AT))
     permits = policy["effect"] == "permit"
     if permits and "reason" in annotations:
         raise _invalid(f"{label}: a permit gives no @reason; @approval has one of its own")

@@ -8,7 +8,7 @@ docs/reference/policy-document.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision, Requirement
 from agentguard.call.plain import discarded
 from agentguard.call.redaction import Redaction
-from agentguard.call.tool import RESERVED, ToolSpec
+from agentguard.call.tool import ToolSpec
+from agentguard.call.vocabulary import RESERVED, no_member
 from agentguard.errors import DecodeError, EncodeError, FactsError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment, is_integer
@@ -42,7 +43,11 @@ UNDEFINED: Final = object()
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ALL_ARGUMENTS: Final[tuple[Redaction, ...]] = (("args",),)
-_REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"})
+MEMBERS: Final = {
+    "approval": frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"}),
+    "obligations": frozenset({"redact"}),
+}
+"""The members of the objects in a policy's output (policy-document.md, Output)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def evaluation_of(answer: object) -> Mapping[str, JSON] | None:
     return answer.evaluation if isinstance(answer, Evaluated) else None
 
 
-def document(
+def document(  # noqa: PLR0913  the members of the input
     agent: Fragment,
     tool: ToolSpec,
     arguments: Arguments,
@@ -70,6 +75,7 @@ def document(
     resource: str | None,
     task_id: str | None,
     facts: Mapping[str, Any],
+    places: Mapping[str, str] | None = None,
     delegation: Fragment | None = None,
     approval: Fragment | None = None,
 ) -> bytes:
@@ -77,8 +83,10 @@ def document(
 
     ``agent`` is the agent's canonical ``{id, name, type, instance, roles}``; ``delegation`` the
     canonical delegation, None on the agent's own authority; ``approval`` names the approvers, None
-    before an approval was requested. Raises ``FactsError``: ``facts.conflict`` where a name at the
-    top level is reserved or used twice, ``facts.invalid`` where a fact is no JSON value,
+    before an approval was requested. ``places`` are those of the arguments that have a folder, None
+    for a call without such arguments. Raises ``FactsError``: ``facts.conflict`` where a name at the
+    top level is reserved or used twice, ``facts.undeclared`` for a fact that the tool does not
+    declare (``gives``), ``facts.invalid`` where a fact is no JSON value,
     ``facts.too_large`` where the input would take more than ``MAX_INPUT``.
     """
     members: dict[str, object] = {
@@ -88,23 +96,17 @@ def document(
         "resource": resource,
         "task_id": task_id,
         "args": Fragment(arguments.encoded),
-        "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256, **_facts_of(tool)},
+        "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256, **_whose_facts(tool)},
     }
     if approval is not None:
         members["approval"] = approval
+    if places is not None:
+        members["paths"] = Fragment(canonical.dumps(dict(places)))
+    if tool.caller is not None:
+        members["caller"] = Fragment(canonical.dumps(dict(tool.caller)))
     for name, value in tool.attributes_of(arguments.values).items():
         members[name] = value if type(value) is str else Fragment(canonical.dumps(value))
-    for name, value in facts.items():
-        if not _NAME.match(str(name)):
-            raise FactsError(f"the fact {name!r} is not a plain name", code="facts.invalid")
-        if name in RESERVED or name in tool.attributes:
-            message = f"tool {tool.name}: the fact {name!r} collides with the policy's input"
-            raise FactsError(message, code="facts.conflict")
-        try:
-            members[name] = Fragment(canonical.dumps(value))
-        except EncodeError as error:
-            message = f"tool {tool.name}: the fact {name!r} is no JSON value: {error}"
-            raise FactsError(message, code="facts.invalid") from error
+    members |= _facts(tool, facts)
     encoded = canonical.dumps_record(members)
     if len(encoded) > MAX_INPUT:
         message = (
@@ -115,7 +117,29 @@ def document(
     return encoded
 
 
-def _facts_of(tool: ToolSpec) -> dict[str, str]:
+def _facts(tool: ToolSpec, facts: Mapping[str, Any]) -> dict[str, Fragment]:
+    members: dict[str, Fragment] = {}
+    for name, value in facts.items():
+        if not _NAME.match(str(name)):
+            raise FactsError(f"the fact {name!r} is not a plain name", code="facts.invalid")
+        if name in RESERVED or name in tool.attributes:
+            message = f"tool {tool.name}: the fact {name!r} collides with the policy's input"
+            raise FactsError(message, code="facts.conflict")
+        if name not in (tool.gives or ()):
+            message = (
+                f"tool {tool.name}: the look-up of facts returned {name!r}, which is not among the "
+                f"names that it gives ({', '.join(tool.gives or ()) or 'none'})"
+            )
+            raise FactsError(message, code="facts.undeclared")
+        try:
+            members[name] = Fragment(canonical.dumps(value))
+        except EncodeError as error:
+            message = f"tool {tool.name}: the fact {name!r} is no JSON value: {error}"
+            raise FactsError(message, code="facts.invalid") from error
+    return members
+
+
+def _whose_facts(tool: ToolSpec) -> dict[str, str]:
     """Return the member that says whose word the facts are, where it is a client's."""
     return {"facts": "client"} if tool.facts_by_client else {}
 
@@ -187,7 +211,10 @@ def _obligations(value: JSON) -> tuple[tuple[Redaction, ...], Decision | None]:
                 except DecodeError as error:
                     unmet = _malformed(str(error))
             case _:
+                names = obligation if isinstance(obligation, Mapping) else ()
+                slips = slips_in("obligations", names)
                 reason = "the policy asks for an obligation that this guard can't meet"
+                reason = f"{reason}: {slips[0]}" if slips else reason
                 unmet = unmet or Decision.refusal(reason, code="obligation.unknown")
     return (*redactions, *(_ALL_ARGUMENTS if unmet is not None else ())), unmet
 
@@ -201,14 +228,19 @@ def read_requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
     needed = [value] if isinstance(value, Mapping) else value
     if not isinstance(needed, list):
         return _malformed("approval is neither true, nor an object, nor a set of objects")
+    for item in needed:
+        slips = slips_in("approval", item) if isinstance(item, Mapping) else ()
+        if slips:
+            return _malformed(slips[0])
     requirements = [_requirement(item) for item in needed]
     if any(requirement is None for requirement in requirements):
-        return _malformed(f"approval takes only {', '.join(sorted(_REQUIREMENT))}")
+        members = ", ".join(sorted(MEMBERS["approval"]))
+        return _malformed(f"approval takes {members}, each with a value of its own type")
     return tuple(requirement for requirement in requirements if requirement is not None)
 
 
 def _requirement(value: JSON) -> Requirement | None:
-    if not isinstance(value, Mapping) or not _REQUIREMENT.issuperset(value):
+    if not isinstance(value, Mapping):
         return None
     match {"reason": "approval required", "quorum": 1, "ttl": 3600, "allow_self": False, **value}:
         case {
@@ -222,6 +254,12 @@ def _requirement(value: JSON) -> Requirement | None:
                 return None
             return Requirement(reason, approvers, roles, quorum, ttl, allow_self)
     return None
+
+
+def slips_in(output: str, names: Iterable[object]) -> list[str]:
+    """Return a sentence for each name that an object of the output does not have."""
+    known = MEMBERS[output]
+    return [no_member(output, str(name), known) for name in names if name not in known]
 
 
 def _names(value: JSON) -> tuple[str, ...] | None:

@@ -21,6 +21,7 @@ from agentguard.call import redaction
 from agentguard.call.decision import Decision
 from agentguard.call.plain import discarded, is_coroutine_function
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.policy.strict_input import StrictMembers, UnknownNameError
 from agentguard.signing import canonical
 from agentguard.storage import files
 
@@ -76,12 +77,17 @@ class FunctionEngine:
         except orjson.JSONDecodeError as error:
             raise PolicyError("the policy's input is not JSON") from error
         try:
-            decision: object = self._decide(members)
+            decision: object = self._decide(StrictMembers(members))
         except Exception as error:
             _LOGGER.exception(
                 "the policy's function %s failed: the call is denied", self._function_name
             )
             message = f"the policy's function {self._function_name} raised {type(error).__name__}"
+            if isinstance(error, UnknownNameError):
+                message = (
+                    f"the policy's function {self._function_name} reads a name that no input has; "
+                    "the program's log names it"
+                )
             raise PolicyError(message) from error
         if not isinstance(decision, Decision):
             result = discarded(decision)

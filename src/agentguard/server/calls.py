@@ -149,7 +149,6 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
     )
     request = CallRequest(
         agent=instance.actor.name,
-        asks_facts=invocation.tool.facts_by_client,
         is_traced=is_traced,
         folder=None if session.isolation == "remote" else _folder(header),
         sha256=canonical.sha256_hex(said + b"".join(blobs)),
@@ -168,6 +167,8 @@ def _invocation(
         refused = values.read_decision(refusal)
         if refused.outcome != "deny":
             raise DecodeError("a refusal denies", code="frame.malformed")
+    if header.get("caller") is not None:  # whom a guarded server at the client has verified
+        spec = replace(spec, caller=values.read_caller(header["caller"]), facts_by_client=True)
     return Invocation(
         spec,
         _arguments(header, blobs),

@@ -105,11 +105,12 @@ def tool(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Fr
 
 def _require_modest(spec: ToolSpec) -> None:
     """Raise ``DecodeError`` for names in a number or of a length that no tool of a program has."""
-    names = (spec.name, *spec.requires, *spec.attributes, *spec.attributes.values())
+    given = (*spec.attributes, *spec.attributes.values(), *(spec.gives or ()))
+    names = (spec.name, *spec.requires, *given)
     if len(names) > _MOST_NAMES or max(map(len, names)) > _LONGEST_NAME:
         message = (
-            f"a tool's name, scopes and attributes are {_MOST_NAMES} names at most, of at most "
-            f"{_LONGEST_NAME} characters"
+            f"a tool's name, scopes, attributes and facts are {_MOST_NAMES} names at most, of at "
+            f"most {_LONGEST_NAME} characters"
         )
         raise DecodeError(message, code="frame.too_large")
 

@@ -71,14 +71,12 @@ class ClientCodec:
 class CallRequest(NamedTuple):
     """What a client's request says of a call.
 
-    ``agent`` is the agent's name. ``asks_facts`` says whether the application looks facts up, and
-    ``is_traced`` whether the client has spans. ``folder`` is the client's working directory, None
-    for a client whose files this process does not see. ``sha256`` tells the request from others,
-    and ``size`` is the number of bytes of the request.
+    ``agent`` is the agent's name. ``is_traced`` says whether the client has spans. ``folder`` is
+    the client's working directory, None for a client whose files this process does not see.
+    ``sha256`` tells the request from others, and ``size`` is the number of bytes of the request.
     """
 
     agent: str
-    asks_facts: bool
     is_traced: bool
     folder: str | None
     sha256: str
@@ -248,7 +246,9 @@ class ServedCall:
     def _is_for_client(self, effect: Effect) -> bool:
         if isinstance(effect, Begin | Ask):
             return self.request.is_traced
-        return isinstance(effect, Run) or (isinstance(effect, LookUp) and self.request.asks_facts)
+        if isinstance(effect, LookUp):
+            return effect.function is client_facts
+        return isinstance(effect, Run)
 
     def _ask(self, effect: Effect) -> tuple[dict[str, Any], list[bytes]]:
         if isinstance(effect, Ask):

@@ -177,13 +177,13 @@ def _read(parts: ServiceParts, caller: Caller, body: Mapping[str, JSON]) -> _Ask
     asking = subject_of(parts, caller, subject)
     unknown = invalid_request("the agent of the subject is none of [agents] any more")
     config = agent_of(parts, asking.name, unknown)
-    tool = _tool(parts, name, arguments)
+    tool = _tool(parts, name)
     return _Asked(asking, config, _with_resource(tool, kind, identifier, arguments), arguments)
 
 
-def _tool(parts: ServiceParts, name: str, arguments: Mapping[str, JSON]) -> ToolSpec:
+def _tool(parts: ServiceParts, name: str) -> ToolSpec:
     try:
-        tool = parts.guard.tools.described(name, arguments)
+        tool = parts.guard.tools.described(name)
     except AgentguardError as error:
         LOGGER.warning("the token service can't describe a tool: %s (%s)", error, error.code)
         raise unavailable("the tool can't be described now: the service's log says why") from error

@@ -18,6 +18,7 @@ from agentguard.approvals.request import read_requirement
 from agentguard.approvals.status import RequestEndedError, RequestStatus
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LogPlace
+from agentguard.call import vocabulary
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import CallSite
 from agentguard.call.releases import RequestProof
@@ -109,6 +110,7 @@ def tool(spec: ToolSpec) -> dict[str, Any]:
         "resource": spec.resource,
         "attributes": dict(spec.attributes),
         "has_facts": spec.facts is not None,
+        "gives": spec.gives or (),
         "pinned_origin": spec.pinned_origin,
         "pinned_schema": spec.pinned_schema,
     }
@@ -130,11 +132,28 @@ def read_tool(value: Any, facts: FactsFunction) -> ToolSpec:
             resource=text_or_none(value["resource"]),
             attributes={name: text(argument) for name, argument in attributes.items()},
             facts=facts if value["has_facts"] else None,
+            gives=texts(value["gives"]),
             pinned_origin=text_or_none(value["pinned_origin"]),
             pinned_schema=text_or_none(value["pinned_schema"]),
         )
 
     return reads("tool", read)
+
+
+def read_caller(value: Any) -> dict[str, Any]:
+    """Read the member ``caller`` of a policy's input, with all its members and no others."""
+
+    def read() -> dict[str, Any]:
+        (members,) = (one.members for one in vocabulary.INPUT if one.name == "caller")
+        if value.keys() != {member.name for member in members}:
+            raise ValueError(value)
+        for member in members:
+            given = value[member.name]
+            if not (given is None and member.nullable):
+                (texts if member.kind == "texts" else text)(given)
+        return dict(value)
+
+    return reads("caller", read)
 
 
 def agent(config: AgentConfig) -> dict[str, Any]:

@@ -293,7 +293,7 @@ def test_no_argument_and_no_fact_plays_the_approval():
 
     place = Place(policy)
 
-    @place.guard.tool(facts=lambda _args: {"approval": {"approvers": ["bob"]}})
+    @place.guard.tool(facts=lambda _args: {"approval": {"approvers": ["bob"]}}, gives=[])
     def pay(approval: str) -> str:
         return approval
 

@@ -105,7 +105,8 @@ def test_an_attribute_is_redacted_with_its_argument(scene):
 
 def test_a_fact_is_redacted(scene):
     guard = scene.redacting(login=["/account/number", "/result", "/args"]).open()
-    tool = login(guard, facts=lambda _arguments: {"account": {"number": SECRET, "of": CLEAR}})
+    account = {"number": SECRET, "of": CLEAR}
+    tool = login(guard, facts=lambda _arguments: {"account": account}, gives=["account"])
     call(guard, tool, CLEAR, SECRET)
     assert scene.holds(SECRET) == []
     assert scene.copies()["input"]["account"] == {"number": {"$redacted": True}, "of": CLEAR}
@@ -205,7 +206,7 @@ UNMET = {
 def test_an_obligation_that_can_not_be_met_denies_and_keeps_no_arguments(scene, obligations, code):
     guard = scene.open(
         "package agent.authz\ndefault allow := false\nallow if true\n"
-        f"obligations := {obligations}\n"
+        f"obligations := made\nmade := {obligations}\n"  # a slip in a literal is refused at load
     )
     with pytest.raises(Denied) as caught:
         call(guard, login(guard), CLEAR, SECRET)

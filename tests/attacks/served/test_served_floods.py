@@ -368,7 +368,7 @@ def test_memory_of_one_user_has_a_limit(place, mallory, intrude, goes_on):
 
 
 def test_facts_of_one_client_have_a_limit(place, mallory, goes_on):
-    names = mallory.agent("mole"), mallory.tool("slow", has_facts=True)
+    names = mallory.agent("mole"), mallory.tool("slow", has_facts=True, gives=["x"])
 
     def told(facts):
         request_id = new_id()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from served_intruder import CALL, VICTIM, described, new_id
 
+from agentguard.call import vocabulary
+from agentguard.call.vocabulary import RESERVED
 from agentguard.delegation import verification
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
@@ -185,13 +187,40 @@ def test_a_call_that_does_not_run_yet_has_no_outcome(victim, place):
 
 
 def test_facts_hide_no_member_of_the_policys_input(victim):
-    agent, tool = victim.agent("clerk"), victim.tool("far", has_facts=True)
-    facts: Any
-    for facts in ({"agent": {"name": "root"}}, {"args": {}}, {"action": "note"}):
+    agent, tool = victim.agent("clerk"), victim.tool("balance", has_facts=True)
+
+    def looked_up(facts):
         request_id = new_id()
-        victim.call(agent, tool, NOTE, request_id=request_id)
-        answer = victim.ask("facts", canonical.dumps(facts), request_id=request_id, types={})
-        assert answer.header["step"] == "denied"
+        victim.call(agent, tool, {"account": "a"}, request_id=request_id)
+        return victim.ask("facts", canonical.dumps(facts), request_id=request_id, types={})
+
+    for name in sorted(RESERVED):
+        assert refused(looked_up({name: {"name": "root"}})) == "facts.conflict"
+        assert refused(looked_up({f"{name}_": 1})) == "facts.undeclared"
+    assert looked_up({"balance": 200}).header["step"] == "run"
+
+
+@pytest.mark.parametrize("how", ["attribute", "fact"])
+def test_a_tool_of_a_client_takes_no_owned_name(victim, how):
+    def tool(name):
+        if how == "attribute":
+            return described("x", attributes={name: "y"})
+        return described("x", has_facts=True, gives=[name])
+
+    for name in sorted(RESERVED):
+        assert victim.code("tool", tool=tool(name)) == "frame.malformed"
+        assert victim.code("tool", tool=tool(f"{name}_")) is None
+
+
+def test_a_caller_that_a_client_names_is_marked_as_its_word(victim):
+    (own,) = (one.members for one in vocabulary.INPUT if one.name == "caller")
+    texts = {one.name: [] if one.kind == "texts" else "user:alice" for one in own}
+    agent, tool = victim.agent("clerk"), victim.tool("trusted")
+    assert victim.call(agent, tool, NOTE).header["step"] == "run"
+    answer = victim.call(agent, tool, NOTE, caller=texts)
+    assert answer.header["decision"]["reasons"] == ["the client says so itself"]
+    for wrong in ("x", {}, {**texts, "more": "x"}, {**texts, "actors": "x"}, {**texts, "agent": 1}):
+        assert refused(victim.call(agent, tool, NOTE, caller=wrong)) == "frame.malformed"
 
 
 # --- one request, one authorization ---------------------------------------------------------------

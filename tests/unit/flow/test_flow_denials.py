@@ -310,6 +310,8 @@ async def later(_arguments):
         ({"x": float("inf")}, "facts.invalid"),
         ({"x": "\ud800"}, "facts.invalid"),
         ({1: 1}, "facts.invalid"),
+        ({"x": 1, "y": 1}, "facts.undeclared"),
+        ({"paths": {"into": "main"}}, "facts.conflict"),
         (Unreadable(a=1), "facts.failed"),
         (later, "facts.failed"),
     ],
@@ -324,7 +326,7 @@ def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(
 
     facts = found if found is later else look_up
 
-    @guard.tool(facts=facts, attributes={"branch": "into"})
+    @guard.tool(facts=facts, gives=["visibility", "x"], attributes={"branch": "into"})
     def merge(into):
         ran.append(into)
 
@@ -349,7 +351,7 @@ def test_a_look_up_that_was_interrupted_never_runs_the_tool(guard, ran):
     def interrupted(_arguments):
         raise KeyboardInterrupt
 
-    tool = guard.tool(facts=interrupted)(ran.append)
+    tool = guard.tool(facts=interrupted, gives=[])(ran.append)
     with pytest.raises(KeyboardInterrupt):
         guard.new_agent("a").call(tool, 1)
     assert ran == []
@@ -365,7 +367,7 @@ def test_facts_see_the_bound_arguments_and_reach_the_policy(ran):
 
     guard = Guard.ephemeral(policy)
 
-    @guard.tool(facts=lambda arguments: {"asked": arguments["repo"]})
+    @guard.tool(facts=lambda arguments: {"asked": arguments["repo"]}, gives=["asked"])
     def read(repo, depth=3):
         ran.append((repo, depth))
 

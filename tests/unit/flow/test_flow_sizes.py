@@ -135,7 +135,7 @@ def test_a_delegation_has_a_task_of_a_limited_length(guard):
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize(("size", "code"), [(2 << 20, ""), (4 << 20, "facts.too_large")])
 def test_facts_without_end_deny(guard, ran, size, code, is_async):
-    call = call_of(spec(facts=lambda _input: {"fact": "x" * size}))
+    call = call_of(spec(facts=lambda _input: {"fact": "x" * size}, gives=("fact",)))
     assert run(guard, call, ran, is_async=is_async) == code
     assert logged(guard)["code"] == code
     assert ran == ([] if code else [1])

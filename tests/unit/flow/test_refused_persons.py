@@ -188,9 +188,9 @@ REASONS = {
     "approval.unavailable": answers(Decision.require_approval()),
     "scope.exceeded": tool(requires=("read", "write")),
     "tool.changed": tool(pinned_origin="tests:other"),
-    "facts.failed": tool(facts=broken),
-    "facts.invalid": tool(facts=lambda _input: 5),
-    "call.interrupted": tool(facts=interrupted),
+    "facts.failed": tool(facts=broken, gives=[]),
+    "facts.invalid": tool(facts=lambda _input: 5, gives=[]),
+    "call.interrupted": tool(facts=interrupted, gives=[]),
     "clock.failed": ports(clock=broken),
     "clock.skew": lambda scene: scene.use(
         clock=lambda: scene.instance.ports.log.last_at - timedelta(hours=1)

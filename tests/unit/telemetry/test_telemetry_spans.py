@@ -227,7 +227,7 @@ def test_the_tools_own_spans_and_the_facts_are_inside(place: Place, spans):
         with tracer.start_as_current_span("SELECT"):
             return {}
 
-    @place.guard.tool(facts=look_up)
+    @place.guard.tool(facts=look_up, gives=[])
     def fetch() -> str:
         with tracer.start_as_current_span("GET"):
             return place.call()
@@ -245,7 +245,7 @@ async def test_async_calls_each_have_their_own(place: Place, spans):
             await asyncio.sleep(0)
             return {}
 
-    @place.guard.tool(facts=look_up)
+    @place.guard.tool(facts=look_up, gives=[])
     async def fetch(name: str) -> str:
         with tracer.start_as_current_span(f"GET {name}"):
             await asyncio.sleep(0.01)

@@ -90,7 +90,7 @@ attributes = { branch = "branch" }
 requires = ["pr:write"]
 resource = "repo:{repo}"
 attributes = { branch = "branch" }
-facts = "agentguard_demo.forge:facts"
+facts = { look_up = "agentguard_demo.forge:facts", gives = ["repo"] }
 
 [tools.trigger_ci]
 requires = ["ci:trigger"]

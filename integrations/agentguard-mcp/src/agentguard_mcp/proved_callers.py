@@ -18,7 +18,7 @@ from agentguard.proof import CallReceiver, ProofStore, PublishedRevocations, Req
 from agentguard_mcp.delegations import CallerDelegations
 from agentguard_mcp.gateway.messages import Message
 from agentguard_mcp.gateway.settings import Proofs
-from agentguard_mcp.request_guard import with_caller
+from agentguard_mcp.request_guard import caller_member
 
 
 class ProvedCaller(NamedTuple):
@@ -38,7 +38,7 @@ class ProvedCaller(NamedTuple):
 
     def told(self, spec: ToolSpec) -> ToolSpec:
         """Return a specification whose policy input has the caller (``input.caller``)."""
-        return replace(spec, facts=with_caller(spec, self.caller))
+        return replace(spec, caller=caller_member(self.caller))
 
     async def revoked(self) -> Decision | None:
         """Return why the caller may not act any more, None for a caller who still may."""

@@ -7,7 +7,6 @@ puts the guard in front of a server.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -150,13 +149,11 @@ class RequestGuard:
         except AgentguardError as error:
             _LOGGER.warning("a list shows no tools: %s (%s)", error, error.code)
             return frozenset()
-        spec = replace(spec, facts=with_caller(spec, caller))
+        spec = replace(spec, caller=caller_member(caller))
         return await listing.permitted(self._agent.under(delegation), spec, self._server, names)
 
     def _spec(self, name: str, described: ToolDescription) -> ToolSpec:
-        spec = ToolSpec(
-            name, described.description, described.schema, self._origin, facts=_no_facts
-        )
+        spec = ToolSpec(name, described.description, described.schema, self._origin)
         return adapters.configure_tool(self._agent, spec)
 
     async def _call(
@@ -187,7 +184,7 @@ class RequestGuard:
     ) -> Invocation:
         declared = _properties(spec)
         return Invocation.bind(
-            replace(spec, facts=with_caller(spec, caller)),
+            replace(spec, caller=caller_member(caller)),
             lambda: Arguments.of(bound(spec.schema, request.arguments), declared=declared),
             CallSite(adapters.next_call_id(self._agent, spec.name)),
         )
@@ -310,27 +307,7 @@ def _properties(spec: ToolSpec) -> tuple[str, ...]:
     return tuple(properties) if isinstance(properties, Mapping) else ()
 
 
-def _no_facts(_facts_input: Any) -> dict[str, Any]:
-    """Stand for the look-up that ``with_caller`` puts here for each call."""
-    return {}
-
-
-def with_caller(spec: ToolSpec, caller: RequestCaller) -> Callable[[Any], Awaitable[Any]]:
-    """Return a look-up of facts: those of the configuration, and the caller (``input.caller``)."""
-    configured = spec.facts
-
-    async def look_up(facts_input: Any) -> Any:
-        found: Any = {}
-        if configured is not None and inspect.iscoroutinefunction(configured):
-            found = await configured(facts_input)
-        elif configured is not None:
-            found = await in_thread(partial(configured, facts_input))
-        return {**found, "caller": _described(caller)} if isinstance(found, Mapping) else found
-
-    return look_up
-
-
-def _described(caller: RequestCaller) -> dict[str, Any]:
+def caller_member(caller: RequestCaller) -> dict[str, Any]:
     """Return the caller as the policy reads it (``input.caller``), and as the log keeps it."""
     return {
         "agent": caller.agent,

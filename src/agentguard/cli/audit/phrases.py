@@ -19,7 +19,7 @@ from agentguard.audit.find import LocatedEntry
 from agentguard.audit.http_requests import read_proof
 from agentguard.audit.receipts import read_receipt, status_of
 from agentguard.call.decision import Requirement
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import STATED
 from agentguard.cli.terminal import screen
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
@@ -91,7 +91,7 @@ def facts(document: JSON) -> dict[str, JSON]:
     """Return what the policy saw beside the call itself: facts, attributes and paths, by name."""
     if not isinstance(document, dict):
         return {}
-    return {name: value for name, value in document.items() if name not in RESERVED}
+    return {name: value for name, value in document.items() if name not in STATED}
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:

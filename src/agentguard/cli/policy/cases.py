@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agentguard.call import vocabulary
 from agentguard.call.decision import Decision, Outcome
 from agentguard.call.tool import ToolSpec
 from agentguard.cli.terminal import files
@@ -26,13 +27,6 @@ SUFFIXES: Final = (".toml", ".json")
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("allow", "deny", "approval")
 _INSTANCE: Final = "test"
 _DENIED: Final = "policy.denied"
-_OWN: Final = (
-    ("agent", ("id", "name", "type", "instance"), ("roles",)),
-    ("delegation", ("subject", "actor", "assurance"), ("chain", "scope", "roles")),
-    ("tool", ("name", "schema_sha256"), ()),
-    ("approval", (), ("approvers", "principals", "roles")),
-)
-"""What is agentguard's own in a policy's input: the members that are texts, and lists of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +172,29 @@ def _require_possible(whole: Table) -> None:
     What is asked about then would be another call than the author means: a policy never sees the
     roles of ``agent.role``, and denies.
     """
-    for member, texts, lists in _OWN:
-        inner = whole.table(member)
-        if not inner.names():
-            continue
-        for name in texts:
-            inner.text(name)
-        for name in lists:
-            inner.texts(name, ())
-        if member == "delegation":
-            inner.text("via", "")
-            inner.count("depth", 1)
-        inner.reject_unknown()
-    whole.text("resource", "")
-    whole.text("task_id", "")
+    for member in vocabulary.INPUT:
+        if whole.has(member.name):
+            _read(whole, member)
+    for name, path in vocabulary.UNUSED.items():
+        if whole.has(name):
+            raise whole.mistake(name, f"no such member, but input.{'.'.join(path)}")
+
+
+def _read(table: Table, member: vocabulary.Member) -> None:
+    """Read a member of the input, or raise ``ConfigError`` for what no guarded call has."""
+    match member.kind:
+        case "object" if member.members:
+            inner = table.table(member.name)
+            for one in member.members:
+                if inner.has(one.name) or one.always:
+                    _read(inner, one)
+            inner.reject_unknown()
+        case "text":
+            table.text(member.name, "" if member.nullable else None)
+        case "texts":
+            table.texts(member.name, ())
+        case "number":
+            table.number(member.name)
 
 
 def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:

@@ -51,8 +51,7 @@ def check(
     """Load a policy as a guard does, and report its problems.
 
     Exit code 1 if the policy can't be used. Warns of a policy that allows unknown calls, of likely
-    mistakes in it, and of each member of its input that nothing declares, unless agentguard.toml
-    names a look-up of facts.
+    mistakes in it, and of each member of its input that agentguard.toml does not name.
     """
     settings = source.chosen(path, query, config)
     try:
@@ -63,7 +62,7 @@ def check(
         raise typer.Exit(1) from error
     warnings = [*engine.warnings, *source.astray(settings)]
     nearest = _nearest(config)
-    undeclared = source.undeclared(settings, source.declared(nearest) if nearest else ())
+    undeclared = source.unknown(engine, nearest)
     if json:
         screen.json_line(
             {
@@ -74,7 +73,7 @@ def check(
                 "files": dict(engine.policy_files),
                 "allows_unknown": unknown_call.allowed,
                 "warnings": warnings,
-                "undeclared": undeclared,
+                "undeclared": list(undeclared),
             }
         )
     else:
@@ -82,8 +81,7 @@ def check(
     if unknown_call.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     observation = observation_warning(settings)
-    has_facts = nearest is not None and source.look_ups(nearest)
-    advice = [] if has_facts else [source.advice(name) for name in undeclared]
+    advice = [*source.about_caller(engine), *undeclared.values()]
     for warning in (*warnings, *filter(None, [observation]), *advice):
         screen.warn(warning)
 

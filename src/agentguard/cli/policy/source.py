@@ -5,26 +5,23 @@ It also finds the members of the policy's input that no tool of the configuratio
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agentguard import paths
 from agentguard.call.decision import Decision
-from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import location
-from agentguard.domain.config import Config, parse, resolve
+from agentguard.domain.config import Config, parse
 from agentguard.domain.config.engine_loader import configured_engine
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy import cedar_source
 from agentguard.policy import document as policy
 from agentguard.policy.engine import Engine, Explains
-from agentguard.policy.rego import RegoSource
+from agentguard.policy.names import Names, ReadsInput
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
@@ -47,8 +44,6 @@ _UNKNOWN_CALL: Final = {
 
 _INTENDED_CODES: Final = frozenset({"", "approval.required", "policy.denied"})
 """The codes of a policy's own decisions: allow, approval, deny."""
-
-_INPUT_MEMBER: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
 
 def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
@@ -156,27 +151,16 @@ def on_path(error: ConfigError, settings: Config) -> ConfigError:
     return ConfigError(message, code=error.code)
 
 
-def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
-    """Return the members of the input that a Rego policy reads and nothing declares.
+def unknown(engine: Engine, settings: Config | None) -> dict[str, str]:
+    """Return the members of the input that the policy reads and no table of a configuration gives.
 
-    The search is in the text of the policy, and misses a name in a variable. Raises
-    ``ConfigError`` or ``PolicyError`` where the policy can't be read.
+    The names below ``input`` come with a warning each. The code of the tools may give them.
     """
-    policy_config = settings.policy
-    if policy_config is None or policy_config.engine != "rego":
-        return []
-    source = RegoSource.read(resolve(settings.base, policy_config.path))
-    lines = (line for _, text in source.modules for line in text.split("\n"))
-    code = (line for line in lines if not line.lstrip().startswith("#"))
-    reads = {name for line in code for name in _INPUT_MEMBER.findall(line)}
-    return sorted(reads - RESERVED - set(attributes))
-
-
-def declared(settings: Config) -> set[str]:
-    """Return the names that the configuration's tools put into the policy's input."""
-    tools = settings.tools.values()
-    attributes = {name for tool in tools for name in tool.attributes or ()}
-    return attributes | ({paths.FACT} if settings.paths else set())
+    names = Names(engine, settings.given_names if settings is not None else ())
+    return {
+        ".".join(path): f"{why}. Until a tool in the code gives it, each call is denied"
+        for path, why in names.unknown.items()
+    }
 
 
 def astray(settings: Config) -> list[str]:
@@ -188,32 +172,11 @@ def astray(settings: Config) -> list[str]:
     ]
 
 
-def look_ups(settings: Config) -> list[str]:
-    """Return the configured tools that have a look-up of facts, as ``TOOL (module:function)``."""
-    return [
-        f"{name} ({tool.facts})" for name, tool in settings.tools.items() if tool.facts is not None
-    ]
-
-
-def looked_up(names: Iterable[str], tools: Iterable[str]) -> str:
-    """Return the note on members of the input that look-ups of facts are expected to give."""
-    reads = ", ".join(f"input.{name}" for name in names)
-    return (
-        f"the policy reads {reads}, which must come from the look-up of facts of "
-        f"{' or '.join(tools)}: where it is missing, a deny rule that reads it does not fire"
-    )
-
-
-def advice(name: str) -> str:
-    """Return the warning about a member of the input that nothing declares."""
-    if name == "caller":
-        return (
+def about_caller(engine: Engine) -> Iterator[str]:
+    """Yield the warning about a policy that reads the caller, whom few calls have."""
+    if isinstance(engine, ReadsInput) and any(path[:1] == ("caller",) for path in engine.reads):
+        yield (
             "the policy reads input.caller, which a guarded MCP server gives, and a gateway that "
             "asks for proofs: for other calls a deny rule that reads it does not fire. Add a rule "
             "that denies if not input.caller"
         )
-    return (
-        f"the policy reads input.{name}, which no `attributes` in agentguard.toml names: it must "
-        "come from facts or from the code; where it is missing, a deny rule that reads it does "
-        f"not fire. Add a rule that denies if not input.{name}, or correct the name"
-    )

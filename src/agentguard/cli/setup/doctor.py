@@ -168,17 +168,12 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     for missing in source.astray(settings):
         yield Finding("warn", "paths", missing)
     try:
-        warnings = source.load(settings).warnings
-        names = source.undeclared(settings, source.declared(settings))
+        engine = source.load(settings)
     except AgentguardError:
         return  # the check of the policy has reported the error
-    for warning in warnings:
+    unknown = source.unknown(engine, settings).values()
+    for warning in (*engine.warnings, *source.about_caller(engine), *unknown):
         yield Finding("warn", "policy", warning)
-    look_ups = source.look_ups(settings)
-    if names and look_ups:
-        yield Finding("ok", "policy", source.looked_up(names, look_ups))
-    for name in () if look_ups else names:
-        yield Finding("warn", "policy", source.advice(name))
 
 
 def _no_state(settings: Config) -> str:

@@ -15,6 +15,7 @@ from agentguard.approvals.store import Limits
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
+from agentguard.call.vocabulary import Path as InputPath
 from agentguard.delegation import grant
 from agentguard.delegation.grant import Assurance
 from agentguard.domain.config.agents import AgentConfig, PrincipalConfig, delegators_of
@@ -122,6 +123,13 @@ class Config:
         }
         names = {**secrets, **redactions, **tables, **aliases}
         return {name: where for name, where in names.items() if name != "*"}
+
+    @property
+    def given_names(self) -> frozenset[InputPath]:
+        """The paths below ``input`` that the tables of tools and ``[paths]`` fill."""
+        tools = self.tools.values()
+        names = {name for tool in tools for name in (*(tool.attributes or ()), *(tool.gives or ()))}
+        return frozenset({*((name,) for name in names), *(("paths", name) for name in self.paths)})
 
     @property
     def scopes(self) -> frozenset[str]:

@@ -72,6 +72,10 @@ class Table:
         """Return whether the value of a key that may be of several types is a string."""
         return isinstance(self._members.get(key), str)
 
+    def has(self, key: str) -> bool:
+        """Return whether the table has a value other than null under a key."""
+        return self._members.get(key) is not None
+
     def allow(self, key: str) -> None:
         """Allow a key that is read elsewhere."""
         self._keys.add(key)

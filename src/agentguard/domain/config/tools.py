@@ -6,7 +6,7 @@ A ``ToolConfig`` replaces parts of the specification that the code gives a tool.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
+from agentguard.call.vocabulary import RESERVED
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DecodeError
 from agentguard.paths import Folder
@@ -31,6 +32,7 @@ class ToolConfig:
     resource: str | None = None
     attributes: Mapping[str, str] | None = None
     facts: str | None = None
+    gives: tuple[str, ...] | None = None
     where: str = ""
     origin: str | None = None
     schema: str | None = None
@@ -38,13 +40,15 @@ class ToolConfig:
     def over(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with the values of this table; raises ``ConfigError``.
 
-        ``facts`` is imported only now: reading a configuration runs no application code.
+        ``facts`` is imported only now: reading a configuration runs no application code. ``gives``
+        without ``facts`` names what the code's own look-up gives.
         """
         return spec.overridden(
             requires=self.requires,
             resource=self.resource,
             attributes=self.attributes,
             facts=load_callable(self.facts, self.where) if self.facts else None,
+            gives=self.gives,
             pinned_origin=self.origin,
             pinned_schema=self.schema,
         )
@@ -68,11 +72,15 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 
 def read_tool(table: Table) -> ToolConfig:
     """Read ``[tools.NAME]``."""
+    look_up, gives = _facts(table)
+    _refuse_reserved(table, "attributes", table.mapping("attributes") or {})
+    _refuse_reserved(table, "facts", gives or ())
     config = ToolConfig(
         requires=table.texts("requires", None),
         resource=table.text("resource", "") or None,
         attributes=table.mapping("attributes"),
-        facts=table.text("facts", "") or None,
+        facts=look_up,
+        gives=gives,
         where=table.name("facts"),
         origin=table.text("origin", "") or None,
         schema=table.text("schema", "") or None,
@@ -85,6 +93,31 @@ def read_tool(table: Table) -> ToolConfig:
         raise table.mistake("schema", message)
     table.reject_unknown()
     return config
+
+
+def _refuse_reserved(table: Table, key: str, names: Iterable[str]) -> None:
+    for name in names:
+        if name in RESERVED:
+            message = f"{table.name(key)}: {name!r} is reserved for agentguard: choose another name"
+            raise ConfigError(message)
+
+
+def _facts(table: Table) -> tuple[str | None, tuple[str, ...] | None]:
+    """Read ``facts``: the function that looks facts up, None for the code's, and their names."""
+    if "facts" not in table.names():
+        return None, None
+    if table.is_text("facts"):
+        raise table.mistake(
+            "facts",
+            'a table with the names that the function gives, as in { look_up = "package.module:'
+            'callable", gives = ["payee"] }',
+        )
+    inner = table.table("facts")
+    look_up, gives = inner.text("look_up", "") or None, inner.texts("gives", None)
+    if gives is None:
+        raise inner.mistake("gives", "the names of the facts, as in ['payee']")
+    inner.reject_unknown()
+    return look_up, gives
 
 
 def read_aliases(table: Table) -> Mapping[str, str]:

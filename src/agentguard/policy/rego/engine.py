@@ -26,6 +26,7 @@ from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED
 from agentguard.policy.rego import gate
 from agentguard.policy.rego.source import RegoSource, invalid
+from agentguard.policy.rego.syntax_tree import Names
 
 CHECK_TIMEOUT: Final = 20.0
 """How long the check of a new policy may take, in seconds; a check usually takes 0.1 s."""
@@ -133,6 +134,11 @@ class RegoEngine:
     def requirements(self) -> tuple[Requirement, ...]:
         """The requirements for an approval that the rule ``approval`` writes out."""
         return self._findings.requirements
+
+    @property
+    def reads(self) -> Mapping[Names, str]:
+        """The paths below ``input`` that the policy reads, each with its first place."""
+        return self._findings.reads
 
     def evaluate(self, document: bytes) -> object:
         """Return the package's document for this input, or ``UNDEFINED``.

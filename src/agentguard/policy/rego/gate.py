@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError
 from agentguard.policy.rego import (
+    answers,
     builtin_functions,
     data_lists,
     definitions,
@@ -31,6 +33,7 @@ from agentguard.policy.rego import (
     outputs,
     packages,
     patterns,
+    reads,
     requirements,
     rule_heads,
     unbound_variables,
@@ -58,11 +61,13 @@ class Findings(NamedTuple):
 
     A warning is a sentence with ``file:line:column`` for each construct that is legal, and that
     fails open if the author did not mean it. ``requirements`` are those for an approval that the
-    policy writes out.
+    policy writes out. ``reads`` are the paths below ``input`` that the policy reads, each with its
+    first place.
     """
 
     warnings: tuple[str, ...] = ()
     requirements: tuple[Requirement, ...] = ()
+    reads: Mapping[Names, str] = MappingProxyType({})
 
 
 def check(source: RegoSource, query: str, *, timeout: float) -> Findings:
@@ -183,6 +188,7 @@ def _check_tree(report: Mapping[str, Any], data: Mapping[str, Any], query: Names
         *unread.mistakes,
         *negation.mistakes(readers, presence),
         *rule_heads.mistakes(readers, presence),
+        *answers.mistakes(readers, query),
         *expressions.mistakes(readers),
         *(mistake for reader in readers for mistake in builtin_functions.mistakes(reader)),
         *(mistake for reader in readers for mistake in patterns.mistakes(reader)),
@@ -190,10 +196,14 @@ def _check_tree(report: Mapping[str, Any], data: Mapping[str, Any], query: Names
     ]
     if problems:
         raise invalid("\n".join(problems))
+    read = reads.reads(readers, reached, query)  # which needs a policy without recursion
+    slips = [*reads.mistakes(read)]
+    if slips:
+        raise invalid("\n".join(slips))
     warnings = (
         *unread.doubts,
         *rule_heads.warnings(readers, presence, query),
         *iteration.warnings(readers),
         *ordering.warnings(readers, query),
     )
-    return Findings(warnings, tuple(requirements.stated(readers, query)))
+    return Findings(warnings, tuple(requirements.stated(readers, query)), read)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import RESERVED
 from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of
 
 _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentguard.call.tool import RESERVED
+from agentguard.call.vocabulary import RESERVED
 from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of, objects, variables
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
@@ -67,7 +67,7 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     In a rule that denies, ``is_number`` does not help by itself: the rule would no longer deny a
     value that is not a number. The policy must be free of recursion.
     """
-    bodies = [_DefinitionReader(reader, tree).body() for reader in readers for tree in reader.rules]
+    bodies = [DefinitionReader(reader, tree).body() for reader in readers for tree in reader.rules]
     policy = _Policy(bodies)
     outputs = {(*query, name) for name in _DENIES}
     denying = [body for body in bodies if body.path in outputs]
@@ -157,7 +157,7 @@ class _Policy:
         return self._parameters_by_function[function]
 
 
-class _DefinitionReader:
+class DefinitionReader:
     """Reads one definition of a rule, and resolves its variables and parameters."""
 
     def __init__(self, reader: Reader, tree: RuleTree) -> None:
@@ -176,7 +176,7 @@ class _DefinitionReader:
         head, rule = self._tree.head, self._tree.rule
         body = _Body(self._reader.path_of(head["refr"]), function=bool(head.get("args")))
         for assigned in (part.get("assign") for part in (head, *rule.get("bodies", []))):
-            value = self._origin(assigned["value"]) if assigned else None
+            value = self.origin(assigned["value"]) if assigned else None
             body.values += [value] if value is not None else []
         # ``parts`` begins at the end of the rule; a warning is about the first comparison.
         parts = [*self._tree.parts("BoolExpr", "Call")][::-1]
@@ -189,12 +189,12 @@ class _DefinitionReader:
     def _note(self, body: _Body, node: Mapping[str, Any], *, negated: bool) -> None:
         match node:
             case {"BoolExpr": {"op": str(op), "lhs": left, "rhs": right, "span": span}}:
-                sides = (self._origin(side) for side in (left, right) if op in _ORDER)
+                sides = (self.origin(side) for side in (left, right) if op in _ORDER)
                 at = self._reader.at(span)
                 body.comparisons += [(at, value) for value in sides if value is not None]
             case {"Call": {"fcn": function, "params": [*parameters], "span": span}}:
                 callee = self._reader.reference(name_of(function), call=True)
-                arguments = [self._origin(parameter) for parameter in parameters]
+                arguments = [self.origin(parameter) for parameter in parameters]
                 if callee.path in _CHECKS:
                     checked = body.others if negated else body.numbers
                     checked |= {value for value in arguments if value is not None}
@@ -213,12 +213,13 @@ class _DefinitionReader:
                 case {"Every": {"value": span, "domain": source}}:
                     yield self._reader.text_of(span), (source, False)
 
-    def _origin(self, node: Any) -> Origin | None:
+    def origin(self, node: Any) -> Origin | None:
         """Return the origin of a name, or of what ``object.get`` takes from one; else None."""
         match node:
-            case {"Call": {"fcn": function, "params": [of, {"String": {"value": str(key)}}, _]}}:
-                value = self._origin(of) if name_of(function).path == ("object", "get") else None
-                return value.below((key,), whole=True) if value is not None else None
+            case {"Call": {"fcn": function, "params": [of, key, _]}}:
+                value = self.origin(of) if name_of(function).path == ("object", "get") else None
+                keys = _keys(key)
+                return value.below(keys, whole=True) if value is not None and keys else None
             case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
                 name = name_of(node)
                 if not name.path:
@@ -239,6 +240,17 @@ class _DefinitionReader:
             return None
         # The variable is removed while its source is resolved, because the source may refer to it.
         source, exact = self._bound.pop(name)
-        value = self._origin(source)
+        value = self.origin(source)
         self._bound[name] = source, exact
         return value if value is None or exact else Origin(value.path, whole=False)
+
+
+def _keys(node: Any) -> Names:
+    """Return the names in the second argument of ``object.get``: a text, or an array of texts."""
+    match node:
+        case {"String": {"value": str(key)}} | {"RawString": {"value": str(key)}}:
+            return (key,)
+        case {"Array": {"items": [*items]}}:
+            each = [_keys(item) for item in items]
+            return tuple(key for names in each for key in names) if all(each) else ()
+    return ()

@@ -24,13 +24,13 @@ def stated(readers: Iterable[Reader], query: Names) -> Iterator[Requirement]:
         for tree in reader.rules:
             if reader.path_of(tree.head["refr"]) != (*query, _RULE):
                 continue
-            for value in _values(tree):
+            for value in values(tree):
                 requirements = read_requirements(_stated(value))
                 if not isinstance(requirements, Decision):
                     yield from requirements
 
 
-def _values(tree: RuleTree) -> Iterator[Any]:
+def values(tree: RuleTree) -> Iterator[Any]:
     """Yield the values of a rule: the item of a set, or what the rule and each body assign."""
     if tree.is_default:
         yield tree.rule["value"]
