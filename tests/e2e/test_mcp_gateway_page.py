@@ -57,6 +57,6 @@ def test_a_policy_that_reads_the_caller_is_told_who_gives_the_caller(begun):
     assert "correct the name" not in shown
     policy.write_text(text.replace("NAME", "callers"))
     checked = begun.run("policy", "check")
-    assert "correct the name" in " ".join(
+    assert "did you mean input.caller?" in " ".join(
         (checked.stdout + checked.stderr).replace("|", " ").split()
     )
