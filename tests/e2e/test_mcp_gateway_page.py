@@ -54,7 +54,7 @@ def test_a_policy_that_reads_the_caller_is_told_who_gives_the_caller(begun):
     checked = begun.run("policy", "check")
     shown = " ".join((checked.stdout + checked.stderr).replace("|", " ").split())
     assert "input.caller, which a guarded MCP server gives" in shown
-    assert "correct the name" not in shown
+    assert "did you mean" not in shown
     policy.write_text(text.replace("NAME", "callers"))
     checked = begun.run("policy", "check")
     assert "did you mean input.caller?" in " ".join(
