@@ -19,6 +19,7 @@ from rounds import FULL
 from agentguard import Guard
 from agentguard.cli.mcp import gateway
 from agentguard.domain import config
+from agentguard_mcp.gateway.pins import pins_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = ROOT / "integrations" / "agentguard-mcp" / "tests" / "support" / "scripted_server.py"
@@ -286,6 +287,12 @@ prefix = "third/"
     assert "mcp third: 6 tools are pinned in " in pinned
     assert "mcp: the servers first, second have a tool echo" in pinned
     assert "third/echo" not in pinned
+    bad = {"name": "bad", "inputSchema": {"$ref": "other.json"}}
+    good = {"name": "good", "inputSchema": {"type": "object"}}
+    (pins / "third.json").write_bytes(pins_of("third", [bad, good]).dumps())
+    left_out = domain.run("doctor").stdout
+    assert "the tool bad is in no list, and refused: the schema of the tool can't be" in left_out
+    assert "the tool good" not in left_out
     (pins / "third.json").write_text("{}")
     assert "the file of pins can't be read" in domain.run("doctor").stdout
 

@@ -81,6 +81,18 @@ def test_the_service_has_its_own_user_and_only_the_socket():
     assert "SocketUser" not in socket  # the folder is root's: nobody else puts a socket there
 
 
+def test_the_container_installs_files_with_known_hashes_and_nothing_else():
+    text = (PACKAGING / "container" / "Containerfile").read_text("utf-8")
+    commands = re.findall(r"^RUN \S*pip install (.*)$", text, re.MULTILINE)
+    assert commands == [
+        "--no-cache-dir --require-hashes -r constraints-server.txt",
+        "--no-cache-dir --no-deps --no-build-isolation .",
+    ]
+    copied = " ".join(re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE)).split()
+    assert "constraints-server.txt" in copied
+    assert all((PACKAGING.parent / name).exists() for name in copied)
+
+
 def test_the_container_is_not_root_and_keeps_its_state_in_a_volume():
     text = (PACKAGING / "container" / "Containerfile").read_text("utf-8")
     stage = text.rpartition("\nFROM ")[2]

@@ -83,6 +83,19 @@ def test_a_client_checks_the_server_alone(founded, client):
     assert not {"policy", "state", "keys", "passphrase", "log"} & found.keys()
 
 
+def test_a_client_checks_its_gateways_by_what_its_own_configuration_has(founded, client):
+    gateway = '[mcp.files]\ncommand = ["true"]\nagent = "clerk"\nsecrets = { TOKEN = "TOKEN" }\n'
+    path = client / "agentguard.toml"
+    path.write_text(f"{path.read_text('utf-8')}{gateway}", "utf-8")
+    founded.start()
+    found = checks(founded, client)  # the agents and the secrets are the server's
+    what = "no tool is pinned: run agentguard mcp pin --name files"
+    assert found["mcp files"] == ("warn", what)
+    (client / "mcp-pins").mkdir()
+    (client / "mcp-pins" / "files.json").write_text("{}", "utf-8")
+    assert checks(founded, client)["mcp files"][0] == "fail"
+
+
 @pytest.fixture
 def settled(founded, programs):
     """A folder that has a policy and a state from the time before it became a client's."""

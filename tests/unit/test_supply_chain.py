@@ -19,14 +19,21 @@ ROOT = Path(__file__).parents[2]
 OURS = {"agentguard", *(f"agentguard-{name}" for name in ("langchain", "crewai", "demo", "mcp"))}
 INTEGRATIONS = {
     "constraints.txt": ("langchain", "demo", "mcp"),
+    "constraints-server.txt": (),
     "constraints-crewai.txt": ("crewai",),
 }
 """The distributions that each file is for, beside the core."""
 
 
+SERVER = ("rego", "cedar", "opa", "vault", "tokens", "service", "otlp")
+"""The extras for what the agentguard.toml of a guard server may name."""
+
+
 def extras_of(project, file):
     """The extras that a file has: for CrewAI the engines and exporters, and no demo."""
     extras = project.get("optional-dependencies", {})
+    if file == "constraints-server.txt":
+        return [extras[name] for name in SERVER]
     left_out = () if file == "constraints.txt" else ("testing", "demo")
     return [needs for extra, needs in extras.items() if extra not in left_out]
 
@@ -66,7 +73,7 @@ def declared(file: str) -> list[Requirement]:
 
 def test_each_line_is_one_version_with_hashes_and_names_no_place(file):
     lines = [line for many in pinned(file).values() for line in many]
-    assert len(lines) > 50
+    assert len(lines) > 45
     for requirement, hashes in lines:
         assert re.fullmatch(r"==[0-9][^,*]*", str(requirement.specifier)), requirement
         assert requirement.url is None
@@ -105,6 +112,15 @@ def test_what_these_need_is_there_as_well(file):
             ):
                 assert canonicalize_name(needed.name) in lines, f"{name} needs {needed}"
     assert looked_at > 40
+
+
+def test_a_server_has_the_versions_of_the_others():
+    whole = pinned("constraints.txt")
+    for name, lines in pinned("constraints-server.txt").items():
+        assert [str(one.specifier) for one, _hashes in lines] == [
+            str(one.specifier) for one, _hashes in whole[name]
+        ]
+        assert [hashes for _one, hashes in lines] == [hashes for _one, hashes in whole[name]]
 
 
 @pytest.fixture

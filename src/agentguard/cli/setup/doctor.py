@@ -104,6 +104,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     is_client = client_side.is_client(settings)
     yield from doctor_server.findings(settings, own=not is_client)
     if is_client:  # the server has the rest
+        yield from _gateways(settings, own=False)
         yield from _telemetry(settings)
         return
     yield from _agents(settings)
@@ -120,10 +121,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         from agentguard.cli.setup import doctor_service  # noqa: PLC0415  few have a token service
 
         yield from doctor_service.findings(settings)
-    if settings.mcp:
-        from agentguard.cli.setup import doctor_mcp  # noqa: PLC0415  few have a gateway
-
-        yield from doctor_mcp.findings(settings)
+    yield from _gateways(settings, own=True)
     if not os.path.lexists(settings.state):
         yield Finding("fail", "state", _no_state(settings))
         yield _passphrase(settings)
@@ -134,6 +132,13 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield from doctor_anchor.findings(settings)
     yield from _telemetry(settings)
     yield from _log(settings)
+
+
+def _gateways(settings: Config, *, own: bool) -> Iterator[Finding]:
+    if settings.mcp:
+        from agentguard.cli.setup import doctor_mcp  # noqa: PLC0415  few have a gateway
+
+        yield from doctor_mcp.findings(settings, own=own)
 
 
 def _attempt(check: str, detail: Callable[[], str]) -> Finding:

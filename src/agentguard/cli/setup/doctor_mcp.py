@@ -19,12 +19,17 @@ from agentguard.cli.terminal.location import from_home
 from agentguard.domain.config import Config
 from agentguard.domain.config.mcp import McpConfig
 from agentguard.errors import AgentguardError
+from agentguard.visible import visible_text
 
 _START: Final = "mcp:start"
 
 
-def findings(settings: Config) -> Iterator[Finding]:
-    """Check each table ``[mcp.NAME]``, and the names that several servers share."""
+def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
+    """Check each table ``[mcp.NAME]``, and the names that several servers share.
+
+    ``own`` says that the configuration has the agents and the secrets, and no guard server has
+    them.
+    """
     if find_spec("agentguard_mcp") is None:
         what = "agentguard-mcp is not installed: pip install ./integrations/agentguard-mcp"
         yield Finding("warn", "mcp", what)
@@ -32,7 +37,8 @@ def findings(settings: Config) -> Iterator[Finding]:
     tools: dict[str, list[str]] = defaultdict(list)
     for name, table in settings.mcp.items():
         check = f"mcp {name}"
-        yield from _mistakes(settings, check, table)
+        if own:
+            yield from _mistakes(settings, check, table)
         try:
             require_tokens(settings, name, table)
         except AgentguardError as error:
@@ -50,6 +56,9 @@ def findings(settings: Config) -> Iterator[Finding]:
             tools[table.prefix + tool].append(name)
         path = from_home(gateway.pins_path(settings, name))
         yield Finding("ok", check, f"{len(pins.definitions)} tools are pinned in {path}")
+        for tool, why in pins.uncheckable.items():
+            shown = visible_text(tool)
+            yield Finding("warn", check, f"the tool {shown} is in no list, and refused: {why}")
     yield from _shared(tools)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard.adapters import DecodeError, EncodeError, digest, loads
+from agentguard.adapters import ArgumentsError, DecodeError, EncodeError, digest, loads
+from agentguard_mcp.arguments import require_checkable
 from agentguard_mcp.gateway.messages import MAX_LEVELS
 
 FORMAT: Final = "agentguard-mcp-pins/1"
@@ -32,6 +33,17 @@ class Pins:
     def digests(self) -> dict[str, str]:
         """The SHA-256 (hex) of each definition, by the tool's name."""
         return {name: digest_of(one) for name, one in self.definitions.items()}
+
+    @property
+    def uncheckable(self) -> dict[str, str]:
+        """Why no arguments can be checked, by the tool's name, for each such tool."""
+        found = {}
+        for name, one in self.definitions.items():
+            try:
+                require_checkable(one.get("inputSchema", {}))
+            except ArgumentsError as error:
+                found[name] = str(error)
+        return found
 
     def dumps(self) -> bytes:
         """Return the pins as a file for people: indented JSON, sorted by name."""
