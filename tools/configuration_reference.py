@@ -67,9 +67,14 @@ class Noted(Table):
         name = "NAME" if self._table in NAMED else key
         self.found[self._table, name] = (kind, _for_people(default))
 
-    def text(self, key: str, default: str | None = None) -> str:
+    def text(self, key: str, default: str | None = None, *, may_be_empty: bool = False) -> str:
         self._note(key, "string", _REQUIRED if default is None else default)
-        return super().text(key, default)
+        return super().text(key, default, may_be_empty=may_be_empty)
+
+    def optional(self, key: str) -> str | None:
+        made = super().optional(key)
+        self._note(key, "string")
+        return made
 
     def choice(self, key: str, choices: tuple[Any, ...], default: Any = None) -> Any:
         made: Any = super().choice(key, choices, default)
@@ -96,8 +101,8 @@ class Noted(Table):
         self._note(key, "list of strings")
         return super().texts(key, default)
 
-    def scope(self, key: str) -> frozenset[str]:
-        made = super().scope(key)
+    def scope(self, key: str, default: Any) -> Any:
+        made = super().scope(key, default)
         self._note(key, "list of scopes")
         return made
 

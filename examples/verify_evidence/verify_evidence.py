@@ -274,9 +274,9 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
             who["principal"]
             for name, who, _ in given
             if (asked["allow_self"] or who["principal"] not in requesters)
-            and (name or asked["roles"] or asked["quorum"] == 1)
-            and (not asked["approvers"] or name in asked["approvers"])
-            and (not asked["roles"] or {*asked["roles"]} & {*who["roles"]})
+            and (name or "roles" in asked or asked["quorum"] == 1)
+            and ("approvers" not in asked or name in asked["approvers"])
+            and ("roles" not in asked or {*asked["roles"]} & {*who["roles"]})
         }
         need(len(enough) >= asked["quorum"] > 0, "too few approvals")
     return [f"{said['verdict']} by {said['approver']}" for *_, said in given]

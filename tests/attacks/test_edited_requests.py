@@ -145,7 +145,7 @@ def of(name: str, value: Any) -> Callable[[ApprovalRequest], ApprovalRequest]:
 
 EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
     "one person is enough": of("requirements", (replace(TWO, quorum=1),)),
-    "no role is needed": of("requirements", (replace(TWO, roles=()),)),
+    "no role is needed": of("requirements", (replace(TWO, roles=None),)),
     "whoever asks may approve": of("requirements", (replace(TWO, allow_self=True),)),
     "another reason": of("requirements", (replace(TWO, reason="a stamp"),)),
     "half is left out": of("requirements", (Requirement("a stamp"),)),

@@ -28,7 +28,7 @@ def provider():
 
 
 def lend(guard: Embedded, lender: Lender) -> object:
-    given: dict[str, Any] = {"scope": ["read"], "audience": [], "expires_in": 60, "max_depth": 2}
+    given: dict[str, Any] = {"scope": ["read"], "audience": None, "expires_in": 60, "max_depth": 2}
     return guard.delegations.begin(lender, via=None, task_id=None, max_calls=None, **given)
 
 

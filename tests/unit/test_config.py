@@ -183,7 +183,7 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         ('trust_domain = "Acme"\n' + POLICY, "trust_domain", "a domain name"),
         ('trust_domain = "a b"\n' + POLICY, "trust_domain", "a domain name"),
         ('trust_domain = "acme.example/x"\n' + POLICY, "trust_domain", "a domain name"),
-        ('trust_domain = ""\n' + POLICY, "trust_domain", "a domain name"),
+        ('trust_domain = ""\n' + POLICY, "trust_domain", "not empty"),
         ("trust_domain = 5\n" + POLICY, "trust_domain", "a string"),
         ("state = []\n" + POLICY, "state", "a string"),
         ('state = "a\\u0000b"\n' + POLICY, "state", "U+0000"),

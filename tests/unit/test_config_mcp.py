@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agentguard.cli.mcp import gateway
+from agentguard.cli.mcp.tokens import oauth_of
+from agentguard.domain.config import parse
 from agentguard.domain.config.mcp import McpConfig, read_mcp
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
@@ -51,3 +54,61 @@ def test_a_prefix_does_not_take_the_names_of_methods():
     assert read(prefix="git/").prefix == "git/"
     with pytest.raises(ConfigError, match="prefix: expected a text that does not begin with mcp:"):
         read(prefix="mcp:git/")
+
+
+CONFIG = {
+    "issuers": {
+        "acme": {
+            "issuer": "https://login.acme.example",
+            "jwks_file": "keys.json",
+            "audience": ["agentguard"],
+            "algorithms": ["RS256"],
+            "users": {"claim": "sub", "audience": ["https://mcp.acme.example/mcp"]},
+        }
+    },
+    "agents": {"assistant": {"max_scope": ["files:read"]}},
+    "roles": {"reader": {"scope": ["files:read"]}},
+}
+LISTED = {"user:alice": {"roles": ["reader"]}}
+
+
+@pytest.mark.parametrize("principals", [None, LISTED], ids=["no roles", "roles"])
+@pytest.mark.parametrize(
+    ("scope", "delegated", "visible"),
+    [
+        ([], (), set()),
+        (["files:read"], ("files:read",), {"files:read"}),
+        (None, None, {"files:read"}),
+    ],
+)
+def test_an_empty_scope_delegates_nothing_and_an_absent_one_all(
+    principals, scope, delegated, visible
+):
+    table: dict[str, object] = {
+        "command": ["server"],
+        "agent": "assistant",
+        "principal": "user:alice",
+    }
+    table |= {"serve": {"url": "https://mcp.acme.example/mcp"}, "oauth": {"issuers": ["acme"]}}
+    table |= {} if scope is None else {"scope": scope}
+    tables = {**CONFIG, "mcp": {"git": table}}
+    tables |= {} if principals is None else {"principals": principals}
+    settings = parse(tables, source="agentguard.toml", base=Path("/nowhere"))
+    server = gateway.server_of(settings, "git", ())
+    chosen = gateway.settings_of(settings, server, gateway.Caller())
+    if delegated is None and principals is None:  # what the agent may have
+        delegated = ("files:read",)
+    assert (chosen.delegated, chosen.scope) == (delegated, visible)
+    oauth = oauth_of(gateway.package(), settings, server, "assistant")
+    assert oauth.issuers == {"https://login.acme.example": delegated}
+
+
+def test_scopes_of_tokens_count_unless_they_are_ignored():
+    def claim(**members: object) -> str | None:
+        oauth = read(oauth={"issuers": ["acme"], **members}).oauth
+        assert oauth is not None
+        return oauth.scope_claim
+
+    assert (claim(), claim(scope_claim="scp"), claim(ignore_scope=True)) == ("scope", "scp", None)
+    with pytest.raises(ConfigError, match="scope_claim: expected no scope_claim beside"):
+        claim(scope_claim="scp", ignore_scope=True)

@@ -319,7 +319,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"audience": ["a b"]}, "hop.malformed"),
     ({"audience": ["b", None]}, "hop.malformed"),
     ({"audience": 5}, "hop.malformed"),
-    ({"audience": None}, "hop.malformed"),
+    ({"audience": []}, "hop.malformed"),
     ({"audience": [["a"]]}, "hop.malformed"),
     ({"audience": ["a", 5]}, "hop.malformed"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 import uvicorn
@@ -166,8 +166,40 @@ async def test_a_call_that_more_scope_would_mend_says_which_scope(recorded, prov
     assert recorded.outcomes() == ["error", "error"]
 
 
+@pytest.mark.parametrize("name", ["scope", "rights"])
+async def test_a_scope_of_another_type_is_no_scope(recorded, provider, name):
+    """It was an error inside for a number, and the names of an object were granted."""
+    wrong = [
+        None,
+        True,
+        1,
+        1.5,
+        {},
+        {"files:read": False},
+        [1],
+        ["files:read", None],
+        [["files:read"]],
+    ]
+    async with gateway(recorded, scope_claim=name) as running:
+        for value in wrong:
+            claims = json.loads(_part(token(provider), 1)) | {name: value}
+            spoiled = provider.signed(b'{"alg":"RS256","typ":"JWT"}', json.dumps(claims).encode())
+            refused = await (await at(running, spoiled)).call_single("echo")
+            assert refused.status_code == 401, value
+            assert 'error="invalid_token"' in refused.headers["www-authenticate"]
+            assert "jwt.malformed" in refused.headers["www-authenticate"]
+        for value in ("files:read", ["files:read"]):  # the twin
+            client = await at(running, token(provider, **{name: value}))
+            assert (await client.call_single("echo")).status_code == 200
+    assert recorded.outcomes() == ["ok", "ok"]
+
+
+def _part(text: str, number: int) -> bytes:
+    return urlsafe_b64decode(text.split(".")[number] + "==")
+
+
 async def test_where_scopes_of_tokens_do_not_count_roles_decide(recorded, provider):
-    async with gateway(recorded, scope_claim="") as running:
+    async with gateway(recorded, scope_claim=None) as running:
         client = await at(running, token(provider, scope="openid"))
         assert (await client.call_single("fail")).json()["result"]["isError"] is True
     assert recorded.outcomes() == ["error"]
@@ -310,6 +342,16 @@ async def test_a_token_is_verified_again_after_a_while(recorded, provider, monke
             provider.path.write_bytes(keys)
         assert shown(await client.call("echo", "c"))["text"] == "c"
     assert recorded.outcomes() == ["ok", "ok"]
+
+
+async def test_users_who_delegate_nothing_get_nothing(recorded, provider):
+    async with served(recorded, url=URL, oauth=OAuth({ISSUER: ()})) as running:
+        client = await at(running, token(provider, scope="files:read files:write"))
+        refused = await client.call_single("fail")
+        assert code_of(refused.json()["result"]) == "scope.exceeded"
+    async with gateway(recorded) as running:  # the twin
+        client = await at(running, token(provider, scope="files:read files:write"))
+        assert (await client.call_single("fail")).json()["result"]["isError"] is True
 
 
 async def test_a_user_without_rights_is_refused_and_another_is_not(provider):

@@ -93,13 +93,14 @@ def _reason_not_counted(
     principal, name, roles = voter
     if principal in requesters and not requirement.allow_self:
         return f"{principal} asks for this call, or owns the agent: somebody else must approve"
-    if name is None and requirement.approvers:
+    if name is None and requirement.approvers is not None:
         return "where a policy names approvers, an answer has to be signed"
-    if name is None and requirement.quorum > 1 and not requirement.roles:
+    if name is None and requirement.quorum > 1 and requirement.roles is None:
         return "where a policy asks for several people and no role, an answer has to be signed"
-    if name is not None and requirement.approvers and name not in requirement.approvers:
-        return f"{name} is none of {', '.join(requirement.approvers)}"
-    if requirement.roles and not set(requirement.roles) & set(roles):
+    names = requirement.approvers
+    if name is not None and names is not None and name not in names:
+        return f"{name} is none of {', '.join(names)}"
+    if requirement.roles is not None and not set(requirement.roles) & set(roles):
         return f"{name or principal} has none of the roles {', '.join(requirement.roles)}"
     return None
 
@@ -128,7 +129,7 @@ def unmeetable(
         who = f"{requirement.quorum} {'person' if requirement.quorum == 1 else 'people'}{asked}"
         yield (
             f"{requirement.reason}: it takes {who}, and {len(people) or 'nobody'} could "
-            f"approve{apart}; {_advice(requirement.roles, roster) or _ADD}"
+            f"approve{apart}; {_advice([requirement], roster) or _ADD}"
         )
 
 
@@ -169,15 +170,15 @@ def require_counts(request: ApprovalRequest, answer: Answer, roster: Roster) -> 
     reasons = [_reason_not_counted(one, voter, requesters) for one in request.requirements]
     if all(reason is not None for reason in reasons):
         what = "approval" if verdict == "approve" else "rejection"
-        asked = [role for one in request.requirements for role in one.roles]
-        advice = "" if answer.approver is not None else _advice(asked, roster)
+        advice = "" if answer.approver is not None else _advice(request.requirements, roster)
         advice = f"; {advice}" if advice else ""
         message = f"this {what} would not count: {reasons[0]}{advice}"
         raise ApprovalError(message, code="approval.refused")
 
 
-def _advice(asked: Sequence[str], roster: Roster) -> str:
+def _advice(requirements: Iterable[Requirement], roster: Roster) -> str:
     """Return how the application's word could count for the roles that are asked for."""
+    asked = [role for one in requirements if one.roles is not None for role in one.roles]
     if not roster.application or not asked or {*asked} & {*roster.application_roles}:
         return ""
     return (
@@ -187,7 +188,7 @@ def _advice(asked: Sequence[str], roster: Roster) -> str:
 
 
 def _approvers_in_words(requirement: Requirement) -> Iterable[str]:
-    if requirement.approvers:
+    if requirement.approvers is not None:
         yield f"by {' or '.join(requirement.approvers)}"
-    if requirement.roles:
+    if requirement.roles is not None:
         yield f"in the role {' or '.join(requirement.roles)}"

@@ -244,18 +244,20 @@ def read_requirement(value: JSON) -> Requirement:
     match value:
         case {
             "reason": str(reason),
-            "approvers": [*approvers],
-            "roles": [*roles],
             "quorum": quorum,
             "ttl": ttl,
             "allow_self": bool(allow_self),
             **others,
-        } if not others and is_integer(quorum) and is_integer(ttl) and quorum > 0 and ttl > 0:
-            names = (tuple(map(str, approvers)), tuple(map(str, roles)))
-            requirement = Requirement(reason, *names, quorum, ttl, allow_self)
+        } if is_integer(quorum) and is_integer(ttl) and quorum > 0 and ttl > 0:
+            approvers, roles = (_people(others.get(name)) for name in ("approvers", "roles"))
+            requirement = Requirement(reason, approvers, roles, quorum, ttl, allow_self)
             if requirement.as_json() == value:
                 return requirement
     raise _malformed("requirement")
+
+
+def _people(value: object) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, list) and value else None
 
 
 def requirements_digest(requirements: Sequence[Requirement]) -> str:

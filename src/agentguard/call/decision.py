@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.responsibility import responsibility_for
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, PolicyError
 from agentguard.signing.canonical import JSON
 
 _LOGGER = logging.getLogger("agentguard")
@@ -105,23 +105,31 @@ _MAY_HAVE_RUN: Final = "an earlier attempt of this call began, and nobody knows 
 class Requirement:
     """One requirement of a policy for a call to run (policy-document.md, Output).
 
-    ``approvers`` are names of the roster; of ``roles``, one suffices. ``quorum`` is the number of
-    distinct people. ``ttl`` is in seconds. With ``allow_self``, people may approve their own calls.
+    ``approvers`` are names of the roster; of ``roles``, one suffices; None for anybody on the
+    roster. ``quorum`` is the number of distinct people. ``ttl`` is in seconds. With ``allow_self``,
+    people may approve their own calls. Raises ``PolicyError`` (``policy.malformed``) for approvers
+    or roles that are empty: nobody could approve.
     """
 
     reason: str = "this call needs an approval"
-    approvers: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
+    approvers: tuple[str, ...] | None = None
+    roles: tuple[str, ...] | None = None
     quorum: int = 1
     ttl: int = 3600
     allow_self: bool = False
 
+    def __post_init__(self) -> None:
+        for name, people in (("approvers", self.approvers), ("roles", self.roles)):
+            if people is not None and not people:
+                message = f"{name} of a requirement are empty: name some, or leave {name} out"
+                raise PolicyError(message, code="policy.malformed")
+
     def as_json(self) -> dict[str, JSON]:
-        """Return all members of an ``approval`` (policy-document.md, Output)."""
+        """Return the members of an ``approval`` (policy-document.md, Output)."""
+        named = {"approvers": self.approvers, "roles": self.roles}
         return {
             "reason": self.reason,
-            "approvers": list(self.approvers),
-            "roles": list(self.roles),
+            **{name: list(people) for name, people in named.items() if people is not None},
             "quorum": self.quorum,
             "ttl": self.ttl,
             "allow_self": self.allow_self,
@@ -259,7 +267,8 @@ class Decision:
 
         Without an argument, the requirement is one person of the roster.
         """
-        requirements = requirements or (Requirement(),)
+        if not requirements:
+            requirements = (Requirement(),)
         reasons = tuple(requirement.reason for requirement in requirements)
         return cls("approval", "approval.required", reasons, requirements)
 

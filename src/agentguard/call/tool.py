@@ -221,7 +221,7 @@ class ToolSpec:
     @cached_property
     def _template(self) -> tuple[str, list[tuple[str, str]]]:
         """The text before the first argument; then each argument with the text after it."""
-        first, *parts = _PLACEHOLDER.split(self.resource or "")
+        first, *parts = _PLACEHOLDER.split("" if self.resource is None else self.resource)
         return first, list(zip(parts[::2], parts[1::2], strict=True))
 
     def _placeholder(self, name: str, values: Mapping[str, JSON]) -> str:

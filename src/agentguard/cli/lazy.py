@@ -1,5 +1,8 @@
 """Commands that are imported when they are called, so that a help page imports no other command.
 
+An option with an empty text is refused, for all commands alike: a shell passes one for a variable
+that is not set, and what grants, limits or names somebody would be as if it were not there.
+
 The help page of a group lists such a command with the summary in the group's ``places``. The help
 of the command begins with the same sentence; a test compares the two.
 """
@@ -7,6 +10,7 @@ of the command begins with the same sentence; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar, Final
 
@@ -20,6 +24,10 @@ PLAIN: Final[Mapping[str, Any]] = {
     "rich_markup_mode": None,
 }
 """The settings of each ``typer.Typer`` that is not part of another one."""
+
+
+MAY_BE_EMPTY: Final = frozenset({"anchor", "note"})
+"""The options of which an empty text says something: no anchor, and no note."""
 
 
 class Deferred(TyperCommand):
@@ -41,7 +49,7 @@ class Deferred(TyperCommand):
         else:
             command_class = getattr(command, "command_class", TyperCommand)
             outer.command(name, cls=command_class)(command)  # type: ignore[type-var]  # a function
-        return get_group(outer).commands[name]
+        return _refusing(get_group(outer).commands[name])
 
 
 class Group(TyperGroup):
@@ -52,6 +60,8 @@ class Group(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        for command in self.commands.values():
+            _refusing(command)
         for name, (place, summary) in self.places.items():
             self.add_command(Deferred(name, summary, _loader(place)))
 
@@ -66,6 +76,22 @@ class Group(TyperGroup):
         """Find the command that was typed, and import the command."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.resolve() if isinstance(command, Deferred) else command, rest
+
+
+def _refusing(command: Any) -> Any:
+    """Return a command, each of whose options refuses an empty text."""
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name not in MAY_BE_EMPTY:
+            parameter.callback = partial(_not_empty, parameter.callback)
+    return command
+
+
+def _not_empty(further: Callable[..., Any] | None, ctx: Any, option: Any, value: Any) -> Any:
+    given = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, str) and not one for one in given):
+        message = "an empty text names nothing: give a value, or leave the option out"
+        raise typer.BadParameter(message, ctx=ctx, param=option)
+    return value if further is None else further(ctx, option, value)
 
 
 def _loader(place: str) -> Callable[[], object]:

@@ -55,7 +55,7 @@ class ClientDelegations:
         expires_in: timedelta | int,
         max_depth: int,
         max_calls: int | None,
-        audience: Iterable[str],
+        audience: Iterable[str] | None,
     ) -> Delegation:
         """Have a principal lend ``scope``; raises as ``Guard.delegate`` does.
 

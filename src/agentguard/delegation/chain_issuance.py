@@ -43,7 +43,7 @@ class Terms:
     """What a principal delegates, and to whom first.
 
     ``via`` is the service that asked for the delegation; None stands for the application itself,
-    which a chain names by the trust domain's URI. An empty ``audience`` stands for the trust
+    which a chain names by the trust domain's URI. The ``audience`` None stands for the trust
     domain. ``expires_in`` is in seconds. ``subject_token`` is the token with which the principal
     came; None where the application vouches for the principal. ``via_token`` is the token with
     which the service of ``via`` came; None where the application vouches for the service.
@@ -53,7 +53,7 @@ class Terms:
     scope: tuple[str, ...]
     via: str | None = None
     task_id: str | None = None
-    audience: tuple[str, ...] = ()
+    audience: tuple[str, ...] | None = None
     expires_in: int = 3600
     max_depth: int = DEFAULT_DEPTH
     max_calls: int | None = None
@@ -84,7 +84,10 @@ class Terms:
             raise _malformed(
                 f"max_calls is {max_calls!r}: give a whole number from 1 on, or None for no limit"
             )
-        for name in self.audience:
+        if self.audience == ():
+            message = "audience is empty: name a receiver, or leave it out for the trust domain"
+            raise _malformed(message)
+        for name in () if self.audience is None else self.audience:
             if not grant.is_audience(name):
                 raise _malformed(
                     f"audience has {name!r}: give names in printable ASCII without spaces"
@@ -106,7 +109,7 @@ def begin(issuer: Signer, trust_domain: str, terms: Terms, *, now: int, jti: str
         else require_principal(terms.via, "service", DelegationError),
         key_id=issuer.key_id,
         scope=grant.parse_scopes(terms.scope),
-        audience=tuple(sorted(set(terms.audience))) or (domain,),
+        audience=(domain,) if terms.audience is None else tuple(sorted(set(terms.audience))),
         issued_at=now,
         expires_at=now + terms.expires_in,
         jti=jti,

@@ -43,8 +43,13 @@ def lifetime(given: object) -> int:
     return given  # type: ignore[return-value]  # a float is refused with the hop
 
 
-def names(audience: object) -> tuple[str, ...]:
-    """Return the names of an audience, a name or several; raises ``DelegationError``."""
+def names(audience: object) -> tuple[str, ...] | None:
+    """Return the names of an audience, a name or several, None for None.
+
+    Raises ``DelegationError``.
+    """
+    if audience is None:
+        return None
     given = (audience,) if isinstance(audience, str) else audience
     if isinstance(given, Iterable):
         texts = tuple(given)

@@ -125,7 +125,7 @@ class Directory:
         """
         if self._principals is not None:
             return self._principals(name)
-        return (self._settings.principals or {}).get(name)
+        return self._settings.principal_tables.get(name)
 
     def roles(self, name: str) -> Sequence[str]:
         """Return the roles of a principal, none for an unknown one; raises as ``principal``."""

@@ -37,14 +37,14 @@ class IdJag:
     """A verified ID-JAG.
 
     ``user`` is the user, with the scope of the grant as the limit. ``client_id`` is the client that
-    may use the grant. ``resource`` are the receivers to which the grant is limited, none for no
+    may use the grant. ``resource`` are the receivers to which the grant is limited, None for no
     limit. ``issuer`` and ``token_id`` are ``iss`` and ``jti``. ``expires_at`` is the second since
     the epoch from which the grant counts no more, with the leeway.
     """
 
     user: User
     client_id: str
-    resource: tuple[str, ...]
+    resource: tuple[str, ...] | None
     issuer: str
     token_id: str
     expires_at: int
@@ -112,7 +112,7 @@ class IdJags:
                 limit=_scope(claims["scope"]) if "scope" in claims else None,
             ),
             _required(verified, "client_id"),
-            _resource(claims["resource"]) if "resource" in claims else (),
+            _resource(claims["resource"]) if "resource" in claims else None,
             user.token.issuer,
             _required(verified, "jti"),
             math.ceil(verified.expires_at),
@@ -134,10 +134,8 @@ def _required(verified: VerifiedJwt, name: str) -> str:
     return value
 
 
-def _scope(value: JSON) -> frozenset[str] | None:
-    """Return the names of a scope (RFC 6749, 3.3), None where there is none."""
-    if value is None:
-        return None
+def _scope(value: JSON) -> frozenset[str]:
+    """Return the names of a scope (RFC 6749, 3.3)."""
     names = value.split(" ") if isinstance(value, str) else [""]
     if "" in names:
         raise _malformed("scope: expected names with a space between two of them")

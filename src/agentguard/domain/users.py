@@ -22,7 +22,7 @@ from agentguard.identity.login import LogIn
 from agentguard.identity.principal import is_principal, shown
 from agentguard.issuers.keys import KeySource
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
-from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.canonical import JSON
 
 _OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")
 _OF_ACCESS_TOKENS = ("scope", "scp", "cid")
@@ -60,7 +60,7 @@ class UserTokens:
         self._roles = settings.role_scopes
         self._programs = {
             (client.issuer, client.subject)
-            for client in (settings.clients or {}).values()
+            for client in settings.client_tables.values()
             if client.issuer is not None
             # another claim names the program through which a user comes, too
             and settings.issuers[client.issuer].rule.subject_claim == "sub"
@@ -113,7 +113,7 @@ class UserTokens:
             raise VerificationError("the token has expired", code="jwt.expired")
         if users.longest is None:
             ends_at = min(ends_at, longest)
-        at = min(known.auth_time or issued_at, issued_at)
+        at = issued_at if known.auth_time is None else min(known.auth_time, issued_at)
         log_in = LogIn(known.issuer, known.subject, known.session, at, "provider")
         return User(principal, known, ends_at, rights, log_in)
 
@@ -134,11 +134,14 @@ class UserTokens:
         """Return what the roles of the token allow, as far as ``[roles]`` has them."""
         if not users.roles:
             return None
-        value: JSON = dict(claims)
-        for name in users.roles:
-            value = value.get(name) if isinstance(value, dict) else None
-        given = value if isinstance(value, list) else []
-        roles = sorted({role for role in given if isinstance(role, str) and role in self._roles})
+        *outer, last = users.roles
+        inner: JSON | Mapping[str, JSON] = claims
+        for name in outer:
+            inner = inner.get(name, {}) if isinstance(inner, Mapping) else None
+        if not isinstance(inner, Mapping) or isinstance(inner.get(last), str):
+            message = f"the token's {'.'.join(users.roles)} is no list of roles"
+            raise DecodeError(message, code="jwt.malformed")
+        roles = sorted(self._roles.keys() & {*jwt.read_texts(inner, last)})
         scope = frozenset[str]().union(*(self._roles[role] for role in roles))
         return PrincipalConfig(tuple(roles), scope)
 
@@ -202,13 +205,13 @@ def _is_program(claims: Mapping[str, JSON]) -> bool:
     for each such client, Auth0 the subject ``CLIENT@clients`` and ``gty``, and Microsoft Entra ID
     ``idtyp``.
     """
-    clients = {_text(claims, name) for name in _CLIENT_CLAIMS} - {None}
-    subject, user = _text(claims, "sub"), _text(claims, "preferred_username")
+    clients = {jwt.read_text(claims, name) for name in _CLIENT_CLAIMS} - {None}
+    subject, user = claims.get("sub"), claims.get("preferred_username")
     return (
         subject in {*clients, *(f"{client}@clients" for client in clients)}
         or user in {f"service-account-{client}".lower() for client in clients}
         or claims.get("idtyp") == "app"
-        or claims.get("gty") == "client-credentials"
+        or "client-credentials" in jwt.read_texts(claims, "gty")
     )
 
 
@@ -230,15 +233,15 @@ def _principal(claims: Mapping[str, JSON], users: UsersConfig) -> str:
 def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) -> SubjectToken:
     """Return what the first hop says of the token; raises ``DecodeError`` (``jwt.malformed``)."""
     claims = verified.claims
-    auth_time = claims.get("auth_time")
+    has_time = "auth_time" in claims
     known = SubjectToken(
         issuer=str(claims.get("iss")),
         subject=str(claims.get("sub")),
         sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=_text(claims, "jti"),
-        session=_text(claims, "sid"),
-        auth_time=auth_time if is_integer(auth_time) else None,
-        acr=_text(claims, "acr"),
+        token_id=jwt.read_text(claims, "jti"),
+        session=jwt.read_text(claims, "sid"),
+        auth_time=int(jwt.read_time(claims, "auth_time")) if has_time else None,
+        acr=jwt.read_text(claims, "acr"),
         roles=() if rights is None else rights.roles,
     )
     if not is_sound(known):
@@ -253,8 +256,3 @@ def _issued_at(claims: Mapping[str, JSON]) -> int:
         message = "the token has no iat: have the issuer set one"
         raise VerificationError(message, code="jwt.lifetime")
     return int(jwt.read_time(claims, "iat"))
-
-
-def _text(claims: Mapping[str, JSON], name: str) -> str | None:
-    value = claims.get(name)
-    return value if isinstance(value, str) else None

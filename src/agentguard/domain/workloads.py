@@ -14,6 +14,7 @@ from agentguard.delegation.via_token import ViaToken, is_sound
 from agentguard.domain.config import Config
 from agentguard.domain.key_sources import KeySources
 from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity import jwt
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers, TrustedIssuer
 
@@ -72,12 +73,12 @@ def login_marks(verified: VerifiedJwt) -> list[str]:
 def _known(token: str, verified: VerifiedJwt) -> ViaToken:
     """Return what the first hop says of the token."""
     claims, subject = verified.claims, verified.subject
-    issuer, token_id = claims.get("iss"), claims.get("jti")
+    issuer = jwt.read_text(claims, "iss")
     known = ViaToken(
-        issuer=issuer if isinstance(issuer, str) else "/".join(subject.split("/")[:3]),
+        issuer="/".join(subject.split("/")[:3]) if issuer is None else issuer,
         subject=subject,
         sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=token_id if isinstance(token_id, str) else None,
+        token_id=jwt.read_text(claims, "jti"),
     )
     if not is_sound(known):
         message = "iss, subject and jti of a token are printable ASCII, 1,024 characters each"

@@ -65,7 +65,7 @@ class Delegations:
         expires_in: timedelta | int,
         max_depth: int,
         max_calls: int | None,
-        audience: Iterable[str],
+        audience: Iterable[str] | None,
         present: Present | None = None,
     ) -> Delegation:
         """Have a principal lend ``scope``; raises as ``Guard.delegate`` does.

@@ -139,7 +139,7 @@ class Embedded:
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
         agents = self._settings.agents
-        if name not in agents and (agents or not self._is_free):
+        if name not in agents and (self._settings.lists_agents or not self._is_free):
             raise unknown_agent(self._settings.source, name, agents)
 
     def agent(self, name: str) -> AgentConfig:

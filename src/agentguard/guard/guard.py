@@ -187,7 +187,7 @@ class Guard:
         expires_in: timedelta | int = timedelta(hours=1),
         max_depth: int = DEFAULT_DEPTH,
         max_calls: int | None = None,
-        audience: Iterable[str] = (),
+        audience: Iterable[str] | None = None,
     ) -> Delegation:
         """Return a delegation of ``scope`` from ``subject`` to this guard's agents.
 
@@ -202,7 +202,7 @@ class Guard:
         which the request came, and ``via_token`` is a token of this service (workload-tokens.md).
         ``expires_in`` is a ``timedelta`` or a number of seconds; a ``subject_token`` may end the
         delegation sooner. ``max_depth`` limits the hops of the chain, and ``max_calls`` the calls
-        of all agents. ``audience`` names who may accept the access tokens.
+        of all agents. ``audience`` names who may accept the access tokens, None the trust domain.
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for one that

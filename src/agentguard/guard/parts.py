@@ -107,7 +107,7 @@ class DelegationsPart(Protocol):
         expires_in: timedelta | int,
         max_depth: int,
         max_calls: int | None,
-        audience: Iterable[str],
+        audience: Iterable[str] | None,
     ) -> Delegation:
         """Have a principal lend ``scope``; raises as ``Guard.delegate`` does."""
 

@@ -68,7 +68,7 @@ class Tools:
         table = self._settings.tools.get(name)
         if table is None:
             return None
-        bare = ToolSpec(name, "", {}, table.origin or f"tools.{name}")
+        bare = ToolSpec(name, "", {}, f"tools.{name}" if table.origin is None else table.origin)
         spec = replace(table.over(bare), pinned_origin=None, pinned_schema=None)
         self._settings.require_redactable(spec)
         return spec
@@ -96,13 +96,13 @@ def spec_of(
     """Describe a plain function as a tool; raises ``ConfigError`` for what can't be one."""
     _require_function(function)
     return ToolSpec(
-        name=name or function.__name__,
+        name=function.__name__ if name is None else name,
         description=(function.__doc__ or "").strip(),
         schema=function_schema(function),
         origin=f"{function.__module__}:{function.__qualname__}",
         requires=_texts("requires", requires, "['pr:write']"),
         resource=resource,
-        attributes=dict(attributes or {}),
+        attributes={} if attributes is None else dict(attributes),
         facts=facts,
         gives=None if gives is None else _texts("gives", gives, "['payee']"),
     )

@@ -99,11 +99,14 @@ def agent_name(uri: str) -> str | None:
     return match[1] if match is not None else None
 
 
-def agent_alias(uri: str) -> str:
+def agent_alias(uri: str | None) -> str:
     """Return an instance's short name for display, such as ``agent:code-reviewer:7f3a``.
 
-    A text that is no instance's URI is returned unchanged. A short name is no identifier.
+    A text that is no instance's URI is returned unchanged, an empty text for None. A short name is
+    no identifier.
     """
+    if uri is None:
+        return ""
     match = _URI.fullmatch(uri)
     return f"agent:{match[1]}:{match[2][:_ALIAS]}" if match is not None else uri
 

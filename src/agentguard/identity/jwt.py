@@ -10,7 +10,7 @@ JWT-SVID the specification of that name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -121,7 +121,8 @@ def parse(token: object) -> Jwt:
 def verify(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
     """Verify a parsed token of an issuer whose keys these are; ``now`` is Unix time.
 
-    Raises ``DecodeError`` (``jwt.malformed``) for a claim of another type; ``VerificationError``:
+    Raises ``DecodeError`` (``jwt.malformed``) for a claim of another type than ``READERS`` has;
+    ``VerificationError``:
     ``jwt.header`` for an extension that changes what is signed, ``jwt.algorithm``, ``jwt.type``,
     ``jwt.key`` where the issuer has no such key, ``jwt.signature``, ``jwt.issuer``,
     ``jwt.audience``, ``jwt.lifetime`` without an ``exp``, ``jwt.expired``, ``jwt.not_yet_valid``,
@@ -130,14 +131,18 @@ def verify(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
     """
     _verify_signature(jwt, keys, rule)
     claims = jwt.claims
+    for name in READERS.keys() & claims.keys():
+        READERS[name](claims, name)
     if not rule.is_issuer_of(claims):
         raise VerificationError("the token is another issuer's", code="jwt.issuer")
     if "cnf" in claims:
         message = "the token is bound to a key (cnf), and its bearer has not shown the key"
         raise VerificationError(message, code="jwt.bound")
-    _require_audience(claims.get("aud"), rule)
+    _require_audience(claims, rule)
     ends = _require_time(claims, rule.leeway, now)
-    token_id = _optional_text(claims, "jti") or f"sha256:{sha256_hex(jwt.text.encode('ascii'))}"
+    token_id = read_text(claims, "jti")
+    if token_id is None:
+        token_id = f"sha256:{sha256_hex(jwt.text.encode('ascii'))}"
     return VerifiedJwt(rule.name, _subject(claims, rule), token_id, ends, claims, jwt.header)
 
 
@@ -153,7 +158,7 @@ def _verify_signature(jwt: Jwt, keys: KeySet, rule: JwtRule) -> None:
         message = "the token's alg is none of the issuer's algorithms in the configuration"
         raise VerificationError(message, code="jwt.algorithm")
     _require_type(jwt.header, rule)
-    kid = _optional_text(jwt.header, "kid")
+    kid = read_text(jwt.header, "kid")
     candidates = keys.candidates(kid, name, algorithm)
     if not candidates:
         message = "the issuer has no key with the token's kid for the token's alg"
@@ -183,11 +188,8 @@ def _media_type(typ: str) -> str:
     return typ.lower().removeprefix("application/")
 
 
-def _require_audience(aud: JSON, rule: JwtRule) -> None:
-    audiences = [aud] if isinstance(aud, str) else aud
-    if not isinstance(audiences, list) or not all(isinstance(one, str) for one in audiences):
-        raise _malformed("aud: expected a text or a list of texts")
-    if not rule.audience.intersection(one for one in audiences if isinstance(one, str)):
+def _require_audience(claims: Mapping[str, JSON], rule: JwtRule) -> None:
+    if not rule.audience.intersection(read_texts(claims, "aud")):
         raise VerificationError("the token is for another audience", code="jwt.audience")
 
 
@@ -207,7 +209,10 @@ def _require_time(claims: Mapping[str, JSON], leeway: int, now: float) -> float:
 
 
 def read_time(claims: Mapping[str, JSON], name: str) -> float:
-    """Return a claim that is a time in seconds, whole or not (RFC 7519, 2: NumericDate)."""
+    """Return a claim that is a time in seconds, whole or not (RFC 7519, 2: NumericDate).
+
+    Raises ``DecodeError`` (``jwt.malformed``).
+    """
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _malformed(f"{name}: expected a number of seconds")
@@ -217,7 +222,7 @@ def read_time(claims: Mapping[str, JSON], name: str) -> float:
 
 
 def _subject(claims: Mapping[str, JSON], rule: JwtRule) -> str:
-    subject = _optional_text(claims, rule.subject_claim)
+    subject = read_text(claims, rule.subject_claim)
     if subject is None:
         message = f"the token has no claim {rule.subject_claim}, which names the subject"
         raise VerificationError(message, code="jwt.subject")
@@ -233,14 +238,41 @@ def _is_member(subject: JSON, trust_domain: str | None) -> bool:
     return _SPIFFE_PATH.fullmatch(path) is not None and not _DOTS.intersection(path.split("/"))
 
 
-def _optional_text(members: Mapping[str, JSON], name: str) -> str | None:
-    """Return a text, None where the member is absent."""
-    value = members.get(name)
-    if name not in members:
+def read_text(claims: Mapping[str, JSON], name: str) -> str | None:
+    """Return a text, None without the claim. Raises ``DecodeError`` (``jwt.malformed``)."""
+    if name not in claims:
         return None
+    value = claims[name]
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
         raise _malformed(f"{name}: expected a text of 1 to {_MAX_TEXT} characters")
     return value
+
+
+def read_texts(claims: Mapping[str, JSON], name: str) -> list[str]:
+    """Return the texts of a claim that is a text or a list of texts, none without the claim.
+
+    Raises ``DecodeError`` (``jwt.malformed``).
+    """
+    value = claims.get(name, [])
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        raise _malformed(f"{name}: expected a text or a list of texts")
+    found = [one for one in given if isinstance(one, str)]
+    if len(found) != len(given):
+        raise _malformed(f"{name}: expected a text or a list of texts")
+    return found
+
+
+READERS: Final[Mapping[str, Callable[[Mapping[str, JSON], str], object]]] = MappingProxyType(
+    {
+        **dict.fromkeys(("iss", "sub", "jti", "sid", "acr"), read_text),
+        **dict.fromkeys(("azp", "client_id", "cid", "appid", "idtyp"), read_text),
+        **dict.fromkeys(("preferred_username", "typ", "token_use"), read_text),
+        **dict.fromkeys(("aud", "scope", "scp", "gty"), read_texts),
+        **dict.fromkeys(("exp", "iat", "nbf", "auth_time"), read_time),
+    }
+)
+"""What reads each claim that any verifier of tokens asks for; ``verify`` has each one read."""
 
 
 def _malformed(problem: str) -> DecodeError:

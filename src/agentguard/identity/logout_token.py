@@ -14,7 +14,6 @@ from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import jwt
 from agentguard.identity.jwt import ABSENT
 from agentguard.identity.login import LogOut
-from agentguard.identity.trust import LATEST
 from agentguard.signing.canonical import JSON
 
 EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
@@ -53,22 +52,16 @@ def read(claims: Mapping[str, JSON]) -> LogOut:
     subject, session = _text(claims, "sub"), _text(claims, "sid")
     if issuer is None or token_id is None or (subject is None and session is None):
         raise _malformed("iss, jti and one of sub and sid have to be there")
-    return LogOut(issuer, subject, session, _seconds(claims.get("iat")), token_id)
+    if "iat" not in claims:
+        raise _malformed("iat has to be there")
+    return LogOut(issuer, subject, session, int(jwt.read_time(claims, "iat")), token_id)
 
 
 def _text(claims: Mapping[str, JSON], name: str) -> str | None:
-    value = claims.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _TEXT.match(value):
+    value = jwt.read_text(claims, name)
+    if value is not None and not _TEXT.match(value):
         raise _malformed(f"{name} is no text of 1 to 1,024 characters of printable ASCII")
     return value
-
-
-def _seconds(value: JSON) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
-        raise _malformed("iat has to be there, and to be a number of seconds")
-    return int(value)
 
 
 def _malformed(problem: str) -> DecodeError:

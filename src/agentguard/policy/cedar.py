@@ -154,14 +154,14 @@ def _permission(permits: list[CedarPolicy]) -> dict[str, object]:
 def _request(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return Cedar's request and entities; of the entities the agent alone has attributes."""
     context = dict(document)
-    agent = _record(context.pop("agent", None) or {})
+    agent = _record({} if (said := context.pop("agent", None)) is None else said)
     action, resource = context.pop("action", None), context.pop("resource", None)
     roles = [{"type": "Role", "id": role} for role in agent.get("roles", [])]
     principal = {"type": "Agent", "id": agent.get("name", "")}
     request = {
         "principal": principal,
         "action": {"type": "Action", "id": action or ""},
-        "resource": {"type": "Resource", "id": resource or ""},
+        "resource": {"type": "Resource", "id": "" if resource is None else resource},
         "context": _record(context),
     }
     entities: list[dict[str, Any]] = [{"uid": principal, "attrs": agent, "parents": roles}]

@@ -48,6 +48,7 @@ MEMBERS: Final = {
     "obligations": frozenset({"redact"}),
 }
 """The members of the objects in a policy's output (policy-document.md, Output)."""
+_PEOPLE: Final = frozenset({"approvers", "roles"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,10 @@ def read_requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
     requirements = [_requirement(item) for item in needed]
     if any(requirement is None for requirement in requirements):
         members = ", ".join(sorted(MEMBERS["approval"]))
-        return _malformed(f"approval takes {members}, each with a value of its own type")
+        return _malformed(
+            f"approval takes {members}, each with a value of its own type, and "
+            "approvers and roles name somebody"
+        )
     return tuple(requirement for requirement in requirements if requirement is not None)
 
 
@@ -249,10 +253,10 @@ def _requirement(value: JSON) -> Requirement | None:
             "ttl": ttl,
             "allow_self": bool(allow_self),
         } if is_integer(quorum) and is_integer(ttl):
-            approvers, roles = _names(value.get("approvers", [])), _names(value.get("roles", []))
-            if approvers is None or roles is None or quorum < 1 or ttl < 1:
+            named = {name: _names(value[name]) for name in _PEOPLE & value.keys()}
+            if None in named.values() or quorum < 1 or ttl < 1:
                 return None
-            return Requirement(reason, approvers, roles, quorum, ttl, allow_self)
+            return Requirement(reason, quorum=quorum, ttl=ttl, allow_self=allow_self, **named)
     return None
 
 
@@ -263,7 +267,8 @@ def slips_in(output: str, names: Iterable[object]) -> list[str]:
 
 
 def _names(value: JSON) -> tuple[str, ...] | None:
-    if not isinstance(value, list):
+    """Return names, None for no list of them: an empty list is a look-up that found nobody."""
+    if not isinstance(value, list) or not value:
         return None
     names = tuple(name for name in value if isinstance(name, str))
     return names if len(names) == len(value) else None

@@ -47,7 +47,7 @@ class CallReceiver:
         self._trust = trust
         self._store = store
         self._revocations = revocations
-        self._issuers = dict(issuers or {})
+        self._issuers = dict({} if issuers is None else issuers)
         self._tokens = VerifiedTokens()
         self._clock = clock
         self._recorder = Recorder(log, audience, audience)

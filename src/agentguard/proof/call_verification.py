@@ -47,7 +47,17 @@ def verify_call(  # noqa: PLR0913  what the receiver knows beforehand
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count.
     """
-    known = Known(trust, audience, at, used, None, revocations, issuers or {}, on_caller, tokens)
+    known = Known(
+        trust,
+        audience,
+        at,
+        used,
+        None,
+        revocations,
+        {} if issuers is None else issuers,
+        on_caller,
+        tokens,
+    )
     with as_proof_error():
         presented = call_proof.read(params)
         bound = BoundCall.of(audience, method, params)

@@ -41,7 +41,7 @@ class CallerTransport(httpx.BaseTransport):
         receipt_keys: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._audiences = Audiences(audiences)
-        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
+        self._receipts = ReceiptKeys({} if receipt_keys is None else receipt_keys, audiences)
         self._transport = httpx.HTTPTransport() if transport is None else transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -69,7 +69,7 @@ class AsyncCallerTransport(httpx.AsyncBaseTransport):
         receipt_keys: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._audiences = Audiences(audiences)
-        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
+        self._receipts = ReceiptKeys({} if receipt_keys is None else receipt_keys, audiences)
         self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -42,7 +42,7 @@ class CallerTransport(httpx2.BaseTransport):
         receipt_keys: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._audiences = Audiences(audiences)
-        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
+        self._receipts = ReceiptKeys({} if receipt_keys is None else receipt_keys, audiences)
         self._transport = httpx2.HTTPTransport() if transport is None else transport
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -70,7 +70,7 @@ class AsyncCallerTransport(httpx2.AsyncBaseTransport):
         receipt_keys: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._audiences = Audiences(audiences)
-        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
+        self._receipts = ReceiptKeys({} if receipt_keys is None else receipt_keys, audiences)
         self._transport = httpx2.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -84,7 +84,7 @@ class Receiver:
         self._revocations = revocations
         self._clock = clock
         self.accepts_dpop = accepts_dpop
-        self._issuers = dict(issuers or {})
+        self._issuers = dict({} if issuers is None else issuers)
         self._tokens = VerifiedTokens()
         self._signer = signer
         named = audience_target(self._audience)

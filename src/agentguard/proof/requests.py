@@ -59,7 +59,7 @@ class CallerAdapter(HTTPAdapter):
     ) -> None:
         super().__init__()
         self._audiences = Audiences(audiences)
-        self._receipts = ReceiptKeys(receipt_keys or {}, audiences)
+        self._receipts = ReceiptKeys({} if receipt_keys is None else receipt_keys, audiences)
 
     def send(
         self, request: requests.PreparedRequest, *given: Any, **more: Any

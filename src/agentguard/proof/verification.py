@@ -177,7 +177,17 @@ def verify_request(  # noqa: PLR0913  what the receiver knows beforehand
     Raises ``ProofError`` alone, whose code is ``proof.*``, or that of the token, credential, chain
     or key that does not count. ``UnknownChainError`` asks for the chain.
     """
-    known = Known(trust, audience, at, used, chains, revocations, issuers or {}, on_caller, tokens)
+    known = Known(
+        trust,
+        audience,
+        at,
+        used,
+        chains,
+        revocations,
+        {} if issuers is None else issuers,
+        on_caller,
+        tokens,
+    )
     with as_proof_error():
         bound = BoundRequest.of(request.method, request.url, request.body)
         presented = headers.read(request.headers, accepts_dpop=accepts_dpop)

@@ -43,7 +43,7 @@ def _tables(settings: Config) -> dict[str, Any]:
 
 
 def _has_token_client(settings: Config) -> bool:
-    return any(one.issuer is not None for one in (settings.clients or {}).values())
+    return any(one.issuer is not None for one in settings.client_tables.values())
 
 
 def _needs_start(settings: Config, what: Iterable[str]) -> ServerError:

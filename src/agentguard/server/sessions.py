@@ -59,7 +59,7 @@ class Sessions:
         self._parts = parts
         self._limits = limits
         self._reloading = threading.Lock()
-        self.clients: Mapping[str, ClientConfig] = settings.clients or {}
+        self.clients: Mapping[str, ClientConfig] = settings.client_tables
         self._pins = ToolPins(parts.runs)
         self._uid = os.getuid()
         self._own = _own_user(settings, self._uid)
@@ -96,7 +96,7 @@ class Sessions:
         parts.reload(settings)
         with self.lock:
             self._settings, self._tokens = settings, tokens
-            self.clients, self._own = settings.clients or {}, _own_user(settings, self._uid)
+            self.clients, self._own = settings.client_tables, _own_user(settings, self._uid)
             self.shares.divide(len(self.clients))
             sessions = list(self._sessions.values())
         for session in sessions:
@@ -293,5 +293,7 @@ def _own_user(settings: Config, uid: int) -> ClientConfig:
 
 def _token_clients(settings: Config, sources: KeySources) -> TokenClients | None:
     """Return the clients with tokens, None without one; raises ``ConfigError``."""
-    clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
-    return TokenClients(open_issuers(settings, sources), clients) if clients else None
+    clients = [one for one in settings.client_tables.values() if one.issuer is not None]
+    if not clients:
+        return None
+    return TokenClients(open_issuers(settings, sources), clients)

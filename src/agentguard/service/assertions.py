@@ -16,10 +16,10 @@ from agentguard.service.parts import LOGGER, ServiceParts
 
 
 class Asked(NamedTuple):
-    """The scope and the audience that an instance asks for; None and nothing for all there is."""
+    """The scope and the audience that an instance asks for; None for all there is."""
 
     scope: tuple[str, ...] | None
-    audience: tuple[str, ...]
+    audience: tuple[str, ...] | None
 
 
 def client_ids(parts: ServiceParts, instance: Instance) -> frozenset[str]:
@@ -61,9 +61,11 @@ def narrowed(grant: IdJag, asked: Asked, allowed: frozenset[str]) -> Asked:
     limit = grant.user.limit
     if limit is not None and asked.scope is not None and not limit.issuperset(asked.scope):
         raise RefusedError(400, "invalid_scope", "the assertion does not have this scope")
-    if not grant.resource:
+    if grant.resource is None:
         return asked
-    audience = asked.audience or tuple(name for name in grant.resource if name in allowed)
+    audience = asked.audience
+    if audience is None:
+        audience = tuple(name for name in grant.resource if name in allowed)
     if not audience or not set(grant.resource).issuperset(audience):
         message = (
             "the resource of the assertion is none of these receivers: see [service] audiences"

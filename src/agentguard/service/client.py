@@ -117,13 +117,13 @@ class Tokens:
         *,
         subject_token_type: str = ACCESS_TOKEN,
         scope: Iterable[str] | None = None,
-        audience: Iterable[str] = (),
+        audience: Iterable[str] | None = None,
     ) -> ExchangedToken:
         """Return an access token with which the identity acts for the user of ``subject_token``.
 
-        ``scope`` None asks for all that the user and the agent share. ``audience`` names the
-        receivers, none for the trust domain itself. Raises as ``Identities.register`` does.
-        RFC 8693, 2.
+        ``scope`` None asks for all that the user and the agent share, an empty one for nothing,
+        which the service refuses. ``audience`` names the receivers, None for the trust domain
+        itself. Raises as ``Identities.register`` does. RFC 8693, 2.
         """
         sent = messages.exchange(
             self._url, identity, subject_token, subject_token_type, scope, audience
@@ -136,13 +136,14 @@ class Tokens:
         id_jag: str,
         *,
         scope: Iterable[str] | None = None,
-        audience: Iterable[str] = (),
+        audience: Iterable[str] | None = None,
     ) -> ExchangedToken:
         """Return an access token with which the identity acts for the user of an ID-JAG.
 
         ``id_jag`` counts once, and is for the identity or its agent. ``scope`` None asks for all
-        that grant, user and agent share. ``audience`` names receivers of the grant; none asks for
-        all receivers of a grant that names some. Raises as ``Identities.register`` does.
+        that grant, user and agent share. ``audience`` names receivers of the grant; None asks for
+        all receivers of a grant that names some. The service refuses an empty one of either. Raises
+        as ``Identities.register`` does.
         RFC 7523, 2.1; draft-ietf-oauth-identity-assertion-authz-grant-04, 4.4.
         """
         sent = messages.redemption(self._url, identity, id_jag, scope, audience)
@@ -240,7 +241,7 @@ class AsyncTokens:
         *,
         subject_token_type: str = ACCESS_TOKEN,
         scope: Iterable[str] | None = None,
-        audience: Iterable[str] = (),
+        audience: Iterable[str] | None = None,
     ) -> ExchangedToken:
         """Return an access token of the identity, as ``Tokens.exchange`` does."""
         sent = messages.exchange(
@@ -254,7 +255,7 @@ class AsyncTokens:
         id_jag: str,
         *,
         scope: Iterable[str] | None = None,
-        audience: Iterable[str] = (),
+        audience: Iterable[str] | None = None,
     ) -> ExchangedToken:
         """Return an access token of the identity, as ``Tokens.redeem`` does."""
         sent = messages.redemption(self._url, identity, id_jag, scope, audience)

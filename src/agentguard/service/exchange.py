@@ -55,6 +55,7 @@ _SCOPE_REFUSALS: Final = {  # what the guard says of a scope that is well formed
 class _Wanted:
     """What a request asks for; ``scope`` None is all that the principal and the agent allow.
 
+    ``audience`` None is the trust domain, or all receivers of an ID-JAG.
     ``subject_type`` is the type of the user's token, None for an ID-JAG. ``client_id`` is whom the
     request names as its client, None where the request names nobody.
     """
@@ -62,7 +63,7 @@ class _Wanted:
     token: str = field(repr=False)
     subject_type: str | None
     scope: tuple[str, ...] | None
-    audience: tuple[str, ...]
+    audience: tuple[str, ...] | None
     client_id: str | None
 
 
@@ -98,7 +99,7 @@ def _answer(token: AccessToken, id_jag: IdJag | None) -> Answer:
     said: dict[str, object] = {}
     if id_jag is None:
         said["issued_token_type"] = ACCESS_TOKEN
-    elif id_jag.resource:
+    elif id_jag.resource is not None:
         said["resource"] = list(token.chain.leaf.audience)
     return success(
         {
@@ -159,9 +160,10 @@ def _read(parts: ServiceParts, form: Form) -> _Wanted:
     try:
         names = None if scope is None else grant.parse_scopes(scope.split(" "))
     except DelegationError as error:
-        message = f"scope has scope names with single spaces between them [{error.code}]"
+        message = f"scope has one name or several, with single spaces between [{error.code}]"
         raise RefusedError(400, "invalid_scope", message) from error
-    return _Wanted(token, subject_type, names, audience, one(form, "client_id"))
+    receivers = audience if _REPEATED & form.keys() else None
+    return _Wanted(token, subject_type, names, receivers, one(form, "client_id"))
 
 
 def _read_assertion(form: Form) -> str:

@@ -122,7 +122,7 @@ def exchange(
     subject_token: str,
     subject_token_type: str,
     scope: Iterable[str] | None,
-    audience: Iterable[str],
+    audience: Iterable[str] | None,
 ) -> Sent:
     """Return the request for an access token, with a user's token."""
     form = [
@@ -138,7 +138,7 @@ def redemption(
     identity: Identity,
     assertion: str,
     scope: Iterable[str] | None,
-    audience: Iterable[str],
+    audience: Iterable[str] | None,
 ) -> Sent:
     """Return the request for an access token, with an ID-JAG of a user."""
     form = [("grant_type", JWT_BEARER), ("assertion", assertion)]
@@ -150,9 +150,13 @@ def _token_request(
     identity: Identity,
     form: list[tuple[str, str]],
     scope: Iterable[str] | None,
-    audience: Iterable[str],
+    audience: Iterable[str] | None,
 ) -> Sent:
-    form += [("audience", name) for name in audience]
+    if audience is not None:
+        names = list(audience)
+        form += [("audience", name) for name in names]
+        if not names:  # a form has no empty list: the service refuses an empty name
+            form.append(("audience", ""))
     if scope is not None:
         form.append(("scope", " ".join(scope)))
     return _form_request(f"{url}/token", identity, form, None)

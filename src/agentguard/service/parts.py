@@ -83,7 +83,7 @@ def open_parts(settings: Config, guard: Embedded) -> ServiceParts:
     """
     if settings.service is None:
         raise ConfigError(f"{settings.source}: service: expected a table [service], found none")
-    clients = [one for one in (settings.clients or {}).values() if one.issuer is not None]
+    clients = [one for one in settings.client_tables.values() if one.issuer is not None]
     sources = guard.key_sources.after(settings)
     return ServiceParts(
         settings,

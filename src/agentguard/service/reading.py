@@ -47,7 +47,10 @@ _TYPE: Final = re.compile(
 )
 
 Form = Mapping[str, tuple[str, ...]]
-"""The parameters of a form that have a value; only those that may repeat have several."""
+"""The parameters of a form that have a value, or limit; only those that may repeat have several."""
+
+LIMITS: Final = frozenset({"audience", "resource", "scope"})
+"""The parameters that limit what is asked for: an empty one is none that is omitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ def require_type(headers: Mapping[str, str], expected: str) -> None:
 def read_form(request: Request, repeated: frozenset[str] = frozenset()) -> Form:
     """Return the parameters of a form; those in ``repeated`` alone may come more than once.
 
-    A parameter without a value counts as omitted (RFC 6749, 3.2). Raises ``RefusedError``.
+    A parameter without a value counts as omitted (RFC 6749, 3.2), but for those of ``LIMITS``:
+    "nothing" would be "all". Raises ``RefusedError``.
     """
     require_type(request.headers, FORM)
     if not request.body.isascii():
@@ -114,7 +118,7 @@ def read_form(request: Request, repeated: frozenset[str] = frozenset()) -> Form:
         if name in seen and name not in repeated:
             raise invalid_request("a parameter comes twice")
         seen.add(name)
-        if value:
+        if value or name in LIMITS:
             form[name] = (*form.get(name, ()), value)
     return form
 

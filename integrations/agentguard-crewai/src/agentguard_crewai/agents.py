@@ -169,7 +169,8 @@ def _require_crewai_role(agent: BaseAgent) -> str:
     if not (isinstance(executor, type) and issubclass(executor, AgentExecutor)):
         raise _unguardable(agent, "its executor_class is not CrewAI's: it runs tools by itself")
     require_whole(agent)
-    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
+    original = agent._original_role  # noqa: SLF001  kept by CrewAI for its own copies
+    return agent.role if original is None else original
 
 
 def require_whole(agent: BaseAgent) -> None:

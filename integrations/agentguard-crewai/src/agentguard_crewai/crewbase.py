@@ -116,7 +116,9 @@ def _agents_of_entry(
         if _matches_entry(agent, entries[entry])
         and (name == entry or not _matches_entry(agent, entries.get(name)))
     ]
-    return agents or [agents_by_method[entry]] if entry in agents_by_method else agents
+    if not agents and entry in agents_by_method:
+        return [agents_by_method[entry]]
+    return agents
 
 
 def _identity(where: str, members: Mapping[str, Any], known_keys: Collection[str]) -> str | None:

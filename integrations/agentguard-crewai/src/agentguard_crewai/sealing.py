@@ -62,7 +62,7 @@ def seal(tools: Iterable[object] | None, *, anew: bool = False) -> None:
     A tool that is sealed already keeps its recorded name unless ``anew`` is true. Objects that are
     no CrewAI tools are left alone: no executor gets them.
     """
-    for tool in tools or ():
+    for tool in () if tools is None else tools:
         if not isinstance(tool, BaseTool):
             continue
         kind = type(tool)  # read once: another thread may seal the same tool meanwhile

@@ -59,7 +59,7 @@ def _check_task_agent(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a check of a task's agent, which may run tools past that step."""
 
     def execute(self: Task, agent: BaseAgent | None, *args: Any, **kwargs: Any) -> Any:
-        worker = agent or self.agent
+        worker = self.agent if agent is None else agent
         if worker is not None and not isinstance(worker, CrewAgent):
             raise _unguarded_error(f"the agent {worker.role!r}, which runs its tools by itself,")
         return original(self, agent, *args, **kwargs)

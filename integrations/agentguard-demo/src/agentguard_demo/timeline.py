@@ -113,7 +113,9 @@ class Timeline:
         self._request_row("for", request.principal)
         self._request_row("not by", ", ".join(request.requesters))
         self._request_row("tool", f"{request.tool}: {request.description}")
-        self._request_row("on", request.resource or "nothing that is named")
+        self._request_row(
+            "on", "nothing that is named" if request.resource is None else request.resource
+        )
         for name, value in json.loads(request.arguments).items():
             self._request_row(f"argument {name}", Text(visible_json(value)))
         self._request_row("digest", request.call_digest)
@@ -294,7 +296,8 @@ def _truncate(value: str) -> str:
 
 def _requirement_text(requirement: Requirement) -> str:
     people = "1 person" if requirement.quorum == 1 else f"{requirement.quorum} people"
-    who = (*requirement.approvers, *requirement.roles)
+    named = (requirement.approvers, requirement.roles)
+    who = [name for names in named if names is not None for name in names]
     return f"{people}{' of ' if who else ''}{', '.join(who)}"
 
 

@@ -70,8 +70,10 @@ class RunRecord:
         """Raise ``DelegationError`` (``delegation.mismatch``) for one of another principal."""
         principal = getattr(delegation, "principal", None)
         if principal != self.principal:
-            expected = self.principal or "nobody but the agent itself"
-            other = principal or "nobody but the agent itself"
+            expected, other = (
+                "nobody but the agent itself" if one is None else one
+                for one in (self.principal, principal)
+            )
             message = f"this run was begun for {expected}, and goes on for {other}: begin a new one"
             raise DelegationError(message, code="delegation.mismatch", delegation=delegation)
 

@@ -62,7 +62,9 @@ class ProvedCallers:
     """
 
     def __init__(self, guard: Guard, proofs: Proofs) -> None:
-        trust: Any = [TrustDocument.loads(document) for document in proofs.trust] or guard.trust
+        trust: Any = guard.trust
+        if proofs.trust is not None:
+            trust = list(map(TrustDocument.loads, proofs.trust))
         self._revocations = _revocations(guard, proofs)
         self._receiver = CallReceiver(
             proofs.audience, trust, ProofStore(proofs.store), revocations=self._revocations
@@ -90,6 +92,6 @@ class ProvedCallers:
 
 def _revocations(guard: Guard, proofs: Proofs) -> PublishedRevocations | None:
     """Return the revocations of the own domain, None with ``trust`` or without ``state``."""
-    if proofs.trust or proofs.state is None:
+    if proofs.trust is not None or proofs.state is None:
         return None
     return PublishedRevocations(proofs.state, guard.trust)

@@ -107,7 +107,13 @@ def _note(agent: AgentRecord) -> str:
     if table is None:
         return "in the log only, not configured here"
     roles = f" (roles: {' '.join(table.roles)})" if table.roles else ""
-    return f"scope: {' '.join(sorted(table.scope or ())) or 'none'}{roles}"
+    return f"scope: {_words(table.scope)}{roles}"
+
+
+def _words(scope: frozenset[str] | None) -> str:
+    if scope is None:
+        return "every scope"
+    return " ".join(sorted(scope)) or "none"
 
 
 def _draw(agent: AgentRecord) -> None:
@@ -119,11 +125,11 @@ def _draw(agent: AgentRecord) -> None:
             (
                 ("agent", agent.name),
                 ("type", table.profile.type),
-                ("owner", table.profile.owner or "none named"),
+                ("owner", "none named" if table.profile.owner is None else table.profile.owner),
                 ("authority", table.authority),
-                ("max_scope", " ".join(sorted(table.max_scope or ())) or "none"),
+                ("max_scope", _words(table.max_scope)),
                 ("roles", " ".join(table.roles) or "none"),
-                ("scope", " ".join(sorted(table.scope or ())) or "none"),
+                ("scope", _words(table.scope)),
             )
         )
     if not agent.instances:

@@ -83,7 +83,9 @@ class AgentRecord:
             "type": table.profile.type if table else None,
             "owner": table.profile.owner if table else None,
             "authority": table.authority if table else None,
-            "max_scope": sorted(table.max_scope or ()) if table else None,
+            "max_scope": None
+            if table is None or table.max_scope is None
+            else sorted(table.max_scope),
             "roles": list(table.roles) if table else None,
             "instances": len(self.instances),
             "last_call": self.last_call,

@@ -134,7 +134,7 @@ def _name(settings: Config, what: str, *, in_advance: bool) -> str:
     if is_agent:
         return f"agent:{what}"
     agents = {f"agent:{name}" for name in settings.agents}
-    if in_advance or what in {*(settings.principals or ()), *agents}:
+    if in_advance or what in {*settings.principal_tables, *agents}:
         return what
     _refuse_key_of_domain(settings, what)
     name = _name_in_log(settings, what)

@@ -111,7 +111,7 @@ def exchange(  # noqa: PLR0913  the options of the command
         signer = _signer(key)
         identity = tokens.identities.register(agent, workload_token=workload, signer=signer)
         send = tokens.tokens.redeem if id_jag else tokens.tokens.exchange
-        got = send(identity, user, scope=scope or None, audience=audience or ())
+        got = send(identity, user, scope=scope, audience=audience)
         if written is not None:
             written.write(got.issued.chain + b"\n")
     typer.echo(got.issued.token)  # in one piece: a screen's line would be wrapped

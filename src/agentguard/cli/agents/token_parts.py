@@ -75,9 +75,11 @@ class TokenParts:
 
         Raises ``StorageError``.
         """
-        claims = self.claims or {}
-        digest, delegatee = claims.get(access_token.CHAIN_CLAIM), claims.get("client_id")
-        if not (self.lacks_chain and isinstance(digest, str) and isinstance(delegatee, str)):
+        if self.claims is None or self.chain is not None:
+            return self
+        digest = self.claims.get(access_token.CHAIN_CLAIM)
+        delegatee = self.claims.get("client_id")
+        if not (isinstance(digest, str) and isinstance(delegatee, str)):
             return self
         entry = find_chain(reader, digest, delegatee)
         if entry is None:

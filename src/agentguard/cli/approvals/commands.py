@@ -298,7 +298,7 @@ def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> N
     envelope = seal_answer(
         approval_request,
         verdict,
-        approver=principal or "",
+        approver=principal,
         approval_id=os.urandom(16).hex(),
         at=max(seconds(times.now()), approval_request.requested_at),
         note=options.note,
@@ -306,7 +306,7 @@ def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> N
     )
     if inbox is not None and options.output is None:
         inbox.accept(approval_request, envelope)
-        _print_result(verdict, principal or "", approval_request, inbox)
+        _print_result(verdict, principal, approval_request, inbox)
         return
     with files.new(options.output, force=False) as file:
         file.write(canonical.dumps(envelope.as_json()) + b"\n")

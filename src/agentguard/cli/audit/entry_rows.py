@@ -63,7 +63,7 @@ def _request_rows(parsed: Entry) -> dict[str, JSON]:
         requirements = map(phrases.requirement_text, approval_checks.read_requirements(parsed))
         rows: dict[str, JSON] = {
             "request": request.request_id,
-            "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
+            "agent": f"{agent_alias(about.agent)} ({about.agent})",
             "for": about.principal,
             "tool": about.tool,
             "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,

@@ -50,7 +50,7 @@ class Filter:
 
     def matches(self, about: Summary, outcome: str | None) -> bool:
         """Whether an entry matches by its own content and the outcome of its call."""
-        if self.alias is not None and agent_alias(about.agent or "") != self.alias:
+        if self.alias is not None and agent_alias(about.agent) != self.alias:
             return False
         return self.search.matches(about) and (not self.in_doubt or outcome == "in_doubt")
 
@@ -85,7 +85,8 @@ def _selection(  # noqa: PLR0913  one for each option
     in_doubt: InDoubtOption = False,
 ) -> Filter:
     """Make a filter from the options; raises ``typer.BadParameter``."""
-    name, alias = parse_alias(agent or "") or (agent, None)
+    known = None if agent is None else parse_alias(agent)
+    name, alias = (agent, None) if known is None else known
     search = Search(
         kind=kind,
         agent=name,

@@ -91,11 +91,11 @@ class Table:
             _kind(row),
             _decision(row),
             _outcome(row),
-            agent_alias(row.agent or "").removeprefix("agent:"),
+            agent_alias(row.agent).removeprefix("agent:"),
         )
         if self.columns is _ISOLATED:
             return *cells, row.isolation or "", row.tool or ""
-        return *cells, _principal(row), row.tool or "", row.resource or ""
+        return *cells, _principal(row), row.tool or "", "" if row.resource is None else row.resource
 
     def _note(self, row: Row) -> str | Text:
         if self._remedies and row.outcome == "in_doubt":
@@ -119,7 +119,8 @@ def _principal(row: Row) -> str:
     """Name for whom an agent acts; ``itself`` for its own authority."""
     own = row.agent is not None and row.principal == f"agent:{agent_name(row.agent)}"
     unproved = " (unproved)" if row.proved is False else ""
-    return "itself" if own else f"{row.principal or ''}{unproved}"
+    principal = "" if row.principal is None else row.principal
+    return "itself" if own else f"{principal}{unproved}"
 
 
 def _kind(row: Row) -> str | Text:

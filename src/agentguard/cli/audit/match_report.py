@@ -253,7 +253,7 @@ def _row(request: _Request) -> screen.Row:
         _place(match.at_agent),
         _place(match.at_receiver),
         request.at[:19].replace("T", " "),
-        agent_alias(request.agent or "").removeprefix("agent:"),
+        agent_alias(request.agent).removeprefix("agent:"),
         sent.call.tool if sent is not None else "",
         f"{about.method} {about.url}" if about is not None else "",
     )

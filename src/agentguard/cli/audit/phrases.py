@@ -170,9 +170,9 @@ def not_run(replay_of: str | None) -> str:
 def requirement_text(requirement: Requirement) -> str:
     """Describe one requirement: how many people have to approve, and which."""
     parts = [f"{requirement.quorum} {'person' if requirement.quorum == 1 else 'people'}"]
-    if requirement.approvers:
+    if requirement.approvers is not None:
         parts.append(f"of {', '.join(requirement.approvers)}")
-    if requirement.roles:
+    if requirement.roles is not None:
         parts.append(f"in a role of {', '.join(requirement.roles)}")
     if requirement.allow_self:
         parts.append("whoever asks among them")

@@ -75,7 +75,7 @@ def _about(run: Run) -> Iterator[tuple[str, str | Text]]:
     what = {"trace": "the trace", "delegation": "the delegation", "instance": "the calls of"}
     name = agent_alias(run.name) if run.kind == "instance" else run.name
     yield "run", f"{what[run.kind]} {name}"
-    yield "for", ", ".join(dict.fromkeys(node.row.principal or "" for node in nodes))
+    yield "for", ", ".join(filter(None, dict.fromkeys(node.row.principal for node in nodes)))
     tasks = dict.fromkeys(n.row.about.task_id for n in nodes if n.row.about is not None)
     if any(tasks):
         yield "task", ", ".join(filter(None, tasks))
@@ -97,7 +97,7 @@ def _lines(nodes: Sequence[Node], around: str, depth: int) -> Iterator[screen.Ro
     answered = {answer.request_id for node in nodes for answer in node.approvals}
     for node in nodes:
         if node.row.agent != agent:
-            agent = node.row.agent or ""
+            agent = "" if node.row.agent is None else node.row.agent
             yield ("", "", "", "", screen.indented(depth, _agent(node)), ""), ""
         inner = depth + (agent != around)
         yield _cells(node, inner, is_answered=node.request_id in answered), _note(node)
@@ -105,7 +105,7 @@ def _lines(nodes: Sequence[Node], around: str, depth: int) -> Iterator[screen.Ro
 
 
 def _agent(node: Node) -> str:
-    name = agent_alias(node.row.agent or "")
+    name = agent_alias(node.row.agent)
     if not node.hops:
         return name
     through = [phrases.delegatee(hop) for hop in node.hops[:-1] if not phrases.is_direct(hop)]
@@ -122,7 +122,8 @@ def _cells(node: Node, depth: int, *, is_answered: bool) -> tuple[str | Text, ..
     elif row.resolved is not None:
         outcome = screen.styled("resolved", "resolved")
     call = screen.indented(depth, row.tool or "")
-    return (row.at or "")[11:23], _duration(node), decision, outcome, call, row.resource or ""
+    resource = "" if row.resource is None else row.resource
+    return (row.at or "")[11:23], _duration(node), decision, outcome, call, resource
 
 
 def _note(node: Node) -> str:

@@ -183,7 +183,7 @@ class VerifyReport:
             selection = Filter(Search(kind="call", invocation_id=invocation_id))
             matches = history.rows(selection) if not self.report.damaged else ()
             for row in islice(matches, 1):
-                by = agent_alias(row.agent or "")
+                by = agent_alias(row.agent)
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
             if self._may_resolve():
                 remedy = f"{rows.remedy(invocation_id)}{config_option(self.log.location)}"

@@ -157,13 +157,22 @@ class Caller(NamedTuple):
     principal: str | None = None
     task: str | None = None
 
+    def over(self, table: McpConfig) -> Caller:
+        """Return the caller, by ``[mcp.NAME]`` where the command line names nobody."""
+        return Caller(
+            table.agent if self.agent is None else self.agent,
+            table.principal if self.principal is None else self.principal,
+            self.task,
+        )
+
 
 def require_caller(server: Server, caller: Caller) -> None:
     """Raise ``ConfigError`` for a gateway without an agent, or with a task of nobody."""
-    if caller.agent is None and server.table.agent is None:
+    whole = caller.over(server.table)
+    if whole.agent is None:
         message = f"name the agent with --agent, or as agent in [mcp.{server.name}]"
         raise ConfigError(message)
-    if caller.task is not None and caller.principal is None and server.table.principal is None:
+    if whole.task is not None and whole.principal is None:
         raise ConfigError("--task needs a principal, who delegates for the task")
 
 
@@ -191,7 +200,8 @@ def settings_of(
 ) -> Any:
     """Return the settings of a gateway; raises ``ConfigError``."""
     name, table, command, url = server
-    agent, principal = caller.agent or table.agent or "", caller.principal or table.principal
+    named, principal, task = caller.over(table)
+    agent = "" if named is None else named  # the pins of a server are of no agent
     return package().Settings(
         server=name,
         command=command,
@@ -200,7 +210,7 @@ def settings_of(
         agent=agent,
         principal=principal,
         delegated=delegated_scope(config, agent, principal, table.scope),
-        task_id=caller.task,
+        task_id=task,
         prefix=table.prefix,
         pins=pins,
         tools=table.tools,
@@ -222,7 +232,7 @@ def _proofs(config: Config, table: McpConfig) -> Any:
     if table.audience is None:
         return None
     state = config.state if config.server is None else None
-    trust = tuple(map(rights.read, table.trust))
+    trust = None if table.trust is None else tuple(map(rights.read, table.trust))
     return package().Proofs(table.audience, table.proofs, trust, state)
 
 
@@ -238,7 +248,7 @@ def pins_path(config: Config, server: str) -> Path:
     """Return the file of a server's pins."""
     table = config.mcp.get(server)
     named = table.pins if table is not None else None
-    return named or config.base / FOLDER / f"{server}.json"
+    return named if named is not None else config.base / FOLDER / f"{server}.json"
 
 
 def read_pins(config: Config, server: str) -> Any:
@@ -268,16 +278,18 @@ def write_pins(config: Config, pins: Any) -> Path:
 
 
 def delegated_scope(
-    config: Config, agent: str, principal: str | None, named: frozenset[str]
+    config: Config, agent: str, principal: str | None, named: frozenset[str] | None
 ) -> tuple[str, ...] | None:
     """Return the scope that ``principal`` delegates, None for all that the roles allow.
 
-    ``named`` is the scope that ``[mcp.NAME]`` names, empty for none. Where the configuration has no
+    ``named`` is the scope that ``[mcp.NAME]`` names, None for none. Where the configuration has no
     roles of principals, the principal delegates what the agent may have.
     """
     if principal is None:
         return None
+    if named is not None:
+        return tuple(sorted(named))
     profile = config.agents.get(agent)
-    if named or profile is None or config.server is not None or config.lists_principals:
-        return tuple(sorted(named)) or None
+    if profile is None or config.server is not None or config.lists_principals:
+        return None
     return None if profile.scope is None else tuple(sorted(profile.scope))

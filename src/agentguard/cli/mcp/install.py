@@ -55,7 +55,7 @@ def install(
         known = ", ".join(client_files.CLIENTS)
         raise typer.BadParameter(f"{client!r} is not one of {known}", param_hint="CLIENT")
     known_client = client_files.CLIENTS[client]
-    path = (file or known_client.file()).resolve()
+    path = (known_client.file() if file is None else file).resolve()
     data = _read(path)
     text = data.decode()
     entry = client_files.entry_of(text, known_client.member, name, str(path))
@@ -93,7 +93,7 @@ def _options(
     """Return the options of ``agentguard mcp run``; raises ``ConfigError`` for an unknown agent."""
     settings = location.load(config)
     table = settings.mcp.get(require_server_name(name))
-    caller = agent or (table.agent if table is not None else None)
+    caller = table.agent if agent is None and table is not None else agent
     if caller is None:
         raise ConfigError(f"name the agent with --agent, or as agent in [mcp.{name}]")
     if settings.server is None and caller not in settings.agents:

@@ -110,11 +110,11 @@ def _place(server: Server, listen: str | None) -> _Place:
 
 def _is_named(config: Config, server: Server, caller: gateway.Caller) -> bool:
     """Return whether the configuration says for whom the agent acts."""
-    table = server.table
-    profile = config.agents.get(caller.agent or table.agent or "")
+    table, whole = server.table, caller.over(server.table)
+    profile = None if whole.agent is None else config.agents.get(whole.agent)
     is_own = profile is not None and profile.authority == "own"
     is_proved = table.audience is not None or table.oauth is not None
-    return is_own or is_proved or (caller.principal or table.principal) is not None
+    return is_own or is_proved or whole.principal is not None
 
 
 def _own_user() -> str:

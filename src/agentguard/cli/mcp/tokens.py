@@ -71,15 +71,16 @@ def _url(issuer: IssuerConfig, name: str, resource: str, where: str) -> str:
 
 
 def _delegated(
-    config: Config, issuer: IssuerConfig, agent: str, named: frozenset[str]
+    config: Config, issuer: IssuerConfig, agent: str, named: frozenset[str] | None
 ) -> tuple[str, ...] | None:
     """Return the scope that users of an issuer delegate, None for all that their roles allow.
 
-    Without roles, it is what the agent may have.
+    ``named`` is the scope that ``[mcp.NAME]`` names, None for none. Without roles, it is what the
+    agent may have.
     """
+    if named is not None:
+        return tuple(sorted(named))
     has_roles = config.lists_principals or (issuer.users is not None and bool(issuer.users.roles))
     profile = config.agents.get(agent)
     most = None if profile is None else profile.scope
-    if named or has_roles or most is None:
-        return tuple(sorted(named)) or None
-    return tuple(sorted(most))
+    return None if has_roles or most is None else tuple(sorted(most))

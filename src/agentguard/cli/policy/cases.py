@@ -111,7 +111,7 @@ def _case(
         name,
         _document(table, given, settings),
         table.choice("expect", _OUTCOMES),
-        table.text("code", "") if "code" in members else None,
+        table.text("code", may_be_empty=True) if "code" in members else None,
         table.texts("reasons", None),
     )
     table.reject_unknown()
@@ -190,7 +190,7 @@ def _read(table: Table, member: vocabulary.Member) -> None:
                     _read(inner, one)
             inner.reject_unknown()
         case "text":
-            table.text(member.name, "" if member.nullable else None)
+            table.text(member.name, "" if member.nullable else None, may_be_empty=True)
         case "texts":
             table.texts(member.name, ())
         case "number":
@@ -215,7 +215,7 @@ def _delegation(table: Table, whole: Mapping[str, Any], settings: Config) -> dic
         where = table.name("input.delegation.subject")
         raise ConfigError(f"{where}: expected for whom the agent acts, as in 'user:alice'")
     table.principal("input.delegation.subject", subject)
-    principal = (settings.principals or {}).get(subject)
+    principal = settings.principal_tables.get(subject)
     return {
         "subject": subject,
         "actor": subject,
@@ -241,7 +241,7 @@ def _of_tool(
         schema={},
         origin="",
         resource=configured.resource,
-        attributes=dict(configured.attributes or {}),
+        attributes={} if configured.attributes is None else dict(configured.attributes),
     )
     yield from spec.attributes_of(arguments).items()
     if spec.resource is not None:

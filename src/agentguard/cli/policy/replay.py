@@ -362,7 +362,7 @@ def _cells(replayed: ReplayedCall, *, several: bool) -> screen.Row:
     position = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
     cells = (
         position,
-        agent_alias(row.agent or "").removeprefix("agent:"),
+        agent_alias(row.agent).removeprefix("agent:"),
         row.tool or "",
         phrases.decision(before.decision, enforced=enforced),
         screen.styled(now.decision, now.decision),

@@ -51,7 +51,11 @@ def run(
     account = _account(user)
     uid = os.getuid() if account is None else account.pw_uid
     channel = launch.channel_for(
-        server.socket(), agent, uid, vouches_for or (), timeout=server.timeout
+        server.socket(),
+        agent,
+        uid,
+        () if vouches_for is None else vouches_for,
+        timeout=server.timeout,
     )
     launch.replace_with(command, channel, account)
 

@@ -286,7 +286,7 @@ def _agents(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "agents", "no agent is configured: add a table [agents.NAME]")
     for name, agent in settings.agents.items():
         check = f"agent {name}"
-        scope = " ".join(sorted(agent.scope or ()))
+        scope = "every scope" if agent.scope is None else " ".join(sorted(agent.scope))
         if not scope:
             what = (
                 "it has no scope, from max_scope or a role: every call of a tool with `requires` "
@@ -371,7 +371,7 @@ def _restrictions(
         if f"agent:{name}" in restrictions.revoked:
             what = "it is revoked: its calls are denied for good; give the agent another name"
             yield Finding("warn", f"agent {name}", what)
-    for name in settings.principals or ():
+    for name in settings.principal_tables:
         if name in restrictions.revoked:
             what = "it is revoked: every call on its behalf is denied for good"
             yield Finding("warn", f"principal {name}", what)

@@ -76,10 +76,11 @@ def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Ite
     if settings.approver_roles is not None:
         roles |= {*settings.roster.application_roles}
     for kind, known, names in (
-        ("role", roles, {role for one in requirements for role in one.roles}),
-        ("approver", {*people}, {name for one in requirements for name in one.approvers}),
+        ("role", roles, [one.roles for one in requirements]),
+        ("approver", {*people}, [one.approvers for one in requirements]),
     ):
-        for name in sorted(names - known):
+        named = {name for some in names if some is not None for name in some}
+        for name in sorted(named - known):
             what = (
                 f"the policy asks for the {kind} {name}, whom [approvers] does not have: "
                 f"{did_you_mean(name, known)}correct the policy, or add the {kind} to [approvers]"

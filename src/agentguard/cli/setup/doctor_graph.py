@@ -129,10 +129,7 @@ def _pins(tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]) -> I
 def draw(tools: Sequence[GraphTool]) -> None:
     """Print the table of a graph's tools."""
     nobody = screen.styled("warn", "nobody")
-    rows = [
-        ((screen.barred(t.name), _place(t), ", ".join(t.agents) if t.agents else nobody), "")
-        for t in tools
-    ]
+    rows = [((screen.barred(t.name), _place(t), ", ".join(t.agents) or nobody), "") for t in tools]
     screen.columns(("tool", "in", "guarded for"), rows)
 
 

@@ -18,7 +18,7 @@ from agentguard.errors import AgentguardError
 
 def findings(settings: Config) -> Iterator[Finding]:
     """Check each issuer of a configuration, and the clients that show tokens."""
-    used = {client.issuer for client in (settings.clients or {}).values()}
+    used = {client.issuer for client in settings.client_tables.values()}
     for name, issuer in settings.issuers.items():
         check = f"issuer {name}"
         try:
@@ -42,7 +42,7 @@ def findings(settings: Config) -> Iterator[Finding]:
 
 def _unclear_clients(settings: Config) -> Iterator[Finding]:
     """Warn of clients for whose program a user's token could be taken."""
-    for name, client in (settings.clients or {}).items():
+    for name, client in settings.client_tables.items():
         if client.issuer is None or client.claims:
             continue
         claim = settings.issuers[client.issuer].rule.subject_claim
@@ -56,4 +56,4 @@ def _unclear_clients(settings: Config) -> Iterator[Finding]:
 
 def _who(issuer: IssuerConfig) -> str:
     rule = issuer.rule
-    return rule.issuer or f"the trust domain {rule.trust_domain}"
+    return f"the trust domain {rule.trust_domain}" if rule.issuer is None else rule.issuer

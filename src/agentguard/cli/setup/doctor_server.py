@@ -47,7 +47,7 @@ def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
     if own:
         for what in client_agents.warnings(settings):
             yield Finding("warn", "clients", what)
-        for client in (settings.clients or {}).values():
+        for client in settings.client_tables.values():
             try:
                 yield _reach(client, settings)
             except OSError as error:

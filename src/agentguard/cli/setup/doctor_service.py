@@ -37,7 +37,7 @@ def _problems(settings: Config, service: ServiceConfig) -> Iterator[Finding]:
     for path in (service.certificate, service.key):
         if path is not None and not path.is_file():
             yield Finding("fail", _CHECK, f"there is no file {path}: see [service]")
-    if not any(client.issuer for client in (settings.clients or {}).values()):
+    if not any(client.issuer for client in settings.client_tables.values()):
         what = "nobody gets an identity: no [clients.NAME] has an issuer and a subject"
         yield Finding("warn", _CHECK, what)
     if not any(issuer.users for issuer in settings.issuers.values()):

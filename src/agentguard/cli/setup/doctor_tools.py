@@ -86,9 +86,11 @@ def _uncalled(where: str, check: str, name: str, called: frozenset[str]) -> Find
 
 def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
     """Compare the scopes that the configured tools require with the scopes of the agents."""
-    scopes = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
+    agents = settings.agents.values()
+    scopes = {one for agent in agents if agent.scope is not None for one in agent.scope}
     for name, tool in settings.tools.items():
-        for scope in sorted({*(tool.requires or ())} - scopes):
+        required = set() if tool.requires is None else {*tool.requires}
+        for scope in sorted(required - scopes):
             what = (
                 f"it requires {scope}, which no agent has: each call is denied (scope.exceeded); "
                 "add the scope to max_scope or a role of an agent"

@@ -59,7 +59,7 @@ class PrincipalConfig:
 
 def read_role(table: Table) -> frozenset[str]:
     """Return the scopes that a role of ``[roles]`` allows; raises ``ConfigError``."""
-    scope = table.scope("scope")
+    scope = table.scope("scope", frozenset[str]())
     table.reject_unknown()
     return scope
 
@@ -116,10 +116,11 @@ def unknown_agent(source: str, name: str, agents: Iterable[str]) -> ConfigError:
 def read_delegatees(root: Table) -> Mapping[str, frozenset[str]]:
     """Read ``[delegation]``: each agent, with the agents to which it may delegate."""
     table, agents = root.table("delegation"), root.table("agents").names()
+    lists_agents = "agents" in root.names()
     delegatees = {name: table.texts(name, ()) for name in table.names()}
     for name, to in delegatees.items():
         for agent in (name, *to):
-            if agents and agent not in agents:
+            if lists_agents and agent not in agents:
                 names = did_you_mean(agent, agents) or ", ".join(sorted(agents))
                 message = f"{table.name(name)}: {agent!r} is not one of [agents]: {names}"
                 raise ConfigError(message.rstrip())
@@ -148,7 +149,7 @@ def read_agent(
     ``has_owner`` says whether the table may name an owner: it may not beside ``owners``.
     """
     kind = table.text("type", "agent")
-    owner, version = table.text("owner", "") or None, table.text("version", "") or None
+    owner, version = table.optional("owner"), table.optional("version")
     if owner is not None:
         if not has_owner:
             raise table.mistake("owner", "no owner here, for the function of owners names them")
@@ -161,7 +162,7 @@ def read_agent(
     config = AgentConfig(
         profile,
         table.choice("authority", ("own", "delegated"), "delegated"),
-        table.scope("max_scope"),
+        table.scope("max_scope", frozenset[str]()),
         roles,
         role_scope,
         delegators,

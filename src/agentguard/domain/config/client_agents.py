@@ -11,7 +11,7 @@ from agentguard.domain.config.spelling import did_you_mean
 
 def warnings(settings: Config) -> Iterator[str]:
     """Yield what is wrong and what to do, for each name that matches no agent."""
-    tables = {client.table: client for client in (settings.clients or {}).values()}
+    tables = {client.table: client for client in settings.client_tables.values()}
     for client in tables.values():
         for pattern in client.agents:
             one = ClientConfig(client.name, client.uid, (pattern,))

@@ -14,6 +14,7 @@ from agentguard.domain.config.server import LAUNCHED, ClientConfig
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
 
+_WAYS: Final = 5  # to say who a client is
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 
 
@@ -42,11 +43,11 @@ def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientCo
             issuer,
             subject,
             _claims(table, issuer),
-            table.text("group", ""),
+            table.optional("group"),
         )
         table.reject_unknown()
-        if client.group:
-            members += _members(table, client)
+        if client.group is not None:
+            members += _members(table, client, client.group)
             continue
         for other in clients.values():
             if other.mark == client.mark:
@@ -62,18 +63,21 @@ def read_clients(root: Table, issuers: Collection[str]) -> Mapping[str, ClientCo
     return clients if "clients" in root.names() else None
 
 
-def _members(table: Table, client: ClientConfig) -> list[ClientConfig]:
-    """Return a client for each user whose primary group it is, or whom the group names."""
+def _members(table: Table, client: ClientConfig, name: str) -> list[ClientConfig]:
+    """Return a client for each user whose primary group it is, or whom the group names.
+
+    ``name`` is the group's.
+    """
     if "/" in client.name:
         raise table.mistake("group", "a NAME without a slash for a table with a group")
     try:
-        group = grp.getgrnam(client.group)
+        group = grp.getgrnam(name)
     except KeyError as error:
         raise table.mistake("group", "the name of a group of this machine") from error
     accounts = [one for one in pwd.getpwall() if one.pw_gid == group.gr_gid]
-    for name in group.gr_mem:
+    for user in group.gr_mem:
         with suppress(KeyError):  # a name in a group may be of no user any more
-            accounts.append(pwd.getpwnam(name))  # not all directories list their users
+            accounts.append(pwd.getpwnam(user))  # not all directories list their users
     return [
         replace(client, name=f"{client.name}/{one.pw_name}", uid=one.pw_uid) for one in accounts
     ]
@@ -94,24 +98,24 @@ _Who = tuple[int | None, str | None, str | None, str | None]
 
 def _who(table: Table, issuers: Collection[str]) -> _Who:
     """Return the user's number, or the SPIFFE ID, or the issuer and the subject of a client."""
-    uid, user, spiffe = table.number("uid"), table.text("user", ""), table.text("spiffe", "")
-    issuer, subject = table.text("issuer", ""), table.text("subject", "")
-    group = table.text("group", "")
-    if (uid is not None) + bool(user) + bool(group) + bool(spiffe) + bool(issuer) != 1:
+    uid, user, spiffe = table.number("uid"), table.optional("user"), table.optional("spiffe")
+    issuer, subject = table.optional("issuer"), table.optional("subject")
+    group = table.optional("group")
+    if [uid, user, group, spiffe, issuer].count(None) != _WAYS - 1:
         expected = (
             "one of uid, user = 'NAME', group = 'NAME', spiffe = 'spiffe://...', and issuer with "
             "subject"
         )
         raise table.mistake("uid", expected)
-    if bool(issuer) is not bool(subject):
+    if (issuer is None) is not (subject is None):
         raise table.mistake("subject", "the subject of the client's tokens, beside their issuer")
-    if group:
+    if group is not None:
         return None, None, None, None
-    if issuer:
+    if issuer is not None:
         if issuer not in issuers:
             raise table.mistake("issuer", "the NAME of a table [issuers.NAME]")
         return None, None, issuer, subject
-    if spiffe:
+    if spiffe is not None:
         if not _SPIFFE.fullmatch(spiffe):
             raise table.mistake("spiffe", "a SPIFFE ID, as in 'spiffe://acme.example/web-1'")
         return None, spiffe, None, None
@@ -120,13 +124,18 @@ def _who(table: Table, issuers: Collection[str]) -> _Who:
 
 def _claims(table: Table, issuer: str | None) -> tuple[tuple[str, str], ...]:
     claims = table.mapping("claims")
-    if claims and issuer is None:
+    if claims is None:
+        return ()
+    if issuer is None:
         raise table.mistake("claims", "no claims: they are those of a token, beside an issuer")
-    return tuple(sorted((claims or {}).items()))
+    if not claims:
+        raise table.mistake("claims", "the claims that a token of this client has, or no such key")
+    return tuple(sorted(claims.items()))
 
 
-def _uid(table: Table, uid: int | None, user: str) -> int:
-    if uid is not None:
+def _uid(table: Table, uid: int | None, user: str | None) -> int:
+    if user is None:
+        assert uid is not None  # noqa: S101  one of the two is there
         return uid
     try:
         return pwd.getpwnam(user).pw_uid

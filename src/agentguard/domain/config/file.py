@@ -84,12 +84,12 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
     """
     root = Table(tables, source, "")
-    anchor = root.text("anchor", DEFAULT_ANCHOR)
+    anchor = root.text("anchor", DEFAULT_ANCHOR, may_be_empty=True)
     resolve_path = partial(resolve, base)
     roles = {name: read_role(table) for name, table in root.tables("roles")}
     delegatees = read_delegatees(root) if "delegation" in tables else None
     has_table = "principals" in tables and not root.is_text("principals")
-    owners = root.text("owners", "") or None
+    owners = root.optional("owners")
     approvals = root.table("approvals")
     issuers = _issuers(root, resolve_path)
     clients = read_clients(root, issuers)
@@ -110,6 +110,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
             )
             for name, table in root.tables("agents")
         },
+        lists_agents="agents" in tables,
         role_scopes=roles,
         principals=read_principals(root, roles) if has_table else None,
         assurance=read_assurance(root) if has_table else "application",
@@ -122,8 +123,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         aliases=read_aliases(root.table("aliases")),
         roster=read_roster(root, approvals),
         limits=read_limits(approvals),
-        on_request=approvals.text("on_request", "") or None,
-        approver_roles=approvals.text("roles", "") or None,
+        on_request=approvals.optional("on_request"),
+        approver_roles=approvals.optional("roles"),
         redactions=read_redactions(root.table("redact")),
         secrets=read_secrets(root, resolve_path),
         server=read_server(root.table("server"), resolve_path, clients) if has_server else None,

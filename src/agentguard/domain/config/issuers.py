@@ -100,28 +100,28 @@ def read_issuers(root: Table, resolve: Callable[[str], Path]) -> Mapping[str, Is
 
 
 def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
-    issuer, domain = table.text("issuer", ""), table.text("spiffe", "")
-    if bool(issuer) is bool(domain):
+    issuer, domain = table.optional("issuer"), table.optional("spiffe")
+    if (issuer is None) is (domain is None):
         expected = "one of issuer (the exact iss of its tokens) and spiffe = 'TRUST.DOMAIN'"
         raise table.mistake("issuer", expected)
-    if domain and not _DOMAIN.fullmatch(domain):
+    if domain is not None and not _DOMAIN.fullmatch(domain):
         raise table.mistake("spiffe", "a trust domain without spiffe://, as in 'acme.example'")
     subject = table.text("subject_claim", "sub")
-    if not subject or (domain and subject != "sub"):
+    if domain is not None and subject != "sub":
         raise table.mistake("subject_claim", "the name of a claim; of a JWT-SVID, it is sub")
     rule = JwtRule(
         name,
-        issuer or None,
-        domain or None,
+        issuer,
+        domain,
         frozenset(_audience(table)),
         frozenset(_algorithms(table)),
-        _types(table, SPIFFE_TYPES if domain else TYPES),
+        _types(table, TYPES if domain is None else SPIFFE_TYPES),
         subject,
         _leeway(table),
     )
     config = _with_keys(rule, table, resolve)
     if "users" in table.names():
-        if domain:
+        if domain is not None:
             raise table.mistake("users", "no users: a JWT-SVID is a workload's")
         config = replace(config, users=_users(table.table("users"), rule.audience))
     config = replace(config, services=_services(table))
@@ -130,7 +130,9 @@ def _issuer(name: str, table: Table, resolve: Callable[[str], Path]) -> IssuerCo
 
 
 def _services(table: Table) -> Mapping[str, str]:
-    given = table.mapping("services") or {}
+    given = table.mapping("services")
+    if given is None:
+        return MappingProxyType({})
     services = {subject: name for name, subject in given.items()}
     is_good = all(is_principal(name) and name.startswith("service:") for name in given)
     if not is_good or "" in services or len(services) < len(given):
@@ -146,21 +148,21 @@ def _users(table: Table, audience: frozenset[str]) -> UsersConfig:
     longest = table.number("longest")
     if longest is not None and not 1 <= longest <= LONGEST:
         raise table.mistake("longest", f"a whole number of seconds from 1 to {LONGEST}")
-    roles = table.text("roles", "")
+    roles = table.optional("roles")
     own = table.texts("audience", tuple(audience))
     config = UsersConfig(
         claim,
         prefix,
         table.choice("token", ("access", "ID"), "access"),
         frozenset(own),
-        tuple(roles.split(".")) if roles else (),
+        () if roles is None else tuple(roles.split(".")),
         longest,
         frozenset(table.texts("logout_audience", own)),
         table.boolean("id_jag", default=False),
     )
     audiences = config.audience, config.logout_audience
-    if not claim or "" in config.roles or any(not one or "" in one for one in audiences):
-        message = f"{table.name('')}: claim, audiences and the parts of roles are not empty"
+    if "" in config.roles or any(not one or "" in one for one in audiences):
+        message = f"{table.name('')}: audiences and the parts of roles are not empty"
         raise ConfigError(message)
     table.reject_unknown()
     return config
@@ -200,12 +202,12 @@ def _leeway(table: Table) -> int:
 
 def _with_keys(rule: JwtRule, table: Table, resolve: Callable[[str], Path]) -> IssuerConfig:
     file, ca = table.file("jwks_file", resolve), table.file("ca", resolve)
-    url = table.text("jwks_url", "")
-    if (file is not None) is bool(url):
+    url = table.optional("jwks_url")
+    if (file is None) is (url is None):
         expected = "one of jwks_file and jwks_url, where the issuer's public keys are"
         raise table.mistake("jwks_file", expected)
-    if url:
+    if url is not None:
         address_of(url, table.name("jwks_url"))
-    if ca is not None and not url.startswith("https:"):
+    if ca is not None and (url is None or not url.startswith("https:")):
         raise table.mistake("ca", "no ca: it is for a jwks_url that begins with https")
-    return IssuerConfig(rule, file, url or None, ca)
+    return IssuerConfig(rule, file, url, ca)

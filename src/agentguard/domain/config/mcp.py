@@ -38,14 +38,14 @@ class McpConfig:
     ``command`` starts the server, empty where the command line names a command; ``url`` is the
     address of a server over HTTP in its place, and ``bearer`` the secret that is the token for it.
     ``agent`` makes the calls, for ``principal`` or on its own authority. ``scope`` is what the
-    principal delegates, empty for all that the principal's roles allow. ``prefix`` stands before
+    principal delegates, None for all that the principal's roles allow. ``prefix`` stands before
     the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
     tools that a client sees, None for all; with ``filter_list``, the policy decides which of these
     a client sees. ``env`` names the variables that the server gets, and
     ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
     file of the pinned tools, None for the default. ``audience`` is the name of the
     gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
-    proofs, and ``trust`` has the trust documents of the callers, empty for the own domain.
+    proofs, and ``trust`` has the trust documents of the callers, None for the own domain.
     ``calls_per_minute`` and ``calls_at_once`` limit the calls, None for no limit. ``timeout``,
     ``recheck`` and ``wait`` are in seconds. With ``elicit``, the user of a client hears of a call
     that waits for an approval. ``serve`` says where clients reach the gateway over HTTP, and
@@ -57,7 +57,7 @@ class McpConfig:
     bearer: str | None = None
     agent: str | None = None
     principal: str | None = None
-    scope: frozenset[str] = frozenset()
+    scope: frozenset[str] | None = None
     prefix: str = ""
     tools: tuple[str, ...] | None = None
     filter_list: bool = False
@@ -66,7 +66,7 @@ class McpConfig:
     pins: Path | None = None
     audience: str | None = None
     proofs: Path | None = None
-    trust: tuple[Path, ...] = ()
+    trust: tuple[Path, ...] | None = None
     calls_per_minute: int | None = None
     calls_at_once: int | None = None
     timeout: float = TIMEOUT
@@ -127,8 +127,8 @@ def _limit(table: Table, key: str) -> int | None:
 
 
 def _url(table: Table) -> str | None:
-    url = table.text("url", "")
-    if not url:
+    url = table.optional("url")
+    if url is None:
         return None
     if "command" in table.names():
         raise table.mistake("url", "either a command or a url")
@@ -139,7 +139,7 @@ def _url(table: Table) -> str | None:
 
 
 def _prefix(table: Table) -> str:
-    prefix = table.text("prefix", "")
+    prefix = table.text("prefix", "", may_be_empty=True)
     if prefix.startswith("mcp:"):
         expected = "a text that does not begin with mcp:, as the names of methods do"
         raise table.mistake("prefix", expected)
@@ -147,29 +147,32 @@ def _prefix(table: Table) -> str:
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
-    principal, audience = table.text("principal", ""), table.text("audience", "") or None
+    principal, audience = table.optional("principal"), table.optional("audience")
     proofs = table.file("proofs", resolve)
     if (audience is None) is not (proofs is None):
         expected = "an audience and the file of its used proofs, or neither"
         raise table.mistake("audience" if proofs is None else "proofs", expected)
     if audience is not None and not is_audience(audience):
         raise table.mistake("audience", "printable ASCII without spaces, as in 'mcp:git'")
+    trust, secrets = table.texts("trust", None), table.mapping("secrets")
+    if trust == ():
+        raise table.mistake("trust", "the trust documents of the callers, or no such key")
     server = McpConfig(
         command=table.texts("command", ()),
         url=_url(table),
-        bearer=table.text("bearer", "") or None,
-        agent=table.text("agent", "") or None,
-        principal=table.principal("principal", principal) if principal else None,
-        scope=table.scope("scope"),
+        bearer=table.optional("bearer"),
+        agent=table.optional("agent"),
+        principal=None if principal is None else table.principal("principal", principal),
+        scope=table.scope("scope", None),
         prefix=_prefix(table),
         tools=table.texts("tools", None),
         filter_list=table.boolean("filter_list", default=False),
         env=table.texts("env", ()),
-        secrets=table.mapping("secrets") or {},
+        secrets={} if secrets is None else secrets,
         pins=table.file("pins", resolve),
         audience=audience,
         proofs=proofs,
-        trust=tuple(map(resolve, table.texts("trust", ()))),
+        trust=None if trust is None else tuple(map(resolve, trust)),
         calls_per_minute=_limit(table, "calls_per_minute"),
         calls_at_once=_limit(table, "calls_at_once"),
         timeout=table.seconds("timeout", TIMEOUT),

@@ -59,13 +59,13 @@ class McpOAuthConfig:
     """``[mcp.NAME.oauth]``: that each request needs an access token of a user.
 
     ``issuers`` are names in ``[issuers]``. ``scopes`` are those that a client asks for at first.
-    ``scope_claim`` is the claim with the scopes of the token, empty where tokens have none that
-    count.
+    ``scope_claim`` is the claim with the scopes of the token, which limit what the user delegates;
+    None with ``ignore_scope``.
     """
 
     issuers: tuple[str, ...]
     scopes: tuple[str, ...] = ()
-    scope_claim: str = "scope"
+    scope_claim: str | None = "scope"
 
 
 def read_mcp_serve(table: Table, resolve: Callable[[str], Path]) -> McpServeConfig:
@@ -103,8 +103,14 @@ def read_mcp_oauth(table: Table) -> McpOAuthConfig:
     issuers = table.texts("issuers", ())
     if not issuers:
         raise table.mistake("issuers", "the names of one or more tables [issuers.NAME]")
-    scopes = tuple(sorted(table.scope("scopes")))
-    config = McpOAuthConfig(issuers, scopes, table.text("scope_claim", "scope"))
+    scopes = tuple(sorted(table.scope("scopes", ())))
+    claim = table.optional("scope_claim")
+    if table.boolean("ignore_scope", default=False):
+        if claim is not None:
+            raise table.mistake("scope_claim", "no scope_claim beside ignore_scope = true")
+    elif claim is None:
+        claim = "scope"
+    config = McpOAuthConfig(issuers, scopes, claim)
     table.reject_unknown()
     return config
 
@@ -137,8 +143,8 @@ def _listen(table: Table, listen: str) -> tuple[str, int]:
 
 
 def _url(table: Table) -> str | None:
-    url = table.text("url", "")
-    if not url:
+    url = table.optional("url")
+    if url is None:
         return None
     try:
         target: Target | None = parse_audience(url)

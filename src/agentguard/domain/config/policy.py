@@ -70,7 +70,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
             certificate=table.file("certificate", resolve),
             key=table.file("key", resolve),
             token_file=table.file("token_file", resolve),
-            token_variable=table.text("token_variable", "") or None,
+            token_variable=table.optional("token_variable"),
         )
     except ConfigError as error:
         if error.__cause__ is None and str(error).startswith(table.name("")):

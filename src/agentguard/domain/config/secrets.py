@@ -55,18 +55,16 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
     if len(sources) != 1:
         raise table.mistake(sources[1] if sources else "file", f"one of {', '.join(_SOURCES)}")
     file = table.file("file", resolve)
-    variable, user = table.text("env", ""), table.text("keyring", "")
-    if sources == ["file"] and file is None:
-        raise table.mistake("file", "the path of a file")
-    if sources == ["env"] and (not variable or "=" in variable):
+    variable, user = table.optional("env"), table.optional("keyring")
+    if variable is not None and "=" in variable:
         raise table.mistake("env", "the name of an environment variable")
     secret = SecretConfig(
         name,
         tools,
-        tuple(sorted(table.scope("scope"))),
+        tuple(sorted(table.scope("scope", ()))),
         file=file,
-        env=variable or None,
-        keyring=_keyring(table, user) if sources == ["keyring"] else None,
+        env=variable,
+        keyring=None if user is None else _keyring(table, user),
         vault=_vault(table, resolve) if sources == ["vault"] else None,
     )
     table.reject_unknown()
@@ -86,7 +84,7 @@ def _vault(outer: Table, resolve: Callable[[str], Path]) -> VaultSettings:
     table = outer.table("vault")
 
     url, path, field = table.text("url"), table.text("path"), table.text("field")
-    token_file, token_env = table.file("token_file", resolve), table.text("token_env", "") or None
+    token_file, token_env = table.file("token_file", resolve), table.optional("token_env")
     ca, timeout = table.file("ca", resolve), table.seconds("timeout", TIMEOUT)
     table.reject_unknown()
     try:

@@ -61,12 +61,12 @@ class ClientConfig:
     issuer: str | None = None
     subject: str | None = None
     claims: tuple[tuple[str, str], ...] = ()
-    group: str = ""
+    group: str | None = None
 
     @property
     def table(self) -> str:
         """The NAME of the table in ``[clients]``."""
-        return self.name.partition("/")[0] if self.group else self.name
+        return self.name if self.group is None else self.name.partition("/")[0]
 
     @property
     def mark(self) -> tuple[int | str | None, ...]:
@@ -158,7 +158,7 @@ def read_server(
     tls = table.table("tls") if "tls" in table.names() else None
     config = ServerConfig(
         _address(table, resolve),
-        None if tls is None else _tls(tls, resolve, (clients or {}).values()),
+        None if tls is None else _tls(tls, resolve, () if clients is None else clients.values()),
         pin_tools=table.boolean("pin_tools", default=default.pin_tools),
         max_clients=table.count("max_clients", default.max_clients),
         max_connections=table.count("max_connections", default.max_connections),
@@ -191,8 +191,8 @@ def read_port(text: str) -> int | None:
 
 def _health(table: Table) -> tuple[str, int] | None:
     """Return the loopback address and the port of ``health``; raises ``ConfigError``."""
-    text = table.text("health", "")
-    if not text:
+    text = table.optional("health")
+    if text is None:
         return None
     host, _, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -236,14 +236,12 @@ def _oauth(table: Table, resolve: Callable[[str], Path]) -> ClientCredentials:
     url, client, secret = (
         table.text(key) for key in ("token_url", "client_id", "client_secret_file")
     )
-    scope, ca = table.text("scope", ""), table.file("ca", resolve)
+    scope, ca = table.optional("scope"), table.file("ca", resolve)
     table.reject_unknown()
     address_of(url, table.name("token_url"))
-    if not client or not client.isascii():
+    if not client.isascii():
         raise table.mistake("client_id", "the identifier of this client at the provider")
-    if not secret:
-        raise table.mistake("client_secret_file", "the path of a file")
-    return ClientCredentials(url, client, resolve(secret), scope or None, ca)
+    return ClientCredentials(url, client, resolve(secret), scope, ca)
 
 
 def _tls(

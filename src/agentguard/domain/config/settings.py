@@ -53,6 +53,9 @@ class Config:
     passphrase_file: Path | None
     policy: PolicyConfig | None
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    lists_agents: bool = False
+    """Whether there is a table ``[agents]``; without one, a guard in memory has any agent."""
+
     role_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """``[roles]``: the scopes that each role allows."""
 
@@ -134,9 +137,19 @@ class Config:
     @property
     def scopes(self) -> frozenset[str]:
         """Every scope of an agent or a role in the configuration."""
-        agents = (agent.scope or frozenset() for agent in self.agents.values())
-        principals = (principal.scope for principal in (self.principals or {}).values())
+        agents = (agent.scope for agent in self.agents.values() if agent.scope is not None)
+        principals = (principal.scope for principal in self.principal_tables.values())
         return frozenset[str]().union(*agents, *principals)
+
+    @property
+    def principal_tables(self) -> Mapping[str, PrincipalConfig]:
+        """The principals of ``[principals]``, none without that table."""
+        return {} if self.principals is None else self.principals
+
+    @property
+    def client_tables(self) -> Mapping[str, ClientConfig]:
+        """The clients of ``[clients]``, none without that table."""
+        return {} if self.clients is None else self.clients
 
     def delegators(self, agent: str) -> frozenset[str] | None:
         """Return the agents that may delegate to ``agent``; None without ``[delegation]``."""
@@ -173,8 +186,9 @@ class Config:
         if excess or (scope is None and not request):
             candidate = closest_scope(excess[0], principal.scope) if excess else None
             advice = f"did you mean {candidate}? See" if candidate is not None else "see"
+            wanted = " ".join(excess) or "anything"
             message = (
-                f"the roles of {subject} do not allow {' '.join(excess) or 'anything'}: {advice} "
+                f"the roles of {subject} do not allow {wanted}: {advice} "
                 f"[principals] and [roles] in {self.source}"
             )
             raise DelegationError(message, code="scope.exceeded")

@@ -52,8 +52,11 @@ class Table:
         self._keys.add(key)
         return self._members.get(key)
 
-    def text(self, key: str, default: str | None = None) -> str:
-        """Return a string; without a default the key is required."""
+    def text(self, key: str, default: str | None = None, *, may_be_empty: bool = False) -> str:
+        """Return a string; without a default the key is required.
+
+        An empty string is refused unless it ``may_be_empty``: a key that is there names something.
+        """
         value = self._get(key)
         if value is None and default is not None:
             return default
@@ -61,12 +64,18 @@ class Table:
             raise self.mistake(key, "a string")
         if "\0" in value:
             raise self.mistake(key, "a string without U+0000")
+        if not value and not may_be_empty:
+            raise self.mistake(key, "a string that is not empty, or no such key")
         return value
+
+    def optional(self, key: str) -> str | None:
+        """Return a string that is not empty, None without the key."""
+        return None if self._get(key) is None else self.text(key)
 
     def file(self, key: str, resolve: Callable[[str], Path]) -> Path | None:
         """Return the path that a key may name, None for none; ``resolve`` makes it absolute."""
-        text = self.text(key, "")
-        return resolve(text) if text else None
+        text = self.optional(key)
+        return None if text is None else resolve(text)
 
     def is_text(self, key: str) -> bool:
         """Return whether the value of a key that may be of several types is a string."""
@@ -139,10 +148,13 @@ class Table:
             raise self.mistake(key, "a list of strings")
         return tuple(value)
 
-    def scope(self, key: str) -> frozenset[str]:
-        """Return a list of scopes as a set, empty without the key."""
+    def scope(self, key: str, default: T) -> frozenset[str] | T:
+        """Return a list of scopes as a set, which may be empty."""
+        given = self.texts(key, None)
+        if given is None:
+            return default
         try:
-            return frozenset(grant.parse_scopes(self.texts(key, ())))
+            return frozenset(grant.parse_scopes(given))
         except DelegationError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 

@@ -47,7 +47,7 @@ class ToolConfig:
             requires=self.requires,
             resource=self.resource,
             attributes=self.attributes,
-            facts=load_callable(self.facts, self.where) if self.facts else None,
+            facts=None if self.facts is None else load_callable(self.facts, self.where),
             gives=self.gives,
             pinned_origin=self.origin,
             pinned_schema=self.schema,
@@ -77,13 +77,13 @@ def read_tool(table: Table) -> ToolConfig:
     _refuse_reserved(table, "facts", gives or ())
     config = ToolConfig(
         requires=table.texts("requires", None),
-        resource=table.text("resource", "") or None,
+        resource=table.optional("resource"),
         attributes=table.mapping("attributes"),
         facts=look_up,
         gives=gives,
         where=table.name("facts"),
-        origin=table.text("origin", "") or None,
-        schema=table.text("schema", "") or None,
+        origin=table.optional("origin"),
+        schema=table.optional("schema"),
     )
     if config.schema is not None and not is_sha256(config.schema):
         message = (
@@ -113,7 +113,7 @@ def _facts(table: Table) -> tuple[str | None, tuple[str, ...] | None]:
             'callable", gives = ["payee"] }',
         )
     inner = table.table("facts")
-    look_up, gives = inner.text("look_up", "") or None, inner.texts("gives", None)
+    look_up, gives = inner.optional("look_up"), inner.texts("gives", None)
     if gives is None:
         raise inner.mistake("gives", "the names of the facts, as in ['payee']")
     inner.reject_unknown()

@@ -21,14 +21,14 @@ class Proofs:
     """That each call needs a proof of its caller, which names this gateway.
 
     ``audience`` is the gateway's name in delegations. ``store`` is the file of the used proofs.
-    ``trust`` are the trust documents of the callers' domains, empty for the gateway's own domain,
+    ``trust`` are the trust documents of the callers' domains, None for the gateway's own domain,
     whose revocations are in the folder ``state``. With ``trust``, or for ``state`` None, no
     revocation of a caller's agent or token is seen.
     """
 
     audience: str
     store: Path
-    trust: tuple[bytes, ...] = ()
+    trust: tuple[bytes, ...] | None = None
     state: Path | None = None
 
 

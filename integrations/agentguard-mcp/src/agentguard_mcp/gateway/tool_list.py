@@ -96,7 +96,8 @@ async def all_tools(ask: Ask, params: dict[str, Any]) -> list[Any]:
         page = result.get("tools")
         if not isinstance(page, list) or len(tools) + len(page) > MAX_TOOLS:
             raise LookupError("an answer has no list of tools, or too many")
-        size += len(encoded(page)) if tools else 0  # one page is one message
+        if tools:  # one page is one message
+            size += len(encoded(page))
         if size > MAX_LINE:
             raise LookupError("the list of tools is too long")
         tools += page

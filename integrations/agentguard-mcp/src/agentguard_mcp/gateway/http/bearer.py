@@ -167,7 +167,7 @@ class BearerAdmission:
             raise _NotOursError("the token is of another issuer", code="jwt.issuer")
         if self._place.url not in (audiences if isinstance(audiences, list) else [audiences]):
             raise _NotOursError("the token is for another audience", code="jwt.audience")
-        ends_at = _ends_at(claims)
+        ends_at, granted = _ends_at(claims), self._granted(claims)
         delegation = self._guard.delegate(
             subject_token=token,
             scope=self._oauth.issuers[issuer],
@@ -175,7 +175,7 @@ class BearerAdmission:
             expires_in=max(1, int(min(ends_at - time.time(), _LONGEST_DELEGATION))),
         )
         ends_at = min(ends_at, delegation.expires_at.timestamp())
-        own, granted = agent_scope(self._agent), self._granted(claims)
+        own = agent_scope(self._agent)
         most = frozenset(delegation.scope if own is None else own.intersection(delegation.scope))
         if granted is not None:
             delegation = delegation.narrowed(scope=most & granted)
@@ -185,12 +185,19 @@ class BearerAdmission:
         return Known(owner, delegation, most, granted, ends_at, now)
 
     def _granted(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
-        """Return the scopes that a token says (RFC 8693, 4.2), None where they do not count."""
-        if not self._oauth.scope_claim:
+        """Return the scopes that a token says (RFC 8693, 4.2), None where they do not count.
+
+        A token without the claim has none. Raises ``AgentguardError`` (``jwt.malformed``) for a
+        claim that is neither a text nor a list of texts.
+        """
+        if self._oauth.scope_claim is None:
             return None
-        said = claims.get(self._oauth.scope_claim)
+        said = claims.get(self._oauth.scope_claim, [])
         names = said.split(" ") if isinstance(said, str) else said
-        return frozenset(one for one in names or () if isinstance(one, str) and one)
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            message = f"the token's {self._oauth.scope_claim} is no text and no list of texts"
+            raise _NotOursError(message, code="jwt.malformed")
+        return frozenset(names) - {""}
 
     # --- refusals ---------------------------------------------------------------------------------
 

@@ -31,13 +31,13 @@ class OAuth:
 
     ``issuers`` has the URL of each issuer whose tokens count, with the scope that its users
     delegate, None for all that their roles allow. ``scopes`` are the scopes that a client asks for
-    at first. ``scope_claim`` is the claim with the scopes of a token, as a text or a list; empty
-    where the tokens say nothing of scopes.
+    at first. ``scope_claim`` is the claim with the scopes of a token, as a text or a list; None
+    where the scopes of tokens do not count.
     """
 
     issuers: Mapping[str, tuple[str, ...] | None]
     scopes: tuple[str, ...] = ()
-    scope_claim: str = "scope"
+    scope_claim: str | None = "scope"
 
 
 @dataclass(frozen=True, slots=True)
