@@ -270,6 +270,7 @@ def test_a_text_for_a_boolean_is_refused_by_each_form_within_another(wrapper):
 
 LOOP = {"$ref": "#/$defs/a"}
 BAD = {
+    "a draft of long ago": {"$schema": "http://json-schema.org/draft-03/schema#"},
     "an unknown draft": {"$schema": "https://example.com/draft"},
     "a draft that is no text": {"$schema": 7},
     "a part of another draft": props({"$schema": DRAFTS["7"], "items": FLAG}),
@@ -366,7 +367,9 @@ def test_what_takes_too_long_is_refused_in_time(schema, arguments):
     assert time.process_time() - begun < 4 * SECONDS
 
 
+LARGE = props({"properties": {f"p{n}": {"properties": {"a": FLAG, "b": FLAG}} for n in range(800)}})
 QUICK = {
+    "a large schema": (LARGE, {"force": {"p7": {"a": True}}}),
     "a pattern": (props({"pattern": "^(a|a)*b$"}), {"force": LONG}),
     "a look-around": (
         props({"pattern": r"^(?!\.)(?!.*\.\.)[a-z.]+@[a-z.]+$"}),

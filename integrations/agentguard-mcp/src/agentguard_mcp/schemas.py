@@ -20,8 +20,8 @@ from typing import Any, Final
 import attrs
 import jsonschema_rs as rust
 from jsonschema import (  # type: ignore[import-untyped]
+    Draft3Validator,
     Draft202012Validator,
-    FormatChecker,
     ValidationError,
 )
 from jsonschema.validators import extend, validator_for  # type: ignore[import-untyped]
@@ -94,7 +94,7 @@ def _known(text: str) -> Schema | str:
         with _limited():
             draft = _draft_of(schema, Draft202012Validator)
             _require_plain_names(schema)
-            _require_sound(draft, schema)
+            _require_sound(schema)
             _require_resolved(draft, schema)
         checked = Schema(_steps_of(draft)(schema, registry=_NO_REMOTE_SCHEMAS))
         checked.error({})  # a reference without an end is found here
@@ -112,7 +112,7 @@ def _draft_of(schema: Mapping[str, Any], default: Any) -> Any:
         return default
     named = schema["$schema"]
     draft = validator_for(schema, default=None) if isinstance(named, str) else None
-    if draft is None:
+    if draft is None or draft is Draft3Validator:
         raise UncheckableError("it names a draft of JSON Schema that nobody knows here")
     return draft
 
@@ -141,26 +141,19 @@ def _step() -> None:
 # --- the schema -----------------------------------------------------------------------------------
 
 
-def _require_sound(draft: Any, schema: Any) -> None:
-    """Raise ``UncheckableError`` for what the draft's own schema refuses, patterns included."""
-    formats = FormatChecker(formats=())
-    formats.checks("regex", raises=UncheckableError)(_is_pattern)
-    steps = _steps_of(draft)(draft.META_SCHEMA, format_checker=formats)
-    error = next(steps.iter_errors(schema), None)
-    if error is not None:
-        if isinstance(error.cause, UncheckableError):
-            raise error.cause
-        raise UncheckableError(f"it is no schema of its draft ({error.validator})")
-
-
-def _is_pattern(value: object) -> bool:
-    if isinstance(value, str):
-        _pattern(value)
-    return True
+def _require_sound(schema: Any) -> None:
+    """Raise ``UncheckableError`` for what the draft's own schema refuses."""
+    try:
+        rust.meta.validate(schema)
+    except rust.ValidationError as error:
+        raise UncheckableError(f"it is no schema of its draft ({error.kind.name})") from error
 
 
 def _require_resolved(draft: Any, schema: Any) -> None:
-    """Raise ``UncheckableError`` for a reference that leads out of the schema, or nowhere."""
+    """Raise ``UncheckableError`` for a part that can't be used.
+
+    That is a reference out of the schema or to nowhere, a pattern that is none, another draft.
+    """
     kind = specification_with(draft.ID_OF(draft.META_SCHEMA))
     root: Resource[Any] = kind.create_resource(schema)
     registry = _NO_REMOTE_SCHEMAS.with_resource(root.id() or "", root).crawl()
@@ -171,11 +164,18 @@ def _require_resolved(draft: Any, schema: Any) -> None:
         if isinstance(resource.contents, dict):
             if _draft_of(resource.contents, draft) is not draft:
                 raise UncheckableError(_OTHER_DRAFT)
-            for keyword in ("$ref", "$dynamicRef"):
-                reference = resource.contents.get(keyword)
-                if isinstance(reference, str):
-                    _look_up(resolver, reference)
+            _require_usable(resource.contents, resolver)
         todo += [(one, resolver.in_subresource(one)) for one in resource.subresources()]
+
+
+def _require_usable(part: Mapping[str, Any], resolver: Any) -> None:
+    for keyword in ("$ref", "$dynamicRef"):
+        if isinstance(reference := part.get(keyword), str):
+            _look_up(resolver, reference)
+    names = part.get("patternProperties")
+    for pattern in (part.get("pattern"), *(names if isinstance(names, dict) else ())):
+        if isinstance(pattern, str):
+            _pattern(pattern)
 
 
 def _look_up(resolver: Any, reference: str) -> None:
