@@ -18,10 +18,12 @@ from agentguard import (
     Guard,
     SecretError,
     ServerError,
+    adapters,
     current_delegation,
     idempotency_key,
     secret,
 )
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.delegation import access_token
 from agentguard.delegation.context import running_call
 
@@ -372,6 +374,22 @@ def test_a_secret_is_released_to_the_running_tool_and_is_on_record(place):
     assert any(b"TOKEN" in path.read_bytes() for path in files)
     assert not any(b"of no use" in path.read_bytes() for path in files)
     assert place.verify().ok
+
+
+@pytest.mark.parametrize("shows", [False, True])
+def test_a_model_of_a_client_sees_a_secret_only_if_the_server_s_configuration_says_so(
+    founded, shows
+):
+    path = founded.folder / "agentguard.toml"
+    said = f"[agents.clerk]\nconceals_secrets = {str(not shows).lower()}"
+    path.write_text(path.read_text("utf-8").replace("[agents.clerk]", said), "utf-8")
+    founded.start()
+    guard = founded.connect()
+    agent, spec = guard.new_agent("clerk"), guard.tool(name="note")(lambda: None).spec
+    invocation = Invocation.bind(spec, lambda: Arguments.of({}), CallSite("c"))
+    options = CallOptions(conceals=True)
+    shown = adapters.run(agent, invocation, lambda: f"with {secret('TOKEN')}", options)
+    assert shown == ("with of no use to anybody else" if shows else "with [a secret was here]")
 
 
 def test_a_secret_outlives_no_call(place):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from private_calls import PASSPHRASE, allow, spellings
 
@@ -22,6 +26,31 @@ from agentguard.storage.reader import StateReader
 VALUE = "hunter2-4711-\u20ac"
 OTHER = "another value: 0815"
 NAME = "TOKEN"
+
+
+def basic(value: str) -> str:
+    """Return a secret as the credentials of basic authentication."""
+    return base64.b64encode(f"user:{value}".encode()).decode()
+
+
+WAYS: dict[str, Callable[[str], object]] = {
+    "as it is": lambda value: value,
+    "within a text": lambda value: f"pushed to https://x:{value}@forge.example",
+    "in a field": lambda value: {"header": {"Authorization": f"Bearer {value}"}, "clear": 1},
+    "as a key": lambda value: {value: 1},
+    "in a list": lambda value: [1, value, None],
+    "as bytes": lambda value: value.encode(),
+    "in base64, as basic authentication": basic,
+    "in url-safe base64": lambda value: base64.urlsafe_b64encode(b"?" + value.encode()).decode(),
+    "in hex": lambda value: value.encode().hex(),
+    "in upper hex": lambda value: value.encode().hex().upper(),
+    "with percents": quote,
+    "with percents and plus": quote_plus,
+    "as JSON in a text": lambda value: json.dumps({"token": value}),
+    "as JSON with its letters": lambda value: json.dumps({"token": value}, ensure_ascii=False),
+    "in a tuple in a set": lambda value: {(value, 2)},
+}
+"""How a tool spells a secret in its result, by the way."""
 
 
 @dataclasses.dataclass

@@ -1,7 +1,7 @@
 """Finds released secrets in the data of a call, and masks them before the data are kept.
 
 A secret is found as it is, and also in base64, in hex, with percent-encoding and with the escapes
-of JSON. A value that a tool has cut, reversed or encrypted is not found.
+of JSON and Python. A value that a tool has cut, reversed or encrypted is not found.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def _spellings(value: bytes) -> Iterator[bytes]:
         yield part
         yield json.dumps(part.decode())[1:-1].encode()
         yield json.dumps(part.decode(), ensure_ascii=False)[1:-1].encode()
+        yield repr(part)[2:-1].encode()
+        yield ascii(part.decode())[1:-1].encode()
         yield part.hex().encode()
         for encode in (b64encode, urlsafe_b64encode):
             # at each offset: the first and the last characters depend on the bytes around

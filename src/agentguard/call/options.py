@@ -31,6 +31,10 @@ class CallOptions(NamedTuple):
     With ``asks_people`` False, ``evaluate`` asks nobody for an approval and looks at no answers:
     the decision is then the policy's ``approval``, and no request is left. ``run`` ignores this.
 
+    With ``conceals``, the secrets that the call got are taken out of what the function returns or
+    raises, before the result is recorded and handed over (``concealing.py``): for a result that a
+    model sees. ``[agents.NAME] conceals_secrets = false`` turns it off.
+
     ``remedies`` say, by reason code, what a developer who uses the framework does about a refusal.
     The log has them in the place of the general remedies (docs/reference/reason-codes.md).
     """
@@ -42,3 +46,4 @@ class CallOptions(NamedTuple):
     hands_on: Exceptions = ()
     remedies: Mapping[str, str] = _NONE
     asks_people: bool = True
+    conceals: bool = False

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from inspect import isawaitable
 from typing import TYPE_CHECKING, NamedTuple, Never, TypeVar
 
+from agentguard.call.concealing import Concealer
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.evaluation import Evaluation
 from agentguard.call.invocation import Invocation
@@ -58,7 +60,10 @@ class Caller(NamedTuple):
             raise
         listener = self._listener(instance, invocation, options)
         steps = instance.guarded_call(invocation, listener, options, self.delegation)
-        return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
+        tool = unless_changed(invocation, function)
+        if self._conceals(options):
+            tool = _concealing(tool, options)
+        return drive.run(steps, tool, listener)  # type: ignore[no-any-return]
 
     async def arun(
         self,
@@ -77,7 +82,12 @@ class Caller(NamedTuple):
         listener = self._listener(instance, invocation, options)
         steps = instance.guarded_call(invocation, listener, options, self.delegation)
         tool = unless_changed(invocation, function)
+        if self._conceals(options):
+            tool = _aconcealing(tool, options)
         return await drive_async.arun(steps, tool, listener, self.runtime.parts.executors)
+
+    def _conceals(self, options: CallOptions) -> bool:
+        return options.conceals and self.runtime.config.conceals_secrets
 
     def evaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
         """Return what the answer to a call would be (``agentguard.adapters.evaluate``)."""
@@ -218,6 +228,59 @@ def unless_changed(invocation: Invocation, function: Callable[[], R]) -> Callabl
         return function()
 
     return run
+
+
+def _concealing(function: Callable[[], R], options: CallOptions) -> Callable[[], R]:
+    """Return ``function`` such that neither its result nor its error holds a released secret."""
+
+    def run() -> R:
+        try:
+            result = function()
+        except Exception as error:
+            _raise_concealed(error, options)
+            raise
+        concealer = _concealer()
+        return result if concealer is None else concealer.shown(result)
+
+    return run
+
+
+def _aconcealing(
+    function: Callable[[], Awaitable[R] | R], options: CallOptions
+) -> Callable[[], Awaitable[R]]:
+    """Return the async twin of what ``_concealing`` returns."""
+
+    async def run() -> R:
+        try:
+            begun = function()
+            result = await begun if isawaitable(begun) else begun
+        except Exception as error:
+            _raise_concealed(error, options)
+            raise
+        concealer = _concealer()
+        return result if concealer is None else concealer.shown(result)
+
+    return run
+
+
+def _raise_concealed(error: Exception, options: CallOptions) -> None:
+    """Take the secrets out of an error, or raise another one that holds none.
+
+    What pauses a framework, or hands its work on, is no text for a model.
+    """
+    concealer = _concealer()
+    if concealer is None or isinstance(error, (*options.suspends, *options.hands_on)):
+        return
+    concealed = concealer.error(error)
+    if concealed is not error:
+        raise concealed from None
+
+
+def _concealer() -> Concealer | None:
+    """Return what takes the secrets of the running call out; None for a call that got none."""
+    running = context.running_call()
+    held = () if running is None else running.releases.held
+    return Concealer(held) if held else None
 
 
 def _denied(error: AgentguardError) -> Denied:

@@ -169,6 +169,7 @@ def agent(config: AgentConfig) -> dict[str, Any]:
         "roles": config.roles,
         "role_scope": sorted(config.role_scope),
         "delegators": None if delegators is None else sorted(delegators),
+        "conceals_secrets": config.conceals_secrets,
     }
 
 
@@ -189,6 +190,7 @@ def read_agent(value: Any) -> AgentConfig:
             texts(value["roles"]),
             frozenset(texts(value["role_scope"])),
             None if delegators is None else frozenset(texts(delegators)),
+            value["conceals_secrets"] is not False,
         )
 
     return reads("agent", read)

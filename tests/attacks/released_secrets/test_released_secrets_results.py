@@ -13,16 +13,14 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
 from contextlib import closing, suppress
-from urllib.parse import quote, quote_plus
 
 import pytest
 from langchain_core.tools import StructuredTool
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from secret_calls import NAME, VALUE
+from secret_calls import NAME, VALUE, WAYS
 
 from agentguard import Denied, adapters, secret
 from agentguard.adapters import CallOptions, CallSite, Invocation
@@ -40,29 +38,6 @@ def results(scene):
             "SELECT data FROM attachments WHERE role = 'result' ORDER BY idx"
         ).fetchall()
     return [json.loads(data) for (data,) in rows]
-
-
-def basic(value):
-    return base64.b64encode(f"user:{value}".encode()).decode()
-
-
-WAYS: dict[str, Callable[[str], object]] = {
-    "as it is": lambda value: value,
-    "within a text": lambda value: f"pushed to https://x:{value}@forge.example",
-    "in a field": lambda value: {"header": {"Authorization": f"Bearer {value}"}, "clear": 1},
-    "as a key": lambda value: {value: 1},
-    "in a list": lambda value: [1, value, None],
-    "as bytes": lambda value: value.encode(),
-    "in base64, as basic authentication": basic,
-    "in url-safe base64": lambda value: base64.urlsafe_b64encode(b"?" + value.encode()).decode(),
-    "in hex": lambda value: value.encode().hex(),
-    "in upper hex": lambda value: value.encode().hex().upper(),
-    "with percents": quote,
-    "with percents and plus": quote_plus,
-    "as JSON in a text": lambda value: json.dumps({"token": value}),
-    "as JSON with its letters": lambda value: json.dumps({"token": value}, ensure_ascii=False),
-    "in a tuple in a set": lambda value: {(value, 2)},
-}
 
 
 @pytest.mark.parametrize("value", [VALUE, LONG])

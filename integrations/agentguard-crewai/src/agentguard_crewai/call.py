@@ -145,6 +145,7 @@ class Call:
             reentrant=is_handover(body.tool),  # after a crash the handover resumes
             suspends=(Paused,),
             remedies=REMEDIES,
+            conceals=True,
         )
         self._outer_places = nested_places()
         self._body = body

@@ -224,6 +224,7 @@ class GuardedCall:
             outcome_unknown=_OUTCOME_UNKNOWN,
             suspends=_SUSPENDS,
             hands_on=_HANDS_ON,
+            conceals=True,
         )
 
     def answer(self, denied: Denied) -> object:

@@ -283,7 +283,7 @@ class _UnseenWorkError(Exception):
     """The tool goes on in the background: the log has the outcome ``unknown``."""
 
 
-_OPTIONS: Final = CallOptions(outcome_unknown=(_UnseenWorkError,))
+_OPTIONS: Final = CallOptions(outcome_unknown=(_UnseenWorkError,), conceals=True)
 
 
 def _refusal(name: str, error: Denied | ApprovalPending) -> RefusedRequestError:

@@ -30,6 +30,9 @@ class AgentConfig:
     delegators: frozenset[str] | None = None
     """The agents that may delegate to this one (``[delegation]``); None without that table."""
 
+    conceals_secrets: bool = True
+    """Whether the adapters take released secrets out of the results that the agent's model sees."""
+
     @property
     def scope(self) -> frozenset[str] | None:
         """The largest scope of the agent, of its own or delegated; None means every scope."""
@@ -166,6 +169,7 @@ def read_agent(
         roles,
         role_scope,
         delegators,
+        table.boolean("conceals_secrets", default=True),
     )
     table.reject_unknown()
     return config
