@@ -106,6 +106,27 @@ async def test_no_number_of_a_prompt_and_no_id_is_another_one_for_the_server(rec
         assert (await client.next())["id"] == MAX_INTEGER
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("_meta", '{"progressToken":%s}'),
+        ("inputResponses", '{"a":{"content":{"amount":%s}}}'),
+    ],
+)
+async def test_no_number_beside_the_arguments_is_another_one_for_the_server(
+    recorded, member, value
+):
+    async with gateway(recorded) as client:
+        for number in (MAX_INTEGER + 2, -(2**70)):
+            more = f',"{member}":{value % number}}}}}'.encode()
+            client.write(call("{}").removesuffix(b"}}") + more)
+            refused = (await client.next())["error"]
+            assert refused["message"] == f"tools/call: {member} has an integer beyond 2^53-1"
+        assert recorded.calls() == []
+        answer = await client.call("echo", "a", _meta={"progressToken": MAX_INTEGER})
+        assert shown(answer)["params"]["_meta"] == {"progressToken": MAX_INTEGER}
+
+
 @pytest.mark.parametrize("number", [2**53 + 1, 2**64, 2**70, -(2**70)])
 async def test_what_passes_without_a_decision_keeps_its_digits(recorded, number):
     async with gateway(recorded) as client:

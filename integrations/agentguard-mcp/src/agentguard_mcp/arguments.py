@@ -63,7 +63,7 @@ def require_exact(arguments: Mapping[str, Any], declared: Mapping[str, Any]) -> 
     JavaScript reads 9007199254740993 as 9007199254740992.
     """
     for name, value in arguments.items():
-        if not _is_exact(value):
+        if not is_exact(value):
             message = (
                 f"{_place(name, declared)} an integer beyond 2^53-1, of which a server may make "
                 "another number: send the number as a text, if the tool takes one"
@@ -71,7 +71,8 @@ def require_exact(arguments: Mapping[str, Any], declared: Mapping[str, Any]) -> 
             raise ArgumentsError(message, code="arguments.invalid")
 
 
-def _is_exact(value: object) -> bool:
+def is_exact(value: object) -> bool:
+    """Whether each integer in a JSON value is the same number for all readers."""
     todo = [value]
     for one in todo:  # the list grows in the loop
         if isinstance(one, Mapping):

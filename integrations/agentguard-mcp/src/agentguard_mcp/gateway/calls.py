@@ -37,7 +37,7 @@ from agentguard.adapters import (
     next_call_id,
     refusing_agent,
 )
-from agentguard_mcp.arguments import bound
+from agentguard_mcp.arguments import bound, is_exact
 from agentguard_mcp.gateway import answers, error_codes, traces
 from agentguard_mcp.gateway.approval_wait import approved, approved_for_client, unless
 from agentguard_mcp.gateway.call_params import CallParams, InvalidParamsError
@@ -156,6 +156,7 @@ class Calls:
         """
         try:
             content = CallParams.of(request)
+            _require_exact(content)
         except InvalidParamsError as error:
             return answers.error(request["id"], error_codes.INVALID_PARAMS, str(error))
         if dialogs.gives_up(request):
@@ -332,6 +333,17 @@ def _bound(spec: ToolSpec, arguments: dict[str, Any]) -> Arguments:
     declared = spec.schema.get("properties")
     names = declared if isinstance(declared, dict) else ()
     return Arguments.of(bound(spec.schema, arguments), declared=names)
+
+
+def _require_exact(content: CallParams) -> None:
+    """Raise ``InvalidParamsError`` for a number beside the arguments that servers read differently.
+
+    ``bound`` looks at those of the arguments.
+    """
+    for member, value in content.sent["params"].items():
+        if member != "arguments" and not is_exact(value):
+            message = f"{content.sent['method']}: {member} has an integer beyond 2^53-1"
+            raise InvalidParamsError(message)
 
 
 def _start_arguments(settings: Settings) -> dict[str, Any]:
