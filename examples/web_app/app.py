@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,6 +89,9 @@ async def write(
 @app.post("/chats/{chat}/continue")
 async def go_on(chat: str, principal: User, request: Request) -> StreamingResponse:
     """Go on with a run that waited; stream the rest of the answer."""
+    state = await request.app.state.graph.aget_state(thread(principal, chat))
+    if not state.values:  # before the stream begins, which has no other status than 200
+        raise HTTPException(404, f"there is no chat {chat}: write to it first")
     return StreamingResponse(
         events(request.app, chat, principal, None), media_type="text/event-stream"
     )
@@ -116,24 +119,37 @@ def turn(app: FastAPI, thread_id: str) -> asyncio.Lock:
 
 
 async def events(app: FastAPI, chat: str, principal: str, new: Any) -> AsyncIterator[str]:
-    """Yield the events of a run, which acts for ``principal`` with what this request lends."""
+    """Yield the events of a run, which acts for ``principal`` with what this request lends.
+
+    The stream ends with ``done``, or with ``error`` where the guard refuses the run.
+    """
     guard: Guard = app.state.guard
-    delegation = await asyncio.to_thread(
-        guard.delegate, principal, scope=SCOPE, via="service:helpdesk", task_id=chat
-    )
     config = thread(principal, chat)
-    async with turn(app, config["configurable"]["thread_id"]):
-        run = app.state.graph.astream(new, config, stream_mode=["messages", "updates"])
-        async for mode, chunk in delegation.iterate(run):
-            if mode == "messages":
-                message, _about = chunk
-                if message.text:
-                    yield event("tool" if message.type == "tool" else "text", message.text)
-            elif "__interrupt__" in chunk:
-                for waiting in chunk["__interrupt__"]:
-                    for shown in waiting.value["agentguard"]:
-                        yield event("waiting", shown["reason"])
-    yield event("done", "")
+    try:
+        delegation = await asyncio.to_thread(
+            guard.delegate, principal, scope=SCOPE, via="service:helpdesk", task_id=chat
+        )
+        async with turn(app, config["configurable"]["thread_id"]):
+            run = app.state.graph.astream(new, config, stream_mode=["messages", "updates"])
+            async for mode, chunk in delegation.iterate(run):
+                for kind, text in told(mode, chunk):
+                    yield event(kind, text)
+    except AgentguardError as error:  # the status was sent: an exception would cut the stream off
+        yield event("error", f"{error} [{error.code}]")
+    else:
+        yield event("done", "")
+
+
+def told(mode: str, chunk: Any) -> Iterator[tuple[str, str]]:
+    """Yield what a user is told of a chunk of a run, each with its kind."""
+    if mode == "messages":
+        message, _about = chunk
+        if message.text:
+            yield "tool" if message.type == "tool" else "text", message.text
+    elif "__interrupt__" in chunk:
+        for waiting in chunk["__interrupt__"]:
+            for shown in waiting.value["agentguard"]:
+                yield "waiting", shown["reason"]
 
 
 def event(kind: str, text: str) -> str:
@@ -206,8 +222,13 @@ async def sweep(app: FastAPI) -> None:
             begin(app, asked.thread)
 
 
-def begin(app: FastAPI, thread_id: str) -> None:
-    """Go on with a run beside the requests that the server answers."""
+def begin(app: FastAPI, thread_id: str | None) -> None:
+    """Go on with a run beside the requests that the server answers.
+
+    A call outside of a run, of another program with this state, has no thread to go on with.
+    """
+    if thread_id is None:
+        return
     task = asyncio.create_task(resume(app, thread_id))
     app.state.resumed.add(task)  # the event loop itself keeps no task alive
     task.add_done_callback(app.state.resumed.discard)

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.cli.commands import app
 from agentguard.signing import canonical
+from agentguard.signing.keys import Ed25519Signer
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 EXAMPLES = settings(
@@ -32,6 +33,8 @@ EXAMPLES = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+PASSPHRASE = b"a passphrase of bob's"
+SIGNER = Ed25519Signer.from_seed(bytes(32))
 QUESTION = "Approve exactly this call? [y/N]: "
 FORGED = [
     "Somebody is asked to approve exactly this call:",
@@ -77,9 +80,11 @@ def asked() -> ApprovalRequest:
     def policy(_call: object) -> Decision:
         return Decision.require_approval(Requirement("a person decides", roles=("owner",)))
 
-    with Guard.ephemeral(
-        policy, config={"approvers": {}, "approvals": {"application": True}}
-    ) as guard:
+    tables = {
+        "approvers": {"olga": {"roles": ["owner"]}},
+        "approvals": {"application": True, "application_roles": ["owner"]},
+    }
+    with Guard.ephemeral(policy, config=tables) as guard:
         agent = guard.new_agent("assistant")
 
         @guard.tool(resource="order:{order}")
@@ -126,12 +131,14 @@ def rows(output: str, width: int) -> list[str]:
 def shown(folder: Any, asked: ApprovalRequest, width: int, *command: str) -> list[str]:
     file = folder / "request.json"
     file.write_bytes(asked.dumps() + b"\n")
-    end = ("--as", "user:bob", "--key", "none") if command[0] == "approve" else ()
+    key = folder / "key"  # which answers before the question is asked
+    key.write_bytes(SIGNER.to_openssh(PASSPHRASE, rounds=1))
+    end = ("--as", "user:bob", "--key", str(key)) if command[0] == "approve" else ()
     ran = CliRunner().invoke(
         app,
         ["approvals", *command, "--request", str(file), *end],
         input="n\n",
-        env={"COLUMNS": str(width)},
+        env={"COLUMNS": str(width), "AGENTGUARD_APPROVER_PASSPHRASE": PASSPHRASE.decode()},
     )
     assert (ran.exception is None) or isinstance(ran.exception, SystemExit), ran.exception
     assert "request.json" not in ran.output, ran.output

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import docs_pages
 import pytest
@@ -88,6 +91,92 @@ def test_a_web_application_prints_what_its_page_says(project):
         "reject by user:erin came too late",
     ]
     assert ran.stdout == docs_pages.printed(page)
+
+
+@pytest.fixture
+def web(monkeypatch, capsys):
+    """The program of approvals-web.md, after all that it does by itself."""
+    clock = [datetime.now(UTC)]
+    monkeypatch.setattr("agentguard.guard.process.clock", lambda: clock[0])
+    page = docs_pages.text("how-to/approvals-web")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "page", "clock": clock}
+    exec(compile(code, "approvals-web.md", "exec"), names)  # noqa: S102  our own page
+    capsys.readouterr()
+    yield names
+    names["guard"].close()
+
+
+ENDS: dict[str, tuple[int, Sequence[str], str]] = {
+    "withdrawn": (50_000, (), "too late: withdrawn (nobody has answered); call: not_made"),
+    "expired": (50_000, (), "too late: expired (nobody has answered); call: not_made"),
+    "expired, and approved": (
+        50_000,
+        ("user:dora approve",),
+        "too late: expired (approve by user:dora); call: not_made",
+    ),
+    "approved, then rejected": (
+        50_000,
+        ("user:dora approve", "user:erin reject"),
+        "too late: rejected (approve by user:dora, reject by user:erin); call: not_made",
+    ),
+    "a quorum": (
+        500_000,
+        ("user:dora approve", "user:erin approve"),
+        "too late: approved (approve by user:dora, approve by user:erin); call: not_made",
+    ),
+    "a quorum, and the call ran": (
+        500_000,
+        ("user:dora approve", "user:erin approve", "ask"),
+        "too late: approved (approve by user:dora, approve by user:erin); call: ran",
+    ),
+    "rejected, and the call was made": (
+        50_000,
+        ("user:dora reject", "ask"),
+        "too late: rejected (reject by user:dora); call: refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_example_answers_every_click_that_comes_too_late(web, end):
+    cents, done, said = ENDS[end]
+    web["ask"]("user:alice", "A-2", cents)
+    (request,) = web["guard"].approvals.pending()
+    for one in done:
+        if one == "ask":
+            web["ask"]("user:alice", "A-2", cents)
+        else:
+            web["clock"][0] += timedelta(seconds=1)  # answers are told in the order of their times
+            user, verdict = one.split()
+            assert web["click"](user, request.request_id, verdict) == f"{verdict}: done"
+    if end == "withdrawn":
+        assert web["guard"].approvals.withdraw(request)
+    if end.startswith("expired"):
+        web["clock"][0] += timedelta(hours=2)
+    assert web["click"]("user:erin", request.request_id, "approve") == said
+
+
+def test_the_inbox_of_the_example_shows_each_person_only_what_they_can_answer(web):
+    for user, order in (("user:alice", "A-2"), ("user:bert", "B-1")):
+        web["ask"](user, order, 50_000)
+    shown = {
+        user: re.findall(r"[AB]-\d", " ".join(web["inbox"](user)))
+        for user in ("user:alice", "user:bert", "user:carl", "user:dora", "user:nobody")
+    }
+    assert shown == {
+        "user:alice": ["A-2"],
+        "user:bert": ["B-1"],
+        "user:carl": [],
+        "user:dora": ["A-2", "B-1"],
+        "user:nobody": [],
+    }
+    assert "['reject']" in web["inbox"]("user:alice")[0]
+
+
+def test_a_click_on_no_request_is_answered_as_well(web):
+    for name in ("f" * 32, "", "x"):
+        assert web["click"]("user:dora", name, "approve")[:3] in ("403", "404")
 
 
 def test_the_tables_of_a_web_application_are_those_of_a_configuration():

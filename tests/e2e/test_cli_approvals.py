@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,13 @@ with Guard.open("agentguard.toml") as guard:
             print(attempt())
     except Denied as denied:
         print(denied.code, denied.reason)
+"""
+WITHDRAW = """
+from agentguard import Guard
+
+with Guard.open("agentguard.toml") as guard:
+    (request,) = guard.approvals.pending()
+    print(guard.approvals.withdraw(request))
 """
 PASSPHRASE = b"a passphrase of bob's"
 
@@ -390,6 +398,57 @@ def test_nobody_answers_unasked(project, bob):
     assert refused.returncode == 2
     assert "nothing was done: run the command in a terminal, or with --yes" in refused.stderr
     assert requests(project)[0]["missing"] is not None
+
+
+def test_the_key_answers_before_the_question_is_asked(project, bob):
+    """Else a person says yes, and then learns that the key is not theirs."""
+    project.python("-c", MERGE)
+    (request,) = requests(project)
+    key = ("--key", str(bob.key))
+    question = "Approve exactly this call?"
+    wrong = {"AGENTGUARD_APPROVER_PASSPHRASE": "another one"}
+    refused = bob.run("approvals", "approve", request["request_id"], *key, **wrong)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error [key.passphrase]: "), refused.stderr
+    assert question not in refused.stderr
+    bob.key.write_bytes(Ed25519Signer.from_seed(os.urandom(32)).to_openssh(PASSPHRASE, rounds=1))
+    refused = bob.run("approvals", "approve", request["request_id"], *key)
+    assert "[approval.unknown]" in refused.stderr
+    assert question not in refused.stderr
+
+
+def test_what_ended_each_request_is_listed(project, bob):
+    assert project.run("approvals", "list", "--ended").stdout == "no request is over yet\n"
+    project.python("-c", MERGE)
+    (request,) = requests(project)
+    assert project.lines("approvals", "list", "--ended") == []
+    bob.run("approvals", "approve", request["request_id"], "--key", str(bob.key), "--yes")
+    project.python("-c", MERGE)
+    project.python("-c", MERGE)
+    (second,) = requests(project)
+    note = ("--note", "not today")
+    bob.run("approvals", "reject", second["request_id"], "--key", str(bob.key), "--yes", *note)
+    project.python("-c", MERGE)
+    project.python("-c", MERGE)
+    (third,) = requests(project)
+    withdrawn = project.python("-c", WITHDRAW)
+    assert withdrawn.stdout == "True\n", withdrawn.stderr
+    listed = project.lines("approvals", "list", "--ended")
+    assert [(one["request_id"], one["end"], one["call"]) for one in listed] == [
+        (request["request_id"], "used", "ran"),
+        (second["request_id"], "rejected", "refused"),
+        (third["request_id"], "withdrawn", "not_made"),
+    ]
+    assert [one["note"] for one in listed[1]["answers"]] == ["not today"]
+    shown = project.run("approvals", "list", "--ended", "--last", "2").stdout
+    assert request["request_id"][:8] not in shown
+    assert re.search(rf"{second['request_id'][:8]} .* rejected +assistant .* merge\n", shown)
+    assert "was withdrawn, and its call was not made again" in shown
+    (end,) = [one for one in project.lines("audit", "list") if one["kind"] == "request_end"]
+    assert end["reason"] == f"the request {third['request_id']} was withdrawn"
+    entry = project.run("audit", "show", f"{end['shard']}/{end['index']}")
+    assert "withdrawn, and its call was not made again" in entry.stdout, entry.stderr
+    assert project.run("audit", "verify").returncode == 0
 
 
 def test_nobody_is_asked_for_the_passphrase_of_a_key_that_has_none(project, bob):

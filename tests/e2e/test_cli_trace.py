@@ -113,7 +113,8 @@ def test_the_newest_run_is_a_tree_without_any_tracer(runs):
     order = [re.search(r"(agent:\w+|read_note|ask_writer|publish)", line) for line in lines[1:8]]
     names = [found[1] for found in order if found]
     assert names[:4] == ["agent:lead", "read_note", "ask_writer", "agent:writer"]
-    (lead, writer) = (line for line in lines if "for user:alice" in line)
+    (lead, writer, asking) = (line for line in lines if "for user:alice" in line)
+    assert asking.strip().endswith("for user:alice > service:desk")  # a request names it, too
     assert lead.strip().endswith("for user:alice > service:desk")
     assert re.search(r"for user:alice > service:desk > agent:lead:\S{4}$", writer)
     inner = next(line for line in lines if "note:draft" in line)

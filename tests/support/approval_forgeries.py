@@ -235,7 +235,7 @@ def asking(
 ) -> Insider:
     """The call as if this had been asked, and answered by these."""
     request = replace(log.request, requirements=tuple(needed))
-    index, stated = log.index("request"), records.request(request, at=log.call["at"])
+    index, stated = log.index("request"), records.request(request, None, at=log.call["at"])
     changed = log.with_body(index, loads_object(stated.body), stated.summary)
     given = [changed.answer(name, approver=who, request=request) for name, who in answers]
     said = [one.as_json() for one in needed]

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from agentguard.approvals.application import RolesFunction
 from agentguard.audit.log import LogReader
 from agentguard.client.dial import AtPath
 from agentguard.client.link import Link
@@ -27,6 +26,7 @@ from agentguard.domain.config.server import ServerConfig
 from agentguard.domain.report import Report
 from agentguard.flow.ports import OnRequest
 from agentguard.guard import embedded, guard
+from agentguard.guard.callbacks import Functions
 from agentguard.guard.process import Runtime
 from agentguard.server.serve import GuardServer
 
@@ -68,13 +68,13 @@ def _served(
     settings: Config,
     engine: Any,
     domain: Any,
-    on_request: OnRequest | None = None,
-    approver_roles: RolesFunction | None = None,
+    functions: Functions = Functions(),  # noqa: B008  a value
     **more: Any,
 ) -> Any:
-    inner = embedded.Embedded(settings, engine, domain, None, approver_roles, **more)
+    at_server = functions._replace(on_request=None)
+    inner = embedded.Embedded(settings, engine, domain, at_server, **more)
     try:
-        return ServedParts(settings, inner, on_request)
+        return ServedParts(settings, inner, functions.on_request)
     except BaseException:
         inner.close()
         raise
@@ -96,6 +96,7 @@ BOTH_WAYS = {
     "test_mcp_request_guard",
     "test_proof_requests",
     "test_proof_rights",
+    "test_request_ends",
     "test_served_guards",
     "test_testing",
 }
@@ -131,8 +132,7 @@ def guards_are(request: pytest.FixtureRequest) -> Iterator[str]:
 def _opened(
     settings: Config,
     passphrase: Any,
-    on_request: OnRequest | None = None,
-    approver_roles: RolesFunction | None = None,
+    functions: Functions = Functions(),  # noqa: B008  a value
 ) -> Any:
-    inner = embedded.open_embedded(settings, passphrase, None, approver_roles)
-    return ServedParts(settings, inner, on_request)
+    inner = embedded.open_embedded(settings, passphrase, functions._replace(on_request=None))
+    return ServedParts(settings, inner, functions.on_request)

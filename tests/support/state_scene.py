@@ -22,6 +22,7 @@ from agentguard.domain import config, domain
 from agentguard.domain.config import Config
 from agentguard.errors import EncodeError
 from agentguard.guard.agent import Agent
+from agentguard.guard.callbacks import Functions
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.proof import prove_request
@@ -151,7 +152,8 @@ class Scene:
 
     def open(self) -> Guard:
         home = domain.take_up(self.settings, PASSPHRASE)
-        return Guard(Embedded(self.settings, FunctionEngine(policy), home, self._showing))
+        functions = Functions(on_request=self._showing)
+        return Guard(Embedded(self.settings, FunctionEngine(policy), home, functions))
 
     def _showing(self, request: ApprovalRequest) -> None:
         self.shown.add(request.dumps())

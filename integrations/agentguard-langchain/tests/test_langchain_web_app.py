@@ -227,6 +227,74 @@ def test_the_web_application(site):
         assert name in report
 
 
+ELSEWHERE = """
+import sys
+from agentguard import Guard
+
+with Guard.open("agentguard.toml") as guard:
+    (request,) = guard.approvals.pending()
+    for step in sys.argv[1:]:
+        if step == "withdraw":
+            guard.approvals.withdraw(request)
+        else:
+            guard.approvals.vouch(request, step, principal="user:mary")
+"""
+"""Another process of the application, which answers or withdraws the one request that waits."""
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (["withdraw"], "was withdrawn, and its call was not made again"),
+        (["approve", "reject"], "was rejected by user:mary"),
+        (["reject"], "was rejected by user:mary"),
+    ],
+)
+def test_a_click_that_comes_too_late_is_answered(site, steps, said):
+    site.write("bob", "late", "refund 1 3000")
+    (waits,) = site.inbox()
+    site.run("-c", ELSEWHERE, *steps)
+    for verdict in ("approve", "reject"):
+        late = site.answer("mary", waits["id"], verdict)
+        assert late.status_code == 409, late.text
+        assert said in late.json()["detail"]
+    assert site.refunds() == []
+
+
+def test_a_chat_that_is_not_there_does_not_go_on(site):
+    """The server has sent no status yet, so that the client does not read a stream that breaks."""
+    unknown = site.ask("alice", "POST", "/chats/nowhere/continue")
+    assert (unknown.status_code, unknown.json()["detail"]) == (
+        404,
+        "there is no chat nowhere: write to it first",
+    )
+    site.write("bob", "his", "status 1")
+    assert site.ask("alice", "POST", "/chats/his/continue").status_code == 404  # hers is another
+    assert events(site.ask("bob", "POST", "/chats/his/continue")) == []
+
+
+REFUSING = """
+from agentguard import Guard
+from agentguard.errors import DelegationError
+import app as web
+
+def delegate(*_args, **_options):
+    raise DelegationError("nobody may lend anything today", code="scope.exceeded")
+
+Guard.delegate = delegate
+app = web.app
+"""
+
+
+def test_a_run_that_the_guard_refuses_ends_the_stream_with_the_reason(site):
+    site.kill()
+    (site.folder / "refusing.py").write_text(REFUSING)
+    site.start("refusing")
+    answer = site.ask("alice", "POST", "/chats/help", {"text": "status 1"})
+    expected = "nobody may lend anything today [scope.exceeded]"
+    assert answer.text == f"event: error\ndata: {json.dumps(expected)}\n\n"
+
+
 STALLED = """
 import asyncio
 import app as web

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import ClassVar, Final
@@ -20,7 +21,13 @@ from agentguard.approvals.application import RoleLookUp, application_roles
 from agentguard.approvals.quorum import is_rejected, lacking, may_reject, require_counts
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Approver, Roster
-from agentguard.approvals.status import History, RequestEndedError, RequestState, RequestStatus
+from agentguard.approvals.status import (
+    History,
+    PastRequest,
+    RequestEndedError,
+    RequestState,
+    RequestStatus,
+)
 from agentguard.approvals.store import Check, InboxStore
 from agentguard.errors import AgentguardError, ApprovalError, VerificationError
 from agentguard.identity.principal import is_principal
@@ -31,6 +38,10 @@ from agentguard.signing.keys import PublicKey, Signer
 
 POLL_INTERVAL: Final = 0.05
 """Seconds between the first two polls while ``ApprovalInbox.wait`` waits."""
+
+
+_UNSEEN: Final = ("not_made", None)
+"""Call and end of a request of which the log has neither."""
 
 
 class ApprovalInbox:
@@ -46,23 +57,27 @@ class ApprovalInbox:
         clock: Callable[[], datetime],
         roles: RoleLookUp | None = None,
         history: History | None = None,
+        end_expired: Callable[[], object] = lambda: None,
     ) -> None:
         self._store = store
         self._roster = roster
         self._clock = clock
         self._roles = roles
         self._history = history
+        self._end_expired = end_expired
         self._keys: dict[str, str] = {}
 
     def pending(self) -> list[ApprovalRequest]:
         """Return the requests that can still be answered, the oldest first."""
+        self._end_expired()
         now = seconds(self._clock())
         return [request for _key, request in self._store.pending() if now < request.expires_at]
 
     def expired_approved(self) -> list[ApprovalRequest]:
         """Return the expired requests that people had approved, and whose calls nobody made again.
 
-        The store removes these requests when another call asks for an approval.
+        The store removes these requests when another call asks for an approval. ``ended`` has them
+        afterwards, too.
         """
         now = seconds(self._clock())
         expired = [one for _key, one in self._store.pending() if now >= one.expires_at]
@@ -105,12 +120,31 @@ class ApprovalInbox:
         (``request.unknown``) for a request that neither the store nor the log has, and
         ``StorageError``.
         """
+        self._end_expired()
         stored = [one for _key, one in self._store.pending() if one.request_id == request_id]
         status = self._full_status(stored[0]) if stored else self._logged_status(request_id)
         if status is None:
             message = f"there is no request {request_id}: see agentguard approvals list"
             raise ApprovalError(message, code="request.unknown")
         return status
+
+    def ended(self, *, most: int = 50) -> list[PastRequest]:
+        """Return the newest ``most`` requests that are over, the oldest first.
+
+        Each has the ``status``, which says what ended the request and why. Raises
+        ``StorageError``.
+        """
+        self._end_expired()
+        now, history = seconds(self._clock()), self._history
+        stored = {one.request_id: one for _key, one in self._store.pending()}
+        waiting = {key for key, one in stored.items() if now < one.expires_at}
+        past = [] if history is None else history.past(most, waiting)
+        return [  # of a request that no guard has ended yet, the store has the answers
+            one._replace(status=self._stored_status(stored[one.status.request_id]))
+            if one.status.request_id in stored and (one.status.call, one.status.ended_at) == _UNSEEN
+            else one
+            for one in past
+        ]
 
     def _stored_status(self, request: ApprovalRequest) -> RequestStatus:
         now = seconds(self._clock())
@@ -129,10 +163,17 @@ class ApprovalInbox:
         """Return the status of a stored request; the log may have a refusal of its call."""
         status = self._stored_status(request)
         logged = None if status.state == "waiting" else self._logged_status(request.request_id)
-        return status if logged is None or logged.call == "not_made" else logged
+        if logged is None:
+            return status
+        if logged.call == "not_made":
+            return replace(status, ended_at=logged.ended_at)
+        # the log may have a call that was refused while the request waits on
+        is_refused_alone = logged.state == "given_up"
+        answered = replace(logged, state=status.state, answers=status.answers)
+        return answered if is_refused_alone else logged
 
     def _logged_status(self, request_id: str) -> RequestStatus | None:
-        return None if self._history is None else self._history(request_id)
+        return None if self._history is None else self._history.status(request_id)
 
     def _ended(self, request_id: str) -> ApprovalError:
         """Return the error of an answer to a request that is not in the store."""
@@ -145,12 +186,17 @@ class ApprovalInbox:
 
     def _require_undecided(self, request: ApprovalRequest, verdict: Verdict) -> None:
         """Raise ``RequestEndedError`` for a click that would change nothing."""
-        if self._key(request) is None:
-            raise self._ended(request.request_id)
+        self._require_stored(request)
         status = self._stored_status(request)
         changes = {"waiting": True, "approved": verdict == "reject"}
         if not changes.get(status.state, False):
             raise RequestEndedError(self._full_status(request))
+
+    def _require_stored(self, request: ApprovalRequest) -> None:
+        if seconds(self._clock()) >= request.expires_at:
+            self._end_expired()
+        if self._key(request) is None:
+            raise self._ended(request.request_id)
 
     @property
     def can_answer(self) -> bool:
@@ -189,7 +235,7 @@ class ApprovalInbox:
         Returns True where no call has used the request's approvals, and none can any more. Returns
         False where a call has: it ran, runs now, or was refused afterwards, as the log will say.
         """
-        return self._store.withdraw(request, self._key(request))
+        return self._store.withdraw(request)
 
     def approver(self, key: PublicKey) -> Approver:
         """Return the approver who has ``key``.
@@ -199,7 +245,7 @@ class ApprovalInbox:
         return self._roster.approver_of(key)
 
     def answers(self, request: ApprovalRequest) -> list[Answer]:
-        """Return the valid answers to a request, even if they are not enough."""
+        """Return the valid answers to a request, the earliest first, enough or not."""
         return self._answers(request, at=seconds(self._clock()))
 
     def _answers(self, request: ApprovalRequest, *, at: int) -> list[Answer]:
@@ -209,7 +255,7 @@ class ApprovalInbox:
         for envelope in stored.answers if stored is not None else ():
             with suppress(AgentguardError):
                 answers.append(self._roster.verify(envelope, request, at=at))
-        return answers
+        return sorted(answers, key=lambda one: (one.approval.not_before, one.approval.approver))
 
     def missing(self, request: ApprovalRequest) -> str | None:
         """Return in words which approvals a request lacks.
@@ -290,8 +336,7 @@ class ApprovalInbox:
 
     def _verified(self, request: ApprovalRequest, envelope: Envelope) -> Answer:
         """Return an answer to a request that waits, if the answer counts; raises as ``vouch``."""
-        if self._key(request) is None:
-            raise self._ended(request.request_id)
+        self._require_stored(request)
         answer = self._roster.verify(envelope, request, at=seconds(self._clock()))
         require_counts(request, answer, self._roster)
         refused = self._store.refusal(request) if answer.approval.verdict == "approve" else None
@@ -339,7 +384,10 @@ class ApprovalInbox:
             pause = min(2 * pause, self._longest_pause)
 
     def _is_over(self, request: ApprovalRequest) -> bool:
-        return seconds(self._clock()) >= request.expires_at or self._is_decided(request)
+        if seconds(self._clock()) < request.expires_at:
+            return self._is_decided(request)
+        self._end_expired()
+        return True
 
     def _is_decided(self, request: ApprovalRequest) -> bool:
         return self._key(request) is None or self.missing(request) is None

@@ -51,6 +51,13 @@ class StoredRequest(NamedTuple):
     altered: bool = False
 
 
+Recorder = Callable[[StoredRequest], object]
+"""Puts on record that a request has ended and nobody has made its call again; may raise.
+
+The store keeps others from the request meanwhile: a recorder does not call the store.
+"""
+
+
 class Approvals(Protocol):
     """What calls need of a store of requests, which all processes of a state share.
 
@@ -66,8 +73,8 @@ class Approvals(Protocol):
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Store a request under ``key``, durably, and return the request that is stored then.
 
-        A stored request that the log has stays. Raises ``ApprovalError``
-        (``approval.limit``) where too many requests wait already.
+        A stored request that the log has stays. Requests whose time is over end, and are removed.
+        Raises ``ApprovalError`` (``approval.limit``) where too many requests wait already.
         """
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
@@ -91,12 +98,12 @@ class InboxStore(Protocol):
     def read(self, key: str) -> StoredRequest | None:
         """Read the request under ``key`` and compare it with the log; None without a request."""
 
-    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+    def withdraw(self, request: ApprovalRequest) -> bool:
         """Mark a request as withdrawn, durably; return whether no call has used the request.
 
-        Where the method returns true, no call can use the request afterwards, and it is removed
-        from under ``key`` (None where the store does not hold the request). A withdrawn request can
-        be withdrawn again.
+        Where the method returns true, no call can use the request afterwards, the recorder has put
+        the end on record, once, and the store does not hold the request any more. A withdrawn
+        request can be withdrawn again.
         """
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
@@ -122,4 +129,15 @@ class InboxStore(Protocol):
 
 
 class Store(Approvals, InboxStore, Protocol):
-    """A store of requests for the calls, and for an inbox."""
+    """A store of requests for the calls, and for an inbox; each method raises ``StorageError``."""
+
+    def expire(self, now: int) -> None:
+        """End the requests whose time is over at ``now`` (epoch seconds).
+
+        The recorder puts each end on record, once, whichever processes look, unless a call has used
+        the request. The request stays for its call, which is told so. Raises what the recorder
+        raises.
+        """
+
+    def announce(self, request: ApprovalRequest) -> bool:
+        """Mark that people hear of a request's coming end; return whether nobody had before."""

@@ -7,24 +7,28 @@ answers are enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, get_args
 
-from agentguard.approvals.answer import Approval, read_answer
+from agentguard.approvals.answer import MAX_SKEW, Approval, read_answer
 from agentguard.approvals.quorum import missing_approvals, requesters_of
 from agentguard.approvals.request import read_requirement, requirements_digest
 from agentguard.approvals.roster import Answer, Roster
+from agentguard.approvals.status import RequestEnd
 from agentguard.audit import statements, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.summary import Summary
 from agentguard.call.decision import Requirement
+from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing.canonical import JSON
+from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
+
+_ENDS: Final[Mapping[str, RequestEnd]] = {end: end for end in get_args(RequestEnd)}
 
 
 class SignedRoster(NamedTuple):
@@ -109,18 +113,86 @@ class RequestDigests(NamedTuple):
     displayed_sha256: str
 
 
-def read_request(entry: Entry) -> RequestDigests:
+class LoggedRequest(NamedTuple):
+    """A request in the log, or the end of one: its digests, and its expiry (epoch seconds)."""
+
+    digests: RequestDigests
+    expires_at: int
+
+
+class LoggedEnd(NamedTuple):
+    """The end of a request in the log, whose call nobody has made again."""
+
+    request: LoggedRequest
+    end: RequestEnd
+
+
+def read_request(entry: Entry) -> LoggedRequest:
     """Read a request's entry and check the requirements' digest; raises ``DecodeError``."""
+    request = _read_request(entry)
+    if requirements_digest(read_requirements(entry)) != request.digests.requirement_sha256:
+        raise DecodeError("the requirements do not have their digest", code="entry.malformed")
+    return request
+
+
+def _read_request(entry: Entry) -> LoggedRequest:
     members = entry.members
-    request = RequestDigests(
+    expires_at = members["expires_at"]
+    if not is_integer(expires_at):
+        raise DecodeError("expires_at is a whole number", code="entry.malformed")
+    digests = RequestDigests(
         str(members["request_id"]),
         str(members["call_digest"]),
         str(members["requirement_sha256"]),
         str(members["displayed_sha256"]),
     )
-    if requirements_digest(read_requirements(entry)) != request.requirement_sha256:
-        raise DecodeError("the requirements do not have their digest", code="entry.malformed")
+    return LoggedRequest(digests, expires_at)
+
+
+def check_request(entry: Entry, chain: Chain | None) -> LoggedRequest:
+    """Return the request in an entry, asked for under ``chain``; None for no delegation.
+
+    Raises ``DecodeError``, and ``VerificationError`` for a request that is for somebody else than
+    the chain is, or outlives it.
+    """
+    request = read_request(entry)
+    if chain is not None:
+        if entry.members["principal"] != chain.principal:
+            raise _mismatch("a request is for another principal than its chain of delegation")
+        if request.expires_at > chain.leaf.expires_at:
+            raise _mismatch("a request ends after its chain of delegation")
     return request
+
+
+def read_request_end(entry: Entry) -> LoggedEnd:
+    """Read the entry of a request's end, unverified; raises ``DecodeError``."""
+    end = _ENDS.get(str(entry.members["end"]))
+    if end is None:
+        raise DecodeError("a request ends as expired or withdrawn", code="entry.malformed")
+    return LoggedEnd(_read_request(entry), end)
+
+
+def check_request_end(entry: Entry, roster: Roster | None, at: int) -> LoggedEnd:
+    """Return the end of a request, after a check of its time, and of the answers until then.
+
+    ``roster`` is the roster that the entry names, and ``at`` the time when the end was logged.
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
+    ended, envelopes = read_request_end(entry), _envelopes(entry)
+    if ended.end == "expired" and at < ended.request.expires_at:
+        raise _mismatch("a request has expired before its end")
+    if ended.end == "withdrawn" and at >= ended.request.expires_at:
+        raise _mismatch("a request was withdrawn after its end")
+    if (roster is None) == bool(envelopes):
+        raise _mismatch("the end of a request names a roster for its answers, and else none")
+    answers = [roster.identify(envelope) for envelope in envelopes if roster is not None]
+    if any(answer.approval.not_before - MAX_SKEW > at for answer in answers):
+        raise _mismatch("an answer is newer than the end of its request")
+    if answered_requests(answers) - {ended.request.digests}:
+        raise _mismatch("an answer is to another request than the one that ended")
+    if len({answer.approval.approval_id for answer in answers}) != len(answers):
+        raise _mismatch("an answer stands twice")
+    return ended
 
 
 def answered_requests(answers: Sequence[Answer]) -> frozenset[RequestDigests]:
@@ -133,7 +205,7 @@ def answered_requests(answers: Sequence[Answer]) -> frozenset[RequestDigests]:
 
 
 def summary_of_request(entry: Entry) -> Summary:
-    """Return the summary of a request's entry; raises ``DecodeError``."""
+    """Return the summary of the entry of a request or of its end; raises ``DecodeError``."""
     match {"traceparent": None, **entry.members}:
         case {
             "agent": str(agent),
@@ -143,6 +215,7 @@ def summary_of_request(entry: Entry) -> Summary:
             "traceparent": str() | None as traceparent,
         }:
             return summary.of_request(
+                "request_end" if entry.kind == "request_end" else "request",
                 at=entry.at,
                 agent=agent,
                 principal=principal,
@@ -153,8 +226,11 @@ def summary_of_request(entry: Entry) -> Summary:
     raise DecodeError("a request names agent, principal, tool and task", code="entry.malformed")
 
 
-def roster_digest_of_call(entry: Entry) -> str | None:
-    """Return the digest of the roster that a call names; raises ``DecodeError``."""
+def roster_digest_of_answers(entry: Entry) -> str | None:
+    """Return the digest of the roster that a call, or a request's end, names for its answers.
+
+    Raises ``DecodeError``.
+    """
     digest = entry.members["roster_sha256"]
     if digest is None or isinstance(digest, str):
         return digest
@@ -162,7 +238,10 @@ def roster_digest_of_call(entry: Entry) -> str | None:
 
 
 def read_answers(entry: Entry) -> list[Approval]:
-    """Return the answers in a call's entry, unverified; raises ``DecodeError``."""
+    """Return the answers in the entry of a call, or of a request's end, unverified.
+
+    Raises ``DecodeError``.
+    """
     return [read_answer(envelope) for envelope in _envelopes(entry)]
 
 

@@ -25,7 +25,7 @@ from agentguard.audit import (
 )
 from agentguard.audit.adoption import Adoption, check_adoption
 from agentguard.audit.ahead import ReadEntry, Reading
-from agentguard.audit.approval_checks import RequestDigests
+from agentguard.audit.approval_checks import LoggedEnd, LoggedRequest, RequestDigests
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -87,7 +87,8 @@ class ContentsVerifier:
     heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
     admin_statements: list[tuple[int, AdminStatement]] = field(default_factory=list)
     approvals: list[tuple[RequestDigests, int]] = field(default_factory=list)
-    requests: list[tuple[RequestDigests, Summary]] = field(default_factory=list)
+    requests: list[tuple[LoggedRequest, Summary]] = field(default_factory=list)
+    request_ends: list[tuple[LoggedEnd, int]] = field(default_factory=list)
     adoptions: list[tuple[int, Adoption]] = field(default_factory=list)
     call_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     logouts: list[LoggedOut] = field(default_factory=list)
@@ -164,10 +165,10 @@ class ContentsVerifier:
                 return self._outcome(index, reading, entry)
             case "secret" | "proof" | "receipt" | "received" | "refused":
                 return _Content(self._release(entry))
-            case "evaluation":
-                return _Content(self._evaluation(entry, at))
-            case "identity" | "delegation" | "surrender" | "request" | "resolution" | "erasure":
+            case "identity" | "delegation" | "surrender" | "resolution" | "erasure":
                 return _Content(self._subject(index, entry, at))
+            case "evaluation" | "request" | "request_end":
+                return _Content(self._asked(index, entry, at))
         self._announcement(index, entry)
         return _Content(Summary(entry.kind, entry.at))
 
@@ -194,15 +195,29 @@ class ContentsVerifier:
                 surrender = surrenders.check(entry, self.trust, self.latest_time)
                 self.surrenders.append((surrender.jti, min(at, surrender.latest)))
                 return surrender.summary
-            case "request":
-                request_summary = approval_checks.summary_of_request(entry)
-                self.requests.append((approval_checks.read_request(entry), request_summary))
-                return request_summary
         statement = statements.check_admin_statement(
             entry, self.trust, self.latest_time, signatures=self.checks_signatures
         )
         self.admin_statements.append((index, statement))
         return Summary(entry.kind, entry.at, statement.call.invocation_id)
+
+    def _asked(self, index: int, entry: Entry, at: int) -> Summary:
+        """Check what the policy or people were asked, and return the entry's summary."""
+        if entry.kind == "evaluation":
+            return self._evaluation(entry, at)
+        return self._request(index, entry, at)
+
+    def _request(self, index: int, entry: Entry, at: int) -> Summary:
+        """Check a request for an approval, or its end, and return the entry's summary."""
+        about = approval_checks.summary_of_request(entry)
+        if entry.kind == "request":
+            digest = entry.members["chain_sha256"]
+            chain = None if digest is None else self._chain_named(str(digest))
+            self.requests.append((approval_checks.check_request(entry, chain), about))
+        else:
+            ended = approval_checks.check_request_end(entry, self._roster_of(entry), at)
+            self.request_ends.append((ended, index))
+        return about
 
     def _announcement(self, index: int, entry: Entry) -> None:
         """Check an entry that states what is in force from now on."""
@@ -308,15 +323,16 @@ class ContentsVerifier:
         self.invocations.add(digest)
 
     def _chain_of(self, call: Authorization | LoggedEvaluation) -> Chain | None:
-        if call.chain_sha256 is None:
-            return None
-        chain = self._chains.get(call.chain_sha256)
+        return None if call.chain_sha256 is None else self._chain_named(call.chain_sha256)
+
+    def _chain_named(self, digest: str) -> Chain:
+        chain = self._chains.get(digest)
         if chain is None:
             raise VerificationError("a chain of delegation that no entry before it keeps")
         return chain
 
     def _roster_of(self, entry: Entry) -> Roster | None:
-        digest = approval_checks.roster_digest_of_call(entry)
+        digest = approval_checks.roster_digest_of_answers(entry)
         if digest is None:
             return None
         roster = self._rosters.get(digest)

@@ -52,6 +52,23 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "requirement_sha256",
             "displayed_sha256",
             "expires_at",
+            "chain_sha256",
+        }
+    ),
+    "request_end": frozenset(
+        {
+            "request_id",
+            "end",
+            "call_digest",
+            "agent",
+            "principal",
+            "tool",
+            "task_id",
+            "requirement_sha256",
+            "displayed_sha256",
+            "expires_at",
+            "roster_sha256",
+            "approvals",
         }
     ),
     "config": frozenset({"config_sha256", "config"}),
@@ -143,6 +160,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
     "call": frozenset({"client", "evaluation", "journal", "replay_of"}),
     "request": frozenset({"traceparent"}),
+    "request_end": frozenset({"traceparent"}),
 }
 
 

@@ -242,7 +242,7 @@ class _FileVerifier:
     ) -> tuple[Answer, ...]:
         """Check the answers on which the call rests against the roster in force at that time."""
         proven = self._one("call")
-        digest = approval_checks.roster_digest_of_call(proven.entry)
+        digest = approval_checks.roster_digest_of_answers(proven.entry)
         roster = None
         if digest is None:
             if self._of_kind("roster"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from agentguard.audit.adoption import Adoption
-from agentguard.audit.approval_checks import RequestDigests
+from agentguard.audit.approval_checks import LoggedEnd, LoggedRequest, RequestDigests
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.statements import AdminStatement
 from agentguard.audit.summary import Summary
@@ -104,8 +104,11 @@ class ShardReport:
     approvals: tuple[tuple[RequestDigests, int], ...] = ()
     """The requests whose approvals let calls of this shard run, each with the call's index."""
 
-    requests: tuple[tuple[RequestDigests, Summary], ...] = ()
+    requests: tuple[tuple[LoggedRequest, Summary], ...] = ()
     """The requests for approvals in this shard, each with the summary of the request's entry."""
+
+    request_ends: tuple[tuple[LoggedEnd, int], ...] = ()
+    """The ends of requests in this shard, each with the index of its entry."""
 
     observed_calls: int = 0
     """The number of calls that ran in the mode observe, whatever the policy decided."""

@@ -7,10 +7,11 @@ commitment. ``entry.py`` reads entries. The formats stand in log.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
+from agentguard.approvals.status import RequestEnd
 from agentguard.audit import summary
 from agentguard.audit.entry import Attachment, CallPlace, LogPlace, Mode, Status
 from agentguard.audit.running_call import CallName
@@ -159,26 +160,66 @@ def roster(issuer: Signer, trust_domain: str, approvers: Roster, *, at: str) -> 
     return _signed("roster", at, statement, issuer)
 
 
-def request(request: ApprovalRequest, *, at: str) -> Record:
-    """Build the entry of a request for an approval, without the arguments of the call."""
+def request(request: ApprovalRequest, chain_sha256: str | None, *, at: str) -> Record:
+    """Build the entry of a request for an approval, without the arguments of the call.
+
+    ``chain_sha256`` names the delegation under which the agent asks, None for its own authority.
+    """
     members = {
         "kind": "request",
         "at": at,
+        **_about_request(request),
+        "call_site": request.call_site,
+        "resource": request.resource,
+        "requirements": [one.as_json() for one in request.requirements],
+        "chain_sha256": chain_sha256,
+    }
+    return new_record(members, _summary_of("request", request, at))
+
+
+def request_end(
+    request: ApprovalRequest,
+    end: RequestEnd,
+    answers: Sequence[Envelope],
+    roster_sha256: str,
+    *,
+    at: str,
+) -> Record:
+    """Build the entry of the end of a request whose call nobody has made again.
+
+    ``answers`` are the valid answers by then, of people in the roster with that digest.
+    """
+    members = {
+        "kind": "request_end",
+        "at": at,
+        **_about_request(request),
+        "end": end,
+        "roster_sha256": roster_sha256 if answers else None,
+        "approvals": [answer.as_json() for answer in answers],
+    }
+    return new_record(members, _summary_of("request_end", request, at))
+
+
+def _about_request(request: ApprovalRequest) -> dict[str, object]:
+    return {
         "request_id": request.request_id,
         "call_digest": request.call_digest,
-        "call_site": request.call_site,
         "agent": request.agent,
         "principal": request.principal,
         "tool": {"name": request.tool, "digest": request.tool_digest},
-        "resource": request.resource,
         "task_id": request.task_id,
-        "requirements": [one.as_json() for one in request.requirements],
         "requirement_sha256": request.requirement_sha256,
         "displayed_sha256": request.displayed_sha256,
         "expires_at": request.expires_at,
         **({} if request.traceparent is None else {"traceparent": request.traceparent}),
     }
-    request_summary = summary.of_request(
+
+
+def _summary_of(
+    kind: Literal["request", "request_end"], request: ApprovalRequest, at: str
+) -> Summary:
+    return summary.of_request(
+        kind,
         at=at,
         agent=request.agent,
         principal=request.principal,
@@ -186,7 +227,6 @@ def request(request: ApprovalRequest, *, at: str) -> Record:
         task_id=request.task_id,
         traceparent=request.traceparent,
     )
-    return new_record(members, request_summary)
 
 
 def identity(credential: Credential, *, at: str) -> Record:

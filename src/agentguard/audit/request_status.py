@@ -6,13 +6,15 @@ The columns of the log lead to the entries. Nothing here is verified: ``verify.p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, suppress
+from datetime import datetime
 from typing import Final
 
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.status import (
     CallState,
+    PastRequest,
     RequestState,
     RequestStatus,
     Shows,
@@ -26,12 +28,37 @@ from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError
 from agentguard.identity.credential import agent_name
+from agentguard.identity.trust import seconds
 
 _SHORTEST: Final = 8
 """The fewest hex digits by which a request is found, as in a list of requests."""
 
 
 _OUTCOMES: Final[Mapping[str, CallState]] = {"ok": "ran", "error": "failed", "not_run": "not_made"}
+
+
+class LoggedHistory:
+    """The ``History`` of a log, which ``read`` opens.
+
+    The requests of an agent that ``shows`` leaves out count as none.
+    """
+
+    def __init__(
+        self, read: Callable[[], LogReader], clock: Callable[[], datetime], shows: Shows = shows_all
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._shows = shows
+
+    def status(self, request_id: str) -> RequestStatus | None:
+        """Return what became of the request whose id begins so; None for no such request."""
+        with closing(self._read()) as reader:
+            return status_of_request(reader, request_id, seconds(self._clock()), self._shows)
+
+    def past(self, most: int, waiting: Collection[str]) -> list[PastRequest]:
+        """Return the newest ``most`` requests but the ``waiting`` ones (ids), the oldest first."""
+        with closing(self._read()) as reader:
+            return past_requests(reader, seconds(self._clock()), most, waiting, self._shows)
 
 
 def status_of_request(
@@ -44,34 +71,96 @@ def status_of_request(
     """
     if len(request_id) < _SHORTEST:
         return None
-    found = [one for one in _requests(reader, request_id) if _is_shown(one.entry, shows)]
-    if len({str(one.entry.members["request_id"]) for one in found}) != 1:
+    found = [
+        one
+        for one in _requests(reader, shows)
+        if str(one.members["request_id"]).startswith(request_id)
+    ]
+    if len({str(one.members["request_id"]) for one in found}) != 1:
         return None
-    request = found[0].entry
-    full_id = str(request.members["request_id"])
-    decision = _decision(reader, request, full_id)
+    return _status(reader, found[0], now)
+
+
+def past_requests(
+    reader: LogReader,
+    now: int,
+    most: int,
+    waiting: Collection[str],
+    shows: Shows = shows_all,
+) -> list[PastRequest]:
+    """Return the newest ``most`` requests that are over, the oldest first.
+
+    ``waiting`` are the ids of the requests that are not over; the other arguments are those of
+    ``status_of_request``. Raises ``StorageError``.
+    """
+    over = [one for one in _requests(reader, shows) if one.members["request_id"] not in waiting]
+    newest = sorted(over, key=lambda one: one.at)[-most:]
+    return [_past(reader, one, now) for one in newest]
+
+
+def _past(reader: LogReader, request: Entry, now: int) -> PastRequest:
+    about = approval_checks.summary_of_request(request)
+    members = str(about.agent), str(about.principal), str(about.tool)  # a request has all three
+    return PastRequest(request.at, *members, _status(reader, request, now))
+
+
+def _status(reader: LogReader, request: Entry, now: int) -> RequestStatus:
+    """Return what became of a request that does not wait any more."""
+    request_id = str(request.members["request_id"])
+    ended, decision = _end(reader, request), _decision(reader, request, request_id)
     if decision is None:
-        expires_at = request.members["expires_at"]
-        is_over = isinstance(expires_at, int) and now >= expires_at
-        return RequestStatus(full_id, "expired" if is_over else "withdrawn")
+        return _without_call(request, ended, now)
     located, call = decision
-    answers = _answers(located.entry, full_id)
+    answers, otherwise = _answers(located.entry, request_id), _without_call(request, ended, now)
     return RequestStatus(
-        full_id,
-        _state(call, answers),
-        answers,
+        request_id,
+        _state(call, answers, otherwise),
+        answers or otherwise.answers,
         _call_state(reader, located, call),
         call.code if not call.allowed else "",
         "; ".join(call.reasons) if not call.allowed else "",
         call.invocation_id,
         located.entry.at,
+        otherwise.ended_at,
     )
 
 
-def _requests(reader: LogReader, request_id: str) -> Iterator[LocatedEntry]:
+def _without_call(request: Entry, ended: Entry | None, now: int) -> RequestStatus:
+    """Return the status of a request, by its end on record, or else by its time."""
+    request_id = str(request.members["request_id"])
+    if ended is None:
+        expires_at = request.members["expires_at"]
+        is_over = isinstance(expires_at, int) and now >= expires_at
+        return RequestStatus(request_id, "expired" if is_over else "given_up")
+    answers = _answers(ended, request_id)
+    state: RequestState = approval_checks.read_request_end(ended).end
+    if any(one.verdict == "reject" for one in answers):
+        state = "rejected"
+    return RequestStatus(request_id, state, answers, ended_at=ended.at)
+
+
+def _end(reader: LogReader, request: Entry) -> Entry | None:
+    """Return the entry of a request's end; None where none is on record."""
+    about = approval_checks.summary_of_request(request)
+    search = Search(
+        kind="request_end",
+        agent=about.agent,
+        principal=about.principal,
+        tool=about.tool,
+        since=request.at,
+    )
+    for located in search_entries(reader, search):
+        if located.entry.members["request_id"] == request.members["request_id"]:
+            with suppress(DecodeError):
+                approval_checks.read_request_end(located.entry)
+                return located.entry
+    return None
+
+
+def _requests(reader: LogReader, shows: Shows) -> Iterator[Entry]:
     for located in search_entries(reader, Search(kind="request"), newest_first=True):
-        if str(located.entry.members["request_id"]).startswith(request_id):
-            yield located
+        if _is_shown(located.entry, shows):
+            yield located.entry
 
 
 def _is_shown(request: Entry, shows: Shows) -> bool:
@@ -141,12 +230,14 @@ def _answers(entry: Entry, request_id: str) -> tuple[Approval, ...]:
     return ()
 
 
-def _state(call: Authorization, answers: tuple[Approval, ...]) -> RequestState:
+def _state(
+    call: Authorization, answers: tuple[Approval, ...], otherwise: RequestStatus
+) -> RequestState:
     if call.code == "approval.rejected" or any(one.verdict == "reject" for one in answers):
         return "rejected"
     if call.allowed or answers:
         return "approved"
-    return "expired" if call.code == "approval.expired" else "withdrawn"
+    return "expired" if call.code == "approval.expired" else otherwise.state
 
 
 def _call_state(reader: LogReader, located: LocatedEntry, call: Authorization) -> CallState:

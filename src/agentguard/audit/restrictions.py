@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from agentguard.approvals.status import RequestEnd
 from agentguard.audit.entry import BEGINNING, parse_time
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.call.responsibility import THAW
@@ -25,6 +26,9 @@ LOGGED_OUT: Final = "the user has logged out since: a new log-in lets the agent 
 
 SURRENDERED: Final = "the agent, or one before it in the chain, has given the delegation up"
 """The reason of each denial because of a surrender."""
+
+REQUEST_KEPT: Final = 30 * 24 * 3600
+"""Seconds for which an expired request stays that has no end yet: a guard may open weeks later."""
 
 EXPIRY_SLACK: Final = 24 * 3600
 """Seconds for which an expired item stays, because a process may have a slow clock."""
@@ -51,10 +55,14 @@ class UseCount(NamedTuple):
 
 
 class PendingRequest(NamedTuple):
-    """A request in the log: the digest of the request as people see it, and its expiry."""
+    """A request in the log: the digest of the request as people see it, and its expiry.
+
+    ``end`` is the end that the log has of the request; None while it has none.
+    """
 
     displayed_sha256: str
     expires_at: int
+    end: RequestEnd | None = None
 
 
 class CallCount(NamedTuple):
@@ -97,7 +105,7 @@ class Restrictions(NamedTuple):
     - ``newest``: the time of the newest entry, in the form of ``BEGINNING``; a guard that opens
       later writes no older entry.
     - ``used``: how many calls used each approval or request, by its id.
-    - ``requests``: waiting requests by their id.
+    - ``requests``: requests by their id, waiting or ended.
     - ``chains``: for each chain, by its digest, the hops that limit the number of calls.
     - ``calls``: how many calls were made under each limited hop, by its id.
     - ``unsettled``: calls by the digest of their invocation.

@@ -18,6 +18,7 @@ from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.journal_names import NAME_SIZE
 from agentguard.audit.restrictions import (
     EXPIRY_SLACK,
+    REQUEST_KEPT,
     CallCount,
     CallLimit,
     PendingRequest,
@@ -40,6 +41,7 @@ _ALWAYS: Final = tuple(
         "surrender",
         "freeze",
         "request",
+        "request_end",
         "delegation",
         "resolution",
         "erasure",
@@ -113,7 +115,7 @@ class RestrictionsBuilder:
                 self._authorization(entry)
             case "outcome":
                 self._outcome(entry)
-            case "request":
+            case "request" | "request_end":
                 self._request(entry)
             case "delegation":
                 self._delegation(entry)
@@ -150,12 +152,17 @@ class RestrictionsBuilder:
             self._add_name_of(call)
 
     def _request(self, entry: Entry) -> None:
-        request = approval_checks.read_request(entry)
-        expires_at = entry.members["expires_at"]
-        if isinstance(expires_at, int):
-            self._requests[request.request_id] = PendingRequest(
-                request.displayed_sha256, expires_at
-            )
+        if entry.kind == "request":
+            request, end = approval_checks.read_request(entry), None
+        else:
+            request, end = approval_checks.read_request_end(entry)
+        request_id = request.digests.request_id
+        known = self._requests.get(request_id)  # the end's shard may be read before the request's
+        self._requests[request_id] = PendingRequest(
+            request.digests.displayed_sha256,
+            request.expires_at,
+            end if known is None else end or known.end,
+        )
 
     def _delegation(self, entry: Entry) -> None:
         hops, _credentials = statements.chain_tokens(entry)
@@ -223,7 +230,9 @@ class RestrictionsBuilder:
         return self._base._replace(
             newest=newest,
             used={key: one for key, one in self._used.items() if one.expires_at >= past},
-            requests={key: one for key, one in self._requests.items() if one.expires_at >= past},
+            requests={
+                key: one for key, one in self._requests.items() if self._keeps(key, one, past)
+            },
             chains=chains,
             calls={jti: one for jti, one in self._calls.items() if one.expires_at >= past},
             unsettled=dict(self._still_open(chains)),
@@ -233,6 +242,11 @@ class RestrictionsBuilder:
             read=dict(self._read),
             malformed=self._malformed,
         ).without_ended()
+
+    def _keeps(self, request_id: str, request: PendingRequest, past: int) -> bool:
+        """Whether a request stays: for long, where it has expired and nobody has said so yet."""
+        is_over = request.end is not None or request_id in self._used
+        return request.expires_at >= (past if is_over else past + EXPIRY_SLACK - REQUEST_KEPT)
 
     def _still_open(self, chains: Mapping[str, object]) -> Iterator[tuple[str, UnsettledCall]]:
         for sha256, call in self._unsettled.items():

@@ -7,7 +7,7 @@ recomputes every summary from its entry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_name
@@ -93,6 +93,7 @@ def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
 
 
 def of_request(
+    kind: Literal["request", "request_end"],
     *,
     at: str,
     agent: str,
@@ -101,14 +102,14 @@ def of_request(
     task_id: str | None,
     traceparent: str | None,
 ) -> Summary:
-    """Return the summary of a request's entry."""
+    """Return the summary of the entry of a request, or of the request's end."""
     return Summary(
-        "request",
+        kind,
         at,
         agent=agent,
         principal=principal,
         tool=tool,
-        decision="approval",
+        decision="approval" if kind == "request" else None,
         task_id=task_id,
         trace_id=trace_id(traceparent),
     )

@@ -123,6 +123,7 @@ class ShardVerifier:
             ),
             approvals=tuple(contents.approvals),
             requests=tuple(contents.requests),
+            request_ends=tuple(contents.request_ends),
             observed_calls=contents.observed_calls,
             adoptions=tuple(contents.adoptions),
             logouts=tuple(contents.logouts),

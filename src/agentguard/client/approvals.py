@@ -6,7 +6,7 @@ application's own word counts where the server's ``[clients]`` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from agentguard.approvals.answer import Verdict
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer, Roster
-from agentguard.approvals.status import RequestStatus
+from agentguard.approvals.status import PastRequest, RequestStatus
 from agentguard.approvals.store import Check, StoredRequest
 from agentguard.client.link import Link
 from agentguard.errors import DecodeError
@@ -24,7 +24,10 @@ from agentguard.wire import values
 
 
 class ClientRequests:
-    """The store of requests in a server, as an inbox needs it (``approvals.store.InboxStore``)."""
+    """The store and the history of requests in a server, as an inbox needs them.
+
+    They are ``approvals.store.InboxStore`` and ``approvals.status.History``.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -77,12 +80,19 @@ class ClientRequests:
             lambda: None if found is None else (values.text(found[0]), values.text(found[1])),
         )
 
-    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+    def withdraw(self, request: ApprovalRequest) -> bool:
         """Withdraw a request; return whether no call has used it."""
-        asked = {"op": "approvals.withdraw", **_asked(request), "key": key}
+        asked = {"op": "approvals.withdraw", **_asked(request)}
         return self._link.request(asked).header.get("withdrawn") is True
 
-    def history(self, request_id: str) -> RequestStatus | None:
+    def past(self, most: int, waiting: Collection[str]) -> list[PastRequest]:
+        """Return the newest ``most`` requests that are over; the server knows which wait."""
+        asked = {"op": "approvals.ended", "most": most}
+        found: Any = self._link.request(asked).header.get("ended")
+        past = [values.read_past_request(one) for one in values.reads("list", lambda: [*found])]
+        return [one for one in past if one.status.request_id not in waiting]
+
+    def status(self, request_id: str) -> RequestStatus | None:
         """Return what became of a request that does not wait any more."""
         asked = {"op": "approvals.history", "request_id": request_id}
         found = self._link.request(asked).header.get("status")
@@ -96,7 +106,7 @@ class ClientInbox(ApprovalInbox):
 
     def __init__(self, link: Link, roster: Roster, clock: Callable[[], datetime]) -> None:
         store = ClientRequests(link)
-        super().__init__(store, roster, clock, history=store.history)
+        super().__init__(store, roster, clock, history=store)
         self._link = link
 
     def vouch(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from agentguard.approvals.store import Limits
+from agentguard.approvals.store import Limits, Recorder
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
 from agentguard.domain.new_keys import announce_keys, new_key, new_trust
@@ -92,10 +92,12 @@ class StateDomain:
         ledger.keep()
         return FileRevocations(self.settings.state, ledger)
 
-    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> FileApprovals:
+    def approvals(
+        self, limits: Limits, ledger: Ledger | None = None, record: Recorder | None = None
+    ) -> FileApprovals:
         """Return the requests in the state's folder, each of which is compared with the log."""
         return FileApprovals(
-            self.settings.state, ledger or self.ledger(), limits, self._keys_by_now
+            self.settings.state, ledger or self.ledger(), limits, self._keys_by_now, record
         )
 
     def journal(self, ledger: Ledger | None = None) -> FileJournal:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from agentguard.approvals.store import Limits
+from agentguard.approvals.store import Limits, Recorder
 from agentguard.audit import records
 from agentguard.audit.registry import seal_registry
 from agentguard.call.invocation import timestamp
@@ -79,9 +79,14 @@ class MemoryDomain:
         """Return revocations without a revoked name, which count calls."""
         return MemoryRevocations()
 
-    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> MemoryApprovals:  # noqa: ARG002
+    def approvals(
+        self,
+        limits: Limits,
+        ledger: Ledger | None = None,  # noqa: ARG002
+        record: Recorder | None = None,
+    ) -> MemoryApprovals:
         """Return a new store of requests, in memory."""
-        return MemoryApprovals(limits)
+        return MemoryApprovals(limits, record)
 
     def journal(self, ledger: Ledger | None = None) -> MemoryJournal:  # noqa: ARG002
         """Return a new journal, in memory."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from agentguard.approvals.store import Limits, Store
+from agentguard.approvals.store import Limits, Recorder, Store
 from agentguard.audit.log import LogReader
 from agentguard.call.journal import Journal, RunStore
 from agentguard.identity.revocation import Revocations
@@ -63,8 +63,13 @@ class Domain(Protocol):
     def revocations(self, ledger: Ledger | None = None) -> Revocations:
         """Return the revoked names and the counts of calls; raises as ``lease`` does."""
 
-    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> Store:
-        """Return the store of the requests for approvals; raises ``StorageError``."""
+    def approvals(
+        self, limits: Limits, ledger: Ledger | None = None, record: Recorder | None = None
+    ) -> Store:
+        """Return the store of the requests for approvals, whose ends ``record`` puts on record.
+
+        Raises ``StorageError``.
+        """
 
     def journal(self, ledger: Ledger | None = None) -> Journal:
         """Return the journal of the calls that a framework may make again."""

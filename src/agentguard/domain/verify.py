@@ -104,6 +104,7 @@ class _LogVerification:
         self._compare_heads(reports)
         self._count_calls(reports)
         self._count_approvals(reports)
+        self._compare_request_ends(reports)
         self._find_unapproved(reports)
         self.problems += late_calls(reports)
         settlement = ResolutionVerifier(self.reader, self.trust, reports, frozenset(self.damaged))
@@ -135,7 +136,11 @@ class _LogVerification:
     def _count_approvals(self, reports: Sequence[ShardReport]) -> None:
         """Report requests that let more than one call run, or that no entry states."""
         used: dict[str, tuple[int, int]] = {}
-        requested = {request.request_id: request for r in reports for request, _about in r.requests}
+        requested = {
+            request.digests.request_id: request.digests
+            for r in reports
+            for request, _about in r.requests
+        }
         for report in reports:
             for request, index in report.approvals:
                 first = used.setdefault(request.request_id, (report.shard, index))
@@ -146,6 +151,25 @@ class _LogVerification:
                     what = "no entry states the request that was approved, as it was approved"
                     self.problems.append(Problem(report.shard, index, what))
 
+    def _compare_request_ends(self, reports: Sequence[ShardReport]) -> None:
+        """Report requests that ended twice, that no entry states, or whose approval was used."""
+        requested = {r.digests.request_id: r for one in reports for r, _about in one.requests}
+        used = {request.request_id for report in reports for request, _index in report.approvals}
+        ended: dict[str, tuple[int, int]] = {}
+        for report in reports:
+            for (request, _end), index in report.request_ends:
+                request_id = request.digests.request_id
+                first = ended.setdefault(request_id, (report.shard, index))
+                if first != (report.shard, index):
+                    what = f"its request has ended before, by entry {first[1]} of shard {first[0]}"
+                    self.problems.append(Problem(report.shard, index, what))
+                if requested.get(request_id) != request:
+                    what = "no entry states the request that ended, as it ended"
+                    self.problems.append(Problem(report.shard, index, what))
+                if request_id in used:
+                    what = "its request has let a call run, and can't have ended without one"
+                    self.problems.append(Problem(report.shard, index, what))
+
     def _find_unapproved(self, reports: Sequence[ShardReport]) -> None:
         """Report calls that people were asked to approve and that ran without an answer.
 
@@ -153,7 +177,7 @@ class _LogVerification:
         file is damaged has a problem already.
         """
         requests = [pair for report in reports for pair in report.requests]
-        digests = {request.call_sha256 for request, _about in requests}
+        digests = {request.digests.call_sha256 for request, _about in requests}
         searches = {
             Search("call", principal=about.principal, tool=about.tool, decision="allow")
             for _request, about in requests

@@ -26,6 +26,7 @@ class Authority:
     by which the authority can be revoked. ``limits`` are the hops that allow a number of calls
     only, each with that number. ``since`` is the time from which the authority counts, which may
     be a moment after the call has looked at the clock: another thread may have derived it.
+    ``ends_at`` is the end of the delegation, in seconds since the epoch; None on the agent's own.
     """
 
     principal: str
@@ -37,6 +38,7 @@ class Authority:
     task_id: str | None = None
     limits: Sequence[tuple[str, int]] = ()
     since: datetime | None = None
+    ends_at: int | None = None
     description: Fragment | None = None
     """The canonical ``delegation`` of the policy's input; None on the agent's own authority."""
 

@@ -174,7 +174,8 @@ def _request_approval(
         raise ApprovalError(nobody, code="approval.unavailable")
     traceparent = yield Ask(prepared.listener)
     request = _request(prepared, decision, traceparent)
-    receipt = yield Do(ports.log.append, records.request(request, at=prepared.at))
+    record = records.request(request, prepared.authority.chain_sha256, at=prepared.at)
+    receipt = yield Do(ports.log.append, record)
     prepared.listener.requested(request, receipt, ports.log.head)
     stored = yield Tell(_store, ports, prepared.request_key, request)
     return ApprovalPending(stored, "nobody has answered yet")
@@ -183,8 +184,10 @@ def _request_approval(
 def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
     """Put the request in the store, and call ``on_request``, whose failure refuses nothing.
 
-    Returns the request in the store, which another attempt may have put there before.
+    Requests whose time is over end first. Returns the request in the store, which another attempt
+    may have put there before.
     """
+    ports.end_expired()
     stored = ports.approvals.ask(key, request)
     if ports.on_request is not None and stored.request_id == request.request_id:
         tell(ports.on_request, stored)
@@ -198,7 +201,10 @@ def _request(
     arguments, predicate = prepared.arguments, prepared.predicate
     assert isinstance(arguments, Arguments)  # noqa: S101  the policy has decided on them
     tool = prepared.invocation.tool
-    now = _now(prepared)
+    now, delegation_end = _now(prepared), prepared.authority.ends_at
+    ends = [now + requirement.ttl for requirement in decision.requirements]
+    if delegation_end is not None:  # the call can't run afterwards
+        ends.append(delegation_end)
     return ApprovalRequest(
         request_id=predicate["invocation_id"],
         trust_domain=ports.trust_domain,
@@ -221,7 +227,7 @@ def _request(
         policy_sha256=ports.engine.policy_sha256,
         traceparent=traceparent,
         requested_at=now,
-        expires_at=now + min(requirement.ttl for requirement in decision.requirements),
+        expires_at=min(ends),
     )
 
 
@@ -245,6 +251,8 @@ def _judge_answers(
     if refusal is None and rejections:
         ruling, refusal = ruling._replace(answers=rejections), _rejected(rejections[0])
     if refusal is not None:
+        if refusal is _EXPIRED:
+            yield Tell(prepared.ports.end_expired)
         return ruling.refused(refusal)
     requesters = _requesters(prepared)
     answers = counted(request.requirements, answers, requesters)  # the policy hears of no others
@@ -319,8 +327,14 @@ def _mismatch(prepared: PreparedCall, request: ApprovalRequest) -> Decision | No
     if (authority.principal, tuple(authority.actors)) != (request.principal, request.actors):
         reason = "the approval was asked for another principal, or for other agents in the chain"
         return Decision.refusal(reason, code="delegation.mismatch")
+    if tool.name != request.tool:
+        reason = (
+            f"people were asked about {request.tool}, and this call is one of {tool.name}: the "
+            "tool was renamed or replaced while the call waited; make the call as a new one"
+        )
+        return Decision.refusal(reason, code="approval.mismatch")
     if predicate["tool"]["digest"] != request.tool_digest:
-        what = "the tool's name, description or schema has"
+        what = "the tool's description or schema has"
     else:
         what = "the arguments, the resource or the task have"
     reason = f"{what} changed since the approval was asked for: make the call as a new one"

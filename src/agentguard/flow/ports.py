@@ -33,6 +33,11 @@ Clock = Callable[[], datetime]
 Entropy = Callable[[int], bytes]
 """Returns that many random bytes, fit for keys."""
 
+
+def _nothing() -> None:
+    """End nothing: the store is looked at elsewhere."""
+
+
 OnRequest = Callable[[ApprovalRequest], object]
 """Receives each new request for an approval. An exception of the function is logged, no more.
 
@@ -86,6 +91,9 @@ class Ports:
     on_request: OnRequest | None = None
     asks_application: bool = False
     """Whether a function of the application names the roles of those who answer through it."""
+
+    end_expired: Callable[[], object] = _nothing
+    """Ends the requests whose time is over, and tells the application; raises nothing."""
 
     mode: Mode = "enforce"
     """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""

@@ -15,28 +15,48 @@ from agentguard.errors import ApprovalError
 from agentguard.flow.ports import OnRequest
 
 
+class Functions(NamedTuple):
+    """The functions that a program passes to ``Guard.open``, None for one that it does not pass."""
+
+    on_request: OnRequest | None = None
+    on_expiring: OnRequest | None = None
+    on_expired: OnRequest | None = None
+    approver_roles: RolesFunction | None = None
+
+
 class Callbacks(NamedTuple):
     """The functions of one guard, None for a function that the application does not have."""
 
     on_request: OnRequest | None = None
+    on_expiring: OnRequest | None = None
+    on_expired: OnRequest | None = None
     approver_roles: RoleLookUp | None = None
 
+    @property
+    def hears_of_ends(self) -> bool:
+        """Whether a function is called without a call of an agent."""
+        return self.on_expiring is not None or self.on_expired is not None
+
     @classmethod
-    def of(
-        cls, settings: Config, on_request: OnRequest | None, approver_roles: RolesFunction | None
-    ) -> Self:
+    def of(cls, settings: Config, given: Functions) -> Self:
         """Return the functions that the program passes, or else those of the configuration.
 
         Raises ``ConfigError`` for a function that can't be imported, and for anything that is no
         function or is a coroutine function.
         """
         source = f"{settings.source}: approvals"
-        roles = _function(approver_roles, settings.approver_roles, f"{source}.roles")
-        told = _function(on_request, settings.on_request, f"{source}.on_request")
-        for name, function in (("on_request", told), ("approver_roles", roles)):
+        found = Functions(
+            _function(given.on_request, settings.on_request, f"{source}.on_request"),
+            _function(given.on_expiring, settings.on_expiring, f"{source}.on_expiring"),
+            _function(given.on_expired, settings.on_expired, f"{source}.on_expired"),
+            _function(given.approver_roles, settings.approver_roles, f"{source}.roles"),
+        )
+        for name, function in found._asdict().items():
             if function is not None:
                 require_plain(function, name)
-        return cls(told, None if roles is None else _look_up(roles, f"{source}.roles"))
+        roles = found.approver_roles
+        look_up = None if roles is None else _look_up(roles, f"{source}.roles")
+        return cls(*found[:3], look_up)
 
 
 def _look_up(function: RolesFunction, where: str) -> RoleLookUp:

@@ -10,7 +10,6 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from agentguard.approvals.application import RolesFunction
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.roster import Roster
 from agentguard.approvals.store import Store
@@ -26,10 +25,9 @@ from agentguard.domain.key_sources import KeySources
 from agentguard.domain.policy_place import PolicyPlace
 from agentguard.domain.protocol import Domain
 from agentguard.flow.drive import Executors
-from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.acceptances import Room
-from agentguard.guard.callbacks import Callbacks
+from agentguard.guard.callbacks import Callbacks, Functions
 from agentguard.guard.delegations import Delegations
 from agentguard.guard.instance import Instance
 from agentguard.guard.process import Runtime
@@ -58,15 +56,14 @@ class Embedded:
         settings: Config,
         engine: Engine,
         domain: Domain,
-        on_request: OnRequest | None = None,
-        approver_roles: RolesFunction | None = None,
+        functions: Functions = Functions(),  # noqa: B008  a value
         *,
         is_server: bool = False,
     ) -> None:
         require_separate_threads()
         self._settings = settings
         self._is_free = settings.policy is None  # ephemeral: any agent name, every scope
-        callbacks = Callbacks.of(settings, on_request, approver_roles)
+        callbacks = Callbacks.of(settings, functions)
         self.runtime = Runtime(settings, engine, domain, callbacks, is_server=is_server)
         self.key_sources = KeySources(settings)
         self.tools, self.delegations = self._tables(settings, self.key_sources)
@@ -91,7 +88,7 @@ class Embedded:
         try:
             sources = self.key_sources.after(settings)
             tables = self._tables(settings, sources)
-            use = self.runtime.prepare(settings, engine, Callbacks.of(settings, None, None))
+            use = self.runtime.prepare(settings, engine, Callbacks.of(settings, Functions()))
         except BaseException:
             engine.close()
             raise
@@ -168,8 +165,7 @@ class Embedded:
 
     def requests(self) -> Store:
         """Return the store of the requests for approvals; raises ``StorageError``."""
-        self.runtime.current_ports()
-        return self.runtime.approval_store(self.runtime.domain)
+        return self.runtime.approval_store()
 
     def waiting(self) -> tuple[str, object, int] | None:
         """Return the trust domain, the state and the number of pending requests, for the metrics.
@@ -230,8 +226,7 @@ def _workloads(settings: Config, sources: KeySources) -> WorkloadTokens | None:
 def open_embedded(
     settings: Config,
     passphrase: Passphrase | None,
-    on_request: OnRequest | None = None,
-    approver_roles: RolesFunction | None = None,
+    functions: Functions = Functions(),  # noqa: B008  a value
     *,
     is_server: bool = False,
 ) -> Embedded:
@@ -245,4 +240,4 @@ def open_embedded(
 
     engine = open_engine(settings)
     domain = take_up(settings, passphrase or partial(passphrase_of, settings))
-    return Embedded(settings, engine, domain, on_request, approver_roles, is_server=is_server)
+    return Embedded(settings, engine, domain, functions, is_server=is_server)

@@ -35,6 +35,7 @@ from agentguard.flow.ports import OnRequest
 from agentguard.guard import process
 from agentguard.guard.agent import Agent
 from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.callbacks import Functions
 from agentguard.guard.caller import Caller
 from agentguard.guard.embedded import Embedded, open_embedded
 from agentguard.guard.parts import Parts
@@ -78,6 +79,8 @@ class Guard:
         *,
         passphrase: bytes | Callable[[], bytes] | None = None,
         on_request: OnRequest | None = None,
+        on_expiring: OnRequest | None = None,
+        on_expired: OnRequest | None = None,
         approver_roles: RolesFunction | None = None,
     ) -> Self:
         """Open the durable guard that an ``agentguard.toml`` describes.
@@ -85,22 +88,24 @@ class Guard:
         ``passphrase`` unlocks the long-lived keys. Without ``passphrase`` the guard reads
         ``AGENTGUARD_PASSPHRASE`` or ``[keys] passphrase_file``. A function is called again, from
         any thread, after a rotation of keys, and the guard does not keep the function's answer.
-        ``on_request``, no coroutine function, receives each new request for an approval, once the
-        request can be answered. ``approver_roles``, no coroutine function, returns the roles of a
-        principal who answers through the application (``guard.approvals.vouch``); both functions
-        take the place of the configuration's. Where the configuration has a ``[server]``, the guard
-        is a client of that server (``connect``), over what ``agentguard run`` has handed on where
-        this program was started so. Raises ``ConfigError``, ``PolicyError``,
-        ``KeyMaterialError``, ``StorageError``, ``DecodeError``, ``VerificationError`` or
-        ``ServerError``.
+        ``on_request`` receives each new request for an approval, once the request can be answered;
+        ``on_expiring`` a request whose end is near (``[approvals] expiring_seconds``), and
+        ``on_expired`` one that has expired. ``approver_roles`` returns the roles of a principal who
+        answers through the application (``guard.approvals.vouch``). None of them is a coroutine
+        function, and each takes the place of the configuration's. Where the configuration has a
+        ``[server]``, the guard is a client of that server (``connect``), over what ``agentguard
+        run`` has handed on where this program was started so; the server itself calls the last
+        three functions. Raises ``ConfigError``, ``PolicyError``, ``KeyMaterialError``,
+        ``StorageError``, ``DecodeError``, ``VerificationError`` or ``ServerError``.
         """
         source = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show the variables of a frame
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
+        functions = Functions(on_request, on_expiring, on_expired, approver_roles)
         if settings.server is None:
-            return cls(open_embedded(settings, source, on_request, approver_roles))
-        _require_no_roles(approver_roles)
+            return cls(open_embedded(settings, source, functions))
+        _require_on_request_alone(functions)
         from agentguard.guard import served  # noqa: PLC0415  most guards have no server
 
         return cls(served.configured(settings.server, settings.telemetry, on_request))
@@ -143,6 +148,8 @@ class Guard:
         *,
         config: Mapping[str, Any] | None = None,
         on_request: OnRequest | None = None,
+        on_expiring: OnRequest | None = None,
+        on_expired: OnRequest | None = None,
         approver_roles: RolesFunction | None = None,
     ) -> Self:
         """Make a guard in memory, for tests and notebooks.
@@ -150,14 +157,15 @@ class Guard:
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
         a ``Decision``. ``config`` holds the tables of an ``agentguard.toml``. If ``config`` has no
         ``agents`` table, the guard accepts any agent name, and each agent acts on its own
-        authority with every scope. ``open`` describes ``on_request`` and ``approver_roles``.
+        authority with every scope. ``open`` describes the functions.
         Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = memory.read_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = log_warnings(engine_from(policy, settings.base))
         domain = memory.new_domain(settings.trust_domain, now=process.clock())
-        return cls(Embedded(settings, engine, domain, on_request, approver_roles))
+        functions = Functions(on_request, on_expiring, on_expired, approver_roles)
+        return cls(Embedded(settings, engine, domain, functions))
 
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
@@ -385,10 +393,18 @@ def _nearest() -> Path | None:
         return None
 
 
-def _require_no_roles(approver_roles: RolesFunction | None) -> None:
-    if approver_roles is not None:
-        message = "approver_roles: the guard server looks roles up: name the function there"
-        raise ConfigError(message)
+def _require_on_request_alone(functions: Functions) -> None:
+    """Raise ``ConfigError`` for a function that a guard server calls, and no client of it."""
+    for name, key in (
+        ("approver_roles", "roles"),
+        ("on_expiring", "on_expiring"),
+        ("on_expired", "on_expired"),
+    ):
+        if getattr(functions, name) is not None:
+            message = (
+                f"{name}: the guard server calls this function: name it there, as [approvals] {key}"
+            )
+            raise ConfigError(message)
 
 
 def _after_fork() -> None:

@@ -280,6 +280,7 @@ class Instance:
             task_id=chain.root.task_id,
             limits=chain.limits,
             since=datetime.fromtimestamp(chain.leaf.issued_at, UTC),
+            ends_at=chain.leaf.expires_at,
             description=delegation_description(chain, self._roles_of(chain)),
             lends=Delegation(chain, self.holder, chain.leaf.scope),
             prover=DelegatedProver(self, delegation),

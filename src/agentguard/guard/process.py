@@ -13,16 +13,17 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.status import RequestStatus, Shows, shows_all
+from agentguard.approvals.status import Shows, shows_all
 from agentguard.approvals.store import Store
-from agentguard.audit.request_status import status_of_request
+from agentguard.audit.log import LogReader
+from agentguard.audit.request_status import LoggedHistory
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import RunStore
 from agentguard.domain.config import Config
@@ -32,7 +33,8 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
 from agentguard.guard.callbacks import Callbacks
-from agentguard.guard.setup import Setup, ports_on, put_on_record
+from agentguard.guard.request_ends import LOOK_EVERY, RequestEnds
+from agentguard.guard.setup import Setup, ends_on, ports_on, put_on_record
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
@@ -50,6 +52,10 @@ SAVE_EVERY: Final = 4096
 
 _CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
 """The time after which a guard looks for new keys before it signs a checkpoint."""
+
+
+_SHORTEST_PAUSE: Final = 0.05
+"""The fewest seconds between two looks for requests whose time is over."""
 
 
 class Present(NamedTuple):
@@ -97,6 +103,8 @@ class Runtime:
         self._probe: LogProbe | None = None
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
+        self._ends: RequestEnds | None = None
+        self._looks_until: threading.Event | None = None
         self._start_threads()
 
     def _start_threads(self) -> None:
@@ -140,8 +148,11 @@ class Runtime:
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(now, ledger)
         try:
-            store = self.approval_store(domain, ledger)
-            ports = ports_on(self._setup, log, domain, ledger, store, clock)
+            self._ends = ends = ends_on(self._setup, log, clock)
+            self.requests = store = domain.approvals(
+                self._setup.settings.limits, ledger, ends.record
+            )
+            ports = ports_on(self._setup, log, domain, ledger, store, ends, clock)
             self.runs = domain.runs()
             put_on_record(self._setup, ports, domain)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
@@ -151,7 +162,20 @@ class Runtime:
             log.close()
             raise
         log.check_before_signing(partial(_check_keys, weakref.ref(self)))
+        self._start_looking()
         return ports
+
+    def _start_looking(self) -> None:
+        """Look for requests whose time is over where somebody hears of them and nobody calls."""
+        if (self._is_server or self._setup.callbacks.hears_of_ends) and self._looks_until is None:
+            self._looks_until = until = threading.Event()
+            weakref.finalize(self, until.set)
+            threading.Thread(
+                target=_look,
+                args=(weakref.ref(self), until),
+                name="agentguard-requests",
+                daemon=True,
+            ).start()
 
     def prepare(self, settings: Config, engine: Engine, callbacks: Callbacks) -> Callable[[], None]:
         """Put another configuration and its policy on record; return what makes calls use them.
@@ -164,14 +188,16 @@ class Runtime:
             earlier, log = self.current_ports(), self._log
             assert log is not None  # noqa: S101  ports have a log
             domain, ledger = self.domain, self._ledger
-            store = domain.approvals(settings.limits, ledger)
-            ports = ports_on(setup, log, domain, ledger, store, clock)
+            ends = ends_on(setup, log, clock)
+            store = domain.approvals(settings.limits, ledger, ends.record)
+            ports = ports_on(setup, log, domain, ledger, store, ends, clock)
             put_on_record(setup, ports, domain)
 
         def use() -> None:
             weakref.finalize(earlier, self._setup.engine.close)
-            self._setup, self.requests = setup, store
+            self._setup, self.requests, self._ends = setup, store, ends
             self._ports = ports
+            self._start_looking()
 
         return use
 
@@ -185,11 +211,16 @@ class Runtime:
         """The look-up of principals and owners."""
         return self._setup.directory
 
-    def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
+    def approval_store(self) -> Store:
         """Return the store of the requests for approvals, the same store for all callers."""
-        if self.requests is None:
-            self.requests = domain.approvals(self._setup.settings.limits, ledger)
-        return self.requests
+        self.current_ports()
+        store = self.requests
+        assert store is not None  # noqa: S101  ports have a store
+        return store
+
+    def end_expired(self) -> None:
+        """End the requests whose time is over, and tell the application."""
+        self.current_ports().end_expired()
 
     @property
     def is_durable(self) -> bool:
@@ -216,20 +247,19 @@ class Runtime:
 
         Of past requests, the inbox knows those of the agents that ``shows`` lets through.
         """
-        self.current_ports()
-        store, setup = self.approval_store(self.domain), self._setup
-        history = partial(self.status, shows=shows)
-        roles = setup.callbacks.approver_roles
-        return ApprovalInbox(store, setup.settings.roster, clock, roles, history)
+        store, setup = self.approval_store(), self._setup
+        history, roles = self.history(shows), setup.callbacks.approver_roles
+        roster, end_expired = setup.settings.roster, self.end_expired
+        return ApprovalInbox(store, roster, clock, roles, history, end_expired)
 
-    def status(self, request_id: str, shows: Shows = shows_all) -> RequestStatus | None:
-        """Return what became of a request that does not wait any more.
+    def history(self, shows: Shows = shows_all) -> LoggedHistory:
+        """Return what became of the requests of the agents that ``shows`` lets through."""
 
-        None for no such request, or one of an agent that ``shows`` leaves out.
-        """
-        self.flush()
-        with closing(self.domain.read()) as reader:
-            return status_of_request(reader, request_id, seconds(clock()), shows)
+        def read() -> LogReader:
+            self.flush()
+            return self.domain.read()
+
+        return LoggedHistory(read, clock, shows)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -319,8 +349,9 @@ class Runtime:
         """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
-        self._ports = self._log = self._probe = self._ledger = self.requests = None
+        self._ports = self._log = self._probe = self._ledger = self.requests = self._ends = None
         self._claim = _nothing  # the fork has closed the parent's lock
+        self._looks_until = None
         self._start_threads()
 
     @property
@@ -333,6 +364,8 @@ class Runtime:
         with self._ports_lock:  # afterwards no thread leases a shard
             self._closed = True
             log = self._log
+        if self._looks_until is not None:
+            self._looks_until.set()
         try:
             if log is not None:
                 log.close()
@@ -355,6 +388,19 @@ def _check_keys(runtime: weakref.ref[Runtime], at: str) -> None:
     target = runtime()
     if target is not None:
         target._check_keys(at)  # noqa: SLF001  a method of this file's class
+
+
+def _look(runtime: weakref.ref[Runtime], until: threading.Event) -> None:
+    """Look for requests whose time is over, until the runtime is closed or gone."""
+    pause = _SHORTEST_PAUSE
+    while not until.wait(max(pause, _SHORTEST_PAUSE)):
+        target = runtime()
+        if target is None:
+            return
+        ends = target._ends  # noqa: SLF001  a field of this file's class
+        store = target.requests
+        pause = LOOK_EVERY if ends is None or store is None else ends.look(store)
+        del target
 
 
 def clock() -> datetime:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agentguard.approvals.quorum import unmeetable
@@ -20,6 +21,7 @@ from agentguard.domain.secret_sources import open_secrets
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.flow.ports import Clock, Ports
 from agentguard.guard.callbacks import Callbacks
+from agentguard.guard.request_ends import RequestEnds
 from agentguard.paths import Places
 from agentguard.policy.engine import Engine, StatesRequirements
 from agentguard.policy.names import Names
@@ -68,6 +70,13 @@ class Setup(NamedTuple):
         return cls(settings, engine, callbacks, directory, secrets, names)
 
 
+def ends_on(setup: Setup, log: ShardLog, clock: Clock) -> RequestEnds:
+    """Return what ends requests for approvals, by a configuration."""
+    settings = setup.settings
+    lead = settings.expiring_seconds
+    return RequestEnds(log, settings.roster, clock, setup.callbacks, lead)
+
+
 def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) -> None:
     """Refuse a policy whose requirements nobody on the roster could meet, whoever asks.
 
@@ -92,6 +101,7 @@ def ports_on(
     domain: Domain,
     ledger: Ledger | None,
     approvals: Store,
+    ends: RequestEnds,
     clock: Clock,
 ) -> Ports:
     """Put the ports of a configuration together."""
@@ -115,6 +125,7 @@ def ports_on(
         names=setup.names,
         on_request=setup.callbacks.on_request,
         asks_application=setup.callbacks.approver_roles is not None,
+        end_expired=partial(ends.look, approvals),
         mode=settings.policy.mode if settings.policy is not None else "enforce",
     )
 

@@ -31,6 +31,7 @@ from agentguard.server.served_call import client_facts
 from agentguard.server.session import OutdatedError, Session
 from agentguard.server.tools import register
 from agentguard.signing import canonical
+from agentguard.signing.canonical import is_integer
 from agentguard.signing.dsse import Envelope
 from agentguard.wire import values
 from agentguard.wire.frame import MAX_BLOBS, Frame
@@ -65,6 +66,7 @@ _TERMS: Final = (
     "audience",
 )
 _DONE: Final = Frame({})
+_MOST_ENDED: Final = 1000
 _MOST_NAMES: Final = 256
 _LONGEST_NAME: Final = 1024
 
@@ -216,6 +218,7 @@ def pending(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
     after = values.reads(
         "place", lambda: None if place is None else (int(place[0]), values.text(place[1]))
     )
+    parts.runtime.end_expired()
     found = [
         (key, request)
         for key, request in parts.requests().pending()
@@ -285,12 +288,11 @@ def vouch(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> F
 def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Withdraw a request whose call nobody will make any more."""
     request, requests = _request(session, header), parts.requests()
-    key = None if header.get("key") is None else _key(header)
     if not (session.client.answers or session.client.may_be(request.agent_name)):
         raise _unknown(request)  # whoever only sees requests withdraws none
     if not _waits(request, requests) and _past(parts, session, request.request_id) is None:
         raise _unknown(request)  # of another agent, say
-    return Frame({"withdrawn": requests.withdraw(request, key)})
+    return Frame({"withdrawn": requests.withdraw(request)})
 
 
 def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
@@ -299,9 +301,18 @@ def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) ->
     return Frame({"status": None if status is None else values.status(status)})
 
 
+def ended(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
+    """Return the newest requests that are over, of the agents whose requests the client sees."""
+    most = header.get("most")
+    if not is_integer(most) or not 0 < most <= _MOST_ENDED:
+        raise DecodeError(f"expected a number from 1 to {_MOST_ENDED}", code="frame.malformed")
+    found = _inbox(parts, session).ended(most=most)
+    return Frame({"ended": [values.past_request(one) for one in found]})
+
+
 def _past(parts: Embedded, session: Session, request_id: str) -> RequestStatus | None:
     """Return what became of a request, None for one that the client does not see."""
-    return parts.runtime.status(request_id, partial(_shows, session))
+    return parts.runtime.history(partial(_shows, session)).status(request_id)
 
 
 def _inbox(parts: Embedded, session: Session) -> ApprovalInbox:
@@ -419,6 +430,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "approvals.vouch": Operation(vouch),
     "approvals.withdraw": Operation(withdraw_request, is_costly=True),
     "approvals.history": Operation(history, is_costly=True),
+    "approvals.ended": Operation(ended, is_costly=True),
     "runs.read": Operation(read_run, is_costly=True),
     "runs.write": Operation(write_run, when_ending=True),
     "runs.remove": Operation(remove_run, when_ending=True),

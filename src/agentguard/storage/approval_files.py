@@ -2,7 +2,8 @@
 
 A request is a file under the key by which a guarded call finds the request. The answers to the
 request lie in a folder of their own, and each used request or approval leaves an empty file for
-ever. A request that was withdrawn leaves such a file as well, with a word in it. No file here is
+ever. A request that has ended without a call leaves such a file as well, with a word in it: of a
+call, a withdrawal and the end of its time, the first to write the file wins. No file here is
 believed by itself: the log has the digest of a request, readers verify each answer, and the log has
 the calls that an answer has allowed. An unsigned answer, given through the application, is signed
 with the log's key.
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
-from agentguard.approvals.store import Check, Limits, StoredRequest
+from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
+from agentguard.audit.restrictions import Restrictions
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -35,8 +37,9 @@ FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
 _ANSWERS: Final = "answers"
 _USED: Final = "used"
-_WITHDRAWN: Final = b"withdrawn"
-"""What the file of a withdrawn request holds among the used; that of a used one is empty."""
+_ANNOUNCED: Final = "announced"
+_ENDED: Final = b"ended"
+"""What the file of a request that has ended holds among the used; that of a used one is empty."""
 
 _TYPE: Final = "application/vnd.agentguard.answer+json"
 MAX_ANSWERS: Final = 64
@@ -47,9 +50,11 @@ class FileApprovals:
     """The ``Approvals`` of a state directory, for all its processes.
 
     A request counts only as the ``ledger`` has it, and a request that the ledger knows as used is
-    used, whatever the files say. ``keys`` returns the log's key and the trust document; without
-    ``keys`` an unsigned answer is refused. Each method raises ``StorageError``; the methods that
-    read the log raise as ``Ledger.read_on`` does.
+    used, whatever the files say. ``record`` puts the end of a request into the log; without
+    ``record`` no request ends here, but for one that is withdrawn. ``keys`` returns the log's key
+    and the trust document; without ``keys`` an unsigned answer is refused. Each method raises
+    ``StorageError``; the methods that read the log raise as ``Ledger.read_on`` does, and those that
+    end a request as ``record``.
     """
 
     def __init__(
@@ -58,11 +63,14 @@ class FileApprovals:
         ledger: Ledger,
         limits: Limits = Limits(),  # noqa: B008  a value
         keys: Keys | None = None,
+        record: Recorder | None = None,
     ) -> None:
         self._folder = state / FOLDER
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
         self._ledger = ledger
+        self._record = record
+        self._over: set[str] = set()
         self._seal = Seal(keys or _no_keys, _TYPE, "answer", MAX_REQUEST_BYTES)
 
     def has(self, key: str) -> bool:
@@ -107,7 +115,9 @@ class FileApprovals:
         ids = (request.request_id, *approval_ids)
         used = self._folder / _USED
         were_unused = all(files.add_if_absent(used / name, b"") for name in ids)
-        return were_unused and self._ledger.read_on().used.keys().isdisjoint(ids)
+        known = self._ledger.read_on()
+        has_ended = _has_ended(known, request.request_id)
+        return were_unused and known.used.keys().isdisjoint(ids) and not has_ended
 
     def is_alone(self, request: ApprovalRequest) -> bool:
         """Return whether only one call in the log rests on this request.
@@ -115,24 +125,60 @@ class FileApprovals:
         Somebody may have removed the files of ``spend`` between two calls that use one request.
         Then the log shows both calls here, to the later one at least. The use is kept at once.
         """
-        used = self._ledger.keep(at_once=True).used.get(request.request_id)
-        return used is not None and used.times == 1
+        known = self._ledger.keep(at_once=True)
+        used = known.used.get(request.request_id)
+        return used is not None and used.times == 1 and not _has_ended(known, request.request_id)
 
-    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+    def withdraw(self, request: ApprovalRequest) -> bool:
         """Write the file that a use of the request would write; return whether no call had.
 
         Of a withdrawal and a call, the first to write the file wins. Where somebody has removed the
         file of a use, the log has the call.
         """
-        mark = self._folder / _USED / request.request_id
         with self._locked():
-            files.add_if_absent(mark, _WITHDRAWN)
-            is_withdrawn = files.read_if_present(mark, limit=len(_WITHDRAWN)) == _WITHDRAWN
-            if not is_withdrawn or request.request_id in self._ledger.read_on().used:
+            if not self._claim(request):
                 return False
-            if key is not None and self._holds(key, request):
-                self._remove(key, request)
+            if self._is_known(request):
+                self._put_on_record(request)
+            for key, stored in self._stored():
+                if stored == request:  # the call may have asked anew meanwhile
+                    self._remove(key, request)
         return True
+
+    def expire(self, now: int) -> None:
+        """Put the end of each request on record whose time is over; nothing without a recorder."""
+        if self._record is not None and any(self._newly_expired(now)):
+            with self._locked():
+                self._expire(now)
+
+    def _expire(self, now: int) -> None:
+        for key, request in self._newly_expired(now):
+            if self._is_logged(key, request) and self._claim(request):
+                self._put_on_record(request)
+            self._over.add(request.request_id)
+
+    def _newly_expired(self, now: int) -> Iterator[tuple[str, ApprovalRequest]]:
+        for key, request in self._stored():
+            if request is None or now < request.expires_at or request.request_id in self._over:
+                continue
+            yield key, request
+
+    def announce(self, request: ApprovalRequest) -> bool:
+        """Write an empty file, which goes with the request; return whether there was none."""
+        return files.add_if_absent(self._folder / _ANNOUNCED / request.request_id, b"")
+
+    def _claim(self, request: ApprovalRequest) -> bool:
+        """Take a request from all calls, durably; return whether none has used it."""
+        mark = self._folder / _USED / request.request_id
+        files.add_if_absent(mark, _ENDED)
+        is_ours = files.read_if_present(mark, limit=len(_ENDED)) == _ENDED
+        return is_ours and request.request_id not in self._ledger.read_on().used
+
+    def _put_on_record(self, request: ApprovalRequest) -> None:
+        """Have the recorder log the end of a request, unless the log has it."""
+        if self._record is None or _has_ended(self._ledger.read_on(), request.request_id):
+            return
+        self._record(StoredRequest(request, tuple(self._answers(request.request_id))))
 
     def _holds(self, key: str, request: ApprovalRequest) -> bool:
         """Whether the request lies under the key; the call may have asked anew meanwhile."""
@@ -152,12 +198,16 @@ class FileApprovals:
 
         A request that can't be read is left out: the call that looks for the request is refused.
         """
-        used = self._ledger.read_on().used
+        stored = self._stored()
+        if not stored:  # a guard looks often, and reads the log for a request alone
+            return []
+        known = self._ledger.read_on()
         waiting = [
             (key, request)
-            for key, request in self._stored()
+            for key, request in stored
             if request is not None
-            and request.request_id not in used
+            and request.request_id not in known.used
+            and not _was_withdrawn(known, request.request_id)
             and self._is_logged(key, request)
         ]
         return sorted(waiting, key=lambda item: (item[1].requested_at, item[1].request_id))
@@ -223,18 +273,19 @@ class FileApprovals:
 
     def _is_logged(self, key: str, request: ApprovalRequest) -> bool:
         """Whether the log has this request, as it is shown to people, for the call of this key."""
+        return self._is_known(request) and request.has_key(key)
+
+    def _is_known(self, request: ApprovalRequest) -> bool:
+        """Whether the log has this request, as it is shown to people."""
         requests = self._ledger.restrictions.requests
         if request.request_id not in requests:  # another process may have written the request
             requests = self._ledger.read_on().requests
         logged = requests.get(request.request_id)
-        return (
-            logged is not None
-            and logged.displayed_sha256 == request.displayed_sha256
-            and request.has_key(key)
-        )
+        return logged is not None and logged.displayed_sha256 == request.displayed_sha256
 
     def _remove_expired(self, now: int) -> list[tuple[str, ApprovalRequest]]:
         """Remove expired requests, with the arguments in them; return the others."""
+        self._expire(now)
         waiting: list[tuple[str, ApprovalRequest]] = []
         for key, request in self._stored():
             if request is None:
@@ -251,6 +302,9 @@ class FileApprovals:
         files.remove(self._folder / _REQUESTS / key)
         if request is not None:
             files.remove_folder(self._folder, _ANSWERS, request.request_id)
+            announced = self._folder / _ANNOUNCED / request.request_id
+            if files.exists(announced):
+                files.remove(announced)
 
     def _answers(self, request_id: str) -> Iterator[Envelope]:
         for path in _paths_in(self._folder / _ANSWERS / request_id)[:MAX_ANSWERS]:
@@ -275,6 +329,16 @@ class FileApprovals:
             raise _unreadable(self._folder, error) from error
         with lock.held(self._folder / "lock"):
             yield
+
+
+def _has_ended(known: Restrictions, request_id: str) -> bool:
+    request = known.requests.get(request_id)
+    return request is not None and request.end is not None
+
+
+def _was_withdrawn(known: Restrictions, request_id: str) -> bool:
+    request = known.requests.get(request_id)
+    return request is not None and request.end == "withdrawn"
 
 
 def warn_if_unused(request: ApprovalRequest, answers: Iterable[Envelope]) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from agentguard.approvals.answer import read_answer
 from agentguard.approvals.request import ApprovalRequest
-from agentguard.approvals.store import Check, Limits, StoredRequest
+from agentguard.approvals.store import Check, Limits, Recorder, StoredRequest
 from agentguard.call.journal import JournalEntry
 from agentguard.errors import ApprovalError, StorageError
 from agentguard.identity.login import LogOut
@@ -28,11 +28,13 @@ from agentguard.storage.revocations import COUNTING
 class MemoryApprovals:
     """The ``Approvals`` of a guard in memory."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, record: Recorder | None = None) -> None:
         self._limits = limits
+        self._record = record
         self._requests: dict[str, StoredRequest] = {}
         self._used: set[str] = set()
-        self._withdrawn: set[str] = set()
+        self._ended: set[str] = set()
+        self._announced: set[str] = set()
         self._lock = threading.RLock()  # the check of an answer reads the store
 
     def has(self, key: str) -> bool:
@@ -46,6 +48,7 @@ class MemoryApprovals:
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Store the request, or return the one that is stored already."""
         with self._lock:
+            self.expire(request.requested_at)
             for expired in self._expired(request.requested_at):
                 stored = self._requests.pop(expired)
                 warn_if_unused(stored.request, stored.answers)
@@ -58,11 +61,33 @@ class MemoryApprovals:
     def _expired(self, now: int) -> list[str]:
         return [key for key, stored in self._requests.items() if stored.request.expires_at <= now]
 
+    def expire(self, now: int) -> None:
+        """Put the end of each request on record whose time is over."""
+        with self._lock:
+            for key in self._expired(now):
+                if self._requests[key].request.request_id not in self._used:
+                    self._end(self._requests[key])
+
+    def _end(self, stored: StoredRequest) -> None:
+        """Put the end of a request on record, unless it is there."""
+        request_id = stored.request.request_id
+        if self._record is not None and request_id not in self._ended:
+            self._record(stored)
+        self._ended.add(request_id)
+        self._announced.discard(request_id)
+
+    def announce(self, request: ApprovalRequest) -> bool:
+        """Mark that people hear of a request's coming end; return whether nobody had before."""
+        with self._lock:
+            is_new = request.request_id not in self._announced
+            self._announced.add(request.request_id)
+            return is_new
+
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
         """Mark the request and its approvals as used; return whether all were unused."""
         ids = {request.request_id, *approval_ids}
         with self._lock:
-            if request.request_id in self._withdrawn:
+            if request.request_id in self._ended:
                 return False
             fresh = self._used.isdisjoint(ids)
             self._used.update(ids)
@@ -72,15 +97,16 @@ class MemoryApprovals:
         """Return true: nobody removes what ``spend`` has marked in memory."""
         return True
 
-    def withdraw(self, request: ApprovalRequest, key: str | None) -> bool:
+    def withdraw(self, request: ApprovalRequest) -> bool:
         """Mark the request as withdrawn, and remove it; return whether no call has used it."""
         with self._lock:
             if request.request_id in self._used:
                 return False
-            self._withdrawn.add(request.request_id)
-            stored = self._requests.get(key or "")
-            if stored is not None and stored.request == request:
-                del self._requests[key or ""]
+            for key, stored in list(self._requests.items()):
+                if stored.request == request:
+                    self._end(stored)
+                    del self._requests[key]
+            self._ended.add(request.request_id)
             return True
 
     def remove(self, key: str) -> None:

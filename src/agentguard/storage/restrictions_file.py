@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
+from agentguard.approvals.status import RequestEnd
 from agentguard.audit.journal_names import NAME_SIZE, JournalNames
 from agentguard.audit.restrictions import (
     CallCount,
@@ -244,7 +245,7 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
         frozen=_of(bool, members["frozen"]),
         newest=_of(str, members["newest"]),
         used=_each(members["used"], lambda row: UseCount(*_row(row, int, int))),
-        requests=_each(members["requests"], lambda row: PendingRequest(*_row(row, str, int))),
+        requests=_each(members["requests"], _pending_request),
         chains=_each(
             members["chains"], lambda rows: tuple([CallLimit(*_row(row, str, int)) for row in rows])
         ),
@@ -264,6 +265,13 @@ def _parse(members: Mapping[str, Any]) -> tuple[Restrictions, NamesFile]:
         logouts=_each(members.get("logouts", {}), lambda row: Ended(*_row(row, int, int))),
     )
     return restrictions, NamesFile(*_row(members["names"], str, int))
+
+
+def _pending_request(row: object) -> PendingRequest:
+    displayed, expires_at, end = _row(row, str, int, (str, type(None)))
+    if end not in (None, *get_args(RequestEnd)):
+        raise ValueError(end)
+    return PendingRequest(displayed, expires_at, end)
 
 
 def _each(values: object, read: Callable[[Any], _T]) -> dict[str, _T]:

@@ -15,7 +15,7 @@ import orjson
 from agentguard import errors
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.request import read_requirement
-from agentguard.approvals.status import RequestEndedError, RequestStatus
+from agentguard.approvals.status import PastRequest, RequestEndedError, RequestStatus
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import LogPlace
 from agentguard.call import vocabulary
@@ -244,6 +244,18 @@ def read_status(value: Any) -> RequestStatus:
         return RequestStatus(**{**value, "answers": answers})
 
     return reads("status", read)
+
+
+def past_request(value: PastRequest) -> dict[str, Any]:
+    """Return a request that is over as JSON."""
+    return {**value._asdict(), "status": status(value.status)}
+
+
+def read_past_request(value: Any) -> PastRequest:
+    """Read a request that is over."""
+    return reads(
+        "request", lambda: PastRequest(**{**value, "status": read_status(value["status"])})
+    )
 
 
 def read_approval(value: Any) -> Approval:

@@ -19,6 +19,7 @@ from approval_desk import Desk
 from agentguard import ApprovalError, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import config
+from agentguard.guard.callbacks import Functions
 from agentguard.guard.embedded import Embedded
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import dsse
@@ -150,8 +151,12 @@ def test_of_two_clicks_at_once_on_two_guards_of_one_state_one_comes_too_late(rol
     place = roles_desk.place
     engine = FunctionEngine(lambda _input: Decision.require_approval(roles_desk.needed))
     with (
-        Guard(Embedded(place.config, engine, place.take_up(), approver_roles=roles)) as one,
-        Guard(Embedded(place.config, engine, place.take_up(), approver_roles=roles)) as two,
+        Guard(
+            Embedded(place.config, engine, place.take_up(), Functions(approver_roles=roles))
+        ) as one,
+        Guard(
+            Embedded(place.config, engine, place.take_up(), Functions(approver_roles=roles))
+        ) as two,
         ThreadPoolExecutor(2) as threads,
     ):
         request = roles_desk.ask(one)

@@ -7,10 +7,11 @@ itself stands in ``guarded_call.py``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
@@ -29,6 +30,11 @@ from agentguard_langchain.toolset import Toolset
 from agentguard_langchain.turn import Turn, messages_of, turn_of
 
 Result = ToolMessage | Command[Any]
+
+_GONE: Final = (
+    "{name} was not run: people were asked about this call, and no tool has this name any more. "
+    "The tool was renamed or removed while the call waited. Call a tool that is there instead."
+)
 
 
 class Enforcement(NamedTuple):
@@ -49,7 +55,8 @@ class Enforcement(NamedTuple):
         """Have ``handler`` run the guarded tool in the place of the tool of ``request``."""
         guarded_request, call = self._announce(request)
         with announcing(call):
-            return _checked(call, handler(guarded_request))
+            result = _checked(call, handler(guarded_request))
+        return result if request.tool is not None else self._without_tool(call, result)
 
     async def aaround(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
@@ -57,7 +64,18 @@ class Enforcement(NamedTuple):
         """Have ``handler`` run the guarded tool; the async twin of ``around``."""
         guarded_request, call = self._announce(request)
         with announcing(call):
-            return _checked(call, await handler(guarded_request))
+            result = _checked(call, await handler(guarded_request))
+        if request.tool is not None:
+            return result
+        return await asyncio.to_thread(self._without_tool, call, result)
+
+    def _without_tool(self, call: AnnouncedCall, result: Result) -> Result:
+        """Withdraw the request of a call that waited and whose tool is gone, and say so."""
+        inbox = self.toolset.agent.approvals
+        asked = inbox.request_at(call.site.digest(call.agent.name))
+        if asked is None or not isinstance(result, ToolMessage) or not inbox.withdraw(asked):
+            return result
+        return result.model_copy(update={"content": _GONE.format(name=asked.tool)})
 
     def _announce(self, request: ToolCallRequest) -> tuple[ToolCallRequest, AnnouncedCall]:
         """Return the request with the guarded tool, and what is announced to that tool.

@@ -8,7 +8,8 @@ that need people (``approval_step.py``). A record keeps for whom a run was begun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final, NotRequired
 
 from langchain.agents.middleware.types import (
@@ -23,7 +24,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.runtime import Runtime
 
-from agentguard import Agent, ConfigError
+from agentguard import Agent, AgentguardError, ConfigError
 from agentguard_langchain.answers import AnsweredBy
 from agentguard_langchain.approval_step import ApprovalStep
 from agentguard_langchain.enforcement import Enforcement, Result
@@ -37,6 +38,7 @@ from agentguard_langchain.turn import previous_turn_id
 _WITHDRAWN: Final = (
     "Withdrawn: {name} was not run, because the conversation went on before it could."
 )
+_EXPIRED: Final = "Expired: {name} was not run, because nobody has approved it in time."
 _UNKNOWN: Final = (
     "Interrupted: the conversation went on before {name} had an answer, and nobody knows here "
     "whether it was run. Do not repeat the call before you have found out."
@@ -44,6 +46,16 @@ _UNKNOWN: Final = (
 """For a call that waits for nobody: its process may have ended after the tool had run."""
 
 HANDLE: Final = "agentguard_run"
+
+
+def _text_of(agent: Agent, request_id: str | None) -> str:
+    """Return what the model is told of an open call with this request; None for no such request."""
+    if request_id is None:
+        return _UNKNOWN
+    texts = {"withdrawn": _WITHDRAWN, "expired": _EXPIRED}
+    with suppress(AgentguardError):
+        return texts.get(agent.approvals.status(request_id).state, _UNKNOWN)
+    return _UNKNOWN
 
 
 class GuardState(AgentState[Any]):
@@ -115,7 +127,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         agent, previous_handle = self._toolset.agent, handle_of(state, HANDLE)
         if task.thread is None:
             return None
-        withdrawn: set[str] = set()
+        withdrawn: dict[str, str] = {}
         if previous_handle is not None:
             retire(agent, task, previous_handle)
             if not task.namespace:  # else the thread is another graph's
@@ -139,11 +151,11 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def _all_answered(
-        self, task: GraphTask, messages: Sequence[AnyMessage], withdrawn: set[str]
+        self, task: GraphTask, messages: Sequence[AnyMessage], withdrawn: Mapping[str, str]
     ) -> list[AnyMessage] | None:
         """Return the messages with an answer to each tool call; None if no answer is missing.
 
-        ``withdrawn`` are the sites of the calls whose requests have just been withdrawn.
+        ``withdrawn`` are the requests that have just been withdrawn, by the sites of their calls.
         """
         answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
         completed: list[AnyMessage] = []
@@ -154,7 +166,11 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return completed if len(completed) > len(messages) else None
 
     def _withdraw_open(
-        self, task: GraphTask, message: AIMessage, answered: set[str], withdrawn: set[str]
+        self,
+        task: GraphTask,
+        message: AIMessage,
+        answered: set[str],
+        withdrawn: Mapping[str, str],
     ) -> list[AnyMessage]:
         """Withdraw the requests of a message's open calls; return the answers for the model."""
         ids = {c["id"]: c["name"] for c in message.tool_calls if c["id"] not in answered}
@@ -162,15 +178,16 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             return []
         agent = self._toolset.agent
         pending_turn = PendingTurn.of_turn(agent, task, message.id)
+        shown = {one.call_id: one.request_id for one in pending_turn.shown or ()}
         texts: dict[str | None, str] = {}
         for call_id, name in ids.items():
             site = task.call_site(message.id, pending_turn.site_id(call_id or ""))
             digest = site.digest(agent.name)
             request = agent.approvals.request_at(digest)
-            is_withdrawn = digest in withdrawn
+            request_id = withdrawn.get(digest, shown.get(call_id or ""))
             if request is not None:  # another process may have begun the call with its approval
-                is_withdrawn = agent.approvals.withdraw(request)
-            texts[call_id] = (_WITHDRAWN if is_withdrawn else _UNKNOWN).format(name=name)
+                request_id = request.request_id if agent.approvals.withdraw(request) else None
+            texts[call_id] = _text_of(agent, request_id).format(name=name)
         return [
             ToolMessage(texts[call_id], name=name, tool_call_id=call_id, status="error")
             for call_id, name in ids.items()

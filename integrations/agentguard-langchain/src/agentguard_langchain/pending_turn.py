@@ -168,18 +168,18 @@ def list_waiting(
         run_store(agent).write(_list_name(task, run), json.dumps(sites).encode())
 
 
-def withdraw_all(agent: Agent, task: GraphTask, run: str) -> set[str]:
-    """Withdraw the requests that a run waits for; return the sites of their calls.
+def withdraw_all(agent: Agent, task: GraphTask, run: str) -> dict[str, str]:
+    """Withdraw the requests that a run waits for; return their ids by the sites of their calls.
 
     A call that another process has begun with the approval meanwhile is not among them.
     """
-    withdrawn: set[str] = set()
+    withdrawn: dict[str, str] = {}
     with _LISTING:
         sites = _listed(agent, task, run)
         for site in sites:
             request = agent.approvals.request_at(site)
             if request is not None and agent.approvals.withdraw(request):
-                withdrawn.add(site)
+                withdrawn[site] = request.request_id
         if sites:
             run_store(agent).remove(_list_name(task, run))
     return withdrawn

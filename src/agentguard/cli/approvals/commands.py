@@ -19,8 +19,8 @@ from agentguard.approvals.answer import Verdict, seal_answer
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import MAX_REQUEST_BYTES, ApprovalRequest
 from agentguard.approvals.roster import Answer
-from agentguard.approvals.status import RequestStatus
-from agentguard.audit.request_status import status_of_request
+from agentguard.approvals.status import PastRequest
+from agentguard.audit.request_status import LoggedHistory
 from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import client_side, files, location, screen, times
@@ -67,18 +67,46 @@ NoteOption = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not show the request and ask first.")]
 
+EndedOption = Annotated[
+    bool, typer.Option("--ended", help="List the requests that are over, and what ended them.")
+]
+LastOption = Annotated[
+    int, typer.Option("--last", min=1, max=1000, help="How many, the newest; with --ended.")
+]
+
 _DEFAULT_KEY = Path("~/.ssh/id_ed25519")
 
 
 @app.command("list")
-def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_requests(
+    *,
+    ended: EndedOption = False,
+    last: LastOption = 50,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
     """List the requests that wait for an answer, the oldest first.
 
-    Warns of approvals that expired before their call was made again. With --json, one object a
-    line.
+    Warns of approvals that expired before their call was made again. With --ended, list what became
+    of the requests that are over, and why. With --json, one object a line.
     """
     with _inbox(config) as inbox:
-        _list(inbox, json=json)
+        if ended:
+            _list_ended(inbox.ended(most=last), json=json)
+        else:
+            _list(inbox, json=json)
+
+
+def _list_ended(past: Sequence[PastRequest], *, json: bool) -> None:
+    if json:
+        for one in past:
+            screen.json_line(request.past_as_json(one))
+        return
+    if not past:
+        screen.line("no request is over yet")
+        return
+    names = ("request", "asked at", "end", "agent", "for", "tool")
+    screen.columns(names, map(request.past_row, past))
 
 
 def _list(inbox: ApprovalInbox, *, json: bool) -> None:
@@ -246,12 +274,7 @@ def _inbox(config: Path | None) -> Iterator[ApprovalInbox]:
 
 def _own_inbox(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
-    place = location.locate(config)
-
-    def history(request_id: str) -> RequestStatus | None:
-        with closing(place.reader()) as reader:
-            return status_of_request(reader, request_id, seconds(times.now()))
-
+    history = LoggedHistory(location.locate(config).reader, times.now)
     store = location.approvals(config)
     return ApprovalInbox(store, settings.roster, times.now, history=history)
 
@@ -283,8 +306,7 @@ def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> N
             answers = inbox.answers(approval_request)
             whole = f"agentguard approvals show {approval_request.request_id[:8]}"
         request.draw(approval_request, answers, whole=whole)
-        if not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
-            raise typer.Exit(1)
+    # before the question: nobody decides with a key that does not answer
     signer = approver.signer(options.key.expanduser())
     principal = options.principal
     if inbox is not None:
@@ -295,6 +317,8 @@ def _answer(verdict: Verdict, question: _Question, options: _AnswerOptions) -> N
         principal = own
     elif principal is None:
         raise typer.BadParameter("say with --as who you are on the roster, as in --as user:bob")
+    if not options.yes and not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
+        raise typer.Exit(1)
     envelope = seal_answer(
         approval_request,
         verdict,

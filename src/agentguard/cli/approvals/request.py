@@ -7,18 +7,22 @@ value stands after its name, on lines that begin with a bar.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from rich.text import Text
 
-from agentguard.approvals.answer import Verdict
+from agentguard.approvals.answer import Approval, Verdict
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer
+from agentguard.approvals.status import PastRequest, RequestStatus
 from agentguard.audit import summary
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
+from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import seconds
+from agentguard.signing.canonical import JSON
 from agentguard.visible import visible_text
 
 _SHORT = 8
@@ -44,6 +48,72 @@ def row(
         request.tool,
     )
     return cells, missing or f"{_answer_summary(answers)}: it waits for its agent to go on"
+
+
+_ENDS: Final[Mapping[str, str]] = {
+    "approved": "used",
+    "given_up": "given up",
+}
+
+
+def _end(status: RequestStatus) -> str:
+    """Return in a word how a request ended; an approved one whose call was refused says so."""
+    if status.state == "approved" and status.call == "refused":
+        return "refused"
+    return _ENDS.get(status.state, status.state)
+
+
+def past_row(past: PastRequest) -> screen.Row:
+    """Return the row of a request that is over; its note says what ended it, and why."""
+    status = past.status
+    cells = (
+        status.request_id[:_SHORT],
+        past.requested_at.replace("T", " ")[:19],
+        _end(status),
+        agent_name(past.agent) or "",
+        past.principal,
+        past.tool,
+    )
+    why = f": {status.reason}" if status.reason else ""
+    answers = [_said(one) for one in status.answers if status.state in ("expired", "withdrawn")]
+    said = f"; {', '.join(answers)}" if answers else ""
+    return cells, f"{status}{why}{said}"
+
+
+def _said(approval: Approval) -> str:
+    verdict = "approved" if approval.verdict == "approve" else "rejected"
+    return f"{approval.approver} had {verdict} it"
+
+
+def past_as_json(past: PastRequest) -> dict[str, JSON]:
+    """Return what ``approvals list --ended --json`` prints of a request that is over."""
+    status = past.status
+    return {
+        "request_id": status.request_id,
+        "requested_at": past.requested_at,
+        "agent": past.agent,
+        "principal": past.principal,
+        "tool": past.tool,
+        "end": _end(status),
+        "state": status.state,
+        "call": status.call,
+        "code": status.code,
+        "reason": status.reason,
+        "invocation_id": status.invocation_id,
+        "decided_at": status.decided_at,
+        "ended_at": status.ended_at,
+        "answers": [
+            {
+                "approver": one.approver,
+                "verdict": one.verdict,
+                "roles": [*one.roles],
+                "method": one.method,
+                "not_before": one.not_before,
+                "note": one.note,
+            }
+            for one in status.answers
+        ],
+    }
 
 
 def rejected_by(answers: Sequence[Answer]) -> str:

@@ -241,7 +241,7 @@ class _ReportBuilder:
     def _answers(self, issued: Credential) -> tuple[Answer, ...]:
         """Return the approvals of the call, checked against the roster that the call names."""
         report, people = self.report, None
-        digest = approval_checks.roster_digest_of_call(report.entry)
+        digest = approval_checks.roster_digest_of_answers(report.entry)
         if digest is not None:
             log_entry = find_roster(self.reader, digest, report.shard, report.index)
             if log_entry is None:

@@ -50,11 +50,13 @@ def _hop_rows(parsed: Entry) -> dict[str, JSON]:
 
 
 def _request_rows(parsed: Entry) -> dict[str, JSON]:
-    """Return the rows of an approval request; none where the request can't be read."""
+    """Return the rows of an approval request, or of its end; none where it can't be read."""
+    if parsed.kind == "request_end":
+        return _request_end_rows(parsed)
     if parsed.kind != "request":
         return {}
     with suppress(AgentguardError):
-        request, members = approval_checks.read_request(parsed), parsed.members
+        request, members = approval_checks.read_request(parsed).digests, parsed.members
         about, tool, until = (
             approval_checks.summary_of_request(parsed),
             members["tool"],
@@ -79,6 +81,27 @@ def _request_rows(parsed: Entry) -> dict[str, JSON]:
             "arguments": "not in the log: stored with the request while the request waits",
         }
         return {name: value for name, value in rows.items() if value is not None}
+    return {}
+
+
+def _request_end_rows(parsed: Entry) -> dict[str, JSON]:
+    with suppress(AgentguardError):
+        ended, about = (
+            approval_checks.read_request_end(parsed),
+            approval_checks.summary_of_request(parsed),
+        )
+        answers = approval_checks.read_answers(parsed)
+        rows: dict[str, JSON] = {
+            "request": ended.request.digests.request_id,
+            "agent": f"{agent_alias(str(about.agent))} ({about.agent})",
+            "for": about.principal,
+            "tool": about.tool,
+            "end": f"{ended.end}, and its call was not made again",
+            "until": phrases.moment(ended.request.expires_at),
+            "answers": "; ".join(f"{one.verdict} by {one.approver}" for one in answers) or "none",
+            "call digest": ended.request.digests.call_sha256,
+        }
+        return rows
     return {}
 
 

@@ -202,6 +202,23 @@ def of_request(row: Row, parsed: Entry) -> Row:
     return row
 
 
+def of_request_end(row: Row, parsed: Entry) -> Row:
+    """Add which request has ended, how, and who had answered; raises ``DecodeError``."""
+    ended = approval_checks.read_request_end(parsed)
+    about = approval_checks.summary_of_request(parsed)
+    what = {"expired": "has expired", "withdrawn": "was withdrawn"}[ended.end]
+    said = _answer_summary(parsed)
+    answered = f"; it was {said}" if said else ""
+    return replace(
+        row,
+        agent=about.agent,
+        principal=about.principal,
+        tool=about.tool,
+        reason=f"the request {ended.request.digests.request_id} {what}{answered}",
+        about=about,
+    )
+
+
 def of_secret(row: Row, parsed: Entry) -> Row:
     """Add to which call a secret was released, unverified; raises ``DecodeError``."""
     release = read_release(parsed)
@@ -279,6 +296,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
     "request": of_request,
+    "request_end": of_request_end,
     "secret": of_secret,
     "proof": of_proof,
     "receipt": of_receipt,

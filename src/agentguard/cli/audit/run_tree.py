@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from agentguard.approvals.answer import Approval
 from agentguard.audit import approval_checks, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.find import LocatedEntry, find_delegation
+from agentguard.audit.find import LocatedEntry, find_chain
 from agentguard.audit.log import LogReader
 from agentguard.audit.secret_releases import read_release
 from agentguard.audit.summary import Search
@@ -42,8 +42,9 @@ _BEGINNING: Final = re.compile(r"[0-9a-f]{7,32}")
 class Node:
     """A call of a run with the calls inside it, or a request for an approval.
 
-    ``call`` is None for a request. ``hops`` is the delegation of the call, the first hop first, and
-    empty on the agent's own authority. ``secrets`` are the names of the secrets that the tool got.
+    ``call`` is None for a request. ``hops`` is the delegation of the call or the request, the first
+    hop first, and empty on the agent's own authority. ``secrets`` are the names of the secrets that
+    the tool got.
     """
 
     row: Row
@@ -116,7 +117,7 @@ class _RunReader:
             return self._trace_named(str(name))
         if start.about is not None and start.about.trace_id is not None:
             return self._of_trace(start.about.trace_id)
-        call = self._node(start) if start.kind == "call" else self._call_before(start)
+        call = self._node(start)
         if call.hops:
             return Run("delegation", call.hops[0].jti, _nested(self._under(call)))
         return Run("instance", str(call.row.agent), _nested(self._of_instance(call)))
@@ -167,27 +168,18 @@ class _RunReader:
         place = f"{located.shard}/{located.index}"
         raise CallError(f"the entry {place} is no call and no request", code="call.unknown")
 
-    def _call_before(self, request: Row) -> Node:
-        """Return the newest call for the same principal; the request itself where there is none."""
-        search = Search(kind="call", principal=request.principal, until=request.at)
-        rows = self._history.rows(Filter(search), newest_first=True, outcomes=False)
-        return next((self._node(row) for row in rows if row.entry is not None), Node(request))
-
     # --- what belongs to it ---------------------------------------------------------------------
 
     def _of_trace(self, trace_id: str) -> Run:
         return Run("trace", trace_id, _nested(self._nodes(Filter(Search(trace_id=trace_id)))))
 
     def _under(self, call: Node) -> Iterator[Node]:
-        """Yield the calls under the same first hop, and the requests of these agents."""
-        root, agents, first = call.hops[0].jti, set[str | None](), ""
-        for node in self._nodes(Filter(Search("call", principal=call.row.principal))):
-            if node.hops and node.hops[0].jti == root:
-                agents.add(node.row.agent)
-                first = first or node.row.at or ""
-                yield node
-        requests = Search("request", principal=call.row.principal, since=first or None)
-        yield from (node for node in self._nodes(Filter(requests)) if node.row.agent in agents)
+        """Yield the calls and the requests under the same first hop."""
+        root = call.hops[0].jti
+        for kind in _KINDS:
+            for node in self._nodes(Filter(Search(kind, principal=call.row.principal))):
+                if node.hops and node.hops[0].jti == root:
+                    yield node
 
     def _of_instance(self, call: Node) -> Iterator[Node]:
         """Yield the calls of one instance on its own authority, and the calls inside them."""
@@ -200,7 +192,8 @@ class _RunReader:
             if is_own or node.call.inside in ids - {None}:
                 ids.add(node.call.invocation_id)
                 yield node
-        yield from self._nodes(Filter(Search("request", agent=agent)))
+        requests = self._nodes(Filter(Search("request", agent=agent)))
+        yield from (node for node in requests if not node.hops)
 
     def _nodes(self, selection: Filter) -> Iterator[Node]:
         for row in self._history.rows(selection):
@@ -208,11 +201,13 @@ class _RunReader:
                 yield self._node(row)
 
     def _node(self, row: Row) -> Node:
-        if row.entry is None or row.kind != "call":
+        if row.entry is None:
             return Node(row)
+        if row.kind != "call":
+            return Node(row, hops=self._hops(row, row.entry.members["chain_sha256"]))
         call = read_authorization(row.entry)
         answers = tuple(approval_checks.read_answers(row.entry))
-        outcome, hops = self._outcome(row, call), self._hops(row, call)
+        outcome, hops = self._outcome(row, call), self._hops(row, call.chain_sha256)
         return Node(row, call, outcome, hops, answers, self._secrets(row, call))
 
     def _secrets(self, row: Row, call: Authorization) -> tuple[str, ...]:
@@ -228,17 +223,16 @@ class _RunReader:
         outcomes = self._history.about_call("outcome", row.shard, call, read_outcome)
         return next((one for one in outcomes if one.invocation_sha256 == digest), None)
 
-    def _hops(self, row: Row, call: Authorization) -> tuple[Grant, ...]:
-        """Return the delegation of a call; none where it can't be read."""
-        digest = call.chain_sha256
-        if digest is None:
+    def _hops(self, row: Row, digest: JSON) -> tuple[Grant, ...]:
+        """Return the delegation of a call or a request; none where it can't be read."""
+        if not isinstance(digest, str):
             return ()
         if digest not in self._chains:
             self._chains[digest] = ()
             with suppress(AgentguardError):
-                located = find_delegation(self._reader, call, row.shard, row.index)
-                if located is not None:
-                    tokens = statements.chain_tokens(located.entry)[0]
+                entry = find_chain(self._reader, digest, str(row.agent))
+                if entry is not None:
+                    tokens = statements.chain_tokens(entry)[0]
                     self._chains[digest] = tuple(map(grant.read, tokens))
         return self._chains[digest]
 

@@ -30,6 +30,7 @@ Kind = Literal[
     "resolution",
     "erasure",
     "request",
+    "request_end",
     "evaluation",
     "delegation",
     "revocation",

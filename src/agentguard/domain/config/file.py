@@ -28,7 +28,7 @@ from agentguard.domain.config.paths import require_outside, resolve
 from agentguard.domain.config.policy import read_policy
 from agentguard.domain.config.secrets import read_secrets
 from agentguard.domain.config.server import read_server
-from agentguard.domain.config.settings import DIRECTORY_SECONDS, NO_DOMAIN, Config
+from agentguard.domain.config.settings import DIRECTORY_SECONDS, EXPIRING_SECONDS, NO_DOMAIN, Config
 from agentguard.domain.config.table import Table
 from agentguard.domain.config.tools import (
     read_aliases,
@@ -124,6 +124,9 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         roster=read_roster(root, approvals),
         limits=read_limits(approvals),
         on_request=approvals.optional("on_request"),
+        on_expiring=approvals.optional("on_expiring"),
+        on_expired=approvals.optional("on_expired"),
+        expiring_seconds=approvals.count("expiring_seconds", EXPIRING_SECONDS),
         approver_roles=approvals.optional("roles"),
         redactions=read_redactions(root.table("redact")),
         secrets=read_secrets(root, resolve_path),

@@ -40,6 +40,9 @@ NO_DOMAIN: Final = "ephemeral.invalid"
 DIRECTORY_SECONDS: Final = 60.0
 """The default of ``directory_seconds``."""
 
+EXPIRING_SECONDS: Final = 300
+"""The default of ``[approvals] expiring_seconds``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -92,6 +95,13 @@ class Config:
     on_request: str | None = None
     """The function, as ``package.module:callable``, that is called with each request."""
 
+    on_expiring: str | None = None
+    """The function that is called ``expiring_seconds`` before the end of a request."""
+
+    on_expired: str | None = None
+    """The function that is called with each request that has expired."""
+
+    expiring_seconds: int = EXPIRING_SECONDS
     approver_roles: str | None = None
     """The function, as ``package.module:callable``, that returns a principal's roles."""
 

@@ -1,0 +1,148 @@
+"""The end of a request in the log: an insider with the log's key states ends that never were.
+
+``audit verify`` finds each; the end as it was holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from approval_forgeries import Insider
+
+from agentguard import Requirement
+from agentguard.audit import approval_checks, records
+from agentguard.audit.entry import parse_entry
+from agentguard.call.invocation import timestamp
+from agentguard.signing.canonical import loads_object
+from agentguard.signing.dsse import Envelope
+
+PERSON = Requirement("a person")
+
+
+@pytest.fixture(scope="module")
+def waiting(asked) -> Insider:
+    """The log up to the request: its call was not made again."""
+    log: Insider = asked(PERSON, by=["bob"])
+    return replace(log, records=log.records[:-1])
+
+
+def moment(at: int) -> str:
+    return timestamp(datetime.fromtimestamp(at, UTC))
+
+
+def ended(
+    log: Insider, end: Any = "expired", *answers: Any, at: int | None = None, **said: Any
+) -> Insider:
+    """The log with an entry that says that the request has ended."""
+    at = log.request.expires_at if at is None else at
+    given = [Envelope.parse(one) for one in answers]
+    roster = approval_checks.roster_digest(parse_entry(log.records[log.index("roster")].body))
+    record = records.request_end(log.request, end, given, roster, at=moment(at))
+    changed = replace(log, records=(*log.records, record))
+    return changed.with_body(changed.last, {**loads_object(record.body), **said})
+
+
+def test_the_ends_that_were_hold(waiting):
+    soon = waiting.request.requested_at + 1
+    assert ended(waiting).problems() == []
+    assert ended(waiting, "expired", waiting.answer("bob")).problems() == []
+    assert ended(waiting, "expired", waiting.answer("bob", verdict="reject")).problems() == []
+    assert ended(waiting, "withdrawn", at=soon).problems() == []
+
+
+OTHERS: Mapping[str, Any] = {
+    "request_id": "e" * 32,
+    "call_digest": "0" * 64,
+    "requirement_sha256": "0" * 64,
+    "displayed_sha256": "0" * 64,
+    "expires_at": 1,
+}
+
+
+@pytest.mark.parametrize("member", OTHERS)
+def test_an_end_of_another_request_than_any_that_was_made(waiting, member):
+    found = ended(waiting, **{member: OTHERS[member]}).problems()
+    assert [what for _index, what in found] == [
+        "no entry states the request that ended, as it ended"
+    ]
+
+
+@pytest.mark.parametrize("member", ["agent", "principal", "tool", "task_id", "traceparent"])
+def test_an_end_whose_columns_say_something_else(waiting, member):
+    other: Any = {"name": "other", "digest": "0" * 64} if member == "tool" else "other-00-00"
+    (found,) = ended(waiting, **{member: other}).problems()
+    assert "the columns by which it is searched for were changed" in found[1]
+
+
+def test_an_expiry_before_the_end_and_a_withdrawal_after_it(waiting):
+    end = waiting.request.expires_at
+    for how, at, what in (
+        ("expired", end - 1, "a request has expired before its end"),
+        ("withdrawn", end, "a request was withdrawn after its end"),
+    ):
+        assert [found for _index, found in ended(waiting, how, at=at).problems()] == [what]
+
+
+def test_an_end_of_no_kind(waiting):
+    (found,) = ended(waiting, end="forgotten").problems()
+    assert found[1] == "a request ends as expired or withdrawn"
+
+
+def test_a_second_end(waiting):
+    twice = ended(ended(waiting), at=waiting.request.expires_at + 1)
+    (found,) = twice.problems()
+    assert "its request has ended before, by entry" in found[1]
+
+
+def test_an_end_of_a_request_that_let_a_call_run(asked):
+    log = asked(PERSON, by=["bob"])
+    assert log.problems() == []
+    (found,) = ended(log).problems()
+    assert found[1] == "its request has let a call run, and can't have ended without one"
+
+
+def test_answers_that_nobody_has_given_to_this_request(waiting):
+    end, good = waiting.request.expires_at, waiting.answer("bob")
+    other = replace(waiting.request, request_id="e" * 32)
+    forged = waiting.answer("mallory", approver="user:bob")
+    for answers, said, what in (
+        ([forged], {}, "a key that is not on the roster"),
+        ([waiting.answer("bob", request=other)], {}, "an answer is to another request"),
+        ([good, good], {}, "an answer stands twice"),
+        ([waiting.answer("bob", not_before=end + 61)], {}, "newer than the end"),
+        ([good], {"roster_sha256": None}, "names a roster for its answers"),
+        ([good], {"roster_sha256": "0" * 64}, "a roster of approvers that no entry"),
+        ([], {"approvals": [good]}, "names a roster for its answers"),
+    ):
+        (found,) = ended(waiting, "expired", *answers, **said).problems()
+        assert what in found[1], found
+
+
+# --- the request itself ---------------------------------------------------------------------------
+
+
+def test_a_request_names_a_delegation_that_is_on_record(waiting):
+    index = waiting.index("request")
+    stated = loads_object(waiting.records[index].body)
+    assert stated["chain_sha256"] is not None
+    other = waiting.with_body(index, {**stated, "chain_sha256": "0" * 64})
+    (found,) = other.problems()
+    assert found[1] == "a chain of delegation that no entry before it keeps"
+
+
+def test_a_request_that_outlives_its_delegation_or_is_for_somebody_else(waiting):
+    index = waiting.index("request")
+    for request, what in (
+        (replace(waiting.request, expires_at=2**40), "a request ends after its chain"),
+        (replace(waiting.request, principal="user:eve"), "for another principal than its chain"),
+    ):
+        stated: Any = loads_object(waiting.records[index].body)
+        said = records.request(request, stated["chain_sha256"], at=stated["at"])
+        other = waiting.with_body(index, loads_object(said.body), said.summary)
+        found = other.problems()
+        assert len(found) == 1
+        assert what in found[0][1]
