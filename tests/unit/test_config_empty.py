@@ -109,4 +109,4 @@ def test_an_absent_limit_of_a_gateway_is_none(field):
 
 def test_so_many_keys_are_asked():
     assert {*TEXTS, *NOTHING, *ASKS_NOTHING} <= {(table, name) for _, table, name in KEYS}
-    assert len(KEYS) == 116
+    assert len(KEYS) == 118
