@@ -67,6 +67,7 @@ async def lists(guard) -> dict[tuple[str, str | None], list[str]]:
 @pytest.mark.slow("a guard server, and thirteen MCP servers")
 async def test_a_list_has_the_tools_whose_scope_a_call_can_have_wherever_the_guard_is(programs):
     with founded_place(programs, MORE) as place:
+        (place.folder / "authz.rego").write_text("package agent.authz\n\nallow := true\n")
         path = place.folder / "agentguard.toml"
         served = path.read_text("utf-8")
         path.write_text(served.partition("[server]")[0] + MORE, "utf-8")
