@@ -145,6 +145,9 @@ class ToolSpec:
                     f"tool {self.name[:64]!r}: its {what} takes more than {MAX_NAME} characters"
                 )
                 raise ConfigError(message)
+        if "" in (self.name, self.resource):
+            message = f"tool {self.name!r}: a name or a resource that is empty names nothing"
+            raise ConfigError(message)
         if self.resource is not None:
             rest = _PLACEHOLDER.sub("", self.resource)
             if "{" in rest or "}" in rest or "{}" in self.resource:
