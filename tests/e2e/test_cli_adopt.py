@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -75,6 +76,72 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
         "adopted": None,
         "original": None,
         "lost": [],
+        "unanchored": [],
         "shard": None,
         "index": None,
     }
+
+
+def configured(changed, key, value):
+    path = changed.folder / "agentguard.toml"
+    kept = re.sub(rf"(?m)^{key} = .*$", "", path.read_text("utf-8"))
+    path.write_text(f'{key} = "{value}"\n{kept}', "utf-8")
+
+
+def moved(changed, *, linked):
+    """The state on another disk, where the operator has left a link at the old path or not."""
+    elsewhere = changed.folder.parent / "disk"
+    shutil.copytree(changed.state, elsewhere)  # another folder: no mv keeps its inode
+    shutil.rmtree(changed.state)
+    if linked:
+        changed.state.symlink_to(elsewhere)
+    configured(changed, "state", str(elsewhere))
+    return changed
+
+
+def test_a_state_whose_old_path_leads_to_it_was_moved(changed):
+    assert changed.python("-c", OPEN).returncode == 0
+    place = moved(changed, linked=True)
+    assert "is already the state of its log" in place.run(*NOTE).stdout
+    assert place.python("-c", OPEN).returncode == 0
+    place.state.unlink()  # the link: the new place is on record
+    assert place.python("-c", OPEN).returncode == 0
+
+
+def test_a_state_of_which_nothing_is_at_the_old_path_is_adopted(changed):
+    assert changed.python("-c", OPEN).returncode == 0
+    place = moved(changed, linked=False)
+    assert "There is no state now" in place.python("-c", OPEN).stderr
+    assert place.run(*NOTE).returncode == 0
+    assert place.python("-c", OPEN).returncode == 0
+
+
+@pytest.mark.parametrize("anchor", ["of none", "emptied"])
+def test_without_an_anchor_nobody_knows_what_is_lost_and_the_log_says_so(changed, anchor):
+    shutil.copytree(changed.state, changed.folder / "backup")
+    assert changed.python("-c", OPEN).returncode == 0
+    shutil.rmtree(changed.state)
+    (changed.folder / "backup").rename(changed.state)
+    if anchor == "emptied":
+        for path in changed.anchor.rglob("*.checkpoint"):
+            path.unlink()
+    else:
+        configured(changed, "anchor", "")
+    known = len(changed.lines("audit", "list"))
+    unasked = changed.run(*NOTE)
+    assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
+    assert changed.run(*NOTE, input="n\n").returncode == 1
+    done = changed.run(*NOTE, "--yes", "--json")
+    said = json.loads(done.stdout)
+    (shard,) = said["unanchored"]
+    assert (shard["shard"], shard["entries"], said["lost"]) == (0, known, [])
+    assert f"whose {known} entries end at {shard['newest']}: nobody knows" in done.stderr
+    assert "Revoke and freeze again" in done.stderr
+    assert changed.python("-c", OPEN).returncode == 0
+    (told,) = changed.json("audit", "verify")["adopted"]
+    assert (told["index"], told["unanchored"]) == (said["index"], [shard])
+    assert "ENTRIES MAY BE LOST, by entry" in changed.run("audit", "verify").stdout
+    (listed,) = changed.lines("audit", "list", "--kind", "adoption")
+    assert "nobody knows whether later ones are lost" in listed["reason"]
+    again = changed.run(*NOTE, "--yes")
+    assert ("is already the state of its log" in again.stdout) is (anchor == "emptied")  # the twin

@@ -2,7 +2,7 @@
 
 An adoption names each shard of which the anchor has more entries, or other entries, with the
 anchor's signed checkpoint. The log lacks these entries from then on, and ``audit verify`` reports
-the loss.
+the loss. It also names each shard that no anchor vouches for: nobody knows what is lost there.
 """
 
 from __future__ import annotations
@@ -41,16 +41,33 @@ class LostEntries(NamedTuple):
         )
 
 
+class Unanchored(NamedTuple):
+    """A shard that no anchor vouches for: its number of entries, and the newest one's time."""
+
+    shard: int
+    entries: int
+    newest: str
+
+    def words(self) -> str:
+        """Return what is known of the shard, and what nobody knows."""
+        return (
+            f"no anchor vouches for shard {self.shard}, whose {self.entries} entries end at "
+            f"{self.newest}: nobody knows whether later ones are lost"
+        )
+
+
 class Adoption(NamedTuple):
     """The content of an adoption, and the time of its entry (RFC 3339)."""
 
     lost: tuple[LostEntries, ...]
+    unanchored: tuple[Unanchored, ...]
     note: str
     at: str
 
     def words(self) -> str:
         """Return the adoption in words; raises ``DecodeError``."""
-        lost = "; ".join(one.words() for one in self.lost) or "nothing is lost"
+        found = [one.words() for one in self.lost] + [one.words() for one in self.unanchored]
+        lost = "; ".join(found) or "nothing is lost"
         return f"the log goes on in this state ({lost}): {self.note}"
 
 
@@ -78,8 +95,22 @@ def read_adoption(entry: Entry) -> Adoption:
 
 def _read_predicate(predicate: object, at: str) -> Adoption:
     match predicate:
-        case {"lost": [*lost], "note": str(note), **others} if not others:
-            return Adoption(tuple(_read_loss(one) for one in lost), note, at)
+        case {
+            "lost": [*lost],
+            "unanchored": [*unanchored],
+            "note": str(note),
+            **others,
+        } if not others:
+            unknown = tuple(_read_unanchored(one) for one in unanchored)
+            return Adoption(tuple(_read_loss(one) for one in lost), unknown, note, at)
+    raise _malformed()
+
+
+def _read_unanchored(value: JSON) -> Unanchored:
+    match value:
+        case {"shard": shard, "entries": entries, "newest": str(newest), **others}:
+            if not others and is_integer(shard) and is_integer(entries):
+                return Unanchored(shard, entries, newest)
     raise _malformed()
 
 

@@ -260,10 +260,17 @@ def freeze(
 
 
 def adoption(
-    admin: Signer, trust_domain: str, *, lost: Sequence[Mapping[str, object]], note: str, at: str
+    admin: Signer,
+    trust_domain: str,
+    *,
+    lost: Sequence[Mapping[str, object]],
+    unanchored: Sequence[Mapping[str, object]] = (),
+    note: str,
+    at: str,
 ) -> Record:
     """Build the administrator's adoption of a copy, or of a state that is behind its anchor."""
-    predicate: dict[str, object] = {"lost": list(lost), "note": note}
+    known: dict[str, object] = {"lost": list(lost), "unanchored": list(unanchored)}
+    predicate = {**known, "note": note}
     subject = canonical.sha256_hex(trust_domain.encode())
     statement = dsse.statement("adoption", subject, "trust domain", predicate)
     return _signed("adoption", at, statement, admin)

@@ -5,27 +5,30 @@ anchor. The entries that the anchor vouches for and the state does not hold are 
 signs an entry that names the checkpoints of the lost entries. The entry is durable before the
 anchor changes; after a crash in between, the state is refused as before, and can be adopted again.
 
+Without an anchor nobody knows what is lost. The entry then says so, and how far the state goes.
+
 ``compare`` returns what a person confirms. ``adopt`` locks the state and its original, compares
 once more, and refuses a state that has changed since, because some programs ignore locks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from agentguard.audit import checkpoint, records
-from agentguard.audit.adoption import LostEntries
-from agentguard.audit.entry import LogPlace
+from agentguard.audit.adoption import LostEntries, Unanchored
+from agentguard.audit.entry import LogPlace, parse_entry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain, require_trusted, take_up
 from agentguard.domain.verify import examine
-from agentguard.errors import ConfigError, StorageError
+from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret
 from agentguard.storage import anchor, files, lock, registry_file, sqlite, state_location
@@ -39,28 +42,28 @@ class Difference:
     """The difference between a state and its anchor, which keeps the log from continuing.
 
     ``original`` is the path of the original state if this state is a copy, else None. ``lost``
-    names the entries that the anchor vouches for and the state does not hold. ``heads`` has the
-    note of the newest checkpoint of each shard in the state. A difference is true unless the log
-    can continue in the state without an adoption.
+    names the entries that the anchor vouches for and the state does not hold. ``unanchored`` are
+    the shards for which no anchor vouches. ``heads`` has the note of the newest checkpoint of each
+    shard in the state. A difference is false where the anchor vouches for the whole state.
     """
 
     original: str | None
     lost: tuple[LostEntries, ...]
+    unanchored: tuple[Unanchored, ...]
     heads: Mapping[int, bytes | None] = field(repr=False)
 
     def __bool__(self) -> bool:
-        return self.original is not None or bool(self.lost)
+        return self.original is not None or bool(self.lost) or bool(self.unanchored)
 
 
 def compare(settings: Config) -> Difference:
     """Return the difference between the state of ``settings`` and its anchor; write nothing.
 
-    Raises ``StorageError``, ``DecodeError``, and ``ConfigError`` for settings without an anchor,
-    with which every state is accepted.
+    Raises ``StorageError`` and ``DecodeError``.
     """
     trust = keystore.load_trust(settings.state)
     with closing(StateReader(settings.state)) as reader:
-        return _difference(_anchors(settings), settings.state, trust, reader)
+        return _difference(settings.anchor, settings.state, trust, reader)
 
 
 def adopt(
@@ -79,7 +82,7 @@ def adopt(
     writes, or for a state that has changed since ``compare``), ``EncodeError`` for a note that
     can't be encoded, and the errors of ``domain.take_up`` and ``Domain.lease``.
     """
-    anchors, secret = _anchors(settings), Secret.of(passphrase)
+    anchors, secret = settings.anchor, Secret.of(passphrase)
     domain = take_up(settings, secret, may_be_copy=True)
     admin = keystore.load_key(settings.state, "admin", secret)
     require_trusted(settings.state, domain.trust, {"admin": admin})
@@ -95,23 +98,18 @@ def adopt(
                     admin,
                     domain.trust.trust_domain,
                     lost=[entries._asdict() for entries in confirmed.lost],
+                    unanchored=[shard._asdict() for shard in confirmed.unanchored],
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
                 place = log.append(statement)
                 heads = _require_heads(confirmed.heads, domain, log)
-                _write_anchors(anchors, domain, heads)
-                trust_pin.keep(anchors, settings.state, domain.trust)
+                if anchors is not None:
+                    _write_anchors(anchors, domain, heads)
+                    trust_pin.keep(anchors, settings.state, domain.trust)
         finally:
             log.close()
     return place
-
-
-def _anchors(settings: Config) -> Path:
-    if settings.anchor is None:
-        message = f"{settings.source}: anchor is not set, so every state is accepted as it is"
-        raise ConfigError(message)
-    return settings.anchor
 
 
 def _require_whole(reader: StateReader, trust: TrustDocument) -> None:
@@ -126,12 +124,15 @@ def _require_whole(reader: StateReader, trust: TrustDocument) -> None:
 
 
 def _difference(
-    anchors: Path, state: Path, trust: TrustDocument, reader: StateReader
+    anchors: Path | None, state: Path, trust: TrustDocument, reader: StateReader
 ) -> Difference:
     """Compare each anchor's checkpoint with the checkpoint of that size in the shard."""
     present = reader.shards()
-    lost = []
-    for shard in anchor.anchored_shards(anchors, trust.log):
+    heads = {shard: reader.checkpoint(shard) for shard in present}
+    if anchors is None:
+        return Difference(None, (), tuple(_unanchored(reader, present)), heads)
+    lost, anchored = [], anchor.anchored_shards(anchors, trust.log)
+    for shard in anchored:
         origin = trust.origin(shard)
         anchor_head = Anchor(
             anchors, origin, [log_key.key for log_key in trust.keys_for("log")]
@@ -144,11 +145,18 @@ def _difference(
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
         lost.append(LostEntries(shard, head.size if head is not None else None, note))
     original = state_location.original(anchor.log_folder(anchors, trust.log), state)
-    heads = {shard: reader.checkpoint(shard) for shard in present}
-    return Difference(original, tuple(lost), heads)
+    unanchored = _unanchored(reader, [shard for shard in present if shard not in anchored])
+    return Difference(original, tuple(lost), tuple(unanchored), heads)
 
 
-def _require_unchanged(confirmed: Difference, anchors: Path, domain: StateDomain) -> None:
+def _unanchored(reader: StateReader, shards: Iterable[int]) -> Iterator[Unanchored]:
+    """Yield what is known of shards without an anchor; one without an entry can lack none."""
+    for shard in shards:
+        for index, body in islice(reader.entries(shard, newest_first=True), 1):
+            yield Unanchored(shard, index + 1, parse_entry(body).at)
+
+
+def _require_unchanged(confirmed: Difference, anchors: Path | None, domain: StateDomain) -> None:
     state = domain.settings.state
     with closing(domain.read()) as reader:
         _require_whole(reader, domain.trust)

@@ -68,12 +68,12 @@ class Report:
 
     @property
     def adoptions(self) -> tuple[tuple[int, int, Adoption], ...]:
-        """The adoptions that gave up entries, as ``(shard, index, adoption)``."""
+        """The adoptions that gave up entries, or may have, as ``(shard, index, adoption)``."""
         return tuple(
             (report.shard, index, adoption)
             for report in self.shards
             for index, adoption in report.adoptions
-            if adoption.lost
+            if adoption.lost or adoption.unanchored
         )
 
     def _begun(self) -> list[ShardReport]:

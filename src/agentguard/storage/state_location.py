@@ -3,7 +3,8 @@
 A copy of a state shares the anchor with the original. The first of the two that is written moves
 the anchor, and the other state is behind the anchor from then on. So a state is refused before
 anything is written (``storage.copied``) where both its path and its folder differ from the record.
-Either may differ alone: the path after a ``mv``, the folder after a restore of a backup.
+Either may differ alone: the path after a ``mv``, the folder after a restore of a backup. Where the
+recorded path is a link that leads to the state by now, the state was moved and is no copy.
 """
 
 from __future__ import annotations
@@ -117,7 +118,12 @@ def path_in(folder: Path) -> str | None:
 
 
 def _is_copy(recorded: _Record, current: _Record) -> bool:
-    return recorded.anchors.is_same(current.anchors) and not recorded.state.is_same(current.state)
+    if recorded.state.is_same(current.state) or not recorded.anchors.is_same(current.anchors):
+        return False
+    try:
+        return not current.state.is_folder(Path(recorded.state.path))
+    except OSError:  # nothing is there any more
+        return True
 
 
 def _record_of(folder: Path, state: Path, made_in: Path) -> _Record:

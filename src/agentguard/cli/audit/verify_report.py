@@ -74,6 +74,7 @@ class VerifyReport:
                         "at": adoption.at,
                         "note": adoption.note,
                         "lost": [shard_loss._asdict() for shard_loss in adoption.lost],
+                        "unanchored": [one._asdict() for one in adoption.unanchored],
                     }
                     for shard, index, adoption in report.adoptions
                 ],
@@ -216,9 +217,10 @@ def where(problem: Problem) -> str:
 
 
 def losses(report: Report) -> Iterator[str]:
-    """Yield a warning for each adoption with lost entries."""
+    """Yield a warning for each adoption with lost entries, or where nobody knows of any."""
     for shard, index, adoption in report.adoptions:
-        yield f"ENTRIES WERE LOST, by entry {shard}/{index} of {adoption.at}: {adoption.words()}"
+        what = "WERE LOST" if adoption.lost else "MAY BE LOST"
+        yield f"ENTRIES {what}, by entry {shard}/{index} of {adoption.at}: {adoption.words()}"
 
 
 def unanchored(anchor: Path | None, report: Report) -> str:

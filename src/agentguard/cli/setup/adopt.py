@@ -28,7 +28,8 @@ def adopt(
 
     For a copy whose original is no longer in use, and for a state that is behind its anchor
     (storage.rolled_back) when there is no newer state to restore. Entries that only the anchor has
-    seen are lost; the loss is logged, and agentguard audit verify reports it.
+    seen are lost; the loss is logged, and agentguard audit verify reports it. Without an anchor,
+    nobody knows whether entries are lost: what is known is logged all the same.
     """
     settings = location.load_own(config)
     difference = adoption.compare(settings)
@@ -37,6 +38,7 @@ def adopt(
         "adopted": str(settings.state) if difference else None,
         "original": difference.original,
         "lost": [loss._asdict() for loss in difference.lost],
+        "unanchored": [shard._asdict() for shard in difference.unanchored],
     }
     if not difference:
         if json:
@@ -46,7 +48,9 @@ def adopt(
         return
     for line in _warnings(difference):
         (screen.warn if json else screen.line)(line)  # with --json, stdout holds only JSON
-    if difference.lost and not yes and not screen.confirmed("Give up these entries?"):
+    asks = "Give up these entries?" if difference.lost else "Go on without knowing?"
+    is_loss = bool(difference.lost or difference.unanchored)
+    if is_loss and not yes and not screen.confirmed(asks):
         raise typer.Exit(1)
     receipt = adoption.adopt(
         settings, passphrase_of(settings), difference, note=note, now=times.now()
@@ -59,6 +63,12 @@ def _warnings(difference: Difference) -> Iterator[str]:
         yield f"this state is a copy: from now on every call in {difference.original} is denied"
     for loss in difference.lost:
         yield loss.words()
+    for shard in difference.unanchored:
+        yield shard.words()
+    if difference.unanchored:
+        yield (
+            "Revoke and freeze again what was revoked and frozen later: nothing else is known of it"
+        )
     if difference.lost:
         yield (
             "Revocations, freezes and used approvals among the lost entries stay in force only if "
