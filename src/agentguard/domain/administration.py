@@ -7,12 +7,12 @@ before anything else is done.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from agentguard.audit import merkle, records, statements
 from agentguard.audit.entry import CallPlace, LogPlace, parse_entry, parse_time
@@ -29,13 +29,18 @@ from agentguard.domain import keystore
 from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain, require_trusted, take_up
 from agentguard.domain.protocol import Domain
-from agentguard.errors import CallError, VerificationError
+from agentguard.errors import CallError, StorageError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import erasure, registry_file
+from agentguard.storage import erasure, registry_file, reserve
 from agentguard.storage.log import ShardLog
+
+T = TypeVar("T")
+
+_WITHOUT_ROOM: Final = frozenset({"storage.full", "storage.failed", "anchor.unwritable"})
+"""The codes with which storage may fail on a full disk."""
 
 # a jti or a thumbprint; an agent's name; an instance's URI, or the trust domain's
 _REVOCABLE: Final = re.compile(
@@ -236,11 +241,27 @@ def revoke(
     """
     require_revocable(name)
     domain, admin = _take_up(settings, Secret.of(passphrase))
-    with _writing(domain, now) as log:
-        at = timestamp(max(now, log.last_at))
-        recorded = log.append(records.revocation(admin, name, note=note, at=at))
-    domain.revocations()  # reads what was just written, and so every process sees it
+
+    def record() -> LogPlace:
+        with _writing(domain, now) as log:
+            at = timestamp(max(now, log.last_at))
+            return log.append(records.revocation(admin, name, note=note, at=at))
+
+    recorded = _on_any_disk(settings, record)
+    # reads what was just written, and so every process sees it
+    _on_any_disk(settings, domain.revocations)
     return recorded
+
+
+def _on_any_disk(settings: Config, act: Callable[[], T]) -> T:
+    """Return what ``act`` returns, on a full disk by means of the reserve (``storage/reserve``)."""
+    try:
+        return act()
+    except StorageError as error:
+        if error.code not in _WITHOUT_ROOM:
+            raise
+    with reserve.given_up(settings.state):
+        return act()
 
 
 def require_revocable(name: str) -> None:
@@ -262,19 +283,27 @@ def freeze(
     Raises ``EncodeError`` for a note that can't be written, and as ``resolve`` does.
     """
     domain, admin = _take_up(settings, Secret.of(passphrase))
-    # of two at once each has a number of its own, and the higher one counts. The time makes it
-    # higher than one which a running process knows, and which an adoption has given up meanwhile
-    with _writing(domain, now) as log, registry_file.locked(settings.state):
-        restrictions = domain.ledger().read_on()
-        now = max(now, log.last_at)
-        statement = records.freeze(
-            admin,
-            domain.trust.trust_domain,
-            frozen=frozen,
-            sequence=max(restrictions.sequence + 1, int(now.timestamp() * 1000)),
-            note=note,
-            at=timestamp(now),
-        )
-        recorded = log.append(statement)
-    domain.revocations()
+
+    def record() -> LogPlace:
+        # of two at once each has a number of its own, and the higher one counts. The time makes it
+        # higher than one which a running process knows, and an adoption has given up meanwhile
+        with _writing(domain, now) as log, registry_file.locked(settings.state):
+            restrictions = domain.ledger().read_on()
+            at = max(now, log.last_at)
+            statement = records.freeze(
+                admin,
+                domain.trust.trust_domain,
+                frozen=frozen,
+                sequence=max(restrictions.sequence + 1, int(at.timestamp() * 1000)),
+                note=note,
+                at=timestamp(at),
+            )
+            return log.append(statement)
+
+    if not frozen:
+        recorded = record()
+        domain.revocations()
+        return recorded
+    recorded = _on_any_disk(settings, record)
+    _on_any_disk(settings, domain.revocations)
     return recorded

@@ -22,7 +22,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import registry_file, sqlite
+from agentguard.storage import registry_file, reserve, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
@@ -57,6 +57,7 @@ class Lessor:
         ledger. The time of the opening entry is not before theirs. Raises ``StorageError`` or
         ``VerificationError``.
         """
+        reserve.fill(self.state)
         registered, number, file = self._take_one()
         try:
             log = ShardLog(file, self.log_key, shard=number)

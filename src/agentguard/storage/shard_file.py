@@ -19,7 +19,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.audit.records import Record
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import files, lock, sqlite
+from agentguard.storage import files, lock, reserve, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import Head
 from agentguard.storage.reentry import SQLITE_LOCK
@@ -165,6 +165,7 @@ class ShardFile:
 
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
         """Write a batch, its checkpoint and the head in one transaction, then the anchor."""
+        reserve.require(self._path.parent.parent)
         self._anchor.settle()
         note = sign()
         size = head.checkpoint.size
@@ -197,6 +198,7 @@ class ShardFile:
 
     def try_write(self) -> None:
         """Write the file's first page again as it is, where there is room for more entries."""
+        reserve.require(self._path.parent.parent)
         self._anchor.settle()
         files.require_room(self._path.parent, _ROOM)  # one page may fit where no entry does
         with SQLITE_LOCK, sqlite.errors(self._path):

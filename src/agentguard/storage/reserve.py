@@ -1,0 +1,110 @@
+"""The reserve: room on the disk that is kept for freezes and revocations.
+
+A file in the state takes the room. An entry of any other kind needs the reserve to be whole, so
+that calls are denied while there is room left for who has to stop them. A freeze or revocation for
+which the disk has no room gives the reserve up, holds its lock meanwhile, and fills it again where
+that can be done. Else the next entry for which there is room fills it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import StorageError
+from agentguard.storage import lock, restrictions_file
+
+FILE: Final = "reserve"
+
+SIZE: Final = 1 << 20
+"""The bytes of the reserve, beside the room for two copies of the file of restrictions."""
+
+_PARTS: Final = (1, 2, 4, 8, 16)
+"""The parts of the reserve that are filled again where there is no room for all of it."""
+
+_IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", default=False)
+
+
+def fill(state: Path) -> None:
+    """Fill the reserve as an opening does, if there is room; a copied file may have no blocks."""
+    with suppress(StorageError, OSError):
+        status = (state / FILE).stat() if (state / FILE).exists() else None
+        if status is None or min(status.st_size, status.st_blocks * 512) < _size(state):
+            _fill_unlocked(state)
+
+
+def require(state: Path) -> None:
+    """Raise ``StorageError`` (``storage.full``) unless the reserve is whole, or can be filled."""
+    if _IS_GIVEN_UP.get():
+        return
+    try:
+        if os.stat(state / FILE).st_size >= SIZE:  # noqa: PTH116  this runs in every commit
+            return
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _full(state, error.strerror) from error
+    try:
+        _fill_unlocked(state)
+    except OSError as error:
+        raise _full(state, error.strerror) from error
+
+
+@contextmanager
+def given_up(state: Path) -> Iterator[None]:
+    """Give the reserve up for what is done in this block; raises ``StorageError``."""
+    file = lock.acquire(state / FILE)
+    try:
+        os.ftruncate(file, 0)
+        token = _IS_GIVEN_UP.set(True)
+        try:
+            yield
+        finally:
+            _IS_GIVEN_UP.reset(token)
+        for part in _PARTS:  # what is left of the room is for the next freeze or revocation
+            with suppress(OSError):
+                _allocate(file, _size(state) // part)
+                break
+    finally:
+        lock.release(file)
+
+
+def _fill_unlocked(state: Path) -> None:
+    """Fill the reserve, unless another process has given it up just now."""
+    file = lock.try_acquire(state / FILE)
+    if file is None:
+        raise _full(state, "a freeze or revocation uses the room")
+    try:
+        _allocate(file, _size(state))
+    finally:
+        lock.release(file)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Have the file system keep so many bytes for a file, or as many as before.
+
+    Raises ``OSError``.
+    """
+    before = os.fstat(file).st_size
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError:
+        os.ftruncate(file, before)
+        raise
+
+
+def _size(state: Path) -> int:
+    path = state / restrictions_file.FILE
+    return SIZE + 2 * (path.stat().st_size if path.exists() else 0)
+
+
+def _full(state: Path, why: str | None) -> StorageError:
+    message = (
+        f"there is no room for {state / FILE}, which keeps some for freezes and revocations "
+        f"({why}): make room on the disk, then call again"
+    )
+    return StorageError(message, code="storage.full")
