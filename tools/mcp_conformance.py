@@ -134,7 +134,7 @@ def gateway(behind: str) -> Iterator[int]:
         subprocess.run([*agentguard, "init", str(config.parent)], check=True, **quiet)
         (config.parent / "policies" / "authz.rego").write_text(POLICY, encoding="utf-8")
         with config.open("a", encoding="utf-8") as file:
-            file.write(f'[mcp.everything]\nagent = "assistant"\n{behind}\n')
+            file.write(f'[mcp.everything]\nagent = "assistant"\nrounds = ["*"]\n{behind}\n')
         words = ["--name", "everything", "--config", str(config)]
         subprocess.run([*agentguard, "mcp", "pin", *words], check=True, **quiet)
         serve = [*agentguard, "mcp", "serve", *words, "--listen", f"127.0.0.1:{port}"]

@@ -68,7 +68,7 @@ async def _serve_guarded(module: Any, port: int) -> None:
     own = Guard.ephemeral(_allow)
     with tempfile.TemporaryDirectory() as folder, agents, own:
         store = ProofStore(Path(folder) / "proofs.sqlite")
-        guard_server(module.mcp, own, CallReceiver(url, agents.trust, store))
+        guard_server(module.mcp, own, CallReceiver(url, agents.trust, store), rounds=["*"])
         proxy = ProvingProxy(agents, url).app()
         await asyncio.gather(_serve(_app(module), port + 1), _serve(proxy, port))
 

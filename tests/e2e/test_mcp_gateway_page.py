@@ -60,3 +60,14 @@ def test_a_policy_that_reads_the_caller_is_told_who_gives_the_caller(begun):
     assert "did you mean input.caller?" in " ".join(
         (checked.stdout + checked.stderr).replace("|", " ").split()
     )
+
+
+def test_the_policy_of_the_page_on_rounds_passes_the_cases_of_the_page(begun):
+    page = docs_pages.text("how-to/mcp-rounds")
+    (policy,) = docs_pages.blocks(page, "rego")
+    (begun.folder / "policies" / "authz.rego").write_text(policy)
+    cases = docs_pages.blocks(page, "toml")[1]
+    (begun.folder / "policies" / "authz_test.toml").write_text(cases)
+    tested = begun.run("policy", "test")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "passed: 4 tests" in tested.stdout

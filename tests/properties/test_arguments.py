@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 
 from agentguard.adapters import Arguments
 from agentguard.errors import ArgumentsError
-from agentguard.signing.canonical import b64url_decode, loads
+from agentguard.signing.canonical import b64url_decode, dumps, loads
 
 SAFE = 2**53 - 1
 
@@ -430,6 +430,20 @@ def test_what_the_policy_reads_is_what_is_committed_to(given):
         assume(False)
         raise
     assert understood(loads(bound.encoded)) == understood(dict(bound.values))
+
+
+@given(arguments, plain)
+def test_no_argument_is_what_a_call_brings_beside_its_arguments(given, brought):
+    try:
+        with_it = Arguments.of(given, beside={"mcp": {"state": brought}})
+    except ArgumentsError:
+        assume(False)
+        raise
+    assert dumps(dict(with_it.values)) == with_it.encoded
+    without = Arguments.of(given)
+    assert "$mcp" not in without.values
+    assert {**without.values, "$mcp": with_it.values["$mcp"]} == with_it.values
+    assert "$mcp" not in Arguments.of({"$mcp": brought}).values
 
 
 def test_the_bytes_do_not_depend_on_the_hash_seed():

@@ -52,6 +52,7 @@ NOTHING: dict[tuple[str, str], tuple[Read, Any]] = {
     ("mcp.NAME", "command"): (lambda read: read.mcp["git"].command, ()),
     ("mcp.NAME", "scope"): (lambda read: read.mcp["git"].scope, set()),
     ("mcp.NAME", "tools"): (lambda read: read.mcp["git"].tools, ()),
+    ("mcp.NAME", "rounds"): (lambda read: read.mcp["git"].rounds, ()),
     ("mcp.NAME", "env"): (lambda read: read.mcp["git"].env, ()),
     ("mcp.NAME", "secrets"): (lambda read: read.mcp["git"].secrets, {}),
     ("mcp.NAME.serve", "origins"): (lambda read: read.mcp["git"].serve.origins, ()),
@@ -109,4 +110,4 @@ def test_an_absent_limit_of_a_gateway_is_none(field):
 
 def test_so_many_keys_are_asked():
     assert {*TEXTS, *NOTHING, *ASKS_NOTHING} <= {(table, name) for _, table, name in KEYS}
-    assert len(KEYS) == 118
+    assert len(KEYS) == 119

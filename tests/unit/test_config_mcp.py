@@ -44,6 +44,13 @@ def test_a_dialog_is_about_a_wait():
         read(elicit=True)
 
 
+def test_no_tool_has_further_rounds_unless_it_is_named():
+    assert read().rounds == read(rounds=[]).rounds == ()
+    assert read(rounds=["pay_*", "mcp:prompts/get"]).rounds == ("pay_*", "mcp:prompts/get")
+    with pytest.raises(ConfigError, match="rounds"):
+        read(rounds="pay")
+
+
 @pytest.mark.parametrize("value", [1, "true", []])
 def test_a_filter_is_on_or_off(value):
     with pytest.raises(ConfigError, match="filter_list"):

@@ -166,9 +166,9 @@ async def test_an_answer_of_two_meanings_is_none(recorded):
         '{"jsonrpc":"2.0","id":7,"result":{"a":"\\udc00"}}',
         '{"jsonrpc":"2.0","id":7,"result":{"a":3}}',
     ]
-    given = settings(options={"before": {"completion/complete": lines}})
+    given = settings(options={"before": {"ping": lines}})
     async with gateway(recorded, given) as client:
-        client.write(call("{}", method="completion/complete"))
+        client.send("ping", id=7)
         assert (await client.next())["result"] == {"a": 3}
 
 

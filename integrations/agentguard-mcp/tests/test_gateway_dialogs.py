@@ -237,7 +237,7 @@ async def test_a_modern_client_whose_user_waits_no_longer_does_not_make_the_call
 async def test_input_for_the_server_is_not_lost_to_a_dialog(recorded, ran):
     call = {**CALL, "_meta": modern(elicitation={}), "requestState": "s"}
     call["inputResponses"] = {"q": {"action": "accept"}, KEY: {"action": "accept"}}
-    async with gateway(recorded, asking(ran, wait=0.1)) as client:
+    async with gateway(recorded, asking(ran, wait=0.1, rounds=("echo",))) as client:
         assert code_of((await client.ask("tools/call", call))["result"]) == "approval.pending"
         recorded.approve()
         received = shown((await client.ask("tools/call", call))["result"])["params"]

@@ -89,5 +89,5 @@ async def test_what_a_client_sends_before_the_start_is_approved_is_answered_afte
         client.send("ping", id=2)
         asking.approve()
         assert shown((await client.answer(1))["result"])["text"] == "early"
-        assert (await client.ask("ping", {"text": "late"}))["result"]["method"] == "ping"
+        assert (await client.ask("ping"))["result"]["method"] == "ping"
     assert asking.outcomes() == ["ok", "ok"]

@@ -318,9 +318,10 @@ async def test_no_message_overtakes_a_notice_and_no_notice_overtakes_a_message(r
         client.send("notifications/roots/list_changed")
         for number in range(4):
             client.send("notifications/progress", {"progressToken": 1, "progress": number})
-        client.send("ping", {"progress": 4}, id=1)
+        client.send("prompts/list", {"cursor": "c"}, id=1)
         await client.answer(1)
-        assert [one.get("progress") for one in server.params] == [None, *range(5)]
+        assert [one.get("progress") for one in server.params] == [None, *range(4), None]
+        assert server.params[-1] == {"cursor": "c"}
 
 
 async def test_a_server_that_takes_a_notice_late_does_not_stop_the_gateway(recorded, monkeypatch):

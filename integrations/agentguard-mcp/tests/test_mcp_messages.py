@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import agentguard_mcp
 from agentguard import ConfigError
@@ -15,8 +17,8 @@ from agentguard_mcp.messages import (
     is_unfinished,
     refused_result,
     require_no_task,
-    without_members,
 )
+from agentguard_mcp.params import without_own
 
 META = {f"dev.agentguard/{name}": "x" for name in ("token", "credential", "chain", "proof")}
 
@@ -103,9 +105,9 @@ def test_a_refused_call_is_a_result_that_says_so():
 
 def test_the_code_of_a_server_gets_no_tokens():
     params = {"name": "a", "_meta": {**META, "kept": 1}}
-    assert without_members(params) == {"name": "a", "_meta": {"kept": 1}}
-    assert without_members(None) is None
-    assert without_members({"_meta": "odd"}) == {"_meta": "odd"}
+    assert without_own(params) == {"name": "a", "_meta": {"kept": 1}}
+    assert without_own(None) is None
+    assert without_own({"_meta": "odd"}) == {"_meta": "odd"}
     assert params["_meta"] == {**META, "kept": 1}
     assert is_proved(params)
     assert not any(map(is_proved, (None, [], {}, {"_meta": 1}, {"_meta": {"kept": 1}})))
@@ -120,3 +122,36 @@ def test_an_unsupported_sdk_is_named_at_the_first_use(monkeypatch):
         _name = agentguard_mcp.guard_transports
     monkeypatch.undo()
     assert callable(agentguard_mcp.guard_transport)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["a", "_meta", "dev.agentguard/code", "dev.agentguard/", "dev.agent"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES)
+def test_no_key_of_agentguards_own_is_left_at_any_depth_and_all_else_is(value):
+    kept = without_own(value)
+    paths = [path for path in paths_of(value) if not any("dev.agentguard/" in str(k) for k in path)]
+    assert paths_of(kept) == paths
+    assert (kept is value) is (paths == paths_of(value))
+
+
+def paths_of(value, path=()):
+    """Return the paths to all values within a JSON value."""
+    if isinstance(value, dict):
+        inner = [paths_of(one, (*path, key)) for key, one in value.items()]
+    elif isinstance(value, list):
+        inner = [paths_of(one, (*path, at)) for at, one in enumerate(value)]
+    else:
+        return [(*path, repr(value))]
+    return [path, *(one for below in inner for one in below)]

@@ -11,6 +11,7 @@ from agentguard import Decision, Requirement
 from agentguard.proof import prove_call
 from agentguard.testing import RecordedGuard
 from agentguard_mcp.messages import RefusedRequestError
+from agentguard_mcp.params import MODERN
 from agentguard_mcp.request_guard import RequestGuard, ToolDescription, current_caller
 
 LIST = "mcp:tools/list"
@@ -19,10 +20,18 @@ LIST = "mcp:tools/list"
 class Server:
     """A guard of a server that has one tool, and what has run."""
 
-    def __init__(self, scene: CallScene, *, filter_list: bool = False, **tables: Any) -> None:
+    def __init__(
+        self,
+        scene: CallScene,
+        *,
+        filter_list: bool = False,
+        rounds: tuple[str, ...] = (),
+        **tables: Any,
+    ) -> None:
         self.scene = scene
         self.log = RecordedGuard.make(**tables)
         self.runs: list[str] = []
+        self.revision = MODERN
         self.requests = RequestGuard(
             self.log.guard,
             scene.receiver,
@@ -30,6 +39,7 @@ class Server:
             server="pay",
             lists_for_all=True,
             filter_list=filter_list,
+            rounds=rounds,
         )
 
     async def answer(self, params: Any, method: str = "tools/call", result: Any = None) -> Any:
@@ -43,7 +53,7 @@ class Server:
                 raise result
             return {"content": []} if result is None else result
 
-        return await self.requests.answer(method, params, describe, run)
+        return await self.requests.answer(method, params, describe, run, revision=self.revision)
 
     async def refused(self, params: Any, method: str = "tools/call") -> str:
         with pytest.raises(RefusedRequestError) as caught:
@@ -208,3 +218,39 @@ async def test_a_request_of_nobody_writes_no_line_of_its_own_into_the_log(server
     assert said.isprintable()
     assert len(said) < 600
     assert server.runs == []
+
+
+# --- calls in several rounds ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{"requestState": "s"}, {"inputResponses": {}}], ids=str)
+@pytest.mark.parametrize("method", ["tools/call", "resources/read", "custom/run"])
+async def test_a_further_round_needs_a_server_whose_policy_decides_on_it(tmp_path, method, more):
+    scene = CallScene(tmp_path)
+    base = params() if method == "tools/call" else {"uri": "file:///a"}
+
+    async def ask(server):
+        proved = scene.prove({**base, **more}, method=method)
+        return await server.answer(proved, method)
+
+    plain, knows, old = Server(scene), Server(scene, rounds=("pay", "mcp:*")), Server(scene)
+    old.revision = "2025-11-25"
+    with scene.guard, plain.log.guard, knows.log.guard, old.log.guard:
+        for server, code in ((plain, "arguments.rounds"), (old, "arguments.invalid")):
+            with pytest.raises(RefusedRequestError) as caught:
+                await ask(server)
+            assert caught.value.code == code
+            assert [call.code for call in server.log.calls()] == [code]
+        assert plain.runs == old.runs == []
+        await ask(knows)
+    (given,) = knows.log.policy_inputs
+    assert given["args"]["$mcp"].keys() == more.keys()
+    assert "requestState" not in given["args"]
+
+
+async def test_a_key_of_agentguards_own_among_the_arguments_is_refused(server):
+    code = "dev.agentguard/code"
+    for arguments in ({"cents": {code: 1}}, {"cents": 3, code: 1}, {"cents": [[{code: 1}]]}):
+        proved = server.scene.prove({"name": "pay", "arguments": arguments})
+        assert await server.refused(proved) == "arguments.invalid"
+    assert await server.answer(server.scene.prove(params())) == {"content": []}

@@ -6,7 +6,8 @@ of plain Python functions; each adapter binds those of its framework's tools. ``
 reads the members of objects.
 
 A value without a JSON form becomes a tagged object, such as ``{"$decimal": "1.50"}``. A key of the
-arguments that begins with ``$`` gets a second ``$``, so that no argument can pretend to be a tag.
+arguments that begins with ``$`` gets a second ``$``, so that no argument can pretend to be a tag,
+or to be what a call brings beside its arguments (``$mcp``).
 
 The reason of a refusal is signed and logged, where nothing can be redacted or erased. An error
 therefore names a place in the arguments by names from the code alone: the error quotes no key of a
@@ -95,23 +96,32 @@ class Arguments:
         *,
         unbound: Sequence[str] = (),
         declared: Collection[str] = (),
+        beside: Mapping[str, object] = MappingProxyType({}),
     ) -> Arguments:
         """Encode ``values``, a mapping of argument names to Python values.
 
         ``declared`` are the names in the tool's code or schema, which an error may quote.
+        ``beside`` is what the call brings beside its arguments, by the name of the protocol that
+        has it: ``{"mcp": ...}`` becomes the member ``$mcp``, which no argument can be.
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
         injected = tuple(sorted(unbound))
         members: dict[str, Any] = dict(values.items())
-        if _are_plain(members):  # the usual case
+        if not beside and _are_plain(members):  # the usual case
             encoded = _dumps(members, canonical.dumps_record)
             return cls(MappingProxyType(members), encoded, injected)
         encoded_values = bounded(
-            lambda: {
-                _key(name): _encode(value, 1, (None, name if name in declared else None))
-                for name, value in members.items()
-            }
+            lambda: (
+                {
+                    _key(name): _encode(value, 1, (None, name if name in declared else None))
+                    for name, value in members.items()
+                }
+                | {
+                    f"${name}": _encode(value, 1, (None, f"${name}"))
+                    for name, value in beside.items()
+                }
+            )
         )
         encoded = _dumps(encoded_values)
         return cls(MappingProxyType(encoded_values), encoded, injected)

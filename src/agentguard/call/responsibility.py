@@ -74,6 +74,10 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "arguments.headers": _AGENT,
     "arguments.invalid": _AGENT,
     "arguments.resource": _AGENT,
+    "arguments.rounds": _operator(
+        "name the tool in rounds of [mcp.NAME], or of guard_server, once the policy decides on "
+        'input.args["$mcp"]'
+    ),
     "arguments.too_large": _AGENT,
     "arguments.unencodable": _AGENT,
     "arguments.unrepeatable": _developer(

@@ -6,10 +6,12 @@ Methods are those of the revisions up to 2026-07-28. A method that nobody knows 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from agentguard import AgentguardError
 from agentguard.proof.call_proof import MEMBERS
+from agentguard_mcp.params import MODERN, OWN, ROUND, beside, unknown_member, without_own
 
 LISTS: Final = frozenset(
     {"tools/list", "resources/list", "resources/templates/list", "prompts/list"}
@@ -30,9 +32,6 @@ ERROR: Final = -32010
 
 METHOD_PREFIX: Final = "mcp:"
 """Before a method, the name under which a policy decides on a request that calls no tool."""
-
-MODERN: Final = "2026-07-28"
-"""The newest revision, in which each request stands by itself."""
 
 _TASKS: Final = "tasks/"
 
@@ -55,13 +54,15 @@ class RefusedRequestError(AgentguardError):
 class GuardedRequest(NamedTuple):
     """What a request asks for: the name that a policy decides on, and the arguments.
 
-    ``is_tool`` says that the name is that of a tool. Another request has the name of its method
-    behind ``mcp:``, as in ``mcp:resources/read``.
+    ``beside`` is what the request brings beside its arguments (``Arguments.of``). ``is_tool`` says
+    that the name is that of a tool. Another request has the name of its method behind ``mcp:``, as
+    in ``mcp:resources/read``.
     """
 
     name: str
     arguments: Mapping[str, Any]
     is_tool: bool
+    beside: Mapping[str, Any] = MappingProxyType({})
 
 
 def is_open(method: str) -> bool:
@@ -75,17 +76,6 @@ def is_proved(params: object) -> bool:
     return isinstance(meta, Mapping) and not MEMBERS.isdisjoint(meta)
 
 
-def without_members(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the parameters of a request without tokens and proof, for the code of the server."""
-    if params is None:
-        return None
-    meta: object = params.get("_meta")
-    if not isinstance(meta, Mapping):
-        return dict(params)
-    kept = {name: value for name, value in meta.items() if name not in MEMBERS}
-    return {**params, "_meta": kept}
-
-
 def require_no_task(method: str, params: object) -> None:
     """Raise ``RefusedRequestError`` (``tool.unguarded``) for a task.
 
@@ -97,12 +87,27 @@ def require_no_task(method: str, params: object) -> None:
         raise RefusedRequestError(message, code="tool.unguarded")
 
 
+def require_known(method: str, params: object) -> None:
+    """Raise ``RefusedRequestError`` (``arguments.invalid``) for a member that MCP does not name.
+
+    A method that MCP does not name has any members.
+    """
+    if isinstance(params, Mapping) and unknown_member(method, params) is not None:
+        message = f"The request has a member that {method} does not have in MCP."
+        raise RefusedRequestError(message, code="arguments.invalid")
+
+
 def guarded_request(method: str, params: object) -> GuardedRequest:
-    """Return what a request asks for; raises ``RefusedRequestError`` (``arguments.invalid``)."""
+    """Return what a request asks for; raises ``RefusedRequestError`` (``arguments.invalid``).
+
+    A key of agentguard's own among the arguments is refused, and is dropped elsewhere.
+    """
     given = params if isinstance(params, Mapping) else {}
+    brought = beside(without_own(dict(given)))
     if method != "tools/call":
-        others = {name: value for name, value in given.items() if name != "_meta"}
-        return GuardedRequest(METHOD_PREFIX + method, others, is_tool=False)
+        others = {name: one for name, one in given.items() if name not in ROUND | {"_meta"}}
+        _require_none_of_own(others)
+        return GuardedRequest(METHOD_PREFIX + method, others, is_tool=False, beside=brought)
     name: object = given.get("name")
     stated: object = given.get("arguments")
     arguments = {} if stated is None else stated
@@ -112,7 +117,14 @@ def guarded_request(method: str, params: object) -> GuardedRequest:
     if not isinstance(arguments, Mapping):
         message = "The arguments of the request are no object."
         raise RefusedRequestError(message, code="arguments.invalid")
-    return GuardedRequest(name, arguments, is_tool=True)
+    _require_none_of_own(arguments)
+    return GuardedRequest(name, arguments, is_tool=True, beside=brought)
+
+
+def _require_none_of_own(arguments: Mapping[str, Any]) -> None:
+    if without_own(arguments) is not arguments:
+        message = f"No key of the arguments may begin with {OWN}."
+        raise RefusedRequestError(message, code="arguments.invalid")
 
 
 def refused_result(error: RefusedRequestError, protocol_version: str) -> dict[str, Any]:

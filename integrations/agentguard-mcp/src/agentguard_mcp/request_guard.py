@@ -8,14 +8,14 @@ puts the guard in front of a server.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from agentguard import Agent, AgentguardError, ApprovalPending, Denied, Guard, adapters
+from agentguard import Agent, AgentguardError, ApprovalPending, Decision, Denied, Guard, adapters
 from agentguard.adapters import (
     Arguments,
     ArgumentsError,
@@ -30,6 +30,7 @@ from agentguard_mcp.arguments import bound, require_checkable
 from agentguard_mcp.delegations import CallerDelegations, service_of
 from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import GuardedRequest, RefusedRequestError
+from agentguard_mcp.params import round_refusal
 from agentguard_mcp.threads import in_thread
 
 Run = Callable[[], Awaitable[Any]]
@@ -69,7 +70,8 @@ class RequestGuard:
     ``agent`` is the name of the server's agent in the configuration of ``guard``, and ``server``
     the name of the server, from which its tools have their origin (``mcp:<server>``). With
     ``lists_for_all`` False, a list needs a proof. With ``filter_list``, a list with a proof has
-    the tools for which the policy allows ``mcp:tools/list``. Raises as ``Guard.new_agent`` does.
+    the tools for which the policy allows ``mcp:tools/list``. ``rounds`` are the patterns of the
+    tools whose calls may go on in further rounds. Raises as ``Guard.new_agent`` does.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class RequestGuard:
         server: str,
         lists_for_all: bool,
         filter_list: bool = False,
+        rounds: Iterable[str] = (),
     ) -> None:
         self._receiver = receiver
         self._server = server
@@ -89,20 +92,27 @@ class RequestGuard:
         self._origin = f"mcp:{server}"
         self._lists_for_all = lists_for_all
         self._filter_list = filter_list
+        self._rounds = tuple(rounds)
 
-    async def answer(self, method: str, params: Any, describe: Describe, run: Run) -> Any:
+    async def answer(
+        self, method: str, params: Any, describe: Describe, run: Run, *, revision: str
+    ) -> Any:
         """Return the result of a request, which ``run`` runs if the caller may.
 
-        ``params`` are the parameters as they came over the wire. Raises ``RefusedRequestError``,
-        and what ``run`` raises.
+        ``params`` are the parameters as they came over the wire, and ``revision`` is that of the
+        client. Raises ``RefusedRequestError``, and what ``run`` raises.
         """
+        messages.require_no_task(method, params)
+        messages.require_known(method, params)
         if method in messages.LISTS:
             return await self._list(method, params, run)
         if messages.is_open(method):
             return await run()
-        messages.require_no_task(method, params)
         caller = await self._verified(method, params)
-        return await self._call(caller, method, params, describe, run)
+        request = messages.guarded_request(method, params)
+        where = "rounds of guard_server"
+        refused = round_refusal(request.name, params or {}, revision, self._rounds, where)
+        return await self._call(caller, request, refused, describe, run)
 
     async def _verified(self, method: str, params: Any) -> RequestCaller:
         try:
@@ -157,9 +167,13 @@ class RequestGuard:
         return adapters.configure_tool(self._agent, spec)
 
     async def _call(
-        self, caller: RequestCaller, method: str, params: Any, describe: Describe, run: Run
+        self,
+        caller: RequestCaller,
+        request: GuardedRequest,
+        refused: Decision | None,
+        describe: Describe,
+        run: Run,
     ) -> Any:
-        request = messages.guarded_request(method, params)
         described = await describe(request.name) if request.is_tool else _NOTHING
         if described is None:
             message = f"Denied: the server has no tool {request.name!r}."
@@ -172,7 +186,7 @@ class RequestGuard:
             shown = _shown(request.name), _shown(str(error)), error.code
             _LOGGER.warning("%s was not run: %s (%s)", *shown)
             raise RefusedRequestError(message, code=error.code) from error
-        invocation = self._invocation(spec, request, caller)
+        invocation = replace(self._invocation(spec, request, caller), refusal=refused)
         return await self._run(
             partial(_arun, self._agent.under(delegation), invocation),
             request,
@@ -185,7 +199,9 @@ class RequestGuard:
         declared = _properties(spec)
         return Invocation.bind(
             replace(spec, caller=caller_member(caller)),
-            lambda: Arguments.of(bound(spec.schema, request.arguments), declared=declared),
+            lambda: Arguments.of(
+                bound(spec.schema, request.arguments), declared=declared, beside=request.beside
+            ),
             CallSite(adapters.next_call_id(self._agent, spec.name)),
         )
 

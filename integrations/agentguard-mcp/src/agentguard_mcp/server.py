@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from agentguard import ConfigError, Guard
 from agentguard.proof import CallReceiver
-from agentguard.proof.call_proof import MEMBERS
 from agentguard_mcp import messages
 from agentguard_mcp.messages import RefusedRequestError
+from agentguard_mcp.params import protocol_meta, without_own
 from agentguard_mcp.request_guard import RequestGuard, ToolDescription, caller_name
 
 AGENT: Final = "mcp-server"
@@ -37,6 +37,7 @@ def guard_server(
     agent: str = AGENT,
     lists_for_all: bool = True,
     filter_list: bool = False,
+    rounds: Iterable[str] = (),
 ) -> None:
     """Have ``guard`` verify, decide and log each request of an MCP server before it runs.
 
@@ -45,7 +46,11 @@ def guard_server(
     are kept. ``agent`` is the server's agent in the configuration of ``guard``. With
     ``lists_for_all`` False, also a list of tools, resources or prompts needs a proof. With
     ``filter_list``, a list of tools with a proof has only the tools for which the policy allows the
-    call ``mcp:tools/list``, whose arguments ``server`` and ``tool`` name one tool.
+    call ``mcp:tools/list``, whose arguments ``server`` and ``tool`` name one tool. ``rounds`` are
+    the patterns (``book_*``) of the tools whose calls may go on in further rounds, with
+    ``requestState`` and ``inputResponses``, on which the policy then decides
+    (``input.args["$mcp"]``); for a prompt or a resource, a pattern matches the method behind
+    ``mcp:``.
 
     A tool or another request runs only with a proof, and if the policy of ``guard`` allows the
     call to ``agent`` under the caller's principal and scope. A list of tools with a proof has the
@@ -65,6 +70,7 @@ def guard_server(
         server=name,
         lists_for_all=lists_for_all,
         filter_list=filter_list,
+        rounds=rounds,
     )
     is_fastmcp = hasattr(server, "_mcp_server")
     describe = partial(_of_fastmcp, server) if is_fastmcp else partial(_of_sdk, low)
@@ -115,9 +121,9 @@ class GuardMiddleware:
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Answer a request, or hand a notification on."""
+        inner = _plain(ctx)
         if ctx.request_id is None:
-            return await call_next(ctx)
-        inner = _without_members(ctx)
+            return await call_next(inner)
 
         async def run() -> Any:
             result = await call_next(inner)
@@ -127,7 +133,11 @@ class GuardMiddleware:
 
         try:
             return await self._requests.answer(
-                ctx.method, ctx.params, partial(self._describe, inner), run
+                ctx.method,
+                ctx.params,
+                partial(self._describe, inner),
+                run,
+                revision=ctx.protocol_version,
             )
         except RefusedRequestError as error:
             if ctx.method == "tools/call":
@@ -135,12 +145,19 @@ class GuardMiddleware:
             raise _rpc_error(error) from error
 
 
-def _without_members(ctx: Any) -> Any:
-    """Return the context of a request without the tokens of the caller: no tool needs them."""
-    meta = ctx.meta
-    if meta is not None:
-        meta = {key: value for key, value in meta.items() if key not in MEMBERS}
-    return replace(ctx, params=messages.without_members(ctx.params), meta=meta)
+def _plain(ctx: Any) -> Any:
+    """Return the context of a message without agentguard's own keys: no tool needs the tokens.
+
+    A method of which nobody decides has those keys of ``_meta`` alone that MCP itself reads.
+    """
+    params, meta = without_own(ctx.params), without_own(ctx.meta)
+    sent = (params or {}).get("_meta")
+    if messages.is_open(ctx.method) and isinstance(sent, dict):
+        kept = protocol_meta(sent)
+        params = {**params, "_meta": kept}
+        # the SDK has names of its own for some keys of the protocol
+        meta = {key: one for key, one in (meta or {}).items() if key in kept or key not in sent}
+    return replace(ctx, params=params, meta=meta)
 
 
 async def _of_sdk(low: Any, ctx: Any, name: str) -> ToolDescription | None:

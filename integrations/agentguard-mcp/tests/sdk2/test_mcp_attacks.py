@@ -178,7 +178,7 @@ async def accept(_ctx, _params):
 
 
 async def test_each_round_of_a_call_has_a_fresh_proof(make):
-    scene = make("sdk")
+    scene = make("sdk", rounds=["ask_*"])
     seen = asking_server(scene)
     async with scene.connect(elicitation_callback=accept) as client:
         result = await scene.call(client, "ask_first", {"what": "it"})
@@ -191,7 +191,7 @@ async def test_each_round_of_a_call_has_a_fresh_proof(make):
 
 async def test_a_state_from_elsewhere_is_refused(make):
     """The state of another user, of another tool's arguments, and an altered one."""
-    scene = make("sdk")
+    scene = make("sdk", rounds=["ask_*"])
     asking_server(scene)
 
     async def first(what, **more):

@@ -110,7 +110,7 @@ GO = {"messages": [HumanMessage("go")]}
 
 @pytest.fixture
 def bank(make) -> Bank:
-    return Bank(make("sdk"))
+    return Bank(make("sdk", rounds=["transfer"]))
 
 
 async def test_a_call_that_the_server_asks_about_runs_once_and_is_proved_in_each_round(bank):

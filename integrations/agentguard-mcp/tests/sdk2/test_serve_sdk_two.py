@@ -59,7 +59,8 @@ async def url():
     recorded.decide = lambda call: (
         Decision.allow() if call["args"].get("a", 0) < 10 else Decision.deny("only small numbers")
     )
-    settings = Settings("notes", (sys.executable, "-c", SERVER), "assistant")
+    command = (sys.executable, "-c", SERVER)
+    settings = Settings("notes", command, "assistant", rounds=("greet",))
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     work = serve_http(recorded.guard, settings, EndpointSettings(), stop, ready.set_result)
     serving = asyncio.create_task(work)

@@ -1,7 +1,8 @@
 """An MCP server of a few lines, which does what its first argument says: a JSON object of options.
 
 It speaks the protocol by hand and imports little, so that a test starts it in a moment. It notes
-each call that it runs in the file ``ran``, one line each. Its tools are ``echo``, ``fail``,
+each call that it runs in the file ``ran``, one line each, and each notice, with all of its params
+for the option ``whole``. Its tools are ``echo``, ``fail``,
 ``hang``, ``crash``, ``deaf``, ``ask`` (which asks the client something first), the ``extra``
 ones of its options, of which ``slow``, ``broken`` and ``task`` do what they say, and ``quiz`` for
 a client that can show a dialog. It describes its tools in the language that a list's ``_meta``
@@ -87,7 +88,7 @@ def answer(message):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
     if identifier is None:
-        note(method, json.dumps(params.get("requestId")))
+        note(method, json.dumps(params if "whole" in OPTIONS else params.get("requestId")))
     elif method == "initialize":
         shown = {"tools": {"listChanged": True}, "tasks": {}}
         result = {
@@ -98,7 +99,8 @@ def answer(message):
         write({"id": identifier, "result": {**result, "seen": params}})
     elif method == "tools/list":
         count_list()
-        write({"id": identifier, "result": {"tools": tools(params.get("_meta", {}))}})
+        listed = {"tools": tools(params.get("_meta", {})), "params": params}
+        write({"id": identifier, "result": listed})
     elif method == "tools/call":
         call(identifier, params)
     elif method in OPTIONS.get("silent", []):

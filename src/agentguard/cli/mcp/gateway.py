@@ -215,6 +215,7 @@ def settings_of(
         pins=pins,
         tools=table.tools,
         filter_list=table.filter_list,
+        rounds=table.rounds,
         environment=package().environment(os.environ, (*table.env, *env)),
         secrets=table.secrets,
         calls_per_minute=table.calls_per_minute,

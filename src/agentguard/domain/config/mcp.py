@@ -41,7 +41,8 @@ class McpConfig:
     principal delegates, None for all that the principal's roles allow. ``prefix`` stands before
     the name of each of the server's tools in the policy and the log. ``tools`` are patterns of the
     tools that a client sees, None for all; with ``filter_list``, the policy decides which of these
-    a client sees. ``env`` names the variables that the server gets, and
+    a client sees. ``rounds`` are patterns of the tools whose calls may go on in further rounds.
+    ``env`` names the variables that the server gets, and
     ``secrets`` has the variables that hold a secret, each with the secret's name. ``pins`` is the
     file of the pinned tools, None for the default. ``audience`` is the name of the
     gateway in proofs of calls, None for callers without proofs; ``proofs`` is the file of the used
@@ -61,6 +62,7 @@ class McpConfig:
     prefix: str = ""
     tools: tuple[str, ...] | None = None
     filter_list: bool = False
+    rounds: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     pins: Path | None = None
@@ -167,6 +169,7 @@ def _server(table: Table, resolve: Callable[[str], Path]) -> McpConfig:
         prefix=_prefix(table),
         tools=table.texts("tools", None),
         filter_list=table.boolean("filter_list", default=False),
+        rounds=table.texts("rounds", ()),
         env=table.texts("env", ()),
         secrets={} if secrets is None else secrets,
         pins=table.file("pins", resolve),

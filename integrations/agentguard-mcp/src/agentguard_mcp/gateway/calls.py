@@ -52,6 +52,8 @@ from agentguard_mcp.gateway.settings import BEARER, Settings
 from agentguard_mcp.gateway.tool_list import Ask, ToolList
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.listing import LIST, permitted
+from agentguard_mcp.messages import METHOD_PREFIX
+from agentguard_mcp.params import round_refusal
 
 GUARDED: Final = frozenset({"tools/call", *METHODS} - {START, LIST})
 """The methods that run code of the server, and of which each request is a guarded call."""
@@ -180,11 +182,12 @@ class Calls:
 
         ``caller`` is as ``CallerSource.of`` says, and None where the settings name the caller.
         """
-        sent, name, arguments = content
+        sent, name, arguments, beside = content
         refused = refused or await self._refusal(name, request)
+        refused = refused or self._round_refusal(content, dialogs)
         agent, spec, failed = await self._for_caller(request, self._spec(name, request), caller)
         refused = refused or failed
-        bind = partial(_bound, spec, arguments)
+        bind = partial(_bound, spec, arguments, beside)
 
         async def run() -> Any:
             return result_of(await forward(traces.within_span(sent, self._settings.transport)))
@@ -291,6 +294,15 @@ class Calls:
             return Decision.refusal(f"{what}: {why}", code="tool.unlisted")
         return self.catalog.refusal(name)
 
+    def _round_refusal(self, content: CallParams, dialogs: Dialogs) -> Decision | None:
+        """Return why a request may not go on in a further round (``round_refusal``)."""
+        sent = content.sent
+        is_tool = sent["method"] == "tools/call"
+        name = content.name if is_tool else f"{METHOD_PREFIX}{sent['method']}"
+        settings = self._settings
+        where = f"rounds of [mcp.{settings.server}]"
+        return round_refusal(name, sent["params"], dialogs.revision(sent), settings.rounds, where)
+
     async def _for_caller(
         self, request: Message, spec: ToolSpec, caller: Caller | Decision | None
     ) -> tuple[Agent, ToolSpec, Decision | None]:
@@ -328,11 +340,11 @@ class Calls:
         return self._agent.under(delegation)
 
 
-def _bound(spec: ToolSpec, arguments: dict[str, Any]) -> Arguments:
-    """Return the arguments to decide on; raises ``ArgumentsError``."""
+def _bound(spec: ToolSpec, arguments: dict[str, Any], beside: dict[str, Any]) -> Arguments:
+    """Return the arguments to decide on, and what stands beside; raises ``ArgumentsError``."""
     declared = spec.schema.get("properties")
     names = declared if isinstance(declared, dict) else ()
-    return Arguments.of(bound(spec.schema, arguments), declared=names)
+    return Arguments.of(bound(spec.schema, arguments), declared=names, beside=beside)
 
 
 def _require_exact(content: CallParams) -> None:

@@ -19,8 +19,6 @@ from typing import Any, Final
 from agentguard import AgentguardError, ApprovalRequest
 from agentguard.adapters import shortened_text, visible_text
 from agentguard_mcp.gateway.messages import (
-    OWN,
-    STANDARD,
     Message,
     Peer,
     RequestId,
@@ -29,6 +27,7 @@ from agentguard_mcp.gateway.messages import (
     meta_of,
 )
 from agentguard_mcp.gateway.upstream import UpstreamLostError
+from agentguard_mcp.params import OWN, RESPONSES, STANDARD, STATE
 
 KEY: Final = f"{OWN}approval"
 """The key of the gateway's own question in ``inputRequests``, and of the answer to it."""
@@ -51,6 +50,7 @@ class Dialogs:
         self._own = own
         self._is_on = is_on
         self._capabilities: object = None
+        self._has_session = False
         self._open: dict[RequestId, asyncio.Future[Message]] = {}
         self._last = 0
 
@@ -60,7 +60,13 @@ class Dialogs:
 
     def greeted(self, hello: Message) -> None:
         """Note what a client can do, by its ``initialize``."""
+        self._has_session = True
         self._capabilities = hello.get("params", {}).get("capabilities")
+
+    def revision(self, request: Message) -> object:
+        """Return the revision that a request names, None for a client that has a session."""
+        named = meta_of(request).get(f"{STANDARD}protocolVersion")
+        return None if self._has_session else named
 
     def take(self, response: Message) -> bool:
         """Take a response of the client; return False for one that answers no open dialog."""
@@ -80,12 +86,12 @@ class Dialogs:
         """
         capabilities = meta_of(request).get(f"{STANDARD}clientCapabilities")
         params = request.get("params", {})
-        is_first = not params.get("inputResponses") and "requestState" not in params
+        is_first = not params.get(RESPONSES) and STATE not in params
         return self._is_on and is_modern(request) and is_first and _has_forms(capabilities)
 
     def gives_up(self, request: Message) -> bool:
         """Whether a call brings the answer of a user who does not wait any longer."""
-        responses = request.get("params", {}).get("inputResponses")
+        responses = request.get("params", {}).get(RESPONSES)
         answer = responses.get(KEY) if isinstance(responses, dict) else None
         return self._is_on and isinstance(answer, dict) and _ends(answer)
 

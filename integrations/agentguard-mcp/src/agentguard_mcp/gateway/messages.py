@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from agentguard.adapters import MAX_INTEGER, DecodeError, EncodeError, loads
+from agentguard_mcp.params import MEMBERS, STANDARD, protocol_meta, without_own
 
 MAX_LINE: Final = 16 << 20
 """The longest line that the gateway takes from a client or a server, in bytes."""
@@ -25,15 +26,8 @@ MAX_LEVELS: Final = 200
 MAX_NAME: Final = 1_024
 """The characters of the longest name of a tool; a tool with a longer one does not exist here."""
 
-OWN: Final = "dev.agentguard/"
-"""The prefix of agentguard's own keys in ``_meta`` (MCP, "General fields: _meta")."""
-
-STANDARD: Final = "io.modelcontextprotocol/"
-"""The prefix of the keys in ``_meta`` that MCP itself defines (revision 2026-07-28)."""
-
-_TRACE: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
 _MAX_ID: Final = 256
-_MEMBERS: Final = ("id", "method", "params", "result", "error")
+_PARTS: Final = ("id", "method", "params", "result", "error")
 
 Message = dict[str, Any]
 RequestId = str | int
@@ -121,45 +115,25 @@ def is_modern(message: Mapping[str, Any]) -> bool:
     return f"{STANDARD}protocolVersion" in meta_of(message)
 
 
-def without_own(container: dict[str, Any], member: str) -> dict[str, Any]:
-    """Return an object without agentguard's own keys in ``member``, and without an empty one."""
-    value = container.get(member)
-    if not isinstance(value, dict) or not any(key.startswith(OWN) for key in value):
-        return container
-    kept = {key: one for key, one in value.items() if not key.startswith(OWN)}
-    rest = {name: one for name, one in container.items() if name != member}
-    return {**rest, member: kept} if kept else rest
-
-
-def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of ``_meta`` that go on with a guarded call.
-
-    A server may choose by any other key what it runs, as by ``fastmcp.version``; no decision covers
-    such a key.
-    """
-    return {key: meta[key] for key in meta if key in _TRACE or key.startswith(STANDARD)}
-
-
 def cleaned(message: Message) -> Message:
-    """Return a message without agentguard's own keys.
+    """Return a message without agentguard's own keys, at every depth."""
+    result: Message = without_own(message)
+    return result
 
-    They stand in the ``_meta`` of the params or of the result, or in the ``data`` of an error.
+
+def plain(message: Message) -> Message:
+    """Return a client's message with what MCP gives its method alone, and no key of ``_meta`` more.
+
+    A server may choose by any other member what it does, as by ``fastmcp.version``, and no decision
+    covers such a member.
     """
-    for part, member in (("params", "_meta"), ("result", "_meta"), ("error", "data")):
-        container = message.get(part)
-        if isinstance(container, dict):
-            rest = without_own(container, member)
-            if rest is not container:
-                message = {**message, part: rest}
-    return message
-
-
-def plain(request: Message) -> Message:
-    """Return a request with those keys of ``_meta`` alone that go on with a guarded call."""
-    meta = meta_of(request)
-    if len(kept := plain_meta(meta)) == len(meta):
-        return request
-    return {**request, "params": {**request["params"], "_meta": kept}}
+    if "params" not in message:
+        return message
+    message, known = cleaned(message), MEMBERS[message["method"]]
+    kept = {name: value for name, value in message["params"].items() if name in known}
+    if meta := protocol_meta(meta_of(message)):
+        kept["_meta"] = meta
+    return {**message, "params": kept}
 
 
 def without_tasks(message: Message, part: str) -> Message:
@@ -173,7 +147,7 @@ def without_tasks(message: Message, part: str) -> Message:
 
 
 def _message(value: dict[str, Any]) -> Message:
-    message: Message = {name: value[name] for name in _MEMBERS if name in value}
+    message: Message = {name: value[name] for name in _PARTS if name in value}
     if "method" not in message:
         message.pop("params", None)  # no member of a response, so of any type
     identifier, params = message.get("id", 0), message.get("params", {})

@@ -16,9 +16,9 @@ from agentguard_mcp.gateway import answers, error_codes
 from agentguard_mcp.gateway.calls import Calls
 from agentguard_mcp.gateway.connect import opened
 from agentguard_mcp.gateway.messages import (
-    STANDARD,
     Message,
     RequestId,
+    cleaned,
     is_request,
     is_response,
     read,
@@ -34,7 +34,7 @@ from agentguard_mcp.gateway.upstream import (
     UpstreamLostError,
 )
 from agentguard_mcp.gateway.upstream.protocol import not_started
-from agentguard_mcp.messages import MODERN
+from agentguard_mcp.params import MODERN, STANDARD
 
 _CAPABILITIES: Final[dict[str, Any]] = {
     "elicitation": {"form": {}, "url": {}},
@@ -182,7 +182,7 @@ class _Probe:
         if not line:
             raise UpstreamLostError
         try:
-            message = read(line)
+            message = cleaned(read(line))  # as the gateway reads it: pins agree
         except AgentguardError:
             return {}  # a line that is no message: some servers print such lines
         if message.get("method") == "notifications/tools/list_changed":

@@ -27,7 +27,6 @@ from agentguard_mcp.gateway.dialogs import Dialogs
 from agentguard_mcp.gateway.executions import Executions
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
-    OWN,
     Client,
     Message,
     Peer,
@@ -46,6 +45,7 @@ from agentguard_mcp.gateway.tool_list import Ask
 from agentguard_mcp.gateway.upstream import NotSentError, UpstreamLostError
 from agentguard_mcp.listing import LIST
 from agentguard_mcp.messages import ERROR
+from agentguard_mcp.params import OWN, unknown_member
 
 MAX_PENDING: Final = 1_000
 """The most requests of one side that wait for an answer."""
@@ -128,7 +128,7 @@ class Relay:
         elif is_request(message):
             self._request(message)
         else:
-            self._notice_of_client(cleaned(message))
+            self._notice_of_client(message)
 
     def refuse_long_line(self) -> None:
         """Tell the client that a line was longer than the gateway takes."""
@@ -146,17 +146,24 @@ class Relay:
         elif method in GUARDED:
             self._start(identifier, self._guard(message))
         elif method in PASSED:
-            if method == "initialize":
-                self._dialogs.greeted(message)
-            sent = cleaned(message)
-            if method == "initialize":
-                sent = without_tasks(sent, "params")
-            elif method == LIST:  # all clients' tools are held to the same pins
-                sent = plain(sent)
-            self._pass(message, sent)
+            self._pass_plain(message)
         else:
             text = f"the gateway passes no {method[:64]!r} on"
             self._refuse(identifier, error_codes.METHOD_NOT_FOUND, text)
+
+    def _pass_plain(self, message: Message) -> None:
+        """Send a request of which nobody decides on to the server, with what MCP has in it."""
+        method = message["method"]
+        unknown = unknown_member(method, message.get("params", {}))
+        if unknown is not None:
+            text = f"{method}: the gateway passes no {unknown[:64]!r} on"
+            self._refuse(message["id"], error_codes.INVALID_PARAMS, text)
+            return
+        sent = plain(message)
+        if method == "initialize":
+            self._dialogs.greeted(message)
+            sent = without_tasks(sent, "params")
+        self._pass(message, sent)
 
     def _refuse(self, identifier: RequestId, code: int, text: str) -> None:
         self._client.send(answers.error(identifier, code, text))
@@ -197,7 +204,7 @@ class Relay:
                 return
             _stop(passed)
             self._note_given_up(identifier)
-        self._server.send(message)
+        self._server.send(plain(message))
 
     def _note_given_up(self, identifier: RequestId) -> None:
         """Note a request that the server may still answer: another request of the id gets nothing.

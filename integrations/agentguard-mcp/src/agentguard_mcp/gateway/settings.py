@@ -43,8 +43,10 @@ class Settings:
     before the name of each tool in the policy and the log. ``pins`` are the pinned tools, None
     where no tool is pinned. ``tools`` are the patterns (``git_*``) of the tools that the client may
     see and call, None for all. With ``filter_list``, the client sees of these the tools for which
-    the policy allows ``mcp:tools/list``. ``environment`` is the whole environment of the server,
-    but for ``secrets``: the variables that hold a secret, each with the name of the secret in
+    the policy allows ``mcp:tools/list``. ``rounds`` are the patterns of the tools whose calls may
+    bring ``requestState`` and ``inputResponses``; for what calls no tool, a pattern matches the
+    method behind ``mcp:``. ``environment`` is the whole environment of the server, but
+    for ``secrets``: the variables that hold a secret, each with the name of the secret in
     ``[secrets]``. ``url`` is the address of a server over HTTP in the place of a command, and
     ``bearer`` the name of the secret that is the token for it.
 
@@ -66,6 +68,7 @@ class Settings:
     pins: Pins | None = None
     tools: tuple[str, ...] | None = None
     filter_list: bool = False
+    rounds: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None

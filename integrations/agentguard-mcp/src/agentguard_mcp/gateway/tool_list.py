@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 from agentguard_mcp.gateway.catalog import MAX_TOOLS, Catalog
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
-    STANDARD,
     Message,
     encoded,
     is_modern,
@@ -20,6 +19,7 @@ from agentguard_mcp.gateway.messages import (
 )
 from agentguard_mcp.gateway.settings import Settings
 from agentguard_mcp.listing import LIST
+from agentguard_mcp.params import STANDARD, protocol_meta
 
 _MAX_PAGES: Final = 100
 
@@ -112,4 +112,5 @@ def _meta_like(request: Message) -> dict[str, Any]:
     """Return the ``_meta`` of a list in the revision of a client's request."""
     if not is_modern(request):
         return {}
-    return {key: value for key, value in meta_of(request).items() if key.startswith(STANDARD)}
+    meta = protocol_meta(meta_of(request))
+    return {key: value for key, value in meta.items() if key.startswith(STANDARD)}

@@ -15,9 +15,9 @@ from typing import Any, Final
 from agentguard_mcp.gateway import error_codes, mcp_headers
 from agentguard_mcp.gateway.http.refusal import HttpRefusalError
 from agentguard_mcp.gateway.mcp_headers import decoded
-from agentguard_mcp.gateway.messages import STANDARD, Message, is_modern, meta_of
+from agentguard_mcp.gateway.messages import Message, is_modern, meta_of
 from agentguard_mcp.gateway.methods import LEGACY, REMOVED
-from agentguard_mcp.messages import MODERN
+from agentguard_mcp.params import MODERN, STANDARD
 
 MAX_HEADERS: Final = 32 * 1024
 """The most bytes of all headers."""

@@ -21,7 +21,6 @@ from agentguard_mcp.gateway.answers import outline
 from agentguard_mcp.gateway.http.replay import ReplayStore
 from agentguard_mcp.gateway.http.stream import MAX_UNREAD, Item, Reader, Stream
 from agentguard_mcp.gateway.messages import (
-    STANDARD,
     Message,
     RequestId,
     is_request,
@@ -29,6 +28,7 @@ from agentguard_mcp.gateway.messages import (
     meta_of,
     write,
 )
+from agentguard_mcp.params import STANDARD
 
 MAX_BACKLOG: Final = 100
 """The most messages that wait for a client to open a stream; the oldest is dropped first."""

@@ -23,7 +23,6 @@ from agentguard_mcp.gateway import mcp_headers
 from agentguard_mcp.gateway.mcp_headers import PLAIN, encoded
 from agentguard_mcp.gateway.messages import (
     MAX_LINE,
-    STANDARD,
     Message,
     RequestId,
     is_modern,
@@ -45,6 +44,7 @@ from agentguard_mcp.gateway.upstream.protocol import (
 from agentguard_mcp.gateway.upstream.resumption import PAUSE, Resumption
 from agentguard_mcp.gateway.upstream.send_order import SendOrder, Turn
 from agentguard_mcp.gateway.upstream.server_sent_events import EventReader
+from agentguard_mcp.params import STANDARD
 
 try:
     import httpx
