@@ -170,7 +170,7 @@ def test_an_answer_ahead_of_the_call_says_that_it_runs_and_what_the_policy_says(
 
 
 def test_a_request_from_before_is_withdrawn_once_its_call_has_run(place, ran):
-    asking = says(Decision.require_approval(Requirement(roles=("lead",))))
+    asking = says(Decision.require_approval(Requirement()))
     with Observed(place, "enforce", **PEOPLE).open(asking) as guard:
         note, agent = noted(guard, ran), guard.new_agent("reader")
         invocation = replace(agent._invocation(note, ("x",), {}), site=STABLE)

@@ -43,8 +43,8 @@ VALUES: dict[str, list[Any]] = {
 """Values of each type; a list of texts is a type of its own, and so is any other list."""
 
 TYPES: dict[Callable[..., object], set[str]] = {
-    jwt.read_text: {"text"},
-    jwt.read_texts: {"text", "texts"},
+    jwt.read_string: {"text"},
+    jwt.read_strings: {"text", "texts"},
     jwt.read_time: {"number"},
 }
 

@@ -107,7 +107,7 @@ def test_an_adapter_hands_work_on_before_any_of_it_is_done():
         ({"delegation": {"lead": "hand"}}, "expected a list of strings"),
         ({"aliases": {"a_tool": "x", "b_tool": "x"}}, "a name of no other tool"),
         ({"aliases": {"a_tool": "b_tool", "b_tool": "c"}}, "a name of no other tool"),
-        ({"aliases": {"a_tool": ""}}, "a name of no other tool"),
+        ({"aliases": {"a_tool": ""}}, "aliases.a_tool: expected a string that is not empty"),
         ({"aliases": {"a_tool": 1}}, "expected a string"),
     ],
 )

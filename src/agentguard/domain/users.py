@@ -141,7 +141,7 @@ class UserTokens:
         if not isinstance(inner, Mapping) or isinstance(inner.get(last), str):
             message = f"the token's {'.'.join(users.roles)} is no list of roles"
             raise DecodeError(message, code="jwt.malformed")
-        roles = sorted(self._roles.keys() & {*jwt.read_texts(inner, last)})
+        roles = sorted(self._roles.keys() & {*jwt.read_strings(inner, last)})
         scope = frozenset[str]().union(*(self._roles[role] for role in roles))
         return PrincipalConfig(tuple(roles), scope)
 
@@ -205,13 +205,13 @@ def _is_program(claims: Mapping[str, JSON]) -> bool:
     for each such client, Auth0 the subject ``CLIENT@clients`` and ``gty``, and Microsoft Entra ID
     ``idtyp``.
     """
-    clients = {jwt.read_text(claims, name) for name in _CLIENT_CLAIMS} - {None}
+    clients = {jwt.read_string(claims, name) for name in _CLIENT_CLAIMS} - {None}
     subject, user = claims.get("sub"), claims.get("preferred_username")
     return (
         subject in {*clients, *(f"{client}@clients" for client in clients)}
         or user in {f"service-account-{client}".lower() for client in clients}
         or claims.get("idtyp") == "app"
-        or "client-credentials" in jwt.read_texts(claims, "gty")
+        or "client-credentials" in jwt.read_strings(claims, "gty")
     )
 
 
@@ -238,10 +238,10 @@ def _known(token: str, verified: VerifiedJwt, rights: PrincipalConfig | None) ->
         issuer=str(claims.get("iss")),
         subject=str(claims.get("sub")),
         sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=jwt.read_text(claims, "jti"),
-        session=jwt.read_text(claims, "sid"),
+        token_id=jwt.read_string(claims, "jti"),
+        session=jwt.read_string(claims, "sid"),
         auth_time=int(jwt.read_time(claims, "auth_time")) if has_time else None,
-        acr=jwt.read_text(claims, "acr"),
+        acr=jwt.read_string(claims, "acr"),
         roles=() if rights is None else rights.roles,
     )
     if not is_sound(known):

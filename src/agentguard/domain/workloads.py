@@ -73,12 +73,12 @@ def login_marks(verified: VerifiedJwt) -> list[str]:
 def _known(token: str, verified: VerifiedJwt) -> ViaToken:
     """Return what the first hop says of the token."""
     claims, subject = verified.claims, verified.subject
-    issuer = jwt.read_text(claims, "iss")
+    issuer = jwt.read_string(claims, "iss")
     known = ViaToken(
         issuer="/".join(subject.split("/")[:3]) if issuer is None else issuer,
         subject=subject,
         sha256=sha256(token.encode("ascii")).hexdigest(),
-        token_id=jwt.read_text(claims, "jti"),
+        token_id=jwt.read_string(claims, "jti"),
     )
     if not is_sound(known):
         message = "iss, subject and jti of a token are printable ASCII, 1,024 characters each"

@@ -140,7 +140,7 @@ def verify(jwt: Jwt, keys: KeySet, rule: JwtRule, now: float) -> VerifiedJwt:
         raise VerificationError(message, code="jwt.bound")
     _require_audience(claims, rule)
     ends = _require_time(claims, rule.leeway, now)
-    token_id = read_text(claims, "jti")
+    token_id = read_string(claims, "jti")
     if token_id is None:
         token_id = f"sha256:{sha256_hex(jwt.text.encode('ascii'))}"
     return VerifiedJwt(rule.name, _subject(claims, rule), token_id, ends, claims, jwt.header)
@@ -158,7 +158,7 @@ def _verify_signature(jwt: Jwt, keys: KeySet, rule: JwtRule) -> None:
         message = "the token's alg is none of the issuer's algorithms in the configuration"
         raise VerificationError(message, code="jwt.algorithm")
     _require_type(jwt.header, rule)
-    kid = read_text(jwt.header, "kid")
+    kid = read_string(jwt.header, "kid")
     candidates = keys.candidates(kid, name, algorithm)
     if not candidates:
         message = "the issuer has no key with the token's kid for the token's alg"
@@ -189,7 +189,7 @@ def _media_type(typ: str) -> str:
 
 
 def _require_audience(claims: Mapping[str, JSON], rule: JwtRule) -> None:
-    if not rule.audience.intersection(read_texts(claims, "aud")):
+    if not rule.audience.intersection(read_strings(claims, "aud")):
         raise VerificationError("the token is for another audience", code="jwt.audience")
 
 
@@ -222,7 +222,7 @@ def read_time(claims: Mapping[str, JSON], name: str) -> float:
 
 
 def _subject(claims: Mapping[str, JSON], rule: JwtRule) -> str:
-    subject = read_text(claims, rule.subject_claim)
+    subject = read_string(claims, rule.subject_claim)
     if subject is None:
         message = f"the token has no claim {rule.subject_claim}, which names the subject"
         raise VerificationError(message, code="jwt.subject")
@@ -238,7 +238,7 @@ def _is_member(subject: JSON, trust_domain: str | None) -> bool:
     return _SPIFFE_PATH.fullmatch(path) is not None and not _DOTS.intersection(path.split("/"))
 
 
-def read_text(claims: Mapping[str, JSON], name: str) -> str | None:
+def read_string(claims: Mapping[str, JSON], name: str) -> str | None:
     """Return a text, None without the claim. Raises ``DecodeError`` (``jwt.malformed``)."""
     if name not in claims:
         return None
@@ -248,7 +248,7 @@ def read_text(claims: Mapping[str, JSON], name: str) -> str | None:
     return value
 
 
-def read_texts(claims: Mapping[str, JSON], name: str) -> list[str]:
+def read_strings(claims: Mapping[str, JSON], name: str) -> list[str]:
     """Return the texts of a claim that is a text or a list of texts, none without the claim.
 
     Raises ``DecodeError`` (``jwt.malformed``).
@@ -265,10 +265,10 @@ def read_texts(claims: Mapping[str, JSON], name: str) -> list[str]:
 
 READERS: Final[Mapping[str, Callable[[Mapping[str, JSON], str], object]]] = MappingProxyType(
     {
-        **dict.fromkeys(("iss", "sub", "jti", "sid", "acr"), read_text),
-        **dict.fromkeys(("azp", "client_id", "cid", "appid", "idtyp"), read_text),
-        **dict.fromkeys(("preferred_username", "typ", "token_use"), read_text),
-        **dict.fromkeys(("aud", "scope", "scp", "gty"), read_texts),
+        **dict.fromkeys(("iss", "sub", "jti", "sid", "acr"), read_string),
+        **dict.fromkeys(("azp", "client_id", "cid", "appid", "idtyp"), read_string),
+        **dict.fromkeys(("preferred_username", "typ", "token_use"), read_string),
+        **dict.fromkeys(("aud", "scope", "scp", "gty"), read_strings),
         **dict.fromkeys(("exp", "iat", "nbf", "auth_time"), read_time),
     }
 )

@@ -58,7 +58,7 @@ def read(claims: Mapping[str, JSON]) -> LogOut:
 
 
 def _text(claims: Mapping[str, JSON], name: str) -> str | None:
-    value = jwt.read_text(claims, name)
+    value = jwt.read_string(claims, name)
     if value is not None and not _TEXT.match(value):
         raise _malformed(f"{name} is no text of 1 to 1,024 characters of printable ASCII")
     return value

@@ -288,16 +288,21 @@ def test_a_request_that_was_used_or_withdrawn_expires_for_nobody(telling, told, 
     assert told.heard == [("request", request.request_id)]
 
 
-def test_nobody_has_to_look(told):
-    asking = lambda _call: Decision.require_approval(Requirement("a person", ttl=1))  # noqa: E731
-    config = {"approvals": {"application": True}}
-    heard = threading.Event()
+def test_nobody_has_to_look(clock):
+    asking = lambda _call: Decision.require_approval(Requirement("a person", ttl=2))  # noqa: E731
+    expiring, expired = threading.Event(), threading.Event()
     with Guard.ephemeral(
-        asking, config=config, on_expiring=told.expiring, on_expired=lambda _request: heard.set()
+        asking,
+        config={"approvals": {"application": True}},
+        on_expiring=lambda _request: expiring.set(),
+        on_expired=lambda _request: expired.set(),
     ) as guard:
         asked(guard)
-        assert heard.wait(60)
-        assert [name for name, _id in told.heard] == ["expiring"]
+        clock.advance(seconds=1)
+        assert expiring.wait(60)
+        assert not expired.is_set()
+        clock.advance(seconds=1)
+        assert expired.wait(60)
 
 
 def test_a_guard_that_is_closed_looks_no_more():

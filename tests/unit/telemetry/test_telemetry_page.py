@@ -73,11 +73,12 @@ def test_a_request_that_may_wait_for_ever_has_its_event_too(spans):
 
 
 def test_the_span_names_the_one_who_rejected_and_not_who_approved(spans):
-    carol = Ed25519Signer.from_seed(os.urandom(32))
-    people = {"carol": {"keys": [carol.public_key.openssh()]}}
-    place = Place(two_people, approvers=people)
-    place.bob = carol
+    carol, dave = (Ed25519Signer.from_seed(os.urandom(32)) for _ in range(2))
+    people = {"carol": carol, "dave": dave}
+    roster = {name: {"keys": [key.public_key.openssh()]} for name, key in people.items()}
+    place = Place(two_people, approvers=roster)
     request = place.ask()
+    place.guard.approvals.approve(request, dave)
     place.guard.approvals.reject(request, carol)
     with pytest.raises(Denied):
         place.call("release")
