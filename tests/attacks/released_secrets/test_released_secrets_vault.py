@@ -269,7 +269,7 @@ def test_a_value_of_the_vault_is_masked_and_on_record(scene, vault, settings, ca
 
 
 MISTAKES = {
-    "no address": ({"url": ""}, "vault.url: expected one such as"),
+    "no address": ({"url": ""}, "vault.url: expected a string that is not empty"),
     "an address without a scheme": ({"url": "vault.example:8200"}, "vault.url: expected"),
     "a password in the address": ({"url": f"https://a:{VALUE}@vault.example"}, "vault.url"),
     "a query": ({"url": "https://vault.example/?a=b"}, "vault.url: expected"),
@@ -281,7 +281,7 @@ MISTAKES = {
     "a path with a line break": ({"path": "secret/data/deploy\n"}, "path of the API"),
     "an empty field": ({"field": ""}, "vault.field: expected"),
     "two tokens": ({"token_file": "a"}, "one of token_file and token_env"),
-    "no token": ({"token_env": ""}, "one of token_file and token_env"),
+    "no token": ({"token_env": ""}, "vault.token_env: expected a string that is not empty"),
     "the token itself": ({"token": TOKEN}, "vault.token: unknown key"),
     "a ca without encryption": ({"ca": "ca.pem"}, "it is for https"),
     "no time": ({"timeout": 0}, "a number of seconds above 0"),
