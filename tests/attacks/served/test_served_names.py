@@ -458,7 +458,7 @@ def test_a_call_is_not_inside_a_call_of_another_session(mallory, victim, place):
 # --- delegations ----------------------------------------------------------------------------------
 
 TERMS = {"scope": ["read"], "via": None, "task_id": None, "expires_in": 60, "max_depth": 4,
-         "max_calls": None, "audience": []}  # fmt: skip
+         "max_calls": None, "audience": None}  # fmt: skip
 
 
 def kept(client, encoded):

@@ -131,6 +131,7 @@ def good_requests(client: Intruder) -> dict[str, Asked]:
         "approvals.vouch": ({**vouches, **word}, ()),
         "approvals.withdraw": (withdraws, ()),
         "approvals.history": ({"request_id": vouched.request_id}, ()),
+        "approvals.ended": ({"most": 5}, ()),
         "runs.read": ({"name": "run"}, ()),
         "runs.write": ({"name": "run"}, (b"y",)),
         "runs.remove": ({"name": "run"}, ()),

@@ -117,7 +117,7 @@ def test_a_program_is_no_other_agent(start):
 
 
 def test_a_program_vouches_for_nobody_whom_the_launcher_has_not_named(start):
-    terms = {"scope": ["read"], "expires_in": 60, "max_depth": 2, "audience": []}
+    terms = {"scope": ["read"], "expires_in": 60, "max_depth": 2, "audience": None}
     program = start(agent="helper")
     assert program.code("delegate", subject="user:alice", **terms) == "principal.refused"
     program = start(agent="helper", vouches_for=["user:al*"])

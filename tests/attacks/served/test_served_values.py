@@ -136,7 +136,7 @@ def things_of(client: Intruder, agent_name: str) -> dict[str, Any]:
     subject = "user:mallory" if client.uid == MALLORY else "user:alice"
     lent = client.got(
         "delegate", subject=subject, scope=["read"], via=None, task_id=None, expires_in=3600,
-        max_depth=4, max_calls=None, audience=[],
+        max_depth=4, max_calls=None, audience=None,
     )  # fmt: skip
     ids = {name: new_id() for name in ("running", "looking", "waiting", "denied")}
     running = client.call(agent, tool, request_id=ids["running"]).header
