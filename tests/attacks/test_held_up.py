@@ -69,7 +69,7 @@ def test_a_lock_that_nobody_lets_go_of_is_named_and_given_up(place, monkeypatch,
 def test_the_lock_of_the_approvals_too(place, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.1)
     with place.open() as guard:
-        store = guard._parts.runtime.approval_store(place.take_up())
+        store = guard._parts.runtime.approval_store()
         with locked(place.config.state / "approvals" / "lock"):
             with pytest.raises(StorageError) as caught, store._locked():
                 pass

@@ -19,7 +19,6 @@ from agentguard_demo import script, seed
     [
         ("openai:gpt-5", "pip install langchain-openai"),
         ("no-such-model", "Supported providers: "),
-        ("", "PROVIDER:NAME"),
     ],
 )
 def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, monkeypatch, name, says):

@@ -218,7 +218,9 @@ async def test_a_second_click_pays_nothing_and_its_page_learns_what_became_of_th
 @SYNC
 async def test_a_rejection_of_nobody_is_on_record_as_well(people, sync):
     """Without answered_by a rejection needs nobody, and the request is over."""
-    inbox = people(in_the_role)
+    inbox = people(
+        in_the_role, application=True, application_roles=["manager"], roles=f"{__name__}:roles"
+    )
     graph = inbox.graph()
     await invoke_thread(graph, inbox.asking(BIG), sync=sync)
     (request,) = inbox.waiting
