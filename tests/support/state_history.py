@@ -25,9 +25,9 @@ from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal_files import FileJournal
 from agentguard.storage.reader import StateReader
 
-MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE = (
+MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, OVER = (
     Call("clerk", "merge", what, kept=what == "kept")
-    for what in ("used", "kept", "spare", "late", "waiting", "bad", "gone")
+    for what in ("used", "kept", "spare", "late", "waiting", "bad", "gone", "over")
 )
 REFUND = Call("clerk", "refund", "two")
 PAID, LEFT, DIED, RESOLVED, UNDONE, ERASED = (
@@ -109,7 +109,7 @@ def _lend(guard: Guard, scene: Scene) -> None:
 
 def _ask(guard: Guard, scene: Scene) -> None:
     """Have requests lie there, each of which is answered otherwise, or by nobody."""
-    for call in (MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, REFUND):
+    for call in (MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE, OVER, REFUND):
         with suppress(ApprovalPending):
             scene.make(guard, call)
     for request in guard.approvals.pending():
@@ -118,6 +118,10 @@ def _ask(guard: Guard, scene: Scene) -> None:
                 guard.approvals.approve(request, scene.people["bob"])
             case "bad" | "gone":
                 guard.approvals.reject(request, scene.people["bob"], note="no")
+            case "over":
+                guard.approvals.withdraw(request)
+            case "waiting":
+                assert runtime_of(guard).approval_store().announce(request)
 
 
 def _use(first: Guard, second: Guard, scene: Scene) -> None:

@@ -85,8 +85,8 @@ def test_a_stream_that_outlives_its_block_has_ended(team, child):
         next(items)
     assert "content of a" not in str(list(items))
     assert {one[:3] for one in decision_rows(team)} == {
-        ("read", "delegation.ended", "fixer"),
-        ("write", "delegation.ended", "fixer"),
+        ("read", "delegation.ended", "alice"),
+        ("write", "delegation.ended", "alice"),
     }
 
 

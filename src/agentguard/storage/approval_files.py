@@ -198,13 +198,10 @@ class FileApprovals:
 
         A request that can't be read is left out: the call that looks for the request is refused.
         """
-        stored = self._stored()
-        if not stored:  # a guard looks often, and reads the log for a request alone
-            return []
         known = self._ledger.read_on()
         waiting = [
             (key, request)
-            for key, request in stored
+            for key, request in self._stored()
             if request is not None
             and request.request_id not in known.used
             and not _was_withdrawn(known, request.request_id)
