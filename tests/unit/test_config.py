@@ -152,10 +152,10 @@ def test_a_tool_table_that_says_nothing_changes_nothing():
     assert config.ToolConfig().over(spec) == spec
 
 
-def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
-    settings = config.load(written(POLICY + "[tools.t]\nrequires = []\n"))
-    spec = ToolSpec("t", "", {}, "m:t", requires=("x",))
-    assert settings.tools["t"].over(spec).requires == ()
+@pytest.mark.parametrize("scopes", ['[""]', '["a", ""]', "[]"])
+def test_a_list_that_asks_for_no_scope_is_refused(written, scopes):
+    with pytest.raises(ConfigError, match=r"requires: .* names a scope, or no key requires at all"):
+        config.load(written(POLICY + f"[tools.t]\nrequires = {scopes}\n"))
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,6 @@ NOTHING: dict[tuple[str, str], tuple[Read, Any]] = {
 }
 """What an empty list or table reads as: nobody, no scope, no agent, no tool, no audience."""
 
-ASKS_NOTHING: dict[tuple[str, str], tuple[Read, Any]] = {
-    ("tools.NAME", "requires"): (lambda read: read.tools["read_file"].requires, ()),
-    ("secrets.NAME", "scope"): (lambda read: _only(read.secrets).scope, ()),
-    ("redact", "NAME"): (lambda read: read.redactions["read_file"], ()),
-}
-"""The lists that ask for something: an empty one asks for nothing, whoever the caller is."""
-
 
 def _only(tables: Any) -> Any:
     return next(iter(tables.values()))
@@ -92,8 +85,8 @@ def test_an_empty_value_of_a_key_gives_nothing(number, table, name):
     if key in TEXTS:
         read(number, name, EMPTY[kind])
         return
-    if key in NOTHING or key in ASKS_NOTHING:
-        look, expected = {**NOTHING, **ASKS_NOTHING}[key]
+    if key in NOTHING:
+        look, expected = NOTHING[key]
         assert look(read(number, name, EMPTY[kind])) == expected
         return
     with pytest.raises(ConfigError) as caught:
@@ -109,5 +102,5 @@ def test_an_absent_limit_of_a_gateway_is_none(field):
 
 
 def test_so_many_keys_are_asked():
-    assert {*TEXTS, *NOTHING, *ASKS_NOTHING} <= {(table, name) for _, table, name in KEYS}
+    assert {*TEXTS, *NOTHING} <= {(table, name) for _, table, name in KEYS}
     assert len(KEYS) == 119

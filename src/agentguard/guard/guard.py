@@ -254,7 +254,7 @@ class Guard:
         *,
         name: str | None = None,
         resource: str | None = None,
-        requires: tuple[str, ...] | list[str] = (),
+        requires: tuple[str, ...] | list[str] | None = None,
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
         gives: tuple[str, ...] | list[str] | None = None,
@@ -266,15 +266,16 @@ class Guard:
         *,
         name: str | None = None,
         resource: str | None = None,
-        requires: tuple[str, ...] | list[str] = (),
+        requires: tuple[str, ...] | list[str] | None = None,
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
         gives: tuple[str, ...] | list[str] | None = None,
     ) -> Any:
         """Make a plain function a guarded tool, which only ``agent.call`` runs.
 
-        ``requires`` is the scope that a caller needs. ``resource`` is a template of whole arguments
-        (``repo:{repo}``). ``attributes`` names arguments that the policy reads at the top level.
+        ``requires`` is the scope that a caller needs; None is no scope, and an empty list is a
+        ``ConfigError``. ``resource`` is a template of whole arguments (``repo:{repo}``).
+        ``attributes`` names arguments that the policy reads at the top level.
         ``facts`` looks up values that must not come from the model. Their names are ``gives``, or
         those of the TypedDict or dataclass that the function returns. ``[tools.NAME]`` in the
         configuration overrides each of these.

@@ -100,12 +100,19 @@ def spec_of(
         description=(function.__doc__ or "").strip(),
         schema=function_schema(function),
         origin=f"{function.__module__}:{function.__qualname__}",
-        requires=_texts("requires", requires, "['pr:write']"),
+        requires=() if requires is None else _scopes(requires),
         resource=resource,
         attributes={} if attributes is None else dict(attributes),
         facts=facts,
         gives=None if gives is None else _texts("gives", gives, "['payee']"),
     )
+
+
+def _scopes(value: object) -> tuple[str, ...]:
+    scopes = _texts("requires", value, "['pr:write']")
+    if len(scopes) == 0 or "" in scopes:
+        raise ConfigError("requires names no scope: name one, or leave requires out")
+    return scopes
 
 
 def _texts(what: str, value: object, example: str) -> tuple[str, ...]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agentguard.delegation.grant import is_audience
-from agentguard.errors import ConfigError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof.call_verification import verify_call
-from agentguard.proof.receiver import read_clock, require_clear_trust, require_plain_parts
+from agentguard.proof.receiver import (
+    read_clock,
+    require_audience,
+    require_clear_trust,
+    require_plain_parts,
+)
 from agentguard.proof.recorder import Recorder, RequestLog
 from agentguard.proof.verification import RequestCaller, RevokedNames, UsedProofs
 from agentguard.proof.verified_tokens import VerifiedTokens
@@ -73,10 +76,3 @@ class CallReceiver:
                 tokens=self._tokens,
             )
         )
-
-
-def require_audience(name: object) -> None:
-    """Raise ``ConfigError`` for the name of a server that no delegation can have."""
-    if not is_audience(name):
-        message = f"{name!r} is no audience of a delegation: use printable ASCII without spaces"
-        raise ConfigError(message)

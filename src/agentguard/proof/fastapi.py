@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from agentguard.errors import ConfigError, ProofError
 from agentguard.proof.receiver import Receiver
-from agentguard.proof.verification import RequestCaller
+from agentguard.proof.verification import RequestCaller, require_named
 
 try:
     from fastapi import HTTPException, Request
@@ -22,8 +22,9 @@ def requires(*scopes: str) -> Callable[[Request], RequestCaller]:
     """Return a dependency that returns the caller of a request, whose scope has all ``scopes``.
 
     Another caller gets the status 403, which the receiver's log says, and a request without a
-    verified caller 401.
+    verified caller 401. Raises ``ConfigError`` without a scope.
     """
+    require_named(scopes)
 
     def verified_caller(request: Request) -> RequestCaller:
         caller = getattr(request.state, "caller", None)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agentguard.call.plain import discarded, require_plain
+from agentguard.delegation.grant import is_audience
 from agentguard.errors import ConfigError, ProofError
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import receipt
@@ -57,8 +58,9 @@ class Receiver:
     The methods of all of them are plain functions: a coroutine function is a ``ConfigError``, and
     an answer of another type refuses the request (``proof.unavailable``, ``proof.unrecorded``).
     Raises ``ConfigError`` also for a URL that no proof can name or that does not protect requests,
-    for two trust documents of one domain, for revocations of one domain where several are trusted,
-    and for a mapping that does not name exactly the trusted domains.
+    for an audience that no delegation can name, for no trust document, for two trust documents of
+    one domain, for revocations of one domain where several are trusted, and for a mapping that does
+    not name exactly the trusted domains.
     """
 
     def __init__(  # noqa: PLR0913  what a server knows beforehand
@@ -79,6 +81,7 @@ class Receiver:
         require_plain_parts(store, revocations, log, clock)
         self._base = parse_audience(url)
         self._audience = url if audience is None else audience
+        require_audience(self._audience)
         self._trust = trust
         self._store = store
         self._revocations = revocations
@@ -220,12 +223,21 @@ def require_plain_parts(
     require_plain(clock, "clock")
 
 
+def require_audience(name: object) -> None:
+    """Raise ``ConfigError`` for the name of a server that no delegation can have."""
+    if not is_audience(name):
+        message = f"{name!r} is no audience of a delegation: use printable ASCII without spaces"
+        raise ConfigError(message)
+
+
 def require_clear_trust(
     trust: TrustDocument | Sequence[TrustDocument],
     revocations: RevokedNames | Mapping[str, RevokedNames | None] | None,
 ) -> None:
     """Raise ``ConfigError`` where it is in doubt whose keys or whose revocations count."""
     trusted = [trust] if isinstance(trust, TrustDocument) else trust
+    if not trusted:
+        raise ConfigError("no trust document is given: no caller would count")
     names = {document.trust_domain for document in trusted}
     if len(names) != len(trusted):
         message = "two trust documents have the same trust domain: give the newest one alone"

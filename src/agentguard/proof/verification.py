@@ -20,7 +20,13 @@ from agentguard.call.releases import RequestRecord
 from agentguard.delegation import access_token, verification
 from agentguard.delegation.access_token import CHAIN_CLAIM, AccessToken
 from agentguard.delegation.chain import Chain
-from agentguard.errors import AgentguardError, DecodeError, ProofError, VerificationError
+from agentguard.errors import (
+    AgentguardError,
+    ConfigError,
+    DecodeError,
+    ProofError,
+    VerificationError,
+)
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.proof import dpop, headers, wpt
@@ -72,11 +78,21 @@ class RequestCaller:
     evidence: RequestEvidence
 
     def require(self, *scopes: str) -> None:
-        """Raise ``ProofError`` (``proof.scope``) unless the caller's scope has all ``scopes``."""
+        """Raise ``ProofError`` (``proof.scope``) unless the caller's scope has all ``scopes``.
+
+        Raises ``ConfigError`` without a scope.
+        """
+        require_named(scopes)
         missing = sorted(set(scopes) - self.scope)
         if missing:
             message = f"the request needs the scope {' '.join(missing)}, which was not lent"
             raise ProofError(message, code="proof.scope")
+
+
+def require_named(scopes: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where no scope is named: such a question would let everybody in."""
+    if len(scopes) == 0 or "" in scopes:
+        raise ConfigError("name the scope that the caller needs, as in 'payments:write'")
 
 
 class UsedProofs(Protocol):

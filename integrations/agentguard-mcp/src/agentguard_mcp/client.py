@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from agentguard import ConfigError, UnguardedCallError
 from agentguard.proof import prove_call
-from agentguard.proof.call_receiver import require_audience
+from agentguard.proof.receiver import require_audience
 from agentguard_mcp import messages
 from agentguard_mcp.threads import in_thread
 

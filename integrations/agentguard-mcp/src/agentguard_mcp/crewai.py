@@ -38,7 +38,7 @@ from mcp.shared.exceptions import McpError
 from mcp.types import CONNECTION_CLOSED
 
 from agentguard import AgentguardError, ConfigError
-from agentguard.proof.call_receiver import require_audience
+from agentguard.proof.receiver import require_audience
 from agentguard_mcp.client import guard_transport
 
 CONNECT_TIMEOUT: Final = 30.0

@@ -58,6 +58,7 @@ def _secret(name: str, table: Table, resolve: Callable[[str], Path]) -> SecretCo
     variable, user = table.optional("env"), table.optional("keyring")
     if variable is not None and "=" in variable:
         raise table.mistake("env", "the name of an environment variable")
+    table.asked("scope", "a scope")
     secret = SecretConfig(
         name,
         tools,

@@ -148,6 +148,16 @@ class Table:
             raise self.mistake(key, "a list of strings")
         return tuple(value)
 
+    def asked(self, key: str, what: str) -> tuple[str, ...] | None:
+        """Return a list of strings that asks for something, or None without the key.
+
+        ``what`` is the thing that the list names. An empty list would ask for nothing.
+        """
+        given = self.texts(key, None)
+        if given is not None and not all(given or [""]):
+            raise self.mistake(key, f"a list that names {what}, or no key {key} at all")
+        return given
+
     def scope(self, key: str, default: T) -> frozenset[str] | T:
         """Return a list of scopes as a set, which may be empty."""
         given = self.texts(key, None)

@@ -76,7 +76,7 @@ def read_tool(table: Table) -> ToolConfig:
     _refuse_reserved(table, "attributes", table.mapping("attributes") or {})
     _refuse_reserved(table, "facts", gives or ())
     config = ToolConfig(
-        requires=table.texts("requires", None),
+        requires=table.asked("requires", "a scope"),
         resource=table.optional("resource"),
         attributes=table.mapping("attributes"),
         facts=look_up,
@@ -145,7 +145,8 @@ def read_redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
     redactions: dict[str, tuple[Redaction, ...]] = {}
     for tool in table.names():
         try:
-            redactions[tool] = tuple(map(redaction.parse, table.texts(tool, ())))
+            pointers = table.asked(tool, "a JSON Pointer") or ()
+            redactions[tool] = tuple(map(redaction.parse, pointers))
         except DecodeError as error:
             raise ConfigError(f"{table.name(tool)}: {error}") from error
     return redactions

@@ -1,0 +1,146 @@
+"""Each parameter of ``agentguard.proof`` that grants, limits or names somebody, left empty.
+
+The parameters come from the signatures (``empty_parameters.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from call_scene import AUDIENCE, METHOD, CallScene
+from empty_parameters import parameters, require_nothing
+from proof_scene import BODY, URL, ProofScene, check, resigned
+from tool_servers import SCOPE
+
+from agentguard.proof import (
+    CallReceiver,
+    HttpRequest,
+    ProofError,
+    ProofStore,
+    Receiver,
+    RequestCaller,
+    verify_call,
+    verify_request,
+)
+from agentguard.proof.fastapi import requires
+from agentguard.proof.httpx import AsyncCallerTransport, CallerTransport
+from agentguard.proof.requests import CallerAdapter
+from agentguard.signing.keys import Ed25519Signer
+
+MODULES = tuple(
+    import_module(f"agentguard.proof{below}")
+    for below in ("", ".fastapi", ".httpx", ".httpx2", ".requests")
+)
+FOUND = sorted({one for module in MODULES for one in parameters(module, {"RequestCaller"})})
+ELSEWHERE = "https://agents.example"
+"""A token service that nobody trusts here."""
+
+
+class Scene:
+    """Verifies a request of each kind, with other values of what the receiver knows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.http = ProofScene(folder)
+        self.calls = CallScene(folder, self.http.guard)
+        self.known: dict[str, Any] = {
+            "trust": self.http.guard.trust,
+            "at": int(time.time()),
+            "used": ProofStore(folder / "proofs.sqlite"),
+        }
+
+    def request(self, **given: Any) -> RequestCaller:
+        sent = HttpRequest("POST", f"{URL}/pay?currency=EUR", self.headers(given), BODY)
+        return verify_request(sent, **{**self.known, "audience": URL, **given})
+
+    def call(self, **given: Any) -> RequestCaller:
+        sent = self.params(given)
+        return verify_call(METHOD, sent, **{**self.known, "audience": AUDIENCE, **given})
+
+    def receiver(self, **given: Any) -> RequestCaller:
+        trust = given.pop("trust", self.known["trust"])
+        receiver = Receiver(URL, trust, self.known["used"], **given)
+        return check(receiver, self.http.request()._replace(headers=self.headers(given)))
+
+    def call_receiver(self, **given: Any) -> RequestCaller:
+        receiver = CallReceiver(
+            given.pop("audience", AUDIENCE),
+            given.pop("trust", self.known["trust"]),
+            self.known["used"],
+            **given,
+        )
+        return receiver.verify(METHOD, self.params(given))
+
+    def headers(self, given: dict[str, Any]) -> list[tuple[str, str]]:
+        sent = dict(self.http.request().headers)
+        if "issuers" in given:
+            kind, _, token = sent["Authorization"].partition(" ")
+            sent["Authorization"] = f"{kind} {_foreign(token)}"
+        return list(sent.items())
+
+    def params(self, given: dict[str, Any]) -> dict[str, Any]:
+        sent = self.calls.prove()
+        if "issuers" in given:
+            sent["_meta"]["dev.agentguard/token"] = _foreign(sent["_meta"]["dev.agentguard/token"])
+        return sent
+
+    def prove(self, audience: str) -> dict[str, Any]:
+        return self.calls.prove(audience=audience)
+
+
+def _foreign(token: str) -> str:
+    """Return a token that names ``ELSEWHERE`` as its issuer."""
+    return resigned(token, Ed25519Signer.from_seed(bytes(32)), {"iss": ELSEWHERE}, {})
+
+
+CASES: dict[tuple[str, str], tuple[Callable[[Scene], Any], str]] = {
+    ("CallReceiver", "audience"): (lambda on: on.call_receiver(audience=""), "config.invalid"),
+    ("CallReceiver", "trust"): (lambda on: on.call_receiver(trust=[]), "config.invalid"),
+    ("CallReceiver", "issuers"): (lambda on: on.call_receiver(issuers={}), "proof.issuer"),
+    ("Receiver", "audience"): (lambda on: on.receiver(audience=""), "config.invalid"),
+    ("Receiver", "trust"): (lambda on: on.receiver(trust=[]), "config.invalid"),
+    ("Receiver", "issuers"): (lambda on: on.receiver(issuers={}), "proof.issuer"),
+    ("RequestCaller.require", "scopes"): (lambda on: on.receiver().require(), "config.invalid"),
+    ("prove_call", "audience"): (lambda on: on.prove(""), "proof.audience"),
+    ("verify_call", "audience"): (lambda on: on.call(audience=""), "token.audience"),
+    ("verify_call", "trust"): (lambda on: on.call(trust=[]), "proof.issuer"),
+    ("verify_call", "issuers"): (lambda on: on.call(issuers={}), "proof.issuer"),
+    ("verify_request", "audience"): (lambda on: on.request(audience=""), "token.audience"),
+    ("verify_request", "trust"): (lambda on: on.request(trust=[]), "proof.issuer"),
+    ("verify_request", "issuers"): (lambda on: on.request(issuers={}), "proof.issuer"),
+    ("requires", "scopes"): (lambda _on: requires(), "config.invalid"),
+    ("CallerTransport", "audiences"): (lambda _on: CallerTransport(), "config.invalid"),
+    ("AsyncCallerTransport", "audiences"): (lambda _on: AsyncCallerTransport(), "config.invalid"),
+    ("CallerAdapter", "audiences"): (lambda _on: CallerAdapter(), "config.invalid"),
+}
+"""A call with an empty value, and the code of its refusal."""
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return Scene(tmp_path)
+
+
+@pytest.mark.parametrize(("where", "name"), FOUND)
+def test_an_empty_value_of_a_parameter_lets_nobody_in(scene, where, name):
+    call, code = CASES[where, name]
+    require_nothing((lambda: call(scene), code))
+
+
+def test_the_twins_are_taken(scene):
+    for verify in (scene.request, scene.call, scene.receiver, scene.call_receiver):
+        verify().require(*SCOPE)
+        with pytest.raises(ProofError) as caught:  # a known issuer, whose key has not signed
+            verify(issuers={ELSEWHERE: scene.known["trust"].trust_domain})
+        assert caught.value.code != "proof.issuer"
+    assert callable(requires(*SCOPE))
+    assert all(one(URL) for one in (CallerTransport, AsyncCallerTransport, CallerAdapter))
+
+
+def test_so_many_parameters_are_asked():
+    assert {*FOUND} == CASES.keys()
+    assert len(CASES) == 18
