@@ -242,8 +242,8 @@ def test_an_agent_that_acts_under_a_delegation_is_denied_without_one(ran):
     [
         (["pr:write"], ["pr:write"], True),
         (["pr:write", "ci"], ["ci", "pr:write"], True),
-        ([], [], True),
-        (["pr:write"], [], True),
+        ([], None, True),
+        (["pr:write"], None, True),
         ([], ["pr:write"], False),
         (["pr:read"], ["pr:write"], False),
         (["pr:write"], ["pr:write", "ci"], False),
