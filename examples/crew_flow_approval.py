@@ -49,6 +49,9 @@ path = "authz.rego"
 [agents.travel-agent]
 max_scope = ["trip:book", "trip:pay"]
 
+[tools]
+unlisted = "deny"                  # a tool without a table is denied
+
 [tools.book_seat]
 requires = ["trip:book"]
 

@@ -30,6 +30,11 @@ roles = ["developer"]
 
 [agents.tester]
 roles = ["developer"]
+
+[tools.read_issue]
+[tools.open_pr]
+[tools.read_secret]
+[tools.assign]
 """
 POLICY = """package agent.authz
 

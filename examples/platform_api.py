@@ -47,6 +47,9 @@ max_scope = ["tickets:read", "tickets:write"]
 [server]
 url = "unix:guard.sock"
 
+[tools]
+unlisted = "deny"                  # a tool without a table is denied
+
 [tools.read_ticket]                          # what an evaluation knows of a tool
 requires = ["tickets:read"]
 resource = "ticket:{ticket}"

@@ -34,6 +34,9 @@ path = "authz.rego"
 [agents.bookkeeper]
 max_scope = ["payment:send"]
 
+[tools]
+unlisted = "deny"                  # a tool without a table is denied
+
 [tools.pay]
 requires = ["payment:send"]
 

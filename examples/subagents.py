@@ -62,7 +62,13 @@ CONFIG = {
         "reviewer": {"max_scope": ["repo:read", "repo:push"]},
         "fixer": {"max_scope": ["repo:read", "repo:push"]},
     },
-    "tools": {"read_file": {"requires": ["repo:read"]}, "push": {"requires": ["repo:push"]}},
+    "tools": {
+        "unlisted": "deny",  # a tool without a table is denied
+        "read_file": {"requires": ["repo:read"]},
+        "push": {"requires": ["repo:push"]},
+        "ask_reviewer": {},
+        "ask_fixer": {},
+    },
 }
 
 

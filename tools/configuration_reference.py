@@ -182,6 +182,8 @@ def page(told: Sequence[Mapping[str, Any]], found: Found) -> str:
         table = "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
         head = f"## {section['title']}\n\n{section['about']}"
         parts.append(f"{head}\n\n{table}\n\n```toml\n{example(section)}```")
+        if "after" in section:
+            parts.append(section["after"].strip())
     return "\n\n".join(parts) + "\n"
 
 

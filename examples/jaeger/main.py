@@ -88,8 +88,10 @@ CONFIG = {
         "writer": {"type": "writing-agent", "max_scope": SCOPE},
     },
     "tools": {
+        "unlisted": "deny",  # a tool without a table is denied
         "read_note": {"requires": ["notes:read"]},
         "publish": {"requires": ["report:publish"]},
+        "ask_writer": {},
     },
     "approvers": {"bob": {"principal": "user:bob", "keys": [BOB.public_key.openssh()]}},
 }

@@ -46,6 +46,28 @@ allow if { amount := input.sum; is_number(amount); amount >= 0; amount <= 1000 }
 within(x, most) if { is_number(x); x >= 0; x <= most }
 allow if within(input.args.amount, 1000)
 """,
+    "a rule of its own, without the check once more": """
+plain if is_number(input.args.amount)
+allow if { plain; input.args.amount >= 0; input.args.amount <= 1000 }
+deny_reasons contains "large" if { plain; input.args.amount > 1000 }
+deny_reasons contains "no number" if not plain
+""",
+    "a rule with a default, of a rule of its own": """
+default plain := false
+plain if numeric
+numeric if is_number(input.args.amount)
+allow if { plain; input.args.amount >= 0; input.args.amount <= 1000 }
+""",
+    "a function that checks, and one that compares": """
+numeric(x) if is_number(x)
+within(x, most) if { numeric(x); x >= 0; x <= most }
+allow if { numeric(input.args.amount); input.args.amount >= 0; input.args.amount <= 1000 }
+allow if within(input.args.amount, 1000)
+""",
+    "a function with the check as its value": """
+numeric(call) := is_number(call.amount)
+allow if { numeric(input.args); input.args.amount >= 0; input.args.amount <= 1000 }
+""",
     "items": """
 allow if { every x in [input.args.amount] { is_number(x); x >= 0; x <= 1000 } }
 """,
@@ -145,6 +167,38 @@ def warned(body: str) -> tuple[str, ...]:
     ("body", "names"),
     [
         ("allow if input.amount > input.limit", ["input.amount", "input.limit"]),
+        # a helper that does not check, or not always, or not this value
+        ("h if is_number(input.args.m)\nallow if { h; input.args.n > 1 }", ["input.args.n"]),
+        ("h if is_number(input.args.n)\nallow if { not h; input.args.n > 1 }", ["input.args.n"]),
+        (
+            "h if is_number(input.args.n)\nallow if { h == false; input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        (
+            "default h := true\nh if is_number(input.args.n)\nallow if { h; input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        (
+            "h if is_number(input.args.n)\nh if input.args.x\nallow if { h; input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        (
+            "h if is_number(input.args.n)\nelse if input.args.x\nallow if { h; input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        ("h(x) if is_number(x)\nallow if { h(input.args.m); input.args.n > 1 }", ["input.args.n"]),
+        (
+            "h(x) if is_number(x)\nallow if { y := h(input.args.n); input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        (
+            "h(x) if is_number(x)\nh(x) if x.y\nallow if { h(input.args.n); input.args.n > 1 }",
+            ["input.args.n"],
+        ),
+        (
+            "h if { some x in input.args.n; is_number(x) }\nallow if { h; input.args.n[0] > 1 }",
+            ["input.args.n[...]"],
+        ),
         ('allow if input["args"]["n"] > 1', ["input.args.n"]),
         ("allow if input.args.n[0] > 1", ["input.args.n[...]"]),
         ("allow if input.args[input.action] > 1", ["input.args[...]"]),

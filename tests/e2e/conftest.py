@@ -84,6 +84,14 @@ class Project:
     folder: Path
     programs: Preloaded
 
+    def allow_unlisted(self) -> Project:
+        """Let the tools of a test run without tables in the configuration that ``init`` made."""
+        file = self.folder / "agentguard.toml"
+        text = file.read_text()
+        assert 'unlisted = "deny"' in text
+        file.write_text(text.replace('unlisted = "deny"', 'unlisted = "allow"'))
+        return self
+
     @property
     def state(self) -> Path:
         return self.folder / ".agentguard"
@@ -196,6 +204,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Proje
     """A project founded by ``init``, with calls of every kind in its log. Not to be changed."""
     made = empty(tmp_path_factory.mktemp("told") / "place", programs)
     assert made.run("init").returncode == 0
+    made.allow_unlisted()
     for arguments in ([], ["dying"]):
         called = made.python("-c", CALLS, *arguments)
         assert called.returncode == 0, called.stderr
@@ -276,6 +285,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Pr
     """A project with two agents and three shards of calls. Not to be changed."""
     made = empty(tmp_path_factory.mktemp("sharded") / "place", programs)
     assert made.run("init").returncode == 0
+    made.allow_unlisted()
     with (made.folder / "agentguard.toml").open("a") as file:
         file.write(
             '\n[agents.reviewer]\ntype = "assistant"\nauthority = "own"\n'

@@ -75,7 +75,7 @@ class Bob:
 
 @pytest.fixture
 def project(begun):
-    return begun
+    return begun.allow_unlisted()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ MEMBERS = [
     "at",
     "agent",
     "principal",
+    "proved",
     "tool",
     "resource",
     "decision",
@@ -31,6 +32,7 @@ MEMBERS = [
     "outcome",
     "client",
     "isolation",
+    "shown",
 ]
 HOSTILE_TOOL = "evil[red]\x1b[31m\u202etool"
 REFUSED = "the argument path must lead into the project, and to no hidden file"

@@ -41,12 +41,13 @@ def test_a_sound_set_up(told):
         "log",
     }
     # one call of this log is in doubt, and the tools' scopes stand in the code alone
-    anchor, doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
-    assert "can be changed by whoever can write the state" in anchor
+    (anchor,) = [c["what"] for c in report["checks"] if c["check"] == "anchor"]
+    assert "whoever can write the state can change it" in anchor
+    doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
     (doubtful,) = told.json("audit", "verify")["in_doubt"]
     assert doubt.startswith("1 call in doubt: ")
     assert doubt.endswith(f"agentguard audit show {doubtful}")
-    assert ["has no requires for it" in what for what in tools] == [True, True]
+    assert ["has no table for it" in what for what in tools] == [True, True]
     shown = told.run("doctor")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "assistant" in shown.stdout
@@ -346,11 +347,50 @@ def test_the_only_approver_owns_the_agent(changed):
     assert any(what.startswith("its owner user:bob is the only approver") for what in said)
 
 
-def test_the_applications_word_is_a_warning(changed):
+def test_the_applications_word_is_a_note(changed):
     said = approvals_of(changed, "", "[approvals]\napplication = true")
     assert any(
-        what.startswith("application = true") and status == "warn" for what, status in said.items()
+        what.startswith("application = true") and status == "ok" for what, status in said.items()
     )
+
+
+def test_a_module_that_can_not_be_imported_is_said_once(changed):
+    edit(changed, "# The name of this trust domain", 'principals = "acme.people:roles_of"\n#')
+    edit(changed, 'engine = "rego"', 'engine = "function"')
+    edit(changed, '"policies/authz.rego"', '"acme.policy:decide"')
+    edit(
+        changed,
+        "# [tools.read_file]",
+        '[tools.read_file]\nfacts = { look_up = "acme.files:look", gives = ["owner"] }',
+    )
+    checks = changed.json("doctor", code=1)["checks"]
+    (said,) = [one for one in checks if "No module named 'acme'" in one["what"]]
+    assert (said["status"], said["check"]) == ("fail", "policy")
+    assert said["what"].endswith("it is named for tool read_file, principals as well")
+
+
+@pytest.mark.parametrize(
+    ("unlisted", "table", "warned"),
+    [
+        ("allow", "", True),
+        ("allow", "[tools.read_file]", False),
+        ("allow", '[tools.read_file]\nrequires = ["files:read"]', False),
+        ("deny", "", False),  # each call is denied
+    ],
+)
+def test_the_warning_of_a_tool_without_scopes_goes_away(changed, unlisted, table, warned):
+    edit(changed, 'unlisted = "allow"', f'unlisted = "{unlisted}"')
+    edit(changed, "# [tools.read_file]", table)
+    checks = changed.json("doctor")["checks"]
+    found = [one["status"] for one in checks if one["check"] == "tool read_file"]
+    assert ("warn" in found) is warned
+
+
+def test_a_table_is_not_meant_for_a_tool_that_has_its_own(changed):
+    edit(changed, "# [tools.read_file]", "[tools.read_files]\n[tools.read_file]")
+    checks = changed.json("doctor")["checks"]
+    (found,) = [one for one in checks if one["check"] == "tool read_files"]
+    assert (found["status"], found["what"]) == ("ok", "the log has no call of it so far")
 
 
 CLICKS = "[approvals]\napplication = true\n"

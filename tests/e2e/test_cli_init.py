@@ -59,7 +59,9 @@ def test_it_founds_a_domain_that_is_sound(project):
     assert project.json("doctor")["ok"] is True
     assert "agentguard doctor" in result.stdout
     assert f"\n  ~/{passphrase.relative_to(project.home)}\n" in result.stdout
-    assert "name your tools in policies/authz.rego\n" in result.stdout
+    assert (
+        "name your tools in agentguard.toml ([tools]) and in policies/authz.rego\n" in result.stdout
+    )
     assert 'guard_tools(tools, "assistant")' in result.stdout
     assert "guard_crew(crew, Guard.find())" in result.stdout
 
@@ -96,8 +98,9 @@ def test_what_it_writes_is_to_be_edited(project):
     }
     assert written["keys"]["passphrase_file"].startswith("~/.config/agentguard/")
     text = (project.folder / "agentguard.toml").read_text()
-    uncommented = text.replace("# [tools", "[tools").replace("# requires", "requires")
-    assert tomllib.loads(uncommented)["tools"] == {"read_file": {"requires": ["files:read"]}}
+    uncommented = text.replace("# [tools.", "[tools.").replace("# requires", "requires")
+    tools = {"unlisted": "deny", "read_file": {"requires": ["files:read"]}}
+    assert tomllib.loads(uncommented)["tools"] == tools
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def server(**options: object) -> list[str]:
 def domain(project):
     """A trust domain in the project's folder, with a policy for the scripted server."""
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
     return project
 
@@ -145,6 +146,7 @@ def test_without_the_distribution_the_command_says_what_to_install(project, monk
         raise ModuleNotFoundError(name=name)
 
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     monkeypatch.setattr(gateway, "import_module", missing)
     result = project.run("mcp", "pin", "--name", "files", "--", "/bin/cat")
     assert result.returncode == 2
@@ -339,6 +341,6 @@ def test_doctor_names_a_tool_as_the_configuration_needs_the_name(domain, monkeyp
             assert agent.call(guard.tool(name=name)(lambda: "read")) == "read"
     add(domain, '[tools.other]\nrequires = ["files:read"]\n')
     shown = " ".join(domain.run("doctor").stdout.replace("|", " ").split())
-    assert 'add requires to [tools."mcp:resources/read"]' in shown
-    assert "add requires to [tools.plain]" in shown
+    assert 'write its scopes into [tools."mcp:resources/read"]' in shown
+    assert "write its scopes into [tools.plain]" in shown
     assert "tool mcp:start" not in shown

@@ -34,6 +34,7 @@ allow if input.action in {"echo", "mcp:start"}
 def domain(project):
     """A trust domain with a server that gets a secret, and a policy that filters its list."""
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
     token = project.folder / "token"
     token.write_text(SECRET)

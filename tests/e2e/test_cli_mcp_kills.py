@@ -122,6 +122,7 @@ def logged(project) -> dict[str, str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="it finds processes in /proc")
 def test_no_call_runs_twice_and_each_that_ran_is_in_the_log_or_in_doubt(project):
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
     for number in range(ROUNDS):
         play(project, number)

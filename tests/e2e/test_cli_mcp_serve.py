@@ -35,6 +35,7 @@ META = {
 def domain(project):
     """A trust domain with a server behind a gateway."""
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
     return project
 

@@ -23,6 +23,7 @@ WARNING = "the policy is only observed ([policy] mode = "
 
 @pytest.fixture
 def observed(begun):
+    begun.allow_unlisted()
     toml = begun.folder / "agentguard.toml"
     toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nmode = "observe"\n'))
     ran = begun.python("-c", CALLS, "README.md", ".ssh/id")

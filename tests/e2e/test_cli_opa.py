@@ -33,6 +33,7 @@ with Guard.open("agentguard.toml") as guard:
 def served(project, opa):
     """A project whose policy is on an OPA, as a bundle of revision r1."""
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     bundle = project.folder / "policies"
     (bundle / ".manifest").write_text(json.dumps({"revision": "r1", "roots": ["agent"]}))
     server = opa("--bundle", bundle)
@@ -146,6 +147,7 @@ ASKS = RULES + 'approval := {"reason": "who is this?"} if input.action != "read_
 
 def pointed_at(project, server):
     assert project.run("init").returncode == 0
+    project.allow_unlisted()
     toml = project.folder / "agentguard.toml"
     toml.write_text(
         toml.read_text()

@@ -42,6 +42,7 @@ PAGE = docs_pages.text("how-to/secrets")
 @pytest.fixture
 def released(begun):
     """A project with one call that got a secret twice, and one call that got none."""
+    begun.allow_unlisted()
     toml = begun.folder / "agentguard.toml"
     toml.write_text(toml.read_text("utf-8") + TABLE, encoding="utf-8")
     policy = "package agent.authz\ndefault allow := true\n"

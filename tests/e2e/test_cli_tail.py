@@ -87,7 +87,7 @@ class Tail:
 
 @pytest.fixture
 def founded(begun):
-    return begun
+    return begun.allow_unlisted()
 
 
 @contextmanager

@@ -24,6 +24,8 @@ def ids_as(text, invocation):
 @pytest.fixture
 def project(project):
     assert project.run("init").returncode == 0
+    with (project.folder / "agentguard.toml").open("a") as file:
+        file.write("[tools.send_mail]\n")
     return project
 
 

@@ -94,6 +94,8 @@ def project(request, tmp_path_factory):
     toml = folder / "agentguard.toml"
     if request.param == "page":
         toml.write_text(configured(toml.read_text()))
+    else:
+        toml.write_text(f"{toml.read_text()}\n[tools.read_file]\n")
     (rego,) = blocks("rego")
     (folder / "policies" / "authz.rego").write_text(rego)
     return folder

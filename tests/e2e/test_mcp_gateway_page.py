@@ -30,7 +30,7 @@ def test_the_policy_of_a_page_allows_repositories_within_the_folder_alone(begun,
     (begun.folder / "other").mkdir()
     (repositories / "link").symlink_to(begun.folder / "other")
     (begun.folder / "policies" / "authz.rego").write_text(PAGES[page])
-    config = begun.folder / "agentguard.toml"
+    config = begun.allow_unlisted().folder / "agentguard.toml"
     assert 'path = "."\n' in config.read_text()
     added = TABLES.removeprefix("[paths]\n").replace("/srv/repos", str(repositories))
     config.write_text(config.read_text().replace('path = "."\n', added))

@@ -42,8 +42,8 @@ def said(result):
 
 @pytest.fixture
 def project(begun):
-    """A project as ``agentguard init`` makes it."""
-    return begun
+    """A project as ``agentguard init`` makes it, whose tools need no tables."""
+    return begun.allow_unlisted()
 
 
 @pytest.fixture
@@ -106,9 +106,23 @@ def test_a_misspelt_scope_is_required(project):
 
 def test_a_misspelt_tool(project):
     change(project, "# [tools.read_file]", '[tools.read_fiel]\nrequires = ["files:read"]')
-    assert "[tools.read_fiel] matches no guarded tool so far: did you mean read_file?" in program(
-        project, READ
-    )
+    printed = program(project, READ)
+    assert "[tools.read_fiel] names no tool of this program, and read_file has no table" in printed
+    assert "did you mean read_file? Correct the name" in printed
+
+
+@pytest.mark.parametrize(
+    ("table", "advice"),
+    [
+        ("", "write [tools.read_file], with the scopes that the tool requires"),
+        ("[tools.read_fiel]", "did you mean [tools.read_fiel]? Rename that table; or write"),
+    ],
+)
+def test_a_tool_that_is_not_listed(project, table, advice):
+    change(project, 'unlisted = "allow"', 'unlisted = "deny"')
+    change(project, "# [tools.read_file]", table)
+    late = 'assistant = guard.new_agent("assistant")\n' + READ.partition("assistant")[0]
+    assert advice in program(project, late + 'assistant.call(read_file, "README.md")')
 
 
 @pytest.mark.parametrize(

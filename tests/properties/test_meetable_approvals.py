@@ -37,10 +37,15 @@ def rosters(draw: st.DrawFn) -> Roster:
     return Roster(approvers, application, draw(some_roles) if application else ())
 
 
+def named(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
+    """Some of the names, and one at least: a requirement may leave them out, but not be empty."""
+    return st.sets(st.sampled_from(names), min_size=1).map(lambda some: tuple(sorted(some)))
+
+
 requirements = st.builds(
     Requirement,
-    approvers=st.sets(st.sampled_from((*NAMES, "nobody"))).map(lambda names: tuple(sorted(names))),
-    roles=some_roles,
+    approvers=st.none() | named((*NAMES, "nobody")),
+    roles=st.none() | named(ROLES),
     quorum=st.integers(1, 3),
     allow_self=st.booleans(),
 )

@@ -41,6 +41,7 @@ NOTHING: dict[tuple[str, str], tuple[Read, Any]] = {
     ("delegation", "NAME"): (lambda read: read.delegatees, {"assistant": set()}),
     ("tools.NAME", "attributes"): (lambda read: read.tools["read_file"].attributes, {}),
     ("tools.NAME.facts", "gives"): (lambda read: read.tools["read_file"].gives, ()),
+    ("tools.NAME", "show"): (lambda read: read.tools["read_file"].show, ()),
     ("approvers.NAME", "keys"): (lambda read: read.roster.approvers["bob"].keys, ()),
     ("approvers.NAME", "roles"): (lambda read: read.roster.approvers["bob"].roles, ()),
     ("approvals", "application_roles"): (lambda read: read.roster.application_roles, ()),
@@ -103,4 +104,4 @@ def test_an_absent_limit_of_a_gateway_is_none(field):
 
 def test_so_many_keys_are_asked():
     assert {*TEXTS, *NOTHING} <= {(table, name) for _, table, name in KEYS}
-    assert len(KEYS) == 119
+    assert len(KEYS) == 120

@@ -57,6 +57,10 @@ def founded(tmp_path_factory):
             [agents.stranger]
             authority = "own"
 
+            [tools]
+            close = {}
+            write = {}
+
             [tools.read]
             requires = ["repo:read"]
             resource = "repo:{repo}"

@@ -66,6 +66,7 @@ def gateway(folder, trust, command):
     (home / "trust.json").write_bytes(trust)
     table = f"command = {json.dumps(command)}\n{TABLE}"
     with (home / "agentguard.toml").open("a") as file:
+        file.write("[tools.pay]\n[tools.echo]\n[tools.balance]\n")
         file.write(f"\n[agents.mcp-gateway]\n\n[mcp.payments]\n{table}")
     words = ["mcp", "run", "--name", "payments", "--config", str(home / "agentguard.toml")]
     return ["env", f"HOME={folder}", sys.executable, "-m", "agentguard.cli", *words]

@@ -97,13 +97,15 @@ def next_call_id(agent: Agent, tool: str) -> str:
     return caller_of(agent).runtime.next_call_id(tool)
 
 
-def configure_tool(agent: Agent, spec: ToolSpec) -> ToolSpec:
+def configure_tool(agent: Agent, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:
     """Return ``spec`` with ``[tools.NAME]`` and ``[aliases]`` of the configuration applied.
 
-    Raises ``ConfigError`` for a tool whose own name is the alias of another tool, and where the
-    tool's resource names an argument that ``[redact]`` redacts.
+    ``listed`` says that the tool needs no table of its own where ``[tools] unlisted`` is ``deny``:
+    it is pinned, or no tool of an application, but a method of a protocol. Raises ``ConfigError``
+    for a tool whose own name is the alias of another tool, and where the tool's resource names an
+    argument that ``[redact]`` redacts.
     """
-    return caller_of(agent).runtime.parts.tools.configure(spec)
+    return caller_of(agent).runtime.parts.tools.configure(spec, listed=listed)
 
 
 def agent_scope(agent: Agent) -> frozenset[str] | None:

@@ -235,6 +235,9 @@ CODES: Final[Mapping[str, Responsibility]] = {
     "tool.uncheckable": _developer(
         "the program's log says what is wrong with the schema of the tool: mend the MCP server"
     ),
+    "tool.unconfigured": _developer(
+        "write the table [tools.NAME] that the message names, or rename the one that it means"
+    ),
     "tool.unknown": _AGENT,
     "tool.unlisted": _operator(
         "see why the MCP server behind the gateway does not answer tools/list"

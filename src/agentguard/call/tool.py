@@ -106,6 +106,8 @@ class ToolSpec:
     nothing. ``facts_by_client`` says that the client of a guard server looks the facts up, so that
     they are the client's word. ``caller`` is the member ``caller`` of the policy's input: who calls
     a guarded server, by the proof of the call that the server has verified; None without a proof.
+    ``unlisted`` says in words that the configuration has to list the tool and does not, so that
+    each call is denied; else None.
     """
 
     name: str
@@ -121,6 +123,7 @@ class ToolSpec:
     pinned_schema: str | None = None
     facts_by_client: bool = False
     caller: Mapping[str, JSON] | None = None
+    unlisted: str | None = None
 
     def __post_init__(self) -> None:
         if self.facts is not None and self.gives is None:

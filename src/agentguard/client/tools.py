@@ -24,10 +24,11 @@ class ClientTools:
         self._lock = threading.RLock()  # a signal handler may make a call meanwhile
         self._names: dict[str, Name[tuple[ToolSpec, str]]] = {}
 
-    def configure(self, spec: ToolSpec) -> ToolSpec:
+    def configure(self, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:  # noqa: ARG002
         """Return ``spec`` with the settings of the server in place of its own.
 
-        Raises ``ConfigError`` as an embedded guard does, and ``ServerError``.
+        What this process lists (``listed``) lets no tool run at the server. Raises ``ConfigError``
+        as an embedded guard does, and ``ServerError``.
         """
         made = Name(self._link, lambda: self._register(spec))
         configured = made()[0]
@@ -63,6 +64,9 @@ class ClientTools:
         self._lock = threading.RLock()
         for name in self._names.values():
             name.forked()
+
+    def require_names(self) -> None:
+        """Do nothing: the server's configuration is for the tools of several programs."""
 
     def check_names(self) -> None:
         """Have the server log each name in its configuration that looks misspelt."""

@@ -120,7 +120,7 @@ def prepare(
     """
     actor, ports, invocation, listener = call.actor, call.ports, call.invocation, call.listener
     now, refusal = effective_time(ports)
-    refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
+    refusal = refusal or invocation.refusal or _tool_refusal(invocation.tool)
     refusal = refusal or ports.names.refusal()
     salt, invocation_id, refusal = _entropy(ports, refusal)
     arguments, resource, refusal = _bind(invocation, call.around, refusal)  # 1
@@ -209,8 +209,10 @@ def _predicate(
     }
 
 
-def _pin_refusal(tool: ToolSpec) -> Decision | None:
-    """Refuse a tool that differs from the one that the configuration pins."""
+def _tool_refusal(tool: ToolSpec) -> Decision | None:
+    """Refuse a tool that the configuration does not list, or pins as another one."""
+    if tool.unlisted is not None:
+        return Decision.refusal(tool.unlisted, code="tool.unconfigured")
     if tool.pin_mismatch is None:
         return None
     reason = (

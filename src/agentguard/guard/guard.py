@@ -64,6 +64,7 @@ class Guard:
         self._parts = parts
         self._telemetry = telemetry.Telemetry(parts.telemetry, parts.trust.trust_domain)
         self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
+        self._has_begun = False
         _GUARDS.add(self)
 
     def _forked(self) -> None:
@@ -175,9 +176,13 @@ class Guard:
         """Make an agent instance with a new key, and record the instance's credential in the log.
 
         Raises ``ConfigError`` for a name without an ``[agents]`` table (``agent.unknown``), and
-        where the application's look-up of the owner fails (``owner.failed``); ``StorageError`` if
-        the log can't record the credential.
+        where the application's look-up of the owner fails (``owner.failed``), and, with the first
+        agent, for a table ``[tools.NAME]`` that none of the tools made so far has while one of them
+        has no table; ``StorageError`` if the log can't record the credential.
         """
+        if not self._has_begun:
+            self._parts.tools.require_names()
+            self._has_begun = True
         runtime = AgentRuntime(self._parts.agent(name), self._parts, self._telemetry)
         self._agents.add(runtime)
         self._parts.tools.check_names()

@@ -87,8 +87,14 @@ class AgentInstance(Protocol):
 class ToolsPart(Protocol):
     """Applies the configuration to tools."""
 
-    def configure(self, spec: ToolSpec) -> ToolSpec:
-        """Return a tool's specification with the configuration's values; raises ``ConfigError``."""
+    def configure(self, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:
+        """Return a tool's specification with the configuration's values; raises ``ConfigError``.
+
+        ``listed`` says that an adapter's own list has the tool; a guard server goes by its tables.
+        """
+
+    def require_names(self) -> None:
+        """Raise ``ConfigError`` for a configuration whose names don't fit this program's tools."""
 
     def check_names(self) -> None:
         """Log each name in the configuration that no tool has so far and that looks misspelt."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import ScopeSpelling, Spelling
+from agentguard.domain.config.spelling import ScopeSpelling, Spelling, key
 from agentguard.errors import ConfigError
 from agentguard.policy.names import Names
 
@@ -28,14 +28,16 @@ class Tools:
         self._settings = settings
         self._scopes = scopes
         self._given = given
-        self._spelling = Spelling(settings.tool_names)
+        self._spelling = Spelling(settings.tool_names, settings.tools)
 
-    def configure(self, spec: ToolSpec) -> ToolSpec:
+    def configure(self, spec: ToolSpec, *, listed: bool = False) -> ToolSpec:
         """Return ``spec`` with the settings of ``[tools.NAME]`` in place of its own.
 
         A tool with an alias (``[aliases]``) has the alias as its name in the policy, the log and
-        the configuration. Raises ``ConfigError`` for a tool whose own name is the alias of another
-        tool, and for a resource that names an argument which ``[redact]`` redacts.
+        the configuration. A tool without a table is denied where the configuration says so
+        (``[tools] unlisted``), unless an adapter's own list has it (``listed``). Raises
+        ``ConfigError`` for a tool whose own name is the alias of another tool, and for a resource
+        that names an argument which ``[redact]`` redacts.
         """
         self._spelling.add(spec.name)
         if spec.name in self._settings.aliases.values():
@@ -46,7 +48,10 @@ class Tools:
             raise ConfigError(message)
         spec = spec.overridden(name=self._settings.aliases.get(spec.name))
         override = self._settings.tools.get(spec.name)
-        spec = override.over(spec) if override is not None else spec
+        if override is not None:
+            spec = override.over(spec)
+        elif self._settings.denies_unlisted and not listed:
+            spec = replace(spec, unlisted=self._unlisted(spec.name))
         if spec.gives and spec.facts is None:
             message = (
                 f"{self._settings.source}: tools.{spec.name}.facts: gives names facts, and the "
@@ -78,9 +83,26 @@ class Tools:
         override = self._settings.tools.get(name)
         return override is not None and override.facts is not None
 
+    def require_names(self) -> None:
+        """Refuse a configuration whose names don't fit the tools; before the first agent is made.
+
+        Other programs have tools, too, where the configuration is a server's, or has gateways.
+        Raises ``ConfigError``.
+        """
+        if self._settings.server is None and not self._settings.mcp:
+            self._spelling.require()
+
     def check_names(self) -> None:
         """Log each name in ``[tools]`` that no tool has so far and that looks misspelt."""
         self._spelling.warn()
+
+    def _unlisted(self, name: str) -> str:
+        meant = self._spelling.table_for(name)
+        rename = f"did you mean [tools.{key(meant)}]? Rename that table; or " if meant else ""
+        return (
+            f"the tool {name} has no table in {self._settings.source}, where [tools] unlisted is "
+            f'"deny": {rename}write [tools.{key(name)}], with the scopes that the tool requires'
+        )
 
 
 def spec_of(

@@ -113,6 +113,7 @@ def tool(spec: ToolSpec) -> dict[str, Any]:
         "gives": spec.gives or (),
         "pinned_origin": spec.pinned_origin,
         "pinned_schema": spec.pinned_schema,
+        "unlisted": spec.unlisted,
     }
 
 
@@ -135,6 +136,7 @@ def read_tool(value: Any, facts: FactsFunction) -> ToolSpec:
             gives=texts(value["gives"]),
             pinned_origin=text_or_none(value["pinned_origin"]),
             pinned_schema=text_or_none(value["pinned_schema"]),
+            unlisted=text_or_none(value["unlisted"]),
         )
 
     return reads("tool", read)

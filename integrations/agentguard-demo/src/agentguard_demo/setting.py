@@ -69,6 +69,9 @@ principal = "user:bob"
 keys = ["BOB'S PUBLIC KEY"]
 roles = ["release-manager"]
 
+[tools]
+unlisted = "deny"                  # a tool without a table is denied
+
 [tools.assign_task]
 requires = ["repo:read"]
 

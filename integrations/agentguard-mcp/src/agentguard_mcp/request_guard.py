@@ -154,7 +154,7 @@ class RequestGuard:
         """Return the tools that the policy lets the caller list; none where nothing decides."""
         described = ToolDescription(listing.DESCRIPTION, listing.SCHEMA)
         try:
-            spec = self._spec(f"{messages.METHOD_PREFIX}{LIST}", described)
+            spec = self._spec(f"{messages.METHOD_PREFIX}{LIST}", described, is_tool=False)
             delegation = await in_thread(partial(self._delegations.of, caller))
         except AgentguardError as error:
             _LOGGER.warning("a list shows no tools: %s (%s)", error, error.code)
@@ -162,9 +162,9 @@ class RequestGuard:
         spec = replace(spec, caller=caller_member(caller))
         return await listing.permitted(self._agent.under(delegation), spec, self._server, names)
 
-    def _spec(self, name: str, described: ToolDescription) -> ToolSpec:
+    def _spec(self, name: str, described: ToolDescription, *, is_tool: bool = True) -> ToolSpec:
         spec = ToolSpec(name, described.description, described.schema, self._origin)
-        return adapters.configure_tool(self._agent, spec)
+        return adapters.configure_tool(self._agent, spec, listed=not is_tool)
 
     async def _call(
         self,
@@ -179,7 +179,7 @@ class RequestGuard:
             message = f"Denied: the server has no tool {request.name!r}."
             raise RefusedRequestError(message, code="tool.invalid")
         try:
-            spec = self._spec(request.name, described)
+            spec = self._spec(request.name, described, is_tool=request.is_tool)
             delegation = await in_thread(partial(self._delegations.of, caller))
         except AgentguardError as error:
             message = f"Denied: {request.name} was not run [{error.code}]."
@@ -261,8 +261,9 @@ def _shown(text: str) -> str:
 
 
 def _is_for(caller: RequestCaller, spec: ToolSpec) -> bool:
-    """Whether a caller's scope has a tool, and the configuration pins no other tool of the name."""
-    return caller.scope.issuperset(spec.requires) and spec.pin_mismatch is None
+    """Whether a caller's scope has a tool, and the configuration lists it and pins no other one."""
+    is_refused = spec.pin_mismatch is not None or spec.unlisted is not None
+    return caller.scope.issuperset(spec.requires) and not is_refused
 
 
 class _Running:

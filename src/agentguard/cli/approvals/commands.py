@@ -25,6 +25,7 @@ from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import client_side, files, location, screen, times
 from agentguard.cli.terminal.options import ConfigOption, ForceOption, JsonOption, OutputOption
+from agentguard.cli.terminal.shown import Shown
 from agentguard.client.approvals import ClientInbox
 from agentguard.errors import ConfigError
 from agentguard.guard import served
@@ -88,13 +89,14 @@ def list_requests(
     """List the requests that wait for an answer, the oldest first.
 
     Warns of approvals that expired before their call was made again. With --ended, list what became
-    of the requests that are over, and why. With --json, one object a line.
+    of the requests that are over, and why. With --json, one object a line; of a request that waits,
+    its member shown has the arguments that [tools.NAME] show names.
     """
     with _inbox(config) as inbox:
         if ended:
             _list_ended(inbox.ended(most=last), json=json)
         else:
-            _list(inbox, json=json)
+            _list(inbox, Shown(location.load(config)), json=json)
 
 
 def _list_ended(past: Sequence[PastRequest], *, json: bool) -> None:
@@ -109,7 +111,7 @@ def _list_ended(past: Sequence[PastRequest], *, json: bool) -> None:
     screen.columns(names, map(request.past_row, past))
 
 
-def _list(inbox: ApprovalInbox, *, json: bool) -> None:
+def _list(inbox: ApprovalInbox, shown: Shown, *, json: bool) -> None:
     waiting = inbox.pending()
     for request_id in inbox.altered():
         screen.warn(
@@ -125,7 +127,9 @@ def _list(inbox: ApprovalInbox, *, json: bool) -> None:
         )
     if json:
         for pending in waiting:
-            screen.json_line({**_members(pending), "missing": inbox.missing(pending)})
+            arguments = shown.of(pending.tool, pending.arguments)
+            missing = inbox.missing(pending)
+            screen.json_line({**_members(pending), "missing": missing, "shown": arguments})
         return
     if not waiting:
         screen.line(_nothing(inbox))
@@ -133,7 +137,13 @@ def _list(inbox: ApprovalInbox, *, json: bool) -> None:
     now = times.now()
     names = ("request", "asked at", "time left", "agent", "for", "tool")
     rows = (
-        request.row(pending, inbox.missing(pending), inbox.answers(pending), now)
+        request.row(
+            pending,
+            inbox.missing(pending),
+            inbox.answers(pending),
+            now,
+            shown.of(pending.tool, pending.arguments),
+        )
         for pending in waiting
     )
     screen.columns(names, rows)

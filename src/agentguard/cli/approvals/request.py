@@ -20,6 +20,7 @@ from agentguard.approvals.status import PastRequest, RequestStatus
 from agentguard.audit import summary
 from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
+from agentguard.cli.terminal.shown import note
 from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import seconds
 from agentguard.signing.canonical import JSON
@@ -36,9 +37,13 @@ _LEGEND = (
 
 
 def row(
-    request: ApprovalRequest, missing: str | None, answers: Sequence[Answer], now: datetime
+    request: ApprovalRequest,
+    missing: str | None,
+    answers: Sequence[Answer],
+    now: datetime,
+    shown: Mapping[str, JSON] | None,
 ) -> screen.Row:
-    """Return the row of a list; its note has the missing approvals, or the answers."""
+    """Return the row of a list; its note has the arguments ``shown``, and what is missing."""
     cells = (
         request.request_id[:_SHORT],
         _time(request.requested_at)[:19],
@@ -47,7 +52,8 @@ def row(
         request.principal,
         request.tool,
     )
-    return cells, missing or f"{_answer_summary(answers)}: it waits for its agent to go on"
+    state = missing or f"{_answer_summary(answers)}: it waits for its agent to go on"
+    return cells, note(shown, state)
 
 
 _ENDS: Final[Mapping[str, str]] = {

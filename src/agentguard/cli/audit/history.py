@@ -24,6 +24,7 @@ from agentguard.audit.summary import Search
 from agentguard.cli.audit import log_row as rows
 from agentguard.cli.audit.filters import EVERYTHING, Filter
 from agentguard.cli.audit.log_row import Row
+from agentguard.cli.terminal.shown import Shown
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import is_integer
@@ -55,8 +56,9 @@ def _order(read: _Read) -> tuple[str, int, int]:
 class History:
     """The rows of one log, of which one at a time is in memory."""
 
-    def __init__(self, reader: LogReader) -> None:
+    def __init__(self, reader: LogReader, shown: Shown | None = None) -> None:
         self._reader = reader
+        self._shown = shown or Shown()
         self._calls: dict[tuple[int, int], Authorization] = {}
 
     def rows(
@@ -154,7 +156,7 @@ class History:
             case "call":
                 call = read_authorization(parsed)
                 self._remember(row.shard, row.index, call)
-                about = rows.of_call(row, parsed, call)
+                about = self._with_arguments(rows.of_call(row, parsed, call), call)
                 return self._with_end(about, call) if outcomes and call.allowed else about
             case "outcome":
                 return self._outcome(row, parsed)
@@ -162,6 +164,17 @@ class History:
                 return self._administered(row, parsed)
         alone = rows.ALONE.get(parsed.kind)
         return alone(row, parsed) if alone is not None else row
+
+    def _with_arguments(self, row: Row, call: Authorization) -> Row:
+        """Add the arguments that are shown; raises ``VerificationError`` for changed ones."""
+        stated = call.commitments["arguments"]
+        if stated is None or not self._shown.names(call.tool):
+            return row
+        stored = self._reader.entry(row.shard, row.index)
+        kept = [one for one in stored.attachments if one.role == "arguments"] if stored else []
+        statements.check_attachments(kept, call.commitments)
+        data = kept[0].data if kept else None
+        return replace(row, shown=self._shown.of(call.tool, data))
 
     # --- what belongs together ------------------------------------------------------------------
 

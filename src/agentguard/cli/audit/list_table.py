@@ -16,6 +16,7 @@ from agentguard.cli.audit import phrases
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.log_row import DAMAGED, Row
 from agentguard.cli.terminal import screen
+from agentguard.cli.terminal.shown import note
 from agentguard.identity.credential import agent_alias, agent_name
 
 COLUMNS: Final = (
@@ -100,7 +101,7 @@ class Table:
     def _note(self, row: Row) -> str | Text:
         if self._remedies and row.outcome == "in_doubt":
             return screen.command(f"{rows.remedy(row.invocation_id)}{self._acting}")
-        return row.reason or ""
+        return note(row.shown, row.reason or "")
 
 
 def _decision(row: Row) -> Text:

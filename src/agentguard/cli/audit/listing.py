@@ -11,13 +11,13 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, lookup
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.list_table import Table
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
+from agentguard.cli.terminal.shown import Shown
 
 _SHOWN: Final = 50
 
@@ -62,17 +62,20 @@ def list_entries(
     approval), enforced (false for a call that ran while the policy was only observed), reason,
     invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and nothing is known
     since), client (its name in [clients] of the guard server), isolation (same-process, same-user,
-    separate-user, remote). What a kind does not have is null.
+    separate-user, remote), shown (the arguments that [tools.NAME] show names, without redacted
+    parts; {"$missing": true} for one that the log does not hold). What a kind does not have is
+    null.
     """
     where = location.locate(config, state)
     reader = where.reader()
     selection = lookup.with_whole_trace(reader, selection)
     if json:
-        _print_json(History(reader), selection, last or 0)
+        _print_json(History(reader, Shown(where.config)), selection, last or 0)
         return
     several, acting = len(reader.shards()) > 1, location.config_option(where)
     table = Table(selection, several=several, every=every, acting=acting, isolated=isolation)
-    _print_table(reader, selection, table, _SHOWN if last is None else last)
+    history = History(reader, Shown(where.config))
+    _print_table(history, selection, table, _SHOWN if last is None else last)
 
 
 def _print_json(history: History, selection: Filter, last: int) -> None:
@@ -81,8 +84,8 @@ def _print_json(history: History, selection: Filter, last: int) -> None:
         screen.json_line(row.as_json())
 
 
-def _print_table(reader: LogReader, selection: Filter, table: Table, last: int) -> None:
-    coming = filter(table.has, History(reader).rows(selection, newest_first=bool(last)))
+def _print_table(history: History, selection: Filter, table: Table, last: int) -> None:
+    coming = filter(table.has, history.rows(selection, newest_first=bool(last)))
     lines = table.lines(newest(coming, last) if last else coming)
     first = next(lines, None)
     if first is None:

@@ -49,6 +49,7 @@ _MEMBERS: Final = (
     "outcome",
     "client",
     "isolation",
+    "shown",
 )
 
 
@@ -59,7 +60,8 @@ class Row:
     Of a call that ran while the policy was only observed, ``decision`` is what it would have been,
     and was not ``enforced``. ``proved`` is false where the principal of a refused call is only
     claimed: no signature says that the principal delegated. ``client`` and ``isolation`` say who
-    made the call, and how well its process was kept apart from the guard's.
+    made the call, and how well its process was kept apart from the guard's. ``shown`` are the
+    arguments that ``[tools.NAME] show`` names (``cli/terminal/shown.py``).
 
     The list leaves out the members from ``entry`` on: the entry, and what it is about by its own
     word, None for a damaged one; the compact JWS of an identity entry; whether a call in doubt
@@ -82,6 +84,7 @@ class Row:
     outcome: str | None = None
     client: str | None = None
     isolation: str | None = None
+    shown: dict[str, JSON] | None = None
     entry: Entry | None = None
     about: Summary | None = None
     credential: str | None = None

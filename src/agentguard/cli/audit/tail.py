@@ -22,6 +22,7 @@ from agentguard.cli.audit.list_table import COLUMNS, Table
 from agentguard.cli.audit.log_row import Row
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
+from agentguard.cli.terminal.shown import Shown
 
 _PAUSE: Final = 0.1
 """Seconds between two looks; a look is a search of each shard past its newest index."""
@@ -69,7 +70,7 @@ def tail(
     table = Table(
         selection, several=True, every=every or json, acting=location.config_option(where)
     )
-    news = _News(reader, selection, table)
+    news = _News(History(reader, Shown(where.config)), reader, selection, table)
     with suppress(KeyboardInterrupt):
         show = _as_json if json else _as_table(table)
         show(news.first(last))
@@ -81,9 +82,11 @@ def tail(
 class _News:
     """Returns the new rows of a log, look by look."""
 
-    def __init__(self, reader: LogReader, selection: Filter, table: Table) -> None:
+    def __init__(
+        self, history: History, reader: LogReader, selection: Filter, table: Table
+    ) -> None:
         self._reader = reader
-        self._history = History(reader)
+        self._history = history
         self._selection = selection
         self._table = table
         self._seen: dict[int, int] = {}

@@ -83,7 +83,7 @@ def load(settings: Config) -> Engine:
     try:
         return configured_engine(settings)
     except ConfigError as error:
-        raise on_path(error, settings) from error
+        raise on_path(error, settings) from error.__cause__
 
 
 def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] | None]:

@@ -45,6 +45,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import journal_secret, ledger, sqlite
 from agentguard.telemetry import Settings
 
+_POLICY: Final = "policy"
 _DISABLED: Final = "OTEL_SDK_DISABLED"
 
 
@@ -109,7 +110,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         return
     yield from _agents(settings)
     yield from _functions(settings)
-    yield _attempt("policy", lambda: _policy(settings))
+    yield from _policy(settings)
     yield from _inputs(settings)
     yield from doctor_approvals.approvals(settings)
     yield from doctor_secrets.findings(settings)
@@ -154,7 +155,17 @@ def _platform() -> Finding:
     return Finding("ok", "platform", "POSIX")
 
 
-def _policy(settings: Config) -> str:
+def _policy(settings: Config) -> Iterator[Finding]:
+    try:
+        yield Finding("ok", "policy", _loaded(settings))
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ImportError):  # the functions have it already
+            yield Finding("fail", "policy", str(error))
+    except (AgentguardError, OSError) as error:
+        yield Finding("fail", "policy", str(error))
+
+
+def _loaded(settings: Config) -> str:
     engine = source.load(settings)
     if engine.waits:
         _decision, evaluation = source.probe(engine)
@@ -302,23 +313,38 @@ def _agents(settings: Config) -> Iterator[Finding]:
 
 def _functions(settings: Config) -> Iterator[Finding]:
     """Import the functions of the application that the configuration names."""
+    policy, where = settings.policy, settings.source
+    decides = policy.path if policy is not None and policy.engine == "function" else None
     named = [
+        (_POLICY, "decisions", decides, f"{where}: policy.path"),
         *(
-            (f"tool {name}", "facts", tool.facts, tool.where)
+            (f"tool {name}", "facts", tool.facts, f"{tool.place}.facts")
             for name, tool in settings.tools.items()
         ),
-        ("principals", "roles", settings.principals_function, f"{settings.source}: principals"),
-        ("agents", "owners", settings.owners_function, f"{settings.source}: owners"),
+        ("principals", "roles", settings.principals_function, f"{where}: principals"),
+        ("agents", "owners", settings.owners_function, f"{where}: owners"),
+        ("approvals", "calls", settings.on_request, f"{where}: approvals.on_request"),
+        ("approvals", "roles of approvers", settings.approver_roles, f"{where}: approvals.roles"),
     ]
+    failed: dict[str, tuple[str, list[str]]] = {}
     for check, what, reference, place in named:
         if reference is None:
             continue
         try:
             load_callable(reference, place)
         except ConfigError as error:
-            yield Finding("warn", check, str(source.on_path(error, settings)))
+            if isinstance(error.__cause__, ImportError):
+                message = str(source.on_path(error, settings))
+                failed.setdefault(str(error.__cause__), (message, []))[1].append(check)
+            elif check != _POLICY:  # the check of the policy reports its own
+                yield Finding("warn", check, str(error))
         else:
-            yield Finding("ok", check, f"the {what} come from {reference}")
+            if check != _POLICY:
+                yield Finding("ok", check, f"the {what} come from {reference}")
+    for message, (first, *others) in failed.values():  # one import that fails is one mistake
+        also = f"; it is named for {', '.join(others)} as well" if others else ""
+        is_fatal = _POLICY in (first, *others)
+        yield Finding("fail" if is_fatal else "warn", first, f"{message}{also}")
 
 
 def _log(settings: Config) -> Iterator[Finding]:
@@ -339,8 +365,8 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("ok", "log", f"{report.entries} entries are consistent")
     if not report.anchored:
         yield Finding("warn", "log", unanchored(anchor, report))
-    for loss in losses(report):
-        yield Finding("warn", "log", loss)
+    for loss in losses(report):  # a note: nothing can bring the entries back
+        yield Finding("ok", "log", loss)
     if not trust.outside:
         what = (
             f"UNTRUSTED KEY: the log was verified with {trust.source}, which is part of the state: "
@@ -373,7 +399,10 @@ def _restrictions(
             yield Finding("warn", f"agent {name}", what)
     for name in settings.principal_tables:
         if name in restrictions.revoked:
-            what = "it is revoked: every call on its behalf is denied for good"
+            what = (
+                "it is revoked: every call on its behalf is denied for good; take it out of "
+                "[principals]"
+            )
             yield Finding("warn", f"principal {name}", what)
 
 

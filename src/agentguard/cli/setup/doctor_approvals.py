@@ -45,7 +45,7 @@ def _roster(settings: Config) -> Iterator[Finding]:
             "application = true: where the policy names nobody, the application approves without a "
             f"signature{for_roles}; remove application if people can sign"
         )
-        yield Finding("warn", "approvals", what)
+        yield Finding("ok", "approvals", what)
 
 
 def _unsatisfiable(settings: Config) -> Iterator[Finding]:

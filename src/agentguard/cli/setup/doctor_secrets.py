@@ -23,7 +23,10 @@ def findings(settings: Config) -> Iterator[Finding]:
         try:
             open_source(secret, settings.source).fetch()
         except AgentguardError as error:
-            yield Finding("fail" if secret.env is None else "warn", check, str(error))
+            what = str(error)
+            if secret.env is not None:
+                what = f"{what}; where a service has the variable, run doctor in its environment"
+            yield Finding("fail" if secret.env is None else "warn", check, what)
             continue
         scope = f", under the scope {' '.join(secret.scope)}" if secret.scope else ""
         tools = ", ".join(secret.tools)

@@ -6,8 +6,6 @@ warns only of a name that looks misspelt, and of a tool that nothing but the pol
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -18,14 +16,11 @@ from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.setup.finding import Finding
 from agentguard.domain.config import Config
-from agentguard.domain.config.spelling import closest_name
+from agentguard.domain.config.spelling import closest_name, key
 from agentguard.errors import AgentguardError
 
 _OF_A_GATEWAY: Final = "mcp:start"
 """How the call is named, also behind a prefix, by which an MCP gateway itself gets secrets."""
-
-_BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
-"""A key that TOML takes without quotes."""
 
 
 class ToolsOfLog(NamedTuple):
@@ -67,7 +62,9 @@ def _names(settings: Config, called: frozenset[str]) -> Iterator[Finding]:
         if name in called:
             yield Finding("ok", f"tool {name}", "the log has calls of it")
         else:
-            yield _uncalled(f"[tools.{name}]", f"tool {name}", name, called)
+            yield _uncalled(
+                f"[tools.{key(name)}]", f"tool {name}", name, called - {*settings.tools}
+            )
     names = called | settings.tools.keys()
     for name in sorted(redacted - names):
         what = f"{name} in [redact] matches no tool so far"
@@ -98,19 +95,19 @@ def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
             yield Finding("warn", f"tool {name}", what)
     for name in sorted(tools.called):
         table = settings.tools.get(name)
-        if (table is not None and table.requires) or name.endswith(_OF_A_GATEWAY):
+        if table is not None or name.endswith(_OF_A_GATEWAY):
+            continue
+        if settings.denies_unlisted:
+            what = "the log has calls of it, and it has no table any more: each call is denied"
+            yield Finding("ok", f"tool {name}", what)
             continue
         if name in tools.handed_on and settings.delegatees is not None:
             what = "it hands work on to agents: [delegation] decides which agent may do so"
             yield Finding("ok", f"tool {name}", what)
             continue
         what = (
-            "the log has calls of it, and agentguard.toml has no requires for it: unless the code "
-            "names a scope, every agent may ask for it and only the policy decides; add requires "
-            f"to [tools.{_key(name)}]"
+            "the log has calls of it, and agentguard.toml has no table for it: unless the code "
+            "names a scope, every agent may ask for it and only the policy decides; write "
+            f"[tools.{key(name)}], with the scopes that it requires"
         )
         yield Finding("warn", f"tool {name}", what)
-
-
-def _key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)

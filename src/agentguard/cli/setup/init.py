@@ -142,7 +142,8 @@ def _create(folder: Path, settings: Config, project: Starter) -> None:
         *_private_paths(settings, trust, passphrase_file),
     )
     if project is starter.PLAIN:
-        _next(folder, f"name your tools in {starter.POLICY}", *_IN_CODE, _DOCTOR)
+        named = f"name your tools in {config.FILE} ([tools]) and in {starter.POLICY}"
+        _next(folder, named, *_IN_CODE, _DOCTOR)
     else:
         _next(folder, *project.missing(), *project.runs, *_AFTER_A_RUN, _DOCTOR)
 

@@ -34,7 +34,8 @@ from agentguard.domain.config.tools import (
     read_aliases,
     read_folders,
     read_redactions,
-    read_tool,
+    read_tools,
+    read_unlisted,
 )
 from agentguard.errors import ConfigError, EncodeError
 from agentguard.signing import canonical
@@ -118,7 +119,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         owners_function=owners,
         directory_seconds=root.seconds("directory_seconds", DIRECTORY_SECONDS),
         delegatees=delegatees,
-        tools={name: read_tool(table) for name, table in root.tables("tools")},
+        tools=read_tools(root),
+        denies_unlisted=read_unlisted(root) == "deny",
         paths=read_folders(root.table("paths"), resolve_path),
         aliases=read_aliases(root.table("aliases")),
         roster=read_roster(root, approvals),
@@ -140,6 +142,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     )
     approvals.reject_unknown()
     root.reject_unknown()
+    config.require_unredacted()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
 

@@ -84,6 +84,9 @@ class Config:
     """``[delegation]``: the agents to which each agent may delegate; None without that table."""
 
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    denies_unlisted: bool = False
+    """``[tools] unlisted = "deny"``: the calls of a tool without a table are denied."""
+
     paths: Mapping[str, Folder] = field(default_factory=dict)
     """``[paths]``: the folder of each argument that names a file, for every tool."""
 
@@ -242,6 +245,20 @@ class Config:
             f'{advice} [principals."{subject}"] with roles that allow the scope'
         )
         return DelegationError(message, code="principal.unknown")
+
+    def require_unredacted(self) -> None:
+        """Refuse an argument in ``show`` that ``[redact]`` redacts; raises ``ConfigError``."""
+        for name, tool in self.tools.items():
+            for pointer in self.redactions.get("*", ()) + self.redactions.get(name, ()):
+                pointers = redaction.with_attributes([pointer], tool.attributes or {})
+                for argument in tool.show:
+                    if redaction.cover(pointers, argument):
+                        message = (
+                            f"{tool.place}: show names the argument {argument!r}, which "
+                            f"{redaction.dumps(pointer)} in [redact] keeps out of the log: take it "
+                            "out of one of them"
+                        )
+                        raise ConfigError(message)
 
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would show a redacted argument.

@@ -2,16 +2,20 @@
 
 A guard learns the names of tools, and the scopes that tools require, only when an application
 guards the tools. So a table for an unknown tool is not a mistake by itself, and neither is an
-unknown scope. The warning comes if a known name is close to the unknown one.
+unknown scope. The warning comes if a known name is close to the unknown one. Where the tools of a
+program are known before its first agent, an unmatched table is an error (``Spelling.require``).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from typing import Final
+
+from agentguard.errors import ConfigError
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -21,6 +25,12 @@ CLOSE: Final = 0.8
 _PARTS: Final = re.compile(r"[:./]")
 _CLOSE_PARTS: Final = 0.7
 """The ratio for the parts of a scope, which are short."""
+
+_NAMED: Final = 3
+"""The most tools without a table that an error names."""
+
+_BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
+"""A key that TOML takes without quotes."""
 
 _MOST: Final = 1_000
 """So many names are kept to be compared: the clients of a guard server name what they like."""
@@ -109,11 +119,13 @@ class ScopeSpelling:
 class Spelling:
     """Compares the names in a configuration with the names of the guarded tools.
 
-    ``places`` has the place in the configuration by the name of a tool.
+    ``places`` has the place in the configuration by the name of a tool. ``tables`` are the names
+    that have a table ``[tools.NAME]``.
     """
 
-    def __init__(self, places: Mapping[str, str]) -> None:
+    def __init__(self, places: Mapping[str, str], tables: Collection[str]) -> None:
         self._places = places
+        self._tables = frozenset(tables)
         self._tools: set[str] = set()
         self._warned: set[str] = set()
 
@@ -122,18 +134,55 @@ class Spelling:
         if tool in self._places or len(self._tools) < _MOST:
             self._tools.add(tool)
 
+    def table_for(self, tool: str) -> str | None:
+        """Return the name of a table that no tool has and that may be meant for ``tool``."""
+        return closest_name(tool, sorted(self._tables - self._tools))
+
+    def require(self) -> None:
+        """Refuse a table that no tool has while a tool has no table, and a misspelt name elsewhere.
+
+        Either may have been renamed without the other, and the tool would go without the table's
+        ``requires``. Nothing is refused where no tool is known. Raises ``ConfigError``.
+        """
+        tools = frozenset(self._tools)
+        for name, without in self._unmatched(tools):
+            meant = closest_name(name, sorted(without))
+            if meant is None and name not in self._tables:
+                continue
+            others = [meant] if meant is not None else sorted(without)[:_NAMED]
+            message = (
+                f"{self._places[name]} names no tool of this program, and {', '.join(others)} "
+                f"{'has' if len(others) == 1 else 'have'} no table: "
+                f"{did_you_mean(name, without)}{'C' if meant else 'c'}orrect the name; or, where "
+                f"{name} is a tool of another program, give each tool of this one a table, which "
+                "may be empty: "
+                f"[tools.{key(others[0])}]"
+            )
+            raise ConfigError(message)
+
     def warn(self) -> None:
         """Warn once about each configured name that no tool has and that is close to a tool's name.
 
         A tool with a table of its own is never the suggestion.
         """
-        tools = frozenset(self._tools)
-        for name in self._places.keys() - tools - self._warned:
-            tool = closest_name(name, sorted(tools - self._places.keys()))
-            if tool is not None:
+        for name, without in self._unmatched(frozenset(self._tools)):
+            tool = closest_name(name, sorted(without))
+            if tool is not None and name not in self._warned:
                 self._warned.add(name)
                 _LOGGER.warning(
                     "%s matches no guarded tool so far: did you mean %s? If so, correct the name",
                     self._places[name],
                     tool,
                 )
+
+    def _unmatched(self, tools: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield each configured name that no tool has, with the tools that may have lost it."""
+        for name in sorted(self._places.keys() - tools):
+            without = tools - (self._tables if name in self._tables else self._places.keys())
+            if without:
+                yield name, without
+
+
+def key(name: str) -> str:
+    """Return a name as a key of TOML, in quotes where it needs them."""
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)

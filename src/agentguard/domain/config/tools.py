@@ -9,12 +9,13 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
 from agentguard.call.vocabulary import RESERVED
+from agentguard.domain.config.spelling import did_you_mean
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DecodeError
 from agentguard.paths import Folder
@@ -26,6 +27,7 @@ class ToolConfig:
     """``[tools.NAME]``: values that replace those in the code; None keeps the code's value.
 
     ``origin`` and ``schema`` replace nothing: a tool with another origin or schema is refused.
+    ``show`` names the arguments that the lists of calls and of requests show.
     """
 
     requires: tuple[str, ...] | None = None
@@ -33,9 +35,12 @@ class ToolConfig:
     attributes: Mapping[str, str] | None = None
     facts: str | None = None
     gives: tuple[str, ...] | None = None
-    where: str = ""
+    place: str = ""
+    """Where the table stands, for messages."""
+
     origin: str | None = None
     schema: str | None = None
+    show: tuple[str, ...] = ()
 
     def over(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with the values of this table; raises ``ConfigError``.
@@ -43,15 +48,33 @@ class ToolConfig:
         ``facts`` is imported only now: reading a configuration runs no application code. ``gives``
         without ``facts`` names what the code's own look-up gives.
         """
+        self._require_shown(spec)
         return spec.overridden(
             requires=self.requires,
             resource=self.resource,
             attributes=self.attributes,
-            facts=None if self.facts is None else load_callable(self.facts, self.where),
+            facts=None if self.facts is None else load_callable(self.facts, f"{self.place}.facts"),
             gives=self.gives,
             pinned_origin=self.origin,
             pinned_schema=self.schema,
         )
+
+    def _require_shown(self, spec: ToolSpec) -> None:
+        """Refuse a name in ``show`` that no argument of the tool can have."""
+        properties = spec.schema.get("properties")
+        if not isinstance(properties, Mapping) or spec.schema.get("additionalProperties"):
+            return
+        takes_any = any(
+            isinstance(one, Mapping) and one.get("kind") == "var_keyword"
+            for one in properties.values()
+        )
+        for name in () if takes_any else self.show:
+            if name not in properties:
+                message = (
+                    f"{self.place}: show names the argument {name!r}, which it does not take: "
+                    f"{did_you_mean(name, properties)}it takes {', '.join(properties) or 'none'}"
+                )
+                raise ConfigError(message)
 
 
 def load_callable(reference: str, where: str) -> Callable[..., Any]:
@@ -81,9 +104,10 @@ def read_tool(table: Table) -> ToolConfig:
         attributes=table.mapping("attributes"),
         facts=look_up,
         gives=gives,
-        where=table.name("facts"),
+        place=table.name(""),
         origin=table.optional("origin"),
         schema=table.optional("schema"),
+        show=table.texts("show", ()),
     )
     if config.schema is not None and not is_sha256(config.schema):
         message = (
@@ -118,6 +142,27 @@ def _facts(table: Table) -> tuple[str | None, tuple[str, ...] | None]:
         raise inner.mistake("gives", "the names of the facts, as in ['payee']")
     inner.reject_unknown()
     return look_up, gives
+
+
+_UNLISTED: Final = "unlisted"
+
+
+def read_tools(root: Table) -> Mapping[str, ToolConfig]:
+    """Read the tables ``[tools.NAME]``, by the name of the tool."""
+    tools = root.table("tools")
+    names = [name for name in tools.names() if name != _UNLISTED or not tools.is_text(name)]
+    return {name: read_tool(tools.table(name)) for name in names}
+
+
+def read_unlisted(root: Table) -> Literal["allow", "deny"]:
+    """Read ``[tools] unlisted``: whether the policy alone decides on a tool without a table.
+
+    A table of this name is that of a tool.
+    """
+    tools = root.table("tools")
+    if not tools.is_text(_UNLISTED):
+        return "allow"
+    return tools.choice(_UNLISTED, ("allow", "deny"), "allow")
 
 
 def read_aliases(table: Table) -> Mapping[str, str]:

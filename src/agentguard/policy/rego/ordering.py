@@ -50,15 +50,23 @@ class Origin:
 
 @dataclass(slots=True)
 class _Body:
-    """The values, comparisons, type checks and calls of one definition of a rule or function."""
+    """The values, comparisons, type checks and calls of one definition of a rule or function.
+
+    ``holds`` are the rules and functions, with the arguments, that must be true where the body is;
+    ``alternatives`` says that only one of several bodies (``else``) has to hold. ``is_false`` is a
+    default that says no more than that no other definition holds.
+    """
 
     path: Names
     function: bool
+    alternatives: bool = False
+    is_false: bool = False
     values: list[Origin] = field(default_factory=list)
     comparisons: list[tuple[str, Origin]] = field(default_factory=list)
     numbers: set[Origin] = field(default_factory=set)
     others: set[Origin] = field(default_factory=set)
     calls: list[tuple[str, Names, list[Origin | None]]] = field(default_factory=list)
+    holds: list[tuple[Names, list[Origin | None]]] = field(default_factory=list)
 
 
 def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
@@ -77,7 +85,7 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
     )
     for body in bodies:
         denies = body.path in outputs
-        numbers = policy.origins_of(body.numbers)
+        numbers = policy.numbers_of(body)
         checked = numbers & required if denies else numbers
         first: dict[Origin, str] = {}
         for at, origin in policy.comparisons(body):
@@ -103,11 +111,13 @@ class _Policy:
     """Follows the values of a policy across its rules and functions."""
 
     def __init__(self, bodies: Iterable[_Body]) -> None:
+        self._definitions: dict[Names, list[_Body]] = defaultdict(list)
         self._values: dict[Names, list[Origin]] = defaultdict(list)
         self._functions: dict[Names, list[_Body]] = defaultdict(list)
         self._parameters_by_function: dict[Names, list[Origin]] = {}
         self._cache: dict[Origin, list[Origin]] = {}
         for body in bodies:
+            self._definitions[body.path].append(body)
             if body.function:
                 self._functions[body.path].append(body)
             else:
@@ -116,6 +126,32 @@ class _Policy:
     def origins_of(self, values: Iterable[Origin]) -> set[Origin]:
         """Return the arguments and parameters that the values come from."""
         return {origin for value in values for origin in self._origins(value)}
+
+    def numbers_of(self, body: _Body) -> set[Origin]:
+        """Return the values that are numbers where a body holds, by its own checks or a helper's.
+
+        A helper's check counts if each definition of the helper has the check, and if the check is
+        of a whole value: one of several elements says nothing of the others.
+        """
+        numbers = self.origins_of(body.numbers)
+        for path, arguments in () if body.alternatives else body.holds:
+            definitions = [one for one in self._definitions.get(path, ()) if not one.is_false]
+            checked = [
+                self.numbers_of(one) if not one.alternatives else set[Origin]()
+                for one in definitions
+            ]
+            for origin in set.intersection(*checked) if checked else ():
+                if not origin.whole:
+                    continue
+                if origin.path[0] != _PARAMETER:
+                    numbers.add(origin)
+                    continue
+                place = int(origin.path[1])
+                argument = arguments[place] if place < len(arguments) else None
+                if argument is not None:
+                    below = argument.below(origin.path[2:], whole=origin.whole)
+                    numbers |= self.origins_of([below])
+        return numbers
 
     def comparisons(self, body: _Body) -> Iterator[tuple[str, Origin]]:
         """Yield the values that a body, or a function called by the body, compares by order."""
@@ -152,7 +188,7 @@ class _Policy:
                 origin
                 for body in self._functions.get(function, ())
                 for _at, origin in self.comparisons(body)
-                if origin.path[0] == _PARAMETER and origin not in self.origins_of(body.numbers)
+                if origin.path[0] == _PARAMETER and origin not in self.numbers_of(body)
             ]
         return self._parameters_by_function[function]
 
@@ -174,7 +210,15 @@ class DefinitionReader:
     def body(self) -> _Body:
         """Return the definition's values, comparisons, type checks and calls."""
         head, rule = self._tree.head, self._tree.rule
-        body = _Body(self._reader.path_of(head["refr"]), function=bool(head.get("args")))
+        body = _Body(
+            self._reader.path_of(head["refr"]),
+            function=bool(head.get("args")),
+            alternatives=len(rule.get("bodies", ())) > 1,
+            is_false=self._tree.is_default
+            and "Bool" in rule["value"]
+            and not rule["value"]["Bool"]["value"],
+        )
+        body.holds += self._held()
         for assigned in (part.get("assign") for part in (head, *rule.get("bodies", []))):
             value = self.origin(assigned["value"]) if assigned else None
             body.values += [value] if value is not None else []
@@ -185,6 +229,19 @@ class DefinitionReader:
         for node in parts:
             self._note(body, node, negated=id(node) in negated)
         return body
+
+    def _held(self) -> Iterator[tuple[Names, list[Origin | None]]]:
+        """Yield the rules, and the calls whose value is not used, that the body needs to hold."""
+        for part in self._tree.rule.get("bodies", ()):
+            for statement in part["query"]["stmts"]:
+                match statement["literal"]:
+                    case {"Expr": {"expr": {"Call": {"fcn": function, "params": [*parameters]}}}}:
+                        callee = self._reader.reference(name_of(function), call=True)
+                        yield callee.definition, [self.origin(one) for one in parameters]
+                    case {"Expr": {"expr": ({"Var": _} | {"RefDot": _}) as name}}:
+                        origin = self.origin(name)
+                        if origin is not None and origin.whole:
+                            yield origin.path, []
 
     def _note(self, body: _Body, node: Mapping[str, Any], *, negated: bool) -> None:
         match node:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any, Final
@@ -19,6 +20,7 @@ from agentguard.adapters import (
     ArgumentsError,
     EncodeError,
     ToolSpec,
+    check_tool_names,
     configure_tool,
     shortened_text,
     visible_text,
@@ -106,8 +108,11 @@ class Catalog:
 
     def replace(self, definitions: Iterable[object]) -> None:
         """Take the complete list of the server's tools in the place of all earlier ones."""
-        self._offered = {}
+        self._offered, known = {}, len(self._specs)
         self.learn(definitions)
+        if len(self._specs) > known:
+            with suppress(AgentguardError):  # a server that is away refuses the calls
+                check_tool_names(self._agent)
 
     def learn(self, definitions: Iterable[object]) -> list[Definition]:
         """Take a list of tools, or one page of the list; return those that the client may see.
@@ -169,7 +174,7 @@ class Catalog:
         if name not in _WITH_SERVER:
             action = self._action(action)
         if name not in self._methods:
-            self._methods[name] = self._configured(action, *METHODS[name])
+            self._methods[name] = self._configured(action, *METHODS[name], listed=True)
         spec = self._methods[name]
         return (spec, None) if isinstance(spec, ToolSpec) else (self._bare(action), spec)
 
@@ -202,7 +207,8 @@ class Catalog:
             reason = f"the tool {shown} of the MCP server {server} is left out: {why}"
             _LOGGER.warning("%s [tool.uncheckable]", reason)
             return Decision.refusal(reason, code="tool.uncheckable")
-        return self._configured(self._action(name), description, schema)
+        action = self._action(name)
+        return self._configured(action, description, schema, listed=self._is_pinned)
 
     def _uncheckable(self, schema: Mapping[str, Any]) -> str | None:
         """Return why no arguments can be checked against a schema, None for a good one."""
@@ -222,12 +228,12 @@ class Catalog:
         return f"{self._settings.prefix}{name}"
 
     def _configured(
-        self, action: str, description: str, schema: Mapping[str, Any]
+        self, action: str, description: str, schema: Mapping[str, Any], *, listed: bool
     ) -> ToolSpec | Decision:
         """Return the specification after ``[tools.NAME]``, or the refusal for a mistake there."""
         try:
             spec = ToolSpec(action, description, schema, self._settings.origin)
-            return configure_tool(self._agent, spec)
+            return configure_tool(self._agent, spec, listed=listed)
         except AgentguardError as error:
             return Decision.of_error(error)
 
@@ -242,7 +248,8 @@ class Catalog:
         spec = self._specs.get(name)
         if not isinstance(spec, ToolSpec) or self.refusal(name) is not None:
             return False
-        return spec.pin_mismatch is None  # else [tools.NAME] names another origin
+        # else each call is refused: [tools.NAME] names another origin, or there is no such table
+        return spec.pin_mismatch is None and spec.unlisted is None
 
     def _digest(self, definition: Definition) -> str | None:
         """Return the digest of a definition, None for one without a canonical form.
