@@ -171,6 +171,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "invocation_id",
         "agent",
         "principal",
+        "proved",
         "credential",
         "delegation",
         "inside",

@@ -336,7 +336,7 @@ def test_the_independent_verifier_says_how_it_is_run(stranger):
 
 
 def test_the_independent_verifier_is_short_and_stands_alone():
-    """What an auditor reads: 247 lines without docstrings, and nothing else behind them."""
+    """What an auditor reads: 260 lines without docstrings, and nothing else behind them."""
     text = EXAMPLE.read_text("utf-8")
     tree = ast.parse(text)
     imported = {
@@ -358,7 +358,7 @@ def test_the_independent_verifier_is_short_and_stands_alone():
         for at, line in lines
         if line.strip() and not line.strip().startswith("#") and at not in described
     ]
-    assert len(code) <= 247
+    assert len(code) <= 260
 
 
 RUN = """

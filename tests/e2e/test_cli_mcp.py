@@ -165,7 +165,7 @@ def test_a_principal_without_roles_delegates_what_the_agent_may_have(tmp_path):
 
     def scope(more, principal, *named):
         parsed = config.parse({**tables, **more}, source="test", base=tmp_path)
-        return gateway.delegated_scope(parsed, "assistant", principal, frozenset(named))
+        return gateway.delegated_scope(parsed, "assistant", principal, frozenset(named) or None)
 
     assert scope({}, None) is None
     assert scope({}, "user:ada") == ("a:r", "b:r")
@@ -341,6 +341,6 @@ def test_doctor_names_a_tool_as_the_configuration_needs_the_name(domain, monkeyp
             assert agent.call(guard.tool(name=name)(lambda: "read")) == "read"
     add(domain, '[tools.other]\nrequires = ["files:read"]\n')
     shown = " ".join(domain.run("doctor").stdout.replace("|", " ").split())
-    assert 'write its scopes into [tools."mcp:resources/read"]' in shown
-    assert "write its scopes into [tools.plain]" in shown
+    assert 'write [tools."mcp:resources/read"]' in shown
+    assert "write [tools.plain]" in shown
     assert "tool mcp:start" not in shown

@@ -50,7 +50,7 @@ url = "{url}"
 
 [mcp.files.oauth]
 issuers = ["acme"]
-scope_claim = ""
+ignore_scope = true
 """
 
 POLICY = """package agent.authz

@@ -133,7 +133,7 @@ def test_a_tool_that_is_not_listed(project, table, advice):
             "max_scopes",
             (
                 "agentguard.toml: agents.assistant.max_scopes: unknown key; did you mean "
-                "max_scope? The keys of this table are: authority, max_scope,"
+                "max_scope? The keys of this table are: authority, conceals_secrets,"
             ),
         ),
         (

@@ -188,7 +188,13 @@ def test_a_guard_fills_the_members_that_the_table_says_are_always_there():
 def test_an_approval_has_these_members_and_defaults():
     (needed,) = decide({"approval": {}}).requirements
     rows = table("member | default | what it says")
-    assert {code(name): json.loads(code(default)) for name, default, _ in rows} == needed.as_json()
+    defaults = {code(name): default for name, default, _ in rows}
+    absent = {"approvers", "roles"}
+    assert {name: json.loads(code(defaults[name])) for name in defaults.keys() - absent} == (
+        needed.as_json()
+    )
+    assert (needed.approvers, needed.roles) == (None, None)
+    assert absent <= defaults.keys()
 
 
 @pytest.mark.parametrize("row", table("the document | the decision"), ids=lambda row: row[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from served_place import BALANCE
+
 from agentguard import Guard
 
 
@@ -23,7 +25,7 @@ def call_note(guard: Guard) -> None:
 def test_the_list_says_how_well_the_agent_was_kept_apart_from_the_guard(founded):
     path = founded.folder / "agentguard.toml"
     served = path.read_text("utf-8")
-    path.write_text(served.partition("[server]")[0], "utf-8")
+    path.write_text(served.partition("[server]")[0] + BALANCE + "[tools.note]\n", "utf-8")
     with founded.connect() as guard:  # a guard in this process
         call_note(guard)
     path.write_text(served, "utf-8")
