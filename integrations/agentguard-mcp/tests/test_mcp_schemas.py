@@ -22,6 +22,7 @@ ALL = tuple(DRAFTS)
 NEW = ("2019-09", "2020-12", "none")
 FLAG = {"type": "boolean"}
 DEFINED = {"definitions": {"flag": FLAG}}
+CORE = "https://json-schema.org/draft/2020-12/meta/core"
 
 
 def props(schema):
@@ -62,6 +63,27 @@ FORMS = [
         {"definitions": {"f": {"$id": "urn:x:flag", **FLAG}}, **props({"$ref": "urn:x:flag"})},
         "itself",
         ALL[1:],
+    ),
+    (
+        "$ref to an $id that a draft has too",
+        {
+            "definitions": {"f": {"$id": CORE, "$defs": {"uriString": FLAG}}},
+            **props({"$ref": f"{CORE}#/$defs/uriString"}),
+        },
+        "itself",
+        ALL[1:],
+    ),
+    (
+        "$ref to an anchor beside another one of the name",
+        {
+            "$defs": {
+                "f": {"$anchor": "flag", **FLAG},
+                "g": {"$id": "urn:x:g", "$defs": {"f": {"$anchor": "flag"}}},
+            },
+            **props({"$ref": "#flag"}),
+        },
+        "itself",
+        NEW,
     ),
     (
         "$ref beside others",
@@ -290,6 +312,15 @@ BAD = {
     "names beside unevaluatedProperties": {
         "patternProperties": {"^(a+)+$": {}},
         "unevaluatedProperties": False,
+    },
+    "a pattern of names that a line feed may follow": {
+        "patternProperties": {"^a$": {}},
+        "unevaluatedProperties": False,
+    },
+    "two parts of one $id": {"$defs": {"a": {"$id": "urn:x"}, "b": {"$id": "urn:x", **FLAG}}},
+    "a part with the $id of the whole": {"$id": "urn:x", "$defs": {"a": {"$id": "urn:x#"}}},
+    "two parts of one $anchor": {
+        "$defs": {"a": {"$anchor": "x"}, "b": {"not": {"$dynamicAnchor": "x"}}}
     },
     "too many types": props({"type": [{"a": n} for n in range(20_000)]}),
     "no JSON": {"const": {1, 2}},

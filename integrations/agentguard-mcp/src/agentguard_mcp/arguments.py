@@ -115,8 +115,10 @@ def _could_be_read_as_json(value: object, schema: object) -> bool:
     types = _types(schema)
     try:
         read = json.loads(value)
-    except (ValueError, RecursionError):
+    except json.JSONDecodeError:
         return False
+    except (ValueError, RecursionError):  # of limits that another reader does not have
+        return not types <= _SCALARS
     if read is None:
         return not types.isdisjoint({"null", _ANY})
     return isinstance(read, list | dict) and not types <= _SCALARS

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import attrs
 import jsonschema_rs as rust
@@ -45,7 +46,9 @@ _PATTERN_SIZE: Final = 1 << 20
 
 _LINEAR: Final = rust.RegexOptions(size_limit=_PATTERN_SIZE)
 _LOOKAROUND: Final = rust.FancyRegexOptions(_BACKTRACKS, _PATTERN_SIZE)
-_PLAIN: Final = re.compile(r"\^?[\w -]*\$?", re.ASCII)
+_PLAIN: Final = re.compile(r"\^?[\w -]*", re.ASCII)
+"""A pattern without a ``$``, which Python finds before a line feed, too."""
+
 _OTHER_DRAFT: Final = "a part of it names another draft than the whole"
 _UNEVALUATED: Final = "unevaluatedProperties"
 
@@ -95,8 +98,9 @@ def _known(text: str) -> Schema | str:
             draft = _draft_of(schema, Draft202012Validator)
             _require_plain_names(schema)
             _require_sound(schema)
-            _require_resolved(draft, schema)
-        checked = Schema(_steps_of(draft)(schema, registry=_NO_REMOTE_SCHEMAS))
+            registry = _require_resolved(draft, schema)
+        # the library knows the schemas of all drafts by their names, and a registry's own go before
+        checked = Schema(_steps_of(draft)(schema, registry=registry))
         checked.error({})  # a reference without an end is found here
     except UncheckableError as error:
         return str(error)
@@ -149,23 +153,35 @@ def _require_sound(schema: Any) -> None:
         raise UncheckableError(f"it is no schema of its draft ({error.kind.name})") from error
 
 
-def _require_resolved(draft: Any, schema: Any) -> None:
-    """Raise ``UncheckableError`` for a part that can't be used.
+def _require_resolved(draft: Any, schema: Any) -> Registry[Any]:
+    """Return where the references of a schema lead.
 
-    That is a reference out of the schema or to nowhere, a pattern that is none, another draft.
+    Raises ``UncheckableError`` for a part that can't be used: a reference out of the schema or to
+    nowhere, a pattern that is none, another draft, and a name that two parts have, of which each
+    validator takes the one or the other.
     """
     kind = specification_with(draft.ID_OF(draft.META_SCHEMA))
     root: Resource[Any] = kind.create_resource(schema)
-    registry = _NO_REMOTE_SCHEMAS.with_resource(root.id() or "", root).crawl()
-    todo = [(root, registry.resolver_with_root(root))]
+    registry: Registry[Any] = _NO_REMOTE_SCHEMAS.with_resource(root.id() or "", root).crawl()
+    todo = [(root, registry.resolver_with_root(root), "")]
+    named: set[tuple[str, str]] = set()
     while todo:
-        resource, resolver = todo.pop()
+        resource, resolver, place = todo.pop()
         _step()
+        own = resource.id()
+        place = place if own is None else urljoin(place, own)
+        names = {(place, one.name) for one in resource.anchors()}
+        names |= set() if own is None else {(place, "")}
+        if names & named:
+            raise UncheckableError("two parts of it have the same $id or the same $anchor")
+        named |= names
         if isinstance(resource.contents, dict):
             if _draft_of(resource.contents, draft) is not draft:
                 raise UncheckableError(_OTHER_DRAFT)
             _require_usable(resource.contents, resolver)
-        todo += [(one, resolver.in_subresource(one)) for one in resource.subresources()]
+        parts = resource.subresources()
+        todo += [(one, resolver.in_subresource(one), place) for one in parts]
+    return registry
 
 
 def _require_usable(part: Mapping[str, Any], resolver: Any) -> None:
@@ -207,7 +223,7 @@ def _require_plain_names(schema: Any) -> None:
     if has_unevaluated and not all(map(_PLAIN.fullmatch, patterns)):
         raise UncheckableError(
             f"beside {_UNEVALUATED}, a pattern of names may be letters, digits, _, - and spaces "
-            "alone, with ^ and $ around them"
+            "alone, with ^ before them"
         )
 
 
