@@ -200,6 +200,7 @@ def described(name: str, **members: Any) -> dict[str, Any]:
         "gives": [],
         "pinned_origin": None,
         "pinned_schema": None,
+        "unlisted": None,
         **members,
     }
 
