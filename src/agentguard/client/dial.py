@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from agentguard.client.imposter import require_server
 from agentguard.client.tokens import tokens_of
 from agentguard.domain.config.server import Host
-from agentguard.errors import ConfigError, ServerError
+from agentguard.errors import AgentguardError, ConfigError, DecodeError, ServerError
 from agentguard.signing.keys import Secret
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
@@ -158,9 +158,11 @@ class AtHost:
     def unreachable(self, error: BaseException) -> ServerError:
         """Return the error that says what to do without a server."""
         at = f"the guard server at {self._host.name}:{self._host.port}"
+        has_hung_up = _has_hung_up(error)
+        reason = "it ended the connection, or takes no more now" if has_hung_up else str(error)
         if self._tokens is not None:
             advice = "see whether it runs, and whether its certificate is in force"
-        elif _has_hung_up(error):  # before the end of the handshake the server can't say why
+        elif has_hung_up:  # before the end of the handshake the server can't say why
             advice = (
                 "it may have refused this client's certificate: see whether [clients] at the "
                 "server has the certificate's SPIFFE ID, whether [server.tls] ca there has signed "
@@ -169,7 +171,7 @@ class AtHost:
             )
         else:
             advice = "see whether it runs, and whether both certificates are in force"
-        message = f"{at} can't be reached ({error}): {advice}"
+        message = f"{at} can't be reached ({reason}): {advice}"
         return ServerError(message, code="server.unreachable")
 
 
@@ -248,12 +250,16 @@ class Inherited(_WithoutToken):
         """Return a new connection (``Dial``)."""
         with self._channel() as channel:
             channel.settimeout(timeout)
+            refusal: AgentguardError | None = None
             for _ in range(_TRIES):
                 connected = _ask(Stream(channel))
                 if not _has_ended(connected):
                     connected.settimeout(timeout)
                     return Stream(connected)
+                refusal = _refusal(Stream(connected)) or refusal
                 connected.close()
+        if refusal is not None:
+            raise refusal
         raise ConnectionError("the server closes the connections that it has given")
 
     def unreachable(self, error: BaseException) -> ServerError:
@@ -311,6 +317,15 @@ def _has_ended(connected: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connected, 0)
     return bool(poll.poll(0))
+
+
+def _refusal(ended: Stream) -> AgentguardError | None:
+    """Return why the server has closed the connection, None where it has not said so."""
+    try:
+        first = ended.read().header
+    except (OSError, DecodeError):  # among them EndedError
+        return None
+    return values.read_error(first["error"]) if "error" in first else None
 
 
 def _no_channel(problem: str) -> ConfigError:

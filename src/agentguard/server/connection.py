@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, ServerError
 from agentguard.guard.embedded import Embedded
+from agentguard.server.disclosure import disclosed
 from agentguard.server.launch import Channels
 from agentguard.server.peer import Peer
 from agentguard.server.requests import OPERATIONS, Operation
@@ -104,6 +105,9 @@ def _exchange(
     reply = _answer(parts, session, request, sessions)
     sessions.figures.count(reply)
     if request.header.get("quiet") is not True:
+        if not session.looks_after_server:
+            header = disclosed(reply.header, may_log=session.share.may_warn())
+            reply = Frame(header, reply.blobs)
         with session.answering(request.header.get("request_id"), reply):
             _write(stream, reply)
     elif "error" in reply.header and session.share.may_warn():

@@ -77,8 +77,8 @@ _LONGEST_NAME: Final = 1024
 def agent(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return an agent's configuration, and make no instance."""
     name = values.text(header.get("name"))
-    parts.require_agent(name)
     require_agent(session.client, name)
+    parts.require_agent(name)
     return Frame({"agent": values.agent(parts.agent(name))})
 
 
@@ -88,8 +88,8 @@ def instance(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
     if ports is not parts.runtime.current_ports():
         raise OutdatedError
     name = values.text(header.get("name"))
-    parts.require_agent(name)
     require_agent(session.client, name)
+    parts.require_agent(name)
     client = Client(session.client.name, session.isolation)
     made = parts.instance(parts.agent(name), client, session)
     return Frame({"name": session.add_agent(made, ports), "uri": made.actor.uri})
