@@ -200,12 +200,10 @@ def test_a_table_without_a_mistake_is_read(tmp_path):
     assert (secrets["b.c-d"].env, secrets["b.c-d"].file) == ("T", None)
 
 
-def test_the_name_of_a_tool_that_looks_misspelt_is_reported(monkeypatch, caplog):
+def test_the_name_of_a_tool_that_looks_misspelt_is_refused(monkeypatch):
     monkeypatch.setenv("AGENTGUARD_TEST_TOKEN", VALUE)
     tables = {"T": {"env": "AGENTGUARD_TEST_TOKEN", "tools": ["deploi"]}}
     with Guard.ephemeral(lambda _: Decision.allow(), config={"secrets": tables}) as guard:
         guard.tool(name="deploy")(lambda: None)
-        guard.new_agent("a")
-    assert "deploi in [secrets.T] matches no guarded tool so far: did you mean deploy?" in (
-        caplog.text
-    )
+        with pytest.raises(ConfigError, match=r"deploi in \[secrets.T\] names no tool .* deploy\?"):
+            guard.new_agent("a")
