@@ -148,8 +148,8 @@ class ToolSpec:
                     f"tool {self.name[:64]!r}: its {what} takes more than {MAX_NAME} characters"
                 )
                 raise ConfigError(message)
-        if "" in (self.name, self.resource):
-            message = f"tool {self.name!r}: a name or a resource that is empty names nothing"
+        if "" in (self.name, self.origin, self.resource):
+            message = f"tool {self.name!r}: an empty name, origin or resource names nothing"
             raise ConfigError(message)
         if self.resource is not None:
             rest = _PLACEHOLDER.sub("", self.resource)

@@ -315,7 +315,11 @@ def call_proof(session: Session, header: Header, _blobs: Blobs) -> Frame:
 
 def receipt(session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Put the receipt that a running tool has got on record; raises ``ProofError``."""
-    about = (values.text(header.get(name)) for name in ("proof_sha256", "receipt", "key_id"))
+    about = tuple(values.text(header.get(name)) for name in ("proof_sha256", "receipt", "key_id"))
+    if "" in about:
+        raise DecodeError(
+            "a receipt, its key and the hash of its proof are not empty", code="frame.malformed"
+        )
     _provable(session, header).note_receipt(*about)
     return Frame({})
 

@@ -130,6 +130,8 @@ def delegate(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -
     if lender.token is None:
         require_principal(session.client, values.text(lender.name))
     terms: Any = {name: header.get(name) for name in _TERMS}
+    if terms["scope"] is not None:  # an empty table would pass for a scope of nothing
+        values.texts(terms["scope"])
     try:
         begun = parts.delegations.begin(lender, **terms)  # which checks each of them
     except ServerError as error:  # its message may name files of the server
@@ -297,7 +299,7 @@ def withdraw_request(parts: Embedded, session: Session, header: Header, _blobs: 
 
 def history(parts: Embedded, session: Session, header: Header, _blobs: Blobs) -> Frame:
     """Return what became of a request that the client sees."""
-    status = _past(parts, session, values.text(header.get("request_id")))
+    status = _past(parts, session, _named(header, "request_id"))
     return Frame({"status": None if status is None else values.status(status)})
 
 
@@ -346,6 +348,14 @@ def _key(header: Header) -> str:
     return key
 
 
+def _named(header: Header, member: str) -> str:
+    """Return a name in a request, which is not empty."""
+    name = values.text(header.get(member))
+    if not name:
+        raise DecodeError(f"{member} is empty, and names nothing", code="frame.malformed")
+    return name
+
+
 def _shows(session: Session, agent: str) -> bool:
     """Whether the client sees the requests of an agent."""
     return session.client.may_see_requests_of(agent)
@@ -385,7 +395,7 @@ def _run_name(session: Session, header: Header) -> str:
 
     Programs that were started as one agent have the same records if they have the same user.
     """
-    name, client = values.text(header.get("name")), session.client
+    name, client = _named(header, "name"), session.client
     if client.name.startswith(LAUNCHED):
         return f"{client.name}\0{client.uid}\0{name}"
     return f"{client.name}\0{name}" if client.name else name

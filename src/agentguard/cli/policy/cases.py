@@ -239,7 +239,7 @@ def _of_tool(
         name=action,
         description="",
         schema={},
-        origin="",
+        origin="policy:test",
         resource=configured.resource,
         attributes={} if configured.attributes is None else dict(configured.attributes),
     )
