@@ -44,13 +44,14 @@ NAMES = ("\U0001f600", "\uff5e")
 @pytest.mark.parametrize(
     "tables",
     [
-        {"tools": {name: {"requires": []} for name in NAMES}},
+        {"tools": {name: {} for name in (*NAMES, "read")}},
         {"redact": {name: ["/args/q"] for name in NAMES}},
     ],
 )
 def test_names_of_the_configuration_are_sorted_as_rfc_8785_says(tables):
     with Guard.ephemeral(lambda _call: Decision.allow(), config=tables) as guard:
-        guard.new_agent("reader").call(guard.tool(lambda: 1))
+        tool = guard.tool(name="read")(lambda: 1)
+        guard.new_agent("reader").call(tool)
         (index,) = guard.reader().search(0, Search("call"))
         stored = guard.reader().entry(0, index)
         assert stored is not None
