@@ -174,7 +174,7 @@ def forged(text: str, old: str, new: str) -> str:
 def test_doctor_warns_of_nothing_that_is_in_order(handed_on):
     checks = handed_on.json("doctor", env={"PYTHONPATH": str(handed_on.folder)})["checks"]
     warned = [check["check"] for check in checks if check["status"] != "ok"]
-    assert warned == ["anchor"]  # this user can write both
+    assert warned == []
     said = {check["what"] for check in checks if check["check"] == "tool ask_writer"}
     assert said == {"it hands work on to agents: [delegation] decides which agent may do so"}
     assert handed_on.run("policy", "check", env={"PYTHONPATH": str(handed_on.folder)}).stderr == ""
@@ -186,7 +186,7 @@ def test_doctor_still_warns_where_neither_decides(handed_on, tmp_path):
     text = toml.read_text().replace('[delegation]\nlead = ["writer"]\n', "")
     toml.write_text(text.replace('facts = { look_up = "facts:of_note", gives = ["owner"] }\n', ""))
     warned = {c["check"]: c["what"] for c in copy.json("doctor")["checks"]}
-    assert "only the policy decides; add requires" in warned["tool ask_writer"]
+    assert "only the policy decides; write [tools.ask_writer]" in warned["tool ask_writer"]
     assert "no tool gives input.owner; name it" in copy.run("policy", "check").stderr
 
 

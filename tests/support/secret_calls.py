@@ -59,7 +59,7 @@ class SecretScene:
 
     base: Path
     tools: tuple[str, ...] = ("deploy",)
-    scope: tuple[str, ...] = ()
+    scope: tuple[str, ...] | None = None
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -68,7 +68,9 @@ class SecretScene:
 
     @property
     def settings(self) -> config.Config:
-        secret = {"file": "token", "tools": [*self.tools], "scope": [*self.scope]}
+        secret: dict[str, Any] = {"file": "token", "tools": [*self.tools]}
+        if self.scope is not None:
+            secret["scope"] = [*self.scope]
         tables = {
             "trust_domain": "acme.example",
             "state": str(self.base / "state"),
