@@ -194,7 +194,6 @@ HOSTILE = [
     "pay\u202etxt",
     "pay\u2028x",
     "p" * 2048,  # the longest name that a tool may have
-    "",
 ]
 
 
