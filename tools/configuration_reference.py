@@ -110,8 +110,8 @@ class Noted(Table):
         self._note(key, "table of strings")
         return super().mapping(key)
 
-    def table(self, key: str) -> Table:
-        made = super().table(key)
+    def table(self, key: str, beside: str | None = None) -> Table:
+        made = super().table(key, beside)
         return type(self)(made._members, made._source, made._path)  # noqa: SLF001  it is one of ours
 
 

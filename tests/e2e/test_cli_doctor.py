@@ -93,6 +93,11 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
             "redact read_fiel",
             "did you mean read_file?; until then nothing of it is redacted",
         ),
+        (
+            '[secrets.A]\nenv = "PATH"\ntools = ["read_fiel", "read_file", "merge"]',
+            "secret A",
+            "did you mean read_file?",
+        ),
         ('[redact]\nread_file = ["/args/path"]', "redact read_file", None),
         ('[redact]\n"*" = ["/args/path"]', "redact *", None),
         ('[redact]\nmerge = ["/args/x"]\n[tools.merge]', "redact merge", None),
@@ -101,9 +106,19 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
 def test_a_name_that_no_call_has(changed, table, name, said):
     edit(changed, "# [tools.read_file]", table)
     checks = changed.json("doctor")["checks"]
-    found = [check for check in checks if check["check"] == name]
+    found = [c for c in checks if c["check"] == name and "has a value" not in c["what"]]
     assert [check["status"] for check in found] == ([] if said is None else ["warn"])
     assert all(check["what"].endswith(f"matches no tool so far: {said}") for check in found)
+
+
+def test_the_functions_that_hear_of_requests_are_imported(changed):
+    names = 'on_request = "builtins:print"\non_expiring = "os:getpid"\non_expired = "os:nothing"\n'
+    edit(changed, "# [tools.read_file]", f"[approvals]\n{names}")
+    checks = changed.json("doctor")["checks"]
+    found = [(c["status"], c["what"]) for c in checks if c["check"] == "approvals"]
+    assert ("ok", "on_request calls builtins:print") in found
+    assert ("ok", "on_expiring calls os:getpid") in found
+    assert any(status == "warn" and "approvals.on_expired" in what for status, what in found)
 
 
 def test_a_tool_that_was_not_called_so_far_is_no_mistake(changed):

@@ -16,7 +16,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from rounds import FULL
 
-from agentguard import Guard
+from agentguard import Denied, Guard
 from agentguard.cli.mcp import gateway
 from agentguard.domain import config
 from agentguard_mcp.gateway.pins import pins_of
@@ -297,6 +297,36 @@ prefix = "third/"
     assert "the tool good" not in left_out
     (pins / "third.json").write_text("{}")
     assert "the file of pins can't be read" in domain.run("doctor").stdout
+
+
+def test_doctor_names_a_pattern_that_matches_no_pinned_tool(domain):
+    table = f'[mcp.files]\ncommand = {json.dumps(server())}\nagent = "assistant"\n'
+    names = 'tools = ["echo", "ech*", "eecho"]\nrounds = ["echo", "mcp:prompts/get", "nobody"]\n'
+    add(domain, table + names)
+    domain.run("mcp", "pin", "--name", "files")
+    said = {c["what"] for c in domain.json("doctor")["checks"] if c["check"] == "mcp files"}
+    assert {what for what in said if "matches no pinned tool" in what} == {
+        "eecho in tools matches no pinned tool: did you mean echo?",
+        "nobody in rounds matches no pinned tool: correct it, or pin the tool",
+    }
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_pin_lists_a_tool_for_the_gateway_and_for_doctor(domain, monkeypatch, is_pinned):
+    file = domain.folder / "agentguard.toml"
+    file.write_text(file.read_text().replace('unlisted = "allow"', 'unlisted = "deny"'))
+    add(domain, f'[mcp.files]\ncommand = {json.dumps(server())}\nagent = "assistant"\n')
+    if is_pinned:
+        domain.run("mcp", "pin", "--name", "files")
+    monkeypatch.setenv("HOME", str(domain.home))
+    with Guard.open(file) as guard:
+        agent = guard.new_agent("assistant")
+        with pytest.raises(Denied, match="has no table"):
+            agent.call(guard.tool(name="echo")(lambda: "read"))
+    said = [c["what"] for c in domain.json("doctor")["checks"] if c["check"] == "tool echo"]
+    assert ["each call is denied" in what for what in said] == [] if is_pinned else [True]
+    run = domain.run("mcp", "run", "--name", "files", input="")
+    assert ('unlisted = "deny", each tool without a table' in run.stderr) is not is_pinned
 
 
 @pytest.mark.parametrize("command", ["pin", "diff"])

@@ -149,6 +149,18 @@ def test_an_alias_is_the_name_of_the_table():
         assert guard.new_agent("a").call(tool, "x") == "x"
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"tools": {"unlsted": "deny"}}, "a table, or the key unlisted, got 'deny'"),
+        ({"principals": {"asurance": "oidc"}}, "a table, or the key assurance, got 'oidc'"),
+    ],
+)
+def test_a_misspelt_key_beside_tables_is_told_of_the_key(table, said):
+    with pytest.raises(ConfigError, match=said):
+        Guard.ephemeral(lambda _call: Decision.allow(), config=table)
+
+
 @pytest.mark.parametrize("value", ["dney", True, "", ["deny"]])
 def test_another_value_of_unlisted_is_an_error(value):
     with pytest.raises(ConfigError, match=r"tools\.unlisted"):

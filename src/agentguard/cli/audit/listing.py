@@ -109,4 +109,7 @@ def _print_table(history: History, selection: Filter, table: Table, last: int) -
 def _hint(principal: str | None) -> None:
     """Explain an empty result for an agent's name: the principal of an agent is ``agent:NAME``."""
     if principal is not None and ":" not in principal:
-        screen.line(f"a principal's name is whole, as in agent:{principal}; --agent takes agents")
+        screen.line(
+            f"a principal's name is whole, as in user:{principal} or agent:{principal}; "
+            "--agent takes agents"
+        )

@@ -180,9 +180,14 @@ def pins_or_warning(config: Config, server: Server) -> Any:
     """Return the pins of a server as ``read_pins`` does, with a warning where there are none."""
     pins = read_pins(config, server.name)
     if pins is None:
+        held = "each tool is held to its first description of this run"
+        if config.denies_unlisted:  # a pin lists a tool, as a table does
+            held = (
+                'with [tools] unlisted = "deny", each tool without a table [tools.NAME] is denied'
+            )
         screen.warn(
-            f"the tools of the MCP server {server.name} are not pinned: each tool is held to its "
-            f"first description of this run. {pin_command(server)} pins them"
+            f"the tools of the MCP server {server.name} are not pinned: {held}. "
+            f"{pin_command(server)} pins them"
         )
     return pins
 

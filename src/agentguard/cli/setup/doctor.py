@@ -316,15 +316,22 @@ def _functions(settings: Config) -> Iterator[Finding]:
     policy, where = settings.policy, settings.source
     decides = policy.path if policy is not None and policy.engine == "function" else None
     named = [
-        (_POLICY, "decisions", decides, f"{where}: policy.path"),
+        (_POLICY, "the decisions come from", decides, f"{where}: policy.path"),
         *(
-            (f"tool {name}", "facts", tool.facts, f"{tool.place}.facts")
+            (f"tool {name}", "the facts come from", tool.facts, f"{tool.place}.facts")
             for name, tool in settings.tools.items()
         ),
-        ("principals", "roles", settings.principals_function, f"{where}: principals"),
-        ("agents", "owners", settings.owners_function, f"{where}: owners"),
-        ("approvals", "calls", settings.on_request, f"{where}: approvals.on_request"),
-        ("approvals", "roles of approvers", settings.approver_roles, f"{where}: approvals.roles"),
+        ("principals", "the roles come from", settings.principals_function, f"{where}: principals"),
+        ("agents", "the owners come from", settings.owners_function, f"{where}: owners"),
+        *(
+            ("approvals", what, function, f"{where}: approvals.{key}")
+            for key, what, function in (
+                ("roles", "the roles of approvers come from", settings.approver_roles),
+                ("on_request", "on_request calls", settings.on_request),
+                ("on_expiring", "on_expiring calls", settings.on_expiring),
+                ("on_expired", "on_expired calls", settings.on_expired),
+            )
+        ),
     ]
     failed: dict[str, tuple[str, list[str]]] = {}
     for check, what, reference, place in named:
@@ -340,8 +347,9 @@ def _functions(settings: Config) -> Iterator[Finding]:
                 yield Finding("warn", check, str(error))
         else:
             if check != _POLICY:
-                yield Finding("ok", check, f"the {what} come from {reference}")
-    for message, (first, *others) in failed.values():  # one import that fails is one mistake
+                yield Finding("ok", check, f"{what} {reference}")
+    for message, checks in failed.values():  # one import that fails is one mistake
+        first, *others = dict.fromkeys(checks)
         also = f"; it is named for {', '.join(others)} as well" if others else ""
         is_fatal = _POLICY in (first, *others)
         yield Finding("fail" if is_fatal else "warn", first, f"{message}{also}")
@@ -377,7 +385,12 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _restrictions(settings, trust.document, is_log_sound=report.ok)
     yield from doctor_approvals.requests(settings, trust.document)
-    yield from doctor_tools.findings(settings, log_of_tools)
+    of_gateways: frozenset[str] = frozenset()
+    if settings.mcp:
+        from agentguard.cli.setup import doctor_mcp  # noqa: PLC0415  few have a gateway
+
+        of_gateways = doctor_mcp.listed(settings, log_of_tools.called)
+    yield from doctor_tools.findings(settings, log_of_tools, of_gateways)
 
 
 def _restrictions(

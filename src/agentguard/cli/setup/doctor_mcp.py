@@ -8,7 +8,9 @@ No server is started: ``agentguard mcp diff`` compares a server with its pins.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Final
 
@@ -18,10 +20,12 @@ from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain.config import Config
 from agentguard.domain.config.mcp import McpConfig
+from agentguard.domain.config.spelling import did_you_mean
 from agentguard.errors import AgentguardError
 from agentguard.visible import visible_text
 
-_START: Final = "mcp:start"
+_METHOD: Final = "mcp:"
+_START: Final = f"{_METHOD}start"
 
 
 def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
@@ -56,10 +60,38 @@ def findings(settings: Config, *, own: bool) -> Iterator[Finding]:
             tools[table.prefix + tool].append(name)
         path = from_home(gateway.pins_path(settings, name))
         yield Finding("ok", check, f"{len(pins.definitions)} tools are pinned in {path}")
+        yield from _patterns(check, table, pins.definitions)
         for tool, why in pins.uncheckable.items():
             shown = visible_text(tool)
             yield Finding("warn", check, f"the tool {shown} is in no list, and refused: {why}")
     yield from _shared(tools)
+
+
+def _patterns(check: str, table: McpConfig, tools: Iterable[str]) -> Iterator[Finding]:
+    """Warn of patterns in ``tools`` and ``rounds`` that match no pinned tool."""
+    methods = [f"{_METHOD}{method}" for method in ("prompts/get", "resources/read")]
+    for key, patterns, names in (
+        ("tools", table.tools or (), [*tools]),
+        ("rounds", table.rounds, [*tools, *methods]),
+    ):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                meant = did_you_mean(pattern, names).strip() or "correct it, or pin the tool"
+                yield Finding("warn", check, f"{pattern} in {key} matches no pinned tool: {meant}")
+
+
+def listed(settings: Config, names: Iterable[str]) -> frozenset[str]:
+    """Return those of ``names`` that gateways list without a table: pinned tools, MCP's methods."""
+    found: set[str] = set()
+    for server, table in settings.mcp.items():
+        own = {name for name in names if name.removeprefix(table.prefix).startswith(_METHOD)}
+        with suppress(AgentguardError, OSError):  # ``findings`` reports it
+            pins = gateway.read_pins(settings, server) if find_spec("agentguard_mcp") else None
+            for tool in () if pins is None else pins.definitions:
+                action = table.prefix + tool
+                own.add(settings.aliases.get(action, action))
+        found |= own
+    return found & frozenset(names)
 
 
 def _mistakes(settings: Config, check: str, table: McpConfig) -> Iterator[Finding]:

@@ -45,10 +45,13 @@ def read(reader: LogReader) -> ToolsOfLog:
     return ToolsOfLog(frozenset(tool for tool, _agent in by_id.values()), frozenset(handed_on))
 
 
-def findings(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
-    """Compare the configured tools and scopes with the calls of the log."""
+def findings(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) -> Iterator[Finding]:
+    """Compare the configured tools and scopes with the calls of the log.
+
+    ``of_gateways`` are the called tools that a gateway lists without a table.
+    """
     yield from _names(settings, tools.called)
-    yield from _scopes(settings, tools)
+    yield from _scopes(settings, tools, of_gateways)
 
 
 def _names(settings: Config, called: frozenset[str]) -> Iterator[Finding]:
@@ -72,6 +75,12 @@ def _names(settings: Config, called: frozenset[str]) -> Iterator[Finding]:
         advice = f"did you mean {meant}?" if meant else "compare the name with the tool's"
         what = f"{what}: {advice}; until then nothing of it is redacted"
         yield Finding("warn", f"redact {name}", what)
+    for secret, table in settings.secrets.items():
+        for name in sorted({*table.tools} - names):
+            meant = closest_name(name, sorted(names))
+            if meant is not None:
+                what = f"{name} in its tools matches no tool so far: did you mean {meant}?"
+                yield Finding("warn", f"secret {secret}", what)
 
 
 def _uncalled(where: str, check: str, name: str, called: frozenset[str]) -> Finding:
@@ -81,7 +90,7 @@ def _uncalled(where: str, check: str, name: str, called: frozenset[str]) -> Find
     return Finding("warn", check, f"{where} matches no tool so far: did you mean {meant}?")
 
 
-def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
+def _scopes(settings: Config, tools: ToolsOfLog, of_gateways: frozenset[str]) -> Iterator[Finding]:
     """Compare the scopes that the configured tools require with the scopes of the agents."""
     agents = settings.agents.values()
     scopes = {one for agent in agents if agent.scope is not None for one in agent.scope}
@@ -98,7 +107,12 @@ def _scopes(settings: Config, tools: ToolsOfLog) -> Iterator[Finding]:
         if table is not None or name.endswith(_OF_A_GATEWAY):
             continue
         if settings.denies_unlisted:
-            what = "the log has calls of it, and it has no table any more: each call is denied"
+            if name in of_gateways:
+                continue
+            what = (
+                f"the log has calls of it, and it has no table: each call is denied; if it is "
+                f"still a tool, write [tools.{key(name)}], with the scopes that it requires"
+            )
             yield Finding("ok", f"tool {name}", what)
             continue
         if name in tools.handed_on and settings.delegatees is not None:

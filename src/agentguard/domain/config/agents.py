@@ -84,7 +84,7 @@ def read_principals(
     for name in outer.names():
         if name == "assurance":
             continue
-        table = outer.table(name)
+        table = outer.table(name, "assurance")
         table.principal("", name)
         principals[name] = PrincipalConfig(*_roles(table, roles))
         table.reject_unknown()

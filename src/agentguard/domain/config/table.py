@@ -184,13 +184,18 @@ class Table:
             raise self.mistake(key, "a table of strings")
         return MappingProxyType(dict(value))
 
-    def table(self, key: str) -> Table:
-        """Return the table below a key, an empty table without the key."""
+    def table(self, key: str, beside: str | None = None) -> Table:
+        """Return the table below a key, an empty table without the key.
+
+        ``beside`` is a key of another type than a table, of which ``key`` may be a misspelling.
+        """
         value = self._get(key)
         if value is None:
             value = {}
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise self.mistake(key, "a table")
+            raise self.mistake(
+                key, "a table" if beside is None else f"a table, or the key {beside}"
+            )
         return Table(value, self._source, f"{self._path}{key}.")
 
     def tables(self, key: str) -> list[tuple[str, Table]]:

@@ -151,7 +151,7 @@ def read_tools(root: Table) -> Mapping[str, ToolConfig]:
     """Read the tables ``[tools.NAME]``, by the name of the tool."""
     tools = root.table("tools")
     names = [name for name in tools.names() if name != _UNLISTED or not tools.is_text(name)]
-    return {name: read_tool(tools.table(name)) for name in names}
+    return {name: read_tool(tools.table(name, _UNLISTED)) for name in names}
 
 
 def read_unlisted(root: Table) -> Literal["allow", "deny"]:
