@@ -49,6 +49,7 @@ def via_of(guard: Guard, token: str) -> str | None:
         ({"exp": None}, "jwt.lifetime"),
         ({"cnf": {"jkt": "x"}}, "jwt.bound"),
         ({"events": {}}, "jwt.type"),
+        ({"act": {"sub": "mallory"}}, "jwt.type"),
         ({"jti": "caf\u00e9"}, "jwt.malformed"),
     ],
     ids=str,

@@ -21,6 +21,10 @@ from agentguard.issuers.trusted import Issuers, TrustedIssuer
 _OF_A_LOGIN: Final = ("amr", "at_hash", "auth_time", "c_hash", "nonce", "session_state", "sid")
 """Claims that tell of a person's log-in (OpenID Connect Core, 2; Front-Channel Logout, 3)."""
 
+_OF_OTHERS: Final = ("act", "events")
+"""Claims of a token with which another party acts (RFC 8693, 4.1), and of one that tells of an
+event (RFC 8417, 2.2), such as a log-out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -44,12 +48,16 @@ class WorkloadTokens:
         """Verify a token.
 
         Raises as ``Issuers.verify`` does; also ``VerificationError``: ``jwt.type`` for a token that
-        tells of a log-in or a log-out of a person, and ``jwt.subject`` for a subject that is no
+        is not the service's own (``foreign_marks``), and ``jwt.subject`` for a subject that is no
         service; ``DecodeError`` (``jwt.malformed``) for a claim that no hop can have.
         """
         verified = self._issuers.verify(token)
-        if login_marks(verified) or "events" in verified.claims:
-            message = "the token tells of a person: pass the token of the service itself"
+        marks = foreign_marks(verified)
+        if marks:
+            message = (
+                f"the token tells of a person or of another party ({', '.join(marks)}): pass the "
+                "token of the service itself"
+            )
             raise VerificationError(message, code="jwt.type")
         name = self._services[verified.issuer].get(verified.subject)
         if name is None:
@@ -61,13 +69,15 @@ class WorkloadTokens:
         return Workload(name, _known(token, verified))
 
 
-def login_marks(verified: VerifiedJwt) -> list[str]:
-    """Return the claims that tell of a person's log-in, where the subject is not ``sub``.
+def foreign_marks(verified: VerifiedJwt) -> list[str]:
+    """Return the claims by which a token is not the program's own.
 
-    A claim such as ``azp`` names the program through which a user has come, too.
+    Those of a person's log-in count where the subject is not ``sub``: a claim such as ``azp`` names
+    the program through which a user has come, too.
     """
     is_sub = verified.subject == verified.claims.get("sub")
-    return [] if is_sub else [name for name in _OF_A_LOGIN if name in verified.claims]
+    names = _OF_OTHERS if is_sub else (*_OF_OTHERS, *_OF_A_LOGIN)
+    return [name for name in names if name in verified.claims]
 
 
 def _known(token: str, verified: VerifiedJwt) -> ViaToken:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentguard.domain.config.server import ClientConfig
-from agentguard.domain.workloads import login_marks
+from agentguard.domain.workloads import foreign_marks
 from agentguard.errors import AgentguardError, ServerError
 from agentguard.identity.jwt import VerifiedJwt
 from agentguard.issuers.trusted import Issuers
@@ -61,11 +61,11 @@ class TokenClients:
 
 def _require_program(client: ClientConfig, verified: VerifiedJwt) -> None:
     """Raise ``ServerError`` (``server.token``) for a token that is not the client's own."""
-    marks = login_marks(verified)
+    marks = foreign_marks(verified)
     if marks:
         message = (
-            f"the token tells of the log-in of a person ({', '.join(marks)}), and a client shows a "
-            "token of its own"
+            f"the token tells of a person or of another party ({', '.join(marks)}), and a client "
+            "shows a token of its own"
         )
         raise ServerError(message, code="server.token")
     for name, value in client.claims:

@@ -114,6 +114,14 @@ def test_a_user_of_a_program_is_not_the_program(tokens, mark):
     assert tokens.greet(kept)["client"] == "oauth"
 
 
+@pytest.mark.parametrize("mark", ["act", "events"])
+def test_a_token_with_which_another_party_acts_or_of_an_event_is_not_the_clients_own(tokens, mark):
+    got, message = refusal(tokens, tokens.account(**{mark: {"sub": "mallory"}}))
+    assert got == "server.token"
+    assert mark in message
+    assert "client" in tokens.greet(tokens.account())  # the twin
+
+
 def test_a_token_of_a_client_has_the_claims_in_the_configuration(tokens):
     issued = tokens.http.issuer.token
     wrong: list[Any] = [{}, {"gty": "password"}, {"gty": ["m2m"]}, {"gty": "M2M"}, {"gty": "m2m "}]
