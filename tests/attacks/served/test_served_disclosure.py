@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def is_own(code: str) -> bool:
 @pytest.mark.parametrize("code", [code for code in KNOWN if is_own(code)])
 def test_what_is_the_servers_own_matter_arrives_as_a_code_alone(code, caplog):
     decision = values.decision(Decision("deny", code, (HIDDEN,)))
-    answers = [{"decision": decision}, {"reports": [["decided", decision]]}]
+    answers: list[dict[str, Any]] = [{"decision": decision}, {"reports": [["decided", decision]]}]
     answers += [{"error": values.error(kind(HIDDEN, code=code))} for kind in KINDS]
     for answer in answers:
         told = str(disclosed(answer, may_log=True))

@@ -91,7 +91,7 @@ def listed(settings: Config, names: Iterable[str]) -> frozenset[str]:
                 action = table.prefix + tool
                 own.add(settings.aliases.get(action, action))
         found |= own
-    return found & frozenset(names)
+    return frozenset(found.intersection(names))
 
 
 def _mistakes(settings: Config, check: str, table: McpConfig) -> Iterator[Finding]:
