@@ -71,7 +71,7 @@ def _patterns(check: str, table: McpConfig, tools: Iterable[str]) -> Iterator[Fi
     """Warn of patterns in ``tools`` and ``rounds`` that match no pinned tool."""
     methods = [f"{_METHOD}{method}" for method in ("prompts/get", "resources/read")]
     for key, patterns, names in (
-        ("tools", table.tools or (), [*tools]),
+        ("tools", () if table.tools is None else table.tools, [*tools]),
         ("rounds", table.rounds, [*tools, *methods]),
     ):
         for pattern in patterns:
