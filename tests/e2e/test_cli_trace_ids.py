@@ -31,6 +31,7 @@ SHORT = "0" * 16 + "feed" * 4
 @pytest.fixture
 def traced(begun):
     """A project with a call in each of three traces."""
+    begun.allow_unlisted()
     made = begun.python("-c", CALLS.format(traces=[ONE, TWIN, SHORT]))
     assert made.returncode == 0, made.stderr
     return begun
