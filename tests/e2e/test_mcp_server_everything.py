@@ -60,7 +60,10 @@ def test_the_reference_server_does_the_same_behind_a_gateway(project, server, ga
     tools, *results = alone.tools()
     assert len(tools["tools"]) == 17
     assert [result.get("isError") for result in results] == [*(None, None, True), *([None] * 4)]
-    assert guarded.tools() == [tools, *results]
+    behind = guarded.tools()
+    refused = behind.pop(3)  # the arguments that the server itself refuses
+    assert refused["_meta"]["dev.agentguard/code"] == "arguments.invalid"
+    assert behind == [tools, *results[:2], *results[3:]]
     answers = alone.progress()
     assert [notice["progress"] for notice in answers[1:]] == [1, 2, 3]
     assert guarded.progress() == answers
@@ -90,6 +93,9 @@ def test_the_reference_server_does_the_same_behind_a_gateway(project, server, ga
     assert project.run("audit", "verify").returncode == 0
     calls = [one for one in project.lines("audit", "list") if one["kind"] == "call"]
     assert len(calls) == 22  # 17 tools, 2 resources and 3 prompts
-    assert [one["tool"] for one in calls if one["decision"] == "deny"] == ["get-env"]
+    assert [one["tool"] for one in calls if one["decision"] == "deny"] == [
+        "get-sum",
+        "get-env",
+    ]
     ends = [one["outcome"] for one in calls if one["tool"] == "trigger-sampling-request"]
     assert sorted(ends) == ["ok", "unknown"]  # one call was cancelled
