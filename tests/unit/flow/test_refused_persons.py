@@ -280,6 +280,7 @@ ELSEWHERE = {
     "storage.unknown": "the log may have no entry",
     "tool.async": "before the flow",
     "tool.generator": "before the flow",
+    "tool.unconfigured": "test_spelling, as a denial of the flow",
 }
 
 
