@@ -188,6 +188,7 @@ REASONS = {
     "approval.unavailable": answers(Decision.require_approval()),
     "scope.exceeded": tool(requires=("read", "write")),
     "tool.changed": tool(pinned_origin="tests:other"),
+    "tool.unconfigured": tool(unlisted="the tool note has no table: write [tools.note]"),
     "facts.failed": tool(facts=broken, gives=[]),
     "facts.invalid": tool(facts=lambda _input: 5, gives=[]),
     "call.interrupted": tool(facts=interrupted, gives=[]),
@@ -280,7 +281,6 @@ ELSEWHERE = {
     "storage.unknown": "the log may have no entry",
     "tool.async": "before the flow",
     "tool.generator": "before the flow",
-    "tool.unconfigured": "test_spelling, as a denial of the flow",
 }
 
 
