@@ -92,6 +92,34 @@ def test_so_is_it_through_an_import_and_anywhere_in_a_rule(text):
     rego(text.replace(".user", ".subject"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "allow if { v := input.delegation; v.subject }\nelse if { v := input.args; v.amount }",
+        "r if [1 | v := input.delegation; v.subject] == [1 | v := input.args; v.amount]",
+        "allow if { count({v.amount | v := input.args}) > 0; v := input.delegation; v.subject }",
+        "allow if { every v in input.args.all { v.amount > 1 }; v := input.delegation; v.subject }",
+        "allow if { v := input.args; v.amount; count({1 | v := input.delegation; v.subject}) > 0 }",
+        "r := v.subject if { v := input.delegation } else := v.amount if { v := input.args }",
+    ],
+)
+def test_a_variable_has_the_meaning_of_its_own_body(text):
+    rego(text)
+    with pytest.raises(PolicyError, match=r"did you mean input\.delegation\.subject\?"):
+        rego(text.replace(".subject", ".user"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'm[k] := input.delegation if some k in ["x"]\nallow if m.x.subject',
+        "f([a, b]) if a.x == b\nallow if f(input.delegation.chain)",
+    ],
+)
+def test_a_member_of_what_a_rule_gathers_is_no_member_of_the_input(text):
+    rego(text)
+
+
 def test_what_is_read_of_a_value_without_members_is_refused():
     with pytest.raises(PolicyError, match=r"input\.agent\.name is a value without members"):
         rego("allow if input.agent.name.first")

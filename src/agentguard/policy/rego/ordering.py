@@ -12,10 +12,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from agentguard.call.vocabulary import RESERVED
-from agentguard.policy.rego.syntax_tree import Names, Reader, RuleTree, name_of, objects, variables
+from agentguard.policy.rego.syntax_tree import (
+    Names,
+    Reader,
+    RuleTree,
+    Span,
+    name_of,
+    objects,
+    variables,
+)
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _CHECKS: Final = (("is_number",), ("is_string",))
@@ -193,6 +202,15 @@ class _Policy:
         return self._parameters_by_function[function]
 
 
+class _Binding(NamedTuple):
+    """A variable, its source, the scope of its meaning, and whether it is the whole source."""
+
+    name: str
+    source: Any
+    scope: Span | None
+    is_exact: bool = False
+
+
 class DefinitionReader:
     """Reads one definition of a rule, and resolves its variables and parameters."""
 
@@ -201,11 +219,12 @@ class DefinitionReader:
         self._tree = tree
         parameters = tree.head.get("args") or []
         self._parameters = {
-            name: str(place)
+            name: Origin((_PARAMETER, str(place)), whole="Var" in pattern)
             for place, pattern in enumerate(parameters)
             for name in variables(pattern)
         }
-        self._bound = dict(self._bindings())
+        self._scopes = [*self._spans()]
+        self._bound = [*self._bindings()]
 
     def body(self) -> _Body:
         """Return the definition's values, comparisons, type checks and calls."""
@@ -219,9 +238,11 @@ class DefinitionReader:
             and not rule["value"]["Bool"]["value"],
         )
         body.holds += self._held()
+        is_whole = name_of(head["refr"]).whole
         for assigned in (part.get("assign") for part in (head, *rule.get("bodies", []))):
             value = self.origin(assigned["value"]) if assigned else None
-            body.values += [value] if value is not None else []
+            if value is not None:  # of `m[k] := v`, v is the value of each member
+                body.values.append(value if is_whole else Origin(value.path, whole=False))
         # ``parts`` begins at the end of the rule; a warning is about the first comparison.
         parts = [*self._tree.parts("BoolExpr", "Call")][::-1]
         negations = self._tree.parts("NotExpr")
@@ -257,18 +278,30 @@ class DefinitionReader:
                     checked |= {value for value in arguments if value is not None}
                 body.calls.append((self._reader.at(span), callee.definition, arguments))
 
-    def _bindings(self) -> Iterator[tuple[str, tuple[Any, bool]]]:
-        """Yield the variables with their source, and whether a variable is the whole source."""
+    def _spans(self) -> Iterator[Span]:
+        """Yield where variables have a meaning of their own: the rule's bodies come first."""
+        yield from (body["span"] for body in self._tree.rule.get("bodies", []))
+        for node in self._tree.parts("ArrayCompr", "SetCompr", "ObjectCompr", "Every"):
+            ((kind, part),) = node.items()
+            yield part["query"]["span"] if kind == "Every" else part["span"]
+
+    def _bindings(self) -> Iterator[_Binding]:
+        """Yield the variables with their sources."""
         for node in self._tree.parts("AssignExpr", "SomeIn", "Every"):
             match node:
-                case {"AssignExpr": {"lhs": {"Var": {"value": str(name)}}, "rhs": source}}:
-                    yield name, (source, True)
-                case {"AssignExpr": {"lhs": pattern, "rhs": source}}:
-                    yield from ((name, (source, False)) for name in variables(pattern))
-                case {"SomeIn": {"value": pattern, "collection": source}}:
-                    yield from ((name, (source, False)) for name in variables(pattern))
-                case {"Every": {"value": span, "domain": source}}:
-                    yield self._reader.text_of(span), (source, False)
+                case {"AssignExpr": {"lhs": {"Var": {"value": str(name)}}, "rhs": source} as part}:
+                    yield _Binding(name, source, self._scope(part["span"]), is_exact=True)
+                case {"AssignExpr": {"lhs": pattern, "rhs": source} as part} | {
+                    "SomeIn": {"value": pattern, "collection": source} as part
+                }:
+                    scope = self._scope(part["span"])
+                    yield from (_Binding(one, source, scope) for one in variables(pattern))
+                case {"Every": {"value": span, "domain": source, "query": query}}:
+                    yield _Binding(self._reader.text_of(span), source, query["span"])
+
+    def _scope(self, at: Span) -> Span | None:
+        """Return the innermost scope around a place; None in the head of the rule."""
+        return min((one for one in self._scopes if _holds(one, at)), key=_size, default=None)
 
     def origin(self, node: Any) -> Origin | None:
         """Return the origin of a name, or of what ``object.get`` takes from one; else None."""
@@ -282,24 +315,36 @@ class DefinitionReader:
                 if not name.path:
                     return None
                 root, *names = name.path
-                base = self._variable(root)
-                if base is not None:
-                    return base.below(tuple(names), whole=name.whole)
-                if root in self._bound:
-                    return None
+                binding = self._binding(root, name.span)
+                if binding is not None:
+                    base = self._value(binding)
+                    return None if base is None else base.below(tuple(names), whole=name.whole)
+                if root in self._parameters:
+                    return self._parameters[root].below(tuple(names), whole=name.whole)
                 return Origin(self._reader.reference(name, call=False).path, name.whole)
         return None
 
-    def _variable(self, name: str) -> Origin | None:
-        if name in self._parameters:
-            return Origin((_PARAMETER, self._parameters[name]), whole=True)
-        if name not in self._bound:
-            return None
+    def _binding(self, name: str, at: Span) -> _Binding | None:
+        """Return what binds a variable at a place: the innermost one, as in Rego."""
+        # the rule's head reads the variables of the first body
+        read = self._scopes[0] if self._scopes and self._scope(at) is None else at
+        around = (one for one in self._bound if one.name == name and _holds(one.scope, read))
+        return min(around, key=lambda one: _size(one.scope), default=None)
+
+    def _value(self, binding: _Binding) -> Origin | None:
         # The variable is removed while its source is resolved, because the source may refer to it.
-        source, exact = self._bound.pop(name)
-        value = self.origin(source)
-        self._bound[name] = source, exact
-        return value if value is None or exact else Origin(value.path, whole=False)
+        self._bound.remove(binding)
+        value = self.origin(binding.source)
+        self._bound.append(binding)
+        return value if value is None or binding.is_exact else Origin(value.path, whole=False)
+
+
+def _holds(scope: Span | None, at: Span) -> bool:
+    return scope is None or scope.start <= at.start < scope.end
+
+
+def _size(scope: Span | None) -> float:
+    return inf if scope is None else scope.end - scope.start
 
 
 def _keys(node: Any) -> Names:
