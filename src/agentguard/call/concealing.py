@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.call.masking import Masks
 from agentguard.signing.keys import Secret
@@ -24,6 +24,17 @@ _DEEPEST: Final = 100
 """Levels of a result that are looked at; what is deeper is left out."""
 
 
+class _Seen(NamedTuple):
+    """The values that were looked at in one walk, by their ids, each with what is shown of it.
+
+    A value that holds itself is shown as it is there (``is_whole``), or left out. Without this
+    memory, a tree whose nodes know their parents is walked for ever.
+    """
+
+    is_whole: bool
+    made: dict[int, tuple[Any, Any]]
+
+
 class Concealer:
     """Returns values without the given secrets; a value that holds none is returned itself."""
 
@@ -36,40 +47,57 @@ class Concealer:
         self._secrets = tuple(Secret(one) for one in long)
         self._masks = Masks(self._secrets)
 
-    def shown(self, value: Any, depth: int = 0) -> Any:
+    def shown(self, value: Any) -> Any:
         """Return a value as a model may see it."""
+        made = self._shown(value, _Seen(is_whole=True, made={}))
+        return made if made is value else self._shown(value, _Seen(is_whole=False, made={}))
+
+    def _shown(self, value: Any, seen: _Seen, depth: int = 0) -> Any:
         match value:
             case None | bool():
                 return value
             case str():
                 return self._text(value)
-            case bytes() | bytearray():
+            case bytes() | bytearray() | memoryview():
                 return MARK.encode() if self._masks.find(bytes(value)) else value
-        return MARK if depth > _DEEPEST else self._shown_parts(value, depth)
+        if id(value) in seen.made:
+            return seen.made[id(value)][1]
+        if depth > _DEEPEST:
+            return MARK
+        seen.made[id(value)] = value, value if seen.is_whole else MARK
+        made = self._shown_parts(value, seen, depth + 1)
+        seen.made[id(value)] = value, made
+        return made
 
-    def _shown_parts(self, value: Any, depth: int) -> Any:
+    def _shown_parts(self, value: Any, seen: _Seen, depth: int) -> Any:
         """Return a value that may have parts, without the secrets in them."""
         match value:
             case dict():
-                pairs = {self.shown(name, depth + 1): member for name, member in value.items()}
-                made = {name: self.shown(member, depth + 1) for name, member in pairs.items()}
+                pairs = {self._shown(name, seen, depth): one for name, one in value.items()}
+                made = {name: self._shown(one, seen, depth) for name, one in pairs.items()}
                 return value if _is_same(value.items(), made.items()) else made
             case list() | tuple() | set() | frozenset():
-                items = [self.shown(item, depth + 1) for item in value]
+                items = [self._shown(item, seen, depth) for item in value]
                 return value if _are_same(value, items) else _like(value, items)
-        return self._object(value, depth)
+        return self._object(value, seen, depth)
 
     def error(self, error: BaseException) -> BaseException:
         """Return an exception whose texts hold no secret; the same one where that is possible."""
-        one: BaseException | None = error
-        for _ in range(_DEEPEST):
-            if one is None:
-                break
-            one.args = tuple(self.shown(list(one.args)))
+        todo: list[BaseException | None] = [error]
+        seen: set[int] = set()
+        while todo:
+            one = todo.pop()
+            if one is None or id(one) in seen:
+                continue
+            seen.add(id(one))
+            todo += [one.__cause__, one.__context__]
+            if isinstance(one, BaseExceptionGroup):
+                todo += one.exceptions  # which args has, too
+            else:
+                one.args = tuple(self.shown(list(one.args)))
             members = getattr(one, "__dict__", {})  # an exception in Rust has none
             for name, member in list(members.items()):
                 members[name] = self.shown(member)
-            one = one.__cause__ or one.__context__
         if self._holds(error):
             concealed = RuntimeError(f"{type(error).__name__}: {MARK}")
             return concealed.with_traceback(error.__traceback__)
@@ -85,14 +113,14 @@ class Concealer:
     def _finds(self, text: str) -> bool:
         return self._masks.find(text.encode("utf-8", "surrogatepass"))
 
-    def _object(self, value: Any, depth: int) -> Any:
+    def _object(self, value: Any, seen: _Seen, depth: int) -> Any:
         """Return a copy of a model or a dataclass without the secrets, and else a text."""
         if hasattr(type(value), "model_fields") or is_dataclass(type(value)):
             members = {**getattr(value, "__dict__", {}), **_slots(value)}
-            made = {name: self.shown(member, depth + 1) for name, member in members.items()}
+            made = {name: self._shown(one, seen, depth) for name, one in members.items()}
             extra = getattr(value, "__pydantic_extra__", None)
             if extra:
-                made["__pydantic_extra__"] = self.shown(extra, depth + 1)
+                made["__pydantic_extra__"] = self._shown(extra, seen, depth)
             old = {"__pydantic_extra__": extra, **members}
             changed = {name: one for name, one in made.items() if one is not old[name]}
             if changed:

@@ -46,6 +46,21 @@ class Plain:
     clear: str = "kept"
 
 
+@dataclasses.dataclass
+class Node:
+    """A node of a tree, which knows its parent."""
+
+    token: object
+    parent: Node | None = dataclasses.field(default=None, repr=False)
+    children: list[Node] = dataclasses.field(default_factory=list)
+
+
+def tree(value: object) -> Node:
+    root = Node("root")
+    root.children = [Node(one, root) for one in (value, "a", "b")]
+    return root
+
+
 class Opaque:
     """An object of its own, whose text a framework shows."""
 
@@ -61,6 +76,7 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "model": lambda value: Report(token=value),
     "extra": lambda value: Report.model_validate({"token": 1, "more": value}),
     "dataclass": Plain,
+    "tree": tree,
     "slots": Slots,
     "opaque": Opaque,
     "tuple": lambda value: (1, (value, 2)),
@@ -107,6 +123,7 @@ ERRORS: dict[str, Any] = {
     "own": OwnError,
     "pydantic": invalid,
     "stubborn": StubbornError,
+    "group": lambda one: ExceptionGroup("several", [ValueError(one), OSError(2, "x")]),
 }
 
 
@@ -152,6 +169,30 @@ def test_what_holds_no_secret_comes_as_it_is(scene, holder):
         assert made(guard, lambda: secret(NAME) and kept, CONCEALS, is_async=False) is kept
 
 
+class Counted(list[Any]):
+    """A list that is read a few times at most."""
+
+    read = 0
+
+    def __iter__(self) -> Any:
+        self.read += 1
+        assert self.read < 10
+        return super().__iter__()
+
+
+def test_what_holds_itself_is_looked_at_once_and_left_out_beside_a_secret(scene):
+    def several(value: Any) -> Counted:
+        kept = Counted([value])
+        kept += [kept, kept]
+        return kept
+
+    with scene.open() as guard:
+        kept = several("clear")
+        assert made(guard, lambda: secret(NAME) and kept, CONCEALS, is_async=False) is kept
+        shown = made(guard, lambda: several(secret(NAME)), CONCEALS, is_async=False)
+        assert shown == [MARK, MARK, MARK]
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["call", "acall"])
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("way", WAYS)
@@ -167,7 +208,9 @@ def test_an_error_for_a_model_holds_no_secret(scene, way, kind, is_async):
         error: BaseException | None = raised.value
         spelt = str(WAYS[way](VALUE))
         while error is not None:
-            for text in (str(error), repr(error), repr(getattr(error, "__dict__", None))):
+            inner = getattr(error, "exceptions", None)
+            members = getattr(error, "__dict__", None)
+            for text in (str(error), repr(error), repr(members), repr(inner)):
                 assert VALUE not in text
                 assert spelt not in text
             error = error.__cause__
