@@ -25,15 +25,20 @@ class Shop:
         for clock in ("agentguard.guard.process.clock", "agentguard.client.parts._clock"):
             monkeypatch.setattr(clock, lambda: self.now)
         self.is_closed, self.heard = False, list[str]()
+        self.answer: Callable[[], object] = lambda: None
         self.guard = Guard.ephemeral(
             self.decide,
             config=CONFIG,
             approver_roles=MANAGERS.get,
-            on_expiring=lambda request: self.heard.append(f"expiring {request.tool}"),
-            on_expired=lambda request: self.heard.append(f"expired {request.tool}"),
+            on_expiring=lambda request: self.hear(f"expiring {request.tool}"),
+            on_expired=lambda request: self.hear(f"expired {request.tool}"),
         )
         self.agent = self.guard.new_agent("support")
         self.refund = self.guard.tool(name="refund")(lambda order: order)
+
+    def hear(self, what: str) -> object:
+        self.heard.append(what)
+        return self.answer()
 
     def decide(self, call: Any) -> Decision:
         if self.is_closed and "approval" in call:
@@ -142,3 +147,14 @@ def test_the_process_with_the_requests_tells_the_application(shop):
     shop.now += timedelta(seconds=TTL / 2)
     shop.guard.approvals.pending()
     assert shop.heard == ["expiring refund", "expired refund"]
+
+
+@pytest.mark.parametrize("name", ["on_expiring", "on_expired"])
+def test_an_end_that_nobody_is_told_of_is_an_error_in_the_program_s_log(shop, name, caplog):
+    async def later() -> None: ...
+
+    shop.call("A-1")
+    shop.answer = later
+    shop.now += timedelta(seconds=TTL / 2 if name == "on_expiring" else TTL)
+    shop.guard.approvals.pending()
+    assert f"{name} failed" in caplog.text

@@ -170,7 +170,7 @@ class ClientCall:
         if isinstance(refusal, ApprovalPending):
             self.nested_calls.asks(refusal.request.call_site, refusal.request)
             if _is_new(answer.header, refusal.request) and self.on_request is not None:
-                yield Tell(tell, self.on_request, refusal.request)
+                yield Tell(tell, "on_request", self.on_request, refusal.request)
         if refusal is not None:
             raise refusal
         return answer

@@ -190,7 +190,7 @@ def _store(ports: Ports, key: str, request: ApprovalRequest) -> ApprovalRequest:
     ports.end_expired()
     stored = ports.approvals.ask(key, request)
     if ports.on_request is not None and stored.request_id == request.request_id:
-        tell(ports.on_request, stored)
+        tell("on_request", ports.on_request, stored)
     return stored
 
 

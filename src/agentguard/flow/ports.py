@@ -34,10 +34,6 @@ Entropy = Callable[[int], bytes]
 """Returns that many random bytes, fit for keys."""
 
 
-def _nothing() -> None:
-    """End nothing: the store is looked at elsewhere."""
-
-
 OnRequest = Callable[[ApprovalRequest], object]
 """Receives each new request for an approval. An exception of the function is logged, no more.
 
@@ -46,14 +42,14 @@ call goes on when the function returns.
 """
 
 
-def tell(on_request: OnRequest, request: ApprovalRequest) -> None:
-    """Tell the application of a new request; a function that fails refuses nothing."""
+def tell(name: str, function: OnRequest, request: ApprovalRequest) -> None:
+    """Tell the application of a request; a function that fails changes nothing."""
     try:
-        answer = on_request(request)
+        answer = function(request)
         if isawaitable(answer):
             raise TypeError(f"the function returned a {discarded(answer)}, which nobody runs")  # noqa: TRY301
     except Exception:
-        _LOGGER.exception("on_request failed: request %s waits all the same", request.request_id)
+        _LOGGER.exception("%s failed for the request %s", name, request.request_id)
 
 
 class Places(Protocol):
@@ -88,12 +84,15 @@ class Ports:
     trust_domain: str
     places: Places
     names: Names
+    end_expired: Callable[[], float]
+    """Ends the requests whose time is over, and tells the application; raises nothing.
+
+    Returns the seconds after which to look again.
+    """
+
     on_request: OnRequest | None = None
     asks_application: bool = False
     """Whether a function of the application names the roles of those who answer through it."""
-
-    end_expired: Callable[[], object] = _nothing
-    """Ends the requests whose time is over, and tells the application; raises nothing."""
 
     mode: Mode = "enforce"
     """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""

@@ -33,8 +33,8 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.ports import Ports
 from agentguard.guard.callbacks import Callbacks
-from agentguard.guard.request_ends import LOOK_EVERY, RequestEnds
-from agentguard.guard.setup import Setup, ends_on, ports_on, put_on_record
+from agentguard.guard.request_ends import LOOK_EVERY
+from agentguard.guard.setup import Setup, ports_on, put_on_record
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
 from agentguard.policy.engine import Engine
@@ -103,7 +103,6 @@ class Runtime:
         self._probe: LogProbe | None = None
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
-        self._ends: RequestEnds | None = None
         self._looks_until: threading.Event | None = None
         self._start_threads()
 
@@ -148,11 +147,7 @@ class Runtime:
         ledger = domain.ledger(self._inheritance)
         log = domain.lease(now, ledger)
         try:
-            self._ends = ends = ends_on(self._setup, log, clock)
-            self.requests = store = domain.approvals(
-                self._setup.settings.limits, ledger, ends.record
-            )
-            ports = ports_on(self._setup, log, domain, ledger, store, ends, clock)
+            ports, self.requests = ports_on(self._setup, log, domain, ledger, clock)
             self.runs = domain.runs()
             put_on_record(self._setup, ports, domain)
             self._log, self._ledger, self._saved_size = log, ledger, log.head.size
@@ -187,15 +182,13 @@ class Runtime:
         with self._ports_lock:
             earlier, log = self.current_ports(), self._log
             assert log is not None  # noqa: S101  ports have a log
-            domain, ledger = self.domain, self._ledger
-            ends = ends_on(setup, log, clock)
-            store = domain.approvals(settings.limits, ledger, ends.record)
-            ports = ports_on(setup, log, domain, ledger, store, ends, clock)
+            domain = self.domain
+            ports, store = ports_on(setup, log, domain, self._ledger, clock)
             put_on_record(setup, ports, domain)
 
         def use() -> None:
             weakref.finalize(earlier, self._setup.engine.close)
-            self._setup, self.requests, self._ends = setup, store, ends
+            self._setup, self.requests = setup, store
             self._ports = ports
             self._start_looking()
 
@@ -349,7 +342,7 @@ class Runtime:
         """Drop the parent's shard in a forked process; keep the parent's knowledge of the log."""
         if self._ledger is not None:
             self._inheritance = self._ledger.inheritance()
-        self._ports = self._log = self._probe = self._ledger = self.requests = self._ends = None
+        self._ports = self._log = self._probe = self._ledger = self.requests = None
         self._claim = _nothing  # the fork has closed the parent's lock
         self._looks_until = None
         self._start_threads()
@@ -397,10 +390,9 @@ def _look(runtime: weakref.ref[Runtime], until: threading.Event) -> None:
         target = runtime()
         if target is None:
             return
-        ends = target._ends  # noqa: SLF001  a field of this file's class
-        store = target.requests
-        pause = LOOK_EVERY if ends is None or store is None else ends.look(store)
-        del target
+        ports = target._ports  # noqa: SLF001  a field of this file's class
+        pause = LOOK_EVERY if ports is None else ports.end_expired()
+        del target, ports
 
 
 def clock() -> datetime:

@@ -23,7 +23,7 @@ from agentguard.audit import records
 from agentguard.audit.log import AuditLog
 from agentguard.call.invocation import timestamp
 from agentguard.errors import AgentguardError, EncodeError
-from agentguard.flow.ports import Clock, OnRequest
+from agentguard.flow.ports import Clock, tell
 from agentguard.guard.callbacks import Callbacks
 from agentguard.identity.trust import seconds
 from agentguard.signing.dsse import Envelope
@@ -102,7 +102,9 @@ class RequestEnds:
     def _tell_expired(self) -> None:
         with suppress(IndexError):  # another thread may tell of the last one
             while True:
-                _tell("on_expired", self._callbacks.on_expired, self._expired.popleft())
+                request = self._expired.popleft()
+                if self._callbacks.on_expired is not None:
+                    tell("on_expired", self._callbacks.on_expired, request)
 
     def _tell_expiring(self, store: Store) -> float:
         """Call ``on_expiring`` once for each request whose end is near."""
@@ -113,16 +115,8 @@ class RequestEnds:
             left = request.expires_at - now
             pause = min(pause, left - lead if left > lead else max(left, 0))
             if 0 < left <= lead and self._callbacks.on_expiring and store.announce(request):
-                _tell("on_expiring", self._callbacks.on_expiring, request)
+                tell("on_expiring", self._callbacks.on_expiring, request)
         return pause
 
     def _now(self) -> datetime:
         return max(self._clock(), self._log.last_at).astimezone(UTC)
-
-
-def _tell(name: str, function: OnRequest | None, request: ApprovalRequest) -> None:
-    try:
-        if function is not None:
-            function(request)
-    except Exception:
-        _LOGGER.exception("%s failed for the request %s", name, request.request_id)

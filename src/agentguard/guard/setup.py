@@ -70,13 +70,6 @@ class Setup(NamedTuple):
         return cls(settings, engine, callbacks, directory, secrets, names)
 
 
-def ends_on(setup: Setup, log: ShardLog, clock: Clock) -> RequestEnds:
-    """Return what ends requests for approvals, by a configuration."""
-    settings = setup.settings
-    lead = settings.expiring_seconds
-    return RequestEnds(log, settings.roster, clock, setup.callbacks, lead)
-
-
 def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) -> None:
     """Refuse a policy whose requirements nobody on the roster could meet, whoever asks.
 
@@ -96,18 +89,14 @@ def _require_meetable(settings: Config, engine: Engine, callbacks: Callbacks) ->
 
 
 def ports_on(
-    setup: Setup,
-    log: ShardLog,
-    domain: Domain,
-    ledger: Ledger | None,
-    approvals: Store,
-    ends: RequestEnds,
-    clock: Clock,
-) -> Ports:
-    """Put the ports of a configuration together."""
-    engine, settings = setup.engine, setup.settings
+    setup: Setup, log: ShardLog, domain: Domain, ledger: Ledger | None, clock: Clock
+) -> tuple[Ports, Store]:
+    """Put the ports of a configuration together; return them and their store of requests."""
+    engine, settings, callbacks = setup.engine, setup.settings, setup.callbacks
+    ends = RequestEnds(log, settings.roster, clock, callbacks, settings.expiring_seconds)
+    approvals = domain.approvals(settings.limits, ledger, ends.record)
     revocations = domain.revocations(ledger)
-    return Ports(
+    ports = Ports(
         engine=engine,
         engine_name={"name": engine.name, "version": engine.version},
         log=log,
@@ -123,11 +112,12 @@ def ports_on(
         trust_domain=settings.trust_domain,
         places=Places(settings.paths),
         names=setup.names,
-        on_request=setup.callbacks.on_request,
-        asks_application=setup.callbacks.approver_roles is not None,
         end_expired=partial(ends.look, approvals),
+        on_request=callbacks.on_request,
+        asks_application=callbacks.approver_roles is not None,
         mode=settings.policy.mode if settings.policy is not None else "enforce",
     )
+    return ports, approvals
 
 
 def put_on_record(setup: Setup, ports: Ports, domain: Domain) -> None:
