@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from input_members import input_members
 
 from agentguard import Decision, Denied, Guard, PolicyError
 from agentguard.call import vocabulary
@@ -22,7 +23,7 @@ from agentguard.policy.names import Names
 from agentguard.policy.rego import RegoEngine
 from agentguard.policy.strict_input import StrictMembers, UnknownNameError
 
-MEMBERS = [path for path, _member in vocabulary.objects() if len(path) > 1]
+MEMBERS = [path for path, _member in input_members() if len(path) > 1]
 """The members whose names are fixed below an object of the input."""
 
 FORMS: dict[str, Callable[[str, str, int], str]] = {
@@ -187,7 +188,7 @@ def test_a_role_and_an_attribute_of_a_tool_are_no_slips_in_cedar():
 def given(path: Path) -> Any:
     """Return an object of the input, with all its members."""
     whole: dict[str, Any] = {}
-    for one, member in vocabulary.objects():
+    for one, member in input_members():
         inner = whole
         for name in one[:-1]:
             inner = inner[name]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from input_members import input_members
 
 from agentguard import Decision, Denied, Guard
-from agentguard.call import vocabulary
 from agentguard.call.vocabulary import RESERVED
 from agentguard.errors import ConfigError
 
-NESTED = sorted({path[-1] for path, _member in vocabulary.objects() if len(path) > 1} - RESERVED)
+NESTED = sorted({path[-1] for path, _member in input_members() if len(path) > 1} - RESERVED)
 """The names that the guard owns below another name alone."""
 
 

@@ -19,6 +19,7 @@ from rounds import FULL
 from agentguard import Denied, Guard
 from agentguard.cli.mcp import gateway
 from agentguard.domain import config
+from agentguard.domain.config.mcp import McpConfig
 from agentguard_mcp.gateway.pins import pins_of
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +166,10 @@ def test_a_principal_without_roles_delegates_what_the_agent_may_have(tmp_path):
 
     def scope(more, principal, *named):
         parsed = config.parse({**tables, **more}, source="test", base=tmp_path)
-        return gateway.delegated_scope(parsed, "assistant", principal, frozenset(named) or None)
+        table = McpConfig(command=("server",), scope=frozenset(named) or None)
+        behind = gateway.Server("files", table, ("server",), None)
+        caller = gateway.Caller("assistant", principal)
+        return gateway.settings_of(parsed, behind, caller).delegated
 
     assert scope({}, None) is None
     assert scope({}, "user:ada") == ("a:r", "b:r")

@@ -80,7 +80,6 @@ _NAMES = {
     "adapters.calls": (
         "aevaluate",
         "agent_scope",
-        "agent_scope",
         "arun",
         "check_tool_names",
         "configure_tool",

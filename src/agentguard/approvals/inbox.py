@@ -167,10 +167,9 @@ class ApprovalInbox:
             return status
         if logged.call == "not_made":
             return replace(status, ended_at=logged.ended_at)
-        # the log may have a call that was refused while the request waits on
-        is_refused_alone = logged.state == "given_up"
-        answered = replace(logged, state=status.state, answers=status.answers)
-        return answered if is_refused_alone else logged
+        if logged.state == "given_up":  # a call was refused, and the request waits on
+            return replace(logged, state=status.state, answers=status.answers)
+        return logged
 
     def _logged_status(self, request_id: str) -> RequestStatus | None:
         return None if self._history is None else self._history.status(request_id)

@@ -22,7 +22,7 @@ def may_be_kind(body: bytes, kind: str) -> bool:
 
 
 def may_be_call(body: bytes) -> bool:
-    """Return whether an entry may be an authorization; a configuration may hold the same text."""
+    """Return whether an entry may be that of a call; a configuration may hold the same text."""
     return may_be_kind(body, "call") and not may_be_kind(body, "config")
 
 

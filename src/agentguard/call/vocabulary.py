@@ -7,7 +7,7 @@ compares the documentation (docs/reference/policy-document.md) with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Literal, TypeAlias
@@ -195,8 +195,12 @@ def _no_member(around: Path, name: str, members: tuple[Member, ...]) -> str:
 
 def _meant(name: str, members: Iterable[Member]) -> str | None:
     words = {word: one.name for one in members for word in (*one.meant_by, one.name)}
-    close = words.get(name) or next(iter(get_close_matches(name, words, 1, _CLOSE)), None)
-    return None if close is None else words.get(close, close)
+    close = name if name in words else _close(name, words)
+    return None if close is None else words[close]
+
+
+def _close(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(name, names, 1, _CLOSE)), None)
 
 
 def unknown(path: Path, given: frozenset[Path]) -> str | None:
@@ -222,7 +226,7 @@ def unknown(path: Path, given: frozenset[Path]) -> str | None:
 
 def _no_folder(argument: str, given: frozenset[Path]) -> str:
     arguments = sorted(one[1] for one in given if len(one) > 1)
-    close = next(iter(get_close_matches(argument, arguments, 1, _CLOSE)), None)
+    close = _close(argument, arguments)
     hint = f"did you mean input.paths.{close}? Otherwise name" if close is not None else "name"
     return f"[paths] names no argument {argument}; {hint} its folder there"
 
@@ -230,15 +234,6 @@ def _no_folder(argument: str, given: frozenset[Path]) -> str:
 def no_member(what: str, name: str, names: Iterable[str]) -> str:
     """Return the sentence on a name that an object of a policy's output does not have."""
     members = sorted(names)
-    close = get_close_matches(name, members, 1, _CLOSE)
-    hint = f"did you mean {close[0]}? The" if close else "the"
+    close = _close(name, members)
+    hint = f"did you mean {close}? The" if close is not None else "the"
     return f"{what} has no member {name}; {hint} members are {', '.join(members)}"
-
-
-def objects() -> Iterator[tuple[Path, Member]]:
-    """Yield every member of the table with its path, each object before its members."""
-    todo: list[tuple[Path, Member]] = [((member.name,), member) for member in INPUT]
-    while todo:
-        path, member = todo.pop(0)
-        yield path, member
-        todo = [*(((*path, one.name), one) for one in member.members), *todo]

@@ -146,7 +146,7 @@ def read_caller(value: Any) -> dict[str, Any]:
     """Read the member ``caller`` of a policy's input, with all its members and no others."""
 
     def read() -> dict[str, Any]:
-        (members,) = (one.members for one in vocabulary.INPUT if one.name == "caller")
+        members = vocabulary.members_of(("caller",)) or ()
         if value.keys() != {member.name for member in members}:
             raise ValueError(value)
         for member in members:

@@ -207,6 +207,8 @@ def settings_of(
     name, table, command, url = server
     named, principal, task = caller.over(table)
     agent = "" if named is None else named  # the pins of a server are of no agent
+    has_roles = config.lists_principals or config.server is not None  # the guard server's
+    lent = delegated_scope(config, agent, table.scope, has_roles=has_roles)
     return package().Settings(
         server=name,
         command=command,
@@ -214,7 +216,7 @@ def settings_of(
         bearer=table.bearer,
         agent=agent,
         principal=principal,
-        delegated=delegated_scope(config, agent, principal, table.scope),
+        delegated=None if principal is None else lent,
         task_id=task,
         prefix=table.prefix,
         pins=pins,
@@ -284,18 +286,13 @@ def write_pins(config: Config, pins: Any) -> Path:
 
 
 def delegated_scope(
-    config: Config, agent: str, principal: str | None, named: frozenset[str] | None
+    config: Config, agent: str, named: frozenset[str] | None, *, has_roles: bool
 ) -> tuple[str, ...] | None:
-    """Return the scope that ``principal`` delegates, None for all that the roles allow.
+    """Return the scope that a principal delegates, None for all that the principal's roles allow.
 
-    ``named`` is the scope that ``[mcp.NAME]`` names, None for none. Where the configuration has no
-    roles of principals, the principal delegates what the agent may have.
+    ``named`` is the scope that ``[mcp.NAME]`` names, None for none. A principal without roles
+    (``has_roles`` is false) delegates what the agent may have.
     """
-    if principal is None:
-        return None
-    if named is not None:
-        return tuple(sorted(named))
-    profile = config.agents.get(agent)
-    if profile is None or config.server is not None or config.lists_principals:
-        return None
-    return None if profile.scope is None else tuple(sorted(profile.scope))
+    if named is None and not has_roles and agent in config.agents:
+        named = config.agents[agent].scope
+    return None if named is None else tuple(sorted(named))

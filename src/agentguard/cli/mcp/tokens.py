@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentguard.cli.mcp.gateway import Server
+from agentguard.cli.mcp.gateway import Server, delegated_scope
 from agentguard.domain.config import Config
 from agentguard.domain.config.issuers import IssuerConfig
 from agentguard.domain.config.mcp import McpConfig
@@ -20,10 +20,11 @@ def oauth_of(package: Any, config: Config, server: Server, agent: str) -> Any:
     oauth, table = server.table.oauth, server.table
     if oauth is None:
         return None
-    issuers = {
-        url: _delegated(config, issuer, agent, table.scope)
-        for url, issuer in require_tokens(config, server.name, table).items()
-    }
+    issuers = {}
+    for url, issuer in require_tokens(config, server.name, table).items():
+        users = issuer.users
+        has_roles = config.lists_principals or (users is not None and bool(users.roles))
+        issuers[url] = delegated_scope(config, agent, table.scope, has_roles=has_roles)
     return package.OAuth(issuers, oauth.scopes, oauth.scope_claim)
 
 
@@ -68,19 +69,3 @@ def _url(issuer: IssuerConfig, name: str, resource: str, where: str) -> str:
         )
         raise ConfigError(message)
     return issuer.rule.issuer
-
-
-def _delegated(
-    config: Config, issuer: IssuerConfig, agent: str, named: frozenset[str] | None
-) -> tuple[str, ...] | None:
-    """Return the scope that users of an issuer delegate, None for all that their roles allow.
-
-    ``named`` is the scope that ``[mcp.NAME]`` names, None for none. Without roles, it is what the
-    agent may have.
-    """
-    if named is not None:
-        return tuple(sorted(named))
-    has_roles = config.lists_principals or (issuer.users is not None and bool(issuer.users.roles))
-    profile = config.agents.get(agent)
-    most = None if profile is None else profile.scope
-    return None if has_roles or most is None else tuple(sorted(most))
