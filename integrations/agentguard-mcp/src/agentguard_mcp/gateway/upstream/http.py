@@ -347,7 +347,7 @@ class HttpServer:
 
 
 def _why(failed: Exception) -> str:
-    """Return why an answer could not be had; of agentguard's own errors, each is of the size."""
+    """Return why there is no answer; an ``AgentguardError`` always says that it was too long."""
     is_long = isinstance(failed, AgentguardError)
     return TOO_LONG if is_long else f"the connection failed ({type(failed).__name__})"
 
