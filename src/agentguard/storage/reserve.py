@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import lock, restrictions_file
+from agentguard.storage import files, lock, restrictions_file
 
 FILE: Final = "reserve"
 
@@ -32,7 +32,7 @@ _IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", defau
 def fill(state: Path) -> None:
     """Fill the reserve as an opening does, if there is room; a copied file may have no blocks."""
     with suppress(StorageError, OSError):
-        status = (state / FILE).stat() if (state / FILE).exists() else None
+        status = (state / FILE).stat() if files.exists(state / FILE) else None
         if status is None or min(status.st_size, status.st_blocks * 512) < _size(state):
             _fill_unlocked(state)
 
@@ -99,7 +99,7 @@ def _allocate(file: int, size: int) -> None:
 
 def _size(state: Path) -> int:
     path = state / restrictions_file.FILE
-    return SIZE + 2 * (path.stat().st_size if path.exists() else 0)
+    return SIZE + 2 * (path.stat().st_size if files.exists(path) else 0)
 
 
 def _full(state: Path, why: str | None) -> StorageError:
