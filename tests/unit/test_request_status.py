@@ -211,6 +211,29 @@ def test_a_call_that_ran_after_a_denial(shop):
     assert shop.inbox.status(request.request_id).call == "ran"
 
 
+@pytest.mark.parametrize("reads", range(4))
+def test_a_late_click_is_told_the_truth_whenever_the_call_is_made(monkeypatch, reads):
+    """The call is made in the middle of the click, when the click reads the clock."""
+    left = [0]
+
+    def clock() -> datetime:
+        left[0] -= 1
+        if left[0] == 0:
+            assert asked.agent.call(asked.refund, "A-1") == "refunded A-1"
+        return datetime.now(UTC)
+
+    monkeypatch.setattr(process, "clock", clock)
+    policy = lambda _call: Decision.require_approval(Requirement("a", roles=("manager",)))  # noqa: E731
+    with Guard.ephemeral(policy, config={"approvals": WORD}, approver_roles=ROLES.get) as guard:
+        asked = Shop(guard)
+        request = asked.ask()
+        asked.click(request)
+        left[0] = reads
+        with pytest.raises(RequestEndedError) as ended:
+            asked.click(request, "user:erin")
+        assert "was approved by user:dora at" in str(ended.value)
+
+
 def test_a_request_that_has_expired(shop, monkeypatch):
     ahead = [timedelta()]
     monkeypatch.setattr(process, "clock", lambda: datetime.now(UTC) + ahead[0])

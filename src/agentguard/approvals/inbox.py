@@ -122,7 +122,9 @@ class ApprovalInbox:
         """
         self._end_expired()
         stored = [one for _key, one in self._store.pending() if one.request_id == request_id]
-        status = self._full_status(stored[0]) if stored else self._logged_status(request_id)
+        if stored:
+            return self._full_status(stored[0], self._stored_status(stored[0]))
+        status = self._logged_status(request_id)
         if status is None:
             message = f"there is no request {request_id}: see agentguard approvals list"
             raise ApprovalError(message, code="request.unknown")
@@ -159,12 +161,15 @@ class ApprovalInbox:
             state = "approved"
         return RequestStatus(request.request_id, state, stated)
 
-    def _full_status(self, request: ApprovalRequest) -> RequestStatus:
-        """Return the status of a stored request; the log may have a refusal of its call."""
-        status = self._stored_status(request)
-        logged = None if status.state == "waiting" else self._logged_status(request.request_id)
-        if logged is None:
-            return status
+    def _full_status(self, request: ApprovalRequest, status: RequestStatus) -> RequestStatus:
+        """Complete what the store said of a request a moment ago with what the log says of it.
+
+        The log may have a refusal of its call, and its call may have been decided in that moment.
+        """
+        is_open = status.state == "waiting" and self._key(request) is not None
+        logged = None if is_open else self._logged_status(request.request_id)
+        if logged is None or status.state == "waiting":
+            return logged or status
         if logged.call == "not_made":
             return replace(status, ended_at=logged.ended_at)
         if logged.state == "given_up":  # a call was refused, and the request waits on
@@ -189,7 +194,7 @@ class ApprovalInbox:
         status = self._stored_status(request)
         changes = {"waiting": True, "approved": verdict == "reject"}
         if not changes.get(status.state, False):
-            raise RequestEndedError(self._full_status(request))
+            raise RequestEndedError(self._full_status(request, status))
 
     def _require_stored(self, request: ApprovalRequest) -> None:
         if seconds(self._clock()) >= request.expires_at:
