@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -242,6 +243,20 @@ def test_a_chain_without_the_token_with_which_it_began_is_refused(guard, provide
     assert resumed(subject_token=token, via_token=service) == ["read"]  # the twin
 
 
+def test_a_denial_is_proved_by_a_chain_with_the_token_with_which_it_began(guard, provider, founded):
+    agent, tool = guard.new_agent("clerk"), guard.tool(name="note")(lambda: "noted")
+    lent = guard.delegate(subject_token=provider.token(), scope=["read"], expires_in=1)
+    started_anew(founded, lambda: time.sleep(1.1))
+    assert code_of(agent.under(lent).call, tool) == "hop.expired"
+    with founded.connect() as other:  # has the chain, and not the token
+        refused = DelegationError("it is over", code="hop.expired", delegation=lent.dumps())
+        shows = refusing_agent(other.new_agent("clerk"), refused)
+        assert code_of(shows.call, other.tool(name="note")(lambda: "noted")) == "hop.expired"
+    said = [(call.principal, call.is_proved) for call in founded.calls()]
+    assert said == [("user:alice", True), ("user:alice", False)]
+    assert founded.verify().problems == ()
+
+
 def test_a_program_that_lost_the_token_is_denied_and_the_denial_is_alices(guard, provider, founded):
     stored = guard.delegate(subject_token=provider.token(), scope=["read"]).dumps()
     with founded.connect() as other:
@@ -250,5 +265,5 @@ def test_a_program_that_lost_the_token_is_denied_and_the_denial_is_alices(guard,
             other.resume(stored)
         assert code_of(refusing_agent(agent, caught.value).call, tool) == "principal.refused"
     (call,) = founded.calls()
-    assert (call.principal, call.is_proved, call.code) == ("user:alice", True, "principal.refused")
+    assert (call.principal, call.is_proved, call.code) == ("user:alice", False, "principal.refused")
     assert founded.verify().problems == ()

@@ -100,12 +100,20 @@ class ClientDelegations:
             message = f"expected what Delegation.dumps wrote, got a {type(stored).__name__}"
             raise DecodeError(message, code="chain.malformed")
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
-        asked = {"op": "resume", "may_be_revoked": may_be_revoked}
-        # a server that was started anew does not know what this process has proved before
-        for name, token in zip(_TOKENS, self._tokens.get(data, ()), strict=False):
-            asked[name] = None if token is None else token.reveal().decode()
+        asked = {"op": "resume", "may_be_revoked": may_be_revoked, **self._shown(data)}
         with refusing(data):
             return self.read(self._link.request(asked, data))
+
+    def _shown(self, stored: object) -> dict[str, str | None]:
+        """Return the tokens of a stored delegation that began here.
+
+        A server that was started anew does not know what this process has proved before.
+        """
+        kept = self._tokens.get(stored, ()) if isinstance(stored, bytes) else ()
+        return {
+            name: None if token is None else token.reveal().decode()
+            for name, token in zip(_TOKENS, kept, strict=False)
+        }
 
     def read(self, answer: Frame) -> Delegation:
         """Return the delegation that an answer of the server brings, with its chain.
@@ -143,7 +151,7 @@ class ClientDelegations:
         taken up there first. The chain of an agent can't be taken up: the call is then refused.
         """
         if isinstance(current, DelegationError):
-            return _refused(current, current.delegation)
+            return self._refused(current, current.delegation)
         if current is None:
             return None
         digest = current.key[0]
@@ -151,28 +159,29 @@ class ClientDelegations:
         is_known = kept is not None and kept[0] == self._link.generation and not is_lost
         if is_lost and not current.chain.leaf.is_asserted:
             message = "the guard server holds this delegation no more: it was started anew"
-            return _refused(DelegationError(message, code="delegation.holder"), current)
+            return self._refused(DelegationError(message, code="delegation.holder"), current)
         if not is_known and current.chain.leaf.is_asserted:
             try:
                 self.take_up(current.chain.dumps())
             except ServerError:
                 raise
             except AgentguardError as error:  # the server records the refused call
-                return _refused(error, current)
+                return self._refused(error, current)
         return {"id": digest, "scope": list(current.scope)}
+
+    def _refused(self, error: AgentguardError, delegation: object) -> dict[str, Any]:
+        """Return how a call names a delegation that is refused: the error, and whose it is."""
+        if isinstance(delegation, Delegation):
+            delegation = delegation.chain.dumps()
+        shown = self._shown(delegation)
+        if isinstance(delegation, bytes):
+            delegation = delegation.decode("utf-8", "replace")
+        return {"code": error.code, "message": str(error), "delegation": delegation, **shown}
 
 
 def _make_room(kept: dict[Any, Any]) -> None:
     if len(kept) >= MAX_KEPT:
         del kept[next(iter(kept))]
-
-
-def _refused(error: AgentguardError, delegation: object) -> dict[str, Any]:
-    """Return how a call names a delegation that is refused: the error, and whose it is."""
-    if isinstance(delegation, Delegation):
-        delegation = delegation.chain.dumps()
-    whose = delegation.decode("utf-8", "replace") if isinstance(delegation, bytes) else delegation
-    return {"code": error.code, "message": str(error), "delegation": whose}
 
 
 def _held_by_server(_now: datetime) -> Holder:

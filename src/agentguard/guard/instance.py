@@ -152,15 +152,18 @@ class Instance:
 
     # --- its delegations -------------------------------------------------------------------------
 
-    def delegation_source(self, delegation: CurrentDelegation) -> _Source | None:
+    def delegation_source(
+        self, delegation: CurrentDelegation, may_show: Callable[[Chain], bool] | None = None
+    ) -> _Source | None:
         """Return the source of a call's authority: ``delegation``, or else the one in force here.
 
         Returns None where no delegation is given or in force: the agent then acts on its own
         authority, if the configuration grants any. An error in place of a delegation refuses each
-        call with that error.
+        call with that error. A chain that whoever makes the call not ``may_show`` proves nothing
+        of the call, and only claims for whom it is; None for a chain that anybody may show.
         """
         if delegation is not None:
-            return _Source(self, delegation)
+            return _Source(self, delegation, may_show)
         try:
             current = context.in_force()
         except DelegationError as error:
@@ -363,6 +366,7 @@ class _Source(NamedTuple):
 
     instance: Instance
     delegation: Delegation | DelegationError
+    may_show: Callable[[Chain], bool] | None = None
 
     def authority(self, now: datetime) -> Authority | None:
         acceptance = self.instance.acceptance(self._usable_delegation(), now)
@@ -380,7 +384,10 @@ class _Source(NamedTuple):
             given = given.delegation
         if isinstance(given, Delegation):
             given = given.chain
-        return self.instance.claim_of(given, now)
+        claim = self.instance.claim_of(given, now)
+        if claim is None or claim.chain is None or self.may_show is None:
+            return claim
+        return claim if self.may_show(claim.chain) else Claim(claim.principal)
 
     def _usable_delegation(self) -> Delegation:
         if isinstance(self.delegation, DelegationError):

@@ -23,6 +23,7 @@ from agentguard.errors import (
     AgentguardError,
     ArgumentsError,
     DecodeError,
+    DelegationError,
     ProofError,
     SecretError,
 )
@@ -131,7 +132,10 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
     redactions = ports.redactions_of(invocation.tool.name)
     is_traced = header.get("is_traced") is True
     recorder, around = Recorder(redactions, is_traced=is_traced), NestedCalls()
-    delegation = session.delegation(header.get("delegation"))
+    named = header.get("delegation")
+    delegation = session.delegation(named)
+    may_show = partial(session.may_show, named=named)
+    is_refused = isinstance(delegation, DelegationError)  # by the client's word
     options = CallOptions(
         codec=_CODEC if header.get("has_codec") is True else None,
         reentrant=header.get("reentrant") is True,
@@ -142,7 +146,7 @@ def _call(session: Session, header: Header, blobs: Blobs, steps: Steps) -> Serve
         ports,
         invocation,
         recorder,
-        instance.delegation_source(delegation),
+        instance.delegation_source(delegation, may_show if is_refused else None),
         options,
         NestedCalls(around),
         None if outer is None else outer.releases,

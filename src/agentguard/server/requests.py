@@ -18,7 +18,6 @@ from agentguard.approvals.status import RequestStatus
 from agentguard.approvals.store import Store
 from agentguard.call.client import Client
 from agentguard.call.tool import ToolSpec
-from agentguard.delegation.grant import Grant
 from agentguard.delegation.handle import Delegation
 from agentguard.delegation.terms import Lender
 from agentguard.domain.config.server import LAUNCHED
@@ -26,7 +25,13 @@ from agentguard.errors import ApprovalError, DecodeError, DelegationError, Serve
 from agentguard.guard.embedded import Embedded
 from agentguard.server import calls
 from agentguard.server.calls import Blobs, Header
-from agentguard.server.rights import AT_SERVER, require_agent, require_principal, who
+from agentguard.server.rights import (
+    AT_SERVER,
+    require_agent,
+    require_principal,
+    shows_tokens_of,
+    who,
+)
 from agentguard.server.served_call import client_facts
 from agentguard.server.session import OutdatedError, Session
 from agentguard.server.tools import register
@@ -152,28 +157,9 @@ def resume(parts: Embedded, session: Session, header: Header, blobs: Blobs) -> F
     may_be_revoked = header.get("may_be_revoked") is True
     take = parts.delegations.take_up if may_be_revoked else parts.delegations.resume
     taken = take(blobs[0])
-    if not _shows_tokens_of(taken.chain.root, header):
+    if not shows_tokens_of(taken.chain.root, header):
         require_principal(session.client, taken.principal)
     return _lent(session, taken)
-
-
-def _shows_tokens_of(first: Grant, header: Header) -> bool:
-    """Whether a request shows the tokens on which a first hop rests, whose hashes the hop has.
-
-    A chain is no secret, and so is no proof. The tokens were verified when the delegation began;
-    they may have ended since, and the delegation ends by itself (ADR 0057).
-    """
-    known = first.subject_token
-    if known is None or known.kind is not None:  # an ID-JAG is for the agent that it names
-        return False
-    via = first.via_token
-    return _is_hash_of(header.get("subject_token"), known.sha256) and (
-        via is None or _is_hash_of(header.get("via_token"), via.sha256)
-    )
-
-
-def _is_hash_of(token: object, digest: str) -> bool:
-    return isinstance(token, str) and canonical.sha256_hex(token.encode()) == digest
 
 
 def _lent(session: Session, delegation: Delegation) -> Frame:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from agentguard.delegation.grant import Grant
 from agentguard.domain.config.server import LAUNCHED, ClientConfig
 from agentguard.errors import ConfigError, DelegationError, ServerError
+from agentguard.signing import canonical
 
 AT_SERVER: Final = "in the server's agentguard.toml, and then run agentguard server reload"
 """Where an administrator edits what clients may do, for messages."""
@@ -23,6 +26,25 @@ def require_principal(client: ClientConfig, principal: str) -> None:
     if not client.may_vouch_for(principal):
         message = f"{who(client)} may not vouch for {principal}: {_mended(client, 'vouches_for')}"
         raise DelegationError(message, code="principal.refused")
+
+
+def shows_tokens_of(first: Grant, shown: Mapping[str, object]) -> bool:
+    """Whether a client shows the tokens on which a first hop rests, whose hashes the hop has.
+
+    A chain is no secret, and so is no proof. The tokens were verified when the delegation began;
+    they may have ended since, and the delegation ends by itself (ADR 0057).
+    """
+    known = first.subject_token
+    if known is None or known.kind is not None:  # an ID-JAG is for the agent that it names
+        return False
+    via = first.via_token
+    return _is_hash_of(shown.get("subject_token"), known.sha256) and (
+        via is None or _is_hash_of(shown.get("via_token"), via.sha256)
+    )
+
+
+def _is_hash_of(token: object, digest: str) -> bool:
+    return isinstance(token, str) and canonical.sha256_hex(token.encode()) == digest
 
 
 def who(client: ClientConfig) -> str:

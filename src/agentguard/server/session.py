@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from agentguard.call.client import Isolation
+from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation
 from agentguard.domain.config.server import LAUNCHED, ClientConfig, ServerConfig
 from agentguard.errors import (
@@ -28,6 +29,7 @@ from agentguard.flow.ports import Ports
 from agentguard.guard.embedded import Embedded
 from agentguard.guard.instance import Instance
 from agentguard.server.pins import ToolPins
+from agentguard.server.rights import shows_tokens_of
 from agentguard.server.served_call import ServedCall
 from agentguard.server.share import MOST_BYTES, MOST_SPARE, Share
 from agentguard.server.tools import RegisteredTool, register
@@ -273,6 +275,19 @@ class Session:
                     self._delegations[digest] = self._delegations.pop(digest)
                 return named.narrowed(scope=[str(name) for name in scope])
         raise DecodeError("not a delegation of a call", code="frame.malformed")
+
+    def may_show(self, chain: Chain, named: Any) -> bool:
+        """Whether a chain with which the client says it was refused proves whose the denial is.
+
+        Anybody may have a chain, such as each receiver of a proof. So this session has been lent
+        the chain, or the client may take its delegation up: it vouches for the principal, or
+        ``named`` shows the tokens with which the delegation began.
+        """
+        return (
+            chain.hops[-1].digest in self._delegations
+            or self.client.may_vouch_for(chain.principal)
+            or shows_tokens_of(chain.root, named)
+        )
 
     # --- calls ----------------------------------------------------------------------------------
 
