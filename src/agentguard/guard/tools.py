@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
@@ -99,8 +100,9 @@ class Tools:
     def _unlisted(self, name: str) -> str:
         meant = self._spelling.table_for(name)
         rename = f"did you mean [tools.{key(meant)}]? Rename that table; or " if meant else ""
+        file = Path(self._settings.source).name  # clients of a guard server and models read this
         return (
-            f"the tool {name} has no table in {self._settings.source}, where [tools] unlisted is "
+            f"the tool {name} has no table in {file}, where [tools] unlisted is "
             f'"deny": {rename}write [tools.{key(name)}], with the scopes that the tool requires'
         )
 

@@ -7,6 +7,7 @@ message of another user, end the connection: nothing more can be understood on i
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import time
@@ -26,6 +27,7 @@ from agentguard.server.sessions import Sessions
 from agentguard.server.share import LARGE
 from agentguard.wire import frame, values
 from agentguard.wire.frame import PROTOCOL, Frame
+from agentguard.wire.peer import ROOT
 from agentguard.wire.stream import EndedError, Stream
 
 _LOGGER = logging.getLogger("agentguard")
@@ -50,7 +52,8 @@ def refuse(accepted: socket.socket, error: ServerError) -> None:
     with suppress(OSError):
         if accepted.family == socket.AF_UNIX:
             accepted.settimeout(0)
-            accepted.sendall(frame.encode(Frame({"error": values.error(error)})))
+            reply = disclosed(Frame({"error": values.error(error)}), lambda: False)
+            accepted.sendall(frame.encode(reply))
     accepted.close()
 
 
@@ -105,11 +108,8 @@ def _exchange(
     reply = _answer(parts, session, request, sessions)
     sessions.figures.count(reply)
     if request.header.get("quiet") is not True:
-        if not session.looks_after_server:
-            header = disclosed(reply.header, may_log=session.share.may_warn())
-            reply = Frame(header, reply.blobs)
         with session.answering(request.header.get("request_id"), reply):
-            _write(stream, reply)
+            _write(stream, session, reply)
     elif "error" in reply.header and session.share.may_warn():
         _warn_of_refusal(session, request.header, values.read_error(reply.header["error"]))
 
@@ -139,7 +139,9 @@ def _greet(
         handle = values.text_or_none(header.get("session"))
         session = sessions.join(handle, peer, header.get("token"))
     except AgentguardError as error:
-        stream.write(Frame({"error": values.error(error)}))
+        reply = Frame({"error": values.error(error)})
+        is_launcher = peer.client is None and peer.uid in (ROOT, os.getuid())
+        stream.write(reply if is_launcher else disclosed(reply, peer.share.may_warn))
         return None
     try:
         stream.write(_greeting(session, parts, peer))
@@ -231,8 +233,14 @@ def _operation(name: object, *, is_draining: bool) -> Operation:
     return operation
 
 
-def _write(stream: Stream, reply: Frame) -> None:
+def _write(stream: Stream, session: Session, reply: Frame) -> None:
     try:
-        stream.write(reply)
+        stream.write(_told(session, reply))
     except EncodeError as error:
-        stream.write(Frame({"error": values.error(error)}))
+        stream.write(_told(session, Frame({"error": values.error(error)})))
+
+
+def _told(session: Session, reply: Frame) -> Frame:
+    if session.looks_after_server:
+        return reply
+    return disclosed(reply, session.share.may_warn)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from agentguard.domain.config.server import LAUNCHED, ClientConfig
 from agentguard.errors import AgentguardError, DecodeError, ServerError
+from agentguard.server.disclosure import disclosed
 from agentguard.server.peer import Peer
 from agentguard.wire import values
 from agentguard.wire.frame import Frame
@@ -146,7 +147,7 @@ class Channels:
         try:
             ours, theirs = _pair(socket.SOCK_STREAM)
         except AgentguardError as error:
-            channel.write(Frame({"error": values.error(error)}))
+            channel.write(disclosed(Frame({"error": values.error(error)}), lambda: True))
             return
         try:
             with theirs:
