@@ -23,7 +23,7 @@ from agentguard.storage.reader import StateReader
 folder, anchor, running = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "running"
 SECRET = b"correct horse battery staple"
 tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
-          "anchor": str(folder / "state" / ".." / "anchor") if anchor == "outside" else "",
+          "anchor": "" if anchor == "none" else str(folder / "anchor"),
           "policy": {"engine": "function", "path": "unused:unused"},
           "agents": {"reader": {"authority": "own"}, "writer": {"authority": "own"}}}
 settings = config.parse(tables, source="agentguard.toml", base=folder)
@@ -99,11 +99,16 @@ print(report.problems, len(report.in_doubt))
 UNSHARE = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 
 
-@pytest.mark.parametrize("anchor", ["outside", "none"])
+@pytest.mark.parametrize("anchor", ["outside", "beside", "none"])
 @pytest.mark.parametrize("running", ["running", "alone"])
 def test_a_full_disk_stops_calls_and_no_freeze(place, anchor, running):
     """A real one, of four megabytes, in a mount name space of its own."""
-    mount = 'mount -t tmpfs -o size=4m none "$2/state" && cp -a "$2/kept/." "$2/state"'
+    mount = 'mount -t tmpfs -o size=4m none "$2/disk" && cp -a "$2/kept" "$2/disk/state"'
+    mount += ' && mount --bind "$2/disk/state" "$2/state"'
+    if anchor == "beside":
+        mount += ' && cp -a "$2/anchor" "$2/disk" && mount --bind "$2/disk/anchor" "$2/anchor"'
+    (place.config.base / "disk").mkdir()
+    (place.config.base / "anchor").mkdir(exist_ok=True)
     script = f'{mount} || exit 77; exec "$0" -c "$1" "$2" "$3" "$4"'
     shutil.copytree(place.config.state, place.config.base / "kept")
     result = subprocess.run(

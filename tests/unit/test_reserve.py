@@ -8,7 +8,7 @@ import os
 import pytest
 
 from agentguard import StorageError
-from agentguard.storage import lock, reserve
+from agentguard.storage import files, lock, reserve
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def full(monkeypatch):
         def allocate(file, offset, size):
             if size > room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(file, max(os.fstat(file).st_size, offset + size))
+            os.pwrite(file, bytes(size), offset)
 
         monkeypatch.setattr(os, "posix_fallocate", allocate)
 
@@ -83,15 +83,38 @@ def test_nobody_fills_it_while_it_is_given_up(tmp_path):
     reserve.require(tmp_path)  # the twin
 
 
-def test_it_has_room_for_the_file_of_restrictions(tmp_path):
-    (tmp_path / "restrictions.json").write_bytes(bytes(5000))
+def test_a_copy_without_blocks_counts_as_none_where_there_is_no_room(tmp_path, full):
+    (tmp_path / reserve.FILE).touch()
+    os.truncate(tmp_path / reserve.FILE, reserve.SIZE)
+    full(0)
     reserve.fill(tmp_path)
-    assert size(tmp_path) == reserve.SIZE + 10_000
+    assert refused(tmp_path) == "storage.full"
+    full(reserve.SIZE)
+    reserve.require(tmp_path)
+    assert (tmp_path / reserve.FILE).stat().st_blocks * 512 >= reserve.SIZE
 
 
-def test_it_follows_no_link(tmp_path):
+@pytest.mark.parametrize("name", ["restrictions.json", "restrictions.names.00"])
+def test_it_grows_with_the_files_of_restrictions_of_an_open_guard(tmp_path, full, name):
+    def save(grown):
+        files.replace(tmp_path / name, bytes(grown))
+        if name != "restrictions.json":  # is written last
+            files.replace(tmp_path / "restrictions.json", b"{}")
+
+    for grown in (1, 100_000, 900_000, 5_000_000, 10):
+        save(grown)
+        reserve.require(tmp_path)
+        assert size(tmp_path) >= 2 * grown + reserve.SIZE // 2
+    save(20_000_000)
+    full(reserve.SIZE)
+    assert refused(tmp_path) == "storage.full"
+
+
+@pytest.mark.parametrize("length", [4, 2 * reserve.SIZE])
+def test_it_follows_no_link(tmp_path, length):
     other = tmp_path / "other"
-    other.write_bytes(b"kept")
+    other.write_bytes(b"kept" * (length // 4))
     (tmp_path / reserve.FILE).symlink_to(other)
+    reserve.fill(tmp_path)
     assert refused(tmp_path) == "storage.readonly"
-    assert other.read_bytes() == b"kept"
+    assert other.read_bytes() == b"kept" * (length // 4)

@@ -1,9 +1,10 @@
 """The reserve: room on the disk that is kept for freezes and revocations.
 
-A file in the state takes the room. An entry of any other kind needs the reserve to be whole, so
-that calls are denied while there is room left for who has to stop them. A freeze or revocation for
-which the disk has no room gives the reserve up, holds its lock meanwhile, and fills it again where
-that can be done. Else the next entry for which there is room fills it.
+A file in the state takes the room, for entries and for new copies of the files of restrictions. An
+entry of any other kind needs the reserve to be whole, so that calls are denied while there is room
+left for who has to stop them. A freeze or revocation for which the disk has no room gives the
+reserve up, holds its lock meanwhile, and fills it again where that can be done. Else the next entry
+for which there is room fills it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import files, lock, restrictions_file
+from agentguard.storage import lock, restrictions_file
 
 FILE: Final = "reserve"
 
 SIZE: Final = 1 << 20
-"""The bytes of the reserve, beside the room for two copies of the file of restrictions."""
+"""The least bytes of the reserve, and its step: it grows with the files of restrictions."""
+
+_COPIES: Final = 2
+"""How many copies of the files of restrictions are written: in the state and beside the anchor."""
 
 _PARTS: Final = (1, 2, 4, 8, 16)
 """The parts of the reserve that are filled again where there is no room for all of it."""
@@ -32,8 +36,11 @@ _IS_GIVEN_UP: ContextVar[bool] = ContextVar("agentguard_reserve_given_up", defau
 def fill(state: Path) -> None:
     """Fill the reserve as an opening does, if there is room; a copied file may have no blocks."""
     with suppress(StorageError, OSError):
-        status = (state / FILE).stat() if files.exists(state / FILE) else None
-        if status is None or min(status.st_size, status.st_blocks * 512) < _size(state):
+        try:
+            kept = _kept((state / FILE).lstat())
+        except FileNotFoundError:
+            kept = 0
+        if kept < _size(state):
             _fill_unlocked(state)
 
 
@@ -42,7 +49,7 @@ def require(state: Path) -> None:
     if _IS_GIVEN_UP.get():
         return
     try:
-        if os.stat(state / FILE).st_size >= SIZE:  # noqa: PTH116  this runs in every commit
+        if os.lstat(state / FILE).st_size >= _size(state):  # this runs in every commit
             return
     except FileNotFoundError:
         pass
@@ -87,9 +94,10 @@ def _fill_unlocked(state: Path) -> None:
 def _allocate(file: int, size: int) -> None:
     """Have the file system keep so many bytes for a file, or as many as before.
 
-    Raises ``OSError``.
+    The length of the file says how many are kept, also of a copy without blocks. Raises
+    ``OSError``.
     """
-    before = os.fstat(file).st_size
+    before = _kept(os.fstat(file))
     try:
         os.posix_fallocate(file, 0, size)
     except OSError:
@@ -97,9 +105,30 @@ def _allocate(file: int, size: int) -> None:
         raise
 
 
+def _kept(status: os.stat_result) -> int:
+    """Return how many bytes the file system keeps for a file."""
+    return min(status.st_size, status.st_blocks * 512)
+
+
 def _size(state: Path) -> int:
-    path = state / restrictions_file.FILE
-    return SIZE + 2 * (path.stat().st_size if files.exists(path) else 0)
+    """Return the bytes that the reserve needs: in steps, or each commit would fill it anew."""
+    try:
+        status = os.stat(state / restrictions_file.FILE)  # noqa: PTH116  this runs in every commit
+    except FileNotFoundError:
+        return SIZE
+    version = (status.st_ino, status.st_mtime_ns, status.st_size)
+    known = _SIZES.get(state)
+    if known is None or known[0] != version:
+        names = 0
+        for one in state.glob(f"{restrictions_file.NAMES}*"):
+            with suppress(FileNotFoundError):  # an older one, which goes just now
+                names = max(names, one.stat().st_size)
+        copies = _COPIES * (status.st_size + names)
+        known = _SIZES[state] = version, SIZE * (1 + (copies + SIZE // 2 - 1) // SIZE)
+    return known[1]
+
+
+_SIZES: Final[dict[Path, tuple[tuple[int, int, int], int]]] = {}
 
 
 def _full(state: Path, why: str | None) -> StorageError:
