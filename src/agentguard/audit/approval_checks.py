@@ -24,10 +24,12 @@ from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey
 
+_ABOUT: Final = ("agent", "principal", "tool", "task_id", "traceparent")
 _ENDS: Final[Mapping[str, RequestEnd]] = {end: end for end in get_args(RequestEnd)}
 
 
@@ -114,10 +116,14 @@ class RequestDigests(NamedTuple):
 
 
 class LoggedRequest(NamedTuple):
-    """A request in the log, or the end of one: its digests, and its expiry (epoch seconds)."""
+    """A request in the log, or the end of one: its digests, and its expiry (epoch seconds).
+
+    ``about_sha256`` is the digest of who asks for what, as an entry says it for a search.
+    """
 
     digests: RequestDigests
     expires_at: int
+    about_sha256: str
 
 
 class LoggedEnd(NamedTuple):
@@ -146,7 +152,8 @@ def _read_request(entry: Entry) -> LoggedRequest:
         str(members["requirement_sha256"]),
         str(members["displayed_sha256"]),
     )
-    return LoggedRequest(digests, expires_at)
+    about = {name: members.get(name) for name in _ABOUT}
+    return LoggedRequest(digests, expires_at, canonical.digest(about))
 
 
 def check_request(entry: Entry, chain: Chain | None) -> LoggedRequest:

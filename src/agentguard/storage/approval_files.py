@@ -235,7 +235,9 @@ class FileApprovals:
             data = self._seal.seal(request.request_id + name, data)
         folder = self._folder / _ANSWERS / request.request_id
         with self._locked():
-            if request.request_id not in {waiting.request_id for _key, waiting in self.pending()}:
+            waiting = {one.request_id for _key, one in self.pending()}
+            has_ended = _has_ended(self._ledger.restrictions, request.request_id)
+            if has_ended or request.request_id not in waiting:
                 message = f"the request {request.request_id} does not wait any more"
                 raise ApprovalError(message, code="request.unknown")
             if check is not None:

@@ -134,8 +134,9 @@ class MemoryApprovals:
         with self._lock:
             if check is not None:
                 check()
+            waits = request.request_id not in self._ended | self._used
             for key, stored in self._requests.items():
-                if stored.request.request_id == request.request_id:
+                if waits and stored.request.request_id == request.request_id:
                     name = read_answer(envelope).approval_id
                     if name in {read_answer(other).approval_id for other in stored.answers}:
                         message = f"the answer {name} is there already"

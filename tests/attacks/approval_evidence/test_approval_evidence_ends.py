@@ -17,6 +17,7 @@ from agentguard import Requirement
 from agentguard.audit import approval_checks, records
 from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import timestamp
+from agentguard.signing import canonical
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope
 
@@ -74,8 +75,41 @@ def test_an_end_of_another_request_than_any_that_was_made(waiting, member):
 @pytest.mark.parametrize("member", ["agent", "principal", "tool", "task_id", "traceparent"])
 def test_an_end_whose_columns_say_something_else(waiting, member):
     other: Any = {"name": "other", "digest": "0" * 64} if member == "tool" else "other-00-00"
-    (found,) = ended(waiting, **{member: other}).problems()
-    assert "the columns by which it is searched for were changed" in found[1]
+    found = [what for _index, what in ended(waiting, **{member: other}).problems()]
+    assert "the columns by which it is searched for were changed" in found[0]
+    assert found[1:] == ["no entry states the request that ended, as it ended"]
+
+
+OF_SOMEBODY_ELSE: Mapping[str, Any] = {
+    "agent": "spiffe://acme.example/agent/mole/" + "0" * 64,
+    "principal": "user:eve",
+    "tool": {"name": "other", "digest": "0" * 64},
+    "task_id": "other",
+    "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+}
+
+
+@pytest.mark.parametrize("member", OF_SOMEBODY_ELSE)
+def test_an_end_for_somebody_else_whose_columns_say_the_same(waiting, member):
+    entry = parse_entry(
+        canonical.dumps(told := {**said_at_the_end(waiting), member: OF_SOMEBODY_ELSE[member]})
+    )
+    log = ended(waiting)
+    forged = log.with_body(log.last, told, approval_checks.summary_of_request(entry))
+    found = [what for _index, what in forged.problems()]
+    assert found == ["no entry states the request that ended, as it ended"]
+
+
+def test_an_end_that_names_another_tool_of_the_same_name(waiting):
+    told: Any = said_at_the_end(waiting)
+    log = ended(waiting, tool={**told["tool"], "digest": "0" * 64})
+    found = [what for _index, what in log.problems()]
+    assert found == ["no entry states the request that ended, as it ended"]
+
+
+def said_at_the_end(log: Insider) -> dict[str, Any]:
+    whole = ended(log)
+    return dict(loads_object(whole.records[whole.last].body))
 
 
 def test_an_expiry_before_the_end_and_a_withdrawal_after_it(waiting):

@@ -20,6 +20,7 @@ from agentguard import (
     Decision,
     Denied,
     Guard,
+    RequestEndedError,
     Requirement,
     StorageError,
     VerificationError,
@@ -210,6 +211,45 @@ def test_a_command_without_the_logs_key_ends_nothing(brief, clock):
         assert ends(brief) == []
 
 
+def answer_at_the_end(guard: Guard, end: Callable[[], object], answer: Callable[[], object]) -> Any:
+    """Have the request end after an answer was checked, and before it is stored."""
+    store: Any = guard.approvals._store
+    stores = store.answer
+
+    def late(*given: Any) -> None:
+        end()
+        stores(*given)
+
+    store.answer = late
+    try:
+        with pytest.raises(RequestEndedError) as caught:
+            answer()
+    finally:
+        store.answer = stores
+    return caught.value.status
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+@pytest.mark.parametrize("end", ["expired", "withdrawn"])
+def test_an_answer_that_comes_a_moment_after_the_end_is_told_so(brief, clock, end, verdict):
+    with brief.open() as guard, brief.open() as other:
+        request = brief.ask(guard)
+
+        def over() -> None:
+            if end == "withdrawn":
+                other.approvals.withdraw(request)
+            else:
+                clock.advance(seconds=TTL)
+                other.approvals.pending()
+
+        answers = getattr(guard.approvals, verdict)
+        status = answer_at_the_end(guard, over, lambda: answers(request, brief.keys["bob"]))
+        assert status.state == end
+        assert not (brief.folder / "answers" / request.request_id).exists()
+        assert other.approvals.status(request.request_id).state == end
+        assert len(ends(brief)) == 1
+
+
 # --- the application is told ----------------------------------------------------------------------
 
 
@@ -265,6 +305,21 @@ def test_the_application_hears_of_the_coming_end_and_of_the_end_once(telling, to
         telling.approvals.pending()
         telling.approvals.pending()
         assert told.heard == expected
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+def test_an_answer_in_memory_a_moment_after_the_end_is_told_so(telling, clock, verdict):
+    request = asked(telling)
+
+    def over() -> None:
+        clock.advance(seconds=TTL)
+        telling.approvals.pending()
+
+    def answer() -> None:
+        telling.approvals.vouch(request, verdict, principal="user:bob")
+
+    assert answer_at_the_end(telling, over, answer).state == "expired"
+    assert telling.approvals.status(request.request_id).state == "expired"
 
 
 def test_of_a_brief_request_people_hear_at_half_of_its_time(told, clock):
