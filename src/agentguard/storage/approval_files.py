@@ -164,8 +164,16 @@ class FileApprovals:
             yield key, request
 
     def announce(self, request: ApprovalRequest) -> bool:
-        """Write an empty file, which goes with the request; return whether there was none."""
-        return files.add_if_absent(self._folder / _ANNOUNCED / request.request_id, b"")
+        """Write an empty file, which goes with the request; return whether there was none.
+
+        Returns False for a request that is not there any more: another process may have told of it.
+        """
+        path = self._folder / _ANNOUNCED / request.request_id
+        if files.exists(path):
+            return False
+        with self._locked():
+            is_there = any(one == request for _key, one in self._stored())
+            return is_there and files.add_if_absent(path, b"")
 
     def _claim(self, request: ApprovalRequest) -> bool:
         """Take a request from all calls, durably; return whether none has used it."""

@@ -79,9 +79,10 @@ class MemoryApprovals:
     def announce(self, request: ApprovalRequest) -> bool:
         """Mark that people hear of a request's coming end; return whether nobody had before."""
         with self._lock:
-            is_new = request.request_id not in self._announced
+            is_there = any(one.request == request for one in self._requests.values())
+            told = self._announced | self._ended
             self._announced.add(request.request_id)
-            return is_new
+            return is_there and request.request_id not in told
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
         """Mark the request and its approvals as used; return whether all were unused."""

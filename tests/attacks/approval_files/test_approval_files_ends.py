@@ -322,6 +322,36 @@ def test_an_answer_in_memory_a_moment_after_the_end_is_told_so(telling, clock, v
     assert telling.approvals.status(request.request_id).state == "expired"
 
 
+DONE: dict[str, Callable[[Any, Guard, Any], object]] = {
+    "withdrawn": lambda _desk, guard, request: guard.approvals.withdraw(request),
+    "used": lambda desk, guard, request: (
+        guard.approvals.approve(request, desk.keys["bob"]),
+        desk.call(guard),
+    ),
+}
+
+
+@pytest.mark.parametrize("done", DONE)
+def test_people_hear_of_no_coming_end_that_has_come_since_the_store_was_read(brief, done):
+    with brief.open() as guard, brief.open() as other:
+        request = brief.ask(guard)
+        slow, quick = (one.approvals._store for one in (guard, other))
+        ((_key, seen),) = slow.pending()
+        assert quick.announce(seen)  # the twin
+        assert not slow.announce(seen)
+        DONE[done](brief, other, request)
+        assert not slow.announce(seen)
+        assert list((brief.folder / "announced").iterdir()) == []
+
+
+def test_people_hear_of_no_coming_end_in_memory_that_has_come_already(telling):
+    request, store = asked(telling), telling.approvals._store
+    assert store.announce(request)  # the twin
+    assert not store.announce(request)
+    telling.approvals.withdraw(request)
+    assert not store.announce(request)
+
+
 def test_of_a_brief_request_people_hear_at_half_of_its_time(told, clock):
     asking = lambda _call: Decision.require_approval(Requirement("a person", ttl=TTL))  # noqa: E731
     config = {"approvals": {"application": True}}  # 300 s before the end
