@@ -389,6 +389,7 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
 
 def test_a_state_in_which_a_process_writes_is_not_adopted(behind):
     anchors = files_of(behind.anchor)
+    shards = [shard.name for shard in (behind.state / "shards").glob("*.sqlite")]
     held = lock.try_acquire(behind.state / "shards" / "0.lock")  # as a guard has it
     assert held is not None
     with pytest.raises(StorageError, match="stop that process") as caught:
@@ -396,6 +397,9 @@ def test_a_state_in_which_a_process_writes_is_not_adopted(behind):
     lock.release(held)
     assert caught.value.code == "storage.locked"
     assert files_of(behind.anchor) == anchors
+    assert [shard.name for shard in (behind.state / "shards").glob("*.sqlite")] == shards
+    again = adopt(behind)  # no shard of the refused adoption lacks an anchor
+    assert (shards_of(again), again.unanchored) == ([0], ())
 
 
 def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, copied):

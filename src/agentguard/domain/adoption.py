@@ -90,6 +90,8 @@ def adopt(
     without_anchor = replace(domain, settings=replace(settings, anchor=None))
     with _original_locked(confirmed.original):
         _require_unchanged(confirmed, anchors, domain)
+        with _shards_locked(settings.state):
+            pass  # beside a shard in use, the lease would add one for which no anchor vouches
         log = without_anchor.lease(now)
         try:
             with _shards_locked(settings.state, except_shard=log.shard):
