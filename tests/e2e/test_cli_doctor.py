@@ -347,6 +347,13 @@ def test_what_nobody_can_approve(changed, rule, tables, warned):
         assert any(warned in what for what in found), said
 
 
+@pytest.mark.parametrize("asked", ['"roles": ["menager"]', '"approvers": ["bobb"]'])
+def test_a_name_that_nobody_has_is_one_finding(changed, asked):
+    said = approvals_of(changed, ASKS % asked, on_the_roster("bob", KEYS[0], 'roles = ["manager"]'))
+    ((what, status),) = [one for one in said.items() if one[1] != "ok"]
+    assert (status, "did you mean" in what) == ("fail", True)
+
+
 def test_one_person_under_two_names_is_one_person(changed):
     both = [
         on_the_roster(name, key, 'principal = "user:bob"')

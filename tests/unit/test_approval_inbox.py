@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from agentguard import ApprovalPending, Decision, Guard
+from agentguard import ApprovalError, ApprovalPending, Decision, Guard
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.signing.keys import Ed25519Signer
 
@@ -50,6 +50,14 @@ def waited(inbox: ApprovalInbox, request_, *, sync: bool, timeout: timedelta | f
     if sync:
         return inbox.wait(request_, timeout=timeout)
     return asyncio.run(inbox.await_(request_, timeout=timeout))
+
+
+@pytest.mark.parametrize("by_id", ["find", "status"])
+def test_a_request_in_the_place_of_its_id_is_told_so(inbox, request_, by_id):
+    with pytest.raises(ApprovalError, match="no ApprovalRequest: give request") as told:
+        getattr(inbox, by_id)(request_)
+    assert told.value.code == "request.unknown"
+    assert getattr(inbox, by_id)(request_.request_id).request_id == request_.request_id
 
 
 @pytest.mark.parametrize("sync", [True, False])

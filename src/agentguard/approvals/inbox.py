@@ -101,6 +101,7 @@ class ApprovalInbox:
         Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``, ``request.altered``),
         and ``RequestEndedError`` (``request.ended``) for a request that does not wait any more.
         """
+        _require_id(request_id)
         if not request_id:
             message = "the id of the request is empty: agentguard approvals list shows the ids"
             raise ApprovalError(message, code="request.unknown")
@@ -120,6 +121,7 @@ class ApprovalInbox:
         (``request.unknown``) for a request that neither the store nor the log has, and
         ``StorageError``.
         """
+        _require_id(request_id)
         self._end_expired()
         stored = [one for _key, one in self._store.pending() if one.request_id == request_id]
         if stored:
@@ -450,3 +452,10 @@ class ApprovalInbox:
 
 def _in_seconds(timeout: timedelta | float) -> float:
     return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def _require_id(request_id: object) -> None:
+    if not isinstance(request_id, str):
+        given = type(request_id).__name__
+        message = f"the id of a request is a text, and no {given}: give request.request_id"
+        raise ApprovalError(message, code="request.unknown")

@@ -63,14 +63,21 @@ def _unsatisfiable(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "approvals", what)
         return
     asks_application = settings.approver_roles is not None
-    for nobody in unmeetable(requirements, settings.roster, asks_application=asks_application):
-        what = f"nobody can give an approval that the policy asks for: {nobody}"
-        yield Finding("fail", "approvals", what)
-    yield from _unknown_names(requirements, settings)
+    meetable = []
+    for one in requirements:
+        nobodies = [*unmeetable([one], settings.roster, asks_application=asks_application)]
+        for nobody in nobodies:
+            slips = "".join(f". {slip}" for slip in _unknown_names([one], settings))
+            what = f"nobody can give an approval that the policy asks for: {nobody}{slips}"
+            yield Finding("fail", "approvals", what)
+        if not nobodies:
+            meetable.append(one)
+    for slip in _unknown_names(meetable, settings):
+        yield Finding("warn", "approvals", slip)
 
 
-def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Iterator[Finding]:
-    """Report the names of a requirement that nobody has, where others may meet it."""
+def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Iterator[str]:
+    """Say which names of the requirements nobody on the roster has."""
     people = settings.roster.approvers
     roles = {role for one in people.values() for role in one.roles}
     if settings.approver_roles is not None:
@@ -81,11 +88,10 @@ def _unknown_names(requirements: Iterable[Requirement], settings: Config) -> Ite
     ):
         named = {name for some in names if some is not None for name in some}
         for name in sorted(named - known):
-            what = (
+            yield (
                 f"the policy asks for the {kind} {name}, whom [approvers] does not have: "
                 f"{did_you_mean(name, known)}correct the policy, or add the {kind} to [approvers]"
             )
-            yield Finding("warn", "approvals", what)
 
 
 def _owners(settings: Config) -> Iterator[Finding]:
