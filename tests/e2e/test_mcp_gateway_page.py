@@ -55,6 +55,8 @@ def test_a_policy_that_reads_the_caller_is_told_who_gives_the_caller(begun):
     shown = " ".join((checked.stdout + checked.stderr).replace("|", " ").split())
     assert "input.caller, which a guarded MCP server gives" in shown
     assert "did you mean" not in shown
+    checks = begun.json("doctor")["checks"]
+    assert [one["status"] for one in checks if "input.caller" in one["what"]] == ["ok"]  # a note
     policy.write_text(text.replace("NAME", "callers"))
     checked = begun.run("policy", "check")
     assert "did you mean input.caller?" in " ".join(

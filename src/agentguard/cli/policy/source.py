@@ -173,7 +173,7 @@ def astray(settings: Config) -> list[str]:
 
 
 def about_caller(engine: Engine) -> Iterator[str]:
-    """Yield the warning about a policy that reads the caller, whom few calls have."""
+    """Yield the note about a policy that reads the caller, whom few calls have."""
     if isinstance(engine, ReadsInput) and any(path[:1] == ("caller",) for path in engine.reads):
         yield (
             "the policy reads input.caller, which a guarded MCP server gives, and a gateway that "

@@ -188,8 +188,10 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     except AgentguardError:
         return  # the check of the policy has reported the error
     unknown = source.unknown(engine, settings).values()
-    for warning in (*engine.warnings, *source.about_caller(engine), *unknown):
+    for warning in (*engine.warnings, *unknown):
         yield Finding("warn", "policy", warning)
+    for note in source.about_caller(engine):  # the rule that it advises does not end it
+        yield Finding("ok", "policy", note)
 
 
 def _no_state(settings: Config) -> str:
